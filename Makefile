@@ -1,0 +1,76 @@
+# make demo and make test bring their own environment: they need Python 3.10 or newer, and make it in $(VENV).
+
+VENV ?= .venv
+PYTHON ?= python3
+PY := $(VENV)/bin/python
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
+DEMO := outputs/demo
+# offline, and with caches of its own: nothing of the user's is read or written
+DEMO_ENV := env -u HF_HUB_CACHE -u HF_DATASETS_CACHE -u HF_MODULES_CACHE -u HF_EVALUATE_CACHE \
+    HF_HOME="$(CURDIR)/$(DEMO)/hf_home" HF_HUB_OFFLINE=1 $(THREADS)
+# make lock holds these two and takes the newest of everything else
+LOCK_HOLD ?= torch==2.14.1 torchvision==0.29.1
+
+.PHONY: help demo test soak style lock venv clean distclean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: venv  ## the whole product on this machine, offline: images, adapter, augmented dataset (outputs/demo)
+	$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.make_birds --output_dir $(DEMO)/birds
+	$(DEMO_ENV) $(VENV)/bin/accelerate launch --config_file configs/accelerate/cpu2.yaml \
+	    scripts/run.py --config dataset_cards/demo-birds/run.yaml
+
+test: venv  ## all tests that need neither a GPU nor hours
+	env $(THREADS) $(PY) -m pytest -m "not soak and not gpu"
+
+soak: venv  ## the long runs under kills and faults
+	env $(THREADS) $(PY) -m pytest -m soak
+
+style: venv  ## ruff: rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# The stamp says what the environment was made from and which checkout it serves. An environment with another stamp, or with
+# none, is completed in place: VENV may name one that exists already. The lock is for Linux x86_64 with Python 3.11; any
+# other interpreter gets the ranges of pyproject.toml.
+venv:  ## the environment, made once (VENV=folder, PYTHON=interpreter)
+	@[ -x $(PY) ] || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	    { echo "error: $(PYTHON) is missing or older than Python 3.10: name another with PYTHON=" >&2; exit 1; }
+	@stamp="$(VENV)/sgdmix_hub.stamp"; log="$(VENV)/install.log"; \
+	wanted="$$(cat requirements.lock pyproject.toml | sha256sum | cut -c1-64) $(CURDIR)"; \
+	if [ -x $(PY) ] && [ "$$(cat "$$stamp" 2>/dev/null)" = "$$wanted" ]; then exit 0; fi; \
+	if $(PY) -m pip --version > /dev/null 2>&1; then echo "Completing the environment in $(VENV)"; \
+	else echo "Making the environment in $(VENV): about 6.5 GB, several minutes, once"; $(PYTHON) -m venv $(VENV); fi; \
+	case "$$($(PY) -c 'import platform as p; print(p.system(), p.machine(), *p.python_version_tuple()[:2])')" in \
+	    "Linux x86_64 3 11") packages="-r requirements.lock" ;; \
+	    *) packages="-e .[dev]"; echo "  requirements.lock is for Linux x86_64 with Python 3.11: taking the ranges of pyproject.toml" ;; \
+	esac; \
+	install="$(PY) -m pip install --disable-pip-version-check --progress-bar off"; \
+	{ $$install $$packages && $$install --no-deps --no-build-isolation -e .; } 2>&1 | tee "$$log" | awk \
+	    '/^Collecting / && ++collected % 25 == 0 { print "  " collected " packages"; fflush() } \
+	     /^Installing collected packages: .*,/ { print "  installing"; fflush() }' || \
+	    { echo "error: pip failed, the end of $$log:" >&2; grep -v '^Requirement already' "$$log" | tail -n 15 >&2; exit 1; }; \
+	echo "$$wanted" > "$$stamp"
+
+lock:  ## requirements.lock anew, from a fresh environment
+	@fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT; pip="$$fresh/bin/python -m pip --disable-pip-version-check"; \
+	echo "Resolving pyproject.toml in a fresh environment: about 6.5 GB, several minutes"; \
+	$(PYTHON) -m venv "$$fresh"; \
+	$$pip install --quiet -e '.[dev]' $(LOCK_HOLD); \
+	{ sed '/^[^#]/,$$d' requirements.lock; $$pip freeze --all --exclude pip --exclude sgdmix_hub; } > "$$fresh/lock"; \
+	cp "$$fresh/lock" requirements.lock; \
+	echo "requirements.lock: $$(grep -c '==' requirements.lock) packages"
+
+clean:  ## removes what demo, tests and builds left, not the environment
+	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find sgdmix_hub scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## removes the environment too
+	rm -rf $(VENV)

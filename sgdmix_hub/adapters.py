@@ -1,0 +1,78 @@
+"""Adapters: LoRA weights of the UNet, one learned token a class, and `adapter.json`, in one folder that stock diffusers reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.training_utils import _collate_lora_metadata
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .config import UserError, first_line
+from .data import prompt_for, token_for
+from .pins import Pin, local_folder
+from .processes import read_json, write_json
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+TOKENS_FILE = "learned_embeds.safetensors"
+FACTS_FILE = "adapter.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A trained adapter on disk: its folder and what `adapter.json` says."""
+
+    folder: str
+    facts: dict
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.facts["class_names"]
+
+    def prompt(self, label: int) -> str:
+        """The prompt the class was trained with."""
+        return prompt_for(label, self.facts["metaclass"], self.facts["prompt_template"])
+
+
+def read_adapter(pin: Pin) -> Adapter:
+    """A pinned adapter's facts. Raises `UserError` when files are missing or of another format."""
+    folder = local_folder(pin, allow_patterns=[LORA_FILE, TOKENS_FILE, FACTS_FILE])
+    missing = [name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()]
+    if missing:
+        raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
+    facts = read_json(Path(folder) / FACTS_FILE)
+    if facts.get("format") != FORMAT:
+        raise UserError(f"{pin.name} has adapter format {facts.get('format')}, this version reads {FORMAT}")
+    return Adapter(folder, facts)
+
+
+def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tensor, facts: dict) -> None:
+    """Writes LoRA weights, learned tokens (float32 (classes, dim)) and facts.
+
+    The LoRA metadata carries alpha: without it diffusers reloads alpha = rank, silently.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    StableDiffusionPipeline.save_lora_weights(
+        folder, unet_lora_layers=lora_layers, safe_serialization=True, **_collate_lora_metadata({"unet": unet})
+    )
+    rows = {token_for(label): row.clone() for label, row in enumerate(learned_tokens.detach().float().cpu())}
+    save_file(rows, folder / TOKENS_FILE, metadata={"format": "pt"})
+    write_json(folder / FACTS_FILE, {"format": FORMAT, **facts})
+
+
+def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
+    """Loads an adapter into a pipeline of its base, through diffusers' own loaders. Raises `UserError` when it does not fit."""
+    try:
+        pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)
+        tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
+        # A dictionary a token: a file with several is refused when it is given by path.
+        pipeline.load_textual_inversion([{name: row} for name, row in tokens.items()])
+    except (ValueError, KeyError, RuntimeError, OSError, SafetensorError) as error:
+        raise UserError(f"the adapter does not fit the base model: {first_line(error)}") from error

@@ -1,0 +1,120 @@
+"""Maps SGD-Mix over a split, sharded over the processes of a launch, and writes a publishable dataset.
+
+    saliency maps (all ranks) -> plan (rank 0) -> shards (all ranks) -> repo/ (rank 0)
+
+Every step is skipped when its files are there, so the same command continues a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from accelerate import PartialState
+from tqdm.auto import tqdm
+
+from .config import AugmentSettings, apply_preset
+from .data import Split
+from .inputs import Inputs, check_resume, environment, resolve_inputs
+from .processes import (
+    POLL_SECONDS,
+    TooManySkipped,
+    from_rank_zero,
+    launch,
+    lock_folder,
+    say,
+    start_processes,
+    stop_if_requested,
+    wait_for_file,
+)
+from .repository import build_repository, is_complete
+from .rows import RowMaker
+from .saliency_store import SaliencyMaps, compute_maps
+from .shards import Shards, make_plan, read_plan, shard_features, write_plan
+
+
+def main(settings: AugmentSettings) -> None:
+    """One generation. Raises `UserError`, `TooManySkipped`, `Preempted`."""
+    settings = apply_preset(settings)
+    state = start_processes(settings.num_threads)
+    output = Path(settings.output_dir)
+    with lock_folder(output / "state") if state.is_main_process else nullcontext():
+        inputs = resolve_inputs(settings)
+        if state.is_main_process:
+            check_resume(settings, inputs, output / "state")
+        if from_rank_zero(state.is_main_process and is_complete(output / "repo", settings, inputs.pins)):
+            say(f"augmented dataset: {output / 'repo'} is complete, nothing to do")
+            return
+        maps = compute_maps(settings, inputs.split, inputs.classifier, state.process_index, state.num_processes, state.device)
+        shards = plan_shards(settings, inputs.split, maps, output / "state", state)
+        maker = RowMaker(settings, inputs, maps, state.device)
+        make_shards(settings, inputs, maker, shards, state)
+        if state.is_main_process:
+            (output / "state" / "error.json").unlink(missing_ok=True)
+            build_repository(settings, inputs, maker, shards, output)
+        wait_for_file(output / "repo")
+        check_skipped(settings, shards, output)
+
+
+def plan_shards(
+    settings: AugmentSettings, split: Split, maps: SaliencyMaps, state_folder: Path, state: PartialState
+) -> Shards:
+    """The shards of the plan, which rank 0 makes once and the others read."""
+    path = state_folder / "plan.parquet"
+    if state.is_main_process and not path.exists():
+        others = len(split.subset) - 1
+        if settings.num_candidates > others:
+            say(f"warning: num_candidates {settings.num_candidates} is more than the {others} other images: all are candidates")
+        write_plan(path, make_plan(settings, split, maps))
+    wait_for_file(path)
+    return Shards(state_folder / "shards", read_plan(path), settings.rows_per_shard)
+
+
+def make_shards(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, state: PartialState) -> None:
+    """Makes this rank's share of the unfinished shards, then rank 0 waits for the others; its bar counts the rows of all."""
+    unfinished = from_rank_zero(shards.unfinished() if state.is_main_process else None)
+    sizes = {number: len(shards.rows(number)) for number in unfinished}
+    mine = unfinished[state.process_index :: state.num_processes]
+    features = shard_features(inputs.split.class_names)
+    if mine:
+        maker.load_refiner()
+    with tqdm(total=sum(sizes.values()), desc="sgd-mix", unit="image", disable=not state.is_main_process) as bar:
+
+        def show(rows_in_flight: int) -> None:
+            finished = sum(size for number, size in sizes.items() if shards.is_recorded(number))
+            bar.update(max(finished + rows_in_flight - bar.n, 0))
+
+        for number in mine:
+            in_flight = 0
+
+            def advance(rows: int) -> None:
+                nonlocal in_flight
+                in_flight += rows
+                stop_if_requested()
+                show(in_flight)
+
+            started = time.monotonic()
+            rows, skipped = maker.make(shards.rows(number), advance)
+            facts = {"skipped": skipped, "seconds": time.monotonic() - started, "environment": environment(settings)}
+            shards.write(number, rows, features, facts)
+        while state.is_main_process and not all(shards.is_recorded(number) for number in unfinished):
+            stop_if_requested()
+            show(0)
+            time.sleep(POLL_SECONDS)
+        show(0)
+
+
+def check_skipped(settings: AugmentSettings, shards: Shards, output: Path) -> None:
+    """Raises `TooManySkipped` when more rows were skipped than the settings allow."""
+    skipped = len(shards.skipped())
+    if skipped > settings.max_skipped * len(shards.plan):
+        manifest = output / "repo" / "sgdmix" / settings.config_name / "manifest.json"
+        raise TooManySkipped(
+            f"{skipped} of {len(shards.plan)} rows were skipped, more than max_skipped {settings.max_skipped:g} allows: "
+            f"their reasons are in {manifest}; everything else was written"
+        )
+
+
+if __name__ == "__main__":
+    launch(main, AugmentSettings)

@@ -1,0 +1,395 @@
+"""Settings of every run: one flat dataclass a run, read from YAML and the command line, validated before any model loads.
+
+The fingerprint of a generation. A run that is resumed, and a dataset that is made again, must have the settings that made it.
+Every field of `AugmentSettings` is in one of three groups:
+
+| group | settings | on resume |
+|---|---|---|
+| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, mask_refinement, selection_method, target_classes, mixing_method, feather, strength, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
+| may move last bits | batch_size, num_threads (and, recorded beside them: device, library versions) | another value warns |
+| place and speed | output_dir, saliency_dir, max_skipped, license, card | ignored, never published |
+
+The four inputs (dataset, base model, adapter, classifier) enter as pins: commit hashes, or content hashes of local folders.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+
+MAY_MOVE_LAST_BITS = ("batch_size", "num_threads")
+PLACE_AND_SPEED = ("output_dir", "saliency_dir", "max_skipped", "license", "card")
+PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
+
+# The settings a preset names. `paper` is Eq. 7-10; `recommended` is what measured better in benchmarks/ (README shows by how much).
+PRESETS = {
+    "paper": {
+        "mask_refinement": "none",
+        "selection_method": "l2",
+        "target_classes": "any",
+        "mixing_method": "union",
+        "feather": 0.0,
+    },
+    "recommended": {
+        "mask_refinement": "grabcut",
+        "selection_method": "l2",
+        "target_classes": "other",
+        "mixing_method": "inpaint",
+        "feather": 0.01,
+    },
+}
+
+
+class UserError(Exception):
+    """A mistake the user can mend: its message is one line that says what to do. The run ends with exit code 2."""
+
+
+def setting(default, help: str):
+    """A dataclass field with a default and the text that `--help` shows."""
+    return field(default=default, metadata={"help": help})
+
+
+def required(help: str):
+    """A dataclass field that has to be given."""
+    return field(metadata={"help": help})
+
+
+@dataclass(kw_only=True)
+class DataSettings:
+    """Which rows of which dataset, at which revision. Shared by every run, so that all of them see the same subset."""
+
+    dataset_name: str = required("Hub dataset as org/name or org/name@revision, or a local folder")
+    dataset_config_name: str | None = setting(None, "configuration of the dataset")
+    dataset_split: str = setting("train", "split to work on")
+    image_column: str = setting("image", "column with the images")
+    label_column: str = setting("label", "column with the labels")
+    examples_per_class: int | None = setting(None, "few-shot: rows drawn from each class; all when not given")
+    imbalance_factor: float | None = setting(None, "long tail: size of the rarest class over the most frequent, in (0, 1]")
+    subset_seed: int = setting(0, "seed of the few-shot or long-tail subset; the same in every stage")
+    seed: int = setting(0, "seed of everything that is drawn in this run")
+    output_dir: str = required("folder that the run writes")
+    num_threads: int = setting(1, "CPU threads per process (only used where there is no GPU)")
+
+    def validate(self) -> None:
+        """Raises `UserError` on a value that no run could use."""
+        at_least(self, 1, "num_threads")
+        at_least(self, 0, "seed", "subset_seed")
+        if self.examples_per_class is not None:
+            at_least(self, 1, "examples_per_class")
+        if self.imbalance_factor is not None and not 0 < self.imbalance_factor <= 1:
+            raise UserError(f"imbalance_factor is {self.imbalance_factor}: give a value in (0, 1]")
+
+
+@dataclass(kw_only=True)
+class ClassifierSettings(DataSettings):
+    """Image classification: the classifier that saliency looks through, and the downstream classifier."""
+
+    model: str = setting("microsoft/resnet-50", "Hub model as org/name[@revision], or a local folder")
+    from_scratch: bool = setting(False, "use the model's config.json with fresh weights")
+    image_size: int | None = setting(None, "input size; the image processor's when not given")
+    eval_split: str | None = setting(None, "split whose accuracy is measured once, at the end")
+    synthetic: str | None = setting(None, "augmented dataset as org/name[@revision], or a run's local repo folder")
+    synthetic_probability: float = setting(0.1, "probability that a real image is replaced by one of its synthetic ones")
+    num_train_epochs: float = setting(120.0, "passes over the real images")
+    per_device_train_batch_size: int = setting(32, "batch size per process")
+    learning_rate: float = setting(0.01, "peak learning rate")
+    optim: Literal["sgd", "adamw_torch"] = setting("sgd", "optimizer (sgd: momentum 0.9)")
+    weight_decay: float = setting(5e-4, "weight decay")
+    warmup_ratio: float = setting(0.1, "share of the updates that warm up; cosine decay afterwards")
+    label_smoothing_factor: float = setting(0.1, "label smoothing")
+    dataloader_num_workers: int = setting(0, "processes that decode images")
+
+    def validate(self) -> None:
+        super().validate()
+        at_least(self, 1, "per_device_train_batch_size")
+        at_least(self, 0, "weight_decay", "dataloader_num_workers")
+        above_zero(self, "num_train_epochs", "learning_rate")
+        unit_interval(self, "synthetic_probability", "warmup_ratio", "label_smoothing_factor")
+
+
+@dataclass(kw_only=True)
+class AdapterSettings(DataSettings):
+    """DreamBooth + LoRA + textual inversion, trained jointly. Rank, rates and batch are borrowed from Diff-Mix (CVPR 2024)."""
+
+    metaclass: str = required("what all classes are, in one word the text encoder knows: bird, car, flower ...")
+    pretrained_model_name_or_path: str = setting("stable-diffusion-v1-5/stable-diffusion-v1-5", "base model")
+    prompt_template: str = setting("a photo of a {token} {metaclass}", "prompt with {token} and {metaclass}")
+    rank: int = setting(10, "LoRA rank on the UNet's attention")
+    lora_alpha: int = setting(10, "LoRA alpha")
+    learning_rate: float = setting(5e-5, "learning rate of the LoRA weights")
+    token_learning_rate: float = setting(5e-5, "learning rate of the learned tokens")
+    max_train_steps: int = setting(35_000, "optimizer steps")
+    train_batch_size: int = setting(2, "batch size per process")
+    gradient_accumulation_steps: int = setting(1, "batches per optimizer step")
+    lr_scheduler: Literal["constant", "cosine", "linear"] = setting("constant", "learning rate schedule")
+    lr_warmup_steps: int = setting(0, "warm-up steps")
+    max_grad_norm: float = setting(1.0, "gradient clipping")
+    snr_gamma: float | None = setting(None, "min-SNR loss weighting (5.0 is usual); uniform when not given")
+    random_flip: bool = setting(True, "mirror images at random")
+    cache_latents: bool = setting(False, "encode every image once and keep its latents in memory")
+    mixed_precision: Literal["no", "fp16", "bf16"] = setting("no", "precision of the forward pass")
+    resolution: int = setting(512, "images are trained at resolution x resolution")
+    resize: Literal["stretch", "center-crop"] = setting("stretch", "how an image becomes square")
+
+    def validate(self) -> None:
+        super().validate()
+        at_least(self, 1, "rank", "lora_alpha", "max_train_steps", "train_batch_size", "gradient_accumulation_steps")
+        at_least(self, 0, "lr_warmup_steps")
+        above_zero(self, "learning_rate", "token_learning_rate", "max_grad_norm")
+        if self.snr_gamma is not None:
+            above_zero(self, "snr_gamma")
+        multiple_of_eight(self, "resolution")
+        if not self.metaclass.strip():
+            raise UserError("metaclass is empty: give the word for what all classes are, for example bird")
+        for place in ("{token}", "{metaclass}"):
+            if self.prompt_template.count(place) != 1:
+                raise UserError(f"prompt_template must hold {place} exactly once: {self.prompt_template!r}")
+
+
+@dataclass(kw_only=True)
+class AugmentSettings(DataSettings):
+    """One generation: SGD-Mix mapped over a split. Fields left at None in the second block take the preset's value."""
+
+    adapter: str | None = setting(None, "trained adapter as org/name[@revision] or folder; not needed at strength 0")
+    pretrained_model_name_or_path: str | None = setting(None, "base model; the one the adapter was trained on by default")
+    allow_other_subset: bool = setting(False, "accept an adapter or classifier that was trained on another subset")
+    config_name: str = setting("default", "configuration of the published dataset")
+    card: str | None = setting(None, "Markdown file with prose for the dataset card")
+    license: str | None = setting(None, "licence of the augmented dataset; publishing without one is refused")
+
+    preset: Literal["paper", "recommended"] = setting("paper", "named set of choices for the fields below")
+    mask_refinement: Literal["none", "grabcut"] | None = setting(None, "refinement of the Otsu mask")
+    selection_method: Literal["l2", "random"] | None = setting(None, "how the target is chosen among the candidates")
+    target_classes: Literal["any", "other"] | None = setting(None, "classes that candidates are drawn from")
+    mixing_method: Literal["union", "source", "inpaint"] | None = setting(None, "how source and target are mixed")
+    feather: float | None = setting(None, "sigma of the mask's soft edge, as a share of the image size; 0 is a hard edge")
+
+    saliency_method: Literal["grad-cam", "spectral-residual", "mask-column"] = setting("grad-cam", "saliency map")
+    classifier: str | None = setting(None, "classifier that Grad-CAM looks through, as org/name[@revision] or folder")
+    saliency_layer: str | None = setting(None, "module whose activations Grad-CAM reads; the last stage by default")
+    saliency_input_size: int | None = setting(None, "input size of the classifier for saliency; its own by default")
+    mask_column: str | None = setting(None, "column with foreground masks, for saliency_method mask-column")
+    saliency_dir: str | None = setting(None, "folder of saliency maps shared between runs; inside state/ by default")
+
+    strength: float = setting(0.7, "S: share of the diffusion steps that refine the mixed image; 0 is mixing alone")
+    num_candidates: int = setting(50, "N: candidates that the target is chosen from")
+    num_variants: int = setting(1, "images made from each source image")
+    guidance_scale: float = setting(7.5, "classifier-free guidance; off when <= 1")
+    num_inference_steps: int = setting(25, "diffusion steps at strength 1")
+    scheduler: Literal["dpmsolver++", "ddim", "euler", "unipc"] = setting("dpmsolver++", "sampler")
+    safety_checker: bool = setting(True, "keep the base model's safety checker; the rows it flags are skipped")
+    resolution: int = setting(512, "images are made at resolution x resolution")
+    resize: Literal["stretch", "center-crop"] = setting("stretch", "how an image becomes square")
+    image_format: Literal["png", "jpeg", "webp"] = setting("png", "format of the published images")
+    dtype: Literal["float32", "float16", "bfloat16"] = setting("float32", "precision of the diffusion model")
+    rows_per_shard: int = setting(128, "rows in one parquet file, the unit of resuming")
+    batch_size: int = setting(8, "images refined at once")
+    max_skipped: float = setting(0.01, "share of skipped rows above which the run ends with exit code 3")
+
+    def validate(self) -> None:
+        super().validate()
+        unit_interval(self, "strength", "max_skipped")
+        at_least(self, 1, "num_candidates", "num_variants", "num_inference_steps", "rows_per_shard", "batch_size")
+        at_least(self, 0, "guidance_scale")
+        multiple_of_eight(self, "resolution")
+        if self.saliency_input_size is not None:
+            at_least(self, 1, "saliency_input_size")
+        if self.feather is not None and not 0 <= self.feather <= 0.5:
+            raise UserError(f"feather is {self.feather}: give a share of the image size in [0, 0.5]")
+        if self.strength > 0:
+            self._validate_refinement()
+        if self.saliency_method == "grad-cam" and self.classifier is None:
+            raise UserError("grad-cam needs a classifier: give --classifier org/name@revision or a folder")
+        if self.saliency_method == "mask-column" and self.mask_column is None:
+            raise UserError("saliency_method mask-column needs --mask_column")
+        if not self.config_name.replace("-", "").replace("_", "").isalnum():
+            raise UserError(f"config_name {self.config_name!r}: use letters, digits, - and _")
+
+    def _validate_refinement(self) -> None:
+        if self.adapter is None:
+            raise UserError("strength > 0 needs --adapter org/name@revision or a folder; --strength 0 mixes without one")
+        if int(self.num_inference_steps * self.strength) == 0:
+            smallest = smallest_strength(self.num_inference_steps)
+            raise UserError(
+                f"strength {self.strength} at {self.num_inference_steps} steps runs no diffusion step: "
+                f"give strength 0 (mixing alone) or at least {smallest:g}"
+            )
+
+    @property
+    def effective_strength(self) -> float:
+        """The strength that is really run: diffusers truncates to whole steps."""
+        return int(self.num_inference_steps * self.strength) / self.num_inference_steps
+
+
+@dataclass(kw_only=True)
+class RunSettings(DataSettings):
+    """All stages in a row. What is given here reaches every stage that has a setting of that name; the recipe holds the rest."""
+
+    metaclass: str = required("what all classes are, in one word the text encoder knows: bird, car, flower ...")
+    recipe: str | None = setting(None, "folder with classifier.yaml, adapter.yaml, generate.yaml, downstream.yaml, card.md")
+    eval_split: str | None = setting(None, "split whose accuracy is measured, without and with the augmented dataset")
+    model: str | None = setting(None, "classifier to fine-tune")
+    pretrained_model_name_or_path: str | None = setting(None, "base diffusion model")
+    license: str | None = setting(None, "licence of the augmented dataset")
+    preset: Literal["paper", "recommended"] | None = setting(None, "named set of the method's choices")
+    resolution: int | None = setting(None, "size of the images that the adapter learns and the generation makes")
+    strength: float | None = setting(None, "S")
+    num_candidates: int | None = setting(None, "N")
+    num_variants: int | None = setting(None, "images made from each source image")
+    synthetic_probability: float | None = setting(None, "share of synthetic images in downstream training")
+
+
+Settings = TypeVar("Settings", bound=DataSettings)
+
+
+def at_least(settings, smallest: float, *names: str) -> None:
+    for name in names:
+        if not getattr(settings, name) >= smallest:
+            raise UserError(f"{name} is {getattr(settings, name)}: give at least {smallest}")
+
+
+def above_zero(settings, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(settings, name) < float("inf"):
+            raise UserError(f"{name} is {getattr(settings, name)}: give a value above 0")
+
+
+def unit_interval(settings, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise UserError(f"{name} is {getattr(settings, name)}: give a value in [0, 1]")
+
+
+def multiple_of_eight(settings, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 8 or getattr(settings, name) % 8:
+            raise UserError(f"{name} is {getattr(settings, name)}: give a positive multiple of 8")
+
+
+def smallest_strength(num_inference_steps: int) -> float:
+    """The smallest S, in hundredths, that runs a step: `int(steps * S)` is taken in floating point, as diffusers does."""
+    return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's last-one-wins on repeated keys would hide a mistake."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise UserError(f"{repeated[0]} stands twice in the YAML file: keep one")
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: str | Path) -> dict:
+    """A YAML file as a flat dictionary. Raises `UserError` when it is missing, malformed, nested, or holds a null."""
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected lines of `name: value`")
+    for name, value in values.items():
+        if value is None:
+            raise UserError(f"{path}: {name} has no value: give one or leave the line out")
+        if not isinstance(value, (str, int, float, bool)):
+            raise UserError(f"{path}: {name} must be one value, not a {type(value).__name__}")
+    return values
+
+
+def fetch_config(location: str) -> str:
+    """The local path of a configuration: a file, or `hf://datasets/org/name@revision/path/in/repository`."""
+    if not location.startswith("hf://"):
+        return location
+    from huggingface_hub import HfFileSystem, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        remote = HfFileSystem().resolve_path(location)
+        return hf_hub_download(remote.repo_id, remote.path_in_repo, repo_type=remote.repo_type, revision=remote.revision)
+    except (HfHubHTTPError, FileNotFoundError, OSError) as error:
+        raise UserError(f"cannot fetch {location}: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type when it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message} (--help lists the settings)")
+
+
+def parse_settings(settings_class: type[Settings], argv: list[str] | None = None) -> Settings:
+    """Settings from `--config` and the command line, which wins. Raises `UserError`; `--help` exits.
+
+    The YAML becomes arguments ahead of the command line's own, so that both go through one parser, as strictly.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    location, argv = take_config(argv)
+    if location is not None:
+        values = read_yaml(fetch_config(location))
+        argv = [f"--{name}={yaml_text(value)}" for name, value in values.items()] + argv
+    parser = _Parser(
+        settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog="--config FILE: defaults from YAML"
+    )
+    (settings,) = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+    settings.validate()
+    return settings
+
+
+def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Takes `--config FILE` or `--config=FILE` out of the arguments."""
+    rest, location = [], None
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            location = next(words, None)
+            if location is None:
+                raise UserError("--config needs a file")
+        elif word.startswith("--config="):
+            location = word.removeprefix("--config=")
+        else:
+            rest.append(word)
+    return location, rest
+
+
+def yaml_text(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def apply_preset(settings: AugmentSettings) -> AugmentSettings:
+    """A copy in which every field left at None has the preset's value."""
+    chosen = {name: value for name, value in PRESETS[settings.preset].items() if getattr(settings, name) is None}
+    return dataclasses.replace(settings, **chosen)
+
+
+def preset_deviations(settings: AugmentSettings) -> dict:
+    """The settings that differ from what their preset says."""
+    preset = PRESETS[settings.preset]
+    return {name: getattr(settings, name) for name in preset if getattr(settings, name) not in (None, preset[name])}
+
+
+def published_settings(settings: AugmentSettings, pins: dict[str, str]) -> dict:
+    """What goes into the published config.yaml: the first two groups, inputs replaced by their pins, nothing about places."""
+    values = dataclasses.asdict(settings) | pins
+    return {name: value for name, value in values.items() if name not in PLACE_AND_SPEED and value is not None}
+
+
+def fingerprint(settings: AugmentSettings, pins: dict[str, str]) -> str:
+    """sha256 over the settings that change the images, with the inputs' pins."""
+    values = {k: v for k, v in published_settings(settings, pins).items() if k not in MAY_MOVE_LAST_BITS}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,186 @@
+"""A split of an image-classification dataset at a pinned revision: RGB images, labels, class names, subsets, prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DownloadConfig, Value, load_dataset, load_dataset_builder
+from datasets import Image as ImageFeature
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .config import DataSettings, UserError, first_line
+from .pins import Pin, resolve
+
+NO_LABEL = -1
+
+
+class UnusableImage(Exception):
+    """An image that cannot be decoded; its text is the reason that is recorded."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The unfiltered pinned split. `labels` is int64 (n,), -1 where there is none; `subset` holds the rows in use, ascending."""
+
+    pin: Pin
+    rows: Dataset
+    image_column: str
+    labels: np.ndarray
+    class_names: list[str]
+    subset: np.ndarray
+
+    def image(self, index: int, column: str | None = None) -> Image.Image:
+        """One image, upright and RGB (or, for another column, as it is stored). Raises `UnusableImage`."""
+        cell = self.rows[int(index)][column or self.image_column]
+        image = decode_image(cell)
+        return to_rgb(image) if column is None else image
+
+
+def load_split(settings: DataSettings, split: str | None = None, whole: bool = False) -> Split:
+    """The split that the settings name, at its pinned revision; all of its rows when `whole`. Raises `UserError`."""
+    pin = resolve(settings.dataset_name, repo_type="dataset")
+    rows = _load_rows(pin, settings.dataset_config_name, split or settings.dataset_split)
+    for column in (settings.image_column, settings.label_column):
+        if column not in rows.column_names:
+            raise UserError(f"{pin.name} has no column {column!r}: it has {', '.join(rows.column_names)}")
+    if not isinstance(rows.features[settings.image_column], ImageFeature):
+        raise UserError(f"column {settings.image_column!r} of {pin.name} holds no images")
+    labels, class_names = _labels(rows, settings.label_column)
+    for column, feature in rows.features.items():
+        if isinstance(feature, ImageFeature):
+            rows = rows.cast_column(column, ImageFeature(decode=False))
+    if whole:
+        subset = np.flatnonzero(labels != NO_LABEL)
+    else:
+        subset = subset_indices(
+            labels, len(class_names), settings.subset_seed, settings.examples_per_class, settings.imbalance_factor
+        )
+    return Split(pin, rows, settings.image_column, labels, class_names, subset)
+
+
+def _load_rows(pin: Pin, config_name: str | None, split: str) -> Dataset:
+    try:
+        if pin.is_local:
+            return load_dataset(pin.path, config_name, split=split)
+        # load_dataset falls back to any cached version when the Hub fails: the builder's hash tells which one it is.
+        options = {"revision": pin.revision, "download_config": DownloadConfig(max_retries=3)}
+        builder = load_dataset_builder(pin.name, config_name, **options)
+        if builder.hash != pin.revision:
+            raise UserError(f"{pin.name}: another version than {pin.revision} came from the cache; try again when the Hub answers")
+        builder.download_and_prepare()
+        return builder.as_dataset(split=split)
+    except UserError:
+        raise
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"cannot load split {split!r} of {pin.name}: {first_line(error)}") from error
+
+
+def _labels(rows: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
+    """Integer labels and class names, from ClassLabel, strings or plain integers."""
+    feature, values = rows.features[column], rows.data.column(column).to_pylist()
+    if isinstance(feature, ClassLabel):
+        return np.array([NO_LABEL if v is None else v for v in values], dtype=np.int64), list(feature.names)
+    if isinstance(feature, Value) and (feature.dtype == "string" or "int" in feature.dtype):
+        present = sorted({v for v in values if v is not None})
+        number = {value: i for i, value in enumerate(present)} | {None: NO_LABEL}
+        return np.array([number[v] for v in values], dtype=np.int64), [str(v) for v in present]
+    raise UserError(f"label column {column!r} holds {feature}: class labels, strings or integers are needed")
+
+
+def decode_image(cell: dict | None) -> Image.Image:
+    """The PIL image in an undecoded cell of an image column, upright as its EXIF says. Raises `UnusableImage`."""
+    if cell is None:
+        raise UnusableImage("no image")
+    try:
+        image = Image.open(io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"])
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnusableImage(f"corrupt image: {first_line(error)[:80]}".split(" <_io")[0]) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as RGB: transparency over white, 16-bit values scaled (PIL would clip them)."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        image = Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, size: int, resize: str, resample=Image.Resampling.BICUBIC) -> Image.Image:
+    """The image at size x size. `stretch` keeps everything in sight, `center-crop` keeps the aspect ratio.
+
+    Images and masks of one row go through the same geometry.
+    """
+    if resize == "center-crop":
+        return ImageOps.fit(image, (size, size), method=resample)
+    return image.resize((size, size), resample)
+
+
+def subset_indices(
+    labels: np.ndarray,
+    num_classes: int,
+    seed: int,
+    examples_per_class: int | None = None,
+    imbalance_factor: float | None = None,
+) -> np.ndarray:
+    """Rows of a few-shot or long-tail subset, ascending: a function of the labels, the seed and the two settings alone.
+
+    Long tail as in Diff-Mix: class k of C, in label order, keeps n * imbalance_factor ** (k / (C - 1)) rows, n being the mean class
+    size. Unlabelled rows (-1) are left out.
+    """
+    labelled = np.flatnonzero(labels != NO_LABEL)
+    if examples_per_class is None and imbalance_factor is None:
+        return labelled
+    kept = []
+    for label in range(num_classes):
+        rows = np.flatnonzero(labels == label)
+        wanted = len(rows)
+        if imbalance_factor is not None:
+            share = imbalance_factor ** (label / max(num_classes - 1, 1))
+            wanted = min(wanted, max(1, int(len(labelled) / num_classes * share)))
+        if examples_per_class is not None:
+            wanted = min(wanted, examples_per_class)
+        kept.append(np.random.default_rng([seed, label]).permutation(rows)[:wanted])
+    return np.sort(np.concatenate(kept))
+
+
+def subset_record(settings: DataSettings, split: Split) -> dict:
+    """What identifies a subset, as adapters and classifiers carry it: pin, settings, and a hash of the rows themselves."""
+    return {
+        "dataset": str(split.pin),
+        "dataset_config_name": settings.dataset_config_name,
+        "dataset_split": settings.dataset_split,
+        "examples_per_class": settings.examples_per_class,
+        "imbalance_factor": settings.imbalance_factor,
+        "subset_seed": settings.subset_seed,
+        "rows": len(split.subset),
+        "rows_sha256": hashlib.sha256(split.subset.astype("<i8").tobytes()).hexdigest(),
+    }
+
+
+def check_same_subset(mine: dict, theirs: dict, what: str) -> None:
+    """Raises `UserError` when an input was trained on other rows than this run's: that would leak between stages."""
+    different = [key for key in ("dataset", "dataset_split", "rows_sha256") if mine[key] != theirs.get(key)]
+    if different:
+        raise UserError(
+            f"the {what} was trained on another subset ({', '.join(different)} differ): use the same dataset, split, "
+            "examples_per_class, imbalance_factor and subset_seed, or pass --allow_other_subset"
+        )
+
+
+def token_for(label: int) -> str:
+    """The learned token of a class. It is made from the class's number: names may collide, or hold anything."""
+    return f"<class_{label}>"
+
+
+def prompt_for(label: int, metaclass: str, template: str) -> str:
+    """The prompt of a class (`a photo of a [v_i] [metaclass]`, paper section 3), the same in training and sampling."""
+    return template.replace("{token}", token_for(label)).replace("{metaclass}", metaclass)

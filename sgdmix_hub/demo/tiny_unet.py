@@ -1,0 +1,161 @@
+"""Tokenizer, text encoder and denoiser of the tiny base, trained on cached latents and captions of random birds."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from tokenizers import pre_tokenizers
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from sgdmix_hub.demo.tiny_training import TRAIN, Stage, load_average, scene_generator
+from sgdmix_hub.demo.world import caption, random_scene, vocabulary
+
+MAX_TOKENS = 40
+END_OF_WORD = "</w>"
+TEXT_WIDTH = 96
+BATCH = 32
+CAPTION_DROP = 0.1
+MIN_SNR_GAMMA = 5.0
+
+
+def learn_merges(words):
+    """Byte-pair merges that make every one of `words` a single token: the most frequent pair first, then by alphabet.
+
+    `tokenizers`' own trainer breaks ties differently in every process, and an export must rebuild the tokenizer that
+    was trained with.
+    """
+    spellings = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
+    merges = []
+    while pairs := Counter(pair for spelling in spellings for pair in zip(spelling, spelling[1:], strict=False)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        spellings = [merge(spelling, best) for spelling in spellings]
+    return merges
+
+
+def merge(spelling, pair):
+    """`spelling` with every occurrence of `pair` joined, from the left."""
+    merged = []
+    for token in spelling:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] += token
+        else:
+            merged.append(token)
+    return merged
+
+
+def build_tokenizer():
+    """A byte-level CLIP tokenizer: every word of the world is one token, any other text is spelled in bytes."""
+    merges = learn_merges(vocabulary())
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merged = ["".join(pair) for pair in merges]
+    tokens = [*letters, *(letter + END_OF_WORD for letter in letters), *merged, "<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def build_text_encoder(tokenizer, seed):
+    torch.manual_seed(seed)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        projection_dim=TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def build_unet(seed):
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 96, 96),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+    )
+    return unet.to(memory_format=torch.channels_last)
+
+
+def build_scheduler():
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+
+
+class Denoiser(nn.Module):
+    """Text encoder and UNet as one module, so that both are trained, averaged and saved together."""
+
+    def __init__(self, text_encoder, unet):
+        super().__init__()
+        self.text_encoder, self.unet = text_encoder, unet
+
+    def forward(self, latents, timesteps, token_ids):
+        return self.unet(latents, timesteps, self.text_encoder(token_ids).last_hidden_state).sample
+
+
+def build_denoiser(seed):
+    return Denoiser(build_text_encoder(build_tokenizer(), seed), build_unet(seed))
+
+
+def load_denoiser(work_dir, seed):
+    """Averaged weights of the last checkpoint, and its step."""
+    denoiser = build_denoiser(seed)
+    return denoiser, load_average(denoiser, Path(work_dir) / "unet.safetensors")
+
+
+def tokenize(tokenizer, captions):
+    """Token ids, int64 (N, MAX_TOKENS), padded as Stable Diffusion pipelines do."""
+    return tokenizer(
+        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def world_scenes(num_images, seed):
+    """Bird and background of every training image, as `render_world` drew them."""
+    return [random_scene(scene_generator(seed, TRAIN, index))[:2] for index in range(num_images)]
+
+
+def train_unet(latents, work_dir, steps, seed, device):
+    tokenizer, scheduler = build_tokenizer(), build_scheduler()
+    denoiser = build_denoiser(seed).to(device)
+    scenes = world_scenes(len(latents["mean"]), seed)
+    signal = scheduler.alphas_cumprod.to(device)
+    stage = Stage("unet", denoiser, work_dir, steps, 1.2e-3, seed + 2)
+
+    def captions_of(rows, step):
+        rng = np.random.default_rng([seed, step])
+        return ["" if rng.random() < CAPTION_DROP else caption(*scenes[row], rng) for row in rows]
+
+    def loss_fn(step, generator):
+        rows = torch.randint(len(scenes), (BATCH,), generator=generator)
+        mean, deviation = latents["mean"][rows].float(), latents["std"][rows].float()
+        clean = (mean + deviation * torch.randn(mean.shape, generator=generator)) * latents["scaling_factor"]
+        noise = torch.randn(mean.shape, generator=generator)
+        timesteps = torch.randint(scheduler.config.num_train_timesteps, (BATCH,), generator=generator)
+        clean, noise, timesteps = (value.to(device) for value in (clean, noise, timesteps))
+        noisy = scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
+        token_ids = tokenize(tokenizer, captions_of(rows.tolist(), step)).to(device)
+        error = denoiser(noisy, timesteps, token_ids) - scheduler.get_velocity(clean, noise, timesteps)
+        snr = signal[timesteps] / (1 - signal[timesteps])
+        weight = snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)
+        return (weight * error.square().mean((1, 2, 3))).mean()
+
+    stage.run(loss_fn)

@@ -1,0 +1,122 @@
+"""The autoencoder of the tiny base: 64x64 images to 16x16x4 latents, trained whole first, then its decoder alone."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from sgdmix_hub.demo.tiny_training import HELD_OUT, Stage, load_average, psnr, render_world, save_tensors, to_tensor
+
+# Most of the training is on crops: four times cheaper, and the autoencoder is local.
+CROP_SHARE, CROP = 0.7, 32
+CROP_BATCH, FULL_BATCH = 16, 8
+KL_WEIGHT = 1e-4
+L1_WEIGHT = 0.1
+NUM_HELD_OUT = 192
+
+
+def build_vae(seed):
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=64,
+        scaling_factor=1.0,
+        force_upcast=False,
+    )
+    return vae.to(memory_format=torch.channels_last)
+
+
+def load_vae(work_dir, seed):
+    """The best autoencoder that `work_dir` holds, and its steps as `(vae_steps, decoder_steps)`."""
+    vae, work_dir = build_vae(seed), Path(work_dir)
+    vae_steps = load_average(vae, work_dir / "vae.safetensors")
+    fine_tuned = work_dir / "decoder.safetensors"
+    decoder_steps = load_average(vae, fine_tuned) if fine_tuned.exists() else 0
+    return vae, vae_steps, decoder_steps
+
+
+def batch_of(images, count, generator, device):
+    """`count` random images, half of them flipped on average, float32 (count, 3, H, W)."""
+    rows = torch.randint(len(images), (count,), generator=generator)
+    batch = to_tensor(images[rows.numpy()], device)
+    flipped = torch.rand(count, generator=generator).to(device)[:, None, None, None] < 0.5
+    return torch.where(flipped, batch.flip(3), batch)
+
+
+def reconstruction_loss(images, decoded):
+    return F.mse_loss(decoded, images) + L1_WEIGHT * F.l1_loss(decoded, images)
+
+
+def held_out_psnr(vae, seed):
+    """A function measuring the mean latent's reconstruction of held-out birds."""
+    device = vae.device
+    images = to_tensor(render_world(NUM_HELD_OUT, seed, HELD_OUT), device)
+
+    def evaluate():
+        with torch.no_grad():
+            decoded = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in images.split(32)])
+        return {"psnr": round(psnr(images, decoded), 2)}
+
+    return evaluate
+
+
+def train_vae(images, work_dir, steps, seed, device):
+    vae = build_vae(seed).to(device)
+    stage = Stage("vae", vae, work_dir, steps, 1.5e-3, seed)
+    crop_steps = int(steps * CROP_SHARE)
+
+    def loss_fn(step, generator):
+        batch = batch_of(images, CROP_BATCH if step < crop_steps else FULL_BATCH, generator, device)
+        if step < crop_steps:
+            y, x = torch.randint(batch.shape[2] - CROP + 1, (2,), generator=generator).tolist()
+            batch = batch[:, :, y : y + CROP, x : x + CROP]
+        posterior = vae.encode(batch).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        return reconstruction_loss(batch, decoded) + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+
+    stage.run(loss_fn, held_out_psnr(vae, seed))
+
+
+def cache_latents(images, work_dir, seed, device):
+    """Write mean and deviation of every training image's latent, and the scaling factor, for the stages that follow."""
+    path = Path(work_dir) / "latents.safetensors"
+    if path.exists():
+        return load_file(path)
+    vae = build_vae(seed).to(device)
+    load_average(vae, Path(work_dir) / "vae.safetensors")
+    means, deviations = [], []
+    with torch.no_grad():
+        for start in range(0, len(images), 64):
+            posterior = vae.encode(to_tensor(images[start : start + 64], device)).latent_dist
+            means.append(posterior.mean.half().cpu())
+            deviations.append(posterior.std.half().cpu())
+    mean, deviation = torch.cat(means), torch.cat(deviations)
+    scaling_factor = 1 / (mean.float().var() + deviation.float().square().mean()).sqrt()
+    save_tensors({"mean": mean, "std": deviation, "scaling_factor": scaling_factor}, path)
+    return load_file(path)
+
+
+def train_decoder(images, latents, work_dir, steps, seed, device):
+    """Fine-tune the decoder alone on the cached latents: the encoder, and with it the denoiser, stays valid."""
+    vae = build_vae(seed).to(device)
+    load_average(vae, Path(work_dir) / "vae.safetensors")
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    stage = Stage("decoder", vae, work_dir, steps, 8e-4, seed + 1)
+
+    def loss_fn(step, generator):
+        rows = torch.randint(len(images), (FULL_BATCH,), generator=generator)
+        mean, deviation = latents["mean"][rows].float(), latents["std"][rows].float()
+        noisy = mean + deviation * torch.randn(mean.shape, generator=generator)
+        decoded = vae.decode(noisy.to(device, memory_format=torch.channels_last)).sample
+        return reconstruction_loss(to_tensor(images[rows.numpy()], device), decoded)
+
+    stage.run(loss_fn, held_out_psnr(vae, seed))

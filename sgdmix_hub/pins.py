@@ -1,0 +1,90 @@
+"""Inputs at one exact state: a Hub repository at a commit hash, or a local folder with the hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from .config import UserError, first_line
+
+LOCAL = "sha256-"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One input: `name` (org/name, or a local folder's name), `revision` (40-hex commit, or sha256-... of a folder's
+    content) and, for a local folder, its `path`. `str(pin)` holds nothing about places and is what gets published."""
+
+    name: str
+    revision: str
+    path: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}"
+
+    @property
+    def is_local(self) -> bool:
+        return self.path is not None
+
+
+def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
+    """Pins `org/name`, `org/name@revision` or a local folder. Raises `UserError` when there is no such thing."""
+    folder = Path(name_at_revision)
+    if folder.is_dir():
+        return Pin(name=folder.resolve().name, revision=content_hash(folder), path=str(folder))
+    name, _, revision = name_at_revision.partition("@")
+    if revision.startswith(LOCAL):
+        raise UserError(f"{name_at_revision} was a local folder: give its path, its content is checked against the hash")
+    if not re.fullmatch(r"[^/@\s]+/[^/@\s]+", name):
+        raise UserError(f"{name_at_revision}: no such folder, and not a Hub repository like org/name@revision")
+    try:
+        info = HfApi().repo_info(name, revision=revision or None, repo_type=repo_type)
+    except RevisionNotFoundError:
+        raise UserError(f"{name} has no revision {revision!r}: see its tags and branches on the Hub") from None
+    except GatedRepoError:
+        raise UserError(f"{name} is gated: accept its terms on the Hub and log in with `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{name_at_revision}: no such folder and no such {repo_type} on the Hub (private? `hf auth login`)") from None
+    except HFValidationError:
+        raise UserError(f"{name} is not a valid repository name") from None
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(f"cannot reach the Hub for {name}: {first_line(error)}") from None
+    return Pin(name=name, revision=info.sha)
+
+
+def content_hash(folder: str | Path) -> str:
+    """sha256 over the names and bytes of a folder's files, hidden ones left out."""
+    folder = Path(folder)
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            digest.update(f"{relative.as_posix()}\0{file_sha256(path)}\n".encode())
+    return LOCAL + digest.hexdigest()
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def local_folder(pin: Pin, allow_patterns: list[str] | None = None) -> str:
+    """The folder with the pinned files: the local one, or a snapshot of exactly that commit."""
+    if pin.path is not None:
+        return pin.path
+    return snapshot_download(pin.name, revision=pin.revision, allow_patterns=allow_patterns)

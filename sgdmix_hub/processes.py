@@ -1,0 +1,191 @@
+"""The processes of one launch: ranks and devices, the output folder's lock, waiting on files, stop signals, exit codes.
+
+Rank discipline: rank 0 makes what exists once (pins' checks, merged maps, plan, repo/) and the others wait for the FILES. Saliency and
+generation hold no collective, so a slow rank times nobody out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+
+from .config import DataSettings, Settings, UserError, first_line, parse_settings
+
+EXIT_USER_ERROR = 2
+EXIT_SKIPPED = 3
+EXIT_PREEMPTED = 75
+POLL_SECONDS = 0.2
+PATIENCE_SECONDS = 5.0
+
+
+class TooManySkipped(Exception):
+    """More rows were skipped than max_skipped allows; everything else was written. Exit code 3."""
+
+
+class Preempted(Exception):
+    """SIGTERM came; what was finished is on disk. Exit code 75."""
+
+
+class FolderInUse(UserError):
+    """Another run holds the output folder: nothing in it may be touched, not even for a report."""
+
+
+_stop_requested = False
+
+
+def start_processes(num_threads: int) -> PartialState:
+    """This process's place in the launch. Without a GPU the processes talk over gloo, with `num_threads` threads each."""
+    cpu = not torch.cuda.is_available()
+    state = PartialState(cpu=cpu)
+    AcceleratorState._reset_state()  # the mixed precision of a stage before this one in the same process
+    if cpu:
+        torch.set_num_threads(num_threads)
+    return state
+
+
+def from_rank_zero(value):
+    """Rank 0's value on every rank (any picklable object). A collective: every rank has to call it."""
+    if PartialState().num_processes == 1:
+        return value
+    box = [value]
+    broadcast_object_list(box, from_process=0)
+    return box[0]
+
+
+@contextmanager
+def lock_folder(state_folder: Path, name: str = "lock"):
+    """Holds the lock file while the run lasts. Raises `FolderInUse` when another run holds it."""
+    state_folder.mkdir(parents=True, exist_ok=True)
+    with open(state_folder / name, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FolderInUse(f"{state_folder.parent} is in use by another run: wait for it or choose another --output_dir") from None
+        yield
+
+
+def wait_for_file(path: Path) -> None:
+    """Waits until another process has put the file in place. Raises `Preempted` when this one is told to stop."""
+    while not path.exists():
+        stop_if_requested()
+        time.sleep(POLL_SECONDS)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """`write(temporary path)`, then rename: a reader sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: dict | list) -> None:
+    """JSON with sorted keys, atomically."""
+    text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def stop_if_requested() -> None:
+    """Raises `Preempted` once SIGTERM has come."""
+    if _stop_requested:
+        raise Preempted("stopped by SIGTERM: the same command continues where this left off")
+
+
+def _request_stop(signum, frame) -> None:
+    global _stop_requested
+    _stop_requested = True
+
+
+def launch(main: Callable[[Settings], None], settings_class: type[Settings], argv: list[str] | None = None) -> None:
+    """Runs `main` on the parsed settings and ends the process with the exit code that the failure stands for.
+
+    0 done; 2 a mistake of the user, in one line; 3 too many rows skipped; 75 stopped by SIGTERM; 1 anything else, with a traceback.
+    Rank 0 prints last and writes `state/error.json` into the output folder.
+    """
+    signal.signal(signal.SIGTERM, _request_stop)
+    quiet_other_ranks()
+    settings = None
+    try:
+        settings = parse_settings(settings_class, argv)
+        main(settings)
+        code = 0
+    except UserError as error:
+        code = report(settings, EXIT_USER_ERROR, str(error), error)
+    except TooManySkipped as error:
+        code = report(settings, EXIT_SKIPPED, str(error), error)
+    except Preempted as error:
+        code = report(settings, EXIT_PREEMPTED, str(error), error)
+    except Exception as error:
+        if not _stop_requested:
+            traceback.print_exc()
+        code = report(settings, 1, first_line(error), error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)  # a failed rank must not hang in the others' collectives while Python shuts down
+
+
+def quiet_other_ranks() -> None:
+    """Every rank but the first shows errors only."""
+    import datasets
+    import diffusers
+    import transformers
+
+    warnings.filterwarnings("ignore", message=".*TripleDES.*|.*pkg_resources.*")
+    if launched_rank() != 0:
+        warnings.simplefilter("ignore")
+        transformers.utils.logging.set_verbosity_error()
+        diffusers.utils.logging.set_verbosity_error()
+    for library in (transformers.utils.logging, diffusers.utils.logging, datasets.utils.logging):
+        library.disable_progress_bar()
+
+
+def launched_rank() -> int:
+    """The rank the launcher gave this process, known before any library is set up."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def report(settings: DataSettings | None, code: int, message: str, error: Exception) -> int:
+    """Says why the run ends, once: rank 0 speaks; another rank waits a moment and speaks only if nobody stops it."""
+    if launched_rank() != 0:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while code == EXIT_USER_ERROR and time.monotonic() < deadline and not _stop_requested:
+            time.sleep(POLL_SECONDS)
+        if _stop_requested or settings is None:
+            return EXIT_PREEMPTED if _stop_requested else code
+        message = f"rank {launched_rank()}: {message}"
+    if settings is not None and not isinstance(error, FolderInUse):
+        state_folder = Path(settings.output_dir) / "state"
+        try:
+            write_json(state_folder / "error.json", {"exit_code": code, "message": message})
+        except OSError:
+            message += " (and state/error.json could not be written)"
+    print(f"sgdmix_hub: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def say(text: str) -> None:
+    """One line for the user, from rank 0."""
+    if launched_rank() == 0:
+        print(text, flush=True)

@@ -1,0 +1,82 @@
+"""Reading an augmented dataset back: exactly the rows of the version that was asked for, checked against its manifest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+from datasets import Image as ImageFeature
+from huggingface_hub import snapshot_download
+from PIL import Image
+
+from .config import UserError, first_line
+from .data import Split, decode_image, to_rgb
+from .pins import Pin, file_sha256, resolve
+from .processes import read_json
+
+
+class PublishedRows:
+    """The rows of one published configuration, by the source row they were made from."""
+
+    def __init__(self, pin: Pin, rows: Dataset, manifest: dict):
+        self.pin = pin
+        self.rows = rows.cast_column("image", ImageFeature(decode=False))
+        self.manifest = manifest
+        self._by_source: dict[int, list[int]] = defaultdict(list)
+        for position, source in enumerate(rows.data.column("source_index").to_pylist()):
+            self._by_source[source].append(position)
+
+    def made_from(self, source_index: int) -> list[int]:
+        """Positions of the rows made from one source row; empty when there are none."""
+        return self._by_source.get(int(source_index), [])
+
+    def image(self, position: int) -> Image.Image:
+        """One image, RGB."""
+        return to_rgb(decode_image(self.rows[position]["image"]))
+
+    def check_made_from(self, split: Split) -> None:
+        """Raises `UserError` unless the rows were made from this very split with these classes."""
+        made_from = self.manifest["pins"]["dataset_name"]
+        if made_from != str(split.pin):
+            raise UserError(f"{self.pin.name} was made from {made_from}, not from {split.pin}: source_index would point at other images")
+        if self.rows.features["label"].names != split.class_names:
+            raise UserError(f"{self.pin.name} has other class names than {split.pin.name}")
+        strangers = set(self._by_source) - set(split.subset.tolist())
+        if strangers:
+            raise UserError(
+                f"{self.pin.name} was made from {len(strangers)} rows outside this subset: that would leak; use the same "
+                "examples_per_class, imbalance_factor and subset_seed"
+            )
+
+
+def load_published(name_at_revision: str, config_name: str = "default") -> PublishedRows:
+    """An augmented dataset, `org/name[@revision]` or a run's repo folder: snapshot, verify every file, load.
+
+    `datasets.load_dataset` alone may silently give another cached version when the Hub fails. Raises `UserError` when a file is missing or
+    has other bytes than the manifest states.
+    """
+    pin = resolve(name_at_revision, repo_type="dataset")
+    folder = Path(pin.path or snapshot_download(pin.name, repo_type="dataset", revision=pin.revision))
+    manifest_path = folder / "sgdmix" / config_name / "manifest.json"
+    if not manifest_path.is_file():
+        raise UserError(f"{pin.name} holds no augmented dataset: sgdmix/{config_name}/manifest.json is missing")
+    manifest = read_json(manifest_path)
+    damaged = damaged_files(folder, manifest)
+    if damaged:
+        raise UserError(f"{pin.name}: {', '.join(damaged[:3])} missing or not the published bytes")
+    files = [str(folder / name) for name in manifest["files"] if name.endswith(".parquet") and "/train-" in name]
+    try:
+        rows = load_dataset("parquet", data_files={"train": files}, split="train")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load {pin.name}: {first_line(error)}") from error
+    return PublishedRows(pin, rows, manifest)
+
+
+def damaged_files(folder: Path, manifest: dict) -> list[str]:
+    """Names of the manifest's files that are missing or have other bytes."""
+    return [
+        name
+        for name, facts in manifest["files"].items()
+        if not (folder / name).is_file() or file_sha256(folder / name) != facts["sha256"]
+    ]

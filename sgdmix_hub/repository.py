@@ -1,0 +1,137 @@
+"""Finished shards -> `repo/`: parquet files, config, plan, manifest, card and contact sheet, put in place in one rename."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+
+from .cards import CardFacts, dataset_card
+from .config import AugmentSettings, UserError, fingerprint, published_settings
+from .contact_sheet import SheetRow, draw_contact_sheet, mask_panel, saliency_panel
+from .data import decode_image
+from .inputs import Inputs, environment
+from .pins import file_sha256
+from .processes import read_json, write_json
+from .rows import RowMaker
+from .shards import PlanRow, Shards, shard_features, write_plan
+
+SHEET_ROWS = 8
+
+
+def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> bool:
+    """Whether `repo/` holds this very generation, whole. Raises `UserError` when it holds another one, or a damaged one."""
+    if not repo.exists():
+        return False
+    manifest_path = repo / "sgdmix" / settings.config_name / "manifest.json"
+    if not manifest_path.is_file():
+        raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
+    manifest = read_json(manifest_path)
+    if manifest["fingerprint"] != fingerprint(settings, pins):
+        raise UserError(f"{repo} was made with other settings: choose another --output_dir or remove it")
+    for name, facts in manifest["files"].items():
+        path = repo / name
+        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            raise UserError(f"{repo} is damaged ({name} is missing or cut off): remove {repo} and run again, finished shards are kept")
+    return True
+
+
+def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, output: Path) -> None:
+    """Writes `output/repo` from the shards and their records; what an interrupted attempt left is thrown away."""
+    building = output / "state" / "repo.building"
+    shutil.rmtree(building, ignore_errors=True)
+    data = building / ("data" if settings.config_name == "default" else settings.config_name)
+    facts_folder = building / "sgdmix" / settings.config_name
+    for folder in (data, facts_folder, building / "assets"):
+        folder.mkdir(parents=True)
+    for number in range(len(shards)):
+        shards.link_into(number, data / f"train-{number:05d}-of-{len(shards):05d}.parquet")
+    config = yaml.safe_dump(published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True)
+    (facts_folder / "config.yaml").write_text(config, encoding="utf-8")
+    write_plan(facts_folder / "plan.parquet", shards.plan)
+    contact_sheet(settings, inputs, maker, shards).save(building / "assets" / "contact_sheet.png")
+    manifest = make_manifest(settings, inputs, shards, building)
+    write_json(facts_folder / "manifest.json", manifest)
+    card = dataset_card(settings, card_facts(settings, inputs, shards, manifest))
+    (building / "README.md").write_text(card, encoding="utf-8")
+    building.rename(output / "repo")
+
+
+def make_manifest(settings: AugmentSettings, inputs: Inputs, shards: Shards, building: Path) -> dict:
+    """What was made from what: the fingerprint, pins, versions, counts, skipped rows, and every file's sha256 but the card's,
+    which people may edit and other configurations share."""
+    files = sorted(path for path in building.rglob("*") if path.is_file())
+    environments = [shards.record(number)["environment"] for number in range(len(shards))]
+    return {
+        "fingerprint": fingerprint(settings, inputs.pins),
+        "pins": inputs.pins,
+        "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
+        "rows": sum(shards.record(number)["rows"] for number in range(len(shards))),
+        "planned_rows": len(shards.plan),
+        "skipped": shards.skipped(),
+        "files": {
+            path.relative_to(building).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files
+        },
+    }
+
+
+def card_facts(settings: AugmentSettings, inputs: Inputs, shards: Shards, manifest: dict) -> CardFacts:
+    """The card's numbers, counted in the shards themselves."""
+    columns = ["label", "saliency_distance", "foreground_area"]
+    tables = [pq.read_table(shards.path(number), columns=columns) for number in range(len(shards))]
+    labels, distances, areas = (np.concatenate([table.column(name).to_numpy() for table in tables]) for name in columns)
+    settings_in_environment = ("device", "batch_size", "num_threads")
+    versions = {k: v for k, v in environment(settings).items() if k not in settings_in_environment}
+    return CardFacts(
+        title=f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
+        features=shard_features(inputs.split.class_names),
+        rows_by_label=np.bincount(labels, minlength=len(inputs.split.class_names)).tolist(),
+        parquet_bytes=sum(facts["bytes"] for name, facts in manifest["files"].items() if "/train-" in name),
+        skipped=manifest["skipped"],
+        pins=inputs.pins,
+        versions=versions,
+        fingerprint=manifest["fingerprint"],
+        mean_distance=float(distances.mean()) if len(distances) else 0.0,
+        mean_area=float(areas.mean()) if len(areas) else 0.0,
+    )
+
+
+def contact_sheet(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards):
+    """A picture of rows spread over the plan: their stages are made again, the refined images are those of the shards."""
+    skipped = {(record["source_index"], record["variant"]) for record in shards.skipped()}
+    finished = [i for i, row in enumerate(shards.plan) if (row.source_index, row.variant) not in skipped]
+    spread = np.linspace(0, len(finished) - 1, min(SHEET_ROWS, len(finished))).round().astype(int)
+    rows = [_sheet_row(settings, inputs, maker, shards, finished[i]) for i in spread]
+    return draw_contact_sheet(rows)
+
+
+def _sheet_row(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, position: int) -> SheetRow:
+    row = shards.plan[position]
+    mixture = maker.mixture(row)
+    panels = [
+        mixture.source.pixels,
+        saliency_panel(maker.maps[row.source_index], settings.resolution),
+        mask_panel(mixture.source),
+        mixture.target.pixels,
+        mask_panel(mixture.target),
+        mixture.mixed,
+        _refined_image(shards, position, row),
+    ]
+    names, labels = inputs.split.class_names, inputs.split.labels
+    caption = (
+        f"{names[labels[row.source_index]]}  +  background of {names[labels[row.target_index]]}"
+        f"     S = {row.strength:g}   distance = {row.saliency_distance:.3f}"
+    )
+    return SheetRow(panels, caption)
+
+
+def _refined_image(shards: Shards, position: int, row: PlanRow) -> np.ndarray:
+    """The published image of one planned row."""
+    table = pq.read_table(shards.path(position // shards.rows_per_shard), columns=["image", "source_index", "variant"])
+    for cell, source, variant in zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True):
+        if (source, variant) == (row.source_index, row.variant):
+            return np.asarray(decode_image(cell).convert("RGB"))
+    raise LookupError(f"row {row.source_index}, variant {row.variant} is in no shard")

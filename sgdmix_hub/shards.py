@@ -1,0 +1,160 @@
+"""The plan (one row per source and variant), the shards it is cut into, their completion records, and resuming."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, Image, Value
+
+from .config import AugmentSettings
+from .data import NO_LABEL, Split
+from .pins import file_sha256
+from .processes import read_json, write_atomically, write_json
+from .saliency_store import SaliencyMaps
+from .targets import row_seed, select_targets
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("source_index", pa.int64()),
+        ("variant", pa.int32()),
+        ("target_index", pa.int64()),
+        ("seed", pa.int64()),
+        ("strength", pa.float64()),
+        ("saliency_distance", pa.float64()),
+        ("skip", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One image to make: row numbers of the pinned split, the noise seed, and, where it cannot be made, why (`skip`)."""
+
+    source_index: int
+    variant: int
+    target_index: int
+    seed: int
+    strength: float
+    saliency_distance: float
+    skip: str | None
+
+
+def make_plan(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> list[PlanRow]:
+    """Every source of the subset times its variants, in that order. Targets come from the maps of all processes, so this runs once."""
+    usable = np.array([row for row in split.subset if int(row) not in maps.unusable], dtype=np.int64)
+    usable_labels = split.labels[usable]
+    plan = []
+    for source in split.subset.tolist():
+        if source in maps.unusable:
+            plan += [_skipped(settings, source, v, maps.unusable[source]) for v in range(settings.num_variants)]
+            continue
+        other = usable_labels != split.labels[source] if settings.target_classes == "other" else usable != source
+        targets = select_targets(
+            source, usable[other], maps, settings.num_candidates, settings.num_variants, settings.seed, settings.selection_method
+        )
+        for variant, target in enumerate(targets):
+            if target.index == NO_LABEL:
+                plan.append(_skipped(settings, source, variant, "no candidate"))
+                continue
+            seed = row_seed(settings.seed, source, variant)
+            plan.append(PlanRow(source, variant, target.index, seed, settings.strength, target.distance, None))
+    return plan
+
+
+def _skipped(settings: AugmentSettings, source: int, variant: int, reason: str) -> PlanRow:
+    return PlanRow(source, variant, -1, row_seed(settings.seed, source, variant), settings.strength, 0.0, reason)
+
+
+def write_plan(path: Path, plan: list[PlanRow]) -> None:
+    table = pa.Table.from_pylist([vars(row) for row in plan], schema=PLAN_SCHEMA)
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def read_plan(path: Path) -> list[PlanRow]:
+    return [PlanRow(**row) for row in pq.read_table(path).to_pylist()]
+
+
+def shard_features(class_names: list[str]) -> Features:
+    """The columns of the published dataset, in their order."""
+    label = ClassLabel(names=class_names)
+    return Features(
+        {
+            "image": Image(),
+            "label": label,
+            "source_index": Value("int64"),
+            "target_index": Value("int64"),
+            "target_label": label,
+            "variant": Value("int32"),
+            "strength": Value("float64"),
+            "effective_strength": Value("float64"),
+            "foreground_strength": Value("float64"),
+            "seed": Value("int64"),
+            "saliency_distance": Value("float64"),
+            "foreground_area": Value("float64"),
+            "prompt": Value("string"),
+        }
+    )
+
+
+class Shards:
+    """The shards of one plan in a state folder: `shard-00000.parquet` and, written after it, its record `shard-00000.json`."""
+
+    def __init__(self, folder: Path, plan: list[PlanRow], rows_per_shard: int):
+        self.folder = folder
+        self.plan = plan
+        self.rows_per_shard = rows_per_shard
+
+    def __len__(self) -> int:
+        return -(-len(self.plan) // self.rows_per_shard)
+
+    def rows(self, number: int) -> list[PlanRow]:
+        return self.plan[number * self.rows_per_shard : (number + 1) * self.rows_per_shard]
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.parquet"
+
+    def record_path(self, number: int) -> Path:
+        return self.path(number).with_suffix(".json")
+
+    def record(self, number: int) -> dict:
+        return read_json(self.record_path(number))
+
+    def is_recorded(self, number: int) -> bool:
+        return self.record_path(number).exists()
+
+    def is_finished(self, number: int) -> bool:
+        """Whether the shard is there with the bytes its record states: a truncated or changed file is made again."""
+        if not (self.is_recorded(number) and self.path(number).exists()):
+            return False
+        return file_sha256(self.path(number)) == self.record(number)["sha256"]
+
+    def unfinished(self) -> list[int]:
+        """The shards to make, ascending. A record without its bytes is dropped, so that nobody takes the shard for done."""
+        numbers = [n for n in range(len(self)) if not self.is_finished(n)]
+        for number in numbers:
+            self.record_path(number).unlink(missing_ok=True)
+        return numbers
+
+    def skipped(self) -> list[dict]:
+        """The skipped rows of all shards with their reasons, in the plan's order."""
+        return [record for number in range(len(self)) for record in self.record(number)["skipped"]]
+
+    def write(self, number: int, rows: list[dict], features: Features, facts: dict) -> None:
+        """Writes the shard, then its record with `facts` added."""
+        columns = {name: [row[name] for row in rows] for name in features}
+        table = pa.table(columns, schema=features.arrow_schema)
+        write_atomically(self.path(number), lambda temporary: pq.write_table(table, temporary))
+        sha256 = file_sha256(self.path(number))
+        write_json(self.record_path(number), {"rows": len(rows), "sha256": sha256, **facts})
+
+    def link_into(self, number: int, path: Path) -> None:
+        """Puts a finished shard at another place of the same file system, without copying where links are allowed."""
+        try:
+            os.link(self.path(number), path)
+        except OSError:
+            path.write_bytes(self.path(number).read_bytes())
