@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from .config import UserError, first_line
 from .data import prompt_for, token_for
 from .pins import Pin, local_folder
-from .processes import read_json, write_json
+from .processes import quiet_libraries, read_json, write_json
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 TOKENS_FILE = "learned_embeds.safetensors"
@@ -69,10 +69,12 @@ def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tens
 
 def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
     """Loads an adapter into a pipeline of its base, through diffusers' own loaders. Raises `UserError` when it does not fit."""
+    tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
     try:
-        pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)
-        tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
-        # A dictionary a token: a file with several is refused when it is given by path.
-        pipeline.load_textual_inversion([{name: row} for name, row in tokens.items()])
+        # The loaders talk about text-encoder LoRA that was never trained, and about rows that are overwritten at once.
+        with quiet_libraries():
+            pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)
+            # A dictionary a token: a file with several is refused when it is given by path.
+            pipeline.load_textual_inversion([{name: row} for name, row in tokens.items()])
     except (ValueError, KeyError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"the adapter does not fit the base model: {first_line(error)}") from error

@@ -57,9 +57,7 @@ def main(settings: AugmentSettings) -> None:
         check_skipped(settings, shards, output)
 
 
-def plan_shards(
-    settings: AugmentSettings, split: Split, maps: SaliencyMaps, state_folder: Path, state: PartialState
-) -> Shards:
+def plan_shards(settings: AugmentSettings, split: Split, maps: SaliencyMaps, state_folder: Path, state: PartialState) -> Shards:
     """The shards of the plan, which rank 0 makes once and the others read."""
     path = state_folder / "plan.parquet"
     if state.is_main_process and not path.exists():

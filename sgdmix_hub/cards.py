@@ -107,16 +107,20 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
         "num_variants": settings.num_variants,
         "preset": settings.preset,
     }
-    return method | {name: getattr(settings, name) for name in LABELS} | {
-        "num_inference_steps": settings.num_inference_steps,
-        "guidance_scale": settings.guidance_scale,
-        "scheduler": settings.scheduler,
-        "resolution": settings.resolution,
-        "seed": settings.seed,
-        "pins": facts.pins,
-        "fingerprint": facts.fingerprint,
-        "versions": facts.versions,
-    }
+    return (
+        method
+        | {name: getattr(settings, name) for name in LABELS}
+        | {
+            "num_inference_steps": settings.num_inference_steps,
+            "guidance_scale": settings.guidance_scale,
+            "scheduler": settings.scheduler,
+            "resolution": settings.resolution,
+            "seed": settings.seed,
+            "pins": facts.pins,
+            "fingerprint": facts.fingerprint,
+            "versions": facts.versions,
+        }
+    )
 
 
 def plain(text: str) -> str:

@@ -343,9 +343,7 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     if location is not None:
         values = read_yaml(fetch_config(location))
         argv = [f"--{name}={yaml_text(value)}" for name, value in values.items()] + argv
-    parser = _Parser(
-        settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog="--config FILE: defaults from YAML"
-    )
+    parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog="--config FILE: defaults from YAML")
     (settings,) = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
     settings.validate()
     return settings

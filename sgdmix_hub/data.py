@@ -55,9 +55,7 @@ def load_split(settings: DataSettings, split: str | None = None, whole: bool = F
     if whole:
         subset = np.flatnonzero(labels != NO_LABEL)
     else:
-        subset = subset_indices(
-            labels, len(class_names), settings.subset_seed, settings.examples_per_class, settings.imbalance_factor
-        )
+        subset = subset_indices(labels, len(class_names), settings.subset_seed, settings.examples_per_class, settings.imbalance_factor)
     return Split(pin, rows, settings.image_column, labels, class_names, subset)
 
 

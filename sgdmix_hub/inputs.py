@@ -104,9 +104,7 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
             for name in _different(before["settings"], current["settings"])
             if name not in MAY_MOVE_LAST_BITS
         ]
-        raise UserError(
-            f"{state_folder.parent} holds a run with other settings ({', '.join(changes)}): choose another --output_dir"
-        )
+        raise UserError(f"{state_folder.parent} holds a run with other settings ({', '.join(changes)}): choose another --output_dir")
     moved = _different(before["environment"], current["environment"])
     if moved:
         say(f"warning: {', '.join(moved)} changed since this run began: images made from here on may differ by rounding")

@@ -6,6 +6,7 @@ generation hold no collective, so a slow rank times nobody out.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -18,7 +19,10 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
+import diffusers
 import torch
+import transformers
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
@@ -28,6 +32,7 @@ from .config import DataSettings, Settings, UserError, first_line, parse_setting
 EXIT_USER_ERROR = 2
 EXIT_SKIPPED = 3
 EXIT_PREEMPTED = 75
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0
 
@@ -117,13 +122,25 @@ def _request_stop(signum, frame) -> None:
     _stop_requested = True
 
 
+def stop_with_launcher() -> None:
+    """Asks Linux for a SIGTERM when the launcher dies: a killed launcher would leave its processes behind as orphans that write on."""
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or sys.platform != "linux":
+        return
+    launcher = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != launcher:
+        os._exit(EXIT_PREEMPTED)
+
+
 def launch(main: Callable[[Settings], None], settings_class: type[Settings], argv: list[str] | None = None) -> None:
     """Runs `main` on the parsed settings and ends the process with the exit code that the failure stands for.
 
     0 done; 2 a mistake of the user, in one line; 3 too many rows skipped; 75 stopped by SIGTERM; 1 anything else, with a traceback.
-    Rank 0 prints last and writes `state/error.json` into the output folder.
+    The line is printed once; where there is an output folder it is in its `state/error.json` too, because `accelerate launch` prints a
+    report of its own after it and turns every code into 1.
     """
     signal.signal(signal.SIGTERM, _request_stop)
+    stop_with_launcher()
     quiet_other_ranks()
     settings = None
     try:
@@ -140,25 +157,38 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
         if not _stop_requested:
             traceback.print_exc()
         code = report(settings, 1, first_line(error), error)
+    distributed = torch.distributed.is_initialized()
+    if distributed and code == 0:
+        torch.distributed.barrier()
     sys.stdout.flush()
     sys.stderr.flush()
-    if code:
-        os._exit(code)  # a failed rank must not hang in the others' collectives while Python shuts down
+    # A failed rank must not hang in the others' collectives while Python shuts down, and gloo sometimes aborts in that shutdown.
+    if code or distributed:
+        os._exit(code)
 
 
 def quiet_other_ranks() -> None:
-    """Every rank but the first shows errors only."""
-    import datasets
-    import diffusers
-    import transformers
-
-    warnings.filterwarnings("ignore", message=".*TripleDES.*|.*pkg_resources.*")
+    """One progress bar a stage: the libraries' own are off, and every rank but the first shows errors only."""
+    for library in (transformers.utils.logging, diffusers.utils.logging, datasets.utils.logging):
+        library.disable_progress_bar()
     if launched_rank() != 0:
         warnings.simplefilter("ignore")
         transformers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.set_verbosity_error()
-    for library in (transformers.utils.logging, diffusers.utils.logging, datasets.utils.logging):
-        library.disable_progress_bar()
+
+
+@contextmanager
+def quiet_libraries():
+    """Errors only from transformers and diffusers, for a while."""
+    loggings = (transformers.utils.logging, diffusers.utils.logging)
+    before = [logging.get_verbosity() for logging in loggings]
+    for logging in loggings:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for logging, verbosity in zip(loggings, before, strict=True):
+            logging.set_verbosity(verbosity)
 
 
 def launched_rank() -> int:

@@ -76,7 +76,5 @@ def load_published(name_at_revision: str, config_name: str = "default") -> Publi
 def damaged_files(folder: Path, manifest: dict) -> list[str]:
     """Names of the manifest's files that are missing or have other bytes."""
     return [
-        name
-        for name, facts in manifest["files"].items()
-        if not (folder / name).is_file() or file_sha256(folder / name) != facts["sha256"]
+        name for name, facts in manifest["files"].items() if not (folder / name).is_file() or file_sha256(folder / name) != facts["sha256"]
     ]

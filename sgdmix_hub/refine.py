@@ -30,8 +30,9 @@ class Refiner:
     def __init__(self, base: Pin, adapter: Adapter, settings: AugmentSettings, device: torch.device):
         self.settings = settings
         self.device = device
-        self.pipeline = load_base(base, settings).to(device)
+        self.pipeline = load_base(base, settings)
         load_into(self.pipeline, adapter)
+        self.pipeline.to(device, getattr(torch, settings.dtype))
         self.pipeline.set_progress_bar_config(disable=True)
         self.adapter = adapter
         self._prompt_embeds: dict[int, torch.Tensor] = {}
@@ -98,7 +99,6 @@ def load_base(base: Pin, settings: AugmentSettings) -> StableDiffusionImg2ImgPip
         pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
             base.path or base.name,
             revision=None if base.is_local else base.revision,
-            torch_dtype=getattr(torch, settings.dtype),
             use_safetensors=True,
             **options,
         )

@@ -72,9 +72,7 @@ def make_manifest(settings: AugmentSettings, inputs: Inputs, shards: Shards, bui
         "rows": sum(shards.record(number)["rows"] for number in range(len(shards))),
         "planned_rows": len(shards.plan),
         "skipped": shards.skipped(),
-        "files": {
-            path.relative_to(building).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files
-        },
+        "files": {path.relative_to(building).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files},
     }
 
 

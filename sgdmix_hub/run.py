@@ -1,9 +1,9 @@
 """All stages in a row: classifier -> adapter -> augmented dataset -> classifier trained with it. A stage whose output is there is skipped.
 
-    output_dir/classifier       trained on real images; Grad-CAM looks through it
-    output_dir/adapter          LoRA and learned tokens
-    output_dir/repo             the augmented dataset, ready to publish
-    output_dir/downstream       trained on real and synthetic images
+output_dir/classifier       trained on real images; Grad-CAM looks through it
+output_dir/adapter          LoRA and learned tokens
+output_dir/repo             the augmented dataset, ready to publish
+output_dir/downstream       trained on real and synthetic images
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ from .processes import launch, lock_folder, read_json, say, start_processes
 RECIPE_FILES = ("classifier.yaml", "adapter.yaml", "generate.yaml", "downstream.yaml")
 
 
-def stage_settings(
-    settings: RunSettings, settings_class: type[Settings], recipe_file: str, links: dict[str, str]
-) -> Settings:
+def stage_settings(settings: RunSettings, settings_class: type[Settings], recipe_file: str, links: dict[str, str]) -> Settings:
     """One stage's settings: the recipe's file, over it what the run was given, over it the links between stages. Raises `UserError`."""
     values = {}
     if settings.recipe is not None:

@@ -68,7 +68,9 @@ class GradCamSaliency:
         self.layer_name = layer or default_layer(self.model)
         modules = dict(self.model.named_modules())
         if self.layer_name not in modules:
-            raise UserError(f"saliency_layer {self.layer_name!r} is no module of the classifier, which has for example {default_layer(self.model)!r}")
+            raise UserError(
+                f"saliency_layer {self.layer_name!r} is no module of the classifier, which has for example {default_layer(self.model)!r}"
+            )
         self.layer = modules[self.layer_name]
         self._check_grid()
         self.cam = GradCAM(_Logits(self.model), [self.layer], reshape_transform=to_feature_map)

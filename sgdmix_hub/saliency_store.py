@@ -82,9 +82,7 @@ def _compute_blocks(settings, split, classifier, folder, rank, world_size, devic
         return
     grad_cam = None
     if settings.saliency_method == "grad-cam":
-        grad_cam = GradCamSaliency(
-            local_folder(classifier), device, settings.saliency_layer, settings.saliency_input_size
-        )
+        grad_cam = GradCamSaliency(local_folder(classifier), device, settings.saliency_layer, settings.saliency_input_size)
         _check_classes(grad_cam, split)
     for block in mine:
         stop_if_requested()
@@ -97,7 +95,8 @@ def _check_classes(grad_cam: GradCamSaliency, split: Split) -> None:
     names = [grad_cam.model.config.id2label[i] for i in range(grad_cam.model.config.num_labels)]
     if names != split.class_names:
         raise UserError(
-            f"the classifier's {len(names)} classes are not the dataset's {len(split.class_names)}: train one with scripts/train_classifier.py"
+            f"the classifier's {len(names)} classes are not the dataset's {len(split.class_names)}: "
+            "train one with scripts/train_classifier.py"
         )
 
 

@@ -104,14 +104,14 @@ class LatentCache:
 def load_models(base: Pin) -> StableDiffusionPipeline:
     """The base model's parts in float32, safetensors only. Raises `UserError`."""
     try:
-        return StableDiffusionPipeline.from_pretrained(
+        pipeline = StableDiffusionPipeline.from_pretrained(
             base.path or base.name,
             revision=None if base.is_local else base.revision,
-            torch_dtype=torch.float32,
             use_safetensors=True,
             safety_checker=None,
             requires_safety_checker=False,
         )
+        return pipeline.to(torch.float32)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
 

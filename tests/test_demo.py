@@ -94,9 +94,7 @@ def test_dataset_is_deterministic_and_an_image_depends_only_on_its_own_key():
 
 def test_tie_binds_the_background_in_train_only():
     dataset = make_dataset(4, 20, 20, 20, seed=0, tie=1.0)
-    shares = {
-        split: np.mean(np.array(data["background"]) == np.array(data["label"])) for split, data in dataset.items()
-    }
+    shares = {split: np.mean(np.array(data["background"]) == np.array(data["label"])) for split, data in dataset.items()}
     assert shares["train"] == 1.0
     assert shares["validation"] < 0.3 and shares["test"] < 0.3
 
@@ -111,9 +109,7 @@ def test_saved_folder_loads_with_all_splits_and_features(tmp_path):
         assert data.features == dataset[split].features
         assert data["label"] == dataset[split]["label"]
         for column in ("image", "mask"):
-            assert all(
-                np.array_equal(a, b) for a, b in zip(pixels(data, column), pixels(dataset[split], column), strict=True)
-            )
+            assert all(np.array_equal(a, b) for a, b in zip(pixels(data, column), pixels(dataset[split], column), strict=True))
     assert loaded["train"][0]["mask"].mode == "L"
     assert set(np.unique(loaded["train"][0]["mask"])) == {0, 255}
     for path in sorted((tmp_path / "a").rglob("*.*")):
@@ -152,18 +148,12 @@ def test_every_word_is_one_token_and_any_text_can_be_spelled():
 
 @pytest.fixture(scope="module")
 def tiny_base():
-    return StableDiffusionImg2ImgPipeline.from_pretrained(
-        train_tiny_base.TINY_BASE, dtype=torch.float32, use_safetensors=True
-    )
+    return StableDiffusionImg2ImgPipeline.from_pretrained(train_tiny_base.TINY_BASE, dtype=torch.float32, use_safetensors=True)
 
 
 def test_packaged_base_is_small_and_reconstructs_held_out_birds(tiny_base):
     assert sum(path.stat().st_size for path in train_tiny_base.TINY_BASE.rglob("*") if path.is_file()) <= 15e6
-    assert all(
-        p.dtype == torch.float32
-        for name in ("vae", "unet", "text_encoder")
-        for p in getattr(tiny_base, name).parameters()
-    )
+    assert all(p.dtype == torch.float32 for name in ("vae", "unet", "text_encoder") for p in getattr(tiny_base, name).parameters())
     images = to_tensor(render_world(64, 1, HELD_OUT))
     with torch.inference_mode():
         decoded = tiny_base.vae.decode(tiny_base.vae.encode(images).latent_dist.mode()).sample
@@ -223,9 +213,7 @@ def test_training_resumes_every_stage_to_the_same_weights(tmp_path, monkeypatch)
     run("whole", "export")
     index = json.loads((tmp_path / "whole" / "base" / "model_index.json").read_text())
     assert index["vae"] == ["diffusers", "AutoencoderKL"] and index["requires_safety_checker"] is False
-    StableDiffusionImg2ImgPipeline.from_pretrained(
-        tmp_path / "whole" / "base", dtype=torch.float32, use_safetensors=True
-    )
+    StableDiffusionImg2ImgPipeline.from_pretrained(tmp_path / "whole" / "base", dtype=torch.float32, use_safetensors=True)
 
 
 def stop_after(step):

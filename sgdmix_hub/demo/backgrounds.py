@@ -71,12 +71,8 @@ def forest(rng, size):
     canvas = color_ramp(0.5 + 0.22 * fractal_noise(rng, size), rgb("14301c", "2c5a2c", "4f8038", "86a850"))
     for _ in range(rng.integers(3, 7)):
         x, width, lean = rng.uniform(0, 1), rng.uniform(0.03, 0.1), rng.normal(0, 0.05)
-        edges = np.array(
-            [[x - width / 2, -0.1], [x + width / 2, -0.1], [x + lean + width * 0.6, 1.1], [x + lean - width * 0.6, 1.1]]
-        )
-        cv2.fillPoly(
-            canvas, [np.int32(edges * size)], tinted(rng, rgb("3b2a1c", "54402c", "2a2018")[rng.integers(3)], 0.04)
-        )
+        edges = np.array([[x - width / 2, -0.1], [x + width / 2, -0.1], [x + lean + width * 0.6, 1.1], [x + lean - width * 0.6, 1.1]])
+        cv2.fillPoly(canvas, [np.int32(edges * size)], tinted(rng, rgb("3b2a1c", "54402c", "2a2018")[rng.integers(3)], 0.04))
     leaves = color_ramp(0.5 + 0.3 * fractal_noise(rng, size, (7, 14)), rgb("1c3c1c", "4a7a30", "9cb85c"))
     cover = np.clip(fractal_noise(rng, size, (4, 9)) * 0.8 - 0.3, 0, 1)[..., None]
     return canvas * (1 - cover) + leaves * cover
@@ -94,9 +90,7 @@ def sea(rng, size):
 
 
 def sky(rng, size):
-    palette = [rgb("3f7fc8", "78aee0", "b4d4ee"), rgb("5a6fae", "c08fa0", "f0b880"), rgb("6f8fae", "93abc0", "c4d0d8")][
-        rng.integers(3)
-    ]
+    palette = [rgb("3f7fc8", "78aee0", "b4d4ee"), rgb("5a6fae", "c08fa0", "f0b880"), rgb("6f8fae", "93abc0", "c4d0d8")][rng.integers(3)]
     canvas = color_ramp(vertical(size) * rng.uniform(0.7, 1.0) + np.zeros((1, size), np.float32), palette)
     clouds = fractal_noise(rng, size, (2, 5, 10), aspect=(1.3, 0.8))
     cover = np.clip(clouds * 0.5 + rng.uniform(-0.3, 0.25), 0, 0.95)[..., None]
@@ -105,9 +99,7 @@ def sky(rng, size):
 
 
 def meadow(rng, size):
-    canvas = color_ramp(
-        0.5 + 0.2 * fractal_noise(rng, size) + 0.3 * (vertical(size) - 0.5), rgb("a8bc5c", "7aa440", "4c7c2c", "345c24")
-    )
+    canvas = color_ramp(0.5 + 0.2 * fractal_noise(rng, size) + 0.3 * (vertical(size) - 0.5), rgb("a8bc5c", "7aa440", "4c7c2c", "345c24"))
     blades = rgb("8cb048", "5a8a30", "b4c468", "3c6824")
     strokes(
         rng,
@@ -134,9 +126,7 @@ def desert(rng, size):
     for level in np.linspace(rng.uniform(-0.1, 0.3), 0.85, rng.integers(2, 5)):
         crest = level + rng.uniform(0.02, 0.09) * np.sin(across * rng.uniform(0.4, 1.3) + rng.uniform(0, 6.3))
         below = height - crest
-        dune = color_ramp(
-            0.75 - 1.3 * below + 0.09 * ripples + rng.normal(0, 0.06), rgb("a8703c", "c8935a", "e0b57a", "f0d4a0")
-        )
+        dune = color_ramp(0.75 - 1.3 * below + 0.09 * ripples + rng.normal(0, 0.06), rgb("a8703c", "c8935a", "e0b57a", "f0d4a0"))
         canvas = np.where((below > 0)[..., None], dune, canvas)
     return canvas
 
@@ -160,9 +150,7 @@ def snow(rng, size):
 def cliff(rng, size):
     layers = fractal_noise(rng, size, (5, 11, 18), aspect=(1.2, 0.35))
     blocks = fractal_noise(rng, size, (3, 7), aspect=(0.7, 1.6))
-    palette = [rgb("403c3c", "746c66", "a49c90", "c8c0b0"), rgb("4c342c", "84604c", "b08c70", "d0b498")][
-        rng.integers(2)
-    ]
+    palette = [rgb("403c3c", "746c66", "a49c90", "c8c0b0"), rgb("4c342c", "84604c", "b08c70", "d0b498")][rng.integers(2)]
     canvas = color_ramp(0.5 + 0.16 * layers + 0.13 * blocks, palette)
     ledge = np.clip(np.gradient(layers, axis=0) * size * 0.02, -0.16, 0.16)[..., None]
     for _ in range(rng.integers(2, 6)):
@@ -178,9 +166,7 @@ def marsh(rng, size):
         rgb("c4ccb4", "8ea08a", "62786c", "40584c"),
     )
     reeds = rgb("a89850", "7c8440", "c4b070", "5c6430")
-    strokes(
-        rng, canvas, 42, reeds, anywhere(0.5, 1.15), between(0.35, 0.8), lambda r: np.pi / 2 + r.normal(0, 0.12), 0.014
-    )
+    strokes(rng, canvas, 42, reeds, anywhere(0.5, 1.15), between(0.35, 0.8), lambda r: np.pi / 2 + r.normal(0, 0.12), 0.014)
     for _ in range(rng.integers(3, 8)):
         x, y = rng.uniform(0, 1), rng.uniform(0.05, 0.6)
         cv2.ellipse(
@@ -202,9 +188,7 @@ def autumn(rng, size):
     for _ in range(70):
         center = tuple(int(v) for v in rng.uniform(0, 1, 2) * size)
         axes = tuple(max(1, round(size * v)) for v in (rng.uniform(0.025, 0.06), rng.uniform(0.012, 0.03)))
-        cv2.ellipse(
-            canvas, center, axes, rng.uniform(0, 180), 0, 360, tinted(rng, colors[rng.integers(len(colors))]), -1
-        )
+        cv2.ellipse(canvas, center, axes, rng.uniform(0, 180), 0, 360, tinted(rng, colors[rng.integers(len(colors))]), -1)
     return canvas
 
 

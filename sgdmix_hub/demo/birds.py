@@ -183,10 +183,7 @@ def head_shapes(bird, angle):
     x, y, radius = 0.47, 0.27, 0.22
     crests = {
         "none": [],
-        "spiky": [
-            turned([(-0.07, radius * 0.8), (0.0, radius + 0.24), (0.08, radius * 0.8)], lean)
-            for lean in (-0.3, 0.25, 0.8)
-        ],
+        "spiky": [turned([(-0.07, radius * 0.8), (0.0, radius + 0.24), (0.08, radius * 0.8)], lean) for lean in (-0.3, 0.25, 0.8)],
         "swept": [np.array([(0.1, 0.16), (-0.02, 0.3), (-0.42, 0.42), (-0.28, 0.2), (-0.19, 0.04)])],
         "round": [ellipse(-0.07, 0.14, 0.25, 0.24, 0.35)],
     }[bird.crest]
@@ -255,9 +252,7 @@ def shading(coverage, light):
     size = len(coverage)
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
     weight = coverage.sum()
-    away = (y - (coverage * y).sum() / weight) * np.sin(light.direction) - (x - (coverage * x).sum() / weight) * np.cos(
-        light.direction
-    )
+    away = (y - (coverage * y).sum() / weight) * np.sin(light.direction) - (x - (coverage * x).sum() / weight) * np.cos(light.direction)
     return (1.05 - light.shade * np.clip(away * 5, -0.3, 1))[..., None]
 
 

@@ -95,9 +95,7 @@ class Stage:
         self.path = self.folder / f"{name}.safetensors"
         self.parameters = {key: p for key, p in module.named_parameters() if p.requires_grad}
         self.average = {key: p.detach().clone() for key, p in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=peak_learning_rate, weight_decay=0.01, betas=(0.9, 0.99)
-        )
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=peak_learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
         self.step = 0
         if self.path.exists():
             self.load()

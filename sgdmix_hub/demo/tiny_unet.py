@@ -123,9 +123,7 @@ def load_denoiser(work_dir, seed):
 
 def tokenize(tokenizer, captions):
     """Token ids, int64 (N, MAX_TOKENS), padded as Stable Diffusion pipelines do."""
-    return tokenizer(
-        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    ).input_ids
+    return tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
 
 
 def world_scenes(num_images, seed):

@@ -51,15 +51,9 @@ Trained by `{command}`
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="stages to run, in the order given"
-    )
-    parser.add_argument(
-        "--work_dir", type=Path, default=Path("outputs/tiny_base"), help="checkpoints, caches and log.jsonl"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="stages to run, in the order given")
+    parser.add_argument("--work_dir", type=Path, default=Path("outputs/tiny_base"), help="checkpoints, caches and log.jsonl")
     parser.add_argument("--output_dir", type=Path, default=TINY_BASE, help="the exported pipeline; replaced as a whole")
     parser.add_argument("--num_images", type=int, default=16_000, help="random birds to train on")
     parser.add_argument("--vae_steps", type=int, default=5_000)
@@ -113,11 +107,7 @@ def export(work_dir, output_dir, seed):
     shutil.rmtree(new, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(new, safe_serialization=True)
     command = f"python scripts/train_tiny_base.py --vae_steps {vae_steps} --unet_steps {unet_steps}"
-    command += (
-        f" --decoder_steps {decoder_steps} --seed {seed}"
-        if decoder_steps
-        else f" --stages vae unet export --seed {seed}"
-    )
+    command += f" --decoder_steps {decoder_steps} --seed {seed}" if decoder_steps else f" --stages vae unet export --seed {seed}"
     facts = {"vae_steps": vae_steps, "unet_steps": unet_steps, "decoder_steps": decoder_steps, "psnr": quality}
     facts["minutes"] = round(logged_minutes(work_dir))
     (new / "README.md").write_text(CARD.format(command=command, megabytes=megabytes(new), **facts))
