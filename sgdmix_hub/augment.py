@@ -23,12 +23,13 @@ from .processes import (
     from_rank_zero,
     launch,
     lock_folder,
+    read_json,
     say,
     start_processes,
     stop_if_requested,
     wait_for_file,
 )
-from .repository import build_repository, is_complete
+from .repository import build_repository, is_complete, manifest_path
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps, compute_maps
 from .shards import Shards, make_plan, read_plan, shard_features, write_plan
@@ -45,6 +46,7 @@ def main(settings: AugmentSettings) -> None:
             check_resume(settings, inputs, output / "state")
         if from_rank_zero(state.is_main_process and is_complete(output / "repo", settings, inputs.pins)):
             say(f"augmented dataset: {output / 'repo'} is complete, nothing to do")
+            check_skipped(settings, output / "repo")
             return
         maps = compute_maps(settings, inputs.split, inputs.classifier, state.process_index, state.num_processes, state.device)
         shards = plan_shards(settings, inputs.split, maps, output / "state", state)
@@ -54,7 +56,7 @@ def main(settings: AugmentSettings) -> None:
             (output / "state" / "error.json").unlink(missing_ok=True)
             build_repository(settings, inputs, maker, shards, output)
         wait_for_file(output / "repo")
-        check_skipped(settings, shards, output)
+        check_skipped(settings, output / "repo")
 
 
 def plan_shards(settings: AugmentSettings, split: Split, maps: SaliencyMaps, state_folder: Path, state: PartialState) -> Shards:
@@ -103,14 +105,15 @@ def make_shards(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shar
         show(0)
 
 
-def check_skipped(settings: AugmentSettings, shards: Shards, output: Path) -> None:
+def check_skipped(settings: AugmentSettings, repo: Path) -> None:
     """Raises `TooManySkipped` when more rows were skipped than the settings allow."""
-    skipped = len(shards.skipped())
-    if skipped > settings.max_skipped * len(shards.plan):
-        manifest = output / "repo" / "sgdmix" / settings.config_name / "manifest.json"
+    path = manifest_path(repo, settings)
+    manifest = read_json(path)
+    skipped, planned = len(manifest["skipped"]), manifest["planned_rows"]
+    if skipped > settings.max_skipped * planned:
         raise TooManySkipped(
-            f"{skipped} of {len(shards.plan)} rows were skipped, more than max_skipped {settings.max_skipped:g} allows: "
-            f"their reasons are in {manifest}; everything else was written"
+            f"{skipped} of {planned} rows were skipped, more than max_skipped {settings.max_skipped:g} allows: "
+            f"their reasons are in {path}; everything else was written"
         )
 
 

@@ -22,14 +22,18 @@ from .shards import PlanRow, Shards, shard_features, write_plan
 SHEET_ROWS = 8
 
 
+def manifest_path(repo: Path, settings: AugmentSettings) -> Path:
+    """Where a configuration's manifest lies in a repository."""
+    return repo / "sgdmix" / settings.config_name / "manifest.json"
+
+
 def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> bool:
     """Whether `repo/` holds this very generation, whole. Raises `UserError` when it holds another one, or a damaged one."""
     if not repo.exists():
         return False
-    manifest_path = repo / "sgdmix" / settings.config_name / "manifest.json"
-    if not manifest_path.is_file():
+    if not manifest_path(repo, settings).is_file():
         raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
-    manifest = read_json(manifest_path)
+    manifest = read_json(manifest_path(repo, settings))
     if manifest["fingerprint"] != fingerprint(settings, pins):
         raise UserError(f"{repo} was made with other settings: choose another --output_dir or remove it")
     for name, facts in manifest["files"].items():
@@ -54,7 +58,7 @@ def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker,
     write_plan(facts_folder / "plan.parquet", shards.plan)
     contact_sheet(settings, inputs, maker, shards).save(building / "assets" / "contact_sheet.png")
     manifest = make_manifest(settings, inputs, shards, building)
-    write_json(facts_folder / "manifest.json", manifest)
+    write_json(manifest_path(building, settings), manifest)
     card = dataset_card(settings, card_facts(settings, inputs, shards, manifest))
     (building / "README.md").write_text(card, encoding="utf-8")
     building.rename(output / "repo")

@@ -26,6 +26,7 @@ from .config import (
 )
 from .inputs import CLASSIFIER_FACTS
 from .processes import launch, lock_folder, read_json, say, start_processes
+from .repository import manifest_path
 
 RECIPE_FILES = ("classifier.yaml", "adapter.yaml", "generate.yaml", "downstream.yaml")
 
@@ -96,7 +97,7 @@ def main(settings: RunSettings) -> None:
 def summary(output: Path, generation: AugmentSettings) -> str:
     """What there is now and how to use it."""
     repo = output / "repo"
-    manifest = read_json(repo / "sgdmix" / generation.config_name / "manifest.json")
+    manifest = read_json(manifest_path(repo, generation))
     config = "" if generation.config_name == "default" else f', "{generation.config_name}"'
     lines = [
         "",

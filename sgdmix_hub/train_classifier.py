@@ -28,7 +28,7 @@ from .data import Split, UnusableImage, load_split, subset_record
 from .inputs import CLASSIFIER_FACTS
 from .metrics.class_accuracy import ClassAccuracy
 from .pins import Pin, local_folder, resolve
-from .processes import launch, say, start_processes, write_json
+from .processes import launch, say, start_processes, stop_if_requested, write_json
 from .published import PublishedRows, load_published
 from .saliency import processor_size
 
@@ -62,7 +62,11 @@ class TrainingImages(torch.utils.data.Dataset):
 
 
 class TrainingBar(ProgressCallback):
-    """The Trainer's bar over the updates, without its printed dictionaries and its second bar for the evaluation."""
+    """The Trainer's bar over the updates, without its printed dictionaries and its second bar for the evaluation; heeds SIGTERM."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        stop_if_requested()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         pass

@@ -1,0 +1,151 @@
+"""Tiny real models and data, made once a session: random weights in the formats of the real ones."""
+
+import os
+import shutil
+import tempfile
+
+# The libraries read these on import: nothing of the user's caches is read or written, nothing asks the network, and threads
+# do not wait for each other on busy cores.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="sgdmix_hub_tests_")
+for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_EVALUATE_CACHE", "HF_TOKEN"):
+    os.environ.pop(name, None)
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
+from transformers import (  # noqa: E402
+    CLIPTextConfig,
+    CLIPTextModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
+
+from sgdmix_hub import train_adapter  # noqa: E402
+from sgdmix_hub.config import AdapterSettings  # noqa: E402
+from sgdmix_hub.demo.domain import make_dataset, save_dataset  # noqa: E402
+from sgdmix_hub.demo.tiny_unet import build_tokenizer  # noqa: E402
+
+RESOLUTION = 32
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+def build_tiny_pipeline() -> StableDiffusionPipeline:
+    """A Stable Diffusion of random weights for images of 32x32."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            projection_dim=32,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=RESOLUTION,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=RESOLUTION // 4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=32,
+        attention_head_dim=4,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """Folder of a complete Stable-Diffusion-format pipeline with random weights, for images of 32x32."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-base"
+    build_tiny_pipeline().save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory):
+    """Folder dataset: 4 species at 32x32; train 24 rows, validation 8, test 16; columns image, label, mask, background."""
+    folder = tmp_path_factory.mktemp("data") / "birds"
+    save_dataset(make_dataset(4, 6, 2, 4, seed=0, resolution=RESOLUTION), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def class_names():
+    """The species of `birds`."""
+    return make_dataset(4, 1, 1, 1, seed=0, resolution=RESOLUTION)["train"].features["label"].names
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory, class_names):
+    """Folder of a ResNet with random weights for the species of `birds`: input 64, last stage 8x8. It records no subset."""
+    folder = tmp_path_factory.mktemp("models") / "classifier"
+    torch.manual_seed(1)  # with other seeds some Grad-CAM maps of birds are all zero, and their rows skipped
+    names = dict(enumerate(class_names))
+    config = ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 16],
+        depths=[1, 1],
+        layer_type="basic",
+        id2label=names,
+        label2id={name: label for label, name in names.items()},
+    )
+    ResNetForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory, tiny_base, birds):
+    """Folder of an adapter for `tiny_base` and the training split of `birds`, trained for two steps; alpha is not the rank."""
+    folder = tmp_path_factory.mktemp("models") / "adapter"
+    train_adapter.main(
+        AdapterSettings(
+            dataset_name=str(birds),
+            output_dir=str(folder),
+            pretrained_model_name_or_path=str(tiny_base),
+            metaclass="bird",
+            rank=4,
+            lora_alpha=12,
+            # LoRA starts at zero: two steps have to move it far enough to be seen in an image.
+            learning_rate=0.05,
+            token_learning_rate=0.05,
+            max_train_steps=2,
+            resolution=RESOLUTION,
+        )
+    )
+    return folder
