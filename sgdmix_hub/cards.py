@@ -102,6 +102,7 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
     """S, N, the saliency method and all that decided the images, for programs that read the card."""
     method = {
         "strength": settings.strength,
+        "foreground_strength": settings.strength if settings.foreground_strength is None else settings.foreground_strength,
         "num_candidates": settings.num_candidates,
         "saliency_method": settings.saliency_method,
         "num_variants": settings.num_variants,

@@ -5,7 +5,7 @@ Every field of `AugmentSettings` is in one of three groups:
 
 | group | settings | on resume |
 |---|---|---|
-| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, mask_refinement, selection_method, target_classes, mixing_method, feather, strength, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
+| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, mask_refinement, selection_method, target_classes, mixing_method, feather, strength, foreground_strength, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
 | may move last bits | batch_size, num_threads (and, recorded beside them: device, library versions) | another value warns |
 | place and speed | output_dir, saliency_dir, max_skipped, license, card | ignored, never published |
 
@@ -180,6 +180,7 @@ class AugmentSettings(DataSettings):
     saliency_dir: str | None = setting(None, "folder of saliency maps shared between runs; inside state/ by default")
 
     strength: float = setting(0.7, "S: share of the diffusion steps that refine the mixed image; 0 is mixing alone")
+    foreground_strength: float | None = setting(None, "another, lower strength for the source's foreground; S when not given")
     num_candidates: int = setting(50, "N: candidates that the target is chosen from")
     num_variants: int = setting(1, "images made from each source image")
     guidance_scale: float = setting(7.5, "classifier-free guidance; off when <= 1")
@@ -204,6 +205,8 @@ class AugmentSettings(DataSettings):
             at_least(self, 1, "saliency_input_size")
         if self.feather is not None and not 0 <= self.feather <= 0.5:
             raise UserError(f"feather is {self.feather}: give a share of the image size in [0, 0.5]")
+        if self.foreground_strength is not None and not 0 <= self.foreground_strength <= self.strength:
+            raise UserError(f"foreground_strength is {self.foreground_strength}: give a value in [0, strength {self.strength}]")
         if self.strength > 0:
             self._validate_refinement()
         if self.saliency_method == "grad-cam" and self.classifier is None:
@@ -344,7 +347,9 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
         values = read_yaml(fetch_config(location))
         argv = [f"--{name}={yaml_text(value)}" for name, value in values.items()] + argv
     parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog="--config FILE: defaults from YAML")
-    (settings,) = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+    settings, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
+    if unknown:
+        raise UserError(f"no such setting: {unknown[0]} (--help lists the settings)")
     settings.validate()
     return settings
 

@@ -66,6 +66,8 @@ class SGDMixPipeline:
         """For each mixture (at most a batch) the finished image, uint8 (size, size, 3), or the reason why it is unusable."""
         if self.refiner is None:
             return [mixture.mixed for mixture in mixtures]
-        images, flagged = self.refiner.refine(np.stack([m.mixed for m in mixtures]), labels, seeds)
+        mixed = np.stack([mixture.mixed for mixture in mixtures])
+        foregrounds = np.stack([mixture.source.mask for mixture in mixtures])
+        images, flagged = self.refiner.refine(mixed, foregrounds, labels, seeds)
         reasons = [unusable_reason(image, flag) for image, flag in zip(images, flagged, strict=True)]
         return [reason or to_uint8(image) for image, reason in zip(images, reasons, strict=True)]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import TypeVar
+
 import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
     UniPCMultistepScheduler,
 )
+from diffusers.utils.torch_utils import randn_tensor
+from torch.nn import functional as F
 
 from .adapters import Adapter, load_into
 from .config import AugmentSettings, UserError, first_line
@@ -22,6 +28,8 @@ SCHEDULERS = {
     "euler": (EulerDiscreteScheduler, {}),
     "unipc": (UniPCMultistepScheduler, {}),
 }
+NO_SAFETY_CHECKER = {"safety_checker": None, "requires_safety_checker": False}
+Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 
 
 class Refiner:
@@ -30,9 +38,11 @@ class Refiner:
     def __init__(self, base: Pin, adapter: Adapter, settings: AugmentSettings, device: torch.device):
         self.settings = settings
         self.device = device
-        self.pipeline = load_base(base, settings)
+        without = {} if settings.safety_checker else NO_SAFETY_CHECKER
+        pipeline = load_base(StableDiffusionImg2ImgPipeline, base, getattr(torch, settings.dtype), **without)
+        self.pipeline = with_scheduler(pipeline, settings.scheduler)
         load_into(self.pipeline, adapter)
-        self.pipeline.to(device, getattr(torch, settings.dtype))
+        self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.adapter = adapter
         self._prompt_embeds: dict[int, torch.Tensor] = {}
@@ -52,28 +62,69 @@ class Refiner:
         return self._prompt_embeds[label]
 
     @torch.no_grad()
-    def refine(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> tuple[np.ndarray, list[bool]]:
+    def refine(self, images: np.ndarray, foregrounds: np.ndarray, labels: list[int], seeds: list[int]) -> tuple[np.ndarray, list[bool]]:
         """Refined images, float32 (B, size, size, 3) in [0, 1], and which of them the safety checker flagged.
 
         `images`: uint8 (B, size, size, 3), B at most the batch size: a shorter batch is padded to it and the padding dropped, because bits
-        depend on the size of a batch (not on what else is in it). Each row draws its noise from its own CPU generator.
+        depend on the size of a batch (not on what else is in it). Each row draws its noise from its own CPU generator. `foregrounds`: bool
+        (B, size, size), where `foreground_strength` applies; without that setting it is not looked at.
         """
         wanted = len(images)
         padded = [min(i, wanted - 1) for i in range(self.settings.batch_size)]
         embeds = torch.cat([self._embeds(labels[i]) for i in padded])
-        pixels = torch.from_numpy(images[padded]).permute(0, 3, 1, 2).float() / 255
+        generators = [torch.Generator("cpu").manual_seed(seeds[i]) for i in padded]
+        image = torch.from_numpy(images[padded]).permute(0, 3, 1, 2).float() / 255
+        keep_foreground = None
+        if self.settings.foreground_strength is not None:
+            image = self._encode(image, generators)
+            keep_foreground = ForegroundKeeper(image, foregrounds[padded], generators, self.settings)
         output = self.pipeline(
-            image=pixels,
+            image=image,
             prompt_embeds=embeds,
             negative_prompt_embeds=self._negative_embeds.expand_as(embeds) if self._guided else None,
             strength=self.settings.strength,
             num_inference_steps=self.settings.num_inference_steps,
             guidance_scale=self.settings.guidance_scale,
-            generator=[torch.Generator("cpu").manual_seed(seeds[i]) for i in padded],
+            generator=generators,
+            callback_on_step_end=keep_foreground,
             output_type="np",
         )
         flagged = [bool(f) for f in output.nsfw_content_detected or [False] * len(padded)]
         return output.images[:wanted], flagged[:wanted]
+
+    def _encode(self, pixels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        """Scaled latents (B, 4, h, w) of pixels (B, 3, H, W) in [0, 1], each row drawn alone from its generator, as img2img does."""
+        vae = self.pipeline.vae
+        inputs = self.pipeline.image_processor.preprocess(pixels).to(self.device, vae.dtype)
+        rows = zip(inputs.split(1), generators, strict=True)
+        return torch.cat([vae.encode(row).latent_dist.sample(generator) for row, generator in rows]) * vae.config.scaling_factor
+
+
+class ForegroundKeeper:
+    """Keeps the foreground at a lower strength than the rest: after every step its latents are put back to the mixed image's own, noised
+    to where the sampler stands, until only `foreground_strength` of the schedule is left (blended diffusion; differential diffusion with
+    two levels). At 0 the foreground passes through the VAE alone.
+    """
+
+    def __init__(self, latents: torch.Tensor, foregrounds: np.ndarray, generators: list[torch.Generator], settings: AugmentSettings):
+        """`latents`: scaled, (B, c, h, w); `foregrounds`: bool (B, size, size); `generators`: as the sampler is going to use them."""
+        self.latents = latents
+        upcoming = [torch.Generator("cpu").set_state(generator.get_state()) for generator in generators]
+        self.noise = randn_tensor(latents.shape, generator=upcoming, device=latents.device, dtype=latents.dtype)
+        coverage = F.adaptive_avg_pool2d(torch.from_numpy(foregrounds)[:, None].float(), latents.shape[-2:])
+        self.foreground = (coverage >= 0.5).to(latents.device)
+        steps = int(settings.num_inference_steps * settings.strength)
+        self.released_after = steps - int(settings.num_inference_steps * settings.foreground_strength)
+
+    def __call__(self, pipeline, step: int, timestep: int, tensors: dict) -> dict:
+        """diffusers' `callback_on_step_end`."""
+        if step >= self.released_after:
+            return {}
+        remaining = pipeline.scheduler.timesteps[-(pipeline.num_timesteps - step) :][1:]
+        kept = self.latents
+        if len(remaining):
+            kept = pipeline.scheduler.add_noise(self.latents, self.noise, remaining[:1].repeat(len(self.latents)))
+        return {"latents": torch.where(self.foreground, kept, tensors["latents"])}
 
 
 def unusable_reason(image: np.ndarray, flagged: bool) -> str | None:
@@ -92,18 +143,26 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
 
 
-def load_base(base: Pin, settings: AugmentSettings) -> StableDiffusionImg2ImgPipeline:
-    """The base as an img2img pipeline, safetensors only, with the scheduler of the settings. Raises `UserError`."""
-    options = {} if settings.safety_checker else {"safety_checker": None, "requires_safety_checker": False}
+def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **options) -> Pipeline:
+    """The pinned base model as a pipeline, safetensors only. Raises `UserError`."""
     try:
-        pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
-            base.path or base.name,
-            revision=None if base.is_local else base.revision,
-            use_safetensors=True,
-            **options,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*torch_dtype.*", category=FutureWarning
+            )  # its new name is unknown to older diffusers
+            return pipeline_class.from_pretrained(
+                base.path or base.name,
+                revision=None if base.is_local else base.revision,
+                torch_dtype=dtype,
+                use_safetensors=True,
+                **options,
+            )
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
-    scheduler_class, scheduler_options = SCHEDULERS[settings.scheduler]
-    pipeline.scheduler = scheduler_class.from_config(pipeline.scheduler.config, **scheduler_options)
+
+
+def with_scheduler(pipeline: Pipeline, name: str) -> Pipeline:
+    """The pipeline with the sampler of that name in place of its own, at the same noise schedule."""
+    scheduler_class, options = SCHEDULERS[name]
+    pipeline.scheduler = scheduler_class.from_config(pipeline.scheduler.config, **options)
     return pipeline

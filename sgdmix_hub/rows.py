@@ -72,17 +72,18 @@ class RowMaker:
         return made, sorted(skipped, key=lambda record: (record["source_index"], record["variant"]))
 
     def _columns(self, row: PlanRow, mixture: Mixture, label: int, image: np.ndarray) -> dict:
-        name = f"{row.source_index:08d}-{row.variant}.{self.settings.image_format}"
+        settings = self.settings
+        name = f"{row.source_index:08d}-{row.variant}.{settings.image_format}"
         return {
-            "image": {"bytes": encode_image(image, self.settings.image_format), "path": name},
+            "image": {"bytes": encode_image(image, settings.image_format), "path": name},
             "label": label,
             "source_index": row.source_index,
             "target_index": row.target_index,
             "target_label": int(self.inputs.split.labels[row.target_index]),
             "variant": row.variant,
             "strength": row.strength,
-            "effective_strength": self.settings.effective_strength,
-            "foreground_strength": row.strength,
+            "effective_strength": settings.effective_strength,
+            "foreground_strength": row.strength if settings.foreground_strength is None else settings.foreground_strength,
             "seed": row.seed,
             "saliency_distance": row.saliency_distance,
             "foreground_area": mixture.foreground_area,

@@ -24,10 +24,13 @@ def is_blank(saliency_map: np.ndarray) -> bool:
 
 
 def spectral_residual(grey: np.ndarray, sigma: float = 6.0) -> np.ndarray:
-    """Spectral-residual saliency (Hou & Zhang, CVPR 2007). `grey`: float (h, w); returns float32 (h, w) in [0, 1].
+    """Spectral-residual saliency (Hou & Zhang, CVPR 2007). `grey`: float (h, w); returns float32 (h, w) in [0, 1], zeros
+    for an image that is grey all over.
 
     The textbook order: square of the inverse transform, then the Gaussian. OpenCV blurs first, which leaves mostly edges.
     """
+    if np.ptp(grey) == 0:
+        return np.zeros(grey.shape, np.float32)  # the residual of nothing is an impulse of rounding errors
     spectrum = np.fft.fft2(grey.astype(np.float64))
     log_amplitude = np.log(np.abs(spectrum) + 1e-12)
     residual = log_amplitude - cv2.blur(log_amplitude, (3, 3), borderType=cv2.BORDER_REFLECT)

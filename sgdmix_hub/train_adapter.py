@@ -23,10 +23,11 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from .adapters import FACTS_FILE, save_adapter
-from .config import AdapterSettings, UserError, first_line
+from .config import AdapterSettings, UserError
 from .data import Split, load_split, prompt_for, square, subset_record, token_for
 from .pins import Pin, resolve
 from .processes import launch, say, start_processes, stop_if_requested
+from .refine import NO_SAFETY_CHECKER, load_base
 from .train_classifier import decodable
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -101,21 +102,6 @@ class LatentCache:
         return (mean + std * torch.randn_like(mean)) * self.vae.config.scaling_factor
 
 
-def load_models(base: Pin) -> StableDiffusionPipeline:
-    """The base model's parts in float32, safetensors only. Raises `UserError`."""
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            base.path or base.name,
-            revision=None if base.is_local else base.revision,
-            use_safetensors=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-        )
-        return pipeline.to(torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
-
-
 def add_tokens(pipeline: StableDiffusionPipeline, num_classes: int, metaclass: str) -> TokenEmbedding:
     """Adds one token a class to the tokenizer and gives the text encoder learned rows for them, which start as the metaclass."""
     tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
@@ -159,7 +145,7 @@ def denoising_loss(prediction, latents, noise, timesteps, scheduler, snr_gamma: 
 
 def train(settings: AdapterSettings, split: Split, base: Pin, accelerator: Accelerator):
     """The training loop. Returns the trained UNet and the learned tokens, float (classes, dim)."""
-    pipeline = load_models(base)
+    pipeline = load_base(StableDiffusionPipeline, base, torch.float32, **NO_SAFETY_CHECKER)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         raise UserError(f"the base predicts {scheduler.config.prediction_type}: epsilon and v_prediction are supported")

@@ -94,7 +94,7 @@ def make_species(num_species, seed):
     The first species do not depend on how many follow.
     """
     rng = np.random.default_rng(seed)
-    bird = with_other(random_bird(rng), "crest", rng)
+    bird = random_bird(rng)
     species, seen = {}, set()
     while len(species) < num_species:
         first = changed(bird, ("body", "beak", *TWIN_PARTS), PARTS_BETWEEN_PAIRS, rng)
