@@ -38,6 +38,17 @@ class Split:
         image = decode_image(cell)
         return to_rgb(image) if column is None else image
 
+    def decodable(self) -> np.ndarray:
+        """The subset without the rows whose image cannot be decoded: a training must not stop at one."""
+        kept = []
+        for row in self.subset:
+            try:
+                self.image(row)
+                kept.append(row)
+            except UnusableImage:
+                continue
+        return np.array(kept, dtype=np.int64)
+
 
 def load_split(settings: DataSettings, split: str | None = None, whole: bool = False) -> Split:
     """The split that the settings name, at its pinned revision; all of its rows when `whole`. Raises `UserError`."""

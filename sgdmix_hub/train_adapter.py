@@ -28,7 +28,6 @@ from .data import Split, load_split, prompt_for, square, subset_record, token_fo
 from .pins import Pin, resolve
 from .processes import launch, say, start_processes, stop_if_requested
 from .refine import NO_SAFETY_CHECKER, load_base
-from .train_classifier import decodable
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
@@ -165,7 +164,7 @@ def train(settings: AdapterSettings, split: Split, base: Pin, accelerator: Accel
         num_warmup_steps=settings.lr_warmup_steps * accelerator.num_processes,
         num_training_steps=settings.max_train_steps * accelerator.num_processes,
     )
-    images = DomainImages(split, decodable(split), settings.resolution, settings.resize)
+    images = DomainImages(split, split.decodable(), settings.resolution, settings.resize)
     shuffler = torch.Generator().manual_seed(settings.seed)
     loader = torch.utils.data.DataLoader(
         images, batch_size=settings.train_batch_size, shuffle=True, generator=shuffler, drop_last=len(images) > settings.train_batch_size

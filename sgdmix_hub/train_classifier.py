@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from .config import ClassifierSettings, UserError, first_line
-from .data import Split, UnusableImage, load_split, subset_record
+from .data import Split, load_split, subset_record
 from .inputs import CLASSIFIER_FACTS
 from .metrics.class_accuracy import ClassAccuracy
 from .pins import Pin, local_folder, resolve
@@ -106,21 +106,9 @@ def build_model(model: Pin, class_names: list[str], from_scratch: bool):
         raise UserError(f"cannot load the classifier {model.name}: {first_line(error)}") from error
 
 
-def decodable(split: Split) -> np.ndarray:
-    """The subset without the rows whose image cannot be decoded."""
-    kept = []
-    for row in split.subset:
-        try:
-            split.image(row)
-            kept.append(row)
-        except UnusableImage:
-            continue
-    return np.array(kept, dtype=np.int64)
-
-
 def evaluate_on(trainer: Trainer, split: Split, transform) -> dict:
     """Accuracy on a whole split."""
-    images = TrainingImages(split, decodable(split), transform, None, 0.0)
+    images = TrainingImages(split, split.decodable(), transform, None, 0.0)
     output = trainer.predict(images)
     predictions = output.predictions.argmax(axis=-1)
     return ClassAccuracy().compute(predictions=predictions, references=output.label_ids)
@@ -168,7 +156,7 @@ def main(settings: ClassifierSettings) -> None:
     model, processor = build_model(model_pin, split.class_names, settings.from_scratch)
     size = settings.image_size or processor_size(processor)
     images = TrainingImages(
-        split, decodable(split), training_transform(processor, size), synthetic, settings.synthetic_probability if synthetic else 0.0
+        split, split.decodable(), training_transform(processor, size), synthetic, settings.synthetic_probability if synthetic else 0.0
     )
     working = folder.with_name(f".{folder.name}.working")
     trainer = Trainer(model=model, args=training_arguments(settings, working), train_dataset=images)

@@ -62,11 +62,11 @@ def learning_rate(step, steps, peak):
     return peak * min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def save_tensors(tensors, path, **metadata):
+def save_tensors(tensors, path):
     """Write safetensors by way of a temporary file, so that an interruption leaves the former file whole."""
     partial = Path(path).with_suffix(".partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, partial, metadata={key: str(value) for key, value in metadata.items()})
+    save_file(tensors, partial)
     os.replace(partial, path)
 
 

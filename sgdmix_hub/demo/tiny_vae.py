@@ -86,12 +86,14 @@ def train_vae(images, work_dir, steps, seed, device):
 
 
 def cache_latents(images, work_dir, seed, device):
-    """Write mean and deviation of every training image's latent, and the scaling factor, for the stages that follow."""
+    """Mean and deviation of every training image's latent and the scaling factor, written once for the stages to come."""
     path = Path(work_dir) / "latents.safetensors"
-    if path.exists():
-        return load_file(path)
     vae = build_vae(seed).to(device)
-    load_average(vae, Path(work_dir) / "vae.safetensors")
+    vae_steps = load_average(vae, Path(work_dir) / "vae.safetensors")
+    if path.exists():
+        latents = load_file(path)
+        if latents["vae_steps"].item() == vae_steps and len(latents["mean"]) == len(images):
+            return latents
     means, deviations = [], []
     with torch.no_grad():
         for start in range(0, len(images), 64):
@@ -100,8 +102,9 @@ def cache_latents(images, work_dir, seed, device):
             deviations.append(posterior.std.half().cpu())
     mean, deviation = torch.cat(means), torch.cat(deviations)
     scaling_factor = 1 / (mean.float().var() + deviation.float().square().mean()).sqrt()
-    save_tensors({"mean": mean, "std": deviation, "scaling_factor": scaling_factor}, path)
-    return load_file(path)
+    latents = {"mean": mean, "std": deviation, "scaling_factor": scaling_factor, "vae_steps": torch.tensor(vae_steps)}
+    save_tensors(latents, path)
+    return latents
 
 
 def train_decoder(images, latents, work_dir, steps, seed, device):

@@ -23,7 +23,8 @@ from sgdmix_hub.demo.tiny_training import cached_world, logged_minutes
 from sgdmix_hub.demo.tiny_unet import build_scheduler, build_tokenizer, load_denoiser, train_unet
 from sgdmix_hub.demo.tiny_vae import cache_latents, held_out_psnr, load_vae, train_decoder, train_vae
 
-STAGES = ("vae", "unet", "decoder", "export")
+# Each stage with those whose checkpoints it needs.
+STAGES = {"vae": (), "unet": ("vae",), "decoder": ("vae",), "export": ("vae", "unet")}
 TINY_BASE = Path(__file__).parent / "tiny_base"
 
 CARD = """\
@@ -52,7 +53,7 @@ Trained by `{command}`
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="stages to run, in the order given")
+    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="stages to run, in the order given")
     parser.add_argument("--work_dir", type=Path, default=Path("outputs/tiny_base"), help="checkpoints, caches and log.jsonl")
     parser.add_argument("--output_dir", type=Path, default=TINY_BASE, help="the exported pipeline; replaced as a whole")
     parser.add_argument("--num_images", type=int, default=16_000, help="random birds to train on")
@@ -106,33 +107,38 @@ def export(work_dir, output_dir, seed):
     new = output_dir.with_name(f".{output_dir.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(new, safe_serialization=True)
-    command = f"python scripts/train_tiny_base.py --vae_steps {vae_steps} --unet_steps {unet_steps}"
-    command += f" --decoder_steps {decoder_steps} --seed {seed}" if decoder_steps else f" --stages vae unet export --seed {seed}"
-    facts = {"vae_steps": vae_steps, "unet_steps": unet_steps, "decoder_steps": decoder_steps, "psnr": quality}
-    facts["minutes"] = round(logged_minutes(work_dir))
-    (new / "README.md").write_text(CARD.format(command=command, megabytes=megabytes(new), **facts))
+    steps = {"vae_steps": vae_steps, "unet_steps": unet_steps, "decoder_steps": decoder_steps}
+    command = " ".join(["python scripts/train_tiny_base.py", *(f"--{name} {count}" for name, count in steps.items())])
+    facts = steps | {"psnr": quality, "minutes": round(logged_minutes(work_dir)), "megabytes": megabytes(new)}
+    (new / "README.md").write_text(CARD.format(command=f"{command} --seed {seed}", **facts))
     replace_folder(new, output_dir)
-    return facts | {"megabytes": round(megabytes(output_dir), 2)}
+    return facts
+
+
+def run_stage(stage, args):
+    if stage == "export":
+        print(json.dumps(export(args.work_dir, args.output_dir, args.seed)))
+        return
+    images = cached_world(args.work_dir, args.num_images, args.seed)
+    if stage == "vae":
+        train_vae(images, args.work_dir, args.vae_steps, args.seed, args.device)
+        return
+    latents = cache_latents(images, args.work_dir, args.seed, args.device)
+    if stage == "unet":
+        train_unet(latents, args.work_dir, args.unet_steps, args.seed, args.device)
+    else:
+        train_decoder(images, latents, args.work_dir, args.decoder_steps, args.seed, args.device)
 
 
 def main(argv=None):
     args = parse_args(argv)
     cv2.setNumThreads(1)
     for stage in args.stages:
-        if stage == "export":
-            print(json.dumps(export(args.work_dir, args.output_dir, args.seed)))
-            continue
-        images = cached_world(args.work_dir, args.num_images, args.seed)
-        if stage == "vae":
-            train_vae(images, args.work_dir, args.vae_steps, args.seed, args.device)
-            continue
-        if not (args.work_dir / "vae.safetensors").exists():
-            sys.exit(f"train_tiny_base: stage {stage} needs {args.work_dir / 'vae.safetensors'}: run stage vae first")
-        latents = cache_latents(images, args.work_dir, args.seed, args.device)
-        if stage == "unet":
-            train_unet(latents, args.work_dir, args.unet_steps, args.seed, args.device)
-        else:
-            train_decoder(images, latents, args.work_dir, args.decoder_steps, args.seed, args.device)
+        missing = [needed for needed in STAGES[stage] if not (args.work_dir / f"{needed}.safetensors").exists()]
+        if missing:
+            print(f"train_tiny_base: run --stages {' '.join(missing)} before {stage}", file=sys.stderr)
+            raise SystemExit(2)
+        run_stage(stage, args)
 
 
 if __name__ == "__main__":
