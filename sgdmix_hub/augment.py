@@ -46,17 +46,16 @@ def main(settings: AugmentSettings) -> None:
             check_resume(settings, inputs, output / "state")
         if from_rank_zero(state.is_main_process and is_complete(output / "repo", settings, inputs.pins)):
             say(f"augmented dataset: {output / 'repo'} is complete, nothing to do")
-            check_skipped(settings, output / "repo")
+            finish(settings, output, state)
             return
         maps = compute_maps(settings, inputs.split, inputs.classifier, state.process_index, state.num_processes, state.device)
         shards = plan_shards(settings, inputs.split, maps, output / "state", state)
         maker = RowMaker(settings, inputs, maps, state.device)
         make_shards(settings, inputs, maker, shards, state)
         if state.is_main_process:
-            (output / "state" / "error.json").unlink(missing_ok=True)
             build_repository(settings, inputs, maker, shards, output)
         wait_for_file(output / "repo")
-        check_skipped(settings, output / "repo")
+        finish(settings, output, state)
 
 
 def plan_shards(settings: AugmentSettings, split: Split, maps: SaliencyMaps, state_folder: Path, state: PartialState) -> Shards:
@@ -103,6 +102,13 @@ def make_shards(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shar
             show(0)
             time.sleep(POLL_SECONDS)
         show(0)
+
+
+def finish(settings: AugmentSettings, output: Path, state: PartialState) -> None:
+    """Forgets the failure of an earlier attempt, if that is over. Raises `TooManySkipped`."""
+    check_skipped(settings, output / "repo")
+    if state.is_main_process:
+        (output / "state" / "error.json").unlink(missing_ok=True)
 
 
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:

@@ -132,6 +132,7 @@ def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingAr
         seed=settings.seed,
         use_cpu=not torch.cuda.is_available(),
         accelerator_config={"use_configured_state": True},
+        ddp_find_unused_parameters=False,
         save_strategy="no",
         logging_strategy="no",
         report_to="none",
