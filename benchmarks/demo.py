@@ -30,7 +30,7 @@ from sgdmix_hub.saliency import processor_size
 from sgdmix_hub.saliency_store import compute_maps
 
 RECIPE = Path("dataset_cards/demo-birds")
-SPECIES, TRAIN, JUDGE, TEST = 6, 20, 100, 350
+SPECIES, TRAIN, JUDGE, TEST = 6, 20, 200, 350
 ARMS = {
     "mixing only (S = 0)": {"strength": 0.0},
     "SGD-Mix, demo recipe": {},

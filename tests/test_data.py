@@ -26,7 +26,7 @@ from sgdmix_hub.data import (
     to_rgb,
     token_for,
 )
-from sgdmix_hub.demo.domain import save_dataset
+from sgdmix_hub.demo.domain import make_dataset, save_dataset
 
 HEIGHT, WIDTH = 24, 40
 ORIENTATION = 0x0112  # Exif tag
@@ -401,8 +401,6 @@ def test_the_whole_split_ignores_the_subset(birds):
 
 def test_a_copy_of_a_dataset_is_the_same_dataset(birds, tmp_path):
     """What counts is the content: a copy under the same name has the same pin and subset."""
-    from sgdmix_hub.demo.domain import make_dataset
-
     save_dataset(make_dataset(4, 6, 2, 4, seed=0, resolution=32), tmp_path / birds.name)
     records = [subset_record(data_settings(folder), load_split(data_settings(folder))) for folder in (birds, tmp_path / birds.name)]
     assert records[0] == records[1]

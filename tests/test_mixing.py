@@ -1,0 +1,129 @@
+"""Mixing against loops over pixels that do what Eq. 9 and 10 say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as numpy_strategies
+
+from sgdmix_hub.mixing import compose, inpaint_foreground, mix
+
+SIZE = 8
+images = numpy_strategies.arrays(np.uint8, (SIZE, SIZE, 3))
+masks = numpy_strategies.arrays(bool, (SIZE, SIZE))
+
+
+def naive_mix(source, target, source_mask, target_mask, method):
+    """Eq. 9 and 10, one pixel at a time."""
+    mixed = np.zeros_like(source)
+    for y in range(len(source)):
+        for x in range(len(source)):
+            union = source_mask[y, x] or (method == "union" and target_mask[y, x])
+            mixed[y, x] = source[y, x] if union else target[y, x]
+    return mixed
+
+
+@given(source=images, target=images, source_mask=masks, target_mask=masks, method=st.sampled_from(["union", "source"]))
+@settings(max_examples=120, deadline=None)
+def test_union_and_source_are_exact_to_the_pixel(source, target, source_mask, target_mask, method):
+    mixed, kept = mix(source, target, source_mask, target_mask, method)
+    assert mixed.dtype == np.uint8 and kept.dtype == bool
+    assert np.array_equal(mixed, naive_mix(source, target, source_mask, target_mask, method))
+    assert np.array_equal(kept, source_mask | target_mask if method == "union" else source_mask)
+
+
+@given(source=images, target=images, source_mask=masks, target_mask=masks)
+@settings(max_examples=40, deadline=None)
+def test_union_leaves_nothing_of_the_targets_foreground(source, target, source_mask, target_mask):
+    mixed, _ = mix(source, target, source_mask, target_mask, "union")
+    assert np.array_equal(mixed[target_mask], source[target_mask])
+
+
+@given(source=images, target=images, source_mask=masks, target_mask=masks, method=st.sampled_from(["union", "source", "inpaint"]))
+@settings(max_examples=60, deadline=None)
+def test_the_sources_foreground_is_kept_and_inputs_are_left_alone(source, target, source_mask, target_mask, method):
+    for array in (source, target, source_mask, target_mask):
+        array.flags.writeable = False
+    mixed, kept = mix(source, target, source_mask, target_mask, method)
+    assert np.array_equal(mixed[source_mask], source[source_mask])
+    assert kept[source_mask].all()
+
+
+def scene(size, radius_of_source=0.2, radius_of_target=0.25):
+    """A blue object on noise as the source; as the target a red one on flat green. Masks are the true ones."""
+    y, x = np.mgrid[:size, :size] / size
+    source_mask = (y - 0.3) ** 2 + (x - 0.3) ** 2 < radius_of_source**2
+    target_mask = (y - 0.6) ** 2 + (x - 0.6) ** 2 < radius_of_target**2
+    source = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    source[source_mask] = (20, 30, 220)
+    target = np.full((size, size, 3), (40, 160, 60), np.uint8)
+    target[target_mask] = (220, 20, 30)
+    return source, target, source_mask, target_mask
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_inpainting_leaves_no_colour_of_the_target_in_a_flat_background(size):
+    source, target, source_mask, target_mask = scene(size)
+    mixed, kept = mix(source, target, source_mask, target_mask, "inpaint")
+    assert np.array_equal(kept, source_mask)
+    assert np.array_equal(mixed[source_mask], source[source_mask])
+    background = mixed[~source_mask].astype(int)
+    assert np.abs(background - (40, 160, 60)).max() <= 2
+    # The other two methods show what the test tells apart.
+    assert np.abs(mix(source, target, source_mask, target_mask, "source")[0][~source_mask].astype(int) - (40, 160, 60)).max() > 100
+
+
+def test_inpainting_copes_with_a_mask_that_is_a_little_too_small():
+    source, target, source_mask, target_mask = scene(64)
+    eroded = target_mask & np.roll(target_mask, 1, 0) & np.roll(target_mask, -1, 0) & np.roll(target_mask, 1, 1) & np.roll(target_mask, -1, 1)
+    mixed, _ = mix(source, target, source_mask, eroded, "inpaint")
+    assert np.abs(mixed[~source_mask].astype(int) - (40, 160, 60)).max() <= 2
+
+
+def test_inpainting_changes_nothing_far_from_the_mask_and_nothing_without_one():
+    _, target, _, target_mask = scene(64)
+    noise = np.random.default_rng(1).integers(0, 256, target.shape, np.uint8)
+    filled = inpaint_foreground(noise, target_mask)
+    y, x = np.mgrid[:64, :64] / 64
+    far = (y - 0.6) ** 2 + (x - 0.6) ** 2 > (0.25 + 0.05 + 2 / 64) ** 2
+    assert np.array_equal(filled[far], noise[far])
+    assert np.array_equal(inpaint_foreground(noise, np.zeros_like(target_mask)), noise)
+    assert np.array_equal(inpaint_foreground(noise, np.ones_like(target_mask)), noise)
+
+
+@given(
+    source=images,
+    target=images,
+    source_mask=masks,
+    target_mask=masks,
+    method=st.sampled_from(["union", "source"]),
+    feather=st.floats(0.001, 0.5),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_feather_stays_between_the_two_images(source, target, source_mask, target_mask, method, feather):
+    mixed, kept = mix(source, target, source_mask, target_mask, method, feather)
+    assert mixed.dtype == np.uint8
+    assert (mixed >= np.minimum(source, target)).all() and (mixed <= np.maximum(source, target)).all()
+    assert np.array_equal(kept, mix(source, target, source_mask, target_mask, method)[1])
+
+
+@pytest.mark.parametrize("size", [32, 64, 256])
+def test_a_feather_is_a_share_of_the_image_size(size):
+    """White over black at a straight edge: the ramp from 16 % to 84 % is two sigmas wide."""
+    white, black = np.full((size, size, 3), 255, np.uint8), np.zeros((size, size, 3), np.uint8)
+    left = np.zeros((size, size), bool)
+    left[:, : size // 2] = True
+    profile = compose(white, black, left, feather=0.1)[size // 2, :, 0].astype(float)
+    assert (np.diff(profile) <= 0).all()
+    ramp = ((profile > 0.1587 * 255) & (profile < 0.8413 * 255)).sum()
+    assert abs(ramp - 2 * 0.1 * size) <= 2
+    assert np.array_equal(compose(white, black, left, feather=0.0)[:, :, 0] == 255, left)
+
+
+def test_without_masks_or_with_full_ones_one_image_remains():
+    source, target, _, _ = scene(32)
+    none, everything = np.zeros((32, 32), bool), np.ones((32, 32), bool)
+    for feather in (0.0, 0.1):
+        assert np.array_equal(mix(source, target, none, none, "union", feather)[0], target)
+        assert np.array_equal(mix(source, target, none, everything, "union", feather)[0], source)
+        assert np.array_equal(mix(source, target, everything, none, "source", feather)[0], source)
