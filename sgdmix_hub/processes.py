@@ -49,6 +49,8 @@ class FolderInUse(UserError):
     """Another run holds the output folder: nothing in it may be touched, not even for a report."""
 
 
+EXIT_CODES = {UserError: EXIT_USER_ERROR, TooManySkipped: EXIT_SKIPPED, Preempted: EXIT_PREEMPTED}
+_started = time.time()
 _stop_requested = False
 
 
@@ -142,21 +144,14 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
     signal.signal(signal.SIGTERM, _request_stop)
     stop_with_launcher()
     quiet_other_ranks()
-    settings = None
+    settings, code = None, 0
     try:
         settings = parse_settings(settings_class, argv)
         main(settings)
-        code = 0
-    except UserError as error:
-        code = report(settings, EXIT_USER_ERROR, str(error), error)
-    except TooManySkipped as error:
-        code = report(settings, EXIT_SKIPPED, str(error), error)
-    except Preempted as error:
-        code = report(settings, EXIT_PREEMPTED, str(error), error)
     except Exception as error:
-        if not _stop_requested:
-            traceback.print_exc()
-        code = report(settings, 1, first_line(error), error)
+        code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+        if launched_rank() == 0 or (settings is not None and is_left_alone()):
+            report(settings, code, error)
     distributed = torch.distributed.is_initialized()
     if distributed and code == 0:
         torch.distributed.barrier()
@@ -196,23 +191,31 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def report(settings: DataSettings | None, code: int, message: str, error: Exception) -> int:
-    """Says why the run ends, once: rank 0 speaks; another rank waits a moment and speaks only if nobody stops it."""
+def is_left_alone() -> bool:
+    """Whether nobody stops this rank in the moments after its error. Where rank 0 failed, the launcher ends the others at once: what they
+    then run into (a broken connection) is not the reason, and rank 0 has said it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and not _stop_requested:
+        time.sleep(POLL_SECONDS)
+    return not _stop_requested
+
+
+def report(settings: DataSettings | None, code: int, error: Exception) -> None:
+    """Says why the run ends and writes it into the output folder, unless that is another run's."""
+    path = Path(settings.output_dir) / "state" / "error.json" if settings is not None else None
+    if code == EXIT_PREEMPTED and path.exists() and path.stat().st_mtime >= _started:
+        return  # another rank failed, which is why this one was stopped, and has said so
+    if code == 1:
+        traceback.print_exc()
+    message = first_line(error) if code == 1 else str(error)
     if launched_rank() != 0:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while code == EXIT_USER_ERROR and time.monotonic() < deadline and not _stop_requested:
-            time.sleep(POLL_SECONDS)
-        if _stop_requested or settings is None:
-            return EXIT_PREEMPTED if _stop_requested else code
         message = f"rank {launched_rank()}: {message}"
-    if settings is not None and not isinstance(error, FolderInUse):
-        state_folder = Path(settings.output_dir) / "state"
+    if path is not None and not isinstance(error, FolderInUse):
         try:
-            write_json(state_folder / "error.json", {"exit_code": code, "message": message})
+            write_json(path, {"exit_code": code, "message": message})
         except OSError:
             message += " (and state/error.json could not be written)"
     print(f"sgdmix_hub: {message}", file=sys.stderr, flush=True)
-    return code
 
 
 def say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
@@ -9,6 +10,8 @@ from hypothesis.extra import numpy as numpy_strategies
 from sgdmix_hub.mixing import compose, inpaint_foreground, mix
 
 SIZE = 8
+FLAT = (40, 160, 60)
+TELEA_ROUNDING = 8  # of OpenCV's inpainting in a flat surrounding, where a leak of the target's red would give 180
 images = numpy_strategies.arrays(np.uint8, (SIZE, SIZE, 3))
 masks = numpy_strategies.arrays(bool, (SIZE, SIZE))
 
@@ -49,6 +52,11 @@ def test_the_sources_foreground_is_kept_and_inputs_are_left_alone(source, target
     assert kept[source_mask].all()
 
 
+def flatness(mixed, source_mask):
+    """Largest difference to the flat background, outside the source's foreground."""
+    return np.abs(mixed[~source_mask].astype(int) - FLAT).max()
+
+
 def scene(size, radius_of_source=0.2, radius_of_target=0.25):
     """A blue object on noise as the source; as the target a red one on flat green. Masks are the true ones."""
     y, x = np.mgrid[:size, :size] / size
@@ -56,7 +64,7 @@ def scene(size, radius_of_source=0.2, radius_of_target=0.25):
     target_mask = (y - 0.6) ** 2 + (x - 0.6) ** 2 < radius_of_target**2
     source = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
     source[source_mask] = (20, 30, 220)
-    target = np.full((size, size, 3), (40, 160, 60), np.uint8)
+    target = np.full((size, size, 3), FLAT, np.uint8)
     target[target_mask] = (220, 20, 30)
     return source, target, source_mask, target_mask
 
@@ -67,17 +75,16 @@ def test_inpainting_leaves_no_colour_of_the_target_in_a_flat_background(size):
     mixed, kept = mix(source, target, source_mask, target_mask, "inpaint")
     assert np.array_equal(kept, source_mask)
     assert np.array_equal(mixed[source_mask], source[source_mask])
-    background = mixed[~source_mask].astype(int)
-    assert np.abs(background - (40, 160, 60)).max() <= 2
+    assert flatness(mixed, source_mask) <= TELEA_ROUNDING
     # The other two methods show what the test tells apart.
-    assert np.abs(mix(source, target, source_mask, target_mask, "source")[0][~source_mask].astype(int) - (40, 160, 60)).max() > 100
+    assert flatness(mix(source, target, source_mask, target_mask, "source")[0], source_mask) > 100
 
 
 def test_inpainting_copes_with_a_mask_that_is_a_little_too_small():
     source, target, source_mask, target_mask = scene(64)
-    eroded = target_mask & np.roll(target_mask, 1, 0) & np.roll(target_mask, -1, 0) & np.roll(target_mask, 1, 1) & np.roll(target_mask, -1, 1)
+    eroded = scipy.ndimage.binary_erosion(target_mask)
     mixed, _ = mix(source, target, source_mask, eroded, "inpaint")
-    assert np.abs(mixed[~source_mask].astype(int) - (40, 160, 60)).max() <= 2
+    assert flatness(mixed, source_mask) <= TELEA_ROUNDING
 
 
 def test_inpainting_changes_nothing_far_from_the_mask_and_nothing_without_one():

@@ -1,0 +1,164 @@
+"""All stages in a row, as a user launches them: what they leave, what they say, and what a second launch does."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from launching import launch, launch_environment
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+RECIPE = {
+    "adapter.yaml": {"rank": 4, "lora_alpha": 8, "max_train_steps": 2, "train_batch_size": 4},
+    "generate.yaml": {
+        "strength": 0.5,
+        "num_inference_steps": 4,
+        "guidance_scale": 1.0,
+        "num_variants": 2,
+        "rows_per_shard": 12,
+        "batch_size": 4,
+    },
+}
+STAGES = ("classifier", "adapter", "repo", "downstream")
+
+
+def write_recipe(folder: Path, classifier: Path, **changes: dict) -> Path:
+    """A recipe folder; `changes` by file, without its ending, are put over it."""
+    trained = {"model": str(classifier), "from_scratch": True, "eval_split": "test", "num_train_epochs": 1, "synthetic_probability": 0.5}
+    folder.mkdir(parents=True)
+    for name, values in ({"classifier.yaml": trained} | RECIPE).items():
+        (folder / name).write_text(yaml.safe_dump(values | changes.get(name.removesuffix(".yaml"), {})))
+    (folder / "card.md").write_text("Prose of this very recipe.\n")
+    return folder
+
+
+def run_arguments(birds: Path, tiny_base: Path, recipe: Path, output: Path) -> list[str]:
+    return [
+        "scripts/run.py",
+        f"--dataset_name={birds}",
+        f"--pretrained_model_name_or_path={tiny_base}",
+        f"--recipe={recipe}",
+        f"--output_dir={output}",
+        "--metaclass=bird",
+        "--resolution=32",
+        "--license=apache-2.0",
+    ]
+
+
+def stage_files(output: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    """By stage, the modification time and size of every file it left."""
+    return {
+        stage: {
+            path.relative_to(output).as_posix(): (path.stat().st_mtime_ns, path.stat().st_size)
+            for path in (output / stage).rglob("*")
+            if path.is_file()
+        }
+        for stage in STAGES
+    }
+
+
+@pytest.fixture(scope="module")
+def whole_run(birds, tiny_base, classifier, tmp_path_factory):
+    """Arguments, output folder and result of one run in two processes."""
+    folder = tmp_path_factory.mktemp("run")
+    args = run_arguments(birds, tiny_base, write_recipe(folder / "recipe", classifier), folder / "outputs" / "run")
+    done = launch(args, 2)
+    assert done.returncode == 0, done.stderr
+    return args, folder / "outputs" / "run", done
+
+
+def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
+    _, output, done = whole_run
+    (folder,) = re.findall(r"^Augmented dataset  (\S+)  \(48 images, 0 skipped\)$", done.stdout, re.MULTILINE)
+    assert Path(folder) == output / "repo"
+    (line,) = re.findall(r"^Load it +(.+)$", done.stdout, re.MULTILINE)
+    program = f"from datasets import load_dataset; dataset = {line}; print(len(dataset), dataset[0]['image'].size)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=launch_environment({"HF_HOME": str(tmp_path / "home")}),
+        capture_output=True,
+        text=True,
+    )
+    assert loaded.returncode == 0 and loaded.stdout.split("\n")[-2] == "48 (32, 32)", loaded
+    (picture,) = re.findall(r"^See it +(.+)$", done.stdout, re.MULTILINE)
+    with Image.open(picture) as sheet:
+        sheet.load()
+        assert sheet.width > 500 and sheet.height > 500
+    ((split, real, augmented),) = re.findall(
+        r"^Accuracy on (\w+) +real images only ([\d.]+), with SGD-Mix ([\d.]+)", done.stdout, re.MULTILINE
+    )
+    assert split == "test"
+    for name, said in (("classifier", real), ("downstream", augmented)):
+        facts = json.loads((output / name / "classifier.json").read_text())
+        assert f"{facts['metrics']['accuracy']:.3f}" == said
+
+
+def test_every_line_is_said_once_however_many_processes(whole_run):
+    _, _, done = whole_run
+    for number in range(1, 5):
+        assert len(re.findall(rf"^{number}/4 ", done.stdout, re.MULTILINE)) == 1
+    assert done.stdout.count("Augmented dataset") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_stages_are_linked_and_the_recipe_reaches_them(whole_run):
+    _, output, _ = whole_run
+    adapter = json.loads((output / "adapter" / "adapter.json").read_text())
+    assert adapter["metaclass"] == "bird" and adapter["settings"]["rank"] == 4 and adapter["settings"]["resolution"] == 32
+    config = yaml.safe_load((output / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
+    assert (config["strength"], config["num_variants"], config["num_candidates"]) == (0.5, 2, 50)
+    assert config["classifier"].startswith("classifier@") and config["adapter"].startswith("adapter@")
+    card = (output / "repo" / "README.md").read_text()
+    assert "Prose of this very recipe." in card and "license: apache-2.0" in card
+    real, downstream = (json.loads((output / name / "classifier.json").read_text()) for name in ("classifier", "downstream"))
+    assert real["synthetic"] is None and downstream["synthetic"].startswith("repo@")
+    different = {name for name in real["settings"] if real["settings"][name] != downstream["settings"][name]}
+    assert not different
+    assert real["subset"] == downstream["subset"] == adapter["subset"]
+
+
+def test_classifiers_of_two_processes_are_what_transformers_loads(whole_run, class_names):
+    _, output, _ = whole_run
+    for name in ("classifier", "downstream"):
+        model = AutoModelForImageClassification.from_pretrained(output / name, use_safetensors=True)
+        assert [model.config.id2label[label] for label in range(len(class_names))] == class_names
+        assert model.config.label2id == {class_name: label for label, class_name in enumerate(class_names)}
+        assert AutoImageProcessor.from_pretrained(output / name).size["height"] == 64
+        assert json.loads((output / name / "classifier.json").read_text())["class_names"] == class_names
+    assert not [path for path in output.iterdir() if path.name.endswith(".working")]
+
+
+def test_second_launch_makes_nothing_and_a_removed_stage_alone_is_made_again(whole_run, tmp_path):
+    args, finished, _ = whole_run
+    output = shutil.copytree(finished, tmp_path / "run")
+    args = [f"--output_dir={output}" if word.startswith("--output_dir=") else word for word in args]
+    before = stage_files(output)
+    again = launch(args)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is complete, nothing to do") == 4
+    assert stage_files(output) == before
+    shutil.rmtree(output / "downstream")
+    partly = launch(args, 2)
+    assert partly.returncode == 0, partly.stderr
+    assert partly.stdout.count("is complete, nothing to do") == 3
+    after = stage_files(output)
+    assert after["downstream"].keys() == before["downstream"].keys()
+    assert all(after[stage] == before[stage] for stage in STAGES if stage != "downstream")
+
+
+@pytest.mark.parametrize(("stage", "wrong"), [("generate", {"strength": 1.5}), ("adapter", {"max_train_steps": 0})])
+def test_bad_value_in_a_recipe_stops_before_any_stage(stage, wrong, birds, tiny_base, classifier, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe", classifier, **{stage: wrong})
+    done = launch(run_arguments(birds, tiny_base, recipe, tmp_path / "run"))
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("sgdmix_hub: ")]
+    (name,) = wrong
+    assert stage in line and name in line
+    assert "1/4" not in done.stdout
+    assert not any((tmp_path / "run" / made).exists() for made in STAGES)
