@@ -46,9 +46,13 @@ def read_adapter(pin: Pin) -> Adapter:
     missing = [name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()]
     if missing:
         raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
-    facts = read_json(Path(folder) / FACTS_FILE)
-    if facts.get("format") != FORMAT:
-        raise UserError(f"{pin.name} has adapter format {facts.get('format')}, this version reads {FORMAT}")
+    try:
+        facts = read_json(Path(folder) / FACTS_FILE)
+        found = facts.get("format")
+    except (ValueError, AttributeError):
+        raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {FACTS_FILE} is not readable") from None
+    if found != FORMAT:
+        raise UserError(f"{pin.name} has adapter format {found}, this version reads {FORMAT}")
     return Adapter(folder, facts)
 
 
@@ -69,8 +73,8 @@ def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tens
 
 def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
     """Loads an adapter into a pipeline of its base, through diffusers' own loaders. Raises `UserError` when it does not fit."""
-    tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
     try:
+        tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
         # The loaders talk about text-encoder LoRA that was never trained, and about rows that are overwritten at once.
         with quiet_libraries():
             pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)

@@ -15,7 +15,15 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from .config import AugmentSettings, preset_deviations
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+SIZES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+)
 LABELS = {
     "mask_refinement": "mask refinement",
     "selection_method": "target selection",
@@ -77,7 +85,7 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
     card_data = DatasetCardData(
         license=settings.license,
         task_categories=["image-classification"],
-        size_categories=[next((name for limit, name in SIZES if num_rows < limit), "n>10M")],
+        size_categories=[next((name for limit, name in SIZES if num_rows < limit), "1B<n<10B")],
         source_datasets=[source] if on_hub else None,
         tags=["sgd-mix", "synthetic", "data-augmentation", "arxiv:2505.11813"],
         pretty_name=facts.title,

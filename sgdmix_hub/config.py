@@ -255,7 +255,7 @@ Settings = TypeVar("Settings", bound=DataSettings)
 
 def at_least(settings, smallest: float, *names: str) -> None:
     for name in names:
-        if not getattr(settings, name) >= smallest:
+        if not smallest <= getattr(settings, name) < float("inf"):
             raise UserError(f"{name} is {getattr(settings, name)}: give at least {smallest}")
 
 
@@ -388,7 +388,7 @@ def preset_deviations(settings: AugmentSettings) -> dict:
 
 def published_settings(settings: AugmentSettings, pins: dict[str, str]) -> dict:
     """What goes into the published config.yaml: the first two groups, inputs replaced by their pins, nothing about places."""
-    values = dataclasses.asdict(settings) | pins
+    values = dataclasses.asdict(settings) | dict.fromkeys(PINNED_INPUTS) | pins
     return {name: value for name, value in values.items() if name not in PLACE_AND_SPEED and value is not None}
 
 

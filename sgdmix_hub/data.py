@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import ClassLabel, Dataset, DownloadConfig, Value, load_dataset, load_dataset_builder
 from datasets import Image as ImageFeature
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from .config import DataSettings, UserError, first_line
 from .pins import Pin, resolve
@@ -92,7 +92,7 @@ def _labels(rows: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
     feature, values = rows.features[column], rows.data.column(column).to_pylist()
     if isinstance(feature, ClassLabel):
         return np.array([NO_LABEL if v is None else v for v in values], dtype=np.int64), list(feature.names)
-    if isinstance(feature, Value) and (feature.dtype == "string" or "int" in feature.dtype):
+    if isinstance(feature, Value) and (feature.dtype in ("string", "large_string") or "int" in feature.dtype):
         present = sorted({v for v in values if v is not None})
         number = {value: i for i, value in enumerate(present)} | {None: NO_LABEL}
         return np.array([number[v] for v in values], dtype=np.int64), [str(v) for v in present]
@@ -101,13 +101,13 @@ def _labels(rows: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
 
 def decode_image(cell: dict | None) -> Image.Image:
     """The PIL image in an undecoded cell of an image column, upright as its EXIF says. Raises `UnusableImage`."""
-    if cell is None:
+    if cell is None or (cell.get("bytes") is None and cell.get("path") is None):
         raise UnusableImage("no image")
     try:
         image = Image.open(io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"])
         image.load()
         return ImageOps.exif_transpose(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's plugins raise anything on bytes that somebody damaged
         raise UnusableImage(f"corrupt image: {first_line(error)[:80]}".split(" <_io")[0]) from error
 
 
@@ -115,12 +115,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image as RGB: transparency over white, 16-bit values scaled (PIL would clip them)."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        image = Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))
+        image = Image.fromarray(np.clip(values / _full_scale(image.mode, values) * 255 + 0.5, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _full_scale(mode: str, values: np.ndarray) -> float:
+    """The value that stands for white. Modes I and F do not say: the smallest usual scale that holds the values is taken."""
+    peak = values.max(initial=0)
+    if mode.startswith("I;16") or peak > 255:
+        return 65535.0
+    return 1.0 if mode == "F" and peak <= 1 else 255.0
 
 
 def square(image: Image.Image, size: int, resize: str, resample=Image.Resampling.BICUBIC) -> Image.Image:

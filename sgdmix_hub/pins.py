@@ -41,7 +41,7 @@ class Pin:
 def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
     """Pins `org/name`, `org/name@revision` or a local folder. Raises `UserError` when there is no such thing."""
     folder = Path(name_at_revision)
-    if folder.is_dir():
+    if name_at_revision and folder.is_dir():
         return Pin(name=folder.resolve().name, revision=content_hash(folder), path=str(folder))
     name, _, revision = name_at_revision.partition("@")
     if revision.startswith(LOCAL):

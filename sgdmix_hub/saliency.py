@@ -11,7 +11,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from .config import UserError
+from .config import UserError, first_line
 from .data import square
 
 MAP_SIZE = 64
@@ -79,18 +79,35 @@ class GradCamSaliency:
         self.cam = GradCAM(_Logits(self.model), [self.layer], reshape_transform=to_feature_map)
 
     def _check_grid(self) -> None:
+        height, width = self._grid(self.size)
+        if min(height, width) >= SMALLEST_GRID:
+            return
+        try:
+            enough = -(-self.size * SMALLEST_GRID // min(height, width))
+            while min(self._grid(enough)) < SMALLEST_GRID:  # strides round down
+                enough += 1
+            remedy = f"raise --saliency_input_size to {enough} or "
+        except UserError:
+            remedy = ""
+        raise UserError(
+            f"the maps of {self.layer_name} are {height}x{width} at input {self.size}, too coarse for a mask (7x7 at least): "
+            f"{remedy}name an earlier --saliency_layer"
+        )
+
+    def _grid(self, size: int) -> tuple[int, int]:
+        """Height and width of the layer's activations for inputs of this size. Raises `UserError` when the classifier takes none such."""
         shapes = []
         handle = self.layer.register_forward_hook(lambda module, inputs, output: shapes.append(to_feature_map(output).shape))
-        with torch.no_grad():
-            self.model(pixel_values=torch.zeros(1, 3, self.size, self.size, device=self.device))
-        handle.remove()
-        height, width = shapes[0][-2:]
-        if min(height, width) < SMALLEST_GRID:
-            wanted = -(-self.size * SMALLEST_GRID // min(height, width))
+        try:
+            with torch.no_grad():
+                self.model(pixel_values=torch.zeros(1, 3, size, size, device=self.device))
+        except (ValueError, RuntimeError) as error:
             raise UserError(
-                f"the maps of {self.layer_name} are {height}x{width} at input {self.size}, too coarse for a mask (7x7 at least): "
-                f"raise --saliency_input_size to {wanted} or name an earlier --saliency_layer"
-            )
+                f"the classifier takes no images of {size}x{size}: change --saliency_input_size ({first_line(error)})"
+            ) from error
+        finally:
+            handle.remove()
+        return tuple(shapes[0][-2:])
 
     def pixel_values(self, image: Image.Image, resize: str) -> torch.Tensor:
         """One image as the classifier's input, float32 (3, size, size)."""

@@ -13,6 +13,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_P
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
@@ -30,6 +31,10 @@ from sgdmix_hub.demo.domain import make_dataset, save_dataset  # noqa: E402
 from sgdmix_hub.demo.tiny_unet import build_tokenizer  # noqa: E402
 
 RESOLUTION = 32
+
+# The same examples every time: a failure is one of the change at hand. Busy machines are slow: no deadline.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_unconfigure():

@@ -138,15 +138,13 @@ def test_yaml_gives_values_and_the_command_line_wins(tmp_path):
     assert parse_yaml(tmp_path, "", "--seed", "3").seed == 3
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"), [([], False), (["--allow_other_subset"], True), (["--allow_other_subset", "false"], False)]
-)
+@pytest.mark.parametrize(("words", "expected"), [([], False), (["--allow_other_subset"], True), (["--allow_other_subset", "false"], False)])
 def test_booleans_may_stand_bare(words, expected):
     assert parse(*words).allow_other_subset is expected
 
 
 @given(steps=st.integers(1, 400))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_strength_without_a_step_is_refused_and_the_named_one_runs_a_step(steps):
     with pytest.raises(UserError) as refusal:
         parse("--num_inference_steps", steps, "--strength", 1e-6)
@@ -158,7 +156,7 @@ def test_a_strength_without_a_step_is_refused_and_the_named_one_runs_a_step(step
 
 
 @given(steps=st.integers(1, 100))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_smallest_strength_is_refused_one_hundredth_lower(steps):
     hundredths = round(smallest_strength(steps) * 100)
     if hundredths > 1:
@@ -194,7 +192,9 @@ def test_the_default_is_the_paper():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(("name", "value"), [("mixing_method", "source"), ("feather", 0.0), ("feather", 0.2), ("selection_method", "random")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("mixing_method", "source"), ("feather", 0.0), ("feather", 0.2), ("selection_method", "random")]
+)
 def test_a_preset_keeps_what_was_given(preset, name, value):
     given_settings = augment_settings(preset=preset, **{name: value})
     chosen = apply_preset(given_settings)
@@ -259,7 +259,8 @@ def test_the_fingerprint_tells_settings_with_swapped_values_apart():
 
 
 def test_published_settings_hold_no_places():
-    values = augment_settings(output_dir="/home/me/out", saliency_dir="/home/me/maps", card="/home/me/card.md", dataset_name="/home/me/birds")
+    places = {"output_dir": "/home/me/out", "saliency_dir": "/home/me/maps", "card": "/home/me/card.md", "dataset_name": "/home/me/birds"}
+    values = augment_settings(**places)
     published = published_settings(values, PINS)
     assert "/home/me" not in str(published)
     assert not set(published) & set(PLACE_AND_SPEED)
@@ -269,7 +270,8 @@ def test_published_settings_hold_no_places():
 def test_an_input_that_is_given_and_not_used_is_not_published_either():
     """At strength 0 no adapter is pinned, with another saliency method no classifier: their paths must not take the pins' places."""
     used = {"dataset_name": PINS["dataset_name"]}
-    values = augment_settings(strength=0.0, saliency_method="spectral-residual", adapter="/home/me/adapter", classifier="/home/me/classifier")
+    places = {"adapter": "/home/me/adapter", "classifier": "/home/me/classifier"}
+    values = augment_settings(strength=0.0, saliency_method="spectral-residual", **places)
     assert "/home/me" not in str(published_settings(values, used))
     elsewhere = dataclasses.replace(values, adapter="/tmp/adapter", classifier=None)
     assert fingerprint(values, used) == fingerprint(elsewhere, used)

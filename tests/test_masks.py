@@ -11,20 +11,20 @@ from skimage.filters import threshold_otsu
 
 from sgdmix_hub.masks import GRABCUT_SIZE, foreground_mask, grabcut_mask, otsu_threshold, threshold_mask, widen
 
-unit_values = st.floats(0, 1, width=32)
+unit_values = st.floats(0, 1, width=16)  # maps are stored in float16
 
 
-@given(values=numpy_strategies.arrays(np.float32, (16, 16), elements=unit_values, fill=unit_values))
-@example(values=np.full((16, 16), 0.25, np.float32))
-@settings(max_examples=150, deadline=None)
-def test_otsu_is_that_of_scikit_image(values):
+@given(values=numpy_strategies.arrays(np.float64, (16, 16), elements=unit_values, fill=unit_values))
+@example(values=np.full((16, 16), 0.25))
+@settings(max_examples=150)
+def test_otsu_is_exactly_that_of_scikit_image(values):
     assert otsu_threshold(values) == threshold_otsu(values)
 
 
 @given(low=unit_values, high=unit_values, share=st.integers(1, 255), data=st.randoms())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_otsu_separates_two_values_like_scikit_image(low, high, share, data):
-    values = np.array([low] * share + [high] * (256 - share), np.float32)
+    values = np.array([low] * share + [high] * (256 - share))
     data.shuffle(values)
     threshold = otsu_threshold(values)
     assert threshold == threshold_otsu(values)
@@ -33,10 +33,13 @@ def test_otsu_separates_two_values_like_scikit_image(low, high, share, data):
 
 
 @given(seed=st.integers(0, 10_000), blobs=st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
-def test_otsu_of_smooth_maps_is_that_of_scikit_image(seed, blobs):
-    """What saliency maps look like, in the float16 they are stored in."""
-    assert otsu_threshold(smooth_map(seed, blobs)) == threshold_otsu(smooth_map(seed, blobs))
+@settings(max_examples=60)
+def test_otsu_of_a_saliency_map_is_that_of_scikit_image_in_float32_too(seed, blobs):
+    """Up to the rounding of the bins' edges, which NumPy takes in the map's own precision."""
+    saliency_map = smooth_map(seed, blobs)
+    expected = threshold_otsu(saliency_map.astype(np.float64))
+    assert otsu_threshold(saliency_map) == pytest.approx(expected, abs=1e-6)
+    assert np.array_equal(saliency_map > otsu_threshold(saliency_map), saliency_map > expected)
 
 
 def smooth_map(seed, blobs=2):
@@ -134,7 +137,7 @@ def test_grabcut_falls_back_on_the_threshold(size):
 
 
 @given(seed=st.integers(0, 1000), size=st.sampled_from([32, 64, 160]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12)
 def test_grabcut_never_gives_nothing_or_everything_where_otsu_gives_something(seed, size):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (size, size, 3), np.uint8) if seed % 2 else np.full((size, size, 3), rng.integers(0, 256, 3), np.uint8)
@@ -145,7 +148,7 @@ def test_grabcut_never_gives_nothing_or_everything_where_otsu_gives_something(se
 
 
 @given(mask=numpy_strategies.arrays(bool, (24, 24)), radius=st.floats(0.0, 0.3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_widening_adds_and_reaches_no_farther_than_the_radius(mask, radius):
     wide = widen(mask, radius)
     assert (wide | mask).sum() == wide.sum()

@@ -24,7 +24,7 @@ def naive_accuracies(predictions, references):
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_class_accuracy_is_that_of_counting(pairs):
     predictions, references = zip(*pairs, strict=True)
     result = ClassAccuracy().compute(predictions=predictions, references=references)
@@ -51,7 +51,7 @@ mask_pairs = numpy_strategies.arrays(bool, st.tuples(st.just(2), st.integers(1, 
 
 
 @given(pair=mask_pairs)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mask_iou_is_that_of_sets_of_pixels(pair):
     predicted, true = pair
     for value, first, second in zip(mask_iou(predicted, true), predicted, true, strict=True):
@@ -60,7 +60,7 @@ def test_mask_iou_is_that_of_sets_of_pixels(pair):
 
 
 @given(true=numpy_strategies.arrays(bool, st.tuples(st.integers(1, 6), st.just(4), st.just(3))))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_best_fixed_mask_is_the_best_cut_of_the_mean(true):
     """All cuts tried, from everything that is ever foreground to the empty mask."""
     mean = true.mean(axis=0)
@@ -70,7 +70,7 @@ def test_the_best_fixed_mask_is_the_best_cut_of_the_mean(true):
 
 
 @given(pair=mask_pairs)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_metric_computes_both(pair):
     predicted, true = pair.astype(np.uint8)
     result = MaskIoU().compute(predictions=predicted, references=true)

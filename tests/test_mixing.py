@@ -27,7 +27,7 @@ def naive_mix(source, target, source_mask, target_mask, method):
 
 
 @given(source=images, target=images, source_mask=masks, target_mask=masks, method=st.sampled_from(["union", "source"]))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_union_and_source_are_exact_to_the_pixel(source, target, source_mask, target_mask, method):
     mixed, kept = mix(source, target, source_mask, target_mask, method)
     assert mixed.dtype == np.uint8 and kept.dtype == bool
@@ -36,14 +36,14 @@ def test_union_and_source_are_exact_to_the_pixel(source, target, source_mask, ta
 
 
 @given(source=images, target=images, source_mask=masks, target_mask=masks)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_union_leaves_nothing_of_the_targets_foreground(source, target, source_mask, target_mask):
     mixed, _ = mix(source, target, source_mask, target_mask, "union")
     assert np.array_equal(mixed[target_mask], source[target_mask])
 
 
 @given(source=images, target=images, source_mask=masks, target_mask=masks, method=st.sampled_from(["union", "source", "inpaint"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_sources_foreground_is_kept_and_inputs_are_left_alone(source, target, source_mask, target_mask, method):
     for array in (source, target, source_mask, target_mask):
         array.flags.writeable = False
@@ -106,7 +106,7 @@ def test_inpainting_changes_nothing_far_from_the_mask_and_nothing_without_one():
     method=st.sampled_from(["union", "source"]),
     feather=st.floats(0.001, 0.5),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_feather_stays_between_the_two_images(source, target, source_mask, target_mask, method, feather):
     mixed, kept = mix(source, target, source_mask, target_mask, method, feather)
     assert mixed.dtype == np.uint8

@@ -32,7 +32,7 @@ def test_copies_elsewhere_have_the_same_hash_whatever_the_order_of_writing(folde
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_byte_changes_the_hash(tmp_path_factory, data):
     content = data.draw(st.binary(min_size=1, max_size=64))
     position = data.draw(st.integers(0, len(content) - 1))

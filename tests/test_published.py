@@ -4,12 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from launching import launch, launch_environment
+from launching import launch_environment
 
 from sgdmix_hub import augment
 from sgdmix_hub.config import AugmentSettings, UserError
@@ -17,6 +18,7 @@ from sgdmix_hub.data import load_split
 from sgdmix_hub.published import PublishedRows, load_published
 from sgdmix_hub.train_classifier import TrainingImages
 
+ROOT = Path(__file__).parents[1]
 COLUMNS = [
     "image",
     "label",
@@ -202,18 +204,17 @@ def test_probability_between_gives_both_in_about_that_share(split, repo):
 
 
 def test_classifier_trains_with_synthetic_images_and_records_their_pin(repo, birds, classifier, tmp_path):
-    done = launch(
-        [
-            "scripts/train_classifier.py",
-            f"--dataset_name={birds}",
-            f"--output_dir={tmp_path / 'downstream'}",
-            f"--model={classifier}",
-            f"--synthetic={repo}",
-            "--synthetic_probability=0.5",
-            "--num_train_epochs=1",
-            "--eval_split=test",
-        ]
-    )
+    args = [
+        "scripts/train_classifier.py",
+        f"--dataset_name={birds}",
+        f"--output_dir={tmp_path / 'downstream'}",
+        f"--model={classifier}",
+        f"--synthetic={repo}",
+        "--synthetic_probability=0.5",
+        "--num_train_epochs=1",
+        "--eval_split=test",
+    ]
+    done = subprocess.run([sys.executable, *args], cwd=ROOT, env=launch_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "downstream" / "classifier.json").read_text())
     assert facts["synthetic"] == str(load_published(str(repo)).pin)

@@ -226,7 +226,7 @@ def test_spectral_residual_finds_a_bright_patch(seed):
 
 
 @given(grey=numpy_strategies.arrays(np.float64, (16, 16), elements=st.integers(0, 255).map(float)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_spectral_residual_stays_in_the_unit_interval(grey):
     saliency_map = spectral_residual(grey)
     assert saliency_map.dtype == np.float32 and saliency_map.shape == grey.shape

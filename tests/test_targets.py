@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +41,7 @@ def test_with_all_rows_as_candidates_the_targets_are_the_nearest_in_turn(maps, s
 
 
 @given(source=st.integers(0, ROWS - 1), candidates=st.integers(1, 2 * ROWS), variants=st.integers(1, 6), seed=st.integers(0, 10_000))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_targets_are_the_nearest_of_what_was_drawn(maps, source, candidates, variants, seed):
     pool = pool_of(source)
     targets = select_targets(source, pool, maps, candidates, variants, seed)
@@ -58,8 +59,10 @@ def test_targets_are_the_nearest_of_what_was_drawn(maps, source, candidates, var
         used.add(nearest)
 
 
-@given(source=st.integers(0, ROWS - 1), candidates=st.integers(1, 40), seed=st.integers(0, 10_000), method=st.sampled_from(["l2", "random"]))
-@settings(max_examples=40, deadline=None)
+@given(
+    source=st.integers(0, ROWS - 1), candidates=st.integers(1, 40), seed=st.integers(0, 10_000), method=st.sampled_from(["l2", "random"])
+)
+@settings(max_examples=40)
 def test_a_variant_depends_on_seed_source_and_variant_alone(maps, source, candidates, seed, method):
     pool = pool_of(source)
     many = select_targets(source, pool, maps, candidates, 5, seed, method)
@@ -85,7 +88,7 @@ def test_seed_and_source_change_the_draw(maps):
     seed=st.integers(0, 1000),
     method=st.sampled_from(["l2", "random"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_targets_differ_while_there_are_candidates(maps, size, candidates, variants, seed, method):
     pool = pool_of(ROWS - 1)[:size]
     chosen = [target.index for target in select_targets(ROWS - 1, pool, maps, candidates, variants, seed, method)]
@@ -112,10 +115,8 @@ def test_random_targets_are_uniform_and_do_not_look_at_the_maps(maps):
 
 
 @given(seed=st.integers(0, 2**31), source=st.integers(0, 10**7))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_row_seeds_fit_a_generator_and_do_not_change(seed, source):
-    import torch
-
     value = row_seed(seed, source, 1)
     assert 0 <= value < 2**63 and value == row_seed(seed, source, 1)
     torch.Generator().manual_seed(value)

@@ -35,4 +35,5 @@ def best_fixed_iou(true: np.ndarray) -> float:
     """Mean IoU of the best thresholded mean mask, over bool masks (n, h, w)."""
     mean = true.mean(axis=0)
     candidates = [np.broadcast_to(mean >= t, true.shape) for t in np.linspace(0.05, 0.95, 19) * mean.max()]
+    candidates.append(np.zeros_like(true))
     return float(max(mask_iou(fixed, true).mean() for fixed in candidates))

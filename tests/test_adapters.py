@@ -1,0 +1,221 @@
+"""Adapters: what stock diffusers makes of the folder, what was learned and what was not touched."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from launching import launch_environment
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from sgdmix_hub.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, read_adapter
+from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
+from sgdmix_hub.data import DataSettings, load_split, subset_record
+from sgdmix_hub.pins import resolve
+from sgdmix_hub.refine import Refiner
+from sgdmix_hub.train_adapter import TokenEmbedding
+
+STOCK = """
+import sys
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from safetensors.torch import load_file
+
+base, adapter, images, output = sys.argv[1:]
+pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
+pipeline.load_lora_weights(adapter)
+tokens = load_file(f"{adapter}/learned_embeds.safetensors")
+pipeline.load_textual_inversion([{token: row} for token, row in tokens.items()])
+pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+refined = pipeline(
+    prompt="a photo of a <class_2> bird",
+    image=torch.from_numpy(np.load(images)).permute(0, 3, 1, 2).float() / 255,
+    num_images_per_prompt=2,
+    strength=0.5,
+    num_inference_steps=6,
+    guidance_scale=3.0,
+    generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)],
+    output_type="np",
+).images
+np.save(output, refined)
+assert "sgdmix_hub" not in sys.modules
+"""
+
+
+def make_refiner(base, adapter, **values):
+    defaults = {"strength": 0.5, "num_inference_steps": 6, "guidance_scale": 3.0, "batch_size": 2, "resolution": 32, "scheduler": "ddim"}
+    chosen = AugmentSettings(dataset_name="unused", output_dir="unused", adapter="unused", classifier="unused", **(defaults | values))
+    return Refiner(resolve(str(base)), read_adapter(resolve(str(adapter))), apply_preset(chosen), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+
+
+def refined_by(refiner, images):
+    return refiner.refine(images, np.zeros(images.shape[:3], bool), [2, 2], [5, 6])[0]
+
+
+@pytest.fixture
+def copied(adapter, tmp_path):
+    """A copy of the adapter, to be broken."""
+    return shutil.copytree(adapter, tmp_path / "adapter")
+
+
+def test_stock_diffusers_makes_the_same_images_in_another_process(tiny_base, adapter, images, tmp_path):
+    """Alpha is three times the rank here: were it lost on the way, the images would differ."""
+    np.save(tmp_path / "images.npy", images)
+    arguments = [str(tiny_base), str(adapter), str(tmp_path / "images.npy"), str(tmp_path / "refined.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, *arguments], cwd=tmp_path, env=launch_environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(tmp_path / "refined.npy"), refined_by(make_refiner(tiny_base, adapter), images))
+
+
+def test_alpha_and_both_files_matter(tiny_base, adapter, copied, images):
+    whole = refined_by(make_refiner(tiny_base, adapter), images)
+    lora = load_file(copied / LORA_FILE)
+    save_file(lora, copied / LORA_FILE, metadata={"format": "pt"})  # without diffusers' metadata alpha is read as the rank
+    without_alpha = refined_by(make_refiner(tiny_base, copied), images)
+    save_file({name: torch.zeros_like(value) for name, value in lora.items()}, copied / LORA_FILE, metadata={"format": "pt"})
+    without_lora = refined_by(make_refiner(tiny_base, copied), images)
+    shutil.copy(adapter / LORA_FILE, copied / LORA_FILE)
+    tokens = load_file(copied / TOKENS_FILE)
+    save_file({name: torch.zeros_like(value) for name, value in tokens.items()}, copied / TOKENS_FILE, metadata={"format": "pt"})
+    without_tokens = refined_by(make_refiner(tiny_base, copied), images)
+    outcomes = [whole, without_alpha, without_lora, without_tokens]
+    for index, first in enumerate(outcomes):
+        for second in outcomes[:index]:
+            assert np.abs(first - second).max() > 1e-3
+
+
+def test_the_bases_own_words_keep_their_bits(tiny_base, adapter):
+    before = CLIPTextModel.from_pretrained(tiny_base / "text_encoder").get_input_embeddings().weight
+    pipeline = make_refiner(tiny_base, adapter).pipeline
+    after = pipeline.text_encoder.get_input_embeddings().weight
+    assert torch.equal(after[: len(before)], before)
+    tokens = load_file(adapter / TOKENS_FILE)
+    assert len(after) == len(before) + len(tokens)
+    for name, row in tokens.items():
+        assert torch.equal(after[pipeline.tokenizer.convert_tokens_to_ids(name)], row)
+
+
+def test_learned_rows_began_as_the_metaclass_and_moved_apart(tiny_base, adapter):
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_base / "tokenizer")
+    (bird,) = tokenizer("bird", add_special_tokens=False).input_ids
+    start = CLIPTextModel.from_pretrained(tiny_base / "text_encoder").get_input_embeddings().weight[bird]
+    tokens = load_file(adapter / TOKENS_FILE)
+    assert list(tokens) == [f"<class_{label}>" for label in range(4)]
+    moved = {name: (row - start).abs().max().item() for name, row in tokens.items()}
+    # Two batches of two show at most four classes: Adam moves a row that was shown by about its rate a step, no other one.
+    assert any(distance > 0.02 for distance in moved.values())
+    assert all(distance < 0.2 for distance in moved.values())
+    assert len({tuple(row.tolist()) for row in tokens.values()}) > 1
+
+
+def test_lora_is_where_it_belongs_with_its_alpha(adapter):
+    with safe_open(adapter / LORA_FILE, "pt") as file:
+        names, metadata = list(file.keys()), file.metadata()
+    assert all(re.fullmatch(r"unet\..+\.attn[12]\..*(to_q|to_k|to_v|to_out).*\.weight", name) for name in names)
+    described = json.dumps(metadata)
+    assert "lora_alpha" in described and "12" in described
+    assert max(value.abs().max().item() for name, value in load_file(adapter / LORA_FILE).items() if "lora_B" in name or ".up." in name) > 0
+
+
+def test_adapter_json_tells_what_the_adapter_is(adapter, tiny_base, birds, class_names):
+    facts = json.loads((adapter / FACTS_FILE).read_text())
+    chosen = DataSettings(dataset_name=str(birds), output_dir="unused")
+    assert facts["class_names"] == class_names
+    assert facts["tokens"] == [f"<class_{label}>" for label in range(4)]
+    assert facts["base"] == str(resolve(str(tiny_base)))
+    assert facts["subset"] == subset_record(chosen, load_split(chosen))
+    assert (facts["settings"]["rank"], facts["settings"]["lora_alpha"]) == (4, 12)
+    assert str(birds.parent) not in json.dumps(facts) and str(tiny_base.parent) not in json.dumps(facts)
+    assert read_adapter(resolve(str(adapter))).prompt(3) == "a photo of a <class_3> bird"
+
+
+@pytest.mark.parametrize("name", [LORA_FILE, TOKENS_FILE, FACTS_FILE])
+def test_a_missing_file_is_named(copied, name):
+    (copied / name).unlink()
+    with pytest.raises(UserError, match=name):
+        read_adapter(resolve(str(copied)))
+
+
+@pytest.mark.parametrize("content", ['{"format": 99}', "{}", "[]", "", "{", "null"])
+def test_another_format_is_refused(copied, content):
+    (copied / FACTS_FILE).write_text(content)
+    with pytest.raises(UserError, match="adapter"):
+        read_adapter(resolve(str(copied)))
+
+
+@pytest.mark.parametrize("name", [LORA_FILE, TOKENS_FILE])
+def test_a_truncated_file_is_refused(tiny_base, copied, name):
+    (copied / name).write_bytes((copied / name).read_bytes()[:-100])
+    with pytest.raises(UserError, match="adapter"):
+        make_refiner(tiny_base, copied)
+
+
+def test_an_adapter_of_another_base_is_refused(tiny_base, copied):
+    save_file({name: row[:16].clone() for name, row in load_file(copied / TOKENS_FILE).items()}, copied / TOKENS_FILE)
+    with pytest.raises(UserError, match="does not fit"):
+        make_refiner(tiny_base, copied)
+
+
+def test_lora_of_another_width_is_refused(tiny_base, copied):
+    with safe_open(copied / LORA_FILE, "pt") as file:
+        metadata = file.metadata()
+    halved = {name: value[..., : value.shape[-1] // 2].clone() for name, value in load_file(copied / LORA_FILE).items()}
+    save_file(halved, copied / LORA_FILE, metadata=metadata)
+    with pytest.raises(UserError, match="does not fit"):
+        make_refiner(tiny_base, copied)
+
+
+def test_a_base_that_was_adapted_before_is_refused(tiny_base, adapter, tmp_path):
+    """Its words would be overwritten, or the new ones lost."""
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
+    tokenizer.add_tokens(["<class_0>"])
+    tokenizer.save_pretrained(base / "tokenizer")
+    with pytest.raises(UserError, match="does not fit"):
+        make_refiner(base, adapter)
+
+
+# --- the embedding that is trained
+
+
+@given(seed=st.integers(0, 1000), old=st.integers(1, 20), new=st.integers(1, 6))
+@settings(max_examples=25)
+def test_token_embedding_is_an_embedding_with_rows_appended(seed, old, new):
+    """Values, and the gradient of the learned rows."""
+    generator = torch.Generator().manual_seed(seed)
+    own, initial = torch.randn(old, 5, generator=generator), torch.randn(new, 5, generator=generator)
+    ids = torch.randint(old + new, (3, 7), generator=generator)
+    weights = torch.randn(3, 7, 5, generator=generator)
+    embedding = TokenEmbedding(nn.Embedding.from_pretrained(own.clone()), initial)
+    reference = nn.Embedding.from_pretrained(torch.cat([own, initial]), freeze=False)
+    assert torch.equal(embedding(ids), reference(ids))
+    (embedding(ids) * weights).sum().backward()
+    (reference(ids) * weights).sum().backward()
+    torch.testing.assert_close(embedding.learned.grad, reference.weight.grad[old:])
+    assert [name for name, parameter in embedding.named_parameters() if parameter.requires_grad] == ["learned"]
+
+
+def test_token_embedding_trains_a_copy_in_float32_of_a_half_precision_base():
+    initial = torch.zeros(2, 4)
+    embedding = TokenEmbedding(nn.Embedding(3, 4).half(), initial)
+    assert embedding(torch.tensor([[0, 4]])).dtype == torch.float16 and embedding.learned.dtype == torch.float32
+    with torch.no_grad():
+        embedding.learned += 1
+    assert initial.sum() == 0
