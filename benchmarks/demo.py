@@ -18,11 +18,12 @@ from scipy import stats
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub import augment, train_adapter, train_classifier
-from sgdmix_hub.config import AdapterSettings, AugmentSettings, ClassifierSettings, apply_preset, parse_settings, read_yaml, yaml_text
+from sgdmix_hub.config import AdapterSettings, AugmentSettings, ClassifierSettings, apply_preset
 from sgdmix_hub.data import decode_image, square
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.inputs import CLASSIFIER_FACTS, resolve_inputs
 from sgdmix_hub.metrics.mask_iou import MaskIoU
+from sgdmix_hub.parsing import parse_settings, read_yaml, yaml_text
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.processes import read_json, say, start_processes, wait_for_file, write_atomically, write_json
 from sgdmix_hub.published import load_published
@@ -71,7 +72,7 @@ def accuracy_on_rows(judge: Path, rows) -> float:
 def mask_quality(settings: AugmentSettings, state) -> dict:
     """IoU of the generation's masks with the true ones, beside the best fixed mask's."""
     settings = apply_preset(settings)
-    inputs = resolve_inputs(settings)
+    inputs = resolve_inputs(settings, Path(settings.output_dir) / "state")
     maps = compute_maps(settings, inputs.split, inputs.classifier, state.process_index, state.num_processes, state.device)
     pipeline = SGDMixPipeline(settings, refiner=None)
     found, true = [], []

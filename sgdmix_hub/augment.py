@@ -20,9 +20,9 @@ from .inputs import Inputs, check_resume, environment, resolve_inputs
 from .processes import (
     POLL_SECONDS,
     TooManySkipped,
-    from_rank_zero,
     launch,
     lock_folder,
+    on_rank_zero,
     read_json,
     say,
     start_processes,
@@ -32,7 +32,7 @@ from .processes import (
 from .repository import build_repository, is_complete, manifest_path
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps, compute_maps
-from .shards import Shards, make_plan, read_plan, shard_features, write_plan
+from .shards import Shards, make_plan, shard_features, write_plan
 
 
 def main(settings: AugmentSettings) -> None:
@@ -41,10 +41,9 @@ def main(settings: AugmentSettings) -> None:
     state = start_processes(settings.num_threads)
     output = Path(settings.output_dir)
     with lock_folder(output / "state") if state.is_main_process else nullcontext():
-        inputs = resolve_inputs(settings)
-        if state.is_main_process:
-            check_resume(settings, inputs, output / "state")
-        if from_rank_zero(state.is_main_process and is_complete(output / "repo", settings, inputs.pins)):
+        inputs = resolve_inputs(settings, output / "state")
+        on_rank_zero(lambda: check_resume(settings, inputs, output / "state"))
+        if on_rank_zero(lambda: is_complete(output / "repo", settings, inputs.pins)):
             say(f"augmented dataset: {output / 'repo'} is complete, nothing to do")
             finish(settings, output, state)
             return
@@ -67,12 +66,12 @@ def plan_shards(settings: AugmentSettings, split: Split, maps: SaliencyMaps, sta
             say(f"warning: num_candidates {settings.num_candidates} is more than the {others} other images: all are candidates")
         write_plan(path, make_plan(settings, split, maps))
     wait_for_file(path)
-    return Shards(state_folder / "shards", read_plan(path), settings.rows_per_shard)
+    return Shards(state_folder / "shards", path, settings.rows_per_shard)
 
 
 def make_shards(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, state: PartialState) -> None:
     """Makes this rank's share of the unfinished shards, then rank 0 waits for the others; its bar counts the rows of all."""
-    unfinished = from_rank_zero(shards.unfinished() if state.is_main_process else None)
+    unfinished = on_rank_zero(shards.unfinished)
     sizes = {number: len(shards.rows(number)) for number in unfinished}
     mine = unfinished[state.process_index :: state.num_processes]
     features = shard_features(inputs.split.class_names)
@@ -81,6 +80,8 @@ def make_shards(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shar
     with tqdm(total=sum(sizes.values()), desc="sgd-mix", unit="image", disable=not state.is_main_process) as bar:
 
         def show(rows_in_flight: int) -> None:
+            if not state.is_main_process:
+                return
             finished = sum(size for number, size in sizes.items() if shards.is_recorded(number))
             bar.update(max(finished + rows_in_flight - bar.n, 0))
 

@@ -13,6 +13,7 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .config import AugmentSettings, preset_deviations
+from .pins import LOCAL
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 SIZES = (
@@ -81,7 +82,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
 def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
     num_rows = sum(facts.rows_by_label)
     source, _, revision = facts.pins["dataset_name"].partition("@")
-    on_hub = not revision.startswith("sha256-")
+    on_hub = not revision.startswith(LOCAL)
     card_data = DatasetCardData(
         license=settings.license,
         task_categories=["image-classification"],

@@ -1,4 +1,4 @@
-"""Settings of every run: one flat dataclass a run, read from YAML and the command line, validated before any model loads.
+"""Settings of every run: one flat dataclass a run, validated before any model loads (parsing.py reads them).
 
 The fingerprint of a generation. A run that is resumed, and a dataset that is made again, must have the settings that made it.
 Every field of `AugmentSettings` is in one of three groups:
@@ -17,13 +17,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
-
-import yaml
-from transformers import HfArgumentParser
+from typing import Literal
 
 MAY_MOVE_LAST_BITS = ("batch_size", "num_threads")
 PLACE_AND_SPEED = ("output_dir", "saliency_dir", "max_skipped", "license", "card")
@@ -97,6 +93,7 @@ class ClassifierSettings(DataSettings):
     image_size: int | None = setting(None, "input size; the image processor's when not given")
     eval_split: str | None = setting(None, "split whose accuracy is measured once, at the end")
     synthetic: str | None = setting(None, "augmented dataset as org/name[@revision], or a run's local repo folder")
+    synthetic_config_name: str = setting("default", "configuration of the augmented dataset")
     synthetic_probability: float = setting(0.1, "probability that a real image is replaced by one of its synthetic ones")
     num_train_epochs: float = setting(120.0, "passes over the real images")
     per_device_train_batch_size: int = setting(32, "batch size per process")
@@ -211,6 +208,8 @@ class AugmentSettings(DataSettings):
             self._validate_refinement()
         if self.saliency_method == "grad-cam" and self.classifier is None:
             raise UserError("grad-cam needs a classifier: give --classifier org/name@revision or a folder")
+        if self.card is not None and not Path(self.card).is_file():
+            raise UserError(f"card {self.card}: no such file")
         if self.saliency_method == "mask-column" and self.mask_column is None:
             raise UserError("saliency_method mask-column needs --mask_column")
         if not self.config_name.replace("-", "").replace("_", "").isalnum():
@@ -236,6 +235,12 @@ class AugmentSettings(DataSettings):
 class RunSettings(DataSettings):
     """All stages in a row. What is given here reaches every stage that has a setting of that name; the recipe holds the rest."""
 
+    dataset_split: str | None = setting(None, "split to work on")
+    image_column: str | None = setting(None, "column with the images")
+    label_column: str | None = setting(None, "column with the labels")
+    subset_seed: int | None = setting(None, "seed of the few-shot or long-tail subset")
+    seed: int | None = setting(None, "seed of everything that is drawn")
+    num_threads: int | None = setting(None, "CPU threads per process")
     metaclass: str = required("what all classes are, in one word the text encoder knows: bird, car, flower ...")
     recipe: str | None = setting(None, "folder with classifier.yaml, adapter.yaml, generate.yaml, downstream.yaml, card.md")
     eval_split: str | None = setting(None, "split whose accuracy is measured, without and with the augmented dataset")
@@ -248,9 +253,10 @@ class RunSettings(DataSettings):
     num_candidates: int | None = setting(None, "N")
     num_variants: int | None = setting(None, "images made from each source image")
     synthetic_probability: float | None = setting(None, "share of synthetic images in downstream training")
+    max_skipped: float | None = setting(None, "share of skipped rows above which the run ends with exit code 3")
 
-
-Settings = TypeVar("Settings", bound=DataSettings)
+    def validate(self) -> None:
+        """Nothing here: the stages' own settings are validated, all of them before the first stage starts."""
 
 
 def at_least(settings, smallest: float, *names: str) -> None:
@@ -282,96 +288,9 @@ def smallest_strength(num_inference_steps: int) -> float:
     return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's last-one-wins on repeated keys would hide a mistake."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise UserError(f"{repeated[0]} stands twice in the YAML file: keep one")
-        return super().construct_mapping(node, deep=deep)
-
-
-def read_yaml(path: str | Path) -> dict:
-    """A YAML file as a flat dictionary. Raises `UserError` when it is missing, malformed, nested, or holds a null."""
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected lines of `name: value`")
-    for name, value in values.items():
-        if value is None:
-            raise UserError(f"{path}: {name} has no value: give one or leave the line out")
-        if not isinstance(value, (str, int, float, bool)):
-            raise UserError(f"{path}: {name} must be one value, not a {type(value).__name__}")
-    return values
-
-
-def fetch_config(location: str) -> str:
-    """The local path of a configuration: a file, or `hf://datasets/org/name@revision/path/in/repository`."""
-    if not location.startswith("hf://"):
-        return location
-    from huggingface_hub import HfFileSystem, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        remote = HfFileSystem().resolve_path(location)
-        return hf_hub_download(remote.repo_id, remote.path_in_repo, repo_type=remote.repo_type, revision=remote.revision)
-    except (HfHubHTTPError, FileNotFoundError, OSError) as error:
-        raise UserError(f"cannot fetch {location}: {first_line(error)}") from None
-
-
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its type when it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message} (--help lists the settings)")
-
-
-def parse_settings(settings_class: type[Settings], argv: list[str] | None = None) -> Settings:
-    """Settings from `--config` and the command line, which wins. Raises `UserError`; `--help` exits.
-
-    The YAML becomes arguments ahead of the command line's own, so that both go through one parser, as strictly.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    location, argv = take_config(argv)
-    if location is not None:
-        values = read_yaml(fetch_config(location))
-        argv = [f"--{name}={yaml_text(value)}" for name, value in values.items()] + argv
-    parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog="--config FILE: defaults from YAML")
-    settings, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
-    if unknown:
-        raise UserError(f"no such setting: {unknown[0]} (--help lists the settings)")
-    settings.validate()
-    return settings
-
-
-def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
-    """Takes `--config FILE` or `--config=FILE` out of the arguments."""
-    rest, location = [], None
-    words = iter(argv)
-    for word in words:
-        if word == "--config":
-            location = next(words, None)
-            if location is None:
-                raise UserError("--config needs a file")
-        elif word.startswith("--config="):
-            location = word.removeprefix("--config=")
-        else:
-            rest.append(word)
-    return location, rest
-
-
-def yaml_text(value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def apply_preset(settings: AugmentSettings) -> AugmentSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from datasets import Image as ImageFeature
 from PIL import Image, ImageOps
 
 from .config import DataSettings, UserError, first_line
-from .pins import Pin, resolve
+from .pins import Pin, same_content
 
 NO_LABEL = -1
 
@@ -50,24 +51,32 @@ class Split:
         return np.array(kept, dtype=np.int64)
 
 
-def load_split(settings: DataSettings, split: str | None = None, whole: bool = False) -> Split:
-    """The split that the settings name, at its pinned revision; all of its rows when `whole`. Raises `UserError`."""
-    pin = resolve(settings.dataset_name, repo_type="dataset")
-    rows = _load_rows(pin, settings.dataset_config_name, split or settings.dataset_split)
+def load_split(settings: DataSettings, pin: Pin) -> Split:
+    """The split and subset that the settings name, of a pinned dataset. Raises `UserError`."""
+    split = _load_whole(settings, pin, settings.dataset_split, class_names=None)
+    chosen = subset_indices(
+        split.labels, len(split.class_names), settings.subset_seed, settings.examples_per_class, settings.imbalance_factor
+    )
+    return dataclasses.replace(split, subset=chosen)
+
+
+def load_evaluation_split(settings: DataSettings, split: str, like: Split) -> Split:
+    """All labelled rows of another split of the same dataset, with the class numbers of `like`. Raises `UserError`."""
+    return _load_whole(settings, like.pin, split, like.class_names)
+
+
+def _load_whole(settings: DataSettings, pin: Pin, split: str, class_names: list[str] | None) -> Split:
+    rows = _load_rows(pin, settings.dataset_config_name, split)
     for column in (settings.image_column, settings.label_column):
         if column not in rows.column_names:
             raise UserError(f"{pin.name} has no column {column!r}: it has {', '.join(rows.column_names)}")
     if not isinstance(rows.features[settings.image_column], ImageFeature):
         raise UserError(f"column {settings.image_column!r} of {pin.name} holds no images")
-    labels, class_names = _labels(rows, settings.label_column)
+    labels, class_names = _labels(rows, settings.label_column, class_names)
     for column, feature in rows.features.items():
         if isinstance(feature, ImageFeature):
             rows = rows.cast_column(column, ImageFeature(decode=False))
-    if whole:
-        subset = np.flatnonzero(labels != NO_LABEL)
-    else:
-        subset = subset_indices(labels, len(class_names), settings.subset_seed, settings.examples_per_class, settings.imbalance_factor)
-    return Split(pin, rows, settings.image_column, labels, class_names, subset)
+    return Split(pin, rows, settings.image_column, labels, class_names, subset=np.flatnonzero(labels != NO_LABEL))
 
 
 def _load_rows(pin: Pin, config_name: str | None, split: str) -> Dataset:
@@ -83,19 +92,24 @@ def _load_rows(pin: Pin, config_name: str | None, split: str) -> Dataset:
         return builder.as_dataset(split=split)
     except UserError:
         raise
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # datasets raises all kinds on what it cannot read
         raise UserError(f"cannot load split {split!r} of {pin.name}: {first_line(error)}") from error
 
 
-def _labels(rows: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
-    """Integer labels and class names, from ClassLabel, strings or plain integers."""
+def _labels(rows: Dataset, column: str, class_names: list[str] | None) -> tuple[np.ndarray, list[str]]:
+    """Integer labels and class names, from ClassLabel, strings or plain integers; numbered by `class_names` where they are given."""
     feature, values = rows.features[column], rows.data.column(column).to_pylist()
     if isinstance(feature, ClassLabel):
+        if class_names not in (None, list(feature.names)):
+            raise UserError(f"the splits have different class names in column {column!r}")
         return np.array([NO_LABEL if v is None else v for v in values], dtype=np.int64), list(feature.names)
     if isinstance(feature, Value) and (feature.dtype in ("string", "large_string") or "int" in feature.dtype):
-        present = sorted({v for v in values if v is not None})
-        number = {value: i for i, value in enumerate(present)} | {None: NO_LABEL}
-        return np.array([number[v] for v in values], dtype=np.int64), [str(v) for v in present]
+        class_names = class_names or [str(v) for v in sorted({v for v in values if v is not None})]
+        number = {name: i for i, name in enumerate(class_names)}
+        strangers = sorted({str(v) for v in values if v is not None} - set(number))
+        if strangers:
+            raise UserError(f"class {strangers[0]!r} in column {column!r} is not in the training split")
+        return np.array([NO_LABEL if v is None else number[str(v)] for v in values], dtype=np.int64), class_names
     raise UserError(f"label column {column!r} holds {feature}: class labels, strings or integers are needed")
 
 
@@ -184,7 +198,9 @@ def subset_record(settings: DataSettings, split: Split) -> dict:
 
 def check_same_subset(mine: dict, theirs: dict, what: str) -> None:
     """Raises `UserError` when an input was trained on other rows than this run's: that would leak between stages."""
-    different = [key for key in ("dataset", "dataset_split", "rows_sha256") if mine[key] != theirs.get(key)]
+    different = [key for key in ("dataset_config_name", "dataset_split", "rows_sha256") if mine[key] != theirs.get(key)]
+    if not same_content(mine["dataset"], theirs.get("dataset", "")):
+        different.insert(0, "dataset")
     if different:
         raise UserError(
             f"the {what} was trained on another subset ({', '.join(different)} differ): use the same dataset, split, "

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import cv2
 import torch
+from datasets import Image as ImageFeature
 
 from .adapters import Adapter, read_adapter
-from .config import MAY_MOVE_LAST_BITS, AugmentSettings, UserError, fingerprint, published_settings
+from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, UserError, fingerprint, published_settings
 from .data import Split, check_same_subset, load_split, subset_record
-from .pins import Pin, local_folder, resolve
-from .processes import read_json, say, write_json
+from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, same_content
+from .processes import on_rank_zero, read_json, say, write_json
 
 CLASSIFIER_FACTS = "classifier.json"
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "datasets", "pillow", "numpy", "grad-cam", "sgdmix_hub")
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "datasets", "pyarrow", "pillow", "numpy", "grad-cam", "sgdmix_hub")
 
 
 @dataclass(frozen=True)
@@ -45,45 +47,64 @@ class Inputs:
         return self.adapter.prompt(label) if self.adapter else ""
 
 
-def resolve_inputs(settings: AugmentSettings) -> Inputs:
-    """Pins everything the settings name and checks that it belongs together. Raises `UserError`."""
-    split = load_split(settings)
-    subset = subset_record(settings, split)
-    adapter_pin, adapter, base = _resolve_adapter(settings, split, subset) if settings.strength > 0 else (None, None, None)
-    classifier = _resolve_classifier(settings, subset) if settings.saliency_method == "grad-cam" else None
-    return Inputs(split, adapter_pin, adapter, base, classifier)
+def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
+    """Pins everything the settings name, once for all ranks, and checks that it belongs together. Raises `UserError`. A collective."""
+
+    def pin(setting: str, asked: str, repo_type: str = "model") -> Pin:
+        return on_rank_zero(lambda: _earlier_pin(state_folder, setting, asked) or resolve(asked, repo_type))
+
+    split = load_split(settings, pin("dataset_name", settings.dataset_name, "dataset"))
+    if settings.saliency_method == "mask-column" and not isinstance(split.rows.features.get(settings.mask_column), ImageFeature):
+        raise UserError(f"{split.pin.name} has no image column {settings.mask_column!r} for its masks")
+    adapter_pin = adapter = base = classifier = None
+    if settings.strength > 0:
+        adapter_pin = pin("adapter", settings.adapter)
+        adapter = read_adapter(adapter_pin)
+        base = pin("pretrained_model_name_or_path", settings.pretrained_model_name_or_path or adapter.facts["base"])
+    if settings.saliency_method == "grad-cam":
+        classifier = pin("classifier", settings.classifier)
+    inputs = Inputs(split, adapter_pin, adapter, base, classifier)
+    _check_belonging(settings, inputs)
+    return inputs
 
 
-def _resolve_adapter(settings: AugmentSettings, split: Split, subset: dict) -> tuple[Pin, Adapter, Pin]:
-    pin = resolve(settings.adapter)
-    adapter = read_adapter(pin)
-    if adapter.class_names != split.class_names:
-        raise UserError(f"the adapter {pin.name} was trained on other classes than {split.pin.name} has")
-    base = resolve(settings.pretrained_model_name_or_path or adapter.facts["base"])
-    if _revision(str(base)) != _revision(adapter.facts["base"]):
-        raise UserError(f"the adapter was trained on {adapter.facts['base']}, not on {base}: give that base")
-    if not settings.allow_other_subset:
-        check_same_subset(subset, adapter.facts["subset"], "adapter")
-    return pin, adapter, base
+def _earlier_pin(state_folder: Path, setting: str, asked: str) -> Pin | None:
+    """The Hub pin a run that goes on began with: a branch may have moved since. None for a new run, another name, or a local folder."""
+    if not (state_folder / "plan.parquet").exists():
+        return None
+    run = read_json(state_folder / "run.json")
+    name, _, revision = run["settings"].get(setting, "").partition("@")
+    if run["requested"].get(setting) != asked or revision.startswith(LOCAL):
+        return None
+    return Pin(name, revision)
 
 
-def _resolve_classifier(settings: AugmentSettings, subset: dict) -> Pin:
-    pin = resolve(settings.classifier)
-    facts = Path(local_folder(pin)) / CLASSIFIER_FACTS
-    if facts.is_file() and not settings.allow_other_subset:
-        check_same_subset(subset, read_json(facts)["subset"], "classifier")
-    return pin
-
-
-def _revision(pin: str) -> str:
-    return pin.rpartition("@")[2]
+def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:
+    subset = subset_record(settings, inputs.split)
+    if inputs.adapter is not None:
+        facts = inputs.adapter.facts
+        if inputs.adapter.class_names != inputs.split.class_names:
+            raise UserError(f"the adapter {inputs.adapter_pin.name} was trained on other classes than {inputs.split.pin.name} has")
+        if not same_content(str(inputs.base), facts["base"]):
+            raise UserError(f"the adapter was trained on {facts['base']}, not on {inputs.base}: give that base")
+        if not settings.allow_other_subset:
+            check_same_subset(subset, facts["subset"], "adapter")
+    if inputs.classifier is not None:
+        facts_file = Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS
+        if facts_file.is_file() and not settings.allow_other_subset:
+            check_same_subset(subset, read_json(facts_file)["subset"], "classifier")
 
 
 def environment(settings: AugmentSettings) -> dict[str, str]:
     """What may move last bits: device model, threads, batch size, versions."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} cpu"
     facts = {"device": device, "batch_size": str(settings.batch_size), "num_threads": str(settings.num_threads)}
-    return facts | {library: version(library) for library in LIBRARIES}
+    return facts | versions()
+
+
+def versions() -> dict[str, str]:
+    """The libraries that have a hand in the bytes."""
+    return {library: version(library) for library in LIBRARIES} | {"opencv": cv2.__version__}
 
 
 def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) -> None:
@@ -92,9 +113,10 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
         "fingerprint": fingerprint(settings, inputs.pins),
         "settings": published_settings(settings, inputs.pins),
         "environment": environment(settings),
+        "requested": {name: getattr(settings, name) for name in PINNED_INPUTS},
     }
     path = state_folder / "run.json"
-    if not path.exists():
+    if not (state_folder / "plan.parquet").exists():  # nothing that depends on the settings was made yet
         write_json(path, current)
         return
     before = read_json(path)

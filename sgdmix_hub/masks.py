@@ -16,7 +16,8 @@ SURE_BACKGROUND_RADIUS = 0.3
 def otsu_threshold(saliency_map: np.ndarray, bins: int = 256) -> float:
     """Otsu's threshold of a map (any shape), over a histogram of 256 bins between its extremes, as scikit-image takes it.
 
-    In float64: the last bit of a threshold decides over pixels. The foreground is what lies strictly ABOVE the threshold. A constant map returns its value, so its mask is empty.
+    In float64: the last bit of a threshold decides over pixels. The foreground is what lies strictly ABOVE the threshold. A constant map
+    returns its value, so its mask is empty.
     """
     saliency_map = np.asarray(saliency_map, np.float64)
     low, high = float(saliency_map.min()), float(saliency_map.max())

@@ -10,7 +10,6 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -19,6 +18,7 @@ from huggingface_hub.errors import (
 from .config import UserError, first_line
 
 LOCAL = "sha256-"
+MODEL_FILES = ["*.json", "*.safetensors"]  # not the copies for other frameworks
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,11 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
         return Pin(name=folder.resolve().name, revision=content_hash(folder), path=str(folder))
     name, _, revision = name_at_revision.partition("@")
     if revision.startswith(LOCAL):
-        raise UserError(f"{name_at_revision} was a local folder: give its path, its content is checked against the hash")
+        raise UserError(f"{name_at_revision} was a local folder: give its path")
     if not re.fullmatch(r"[^/@\s]+/[^/@\s]+", name):
         raise UserError(f"{name_at_revision}: no such folder, and not a Hub repository like org/name@revision")
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return Pin(name=name, revision=revision)
     try:
         info = HfApi().repo_info(name, revision=revision or None, repo_type=repo_type)
     except RevisionNotFoundError:
@@ -58,8 +60,8 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
         raise UserError(f"{name_at_revision}: no such folder and no such {repo_type} on the Hub (private? `hf auth login`)") from None
     except HFValidationError:
         raise UserError(f"{name} is not a valid repository name") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"cannot reach the Hub for {name}: {first_line(error)}") from None
+    except Exception as error:  # the client's own errors, and those of whatever HTTP library is below it
+        raise UserError(f"cannot reach the Hub for {name}: {first_line(error)}") from error
     return Pin(name=name, revision=info.sha)
 
 
@@ -83,8 +85,16 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def local_folder(pin: Pin, allow_patterns: list[str] | None = None) -> str:
-    """The folder with the pinned files: the local one, or a snapshot of exactly that commit."""
+def local_folder(pin: Pin, allow_patterns: list[str] | None = None, repo_type: str = "model") -> str:
+    """The folder with the pinned files: the local one, or a snapshot of exactly that commit. Raises `UserError`."""
     if pin.path is not None:
         return pin.path
-    return snapshot_download(pin.name, revision=pin.revision, allow_patterns=allow_patterns)
+    try:
+        return snapshot_download(pin.name, repo_type=repo_type, revision=pin.revision, allow_patterns=allow_patterns)
+    except Exception as error:
+        raise UserError(f"cannot fetch {pin}: {first_line(error)}") from error
+
+
+def same_content(pin: str, other: str) -> bool:
+    """Whether two published pins stand for the same content: commits and content hashes do not depend on names."""
+    return pin.rpartition("@")[2] == other.rpartition("@")[2]

@@ -7,6 +7,7 @@ generation hold no collective, so a slow rank times nobody out.
 from __future__ import annotations
 
 import ctypes
+import datetime
 import fcntl
 import json
 import os
@@ -18,7 +19,9 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+import cv2
 import datasets
 import diffusers
 import torch
@@ -27,7 +30,8 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from .config import DataSettings, Settings, UserError, first_line, parse_settings
+from .config import DataSettings, UserError, first_line
+from .parsing import Settings, parse_settings
 
 EXIT_USER_ERROR = 2
 EXIT_SKIPPED = 3
@@ -35,6 +39,7 @@ EXIT_PREEMPTED = 75
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0
+COLLECTIVE_TIMEOUT = datetime.timedelta(days=1)  # rank 0 may check terabytes while the others wait; a dead rank ends the launch anyway
 
 
 class TooManySkipped(Exception):
@@ -49,16 +54,20 @@ class FolderInUse(UserError):
     """Another run holds the output folder: nothing in it may be touched, not even for a report."""
 
 
+Value = TypeVar("Value")
 EXIT_CODES = {UserError: EXIT_USER_ERROR, TooManySkipped: EXIT_SKIPPED, Preempted: EXIT_PREEMPTED}
 _started = time.time()
 _stop_requested = False
+_error_file: Path | None = None
 
 
 def start_processes(num_threads: int) -> PartialState:
     """This process's place in the launch. Without a GPU the processes talk over gloo, with `num_threads` threads each."""
     cpu = not torch.cuda.is_available()
-    state = PartialState(cpu=cpu)
+    state = PartialState(cpu=cpu, timeout=COLLECTIVE_TIMEOUT)
     AcceleratorState._reset_state()  # the mixed precision of a stage before this one in the same process
+    torch.backends.cudnn.deterministic = True
+    cv2.setNumThreads(num_threads)
     if cpu:
         torch.set_num_threads(num_threads)
     return state
@@ -73,6 +82,20 @@ def from_rank_zero(value):
     return box[0]
 
 
+def on_rank_zero(function: Callable[[], Value]) -> Value:
+    """What `function` gives on rank 0, on every rank; its `UserError` is raised on every rank too. A collective."""
+    outcome = None
+    if PartialState().is_main_process:
+        try:
+            outcome = (function(), None)
+        except UserError as error:
+            outcome = (None, error)
+    value, error = from_rank_zero(outcome)
+    if error is not None:
+        raise error
+    return value
+
+
 @contextmanager
 def lock_folder(state_folder: Path, name: str = "lock"):
     """Holds the lock file while the run lasts. Raises `FolderInUse` when another run holds it."""
@@ -80,8 +103,10 @@ def lock_folder(state_folder: Path, name: str = "lock"):
     with open(state_folder / name, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise FolderInUse(f"{state_folder.parent} is in use by another run: wait for it or choose another --output_dir") from None
+        except OSError as error:
+            raise UserError(f"the file system of {state_folder} has no file locks ({error.strerror}): choose another one") from None
         yield
 
 
@@ -113,10 +138,32 @@ def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def is_finished(path: Path, facts: dict) -> bool:
+    """Whether a training has left its facts in place. Raises `UserError` when they are those of another training."""
+    if not path.exists():
+        return False
+    before = read_json(path)
+    different = [name for name, value in facts.items() if name != "settings" and before.get(name) != value]
+    different += [name for name, value in facts["settings"].items() if before["settings"].get(name) != value]
+    if different:
+        raise UserError(f"{path.parent} holds the result of another {', '.join(different)}: choose another --output_dir or remove it")
+    return True
+
+
 def stop_if_requested() -> None:
-    """Raises `Preempted` once SIGTERM has come."""
+    """Raises `Preempted` once SIGTERM has come, or once a process of this launch, on whatever node, has reported a failure."""
     if _stop_requested:
-        raise Preempted("stopped by SIGTERM: the same command continues where this left off")
+        raise Preempted("stopped by SIGTERM: the same command goes on, with what was finished kept")
+    if another_failed():
+        raise Preempted("another process of this launch failed")
+
+
+def another_failed() -> bool:
+    """Whether `state/error.json` was written since this process started: launchers of several nodes do not stop each other."""
+    try:
+        return _error_file is not None and _error_file.stat().st_mtime >= _started
+    except OSError:
+        return False
 
 
 def _request_stop(signum, frame) -> None:
@@ -144,9 +191,11 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
     signal.signal(signal.SIGTERM, _request_stop)
     stop_with_launcher()
     quiet_other_ranks()
+    global _error_file
     settings, code = None, 0
     try:
         settings = parse_settings(settings_class, argv)
+        _error_file = Path(settings.output_dir) / "state" / "error.json"
         main(settings)
     except Exception as error:
         code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
@@ -202,17 +251,16 @@ def is_left_alone() -> bool:
 
 def report(settings: DataSettings | None, code: int, error: Exception) -> None:
     """Says why the run ends and writes it into the output folder, unless that is another run's."""
-    path = Path(settings.output_dir) / "state" / "error.json" if settings is not None else None
-    if code == EXIT_PREEMPTED and path.exists() and path.stat().st_mtime >= _started:
-        return  # another rank failed, which is why this one was stopped, and has said so
+    if code == EXIT_PREEMPTED and another_failed():
+        return  # that is why this one was stopped, and it has said so
     if code == 1:
         traceback.print_exc()
     message = first_line(error) if code == 1 else str(error)
     if launched_rank() != 0:
         message = f"rank {launched_rank()}: {message}"
-    if path is not None and not isinstance(error, FolderInUse):
+    if settings is not None and not isinstance(error, FolderInUse):
         try:
-            write_json(path, {"exit_code": code, "message": message})
+            write_json(_error_file, {"exit_code": code, "message": message})
         except OSError:
             message += " (and state/error.json could not be written)"
     print(f"sgdmix_hub: {message}", file=sys.stderr, flush=True)

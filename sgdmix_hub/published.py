@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, load_dataset
 from datasets import Image as ImageFeature
-from huggingface_hub import snapshot_download
 from PIL import Image
 
 from .config import UserError, first_line
 from .data import Split, decode_image, to_rgb
-from .pins import Pin, file_sha256, resolve
+from .pins import Pin, file_sha256, local_folder, resolve, same_content
 from .processes import read_json
 
 
@@ -35,14 +35,19 @@ class PublishedRows:
         """One image, RGB."""
         return to_rgb(decode_image(self.rows[position]["image"]))
 
-    def check_made_from(self, split: Split) -> None:
-        """Raises `UserError` unless the rows were made from this very split with these classes."""
-        made_from = self.manifest["pins"]["dataset_name"]
-        if made_from != str(split.pin):
-            raise UserError(f"{self.pin.name} was made from {made_from}, not from {split.pin}: source_index would point at other images")
-        if self.rows.features["label"].names != split.class_names:
-            raise UserError(f"{self.pin.name} has other class names than {split.pin.name}")
-        strangers = set(self._by_source) - set(split.subset.tolist())
+    def check_made_from(self, split: Split, subset: dict) -> None:
+        """Raises `UserError` unless the rows were made from rows of this very split and subset (`data.subset_record`), with its labels."""
+        theirs = self.manifest["subset"]
+        same_rows = all(theirs[name] == subset[name] for name in ("dataset_config_name", "dataset_split"))
+        if not same_rows or not same_content(theirs["dataset"], subset["dataset"]):
+            raise UserError(
+                f"{self.pin.name} was made from split {theirs['dataset_split']!r} of {theirs['dataset']}, "
+                f"not from {subset['dataset_split']!r} of {split.pin}: source_index would point at other images"
+            )
+        sources, labels = (np.array(self.rows.data.column(name).to_pylist(), dtype=np.int64) for name in ("source_index", "label"))
+        if self.rows.features["label"].names != split.class_names or not np.array_equal(split.labels[sources], labels):
+            raise UserError(f"{self.pin.name} has other labels than {split.pin.name}")
+        strangers = set(sources.tolist()) - set(split.subset.tolist())
         if strangers:
             raise UserError(
                 f"{self.pin.name} was made from {len(strangers)} rows outside this subset: that would leak; use the same "
@@ -57,7 +62,7 @@ def load_published(name_at_revision: str, config_name: str = "default") -> Publi
     has other bytes than the manifest states.
     """
     pin = resolve(name_at_revision, repo_type="dataset")
-    folder = Path(pin.path or snapshot_download(pin.name, repo_type="dataset", revision=pin.revision))
+    folder = Path(local_folder(pin, repo_type="dataset"))
     manifest_path = folder / "sgdmix" / config_name / "manifest.json"
     if not manifest_path.is_file():
         raise UserError(f"{pin.name} holds no augmented dataset: sgdmix/{config_name}/manifest.json is missing")
@@ -68,7 +73,7 @@ def load_published(name_at_revision: str, config_name: str = "default") -> Publi
     files = [str(folder / name) for name in manifest["files"] if name.endswith(".parquet") and "/train-" in name]
     try:
         rows = load_dataset("parquet", data_files={"train": files}, split="train")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # datasets raises all kinds on what it cannot read
         raise UserError(f"cannot load {pin.name}: {first_line(error)}") from error
     return PublishedRows(pin, rows, manifest)
 

@@ -12,8 +12,8 @@ import yaml
 from .cards import CardFacts, dataset_card
 from .config import AugmentSettings, UserError, fingerprint, published_settings
 from .contact_sheet import SheetRow, draw_contact_sheet, mask_panel, saliency_panel
-from .data import decode_image
-from .inputs import Inputs, environment
+from .data import decode_image, subset_record
+from .inputs import Inputs, versions
 from .pins import file_sha256
 from .processes import read_json, write_json
 from .rows import RowMaker
@@ -36,6 +36,9 @@ def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> 
     manifest = read_json(manifest_path(repo, settings))
     if manifest["fingerprint"] != fingerprint(settings, pins):
         raise UserError(f"{repo} was made with other settings: choose another --output_dir or remove it")
+    changed = [name for name, value in card_inputs(settings).items() if manifest[name] != value]
+    if changed:
+        raise UserError(f"{repo} has another {' and '.join(changed)}: remove {repo} and run again, finished shards are kept")
     for name, facts in manifest["files"].items():
         path = repo / name
         if not path.is_file() or path.stat().st_size != facts["bytes"]:
@@ -72,6 +75,8 @@ def make_manifest(settings: AugmentSettings, inputs: Inputs, shards: Shards, bui
     return {
         "fingerprint": fingerprint(settings, inputs.pins),
         "pins": inputs.pins,
+        "subset": subset_record(settings, inputs.split),
+        **card_inputs(settings),
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
         "rows": sum(shards.record(number)["rows"] for number in range(len(shards))),
         "planned_rows": len(shards.plan),
@@ -80,13 +85,16 @@ def make_manifest(settings: AugmentSettings, inputs: Inputs, shards: Shards, bui
     }
 
 
+def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
+    """What the card takes from the settings besides what made the images."""
+    return {"license": settings.license, "card": file_sha256(settings.card) if settings.card else None}
+
+
 def card_facts(settings: AugmentSettings, inputs: Inputs, shards: Shards, manifest: dict) -> CardFacts:
     """The card's numbers, counted in the shards themselves."""
     columns = ["label", "saliency_distance", "foreground_area"]
     tables = [pq.read_table(shards.path(number), columns=columns) for number in range(len(shards))]
     labels, distances, areas = (np.concatenate([table.column(name).to_numpy() for table in tables]) for name in columns)
-    settings_in_environment = ("device", "batch_size", "num_threads")
-    versions = {k: v for k, v in environment(settings).items() if k not in settings_in_environment}
     return CardFacts(
         title=f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
         features=shard_features(inputs.split.class_names),
@@ -94,7 +102,7 @@ def card_facts(settings: AugmentSettings, inputs: Inputs, shards: Shards, manife
         parquet_bytes=sum(facts["bytes"] for name, facts in manifest["files"].items() if "/train-" in name),
         skipped=manifest["skipped"],
         pins=inputs.pins,
-        versions=versions,
+        versions=versions(),
         fingerprint=manifest["fingerprint"],
         mean_distance=float(distances.mean()) if len(distances) else 0.0,
         mean_area=float(areas.mean()) if len(areas) else 0.0,

@@ -53,6 +53,7 @@ class RowMaker:
         mixed: list[tuple[PlanRow, Mixture]] = []
         skipped: list[dict] = []
         for row in plan_rows:
+            advance(0)
             try:
                 mixed.append((row, self.mixture(row)))
             except (UnusableRow, UnusableImage) as reason:

@@ -13,19 +13,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from . import augment, train_adapter, train_classifier
-from .config import (
-    AdapterSettings,
-    AugmentSettings,
-    ClassifierSettings,
-    RunSettings,
-    Settings,
-    UserError,
-    parse_settings,
-    read_yaml,
-    yaml_text,
-)
+from .config import AdapterSettings, AugmentSettings, ClassifierSettings, RunSettings, UserError
 from .inputs import CLASSIFIER_FACTS
-from .processes import launch, lock_folder, read_json, say, start_processes
+from .parsing import Settings, parse_settings, read_yaml, yaml_text
+from .processes import TooManySkipped, launch, lock_folder, read_json, say, start_processes
 from .repository import manifest_path
 
 RECIPE_FILES = ("classifier.yaml", "adapter.yaml", "generate.yaml", "downstream.yaml")
@@ -62,23 +53,16 @@ def all_stages(settings: RunSettings) -> tuple[ClassifierSettings, AdapterSettin
     if settings.recipe is None or not (Path(settings.recipe) / downstream_file).exists():
         downstream_file = "classifier.yaml"
     downstream = {"output_dir": str(output / "downstream"), "synthetic": repo}
-    return (
-        first,
-        stage_settings(settings, AdapterSettings, "adapter.yaml", {"output_dir": adapter}),
-        stage_settings(settings, AugmentSettings, "generate.yaml", generation | _base(settings)),
-        stage_settings(settings, ClassifierSettings, downstream_file, downstream),
-    )
-
-
-def _base(settings: RunSettings) -> dict[str, str]:
-    """The generation uses the adapter's base: a local one has to be named again."""
-    adapter_base = stage_settings(settings, AdapterSettings, "adapter.yaml", {"output_dir": "-"}).pretrained_model_name_or_path
-    return {"pretrained_model_name_or_path": adapter_base}
+    second = stage_settings(settings, AdapterSettings, "adapter.yaml", {"output_dir": adapter})
+    generation["pretrained_model_name_or_path"] = second.pretrained_model_name_or_path
+    third = stage_settings(settings, AugmentSettings, "generate.yaml", generation)
+    downstream["synthetic_config_name"] = third.config_name
+    return first, second, third, stage_settings(settings, ClassifierSettings, downstream_file, downstream)
 
 
 def main(settings: RunSettings) -> None:
     """The whole story. Raises what its stages raise."""
-    state = start_processes(settings.num_threads)
+    state = start_processes(settings.num_threads or 1)
     output = Path(settings.output_dir)
     with lock_folder(output / "state", "run.lock") if state.is_main_process else nullcontext():
         classifier, adapter, generation, downstream = all_stages(settings)
@@ -87,11 +71,17 @@ def main(settings: RunSettings) -> None:
         say("2/4 adapter: LoRA and learned tokens")
         train_adapter.main(adapter)
         say("3/4 augmented dataset")
-        augment.main(generation)
+        too_many_skipped = None
+        try:
+            augment.main(generation)
+        except TooManySkipped as error:  # what was made is whole and can be trained on: the run ends with this at its end
+            too_many_skipped = error
         say("4/4 classifier on real and synthetic images")
         train_classifier.main(downstream)
         if state.is_main_process:
             print(summary(output, generation), flush=True)
+        if too_many_skipped is not None:
+            raise too_many_skipped
 
 
 def summary(output: Path, generation: AugmentSettings) -> str:
@@ -107,7 +97,7 @@ def summary(output: Path, generation: AugmentSettings) -> str:
     ]
     accuracies = [_accuracy(output / name) for name in ("classifier", "downstream")]
     if None not in accuracies:
-        split = read_json(output / "downstream" / CLASSIFIER_FACTS)["eval_split"]
+        split = read_json(output / "downstream" / CLASSIFIER_FACTS)["settings"]["eval_split"]
         without, augmented = accuracies
         lines.append(f"Accuracy on {split:<7}real images only {without:.3f}, with SGD-Mix {augmented:.3f} (one seed)")
     return "\n".join(lines)

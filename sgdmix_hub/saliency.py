@@ -64,8 +64,11 @@ class GradCamSaliency:
     def __init__(self, folder: str, device: torch.device, layer: str | None = None, input_size: int | None = None):
         """`folder` holds the classifier; `layer` names the module whose activations are read (default: the last stage
         of a convolutional network, the last block's first norm of a ViT). Raises `UserError` for an unknown layer or a grid below 7 x 7."""
-        self.model = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True).to(device).eval()
-        self.processor = AutoImageProcessor.from_pretrained(folder)
+        try:
+            self.model = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True).to(device).eval()
+            self.processor = AutoImageProcessor.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot load the classifier: {first_line(error)}") from error
         self.device = device
         self.size = input_size or processor_size(self.processor)
         self.layer_name = layer or default_layer(self.model)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from .config import AugmentSettings, UserError
 from .data import Split, UnusableImage
-from .pins import Pin, local_folder
+from .pins import MODEL_FILES, Pin, local_folder
 from .processes import read_json, stop_if_requested, wait_for_file, write_atomically, write_json
 from .saliency import MAP_SIZE, GradCamSaliency, is_blank, mask_column_map, spectral_residual_map
 
@@ -59,6 +59,7 @@ def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -
         "dataset": str(split.pin),
         "config": settings.dataset_config_name,
         "split": settings.dataset_split,
+        "label_column": settings.label_column,
         "column": settings.mask_column if settings.saliency_method == "mask-column" else settings.image_column,
         "rows": hashlib.sha256(split.subset.tobytes()).hexdigest(),
         "method": settings.saliency_method,
@@ -82,7 +83,7 @@ def _compute_blocks(settings, split, classifier, folder, rank, world_size, devic
         return
     grad_cam = None
     if settings.saliency_method == "grad-cam":
-        grad_cam = GradCamSaliency(local_folder(classifier), device, settings.saliency_layer, settings.saliency_input_size)
+        grad_cam = GradCamSaliency(local_folder(classifier, MODEL_FILES), device, settings.saliency_layer, settings.saliency_input_size)
         _check_classes(grad_cam, split)
     for block in mine:
         stop_if_requested()
@@ -151,7 +152,13 @@ def _merge(folder: Path, split: Split) -> None:
         marker = folder / f"block-{number:05d}.json"
         wait_for_file(marker)
         start = number * BLOCK_ROWS
-        merged[start : start + len(rows)] = np.load(marker.with_suffix(".npy"))
+        try:
+            merged[start : start + len(rows)] = np.load(marker.with_suffix(".npy"))
+        except FileNotFoundError:
+            if not (folder / "unusable.json").exists():
+                raise
+            temporary.unlink()
+            return  # another run that shares the folder has merged them
         unusable |= read_json(marker)
     merged.flush()
     os.replace(temporary, folder / "maps.npy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, Value
 
 from .config import AugmentSettings
-from .data import NO_LABEL, Split
+from .data import Split
 from .pins import file_sha256
 from .processes import read_json, write_atomically, write_json
 from .saliency_store import SaliencyMaps
-from .targets import row_seed, select_targets
+from .targets import NO_TARGET, row_seed, select_targets
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -58,7 +59,7 @@ def make_plan(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> li
             source, usable[other], maps, settings.num_candidates, settings.num_variants, settings.seed, settings.selection_method
         )
         for variant, target in enumerate(targets):
-            if target.index == NO_LABEL:
+            if target.index == NO_TARGET:
                 plan.append(_skipped(settings, source, variant, "no candidate"))
                 continue
             seed = row_seed(settings.seed, source, variant)
@@ -67,7 +68,7 @@ def make_plan(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> li
 
 
 def _skipped(settings: AugmentSettings, source: int, variant: int, reason: str) -> PlanRow:
-    return PlanRow(source, variant, -1, row_seed(settings.seed, source, variant), settings.strength, 0.0, reason)
+    return PlanRow(source, variant, NO_TARGET, row_seed(settings.seed, source, variant), settings.strength, 0.0, reason)
 
 
 def write_plan(path: Path, plan: list[PlanRow]) -> None:
@@ -104,9 +105,10 @@ def shard_features(class_names: list[str]) -> Features:
 class Shards:
     """The shards of one plan in a state folder: `shard-00000.parquet` and, written after it, its record `shard-00000.json`."""
 
-    def __init__(self, folder: Path, plan: list[PlanRow], rows_per_shard: int):
+    def __init__(self, folder: Path, plan_path: Path, rows_per_shard: int):
         self.folder = folder
-        self.plan = plan
+        self.plan = read_plan(plan_path)
+        self.plan_sha256 = file_sha256(plan_path)
         self.rows_per_shard = rows_per_shard
 
     def __len__(self) -> int:
@@ -128,10 +130,11 @@ class Shards:
         return self.record_path(number).exists()
 
     def is_finished(self, number: int) -> bool:
-        """Whether the shard is there with the bytes its record states: a truncated or changed file is made again."""
+        """Whether the shard of this very plan is there with the bytes its record states: a truncated or changed file is made again."""
         if not (self.is_recorded(number) and self.path(number).exists()):
             return False
-        return file_sha256(self.path(number)) == self.record(number)["sha256"]
+        record = self.record(number)
+        return record["plan_sha256"] == self.plan_sha256 and file_sha256(self.path(number)) == record["sha256"]
 
     def unfinished(self) -> list[int]:
         """The shards to make, ascending. A record without its bytes is dropped, so that nobody takes the shard for done."""
@@ -149,12 +152,12 @@ class Shards:
         columns = {name: [row[name] for row in rows] for name in features}
         table = pa.table(columns, schema=features.arrow_schema)
         write_atomically(self.path(number), lambda temporary: pq.write_table(table, temporary))
-        sha256 = file_sha256(self.path(number))
-        write_json(self.record_path(number), {"rows": len(rows), "sha256": sha256, **facts})
+        record = {"rows": len(rows), "sha256": file_sha256(self.path(number)), "plan_sha256": self.plan_sha256, **facts}
+        write_json(self.record_path(number), record)
 
     def link_into(self, number: int, path: Path) -> None:
         """Puts a finished shard at another place of the same file system, without copying where links are allowed."""
         try:
             os.link(self.path(number), path)
         except OSError:
-            path.write_bytes(self.path(number).read_bytes())
+            shutil.copyfile(self.path(number), path)

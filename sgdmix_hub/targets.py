@@ -6,17 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SEED_STREAM = 1
-CANDIDATE_STREAM = 0
+CANDIDATE_STREAM, SEED_STREAM = 0, 1
+NO_TARGET = -1
 
 
 @dataclass(frozen=True)
 class Target:
-    """The target of one (source, variant): its row, or -1 where there is no candidate; `distance` is the RMS difference of the maps."""
+    """The target of one (source, variant): its row, or `NO_TARGET` without a candidate; `distance` is the RMS difference of the maps."""
 
     index: int
     distance: float
-    candidates: int
 
 
 def select_targets(
@@ -43,7 +42,7 @@ def select_targets(
             unused = pool[~np.isin(pool, list(used))]
             fresh = unused if unused.size else candidates
         if fresh.size == 0:
-            chosen.append(Target(index=-1, distance=float("nan"), candidates=0))
+            chosen.append(Target(index=NO_TARGET, distance=float("nan")))
             continue
         if method == "l2":
             fresh = np.sort(fresh)
@@ -53,7 +52,7 @@ def select_targets(
         index = int(fresh[best])
         distance = float(rms_distances(maps[source], maps[index][None])[0])
         used.add(index)
-        chosen.append(Target(index=index, distance=distance, candidates=len(candidates)))
+        chosen.append(Target(index=index, distance=distance))
     return chosen
 
 

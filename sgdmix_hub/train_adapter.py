@@ -26,7 +26,7 @@ from .adapters import FACTS_FILE, save_adapter
 from .config import AdapterSettings, UserError
 from .data import Split, load_split, prompt_for, square, subset_record, token_for
 from .pins import Pin, resolve
-from .processes import launch, say, start_processes, stop_if_requested
+from .processes import is_finished, launch, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file
 from .refine import NO_SAFETY_CHECKER, load_base
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -166,8 +166,12 @@ def train(settings: AdapterSettings, split: Split, base: Pin, accelerator: Accel
     )
     images = DomainImages(split, split.decodable(), settings.resolution, settings.resize)
     shuffler = torch.Generator().manual_seed(settings.seed)
+    if not len(images):
+        raise UserError("no image of the subset can be decoded")
+    # With less than a batch for every process, dropping the last ones would leave nothing to train on.
+    drop_last = len(images) >= settings.train_batch_size * accelerator.num_processes
     loader = torch.utils.data.DataLoader(
-        images, batch_size=settings.train_batch_size, shuffle=True, generator=shuffler, drop_last=len(images) > settings.train_batch_size
+        images, batch_size=settings.train_batch_size, shuffle=True, generator=shuffler, drop_last=drop_last
     )
     denoiser = Denoiser(pipeline.text_encoder, pipeline.unet)
     denoiser, optimizer, loader, schedule = accelerator.prepare(denoiser, optimizer, loader, schedule)
@@ -207,12 +211,13 @@ def train(settings: AdapterSettings, split: Split, base: Pin, accelerator: Accel
 def main(settings: AdapterSettings) -> None:
     """One training. Raises `UserError`."""
     folder = Path(settings.output_dir)
-    if (folder / FACTS_FILE).exists():
+    start_processes(settings.num_threads)
+    split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
+    base = on_rank_zero(lambda: resolve(settings.pretrained_model_name_or_path))
+    facts = adapter_facts(settings, split, base)
+    if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
         say(f"adapter: {folder} is complete, nothing to do")
         return
-    start_processes(settings.num_threads)
-    split = load_split(settings)
-    base = resolve(settings.pretrained_model_name_or_path)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=settings.mixed_precision,
@@ -223,15 +228,16 @@ def main(settings: AdapterSettings) -> None:
     unet, learned_tokens = train(settings, split, base, accelerator)
     if accelerator.is_main_process:
         working = folder.with_name(f".{folder.name}.working")
-        save_adapter(working, unet, learned_tokens, adapter_facts(settings, split, base))
+        save_adapter(working, unet, learned_tokens, facts)
         shutil.rmtree(folder, ignore_errors=True)
         working.rename(folder)
     accelerator.wait_for_everyone()
+    wait_for_file(folder / FACTS_FILE)  # a shared file system may show it late
 
 
 def adapter_facts(settings: AdapterSettings, split: Split, base: Pin) -> dict:
     """What adapter.json says: classes and their tokens, prompt, pins, subset, settings."""
-    places = {"output_dir", "dataset_name", "pretrained_model_name_or_path"}
+    left_out = {"output_dir", "dataset_name", "pretrained_model_name_or_path", "num_threads", "cache_latents"}
     return {
         "class_names": split.class_names,
         "tokens": [token_for(label) for label in range(len(split.class_names))],
@@ -239,7 +245,7 @@ def adapter_facts(settings: AdapterSettings, split: Split, base: Pin) -> dict:
         "prompt_template": settings.prompt_template,
         "base": str(base),
         "subset": subset_record(settings, split),
-        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name not in places},
+        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out},
     }
 
 

@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from .config import ClassifierSettings, UserError, first_line
-from .data import Split, load_split, subset_record
+from .data import Split, load_evaluation_split, load_split, subset_record
 from .inputs import CLASSIFIER_FACTS
 from .metrics.class_accuracy import ClassAccuracy
-from .pins import Pin, local_folder, resolve
-from .processes import launch, say, start_processes, stop_if_requested, write_json
+from .pins import MODEL_FILES, Pin, local_folder, resolve
+from .processes import is_finished, launch, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file, write_json
 from .published import PublishedRows, load_published
 from .saliency import processor_size
 
@@ -93,7 +93,7 @@ def build_model(model: Pin, class_names: list[str], from_scratch: bool):
     """The classifier with a head for these classes, and its image processor. Raises `UserError` when it cannot be loaded."""
     names = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
     try:
-        folder = local_folder(model)
+        folder = local_folder(model, MODEL_FILES)
         processor = AutoImageProcessor.from_pretrained(folder)
         if from_scratch:
             config = AutoConfig.from_pretrained(folder, num_labels=len(class_names), **names)
@@ -144,50 +144,57 @@ def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingAr
 def main(settings: ClassifierSettings) -> None:
     """One training. Raises `UserError`."""
     folder = Path(settings.output_dir)
-    if (folder / CLASSIFIER_FACTS).exists():
+    state = start_processes(settings.num_threads)
+    split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
+    model_pin = on_rank_zero(lambda: resolve(settings.model))
+    synthetic = load_published(settings.synthetic, settings.synthetic_config_name) if settings.synthetic else None
+    facts = classifier_facts(settings, split, model_pin, synthetic)
+    if on_rank_zero(lambda: is_finished(folder / CLASSIFIER_FACTS, facts)):
         say(f"classifier: {folder} is complete, nothing to do")
         return
-    state = start_processes(settings.num_threads)
-    split = load_split(settings)
-    synthetic = load_published(settings.synthetic) if settings.synthetic else None
     if synthetic is not None:
-        synthetic.check_made_from(split)
-    model_pin = resolve(settings.model)
+        synthetic.check_made_from(split, facts["subset"])
     set_seed(settings.seed)
     model, processor = build_model(model_pin, split.class_names, settings.from_scratch)
     size = settings.image_size or processor_size(processor)
-    images = TrainingImages(
-        split, split.decodable(), training_transform(processor, size), synthetic, settings.synthetic_probability if synthetic else 0.0
-    )
+    probability = settings.synthetic_probability if synthetic else 0.0
+    images = TrainingImages(split, split.decodable(), training_transform(processor, size), synthetic, probability)
     working = folder.with_name(f".{folder.name}.working")
     trainer = Trainer(model=model, args=training_arguments(settings, working), train_dataset=images)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingBar)
     trainer.train()
-    facts = {
-        "subset": subset_record(settings, split),
-        "model": str(model_pin),
-        "synthetic": str(synthetic.pin) if synthetic else None,
-        "settings": _portable(settings),
-        "class_names": split.class_names,
-    }
     if settings.eval_split:
-        facts["eval_split"] = settings.eval_split
-        evaluation = load_split(settings, split=settings.eval_split, whole=True)
+        evaluation = load_evaluation_split(settings, settings.eval_split, like=split)
         facts["metrics"] = evaluate_on(trainer, evaluation, evaluation_transform(processor, size))
     if state.is_main_process:
         trainer.model.save_pretrained(working)
-        processor.save_pretrained(working)
+        with_size(processor, size).save_pretrained(working)
         write_json(working / CLASSIFIER_FACTS, facts)
         shutil.rmtree(folder, ignore_errors=True)
         working.rename(folder)
     state.wait_for_everyone()
+    wait_for_file(folder / CLASSIFIER_FACTS)  # a shared file system may show it late
 
 
-def _portable(settings: ClassifierSettings) -> dict:
-    """The settings without names of places."""
-    places = {"output_dir", "dataset_name", "model", "synthetic"}
-    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in places}
+def with_size(processor, size: int):
+    """The image processor at the size that was trained with."""
+    processor.size = {"shortest_edge": size} if "shortest_edge" in processor.size else {"height": size, "width": size}
+    if getattr(processor, "crop_size", None):
+        processor.crop_size = {"height": size, "width": size}
+    return processor
+
+
+def classifier_facts(settings: ClassifierSettings, split: Split, model: Pin, synthetic: PublishedRows | None) -> dict:
+    """What classifier.json says: pins, subset, classes, settings without places and speed."""
+    left_out = {"output_dir", "dataset_name", "model", "synthetic", "num_threads", "dataloader_num_workers"}
+    return {
+        "subset": subset_record(settings, split),
+        "model": str(model),
+        "synthetic": str(synthetic.pin) if synthetic else None,
+        "class_names": split.class_names,
+        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out},
+    }
 
 
 if __name__ == "__main__":

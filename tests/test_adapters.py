@@ -140,7 +140,7 @@ def test_adapter_json_tells_what_the_adapter_is(adapter, tiny_base, birds, class
     assert facts["class_names"] == class_names
     assert facts["tokens"] == [f"<class_{label}>" for label in range(4)]
     assert facts["base"] == str(resolve(str(tiny_base)))
-    assert facts["subset"] == subset_record(chosen, load_split(chosen))
+    assert facts["subset"] == subset_record(chosen, load_split(chosen, resolve(chosen.dataset_name, repo_type="dataset")))
     assert (facts["settings"]["rank"], facts["settings"]["lora_alpha"]) == (4, 12)
     assert str(birds.parent) not in json.dumps(facts) and str(tiny_base.parent) not in json.dumps(facts)
     assert read_adapter(resolve(str(adapter))).prompt(3) == "a photo of a <class_3> bird"

@@ -33,7 +33,7 @@ from sgdmix_hub.inputs import resolve_inputs
 from sgdmix_hub.pins import file_sha256
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.saliency_store import compute_maps
-from sgdmix_hub.shards import Shards, read_plan
+from sgdmix_hub.shards import Shards
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "scripts/augment_dataset.py"
@@ -105,7 +105,7 @@ def records(output: Path) -> list[int]:
 
 
 def shards_of(output: Path, rows_per_shard: int) -> Shards:
-    return Shards(output / "state" / "shards", read_plan(output / "state" / "plan.parquet"), rows_per_shard)
+    return Shards(output / "state" / "shards", output / "state" / "plan.parquet", rows_per_shard)
 
 
 def start(command: list[str]) -> subprocess.Popen:
@@ -217,8 +217,10 @@ def test_published_bytes_do_not_depend_on_the_number_of_processes(num_processes,
 def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path):
     output = tmp_path / "run"
     launched = start(launch_command([SCRIPT, *arguments(settings | {"output_dir": output})], 2))
+    wait_for_records(launched, output, 1)
+    everyone = [launched, *psutil.Process(launched.pid).children(recursive=True)]
     wait_for_records(launched, output, 2)
-    for process in (launched, *psutil.Process(launched.pid).children(recursive=True)):
+    for process in everyone:
         process.kill()
     launched.communicate()
     assert not alive_in_the_end(processes_of(output))
@@ -372,7 +374,7 @@ def test_strength_zero_is_mixing_alone(mixing, tmp_path):
     ended = run_script(arguments(chosen), tmp_path)
     assert ended.returncode == 0, ended.stderr
     settings = apply_preset(AugmentSettings(**{name: str(v) if isinstance(v, Path) else v for name, v in chosen.items()}))
-    inputs = resolve_inputs(settings)
+    inputs = resolve_inputs(settings, tmp_path / "run" / "state")
     maps = compute_maps(settings, inputs.split, None, 0, 1, torch.device("cpu"))
     pipeline = SGDMixPipeline(settings, refiner=None)
     rows = published_rows(tmp_path / "run")

@@ -147,7 +147,7 @@ def test_the_card_loads_a_dataset_with_names_like_these(tmp_path, config_name):
         (100_000, "100K<n<1M"),
         (1_000_000, "1M<n<10M"),
         (10_000_000, "10M<n<100M"),
-        (2 * 10**12, "n>1T"),
+        (2 * 10**9, "1B<n<10B"),
     ],
 )
 def test_size_categories_are_the_hubs(rows, category):

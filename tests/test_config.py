@@ -21,11 +21,11 @@ from sgdmix_hub.config import (
     UserError,
     apply_preset,
     fingerprint,
-    parse_settings,
     preset_deviations,
     published_settings,
     smallest_strength,
 )
+from sgdmix_hub.parsing import parse_settings
 
 REQUIRED = ["--dataset_name", "org/birds", "--output_dir", "out", "--adapter", "org/adapter", "--classifier", "org/classifier"]
 PINS = {name: f"org/{name}@{'0' * 40}" for name in PINNED_INPUTS}

@@ -1,6 +1,5 @@
 """Images of every mode, labels of every kind, subsets and prompts."""
 
-import dataclasses
 import io
 import re
 import struct
@@ -19,6 +18,7 @@ from sgdmix_hub.data import (
     UnusableImage,
     check_same_subset,
     decode_image,
+    load_evaluation_split,
     load_split,
     prompt_for,
     square,
@@ -28,6 +28,7 @@ from sgdmix_hub.data import (
     token_for,
 )
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
+from sgdmix_hub.pins import resolve
 
 HEIGHT, WIDTH = 24, 40
 ORIENTATION = 0x0112  # Exif tag
@@ -222,17 +223,21 @@ def test_stretching_keeps_everything_and_cropping_keeps_the_aspect_ratio():
 # --- splits and labels
 
 
-def write_dataset(folder, labels, feature, images=None):
-    """A dataset of one training split in a folder, saved as the Hub stores it."""
+def write_dataset(folder, labels, feature, images=None, split="train"):
+    """One split of a dataset in a folder, saved as the Hub stores it."""
     images = images or [cell(known_rgb(), "PNG") for _ in labels]
     rows = Dataset.from_dict({"image": images, "label": labels}, features=Features({"image": ImageFeature(), "label": feature}))
-    (folder / "data").mkdir(parents=True)
-    rows.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
 
 
 def data_settings(folder, **values):
     return DataSettings(dataset_name=str(folder), output_dir="unused", **values)
+
+
+def split_of(settings):
+    return load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +253,7 @@ def data_settings(folder, **values):
     ids=["class label", "string", "int64", "uint8", "numbers in numeric order", "large string"],
 )
 def test_labels_of_every_kind(tmp_path, feature, values, labels, names):
-    split = load_split(data_settings(write_dataset(tmp_path / "data", values, feature)))
+    split = split_of(data_settings(write_dataset(tmp_path / "data", values, feature)))
     assert split.labels.dtype == np.int64 and split.labels.tolist() == labels
     assert split.class_names == names
     assert split.subset.tolist() == [0, 1, 3]
@@ -257,11 +262,11 @@ def test_labels_of_every_kind(tmp_path, feature, values, labels, names):
 @pytest.mark.parametrize(("feature", "value"), [(Value("float32"), 0.5), (Value("bool"), True)])
 def test_labels_that_are_none_are_refused(tmp_path, feature, value):
     with pytest.raises(UserError, match="label"):
-        load_split(data_settings(write_dataset(tmp_path / "data", [value], feature)))
+        split_of(data_settings(write_dataset(tmp_path / "data", [value], feature)))
 
 
 def test_a_split_gives_upright_rgb_and_names_its_pin(birds):
-    split = load_split(data_settings(birds))
+    split = split_of(data_settings(birds))
     rows = load_dataset(str(birds), split="train")
     assert len(split.rows) == 24 and split.class_names == rows.features["label"].names
     for index in (0, 7, 23):
@@ -274,17 +279,17 @@ def test_a_split_gives_upright_rgb_and_names_its_pin(birds):
 def test_a_changed_dataset_is_another_one_even_under_the_same_path(tmp_path):
     """`datasets` caches by path: the pin and the rows must both be those of what is in the folder now."""
     folder = write_dataset(tmp_path / "data", ["kite"], Value("string"))
-    before = load_split(data_settings(folder))
+    before = split_of(data_settings(folder))
     (folder / "data" / "train-00000-of-00001.parquet").unlink()
     (folder / "data").rmdir()
-    after = load_split(data_settings(write_dataset(folder, ["tern", "finch"], Value("string"))))
+    after = split_of(data_settings(write_dataset(folder, ["tern", "finch"], Value("string"))))
     assert before.pin.revision != after.pin.revision
     assert (before.class_names, after.class_names) == (["kite"], ["finch", "tern"])
 
 
 def test_corrupt_rows_are_found(tmp_path):
     images = [cell(known_rgb(), "PNG"), {"bytes": b"no image", "path": None}, None]
-    split = load_split(data_settings(write_dataset(tmp_path / "data", ["a", "a", "a"], Value("string"), images)))
+    split = split_of(data_settings(write_dataset(tmp_path / "data", ["a", "a", "a"], Value("string"), images)))
     assert split.image(0).mode == "RGB"
     for row in (1, 2):
         with pytest.raises(UnusableImage):
@@ -304,7 +309,7 @@ def test_corrupt_rows_are_found(tmp_path):
 )
 def test_what_the_dataset_lacks_is_named_with_what_it_has(birds, values, named):
     with pytest.raises(UserError) as error:
-        load_split(data_settings(birds, **values))
+        split_of(data_settings(birds, **values))
     assert "\n" not in str(error.value)
     for word in named:
         assert re.search(rf"\b{word}\b", str(error.value)), f"{word} is not in: {error.value}"
@@ -313,12 +318,12 @@ def test_what_the_dataset_lacks_is_named_with_what_it_has(birds, values, named):
 def test_a_folder_that_holds_no_dataset_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty"):
-        load_split(data_settings(tmp_path / "empty"))
+        split_of(data_settings(tmp_path / "empty"))
     folder = write_dataset(tmp_path / "broken", ["kite"], Value("string"))
     path = folder / "data" / "train-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="broken"):
-        load_split(data_settings(folder))
+        split_of(data_settings(folder))
 
 
 # --- subsets
@@ -392,7 +397,7 @@ def test_few_shot_and_long_tail_together_keep_the_smaller_number(labels, factor,
 def test_a_split_of_another_name_or_seed_is_another_subset(birds):
     def record(**values):
         chosen = data_settings(birds, **({"examples_per_class": 3} | values))
-        return subset_record(chosen, load_split(chosen))
+        return subset_record(chosen, split_of(chosen))
 
     mine = record()
     check_same_subset(mine, record(), "adapter")
@@ -408,18 +413,24 @@ def test_a_split_of_another_name_or_seed_is_another_subset(birds):
             check_same_subset(mine, {name: value for name, value in mine.items() if name != key}, "classifier")
 
 
-def test_the_whole_split_ignores_the_subset(birds):
+def test_an_evaluation_split_is_whole_and_numbered_like_the_training_split(birds, tmp_path):
     chosen = data_settings(birds, examples_per_class=1)
-    assert len(load_split(chosen).subset) == 4
-    assert len(load_split(chosen, whole=True).subset) == 24
-    assert len(load_split(chosen, split="test", whole=True).rows) == 16
-    assert dataclasses.replace(chosen, examples_per_class=None) != chosen
+    split = split_of(chosen)
+    assert len(split.subset) == 4
+    assert len(load_evaluation_split(chosen, "test", like=split).subset) == 16
+    for name, values in {"train": ["a", "b", "c"], "test": ["c", "b", "c"], "validation": ["b", "d", "a"]}.items():
+        write_dataset(tmp_path / "data", values, Value("string"), split=name)
+    chosen = data_settings(tmp_path / "data")
+    split = split_of(chosen)
+    assert load_evaluation_split(chosen, "test", like=split).labels.tolist() == [2, 1, 2]
+    with pytest.raises(UserError, match="'d'"):
+        load_evaluation_split(chosen, "validation", like=split)
 
 
 def test_a_copy_of_a_dataset_is_the_same_dataset(birds, tmp_path):
     """What counts is the content: a copy under the same name has the same pin and subset."""
     save_dataset(make_dataset(4, 6, 2, 4, seed=0, resolution=32), tmp_path / birds.name)
-    records = [subset_record(data_settings(folder), load_split(data_settings(folder))) for folder in (birds, tmp_path / birds.name)]
+    records = [subset_record(data_settings(folder), split_of(data_settings(folder))) for folder in (birds, tmp_path / birds.name)]
     assert records[0] == records[1]
 
 

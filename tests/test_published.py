@@ -14,7 +14,8 @@ from launching import launch_environment
 
 from sgdmix_hub import augment
 from sgdmix_hub.config import AugmentSettings, UserError
-from sgdmix_hub.data import load_split
+from sgdmix_hub.data import Split, load_split, subset_record
+from sgdmix_hub.pins import resolve
 from sgdmix_hub.published import PublishedRows, load_published
 from sgdmix_hub.train_classifier import TrainingImages
 
@@ -68,6 +69,17 @@ def settings_for(dataset, output, **more) -> AugmentSettings:
     )
 
 
+def split_of(settings: AugmentSettings) -> Split:
+    """The split that these settings name, as it is now."""
+    return load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
+
+
+def check(repo, settings: AugmentSettings) -> None:
+    """What a training that is to use `repo` asks of it."""
+    split = split_of(settings)
+    load_published(str(repo)).check_made_from(split, subset_record(settings, split))
+
+
 def load_elsewhere(repo, hf_home) -> subprocess.CompletedProcess:
     """`load_dataset(repo)` in a fresh process with empty caches."""
     return subprocess.run(
@@ -92,7 +104,7 @@ def copy(repo, tmp_path):
 @pytest.fixture(scope="module")
 def split(birds, tmp_path_factory):
     """The split that `repo` was made from."""
-    return load_split(settings_for(birds, tmp_path_factory.mktemp("unused")))
+    return split_of(settings_for(birds, tmp_path_factory.mktemp("unused")))
 
 
 def test_load_dataset_takes_the_folder_as_it_is(repo, class_names, tmp_path):
@@ -111,10 +123,10 @@ def test_load_dataset_fails_where_a_shard_is_missing(copy, tmp_path):
     assert "NonMatchingSplitsSizesError" in loaded.stderr
 
 
-def test_published_rows_are_found_by_their_source(repo, split):
+def test_published_rows_are_found_by_their_source(repo, birds, split, tmp_path):
     published = load_published(str(repo))
     assert len(published.rows) == 48
-    published.check_made_from(split)
+    check(repo, settings_for(birds, tmp_path))
     for row in range(len(split.rows)):
         made = published.made_from(row)
         assert len(made) == 2
@@ -149,13 +161,12 @@ def test_rows_made_from_other_images_are_refused(repo, birds, tmp_path):
     table = pq.read_table(path)
     pq.write_table(table.take(list(reversed(range(len(table))))), path)
     with pytest.raises(UserError, match="source_index"):
-        load_published(str(repo)).check_made_from(load_split(settings_for(other, tmp_path)))
+        check(repo, settings_for(other, tmp_path))
 
 
 def test_rows_made_from_images_outside_the_subset_are_refused(repo, birds, tmp_path):
-    few = load_split(settings_for(birds, tmp_path, examples_per_class=2))
     with pytest.raises(UserError, match="outside this subset"):
-        load_published(str(repo)).check_made_from(few)
+        check(repo, settings_for(birds, tmp_path, examples_per_class=2))
 
 
 @pytest.fixture(scope="module")

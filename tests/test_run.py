@@ -13,7 +13,8 @@ from launching import launch, launch_environment
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from sgdmix_hub.config import RunSettings, UserError, parse_settings
+from sgdmix_hub.config import RunSettings, UserError
+from sgdmix_hub.parsing import parse_settings
 from sgdmix_hub.run import all_stages
 
 RECIPE = {

@@ -1,0 +1,101 @@
+"""Settings from a YAML file and the command line, which wins: one strict parser for both."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+
+from .config import DataSettings, UserError, first_line
+
+Settings = TypeVar("Settings", bound=DataSettings)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's last-one-wins on repeated keys would hide a mistake."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise UserError(f"{repeated[0]} stands twice in the YAML file: keep one")
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: str | Path) -> dict:
+    """A YAML file as a flat dictionary. Raises `UserError` when it is missing, malformed, nested, or holds a null."""
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected lines of `name: value`")
+    for name, value in values.items():
+        if value is None:
+            raise UserError(f"{path}: {name} has no value: give one or leave the line out")
+        if not isinstance(value, (str, int, float, bool)):
+            raise UserError(f"{path}: {name} must be one value, not a {type(value).__name__}")
+    return values
+
+
+def fetch_config(location: str) -> str:
+    """The local path of a configuration: a file, or `hf://datasets/org/name@revision/path/in/repository`."""
+    if not location.startswith("hf://"):
+        return location
+    from huggingface_hub import HfFileSystem, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        remote = HfFileSystem().resolve_path(location)
+        return hf_hub_download(remote.repo_id, remote.path_in_repo, repo_type=remote.repo_type, revision=remote.revision)
+    except (HfHubHTTPError, FileNotFoundError, OSError) as error:
+        raise UserError(f"cannot fetch {location}: {first_line(error)}") from None
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message} (--help lists the settings)")
+
+
+def parse_settings(settings_class: type[Settings], argv: list[str] | None = None) -> Settings:
+    """Settings from `--config` and the command line, which wins. Raises `UserError`; `--help` exits.
+
+    The YAML becomes arguments ahead of the command line's own, so that both go through one parser, as strictly.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    location, argv = take_config(argv)
+    if location is not None:
+        values = read_yaml(fetch_config(location))
+        argv = [f"--{name}={yaml_text(value)}" for name, value in values.items()] + argv
+    parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog="--config FILE: defaults from YAML")
+    settings, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
+    if unknown:
+        raise UserError(f"no such setting: {unknown[0]} (--help lists the settings)")
+    settings.validate()
+    return settings
+
+
+def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Takes `--config FILE` or `--config=FILE` out of the arguments."""
+    rest, location = [], None
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            location = next(words, None)
+            if location is None:
+                raise UserError("--config needs a file")
+        elif word.startswith("--config="):
+            location = word.removeprefix("--config=")
+        else:
+            rest.append(word)
+    return location, rest
+
+
+def yaml_text(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
