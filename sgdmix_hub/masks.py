@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# GrabCut's seeds, measured on the demo domain with benchmarks/masks.py. Radii are shares of the image size.
+# GrabCut's seeds, chosen by mask IoU on the demo domain (benchmarks/demo.py measures it). Radii are shares of the image size.
 GRABCUT_SIZE = 128  # smaller images leave too few pixels for the colour models, larger ones only cost time
 GRABCUT_ITERATIONS = 2
 SURE_FOREGROUND = 0.9  # quantile of the map inside the Otsu mask above which a pixel is certain

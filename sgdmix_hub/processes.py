@@ -56,7 +56,7 @@ class FolderInUse(UserError):
 
 Value = TypeVar("Value")
 EXIT_CODES = {UserError: EXIT_USER_ERROR, TooManySkipped: EXIT_SKIPPED, Preempted: EXIT_PREEMPTED}
-_started = time.time()
+_started = 0.0
 _stop_requested = False
 _error_file: Path | None = None
 
@@ -191,7 +191,8 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
     signal.signal(signal.SIGTERM, _request_stop)
     stop_with_launcher()
     quiet_other_ranks()
-    global _error_file
+    global _error_file, _started
+    _started = time.time()
     settings, code = None, 0
     try:
         settings = parse_settings(settings_class, argv)
