@@ -112,6 +112,7 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
     method = {
         "strength": settings.strength,
         "foreground_strength": settings.strength if settings.foreground_strength is None else settings.foreground_strength,
+        "paste_foreground": settings.paste_foreground,
         "num_candidates": settings.num_candidates,
         "saliency_method": settings.saliency_method,
         "num_variants": settings.num_variants,

@@ -5,7 +5,7 @@ Every field of `AugmentSettings` is in one of three groups:
 
 | group | settings | on resume |
 |---|---|---|
-| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, mask_refinement, selection_method, target_classes, mixing_method, feather, strength, foreground_strength, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
+| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, mask_refinement, selection_method, target_classes, mixing_method, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
 | may move last bits | batch_size, num_threads (and, recorded beside them: device, library versions) | another value warns |
 | place and speed | output_dir, saliency_dir, max_skipped, license, card | ignored, never published |
 
@@ -178,6 +178,7 @@ class AugmentSettings(DataSettings):
 
     strength: float = setting(0.7, "S: share of the diffusion steps that refine the mixed image; 0 is mixing alone")
     foreground_strength: float | None = setting(None, "another, lower strength for the source's foreground; S when not given")
+    paste_foreground: bool = setting(False, "paste the source's foreground over the refined image")
     num_candidates: int = setting(50, "N: candidates that the target is chosen from")
     num_variants: int = setting(1, "images made from each source image")
     guidance_scale: float = setting(7.5, "classifier-free guidance; off when <= 1")

@@ -10,7 +10,7 @@ from PIL import Image
 from .config import AugmentSettings
 from .data import square
 from .masks import foreground_mask
-from .mixing import mix
+from .mixing import compose, mix
 from .refine import Refiner, to_uint8, unusable_reason
 
 
@@ -69,5 +69,13 @@ class SGDMixPipeline:
         mixed = np.stack([mixture.mixed for mixture in mixtures])
         foregrounds = np.stack([mixture.source.mask for mixture in mixtures])
         images, flagged = self.refiner.refine(mixed, foregrounds, labels, seeds)
-        reasons = [unusable_reason(image, flag) for image, flag in zip(images, flagged, strict=True)]
-        return [reason or to_uint8(image) for image, reason in zip(images, reasons, strict=True)]
+        finished: list[np.ndarray | str] = []
+        for mixture, image, flag in zip(mixtures, images, flagged, strict=True):
+            reason = unusable_reason(image, flag)
+            finished.append(reason if reason is not None else self._finish(mixture, to_uint8(image)))
+        return finished
+
+    def _finish(self, mixture: Mixture, refined: np.ndarray) -> np.ndarray:
+        if not self.settings.paste_foreground:
+            return refined
+        return compose(mixture.source.pixels, refined, mixture.source.mask, self.settings.feather)
