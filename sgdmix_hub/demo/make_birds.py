@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import cv2
+from datasets import disable_progress_bars
 
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 
@@ -73,6 +74,7 @@ def main(argv=None):
     settings = vars(parse_args(argv))
     output_dir = settings.pop("output_dir").resolve()
     cv2.setNumThreads(1)
+    disable_progress_bars()
     problem = problem_of(settings, output_dir)
     if problem:
         print(f"make_birds: {problem}", file=sys.stderr)
