@@ -37,7 +37,7 @@ ARMS = {
     "mixing only (S = 0)": {"strength": 0.0, **WITHOUT},
     "SGD-Mix, demo recipe": {},
     "the same, foreground refined too": WITHOUT,
-    "SGD-Mix, paper preset": {"preset": "paper", **WITHOUT},
+    "SGD-Mix, paper preset at the same S": {"preset": "paper", **WITHOUT},
 }
 BASELINE = "real images only"
 
