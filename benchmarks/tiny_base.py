@@ -16,6 +16,8 @@ from sgdmix_hub.demo.birds import render_bird
 from sgdmix_hub.demo.tiny_training import HELD_OUT, scene_generator
 from sgdmix_hub.demo.train_tiny_base import TINY_BASE
 from sgdmix_hub.demo.world import random_scene
+from sgdmix_hub.pins import resolve
+from sgdmix_hub.refine import load_base
 
 CAPTIONS = [
     "a photo of a red bird in a forest",
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("--output", default="docs/tiny_base.png", help="picture to write")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pipeline = StableDiffusionPipeline.from_pretrained(arguments.base, torch_dtype=torch.float32, use_safetensors=True)
+    pipeline = load_base(StableDiffusionPipeline, resolve(arguments.base), torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     draw(rows_of(pipeline)).save(arguments.output)
 
