@@ -131,9 +131,10 @@ def _sheet_row(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shard
         _refined_image(shards, position, row),
     ]
     names, labels = inputs.split.class_names, inputs.split.labels
+    foreground = "" if settings.foreground_strength is None else f" (foreground {settings.foreground_strength:g})"
     caption = (
         f"{names[labels[row.source_index]]}  +  background of {names[labels[row.target_index]]}"
-        f"     S = {row.strength:g}   distance = {row.saliency_distance:.3f}"
+        f"     S = {row.strength:g}{foreground}   distance = {row.saliency_distance:.3f}"
     )
     return SheetRow(panels, caption)
 
