@@ -23,15 +23,16 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: venv  ## the whole product on this machine, offline: images, adapter, augmented dataset (outputs/demo)
-	$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.make_birds --output_dir $(DEMO)/birds
-	$(DEMO_ENV) $(VENV)/bin/accelerate launch --config_file configs/accelerate/cpu2.yaml \
+	@$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.make_birds --output_dir $(DEMO)/birds
+	@echo "accelerate launch --config_file configs/accelerate/cpu2.yaml scripts/run.py --config dataset_cards/demo-birds/run.yaml"
+	@$(DEMO_ENV) $(VENV)/bin/accelerate launch --config_file configs/accelerate/cpu2.yaml \
 	    scripts/run.py --config dataset_cards/demo-birds/run.yaml
 
 test: venv  ## all tests that need neither a GPU nor hours
-	env $(THREADS) $(PY) -m pytest -m "not soak and not gpu"
+	@env $(THREADS) $(PY) -m pytest -m "not soak and not gpu"
 
 soak: venv  ## the long runs under kills and faults
-	env $(THREADS) $(PY) -m pytest -m soak
+	@env $(THREADS) $(PY) -m pytest -m soak
 
 style: venv  ## ruff: rules and format
 	$(PY) -m ruff check .
