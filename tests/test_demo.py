@@ -19,7 +19,7 @@ from sgdmix_hub.demo import train_tiny_base
 from sgdmix_hub.demo.backgrounds import BACKGROUNDS
 from sgdmix_hub.demo.birds import render_bird, render_scene
 from sgdmix_hub.demo.domain import make_dataset, make_species, save_dataset
-from sgdmix_hub.demo.tiny_training import HELD_OUT, Stage, psnr, render_world, to_tensor
+from sgdmix_hub.demo.tiny_training import CHECKPOINT_EVERY, HELD_OUT, Stage, psnr, render_world, to_tensor
 from sgdmix_hub.demo.tiny_unet import build_tokenizer, tokenize
 from sgdmix_hub.demo.world import random_scene, vocabulary
 
@@ -180,49 +180,36 @@ def test_packaged_base_translates_images_and_follows_its_prompt(tiny_base):
     assert day.mean() > night.mean() + 0.02
 
 
-def test_training_resumes_every_stage_to_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("sgdmix_hub.demo.tiny_training.CHECKPOINT_EVERY", 1)
-    monkeypatch.setattr("sgdmix_hub.demo.tiny_vae.NUM_HELD_OUT", 4)
-    for name in ("tiny_unet.BATCH", "tiny_vae.CROP_BATCH", "tiny_vae.FULL_BATCH"):
-        monkeypatch.setattr(f"sgdmix_hub.demo.{name}", 2)
-    sizes = ["--num_images", "8", "--vae_steps", "2", "--unet_steps", "2", "--decoder_steps", "2", "--device", "cpu"]
+def test_a_stopped_stage_goes_on_to_the_same_weights(tmp_path):
+    def stage_in(folder):
+        torch.manual_seed(0)
+        return Stage("linear", torch.nn.Linear(3, 1), tmp_path / folder, CHECKPOINT_EVERY + 20, 1e-2, seed=0)
 
-    def run(name, stage):
-        train_tiny_base.main(
-            [
-                *sizes,
-                "--stages",
-                stage,
-                "--work_dir",
-                str(tmp_path / name),
-                "--output_dir",
-                str(tmp_path / name / "base"),
-            ]
-        )
+    def loss_until(stage, last_step):
+        def loss_fn(step, generator):
+            if step == last_step:
+                raise KeyboardInterrupt
+            return stage.module(torch.randn(4, 3, generator=generator)).square().mean()
 
-    for stage in ("vae", "unet", "decoder"):
-        run("whole", stage)
-        with monkeypatch.context() as patch:
-            patch.setattr("sgdmix_hub.demo.tiny_training.Stage.save", stop_after(1))
-            with pytest.raises(KeyboardInterrupt):
-                run("stopped", stage)
-        run("stopped", stage)
-        whole, stopped = (load_file(tmp_path / name / f"{stage}.safetensors") for name in ("whole", "stopped"))
-        assert whole.keys() == stopped.keys() and all(torch.equal(whole[key], stopped[key]) for key in whole)
+        return loss_fn
 
-    run("whole", "export")
-    index = json.loads((tmp_path / "whole" / "base" / "model_index.json").read_text())
+    whole = stage_in("whole")
+    whole.run(loss_until(whole, None))
+    stopped = stage_in("stopped")
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(loss_until(stopped, CHECKPOINT_EVERY + 7))
+    resumed = stage_in("stopped")
+    assert resumed.step == CHECKPOINT_EVERY
+    resumed.run(loss_until(resumed, None))
+    expected, found = (load_file(tmp_path / name / "linear.safetensors") for name in ("whole", "stopped"))
+    assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+@pytest.mark.slow
+def test_all_stages_give_a_pipeline_that_loads(tmp_path):
+    sizes = {"num_images": 40, "vae_steps": 2, "unet_steps": 2, "decoder_steps": 1, "device": "cpu"}
+    folders = {"work_dir": tmp_path / "work", "output_dir": tmp_path / "base"}
+    train_tiny_base.main([word for name, value in (sizes | folders).items() for word in (f"--{name}", str(value))])
+    index = json.loads((tmp_path / "base" / "model_index.json").read_text())
     assert index["vae"] == ["diffusers", "AutoencoderKL"] and index["requires_safety_checker"] is False
-    StableDiffusionImg2ImgPipeline.from_pretrained(tmp_path / "whole" / "base", dtype=torch.float32, use_safetensors=True)
-
-
-def stop_after(step):
-    """A `Stage.save` after which the run is interrupted at `step`."""
-    save = Stage.save
-
-    def save_and_stop(stage):
-        save(stage)
-        if stage.step == step:
-            raise KeyboardInterrupt
-
-    return save_and_stop
+    StableDiffusionImg2ImgPipeline.from_pretrained(tmp_path / "base", dtype=torch.float32, use_safetensors=True)
