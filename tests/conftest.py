@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hypothesis  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
@@ -154,3 +155,16 @@ def adapter(tmp_path_factory, tiny_base, birds):
         )
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def source_rows(birds):
+    """The rows of the birds' training split, images encoded."""
+    (path,) = (birds / "data").glob("train-*.parquet")
+    return pq.read_table(path).to_pylist()
+
+
+@pytest.fixture(scope="session")
+def mixing(birds):
+    """Mixing alone, without any model."""
+    return {"dataset_name": birds, "saliency_method": "spectral-residual", "strength": 0, "resolution": 32}

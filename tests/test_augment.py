@@ -3,171 +3,41 @@
 import fcntl
 import io
 import json
-import multiprocessing
-import os
 import random
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
-from datasets import ClassLabel, Dataset, Features
-from datasets import Image as ImageFeature
-from launching import launch, launch_command, launch_environment
+from generations import (
+    NUM_SHARDS,
+    ROWS,
+    SCRIPT,
+    alive_in_the_end,
+    arguments,
+    digests,
+    manifest_of,
+    one_line,
+    processes_of,
+    published_rows,
+    records,
+    run_script,
+    shards_of,
+    snapshot,
+    start,
+    wait_for_records,
+)
+from launching import launch, launch_command
 from PIL import Image
 
 from sgdmix_hub import train_adapter
-from sgdmix_hub.config import AdapterSettings, AugmentSettings, apply_preset
-from sgdmix_hub.inputs import resolve_inputs
-from sgdmix_hub.pins import file_sha256
-from sgdmix_hub.pipeline import SGDMixPipeline
-from sgdmix_hub.saliency_store import compute_maps
-from sgdmix_hub.shards import Shards
-
-ROOT = Path(__file__).parents[1]
-SCRIPT = "scripts/augment_dataset.py"
-ROWS = 24  # of the birds' training split
-NUM_SHARDS = 8
-
-# The libraries are imported once, in a process from which every `run_script` is forked.
-forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["sgdmix_hub.augment"])
-
-
-@dataclass
-class Ended:
-    """How a script ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def arguments(settings: dict) -> list[str]:
-    return [f"--{name}={value}" for name, value in settings.items()]
-
-
-def run_script(args: list[str], logs: Path) -> Ended:
-    """`python scripts/augment_dataset.py ...` without a launcher, in a process of its own, with its true exit code."""
-    logs.mkdir(exist_ok=True)
-    process = forks.Process(target=_script, args=(args, logs))
-    process.start()
-    process.join()
-    return Ended(process.exitcode, *((logs / name).read_text() for name in ("stdout", "stderr")))
-
-
-def _script(args: list[str], logs: Path) -> None:
-    for name, stream in (("stdout", 1), ("stderr", 2)):
-        os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-    os.chdir(ROOT)
-    sys.argv = [SCRIPT, *args]
-    runpy.run_path(SCRIPT, run_name="__main__")
-
-
-def digests(repo: Path) -> dict[str, str]:
-    """sha256 of every published file."""
-    return {path.relative_to(repo).as_posix(): file_sha256(path) for path in repo.rglob("*") if path.is_file()}
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Modification time and size of every file."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
-
-
-def published_rows(output: Path) -> list[dict]:
-    shards = sorted((output / "repo" / "data").glob("*.parquet"))
-    return [row for shard in shards for row in pq.read_table(shard).to_pylist()]
-
-
-def manifest_of(output: Path) -> dict:
-    return json.loads((output / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
-
-
-def pixels_of(row: dict) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
-
-
-def records(output: Path) -> list[int]:
-    """Numbers of the shards that have their record."""
-    return sorted(int(path.stem.removeprefix("shard-")) for path in (output / "state" / "shards").glob("shard-*.json"))
-
-
-def shards_of(output: Path, rows_per_shard: int) -> Shards:
-    return Shards(output / "state" / "shards", output / "state" / "plan.parquet", rows_per_shard)
-
-
-def start(command: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, env=launch_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for_records(process: subprocess.Popen, output: Path, number: int = 1) -> None:
-    while len(records(output)) < number:
-        assert process.poll() is None, "the run ended before it could be disturbed:\n" + process.communicate()[1]
-        time.sleep(0.001)
-
-
-def processes_of(output: Path) -> list[psutil.Process]:
-    """Every process of the machine that was started with this output folder, launchers included."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if any(str(output) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def alive_in_the_end(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that have not ended after a minute: a process may finish the batch it is at. What is still there is killed."""
-    _, alive = psutil.wait_procs(processes, timeout=60)
-    for process in alive:
-        process.kill()
-    return alive
-
-
-def one_line(ended: Ended, *words: str) -> None:
-    """A mistake of the user: exit code 2 and one line, which holds these words."""
-    lines = [line for line in ended.stderr.splitlines() if line.startswith("sgdmix_hub: ")]
-    assert ended.returncode == 2 and len(lines) == 1 and "Traceback" not in ended.stderr, ended
-    assert all(word in lines[0] for word in words), lines[0]
-
-
-def write_dataset(folder: Path, images: list[bytes], labels: list[int]) -> Path:
-    """A folder dataset of one split, from encoded images."""
-    names = [f"class {label}" for label in range(max(labels) + 1)]
-    features = Features(image=ImageFeature(), label=ClassLabel(names=names))
-    rows = [{"image": {"bytes": image, "path": None}, "label": label} for image, label in zip(images, labels, strict=True)]
-    (folder / "data").mkdir(parents=True)
-    Dataset.from_list(rows, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
-    return folder
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def source_rows(birds):
-    """The rows of the birds' training split, images encoded."""
-    (path,) = (birds / "data").glob("train-*.parquet")
-    return pq.read_table(path).to_pylist()
+from sgdmix_hub.config import AdapterSettings
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +56,6 @@ def settings(birds, classifier, adapter, tiny_base):
         "rows_per_shard": 6,
         "num_variants": 2,
     }
-
-
-@pytest.fixture(scope="module")
-def mixing(birds):
-    """Mixing alone, without any model."""
-    return {"dataset_name": birds, "saliency_method": "spectral-residual", "strength": 0, "resolution": 32}
 
 
 @pytest.fixture(scope="module")
@@ -367,112 +231,6 @@ def test_manifest_names_every_file_and_the_config_no_place(settings, reference):
     places = [str(place).encode() for place in (reference.parent, settings["dataset_name"], settings["adapter"])]
     for path in (reference / "repo").rglob("*"):
         assert path.is_dir() or not any(place in path.read_bytes() for place in places)
-
-
-def test_strength_zero_is_mixing_alone(mixing, tmp_path):
-    chosen = mixing | {"output_dir": tmp_path / "run", "num_candidates": 5}
-    ended = run_script(arguments(chosen), tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    settings = apply_preset(AugmentSettings(**{name: str(v) if isinstance(v, Path) else v for name, v in chosen.items()}))
-    inputs = resolve_inputs(settings, tmp_path / "run" / "state")
-    maps = compute_maps(settings, inputs.split, None, 0, 1, torch.device("cpu"))
-    pipeline = SGDMixPipeline(settings, refiner=None)
-    rows = published_rows(tmp_path / "run")
-    assert len(rows) == ROWS
-    for row in rows:
-        source, target = (pipeline.mask(inputs.split.image(i), maps[i]) for i in (row["source_index"], row["target_index"]))
-        mixture = pipeline.mix(source, target)
-        published = pixels_of(row)
-        assert np.array_equal(published, mixture.mixed)
-        assert np.array_equal(published, np.where((source.mask | target.mask)[..., None], source.pixels, target.pixels))
-        assert row["foreground_area"] == mixture.foreground_area == (source.mask | target.mask).mean()
-        assert row["effective_strength"] == 0 and row["prompt"] == ""
-
-
-# ---- rows that cannot be made ----
-
-
-def test_corrupt_image_is_skipped_named_and_never_a_target(mixing, source_rows, tmp_path):
-    corrupt = 5
-    images = [row["image"]["bytes"] for row in source_rows]
-    images[corrupt] = images[corrupt][: len(images[corrupt]) // 2]
-    data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows])
-    chosen = mixing | {"dataset_name": data, "output_dir": tmp_path / "run"}
-    ended = run_script(arguments(chosen), tmp_path)
-    assert ended.returncode == 3 and "1 of 24 rows" in ended.stderr and "Traceback" not in ended.stderr
-    rows, manifest = published_rows(tmp_path / "run"), manifest_of(tmp_path / "run")
-    assert [row["source_index"] for row in rows] == [i for i in range(ROWS) if i != corrupt]
-    assert corrupt not in {row["target_index"] for row in rows}
-    (skipped,) = manifest["skipped"]
-    assert (skipped["source_index"], skipped["variant"]) == (corrupt, 0) and skipped["reason"].startswith("corrupt image")
-    assert "1 x corrupt image" in (tmp_path / "run" / "repo" / "README.md").read_text()
-    # The same command says the same again; where more may be skipped, it is fine. Nothing is made anew.
-    before = digests(tmp_path / "run" / "repo")
-    assert run_script(arguments(chosen), tmp_path).returncode == 3
-    assert run_script(arguments(chosen | {"max_skipped": 0.2}), tmp_path).returncode == 0
-    assert digests(tmp_path / "run" / "repo") == before
-
-
-def test_too_many_skipped_rows_are_reported_once_by_two_processes(mixing, source_rows, tmp_path):
-    images = [row["image"]["bytes"] for row in source_rows]
-    images[3] = b""
-    data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows])
-    output = tmp_path / "run"
-    done = launch([SCRIPT, *arguments(mixing | {"dataset_name": data, "output_dir": output, "rows_per_shard": 4})], 2)
-    assert done.returncode != 0
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("sgdmix_hub: ")]
-    assert "1 of 24 rows" in line
-    report = json.loads((output / "state" / "error.json").read_text())
-    assert report["exit_code"] == 3 and f"sgdmix_hub: {report['message']}" == line
-    assert len(published_rows(output)) == ROWS - 1
-
-
-def test_more_may_be_skipped_where_the_user_says_so(mixing, source_rows, tmp_path):
-    images = [row["image"]["bytes"] for row in source_rows]
-    images[0] = b"no image at all"
-    data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows])
-    ended = run_script(arguments(mixing | {"dataset_name": data, "output_dir": tmp_path / "run", "max_skipped": 0.2}), tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert [record["source_index"] for record in manifest_of(tmp_path / "run")["skipped"]] == [0]
-    assert len(published_rows(tmp_path / "run")) == ROWS - 1
-
-
-def test_class_with_one_image_and_more_candidates_than_images(mixing, source_rows, tmp_path):
-    images, labels = [row["image"]["bytes"] for row in source_rows[:6]], [0, 1, 1, 1, 1, 1]
-    data = write_dataset(tmp_path / "data", images, labels)
-    chosen = mixing | {"dataset_name": data, "output_dir": tmp_path / "run", "target_classes": "other", "num_variants": 2}
-    ended = run_script(arguments(chosen), tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert "warning: num_candidates 50" in ended.stdout
-    rows = published_rows(tmp_path / "run")
-    assert len(rows) == 12 and all(row["target_label"] != row["label"] for row in rows)
-    alone = [row["target_index"] for row in rows if row["source_index"] == 0]
-    assert len(set(alone)) == 2
-
-
-def test_no_candidate_anywhere_skips_every_row(mixing, source_rows, tmp_path):
-    data = write_dataset(tmp_path / "data", [row["image"]["bytes"] for row in source_rows[:3]], [0, 0, 0])
-    ended = run_script(arguments(mixing | {"dataset_name": data, "output_dir": tmp_path / "run", "target_classes": "other"}), tmp_path)
-    assert ended.returncode == 3 and "Traceback" not in ended.stderr, ended.stderr
-    manifest = manifest_of(tmp_path / "run")
-    assert manifest["rows"] == 0 and [record["reason"] for record in manifest["skipped"]] == ["no candidate"] * 3
-
-
-def test_blank_images_are_skipped_and_never_targets(mixing, source_rows, tmp_path):
-    images = [row["image"]["bytes"] for row in source_rows[:8]]
-    blank = {2: 128, 5: 0, 7: 255}
-    for row, grey in blank.items():
-        images[row] = png(Image.new("RGB", (32, 32), (grey, grey, grey)))
-    data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows[:8]])
-    ended = run_script(arguments(mixing | {"dataset_name": data, "output_dir": tmp_path / "run", "max_skipped": 1}), tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert {(r["source_index"], r["reason"]) for r in manifest_of(tmp_path / "run")["skipped"]} == {
-        (row, "blank saliency map") for row in blank
-    }
-    assert not blank.keys() & {row["target_index"] for row in published_rows(tmp_path / "run")}
-
-
-# ---- inputs that do not belong together ----
 
 
 def test_adapter_of_another_subset_is_refused_unless_asked_for(settings, tiny_base, birds, tmp_path):

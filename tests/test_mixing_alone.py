@@ -1,0 +1,121 @@
+"""Generations without a diffusion model: what is mixed, and the rows that cannot be made."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from generations import ROWS, SCRIPT, arguments, digests, manifest_of, pixels_of, png, published_rows, run_script, write_dataset
+from launching import launch
+from PIL import Image
+
+from sgdmix_hub.config import AugmentSettings, apply_preset
+from sgdmix_hub.inputs import resolve_inputs
+from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.saliency_store import compute_maps
+
+
+def test_strength_zero_is_mixing_alone(mixing, tmp_path):
+    chosen = mixing | {"output_dir": tmp_path / "run", "num_candidates": 5}
+    ended = run_script(arguments(chosen), tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    settings = apply_preset(AugmentSettings(**{name: str(v) if isinstance(v, Path) else v for name, v in chosen.items()}))
+    inputs = resolve_inputs(settings, tmp_path / "run" / "state")
+    maps = compute_maps(settings, inputs.split, None, 0, 1, torch.device("cpu"))
+    pipeline = SGDMixPipeline(settings, refiner=None)
+    rows = published_rows(tmp_path / "run")
+    assert len(rows) == ROWS
+    for row in rows:
+        source, target = (pipeline.mask(inputs.split.image(i), maps[i]) for i in (row["source_index"], row["target_index"]))
+        mixture = pipeline.mix(source, target)
+        published = pixels_of(row)
+        assert np.array_equal(published, mixture.mixed)
+        assert np.array_equal(published, np.where((source.mask | target.mask)[..., None], source.pixels, target.pixels))
+        assert row["foreground_area"] == mixture.foreground_area == (source.mask | target.mask).mean()
+        assert row["effective_strength"] == 0 and row["prompt"] == ""
+
+
+# ---- rows that cannot be made ----
+
+
+def test_corrupt_image_is_skipped_named_and_never_a_target(mixing, source_rows, tmp_path):
+    corrupt = 5
+    images = [row["image"]["bytes"] for row in source_rows]
+    images[corrupt] = images[corrupt][: len(images[corrupt]) // 2]
+    data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows])
+    chosen = mixing | {"dataset_name": data, "output_dir": tmp_path / "run"}
+    ended = run_script(arguments(chosen), tmp_path)
+    assert ended.returncode == 3 and "1 of 24 rows" in ended.stderr and "Traceback" not in ended.stderr
+    rows, manifest = published_rows(tmp_path / "run"), manifest_of(tmp_path / "run")
+    assert [row["source_index"] for row in rows] == [i for i in range(ROWS) if i != corrupt]
+    assert corrupt not in {row["target_index"] for row in rows}
+    (skipped,) = manifest["skipped"]
+    assert (skipped["source_index"], skipped["variant"]) == (corrupt, 0) and skipped["reason"].startswith("corrupt image")
+    assert "1 x corrupt image" in (tmp_path / "run" / "repo" / "README.md").read_text()
+    # The same command says the same again; where more may be skipped, it is fine. Nothing is made anew.
+    before = digests(tmp_path / "run" / "repo")
+    assert run_script(arguments(chosen), tmp_path).returncode == 3
+    assert run_script(arguments(chosen | {"max_skipped": 0.2}), tmp_path).returncode == 0
+    assert digests(tmp_path / "run" / "repo") == before
+
+
+def test_too_many_skipped_rows_are_reported_once_by_two_processes(mixing, source_rows, tmp_path):
+    images = [row["image"]["bytes"] for row in source_rows]
+    images[3] = b""
+    data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows])
+    output = tmp_path / "run"
+    done = launch([SCRIPT, *arguments(mixing | {"dataset_name": data, "output_dir": output, "rows_per_shard": 4})], 2)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("sgdmix_hub: ")]
+    assert "1 of 24 rows" in line
+    report = json.loads((output / "state" / "error.json").read_text())
+    assert report["exit_code"] == 3 and f"sgdmix_hub: {report['message']}" == line
+    assert len(published_rows(output)) == ROWS - 1
+
+
+def test_more_may_be_skipped_where_the_user_says_so(mixing, source_rows, tmp_path):
+    images = [row["image"]["bytes"] for row in source_rows]
+    images[0] = b"no image at all"
+    data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows])
+    ended = run_script(arguments(mixing | {"dataset_name": data, "output_dir": tmp_path / "run", "max_skipped": 0.2}), tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert [record["source_index"] for record in manifest_of(tmp_path / "run")["skipped"]] == [0]
+    assert len(published_rows(tmp_path / "run")) == ROWS - 1
+
+
+def test_class_with_one_image_and_more_candidates_than_images(mixing, source_rows, tmp_path):
+    images, labels = [row["image"]["bytes"] for row in source_rows[:6]], [0, 1, 1, 1, 1, 1]
+    data = write_dataset(tmp_path / "data", images, labels)
+    chosen = mixing | {"dataset_name": data, "output_dir": tmp_path / "run", "target_classes": "other", "num_variants": 2}
+    ended = run_script(arguments(chosen), tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "warning: num_candidates 50" in ended.stdout
+    rows = published_rows(tmp_path / "run")
+    assert len(rows) == 12 and all(row["target_label"] != row["label"] for row in rows)
+    alone = [row["target_index"] for row in rows if row["source_index"] == 0]
+    assert len(set(alone)) == 2
+
+
+def test_no_candidate_anywhere_skips_every_row(mixing, source_rows, tmp_path):
+    data = write_dataset(tmp_path / "data", [row["image"]["bytes"] for row in source_rows[:3]], [0, 0, 0])
+    ended = run_script(arguments(mixing | {"dataset_name": data, "output_dir": tmp_path / "run", "target_classes": "other"}), tmp_path)
+    assert ended.returncode == 3 and "Traceback" not in ended.stderr, ended.stderr
+    manifest = manifest_of(tmp_path / "run")
+    assert manifest["rows"] == 0 and [record["reason"] for record in manifest["skipped"]] == ["no candidate"] * 3
+
+
+def test_blank_images_are_skipped_and_never_targets(mixing, source_rows, tmp_path):
+    images = [row["image"]["bytes"] for row in source_rows[:8]]
+    blank = {2: 128, 5: 0, 7: 255}
+    for row, grey in blank.items():
+        images[row] = png(Image.new("RGB", (32, 32), (grey, grey, grey)))
+    data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows[:8]])
+    ended = run_script(arguments(mixing | {"dataset_name": data, "output_dir": tmp_path / "run", "max_skipped": 1}), tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert {(r["source_index"], r["reason"]) for r in manifest_of(tmp_path / "run")["skipped"]} == {
+        (row, "blank saliency map") for row in blank
+    }
+    assert not blank.keys() & {row["target_index"] for row in published_rows(tmp_path / "run")}
+
+
+# ---- inputs that do not belong together ----
