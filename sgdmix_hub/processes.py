@@ -11,6 +11,7 @@ import datetime
 import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -73,15 +74,6 @@ def start_processes(num_threads: int) -> PartialState:
     return state
 
 
-def from_rank_zero(value):
-    """Rank 0's value on every rank (any picklable object). A collective: every rank has to call it."""
-    if PartialState().num_processes == 1:
-        return value
-    box = [value]
-    broadcast_object_list(box, from_process=0)
-    return box[0]
-
-
 def on_rank_zero(function: Callable[[], Value]) -> Value:
     """What `function` gives on rank 0, on every rank; its `UserError` is raised on every rank too. A collective."""
     outcome = None
@@ -90,7 +82,10 @@ def on_rank_zero(function: Callable[[], Value]) -> Value:
             outcome = (function(), None)
         except UserError as error:
             outcome = (None, error)
-    value, error = from_rank_zero(outcome)
+    box = [outcome]
+    if PartialState().num_processes > 1:
+        broadcast_object_list(box, from_process=0)
+    value, error = box[0]
     if error is not None:
         raise error
     return value
@@ -126,6 +121,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """`write(temporary folder)`, then rename over what is there: the folder is whole or not there."""
+    working = folder.with_name(f".{folder.name}.working")
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    write(working)
+    shutil.rmtree(folder, ignore_errors=True)
+    working.rename(folder)
 
 
 def write_json(path: Path, values: dict | list) -> None:

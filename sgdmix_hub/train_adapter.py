@@ -6,7 +6,6 @@ Writes into `output_dir` what stock diffusers loads (see adapters.py), with the 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from .adapters import FACTS_FILE, save_adapter
 from .config import AdapterSettings, UserError
 from .data import Split, load_split, prompt_for, square, subset_record, token_for
 from .pins import Pin, resolve
-from .processes import is_finished, launch, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file
+from .processes import is_finished, launch, on_rank_zero, replace_folder, say, start_processes, stop_if_requested, wait_for_file
 from .refine import NO_SAFETY_CHECKER, load_base
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -227,10 +226,7 @@ def main(settings: AdapterSettings) -> None:
     set_seed(settings.seed, device_specific=True)
     unet, learned_tokens = train(settings, split, base, accelerator)
     if accelerator.is_main_process:
-        working = folder.with_name(f".{folder.name}.working")
-        save_adapter(working, unet, learned_tokens, facts)
-        shutil.rmtree(folder, ignore_errors=True)
-        working.rename(folder)
+        replace_folder(folder, lambda working: save_adapter(working, unet, learned_tokens, facts))
     accelerator.wait_for_everyone()
     wait_for_file(folder / FACTS_FILE)  # a shared file system may show it late
 

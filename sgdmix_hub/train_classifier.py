@@ -7,7 +7,6 @@ Writes into `output_dir`: the model (safetensors), its image processor, and `cla
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from .data import Split, load_evaluation_split, load_split, subset_record
 from .inputs import CLASSIFIER_FACTS
 from .metrics.class_accuracy import ClassAccuracy
 from .pins import MODEL_FILES, Pin, local_folder, resolve
-from .processes import is_finished, launch, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file, write_json
+from .processes import is_finished, launch, on_rank_zero, replace_folder, say, start_processes, stop_if_requested, wait_for_file, write_json
 from .published import PublishedRows, load_published
 from .saliency import processor_size
 
@@ -159,20 +158,21 @@ def main(settings: ClassifierSettings) -> None:
     size = settings.image_size or processor_size(processor)
     probability = settings.synthetic_probability if synthetic else 0.0
     images = TrainingImages(split, split.decodable(), training_transform(processor, size), synthetic, probability)
-    working = folder.with_name(f".{folder.name}.working")
-    trainer = Trainer(model=model, args=training_arguments(settings, working), train_dataset=images)
+    trainer = Trainer(model=model, args=training_arguments(settings, folder), train_dataset=images)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingBar)
     trainer.train()
     if settings.eval_split:
         evaluation = load_evaluation_split(settings, settings.eval_split, like=split)
         facts["metrics"] = evaluate_on(trainer, evaluation, evaluation_transform(processor, size))
-    if state.is_main_process:
+
+    def save(working: Path) -> None:
         trainer.model.save_pretrained(working)
         with_size(processor, size).save_pretrained(working)
         write_json(working / CLASSIFIER_FACTS, facts)
-        shutil.rmtree(folder, ignore_errors=True)
-        working.rename(folder)
+
+    if state.is_main_process:
+        replace_folder(folder, save)
     state.wait_for_everyone()
     wait_for_file(folder / CLASSIFIER_FACTS)  # a shared file system may show it late
 
