@@ -16,6 +16,7 @@ from .config import AugmentSettings
 from .data import Split
 from .pins import file_sha256
 from .processes import read_json, write_atomically, write_json
+from .row_store import RowStore
 from .saliency_store import SaliencyMaps
 from .targets import NO_TARGET, row_seed, select_targets
 
@@ -45,20 +46,19 @@ class PlanRow:
     skip: str | None
 
 
-def make_plan(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> list[PlanRow]:
-    """Every source of the subset times its variants, in that order. Targets come from the maps of all processes, so this runs once."""
+def make_plan(settings: AugmentSettings, split: Split, maps: SaliencyMaps, backgrounds: RowStore | None = None) -> list[PlanRow]:
+    """Every source of the subset times its variants, in that order. Targets come from the maps of all processes, so this runs once.
+
+    `backgrounds`: float32 (D,) a row, features of the images' backgrounds, where selection needs them.
+    """
     usable = np.array([row for row in split.subset if int(row) not in maps.unusable], dtype=np.int64)
-    usable_labels = split.labels[usable]
+    targets = select_targets(usable, usable, split.labels, maps, settings, None if backgrounds is None else backgrounds[usable])
     plan = []
     for source in split.subset.tolist():
         if source in maps.unusable:
             plan += [_skipped(settings, source, v, maps.unusable[source]) for v in range(settings.num_variants)]
             continue
-        other = usable_labels != split.labels[source] if settings.target_classes == "other" else usable != source
-        targets = select_targets(
-            source, usable[other], maps, settings.num_candidates, settings.num_variants, settings.seed, settings.selection_method
-        )
-        for variant, target in enumerate(targets):
+        for variant, target in enumerate(next(targets)):
             if target.index == NO_TARGET:
                 plan.append(_skipped(settings, source, variant, "no candidate"))
                 continue
