@@ -14,6 +14,7 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from .backgrounds import compute_backgrounds
 from .config import AugmentSettings, apply_preset
 from .data import Split
 from .inputs import Inputs, check_resume, environment, resolve_inputs
@@ -60,11 +61,14 @@ def main(settings: AugmentSettings) -> None:
 def plan_shards(settings: AugmentSettings, split: Split, maps: SaliencyMaps, state_folder: Path, state: PartialState) -> Shards:
     """The shards of the plan, which rank 0 makes once and the others read."""
     path = state_folder / "plan.parquet"
+    backgrounds = None
+    if settings.selection_method == "novel-background" and not path.exists():
+        backgrounds = compute_backgrounds(settings, split, maps, state.process_index, state.num_processes)
     if state.is_main_process and not path.exists():
         others = len(split.subset) - 1
         if settings.num_candidates > others:
             say(f"warning: num_candidates {settings.num_candidates} is more than the {others} other images: all are candidates")
-        write_plan(path, make_plan(settings, split, maps))
+        write_plan(path, make_plan(settings, split, maps, backgrounds))
     wait_for_file(path)
     return Shards(state_folder / "shards", path, settings.rows_per_shard)
 

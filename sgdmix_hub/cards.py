@@ -26,10 +26,17 @@ SIZES = (
     (10**9, "100M<n<1B"),
 )
 LABELS = {
+    "threshold_method": "threshold",
     "mask_refinement": "mask refinement",
+    "largest_component": "largest component alone",
+    "fill_holes": "holes filled",
+    "mask_dilation": "mask dilation",
     "selection_method": "target selection",
     "target_classes": "candidates from",
+    "max_target_reuse": "rows a target may serve",
+    "crop_target": "target cropped to the source's aspect ratio",
     "mixing_method": "mixing",
+    "inpainting_method": "inpainting",
     "feather": "feather",
 }
 LARGEST_TABLE = 250
@@ -44,6 +51,7 @@ class CardFacts:
     rows_by_label: list[int]
     parquet_bytes: int
     skipped: list[dict]
+    saliency: dict
     pins: dict[str, str]
     versions: dict[str, str]
     fingerprint: str
@@ -63,7 +71,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         prose=prose.strip(),
         settings=settings,
         labels=LABELS,
-        chosen={name: getattr(settings, name) for name in LABELS},
+        chosen=_chosen(settings),
         deviations=preset_deviations(settings),
         pins={name: plain(pin) for name, pin in facts.pins.items()},
         versions=facts.versions,
@@ -71,6 +79,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         num_rows=sum(facts.rows_by_label),
         class_rows=table[:LARGEST_TABLE],
         num_classes=len(table),
+        saliency=facts.saliency,
         skipped=len(facts.skipped),
         reasons=Counter(plain(record["reason"]) for record in facts.skipped).most_common(),
         mean_distance=facts.mean_distance,
@@ -107,6 +116,14 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
     return card_data
 
 
+def _chosen(settings: AugmentSettings) -> dict:
+    """The method's choices that have a value, by setting."""
+    values = {name: getattr(settings, name) for name in LABELS}
+    if settings.mixing_method != "inpaint":
+        values.pop("inpainting_method")
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
     """S, N, the saliency method and all that decided the images, for programs that read the card."""
     method = {
@@ -114,13 +131,14 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
         "foreground_strength": settings.strength if settings.foreground_strength is None else settings.foreground_strength,
         "paste_foreground": settings.paste_foreground,
         "num_candidates": settings.num_candidates,
-        "saliency_method": settings.saliency_method,
+        "saliency_method": facts.saliency["method"],
+        "trust_test": facts.saliency["trust"],
         "num_variants": settings.num_variants,
         "preset": settings.preset,
     }
     return (
         method
-        | {name: getattr(settings, name) for name in LABELS}
+        | _chosen(settings)
         | {
             "num_inference_steps": settings.num_inference_steps,
             "guidance_scale": settings.guidance_scale,

@@ -5,7 +5,7 @@ Every field of `AugmentSettings` is in one of three groups:
 
 | group | settings | on resume |
 |---|---|---|
-| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, mask_refinement, selection_method, target_classes, mixing_method, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
+| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
 | may move last bits | batch_size, num_threads (and, recorded beside them: device, library versions) | another value warns |
 | place and speed | output_dir, saliency_dir, max_skipped, license, card | ignored, never published |
 
@@ -21,27 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from .presets import CAM_METHODS, PRESETS, SaliencyMethod, ThresholdMethod
+
 MAY_MOVE_LAST_BITS = ("batch_size", "num_threads")
 PLACE_AND_SPEED = ("output_dir", "saliency_dir", "max_skipped", "license", "card")
 PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
-
-# The settings a preset names. `paper` is Eq. 7-10; `recommended` is what measured better in benchmarks/ (README shows by how much).
-PRESETS = {
-    "paper": {
-        "mask_refinement": "none",
-        "selection_method": "l2",
-        "target_classes": "any",
-        "mixing_method": "union",
-        "feather": 0.0,
-    },
-    "recommended": {
-        "mask_refinement": "grabcut",
-        "selection_method": "l2",
-        "target_classes": "other",
-        "mixing_method": "inpaint",
-        "feather": 0.01,
-    },
-}
+MOST_PREVIEWED = 24
 
 
 class UserError(Exception):
@@ -163,18 +148,34 @@ class AugmentSettings(DataSettings):
     license: str | None = setting(None, "licence of the augmented dataset; publishing without one is refused")
 
     preset: Literal["paper", "recommended"] = setting("paper", "named set of choices for the fields below")
-    mask_refinement: Literal["none", "grabcut"] | None = setting(None, "refinement of the Otsu mask")
-    selection_method: Literal["l2", "random"] | None = setting(None, "how the target is chosen among the candidates")
-    target_classes: Literal["any", "other"] | None = setting(None, "classes that candidates are drawn from")
+    saliency_method: SaliencyMethod | None = setting(None, "what tells foreground from background, as a map")
+    trust_test: Literal["warn", "fall-back"] | None = setting(
+        None, "when the classifier reads the background: warn, or use minimum-barrier"
+    )
+    threshold_method: ThresholdMethod | None = setting(None, "threshold of the saliency map: scikit-image's, or quantile")
+    largest_component: bool | None = setting(None, "keep the mask's largest connected part alone")
+    fill_holes: bool | None = setting(None, "fill the holes of the mask")
+    mask_dilation: float | None = setting(None, "widen the mask by this share of the image size")
+    mask_refinement: Literal["none", "grabcut"] | None = setting(None, "refinement of the thresholded mask")
+    selection_method: Literal["l2", "random", "dissimilar", "novel-background"] | None = setting(
+        None, "how the target is chosen among the candidates"
+    )
+    target_classes: Literal["any", "other", "same"] | None = setting(None, "classes that candidates are drawn from")
+    crop_target: bool | None = setting(None, "crop the target to the source's aspect ratio before both become square")
     mixing_method: Literal["union", "source", "inpaint"] | None = setting(None, "how source and target are mixed")
     feather: float | None = setting(None, "sigma of the mask's soft edge, as a share of the image size; 0 is a hard edge")
 
-    saliency_method: Literal["grad-cam", "spectral-residual", "mask-column"] = setting("grad-cam", "saliency map")
-    classifier: str | None = setting(None, "classifier that Grad-CAM looks through, as org/name[@revision] or folder")
-    saliency_layer: str | None = setting(None, "module whose activations Grad-CAM reads; the last stage by default")
-    saliency_input_size: int | None = setting(None, "input size of the classifier for saliency; its own by default")
+    classifier: str | None = setting(None, "classifier that a CAM looks through, as org/name[@revision] or folder")
+    saliency_layer: str | None = setting(None, "module whose activations a CAM reads; the last stage by default")
+    saliency_input_size: int | None = setting(
+        None, "input size of the classifier for saliency; by default its own, or what gives 7x7 cells"
+    )
+    saliency_sigma: float = setting(6.0, "Gaussian of the spectral residual, in pixels of the 64x64 map")
+    threshold_quantile: float = setting(0.8, "for threshold_method quantile: share of the map that is background")
     mask_column: str | None = setting(None, "column with foreground masks, for saliency_method mask-column")
     saliency_dir: str | None = setting(None, "folder of saliency maps shared between runs; inside state/ by default")
+    max_target_reuse: int | None = setting(None, "how many rows one image may be the target of; no limit when not given")
+    inpainting_method: Literal["opencv", "diffusion"] = setting("opencv", "what fills the target's foreground for mixing_method inpaint")
 
     strength: float = setting(0.7, "S: share of the diffusion steps that refine the mixed image; 0 is mixing alone")
     foreground_strength: float | None = setting(None, "another, lower strength for the source's foreground; S when not given")
@@ -207,14 +208,30 @@ class AugmentSettings(DataSettings):
             raise UserError(f"foreground_strength is {self.foreground_strength}: give a value in [0, strength {self.strength}]")
         if self.strength > 0:
             self._validate_refinement()
-        if self.saliency_method == "grad-cam" and self.classifier is None:
-            raise UserError("grad-cam needs a classifier: give --classifier org/name@revision or a folder")
+        self._validate_masks()
         if self.card is not None and not Path(self.card).is_file():
             raise UserError(f"card {self.card}: no such file")
-        if self.saliency_method == "mask-column" and self.mask_column is None:
-            raise UserError("saliency_method mask-column needs --mask_column")
         if not self.config_name.replace("-", "").replace("_", "").isalnum():
             raise UserError(f"config_name {self.config_name!r}: use letters, digits, - and _")
+
+    def _validate_masks(self) -> None:
+        method = apply_preset(self).saliency_method
+        if method in CAM_METHODS and self.classifier is None:
+            raise UserError(f"{method} needs a classifier: give --classifier org/name@revision or a folder")
+        if method == "mask-column" and self.mask_column is None:
+            raise UserError("saliency_method mask-column needs --mask_column")
+        above_zero(self, "saliency_sigma")
+        unit_interval(self, "threshold_quantile")
+        if self.mask_dilation is not None and not 0 <= self.mask_dilation <= 0.5:
+            raise UserError(f"mask_dilation is {self.mask_dilation}: give a share of the image size in [0, 0.5]")
+        if self.max_target_reuse is not None:
+            at_least(self, 1, "max_target_reuse")
+        if self.inpainting_method == "diffusion" and (apply_preset(self).mixing_method != "inpaint" or self.strength == 0):
+            raise UserError(
+                "inpainting_method diffusion needs mixing_method inpaint and a strength above 0, which loads the diffusion model"
+            )
+        if self.inpainting_method == "diffusion" and self.num_inference_steps < 2:
+            raise UserError("inpainting_method diffusion needs at least 2 num_inference_steps: it paints at a strength below 1")
 
     def _validate_refinement(self) -> None:
         if self.adapter is None:
@@ -230,6 +247,34 @@ class AugmentSettings(DataSettings):
     def effective_strength(self) -> float:
         """The strength that is really run: diffusers truncates to whole steps."""
         return int(self.num_inference_steps * self.strength) / self.num_inference_steps
+
+
+@dataclass(kw_only=True)
+class PreviewSettings(DataSettings):
+    """One page of pictures and a table: what each choice of the method does to a data set, without a diffusion model."""
+
+    classifier: str | None = setting(None, "classifier that Grad-CAM looks through; without one its columns are left out")
+    saliency_layer: str | None = setting(None, "module whose activations Grad-CAM reads; the last stage by default")
+    saliency_input_size: int | None = setting(
+        None, "input size of the classifier for saliency; by default its own, or what gives 7x7 cells"
+    )
+    mask_column: str | None = setting(None, "column with true foreground masks, to show and to measure against")
+    num_images: int = setting(6, "images on the page, spread over the classes")
+    num_candidates: int = setting(50, "N: candidates that the target is chosen from")
+    resolution: int = setting(256, "images are masked and mixed at resolution x resolution")
+    resize: Literal["stretch", "center-crop"] = setting("stretch", "how an image becomes square")
+
+    def validate(self) -> None:
+        super().validate()
+        at_least(self, 1, "num_images", "num_candidates")
+        multiple_of_eight(self, "resolution")
+        if self.num_images > MOST_PREVIEWED:
+            raise UserError(f"num_images is {self.num_images}: give at most {MOST_PREVIEWED}, a page holds no more")
+        if self.saliency_input_size is not None:
+            at_least(self, 1, "saliency_input_size")
+        for name in ("saliency_layer", "saliency_input_size"):
+            if self.classifier is None and getattr(self, name) is not None:
+                raise UserError(f"{name} is Grad-CAM's, which needs a classifier: give --classifier org/name@revision or a folder")
 
 
 @dataclass(kw_only=True)
@@ -254,6 +299,7 @@ class RunSettings(DataSettings):
     num_candidates: int | None = setting(None, "N")
     num_variants: int | None = setting(None, "images made from each source image")
     synthetic_probability: float | None = setting(None, "share of synthetic images in downstream training")
+    bootstrap_saliency: bool = setting(False, "read saliency from a classifier retrained on mixtures of model-free masks")
     max_skipped: float | None = setting(None, "share of skipped rows above which the run ends with exit code 3")
 
     def validate(self) -> None:

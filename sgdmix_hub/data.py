@@ -154,6 +154,14 @@ def square(image: Image.Image, size: int, resize: str, resample=Image.Resampling
     return image.resize((size, size), resample)
 
 
+def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, int]:
+    """The largest box (left, top, right, bottom) of an aspect ratio (width over height) in the middle of an image, in whole pixels."""
+    cut_width = min(width, max(1, round(height * aspect)))
+    cut_height = min(height, max(1, round(width / aspect)))
+    left, top = (width - cut_width) // 2, (height - cut_height) // 2
+    return left, top, left + cut_width, top + cut_height
+
+
 def subset_indices(
     labels: np.ndarray,
     num_classes: int,

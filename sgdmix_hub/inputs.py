@@ -15,10 +15,24 @@ from .adapters import Adapter, read_adapter
 from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, UserError, fingerprint, published_settings
 from .data import Split, check_same_subset, load_split, subset_record
 from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, same_content
+from .presets import CAM_METHODS
 from .processes import on_rank_zero, read_json, say, write_json
 
 CLASSIFIER_FACTS = "classifier.json"
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "datasets", "pyarrow", "pillow", "numpy", "grad-cam", "sgdmix_hub")
+LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "datasets",
+    "pyarrow",
+    "pillow",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "grad-cam",
+    "sgdmix_hub",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         adapter_pin = pin("adapter", settings.adapter)
         adapter = read_adapter(adapter_pin)
         base = pin("pretrained_model_name_or_path", settings.pretrained_model_name_or_path or adapter.facts["base"])
-    if settings.saliency_method == "grad-cam":
+    if settings.saliency_method in CAM_METHODS:
         classifier = pin("classifier", settings.classifier)
     inputs = Inputs(split, adapter_pin, adapter, base, classifier)
     _check_belonging(settings, inputs)

@@ -1,68 +1,87 @@
-"""Saliency map -> binary foreground mask: Otsu's threshold (Eq. 8), optionally refined by GrabCut."""
+"""Saliency map -> binary foreground mask: a threshold (Eq. 8), GrabCut on the image, clean-up. Radii are shares of the image size."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+from scipy import ndimage
+from skimage import filters
 
-# GrabCut's seeds, chosen by mask IoU on the demo domain (benchmarks/demo.py measures it). Radii are shares of the image size.
+from .config import AugmentSettings
+
+THRESHOLDS = {
+    "otsu": filters.threshold_otsu,
+    "isodata": filters.threshold_isodata,
+    "li": filters.threshold_li,
+    "mean": filters.threshold_mean,
+    "minimum": filters.threshold_minimum,
+    "triangle": filters.threshold_triangle,
+    "yen": filters.threshold_yen,
+}
+
+# GrabCut's seeds, chosen by mask IoU on the demo domain (benchmarks/method.py measures it).
 GRABCUT_SIZE = 128  # smaller images leave too few pixels for the colour models, larger ones only cost time
 GRABCUT_ITERATIONS = 2
-SURE_FOREGROUND = 0.9  # quantile of the map inside the Otsu mask above which a pixel is certain
+SURE_FOREGROUND = 0.9  # quantile of the map inside the coarse mask above which a pixel is certain
 PROBABLE_RADIUS = 0.1  # a class activation covers the telling part, the object reaches further
 SURE_BACKGROUND_RADIUS = 0.3
 
 
-def otsu_threshold(saliency_map: np.ndarray, bins: int = 256) -> float:
-    """Otsu's threshold of a map (any shape), over a histogram of 256 bins between its extremes, as scikit-image takes it.
+def threshold(saliency_map: np.ndarray, method: str = "otsu", quantile: float = 0.8) -> float:
+    """The threshold of a map (any shape): scikit-image's of that name, or, for `quantile`, that quantile of the map.
 
-    In float64: the last bit of a threshold decides over pixels. The foreground is what lies strictly ABOVE the threshold. A constant map
-    returns its value, so its mask is empty.
+    The foreground is what lies strictly ABOVE the threshold. A map that a method finds no threshold for (constant; without two modes, for
+    `minimum`) gets its own maximum, so its mask is empty: an image is skipped rather than guessed at.
     """
-    saliency_map = np.asarray(saliency_map, np.float64)
-    low, high = float(saliency_map.min()), float(saliency_map.max())
-    if low == high:
-        return low
-    counts, edges = np.histogram(saliency_map, bins=bins, range=(low, high))
-    centers = (edges[:-1] + edges[1:]) / 2
-    below, above = np.cumsum(counts), np.cumsum(counts[::-1])[::-1]
-    mean_below = np.cumsum(counts * centers) / below
-    mean_above = (np.cumsum((counts * centers)[::-1]) / above[::-1])[::-1]
-    variance_between = below[:-1] * above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
-    return float(centers[int(np.argmax(variance_between))])
+    values = np.asarray(saliency_map, np.float64)  # the last bit of a threshold decides over pixels
+    if values.min() == values.max():
+        return float(values.max())
+    if method == "quantile":
+        return float(np.quantile(values, quantile))
+    try:
+        return float(THRESHOLDS[method](values))
+    except RuntimeError:
+        return float(values.max())
 
 
-def threshold_mask(saliency_map: np.ndarray, size: int) -> np.ndarray:
+def scaled_map(saliency_map: np.ndarray, size: int) -> np.ndarray:
+    """A (64, 64) map scaled bilinearly, float32 (size, size)."""
+    return cv2.resize(np.asarray(saliency_map, np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def threshold_mask(saliency_map: np.ndarray, size: int, method: str = "otsu", quantile: float = 0.8) -> np.ndarray:
     """The mask of a float (64, 64) map at size x size, bool: threshold of the map itself, cut from the map scaled bilinearly."""
-    saliency_map = np.asarray(saliency_map, np.float32)
-    scaled = cv2.resize(saliency_map, (size, size), interpolation=cv2.INTER_LINEAR)
-    return scaled > otsu_threshold(saliency_map)
+    return scaled_map(saliency_map, size) > threshold(np.asarray(saliency_map, np.float32), method, quantile)
 
 
-def grabcut_mask(image: np.ndarray, saliency_map: np.ndarray) -> np.ndarray:
-    """The Otsu mask refined by GrabCut (Rother et al., 2004; OpenCV) on the image, uint8 (size, size, 3); bool (size, size).
+def grabcut_mask(image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """A coarse mask, bool (size, size), refined by GrabCut (Rother et al., 2004; OpenCV) on the image, uint8 (size, size, 3).
 
-    The map's peak is certain foreground, what is far from the Otsu mask certain background, the rest is for the colour models to decide.
-    The Otsu mask is returned where GrabCut finds nothing, or nothing but foreground.
+    Inside the coarse mask the map's peak is certain foreground, what is far from the mask certain background, the rest is for the colour
+    models to decide. The coarse mask is returned where GrabCut finds nothing, or nothing but foreground.
     """
     size = image.shape[0]
-    coarse = threshold_mask(saliency_map, GRABCUT_SIZE)
-    if not coarse.any() or coarse.all():
-        return threshold_mask(saliency_map, size)
-    scaled = cv2.resize(np.asarray(saliency_map, np.float32), (GRABCUT_SIZE, GRABCUT_SIZE), interpolation=cv2.INTER_LINEAR)
-    seeds = np.full(coarse.shape, cv2.GC_PR_BGD, np.uint8)
-    seeds[widen(coarse, PROBABLE_RADIUS)] = cv2.GC_PR_FGD
-    seeds[~widen(coarse, SURE_BACKGROUND_RADIUS)] = cv2.GC_BGD
-    seeds[coarse & (scaled >= np.quantile(scaled[coarse], SURE_FOREGROUND))] = cv2.GC_FGD
+    small = resize_mask(coarse, GRABCUT_SIZE)
+    if not small.any() or small.all():
+        return coarse
+    scaled = scaled_map(saliency_map, GRABCUT_SIZE)
+    seeds = np.full(small.shape, cv2.GC_PR_BGD, np.uint8)
+    seeds[widen(small, PROBABLE_RADIUS)] = cv2.GC_PR_FGD
+    seeds[~widen(small, SURE_BACKGROUND_RADIUS)] = cv2.GC_BGD
+    seeds[small & (scaled >= np.quantile(scaled[small], SURE_FOREGROUND))] = cv2.GC_FGD
     cv2.setRNGSeed(0)  # GrabCut's k-means draws from OpenCV's state of this thread
     interpolation = cv2.INTER_AREA if size > GRABCUT_SIZE else cv2.INTER_CUBIC
-    bgr = cv2.resize(np.ascontiguousarray(image[..., ::-1]), coarse.shape, interpolation=interpolation)
+    bgr = cv2.resize(np.ascontiguousarray(image[..., ::-1]), small.shape, interpolation=interpolation)
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(bgr, seeds, None, background, foreground, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
-    refined = ((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)).astype(np.float32)
-    interpolation = cv2.INTER_LINEAR if size > GRABCUT_SIZE else cv2.INTER_AREA
-    mask = cv2.resize(refined, (size, size), interpolation=interpolation) > 0.5
-    return mask if mask.any() and not mask.all() else threshold_mask(saliency_map, size)
+    mask = resize_mask((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), size)
+    return mask if mask.any() and not mask.all() else coarse
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """A square bool mask at size x size: what is covered by more than half."""
+    interpolation = cv2.INTER_AREA if size < mask.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(mask.astype(np.float32), (size, size), interpolation=interpolation) > 0.5
 
 
 def widen(mask: np.ndarray, radius: float) -> np.ndarray:
@@ -72,8 +91,26 @@ def widen(mask: np.ndarray, radius: float) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
 
 
-def foreground_mask(image: np.ndarray, saliency_map: np.ndarray, refinement: str) -> np.ndarray:
-    """The mask M of a row, bool (size, size): `refinement` is none (Eq. 8) or grabcut."""
-    if refinement == "grabcut":
-        return grabcut_mask(image, saliency_map)
-    return threshold_mask(saliency_map, image.shape[0])
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest 8-connected part of a bool mask alone; an empty mask as it is."""
+    count, numbers, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if count == 1:
+        return mask
+    return numbers == 1 + int(np.argmax(facts[1:, cv2.CC_STAT_AREA]))
+
+
+def clean_up(mask: np.ndarray, settings: AugmentSettings) -> np.ndarray:
+    """The mask after the settings' clean-up: largest component, then holes, then dilation."""
+    if settings.largest_component:
+        mask = largest_component(mask)
+    if settings.fill_holes:
+        mask = ndimage.binary_fill_holes(mask)
+    return widen(mask, settings.mask_dilation) if settings.mask_dilation else mask
+
+
+def foreground_mask(image: np.ndarray, saliency_map: np.ndarray, settings: AugmentSettings) -> np.ndarray:
+    """The mask M of an image, uint8 (size, size, 3), bool (size, size), by the settings (with their preset applied)."""
+    mask = threshold_mask(saliency_map, image.shape[0], settings.threshold_method, settings.threshold_quantile)
+    if settings.mask_refinement == "grabcut":
+        mask = grabcut_mask(image, saliency_map, mask)
+    return clean_up(mask, settings)

@@ -11,28 +11,21 @@ INPAINT_MARGIN = 0.05  # share of the image size by which the target's foregroun
 INPAINT_RADIUS = 3  # pixels that a filled pixel looks around itself
 
 
-def mix(
-    source: np.ndarray, target: np.ndarray, source_mask: np.ndarray, target_mask: np.ndarray, method: str, feather: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """The mixed image and the mask of what was kept from the source, bool.
+def kept_mask(source_mask: np.ndarray, target_mask: np.ndarray, method: str) -> np.ndarray:
+    """Which pixels of the mixture come from the source, bool.
 
-    - `union` (Eq. 9-10): the source wherever either image has foreground, the target's background elsewhere;
-    - `source`: the source's foreground over the whole target;
-    - `inpaint`: the source's foreground over the target whose own foreground was inpainted (Telea, OpenCV).
-
-    `feather`: sigma of a Gaussian that softens the edge, as a share of the image size.
+    - `union` (Eq. 9): wherever either image has foreground, so that only the target's background is shown;
+    - `source`: the source's foreground alone, over the whole target;
+    - `inpaint`: the source's foreground alone, over the target whose own foreground was inpainted.
     """
-    if method == "union":
-        kept, background = source_mask | target_mask, target
-    elif method == "source":
-        kept, background = source_mask, target
-    else:
-        kept, background = source_mask, inpaint_foreground(target, target_mask)
-    return compose(source, background, kept, feather), kept
+    return source_mask | target_mask if method == "union" else source_mask
 
 
 def compose(foreground: np.ndarray, background: np.ndarray, mask: np.ndarray, feather: float = 0.0) -> np.ndarray:
-    """mask * foreground + (1 - mask) * background; pixel-exact without a feather."""
+    """mask * foreground + (1 - mask) * background (Eq. 10); pixel-exact without a feather.
+
+    `feather`: sigma of a Gaussian that softens the mask's edge, as a share of the image size.
+    """
     if feather == 0.0:
         return np.where(mask[..., None], foreground, background)
     sigma = feather * mask.shape[0]
@@ -41,9 +34,12 @@ def compose(foreground: np.ndarray, background: np.ndarray, mask: np.ndarray, fe
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
 
-def inpaint_foreground(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image with its foreground filled in from around it. The image as it is where the mask leaves nothing to fill from."""
+def inpainting_hole(mask: np.ndarray) -> np.ndarray:
+    """The pixels that inpainting fills: the foreground and a margin; none where that leaves nothing to fill from."""
     hole = widen(mask, INPAINT_MARGIN)
-    if hole.all():
-        return image
+    return np.zeros_like(hole) if hole.all() else hole
+
+
+def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The image with the hole filled in from around it (Telea, OpenCV)."""
     return cv2.inpaint(image, hole.astype(np.uint8), inpaintRadius=INPAINT_RADIUS, flags=cv2.INPAINT_TELEA)

@@ -28,6 +28,7 @@ SCHEDULERS = {
     "euler": (EulerDiscreteScheduler, {}),
     "unipc": (UniPCMultistepScheduler, {}),
 }
+INPAINT_STRENGTH = 0.9  # of the pass that paints what stands behind the target's foreground; at 1 its first filling would not count
 NO_SAFETY_CHECKER = {"safety_checker": None, "requires_safety_checker": False}
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 
@@ -77,7 +78,10 @@ class Refiner:
         keep_foreground = None
         if self.settings.foreground_strength is not None:
             image = self._encode(image, generators)
-            keep_foreground = ForegroundKeeper(image, foregrounds[padded], generators, self.settings)
+            kept_until = self.settings.foreground_strength
+            keep_foreground = ForegroundKeeper(
+                image, foregrounds[padded], generators, self._steps(self.settings.strength) - self._steps(kept_until)
+            )
         output = self.pipeline(
             image=image,
             prompt_embeds=embeds,
@@ -89,8 +93,41 @@ class Refiner:
             callback_on_step_end=keep_foreground,
             output_type="np",
         )
-        flagged = [bool(f) for f in output.nsfw_content_detected or [False] * len(padded)]
-        return output.images[:wanted], flagged[:wanted]
+        return output.images[:wanted], self._flagged(output)[:wanted]
+
+    @torch.no_grad()
+    def inpaint(self, images: np.ndarray, holes: np.ndarray, seeds: list[int]) -> tuple[np.ndarray, list[bool]]:
+        """Images, float32 (B, size, size, 3) in [0, 1], whose holes, bool (B, size, size), the base model without its adapter has painted
+        anew, and which of them the safety checker flagged: from a first filling (`images`, uint8), at a high strength, away from the
+        metaclass where guidance is on. Around the hole the latents are put back after every step.
+        """
+        wanted = len(images)
+        padded = [min(i, wanted - 1) for i in range(self.settings.batch_size)]
+        generators = [torch.Generator("cpu").manual_seed(seeds[i]) for i in padded]
+        pixels = torch.from_numpy(images[padded]).permute(0, 3, 1, 2).float() / 255
+        latents = self._encode(pixels, generators)
+        around = ForegroundKeeper(latents, ~holes[padded], generators, self._steps(INPAINT_STRENGTH))
+        self.pipeline.unet.disable_adapters()
+        output = self.pipeline(
+            image=latents,
+            prompt=[""] * len(padded),
+            negative_prompt=[f"a photo of a {self.adapter.facts['metaclass']}"] * len(padded),
+            strength=INPAINT_STRENGTH,
+            num_inference_steps=self.settings.num_inference_steps,
+            guidance_scale=self.settings.guidance_scale,
+            generator=generators,
+            callback_on_step_end=around,
+            output_type="np",
+        )
+        self.pipeline.unet.enable_adapters()
+        return output.images[:wanted], self._flagged(output)[:wanted]
+
+    def _flagged(self, output) -> list[bool]:
+        return [bool(flag) for flag in output.nsfw_content_detected or [False] * self.settings.batch_size]
+
+    def _steps(self, strength: float) -> int:
+        """How many steps a strength runs, truncated as diffusers does."""
+        return int(self.settings.num_inference_steps * strength)
 
     def _encode(self, pixels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
         """Scaled latents (B, 4, h, w) of pixels (B, 3, H, W) in [0, 1], each row drawn alone from its generator, as img2img does."""
@@ -101,30 +138,30 @@ class Refiner:
 
 
 class ForegroundKeeper:
-    """Keeps the foreground at a lower strength than the rest: after every step its latents are put back to the mixed image's own, noised
-    to where the sampler stands, until only `foreground_strength` of the schedule is left (blended diffusion; differential diffusion with
-    two levels). At 0 the foreground passes through the VAE alone.
+    """Keeps part of the image at a lower strength than the rest: after every step its latents are put back to the given image's own, noised
+    to where the sampler stands, until it is released (blended diffusion; differential diffusion with two levels). What is kept through
+    all steps passes through the VAE alone.
     """
 
-    def __init__(self, latents: torch.Tensor, foregrounds: np.ndarray, generators: list[torch.Generator], settings: AugmentSettings):
-        """`latents`: scaled, (B, c, h, w); `foregrounds`: bool (B, size, size); `generators`: as the sampler is going to use them."""
+    def __init__(self, latents: torch.Tensor, kept: np.ndarray, generators: list[torch.Generator], released_after: int):
+        """`latents`: scaled, (B, c, h, w); `kept`: bool (B, size, size); `generators`: as the sampler is going to use them;
+        `released_after`: the number of steps that the part is put back for."""
         self.latents = latents
         upcoming = [torch.Generator("cpu").set_state(generator.get_state()) for generator in generators]
         self.noise = randn_tensor(latents.shape, generator=upcoming, device=latents.device, dtype=latents.dtype)
-        coverage = F.adaptive_avg_pool2d(torch.from_numpy(foregrounds)[:, None].float(), latents.shape[-2:])
-        self.foreground = (coverage >= 0.5).to(latents.device)
-        steps = int(settings.num_inference_steps * settings.strength)
-        self.released_after = steps - int(settings.num_inference_steps * settings.foreground_strength)
+        coverage = F.adaptive_avg_pool2d(torch.from_numpy(kept)[:, None].float(), latents.shape[-2:])
+        self.kept = (coverage >= 0.5).to(latents.device)
+        self.released_after = released_after
 
     def __call__(self, pipeline, step: int, timestep: int, tensors: dict) -> dict:
         """diffusers' `callback_on_step_end`."""
         if step >= self.released_after:
             return {}
         remaining = pipeline.scheduler.timesteps[-(pipeline.num_timesteps - step) :][1:]
-        kept = self.latents
+        own = self.latents
         if len(remaining):
-            kept = pipeline.scheduler.add_noise(self.latents, self.noise, remaining[:1].repeat(len(self.latents)))
-        return {"latents": torch.where(self.foreground, kept, tensors["latents"])}
+            own = pipeline.scheduler.add_noise(self.latents, self.noise, remaining[:1].repeat(len(self.latents)))
+        return {"latents": torch.where(self.kept, own, tensors["latents"])}
 
 
 def unusable_reason(image: np.ndarray, flagged: bool) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from .inputs import Inputs, versions
 from .pins import file_sha256
 from .processes import read_json, write_json
 from .rows import RowMaker
+from .saliency_store import SaliencyMaps
 from .shards import PlanRow, Shards, shard_features, write_plan
 
 SHEET_ROWS = 8
@@ -60,9 +62,9 @@ def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker,
     (facts_folder / "config.yaml").write_text(config, encoding="utf-8")
     write_plan(facts_folder / "plan.parquet", shards.plan)
     contact_sheet(settings, inputs, maker, shards).save(building / "assets" / "contact_sheet.png")
-    manifest = make_manifest(settings, inputs, shards, building)
+    manifest = make_manifest(settings, inputs, shards, building) | {"saliency": saliency_facts(maker.maps)}
     write_json(manifest_path(building, settings), manifest)
-    card = dataset_card(settings, card_facts(settings, inputs, shards, manifest))
+    card = dataset_card(settings, card_facts(inputs, shards, manifest))
     (building / "README.md").write_text(card, encoding="utf-8")
     building.rename(output / "repo")
 
@@ -90,7 +92,12 @@ def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
     return {"license": settings.license, "card": file_sha256(settings.card) if settings.card else None}
 
 
-def card_facts(settings: AugmentSettings, inputs: Inputs, shards: Shards, manifest: dict) -> CardFacts:
+def saliency_facts(maps: SaliencyMaps) -> dict:
+    """The method that made the maps, which is another than the settings name where a trust test said so, and what that test found."""
+    return {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
+
+
+def card_facts(inputs: Inputs, shards: Shards, manifest: dict) -> CardFacts:
     """The card's numbers, counted in the shards themselves."""
     columns = ["label", "saliency_distance", "foreground_area"]
     tables = [pq.read_table(shards.path(number), columns=columns) for number in range(len(shards))]
@@ -101,6 +108,7 @@ def card_facts(settings: AugmentSettings, inputs: Inputs, shards: Shards, manife
         rows_by_label=np.bincount(labels, minlength=len(inputs.split.class_names)).tolist(),
         parquet_bytes=sum(facts["bytes"] for name, facts in manifest["files"].items() if "/train-" in name),
         skipped=manifest["skipped"],
+        saliency=manifest["saliency"],
         pins=inputs.pins,
         versions=versions(),
         fingerprint=manifest["fingerprint"],
@@ -120,7 +128,7 @@ def contact_sheet(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, sh
 
 def _sheet_row(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, position: int) -> SheetRow:
     row = shards.plan[position]
-    mixture = maker.mixture(row)
+    mixture = maker.filled_mixture(row)
     panels = [
         mixture.source.pixels,
         saliency_panel(maker.maps[row.source_index], settings.resolution),

@@ -43,10 +43,23 @@ class RowMaker:
         """The mixture of one planned row. Raises `UnusableRow` or `UnusableImage`."""
         if row.skip is not None:
             raise UnusableRow(row.skip)
-        return self.pipeline.mix(self.masked_image(row.source_index), self.masked_image(row.target_index))
+        source = self.masked_image(row.source_index)
+        # center-crop has made every image square before anything is seen of it
+        crop = self.settings.crop_target and self.settings.resize == "stretch"
+        return self.pipeline.mix(source, self.masked_image(row.target_index, source.aspect if crop else None))
 
-    def _masked_image(self, index: int) -> MaskedImage:
-        return self.pipeline.mask(self.inputs.split.image(index), self.maps[index])
+    def filled_mixture(self, row: PlanRow) -> Mixture:
+        """The mixture of one planned row as it is refined, also where a diffusion model fills its hole. Raises as `mixture` does."""
+        mixture = self.mixture(row)
+        if self.settings.inpainting_method == "diffusion" and self.pipeline.refiner is None:
+            self.load_refiner()
+        (filled,) = self.pipeline.inpaint([mixture], [row.seed])
+        if isinstance(filled, str):
+            raise UnusableRow(filled)
+        return filled
+
+    def _masked_image(self, index: int, aspect: float | None = None) -> MaskedImage:
+        return self.pipeline.mask(self.inputs.split.image(index), self.maps[index], aspect)
 
     def make(self, plan_rows: list[PlanRow], advance: Callable[[int], None]) -> tuple[list[dict], list[dict]]:
         """Published rows, in the plan's order, and skipped rows with their reasons. `advance(n)` is told of n more rows done."""
@@ -62,9 +75,13 @@ class RowMaker:
         made = []
         for start in range(0, len(mixed), self.settings.batch_size):
             batch = mixed[start : start + self.settings.batch_size]
-            labels = [int(self.inputs.split.labels[row.source_index]) for row, _ in batch]
-            images = self.pipeline.refine([mixture for _, mixture in batch], labels, [row.seed for row, _ in batch])
-            for (row, mixture), label, image in zip(batch, labels, images, strict=True):
+            filled = self.pipeline.inpaint([mixture for _, mixture in batch], [row.seed for row, _ in batch])
+            skipped += [_skip_record(row, reason) for (row, _), reason in zip(batch, filled, strict=True) if isinstance(reason, str)]
+            rows = [row for (row, _), mixture in zip(batch, filled, strict=True) if not isinstance(mixture, str)]
+            mixtures = [mixture for mixture in filled if not isinstance(mixture, str)]
+            labels = [int(self.inputs.split.labels[row.source_index]) for row in rows]
+            images = self.pipeline.refine(mixtures, labels, [row.seed for row in rows])
+            for row, mixture, label, image in zip(rows, mixtures, labels, images, strict=True):
                 if isinstance(image, str):
                     skipped.append(_skip_record(row, image))
                 else:

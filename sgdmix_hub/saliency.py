@@ -1,41 +1,22 @@
-"""Images -> saliency maps: float32 (64, 64) in [0, 1], the Z of the paper."""
+"""Images -> saliency maps without a model: float32 (64, 64) in [0, 1], the Z of the paper. cam.py looks through a classifier."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from .config import UserError, first_line
 from .data import square
 
 MAP_SIZE = 64
-SMALLEST_GRID = 7
+BORDER = 0.1  # share of the image's side that is taken for background when nothing else is known
+BARRIER_PASSES = 4  # of FastMBD; three are enough for the paper, and they alternate in direction
+BARRIER_SIGMA = 2.0  # pixels of the 64 x 64 map: closes the gaps that texture leaves in an object
 
 
 def is_blank(saliency_map: np.ndarray) -> bool:
     """Whether a map separates nothing: constant or not finite."""
     return not np.isfinite(saliency_map).all() or float(np.ptp(saliency_map)) == 0.0
-
-
-def spectral_residual(grey: np.ndarray, sigma: float = 6.0) -> np.ndarray:
-    """Spectral-residual saliency (Hou & Zhang, CVPR 2007). `grey`: float (h, w); returns float32 (h, w) in [0, 1], zeros
-    for an image that is grey all over.
-
-    The textbook order: square of the inverse transform, then the Gaussian. OpenCV blurs first, which leaves mostly edges.
-    """
-    if np.ptp(grey) == 0:
-        return np.zeros(grey.shape, np.float32)  # the residual of nothing is an impulse of rounding errors
-    spectrum = np.fft.fft2(grey.astype(np.float64))
-    log_amplitude = np.log(np.abs(spectrum) + 1e-12)
-    residual = log_amplitude - cv2.blur(log_amplitude, (3, 3), borderType=cv2.BORDER_REFLECT)
-    power = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
-    return to_unit_range(cv2.GaussianBlur(power, (0, 0), sigma))
 
 
 def to_unit_range(values: np.ndarray) -> np.ndarray:
@@ -46,9 +27,87 @@ def to_unit_range(values: np.ndarray) -> np.ndarray:
     return ((values - values.min()) / spread).astype(np.float32)
 
 
-def spectral_residual_map(image: Image.Image, resize: str) -> np.ndarray:
+def spectral_residual(grey: np.ndarray, sigma: float = 6.0) -> np.ndarray:
+    """Spectral-residual saliency (Hou & Zhang, CVPR 2007). `grey`: float (h, w); returns float32 (h, w) in [0, 1], zeros
+    for an image that is grey all over.
+
+    The textbook order: square of the inverse transform, then the Gaussian. OpenCV blurs first, which leaves mostly edges.
+    """
+    if np.ptp(grey) == 0:
+        return np.zeros(grey.shape, np.float32)  # the residual of nothing is an impulse of rounding errors
+    return to_unit_range(cv2.GaussianBlur(residual_amplitude(grey) ** 2, (0, 0), sigma))
+
+
+def residual_amplitude(grey: np.ndarray) -> np.ndarray:
+    """Amplitude of the image that is left when the log spectrum's 3 x 3 average is taken out of it, float64 (h, w)."""
+    spectrum = np.fft.fft2(grey.astype(np.float64))
+    log_amplitude = np.log(np.abs(spectrum) + 1e-12)
+    residual = log_amplitude - cv2.blur(log_amplitude, (3, 3), borderType=cv2.BORDER_REFLECT_101)
+    return np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum))))
+
+
+def minimum_barrier(pixels: np.ndarray) -> np.ndarray:
+    """Minimum barrier saliency, MB+ (Zhang et al., ICCV 2015): what cannot be reached from the image's border without crossing a change
+    of colour, plus what has another colour than the borders. `pixels`: uint8 (h, w, 3) RGB; returns float32 (h, w) in [0, 1].
+    """
+    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    barrier = sum(barrier_distance(np.ascontiguousarray(lab[..., channel])) for channel in range(3))
+    unlike_border = to_unit_range(border_contrast(lab))
+    return to_unit_range(cv2.GaussianBlur(to_unit_range(barrier) + unlike_border, (0, 0), BARRIER_SIGMA))
+
+
+def barrier_distance(channel: np.ndarray) -> np.ndarray:
+    """Minimum barrier distance to the border, approximately (FastMBD, with raster scans a whole row or column at a time).
+
+    The barrier of a path is its highest minus its lowest value; a pixel gets the lowest barrier over the paths that the scans tried.
+    `channel`: float32 (h, w); returns float32 (h, w), zeros on the border.
+    """
+    distance = np.full_like(channel, np.inf)
+    distance[[0, -1], :] = distance[:, [0, -1]] = 0
+    highest, lowest = channel.copy(), channel.copy()
+    for scan in range(BARRIER_PASSES):
+        for axis in (0, 1):
+            views = [np.moveaxis(array, axis, 0) for array in (channel, distance, highest, lowest)]
+            _scan(*(view if scan % 2 == 0 else view[::-1] for view in views))
+    return distance
+
+
+def _scan(channel: np.ndarray, distance: np.ndarray, highest: np.ndarray, lowest: np.ndarray) -> None:
+    """Extends the paths of every line by one step into the next line, in place, where that lowers the barrier."""
+    for line in range(1, len(channel)):
+        top = np.maximum(highest[line - 1], channel[line])
+        bottom = np.minimum(lowest[line - 1], channel[line])
+        better = top - bottom < distance[line]
+        distance[line][better] = (top - bottom)[better]
+        highest[line][better], lowest[line][better] = top[better], bottom[better]
+
+
+def border_contrast(lab: np.ndarray) -> np.ndarray:
+    """How unlike the borders a pixel's colour is, float64 (h, w): Mahalanobis distances to the four border strips' colours, each scaled
+    to 1, summed without the largest (an object may touch one border). `lab`: float32 (h, w, 3).
+    """
+    rows, columns = (max(1, round(BORDER * side)) for side in lab.shape[:2])
+    strips = (lab[:rows], lab[-rows:], lab[:, :columns], lab[:, -columns:])
+    distances = np.stack([_mahalanobis(lab, strip.reshape(-1, 3).astype(np.float64)) for strip in strips])
+    return distances.sum(axis=0) - distances.max(axis=0)
+
+
+def _mahalanobis(lab: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Distance of each pixel to a set of colours (n, 3), over its own maximum; zeros where all pixels are alike."""
+    inverse = np.linalg.inv(np.cov(colors.T) + np.eye(3))  # one unit of Lab, about what an eye can see, for strips of a single colour
+    difference = lab - colors.mean(axis=0)
+    distance = np.sqrt(np.maximum(np.einsum("hwi,ij,hwj->hw", difference, inverse, difference), 0))
+    return distance / max(distance.max(), 1e-9)
+
+
+def spectral_residual_map(image: Image.Image, resize: str, sigma: float) -> np.ndarray:
     """Spectral residual of an RGB image, computed at 64 x 64."""
-    return spectral_residual(np.asarray(square(image.convert("L"), MAP_SIZE, resize), dtype=np.float64))
+    return spectral_residual(np.asarray(square(image.convert("L"), MAP_SIZE, resize), dtype=np.float64), sigma)
+
+
+def minimum_barrier_map(image: Image.Image, resize: str) -> np.ndarray:
+    """Minimum barrier saliency of an RGB image, computed at 64 x 64."""
+    return minimum_barrier(np.asarray(square(image, MAP_SIZE, resize)))
 
 
 def mask_column_map(mask: Image.Image, resize: str) -> np.ndarray:
@@ -56,118 +115,3 @@ def mask_column_map(mask: Image.Image, resize: str) -> np.ndarray:
     foreground = Image.fromarray(np.where(np.asarray(mask.convert("L")) > 0, 255, 0).astype(np.uint8))
     small = square(foreground, MAP_SIZE, resize, Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32) / 255
-
-
-class GradCamSaliency:
-    """Grad-CAM (Selvaraju et al.) of the true label, through pytorch-grad-cam, on any transformers image classifier."""
-
-    def __init__(self, folder: str, device: torch.device, layer: str | None = None, input_size: int | None = None):
-        """`folder` holds the classifier; `layer` names the module whose activations are read (default: the last stage
-        of a convolutional network, the last block's first norm of a ViT). Raises `UserError` for an unknown layer or a grid below 7 x 7."""
-        try:
-            self.model = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True).to(device).eval()
-            self.processor = AutoImageProcessor.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot load the classifier: {first_line(error)}") from error
-        self.device = device
-        self.size = input_size or processor_size(self.processor)
-        self.layer_name = layer or default_layer(self.model)
-        modules = dict(self.model.named_modules())
-        if self.layer_name not in modules:
-            raise UserError(
-                f"saliency_layer {self.layer_name!r} is no module of the classifier, which has for example {default_layer(self.model)!r}"
-            )
-        self.layer = modules[self.layer_name]
-        self._check_grid()
-        self.cam = GradCAM(_Logits(self.model), [self.layer], reshape_transform=to_feature_map)
-
-    def _check_grid(self) -> None:
-        height, width = self._grid(self.size)
-        if min(height, width) >= SMALLEST_GRID:
-            return
-        try:
-            enough = -(-self.size * SMALLEST_GRID // min(height, width))
-            while min(self._grid(enough)) < SMALLEST_GRID:  # strides round down
-                enough += 1
-            remedy = f"raise --saliency_input_size to {enough} or "
-        except UserError:
-            remedy = ""
-        raise UserError(
-            f"the maps of {self.layer_name} are {height}x{width} at input {self.size}, too coarse for a mask (7x7 at least): "
-            f"{remedy}name an earlier --saliency_layer"
-        )
-
-    def _grid(self, size: int) -> tuple[int, int]:
-        """Height and width of the layer's activations for inputs of this size. Raises `UserError` when the classifier takes none such."""
-        shapes = []
-        handle = self.layer.register_forward_hook(lambda module, inputs, output: shapes.append(to_feature_map(output).shape))
-        try:
-            with torch.no_grad():
-                self.model(pixel_values=torch.zeros(1, 3, size, size, device=self.device))
-        except (ValueError, RuntimeError) as error:
-            raise UserError(
-                f"the classifier takes no images of {size}x{size}: change --saliency_input_size ({first_line(error)})"
-            ) from error
-        finally:
-            handle.remove()
-        return tuple(shapes[0][-2:])
-
-    def pixel_values(self, image: Image.Image, resize: str) -> torch.Tensor:
-        """One image as the classifier's input, float32 (3, size, size)."""
-        pixels = np.asarray(square(image, self.size, resize), dtype=np.float32) / 255
-        pixels = (pixels - np.array(self.processor.image_mean, np.float32)) / np.array(self.processor.image_std, np.float32)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
-    def maps(self, pixel_values: torch.Tensor, labels: list[int]) -> np.ndarray:
-        """float32 (B, 64, 64) in [0, 1], for pixel values (B, 3, size, size) and their true labels."""
-        targets = [ClassifierOutputTarget(label) for label in labels]
-        maps = self.cam(pixel_values.to(self.device), targets)
-        resized = np.stack([cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in maps])
-        return resized.astype(np.float32)
-
-
-class _Logits(nn.Module):
-    """pytorch-grad-cam wants a tensor out of the model, transformers gives an output object."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values=pixel_values).logits
-
-
-def to_feature_map(activations: torch.Tensor | tuple) -> torch.Tensor:
-    """Activations as (B, C, h, w): a convolution's as they are, a ViT's tokens (B, 1 + h*w, C) without the class token."""
-    if isinstance(activations, tuple):
-        activations = activations[0]
-    if activations.ndim == 4:
-        return activations
-    side = int(activations.shape[1] ** 0.5)
-    extra = activations.shape[1] - side * side
-    return activations[:, extra:].transpose(1, 2).unflatten(2, (side, side))
-
-
-def default_layer(model: nn.Module) -> str:
-    """The layer Grad-CAM reads: the first norm of a ViT's last block (its output gives all-zero maps), else the module
-    that makes the last 4-D activation before pooling, found by the network's stages."""
-    names = [name for name, _ in model.named_modules()]
-    norms = [name for name in names if name.endswith(("layernorm_before", "norm1"))]
-    stages = [name for name in names if name.rpartition(".")[0].endswith("stages") and name.rpartition(".")[2].isdigit()]
-    if stages:
-        return stages[-1]
-    if norms:
-        return norms[-1]
-    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    if not convolutions:
-        raise UserError("found no layer for Grad-CAM in this classifier: name one with --saliency_layer")
-    return convolutions[-1]
-
-
-def processor_size(processor) -> int:
-    """The input size an image processor makes: its crop, or its shortest edge."""
-    crop = getattr(processor, "crop_size", None) or processor.size
-    size = crop.get("height") or crop.get("shortest_edge")
-    if not size:
-        raise UserError("the classifier's image processor states no size: give --saliency_input_size")
-    return int(size)

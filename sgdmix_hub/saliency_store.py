@@ -1,127 +1,145 @@
-"""The saliency maps of a whole split on disk: made in blocks by any number of processes, merged once, memory-mapped.
-
-A block is the same whatever process makes it, and its `.json` is written last: it is the block's done-marker.
-"""
+"""The saliency maps of a whole split: which method makes them, after the trust test, and where they are kept."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from .cam import SMALLEST_GRID, CamSaliency
 from .config import AugmentSettings, UserError
 from .data import Split, UnusableImage
 from .pins import MODEL_FILES, Pin, local_folder
-from .processes import read_json, stop_if_requested, wait_for_file, write_atomically, write_json
-from .saliency import MAP_SIZE, GradCamSaliency, is_blank, mask_column_map, spectral_residual_map
+from .presets import CAM_METHODS
+from .processes import read_json, say, wait_for_file, write_json
+from .row_store import Block, RowStore, compute_rows
+from .saliency import MAP_SIZE, is_blank, mask_column_map, minimum_barrier_map, spectral_residual_map
+from .trust import Trust, trust_test
 
-BLOCK_ROWS = 128
 BATCH_ROWS = 16
+FALL_BACK = "minimum-barrier"
 
 
+@dataclass(frozen=True)
 class SaliencyMaps:
-    """The maps of a split's subset, indexed by the split's rows; `unusable` maps a row to the reason why it has none."""
+    """The maps of a split's subset, indexed by the split's rows, with the name of their store, the method that made them, and what the
+    trust test of a CAM found."""
 
-    def __init__(self, folder: Path, split: Split):
-        self._maps = np.load(folder / "maps.npy", mmap_mode="r")
-        self._position = np.full(len(split.rows), -1, dtype=np.int64)
-        self._position[split.subset] = np.arange(len(split.subset))
-        self.unusable = {int(row): reason for row, reason in read_json(folder / "unusable.json").items()}
+    store: RowStore
+    key: str
+    method: str
+    trust: Trust | None
 
     def __getitem__(self, rows) -> np.ndarray:
         """float16 (64, 64) for one row, (k, 64, 64) for an array of rows."""
-        return self._maps[self._position[rows]]
+        return self.store[rows]
+
+    @property
+    def unusable(self) -> dict[int, str]:
+        """Row -> the reason why it has no map."""
+        return self.store.unusable
 
 
 def compute_maps(
     settings: AugmentSettings, split: Split, classifier: Pin | None, rank: int, world_size: int, device: torch.device
 ) -> SaliencyMaps:
-    """All maps of the split's subset. Every process makes its blocks, rank 0 merges, the others wait for the merged file."""
-    root = Path(settings.saliency_dir) if settings.saliency_dir else Path(settings.output_dir) / "state" / "saliency"
-    folder = root / store_key(settings, split, classifier)
-    if not (folder / "unusable.json").exists():
-        _compute_blocks(settings, split, classifier, folder, rank, world_size, device)
-        if rank == 0:
-            _merge(folder, split)
-        wait_for_file(folder / "unusable.json")
-    return SaliencyMaps(folder, split)
+    """All maps of the split's subset, each made once by some process of the launch."""
+    root, trust = saliency_root(settings), None
+    if settings.saliency_method in CAM_METHODS:
+        trust = _tested(settings, split, classifier, root / store_key(settings, split, classifier), rank, device)
+        if trust.reads_background and settings.trust_test == "fall-back":
+            settings, classifier = replace(settings, saliency_method=FALL_BACK), None
+    key = store_key(settings, split, classifier)
+
+    def prepare() -> Callable[[np.ndarray], Block]:
+        cam = None if settings.saliency_method not in CAM_METHODS else load_cam(settings, split, classifier, device)
+        return lambda rows: block_maps(settings, split, rows, cam)
+
+    return SaliencyMaps(compute_rows(root / key, split, prepare, rank, world_size), key, settings.saliency_method, trust)
+
+
+def saliency_root(settings: AugmentSettings) -> Path:
+    """The folder of all stores of a run, or of all runs that share it."""
+    return Path(settings.saliency_dir) if settings.saliency_dir else Path(settings.output_dir) / "state" / "saliency"
 
 
 def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -> str:
     """Everything a map depends on, as a folder name."""
+    method = settings.saliency_method
     inputs = {
         "dataset": str(split.pin),
         "config": settings.dataset_config_name,
         "split": settings.dataset_split,
         "label_column": settings.label_column,
-        "column": settings.mask_column if settings.saliency_method == "mask-column" else settings.image_column,
+        "column": settings.image_column,
         "rows": hashlib.sha256(split.subset.tobytes()).hexdigest(),
-        "method": settings.saliency_method,
-        "classifier": str(classifier),
-        "layer": settings.saliency_layer,
-        "input_size": settings.saliency_input_size,
+        "method": method,
         "resize": settings.resize,
     }
+    if method in CAM_METHODS:
+        inputs |= {"classifier": str(classifier), "layer": settings.saliency_layer, "input_size": settings.saliency_input_size}
+    if method == "mask-column":
+        inputs |= {"mask_column": settings.mask_column}
+    if method == "spectral-residual":
+        inputs |= {"sigma": settings.saliency_sigma}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    return f"{settings.saliency_method}-{digest[:16]}"
+    return f"{method}-{digest[:16]}"
 
 
-def _blocks(split: Split) -> list[np.ndarray]:
-    return [split.subset[start : start + BLOCK_ROWS] for start in range(0, len(split.subset), BLOCK_ROWS)]
-
-
-def _compute_blocks(settings, split, classifier, folder, rank, world_size, device) -> None:
-    blocks = _blocks(split)
-    mine = [b for b in range(rank, len(blocks), world_size) if not (folder / f"block-{b:05d}.json").exists()]
-    if not mine:
-        return
-    grad_cam = None
-    if settings.saliency_method == "grad-cam":
-        grad_cam = GradCamSaliency(local_folder(classifier, MODEL_FILES), device, settings.saliency_layer, settings.saliency_input_size)
-        _check_classes(grad_cam, split)
-    for block in mine:
-        stop_if_requested()
-        maps, unusable = block_maps(settings, split, blocks[block], grad_cam)
-        write_atomically(folder / f"block-{block:05d}.npy", lambda path, maps=maps: _save_array(path, maps))
-        write_json(folder / f"block-{block:05d}.json", unusable)
-
-
-def _check_classes(grad_cam: GradCamSaliency, split: Split) -> None:
-    names = [grad_cam.model.config.id2label[i] for i in range(grad_cam.model.config.num_labels)]
+def load_cam(settings: AugmentSettings, split: Split, classifier: Pin, device: torch.device) -> CamSaliency:
+    """The CAM that the settings name. Raises `UserError` when the classifier has other classes than the dataset."""
+    folder = local_folder(classifier, MODEL_FILES)
+    cam = CamSaliency(folder, settings.saliency_method, device, settings.saliency_layer, settings.saliency_input_size)
+    names = [cam.model.config.id2label[i] for i in range(cam.model.config.num_labels)]
     if names != split.class_names:
         raise UserError(
             f"the classifier's {len(names)} classes are not the dataset's {len(split.class_names)}: "
             "train one with scripts/train_classifier.py"
         )
+    return cam
 
 
-def block_maps(
-    settings: AugmentSettings, split: Split, rows: np.ndarray, grad_cam: GradCamSaliency | None
-) -> tuple[np.ndarray, dict[str, str]]:
+def _tested(settings: AugmentSettings, split: Split, classifier: Pin, folder: Path, rank: int, device: torch.device) -> Trust:
+    """What the trust test finds; rank 0 makes it once and warns."""
+    path = folder / "trust.json"
+    if rank == 0 and not path.exists():
+        cam = load_cam(settings, split, classifier, device)
+        if min(cam.grid) < SMALLEST_GRID:
+            say(
+                f"warning: {cam.layer_name} gives maps of {cam.grid[0]}x{cam.grid[1]} cells at input {cam.size}, too coarse for a good "
+                "mask (7x7 at least): raise --saliency_input_size or name an earlier --saliency_layer"
+            )
+        write_json(path, asdict(trust_test(cam, split, settings.resize)))
+    wait_for_file(path)
+    trust = Trust(**read_json(path))
+    if trust.reads_background:
+        remedy = f"taking {FALL_BACK} instead" if settings.trust_test == "fall-back" else f"try --saliency_method {FALL_BACK}"
+        say(f"warning: the classifier reads the background ({trust}), so its maps find the background: {remedy}")
+    return trust
+
+
+def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, cam: CamSaliency | None) -> Block:
     """Maps of one block, float16 (k, 64, 64), zeros where there is none, and the reasons for those, by row."""
     maps = np.zeros((len(rows), MAP_SIZE, MAP_SIZE), np.float16)
     unusable: dict[str, str] = {}
     images: list[tuple[int, Image.Image]] = []
     for position, row in enumerate(rows):
         try:
-            image = split.image(row)
-            if settings.saliency_method == "grad-cam":
-                images.append((position, image))
-            elif settings.saliency_method == "mask-column":
-                maps[position] = mask_column_map(split.image(row, settings.mask_column), settings.resize)
+            if cam is not None:
+                images.append((position, split.image(row)))
             else:
-                maps[position] = spectral_residual_map(image, settings.resize)
+                maps[position] = _model_free_map(settings, split, row)
         except UnusableImage as reason:
             unusable[str(row)] = str(reason)
     for batch in _padded_batches(images):
-        pixels = torch.stack([grad_cam.pixel_values(image, settings.resize) for _, image in batch])
-        batch_maps = grad_cam.maps(pixels, [int(split.labels[rows[position]]) for position, _ in batch])
+        pixels = torch.stack([cam.pixel_values(image, settings.resize) for _, image in batch])
+        batch_maps = cam.maps(pixels, [int(split.labels[rows[position]]) for position, _ in batch])
         for (position, _), saliency_map in zip(batch, batch_maps, strict=True):
             maps[position] = saliency_map
     for position, row in enumerate(rows):
@@ -130,38 +148,17 @@ def block_maps(
     return maps, unusable
 
 
+def _model_free_map(settings: AugmentSettings, split: Split, row: int) -> np.ndarray:
+    image = split.image(row)
+    if settings.saliency_method == "mask-column":
+        return mask_column_map(split.image(row, settings.mask_column), settings.resize)
+    if settings.saliency_method == "minimum-barrier":
+        return minimum_barrier_map(image, settings.resize)
+    return spectral_residual_map(image, settings.resize, settings.saliency_sigma)
+
+
 def _padded_batches(images: list) -> Iterator[list]:
     """Batches of one size, the last filled up with its last image: the bits of a map depend on the size of its batch."""
     for start in range(0, len(images), BATCH_ROWS):
         batch = images[start : start + BATCH_ROWS]
         yield batch + [batch[-1]] * (BATCH_ROWS - len(batch))
-
-
-def _save_array(path: Path, values: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.save(file, values)
-
-
-def _merge(folder: Path, split: Split) -> None:
-    blocks = _blocks(split)
-    unusable: dict[str, str] = {}
-    shape = (len(split.subset), MAP_SIZE, MAP_SIZE)
-    temporary = folder / f".maps.{os.getpid()}.tmp"
-    merged = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-    for number, rows in enumerate(blocks):
-        marker = folder / f"block-{number:05d}.json"
-        wait_for_file(marker)
-        start = number * BLOCK_ROWS
-        try:
-            merged[start : start + len(rows)] = np.load(marker.with_suffix(".npy"))
-        except FileNotFoundError:
-            if not (folder / "unusable.json").exists():
-                raise
-            temporary.unlink()
-            return  # another run that shares the folder has merged them
-        unusable |= read_json(marker)
-    merged.flush()
-    os.replace(temporary, folder / "maps.npy")
-    write_json(folder / "unusable.json", unusable)
-    for number in range(len(blocks)):
-        (folder / f"block-{number:05d}.npy").unlink(missing_ok=True)

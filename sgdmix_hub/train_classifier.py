@@ -22,6 +22,7 @@ from transformers import (
     set_seed,
 )
 
+from .cam import processor_size
 from .config import ClassifierSettings, UserError, first_line
 from .data import Split, load_evaluation_split, load_split, subset_record
 from .inputs import CLASSIFIER_FACTS
@@ -29,7 +30,6 @@ from .metrics.class_accuracy import ClassAccuracy
 from .pins import MODEL_FILES, Pin, local_folder, resolve
 from .processes import is_finished, launch, on_rank_zero, replace_folder, say, start_processes, stop_if_requested, wait_for_file, write_json
 from .published import PublishedRows, load_published
-from .saliency import processor_size
 
 
 class TrainingImages(torch.utils.data.Dataset):
