@@ -1,24 +1,32 @@
 """All stages in a row: classifier -> adapter -> augmented dataset -> classifier trained with it. A stage whose output is there is skipped.
 
-output_dir/classifier       trained on real images; Grad-CAM looks through it
+output_dir/classifier       trained on real images; a CAM looks through it
 output_dir/adapter          LoRA and learned tokens
 output_dir/repo             the augmented dataset, ready to publish
 output_dir/downstream       trained on real and synthetic images
+
+With `bootstrap_saliency` the CAM looks through another classifier, output_dir/bootstrap/classifier: one that was retrained on mixtures
+with model-free masks (output_dir/bootstrap/repo), and so can no longer read the background.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import augment, train_adapter, train_classifier
-from .config import AdapterSettings, AugmentSettings, ClassifierSettings, RunSettings, UserError
+from .config import AdapterSettings, AugmentSettings, ClassifierSettings, DataSettings, RunSettings, UserError
 from .inputs import CLASSIFIER_FACTS
 from .parsing import Settings, parse_settings, read_yaml, yaml_text
 from .processes import TooManySkipped, launch, lock_folder, read_json, say, start_processes
 from .repository import manifest_path
 
+# What the mixtures for a bootstrapped classifier are made with, and what looks through it unless the recipe says more.
+MODEL_FREE = {"preset": "recommended", "saliency_method": "minimum-barrier", "strength": 0.0, "num_variants": 4}
+SEEN_AGAIN = {"saliency_method": "grad-cam", "mask_refinement": "grabcut"}
 RECIPE_FILES = ("classifier.yaml", "adapter.yaml", "generate.yaml", "downstream.yaml")
 
 
@@ -37,8 +45,17 @@ def stage_settings(settings: RunSettings, settings_class: type[Settings], recipe
         raise UserError(f"{recipe_file.removesuffix('.yaml')}: {error}") from None
 
 
-def all_stages(settings: RunSettings) -> tuple[ClassifierSettings, AdapterSettings, AugmentSettings, ClassifierSettings]:
-    """The settings of every stage, checked before the first one starts. Raises `UserError`."""
+@dataclass(frozen=True)
+class Stage:
+    """One program of the run with its settings."""
+
+    title: str
+    main: Callable[[DataSettings], None]
+    settings: DataSettings
+
+
+def all_stages(settings: RunSettings) -> list[Stage]:
+    """Every stage in order, its settings checked before the first one starts. Raises `UserError`."""
     if settings.recipe is not None and not any((Path(settings.recipe) / name).is_file() for name in RECIPE_FILES):
         raise UserError(f"recipe {settings.recipe} holds none of {', '.join(RECIPE_FILES)}")
     output = Path(settings.output_dir)
@@ -52,12 +69,36 @@ def all_stages(settings: RunSettings) -> tuple[ClassifierSettings, AdapterSettin
     downstream_file = "downstream.yaml"
     if settings.recipe is None or not (Path(settings.recipe) / downstream_file).exists():
         downstream_file = "classifier.yaml"
-    downstream = {"output_dir": str(output / "downstream"), "synthetic": repo}
     second = stage_settings(settings, AdapterSettings, "adapter.yaml", {"output_dir": adapter})
     generation["pretrained_model_name_or_path"] = second.pretrained_model_name_or_path
     third = stage_settings(settings, AugmentSettings, "generate.yaml", generation)
-    downstream["synthetic_config_name"] = third.config_name
-    return first, second, third, stage_settings(settings, ClassifierSettings, downstream_file, downstream)
+    bootstrap = []
+    if settings.bootstrap_saliency:
+        bootstrap = bootstrap_stages(settings, third, output / "bootstrap")
+        links = generation | {"classifier": bootstrap[-1].settings.output_dir}
+        links |= {name: value for name, value in SEEN_AGAIN.items() if getattr(third, name) is None}
+        third = stage_settings(settings, AugmentSettings, "generate.yaml", links)
+    downstream = {"output_dir": str(output / "downstream"), "synthetic": repo, "synthetic_config_name": third.config_name}
+    last = stage_settings(settings, ClassifierSettings, downstream_file, downstream)
+    return [
+        Stage("classifier on real images", train_classifier.main, first),
+        *bootstrap,
+        Stage("adapter: LoRA and learned tokens", train_adapter.main, second),
+        Stage("augmented dataset", augment.main, third),
+        Stage("classifier on real and synthetic images", train_classifier.main, last),
+    ]
+
+
+def bootstrap_stages(settings: RunSettings, generation: AugmentSettings, folder: Path) -> list[Stage]:
+    """Mixtures with model-free masks, and the classifier that is trained on them for a CAM to look through."""
+    geometry = {name: getattr(generation, name) for name in ("resolution", "resize", "image_format")}
+    mixtures = stage_settings(settings, AugmentSettings, "bootstrap.yaml", MODEL_FREE | geometry | {"output_dir": str(folder)})
+    links = {"output_dir": str(folder / "classifier"), "synthetic": str(folder / "repo"), "synthetic_probability": 0.5}
+    classifier = stage_settings(settings, ClassifierSettings, "classifier.yaml", links)
+    return [
+        Stage("mixtures with model-free masks", augment.main, mixtures),
+        Stage("classifier for saliency, on real images and these mixtures", train_classifier.main, classifier),
+    ]
 
 
 def main(settings: RunSettings) -> None:
@@ -65,21 +106,16 @@ def main(settings: RunSettings) -> None:
     state = start_processes(settings.num_threads or 1)
     output = Path(settings.output_dir)
     with lock_folder(output / "state", "run.lock") if state.is_main_process else nullcontext():
-        classifier, adapter, generation, downstream = all_stages(settings)
-        say("1/4 classifier on real images")
-        train_classifier.main(classifier)
-        say("2/4 adapter: LoRA and learned tokens")
-        train_adapter.main(adapter)
-        say("3/4 augmented dataset")
+        stages = all_stages(settings)
         too_many_skipped = None
-        try:
-            augment.main(generation)
-        except TooManySkipped as error:  # what was made is whole and can be trained on: the run ends with this at its end
-            too_many_skipped = error
-        say("4/4 classifier on real and synthetic images")
-        train_classifier.main(downstream)
+        for number, stage in enumerate(stages, start=1):
+            say(f"{number}/{len(stages)} {stage.title}")
+            try:
+                stage.main(stage.settings)
+            except TooManySkipped as error:  # what was made is whole and can be trained on: the run ends with this at its end
+                too_many_skipped = error
         if state.is_main_process:
-            print(summary(output, generation), flush=True)
+            print(summary(output, stages[-2].settings), flush=True)
         if too_many_skipped is not None:
             raise too_many_skipped
 

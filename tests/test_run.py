@@ -191,3 +191,19 @@ def test_bad_value_in_a_recipe_names_its_stage(file, wrong, birds, tiny_base, cl
     (name,) = wrong
     with pytest.raises(UserError, match=rf"{file}.*{name}"):
         all_stages(settings)
+
+
+def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free_mixtures(birds, tiny_base, classifier, tmp_path):
+    args = run_arguments(birds, tiny_base, write_recipe(tmp_path / "recipe", classifier, generate={"strength": 0}), tmp_path / "run")
+    done = launch([*args, "--bootstrap_saliency=true"], 2)
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(" ")[0] for line in done.stdout.splitlines() if re.match(r"\d/\d ", line)] == [f"{n}/6" for n in range(1, 7)]
+    bootstrap = tmp_path / "run" / "bootstrap"
+    mixtures = json.loads((bootstrap / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
+    assert mixtures["saliency"] == {"method": "minimum-barrier", "trust": None} and mixtures["rows"] == 4 * 24
+    retrained = json.loads((bootstrap / "classifier" / "classifier.json").read_text())
+    assert retrained["synthetic"].startswith(str(bootstrap / "repo")) and retrained["settings"]["synthetic_probability"] == 0.5
+    generated = json.loads((tmp_path / "run" / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
+    assert generated["saliency"]["method"] == "grad-cam" and generated["pins"]["classifier"].startswith(str(bootstrap / "classifier"))
+    config = yaml.safe_load((tmp_path / "run" / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
+    assert config["mask_refinement"] == "grabcut" and config["preset"] == "paper"
