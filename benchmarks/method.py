@@ -87,9 +87,9 @@ ARMS = {
     "the same, bootstrapped": {**CAM, "classifier": "bootstrapped"},
     "true masks, union": {**TRUE, "mixing_method": "union"},
     "true masks, inpaint": TRUE,
-    "recommended, S = 0.5": {**GOOD, **REFINED},
-    "recommended, S = 0.5, foreground 0": {**GOOD, **REFINED, "foreground_strength": 0.0},
-    "recommended, S = 0.5, foreground 0 and pasted": {**GOOD, **REFINED, "foreground_strength": 0.0, "paste_foreground": True},
+    "recommended, S = 0.5": {**GOOD, **REFINED, "foreground_strength": 0.5, "paste_foreground": False},
+    "recommended, S = 0.5, foreground 0": {**GOOD, **REFINED, "paste_foreground": False},
+    "recommended, S = 0.5, foreground 0 and pasted": {**GOOD, **REFINED},
 }
 REAL, UNTIED, RARE = "real images only", "real images only, untied", "recommended, S = 0, p = .1"
 CHOSEN = "recommended, S = 0"

@@ -164,6 +164,8 @@ class AugmentSettings(DataSettings):
     crop_target: bool | None = setting(None, "crop the target to the source's aspect ratio before both become square")
     mixing_method: Literal["union", "source", "inpaint"] | None = setting(None, "how source and target are mixed")
     feather: float | None = setting(None, "sigma of the mask's soft edge, as a share of the image size; 0 is a hard edge")
+    foreground_strength: float | None = setting(None, "another, lower strength for the source's foreground; the paper's is S everywhere")
+    paste_foreground: bool | None = setting(None, "paste the source's foreground over the refined image")
 
     classifier: str | None = setting(None, "classifier that a CAM looks through, as org/name[@revision] or folder")
     saliency_layer: str | None = setting(None, "module whose activations a CAM reads; the last stage by default")
@@ -178,8 +180,6 @@ class AugmentSettings(DataSettings):
     inpainting_method: Literal["opencv", "diffusion"] = setting("opencv", "what fills the target's foreground for mixing_method inpaint")
 
     strength: float = setting(0.7, "S: share of the diffusion steps that refine the mixed image; 0 is mixing alone")
-    foreground_strength: float | None = setting(None, "another, lower strength for the source's foreground; S when not given")
-    paste_foreground: bool = setting(False, "paste the source's foreground over the refined image")
     num_candidates: int = setting(50, "N: candidates that the target is chosen from")
     num_variants: int = setting(1, "images made from each source image")
     guidance_scale: float = setting(7.5, "classifier-free guidance; off when <= 1")

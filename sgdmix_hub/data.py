@@ -54,6 +54,8 @@ class Split:
 def load_split(settings: DataSettings, pin: Pin) -> Split:
     """The split and subset that the settings name, of a pinned dataset. Raises `UserError`."""
     split = _load_whole(settings, pin, settings.dataset_split, class_names=None)
+    if (split.labels == NO_LABEL).all():
+        raise UserError(f"split {settings.dataset_split!r} of {pin.name} has no labelled row")
     chosen = subset_indices(
         split.labels, len(split.class_names), settings.subset_seed, settings.examples_per_class, settings.imbalance_factor
     )

@@ -17,6 +17,8 @@ PRESETS = {
         "crop_target": False,
         "mixing_method": "union",
         "feather": 0.0,
+        "foreground_strength": None,  # S everywhere
+        "paste_foreground": False,
     },
     "recommended": {
         "saliency_method": "minimum-barrier",
@@ -31,6 +33,8 @@ PRESETS = {
         "crop_target": True,
         "mixing_method": "inpaint",
         "feather": 0.01,
+        "foreground_strength": 0.0,
+        "paste_foreground": True,
     },
 }
 

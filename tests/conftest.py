@@ -1,5 +1,6 @@
 """Tiny real models and data, made once a session: random weights in the formats of the real ones."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -18,7 +19,10 @@ import pyarrow.parquet as pq  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker  # noqa: E402
 from transformers import (  # noqa: E402
+    CLIPConfig,
+    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     ResNetConfig,
@@ -99,6 +103,31 @@ def tiny_base(tmp_path_factory):
     """Folder of a complete Stable-Diffusion-format pipeline with random weights, for images of 32x32."""
     folder = tmp_path_factory.mktemp("models") / "tiny-base"
     build_tiny_pipeline().save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prudish_base(tiny_base, tmp_path_factory):
+    """The tiny base with a real safety checker whose concepts are all closer than allowed: it flags everything."""
+    folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("prudish") / "base")
+    torch.manual_seed(0)
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = text | {"image_size": RESOLUTION, "patch_size": 8}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    with torch.no_grad():
+        for name, parameter in checker.named_parameters():
+            if name.endswith("_embeds"):
+                parameter.copy_(torch.randn(parameter.shape))
+            if name.endswith("_embeds_weights"):
+                parameter.fill_(-2.0)  # cosines are at least -1
+    checker.save_pretrained(folder / "safety_checker")
+    processor = CLIPImageProcessor(size={"shortest_edge": RESOLUTION}, crop_size={"height": RESOLUTION, "width": RESOLUTION})
+    processor.save_pretrained(folder / "feature_extractor")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    index["requires_safety_checker"] = True
+    (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 

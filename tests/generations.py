@@ -45,21 +45,21 @@ def arguments(settings: dict) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def run_script(args: list[str], logs: Path) -> Ended:
+def run_script(args: list[str], logs: Path, script: str = SCRIPT) -> Ended:
     """`python scripts/augment_dataset.py ...` without a launcher, in a process of its own, with its true exit code."""
     logs.mkdir(exist_ok=True)
-    process = forks.Process(target=_script, args=(args, logs))
+    process = forks.Process(target=_script, args=(script, args, logs))
     process.start()
     process.join()
     return Ended(process.exitcode, *((logs / name).read_text() for name in ("stdout", "stderr")))
 
 
-def _script(args: list[str], logs: Path) -> None:
+def _script(script: str, args: list[str], logs: Path) -> None:
     for name, stream in (("stdout", 1), ("stderr", 2)):
         os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.chdir(ROOT)
-    sys.argv = [SCRIPT, *args]
-    runpy.run_path(SCRIPT, run_name="__main__")
+    sys.argv = [script, *args]
+    runpy.run_path(script, run_name="__main__")
 
 
 def digests(repo: Path) -> dict[str, str]:

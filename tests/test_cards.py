@@ -45,6 +45,7 @@ def card_facts(class_names, **values):
         "rows_by_label": [3] * len(class_names),
         "parquet_bytes": 12345,
         "skipped": [],
+        "saliency": {"method": "grad-cam", "trust": None},
         "pins": {"dataset_name": f"org/my_birds@{COMMIT}", "adapter": f"org/birds_adapter@{COMMIT}"},
         "versions": {"torch": "2.14.1", "sgdmix_hub": "0.1.0"},
         "fingerprint": "f" * 64,
@@ -177,15 +178,55 @@ def test_another_configuration_has_its_own_files_and_is_loaded_by_name():
     assert "strong" not in dataset_card(card_settings(), card_facts(["kite"]))
 
 
+def table_of(settings, **facts):
+    """The card's tables: first cell -> second cell."""
+    body = body_of(dataset_card(settings, card_facts(["kite"], **facts)))
+    return dict(re.findall(r"^\| ([^|\n]+) \| ([^|\n]+) \|$", body, re.MULTILINE))
+
+
+def method_of(settings, **facts):
+    """The method as programs read it on the card."""
+    return DatasetCard(dataset_card(settings, card_facts(["kite"], **facts))).data.to_dict()["sgdmix"]["default"]
+
+
 @pytest.mark.parametrize("preset", ["paper", "recommended"])
 def test_the_table_shows_every_choice_and_the_deviations(preset):
-    chosen = card_settings(preset=preset, mixing_method="source", strength=0.55, num_inference_steps=10)
-    body = body_of(dataset_card(chosen, card_facts(["kite"])))
+    given_too = {"mixing_method": "source", "threshold_method": "li", "max_target_reuse": 3}
+    chosen = card_settings(preset=preset, strength=0.55, num_inference_steps=10, **given_too)
+    saliency = {"method": chosen.saliency_method, "trust": None}
+    table, method = table_of(chosen, saliency=saliency), method_of(chosen, saliency=saliency)
     for name, label in LABELS.items():
-        assert f"| {label} | {getattr(chosen, name)} |" in body
-    assert f"| preset | {preset}, except mixing_method = source |" in body
-    assert "| strength S | 0.55 (effective 0.5: 10 steps" in body
-    assert "| candidates N | 50 |" in body and "| saliency method | grad-cam |" in body
+        if name == "inpainting_method":
+            continue
+        assert table[label] == str(getattr(chosen, name)) and method[name] == getattr(chosen, name)
+    assert table["preset"] == f"{preset}, except threshold_method = li, mixing_method = source"
+    assert table["strength S"].startswith("0.55 (effective 0.5: 10 steps")
+    assert table["candidates N"] == "50" and table["saliency method"] == method["saliency_method"] == chosen.saliency_method
+
+
+@pytest.mark.parametrize(("mixing_method", "shown"), [("union", False), ("source", False), ("inpaint", True)])
+def test_what_had_no_part_is_not_on_the_card(mixing_method, shown):
+    """How holes are filled where there are none, and a limit that nobody set."""
+    chosen = card_settings(mixing_method=mixing_method)
+    table, method = table_of(chosen), method_of(chosen)
+    assert table["mixing"] == mixing_method
+    assert (table.get("inpainting"), method.get("inpainting_method")) == (("opencv", "opencv") if shown else (None, None))
+    assert LABELS["max_target_reuse"] not in table and "max_target_reuse" not in method
+
+
+def test_a_trust_test_is_told_and_so_is_the_method_that_it_led_to():
+    trust = {"foreground_accuracy": 0.25, "background_accuracy": 0.756, "images": 64}
+    chosen = card_settings(trust_test="fall-back", saliency_layer="resnet.encoder.stages.2")
+    kept, fallen = ({"saliency": {"method": name, "trust": trust}} for name in ("grad-cam", "minimum-barrier"))
+    told = "right on 0.25 of 64 images by their foreground alone, on 0.76 by their background alone"
+    assert table_of(chosen, **kept)["trust test of the classifier"] == table_of(chosen, **fallen)["trust test of the classifier"] == told
+    assert table_of(chosen, **kept)["saliency method"] == "grad-cam, layer `resnet.encoder.stages.2`"
+    assert table_of(chosen, **fallen)["saliency method"] == "minimum-barrier (instead of grad-cam, which failed the trust test)"
+    assert method_of(chosen, **fallen)["saliency_method"] == "minimum-barrier" and method_of(chosen, **fallen)["trust_test"] == trust
+    untested = card_settings(saliency_method="minimum-barrier")
+    without = {"saliency": {"method": "minimum-barrier", "trust": None}}
+    assert table_of(untested, **without)["saliency method"] == "minimum-barrier"
+    assert "trust test of the classifier" not in table_of(untested, **without)
 
 
 def test_code_spans_show_pins_as_they_are():

@@ -26,6 +26,7 @@ from sgdmix_hub.config import (
     smallest_strength,
 )
 from sgdmix_hub.parsing import parse_settings
+from sgdmix_hub.presets import CAM_METHODS, SaliencyMethod
 
 REQUIRED = ["--dataset_name", "org/birds", "--output_dir", "out", "--adapter", "org/adapter", "--classifier", "org/classifier"]
 PINS = {name: f"org/{name}@{'0' * 40}" for name in PINNED_INPUTS}
@@ -73,13 +74,59 @@ def augment_settings(**values):
         (["--config_name", "../other"], "config_name"),
         (["--safety_checker", "perhaps"], "safety_checker"),
         (["--saliency_method", "mask-column"], "mask_column"),
+        (["--saliency_method", "no-cam"], "saliency_method"),
+        (["--saliency_sigma", "0"], "saliency_sigma"),
+        (["--saliency_sigma", "nan"], "saliency_sigma"),
+        (["--saliency_sigma", "inf"], "saliency_sigma"),
+        (["--saliency_input_size", "0"], "saliency_input_size"),
+        (["--trust_test", "no"], "trust_test"),
+        (["--threshold_method", "best"], "threshold_method"),
+        (["--threshold_quantile", "1.5"], "threshold_quantile"),
+        (["--threshold_quantile", "nan"], "threshold_quantile"),
+        (["--largest_component", "2"], "largest_component"),
+        (["--mask_dilation", "0.6"], "mask_dilation"),
+        (["--mask_dilation=-0.1"], "mask_dilation"),
+        (["--mask_dilation", "nan"], "mask_dilation"),
+        (["--selection_method", "nearest"], "selection_method"),
+        (["--target_classes", "some"], "target_classes"),
+        (["--max_target_reuse", "0"], "max_target_reuse"),
+        (["--inpainting_method", "gan"], "inpainting_method"),
+        (["--inpainting_method", "diffusion"], "mixing_method"),
+        (["--inpainting_method", "diffusion", "--mixing_method", "inpaint", "--strength", "0"], "strength"),
+        (["--inpainting_method", "diffusion", "--mixing_method", "inpaint", "--num_inference_steps", "1", "--strength", "1"], "steps"),
         (["--config"], "config"),
         (["stray"], "stray"),
     ],
 )
 def test_mistakes_on_the_command_line_are_refused_by_name(words, named):
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=named) as refusal:
         parse(*words)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("method", [None, *typing.get_args(SaliencyMethod)])
+def test_a_method_that_looks_through_a_classifier_needs_one(preset, method):
+    """Whether it is given or the preset's."""
+    words = ["--dataset_name", "a/b", "--output_dir", "o", "--strength", "0", "--mask_column", "mask", "--preset", preset]
+    words += [] if method is None else ["--saliency_method", method]
+    chosen = method or PRESETS[preset]["saliency_method"]
+    if chosen in CAM_METHODS:
+        with pytest.raises(UserError, match=f"{re.escape(chosen)} needs a classifier"):
+            parse_settings(AugmentSettings, words)
+    else:
+        assert apply_preset(parse_settings(AugmentSettings, words)).saliency_method == chosen
+    parse_settings(AugmentSettings, [*words, "--classifier", "c/d"])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_inpainting_by_diffusion_goes_by_the_presets_mixing(preset):
+    words = ["--preset", preset, "--inpainting_method", "diffusion", "--num_inference_steps", "2", "--strength", "0.5"]
+    if PRESETS[preset]["mixing_method"] == "inpaint":
+        assert parse(*words).inpainting_method == "diffusion"
+    else:
+        with pytest.raises(UserError, match="mixing_method inpaint"):
+            parse(*words)
 
 
 @pytest.mark.parametrize(
@@ -187,13 +234,30 @@ def test_the_default_is_the_paper():
     chosen = apply_preset(augment_settings())
     assert chosen.preset == "paper"
     assert (chosen.strength, chosen.num_candidates) == (0.7, 50)
+    assert (chosen.saliency_method, chosen.threshold_method, chosen.trust_test) == ("grad-cam", "otsu", "warn")
     assert (chosen.selection_method, chosen.mixing_method, chosen.mask_refinement) == ("l2", "union", "none")
-    assert (chosen.target_classes, chosen.feather) == ("any", 0.0)
+    assert (chosen.largest_component, chosen.fill_holes, chosen.mask_dilation) == (False, False, 0.0)
+    assert (chosen.target_classes, chosen.crop_target, chosen.feather) == ("any", False, 0.0)
+    assert (chosen.max_target_reuse, chosen.inpainting_method) == (None, "opencv")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(
-    ("name", "value"), [("mixing_method", "source"), ("feather", 0.0), ("feather", 0.2), ("selection_method", "random")]
+    ("name", "value"),
+    [
+        ("mixing_method", "source"),
+        ("feather", 0.0),
+        ("feather", 0.2),
+        ("selection_method", "random"),
+        ("saliency_method", "layer-cam"),
+        ("trust_test", "warn"),
+        ("threshold_method", "yen"),
+        ("fill_holes", True),
+        ("largest_component", False),
+        ("mask_dilation", 0.02),
+        ("crop_target", True),
+        ("target_classes", "same"),
+    ],
 )
 def test_a_preset_keeps_what_was_given(preset, name, value):
     given_settings = augment_settings(preset=preset, **{name: value})
@@ -279,7 +343,10 @@ def test_an_input_that_is_given_and_not_used_is_not_published_either():
 
 def test_published_settings_read_back_to_the_same_settings(tmp_path):
     """What is published is a configuration: a rerun from it has the same fingerprint."""
-    values = apply_preset(augment_settings(preset="recommended", strength=0.5, feather=0.05, seed=7, safety_checker=False))
+    chosen = {"preset": "recommended", "strength": 0.5, "feather": 0.05, "seed": 7, "safety_checker": False}
+    chosen |= {"crop_target": False, "fill_holes": True, "mask_dilation": 0.125, "saliency_method": "layer-cam", "max_target_reuse": 2}
+    chosen |= {"threshold_method": "quantile", "threshold_quantile": 0.7, "saliency_sigma": 3.0, "inpainting_method": "diffusion"}
+    values = apply_preset(augment_settings(**chosen))
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(published_settings(values, PINS)))
     again = parse_settings(AugmentSettings, ["--config", str(path), "--output_dir", "elsewhere"])

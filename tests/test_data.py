@@ -258,7 +258,7 @@ def test_labels_of_every_kind(tmp_path, feature, values, labels, names):
     assert split.subset.tolist() == [0, 1, 3]
 
 
-@pytest.mark.parametrize(("feature", "value"), [(Value("float32"), 0.5), (Value("bool"), True)])
+@pytest.mark.parametrize(("feature", "value"), [(Value("float32"), 0.5), (Value("bool"), True), (Value("int64"), None)])
 def test_labels_that_are_none_are_refused(tmp_path, feature, value):
     with pytest.raises(UserError, match="label"):
         split_of(data_settings(write_dataset(tmp_path / "data", [value], feature)))

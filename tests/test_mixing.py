@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
-from sgdmix_hub.mixing import compose, inpaint_foreground, mix
+from sgdmix_hub.mixing import compose, inpaint, inpainting_hole, kept_mask
 
 SIZE = 8
 FLAT = (40, 160, 60)
@@ -29,27 +29,36 @@ def naive_mix(source, target, source_mask, target_mask, method):
 @given(source=images, target=images, source_mask=masks, target_mask=masks, method=st.sampled_from(["union", "source"]))
 @settings(max_examples=120)
 def test_union_and_source_are_exact_to_the_pixel(source, target, source_mask, target_mask, method):
-    mixed, kept = mix(source, target, source_mask, target_mask, method)
+    kept = kept_mask(source_mask, target_mask, method)
+    mixed = compose(source, target, kept)
     assert mixed.dtype == np.uint8 and kept.dtype == bool
     assert np.array_equal(mixed, naive_mix(source, target, source_mask, target_mask, method))
-    assert np.array_equal(kept, source_mask | target_mask if method == "union" else source_mask)
 
 
 @given(source=images, target=images, source_mask=masks, target_mask=masks)
 @settings(max_examples=40)
 def test_union_leaves_nothing_of_the_targets_foreground(source, target, source_mask, target_mask):
-    mixed, _ = mix(source, target, source_mask, target_mask, "union")
+    mixed = compose(source, target, kept_mask(source_mask, target_mask, "union"))
     assert np.array_equal(mixed[target_mask], source[target_mask])
 
 
-@given(source=images, target=images, source_mask=masks, target_mask=masks, method=st.sampled_from(["union", "source", "inpaint"]))
+@given(source_mask=masks, target_mask=masks, method=st.sampled_from(["union", "source", "inpaint"]))
 @settings(max_examples=60)
-def test_the_sources_foreground_is_kept_and_inputs_are_left_alone(source, target, source_mask, target_mask, method):
-    for array in (source, target, source_mask, target_mask):
-        array.flags.writeable = False
-    mixed, kept = mix(source, target, source_mask, target_mask, method)
-    assert np.array_equal(mixed[source_mask], source[source_mask])
+def test_the_sources_foreground_is_kept_and_only_union_keeps_more(source_mask, target_mask, method):
+    kept = kept_mask(source_mask, target_mask, method)
     assert kept[source_mask].all()
+    assert np.array_equal(kept, source_mask) or method == "union"
+
+
+@given(image=images, other=images, mask=masks, feather=st.sampled_from([0.0, 0.1]))
+@settings(max_examples=40)
+def test_inputs_are_left_alone(image, other, mask, feather):
+    for array in (image, other, mask):
+        array.flags.writeable = False
+    before = image.copy(), other.copy(), mask.copy()
+    compose(image, other, mask, feather)
+    inpaint(image, inpainting_hole(mask))
+    assert all(np.array_equal(array, kept) for array, kept in zip((image, other, mask), before, strict=True))
 
 
 def flatness(mixed, source_mask):
@@ -69,49 +78,61 @@ def scene(size, radius_of_source=0.2, radius_of_target=0.25):
     return source, target, source_mask, target_mask
 
 
+def mixed_over_inpainted(source, target, source_mask, target_mask):
+    return compose(source, inpaint(target, inpainting_hole(target_mask)), kept_mask(source_mask, target_mask, "inpaint"))
+
+
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_inpainting_leaves_no_colour_of_the_target_in_a_flat_background(size):
     source, target, source_mask, target_mask = scene(size)
-    mixed, kept = mix(source, target, source_mask, target_mask, "inpaint")
-    assert np.array_equal(kept, source_mask)
+    mixed = mixed_over_inpainted(source, target, source_mask, target_mask)
     assert np.array_equal(mixed[source_mask], source[source_mask])
     assert flatness(mixed, source_mask) <= TELEA_ROUNDING
-    # The other two methods show what the test tells apart.
-    assert flatness(mix(source, target, source_mask, target_mask, "source")[0], source_mask) > 100
+    # Without inpainting the target's object shows, which is what the test tells apart.
+    assert flatness(compose(source, target, source_mask), source_mask) > 100
 
 
 def test_inpainting_copes_with_a_mask_that_is_a_little_too_small():
     source, target, source_mask, target_mask = scene(64)
-    eroded = scipy.ndimage.binary_erosion(target_mask)
-    mixed, _ = mix(source, target, source_mask, eroded, "inpaint")
+    mixed = mixed_over_inpainted(source, target, source_mask, scipy.ndimage.binary_erosion(target_mask))
     assert flatness(mixed, source_mask) <= TELEA_ROUNDING
 
 
-def test_inpainting_changes_nothing_far_from_the_mask_and_nothing_without_one():
+@given(mask=numpy_strategies.arrays(bool, (40, 40), elements=st.booleans(), fill=st.just(False)))
+@settings(max_examples=60)
+def test_the_hole_is_the_foreground_with_a_margin_unless_that_is_everything(mask):
+    hole = inpainting_hole(mask)
+    distance = scipy.ndimage.distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, np.inf)
+    widened = distance <= 1
+    assert not hole.all() and not (hole & (distance > 3)).any()  # 5 % of 40 pixels, and the disc's corners
+    assert hole.any() == (mask.any() and not cv2_dilated(mask).all())
+    assert not hole.any() or hole[widened].all()
+
+
+def cv2_dilated(mask):
+    """The mask dilated by OpenCV's ellipse of 5 x 5 pixels, by way of SciPy."""
+    disc = np.array([[0, 0, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]], bool)
+    return scipy.ndimage.binary_dilation(mask, disc)
+
+
+def test_inpainting_changes_the_hole_alone():
     _, target, _, target_mask = scene(64)
     noise = np.random.default_rng(1).integers(0, 256, target.shape, np.uint8)
-    filled = inpaint_foreground(noise, target_mask)
-    y, x = np.mgrid[:64, :64] / 64
-    far = (y - 0.6) ** 2 + (x - 0.6) ** 2 > (0.25 + 0.05 + 2 / 64) ** 2
-    assert np.array_equal(filled[far], noise[far])
-    assert np.array_equal(inpaint_foreground(noise, np.zeros_like(target_mask)), noise)
-    assert np.array_equal(inpaint_foreground(noise, np.ones_like(target_mask)), noise)
+    hole = inpainting_hole(target_mask)
+    filled = inpaint(noise, hole)
+    assert filled.dtype == np.uint8 and np.array_equal(filled[~hole], noise[~hole])
+    assert not np.array_equal(filled[hole], noise[hole])
+    for everything_or_nothing in (np.zeros_like(target_mask), np.ones_like(target_mask)):
+        hole = inpainting_hole(everything_or_nothing)
+        assert not hole.any() and np.array_equal(inpaint(noise, hole), noise)
 
 
-@given(
-    source=images,
-    target=images,
-    source_mask=masks,
-    target_mask=masks,
-    method=st.sampled_from(["union", "source"]),
-    feather=st.floats(0.001, 0.5),
-)
+@given(source=images, target=images, mask=masks, feather=st.floats(0.001, 0.5))
 @settings(max_examples=80)
-def test_a_feather_stays_between_the_two_images(source, target, source_mask, target_mask, method, feather):
-    mixed, kept = mix(source, target, source_mask, target_mask, method, feather)
+def test_a_feather_stays_between_the_two_images(source, target, mask, feather):
+    mixed = compose(source, target, mask, feather)
     assert mixed.dtype == np.uint8
     assert (mixed >= np.minimum(source, target)).all() and (mixed <= np.maximum(source, target)).all()
-    assert np.array_equal(kept, mix(source, target, source_mask, target_mask, method)[1])
 
 
 @pytest.mark.parametrize("size", [32, 64, 256])
@@ -131,6 +152,5 @@ def test_without_masks_or_with_full_ones_one_image_remains():
     source, target, _, _ = scene(32)
     none, everything = np.zeros((32, 32), bool), np.ones((32, 32), bool)
     for feather in (0.0, 0.1):
-        assert np.array_equal(mix(source, target, none, none, "union", feather)[0], target)
-        assert np.array_equal(mix(source, target, none, everything, "union", feather)[0], source)
-        assert np.array_equal(mix(source, target, everything, none, "source", feather)[0], source)
+        assert np.array_equal(compose(source, target, none, feather), target)
+        assert np.array_equal(compose(source, target, everything, feather), source)

@@ -1,13 +1,28 @@
 """Generations without a diffusion model: what is mixed, and the rows that cannot be made."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from generations import ROWS, SCRIPT, arguments, digests, manifest_of, pixels_of, png, published_rows, run_script, write_dataset
+from generations import (
+    ROWS,
+    SCRIPT,
+    arguments,
+    digests,
+    manifest_of,
+    one_line,
+    pixels_of,
+    png,
+    published_rows,
+    run_script,
+    write_dataset,
+)
 from launching import launch
 from PIL import Image
+from rowstores import many_rows
 
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.inputs import resolve_inputs
@@ -33,6 +48,37 @@ def test_strength_zero_is_mixing_alone(mixing, tmp_path):
         assert np.array_equal(published, np.where((source.mask | target.mask)[..., None], source.pixels, target.pixels))
         assert row["foreground_area"] == mixture.foreground_area == (source.mask | target.mask).mean()
         assert row["effective_strength"] == 0 and row["prompt"] == ""
+
+
+@pytest.mark.slow
+def test_new_backgrounds_for_everybody_are_the_same_from_two_processes(mixing, source_rows, tmp_path):
+    """Background features are made by every process and read by one; a limit on reuse makes a choice depend on all before it."""
+    data = many_rows(tmp_path / "data", source_rows, 136)  # two blocks of a store
+    chosen = mixing | {"dataset_name": data, "rows_per_shard": 40, "num_candidates": 5}
+    chosen |= {"selection_method": "novel-background", "max_target_reuse": 2}
+    one = run_script(arguments(chosen | {"output_dir": tmp_path / "one"}), tmp_path / "logs")
+    assert one.returncode == 0, one.stderr
+    two = launch([SCRIPT, *arguments(chosen | {"output_dir": tmp_path / "two"})], 2)
+    assert two.returncode == 0, two.stderr
+    assert digests(tmp_path / "one" / "repo") == digests(tmp_path / "two" / "repo")
+    rows = published_rows(tmp_path / "one")
+    assert len(rows) == 136 and max(Counter(row["target_index"] for row in rows).values()) <= 2
+    stores = [{path.name for path in (tmp_path / name / "state" / "saliency").iterdir()} for name in ("one", "two")]
+    assert stores[0] == stores[1] and sum(name.startswith("backgrounds-") for name in stores[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"mask_dilation": 2}, ["mask_dilation", "[0, 0.5]"]),
+        ({"inpainting_method": "diffusion", "mixing_method": "inpaint"}, ["inpainting_method", "strength"]),
+        ({"saliency_method": "score-cam"}, ["score-cam", "--classifier"]),
+    ],
+)
+def test_choices_that_cannot_be_made_end_in_one_line_before_anything_is_written(wrong, named, mixing, tmp_path):
+    ended = run_script(arguments(mixing | wrong | {"output_dir": tmp_path / "run"}), tmp_path / "logs")
+    one_line(ended, *named)
+    assert len(ended.stderr.splitlines()) == 1 and not ended.stdout and not (tmp_path / "run").exists()
 
 
 # ---- rows that cannot be made ----

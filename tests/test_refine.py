@@ -1,16 +1,13 @@
 """Refinement: the bits of a row depend on the row alone, and are those of the stock pipeline."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig, CLIPImageProcessor
 
 from sgdmix_hub.adapters import read_adapter
 from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
@@ -169,35 +166,10 @@ def test_a_foreground_at_strength_zero_is_what_the_vae_makes_of_it(make_refiner,
 # --- rows that must not be published
 
 
-@pytest.fixture(scope="module")
-def prudish_base(tiny_base, tmp_path_factory):
-    """The tiny base with a real safety checker whose concepts are all closer than allowed: it flags everything."""
-    folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("prudish") / "base")
-    torch.manual_seed(0)
-    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision = text | {"image_size": SIZE, "patch_size": 8}
-    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
-    with torch.no_grad():
-        for name, parameter in checker.named_parameters():
-            if name.endswith("_embeds"):
-                parameter.copy_(torch.randn(parameter.shape))
-            if name.endswith("_embeds_weights"):
-                parameter.fill_(-2.0)  # cosines are at least -1
-    checker.save_pretrained(folder / "safety_checker")
-    processor = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
-    processor.save_pretrained(folder / "feature_extractor")
-    index = json.loads((folder / "model_index.json").read_text())
-    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
-    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
-    index["requires_safety_checker"] = True
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
-
-
 def finished(refiner, images, foregrounds, rows=3):
     """What the pipeline makes of mixtures: images, or reasons."""
     pipeline = SGDMixPipeline(refiner.settings, refiner)
-    masked = [MaskedImage(image, mask) for image, mask in zip(images, foregrounds, strict=True)]
+    masked = [MaskedImage(image, mask, 1.0) for image, mask in zip(images, foregrounds, strict=True)]
     mixtures = [pipeline.mix(masked[row], masked[(row + 1) % BATCH]) for row in range(rows)]
     return pipeline.refine(mixtures, LABELS[:rows], SEEDS[:rows])
 

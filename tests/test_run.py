@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub.config import RunSettings, UserError
 from sgdmix_hub.parsing import parse_settings
+from sgdmix_hub.pins import resolve
 from sgdmix_hub.run import all_stages
 
 RECIPE = {
@@ -202,8 +203,10 @@ def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free
     mixtures = json.loads((bootstrap / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
     assert mixtures["saliency"] == {"method": "minimum-barrier", "trust": None} and mixtures["rows"] == 4 * 24
     retrained = json.loads((bootstrap / "classifier" / "classifier.json").read_text())
-    assert retrained["synthetic"].startswith(str(bootstrap / "repo")) and retrained["settings"]["synthetic_probability"] == 0.5
+    assert (
+        retrained["synthetic"] == str(resolve(str(bootstrap / "repo"), "dataset")) and retrained["settings"]["synthetic_probability"] == 0.5
+    )
     generated = json.loads((tmp_path / "run" / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
-    assert generated["saliency"]["method"] == "grad-cam" and generated["pins"]["classifier"].startswith(str(bootstrap / "classifier"))
+    assert generated["saliency"]["method"] == "grad-cam" and generated["pins"]["classifier"] == str(resolve(str(bootstrap / "classifier")))
     config = yaml.safe_load((tmp_path / "run" / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
     assert config["mask_refinement"] == "grabcut" and config["preset"] == "paper"

@@ -1,200 +1,50 @@
-"""Saliency maps against pytorch-grad-cam called directly, and against a second implementation of the spectral residual."""
+"""Saliency maps without a model: the spectral residual against OpenCV's, minimum barriers against the exact ones, masks as maps."""
 
-import re
+import heapq
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import scipy.fft
 import scipy.ndimage
-import torch
+import scipy.spatial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
+from pictures import iou
 from PIL import Image
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from sgdmix_hub.config import UserError
 from sgdmix_hub.demo.domain import make_dataset
+from sgdmix_hub.masks import threshold
 from sgdmix_hub.saliency import (
     MAP_SIZE,
-    GradCamSaliency,
+    barrier_distance,
+    border_contrast,
     is_blank,
     mask_column_map,
+    minimum_barrier,
+    minimum_barrier_map,
+    residual_amplitude,
     spectral_residual,
     spectral_residual_map,
 )
 
-CPU = torch.device("cpu")
-VIT_GRID = 8
+OPENCV = Path(__file__).parent / "data" / "opencv_saliency.npz"  # made by the script beside it
 
 
 @pytest.fixture(scope="module")
-def vit(tmp_path_factory):
-    """A ViT of random weights: input 64, patches of 8, hence a grid of 8x8."""
-    return save_vit(tmp_path_factory.mktemp("vit"), image_size=64, patch_size=64 // VIT_GRID)
+def birds_at_64():
+    rows = make_dataset(4, 2, 1, 1, seed=5, resolution=64)["train"]
+    return [image.convert("RGB") for image in rows["image"]]
 
 
-def save_vit(folder, image_size, patch_size):
-    torch.manual_seed(0)
-    names = {0: "a", 1: "b", 2: "c", 3: "d"}
-    config = ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        image_size=image_size,
-        patch_size=patch_size,
-        id2label=names,
-        label2id={name: label for label, name in names.items()},
-    )
-    ViTForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessor(size={"height": image_size, "width": image_size}).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def images():
-    rows = make_dataset(4, 2, 1, 1, seed=5, resolution=48)["train"]
-    return [image.convert("RGB") for image in rows["image"]], list(rows["label"])
-
-
-class LogitsOf(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values):
-        return self.model(pixel_values=pixel_values).logits
-
-
-def direct_maps(folder, pixels, labels, layer_of, reshape_transform):
-    """What pytorch-grad-cam gives for a model and a layer of ours, without the package."""
-    model = AutoModelForImageClassification.from_pretrained(folder).eval()
-    cam = GradCAM(LogitsOf(model), [layer_of(model)], reshape_transform=reshape_transform)
-    return cam(pixels, [ClassifierOutputTarget(label) for label in labels])
-
-
-def pixels_of(images, size):
-    """The classifier's input by another way: Pillow's resize, torch's arithmetic, the mean and deviation of ViTImageProcessor."""
-    stretched = [torch.from_numpy(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)).copy()) for image in images]
-    return (torch.stack(stretched).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
-
-
-def test_grad_cam_of_a_resnet_is_that_of_pytorch_grad_cam(classifier, images):
-    pictures, labels = images
-    saliency = GradCamSaliency(str(classifier), CPU)
-    pixels = torch.stack([saliency.pixel_values(image, "stretch") for image in pictures])
-    assert torch.allclose(pixels, pixels_of(pictures, 64), atol=1e-6)
-    maps = saliency.maps(pixels, labels)
-    expected = direct_maps(classifier, pixels, labels, lambda model: model.resnet.encoder.stages[-1].layers[-1], None)
-    assert maps.dtype == np.float32 and maps.shape == (len(labels), MAP_SIZE, MAP_SIZE)
-    assert np.ptp(expected) > 0.5
-    np.testing.assert_allclose(maps, expected, atol=1e-5)
-
-
-def test_grad_cam_of_a_vit_is_that_of_pytorch_grad_cam(vit, images):
-    pictures, labels = images
-    saliency = GradCamSaliency(str(vit), CPU)
-    pixels = pixels_of(pictures, 64)
-    expected = direct_maps(
-        vit,
-        pixels,
-        labels,
-        lambda model: model.vit.layers[-1].layernorm_before,
-        lambda tokens: tokens[:, 1:].reshape(len(tokens), VIT_GRID, VIT_GRID, -1).permute(0, 3, 1, 2),
-    )
-    assert np.ptp(expected) > 0.5
-    np.testing.assert_allclose(saliency.maps(pixels, labels), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("size", [64, 96, 128])
-def test_maps_are_64x64_in_the_unit_interval_whatever_the_input_size(classifier, images, size):
-    pictures, labels = images
-    saliency = GradCamSaliency(str(classifier), CPU, input_size=size)
-    maps = saliency.maps(torch.stack([saliency.pixel_values(image, "center-crop") for image in pictures]), labels)
-    assert maps.shape == (len(labels), MAP_SIZE, MAP_SIZE) and maps.dtype == np.float32
-    assert maps.min() >= 0 and maps.max() <= 1
-    expected = direct_maps(classifier, pixels_of(pictures, size), labels, lambda model: model.resnet.encoder.stages[-1].layers[-1], None)
-    shrunk = np.stack([cv2.resize(m, (64, 64), interpolation=cv2.INTER_AREA) for m in expected])
-    np.testing.assert_allclose(maps, shrunk, atol=1e-5)
-
-
-@pytest.mark.parametrize("model", ["classifier", "vit"])
-def test_the_map_is_that_of_the_label_given_whatever_its_neighbours(model, images, request):
-    pictures, _ = images
-    saliency = GradCamSaliency(str(request.getfixturevalue(model)), CPU)
-    pixels = saliency.pixel_values(pictures[0], "stretch").repeat(4, 1, 1, 1)
-    maps = saliency.maps(pixels, [0, 1, 2, 3])
-    for first in range(4):
-        for second in range(first):
-            assert np.abs(maps[first] - maps[second]).max() > 0.05
-    np.testing.assert_allclose(saliency.maps(pixels, [3, 2, 1, 0])[::-1], maps, atol=1e-5)
-
-
-def test_another_layer_can_be_read(classifier, images):
-    pictures, labels = images
-    pixels = pixels_of(pictures, 64)
-    earlier = GradCamSaliency(str(classifier), CPU, layer="resnet.encoder.stages.0")
-    expected = direct_maps(classifier, pixels, labels, lambda model: model.resnet.encoder.stages[0], None)
-    np.testing.assert_allclose(earlier.maps(pixels, labels), expected, atol=1e-5)
-
-
-def test_an_unknown_layer_is_refused_with_one_that_exists(classifier):
-    with pytest.raises(UserError, match="layer9") as error:
-        GradCamSaliency(str(classifier), CPU, layer="layer9")
-    GradCamSaliency(str(classifier), CPU, layer=re.findall(r"'([^']+)'", str(error.value))[-1])
-
-
-def size_named_in(error):
-    return int(re.search(r"saliency_input_size to (\d+)", str(error)).group(1))
-
-
-@pytest.mark.parametrize("size", [*range(8, 49, 4), 33, 47])
-def test_too_coarse_a_grid_is_refused_with_a_size_that_works(classifier, size):
-    with pytest.raises(UserError, match="too coarse") as error:
-        GradCamSaliency(str(classifier), CPU, input_size=size)
-    GradCamSaliency(str(classifier), CPU, input_size=size_named_in(error.value))
-
-
-def test_too_coarse_a_grid_of_a_vit_is_refused_with_a_size_that_works(tmp_path, images):
-    """A ViT has position embeddings of one size: either the size that is named works, or none may be named."""
-    folder = save_vit(tmp_path, image_size=32, patch_size=8)
-    with pytest.raises(UserError, match="too coarse") as error:
-        GradCamSaliency(str(folder), CPU)
-    if "saliency_input_size" in str(error.value):
-        saliency = GradCamSaliency(str(folder), CPU, input_size=size_named_in(error.value))
-        assert saliency.maps(saliency.pixel_values(images[0][0], "stretch")[None], [0]).shape == (1, MAP_SIZE, MAP_SIZE)
-
-
-def test_an_input_size_that_the_classifier_cannot_take_is_a_users_mistake(vit):
-    """Unless the model can interpolate to it."""
-    try:
-        saliency = GradCamSaliency(str(vit), CPU, input_size=96)
-    except UserError as error:
-        assert "saliency_input_size" in str(error) or "96" in str(error)
-    else:
-        assert saliency.size == 96
-
-
-def test_maps_that_separate_nothing_are_blank(classifier, images, tmp_path):
-    """A head of zeros gives no gradient, and Grad-CAM zeros."""
-    model = AutoModelForImageClassification.from_pretrained(classifier)
-    torch.nn.init.zeros_(model.classifier[1].weight)
-    model.save_pretrained(tmp_path)
-    ViTImageProcessor.from_pretrained(classifier).save_pretrained(tmp_path)
-    pictures, labels = images
-    blank = GradCamSaliency(str(tmp_path), CPU).maps(pixels_of(pictures, 64), labels)
-    assert all(is_blank(saliency_map) for saliency_map in blank)
+def test_maps_that_separate_nothing_are_blank():
     assert is_blank(np.full((4, 4), 0.3)) and is_blank(np.array([[0.1, np.nan]])) and is_blank(np.array([[0.1, np.inf]]))
-    usable = GradCamSaliency(str(classifier), CPU).maps(pixels_of(pictures, 64), labels)
-    assert not any(is_blank(saliency_map) for saliency_map in usable)
     assert not is_blank(np.array([[0.0, 1e-3]], np.float16))
 
 
-# --- spectral residual
+# ---- spectral residual ----
 
 
 def second_spectral_residual(grey, sigma=6.0):
@@ -208,11 +58,26 @@ def second_spectral_residual(grey, sigma=6.0):
     return (smooth - smooth.min()) / np.ptp(smooth)
 
 
-def test_spectral_residual_agrees_with_a_second_implementation(images):
-    for image in images[0]:
-        grey = np.asarray(image.convert("L").resize((64, 64)), np.float64)
-        ours, theirs = spectral_residual(grey), second_spectral_residual(grey)
-        assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.9
+def correlation(first, second):
+    return np.corrcoef(first.ravel(), second.ravel())[0, 1]
+
+
+@pytest.mark.parametrize("number", range(len(np.load(OPENCV)["images"])))
+def test_the_residual_is_that_of_opencv(number):
+    """cv2.saliency does the same up to its Gaussian, which it takes of the amplitude and not of its square."""
+    stored = np.load(OPENCV)
+    image, theirs = stored["images"][number], stored["maps"][number].astype(np.float64)
+    amplitude = residual_amplitude(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    ours = cv2.GaussianBlur(amplitude, (5, 5), 8) ** 2
+    assert correlation(ours, theirs) > 0.99999
+    np.testing.assert_allclose(ours / ours.max(), theirs, atol=2e-3)  # OpenCV computes in float32
+
+
+def test_spectral_residual_agrees_with_a_second_implementation(birds_at_64):
+    for image in birds_at_64:
+        grey = np.asarray(image.convert("L"), np.float64)
+        for sigma in (2.5, 6.0):
+            assert correlation(spectral_residual(grey, sigma), second_spectral_residual(grey, sigma)) > 0.99
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -237,16 +102,149 @@ def test_spectral_residual_stays_in_the_unit_interval(grey):
 @pytest.mark.parametrize("resize", ["stretch", "center-crop"])
 def test_spectral_residual_maps_are_64x64(size, resize):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    saliency_map = spectral_residual_map(Image.fromarray(noise), resize)
+    saliency_map = spectral_residual_map(Image.fromarray(noise), resize, sigma=6.0)
     assert saliency_map.shape == (MAP_SIZE, MAP_SIZE) and saliency_map.dtype == np.float32
     assert saliency_map.min() == 0 and saliency_map.max() == 1
 
 
 def test_a_plain_image_has_no_salient_part():
-    assert is_blank(spectral_residual_map(Image.new("RGB", (80, 80), "gray"), "stretch"))
+    assert is_blank(spectral_residual_map(Image.new("RGB", (80, 80), "gray"), "stretch", sigma=6.0))
 
 
-# --- masks from the dataset
+# ---- minimum barrier ----
+
+
+def minimax(values, lowest):
+    """The lowest maximum over the 4-connected paths to the border on which no value is below `lowest`; inf where there is none."""
+    height, width = values.shape
+    reached = np.full(values.shape, np.inf)
+    border = [
+        (y, x) for y in range(height) for x in range(width) if (y in (0, height - 1) or x in (0, width - 1)) and values[y, x] >= lowest
+    ]
+    queue = [(values[place], place) for place in border]
+    heapq.heapify(queue)
+    while queue:
+        highest, (y, x) = heapq.heappop(queue)
+        if highest >= reached[y, x]:
+            continue
+        reached[y, x] = highest
+        for near_y, near_x in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if 0 <= near_y < height and 0 <= near_x < width and values[near_y, near_x] >= lowest:
+                heapq.heappush(queue, (max(highest, values[near_y, near_x]), (near_y, near_x)))
+    return reached
+
+
+def exact_barrier(values):
+    """The exact minimum barrier distance: for every lowest value that a path may have, the lowest maximum."""
+    return np.min([minimax(values, lowest) - lowest for lowest in np.unique(values)], axis=0)
+
+
+@given(values=numpy_strategies.arrays(np.float32, st.tuples(st.integers(3, 8), st.integers(3, 8)), elements=st.integers(0, 6).map(float)))
+@settings(max_examples=120)
+def test_the_barrier_is_never_below_the_exact_one(values):
+    found = barrier_distance(values)
+    exact = exact_barrier(values)
+    assert found.dtype == np.float32 and (found >= exact).all()
+    assert not found[[0, -1]].any() and not found[:, [0, -1]].any()
+    straight = [np.ptp(values[: y + 1, x]) for y in range(len(values)) for x in range(values.shape[1])]
+    assert (found.ravel() <= straight).all()  # a path straight up is one that the scans try
+
+
+def test_the_barrier_is_not_far_above_the_exact_one():
+    rng = np.random.default_rng(0)
+    images = [cv2.resize(rng.random((4, 4), np.float32), (8, 8), interpolation=cv2.INTER_CUBIC) for _ in range(30)]
+    exact = np.stack([exact_barrier(values) for values in images])
+    found = np.stack([barrier_distance(values) for values in images])
+    assert found.sum() < 1.1 * exact.sum()
+
+
+def simple_images():
+    y, x = np.mgrid[:9, :9].astype(np.float32)
+    inside = np.minimum(np.minimum(y, 8 - y), np.minimum(x, 8 - x))
+    disc = (y - 4) ** 2 + (x - 4) ** 2 < 8
+    yield "constant", np.full((9, 9), 3, np.float32)
+    yield "stripes", x % 3
+    yield "pyramid", inside
+    yield "pit", -inside
+    yield "disc", np.float32(disc * 5)
+    yield "ring", np.float32((disc & ~((y == 4) & (x == 4))) * 5)
+    yield "disc on a gradient", np.float32(np.where(disc, 20, x))
+    yield "disc at the border", np.float32((y**2 + (x - 4) ** 2 < 10) * 5)
+    yield "checkerboard", (x + y) % 2
+
+
+@pytest.mark.parametrize(("name", "values"), simple_images())
+def test_the_barrier_of_a_simple_image_is_the_exact_one(name, values):
+    assert np.array_equal(barrier_distance(values), exact_barrier(values))
+
+
+@given(values=numpy_strategies.arrays(np.float32, (7, 6), elements=st.integers(0, 50).map(float)), by=st.integers(-30, 30))
+@settings(max_examples=40)
+def test_the_barrier_is_one_of_differences(values, by):
+    found = barrier_distance(values)
+    assert np.array_equal(barrier_distance(values + by), found)
+    assert np.array_equal(barrier_distance(values * 2), found * 2)
+
+
+def contrast_by_scipy(lab):
+    """Sum of the three smaller of four Mahalanobis distances, pixel by pixel."""
+    height, width = lab.shape[:2]
+    rows, columns = round(0.1 * height), round(0.1 * width)
+    distances = []
+    for strip in (lab[:rows], lab[height - rows :], lab[:, :columns], lab[:, width - columns :]):
+        colors = strip.reshape(-1, 3).astype(np.float64)
+        inverse = np.linalg.inv(np.cov(colors, rowvar=False) + np.eye(3))
+        pixels = lab.reshape(-1, 3).astype(np.float64)
+        distance = scipy.spatial.distance.cdist(pixels, colors.mean(axis=0, keepdims=True), "mahalanobis", VI=inverse)
+        distances.append(distance.reshape(height, width) / distance.max())
+    return np.sort(distances, axis=0)[:3].sum(axis=0)
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (64, 64)])
+def test_the_contrast_to_the_border_is_that_of_scipy(shape):
+    lab = np.random.default_rng(0).normal(50, 20, (*shape, 3)).astype(np.float32)
+    np.testing.assert_allclose(border_contrast(lab), contrast_by_scipy(lab), rtol=1e-6)
+
+
+@given(color=st.tuples(*[st.integers(0, 255)] * 3))
+@settings(max_examples=60)
+def test_an_image_of_one_color_has_no_salient_part(color):
+    saliency_map = minimum_barrier_map(Image.new("RGB", (80, 50), color), "stretch")
+    assert saliency_map.shape == (MAP_SIZE, MAP_SIZE) and not saliency_map.any()
+
+
+@pytest.mark.parametrize("ground", ["flat", "gradient", "two halves"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_coloured_disc_is_found(ground, seed):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:64, :64] / 64
+    centre_y, centre_x, radius = *rng.uniform(0.35, 0.65, 2), rng.uniform(0.12, 0.22)
+    disc = (y - centre_y) ** 2 + (x - centre_x) ** 2 < radius**2
+    slope = {"flat": np.zeros((64, 64)), "gradient": x, "two halves": np.float64(y > 0.5)}[ground]
+    pixels = np.array([60, 140, 70]) + slope[..., None] * [40, 60, 30]
+    pixels[disc] = (210, 40, 50)
+    saliency_map = minimum_barrier_map(Image.fromarray(pixels.astype(np.uint8)), "stretch")
+    assert saliency_map.dtype == np.float32 and (saliency_map.min(), saliency_map.max()) == (0, 1)
+    assert iou(saliency_map > threshold(saliency_map), disc) > 0.75
+
+
+@pytest.mark.parametrize(
+    "turned", [lambda p: p[:, ::-1], lambda p: p[::-1], lambda p: p.swapaxes(0, 1)], ids=["mirror", "flip", "transpose"]
+)
+def test_turned_images_have_nearly_the_turned_maps(turned, birds_at_64):
+    """The contrast to the border turns with the image. The barriers are what a few scans in a fixed order found: they need not, and turn
+    exactly where they are exact."""
+    for image in birds_at_64:
+        pixels = np.asarray(image)
+        again = np.ascontiguousarray(turned(pixels))
+        assert correlation(minimum_barrier(again), turned(minimum_barrier(pixels))) > 0.995
+        lab = pixels.astype(np.float32)
+        np.testing.assert_allclose(border_contrast(turned(lab)), turned(border_contrast(lab)), rtol=1e-9)
+    for _, values in simple_images():
+        assert np.array_equal(barrier_distance(np.ascontiguousarray(turned(values))), turned(barrier_distance(values)))
+
+
+# ---- masks from the dataset ----
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
