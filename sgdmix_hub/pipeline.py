@@ -72,6 +72,11 @@ class SGDMixPipeline:
         pixels = np.asarray(square(image, self.settings.resolution, self.settings.resize))
         return MaskedImage(pixels, foreground_mask(pixels, saliency_map, self.settings), stored)
 
+    def target_aspect(self, source: MaskedImage) -> float | None:
+        """The aspect ratio that a source's target is cropped to; None where it is left whole."""
+        crop = self.settings.crop_target and self.settings.resize == "stretch"  # center-crop has made every image square before
+        return source.aspect if crop else None
+
     def mix(self, source: MaskedImage, target: MaskedImage) -> Mixture:
         """Mixes two images. Raises `UnusableRow` when the source has no foreground."""
         if not source.mask.any():

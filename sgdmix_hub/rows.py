@@ -44,9 +44,7 @@ class RowMaker:
         if row.skip is not None:
             raise UnusableRow(row.skip)
         source = self.masked_image(row.source_index)
-        # center-crop has made every image square before anything is seen of it
-        crop = self.settings.crop_target and self.settings.resize == "stretch"
-        return self.pipeline.mix(source, self.masked_image(row.target_index, source.aspect if crop else None))
+        return self.pipeline.mix(source, self.masked_image(row.target_index, self.pipeline.target_aspect(source)))
 
     def filled_mixture(self, row: PlanRow) -> Mixture:
         """The mixture of one planned row as it is refined, also where a diffusion model fills its hole. Raises as `mixture` does."""
