@@ -90,6 +90,7 @@ ARMS = {
     "recommended, S = 0.5": {**GOOD, **REFINED, "foreground_strength": 0.5, "paste_foreground": False},
     "recommended, S = 0.5, foreground 0": {**GOOD, **REFINED, "paste_foreground": False},
     "recommended, S = 0.5, foreground 0 and pasted": {**GOOD, **REFINED},
+    "recommended, S = 0.1, foreground 0 and pasted": {**GOOD, "strength": 0.1},  # hardly more than the VAE's round trip
 }
 REAL, UNTIED, RARE = "real images only", "real images only, untied", "recommended, S = 0, p = .1"
 CHOSEN = "recommended, S = 0"
