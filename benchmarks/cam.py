@@ -56,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        ResNetForImageClassification(ResNetConfig()).save_pretrained(folder)
+        ResNetForImageClassification(ResNetConfig(num_labels=1000)).save_pretrained(folder)
         ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
         ours = CamSaliency(folder, "grad-cam", torch.device("cpu"))
         stock = stock_cam(Path(folder), ours.layer_name)
