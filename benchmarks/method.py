@@ -28,34 +28,18 @@ from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.config import AdapterSettings, AugmentSettings, ClassifierSettings
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
-from sgdmix_hub.parsing import parse_settings, yaml_text
+from sgdmix_hub.parsing import parse_settings, read_yaml, yaml_text
 from sgdmix_hub.processes import read_json, start_processes, write_atomically, write_json
 
 SPECIES, TRAIN, JUDGE, TEST = 6, 10, 100, 350
 BASE = {"pretrained_model_name_or_path": "sgdmix_hub/demo/tiny_base", "resolution": 64}
+RECIPE = Path("dataset_cards/demo-birds")
 CLASSIFIER = {
-    "model": "sgdmix_hub/demo/tiny_resnet",
-    "from_scratch": True,
-    "per_device_train_batch_size": 16,
-    "learning_rate": 0.002,
-    "optim": "adamw_torch",
-    "weight_decay": 0.05,
+    name: value for name, value in read_yaml(RECIPE / "classifier.yaml").items() if name not in ("eval_split", "synthetic_probability")
 }
 DOWNSTREAM = {"image_size": 64, "num_train_epochs": 80, "eval_split": "test", "synthetic_probability": 0.5}
 SALIENCY = {"image_size": 128, "num_train_epochs": 40}  # 16 x 16 cells for the CAM
-ADAPTER = {
-    "metaclass": "bird",
-    "rank": 8,
-    "lora_alpha": 8,
-    "learning_rate": 0.001,
-    "token_learning_rate": 0.005,
-    "max_train_steps": 200,
-    "train_batch_size": 8,
-    "lr_scheduler": "cosine",
-    "lr_warmup_steps": 10,
-    "snr_gamma": 5.0,
-    "cache_latents": True,
-}
+ADAPTER = read_yaml(RECIPE / "adapter.yaml") | {"metaclass": "bird"}
 GENERATION = {
     "num_variants": 4,
     "num_candidates": 50,
@@ -215,9 +199,10 @@ def main() -> None:
         seeds = list(pool.map(work, arguments.seeds))
     domain = {"species": SPECIES, "train": TRAIN, "test": TEST, "tie": arguments.tie, "torch": torch.__version__.partition("+")[0]}
     results = arguments.results / f"method_{'tied' if arguments.tie else 'untied'}"
-    write_json(results.with_suffix(".json"), {"domain": domain, "seeds": dict(zip(map(str, arguments.seeds), seeds, strict=True))})
+    figures = {"domain": domain, "seeds": dict(zip(map(str, arguments.seeds), seeds, strict=True))}
+    results.with_suffix(".json").write_text(json.dumps(figures, sort_keys=True), encoding="utf-8")
     order = {"masks": ["best fixed mask", *MASKS], "mixtures": list(MIXTURES), "accuracy": [REAL, UNTIED, *ARMS, RARE]}
-    text = tables(json.loads(results.with_suffix(".json").read_text()), order, ["paper, S = 0.5", CHOSEN])
+    text = tables(figures, order, ["paper, S = 0.5", CHOSEN])
     results.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -13,7 +13,7 @@ def tables(results: dict, order: dict[str, list[str]], rivals: list[str]) -> str
     head = (
         f"{domain['species']} species, {domain['train']} training and {domain['test']} test images each, {background}; {len(seeds)} seeds, "
         "each with its own species, images and trainings; ± 95 % t-intervals over seeds. "
-        f"{sum(seed['seconds'] for seed in seeds) / 3600:.1f} CPU-hours, one thread a seed, torch {domain['torch']}."
+        f"{sum(seed['seconds'] for seed in seeds) / 3600:.1f} hours of runs on one thread each, torch {domain['torch']}."
     )
     sections = {
         "Masks": mask_table(seeds, order["masks"]),
