@@ -27,12 +27,13 @@ def scene_generator(seed, split, index):
 
 
 def render_world(num_images, seed, split, resolution=64):
-    """Random birds, uint8 (N, H, W, 3) RGB; image i depends on (seed, split, i) alone."""
-    images = np.empty((num_images, resolution, resolution, 3), np.uint8)
+    """Random birds, uint8 (N, H, W, 4): RGB, and 255 where the bird is; image i depends on (seed, split, i) alone."""
+    images = np.empty((num_images, resolution, resolution, 4), np.uint8)
     for index in tqdm(range(num_images), desc="rendering", disable=None):
         rng = scene_generator(seed, split, index)
         bird, background_name, _ = random_scene(rng)
-        images[index], _ = render_bird(bird, rng, background_name, resolution)
+        images[index, ..., :3], mask = render_bird(bird, rng, background_name, resolution)
+        images[index, ..., 3] = np.where(mask, 255, 0)
     return images
 
 
@@ -48,8 +49,8 @@ def cached_world(folder, num_images, seed):
 
 
 def to_tensor(images, device="cpu"):
-    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory."""
-    return torch.tensor(images, device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """uint8 (N, H, W, 3 or 4) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory; a fourth channel is left out."""
+    return torch.tensor(images[..., :3], device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def psnr(images, reconstructions):

@@ -57,9 +57,11 @@ def parse_args(argv=None):
     parser.add_argument("--work_dir", type=Path, default=Path("outputs/tiny_base"), help="checkpoints, caches and log.jsonl")
     parser.add_argument("--output_dir", type=Path, default=TINY_BASE, help="the exported pipeline; replaced as a whole")
     parser.add_argument("--num_images", type=int, default=16_000, help="random birds to train on")
-    parser.add_argument("--vae_steps", type=int, default=5_000)
-    parser.add_argument("--unet_steps", type=int, default=4_000)
+    parser.add_argument("--vae_steps", type=int, default=12_000)
+    parser.add_argument("--unet_steps", type=int, default=10_000)
     parser.add_argument("--decoder_steps", type=int, default=5_000)
+    parser.add_argument("--start_from", type=Path, help="pipeline folder of an earlier base, whose denoiser is trained on")
+    parser.add_argument("--compile", action="store_true", help="compile the denoiser: faster, and on a CPU it needs a C++ compiler")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
@@ -125,7 +127,7 @@ def run_stage(stage, args):
         return
     latents = cache_latents(images, args.work_dir, args.seed, args.device)
     if stage == "unet":
-        train_unet(latents, args.work_dir, args.unet_steps, args.seed, args.device)
+        train_unet(images, latents, args.work_dir, args.unet_steps, args.seed, args.device, args.start_from, args.compile)
     else:
         train_decoder(images, latents, args.work_dir, args.decoder_steps, args.seed, args.device)
 
