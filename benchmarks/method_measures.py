@@ -10,6 +10,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub.backgrounds import compute_backgrounds
 from sgdmix_hub.cam import processor_size
+from sgdmix_hub.classifiers import evaluation_transform
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.data import decode_image, square
 from sgdmix_hub.inputs import resolve_inputs
@@ -20,7 +21,6 @@ from sgdmix_hub.published import load_published
 from sgdmix_hub.rows import RowMaker
 from sgdmix_hub.saliency_store import compute_maps
 from sgdmix_hub.shards import make_plan
-from sgdmix_hub.train_classifier import evaluation_transform
 
 CPU = torch.device("cpu")
 GRABCUT = {"mask_refinement": "grabcut"}

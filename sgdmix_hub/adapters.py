@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .config import UserError, first_line
-from .data import prompt_for, token_for
 from .pins import Pin, local_folder
 from .processes import quiet_libraries, read_json, write_json
+from .prompts import prompt_for, token_for
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 TOKENS_FILE = "learned_embeds.safetensors"
@@ -56,8 +56,8 @@ def read_adapter(pin: Pin) -> Adapter:
     return Adapter(folder, facts)
 
 
-def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tensor, facts: dict) -> None:
-    """Writes LoRA weights, learned tokens (float32 (classes, dim)) and facts.
+def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tensor, num_vectors: int, facts: dict) -> None:
+    """Writes LoRA weights, learned tokens (float32 (classes * num_vectors, dim)) and facts.
 
     The LoRA metadata carries alpha: without it diffusers reloads alpha = rank, silently.
     """
@@ -66,7 +66,9 @@ def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tens
     StableDiffusionPipeline.save_lora_weights(
         folder, unet_lora_layers=lora_layers, safe_serialization=True, **_collate_lora_metadata({"unet": unet})
     )
-    rows = {token_for(label): row.clone() for label, row in enumerate(learned_tokens.detach().float().cpu())}
+    vectors = learned_tokens.detach().float().cpu().unflatten(0, (-1, num_vectors))
+    # diffusers reads a row (dim,) as one token and rows (k, dim) as k of them
+    rows = {token_for(label): (rows[0] if num_vectors == 1 else rows).clone() for label, rows in enumerate(vectors)}
     save_file(rows, folder / TOKENS_FILE, metadata={"format": "pt"})
     write_json(folder / FACTS_FILE, {"format": FORMAT, **facts})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -28,7 +29,7 @@ OUTLINE_COLOUR = (255, 64, 220)
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One row: `panels` in the order of `TITLES`, uint8 (h, w, 3) each, and the line of text above them."""
+    """One row: `panels` in the order of the titles, uint8 (h, w, 3) each, and the line of text above them."""
 
     panels: list[np.ndarray]
     caption: str
@@ -71,10 +72,10 @@ def outlined_panel(image: MaskedImage, size: int) -> np.ndarray:
     return np.where(outline[..., None] > 0, np.array(OUTLINE_COLOUR, np.uint8), pixels)
 
 
-def draw_contact_sheet(rows: list[SheetRow]) -> Image.Image:
+def draw_contact_sheet(rows: list[SheetRow], titles: Sequence[str] = TITLES) -> Image.Image:
     """All rows as one RGB picture, panels enlarged to 160 pixels."""
     captioned = [[Panel(panel, "" if column else row.caption) for column, panel in enumerate(row.panels)] for row in rows]
-    return draw_panels([Group("", list(TITLES))], captioned, PANEL, FONT_SIZE)
+    return draw_panels([Group("", list(titles))], captioned, PANEL, FONT_SIZE)
 
 
 def draw_panels(groups: list[Group], rows: list[list[Panel]], size: int, font_size: int) -> Image.Image:

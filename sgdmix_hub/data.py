@@ -1,4 +1,4 @@
-"""A split of an image-classification dataset at a pinned revision: RGB images, labels, class names, subsets, prompts."""
+"""A split of an image-classification dataset at a pinned revision: RGB images, labels, class names, subsets."""
 
 from __future__ import annotations
 
@@ -216,13 +216,3 @@ def check_same_subset(mine: dict, theirs: dict, what: str) -> None:
             f"the {what} was trained on another subset ({', '.join(different)} differ): use the same dataset, split, "
             "examples_per_class, imbalance_factor and subset_seed, or pass --allow_other_subset"
         )
-
-
-def token_for(label: int) -> str:
-    """The learned token of a class. It is made from the class's number: names may collide, or hold anything."""
-    return f"<class_{label}>"
-
-
-def prompt_for(label: int, metaclass: str, template: str) -> str:
-    """The prompt of a class (`a photo of a [v_i] [metaclass]`, paper section 3), the same in training and sampling."""
-    return template.replace("{token}", token_for(label)).replace("{metaclass}", metaclass)

@@ -42,7 +42,9 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
     """Pins `org/name`, `org/name@revision` or a local folder. Raises `UserError` when there is no such thing."""
     folder = Path(name_at_revision)
     if name_at_revision and folder.is_dir():
-        return Pin(name=folder.resolve().name, revision=content_hash(folder), path=str(folder))
+        # A training keeps its checkpoints and logs beside the model, in state/.
+        left_out = "state" if repo_type == "model" else None
+        return Pin(name=folder.resolve().name, revision=content_hash(folder, left_out), path=str(folder))
     name, _, revision = name_at_revision.partition("@")
     if revision.startswith(LOCAL):
         raise UserError(f"{name_at_revision} was a local folder: give its path")
@@ -65,13 +67,13 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
     return Pin(name=name, revision=info.sha)
 
 
-def content_hash(folder: str | Path) -> str:
-    """sha256 over the names and bytes of a folder's files, hidden ones left out."""
+def content_hash(folder: str | Path, left_out: str | None = None) -> str:
+    """sha256 over the names and bytes of a folder's files, without hidden ones and without the folder `left_out` in it."""
     folder = Path(folder)
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+        if path.is_file() and relative.parts[0] != left_out and not any(part.startswith(".") for part in relative.parts):
             digest.update(f"{relative.as_posix()}\0{file_sha256(path)}\n".encode())
     return LOCAL + digest.hexdigest()
 

@@ -123,14 +123,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """`write(temporary folder)`, then rename over what is there: the folder is whole or not there."""
-    working = folder.with_name(f".{folder.name}.working")
+def fill_folder(folder: Path, write: Callable[[Path], None], last: str) -> None:
+    """`write(temporary folder)`, then renames file by file into `folder`, the file `last` after all others: where it is, all are."""
+    working = folder / "state" / ".finished"
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     write(working)
-    shutil.rmtree(folder, ignore_errors=True)
-    working.rename(folder)
+    files = [path.relative_to(working) for path in working.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path == Path(last), path)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(working / path, folder / path)
+    shutil.rmtree(working)
 
 
 def write_json(path: Path, values: dict | list) -> None:
@@ -147,12 +150,16 @@ def is_finished(path: Path, facts: dict) -> bool:
     """Whether a training has left its facts in place. Raises `UserError` when they are those of another training."""
     if not path.exists():
         return False
-    before = read_json(path)
-    different = [name for name, value in facts.items() if name != "settings" and before.get(name) != value]
-    different += [name for name, value in facts["settings"].items() if before["settings"].get(name) != value]
+    different = different_facts(read_json(path), facts)
     if different:
         raise UserError(f"{path.parent} holds the result of another {', '.join(different)}: choose another --output_dir or remove it")
     return True
+
+
+def different_facts(before: dict, facts: dict) -> list[str]:
+    """The facts, and the settings among them, that are not what was written down `before`."""
+    different = [name for name, value in facts.items() if name != "settings" and before.get(name) != value]
+    return different + [name for name, value in facts["settings"].items() if before["settings"].get(name) != value]
 
 
 def stop_if_requested() -> None:

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import augment, train_adapter, train_classifier
-from .config import AdapterSettings, AugmentSettings, ClassifierSettings, DataSettings, RunSettings, UserError
+from .config import AugmentSettings, DataSettings, RunSettings, UserError
 from .inputs import CLASSIFIER_FACTS
 from .parsing import Settings, parse_settings, read_yaml, yaml_text
 from .processes import TooManySkipped, launch, lock_folder, read_json, say, start_processes
 from .repository import manifest_path
+from .training_settings import AdapterSettings, ClassifierSettings
 
 # What the mixtures for a bootstrapped classifier are made with, and what looks through it unless the recipe says more.
 MODEL_FREE = {"preset": "recommended", "saliency_method": "minimum-barrier", "strength": 0.0, "num_variants": 4}

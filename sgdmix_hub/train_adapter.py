@@ -1,11 +1,15 @@
-"""Trains one adapter for a domain: DreamBooth + LoRA on the UNet's attention + one learned token a class, jointly.
+"""Trains one adapter for a domain: DreamBooth + LoRA on the UNet's attention + learned tokens, jointly.
 
-Writes into `output_dir` what stock diffusers loads (see adapters.py), with the pins and the subset it was trained on.
+    training (checkpoints in state/) -> files that stock diffusers loads -> what a judge says of its images -> card -> push
+
+Every step is skipped when its result is there, so the same command continues a run that was stopped. The samples of an optimizer step are
+functions of (seed, step): a training that is killed ends with the weights of one that was not, and one that is spread over processes
+trains on the same images and noise.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,225 +19,242 @@ from accelerate.utils import set_seed
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import compute_snr
-from peft import LoraConfig
-from torch import nn
+from PIL import Image
 from torch.nn import functional as F
-from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
+from .adapter_model import PRECISIONS, AdaptedModel, load_adapted
 from .adapters import FACTS_FILE, save_adapter
-from .config import AdapterSettings, UserError
-from .data import Split, load_split, prompt_for, square, subset_record, token_for
+from .batches import training_batches
+from .checkpoints import Checkpoints
+from .config import UserError
+from .contact_sheet import SheetRow, draw_contact_sheet
+from .data import Split, load_split, subset_record
+from .inputs import versions
+from .judging import judge_adapter
+from .model_cards import stated_license, write_adapter_card
 from .pins import Pin, resolve
-from .processes import is_finished, launch, on_rank_zero, replace_folder, say, start_processes, stop_if_requested, wait_for_file
-from .refine import NO_SAFETY_CHECKER, load_base
+from .processes import (
+    fill_folder,
+    is_finished,
+    launch,
+    lock_folder,
+    on_rank_zero,
+    say,
+    start_processes,
+    stop_if_requested,
+    wait_for_file,
+    write_atomically,
+)
+from .prompts import bare_prompt, prompt_for, prompt_ids, token_for
+from .publish import check_can_push, push_folder
+from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
+from .samples import CLASS_IMAGE_STREAM, Share, sample_seed
+from .sampling import draw_images, drawing
+from .training_log import TrainingLog, check_tracker, draw_curve
+from .training_settings import AdapterSettings, recorded
 
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-
-
-class TokenEmbedding(nn.Module):
-    """The text encoder's embedding with learned rows after it. The old rows stay frozen, hence bit-identical."""
-
-    def __init__(self, embedding: nn.Embedding, initial: torch.Tensor):
-        """`initial`: float (classes, dim), the first values of the learned rows."""
-        super().__init__()
-        self.embedding = embedding.requires_grad_(False)
-        self.learned = nn.Parameter(initial.clone())
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        old = self.embedding.num_embeddings
-        rows = self.embedding(input_ids.clamp(max=old - 1))
-        is_learned = input_ids >= old
-        learned = self.learned[(input_ids - old).clamp(min=0)].to(rows.dtype)
-        return torch.where(is_learned[..., None], learned, rows)
-
-
-class Denoiser(nn.Module):
-    """Text encoder and UNet as one module, so that both are trained under one gradient synchronisation."""
-
-    def __init__(self, text_encoder: nn.Module, unet: nn.Module):
-        super().__init__()
-        self.text_encoder = text_encoder
-        self.unet = unet
-
-    def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-        prompt_embeds = self.text_encoder(input_ids)[0]
-        return self.unet(latents, timesteps, prompt_embeds).sample
-
-
-class DomainImages(torch.utils.data.Dataset):
-    """The subset's images as float (3, resolution, resolution) in [-1, 1], with their labels."""
-
-    def __init__(self, split: Split, rows: np.ndarray, resolution: int, resize: str):
-        self.split, self.rows, self.resolution, self.resize = split, rows, resolution, resize
-        self.to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> dict:
-        row = int(self.rows[position])
-        image = square(self.split.image(row), self.resolution, self.resize)
-        return {"position": position, "pixels": self.to_tensor(image), "label": int(self.split.labels[row])}
-
-
-class LatentCache:
-    """Mean and standard deviation of each image's latents, as it is and mirrored, encoded on first use."""
-
-    def __init__(self, vae: nn.Module, enabled: bool):
-        self.vae, self.enabled = vae, enabled
-        self.parameters: dict[tuple[int, bool], tuple[torch.Tensor, torch.Tensor]] = {}
-
-    @torch.no_grad()
-    def sample(self, positions: list[int], pixels: torch.Tensor, flips: list[bool]) -> torch.Tensor:
-        """Scaled latents (B, c, h, w), drawn from the VAE's posterior, for pixels (B, 3, H, W) mirrored where `flips` says."""
-        keys = list(zip(positions, flips, strict=True))
-        missing = [i for i, key in enumerate(keys) if key not in self.parameters]
-        if missing:
-            views = torch.stack([pixels[i].flip(-1) if flips[i] else pixels[i] for i in missing])
-            posterior = self.vae.encode(views).latent_dist
-            for i, mean, std in zip(missing, posterior.mean, posterior.std, strict=True):
-                self.parameters[keys[i]] = (mean, std)
-        mean, std = (torch.stack(part) for part in zip(*(self.parameters[key] for key in keys), strict=True))
-        if not self.enabled:
-            self.parameters.clear()
-        return (mean + std * torch.randn_like(mean)) * self.vae.config.scaling_factor
-
-
-def add_tokens(pipeline: StableDiffusionPipeline, num_classes: int, metaclass: str) -> TokenEmbedding:
-    """Adds one token a class to the tokenizer and gives the text encoder learned rows for them, which start as the metaclass."""
-    tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
-    tokens = [token_for(label) for label in range(num_classes)]
-    taken = sorted(set(tokens) & set(tokenizer.get_vocab()))
-    if taken:
-        raise UserError(f"the base model's tokenizer already has {taken[0]}: it was adapted before, use the original base")
-    metaclass_ids = tokenizer(metaclass, add_special_tokens=False).input_ids
-    embedding = text_encoder.get_input_embeddings()
-    initial = embedding.weight[metaclass_ids].mean(dim=0).detach().float()
-    tokenizer.add_tokens(tokens)
-    learned = TokenEmbedding(embedding, initial.expand(num_classes, -1))
-    text_encoder.set_input_embeddings(learned)
-    return learned
-
-
-def tokenize_prompts(tokenizer, settings: AdapterSettings, num_classes: int) -> torch.Tensor:
-    """Input ids (classes, length) of the classes' prompts. Raises `UserError` when a prompt does not fit the text encoder."""
-    prompts = [prompt_for(label, settings.metaclass, settings.prompt_template) for label in range(num_classes)]
-    length = max(len(ids) for ids in tokenizer(prompts).input_ids)
-    if length > tokenizer.model_max_length:
-        raise UserError(f"the prompt takes {length} tokens, the text encoder reads {tokenizer.model_max_length}: shorten prompt_template")
-    ids = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    for label in range(num_classes):
-        if tokenizer.convert_tokens_to_ids(token_for(label)) not in ids[label]:
-            raise UserError(f"the tokenizer lost {token_for(label)} in {prompts[label]!r}: put spaces around {{token}}")
-    return ids
+LOSS_PICTURE, SAMPLES_PICTURE = "assets/loss.png", "assets/samples.png"
+SHOWN_CLASSES, SHOWN_IMAGES = 8, 4
 
 
 def denoising_loss(prediction, latents, noise, timesteps, scheduler, snr_gamma: float | None) -> torch.Tensor:
-    """Mean squared error to the noise or the velocity, as the base predicts; with `snr_gamma`, min-SNR weighted (Hang et al., 2023)."""
+    """Squared error (B,) to the noise or the velocity, as the base predicts; with `snr_gamma`, min-SNR weighted (Hang et al., 2023)."""
     velocity = scheduler.config.prediction_type == "v_prediction"
     target = scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
     loss = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
     if snr_gamma is not None:
         snr = compute_snr(scheduler, timesteps)
-        weight = snr.clamp(max=snr_gamma) / (snr + 1 if velocity else snr.clamp(min=1e-8))
-        loss = loss * weight
-    return loss.mean()
+        loss = loss * snr.clamp(max=snr_gamma) / (snr + 1 if velocity else snr.clamp(min=1e-8))
+    return loss
 
 
-def train(settings: AdapterSettings, split: Split, base: Pin, accelerator: Accelerator):
-    """The training loop. Returns the trained UNet and the learned tokens, float (classes, dim)."""
-    pipeline = load_base(StableDiffusionPipeline, base, torch.float32, **NO_SAFETY_CHECKER)
+def training_scheduler(pipeline: StableDiffusionPipeline) -> DDPMScheduler:
+    """The base's noise schedule. Raises `UserError` for a base that predicts neither noise nor velocity."""
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         raise UserError(f"the base predicts {scheduler.config.prediction_type}: epsilon and v_prediction are supported")
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.requires_grad_(False)
-    tokens = add_tokens(pipeline, len(split.class_names), settings.metaclass)
-    prompts = tokenize_prompts(pipeline.tokenizer, settings, len(split.class_names)).to(accelerator.device)
-    pipeline.unet.add_adapter(
-        LoraConfig(r=settings.rank, lora_alpha=settings.lora_alpha, init_lora_weights="gaussian", target_modules=LORA_TARGETS)
-    )
-    lora = [parameter for parameter in pipeline.unet.parameters() if parameter.requires_grad]
-    groups = [{"params": lora, "lr": settings.learning_rate}, {"params": [tokens.learned], "lr": settings.token_learning_rate}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    schedule = get_scheduler(
-        settings.lr_scheduler,
-        optimizer,
-        num_warmup_steps=settings.lr_warmup_steps * accelerator.num_processes,
-        num_training_steps=settings.max_train_steps * accelerator.num_processes,
-    )
-    images = DomainImages(split, split.decodable(), settings.resolution, settings.resize)
-    shuffler = torch.Generator().manual_seed(settings.seed)
-    if not len(images):
+    return scheduler
+
+
+def class_images(settings: AdapterSettings, base: Pin, accelerator: Accelerator, folder: Path) -> list[Path]:
+    """The base's own images of the bare metaclass, for prior preservation; each is drawn once, by the rank whose turn it is."""
+    paths = [folder / f"{number:05d}.png" for number in range(settings.num_class_images)]
+    mine = [number for number in range(len(paths)) if number % accelerator.num_processes == accelerator.process_index]
+    missing = [number for number in mine if not paths[number].exists()]
+    if missing:
+        pipeline = load_base(StableDiffusionPipeline, base, PRECISIONS[settings.mixed_precision], **NO_SAFETY_CHECKER)
+        pipeline = with_scheduler(pipeline, "dpmsolver++").to(accelerator.device)
+        for start in range(0, len(missing), settings.train_batch_size):
+            numbers = missing[start : start + settings.train_batch_size]
+            seeds = [sample_seed(settings.seed, number, CLASS_IMAGE_STREAM) for number in numbers]
+            prompts = [bare_prompt(settings.metaclass, settings.prompt_template)] * len(numbers)
+            for number, image in zip(numbers, draw_images(pipeline, prompts, seeds, **drawing_options(settings)), strict=True):
+                write_atomically(paths[number], lambda path, image=image: Image.fromarray(image).save(path, format="PNG"))
+    for path in paths:
+        wait_for_file(path)
+    return paths
+
+
+def drawing_options(settings: AdapterSettings) -> dict:
+    """How this training draws images."""
+    names = ("resolution", "num_inference_steps", "guidance_scale")
+    return {name: getattr(settings, name) for name in names} | {"batch_size": settings.train_batch_size}
+
+
+def train(settings: AdapterSettings, split: Split, base: Pin, facts: dict, accelerator: Accelerator, state: Path) -> AdaptedModel:
+    """The training loop, from the checkpoint that is gone on from. Returns the trained model. Raises `UserError`."""
+    set_seed(settings.seed)  # LoRA's first values
+    pipeline, model = load_adapted(base, settings, len(split.class_names))
+    scheduler = training_scheduler(pipeline)
+    prompts = prompt_ids(pipeline, len(split.class_names), settings.num_vectors, settings.metaclass, settings.prompt_template)
+    prompts = prompts.to(accelerator.device)
+    rows = split.decodable()
+    if not len(rows):
         raise UserError("no image of the subset can be decoded")
-    # With less than a batch for every process, dropping the last ones would leave nothing to train on.
-    drop_last = len(images) >= settings.train_batch_size * accelerator.num_processes
-    loader = torch.utils.data.DataLoader(
-        images, batch_size=settings.train_batch_size, shuffle=True, generator=shuffler, drop_last=drop_last
+    trained = model.trained()
+    optimizer = build_optimizer(settings, model)
+    schedule = get_scheduler(
+        settings.lr_scheduler, optimizer, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=settings.max_train_steps
     )
-    denoiser = Denoiser(pipeline.text_encoder, pipeline.unet)
-    denoiser, optimizer, loader, schedule = accelerator.prepare(denoiser, optimizer, loader, schedule)
-    vae = pipeline.vae.to(accelerator.device).eval()
-    latent_cache = LatentCache(vae, settings.cache_latents)
+    denoiser, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.register_for_checkpointing(schedule)
+
+    share = Share(accelerator.process_index, accelerator.num_processes, settings.train_batch_size, settings.gradient_accumulation_steps)
+    identity = facts | {"total_batch": share.total_batch}
+    checkpoints = Checkpoints(state / "checkpoints", accelerator, trained, identity, settings.checkpoints_total_limit)
+    step = checkpoints.restore(settings.resume_from_checkpoint)
+    log = TrainingLog(state / "log.jsonl")
+    if accelerator.is_main_process:
+        log.rewind(step)
+    prior_images = class_images(settings, base, accelerator, state / "class_images") if settings.with_prior_preservation else []
+    show = accelerator.is_main_process
+    batches = training_batches(
+        settings, split, rows, prior_images, pipeline.vae, scheduler.config.num_train_timesteps, share, step, accelerator.device, show
+    )
+    losses = []
     denoiser.train()
-    bar = tqdm(total=settings.max_train_steps, desc="adapter", unit="step", disable=not accelerator.is_main_process)
-    steps = 0
-    while steps < settings.max_train_steps:
-        for batch in loader:
+    with tqdm(total=settings.max_train_steps, initial=step, desc="adapter", unit="step", disable=not show) as bar:
+        for batch in batches:
             stop_if_requested()
+            torch.manual_seed(batch.seed)  # dropout's draws
             with accelerator.accumulate(denoiser):
-                size = len(batch["label"])
-                flips = (torch.rand(size) < 0.5).tolist() if settings.random_flip else [False] * size
-                latents = latent_cache.sample(batch["position"].tolist(), batch["pixels"], flips)
-                noise = torch.randn_like(latents)
-                timesteps = torch.randint(scheduler.config.num_train_timesteps, (size,), device=latents.device)
-                noisy = scheduler.add_noise(latents, noise, timesteps)
-                prediction = denoiser(noisy, timesteps, prompts[batch["label"]])
-                loss = denoising_loss(prediction, latents, noise, timesteps, scheduler, settings.snr_gamma)
+                noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+                prediction = denoiser(noisy, batch.timesteps, prompts[batch.labels])
+                errors = denoising_loss(prediction, batch.latents, batch.noise, batch.timesteps, scheduler, settings.snr_gamma)
+                loss = (errors * batch.weights).sum()
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_([*lora, tokens.learned], settings.max_grad_norm)
+                    accelerator.clip_grad_norm_(trained.values(), settings.max_grad_norm)
                 optimizer.step()
-                schedule.step()
                 optimizer.zero_grad()
-            if accelerator.sync_gradients:
-                steps += 1
-                bar.update()
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            if steps == settings.max_train_steps:
-                break
-    bar.close()
-    return accelerator.unwrap_model(denoiser).unet, tokens.learned
+            losses.append(loss.detach())
+            if not accelerator.sync_gradients:
+                continue
+            schedule.step()
+            step += 1
+            bar.update()
+            finished = step == settings.max_train_steps
+            saved = finished or step % settings.checkpointing_steps == 0
+            if saved or step % settings.logging_steps == 0:  # a training that goes on from a checkpoint has the same curve
+                mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+                losses.clear()
+                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                record = {"loss": mean, "lr": schedule.get_last_lr()[0], "token_lr": schedule.get_last_lr()[1]}
+                accelerator.log(record, step=step)
+                if show:
+                    log.append({"step": step, **record})
+            if show and (finished or (settings.validation_steps and step % settings.validation_steps == 0)):
+                validate(settings, split.class_names, pipeline, model, accelerator, step, state)
+            if saved:
+                checkpoints.save(step)
+    return model
+
+
+def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.optim.Optimizer:
+    """AdamW on the LoRA weights and, at a rate of their own and without decay, on the tokens."""
+    lora = {"params": list(model.lora().values()), "lr": settings.learning_rate, "weight_decay": settings.adam_weight_decay}
+    tokens = {"params": [model.tokens.learned], "lr": settings.token_learning_rate, "weight_decay": 0.0}
+    return torch.optim.AdamW([lora, tokens])
+
+
+def validate(settings, class_names: list[str], pipeline, model: AdaptedModel, accelerator: Accelerator, step: int, state: Path) -> None:
+    """A sheet of images of the first classes, always from the same noise, into `state/validation` and to the trackers."""
+    shown = [label for label in range(min(len(class_names), SHOWN_CLASSES)) for _ in range(SHOWN_IMAGES)]
+    prompts = [prompt_for(label, settings.metaclass, settings.prompt_template) for label in shown]
+    with drawing(model, accelerator.device, PRECISIONS[settings.mixed_precision]):
+        images = draw_images(pipeline, prompts, [number % SHOWN_IMAGES for number in range(len(shown))], **drawing_options(settings))
+    starts = range(0, len(images), SHOWN_IMAGES)
+    rows = [SheetRow(list(images[start : start + SHOWN_IMAGES]), class_names[shown[start]]) for start in starts]
+    sheet = draw_contact_sheet(rows, [f"seed {number}" for number in range(SHOWN_IMAGES)])
+    write_atomically(state / "validation" / f"step-{step:07d}.png", lambda path: sheet.save(path, format="PNG"))
+    for tracker in accelerator.trackers:
+        tracker.log_images({"validation": np.asarray(sheet)[None]}, step=step)
 
 
 def main(settings: AdapterSettings) -> None:
-    """One training. Raises `UserError`."""
+    """One training. Raises `UserError`, `Preempted`."""
     folder = Path(settings.output_dir)
-    start_processes(settings.num_threads)
-    split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
-    base = on_rank_zero(lambda: resolve(settings.pretrained_model_name_or_path))
-    facts = adapter_facts(settings, split, base)
-    if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
-        say(f"adapter: {folder} is complete, nothing to do")
-        return
+    state = folder / "state"
+    processes = start_processes(settings.num_threads)
+    with lock_folder(state) if processes.is_main_process else nullcontext():
+        check_tracker(settings.report_to)
+        if settings.push_to_hub:
+            on_rank_zero(lambda: check_can_push(settings.hub_model_id, settings.hub_token, private=settings.hub_private_repo))
+        split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
+        base = on_rank_zero(lambda: resolve(settings.pretrained_model_name_or_path))
+        judge = on_rank_zero(lambda: resolve(settings.judge)) if settings.judge else None
+        facts = adapter_facts(settings, split, base)
+        if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
+            say(f"adapter: {folder} is complete, nothing to train")
+        else:
+            train_and_save(settings, split, base, facts, folder)
+        if judge is not None:
+            judge_adapter(settings, split, base, judge, folder)
+        if processes.is_main_process:
+            write_adapter_card(settings, folder)
+            if settings.push_to_hub:
+                message = f"Adapter of {len(split.class_names)} classes"
+                pin = push_folder(
+                    folder, settings.hub_model_id, private=settings.hub_private_repo, token=settings.hub_token, message=message
+                )
+                say(f"adapter: pushed as {pin}")
+            (state / "error.json").unlink(missing_ok=True)
+        processes.wait_for_everyone()
+
+
+def train_and_save(settings: AdapterSettings, split: Split, base: Pin, facts: dict, folder: Path) -> None:
+    """Trains, and puts the adapter's files into the folder. A collective."""
+    state = folder / "state"
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        log_with=None if settings.report_to == "none" else settings.report_to,
+        project_dir=str(state),
     )
-    # Every rank draws its own noise; a rank's data order comes from the shuffler, which all share.
-    set_seed(settings.seed, device_specific=True)
-    unet, learned_tokens = train(settings, split, base, accelerator)
+    if settings.report_to != "none":
+        accelerator.init_trackers("sgdmix_hub_adapter", config=facts["settings"])
+    model = train(settings, split, base, facts, accelerator, state)
+    for tracker in accelerator.trackers:  # end_training would end the processes' group as well
+        tracker.finish()
     if accelerator.is_main_process:
-        replace_folder(folder, lambda working: save_adapter(working, unet, learned_tokens, facts))
-    accelerator.wait_for_everyone()
+        curve = TrainingLog(state / "log.jsonl").curve()
+        found = {"loss_curve": curve, "base_license": stated_license(base), "versions": versions()}
+        found |= {"num_processes": accelerator.num_processes}
+
+        def write(working: Path) -> None:
+            save_adapter(working, model.unet, model.tokens.learned, settings.num_vectors, facts | found)
+            draw_curve(curve, working / LOSS_PICTURE)
+            sheet = (state / "validation" / f"step-{settings.max_train_steps:07d}.png").read_bytes()
+            (working / SAMPLES_PICTURE).write_bytes(sheet)
+
+        fill_folder(folder, write, last=FACTS_FILE)
     wait_for_file(folder / FACTS_FILE)  # a shared file system may show it late
 
 
 def adapter_facts(settings: AdapterSettings, split: Split, base: Pin) -> dict:
     """What adapter.json says: classes and their tokens, prompt, pins, subset, settings."""
-    left_out = {"output_dir", "dataset_name", "pretrained_model_name_or_path", "num_threads", "cache_latents"}
     return {
         "class_names": split.class_names,
         "tokens": [token_for(label) for label in range(len(split.class_names))],
@@ -241,7 +262,7 @@ def adapter_facts(settings: AdapterSettings, split: Split, base: Pin) -> dict:
         "prompt_template": settings.prompt_template,
         "base": str(base),
         "subset": subset_record(settings, split),
-        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out},
+        "settings": recorded(settings),
     }
 
 

@@ -1,59 +1,82 @@
 """Trains an image classifier on real images, or on real images of which some are replaced by synthetic ones.
 
 The same program makes the classifier that saliency looks through and the downstream classifiers that show whether a dataset helps.
-Writes into `output_dir`: the model (safetensors), its image processor, and `classifier.json` (pins, subset, settings, accuracy).
+Writes into `output_dir`: the model (safetensors), its image processor, `classifier.json` (pins, subset, settings, accuracy), a card; the
+checkpoints, from which the same command goes on, are in `state/`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.transforms import v2
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    ProgressCallback,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 
 from .cam import processor_size
-from .config import ClassifierSettings, UserError, first_line
+from .classifiers import build_model, evaluation_transform, training_transform, with_size
+from .config import UserError
 from .data import Split, load_evaluation_split, load_split, subset_record
-from .inputs import CLASSIFIER_FACTS
+from .inputs import CLASSIFIER_FACTS, versions
 from .metrics.class_accuracy import ClassAccuracy
-from .pins import MODEL_FILES, Pin, local_folder, resolve
-from .processes import is_finished, launch, on_rank_zero, replace_folder, say, start_processes, stop_if_requested, wait_for_file, write_json
+from .model_cards import stated_license, write_classifier_card
+from .pins import Pin, resolve
+from .processes import (
+    different_facts,
+    fill_folder,
+    is_finished,
+    launch,
+    lock_folder,
+    on_rank_zero,
+    read_json,
+    say,
+    start_processes,
+    stop_if_requested,
+    wait_for_file,
+    write_json,
+)
+from .publish import check_can_push, push_folder
 from .published import PublishedRows, load_published
+from .samples import sample_seed
+from .training_log import TrainingLog, check_tracker, draw_curve
+from .training_settings import ClassifierSettings, recorded
+
+LOSS_PICTURE = "assets/loss.png"
 
 
 class TrainingImages(torch.utils.data.Dataset):
     """Real images of a subset; with a probability, an image is replaced by one of the synthetic images made from it.
 
-    Every epoch is as long as the real subset, so runs with and without synthetic images make the same number of updates.
+    Every epoch is as long as the real subset, so runs with and without synthetic images make the same number of updates. What is drawn for
+    an image is a function of (seed, epoch, position), so that it does not depend on who loads it, nor on where a training was resumed.
     """
 
-    def __init__(self, split: Split, rows: np.ndarray, transform, synthetic: PublishedRows | None, probability: float):
+    def __init__(self, split: Split, rows: np.ndarray, transform, synthetic: PublishedRows | None, probability: float, seed: int):
         self.split = split
         self.rows = rows
         self.transform = transform
         self.synthetic = synthetic
         self.probability = probability
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, position: int) -> dict:
         row = int(self.rows[position])
-        image = self._synthetic(row) if torch.rand(()) < self.probability else None
-        if image is None:
-            image = self.split.image(row)
-        return {"pixel_values": self.transform(image), "labels": int(self.split.labels[row])}
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(sample_seed(self.seed, self.epoch * len(self) + position))
+            image = self._synthetic(row) if torch.rand(()) < self.probability else None
+            if image is None:
+                image = self.split.image(row)
+            return {"pixel_values": self.transform(image), "labels": int(self.split.labels[row])}
 
     def _synthetic(self, row: int):
         made = self.synthetic.made_from(row)
@@ -61,53 +84,33 @@ class TrainingImages(torch.utils.data.Dataset):
 
 
 class TrainingBar(ProgressCallback):
-    """The Trainer's bar over the updates, without its printed dictionaries and its second bar for the evaluation; heeds SIGTERM."""
+    """The Trainer's bar over the updates, without its printed dictionaries and its second bar for the evaluation; its losses go into the
+    training's log; heeds SIGTERM."""
+
+    def __init__(self, log: TrainingLog):
+        super().__init__()
+        self.log = log
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if state.is_world_process_zero:
+            self.log.rewind(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
         super().on_step_end(args, state, control, **kwargs)
         stop_if_requested()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        pass
+        if state.is_world_process_zero and "loss" in logs:
+            self.log.append({"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]})
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         pass
 
 
-def training_transform(processor, size: int) -> v2.Compose:
-    """Random crops and flips, then the image processor's normalisation."""
-    return v2.Compose([v2.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True), v2.RandomHorizontalFlip(), *_to_input(processor)])
-
-
-def evaluation_transform(processor, size: int) -> v2.Compose:
-    """The whole image at the input size."""
-    return v2.Compose([v2.Resize((size, size), antialias=True), *_to_input(processor)])
-
-
-def _to_input(processor) -> list:
-    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(processor.image_mean, processor.image_std)]
-
-
-def build_model(model: Pin, class_names: list[str], from_scratch: bool):
-    """The classifier with a head for these classes, and its image processor. Raises `UserError` when it cannot be loaded."""
-    names = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
-    try:
-        folder = local_folder(model, MODEL_FILES)
-        processor = AutoImageProcessor.from_pretrained(folder)
-        if from_scratch:
-            config = AutoConfig.from_pretrained(folder, num_labels=len(class_names), **names)
-            return AutoModelForImageClassification.from_config(config), processor
-        network = AutoModelForImageClassification.from_pretrained(
-            folder, num_labels=len(class_names), ignore_mismatched_sizes=True, use_safetensors=True, **names
-        )
-        return network, processor
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the classifier {model.name}: {first_line(error)}") from error
-
-
 def evaluate_on(trainer: Trainer, split: Split, transform) -> dict:
     """Accuracy on a whole split."""
-    images = TrainingImages(split, split.decodable(), transform, None, 0.0)
+    images = TrainingImages(split, split.decodable(), transform, None, 0.0, seed=0)
     output = trainer.predict(images)
     predictions = output.predictions.argmax(axis=-1)
     return ClassAccuracy().compute(predictions=predictions, references=output.label_ids)
@@ -132,68 +135,110 @@ def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingAr
         use_cpu=not torch.cuda.is_available(),
         accelerator_config={"use_configured_state": True},
         ddp_find_unused_parameters=False,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
+        save_strategy="steps",
+        save_steps=settings.checkpointing_steps,
+        save_total_limit=settings.checkpoints_total_limit,
+        logging_strategy="steps",
+        logging_steps=settings.logging_steps,
+        report_to=settings.report_to,
         disable_tqdm=False,
         remove_unused_columns=False,
     )
 
 
+def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | None:
+    """The checkpoint in `folder` that a training goes on from; notes there what is being trained. Raises `UserError` when its checkpoints
+    are those of another training, and for a folder that is no checkpoint."""
+    record = folder / "training.json"
+    if which == "none":
+        shutil.rmtree(folder, ignore_errors=True)
+    elif record.exists() and (different := different_facts(read_json(record), identity)):
+        raise UserError(
+            f"{folder} has checkpoints of another training ({', '.join(different)} differ): start over with --resume_from_checkpoint none, "
+            "or choose another --output_dir"
+        )
+    write_json(record, identity)
+    # the Trainer writes trainer_state.json last
+    finished = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    if which in ("latest", "none"):
+        return max(finished, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    if Path(which) not in finished:
+        raise UserError(f"{which} is no checkpoint of this training: give latest, none, or a folder like {folder / 'checkpoint-500'}")
+    return Path(which)
+
+
 def main(settings: ClassifierSettings) -> None:
-    """One training. Raises `UserError`."""
+    """One training. Raises `UserError`, `Preempted`."""
     folder = Path(settings.output_dir)
-    state = start_processes(settings.num_threads)
-    split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
-    model_pin = on_rank_zero(lambda: resolve(settings.model))
-    synthetic = load_published(settings.synthetic, settings.synthetic_config_name) if settings.synthetic else None
-    facts = classifier_facts(settings, split, model_pin, synthetic)
-    if on_rank_zero(lambda: is_finished(folder / CLASSIFIER_FACTS, facts)):
-        say(f"classifier: {folder} is complete, nothing to do")
-        return
-    if synthetic is not None:
-        synthetic.check_made_from(split, facts["subset"])
+    processes = start_processes(settings.num_threads)
+    with lock_folder(folder / "state") if processes.is_main_process else nullcontext():
+        check_tracker(settings.report_to)
+        if settings.push_to_hub:
+            on_rank_zero(lambda: check_can_push(settings.hub_model_id, settings.hub_token, private=settings.hub_private_repo))
+        split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
+        model_pin = on_rank_zero(lambda: resolve(settings.model))
+        synthetic = load_published(settings.synthetic, settings.synthetic_config_name) if settings.synthetic else None
+        facts = classifier_facts(settings, split, model_pin, synthetic)
+        if on_rank_zero(lambda: is_finished(folder / CLASSIFIER_FACTS, facts)):
+            say(f"classifier: {folder} is complete, nothing to train")
+        else:
+            if synthetic is not None:
+                synthetic.check_made_from(split, facts["subset"])
+            train_and_save(settings, split, model_pin, synthetic, facts, folder)
+        if processes.is_main_process:
+            write_classifier_card(settings, folder)
+            if settings.push_to_hub:
+                message = f"Classifier of {len(split.class_names)} classes"
+                pin = push_folder(
+                    folder, settings.hub_model_id, private=settings.hub_private_repo, token=settings.hub_token, message=message
+                )
+                say(f"classifier: pushed as {pin}")
+            (folder / "state" / "error.json").unlink(missing_ok=True)
+        processes.wait_for_everyone()
+
+
+def train_and_save(
+    settings: ClassifierSettings, split: Split, model_pin: Pin, synthetic: PublishedRows | None, facts: dict, folder: Path
+) -> None:
+    """Trains, measures, and puts the classifier's files into the folder. A collective. Raises `UserError`."""
     set_seed(settings.seed)
     model, processor = build_model(model_pin, split.class_names, settings.from_scratch)
     size = settings.image_size or processor_size(processor)
     probability = settings.synthetic_probability if synthetic else 0.0
-    images = TrainingImages(split, split.decodable(), training_transform(processor, size), synthetic, probability)
-    trainer = Trainer(model=model, args=training_arguments(settings, folder), train_dataset=images)
+    images = TrainingImages(split, split.decodable(), training_transform(processor, size), synthetic, probability, settings.seed)
+    arguments = training_arguments(settings, folder / "state" / "checkpoints")
+    log = TrainingLog(folder / "state" / "log.jsonl")
+    trainer = Trainer(model=model, args=arguments, train_dataset=images)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(TrainingBar)
-    trainer.train()
+    trainer.add_callback(TrainingBar(log))
+    identity = facts | {"num_processes": arguments.world_size}
+    checkpoint = on_rank_zero(lambda: checkpoint_to_resume(Path(arguments.output_dir), settings.resume_from_checkpoint, identity))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    found = {"base_license": stated_license(model_pin), "versions": versions(), "num_processes": arguments.world_size}
     if settings.eval_split:
         evaluation = load_evaluation_split(settings, settings.eval_split, like=split)
-        facts["metrics"] = evaluate_on(trainer, evaluation, evaluation_transform(processor, size))
+        found["metrics"] = evaluate_on(trainer, evaluation, evaluation_transform(processor, size))
 
-    def save(working: Path) -> None:
+    def write(working: Path) -> None:
         trainer.model.save_pretrained(working)
         with_size(processor, size).save_pretrained(working)
-        write_json(working / CLASSIFIER_FACTS, facts)
+        curve = log.curve()
+        draw_curve(curve, working / LOSS_PICTURE)
+        write_json(working / CLASSIFIER_FACTS, facts | found | {"loss_curve": curve})
 
-    if state.is_main_process:
-        replace_folder(folder, save)
-    state.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        fill_folder(folder, write, last=CLASSIFIER_FACTS)
     wait_for_file(folder / CLASSIFIER_FACTS)  # a shared file system may show it late
-
-
-def with_size(processor, size: int):
-    """The image processor at the size that was trained with."""
-    processor.size = {"shortest_edge": size} if "shortest_edge" in processor.size else {"height": size, "width": size}
-    if getattr(processor, "crop_size", None):
-        processor.crop_size = {"height": size, "width": size}
-    return processor
 
 
 def classifier_facts(settings: ClassifierSettings, split: Split, model: Pin, synthetic: PublishedRows | None) -> dict:
     """What classifier.json says: pins, subset, classes, settings without places and speed."""
-    left_out = {"output_dir", "dataset_name", "model", "synthetic", "num_threads", "dataloader_num_workers"}
     return {
         "subset": subset_record(settings, split),
         "model": str(model),
         "synthetic": str(synthetic.pin) if synthetic else None,
         "class_names": split.class_names,
-        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out},
+        "settings": recorded(settings),
     }
 
 

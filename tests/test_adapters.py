@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sgdmix_hub.adapter_model import TokenEmbedding
 from sgdmix_hub.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, read_adapter
 from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
 from sgdmix_hub.data import DataSettings, load_split, subset_record
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.refine import Refiner
-from sgdmix_hub.train_adapter import TokenEmbedding
 
 STOCK = """
 import sys

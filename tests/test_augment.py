@@ -37,7 +37,7 @@ from launching import launch, launch_command
 from PIL import Image
 
 from sgdmix_hub import train_adapter
-from sgdmix_hub.config import AdapterSettings
+from sgdmix_hub.training_settings import AdapterSettings
 
 
 @pytest.fixture(scope="module")

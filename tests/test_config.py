@@ -15,9 +15,7 @@ from sgdmix_hub.config import (
     PINNED_INPUTS,
     PLACE_AND_SPEED,
     PRESETS,
-    AdapterSettings,
     AugmentSettings,
-    ClassifierSettings,
     UserError,
     apply_preset,
     fingerprint,
@@ -27,6 +25,7 @@ from sgdmix_hub.config import (
 )
 from sgdmix_hub.parsing import parse_settings
 from sgdmix_hub.presets import CAM_METHODS, SaliencyMethod
+from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
 
 REQUIRED = ["--dataset_name", "org/birds", "--output_dir", "out", "--adapter", "org/adapter", "--classifier", "org/classifier"]
 PINS = {name: f"org/{name}@{'0' * 40}" for name in PINNED_INPUTS}

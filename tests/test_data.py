@@ -20,11 +20,9 @@ from sgdmix_hub.data import (
     decode_image,
     load_evaluation_split,
     load_split,
-    prompt_for,
     square,
     subset_record,
     to_rgb,
-    token_for,
 )
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.pins import resolve
@@ -363,18 +361,3 @@ def test_a_copy_of_a_dataset_is_the_same_dataset(birds, tmp_path):
     save_dataset(make_dataset(4, 6, 2, 4, seed=0, resolution=32), tmp_path / birds.name)
     records = [subset_record(data_settings(folder), split_of(data_settings(folder))) for folder in (birds, tmp_path / birds.name)]
     assert records[0] == records[1]
-
-
-def test_tokens_are_distinct_whatever_the_case():
-    """CLIP's tokenizer lower-cases: tokens that differ in case alone would be one."""
-    tokens = [token_for(label).lower() for label in range(1000)]
-    assert len(set(tokens)) == 1000
-    # Nor may one token be found inside another.
-    assert not any(first in second for first in tokens[:120] for second in tokens[:120] if first != second)
-
-
-@given(label=st.integers(0, 10_000), metaclass=st.text(min_size=1, max_size=12))
-@settings(max_examples=40)
-def test_a_prompt_holds_the_token_and_the_metaclass_as_they_are(label, metaclass):
-    prompt = prompt_for(label, metaclass, "a photo of a {token} {metaclass}")
-    assert prompt == f"a photo of a <class_{label}> {metaclass}"

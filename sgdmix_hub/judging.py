@@ -1,0 +1,171 @@
+"""Did an adapter learn the classes? Images are generated with and without it, and a classifier trained on real images says what they show.
+
+From noise: does the class's prompt give the class? From mixed images: does refinement at strength S keep the source's class, or bring
+it back? Both beside the base without the adapter. Classes that were not told apart (the paper's break condition) show here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from scipy.stats import binomtest
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from .adapters import FACTS_FILE, load_into, read_adapter
+from .cam import processor_size
+from .classifiers import evaluation_transform
+from .config import AugmentSettings, UserError, apply_preset
+from .data import Split, UnusableImage
+from .inputs import CLASSIFIER_FACTS, Inputs
+from .pins import MODEL_FILES, Pin, local_folder, resolve
+from .pipeline import UnusableRow
+from .processes import on_rank_zero, read_json, say, write_json
+from .prompts import bare_prompt
+from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
+from .rows import RowMaker
+from .saliency_store import compute_maps
+from .samples import sample_seed
+from .sampling import draw_images
+from .shards import PlanRow, make_plan
+from .training_settings import AdapterSettings
+
+JUDGED_STREAM = 3
+JUDGE_BATCH = 32
+
+
+class Judge:
+    """A classifier that says what images show."""
+
+    def __init__(self, pin: Pin, class_names: list[str], device: torch.device):
+        """Raises `UserError` when the classifier cannot be read, or has other classes."""
+        self.pin, self.device = pin, device
+        self.folder = local_folder(pin, MODEL_FILES)
+        try:
+            self.model = AutoModelForImageClassification.from_pretrained(self.folder, use_safetensors=True).to(device).eval()
+            processor = AutoImageProcessor.from_pretrained(self.folder)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot load the judge {pin.name}: {error}") from error
+        names = [self.model.config.id2label.get(label) for label in range(len(class_names))]
+        if names != class_names:
+            raise UserError(f"the judge {pin.name} has other classes than the dataset: give a classifier that was trained on them")
+        self.transform = evaluation_transform(processor, processor_size(processor))
+
+    @property
+    def accuracy(self) -> float | None:
+        """On real images, as its training measured it; None where it did not."""
+        facts = Path(self.folder) / CLASSIFIER_FACTS
+        return read_json(facts).get("metrics", {}).get("accuracy") if facts.is_file() else None
+
+    @torch.no_grad()
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Predicted labels, int64 (n,), of images uint8 (n, h, w, 3)."""
+        predicted = [np.empty(0, np.int64)]
+        for start in range(0, len(images), JUDGE_BATCH):
+            inputs = torch.stack([self.transform(Image.fromarray(image)) for image in images[start : start + JUDGE_BATCH]])
+            predicted.append(self.model(pixel_values=inputs.to(self.device)).logits.argmax(-1).cpu().numpy())
+        return np.concatenate(predicted)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Mixed images to refine, uint8 (n, size, size, 3), the labels of their sources and a seed for each."""
+
+    images: np.ndarray
+    labels: list[int]
+    seeds: list[int]
+
+
+def mixed_sources(settings: AdapterSettings, split: Split, folder: Path, per_class: int) -> Sources:
+    """This process's share of up to `per_class` mixtures of each class, made as `recommended` makes them and not refined.
+
+    A collective. The saliency maps are kept in `folder`. Rows that cannot be mixed are left out.
+    """
+    shared = ("dataset_name", "dataset_split", "image_column", "label_column", "subset_seed", "seed", "resolution", "resize")
+    values = {name: getattr(settings, name) for name in shared} | {"output_dir": str(folder), "strength": 0.0}
+    generation = apply_preset(AugmentSettings(preset="recommended", **values))
+    state = PartialState()
+    maps = compute_maps(generation, split, None, state.process_index, state.num_processes, state.device)
+    maker = RowMaker(generation, Inputs(split, None, None, None, None), maps, state.device)
+    plan = [row for row in make_plan(generation, split, maps) if row.skip is None]
+    by_class: dict[int, list[PlanRow]] = {}
+    for position in np.random.default_rng([settings.seed, JUDGED_STREAM]).permutation(len(plan)):
+        by_class.setdefault(int(split.labels[plan[position].source_index]), []).append(plan[position])
+    rows = [row for label in sorted(by_class) for row in by_class[label][:per_class]]
+    images, kept = [], []
+    for row in rows[state.process_index :: state.num_processes]:
+        with contextlib.suppress(UnusableRow, UnusableImage):
+            images.append(maker.mixture(row).mixed)
+            kept.append(row)
+    stacked = np.array(images, np.uint8).reshape(-1, settings.resolution, settings.resolution, 3)
+    return Sources(stacked, [int(split.labels[row.source_index]) for row in kept], [row.seed for row in kept])
+
+
+def class_scores(predicted: list[int], labels: list[int]) -> dict:
+    """Accuracy with its 95 % Wilson interval, and what is confused with what: [label, predicted, times], the correct ones left out."""
+    wrong = Counter(pair for pair in zip(labels, predicted, strict=True) if pair[0] != pair[1])
+    right = len(labels) - wrong.total()
+    interval = binomtest(right, len(labels)).proportion_ci(method="wilson")
+    return {
+        "accuracy": round(right / len(labels), 4),
+        "interval": [round(float(interval.low), 4), round(float(interval.high), 4)],
+        "images": len(labels),
+        "confused": [[*pair, count] for pair, count in sorted(wrong.items())],
+    }
+
+
+def judge_adapter(settings: AdapterSettings, split: Split, base: Pin, judge_pin: Pin, folder: Path) -> None:
+    """Writes into adapter.json, as `fidelity`, what the judge says; nothing to do when it has said it. A collective. Raises `UserError`."""
+    asked = {"judge": str(judge_pin), "per_class": settings.num_judged_images, "strength": settings.judged_strength}
+    facts = read_json(folder / FACTS_FILE)
+    before = on_rank_zero(lambda: read_json(folder / FACTS_FILE).get("fidelity", {}))
+    if all(before.get(name) == value for name, value in asked.items()):
+        return
+    state = PartialState()
+    judge = Judge(judge_pin, split.class_names, state.device)
+    sources = mixed_sources(settings, split, folder / "state" / "judged", settings.num_judged_images)
+    pipeline = load_base(StableDiffusionPipeline, base, torch.float32, **NO_SAFETY_CHECKER)
+    pipeline = with_scheduler(pipeline, "dpmsolver++").to(state.device)
+    bare = [bare_prompt(settings.metaclass, settings.prompt_template)] * len(sources.labels)
+    judged = {"mixed": judge.predict(sources.images)}
+    judged |= _judged(settings, pipeline, bare, sources, judge, "base", state.is_main_process)
+    adapter = read_adapter(resolve(str(folder)))
+    load_into(pipeline, adapter)
+    prompts = [adapter.prompt(label) for label in sources.labels]
+    judged |= _judged(settings, pipeline, prompts, sources, judge, "adapter", state.is_main_process)
+    everyone = gather_object([{"labels": sources.labels} | {arm: predicted.tolist() for arm, predicted in judged.items()}])
+    labels = [label for part in everyone for label in part["labels"]]
+    if not labels:
+        raise UserError("no image of the subset could be mixed: there is nothing to judge the adapter on")
+    arms = {arm: class_scores([label for part in everyone for label in part[arm]], labels) for arm in judged}
+    if state.is_main_process:
+        write_json(folder / FACTS_FILE, facts | {"fidelity": asked | {"judge_accuracy": judge.accuracy, "arms": arms}})
+        found = ", ".join(f"{arm} {scores['accuracy']:.3f}" for arm, scores in arms.items())
+        say(f"adapter: share of images that show their class to the judge: {found}")
+    state.wait_for_everyone()
+
+
+def _judged(settings: AdapterSettings, pipeline, prompts: list[str], sources: Sources, judge: Judge, name: str, show: bool) -> dict:
+    """What the judge sees in this pipeline's images, from noise and from mixed images."""
+    options = {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
+    options |= {"resolution": settings.resolution, "batch_size": settings.train_batch_size}
+    seeds = [sample_seed(seed, 0, JUDGED_STREAM) for seed in sources.seeds]
+    drawn = draw_images(pipeline, prompts, seeds, desc=f"{name} from noise" if show else None, **options)
+    refined = draw_images(
+        pipeline,
+        prompts,
+        sources.seeds,
+        images=sources.images,
+        strength=settings.judged_strength,
+        desc=f"{name} from mixed images" if show else None,
+        **options,
+    )
+    return {f"noise, {name}": judge.predict(drawn), f"mixed, {name}": judge.predict(refined)}

@@ -1,0 +1,172 @@
+"""Facts of a training -> the card of its model: what it was made from and how, what it is worth, and how to use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+
+from .adapters import FACTS_FILE as ADAPTER_FACTS
+from .cards import LARGEST_TABLE, plain
+from .inputs import CLASSIFIER_FACTS
+from .pins import LOCAL, Pin
+from .processes import read_json, write_atomically
+from .prompts import prompt_for
+from .training_settings import AdapterSettings, ClassifierSettings, TrainingSettings, deviations
+
+TEMPLATES = Path(__file__).parent / "templates"
+UNPUSHED = "path/or/name/of/this/repository"
+MOST_CONFUSED = 5
+# The paper leaves these open; the defaults are a peer's.
+PEER = "Diff-Mix (CVPR 2024)"
+BORROWED = {
+    AdapterSettings: (
+        "rank",
+        "learning_rate",
+        "token_learning_rate",
+        "adam_weight_decay",
+        "max_train_steps",
+        "train_batch_size",
+        "lr_scheduler",
+        "max_grad_norm",
+        "random_flip",
+    ),
+    ClassifierSettings: ("num_train_epochs", "optim", "weight_decay", "warmup_ratio", "label_smoothing_factor", "synthetic_probability"),
+}
+
+
+def stated_license(pin: Pin) -> str | None:
+    """The licence that a model's own card states; None where there is none, or the Hub does not answer: no reason to end a training."""
+    try:
+        if pin.is_local:
+            return ModelCard.load(Path(pin.path) / "README.md", ignore_metadata_errors=True).data.license
+        return HfApi().model_info(pin.name, revision=pin.revision).card_data.license
+    except Exception:  # no card, a card without YAML, or any of the client's errors
+        return None
+
+
+def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
+    """README.md of an adapter's folder, from its adapter.json."""
+    facts = read_json(folder / ADAPTER_FACTS)
+    names = facts["class_names"]
+    fidelity = facts.get("fidelity")
+    base_name, _, base_revision = facts["base"].partition("@")
+    title = f"{len(names)} classes of {plain(facts['metaclass'])}: an adapter for SGD-Mix"
+    data = ModelCardData(
+        license=settings.license,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        base_model=None if base_revision.startswith(LOCAL) else base_name,
+        datasets=_on_hub(facts["subset"]["dataset"]),
+        tags=["sgd-mix", "lora", "textual_inversion", "dreambooth", "data-augmentation", "arxiv:2505.11813"],
+        instance_prompt=_prompt(facts, 0),
+    )
+    _write_card(
+        folder,
+        data,
+        "adapter_card.md",
+        settings,
+        facts,
+        title=title,
+        base=plain(facts["base"]),
+        base_name=base_name,
+        base_revision=None if base_revision.startswith(LOCAL) else base_revision,
+        metaclass=plain(facts["metaclass"]),
+        prompt_template=facts["prompt_template"].replace("`", "'"),
+        classes=[(plain(name), token) for name, token in zip(names, facts["tokens"], strict=True)][:LARGEST_TABLE],
+        example_prompt=_prompt(facts, 0),
+        example_class=" ".join(names[0].split()),
+        dataset=facts["subset"]["dataset"].partition("@")[0],
+        fidelity=fidelity,
+        arms={arm: _share(scores) for arm, scores in fidelity["arms"].items()} if fidelity else {},
+        confused=_confused(fidelity["arms"]["noise, adapter"], names) if fidelity else [],
+    )
+
+
+def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
+    """README.md of a classifier's folder, from its classifier.json."""
+    facts = read_json(folder / CLASSIFIER_FACTS)
+    metrics = facts.get("metrics", {})
+    title = f"A classifier of {len(facts['class_names'])} classes"
+    datasets = _on_hub(facts["subset"]["dataset"])
+    data = ModelCardData(
+        license=settings.license,
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        base_model=None if facts["model"].rpartition("@")[2].startswith(LOCAL) else facts["model"].partition("@")[0],
+        datasets=datasets,
+        tags=["sgd-mix", "arxiv:2505.11813"],
+        model_name=title if metrics and datasets else None,
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=datasets[0],
+                dataset_name=datasets[0],
+                dataset_split=settings.eval_split,
+                metric_type="accuracy",
+                metric_value=metrics["accuracy"],
+            )
+        ]
+        if metrics and datasets
+        else None,
+    )
+    _write_card(
+        folder,
+        data,
+        "classifier_card.md",
+        settings,
+        facts,
+        title=title,
+        architecture=read_json(folder / "config.json")["architectures"][0],
+        model=plain(facts["model"]),
+        from_scratch=facts["settings"]["from_scratch"],
+        synthetic=plain(facts["synthetic"]) if facts["synthetic"] else None,
+        metrics=metrics,
+        eval_split=plain(facts["settings"]["eval_split"]),
+    )
+
+
+def _write_card(folder: Path, data: ModelCardData, template: str, settings: TrainingSettings, facts: dict, **fields) -> None:
+    """Renders a template with what the cards of both trainings share."""
+    changed = deviations(type(settings), facts["settings"])
+    kept = {name: facts["settings"][name] for name in BORROWED[type(settings)] if name not in changed}
+    values = ", ".join(f"{name} = {value}" for name, value in kept.items())
+    subset = facts["subset"]
+    limits = [f"{subset[name]} {name}" for name in ("examples_per_class", "imbalance_factor") if subset[name] is not None]
+    card = ModelCard.from_template(
+        data,
+        template_path=TEMPLATES / template,
+        repo_id=settings.hub_model_id or UNPUSHED,
+        on_hub=settings.hub_model_id is not None,
+        num_classes=len(facts["class_names"]),
+        subset=subset,
+        data=plain(subset["dataset"]),
+        few_shot=f" ({', '.join(limits)}, subset seed {subset['subset_seed']})" if limits else "",
+        changed={name: plain(value) for name, value in changed.items()},
+        borrowed=f"The paper states none of them; borrowed from {PEER}: {values}." if values else "",
+        license=settings.license,
+        base_license=plain(facts["base_license"]) if facts["base_license"] else None,
+        **fields,
+    )
+    write_atomically(folder / "README.md", lambda path: path.write_text(str(card), encoding="utf-8"))
+
+
+def _on_hub(pin: str) -> list[str] | None:
+    """The repository of a published pin for the card's YAML; None for a local folder, which the Hub does not know."""
+    name, _, revision = pin.partition("@")
+    return None if revision.startswith(LOCAL) else [name]
+
+
+def _prompt(facts: dict, label: int) -> str:
+    return prompt_for(label, facts["metaclass"], facts["prompt_template"])
+
+
+def _share(scores: dict) -> str:
+    low, high = scores["interval"]
+    return f"{scores['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {scores['images']}"
+
+
+def _confused(scores: dict, names: list[str]) -> list[str]:
+    """The pairs of classes that are confused most, in words."""
+    most = sorted(scores["confused"], key=lambda pair: -pair[2])[:MOST_CONFUSED]
+    return [f"{plain(names[label])} shown as {plain(names[predicted])}: {times} times" for label, predicted, times in most]

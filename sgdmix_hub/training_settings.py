@@ -1,0 +1,163 @@
+"""Settings of the trainings: the classifier that a CAM looks through or that shows whether a dataset helps, and the adapter.
+
+What decides the result is recorded beside it, and a training that goes on, or is found finished, must have it unchanged. `NOT_RECORDED`
+holds the rest: places, speed, pushes, and what only looks at a training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from .config import DataSettings, UserError, above_zero, at_least, multiple_of_eight, required, setting, unit_interval
+
+NOT_RECORDED = frozenset(
+    {
+        "output_dir",
+        "num_threads",
+        "dataloader_num_workers",
+        "cache_latents",
+        "gradient_checkpointing",
+        "checkpointing_steps",
+        "checkpoints_total_limit",
+        "resume_from_checkpoint",
+        "logging_steps",
+        "report_to",
+        "validation_steps",
+        "judge",
+        "num_judged_images",
+        "judged_strength",
+        "license",
+        "push_to_hub",
+        "hub_model_id",
+        "hub_private_repo",
+        "hub_token",
+    }
+)
+# Recorded as pins, not as names.
+PINNED_INPUTS = frozenset({"dataset_name", "pretrained_model_name_or_path", "model", "synthetic"})
+
+
+@dataclass(kw_only=True)
+class TrainingSettings(DataSettings):
+    """What every training can do besides training: stop and go on, report, and be pushed."""
+
+    dataloader_num_workers: int = setting(0, "processes that decode images")
+    checkpointing_steps: int = setting(500, "optimizer steps from one checkpoint to the next")
+    checkpoints_total_limit: int = setting(2, "checkpoints that are kept, the newest ones")
+    resume_from_checkpoint: str = setting("latest", "latest, none (start over), or the folder of a checkpoint")
+    logging_steps: int = setting(10, "optimizer steps whose mean loss is one point of the curve")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = setting("none", "tracker that is told losses and rates")
+    license: str | None = setting(None, "licence of what is trained; pushing without one is refused")
+    push_to_hub: bool = setting(False, "push the finished model to the Hub")
+    hub_model_id: str | None = setting(None, "repository that is pushed to, as org/name")
+    hub_private_repo: bool = setting(False, "make the repository private when it is created")
+    hub_token: str | None = setting(None, "token for the push, never written down; that of HF_TOKEN or `hf auth login` when not given")
+
+    def validate(self) -> None:
+        super().validate()
+        at_least(self, 0, "dataloader_num_workers")
+        at_least(self, 1, "checkpointing_steps", "checkpoints_total_limit", "logging_steps")
+        if self.push_to_hub and self.hub_model_id is None:
+            raise UserError("push_to_hub needs --hub_model_id org/name")
+        if self.push_to_hub and self.license is None:
+            raise UserError("push_to_hub needs --license: say under which one others may use the model")
+
+
+@dataclass(kw_only=True)
+class ClassifierSettings(TrainingSettings):
+    """Image classification: the classifier that saliency looks through, and the downstream classifier."""
+
+    model: str = setting("microsoft/resnet-50", "Hub model as org/name[@revision], or a local folder")
+    from_scratch: bool = setting(False, "use the model's config.json with fresh weights")
+    image_size: int | None = setting(None, "input size; the image processor's when not given")
+    eval_split: str | None = setting(None, "split whose accuracy is measured once, at the end")
+    synthetic: str | None = setting(None, "augmented dataset as org/name[@revision], or a run's local repo folder")
+    synthetic_config_name: str = setting("default", "configuration of the augmented dataset")
+    synthetic_probability: float = setting(0.1, "probability that a real image is replaced by one of its synthetic ones")
+    num_train_epochs: float = setting(120.0, "passes over the real images")
+    per_device_train_batch_size: int = setting(32, "batch size per process")
+    learning_rate: float = setting(0.01, "peak learning rate")
+    optim: Literal["sgd", "adamw_torch"] = setting("sgd", "optimizer (sgd: momentum 0.9)")
+    weight_decay: float = setting(5e-4, "weight decay")
+    warmup_ratio: float = setting(0.1, "share of the updates that warm up; cosine decay afterwards")
+    label_smoothing_factor: float = setting(0.1, "label smoothing")
+
+    def validate(self) -> None:
+        super().validate()
+        at_least(self, 1, "per_device_train_batch_size")
+        at_least(self, 0, "weight_decay")
+        above_zero(self, "num_train_epochs", "learning_rate")
+        unit_interval(self, "synthetic_probability", "warmup_ratio", "label_smoothing_factor")
+
+
+@dataclass(kw_only=True)
+class AdapterSettings(TrainingSettings):
+    """DreamBooth + LoRA + textual inversion, trained jointly. Rank, rates and batch are borrowed from Diff-Mix (CVPR 2024)."""
+
+    metaclass: str = required("what all classes are, in one word the text encoder knows: bird, car, flower ...")
+    pretrained_model_name_or_path: str = setting("stable-diffusion-v1-5/stable-diffusion-v1-5", "base model")
+    prompt_template: str = setting("a photo of a {token} {metaclass}", "prompt with {token} and {metaclass}")
+    num_vectors: int = setting(1, "learned tokens of each class")
+    rank: int = setting(10, "LoRA rank on the UNet's attention")
+    lora_alpha: int = setting(10, "LoRA alpha")
+    lora_dropout: float = setting(0.0, "dropout in front of the LoRA weights")
+    learning_rate: float = setting(5e-5, "learning rate of the LoRA weights")
+    token_learning_rate: float = setting(5e-5, "learning rate of the learned tokens")
+    max_train_steps: int = setting(35_000, "optimizer steps")
+    train_batch_size: int = setting(2, "batch size per process")
+    gradient_accumulation_steps: int = setting(1, "batches per optimizer step")
+    lr_scheduler: Literal["constant", "cosine", "linear"] = setting("constant", "learning rate schedule")
+    lr_warmup_steps: int = setting(0, "warm-up steps")
+    adam_weight_decay: float = setting(1e-2, "AdamW's weight decay on the LoRA weights; the tokens have none")
+    max_grad_norm: float = setting(1.0, "gradient clipping")
+    snr_gamma: float | None = setting(None, "min-SNR loss weighting (5.0 is usual); uniform when not given")
+    with_prior_preservation: bool = setting(False, "train on images of the bare metaclass as well, which the base draws first")
+    prior_loss_weight: float = setting(1.0, "what these count beside the domain's images")
+    num_class_images: int = setting(100, "images of the bare metaclass")
+    random_flip: bool = setting(True, "mirror images at random")
+    cache_latents: bool = setting(False, "encode every image once, before the first step, and keep its latents in memory")
+    gradient_checkpointing: bool = setting(False, "compute activations again instead of keeping them: less memory, slower")
+    mixed_precision: Literal["no", "fp16", "bf16"] = setting("no", "precision of the forward pass")
+    resolution: int = setting(512, "images are trained at resolution x resolution")
+    resize: Literal["stretch", "center-crop"] = setting("stretch", "how an image becomes square")
+    guidance_scale: float = setting(7.5, "classifier-free guidance of the images that are drawn to look at, to judge, or as a prior")
+    num_inference_steps: int = setting(25, "their diffusion steps")
+    validation_steps: int | None = setting(None, "optimizer steps between sheets of images; only the finished adapter's when not given")
+    judge: str | None = setting(None, "classifier trained on real images that judges generated ones, as org/name[@revision] or folder")
+    num_judged_images: int = setting(5, "images of each class that are judged")
+    judged_strength: float = setting(0.7, "S at which mixed images are refined to be judged")
+
+    def validate(self) -> None:
+        super().validate()
+        at_least(self, 1, "rank", "lora_alpha", "num_vectors", "max_train_steps", "train_batch_size", "gradient_accumulation_steps")
+        at_least(self, 1, "num_class_images", "num_inference_steps", "num_judged_images")
+        at_least(self, 0, "lr_warmup_steps", "adam_weight_decay", "guidance_scale", "prior_loss_weight")
+        above_zero(self, "learning_rate", "token_learning_rate", "max_grad_norm")
+        unit_interval(self, "judged_strength")
+        if not 0 <= self.lora_dropout < 1:
+            raise UserError(f"lora_dropout is {self.lora_dropout}: give a value in [0, 1)")
+        if int(self.num_inference_steps * self.judged_strength) == 0:
+            raise UserError(f"judged_strength {self.judged_strength} at {self.num_inference_steps} steps runs no diffusion step")
+        if self.validation_steps is not None:
+            at_least(self, 1, "validation_steps")
+        if self.snr_gamma is not None:
+            above_zero(self, "snr_gamma")
+        multiple_of_eight(self, "resolution")
+        if not self.metaclass.strip():
+            raise UserError("metaclass is empty: give the word for what all classes are, for example bird")
+        for place in ("{token}", "{metaclass}"):
+            if self.prompt_template.count(place) != 1:
+                raise UserError(f"prompt_template must hold {place} exactly once: {self.prompt_template!r}")
+
+
+def recorded(settings: TrainingSettings) -> dict:
+    """The settings that decide the result, pinned inputs left out: they are recorded as pins."""
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in NOT_RECORDED | PINNED_INPUTS}
+
+
+def deviations(settings_class: type[TrainingSettings], values: dict) -> dict:
+    """Those of the recorded `values` that are not the defaults, by name."""
+    defaults = {field.name: field.default for field in dataclasses.fields(settings_class) if field.default is not dataclasses.MISSING}
+    return {name: value for name, value in values.items() if name in defaults and value != defaults[name]}
