@@ -1,7 +1,7 @@
 """All stages in a row: classifier -> adapter -> augmented dataset -> classifier trained with it. A stage whose output is there is skipped.
 
 output_dir/classifier       trained on real images; a CAM looks through it
-output_dir/adapter          LoRA and learned tokens
+output_dir/adapter          LoRA and learned tokens, judged by the classifier
 output_dir/repo             the augmented dataset, ready to publish
 output_dir/downstream       trained on real and synthetic images
 
@@ -38,6 +38,8 @@ def stage_settings(settings: RunSettings, settings_class: type[Settings], recipe
         path = Path(settings.recipe) / recipe_file
         values = read_yaml(path) if path.exists() else {}
     known = {field.name for field in dataclasses.fields(settings_class)}
+    if settings_class is not AugmentSettings:
+        known -= {"license"}  # the dataset's is not the models'
     given = {name: value for name, value in vars(settings).items() if name in known and value is not None}
     values |= given | links
     try:
@@ -70,7 +72,7 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     downstream_file = "downstream.yaml"
     if settings.recipe is None or not (Path(settings.recipe) / downstream_file).exists():
         downstream_file = "classifier.yaml"
-    second = stage_settings(settings, AdapterSettings, "adapter.yaml", {"output_dir": adapter})
+    second = stage_settings(settings, AdapterSettings, "adapter.yaml", {"output_dir": adapter, "judge": classifier})
     generation["pretrained_model_name_or_path"] = second.pretrained_model_name_or_path
     third = stage_settings(settings, AugmentSettings, "generate.yaml", generation)
     bootstrap = []

@@ -1,0 +1,118 @@
+"""Stable Diffusion 1.5's layout at the smallest size that keeps it: trained on, saved, and loaded by stock diffusers."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from launching import launch_environment
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from sgdmix_hub import train_adapter
+from sgdmix_hub.adapters import LORA_FILE, TOKENS_FILE, read_adapter
+from sgdmix_hub.config import AugmentSettings, apply_preset
+from sgdmix_hub.demo.tiny_unet import build_tokenizer
+from sgdmix_hub.pins import resolve
+from sgdmix_hub.refine import Refiner
+from sgdmix_hub.training_settings import AdapterSettings
+
+SIZE = 64
+STOCK = """
+import sys
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from safetensors.torch import load_file
+
+base, adapter, images, output = sys.argv[1:]
+pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
+pipeline.load_lora_weights(adapter)
+tokens = load_file(f"{adapter}/learned_embeds.safetensors")
+pipeline.load_textual_inversion([{token: rows} for token, rows in tokens.items()])
+pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+image = torch.from_numpy(np.load(images)).permute(0, 3, 1, 2).float() / 255
+options = {"strength": 0.5, "num_inference_steps": 4, "guidance_scale": 3.0, "num_images_per_prompt": 2, "output_type": "np"}
+generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+np.save(output, pipeline(prompt="a photo of a <class_2> bird", image=image, generator=generators, **options).images)
+assert "sgdmix_hub" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Four levels with two blocks each, attention on the first three, an f8 autoencoder, 77 tokens, noise prediction, PNDM."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    tokenizer.model_max_length = 77
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        projection_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=2,
+        norm_num_groups=4,
+    )
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "skip_prk_steps": True, "steps_offset": 1}
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(sample_size=SIZE // 8, block_out_channels=(32, 64, 64, 64), cross_attention_dim=32, attention_head_dim=8),
+        scheduler=PNDMScheduler(**schedule),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    folder = tmp_path_factory.mktemp("sd15") / "base"
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_an_adapter_of_this_layout_is_what_stock_diffusers_loads(base, birds, tmp_path):
+    adapter = tmp_path / "adapter"
+    train_adapter.main(
+        AdapterSettings(
+            dataset_name=str(birds),
+            output_dir=str(adapter),
+            pretrained_model_name_or_path=str(base),
+            metaclass="bird",
+            rank=4,
+            lora_alpha=8,
+            learning_rate=0.05,
+            token_learning_rate=0.05,
+            max_train_steps=2,
+            resolution=SIZE,
+            num_inference_steps=2,
+            judged_strength=0.5,
+        )
+    )
+    # two attentions with four projections each, in 6 blocks down, 1 in the middle, 9 up; two matrices each
+    assert len(load_file(adapter / LORA_FILE)) == 2 * 4 * (6 + 1 + 9) * 2
+    assert len(load_file(adapter / TOKENS_FILE)) == 4
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    arguments = [str(base), str(adapter), str(tmp_path / "images.npy"), str(tmp_path / "refined.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, *arguments], cwd=tmp_path, env=launch_environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    chosen = {"strength": 0.5, "num_inference_steps": 4, "guidance_scale": 3.0, "batch_size": 2, "resolution": SIZE, "scheduler": "ddim"}
+    settings = apply_preset(AugmentSettings(dataset_name="unused", output_dir="unused", adapter="unused", classifier="unused", **chosen))
+    refiner = Refiner(resolve(str(base)), read_adapter(resolve(str(adapter))), settings, torch.device("cpu"))
+    refined = refiner.refine(images, np.zeros(images.shape[:3], bool), [2, 2], [5, 6])[0]
+    assert np.array_equal(np.load(tmp_path / "refined.npy"), refined)
