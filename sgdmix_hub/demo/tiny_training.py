@@ -182,3 +182,12 @@ def load_average(module, path):
             if name.startswith("average."):
                 parameters[name.removeprefix("average.")].copy_(tensor)
     return tensors["step"].item()
+
+
+def take_over(module, model_class, folder):
+    """Copy the weights of an earlier base's part, wherever they have the same name and shape, into `module`."""
+    weights = model_class.from_pretrained(folder, use_safetensors=True).state_dict()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name in weights and weights[name].shape == parameter.shape:
+                parameter.copy_(weights[name])

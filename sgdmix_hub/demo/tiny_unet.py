@@ -10,7 +10,7 @@ from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sgdmix_hub.demo.tiny_training import TRAIN, Stage, load_average, scene_generator
+from sgdmix_hub.demo.tiny_training import TRAIN, Stage, load_average, scene_generator, take_over
 from sgdmix_hub.demo.tiny_vae import LATENT_CHANNELS
 from sgdmix_hub.demo.world import caption, random_scene, vocabulary
 
@@ -119,17 +119,6 @@ def build_denoiser(seed):
     return Denoiser(build_text_encoder(build_tokenizer(), seed), build_unet(seed))
 
 
-def start_from(denoiser, folder):
-    """Take over the weights of an earlier base, a pipeline folder, wherever they have the same name and shape."""
-    earlier = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}
-    with torch.no_grad():
-        for part, model_class in earlier.items():
-            weights = model_class.from_pretrained(Path(folder) / part, use_safetensors=True).state_dict()
-            for name, parameter in getattr(denoiser, part).named_parameters():
-                if name in weights and weights[name].shape == parameter.shape:
-                    parameter.copy_(weights[name])
-
-
 def load_denoiser(work_dir, seed):
     """Averaged weights of the last checkpoint, and its step."""
     denoiser = build_denoiser(seed)
@@ -158,7 +147,8 @@ def train_unet(images, latents, work_dir, steps, seed, device, earlier_base=None
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     denoiser = build_denoiser(seed)
     if earlier_base is not None:
-        start_from(denoiser, earlier_base)
+        take_over(denoiser.text_encoder, CLIPTextModel, earlier_base / "text_encoder")
+        take_over(denoiser.unet, UNet2DConditionModel, earlier_base / "unet")
     denoiser.to(device)
     if compiled:
         denoiser.compile()

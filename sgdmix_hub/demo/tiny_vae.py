@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from sgdmix_hub.demo.tiny_training import HELD_OUT, Stage, load_average, psnr, render_world, save_tensors, to_tensor
+from sgdmix_hub.demo.tiny_training import HELD_OUT, Stage, load_average, psnr, render_world, save_tensors, take_over, to_tensor
 
 # Most of the training is on crops: four times cheaper, and the autoencoder is local.
 CROP_SHARE, CROP = 0.7, 32
@@ -68,8 +68,11 @@ def held_out_psnr(vae, seed):
     return evaluate
 
 
-def train_vae(images, work_dir, steps, seed, device):
-    vae = build_vae(seed).to(device)
+def train_vae(images, work_dir, steps, seed, device, earlier_base=None):
+    vae = build_vae(seed)
+    if earlier_base is not None:
+        take_over(vae, AutoencoderKL, earlier_base / "vae")
+    vae.to(device)
     stage = Stage("vae", vae, work_dir, steps, 1.5e-3, seed)
     crop_steps = int(steps * CROP_SHARE)
 

@@ -60,7 +60,7 @@ def parse_args(argv=None):
     parser.add_argument("--vae_steps", type=int, default=12_000)
     parser.add_argument("--unet_steps", type=int, default=10_000)
     parser.add_argument("--decoder_steps", type=int, default=5_000)
-    parser.add_argument("--start_from", type=Path, help="pipeline folder of an earlier base, whose denoiser is trained on")
+    parser.add_argument("--start_from", type=Path, help="pipeline folder of an earlier base, whose weights are the first ones")
     parser.add_argument("--compile", action="store_true", help="compile the denoiser: faster, and on a CPU it needs a C++ compiler")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -123,7 +123,7 @@ def run_stage(stage, args):
         return
     images = cached_world(args.work_dir, args.num_images, args.seed)
     if stage == "vae":
-        train_vae(images, args.work_dir, args.vae_steps, args.seed, args.device)
+        train_vae(images, args.work_dir, args.vae_steps, args.seed, args.device, args.start_from)
         return
     latents = cache_latents(images, args.work_dir, args.seed, args.device)
     if stage == "unet":
