@@ -34,6 +34,7 @@ from .repository import build_repository, is_complete, manifest_path
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps, compute_maps
 from .shards import Shards, make_plan, shard_features, write_plan
+from .targets import Pools
 
 
 def main(settings: AugmentSettings) -> None:
@@ -65,9 +66,12 @@ def plan_shards(settings: AugmentSettings, split: Split, maps: SaliencyMaps, sta
     if settings.selection_method == "novel-background" and not path.exists():
         backgrounds = compute_backgrounds(settings, split, maps, state.process_index, state.num_processes)
     if state.is_main_process and not path.exists():
-        others = len(split.subset) - 1
-        if settings.num_candidates > others:
-            say(f"warning: num_candidates {settings.num_candidates} is more than the {others} other images: all are candidates")
+        fewest = Pools(split.labels[split.subset], settings.target_classes).smallest()
+        if settings.num_candidates > fewest:
+            say(
+                f"warning: num_candidates {settings.num_candidates} is more than the {fewest} candidates that some images have: "
+                "all of theirs are taken"
+            )
         write_plan(path, make_plan(settings, split, maps, backgrounds))
     wait_for_file(path)
     return Shards(state_folder / "shards", path, settings.rows_per_shard)

@@ -158,6 +158,10 @@ class Pools:
         rows, same = len(self.group), len(self.members[self.group[position]])
         return {"any": rows - 1, "other": rows - same, "same": same - 1}[self.target_classes]
 
+    def smallest(self) -> int:
+        """The size of the smallest pool."""
+        return min(self.size(int(members[0])) for members in self.members)
+
     def take(self, position: int, places: np.ndarray) -> np.ndarray:
         """The pool's elements at `places`, int64 in [0, size)."""
         group = self.group[position]
