@@ -63,8 +63,11 @@ def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tens
     """
     folder.mkdir(parents=True, exist_ok=True)
     lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    (metadata,) = _collate_lora_metadata({"unet": unet}).values()
+    # peft keeps sets, whose order is another one in every process: sorted, the same weights are the same bytes
+    metadata = {name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()}
     StableDiffusionPipeline.save_lora_weights(
-        folder, unet_lora_layers=lora_layers, safe_serialization=True, **_collate_lora_metadata({"unet": unet})
+        folder, unet_lora_layers=lora_layers, safe_serialization=True, unet_lora_adapter_metadata=metadata
     )
     vectors = learned_tokens.detach().float().cpu().unflatten(0, (-1, num_vectors))
     # diffusers reads a row (dim,) as one token and rows (k, dim) as k of them

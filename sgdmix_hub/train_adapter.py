@@ -47,11 +47,11 @@ from .processes import (
     write_atomically,
 )
 from .prompts import bare_prompt, prompt_for, prompt_ids, token_for
-from .publish import check_can_push, push_folder
 from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from .samples import CLASS_IMAGE_STREAM, Share, sample_seed
 from .sampling import draw_images, drawing
 from .training_log import TrainingLog, check_tracker, draw_curve
+from .training_push import check_push, push_trained
 from .training_settings import AdapterSettings, recorded
 
 LOSS_PICTURE, SAMPLES_PICTURE = "assets/loss.png", "assets/samples.png"
@@ -199,8 +199,7 @@ def main(settings: AdapterSettings) -> None:
     processes = start_processes(settings.num_threads)
     with lock_folder(state) if processes.is_main_process else nullcontext():
         check_tracker(settings.report_to)
-        if settings.push_to_hub:
-            on_rank_zero(lambda: check_can_push(settings.hub_model_id, settings.hub_token, private=settings.hub_private_repo))
+        on_rank_zero(lambda: check_push(settings))
         split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
         base = on_rank_zero(lambda: resolve(settings.pretrained_model_name_or_path))
         judge = on_rank_zero(lambda: resolve(settings.judge)) if settings.judge else None
@@ -213,12 +212,7 @@ def main(settings: AdapterSettings) -> None:
             judge_adapter(settings, split, base, judge, folder)
         if processes.is_main_process:
             write_adapter_card(settings, folder)
-            if settings.push_to_hub:
-                message = f"Adapter of {len(split.class_names)} classes"
-                pin = push_folder(
-                    folder, settings.hub_model_id, private=settings.hub_private_repo, token=settings.hub_token, message=message
-                )
-                say(f"adapter: pushed as {pin}")
+            push_trained(settings, folder, f"Adapter of {len(split.class_names)} classes")
             (state / "error.json").unlink(missing_ok=True)
         processes.wait_for_everyone()
 

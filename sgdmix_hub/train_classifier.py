@@ -37,10 +37,10 @@ from .processes import (
     wait_for_file,
     write_json,
 )
-from .publish import check_can_push, push_folder
 from .published import PublishedRows, load_published
 from .samples import sample_seed
 from .training_log import TrainingLog, check_tracker, draw_curve
+from .training_push import check_push, push_trained
 from .training_settings import ClassifierSettings, recorded
 
 LOSS_PICTURE = "assets/loss.png"
@@ -173,8 +173,7 @@ def main(settings: ClassifierSettings) -> None:
     processes = start_processes(settings.num_threads)
     with lock_folder(folder / "state") if processes.is_main_process else nullcontext():
         check_tracker(settings.report_to)
-        if settings.push_to_hub:
-            on_rank_zero(lambda: check_can_push(settings.hub_model_id, settings.hub_token, private=settings.hub_private_repo))
+        on_rank_zero(lambda: check_push(settings))
         split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
         model_pin = on_rank_zero(lambda: resolve(settings.model))
         synthetic = load_published(settings.synthetic, settings.synthetic_config_name) if settings.synthetic else None
@@ -187,12 +186,7 @@ def main(settings: ClassifierSettings) -> None:
             train_and_save(settings, split, model_pin, synthetic, facts, folder)
         if processes.is_main_process:
             write_classifier_card(settings, folder)
-            if settings.push_to_hub:
-                message = f"Classifier of {len(split.class_names)} classes"
-                pin = push_folder(
-                    folder, settings.hub_model_id, private=settings.hub_private_repo, token=settings.hub_token, message=message
-                )
-                say(f"classifier: pushed as {pin}")
+            push_trained(settings, folder, f"Classifier of {len(split.class_names)} classes")
             (folder / "state" / "error.json").unlink(missing_ok=True)
         processes.wait_for_everyone()
 
