@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,16 +65,28 @@ def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tens
     folder.mkdir(parents=True, exist_ok=True)
     lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     (metadata,) = _collate_lora_metadata({"unet": unet}).values()
-    # peft keeps sets, whose order is another one in every process: sorted, the same weights are the same bytes
+    # peft keeps sets, whose order is another one in every process
     metadata = {name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()}
     StableDiffusionPipeline.save_lora_weights(
         folder, unet_lora_layers=lora_layers, safe_serialization=True, unet_lora_adapter_metadata=metadata
     )
+    sort_metadata(folder / LORA_FILE)
     vectors = learned_tokens.detach().float().cpu().unflatten(0, (-1, num_vectors))
     # diffusers reads a row (dim,) as one token and rows (k, dim) as k of them
     rows = {token_for(label): (rows[0] if num_vectors == 1 else rows).clone() for label, rows in enumerate(vectors)}
     save_file(rows, folder / TOKENS_FILE, metadata={"format": "pt"})
     write_json(folder / FACTS_FILE, {"format": FORMAT, **facts})
+
+
+def sort_metadata(path: Path) -> None:
+    """Puts a safetensors file's metadata in order, which is another one in every process: the same weights become the same bytes."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
 
 
 def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:

@@ -49,11 +49,15 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
     def restore(self, which: str) -> int:
-        """Goes on from `latest`, which may be none, or from a checkpoint's folder; returns the steps that are done. `none` starts over.
+        """Goes on from `latest`, which may be none, or from a checkpoint's folder; returns the steps that are done. `none` removes them
+        and starts over. A collective.
 
         Raises `UserError` for a checkpoint of another training, and for a folder that is none.
         """
-        found = {"latest": self._all()[-1:], "none": []}.get(which, [Path(which)])
+        if which == "none" and self.accelerator.is_main_process:
+            shutil.rmtree(self.folder, ignore_errors=True)  # they may be another training's, and newer than those to come
+        self.accelerator.wait_for_everyone()
+        found = self._all()[-1:] if which in ("latest", "none") else [Path(which)]
         if not found:
             return 0
         if not (found[0] / RECORD).is_file():

@@ -9,10 +9,11 @@ trains on the same images and noise.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -50,7 +51,7 @@ from .prompts import bare_prompt, prompt_for, prompt_ids, token_for
 from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from .samples import CLASS_IMAGE_STREAM, Share, sample_seed
 from .sampling import draw_images, drawing
-from .training_log import TrainingLog, check_tracker, draw_curve
+from .training_log import TrainingLog, check_tracker, draw_curve, track_image
 from .training_push import check_push, push_trained
 from .training_settings import AdapterSettings, recorded
 
@@ -78,7 +79,13 @@ def training_scheduler(pipeline: StableDiffusionPipeline) -> DDPMScheduler:
 
 
 def class_images(settings: AdapterSettings, base: Pin, accelerator: Accelerator, folder: Path) -> list[Path]:
-    """The base's own images of the bare metaclass, for prior preservation; each is drawn once, by the rank whose turn it is."""
+    """The base's own images of the bare metaclass, for prior preservation; each is drawn once, by the rank whose turn it is.
+
+    They are kept in a folder of `folder` whose name says what they were drawn from: a training with other settings draws its own.
+    """
+    prompt, options = bare_prompt(settings.metaclass, settings.prompt_template), drawing_options(settings)
+    drawn_from = options | {"base": str(base), "prompt": prompt, "seed": settings.seed, "mixed_precision": settings.mixed_precision}
+    folder = folder / hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:16]
     paths = [folder / f"{number:05d}.png" for number in range(settings.num_class_images)]
     mine = [number for number in range(len(paths)) if number % accelerator.num_processes == accelerator.process_index]
     missing = [number for number in mine if not paths[number].exists()]
@@ -88,8 +95,7 @@ def class_images(settings: AdapterSettings, base: Pin, accelerator: Accelerator,
         for start in range(0, len(missing), settings.train_batch_size):
             numbers = missing[start : start + settings.train_batch_size]
             seeds = [sample_seed(settings.seed, number, CLASS_IMAGE_STREAM) for number in numbers]
-            prompts = [bare_prompt(settings.metaclass, settings.prompt_template)] * len(numbers)
-            for number, image in zip(numbers, draw_images(pipeline, prompts, seeds, **drawing_options(settings)), strict=True):
+            for number, image in zip(numbers, draw_images(pipeline, [prompt] * len(numbers), seeds, **options), strict=True):
                 write_atomically(paths[number], lambda path, image=image: Image.fromarray(image).save(path, format="PNG"))
     for path in paths:
         wait_for_file(path)
@@ -189,7 +195,7 @@ def validate(settings, class_names: list[str], pipeline, model: AdaptedModel, ac
     sheet = draw_contact_sheet(rows, [f"seed {number}" for number in range(SHOWN_IMAGES)])
     write_atomically(state / "validation" / f"step-{step:07d}.png", lambda path: sheet.save(path, format="PNG"))
     for tracker in accelerator.trackers:
-        tracker.log_images({"validation": np.asarray(sheet)[None]}, step=step)
+        track_image(tracker, "validation", sheet, step)
 
 
 def main(settings: AdapterSettings) -> None:

@@ -7,8 +7,11 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+from accelerate.tracking import GeneralTracker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from .config import UserError
 
@@ -19,6 +22,14 @@ def check_tracker(report_to: str) -> None:
     """Raises `UserError` when the tracker's package is not installed."""
     if report_to != "none" and find_spec(report_to) is None:
         raise UserError(f"report_to {report_to} needs the package {report_to}: pip install {report_to}")
+
+
+def track_image(tracker: GeneralTracker, name: str, image: Image.Image, step: int) -> None:
+    """An RGB image to one of accelerate's trackers, each of which takes images in a way of its own, or not at all."""
+    if tracker.name == "tensorboard":
+        tracker.tracker.add_image(name, np.asarray(image), step, dataformats="HWC")
+    elif hasattr(tracker, "log_images"):
+        tracker.log_images({name: [image]}, step=step)
 
 
 class TrainingLog:
