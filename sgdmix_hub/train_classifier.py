@@ -60,11 +60,7 @@ class TrainingImages(torch.utils.data.Dataset):
         self.synthetic = synthetic
         self.probability = probability
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader."""
-        self.epoch = epoch
+        self.epoch = 0  # to be set before an epoch; not a `set_epoch`, which accelerate calls in some of its loaders and in others not
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,19 +81,23 @@ class TrainingImages(torch.utils.data.Dataset):
 
 class TrainingBar(ProgressCallback):
     """The Trainer's bar over the updates, without its printed dictionaries and its second bar for the evaluation; its losses go into the
-    training's log; heeds SIGTERM."""
+    training's log; tells the images their epoch; heeds SIGTERM."""
 
-    def __init__(self, log: TrainingLog):
+    def __init__(self, log: TrainingLog, images: TrainingImages):
         super().__init__()
-        self.log = log
+        self.log, self.images = log, images
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         if state.is_world_process_zero:
             self.log.rewind(state.global_step)
 
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.images.epoch = int(state.epoch or 0)
+
     def on_step_end(self, args, state, control, **kwargs):
         super().on_step_end(args, state, control, **kwargs)
+        control.should_log |= control.should_save  # losses since the last line are not in a checkpoint: it goes on with none
         stop_if_requested()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -158,13 +158,21 @@ def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | Non
             "or choose another --output_dir"
         )
     write_json(record, identity)
-    # the Trainer writes trainer_state.json last
-    finished = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    finished = [path for path in folder.glob("checkpoint-*") if is_whole(path)]
     if which in ("latest", "none"):
         return max(finished, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     if Path(which) not in finished:
         raise UserError(f"{which} is no checkpoint of this training: give latest, none, or a folder like {folder / 'checkpoint-500'}")
     return Path(which)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer writes trainer_state.json last, which a kill may cut off."""
+    try:
+        read_json(checkpoint / "trainer_state.json")
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def main(settings: ClassifierSettings) -> None:
@@ -204,7 +212,7 @@ def train_and_save(
     log = TrainingLog(folder / "state" / "log.jsonl")
     trainer = Trainer(model=model, args=arguments, train_dataset=images)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(TrainingBar(log))
+    trainer.add_callback(TrainingBar(log, images))
     identity = facts | {"num_processes": arguments.world_size}
     checkpoint = on_rank_zero(lambda: checkpoint_to_resume(Path(arguments.output_dir), settings.resume_from_checkpoint, identity))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

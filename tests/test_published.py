@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from launching import launch_environment
 
 from sgdmix_hub import augment
@@ -179,10 +178,11 @@ def some_rows(repo):
 
 def drawn(split, published, probability) -> list[tuple[int, np.ndarray, int]]:
     """Row, pixels and label of three epochs of training images."""
-    torch.manual_seed(0)
-    images = TrainingImages(split, split.subset, np.asarray, published, probability)
+    images = TrainingImages(split, split.subset, np.asarray, published, probability, seed=0)
     assert len(images) == len(split.subset)
-    items = [(int(row), images[position]) for _ in range(3) for position, row in enumerate(split.subset)]
+    items = []
+    for images.epoch in range(3):
+        items += [(int(row), images[position]) for position, row in enumerate(split.subset)]
     return [(row, item["pixel_values"], item["labels"]) for row, item in items]
 
 

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from generations import arguments, one_line, run_script, snapshot
+from generations import arguments, one_line, snapshot
 from launching import launch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trainings import ADAPTER, adapter_settings, kill, last_step, learned, step_of, train, unfinished, weights
+from trainings import ADAPTER, adapter_settings, kill, last_step, learned, run, step_of, train, unfinished, weights
 
 from sgdmix_hub.training_log import TrainingLog
 from sgdmix_hub.training_settings import NOT_RECORDED
@@ -95,7 +95,7 @@ def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(variant, setti
     args = arguments(settings_of(variant, folder))
     killed = [kill(args, tmp_path / "logs", ADAPTER, moment) for moment in moments]
     assert sum(killed) >= 3
-    ended = run_script(args, tmp_path / "logs", ADAPTER)
+    ended = run(args, tmp_path / "logs", ADAPTER)
     assert ended.returncode == 0, ended.stderr
     assert learned(folder) == learned(finished(variant))
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(fini
     half = shutil.copytree(given, given.with_name("step-0000099"))
     (half / "training.json").unlink()
     settings = settings_of("prior", folder)
-    refused = run_script(arguments(settings | {"resume_from_checkpoint": half}), tmp_path / "logs", ADAPTER)
+    refused = run(arguments(settings | {"resume_from_checkpoint": half}), tmp_path / "logs", ADAPTER)
     one_line(refused, "no checkpoint", "step-0000099")
     assert learned(train(settings | {"resume_from_checkpoint": str(given)})) == learned(finished("prior"))
     unfinished(folder)
@@ -130,7 +130,7 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(fini
 def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothing(other, finished, settings_of, tmp_path):
     folder = unfinished(shutil.copytree(finished("prior"), tmp_path / "adapter"))
     before = snapshot(folder)
-    refused = run_script(arguments(settings_of("prior", folder, **other)), tmp_path / "logs", ADAPTER)
+    refused = run(arguments(settings_of("prior", folder, **other)), tmp_path / "logs", ADAPTER)
     one_line(refused, *other, "--resume_from_checkpoint none")
     after = snapshot(folder)
     assert after.pop("state/error.json") and {name: facts for name, facts in after.items() if "lock" not in name} == {
@@ -141,7 +141,7 @@ def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothin
 def test_a_finished_adapter_of_other_settings_is_not_trained_over(finished, settings_of, tmp_path):
     folder = shutil.copytree(finished("prior"), tmp_path / "adapter")
     before = learned(folder)
-    refused = run_script(arguments(settings_of("prior", folder, rank=3)), tmp_path / "logs", ADAPTER)
+    refused = run(arguments(settings_of("prior", folder, rank=3)), tmp_path / "logs", ADAPTER)
     one_line(refused, "rank", "--output_dir")
     assert learned(folder) == before
 
@@ -155,7 +155,7 @@ def test_none_starts_over_and_what_it_left_is_gone_on_from(finished, settings_of
     settings = settings_of("prior", folder, **changed)
     over = arguments(settings | {"resume_from_checkpoint": "none"})
     assert kill(over, tmp_path / "logs", ADAPTER, lambda: "step-0000003" in checkpoints(folder) and last_step(folder) >= 4)
-    ended = run_script(arguments(settings), tmp_path / "logs", ADAPTER)
+    ended = run(arguments(settings), tmp_path / "logs", ADAPTER)
     assert ended.returncode == 0, ended.stderr
     assert learned(folder) == learned(fresh)
     assert learned(fresh)["log"] != learned(finished("prior"))["log"]
@@ -251,7 +251,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(tra
     if importlib.util.find_spec(tracker):
         pytest.skip(f"{tracker} is installed")
     args = arguments(adapter_settings(birds, tiny_base, tmp_path / "adapter", report_to=tracker))
-    one_line(run_script(args, tmp_path / "logs", ADAPTER), f"pip install {tracker}")
+    one_line(run(args, tmp_path / "logs", ADAPTER), f"pip install {tracker}")
     assert not (tmp_path / "adapter" / "state" / "log.jsonl").exists()
 
 

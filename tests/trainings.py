@@ -1,5 +1,6 @@
 """What tests of trainings share: running them at tiny settings, killing them, and comparing what they leave."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from generations import _script, forks
+from generations import Ended, _script, forks
 from safetensors.torch import load_file
 
 from sgdmix_hub import train_adapter
@@ -69,6 +70,15 @@ def unfinished(folder: Path, facts_file: str = FACTS_FILE) -> Path:
     return folder
 
 
+def run(args: list[str], logs: Path, script: str) -> Ended:
+    """Runs a script without a launcher to its end."""
+    logs.mkdir(exist_ok=True)
+    process = forks.Process(target=_in_own_group, args=(script, args, logs))
+    process.start()
+    process.join()
+    return Ended(process.exitcode, *((logs / name).read_text() for name in ("stdout", "stderr")))
+
+
 def kill(args: list[str], logs: Path, script: str, when: Callable[[], bool]) -> bool:
     """Runs a script in a process group of its own, and kills the group with SIGKILL as soon as `when()`; whether that came in time."""
     logs.mkdir(exist_ok=True)
@@ -87,4 +97,5 @@ def kill(args: list[str], logs: Path, script: str, when: Callable[[], bool]) -> 
 
 def _in_own_group(script: str, args: list[str], logs: Path) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of data loaders' workers, as in a script of its own
     _script(script, args, logs)
