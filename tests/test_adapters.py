@@ -9,15 +9,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from launching import launch_environment
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from trainings import adapter_settings, train
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sgdmix_hub.adapter_model import TokenEmbedding
 from sgdmix_hub.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, read_adapter
 from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
 from sgdmix_hub.data import DataSettings, load_split, subset_record
@@ -73,8 +70,18 @@ def copied(adapter, tmp_path):
     return shutil.copytree(adapter, tmp_path / "adapter")
 
 
-def test_stock_diffusers_makes_the_same_images_in_another_process(tiny_base, adapter, images, tmp_path):
+@pytest.fixture(scope="module")
+def adapter_of_two_vectors(birds, tiny_base, tmp_path_factory):
+    """An adapter with two learned tokens for each class."""
+    output = tmp_path_factory.mktemp("models") / "two-vectors"
+    return train(adapter_settings(birds, tiny_base, output, num_vectors=2, max_train_steps=3, lora_alpha=6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["adapter", "adapter_of_two_vectors"])
+def test_stock_diffusers_makes_the_same_images_in_another_process(which, tiny_base, images, tmp_path, request):
     """Alpha is three times the rank here: were it lost on the way, the images would differ."""
+    adapter = request.getfixturevalue(which)
     np.save(tmp_path / "images.npy", images)
     arguments = [str(tiny_base), str(adapter), str(tmp_path / "images.npy"), str(tmp_path / "refined.npy")]
     done = subprocess.run(
@@ -123,6 +130,19 @@ def test_learned_rows_began_as_the_metaclass_and_moved_apart(tiny_base, adapter)
     assert any(distance > 0.02 for distance in moved.values())
     assert all(distance < 0.2 for distance in moved.values())
     assert len({tuple(row.tolist()) for row in tokens.values()}) > 1
+
+
+def test_several_vectors_of_a_class_all_matter(tiny_base, adapter_of_two_vectors, images, tmp_path):
+    """They moved apart in training, and an image changes with each of them."""
+    copied = shutil.copytree(adapter_of_two_vectors, tmp_path / "adapter")
+    whole = refined_by(make_refiner(tiny_base, copied), images)
+    tokens = load_file(copied / TOKENS_FILE)
+    assert {tuple(rows.shape) for rows in tokens.values()} == {(2, 32)}
+    for vector in range(2):
+        changed = {name: rows.clone() for name, rows in tokens.items()}
+        changed["<class_2>"][vector] = 0
+        save_file(changed, copied / TOKENS_FILE, metadata={"format": "pt"})
+        assert np.abs(refined_by(make_refiner(tiny_base, copied), images) - whole).max() > 1e-3
 
 
 def test_lora_is_where_it_belongs_with_its_alpha(adapter):
@@ -190,32 +210,3 @@ def test_a_base_that_was_adapted_before_is_refused(tiny_base, adapter, tmp_path)
     tokenizer.save_pretrained(base / "tokenizer")
     with pytest.raises(UserError, match="does not fit"):
         make_refiner(base, adapter)
-
-
-# --- the embedding that is trained
-
-
-@given(seed=st.integers(0, 1000), old=st.integers(1, 20), new=st.integers(1, 6))
-@settings(max_examples=25)
-def test_token_embedding_is_an_embedding_with_rows_appended(seed, old, new):
-    """Values, and the gradient of the learned rows."""
-    generator = torch.Generator().manual_seed(seed)
-    own, initial = torch.randn(old, 5, generator=generator), torch.randn(new, 5, generator=generator)
-    ids = torch.randint(old + new, (3, 7), generator=generator)
-    weights = torch.randn(3, 7, 5, generator=generator)
-    embedding = TokenEmbedding(nn.Embedding.from_pretrained(own.clone()), initial)
-    reference = nn.Embedding.from_pretrained(torch.cat([own, initial]), freeze=False)
-    assert torch.equal(embedding(ids), reference(ids))
-    (embedding(ids) * weights).sum().backward()
-    (reference(ids) * weights).sum().backward()
-    torch.testing.assert_close(embedding.learned.grad, reference.weight.grad[old:])
-    assert [name for name, parameter in embedding.named_parameters() if parameter.requires_grad] == ["learned"]
-
-
-def test_token_embedding_trains_a_copy_in_float32_of_a_half_precision_base():
-    initial = torch.zeros(2, 4)
-    embedding = TokenEmbedding(nn.Embedding(3, 4).half(), initial)
-    assert embedding(torch.tensor([[0, 4]])).dtype == torch.float16 and embedding.learned.dtype == torch.float32
-    with torch.no_grad():
-        embedding.learned += 1
-    assert initial.sum() == 0
