@@ -148,7 +148,9 @@ def _write_card(folder: Path, data: ModelCardData, template: str, settings: Trai
         base_license=plain(facts["base_license"]) if facts["base_license"] else None,
         **fields,
     )
-    write_atomically(folder / "README.md", lambda path: path.write_text(str(card), encoding="utf-8"))
+    readme = folder / "README.md"
+    if not readme.exists() or readme.read_text(encoding="utf-8") != str(card):
+        write_atomically(readme, lambda path: path.write_text(str(card), encoding="utf-8"))
 
 
 def _on_hub(pin: str) -> list[str] | None:
