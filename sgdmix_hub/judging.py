@@ -54,8 +54,8 @@ class Judge:
             processor = AutoImageProcessor.from_pretrained(self.folder)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load the judge {pin.name}: {error}") from error
-        names = [self.model.config.id2label.get(label) for label in range(len(class_names))]
-        if names != class_names:
+        names = self.model.config.id2label
+        if [names[label] for label in sorted(names)] != class_names:
             raise UserError(f"the judge {pin.name} has other classes than the dataset: give a classifier that was trained on them")
         self.transform = evaluation_transform(processor, processor_size(processor))
 

@@ -32,7 +32,7 @@ from .config import UserError
 from .contact_sheet import SheetRow, draw_contact_sheet
 from .data import Split, load_split, subset_record
 from .inputs import versions
-from .judging import judge_adapter
+from .judging import Judge, judge_adapter
 from .model_cards import stated_license, write_adapter_card
 from .pins import Pin, resolve
 from .processes import (
@@ -209,6 +209,8 @@ def main(settings: AdapterSettings) -> None:
         split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
         base = on_rank_zero(lambda: resolve(settings.pretrained_model_name_or_path))
         judge = on_rank_zero(lambda: resolve(settings.judge)) if settings.judge else None
+        if judge is not None:
+            Judge(judge, split.class_names, torch.device("cpu"))  # one that cannot judge is refused before the training, not after it
         facts = adapter_facts(settings, split, base)
         if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
             say(f"adapter: {folder} is complete, nothing to train")
