@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
@@ -72,9 +73,10 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         base_name=base_name,
         base_revision=None if base_revision.startswith(LOCAL) else base_revision,
         metaclass=plain(facts["metaclass"]),
-        prompt_template=facts["prompt_template"].replace("`", "'"),
+        metaclass_code=_code(facts["metaclass"]),
+        prompt_template=_code(facts["prompt_template"]),
         classes=[(plain(name), token) for name, token in zip(names, facts["tokens"], strict=True)][:LARGEST_TABLE],
-        example_prompt=_prompt(facts, 0),
+        example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),  # a string of Python's too
         example_class=" ".join(names[0].split()),
         dataset=facts["subset"]["dataset"].partition("@")[0],
         fidelity=fidelity,
@@ -157,6 +159,11 @@ def _on_hub(pin: str) -> list[str] | None:
     """The repository of a published pin for the card's YAML; None for a local folder, which the Hub does not know."""
     name, _, revision = pin.partition("@")
     return None if revision.startswith(LOCAL) else [name]
+
+
+def _code(text: str) -> str:
+    """Untrusted text as it stands between backticks."""
+    return " ".join(text.split()).replace("`", "'")
 
 
 def _prompt(facts: dict, label: int) -> str:
