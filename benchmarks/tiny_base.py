@@ -1,89 +1,130 @@
-"""Draws what the tiny base can do: samples for captions, reconstructions, and img2img of held-out birds at three strengths.
+"""How good a tiny base is: reconstruction, what its samples show of their captions, a Fréchet distance, a sheet and training curves.
 
-python benchmarks/tiny_base.py            # writes docs/tiny_base.png
+    python benchmarks/tiny_base.py --bases packaged=sgdmix_hub/demo/tiny_base first=outputs/first_base --log outputs/tiny_base/log.jsonl
+
+The first of `--bases` is drawn (`docs/tiny_base.png`); all of them stand side by side in one JSON file and one table. The judge, which is
+trained on rendered birds, and the samples of every base are kept in `work_dir`, so the same command continues.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from PIL import Image, ImageDraw, ImageFont
+from intervals import half_width
+from tiny_base_curves import draw_curves
+from tiny_base_frechet import frechet_distance, frechet_half_width
+from tiny_base_judge import Judge, cached_judge
+from tiny_base_samples import SAMPLER, cached_samples, load_pipeline, through_vae
+from tiny_base_scenes import ATTRIBUTES, CHANCE, REFERENCE, Scenes, make_scenes
+from tiny_base_sheet import make_sheet
+from tiny_base_tables import ALL, report
 
-from sgdmix_hub.demo.birds import render_bird
-from sgdmix_hub.demo.tiny_training import HELD_OUT, scene_generator
+from sgdmix_hub.demo.tiny_training import HELD_OUT, psnr, to_tensor
 from sgdmix_hub.demo.train_tiny_base import TINY_BASE
-from sgdmix_hub.demo.world import random_scene
-from sgdmix_hub.pins import resolve
-from sgdmix_hub.refine import load_base
-
-CAPTIONS = [
-    "a photo of a red bird in a forest",
-    "a photo of a blue bird with barred yellow wings at the sea",
-    "a photo of a white bird with a black head in the sky",
-    "a photo of a yellow bird with spotted blue wings on a meadow",
-    "a photo of a black bird with long orange tail in the desert",
-    "a photo of a purple bird with hooked yellow beak in the snow",
-    "a photo of a green bird with red head on a cliff",
-    "a photo of a pink bird with spiky purple crest at night",
-]
-STRENGTHS = (0.3, 0.5, 0.7)
-GUIDANCE_SCALE, STEPS = 3.0, 30
-PANEL, GAP, LABEL_WIDTH = 128, 4, 190
+from sgdmix_hub.pins import content_hash
+from sgdmix_hub.processes import quiet_other_ranks, write_json
 
 
-def generators(count: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(i) for i in range(count)]
+def shown(answers: np.ndarray, scenes: Scenes) -> dict[str, dict]:
+    """Per attribute, the share of images in which the judge sees what the caption states; under "all", the mean share of an image."""
+    right = answers == scenes.labels
+    values = {name: right[scenes.stated[:, i], i] for i, name in enumerate(ATTRIBUTES)}
+    told = scenes.stated.any(1)
+    values[ALL] = (right & scenes.stated)[told].sum(1) / scenes.stated[told].sum(1)
+    return {
+        name: {"mean": float(of_one.mean()), "half_width": half_width(of_one), "images": len(of_one)} for name, of_one in values.items()
+    }
 
 
-def rows_of(pipeline: StableDiffusionPipeline) -> dict[str, np.ndarray]:
-    """Label -> images, float (8, 64, 64, 3) in [0, 1]."""
-    options = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": STEPS, "output_type": "np"}
-    rows = {"from captions": pipeline(CAPTIONS, generator=generators(len(CAPTIONS)), **options).images}
-    images, captions = [], []
-    for index in range(len(CAPTIONS)):
-        rng = scene_generator(0, HELD_OUT, index)
-        bird, background, caption = random_scene(rng)
-        images.append(render_bird(bird, rng, background)[0] / 255)
-        captions.append(caption)
-    rows["held-out birds"] = np.stack(images)
-    pixels = torch.from_numpy(rows["held-out birds"]).permute(0, 3, 1, 2).float()
-    with torch.no_grad():
-        decoded = pipeline.vae.decode(pipeline.vae.encode(pixels * 2 - 1).latent_dist.mode()).sample
-    rows["through the VAE"] = (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    img2img = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
-    img2img.set_progress_bar_config(disable=True)
-    for strength in STRENGTHS:
-        made = img2img(captions, image=pixels, strength=strength, generator=generators(len(captions)), **options)
-        rows[f"img2img, S = {strength}"] = made.images
-    return rows
+def chance(scenes: Scenes) -> dict[str, float]:
+    """The shares that `shown` gives to the best constant answers, each as likely right as `CHANCE` says."""
+    right = np.array([CHANCE[name] for name in ATTRIBUTES])
+    told = scenes.stated[scenes.stated.any(1)]
+    return CHANCE | {ALL: float((told @ right / told.sum(1)).mean())}
 
 
-def draw(rows: dict[str, np.ndarray]) -> Image.Image:
-    """One labelled line of enlarged images a row."""
-    font = ImageFont.load_default(16)
-    sheet = Image.new("RGB", (LABEL_WIDTH + len(CAPTIONS) * (PANEL + GAP), len(rows) * (PANEL + GAP)), "white")
-    canvas = ImageDraw.Draw(sheet)
-    for number, (label, images) in enumerate(rows.items()):
-        top = number * (PANEL + GAP)
-        canvas.text((8, top + PANEL / 2), label, fill="black", font=font, anchor="lm")
-        for column, image in enumerate(images):
-            panel = Image.fromarray(np.uint8(image * 255 + 0.5)).resize((PANEL, PANEL), Image.Resampling.LANCZOS)
-            sheet.paste(panel, (LABEL_WIDTH + column * (PANEL + GAP), top))
-    return sheet
+class Yardstick:
+    """The judge, the held-out scenes that images are to show, and the features of other real birds."""
+
+    def __init__(self, judge: Judge, num_images: int):
+        self.judge, self.scenes = judge, make_scenes(HELD_OUT, num_images)
+        self.reference, _ = judge.look_at(make_scenes(REFERENCE, num_images).images)
+
+    def figures(self, images: np.ndarray) -> dict:
+        """Of one image for each scene, uint8 (N, 64, 64, 3)."""
+        features, answers = self.judge.look_at(images)
+        distance = {"distance": frechet_distance(features, self.reference), "half_width": frechet_half_width(features, self.reference)}
+        return {"frechet": distance, "shown": shown(answers, self.scenes)}
+
+    def reconstruction_figures(self, images: np.ndarray) -> dict:
+        """The same, and the error of every pixel and of the bird's own."""
+        true, found = (to_tensor(pixels).permute(0, 2, 3, 1) for pixels in (self.scenes.images, images))
+        on_bird = torch.from_numpy(self.scenes.masks)
+        return self.figures(images) | {"psnr": psnr(true, found), "psnr_on_bird": psnr(true[on_bird], found[on_bird])}
+
+
+def base_figures(folder: Path, yardstick: Yardstick, work_dir: Path) -> dict:
+    """Everything that is measured of one base."""
+    pipeline, revision = load_pipeline(folder), content_hash(folder)
+    settings = "-".join(f"{value:g}" for value in SAMPLER.values())
+    samples = cached_samples(pipeline, yardstick.scenes.captions, work_dir / f"{revision[:20]}-{settings}")
+    reconstructions = through_vae(pipeline.vae, yardstick.scenes.images)
+    return {
+        "revision": revision,
+        "reconstructions": yardstick.reconstruction_figures(reconstructions),
+        "samples": yardstick.figures(samples),
+    }
+
+
+def named_folder(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and Path(folder).is_dir()):
+        raise argparse.ArgumentTypeError(f"{text}: give NAME=FOLDER, a folder that exists")
+    return name, Path(folder)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--bases", type=named_folder, nargs="+", default=[("packaged", TINY_BASE)], metavar="NAME=FOLDER", help="pipeline folders"
+    )
+    parser.add_argument("--images", type=int, default=2000, help="scenes that are sampled and reconstructed, and real birds beside them")
+    parser.add_argument("--judge_images", type=int, default=16_000, help="rendered birds to train the judge on")
+    parser.add_argument("--judge_epochs", type=int, default=14)
+    parser.add_argument("--log", type=Path, help="log.jsonl of a training, whose curves are drawn")
+    parser.add_argument("--work_dir", type=Path, default=Path("outputs/benchmarks/tiny_base"), help="folder of the judge and the samples")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pictures")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the .json and .md")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--base", default=str(TINY_BASE), help="pipeline folder")
-    parser.add_argument("--output", default="docs/tiny_base.png", help="picture to write")
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
+    quiet_other_ranks()
     torch.set_num_threads(1)
-    pipeline = load_base(StableDiffusionPipeline, resolve(arguments.base), torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    draw(rows_of(pipeline)).save(arguments.output)
+    cv2.setNumThreads(1)
+    for folder in (arguments.docs, arguments.results):
+        folder.mkdir(parents=True, exist_ok=True)
+    if arguments.log:
+        draw_curves(arguments.log, arguments.docs / "tiny_base_curves.png")
+    yardstick = Yardstick(cached_judge(arguments.work_dir, arguments.judge_images, arguments.judge_epochs), arguments.images)
+    make_sheet(load_pipeline(arguments.bases[0][1]), yardstick.scenes).save(arguments.docs / "tiny_base.png")
+    figures = {
+        "images": arguments.images,
+        "judge": {"images": arguments.judge_images, "epochs": arguments.judge_epochs},
+        "sampler": SAMPLER,
+        "chance": chance(yardstick.scenes),
+        "real": yardstick.figures(yardstick.scenes.images),
+        "bases": {name: base_figures(folder, yardstick, arguments.work_dir) for name, folder in arguments.bases},
+    }
+    write_json(arguments.results / "tiny_base.json", figures)
+    text = report(figures)
+    (arguments.results / "tiny_base.md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
