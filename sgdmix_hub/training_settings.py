@@ -53,7 +53,10 @@ class TrainingSettings(DataSettings):
     push_to_hub: bool = setting(False, "push the finished model to the Hub")
     hub_model_id: str | None = setting(None, "repository that is pushed to, as org/name")
     hub_private_repo: bool = setting(False, "make the repository private when it is created")
-    hub_token: str | None = setting(None, "token for the push, never written down; that of HF_TOKEN or `hf auth login` when not given")
+    hub_token: str | None = setting(
+        None,
+        "token for the push; better in HF_TOKEN or by `hf auth login`: launchers print the command line of a program that fails",
+    )
 
     def validate(self) -> None:
         super().validate()
