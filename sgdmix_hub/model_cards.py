@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 
 from .adapters import FACTS_FILE as ADAPTER_FACTS
 from .cards import LARGEST_TABLE, plain
+from .confusion import draw_confusion
 from .inputs import CLASSIFIER_FACTS
 from .pins import LOCAL, Pin
 from .processes import read_json, write_atomically
@@ -18,6 +19,13 @@ from .training_settings import AdapterSettings, ClassifierSettings, TrainingSett
 TEMPLATES = Path(__file__).parent / "templates"
 UNPUSHED = "path/or/name/of/this/repository"
 MOST_CONFUSED = 5
+JUDGED_ARMS = {
+    "noise, base": "base, from noise",
+    "noise, adapter": "adapter, from noise",
+    "mixed, base": "base, from mixed images",
+    "mixed, adapter": "adapter, from mixed images",
+}
+CONFUSION_PICTURE = "assets/confusion.png"
 # The paper leaves these open; the defaults are a peer's.
 PEER = "Diff-Mix (CVPR 2024)"
 BORROWED = {
@@ -51,6 +59,8 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
     facts = read_json(folder / ADAPTER_FACTS)
     names = facts["class_names"]
     fidelity = facts.get("fidelity")
+    if fidelity:
+        draw_confusion(fidelity["arms"], JUDGED_ARMS, names, folder / CONFUSION_PICTURE)
     base_name, _, base_revision = facts["base"].partition("@")
     title = f"{len(names)} classes of {plain(facts['metaclass'])}: an adapter for SGD-Mix"
     data = ModelCardData(
@@ -75,11 +85,12 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         metaclass=plain(facts["metaclass"]),
         metaclass_code=_code(facts["metaclass"]),
         prompt_template=_code(facts["prompt_template"]),
-        classes=[(plain(name), token) for name, token in zip(names, facts["tokens"], strict=True)][:LARGEST_TABLE],
+        classes=_class_rows(facts)[:LARGEST_TABLE],
         example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),  # a string of Python's too
         example_class=" ".join(names[0].split()),
         dataset=facts["subset"]["dataset"].partition("@")[0],
         fidelity=fidelity,
+        judged_arms=list(JUDGED_ARMS.values()) if fidelity else [],
         arms={arm: _share(scores) for arm, scores in fidelity["arms"].items()} if fidelity else {},
         confused=_confused(fidelity["arms"]["noise, adapter"], names) if fidelity else [],
     )
@@ -153,6 +164,17 @@ def _write_card(folder: Path, data: ModelCardData, template: str, settings: Trai
     readme = folder / "README.md"
     if not readme.exists() or readme.read_text(encoding="utf-8") != str(card):
         write_atomically(readme, lambda path: path.write_text(str(card), encoding="utf-8"))
+
+
+def _class_rows(facts: dict) -> list[list[str]]:
+    """A row for every class: its name, its token and, where they were judged, what share of its images shows it, arm by arm."""
+    rows = [[plain(name), f"`{token}`"] for name, token in zip(facts["class_names"], facts["tokens"], strict=True)]
+    if "fidelity" in facts:
+        for arm in JUDGED_ARMS:
+            shares = {label: f"{right / images:.2f}" for label, right, images in facts["fidelity"]["arms"][arm]["by_class"]}
+            for label, row in enumerate(rows):
+                row.append(shares.get(label, ""))
+    return rows
 
 
 def _on_hub(pin: str) -> list[str] | None:

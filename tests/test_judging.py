@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from launching import launch
 from PIL import Image
+from sklearn.metrics import confusion_matrix as sklearn_matrix
 from trainings import ADAPTER, adapter_settings, run, train
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub.adapters import FACTS_FILE
 from sgdmix_hub.config import UserError
+from sgdmix_hub.confusion import confusion_matrix
 from sgdmix_hub.data import load_split
 from sgdmix_hub.judging import Judge, class_scores, mixed_sources
 from sgdmix_hub.pins import resolve
@@ -78,6 +80,9 @@ def test_scores_are_counts_with_wilsons_interval(pairs):
             confused[label, guess] = confused.get((label, guess), 0) + 1
     assert {(label, guess): times for label, guess, times in scores["confused"]} == confused
     assert right + sum(times for _, _, times in scores["confused"]) == count
+    assert scores["by_class"] == [[label, pairs.count((label, label)), labels.count(label)] for label in sorted(set(labels))]
+    matrix = confusion_matrix(scores, 5)
+    assert np.allclose(matrix, sklearn_matrix(labels, predicted, labels=range(5), normalize="true"))
 
 
 # ---- who judges ----
