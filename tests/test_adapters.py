@@ -3,65 +3,25 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from launching import launch_environment
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from stock import make_refiner, refined_by, stock_images
 from trainings import adapter_settings, train
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sgdmix_hub.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, read_adapter
-from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
+from sgdmix_hub.config import UserError
 from sgdmix_hub.data import DataSettings, load_split, subset_record
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.refine import Refiner
-
-STOCK = """
-import sys
-import numpy as np
-import torch
-from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
-from safetensors.torch import load_file
-
-base, adapter, images, output = sys.argv[1:]
-pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
-pipeline.load_lora_weights(adapter)
-tokens = load_file(f"{adapter}/learned_embeds.safetensors")
-pipeline.load_textual_inversion([{token: row} for token, row in tokens.items()])
-pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-refined = pipeline(
-    prompt="a photo of a <class_2> bird",
-    image=torch.from_numpy(np.load(images)).permute(0, 3, 1, 2).float() / 255,
-    num_images_per_prompt=2,
-    strength=0.5,
-    num_inference_steps=6,
-    guidance_scale=3.0,
-    generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)],
-    output_type="np",
-).images
-np.save(output, refined)
-assert "sgdmix_hub" not in sys.modules
-"""
-
-
-def make_refiner(base, adapter, **values):
-    defaults = {"strength": 0.5, "num_inference_steps": 6, "guidance_scale": 3.0, "batch_size": 2, "resolution": 32, "scheduler": "ddim"}
-    chosen = AugmentSettings(dataset_name="unused", output_dir="unused", adapter="unused", classifier="unused", **(defaults | values))
-    return Refiner(resolve(str(base)), read_adapter(resolve(str(adapter))), apply_preset(chosen), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-
-
-def refined_by(refiner, images):
-    return refiner.refine(images, np.zeros(images.shape[:3], bool), [2, 2], [5, 6])[0]
 
 
 @pytest.fixture
@@ -82,13 +42,8 @@ def adapter_of_two_vectors(birds, tiny_base, tmp_path_factory):
 def test_stock_diffusers_makes_the_same_images_in_another_process(which, tiny_base, images, tmp_path, request):
     """Alpha is three times the rank here: were it lost on the way, the images would differ."""
     adapter = request.getfixturevalue(which)
-    np.save(tmp_path / "images.npy", images)
-    arguments = [str(tiny_base), str(adapter), str(tmp_path / "images.npy"), str(tmp_path / "refined.npy")]
-    done = subprocess.run(
-        [sys.executable, "-c", STOCK, *arguments], cwd=tmp_path, env=launch_environment(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert np.array_equal(np.load(tmp_path / "refined.npy"), refined_by(make_refiner(tiny_base, adapter), images))
+    expected = refined_by(make_refiner(tiny_base, adapter), images)
+    assert np.array_equal(stock_images(tiny_base, adapter, images, tmp_path), expected)
 
 
 def test_alpha_and_both_files_matter(tiny_base, adapter, copied, images):

@@ -1,44 +1,19 @@
 """Stable Diffusion 1.5's layout at the smallest size that keeps it: trained on, saved, and loaded by stock diffusers."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from launching import launch_environment
 from safetensors.torch import load_file
+from stock import make_refiner, refined_by, stock_images
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from sgdmix_hub import train_adapter
-from sgdmix_hub.adapters import LORA_FILE, TOKENS_FILE, read_adapter
-from sgdmix_hub.config import AugmentSettings, apply_preset
+from sgdmix_hub.adapters import LORA_FILE, TOKENS_FILE
 from sgdmix_hub.demo.tiny_unet import build_tokenizer
-from sgdmix_hub.pins import resolve
-from sgdmix_hub.refine import Refiner
 from sgdmix_hub.training_settings import AdapterSettings
 
 SIZE = 64
-STOCK = """
-import sys
-import numpy as np
-import torch
-from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
-from safetensors.torch import load_file
-
-base, adapter, images, output = sys.argv[1:]
-pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
-pipeline.load_lora_weights(adapter)
-tokens = load_file(f"{adapter}/learned_embeds.safetensors")
-pipeline.load_textual_inversion([{token: rows} for token, rows in tokens.items()])
-pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-image = torch.from_numpy(np.load(images)).permute(0, 3, 1, 2).float() / 255
-options = {"strength": 0.5, "num_inference_steps": 4, "guidance_scale": 3.0, "num_images_per_prompt": 2, "output_type": "np"}
-generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
-np.save(output, pipeline(prompt="a photo of a <class_2> bird", image=image, generator=generators, **options).images)
-assert "sgdmix_hub" not in sys.modules
-"""
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +80,5 @@ def test_an_adapter_of_this_layout_is_what_stock_diffusers_loads(base, birds, tm
     assert len(load_file(adapter / LORA_FILE)) == 2 * 4 * (6 + 1 + 9) * 2
     assert len(load_file(adapter / TOKENS_FILE)) == 4
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
-    np.save(tmp_path / "images.npy", images)
-    arguments = [str(base), str(adapter), str(tmp_path / "images.npy"), str(tmp_path / "refined.npy")]
-    done = subprocess.run(
-        [sys.executable, "-c", STOCK, *arguments], cwd=tmp_path, env=launch_environment(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    chosen = {"strength": 0.5, "num_inference_steps": 4, "guidance_scale": 3.0, "batch_size": 2, "resolution": SIZE, "scheduler": "ddim"}
-    settings = apply_preset(AugmentSettings(dataset_name="unused", output_dir="unused", adapter="unused", classifier="unused", **chosen))
-    refiner = Refiner(resolve(str(base)), read_adapter(resolve(str(adapter))), settings, torch.device("cpu"))
-    refined = refiner.refine(images, np.zeros(images.shape[:3], bool), [2, 2], [5, 6])[0]
-    assert np.array_equal(np.load(tmp_path / "refined.npy"), refined)
+    expected = refined_by(make_refiner(base, adapter, resolution=SIZE), images)
+    assert np.array_equal(stock_images(base, adapter, images, tmp_path), expected)
