@@ -12,11 +12,11 @@ from .training_settings import TrainingSettings
 def check_push(settings: TrainingSettings) -> None:
     """Raises `UserError` when the Hub would refuse the push: before the training, not after it."""
     if settings.push_to_hub:
-        check_can_push(settings.hub_model_id, settings.hub_token, private=settings.hub_private_repo)
+        check_can_push(settings.hub_model_id, private=settings.hub_private_repo)
 
 
 def push_trained(settings: TrainingSettings, folder: Path, message: str) -> None:
     """Pushes a finished training's files in one commit with this title. Raises `UserError`."""
     if settings.push_to_hub:
-        pin = push_folder(folder, settings.hub_model_id, private=settings.hub_private_repo, token=settings.hub_token, message=message)
+        pin = push_folder(folder, settings.hub_model_id, private=settings.hub_private_repo, message=message)
         say(f"pushed as {pin}")

@@ -32,7 +32,6 @@ NOT_RECORDED = frozenset(
         "push_to_hub",
         "hub_model_id",
         "hub_private_repo",
-        "hub_token",
     }
 )
 # Recorded as pins, not as names.
@@ -43,6 +42,8 @@ PINNED_INPUTS = frozenset({"dataset_name", "pretrained_model_name_or_path", "mod
 class TrainingSettings(DataSettings):
     """What every training can do besides training: stop and go on, report, and be pushed."""
 
+    # There is no setting for the token: `accelerate launch` prints the whole command line of a program that fails.
+
     dataloader_num_workers: int = setting(0, "processes that decode images")
     checkpointing_steps: int = setting(500, "optimizer steps from one checkpoint to the next")
     checkpoints_total_limit: int = setting(2, "checkpoints that are kept, the newest ones")
@@ -50,13 +51,9 @@ class TrainingSettings(DataSettings):
     logging_steps: int = setting(10, "optimizer steps whose mean loss is one point of the curve")
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = setting("none", "tracker that is told losses and rates")
     license: str | None = setting(None, "licence of what is trained; pushing without one is refused")
-    push_to_hub: bool = setting(False, "push the finished model to the Hub")
+    push_to_hub: bool = setting(False, "push the finished model to the Hub, with the token of `hf auth login` or HF_TOKEN")
     hub_model_id: str | None = setting(None, "repository that is pushed to, as org/name")
     hub_private_repo: bool = setting(False, "make the repository private when it is created")
-    hub_token: str | None = setting(
-        None,
-        "token for the push; better in HF_TOKEN or by `hf auth login`: launchers print the command line of a program that fails",
-    )
 
     def validate(self) -> None:
         super().validate()

@@ -24,7 +24,6 @@ from sgdmix_hub.model_cards import BORROWED, write_adapter_card, write_classifie
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings, recorded
 
-SECRET = "hf_secretsecretsecret"
 COMMIT = "0123456789" * 4
 SCORES = {
     "by_class": [[0, 1, 2], [1, 2, 2], [2, 2, 2], [3, 2, 2]],
@@ -78,14 +77,14 @@ def adapter_card(adapter, tmp_path_factory):
 
     def made(facts=None, **values):
         folder = shutil.copytree(adapter, tmp_path_factory.mktemp("card") / "adapter", ignore=shutil.ignore_patterns("state"))
-        chosen = AdapterSettings(**{"dataset_name": "d", "output_dir": str(folder), "metaclass": "bird", "hub_token": SECRET} | values)
+        chosen = AdapterSettings(**{"dataset_name": "d", "output_dir": str(folder), "metaclass": "bird"} | values)
         known = json.loads((folder / FACTS_FILE).read_text())
         known["settings"] |= {name: value for name, value in recorded(chosen).items() if name in values}
         known |= {name: getattr(chosen, name) for name in ("metaclass", "prompt_template")}
         (folder / FACTS_FILE).write_text(json.dumps(known | (facts or {})))
         write_adapter_card(chosen, folder)
         card = (folder / "README.md").read_text()
-        assert SECRET not in card and str(folder) not in card
+        assert str(folder) not in card
         return card
 
     return made
@@ -108,10 +107,10 @@ def classifier_card(trained_classifier, tmp_path_factory):
         folder = shutil.copytree(trained_classifier, tmp_path_factory.mktemp("card") / "c", ignore=shutil.ignore_patterns("state"))
         known = json.loads((folder / CLASSIFIER_FACTS).read_text())
         (folder / CLASSIFIER_FACTS).write_text(json.dumps(known | (facts or {})))
-        chosen = ClassifierSettings(**{"dataset_name": "d", "output_dir": str(folder), "eval_split": "test", "hub_token": SECRET} | values)
+        chosen = ClassifierSettings(**{"dataset_name": "d", "output_dir": str(folder), "eval_split": "test"} | values)
         write_classifier_card(chosen, folder)
         card = (folder / "README.md").read_text()
-        assert SECRET not in card and str(folder) not in card
+        assert str(folder) not in card
         return card
 
     return made

@@ -49,12 +49,11 @@ def commands(birds, tiny_base, classifier, tmp_path_factory):
 
 
 def launch_both(hub, commands):
-    """Both scripts at once, under `accelerate launch`; the classifier's token comes by its setting instead of the environment."""
-    both = {ADAPTER: (commands[ADAPTER], WRITE_TOKEN), CLASSIFIER: (commands[CLASSIFIER] | {"hub_token": WRITE_TOKEN}, None)}
+    """Both scripts at once, under `accelerate launch`."""
     with ThreadPoolExecutor() as pool:
         started = {
-            script: pool.submit(launch, [script, *arguments(values)], env=hub_environment(hub, token))
-            for script, (values, token) in both.items()
+            script: pool.submit(launch, [script, *arguments(values)], env=hub_environment(hub, WRITE_TOKEN))
+            for script, values in commands.items()
         }
     ended = {script: future.result() for script, future in started.items()}
     for done in ended.values():
