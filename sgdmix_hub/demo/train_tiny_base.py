@@ -110,7 +110,9 @@ def export(work_dir, output_dir, seed):
     shutil.rmtree(new, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(new, safe_serialization=True)
     steps = {"vae_steps": vae_steps, "unet_steps": unet_steps, "decoder_steps": decoder_steps}
-    command = " ".join(["python scripts/train_tiny_base.py", *(f"--{name} {count}" for name, count in steps.items())])
+    stages = [] if decoder_steps else ["--stages vae unet export"]
+    counts = [f"--{name} {count}" for name, count in steps.items() if count]
+    command = " ".join(["python scripts/train_tiny_base.py", *stages, *counts])
     facts = steps | {"psnr": quality, "minutes": round(logged_minutes(work_dir)), "megabytes": megabytes(new)}
     (new / "README.md").write_text(CARD.format(command=f"{command} --seed {seed}", **facts))
     replace_folder(new, output_dir)
