@@ -77,11 +77,8 @@ class Refiner:
         image = torch.from_numpy(images[padded]).permute(0, 3, 1, 2).float() / 255
         keep_foreground = None
         if self.settings.foreground_strength is not None:
-            image = self._encode(image, generators)
-            kept_until = self.settings.foreground_strength
-            keep_foreground = ForegroundKeeper(
-                image, foregrounds[padded], generators, self._steps(self.settings.strength) - self._steps(kept_until)
-            )
+            released_after = self._steps(self.settings.strength) - self._steps(self.settings.foreground_strength)
+            keep_foreground = self._keeper(image, foregrounds[padded], generators, released_after)
         output = self.pipeline(
             image=image,
             prompt_embeds=embeds,
@@ -105,11 +102,10 @@ class Refiner:
         padded = [min(i, wanted - 1) for i in range(self.settings.batch_size)]
         generators = [torch.Generator("cpu").manual_seed(seeds[i]) for i in padded]
         pixels = torch.from_numpy(images[padded]).permute(0, 3, 1, 2).float() / 255
-        latents = self._encode(pixels, generators)
-        around = ForegroundKeeper(latents, ~holes[padded], generators, self._steps(INPAINT_STRENGTH))
+        around = self._keeper(pixels, ~holes[padded], generators, self._steps(INPAINT_STRENGTH))
         self.pipeline.unet.disable_adapters()
         output = self.pipeline(
-            image=latents,
+            image=pixels,
             prompt=[""] * len(padded),
             negative_prompt=[f"a photo of a {self.adapter.facts['metaclass']}"] * len(padded),
             strength=INPAINT_STRENGTH,
@@ -129,12 +125,17 @@ class Refiner:
         """How many steps a strength runs, truncated as diffusers does."""
         return int(self.settings.num_inference_steps * strength)
 
-    def _encode(self, pixels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
-        """Scaled latents (B, 4, h, w) of pixels (B, 3, H, W) in [0, 1], each row drawn alone from its generator, as img2img does."""
+    def _keeper(self, pixels: torch.Tensor, kept: np.ndarray, generators: list[torch.Generator], released_after: int) -> ForegroundKeeper:
+        """What keeps part of the images, (B, 3, H, W) in [0, 1], as the pipeline is going to encode them with these generators.
+
+        The pipeline is given pixels, not these latents: it takes for latents only what has four channels.
+        """
+        ahead = [torch.Generator("cpu").set_state(generator.get_state()) for generator in generators]
         vae = self.pipeline.vae
         inputs = self.pipeline.image_processor.preprocess(pixels).to(self.device, vae.dtype)
-        rows = zip(inputs.split(1), generators, strict=True)
-        return torch.cat([vae.encode(row).latent_dist.sample(generator) for row, generator in rows]) * vae.config.scaling_factor
+        rows = zip(inputs.split(1), ahead, strict=True)
+        latents = torch.cat([vae.encode(row).latent_dist.sample(generator) for row, generator in rows]) * vae.config.scaling_factor
+        return ForegroundKeeper(latents, kept, randn_tensor(latents.shape, ahead, self.device, latents.dtype), released_after)
 
 
 class ForegroundKeeper:
@@ -143,12 +144,11 @@ class ForegroundKeeper:
     all steps passes through the VAE alone.
     """
 
-    def __init__(self, latents: torch.Tensor, kept: np.ndarray, generators: list[torch.Generator], released_after: int):
-        """`latents`: scaled, (B, c, h, w); `kept`: bool (B, size, size); `generators`: as the sampler is going to use them;
+    def __init__(self, latents: torch.Tensor, kept: np.ndarray, noise: torch.Tensor, released_after: int):
+        """`latents`: scaled, (B, c, h, w); `kept`: bool (B, size, size); `noise`: (B, c, h, w), what the sampler starts from;
         `released_after`: the number of steps that the part is put back for."""
         self.latents = latents
-        upcoming = [torch.Generator("cpu").set_state(generator.get_state()) for generator in generators]
-        self.noise = randn_tensor(latents.shape, generator=upcoming, device=latents.device, dtype=latents.dtype)
+        self.noise = noise
         coverage = F.adaptive_avg_pool2d(torch.from_numpy(kept)[:, None].float(), latents.shape[-2:])
         self.kept = (coverage >= 0.5).to(latents.device)
         self.released_after = released_after

@@ -46,7 +46,7 @@ def pytest_unconfigure():
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
-def build_tiny_pipeline() -> StableDiffusionPipeline:
+def build_tiny_pipeline(latent_channels: int = 4) -> StableDiffusionPipeline:
     """A Stable Diffusion of random weights for images of 32x32."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
@@ -69,12 +69,14 @@ def build_tiny_pipeline() -> StableDiffusionPipeline:
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(8, 16, 16),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent_channels,
         norm_num_groups=4,
         sample_size=RESOLUTION,
     )
     unet = UNet2DConditionModel(
         sample_size=RESOLUTION // 4,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(16, 32),

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import build_tiny_pipeline
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -148,6 +149,16 @@ def test_the_same_strength_for_the_foreground_is_one_strength(make_refiner, imag
     one = make_refiner(scheduler=scheduler).refine(images, foregrounds, LABELS, SEEDS)[0]
     two = make_refiner(scheduler=scheduler, foreground_strength=0.5).refine(images, foregrounds, LABELS, SEEDS)[0]
     np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_a_base_with_another_number_of_latent_channels(make_refiner, images, foregrounds, tmp_path):
+    """diffusers' img2img takes for latents whatever has four channels, and nothing else."""
+    build_tiny_pipeline(latent_channels=8).save_pretrained(tmp_path / "base")
+    results = [
+        make_refiner(base=tmp_path / "base", foreground_strength=strength).refine(images, foregrounds, LABELS, SEEDS)[0]
+        for strength in (None, 0.5, 0.0)
+    ]
+    assert np.array_equal(results[0], results[1]) and not np.array_equal(results[0], results[2])
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
