@@ -12,8 +12,8 @@ def half_width(values) -> float:
 
 
 def interval(values) -> str:
-    """`.812 ± .021`."""
-    return f"{np.mean(values):.3f} ± {half_width(values):.3f}"
+    """`.812 ± .021`, or `.812` for one value."""
+    return f"{np.mean(values):.3f}" + (f" ± {half_width(values):.3f}" if len(values) > 1 else "")
 
 
 def paired(values, others) -> str:

@@ -65,6 +65,7 @@ def accuracy_table(seeds: list[dict], arms: list[str], rivals: list[str]) -> str
             both = [seed["accuracy"] for seed in whole if rival in seed["accuracy"]]
             differences.append("" if arm == rival or not both else paired([of[arm] for of in both], [of[rival] for of in both]))
         accuracies = interval([seed["accuracy"][arm] for seed in whole])
-        lines.append(f"| {arm} | {interval(kept) if kept else ''} | {accuracies} | {' | '.join(differences)} |")
+        title = arm if len(whole) == len(seeds) else f"{arm} ({len(whole)} of the seeds)"
+        lines.append(f"| {title} | {interval(kept) if kept else ''} | {accuracies} | {' | '.join(differences)} |")
     judged = interval([seed["judge"] for seed in seeds])
     return "\n".join(lines) + f"\n\nThe judge, trained on other, untied images, is right on {judged} of the real test images."
