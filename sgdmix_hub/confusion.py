@@ -9,6 +9,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+JUDGED_ARMS = {
+    "noise, base": "base, from noise",
+    "noise, adapter": "adapter, from noise",
+    "mixed, base": "base, from mixed images",
+    "mixed, adapter": "adapter, from mixed images",
+}
+CONFUSION_PICTURE = "assets/confusion.png"
 MOST_NAMED = 30  # classes whose names fit beside a matrix
 LONGEST_NAME = 28
 
@@ -26,14 +33,14 @@ def confusion_matrix(scores: dict, num_classes: int) -> np.ndarray:
     return matrix
 
 
-def draw_confusion(arms: dict[str, dict], panels: dict[str, str], class_names: list[str], path: Path) -> None:
-    """One matrix for each of `panels` (arm -> title), side by side, as a PNG."""
+def draw_confusion(arms: dict[str, dict], class_names: list[str], path: Path) -> None:
+    """One matrix for each of `JUDGED_ARMS` (arm -> title), side by side, as a PNG."""
     names = [" ".join(name.split())[:LONGEST_NAME].replace("$", r"\$") for name in class_names]
     side = min(4.5, 1.6 + 0.16 * len(names))
-    figure = Figure(figsize=(side * len(panels) + 1.8, side + 0.6), layout="constrained")
+    figure = Figure(figsize=(side * len(JUDGED_ARMS) + 1.8, side + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for number, (axes, (arm, title)) in enumerate(zip(all_axes, panels.items(), strict=True)):
+    all_axes = figure.subplots(1, len(JUDGED_ARMS), squeeze=False)[0]
+    for number, (axes, (arm, title)) in enumerate(zip(all_axes, JUDGED_ARMS.items(), strict=True)):
         axes.imshow(confusion_matrix(arms[arm], len(names)), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
         axes.set_title(f"{title}\n{arms[arm]['accuracy']:.2f} right", fontsize=9)
         axes.set_xticks([])

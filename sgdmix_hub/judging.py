@@ -24,6 +24,7 @@ from .adapters import FACTS_FILE, load_into, read_adapter
 from .cam import processor_size
 from .classifiers import evaluation_transform
 from .config import AugmentSettings, UserError, apply_preset
+from .confusion import CONFUSION_PICTURE, draw_confusion
 from .data import Split, UnusableImage
 from .inputs import CLASSIFIER_FACTS, Inputs
 from .pins import MODEL_FILES, Pin, local_folder, resolve
@@ -149,6 +150,7 @@ def judge_adapter(settings: AdapterSettings, split: Split, base: Pin, judge_pin:
         raise UserError("no image of the subset could be mixed: there is nothing to judge the adapter on")
     arms = {arm: class_scores([label for part in everyone for label in part[arm]], labels) for arm in judged}
     if state.is_main_process:
+        draw_confusion(arms, split.class_names, folder / CONFUSION_PICTURE)
         write_json(folder / FACTS_FILE, facts | {"fidelity": asked | {"judge_accuracy": judge.accuracy, "arms": arms}})
         found = ", ".join(f"{arm} {scores['accuracy']:.3f}" for arm, scores in arms.items())
         say(f"adapter: share of images that show their class to the judge: {found}")

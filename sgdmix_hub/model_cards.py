@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 
 from .adapters import FACTS_FILE as ADAPTER_FACTS
 from .cards import LARGEST_TABLE, plain
-from .confusion import draw_confusion
+from .confusion import JUDGED_ARMS
 from .inputs import CLASSIFIER_FACTS
 from .pins import LOCAL, Pin
 from .processes import read_json, write_atomically
@@ -19,13 +19,6 @@ from .training_settings import AdapterSettings, ClassifierSettings, TrainingSett
 TEMPLATES = Path(__file__).parent / "templates"
 UNPUSHED = "path/or/name/of/this/repository"
 MOST_CONFUSED = 5
-JUDGED_ARMS = {
-    "noise, base": "base, from noise",
-    "noise, adapter": "adapter, from noise",
-    "mixed, base": "base, from mixed images",
-    "mixed, adapter": "adapter, from mixed images",
-}
-CONFUSION_PICTURE = "assets/confusion.png"
 # The paper leaves these open; the defaults are a peer's.
 PEER = "Diff-Mix (CVPR 2024)"
 BORROWED = {
@@ -59,8 +52,6 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
     facts = read_json(folder / ADAPTER_FACTS)
     names = facts["class_names"]
     fidelity = facts.get("fidelity")
-    if fidelity:
-        draw_confusion(fidelity["arms"], JUDGED_ARMS, names, folder / CONFUSION_PICTURE)
     base_name, _, base_revision = facts["base"].partition("@")
     title = f"{len(names)} classes of {plain(facts['metaclass'])}: an adapter for SGD-Mix"
     data = ModelCardData(

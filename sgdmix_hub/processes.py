@@ -97,8 +97,9 @@ def lock_folder(state_folder: Path, name: str = "lock"):
     state_folder.mkdir(parents=True, exist_ok=True)
     with open(state_folder / name, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # lockf, not flock: a data loader's workers, which outlive a killed process for a while, do not hold their parent's lock
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise FolderInUse(f"{state_folder.parent} is in use by another run: wait for it or choose another --output_dir") from None
         except OSError as error:
             raise UserError(f"the file system of {state_folder} has no file locks ({error.strerror}): choose another one") from None

@@ -188,7 +188,7 @@ def test_folder_in_use_is_refused_and_untouched(num_processes, settings, referen
     before = snapshot(output)
     args = arguments(settings | {"output_dir": output})
     with open(output / "state" / "lock", "a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        fcntl.lockf(held, fcntl.LOCK_EX)
         if num_processes == 1:
             one_line(run_script(args, tmp_path), "in use")
         else:
