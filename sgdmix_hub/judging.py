@@ -35,7 +35,7 @@ from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from .rows import RowMaker
 from .saliency_store import compute_maps
 from .samples import sample_seed
-from .sampling import draw_images
+from .sampling import draw_images, drawing_options
 from .shards import PlanRow, make_plan
 from .training_settings import AdapterSettings
 
@@ -128,8 +128,8 @@ def class_scores(predicted: list[int], labels: list[int]) -> dict:
 def judge_adapter(settings: AdapterSettings, split: Split, base: Pin, judge_pin: Pin, folder: Path) -> None:
     """Writes into adapter.json, as `fidelity`, what the judge says; nothing to do when it has said it. A collective. Raises `UserError`."""
     asked = {"judge": str(judge_pin), "per_class": settings.num_judged_images, "strength": settings.judged_strength}
-    facts = read_json(folder / FACTS_FILE)
-    before = on_rank_zero(lambda: read_json(folder / FACTS_FILE).get("fidelity", {}))
+    facts = on_rank_zero(lambda: read_json(folder / FACTS_FILE))
+    before = facts.get("fidelity", {})
     if all(before.get(name) == value for name, value in asked.items()):
         return
     state = PartialState()
@@ -159,8 +159,7 @@ def judge_adapter(settings: AdapterSettings, split: Split, base: Pin, judge_pin:
 
 def _judged(settings: AdapterSettings, pipeline, prompts: list[str], sources: Sources, judge: Judge, name: str, show: bool) -> dict:
     """What the judge sees in this pipeline's images, from noise and from mixed images."""
-    options = {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
-    options |= {"resolution": settings.resolution, "batch_size": settings.train_batch_size}
+    options = drawing_options(settings)
     seeds = [sample_seed(seed, 0, JUDGED_STREAM) for seed in sources.seeds]
     drawn = draw_images(pipeline, prompts, seeds, desc=f"{name} from noise" if show else None, **options)
     refined = draw_images(

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from .processes import stop_if_requested
 from .refine import to_uint8
+from .training_settings import AdapterSettings
 
 
 @torch.no_grad()
@@ -53,6 +54,12 @@ def draw_images(
             drawn.append(to_uint8(made))
             bar.update(len(rows))
     return np.concatenate(drawn)
+
+
+def drawing_options(settings: AdapterSettings) -> dict:
+    """How an adapter's training draws images."""
+    names = ("resolution", "num_inference_steps", "guidance_scale")
+    return {name: getattr(settings, name) for name in names} | {"batch_size": settings.train_batch_size}
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ from .processes import (
 from .prompts import bare_prompt, prompt_for, prompt_ids, token_for
 from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from .samples import CLASS_IMAGE_STREAM, Share, sample_seed
-from .sampling import draw_images, drawing
+from .sampling import draw_images, drawing, drawing_options
 from .training_log import TrainingLog, check_tracker, draw_curve, track_image
 from .training_push import check_push, push_trained
 from .training_settings import AdapterSettings, recorded
@@ -100,12 +100,6 @@ def class_images(settings: AdapterSettings, base: Pin, accelerator: Accelerator,
     for path in paths:
         wait_for_file(path)
     return paths
-
-
-def drawing_options(settings: AdapterSettings) -> dict:
-    """How this training draws images."""
-    names = ("resolution", "num_inference_steps", "guidance_scale")
-    return {name: getattr(settings, name) for name in names} | {"batch_size": settings.train_batch_size}
 
 
 def train(settings: AdapterSettings, split: Split, base: Pin, facts: dict, accelerator: Accelerator, state: Path) -> AdaptedModel:

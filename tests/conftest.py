@@ -20,6 +20,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker  # noqa: E402
+from loopback_hub import loopback_hub  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPConfig,
     CLIPImageProcessor,
@@ -199,3 +200,10 @@ def source_rows(birds):
 def mixing(birds):
     """Mixing alone, without any model."""
     return {"dataset_name": birds, "saliency_method": "spectral-residual", "strength": 0, "resolution": 32}
+
+
+@pytest.fixture
+def hub():
+    """A Hub on the loopback interface, empty."""
+    with loopback_hub() as hub:
+        yield hub

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from loopback_hub import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, loopback_hub, run_python
+from loopback_hub import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, run_python
 
 FILES = {
     "README.md": b"---\nlicense: mit\n---\n# Birds\n",
@@ -28,12 +28,6 @@ def status(function, *args, **kwargs):
     except HfHubHTTPError as error:
         return [type(error).__name__, error.response.status_code]
 """
-
-
-@pytest.fixture
-def hub():
-    with loopback_hub() as hub:
-        yield hub
 
 
 @pytest.fixture

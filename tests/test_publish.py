@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from loopback_hub import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, loopback_hub, run_python
+from loopback_hub import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, run_python
 
 from sgdmix_hub.config import UserError
 from sgdmix_hub.publish import check_can_push, push_folder
@@ -31,12 +31,6 @@ except UserError as error:
     sys.exit(f"user error: {error}")
 """
 CHECK = PUSH.replace("push_folder(sys.argv[1], ", "check_can_push(")
-
-
-@pytest.fixture
-def hub():
-    with loopback_hub() as hub:
-        yield hub
 
 
 @pytest.fixture
