@@ -25,7 +25,7 @@ from sgdmix_hub.config import DataSettings
 from sgdmix_hub.data import load_split
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.judging import Judge, class_scores, mixed_sources
-from sgdmix_hub.parsing import parse_settings, read_yaml, yaml_text
+from sgdmix_hub.parsing import as_arguments, parse_settings, read_yaml
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.processes import read_json, start_processes, write_atomically, write_json
 from sgdmix_hub.prompts import bare_prompt
@@ -49,7 +49,7 @@ def adapter_values(folder: Path, birds: Path) -> dict:
 
 
 def words(values: dict) -> list[str]:
-    return [f"--{name}={yaml_text(value)}" for name, value in values.items()]
+    return as_arguments(values)
 
 
 def make_birds(folder: Path) -> None:

@@ -28,7 +28,7 @@ from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.config import AugmentSettings
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
-from sgdmix_hub.parsing import parse_settings, read_yaml, yaml_text
+from sgdmix_hub.parsing import as_arguments, parse_settings, read_yaml
 from sgdmix_hub.processes import read_json, start_processes, write_atomically, write_json
 from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
 
@@ -83,7 +83,7 @@ CHOSEN = "recommended, S = 0"
 
 def settings_from(settings_class, **values):
     """Settings through the programs' own parser."""
-    return parse_settings(settings_class, [f"--{name}={yaml_text(value)}" for name, value in values.items()])
+    return parse_settings(settings_class, as_arguments(values))
 
 
 def make_domain(folder: Path, seed: int, tie: float) -> None:

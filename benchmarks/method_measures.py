@@ -75,7 +75,7 @@ def prepared(run, changes: dict) -> tuple[AugmentSettings, RowMaker]:
     settings = apply_preset(run.generation("measures", **changes))
     inputs = resolve_inputs(settings, Path(settings.output_dir) / "state")
     maps = compute_maps(settings, inputs.split, inputs.classifier, 0, 1, CPU)
-    return settings, RowMaker(settings, inputs, maps, CPU)
+    return settings, RowMaker(settings, inputs, maps)
 
 
 def true_masks(maker: RowMaker) -> dict[int, np.ndarray]:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .config import UserError, first_line
-from .pins import Pin, local_folder
+from .pins import Pin, local_folder, same_content
 from .processes import quiet_libraries, read_json, write_json
 from .prompts import prompt_for, token_for
 
@@ -55,6 +55,12 @@ def read_adapter(pin: Pin) -> Adapter:
     if found != FORMAT:
         raise UserError(f"{pin.name} has adapter format {found}, this version reads {FORMAT}")
     return Adapter(folder, facts)
+
+
+def check_base(adapter: Adapter, base: Pin) -> None:
+    """Raises `UserError` when an adapter was trained on another base model."""
+    if not same_content(str(base), adapter.facts["base"]):
+        raise UserError(f"the adapter was trained on {adapter.facts['base']}, not on {base}: give that base")
 
 
 def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tensor, num_vectors: int, facts: dict) -> None:

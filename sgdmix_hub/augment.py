@@ -2,7 +2,8 @@
 
     saliency maps (all ranks) -> plan (rank 0) -> shards (all ranks) -> repo/ (rank 0)
 
-Every step is skipped when its files are there, so the same command continues a run that was stopped.
+Every step is skipped when its files are there, so the same command continues a run that was stopped. A dry run makes the maps, which are
+kept, and a plan, which is not.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from tqdm.auto import tqdm
 from .backgrounds import compute_backgrounds
 from .config import AugmentSettings, apply_preset
 from .data import Split
+from .estimate import estimate_text, try_rows
+from .flow import make_shards
 from .inputs import Inputs, check_resume, environment, resolve_inputs
 from .processes import (
     POLL_SECONDS,
@@ -36,6 +39,8 @@ from .saliency_store import SaliencyMaps, compute_maps
 from .shards import Shards, make_plan, shard_features, write_plan
 from .targets import Pools
 
+SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records: a shared file system is slow at it
+
 
 def main(settings: AugmentSettings) -> None:
     """One generation. Raises `UserError`, `TooManySkipped`, `Preempted`."""
@@ -50,67 +55,107 @@ def main(settings: AugmentSettings) -> None:
             finish(settings, output, state)
             return
         maps = compute_maps(settings, inputs.split, inputs.classifier, state.process_index, state.num_processes, state.device)
-        shards = plan_shards(settings, inputs.split, maps, output / "state", state)
-        maker = RowMaker(settings, inputs, maps, state.device)
-        make_shards(settings, inputs, maker, shards, state)
+        maker = RowMaker(settings, inputs, maps)
+        if settings.dry_run:
+            dry_run(settings, inputs.split, maker, output / "state", state)
+            return
+        shards = plan_shards(settings, inputs.split, maps, output / "state" / "plan.parquet", state)
+        make_unfinished(settings, inputs, maker, shards, state)
         if state.is_main_process:
+            if settings.inpainting_method == "diffusion":  # whose fillings the contact sheet shows
+                maker.load_refiner(state.device)
             build_repository(settings, inputs, maker, shards, output)
         wait_for_file(output / "repo")
         finish(settings, output, state)
 
 
-def plan_shards(settings: AugmentSettings, split: Split, maps: SaliencyMaps, state_folder: Path, state: PartialState) -> Shards:
-    """The shards of the plan, which rank 0 makes once and the others read."""
-    path = state_folder / "plan.parquet"
-    backgrounds = None
-    if settings.selection_method == "novel-background" and not path.exists():
-        backgrounds = compute_backgrounds(settings, split, maps, state.process_index, state.num_processes)
-    if state.is_main_process and not path.exists():
-        fewest = Pools(split.labels[split.subset], settings.target_classes).smallest()
-        if settings.num_candidates > fewest:
-            say(
-                f"warning: num_candidates {settings.num_candidates} is more than the {fewest} candidates that some images have: "
-                "all of theirs are taken"
-            )
-        write_plan(path, make_plan(settings, split, maps, backgrounds))
+def plan_shards(settings: AugmentSettings, split: Split, maps: SaliencyMaps, path: Path, state: PartialState) -> Shards:
+    """The shards of the plan at `path`, which rank 0 makes once and the others read."""
+    if not on_rank_zero(path.exists):
+        make_plan_file(settings, split, maps, path, state)
     wait_for_file(path)
-    return Shards(state_folder / "shards", path, settings.rows_per_shard)
+    return Shards(path.parent / "shards", path, settings.rows_per_shard)
 
 
-def make_shards(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, state: PartialState) -> None:
+def make_plan_file(settings: AugmentSettings, split: Split, maps: SaliencyMaps, path: Path, state: PartialState) -> None:
+    """The plan, written by rank 0; what all ranks have a part in is done before."""
+    backgrounds = None
+    if settings.selection_method == "novel-background":
+        backgrounds = compute_backgrounds(settings, split, maps, state.process_index, state.num_processes)
+    if not state.is_main_process:
+        return
+    fewest = Pools(split.labels[split.subset], settings.target_classes).smallest()
+    if settings.num_candidates > fewest:
+        say(
+            f"warning: num_candidates {settings.num_candidates} is more than the {fewest} candidates that some images have: "
+            "all of theirs are taken"
+        )
+    write_plan(path, make_plan(settings, split, maps, backgrounds))
+
+
+def dry_run(settings: AugmentSettings, split: Split, maker: RowMaker, state_folder: Path, state: PartialState) -> None:
+    """Says what a run would make of the settings; where one has begun, what is left of it."""
+    path = state_folder / "plan.parquet"
+    if not on_rank_zero(path.exists):
+        path = state_folder / "dry_run.parquet"
+        make_plan_file(settings, split, maker.maps, path, state)
+    if state.is_main_process:
+        shards = Shards(state_folder / "shards", path, settings.rows_per_shard)
+        unfinished = shards.unfinished()
+        maker.load_refiner(state.device)
+        say(estimate_text(shards, unfinished, try_rows(maker, shards, unfinished), maker, state.num_processes))
+        (state_folder / "dry_run.parquet").unlink(missing_ok=True)
+
+
+def make_unfinished(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, state: PartialState) -> None:
     """Makes this rank's share of the unfinished shards, then rank 0 waits for the others; its bar counts the rows of all."""
     unfinished = on_rank_zero(shards.unfinished)
-    sizes = {number: len(shards.rows(number)) for number in unfinished}
     mine = unfinished[state.process_index :: state.num_processes]
     features = shard_features(inputs.split.class_names)
     if mine:
-        maker.load_refiner()
-    with tqdm(total=sum(sizes.values()), desc="sgd-mix", unit="image", disable=not state.is_main_process) as bar:
+        maker.load_refiner(state.device)
 
-        def show(rows_in_flight: int) -> None:
-            if not state.is_main_process:
-                return
-            finished = sum(size for number, size in sizes.items() if shards.is_recorded(number))
-            bar.update(max(finished + rows_in_flight - bar.n, 0))
+    def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
+        shards.write(number, rows, features, {"skipped": skipped, "seconds": seconds, "environment": environment(settings)})
 
-        for number in mine:
-            in_flight = 0
-
-            def advance(rows: int) -> None:
-                nonlocal in_flight
-                in_flight += rows
-                stop_if_requested()
-                show(in_flight)
-
-            started = time.monotonic()
-            rows, skipped = maker.make(shards.rows(number), advance)
-            facts = {"skipped": skipped, "seconds": time.monotonic() - started, "environment": environment(settings)}
-            shards.write(number, rows, features, facts)
-        while state.is_main_process and not all(shards.is_recorded(number) for number in unfinished):
+    with Progress(shards, unfinished, mine, shown=state.is_main_process) as progress:
+        make_shards(maker, ((number, shards.rows(number)) for number in mine), settings.num_workers, write, progress.advance)
+        while state.is_main_process and not progress.all_recorded():
             stop_if_requested()
-            show(0)
             time.sleep(POLL_SECONDS)
-        show(0)
+
+
+class Progress:
+    """One bar for the rows of all ranks: this one's as they are done, the others' as their shards are recorded; what an earlier attempt
+    finished is there from the start and does not count for the speed."""
+
+    def __init__(self, shards: Shards, unfinished: list[int], mine: list[int], shown: bool):
+        self.shards = shards
+        self.others = set(unfinished) - set(mine) if shown else set()
+        to_make = sum(map(shards.size, unfinished))
+        total = len(shards.plan)
+        self.bar = tqdm(total=total, initial=total - to_make, desc="sgd-mix", unit="image", disable=not shown)
+        self._looked = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *failure) -> None:
+        self.bar.close()
+
+    def advance(self, rows: int) -> None:
+        """This rank has done some more rows."""
+        self.bar.update(rows)
+        if time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
+            self.all_recorded()
+
+    def all_recorded(self) -> bool:
+        """Whether the other ranks' shards are all there; counts those that have appeared."""
+        appeared = {number for number in self.others if self.shards.is_recorded(number)}
+        self.others -= appeared
+        self.bar.update(sum(map(self.shards.size, appeared)))
+        self._looked = time.monotonic()
+        return not self.others
 
 
 def finish(settings: AugmentSettings, output: Path, state: PartialState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -32,6 +33,7 @@ CAMS = {
     "ablation-cam": library.AblationCAM,
 }
 SMALLEST_GRID = 7
+BATCH = 16
 
 
 class CamSaliency:
@@ -110,6 +112,16 @@ class CamSaliency:
             maps = self.cam(pixel_values.to(self.device), targets)
         resized = np.stack([cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in maps])
         return resized.astype(np.float32)
+
+    def image_maps(self, images: Sequence[Image.Image], labels: list[int], resize: str) -> np.ndarray:
+        """float32 (n, 64, 64) in [0, 1] for RGB images of any size, in batches of one size, the last filled up with its last image: the
+        bits of a map depend on the size of its batch."""
+        maps = []
+        for start in range(0, len(images), BATCH):
+            rows = [min(row, len(images) - 1) for row in range(start, start + BATCH)]
+            pixels = torch.stack([self.pixel_values(images[row], resize) for row in rows])
+            maps.append(self.maps(pixels, [labels[row] for row in rows]))
+        return np.concatenate(maps)[: len(images)]
 
     @torch.no_grad()
     def predict(self, pixel_values: torch.Tensor) -> np.ndarray:

@@ -12,7 +12,7 @@ from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .config import AugmentSettings, preset_deviations
+from .config import AugmentSettings, effective_strength, preset_deviations
 from .pins import LOCAL
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
@@ -70,6 +70,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         title=plain(facts.title),
         prose=prose.strip(),
         settings=settings,
+        strengths=strength_text(settings),
         labels=LABELS,
         chosen=_chosen(settings),
         deviations=preset_deviations(settings),
@@ -126,9 +127,10 @@ def _chosen(settings: AugmentSettings) -> dict:
 
 def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
     """S, N, the saliency method and all that decided the images, for programs that read the card."""
+    strength = settings.stated_strength
     method = {
-        "strength": settings.strength,
-        "foreground_strength": settings.strength if settings.foreground_strength is None else settings.foreground_strength,
+        "strength": strength,
+        "foreground_strength": strength if settings.foreground_strength is None else settings.foreground_strength,
         "paste_foreground": settings.paste_foreground,
         "num_candidates": settings.num_candidates,
         "saliency_method": facts.saliency["method"],
@@ -150,6 +152,17 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
             "versions": facts.versions,
         }
     )
+
+
+def strength_text(settings: AugmentSettings) -> str:
+    """S as people read it: the strengths, and those that the steps really make of them."""
+    values = [f"{strength:g}" for strength in settings.strength]
+    if not settings.refines:
+        return "0 (mixing alone, no diffusion)"
+    effective = [f"{effective_strength(settings, strength):g}" for strength in settings.strength]
+    turns = "" if len(values) == 1 else ", in turn for the variants of a source"
+    sampler = f"{settings.num_inference_steps} steps, {settings.scheduler}, guidance {settings.guidance_scale:g}"
+    return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler})"
 
 
 def plain(text: str) -> str:

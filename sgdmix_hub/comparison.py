@@ -14,14 +14,15 @@ import numpy as np
 from PIL import Image
 
 from .backgrounds import features_of
-from .cam import CamSaliency
+from .cam import BATCH, CamSaliency
 from .config import AugmentSettings, PreviewSettings, UserError, apply_preset
 from .data import Split, UnusableImage, aspect_box, square
 from .masks import foreground_mask
 from .metrics.mixture_quality import background_from_target, foreground_kept, leak
 from .pipeline import MaskedImage, Mixture, SGDMixPipeline, UnusableRow
 from .presets import CAM_METHODS, PRESETS
-from .saliency_store import BATCH_ROWS, block_maps
+from .row_store import RowValues
+from .saliency_store import block_maps
 from .shards import PlanRow, make_plan
 
 MEASURED = 200
@@ -44,18 +45,6 @@ class DrawnSplit(Split):
 
     def image(self, index: int, column: str | None = None) -> Image.Image:
         return self.images[int(index)]
-
-
-@dataclass(frozen=True)
-class RowValues:
-    """One array a row, in memory, indexed by the split's rows as a `RowStore` is; `rows` is ascending."""
-
-    rows: np.ndarray
-    values: np.ndarray
-    unusable: dict[int, str] = field(default_factory=dict)
-
-    def __getitem__(self, rows) -> np.ndarray:
-        return self.values[np.searchsorted(self.rows, rows)]
 
 
 @dataclass(frozen=True)
@@ -191,8 +180,8 @@ class Comparison:
     def _maps(self, method: str, cam: CamSaliency | None, advance: Callable[[int], None]) -> RowValues:
         """Maps of all rows, zeros where there is none."""
         settings, blocks, unusable = recipe(self.settings, saliency_method=method), [], {}
-        for start in range(0, len(self.rows), BATCH_ROWS):
-            values, reasons = block_maps(settings, self.split, self.rows[start : start + BATCH_ROWS], cam)
+        for start in range(0, len(self.rows), BATCH):
+            values, reasons = block_maps(settings, self.split, self.rows[start : start + BATCH], cam)
             blocks.append(values)
             unusable |= {int(row): reason for row, reason in reasons.items()}
             advance(len(values))

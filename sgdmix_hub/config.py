@@ -6,8 +6,8 @@ Every field of `AugmentSettings` is in one of three groups:
 | group | settings | on resume |
 |---|---|---|
 | changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
-| may move last bits | batch_size, num_threads (and, recorded beside them: device, library versions) | another value warns |
-| place and speed | output_dir, saliency_dir, max_skipped, license, card | ignored, never published |
+| may move last bits | batch_size, compile, num_threads (and, recorded beside them: device, library versions) | another value warns |
+| place and speed | output_dir, saliency_dir, num_workers, dry_run, max_skipped, license, card | ignored, never published |
 
 The four inputs (dataset, base model, adapter, classifier) enter as pins: commit hashes, or content hashes of local folders.
 """  # noqa: E501
@@ -19,12 +19,12 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from .presets import CAM_METHODS, PRESETS, SaliencyMethod, ThresholdMethod
 
-MAY_MOVE_LAST_BITS = ("batch_size", "num_threads")
-PLACE_AND_SPEED = ("output_dir", "saliency_dir", "max_skipped", "license", "card")
+MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
+PLACE_AND_SPEED = ("output_dir", "saliency_dir", "num_workers", "dry_run", "max_skipped", "license", "card")
 PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
 MOST_PREVIEWED = 24
 
@@ -35,6 +35,8 @@ class UserError(Exception):
 
 def setting(default, help: str):
     """A dataclass field with a default and the text that `--help` shows."""
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 
@@ -70,15 +72,8 @@ class DataSettings:
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(DataSettings):
-    """One generation: SGD-Mix mapped over a split. Fields left at None in the second block take the preset's value."""
-
-    adapter: str | None = setting(None, "trained adapter as org/name[@revision] or folder; not needed at strength 0")
-    pretrained_model_name_or_path: str | None = setting(None, "base model; the one the adapter was trained on by default")
-    allow_other_subset: bool = setting(False, "accept an adapter or classifier that was trained on another subset")
-    config_name: str = setting("default", "configuration of the published dataset")
-    card: str | None = setting(None, "Markdown file with prose for the dataset card")
-    license: str | None = setting(None, "licence of the augmented dataset; publishing without one is refused")
+class MethodSettings:
+    """SGD-Mix itself: how images are masked, matched, mixed and refined. Fields left at None in the first block take the preset's value."""
 
     preset: Literal["paper", "recommended"] = setting("paper", "named set of choices for the fields below")
     saliency_method: SaliencyMethod | None = setting(None, "what tells foreground from background, as a map")
@@ -100,7 +95,6 @@ class AugmentSettings(DataSettings):
     foreground_strength: float | None = setting(None, "another, lower strength for the source's foreground; the paper's is S everywhere")
     paste_foreground: bool | None = setting(None, "paste the source's foreground over the refined image")
 
-    classifier: str | None = setting(None, "classifier that a CAM looks through, as org/name[@revision] or folder")
     saliency_layer: str | None = setting(None, "module whose activations a CAM reads; the last stage by default")
     saliency_input_size: int | None = setting(
         None, "input size of the classifier for saliency; by default its own, or what gives 7x7 cells"
@@ -108,11 +102,12 @@ class AugmentSettings(DataSettings):
     saliency_sigma: float = setting(6.0, "Gaussian of the spectral residual, in pixels of the 64x64 map")
     threshold_quantile: float = setting(0.8, "for threshold_method quantile: share of the map that is background")
     mask_column: str | None = setting(None, "column with foreground masks, for saliency_method mask-column")
-    saliency_dir: str | None = setting(None, "folder of saliency maps shared between runs; inside state/ by default")
     max_target_reuse: int | None = setting(None, "how many rows one image may be the target of; no limit when not given")
     inpainting_method: Literal["opencv", "diffusion"] = setting("opencv", "what fills the target's foreground for mixing_method inpaint")
 
-    strength: float = setting(0.7, "S: share of the diffusion steps that refine the mixed image; 0 is mixing alone")
+    strength: list[float] = setting(
+        [0.7], "S: share of the diffusion steps that refine the mixed image; 0 is mixing alone; of several, a source's variants take turns"
+    )
     num_candidates: int = setting(50, "N: candidates that the target is chosen from")
     num_variants: int = setting(1, "images made from each source image")
     guidance_scale: float = setting(7.5, "classifier-free guidance; off when <= 1")
@@ -121,65 +116,97 @@ class AugmentSettings(DataSettings):
     safety_checker: bool = setting(True, "keep the base model's safety checker; the rows it flags are skipped")
     resolution: int = setting(512, "images are made at resolution x resolution")
     resize: Literal["stretch", "center-crop"] = setting("stretch", "how an image becomes square")
-    image_format: Literal["png", "jpeg", "webp"] = setting("png", "format of the published images")
     dtype: Literal["float32", "float16", "bfloat16"] = setting("float32", "precision of the diffusion model")
-    rows_per_shard: int = setting(128, "rows in one parquet file, the unit of resuming")
     batch_size: int = setting(8, "images refined at once")
-    max_skipped: float = setting(0.01, "share of skipped rows above which the run ends with exit code 3")
+    compile: bool = setting(False, "compile the diffusion model; on a CPU that needs a C++ compiler")
+
+    def __post_init__(self) -> None:
+        """A single strength may be given as a number; the order of several plays no part."""
+        self.strength = [float(self.strength)] if isinstance(self.strength, (int, float)) else sorted(self.strength)
+
+    @property
+    def stated_strength(self) -> float | list[float]:
+        """S as a recipe states it: a number where there is one."""
+        return self.strength[0] if len(self.strength) == 1 else self.strength
+
+    @property
+    def refines(self) -> bool:
+        """Whether any strength needs the diffusion model."""
+        return max(self.strength) > 0
 
     def validate(self) -> None:
-        super().validate()
-        unit_interval(self, "strength", "max_skipped")
-        at_least(self, 1, "num_candidates", "num_variants", "num_inference_steps", "rows_per_shard", "batch_size")
+        """Raises `UserError` on a value that no generation could use."""
+        for strength in self.strength:
+            if not 0 <= strength <= 1:
+                raise UserError(f"strength is {strength}: give values in [0, 1]")
+            if strength > 0 and num_steps(self, strength) == 0:
+                smallest = smallest_strength(self.num_inference_steps)
+                raise UserError(
+                    f"strength {strength} at {self.num_inference_steps} steps runs no diffusion step: "
+                    f"give strength 0 (mixing alone) or at least {smallest:g}"
+                )
+        if len(set(self.strength)) < len(self.strength):
+            raise UserError(f"strength names {max(self.strength, key=self.strength.count):g} twice: give every value once")
+        at_least(self, 1, "num_candidates", "num_variants", "num_inference_steps", "batch_size")
         at_least(self, 0, "guidance_scale")
         multiple_of_eight(self, "resolution")
         if self.saliency_input_size is not None:
             at_least(self, 1, "saliency_input_size")
         if self.feather is not None and not 0 <= self.feather <= 0.5:
             raise UserError(f"feather is {self.feather}: give a share of the image size in [0, 0.5]")
-        if self.foreground_strength is not None and not 0 <= self.foreground_strength <= self.strength:
-            raise UserError(f"foreground_strength is {self.foreground_strength}: give a value in [0, strength {self.strength}]")
-        if self.strength > 0:
-            self._validate_refinement()
+        if self.foreground_strength is not None and not 0 <= self.foreground_strength <= min(self.strength):
+            raise UserError(f"foreground_strength is {self.foreground_strength}: give a value in [0, strength {min(self.strength)}]")
         self._validate_masks()
-        if self.card is not None and not Path(self.card).is_file():
-            raise UserError(f"card {self.card}: no such file")
-        if not self.config_name.replace("-", "").replace("_", "").isalnum():
-            raise UserError(f"config_name {self.config_name!r}: use letters, digits, - and _")
 
     def _validate_masks(self) -> None:
-        method = apply_preset(self).saliency_method
-        if method in CAM_METHODS and self.classifier is None:
-            raise UserError(f"{method} needs a classifier: give --classifier org/name@revision or a folder")
-        if method == "mask-column" and self.mask_column is None:
-            raise UserError("saliency_method mask-column needs --mask_column")
         above_zero(self, "saliency_sigma")
         unit_interval(self, "threshold_quantile")
         if self.mask_dilation is not None and not 0 <= self.mask_dilation <= 0.5:
             raise UserError(f"mask_dilation is {self.mask_dilation}: give a share of the image size in [0, 0.5]")
         if self.max_target_reuse is not None:
             at_least(self, 1, "max_target_reuse")
-        if self.inpainting_method == "diffusion" and (apply_preset(self).mixing_method != "inpaint" or self.strength == 0):
+        if self.inpainting_method == "diffusion" and (apply_preset(self).mixing_method != "inpaint" or not self.refines):
             raise UserError(
                 "inpainting_method diffusion needs mixing_method inpaint and a strength above 0, which loads the diffusion model"
             )
         if self.inpainting_method == "diffusion" and self.num_inference_steps < 2:
             raise UserError("inpainting_method diffusion needs at least 2 num_inference_steps: it paints at a strength below 1")
 
-    def _validate_refinement(self) -> None:
-        if self.adapter is None:
-            raise UserError("strength > 0 needs --adapter org/name@revision or a folder; --strength 0 mixes without one")
-        if int(self.num_inference_steps * self.strength) == 0:
-            smallest = smallest_strength(self.num_inference_steps)
-            raise UserError(
-                f"strength {self.strength} at {self.num_inference_steps} steps runs no diffusion step: "
-                f"give strength 0 (mixing alone) or at least {smallest:g}"
-            )
 
-    @property
-    def effective_strength(self) -> float:
-        """The strength that is really run: diffusers truncates to whole steps."""
-        return int(self.num_inference_steps * self.strength) / self.num_inference_steps
+@dataclass(kw_only=True)
+class AugmentSettings(MethodSettings, DataSettings):
+    """One generation: SGD-Mix mapped over a split."""
+
+    adapter: str | None = setting(None, "trained adapter as org/name[@revision] or folder; not needed at strength 0")
+    pretrained_model_name_or_path: str | None = setting(None, "base model; the one the adapter was trained on by default")
+    classifier: str | None = setting(None, "classifier that a CAM looks through, as org/name[@revision] or folder")
+    allow_other_subset: bool = setting(False, "accept an adapter or classifier that was trained on another subset")
+    config_name: str = setting("default", "configuration of the published dataset")
+    card: str | None = setting(None, "Markdown file with prose for the dataset card")
+    license: str | None = setting(None, "licence of the augmented dataset; publishing without one is refused")
+    saliency_dir: str | None = setting(None, "folder of saliency maps shared between runs; inside state/ by default")
+    image_format: Literal["png", "jpeg", "webp"] = setting("png", "format of the published images")
+    rows_per_shard: int = setting(128, "rows in one parquet file, the unit of resuming")
+    num_workers: int = setting(2, "threads that mix images ahead of the diffusion model, and processes that encode them; each per process")
+    dry_run: bool = setting(False, "say what the run would make, how long it would take and how big it would be, and make nothing")
+    max_skipped: float = setting(0.01, "share of skipped rows above which the run ends with exit code 3")
+
+    def validate(self) -> None:
+        DataSettings.validate(self)
+        MethodSettings.validate(self)
+        unit_interval(self, "max_skipped")
+        at_least(self, 1, "rows_per_shard", "num_workers")
+        if self.refines and self.adapter is None:
+            raise UserError("strength > 0 needs --adapter org/name@revision or a folder; --strength 0 mixes without one")
+        method = apply_preset(self).saliency_method
+        if method in CAM_METHODS and self.classifier is None:
+            raise UserError(f"{method} needs a classifier: give --classifier org/name@revision or a folder")
+        if method == "mask-column" and self.mask_column is None:
+            raise UserError("saliency_method mask-column needs --mask_column")
+        if self.card is not None and not Path(self.card).is_file():
+            raise UserError(f"card {self.card}: no such file")
+        if not self.config_name.replace("-", "").replace("_", "").isalnum():
+            raise UserError(f"config_name {self.config_name!r}: use letters, digits, - and _")
 
 
 @dataclass(kw_only=True)
@@ -228,7 +255,7 @@ class RunSettings(DataSettings):
     license: str | None = setting(None, "licence of the augmented dataset")
     preset: Literal["paper", "recommended"] | None = setting(None, "named set of the method's choices")
     resolution: int | None = setting(None, "size of the images that the adapter learns and the generation makes")
-    strength: float | None = setting(None, "S")
+    strength: list[float] | None = setting(None, "S")
     num_candidates: int | None = setting(None, "N")
     num_variants: int | None = setting(None, "images made from each source image")
     synthetic_probability: float | None = setting(None, "share of synthetic images in downstream training")
@@ -263,6 +290,16 @@ def multiple_of_eight(settings, *names: str) -> None:
             raise UserError(f"{name} is {getattr(settings, name)}: give a positive multiple of 8")
 
 
+def num_steps(settings: MethodSettings, strength: float) -> int:
+    """How many diffusion steps a strength runs: truncated, as diffusers does."""
+    return int(settings.num_inference_steps * strength)
+
+
+def effective_strength(settings: MethodSettings, strength: float) -> float:
+    """The strength that is really run."""
+    return num_steps(settings, strength) / settings.num_inference_steps
+
+
 def smallest_strength(num_inference_steps: int) -> float:
     """The smallest S, in hundredths, that runs a step: `int(steps * S)` is taken in floating point, as diffusers does."""
     return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
@@ -273,13 +310,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def apply_preset(settings: AugmentSettings) -> AugmentSettings:
+Method = TypeVar("Method", bound=MethodSettings)
+
+
+def apply_preset(settings: Method) -> Method:
     """A copy in which every field left at None has the preset's value."""
     chosen = {name: value for name, value in PRESETS[settings.preset].items() if getattr(settings, name) is None}
     return dataclasses.replace(settings, **chosen)
 
 
-def preset_deviations(settings: AugmentSettings) -> dict:
+def preset_deviations(settings: MethodSettings) -> dict:
     """The settings that differ from what their preset says."""
     preset = PRESETS[settings.preset]
     return {name: getattr(settings, name) for name in preset if getattr(settings, name) not in (None, preset[name])}
@@ -288,6 +328,7 @@ def preset_deviations(settings: AugmentSettings) -> dict:
 def published_settings(settings: AugmentSettings, pins: dict[str, str]) -> dict:
     """What goes into the published config.yaml: the first two groups, inputs replaced by their pins, nothing about places."""
     values = dataclasses.asdict(settings) | dict.fromkeys(PINNED_INPUTS) | pins
+    values["strength"] = settings.stated_strength
     return {name: value for name, value in values.items() if name not in PLACE_AND_SPEED and value is not None}
 
 

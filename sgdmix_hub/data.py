@@ -69,16 +69,21 @@ def load_evaluation_split(settings: DataSettings, split: str, like: Split) -> Sp
 
 def _load_whole(settings: DataSettings, pin: Pin, split: str, class_names: list[str] | None) -> Split:
     rows = _load_rows(pin, settings.dataset_config_name, split)
-    for column in (settings.image_column, settings.label_column):
+    return split_of(rows, pin, settings.image_column, settings.label_column, class_names)
+
+
+def split_of(rows: Dataset, pin: Pin, image_column: str, label_column: str, class_names: list[str] | None = None) -> Split:
+    """All labelled rows of a dataset in hand, numbered by `class_names` where they are given. Raises `UserError`."""
+    for column in (image_column, label_column):
         if column not in rows.column_names:
             raise UserError(f"{pin.name} has no column {column!r}: it has {', '.join(rows.column_names)}")
-    if not isinstance(rows.features[settings.image_column], ImageFeature):
-        raise UserError(f"column {settings.image_column!r} of {pin.name} holds no images")
-    labels, class_names = _labels(rows, settings.label_column, class_names)
+    if not isinstance(rows.features[image_column], ImageFeature):
+        raise UserError(f"column {image_column!r} of {pin.name} holds no images")
+    labels, class_names = _labels(rows, label_column, class_names)
     for column, feature in rows.features.items():
         if isinstance(feature, ImageFeature):
             rows = rows.cast_column(column, ImageFeature(decode=False))
-    return Split(pin, rows, settings.image_column, labels, class_names, subset=np.flatnonzero(labels != NO_LABEL))
+    return Split(pin, rows, image_column, labels, class_names, subset=np.flatnonzero(labels != NO_LABEL))
 
 
 def _load_rows(pin: Pin, config_name: str | None, split: str) -> Dataset:

@@ -11,10 +11,10 @@ import cv2
 import torch
 from datasets import Image as ImageFeature
 
-from .adapters import Adapter, read_adapter
+from .adapters import Adapter, check_base, read_adapter
 from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, UserError, fingerprint, published_settings
 from .data import Split, check_same_subset, load_split, subset_record
-from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, same_content
+from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve
 from .presets import CAM_METHODS
 from .processes import on_rank_zero, read_json, say, write_json
 
@@ -71,7 +71,7 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     if settings.saliency_method == "mask-column" and not isinstance(split.rows.features.get(settings.mask_column), ImageFeature):
         raise UserError(f"{split.pin.name} has no image column {settings.mask_column!r} for its masks")
     adapter_pin = adapter = base = classifier = None
-    if settings.strength > 0:
+    if settings.refines:
         adapter_pin = pin("adapter", settings.adapter)
         adapter = read_adapter(adapter_pin)
         base = pin("pretrained_model_name_or_path", settings.pretrained_model_name_or_path or adapter.facts["base"])
@@ -99,8 +99,7 @@ def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:
         facts = inputs.adapter.facts
         if inputs.adapter.class_names != inputs.split.class_names:
             raise UserError(f"the adapter {inputs.adapter_pin.name} was trained on other classes than {inputs.split.pin.name} has")
-        if not same_content(str(inputs.base), facts["base"]):
-            raise UserError(f"the adapter was trained on {facts['base']}, not on {inputs.base}: give that base")
+        check_base(inputs.adapter, inputs.base)
         if not settings.allow_other_subset:
             check_same_subset(subset, facts["subset"], "adapter")
     if inputs.classifier is not None:
@@ -112,8 +111,7 @@ def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:
 def environment(settings: AugmentSettings) -> dict[str, str]:
     """What may move last bits: device model, threads, batch size, versions."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} cpu"
-    facts = {"device": device, "batch_size": str(settings.batch_size), "num_threads": str(settings.num_threads)}
-    return facts | versions()
+    return {"device": device} | {name: str(getattr(settings, name)) for name in MAY_MOVE_LAST_BITS} | versions()
 
 
 def versions() -> dict[str, str]:

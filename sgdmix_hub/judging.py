@@ -95,7 +95,7 @@ def mixed_sources(settings: AdapterSettings, split: Split, folder: Path, per_cla
     generation = apply_preset(AugmentSettings(preset="recommended", **values))
     state = PartialState()
     maps = compute_maps(generation, split, None, state.process_index, state.num_processes, state.device)
-    maker = RowMaker(generation, Inputs(split, None, None, None, None), maps, state.device)
+    maker = RowMaker(generation, Inputs(split, None, None, None, None), maps)
     plan = [row for row in make_plan(generation, split, maps) if row.skip is None]
     by_class: dict[int, list[PlanRow]] = {}
     for position in np.random.default_rng([settings.seed, JUDGED_STREAM]).permutation(len(plan)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -39,8 +39,9 @@ def read_yaml(path: str | Path) -> dict:
     for name, value in values.items():
         if value is None:
             raise UserError(f"{path}: {name} has no value: give one or leave the line out")
-        if not isinstance(value, (str, int, float, bool)):
-            raise UserError(f"{path}: {name} must be one value, not a {type(value).__name__}")
+        scalars = value if isinstance(value, list) and value else [value]
+        if not all(isinstance(scalar, (str, int, float, bool)) for scalar in scalars):
+            raise UserError(f"{path}: {name} must be one value or a list of values, not a {type(value).__name__}")
     return values
 
 
@@ -72,13 +73,19 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     location, argv = take_config(argv)
     if location is not None:
         values = read_yaml(fetch_config(location))
-        argv = [f"--{name}={yaml_text(value)}" for name, value in values.items()] + argv
+        for name in (name for name, value in values.items() if isinstance(value, list) and not _takes_list(settings_class, name)):
+            raise UserError(f"{location}: {name} must be one value, not a list")
+        argv = as_arguments(values) + argv
     parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog="--config FILE: defaults from YAML")
     settings, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
     if unknown:
         raise UserError(f"no such setting: {unknown[0]} (--help lists the settings)")
     settings.validate()
     return settings
+
+
+def _takes_list(settings_class: type[Settings], name: str) -> bool:
+    return "list[" in str(get_type_hints(settings_class).get(name, ""))
 
 
 def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -97,5 +104,13 @@ def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
     return location, rest
 
 
-def yaml_text(value) -> str:
+def as_arguments(values: dict) -> list[str]:
+    """Settings as the words of a command line."""
+    words = []
+    for name, value in values.items():
+        words += [f"--{name}", *map(_text, value)] if isinstance(value, list) else [f"--{name}={_text(value)}"]
+    return words
+
+
+def _text(value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

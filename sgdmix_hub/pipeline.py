@@ -1,17 +1,30 @@
-"""SGDMixPipeline: the stages in order, for the rows of one batch: masks -> mixture -> refinement."""
+"""SGDMixPipeline: the stages in order: saliency maps -> masks -> mixture -> refinement.
+
+    pipeline = SGDMixPipeline.from_pretrained("org/cub-adapter", preset="recommended", strength=0.5)
+    refined = pipeline(images, targets, labels, seeds=[0, 1])
+
+A generation calls its stages with the maps and targets that its plan holds.
+"""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from PIL import Image
 
-from .config import AugmentSettings
+from .adapters import check_base, read_adapter
+from .cam import CamSaliency
+from .config import MethodSettings, UserError, apply_preset
 from .data import aspect_box, square
 from .masks import foreground_mask
 from .mixing import compose, inpaint, inpainting_hole, kept_mask
-from .refine import Refiner, to_uint8, unusable_reason
+from .pins import MODEL_FILES, local_folder, resolve
+from .presets import CAM_METHODS
+from .refine import Refiner
+from .saliency import model_free_map
 
 
 class UnusableRow(Exception):
@@ -53,12 +66,93 @@ class Mixture:
 
 
 class SGDMixPipeline:
-    """SGD-Mix on images and their saliency maps. Without a refiner (strength 0) it mixes alone."""
+    """SGD-Mix on images. Without a refiner (strength 0) it mixes alone; a CAM is there for `saliency_maps` and whole calls."""
 
-    def __init__(self, settings: AugmentSettings, refiner: Refiner | None):
-        """`settings` with its preset applied; `refiner` None exactly when the strength is 0."""
+    def __init__(self, settings: MethodSettings, refiner: Refiner | None, cam: CamSaliency | None = None):
+        """`settings` with its preset applied."""
         self.settings = settings
         self.refiner = refiner
+        self.cam = cam
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        adapter: str | None = None,
+        *,
+        pretrained_model_name_or_path: str | None = None,
+        classifier: str | None = None,
+        device: str | torch.device | None = None,
+        **method,
+    ) -> SGDMixPipeline:
+        """A pipeline of its own. `adapter`, its base model (by default the one it was trained on) and the `classifier` that a CAM looks
+        through are `org/name`, `org/name@revision` or local folders; `method` are fields of `MethodSettings`. Raises `UserError`.
+        """
+        settings = apply_preset(MethodSettings(**method))
+        settings.validate()
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        refiner = cam = None
+        if settings.refines:
+            if adapter is None:
+                raise UserError("strength > 0 needs an adapter; strength=0 mixes without one")
+            learned = read_adapter(resolve(adapter))
+            base = resolve(pretrained_model_name_or_path or learned.facts["base"])
+            check_base(learned, base)
+            refiner = Refiner(base, learned, settings, device)
+        if settings.saliency_method in CAM_METHODS:
+            if classifier is None:
+                raise UserError(f"{settings.saliency_method} needs a classifier")
+            folder = local_folder(resolve(classifier), MODEL_FILES)
+            cam = CamSaliency(folder, settings.saliency_method, device, settings.saliency_layer, settings.saliency_input_size)
+        return cls(settings, refiner, cam)
+
+    def __call__(
+        self,
+        images: list[Image.Image],
+        targets: list[Image.Image],
+        labels: list[int],
+        *,
+        seeds: list[int],
+        target_labels: list[int] | None = None,
+        strength: float | None = None,
+    ) -> list[Image.Image | None]:
+        """Every image on the background of its target, refined: RGB, resolution x resolution, with the image's label; None, with a
+        warning that says why, for one that must not be used.
+
+        `labels` and, where a CAM makes the maps, `target_labels` are class numbers of the adapter and the classifier; `seeds` are of the
+        noise, an image's own; `strength` has to be chosen where the settings name several. Raises `ValueError`.
+        """
+        if strength is None and len(self.settings.strength) > 1:
+            raise ValueError(f"choose a strength of {self.settings.strength}")
+        if self.cam is not None and target_labels is None:
+            raise ValueError("the classifier's maps of the targets need target_labels")
+        strength = self.settings.strength[0] if strength is None else strength
+        source_maps, target_maps = self.saliency_maps(images, labels), self.saliency_maps(targets, target_labels)
+        outcomes: list[Mixture | np.ndarray | str] = []
+        for image, target, *maps in zip(images, targets, source_maps, target_maps, strict=True):
+            try:
+                source = self.mask(image.convert("RGB"), maps[0])
+                outcomes.append(self.mix(source, self.mask(target.convert("RGB"), maps[1], self.target_aspect(source))))
+            except UnusableRow as reason:
+                outcomes.append(str(reason))
+        rows = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, Mixture)]
+        for start in range(0, len(rows), self.settings.batch_size):
+            batch = rows[start : start + self.settings.batch_size]
+            chosen = [[values[row] for row in batch] for values in (outcomes, labels, seeds)]
+            for row, outcome in zip(batch, self.finish(*chosen, strength), strict=True):
+                outcomes[row] = outcome
+        for row, outcome in enumerate(outcomes):
+            if isinstance(outcome, str):
+                warnings.warn(f"image {row}: {outcome}", stacklevel=2)
+        return [None if isinstance(outcome, str) else Image.fromarray(outcome) for outcome in outcomes]
+
+    def saliency_maps(self, images: list[Image.Image], labels: list[int] | None = None) -> np.ndarray:
+        """float16 (n, 64, 64) in [0, 1] of images of any size; `labels` are what a CAM looks for. Raises `ValueError`."""
+        images = [image.convert("RGB") for image in images]
+        if self.cam is not None:
+            return self.cam.image_maps(images, labels, self.settings.resize).astype(np.float16)
+        if self.settings.saliency_method == "mask-column":
+            raise ValueError("saliency_method mask-column reads a dataset's masks: give maps to `mask` instead")
+        return np.stack([model_free_map(image, self.settings) for image in images]).astype(np.float16)
 
     def mask(self, image: Image.Image, saliency_map: np.ndarray, aspect: float | None = None) -> MaskedImage:
         """An RGB image of any size and its (64, 64) saliency map -> the image at the run's resolution with its mask.
@@ -95,34 +189,39 @@ class SGDMixPipeline:
         if self.settings.inpainting_method == "opencv":
             return mixtures
         images, holes = (np.stack([getattr(mixture, name) for mixture in mixtures]) for name in ("background", "hole"))
-        filled, flagged = self.refiner.inpaint(images, holes, seeds)
-        return [self._with_hole_filled(*row) for row in zip(mixtures, filled, flagged, strict=True)]
+        filled = self.refiner.inpaint(images, holes, seeds)
+        return [self._with_hole_filled(*row) for row in zip(mixtures, filled, strict=True)]
 
-    def _with_hole_filled(self, mixture: Mixture, filled: np.ndarray, flag: bool) -> Mixture | str:
+    def _with_hole_filled(self, mixture: Mixture, filled: np.ndarray | str) -> Mixture | str:
         if not mixture.hole.any():
             return mixture
-        reason = unusable_reason(filled, flag)
-        if reason is not None:
-            return f"inpainting: {reason}"
+        if isinstance(filled, str):
+            return f"inpainting: {filled}"
         feather = self.settings.feather
-        background = compose(to_uint8(filled), mixture.background, mixture.hole, feather)
+        background = compose(filled, mixture.background, mixture.hole, feather)
         return replace(mixture, background=background, mixed=compose(mixture.source.pixels, background, mixture.kept, feather))
 
-    def refine(self, mixtures: list[Mixture], labels: list[int], seeds: list[int]) -> list[np.ndarray | str]:
+    def finish(self, mixtures: list[Mixture], labels: list[int], seeds: list[int], strength: float) -> list[np.ndarray | str]:
+        """For each mixture (at most a batch) what inpainting and refinement make of it, uint8 (size, size, 3), or why it is unusable."""
+        filled = self.inpaint(mixtures, seeds)
+        usable = [row for row, mixture in enumerate(filled) if not isinstance(mixture, str)]
+        refined = self.refine(*([values[row] for row in usable] for values in (filled, labels, seeds)), strength)
+        finished: list[np.ndarray | str] = list(filled)
+        for row, image in zip(usable, refined, strict=True):
+            finished[row] = image
+        return finished
+
+    def refine(self, mixtures: list[Mixture], labels: list[int], seeds: list[int], strength: float) -> list[np.ndarray | str]:
         """For each mixture (at most a batch) the finished image, uint8 (size, size, 3), or the reason why it is unusable."""
-        if self.refiner is None or not mixtures:
+        if strength == 0 or not mixtures:
             return [mixture.mixed for mixture in mixtures]
         mixed = np.stack([mixture.mixed for mixture in mixtures])
         foregrounds = np.stack([mixture.source.mask for mixture in mixtures])
-        images, flagged = self.refiner.refine(mixed, foregrounds, labels, seeds)
-        finished: list[np.ndarray | str] = []
-        for mixture, image, flag in zip(mixtures, images, flagged, strict=True):
-            reason = unusable_reason(image, flag)
-            finished.append(reason if reason is not None else self._finish(mixture, to_uint8(image)))
-        return finished
+        refined = self.refiner.refine(mixed, foregrounds, labels, seeds, strength)
+        return [self._finish(mixture, image) for mixture, image in zip(mixtures, refined, strict=True)]
 
-    def _finish(self, mixture: Mixture, refined: np.ndarray) -> np.ndarray:
-        if not self.settings.paste_foreground:
+    def _finish(self, mixture: Mixture, refined: np.ndarray | str) -> np.ndarray | str:
+        if isinstance(refined, str) or not self.settings.paste_foreground:
             return refined
         return compose(mixture.source.pixels, refined, mixture.source.mask, self.settings.feather)
 

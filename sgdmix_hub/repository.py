@@ -19,7 +19,7 @@ from .pins import file_sha256
 from .processes import read_json, write_json
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps
-from .shards import PlanRow, Shards, shard_features, write_plan
+from .shards import PlanRow, Shards, shard_features
 
 SHEET_ROWS = 8
 
@@ -60,7 +60,7 @@ def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker,
         shards.link_into(number, data / f"train-{number:05d}-of-{len(shards):05d}.parquet")
     config = yaml.safe_dump(published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True)
     (facts_folder / "config.yaml").write_text(config, encoding="utf-8")
-    write_plan(facts_folder / "plan.parquet", shards.plan)
+    shutil.copyfile(shards.plan_path, facts_folder / "plan.parquet")
     contact_sheet(settings, inputs, maker, shards).save(building / "assets" / "contact_sheet.png")
     manifest = make_manifest(settings, inputs, shards, building) | {"saliency": saliency_facts(maker.maps)}
     write_json(manifest_path(building, settings), manifest)
@@ -120,14 +120,15 @@ def card_facts(inputs: Inputs, shards: Shards, manifest: dict) -> CardFacts:
 def contact_sheet(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards):
     """A picture of rows spread over the plan: their stages are made again, the refined images are those of the shards."""
     skipped = {(record["source_index"], record["variant"]) for record in shards.skipped()}
-    finished = [i for i, row in enumerate(shards.plan) if (row.source_index, row.variant) not in skipped]
+    keys = zip(shards.plan["source_index"].to_numpy().tolist(), shards.plan["variant"].to_numpy().tolist(), strict=True)
+    finished = [position for position, key in enumerate(keys) if key not in skipped]
     spread = np.linspace(0, len(finished) - 1, min(SHEET_ROWS, len(finished))).round().astype(int)
     rows = [_sheet_row(settings, inputs, maker, shards, finished[i]) for i in spread]
     return draw_contact_sheet(rows)
 
 
 def _sheet_row(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, position: int) -> SheetRow:
-    row = shards.plan[position]
+    (row,) = shards.plan_rows(position, 1)
     mixture = maker.filled_mixture(row)
     panels = [
         mixture.source.pixels,

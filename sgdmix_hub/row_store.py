@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,18 @@ class RowStore:
     def __getitem__(self, rows) -> np.ndarray:
         """The value of one row, or the stacked values of an array of rows."""
         return self._values[self._position[rows]]
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """One array a row, in memory, indexed by the split's rows as a `RowStore` is; `rows` is ascending."""
+
+    rows: np.ndarray
+    values: np.ndarray
+    unusable: dict[int, str] = field(default_factory=dict)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        return self.values[np.searchsorted(self.rows, rows)]
 
 
 def compute_rows(folder: Path, split: Split, prepare: Callable[[], Callable[[np.ndarray], Block]], rank: int, world_size: int) -> RowStore:

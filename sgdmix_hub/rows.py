@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 import torch
-from PIL import Image
 
-from .config import AugmentSettings
+from .config import AugmentSettings, effective_strength
 from .data import UnusableImage
 from .inputs import Inputs
 from .pipeline import MaskedImage, Mixture, SGDMixPipeline, UnusableRow
 from .refine import Refiner
+from .row_store import RowValues
 from .saliency_store import SaliencyMaps
 from .shards import PlanRow
 
-ENCODER_OPTIONS = {"png": {}, "jpeg": {"quality": 95}, "webp": {"quality": 95}}
 MASKED_IMAGES_KEPT = 256
 
 
 class RowMaker:
-    """Makes rows of a plan. The diffusion model is loaded on first use, and never at strength 0."""
+    """Makes rows of a plan. Mixtures may be made on several threads at once; the diffusion model is loaded on demand, and never where all
+    strengths are 0."""
 
-    def __init__(self, settings: AugmentSettings, inputs: Inputs, maps: SaliencyMaps, device: torch.device):
+    def __init__(self, settings: AugmentSettings, inputs: Inputs, maps: SaliencyMaps | RowValues, pipeline: SGDMixPipeline | None = None):
+        """`pipeline`: one that is loaded already."""
         self.settings = settings
         self.inputs = inputs
         self.maps = maps
-        self.device = device
         self.masked_image = lru_cache(maxsize=MASKED_IMAGES_KEPT)(self._masked_image)
-        self.pipeline = SGDMixPipeline(settings, refiner=None)
+        self.pipeline = pipeline or SGDMixPipeline(settings, refiner=None)
 
-    def load_refiner(self) -> None:
+    def load_refiner(self, device: torch.device) -> None:
         """Loads the diffusion model and its adapter. Raises `UserError` when they do not fit each other."""
-        if self.settings.strength > 0:
-            refiner = Refiner(self.inputs.base, self.inputs.adapter, self.settings, self.device)
-            self.pipeline = SGDMixPipeline(self.settings, refiner)
+        if self.settings.refines and self.pipeline.refiner is None:
+            self.pipeline = SGDMixPipeline(self.settings, Refiner(self.inputs.base, self.inputs.adapter, self.settings, device))
 
     def mixture(self, row: PlanRow) -> Mixture:
         """The mixture of one planned row. Raises `UnusableRow` or `UnusableImage`."""
@@ -46,11 +43,17 @@ class RowMaker:
         source = self.masked_image(row.source_index)
         return self.pipeline.mix(source, self.masked_image(row.target_index, self.pipeline.target_aspect(source)))
 
+    def mixture_or_reason(self, row: PlanRow) -> Mixture | str:
+        """The mixture of one planned row, or why there is none."""
+        try:
+            return self.mixture(row)
+        except (UnusableRow, UnusableImage) as reason:
+            return str(reason)
+
     def filled_mixture(self, row: PlanRow) -> Mixture:
-        """The mixture of one planned row as it is refined, also where a diffusion model fills its hole. Raises as `mixture` does."""
+        """The mixture of one planned row as it is refined, also where a diffusion model, which has to be loaded, fills its hole. Raises as
+        `mixture` does."""
         mixture = self.mixture(row)
-        if self.settings.inpainting_method == "diffusion" and self.pipeline.refiner is None:
-            self.load_refiner()
         (filled,) = self.pipeline.inpaint([mixture], [row.seed])
         if isinstance(filled, str):
             raise UnusableRow(filled)
@@ -59,60 +62,30 @@ class RowMaker:
     def _masked_image(self, index: int, aspect: float | None = None) -> MaskedImage:
         return self.pipeline.mask(self.inputs.split.image(index), self.maps[index], aspect)
 
-    def make(self, plan_rows: list[PlanRow], advance: Callable[[int], None]) -> tuple[list[dict], list[dict]]:
-        """Published rows, in the plan's order, and skipped rows with their reasons. `advance(n)` is told of n more rows done."""
-        mixed: list[tuple[PlanRow, Mixture]] = []
-        skipped: list[dict] = []
-        for row in plan_rows:
-            advance(0)
-            try:
-                mixed.append((row, self.mixture(row)))
-            except (UnusableRow, UnusableImage) as reason:
-                skipped.append(_skip_record(row, str(reason)))
-        advance(len(skipped))
-        made = []
-        for start in range(0, len(mixed), self.settings.batch_size):
-            batch = mixed[start : start + self.settings.batch_size]
-            filled = self.pipeline.inpaint([mixture for _, mixture in batch], [row.seed for row, _ in batch])
-            skipped += [_skip_record(row, reason) for (row, _), reason in zip(batch, filled, strict=True) if isinstance(reason, str)]
-            rows = [row for (row, _), mixture in zip(batch, filled, strict=True) if not isinstance(mixture, str)]
-            mixtures = [mixture for mixture in filled if not isinstance(mixture, str)]
-            labels = [int(self.inputs.split.labels[row.source_index]) for row in rows]
-            images = self.pipeline.refine(mixtures, labels, [row.seed for row in rows])
-            for row, mixture, label, image in zip(rows, mixtures, labels, images, strict=True):
-                if isinstance(image, str):
-                    skipped.append(_skip_record(row, image))
-                else:
-                    made.append(self._columns(row, mixture, label, image))
-            advance(len(batch))
-        return made, sorted(skipped, key=lambda record: (record["source_index"], record["variant"]))
+    def label(self, row: PlanRow) -> int:
+        return int(self.inputs.split.labels[row.source_index])
 
-    def _columns(self, row: PlanRow, mixture: Mixture, label: int, image: np.ndarray) -> dict:
-        settings = self.settings
-        name = f"{row.source_index:08d}-{row.variant}.{settings.image_format}"
+    def refined(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[np.ndarray | str]:
+        """The finished images, uint8 (size, size, 3), of at most a batch of rows of one strength, or why there is none."""
+        return self.pipeline.finish(mixtures, [self.label(row) for row in rows], [row.seed for row in rows], rows[0].strength)
+
+    def columns(self, row: PlanRow, foreground_area: float) -> dict:
+        """A row's columns but its image."""
+        settings, label = self.settings, self.label(row)
         return {
-            "image": {"bytes": encode_image(image, settings.image_format), "path": name},
             "label": label,
             "source_index": row.source_index,
             "target_index": row.target_index,
             "target_label": int(self.inputs.split.labels[row.target_index]),
             "variant": row.variant,
             "strength": row.strength,
-            "effective_strength": settings.effective_strength,
+            "effective_strength": effective_strength(settings, row.strength),
             "foreground_strength": row.strength if settings.foreground_strength is None else settings.foreground_strength,
             "seed": row.seed,
             "saliency_distance": row.saliency_distance,
-            "foreground_area": mixture.foreground_area,
-            "prompt": self.inputs.prompt(label),
+            "foreground_area": foreground_area,
+            "prompt": self.inputs.prompt(label) if row.strength > 0 else "",
         }
 
-
-def _skip_record(row: PlanRow, reason: str) -> dict:
-    return {"source_index": row.source_index, "variant": row.variant, "reason": reason}
-
-
-def encode_image(pixels: np.ndarray, image_format: str) -> bytes:
-    """uint8 (h, w, 3) as the bytes of an image file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=image_format.upper(), **ENCODER_OPTIONS[image_format])
-    return buffer.getvalue()
+    def image_name(self, row: PlanRow) -> str:
+        return f"{row.source_index:08d}-{row.variant}.{self.settings.image_format}"

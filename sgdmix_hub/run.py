@@ -20,7 +20,7 @@ from pathlib import Path
 from . import augment, train_adapter, train_classifier
 from .config import AugmentSettings, DataSettings, RunSettings, UserError
 from .inputs import CLASSIFIER_FACTS
-from .parsing import Settings, parse_settings, read_yaml, yaml_text
+from .parsing import Settings, as_arguments, parse_settings, read_yaml
 from .processes import TooManySkipped, launch, lock_folder, read_json, say, start_processes
 from .repository import manifest_path
 from .training_settings import AdapterSettings, ClassifierSettings
@@ -43,7 +43,7 @@ def stage_settings(settings: RunSettings, settings_class: type[Settings], recipe
     given = {name: value for name, value in vars(settings).items() if name in known and value is not None}
     values |= given | links
     try:
-        return parse_settings(settings_class, [f"--{name}={yaml_text(value)}" for name, value in values.items()])
+        return parse_settings(settings_class, as_arguments(values))
     except UserError as error:
         raise UserError(f"{recipe_file.removesuffix('.yaml')}: {error}") from None
 

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from .config import MethodSettings
 from .data import square
 
 MAP_SIZE = 64
@@ -108,6 +109,13 @@ def spectral_residual_map(image: Image.Image, resize: str, sigma: float) -> np.n
 def minimum_barrier_map(image: Image.Image, resize: str) -> np.ndarray:
     """Minimum barrier saliency of an RGB image, computed at 64 x 64."""
     return minimum_barrier(np.asarray(square(image, MAP_SIZE, resize)))
+
+
+def model_free_map(image: Image.Image, settings: MethodSettings) -> np.ndarray:
+    """The map of an RGB image by a method that looks at the image alone."""
+    if settings.saliency_method == "minimum-barrier":
+        return minimum_barrier_map(image, settings.resize)
+    return spectral_residual_map(image, settings.resize, settings.saliency_sigma)
 
 
 def mask_column_map(mask: Image.Image, resize: str) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,10 +19,9 @@ from .pins import MODEL_FILES, Pin, local_folder
 from .presets import CAM_METHODS
 from .processes import read_json, say, wait_for_file, write_json
 from .row_store import Block, RowStore, compute_rows
-from .saliency import MAP_SIZE, is_blank, mask_column_map, minimum_barrier_map, spectral_residual_map
+from .saliency import MAP_SIZE, is_blank, mask_column_map, model_free_map
 from .trust import Trust, trust_test
 
-BATCH_ROWS = 16
 FALL_BACK = "minimum-barrier"
 
 
@@ -137,11 +136,9 @@ def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, cam: C
                 maps[position] = _model_free_map(settings, split, row)
         except UnusableImage as reason:
             unusable[str(row)] = str(reason)
-    for batch in _padded_batches(images):
-        pixels = torch.stack([cam.pixel_values(image, settings.resize) for _, image in batch])
-        batch_maps = cam.maps(pixels, [int(split.labels[rows[position]]) for position, _ in batch])
-        for (position, _), saliency_map in zip(batch, batch_maps, strict=True):
-            maps[position] = saliency_map
+    if images:
+        positions, decoded = zip(*images, strict=True)
+        maps[list(positions)] = cam.image_maps(decoded, split.labels[rows[list(positions)]].tolist(), settings.resize)
     for position, row in enumerate(rows):
         if str(row) not in unusable and is_blank(maps[position]):
             unusable[str(row)] = "blank saliency map"
@@ -152,13 +149,4 @@ def _model_free_map(settings: AugmentSettings, split: Split, row: int) -> np.nda
     image = split.image(row)
     if settings.saliency_method == "mask-column":
         return mask_column_map(split.image(row, settings.mask_column), settings.resize)
-    if settings.saliency_method == "minimum-barrier":
-        return minimum_barrier_map(image, settings.resize)
-    return spectral_residual_map(image, settings.resize, settings.saliency_sigma)
-
-
-def _padded_batches(images: list) -> Iterator[list]:
-    """Batches of one size, the last filled up with its last image: the bits of a map depend on the size of its batch."""
-    for start in range(0, len(images), BATCH_ROWS):
-        batch = images[start : start + BATCH_ROWS]
-        yield batch + [batch[-1]] * (BATCH_ROWS - len(batch))
+    return model_free_map(image, settings)

@@ -51,7 +51,7 @@ def draw_images(
                 options["image"] = torch.from_numpy(images[padded]).permute(0, 3, 1, 2).float() / 255
             generators = [torch.Generator().manual_seed(seeds[row]) for row in padded]
             made = draw([prompts[row] for row in padded], generator=generators, **options).images[: len(rows)]
-            drawn.append(to_uint8(made))
+            drawn.append(to_uint8(torch.from_numpy(made)).numpy())
             bar.update(len(rows))
     return np.concatenate(drawn)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from .pins import file_sha256
 from .processes import read_json, write_atomically, write_json
 from .row_store import RowStore
 from .saliency_store import SaliencyMaps
-from .targets import NO_TARGET, row_seed, select_targets
+from .targets import NO_TARGET, Target, row_seed, row_strength, select_targets
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -31,6 +33,9 @@ PLAN_SCHEMA = pa.schema(
         ("skip", pa.string()),
     ]
 )
+
+
+PLAN_GROUP = 2**14  # rows that are turned into columns at once
 
 
 @dataclass(frozen=True)
@@ -46,38 +51,39 @@ class PlanRow:
     skip: str | None
 
 
-def make_plan(settings: AugmentSettings, split: Split, maps: SaliencyMaps, backgrounds: RowStore | None = None) -> list[PlanRow]:
+def make_plan(settings: AugmentSettings, split: Split, maps: SaliencyMaps, backgrounds: RowStore | None = None) -> Iterator[PlanRow]:
     """Every source of the subset times its variants, in that order. Targets come from the maps of all processes, so this runs once.
 
     `backgrounds`: float32 (D,) a row, features of the images' backgrounds, where selection needs them.
     """
     usable = np.array([row for row in split.subset if int(row) not in maps.unusable], dtype=np.int64)
     targets = select_targets(usable, usable, split.labels, maps, settings, None if backgrounds is None else backgrounds[usable])
-    plan = []
     for source in split.subset.tolist():
-        if source in maps.unusable:
-            plan += [_skipped(settings, source, v, maps.unusable[source]) for v in range(settings.num_variants)]
-            continue
-        for variant, target in enumerate(next(targets)):
-            if target.index == NO_TARGET:
-                plan.append(_skipped(settings, source, variant, "no candidate"))
-                continue
-            seed = row_seed(settings.seed, source, variant)
-            plan.append(PlanRow(source, variant, target.index, seed, settings.strength, target.distance, None))
-    return plan
+        reason, chosen = maps.unusable.get(source), [Target(NO_TARGET, 0.0)] * settings.num_variants
+        if reason is None:
+            reason, chosen = "no candidate", next(targets)
+        for variant, target in enumerate(chosen):
+            yield PlanRow(
+                source_index=source,
+                variant=variant,
+                target_index=target.index,
+                seed=row_seed(settings.seed, source, variant),
+                strength=row_strength(settings.strength, settings.seed, source, variant),
+                saliency_distance=target.distance,
+                skip=reason if target.index == NO_TARGET else None,
+            )
 
 
-def _skipped(settings: AugmentSettings, source: int, variant: int, reason: str) -> PlanRow:
-    return PlanRow(source, variant, NO_TARGET, row_seed(settings.seed, source, variant), settings.strength, 0.0, reason)
+def write_plan(path: Path, plan: Iterable[PlanRow]) -> None:
+    """Writes the rows as they come, in groups: a plan may have millions."""
 
+    def write(temporary: Path) -> None:
+        rows = iter(plan)
+        with pq.ParquetWriter(temporary, PLAN_SCHEMA) as file:
+            while group := [vars(row) for row in islice(rows, PLAN_GROUP)]:
+                file.write_table(pa.Table.from_pylist(group, schema=PLAN_SCHEMA))
 
-def write_plan(path: Path, plan: list[PlanRow]) -> None:
-    table = pa.Table.from_pylist([vars(row) for row in plan], schema=PLAN_SCHEMA)
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
-
-
-def read_plan(path: Path) -> list[PlanRow]:
-    return [PlanRow(**row) for row in pq.read_table(path).to_pylist()]
+    write_atomically(path, write)
 
 
 def shard_features(class_names: list[str]) -> Features:
@@ -107,7 +113,8 @@ class Shards:
 
     def __init__(self, folder: Path, plan_path: Path, rows_per_shard: int):
         self.folder = folder
-        self.plan = read_plan(plan_path)
+        self.plan_path = plan_path
+        self.plan = pq.read_table(plan_path)
         self.plan_sha256 = file_sha256(plan_path)
         self.rows_per_shard = rows_per_shard
 
@@ -115,7 +122,15 @@ class Shards:
         return -(-len(self.plan) // self.rows_per_shard)
 
     def rows(self, number: int) -> list[PlanRow]:
-        return self.plan[number * self.rows_per_shard : (number + 1) * self.rows_per_shard]
+        return self.plan_rows(number * self.rows_per_shard, self.rows_per_shard)
+
+    def plan_rows(self, start: int, count: int) -> list[PlanRow]:
+        """Rows of the plan by their positions in it."""
+        return [PlanRow(**row) for row in self.plan.slice(start, count).to_pylist()]
+
+    def size(self, number: int) -> int:
+        """How many rows of the plan a shard stands for."""
+        return min(self.rows_per_shard, len(self.plan) - number * self.rows_per_shard)
 
     def path(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}.parquet"

@@ -13,7 +13,7 @@ import torch
 
 from .config import AugmentSettings
 
-CANDIDATE_STREAM, SEED_STREAM, POOL_STREAM = 0, 1, 2
+CANDIDATE_STREAM, SEED_STREAM, POOL_STREAM, STRENGTH_STREAM = 0, 1, 2, 3
 NO_TARGET = -1
 
 ROWS_AT_ONCE = 256  # maps converted at once: 4 MB of float32
@@ -262,6 +262,13 @@ def rms_distances(source_map: np.ndarray, candidate_maps: np.ndarray) -> np.ndar
     """float64 (k,): RMS difference of one map (h, w) to each of (k, h, w). Its argmin is Eq. 7's."""
     difference = candidate_maps.astype(np.float64) - source_map.astype(np.float64)
     return np.sqrt(np.mean(np.square(difference), axis=(1, 2)))
+
+
+def row_strength(strengths: list[float], seed: int, source: int, variant: int) -> float:
+    """S of one row, a pure function of (seed, source_index, variant): a source's variants take the strengths in turn, in an order of its
+    own, so that every strength is as frequent as any other."""
+    order = np.random.default_rng([seed, source, STRENGTH_STREAM]).permutation(len(strengths))
+    return strengths[order[variant % len(strengths)]]
 
 
 def row_seed(seed: int, source: int, variant: int) -> int:

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .cam import CamSaliency
+from .cam import BATCH, CamSaliency
 from .data import Split, UnusableImage, square
 from .masks import grabcut_mask, threshold_mask, widen
 from .saliency import minimum_barrier_map
 
 TRUST_ROWS = 256
-BATCH_ROWS = 16
 MARGIN = 0.03  # share of the image size by which the foreground is widened before it is taken away: an edge gives it away
 
 
@@ -53,11 +52,11 @@ def trust_test(cam: CamSaliency, split: Split, resize: str) -> Trust:
         except UnusableImage:
             continue
     right = np.zeros(2)
-    for start in range(0, len(images), BATCH_ROWS):
-        halves = [_halves(cam, image, resize) for image in images[start : start + BATCH_ROWS]]
+    for start in range(0, len(images), BATCH):
+        halves = [_halves(cam, image, resize) for image in images[start : start + BATCH]]
         for side in range(2):
             predicted = cam.predict(torch.stack([half[side] for half in halves]))
-            right[side] += np.sum(predicted == labels[start : start + BATCH_ROWS])
+            right[side] += np.sum(predicted == labels[start : start + BATCH])
     foreground, background = right / max(len(images), 1)
     return Trust(float(foreground), float(background), len(images))
 

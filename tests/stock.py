@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline
 from launching import launch_environment
 
-from sgdmix_hub.adapters import read_adapter
-from sgdmix_hub.config import AugmentSettings, apply_preset
+from sgdmix_hub.adapters import load_into, read_adapter
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.refine import Refiner
+from sgdmix_hub.refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 
 STOCK = """
 import sys
@@ -52,11 +52,23 @@ def stock_images(base: Path, adapter: Path, images: np.ndarray, folder: Path) ->
     return np.load(folder / "refined.npy")
 
 
-def make_refiner(base, adapter, **values):
-    defaults = {"strength": 0.5, "num_inference_steps": 6, "guidance_scale": 3.0, "batch_size": 2, "resolution": 32, "scheduler": "ddim"}
-    chosen = AugmentSettings(dataset_name="unused", output_dir="unused", adapter="unused", classifier="unused", **(defaults | values))
-    return Refiner(resolve(str(base)), read_adapter(resolve(str(adapter))), apply_preset(chosen), torch.device("cpu"))
+def load_pipeline(base, adapter):
+    """A base with an adapter, loaded as the library loads them."""
+    pipeline = load_base(StableDiffusionImg2ImgPipeline, resolve(str(base)), torch.float32, **NO_SAFETY_CHECKER)
+    load_into(with_scheduler(pipeline, "ddim"), read_adapter(resolve(str(adapter))))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
-def refined_by(refiner, images):
-    return refiner.refine(images, np.zeros(images.shape[:3], bool), [2, 2], [5, 6])[0]
+def refined_by(pipeline, images):
+    """Two images of class 2, float32 (2, size, size, 3)."""
+    return pipeline(
+        prompt="a photo of a <class_2> bird",
+        image=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
+        num_images_per_prompt=2,
+        strength=0.5,
+        num_inference_steps=6,
+        guidance_scale=3.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)],
+        output_type="np",
+    ).images

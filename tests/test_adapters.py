@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from stock import make_refiner, refined_by, stock_images
+from stock import load_pipeline, refined_by, stock_images
 from trainings import adapter_settings, train
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -42,21 +42,21 @@ def adapter_of_two_vectors(birds, tiny_base, tmp_path_factory):
 def test_stock_diffusers_makes_the_same_images_in_another_process(which, tiny_base, images, tmp_path, request):
     """Alpha is three times the rank here: were it lost on the way, the images would differ."""
     adapter = request.getfixturevalue(which)
-    expected = refined_by(make_refiner(tiny_base, adapter), images)
+    expected = refined_by(load_pipeline(tiny_base, adapter), images)
     assert np.array_equal(stock_images(tiny_base, adapter, images, tmp_path), expected)
 
 
 def test_alpha_and_both_files_matter(tiny_base, adapter, copied, images):
-    whole = refined_by(make_refiner(tiny_base, adapter), images)
+    whole = refined_by(load_pipeline(tiny_base, adapter), images)
     lora = load_file(copied / LORA_FILE)
     save_file(lora, copied / LORA_FILE, metadata={"format": "pt"})  # without diffusers' metadata alpha is read as the rank
-    without_alpha = refined_by(make_refiner(tiny_base, copied), images)
+    without_alpha = refined_by(load_pipeline(tiny_base, copied), images)
     save_file({name: torch.zeros_like(value) for name, value in lora.items()}, copied / LORA_FILE, metadata={"format": "pt"})
-    without_lora = refined_by(make_refiner(tiny_base, copied), images)
+    without_lora = refined_by(load_pipeline(tiny_base, copied), images)
     shutil.copy(adapter / LORA_FILE, copied / LORA_FILE)
     tokens = load_file(copied / TOKENS_FILE)
     save_file({name: torch.zeros_like(value) for name, value in tokens.items()}, copied / TOKENS_FILE, metadata={"format": "pt"})
-    without_tokens = refined_by(make_refiner(tiny_base, copied), images)
+    without_tokens = refined_by(load_pipeline(tiny_base, copied), images)
     outcomes = [whole, without_alpha, without_lora, without_tokens]
     for index, first in enumerate(outcomes):
         for second in outcomes[:index]:
@@ -65,7 +65,7 @@ def test_alpha_and_both_files_matter(tiny_base, adapter, copied, images):
 
 def test_the_bases_own_words_keep_their_bits(tiny_base, adapter):
     before = CLIPTextModel.from_pretrained(tiny_base / "text_encoder").get_input_embeddings().weight
-    pipeline = make_refiner(tiny_base, adapter).pipeline
+    pipeline = load_pipeline(tiny_base, adapter)
     after = pipeline.text_encoder.get_input_embeddings().weight
     assert torch.equal(after[: len(before)], before)
     tokens = load_file(adapter / TOKENS_FILE)
@@ -90,14 +90,14 @@ def test_learned_rows_began_as_the_metaclass_and_moved_apart(tiny_base, adapter)
 def test_several_vectors_of_a_class_all_matter(tiny_base, adapter_of_two_vectors, images, tmp_path):
     """They moved apart in training, and an image changes with each of them."""
     copied = shutil.copytree(adapter_of_two_vectors, tmp_path / "adapter")
-    whole = refined_by(make_refiner(tiny_base, copied), images)
+    whole = refined_by(load_pipeline(tiny_base, copied), images)
     tokens = load_file(copied / TOKENS_FILE)
     assert {tuple(rows.shape) for rows in tokens.values()} == {(2, 32)}
     for vector in range(2):
         changed = {name: rows.clone() for name, rows in tokens.items()}
         changed["<class_2>"][vector] = 0
         save_file(changed, copied / TOKENS_FILE, metadata={"format": "pt"})
-        assert np.abs(refined_by(make_refiner(tiny_base, copied), images) - whole).max() > 1e-3
+        assert np.abs(refined_by(load_pipeline(tiny_base, copied), images) - whole).max() > 1e-3
 
 
 def test_lora_is_where_it_belongs_with_its_alpha(adapter):
@@ -139,13 +139,13 @@ def test_another_format_is_refused(copied, content):
 def test_a_truncated_file_is_refused(tiny_base, copied, name):
     (copied / name).write_bytes((copied / name).read_bytes()[:-100])
     with pytest.raises(UserError, match="adapter"):
-        make_refiner(tiny_base, copied)
+        load_pipeline(tiny_base, copied)
 
 
 def test_an_adapter_of_another_base_is_refused(tiny_base, copied):
     save_file({name: row[:16].clone() for name, row in load_file(copied / TOKENS_FILE).items()}, copied / TOKENS_FILE)
     with pytest.raises(UserError, match="does not fit"):
-        make_refiner(tiny_base, copied)
+        load_pipeline(tiny_base, copied)
 
 
 def test_lora_of_another_width_is_refused(tiny_base, copied):
@@ -154,7 +154,7 @@ def test_lora_of_another_width_is_refused(tiny_base, copied):
     halved = {name: value[..., : value.shape[-1] // 2].clone() for name, value in load_file(copied / LORA_FILE).items()}
     save_file(halved, copied / LORA_FILE, metadata=metadata)
     with pytest.raises(UserError, match="does not fit"):
-        make_refiner(tiny_base, copied)
+        load_pipeline(tiny_base, copied)
 
 
 def test_a_base_that_was_adapted_before_is_refused(tiny_base, adapter, tmp_path):
@@ -164,4 +164,4 @@ def test_a_base_that_was_adapted_before_is_refused(tiny_base, adapter, tmp_path)
     tokenizer.add_tokens(["<class_0>"])
     tokenizer.save_pretrained(base / "tokenizer")
     with pytest.raises(UserError, match="does not fit"):
-        make_refiner(base, adapter)
+        load_pipeline(base, adapter)

@@ -18,6 +18,7 @@ from sgdmix_hub.config import (
     AugmentSettings,
     UserError,
     apply_preset,
+    effective_strength,
     fingerprint,
     preset_deviations,
     published_settings,
@@ -136,7 +137,13 @@ def test_inpainting_by_diffusion_goes_by_the_presets_mixing(preset):
         ("adapter:", "adapter"),
         ("adapter: null", "adapter"),
         ("adapter:\n  name: org/adapter", "adapter"),
-        ("strength: [0.5, 0.7]", "strength"),
+        ("strength: []", "strength"),
+        ("strength: [0.5, [0.7]]", "strength"),
+        ("strength: [0.5, 0.5]", "0.5 twice"),
+        ("strength: [0.5, 1.5]", "strength is 1.5"),
+        ("strength: [0.5, 0.01]", "strength 0.01 at 25 steps"),
+        ("strength: [0.5, 0.7]\nforeground_strength: 0.6", "foreground_strength"),
+        ("num_candidates: [3, 4]", "num_candidates must be one value"),
         ("strength: 0.5\nstrength: 0.6", "strength"),
         ("strength: much", "strength"),
         ("num_candidates: 2.5", "num_candidates"),
@@ -180,7 +187,7 @@ def test_the_other_stages_refuse_impossible_values(settings_class, words, named)
 def test_yaml_gives_values_and_the_command_line_wins(tmp_path):
     text = "strength: 0.5\nnum_candidates: 7\nsafety_checker: false\nlicense: cc-by-4.0\n"
     values = parse_yaml(tmp_path, text, "--num_candidates", "9")
-    assert (values.strength, values.num_candidates, values.safety_checker, values.license) == (0.5, 9, False, "cc-by-4.0")
+    assert (values.strength, values.num_candidates, values.safety_checker, values.license) == ([0.5], 9, False, "cc-by-4.0")
     assert parse_yaml(tmp_path, "", "--seed", "3").seed == 3
 
 
@@ -198,7 +205,8 @@ def test_a_strength_without_a_step_is_refused_and_the_named_one_runs_a_step(step
     assert named == smallest_strength(steps)
     assert int(steps * named) >= 1
     assert int(steps * (round(named * 100) - 1) / 100) == 0 or named == 0.01
-    assert parse("--num_inference_steps", steps, "--strength", named).effective_strength >= 1 / steps
+    chosen = parse("--num_inference_steps", steps, "--strength", named)
+    assert effective_strength(chosen, named) >= 1 / steps
 
 
 @given(steps=st.integers(1, 100))
@@ -212,7 +220,7 @@ def test_the_smallest_strength_is_refused_one_hundredth_lower(steps):
 
 def test_strength_zero_mixes_without_an_adapter():
     values = parse_settings(AugmentSettings, ["--dataset_name", "a/b", "--output_dir", "o", "--classifier", "c/d", "--strength", "0"])
-    assert (values.effective_strength, values.adapter) == (0.0, None)
+    assert (values.strength, values.refines, values.adapter) == ([0.0], False, None)
     with pytest.raises(UserError, match="adapter"):
         parse_settings(AugmentSettings, ["--dataset_name", "a/b", "--output_dir", "o", "--classifier", "c/d"])
 
@@ -232,7 +240,7 @@ def test_presets_name_the_same_settings_with_possible_values():
 def test_the_default_is_the_paper():
     chosen = apply_preset(augment_settings())
     assert chosen.preset == "paper"
-    assert (chosen.strength, chosen.num_candidates) == (0.7, 50)
+    assert (chosen.strength, chosen.num_candidates) == ([0.7], 50)
     assert (chosen.saliency_method, chosen.threshold_method, chosen.trust_test) == ("grad-cam", "otsu", "warn")
     assert (chosen.selection_method, chosen.mixing_method, chosen.mask_refinement) == ("l2", "union", "none")
     assert (chosen.largest_component, chosen.fill_holes, chosen.mask_dilation) == (False, False, 0.0)
@@ -287,6 +295,8 @@ def other_value(name):
     values = typing.get_args(FIELDS[name].type) or typing.get_args(typing.get_type_hints(AugmentSettings)[name])
     choices = [choice for value in values for choice in (typing.get_args(value) or [value]) if isinstance(choice, str)]
     base = getattr(augment_settings(), name)
+    if isinstance(base, list):
+        return [*base, 0.875]
     if choices:
         return next(choice for choice in choices if choice != base)
     kind = typing.get_type_hints(AugmentSettings)[name]
@@ -340,9 +350,18 @@ def test_an_input_that_is_given_and_not_used_is_not_published_either():
     assert fingerprint(values, used) == fingerprint(elsewhere, used)
 
 
-def test_published_settings_read_back_to_the_same_settings(tmp_path):
+def test_several_strengths_are_one_list_however_they_are_given(tmp_path):
+    given = parse("--strength", "0.9", "0.3", "0.5")
+    assert given.strength == [0.3, 0.5, 0.9] == parse_yaml(tmp_path, "strength: [0.5, 0.9, 0.3]").strength
+    assert parse_yaml(tmp_path, "strength: [0.5, 0.9]", "--strength", "0.7").strength == [0.7] == augment_settings(strength=0.7).strength
+    assert published_settings(given, PINS)["strength"] == [0.3, 0.5, 0.9]
+    assert published_settings(augment_settings(strength=0.7), PINS)["strength"] == 0.7
+
+
+@pytest.mark.parametrize("strength", [0.5, [0.3, 0.5]])
+def test_published_settings_read_back_to_the_same_settings(tmp_path, strength):
     """What is published is a configuration: a rerun from it has the same fingerprint."""
-    chosen = {"preset": "recommended", "strength": 0.5, "feather": 0.05, "seed": 7, "safety_checker": False}
+    chosen = {"preset": "recommended", "strength": strength, "feather": 0.05, "seed": 7, "safety_checker": False}
     chosen |= {"crop_target": False, "fill_holes": True, "mask_dilation": 0.125, "saliency_method": "layer-cam", "max_target_reuse": 2}
     chosen |= {"threshold_method": "quantile", "threshold_quantile": 0.7, "saliency_sigma": 3.0, "inpainting_method": "diffusion"}
     values = apply_preset(augment_settings(**chosen))

@@ -113,8 +113,8 @@ def test_every_pixel_is_kept_or_inpainted_or_shown(settings, source_mask, target
 def test_a_pasted_foreground_is_the_sources_to_the_pixel_and_the_rest_is_refined(settings, refiner, pair):
     pasting = SGDMixPipeline(dataclasses.replace(settings, paste_foreground=True), refiner)
     mixture = mixture_of(pasting, pair)
-    (pasted,) = pasting.refine([mixture], [0], [7])
-    (refined,) = SGDMixPipeline(settings, refiner).refine([mixture], [0], [7])
+    (pasted,) = pasting.refine([mixture], [0], [7], 0.5)
+    (refined,) = SGDMixPipeline(settings, refiner).refine([mixture], [0], [7], 0.5)
     foreground = mixture.source.mask
     assert np.array_equal(pasted[foreground], mixture.source.pixels[foreground])
     assert np.array_equal(pasted[~foreground], refined[~foreground])
@@ -125,7 +125,7 @@ def test_without_a_refiner_the_mixture_is_the_image(settings, pair):
     pipeline = SGDMixPipeline(settings, refiner=None)
     mixture = mixture_of(pipeline, pair)
     assert pipeline.inpaint([mixture], [7]) == [mixture]
-    (made,) = pipeline.refine([mixture], [0], [7])
+    (made,) = pipeline.refine([mixture], [0], [7], 0.0)
     assert np.array_equal(made, mixture.mixed)
 
 
@@ -230,9 +230,9 @@ def test_crop_target_crops_what_is_stretched_and_nothing_else(mixed_sizes, resiz
     asked = apply_preset(asked)
     inputs = resolve_inputs(asked, tmp_path / "state")
     maps = compute_maps(asked, inputs.split, None, 0, 1, CPU)
-    plan = make_plan(asked, inputs.split, maps)
-    as_they_are = RowMaker(asked, inputs, maps, CPU)
-    cropping = RowMaker(dataclasses.replace(asked, crop_target=True), inputs, maps, CPU)
+    plan = list(make_plan(asked, inputs.split, maps))
+    as_they_are = RowMaker(asked, inputs, maps)
+    cropping = RowMaker(dataclasses.replace(asked, crop_target=True), inputs, maps)
     changed = 0
     for row in plan:
         source, target = (inputs.split.image(index) for index in (row.source_index, row.target_index))

@@ -37,7 +37,7 @@ def generation(birds, folder, **choices):
     settings = apply_preset(AugmentSettings(dataset_name=str(birds), output_dir=str(folder), strength=0.0, resolution=32, **choices))
     inputs = resolve_inputs(settings, folder / "state")
     maps = compute_maps(settings, inputs.split, inputs.classifier, 0, 1, CPU)
-    return settings, inputs, maps, make_plan(settings, inputs.split, maps)
+    return settings, inputs, maps, list(make_plan(settings, inputs.split, maps))
 
 
 def true_mask(split, row):
@@ -86,7 +86,7 @@ def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifie
 def test_mixture_figures_are_those_of_the_generations_mixtures(whole, birds, classifier, tmp_path, name, choices):
     _, facts, _ = whole
     settings, inputs, maps, plan = generation(birds, tmp_path, classifier=str(classifier), num_candidates=5, **choices)
-    maker, split = RowMaker(settings, inputs, maps, CPU), inputs.split
+    maker, split = RowMaker(settings, inputs, maps), inputs.split
     rows = [row for row in plan if row.skip is None]
     mixtures = [maker.mixture(row) for row in rows]
     quality = MixtureQuality().compute(

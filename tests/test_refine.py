@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_tiny_pipeline
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -14,11 +14,12 @@ from sgdmix_hub.adapters import read_adapter
 from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.pipeline import MaskedImage, SGDMixPipeline
-from sgdmix_hub.refine import Refiner, to_uint8, unusable_reason
+from sgdmix_hub.refine import Refiner, to_uint8, unusable_reasons, with_scheduler
 
 CPU = torch.device("cpu")
 SIZE = 32
 BATCH = 4
+STRENGTH = 0.5
 LABELS = [2, 0, 3, 0]
 SEEDS = [11, 2**62 + 5, 13, 14]
 VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
@@ -59,8 +60,7 @@ def refine(request, make_refiner, images, foregrounds):
     refiner = make_refiner(foreground_strength=request.param)
 
     def refine_rows(rows):
-        refined, _ = refiner.refine(images[rows], foregrounds[rows], [LABELS[row] for row in rows], [SEEDS[row] for row in rows])
-        return refined
+        return refiner.refine(images[rows], foregrounds[rows], [LABELS[row] for row in rows], [SEEDS[row] for row in rows], STRENGTH)
 
     return refine_rows
 
@@ -68,12 +68,12 @@ def refine(request, make_refiner, images, foregrounds):
 @pytest.mark.parametrize("rows", [[0, 1, 2], [0], [3], [2, 3]])
 def test_padding_changes_no_bit(refine, rows):
     padded = refine(rows)
-    assert padded.shape == (len(rows), SIZE, SIZE, 3) and padded.dtype == np.float32
-    assert np.array_equal(padded, refine([0, 1, 2, 3])[rows])
+    assert all(image.shape == (SIZE, SIZE, 3) and image.dtype == np.uint8 for image in padded)
+    assert np.array_equal(padded, np.stack(refine([0, 1, 2, 3]))[rows])
 
 
 def test_neither_neighbours_nor_order_change_a_bit(refine):
-    whole = refine([0, 1, 2, 3])
+    whole = np.stack(refine([0, 1, 2, 3]))
     assert np.array_equal(refine([3, 1, 0, 2]), whole[[3, 1, 0, 2]])
     assert np.array_equal(refine([1, 1, 2, 1]), whole[[1, 1, 2, 1]])
     torch.manual_seed(99)
@@ -83,7 +83,7 @@ def test_neither_neighbours_nor_order_change_a_bit(refine):
 
 def test_label_seed_and_image_all_matter(refiner, images, foregrounds):
     def refined(labels=LABELS, seeds=SEEDS, pixels=images):
-        return refiner.refine(pixels, foregrounds, labels, seeds)[0]
+        return np.stack(refiner.refine(pixels, foregrounds, labels, seeds, STRENGTH))
 
     whole = refined()
     inverted = np.concatenate([255 - images[:1], images[1:]])
@@ -92,70 +92,86 @@ def test_label_seed_and_image_all_matter(refiner, images, foregrounds):
         assert np.array_equal(other[1:], whole[1:])
 
 
-def stock_pipeline(base, adapter):
-    """Stock diffusers, as an adapter's card tells its users to load it."""
+def stock_pipeline(base, adapter, scheduler="dpmsolver++"):
+    """Stock diffusers, as an adapter's card tells its users to load it, with one of our samplers."""
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
     pipeline.load_lora_weights(str(adapter))
     pipeline.load_textual_inversion([{name: row} for name, row in load_file(adapter / "learned_embeds.safetensors").items()])
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return with_scheduler(pipeline, scheduler)
+
+
+def difference(mine, theirs):
+    """The largest difference of 8-bit values, and the share of them that differ."""
+    distance = np.abs(np.stack(mine).astype(int) - theirs)
+    return distance.max(), (distance > 0).mean()
 
 
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
-@pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim"])
+@pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
 def test_the_images_are_those_of_the_stock_pipeline(make_refiner, tiny_base, adapter, images, foregrounds, scheduler, guidance_scale):
-    """One prompt string for the batch and a generator a row; bit for bit."""
-    stock = stock_pipeline(tiny_base, adapter)
-    if scheduler == "ddim":
-        stock.scheduler = DDIMScheduler.from_config(stock.scheduler.config)
-    else:
-        stock.scheduler = DPMSolverMultistepScheduler.from_config(stock.scheduler.config, algorithm_type="dpmsolver++")
+    """But for rounding: the stock pipeline encodes row by row and keeps the adapter beside the weights."""
+    stock = stock_pipeline(tiny_base, adapter, scheduler)
     ours = make_refiner(scheduler=scheduler, guidance_scale=guidance_scale)
-    for label in (0, 3):
+    for label, strength in ((0, 0.5), (3, 0.9), (3, 1.0)):
         expected = stock(
             prompt=f"a photo of a <class_{label}> bird",
-            image=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
+            image=[Image.fromarray(image) for image in images],
             num_images_per_prompt=BATCH,
-            strength=0.5,
+            strength=strength,
             num_inference_steps=6,
             guidance_scale=guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-            output_type="np",
         ).images
-        refined, flagged = ours.refine(images, foregrounds, [label] * BATCH, SEEDS)
-        assert np.array_equal(refined, expected)
-        assert flagged == [False] * BATCH
+        refined = ours.refine(images, foregrounds, [label] * BATCH, SEEDS, strength)
+        largest, share = difference(refined, np.stack([np.asarray(image) for image in expected]))
+        assert largest <= 1 and share < 0.001
 
 
-def test_pictures_give_the_images_that_their_pixels_give(refiner, tiny_base, adapter, images, foregrounds):
-    """The stock pipeline takes PIL images: the way through uint8 and back loses nothing."""
-    stock = stock_pipeline(tiny_base, adapter)
-    stock.scheduler = DPMSolverMultistepScheduler.from_config(stock.scheduler.config, algorithm_type="dpmsolver++")
-    expected = stock(
-        prompt="a photo of a <class_1> bird",
-        image=[Image.fromarray(image) for image in images],
-        num_images_per_prompt=BATCH,
-        strength=0.5,
-        num_inference_steps=6,
-        guidance_scale=5.0,
-        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-    ).images
-    refined, _ = refiner.refine(images, foregrounds, [1] * BATCH, SEEDS)
-    assert all(np.array_equal(to_uint8(mine), np.asarray(theirs)) for mine, theirs in zip(refined, expected, strict=True))
+def test_with_the_adapter_beside_the_weights_the_images_are_the_same(make_refiner, images, foregrounds):
+    """As it is where the base model without it is needed too, for inpainting; the adapter's share is far above the tolerance."""
+    fused = make_refiner().refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
+    kept = make_refiner(preset="recommended", foreground_strength=0.5, inpainting_method="diffusion")
+    largest, share = difference(kept.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(fused))
+    assert largest <= 1 and share < 0.001
+    kept.pipeline.unet.disable_adapters()
+    assert difference(kept.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(fused))[1] > 0.01
+
+
+def test_each_batch_has_the_strength_that_it_is_given(refiner, images, foregrounds):
+    """Also one after the other in one refiner, whose sampler keeps a history."""
+
+    def refined(strength):
+        return np.stack(refiner.refine(images, foregrounds, LABELS, SEEDS, strength)).astype(int)
+
+    first = {strength: refined(strength) for strength in (0.9, 0.2, 0.5)}
+    assert all(np.array_equal(first[strength], refined(strength)) for strength in (0.2, 0.9, 0.5))
+    change = {strength: np.abs(first[strength] - images).mean() for strength in first}
+    assert change[0.2] < change[0.5] < change[0.9]
+
+
+@pytest.mark.slow
+def test_a_compiled_model_makes_the_same_images(make_refiner, images, foregrounds):
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    plain = make_refiner().refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
+    compiled = make_refiner(compile=True)
+    largest, share = difference(compiled.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(plain))
+    assert largest <= 1 and share < 0.001
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
 def test_the_same_strength_for_the_foreground_is_one_strength(make_refiner, images, foregrounds, scheduler):
-    one = make_refiner(scheduler=scheduler).refine(images, foregrounds, LABELS, SEEDS)[0]
-    two = make_refiner(scheduler=scheduler, foreground_strength=0.5).refine(images, foregrounds, LABELS, SEEDS)[0]
-    np.testing.assert_allclose(one, two, atol=1e-5)
+    one = make_refiner(scheduler=scheduler).refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
+    two = make_refiner(scheduler=scheduler, foreground_strength=0.5).refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
+    assert np.array_equal(one, two)
 
 
 def test_a_base_with_another_number_of_latent_channels(make_refiner, images, foregrounds, tmp_path):
     """diffusers' img2img takes for latents whatever has four channels, and nothing else."""
     build_tiny_pipeline(latent_channels=8).save_pretrained(tmp_path / "base")
     results = [
-        make_refiner(base=tmp_path / "base", foreground_strength=strength).refine(images, foregrounds, LABELS, SEEDS)[0]
+        make_refiner(base=tmp_path / "base", foreground_strength=strength).refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
         for strength in (None, 0.5, 0.0)
     ]
     assert np.array_equal(results[0], results[1]) and not np.array_equal(results[0], results[2])
@@ -165,13 +181,13 @@ def test_a_base_with_another_number_of_latent_channels(make_refiner, images, for
 def test_a_foreground_at_strength_zero_is_what_the_vae_makes_of_it(make_refiner, images, scheduler):
     """Everything foreground: then nothing of the sampler is left."""
     refiner = make_refiner(scheduler=scheduler, foreground_strength=0.0)
-    refined, _ = refiner.refine(images, np.ones((BATCH, SIZE, SIZE), bool), LABELS, SEEDS)
+    refined = refiner.refine(images, np.ones((BATCH, SIZE, SIZE), bool), LABELS, SEEDS, STRENGTH)
     vae, generators = refiner.pipeline.vae, [torch.Generator().manual_seed(seed) for seed in SEEDS]
     with torch.no_grad():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = [vae.encode(row[None]).latent_dist.sample(generator) for row, generator in zip(pixels, generators, strict=True)]
-        expected = (vae.decode(torch.cat(latents)).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(refined, expected, atol=1e-4)
+        expected = (vae.decode(torch.cat(latents)).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    assert difference(refined, to_uint8(expected).numpy())[0] <= 1
 
 
 # --- rows that must not be published
@@ -182,7 +198,7 @@ def finished(refiner, images, foregrounds, rows=3):
     pipeline = SGDMixPipeline(refiner.settings, refiner)
     masked = [MaskedImage(image, mask, 1.0) for image, mask in zip(images, foregrounds, strict=True)]
     mixtures = [pipeline.mix(masked[row], masked[(row + 1) % BATCH]) for row in range(rows)]
-    return pipeline.refine(mixtures, LABELS[:rows], SEEDS[:rows])
+    return pipeline.refine(mixtures, LABELS[:rows], SEEDS[:rows], STRENGTH)
 
 
 def test_flagged_rows_have_a_reason_and_never_an_image(make_refiner, prudish_base, images, foregrounds):
@@ -209,22 +225,20 @@ def test_outputs_of_a_broken_decoder_have_a_reason(make_refiner, tiny_base, tmp_
 
 
 def test_reasons():
-    good = np.random.default_rng(0).random((4, 4, 3)).astype(np.float32)
-    assert unusable_reason(good, False) is None
-    assert unusable_reason(good, True) == "flagged by the safety checker"
-    for value in (np.nan, np.inf, -np.inf):
-        broken = good.copy()
-        broken[1, 2, 0] = value
-        assert unusable_reason(broken, False) == "refined image is not finite"
-    assert unusable_reason(np.full((4, 4, 3), 0.7, np.float32), False) == "refined image is constant"
-    assert unusable_reason(np.full((4, 4, 3), 0.7, np.float32) + good * 1e-4, False) == "refined image is constant"
+    good = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = good.clone()
+    for row, value in ((1, float("nan")), (2, float("inf")), (3, -float("inf"))):
+        images[row, 0, 1, 2] = value
+    images[4] = 0.7 + good[4] * 1e-4
+    constant, not_finite, flagged = "refined image is constant", "refined image is not finite", "flagged by the safety checker"
+    assert unusable_reasons(images, [False] * 8) == [None, not_finite, not_finite, not_finite, constant, None]
+    assert unusable_reasons(images, [True, True, False, False, True, False]) == [flagged, flagged, not_finite, not_finite, flagged, None]
 
 
 def test_uint8_is_the_nearest_value():
-    values = np.arange(256, dtype=np.float32) / 255
-    assert np.array_equal(to_uint8(values), np.arange(256))
-    assert np.array_equal(to_uint8(values + 0.4 / 255), np.arange(256))
-    assert to_uint8(np.array([-0.2, 1.3])).tolist() == [0, 255]
+    values = torch.arange(256) / 255
+    assert to_uint8(values).tolist() == to_uint8(values + 0.4 / 255).tolist() == list(range(256))
+    assert to_uint8(torch.tensor([-0.2, 1.3])).tolist() == [0, 255]
 
 
 def test_a_folder_that_is_no_base_is_refused(make_refiner, birds, tiny_base, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
-from stock import make_refiner, refined_by, stock_images
+from stock import load_pipeline, refined_by, stock_images
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from sgdmix_hub import train_adapter
@@ -80,5 +80,5 @@ def test_an_adapter_of_this_layout_is_what_stock_diffusers_loads(base, birds, tm
     assert len(load_file(adapter / LORA_FILE)) == 2 * 4 * (6 + 1 + 9) * 2
     assert len(load_file(adapter / TOKENS_FILE)) == 4
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
-    expected = refined_by(make_refiner(base, adapter, resolution=SIZE), images)
+    expected = refined_by(load_pipeline(base, adapter), images)
     assert np.array_equal(stock_images(base, adapter, images, tmp_path), expected)

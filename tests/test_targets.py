@@ -333,7 +333,7 @@ def birds_plan(birds, tmp_path):
 @pytest.mark.parametrize("target_classes", CLASSES)
 def test_a_plan_gives_every_source_its_variants_and_never_itself(birds_plan, target_classes):
     settings_, split, maps = birds_plan(target_classes=target_classes)
-    plan = make_plan(settings_, split, maps)
+    plan = list(make_plan(settings_, split, maps))
     assert [(row.source_index, row.variant) for row in plan] == [(source, v) for source in split.subset.tolist() for v in range(3)]
     for row in plan:
         assert row.skip is None and row.target_index in split.subset and row.target_index != row.source_index
@@ -350,7 +350,7 @@ def test_an_image_without_a_map_is_skipped_and_is_nobodys_target(birds_plan):
     lost = int(split.subset[1])
     maps.unusable[lost] = "blank saliency map"
     backgrounds = np.random.default_rng(0).random((len(split.rows), 4)).astype(np.float32)  # by row, as the store is
-    plan = make_plan(settings_, split, maps, backgrounds)
+    plan = list(make_plan(settings_, split, maps, backgrounds))
     assert [(row.source_index, row.variant) for row in plan] == [(source, v) for source in split.subset.tolist() for v in range(3)]
     assert {row.source_index for row in plan if row.skip} == {lost}
     assert {row.skip for row in plan if row.source_index == lost} == {"blank saliency map"}

@@ -61,7 +61,7 @@ def parse_args(argv=None):
     parser.add_argument("--unet_steps", type=int, default=10_000)
     parser.add_argument("--decoder_steps", type=int, default=5_000)
     parser.add_argument("--start_from", type=Path, help="pipeline folder of an earlier base, whose weights are the first ones")
-    parser.add_argument("--compile", action="store_true", help="compile the denoiser: faster, and on a CPU it needs a C++ compiler")
+    parser.add_argument("--compile", action="store_true", help="compile the models: faster, and on a CPU it needs a C++ compiler")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
@@ -125,7 +125,7 @@ def run_stage(stage, args):
         return
     images = cached_world(args.work_dir, args.num_images, args.seed)
     if stage == "vae":
-        train_vae(images, args.work_dir, args.vae_steps, args.seed, args.device, args.start_from)
+        train_vae(images, args.work_dir, args.vae_steps, args.seed, args.device, args.start_from, args.compile)
         return
     latents = cache_latents(images, args.work_dir, args.seed, args.device)
     if stage == "unet":

@@ -1,0 +1,78 @@
+"""SGD-Mix as a function for `Dataset.map`, to explore with: it holds its split, makes its maps and chooses its targets at once.
+
+    mapped = MappedSplit(SGDMixPipeline.from_pretrained("org/cub-adapter", preset="recommended"), dataset)
+    augmented = dataset.map(mapped, **mapped.options)
+
+A dataset to publish is made by `augment.py`, which resumes, shards, and pins what it reads; its rows are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import warnings
+
+import numpy as np
+from datasets import Dataset
+
+from .config import AugmentSettings
+from .data import split_of
+from .encoding import encode_image
+from .flow import batches
+from .inputs import Inputs
+from .pins import Pin
+from .pipeline import SGDMixPipeline
+from .row_store import RowValues
+from .rows import RowMaker
+from .saliency_store import block_maps
+from .shards import make_plan, shard_features
+
+
+class MappedSplit:
+    """Every row of a dataset gives its `num_variants` augmented rows, with the published columns; rows that cannot be made are left out,
+    with a warning."""
+
+    def __init__(
+        self, pipeline: SGDMixPipeline, dataset: Dataset, *, image_column: str = "image", label_column: str = "label", seed: int = 0
+    ):
+        """Raises `UserError` when the columns are missing or hold something else."""
+        pin = Pin("dataset", dataset._fingerprint)
+        self.split = split_of(dataset, pin, image_column, label_column)
+        method = dataclasses.asdict(pipeline.settings)
+        self.settings = AugmentSettings(dataset_name=pin.name, output_dir="", image_column=image_column, seed=seed, **method)
+        maps, unusable = block_maps(self.settings, self.split, self.split.subset, pipeline.cam)
+        maps = RowValues(self.split.subset, maps, {int(row): reason for row, reason in unusable.items()})
+        adapter = pipeline.refiner.adapter if pipeline.refiner else None
+        self.maker = RowMaker(self.settings, Inputs(self.split, None, adapter, None, None), maps, pipeline=pipeline)
+        self.plan = list(make_plan(self.settings, self.split, maps))
+        self._sources = np.array([row.source_index for row in self.plan])
+
+    @property
+    def options(self) -> dict:
+        """What `Dataset.map` has to be told besides the function; the fingerprint saves it from hashing a diffusion model."""
+        facts = [self.split.pin.revision, self.settings, self.split.class_names]
+        return {
+            "batched": True,
+            "batch_size": self.settings.batch_size,
+            "with_indices": True,
+            "remove_columns": self.split.rows.column_names,
+            "features": shard_features(self.split.class_names),
+            "new_fingerprint": hashlib.sha256(repr(facts).encode()).hexdigest()[:16],
+        }
+
+    def __call__(self, batch: dict, indices: list[int]) -> dict:
+        """The published columns of the rows with these numbers."""
+        planned = [self.plan[position] for position in np.flatnonzero(np.isin(self._sources, indices))]
+        mixed = [(row, self.maker.mixture_or_reason(row)) for row in sorted(planned, key=lambda row: row.strength)]
+        made, skipped = [], []
+        for rows, mixtures in batches(mixed, self.settings.batch_size, skipped, lambda rows: None):
+            for row, mixture, image in zip(rows, mixtures, self.maker.refined(rows, mixtures), strict=True):
+                if isinstance(image, str):
+                    skipped.append({"source_index": row.source_index, "variant": row.variant, "reason": image})
+                else:
+                    encoded = {"bytes": encode_image(image, self.settings.image_format), "path": self.maker.image_name(row)}
+                    made.append({"image": encoded} | self.maker.columns(row, mixture.foreground_area))
+        for record in skipped:
+            warnings.warn(f"row {record['source_index']}, variant {record['variant']}: {record['reason']}", stacklevel=2)
+        made.sort(key=lambda row: (row["source_index"], row["variant"]))
+        return {name: [row[name] for row in made] for name in shard_features(self.split.class_names)}
