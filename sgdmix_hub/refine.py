@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from .adapters import Adapter, load_into
 from .config import MethodSettings, UserError, first_line, num_steps
 from .pins import Pin
-from .processes import stop_if_requested
+from .processes import quiet_libraries, stop_if_requested
 
 SCHEDULERS = {
     "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
@@ -52,7 +52,8 @@ class Refiner:
         if settings.inpainting_method != "diffusion":  # which needs the base model without its adapter too
             self.pipeline.fuse_lora(components=["unet"])  # in float32: half precision would round much of an update away
             self.pipeline.unload_lora_weights()
-        self.pipeline.to(device, getattr(torch, settings.dtype))
+        with quiet_libraries():  # diffusers warns of parts that have to stay in float32 where there are none
+            self.pipeline.to(device, getattr(torch, settings.dtype))
         for part in (self.pipeline.unet, self.pipeline.vae):
             part.to(memory_format=torch.channels_last)
         if settings.compile:
