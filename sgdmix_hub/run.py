@@ -94,8 +94,10 @@ def all_stages(settings: RunSettings) -> list[Stage]:
 
 def bootstrap_stages(settings: RunSettings, generation: AugmentSettings, folder: Path) -> list[Stage]:
     """Mixtures with model-free masks, and the classifier that is trained on them for a CAM to look through."""
-    geometry = {name: getattr(generation, name) for name in ("resolution", "resize", "image_format")}
-    mixtures = stage_settings(settings, AugmentSettings, "bootstrap.yaml", MODEL_FREE | geometry | {"output_dir": str(folder)})
+    shared = [field.name for field in dataclasses.fields(DataSettings) if field.name != "output_dir"]
+    shared = {name: getattr(generation, name) for name in (*shared, "resolution", "resize", "image_format")}
+    given = {name: value for name, value in shared.items() if value is not None}
+    mixtures = stage_settings(settings, AugmentSettings, "bootstrap.yaml", MODEL_FREE | given | {"output_dir": str(folder)})
     links = {"output_dir": str(folder / "classifier"), "synthetic": str(folder / "repo"), "synthetic_probability": 0.5}
     classifier = stage_settings(settings, ClassifierSettings, "classifier.yaml", links)
     return [

@@ -196,6 +196,20 @@ def test_bad_value_in_a_recipe_names_its_stage(file, wrong, birds, tiny_base, cl
         all_stages(settings)
 
 
+def test_the_mixtures_for_bootstrapped_saliency_are_of_the_recipes_own_rows(tmp_path):
+    """A recipe that names split, columns and subset: all stages work on the same rows."""
+    data = "label_column: species\ndataset_split: validation\nimbalance_factor: 0.5\nsubset_seed: 3\n"
+    for name in ("classifier", "adapter", "generate"):
+        extra = "adapter: a/b\nclassifier: c/d\n" if name == "generate" else "model: e/f\n" if name == "classifier" else "metaclass: bird\n"
+        (tmp_path / f"{name}.yaml").write_text(data + extra)
+    args = {"dataset_name": "org/birds", "output_dir": str(tmp_path / "run"), "metaclass": "bird", "recipe": str(tmp_path)}
+    stages = all_stages(RunSettings(**args, bootstrap_saliency=True))
+    assert len(stages) == 6
+    for stage in stages:
+        chosen = [getattr(stage.settings, name) for name in ("label_column", "dataset_split", "imbalance_factor", "subset_seed")]
+        assert chosen == ["species", "validation", 0.5, 3], stage.title
+
+
 def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free_mixtures(birds, tiny_base, classifier, tmp_path):
     args = run_arguments(birds, tiny_base, write_recipe(tmp_path / "recipe", classifier, generate={"strength": 0}), tmp_path / "run")
     done = launch([*args, "--bootstrap_saliency=true"], 2)
