@@ -33,6 +33,7 @@ class Encoders:
     def __init__(self, num_workers: int, image_format: str):
         self.image_format = image_format
         self._pool = ProcessPoolExecutor(num_workers, initializer=_end_with_parent, initargs=(os.getpid(),))
+        self._pool.submit(int)  # the processes start now, not with the first image
 
     def __enter__(self) -> Encoders:
         return self
