@@ -77,7 +77,7 @@ def measured_run(args: argparse.Namespace, dataset: Path, words: list[str], agai
     command = [sys.executable, HERE.parent / "scripts" / "augment_dataset.py", "--dataset_name", dataset, "--output_dir", output]
     command = [str(word) for word in [*command, "--saliency_method", "spectral-residual", *words]]
     started, peak = time.time(), 0
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     tree = psutil.Process(process.pid)
     while process.poll() is None:
         try:
@@ -86,12 +86,12 @@ def measured_run(args: argparse.Namespace, dataset: Path, words: list[str], agai
             continue
         time.sleep(SECONDS_BETWEEN_LOOKS)
     if process.returncode:
-        sys.exit(f"{' '.join(command)} ended with exit code {process.returncode}")
+        sys.exit(f"{' '.join(command)} ended with exit code {process.returncode}:\n{process.stderr.read().decode()}")
     seconds = time.time() - started
     found = {"peak_mb": peak / 1e6, "seconds": seconds, "stages": stage_seconds(output, started)}
     if again:
         started = time.time()
-        subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=True)
         found["again_seconds"] = time.time() - started
     return found
 

@@ -8,6 +8,7 @@ kept, and a plan, which is not.
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -39,6 +40,7 @@ from .saliency_store import SaliencyMaps, compute_maps
 from .shards import Shards, make_plan, shard_features, write_plan
 from .targets import Pools
 
+BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30.0  # a line in a log is there for ever
 SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records: a shared file system is slow at it
 
 
@@ -134,7 +136,7 @@ class Progress:
         self.others = set(unfinished) - set(mine) if shown else set()
         to_make = sum(map(shards.size, unfinished))
         total = len(shards.plan)
-        self.bar = tqdm(total=total, initial=total - to_make, desc="sgd-mix", unit="image", disable=not shown)
+        self.bar = tqdm(total=total, initial=total - to_make, desc="sgd-mix", unit="image", mininterval=BAR_SECONDS, disable=not shown)
         self._looked = time.monotonic()
 
     def __enter__(self) -> Progress:

@@ -1,4 +1,4 @@
-"""The processes of one launch: ranks and devices, the output folder's lock, waiting on files, stop signals, exit codes.
+"""The processes of one launch: ranks and devices, the output folder's lock, waiting on files, stop signals, ends and exit codes.
 
 Rank discipline: rank 0 makes what exists once (pins' checks, merged maps, plan, repo/) and the others wait for the FILES. Saliency and
 generation hold no collective, so a slow rank times nobody out.
@@ -6,7 +6,6 @@ generation hold no collective, so a slow rank times nobody out.
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import fcntl
 import json
@@ -14,13 +13,14 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import cv2
 import datasets
@@ -32,14 +32,18 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from .config import DataSettings, UserError, first_line
+from .orphans import signal_with_parent
 from .parsing import Settings, parse_settings
+from .rank_notes import dead_ranks, launch_folder, launched_rank, leave_note, remove_note
+from .shortages import lack_of_memory, lack_of_room
 
 EXIT_USER_ERROR = 2
 EXIT_SKIPPED = 3
 EXIT_PREEMPTED = 75
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0
+SETTLE_SECONDS = 1.0  # from a broken connection to the launcher's SIGTERM
+STOP_SECONDS = 20.0  # from SIGTERM to the end, whatever the process is at: launchers kill after 30
 COLLECTIVE_TIMEOUT = datetime.timedelta(days=1)  # rank 0 may check terabytes while the others wait; a dead rank ends the launch anyway
 
 
@@ -55,11 +59,17 @@ class FolderInUse(UserError):
     """Another run holds the output folder: nothing in it may be touched, not even for a report."""
 
 
+class DiedWithoutAWord(Exception):
+    """Other processes of this launch were killed from outside, or crashed outside Python. Exit code 1: it may well happen again."""
+
+
 Value = TypeVar("Value")
 EXIT_CODES = {UserError: EXIT_USER_ERROR, TooManySkipped: EXIT_SKIPPED, Preempted: EXIT_PREEMPTED}
-_started = 0.0
+STOPPED = "stopped by SIGTERM: the same command goes on, with what was finished kept"
 _stop_requested = False
 _error_file: Path | None = None
+_earlier_report: tuple[int, int] | None = None
+_ending = threading.Lock()
 
 
 def start_processes(num_threads: int) -> PartialState:
@@ -103,6 +113,8 @@ def lock_folder(state_folder: Path, name: str = "lock"):
             raise FolderInUse(f"{state_folder.parent} is in use by another run: wait for it or choose another --output_dir") from None
         except OSError as error:
             raise UserError(f"the file system of {state_folder} has no file locks ({error.strerror}): choose another one") from None
+        if state_folder / "error.json" == _error_file and not another_failed():
+            _error_file.unlink(missing_ok=True)  # an earlier attempt's: should this one be killed, it must not speak for it
         yield
 
 
@@ -129,12 +141,14 @@ def fill_folder(folder: Path, write: Callable[[Path], None], last: str) -> None:
     working = folder / "state" / ".finished"
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
-    write(working)
-    files = [path.relative_to(working) for path in working.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: (path == Path(last), path)):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(working / path, folder / path)
-    shutil.rmtree(working)
+    try:
+        write(working)
+        files = [path.relative_to(working) for path in working.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: (path == Path(last), path)):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(working / path, folder / path)
+    finally:
+        shutil.rmtree(working)
 
 
 def write_json(path: Path, values: dict | list) -> None:
@@ -166,17 +180,23 @@ def different_facts(before: dict, facts: dict) -> list[str]:
 def stop_if_requested() -> None:
     """Raises `Preempted` once SIGTERM has come, or once a process of this launch, on whatever node, has reported a failure."""
     if _stop_requested:
-        raise Preempted("stopped by SIGTERM: the same command goes on, with what was finished kept")
+        raise Preempted(STOPPED)
     if another_failed():
         raise Preempted("another process of this launch failed")
 
 
 def another_failed() -> bool:
     """Whether `state/error.json` was written since this process started: launchers of several nodes do not stop each other."""
+    return _error_file is not None and _file_identity(_error_file) not in (None, _earlier_report)
+
+
+def _file_identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from the one that replaces it, whatever the clocks of the machines say; None where there is none."""
     try:
-        return _error_file is not None and _error_file.stat().st_mtime >= _started
+        stat = path.stat()
     except OSError:
-        return False
+        return None
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _request_stop(signum, frame) -> None:
@@ -184,37 +204,57 @@ def _request_stop(signum, frame) -> None:
     _stop_requested = True
 
 
+def stop_in_time() -> None:
+    """Ends this process `STOP_SECONDS` after SIGTERM, whatever it is at by then: a long step, a download, a collective nobody else joins.
+
+    Python hands a signal to the main thread between two of its steps; the wake-up descriptor hears of it at once.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a worker's signals are not this process's
+
+    def wait() -> NoReturn:
+        while os.read(reader, 1)[0] != signal.SIGTERM:
+            pass
+        _request_stop(signal.SIGTERM, None)
+        time.sleep(STOP_SECONDS)
+        code = fail(Preempted(STOPPED), None)
+        remove_note()
+        os._exit(code)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def stop_with_launcher() -> None:
     """Asks Linux for a SIGTERM when the launcher dies: a killed launcher would leave its processes behind as orphans that write on."""
-    if "ACCELERATE_MIXED_PRECISION" not in os.environ or sys.platform != "linux":
-        return
-    launcher = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != launcher:
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and not signal_with_parent(signal.SIGTERM, os.getppid()):
         os._exit(EXIT_PREEMPTED)
 
 
 def launch(main: Callable[[Settings], None], settings_class: type[Settings], argv: list[str] | None = None) -> None:
     """Runs `main` on the parsed settings and ends the process with the exit code that the failure stands for.
 
-    0 done; 2 a mistake of the user, in one line; 3 too many rows skipped; 75 stopped by SIGTERM; 1 anything else, with a traceback.
-    The line is printed once; where there is an output folder it is in its `state/error.json` too, because `accelerate launch` prints a
-    report of its own after it and turns every code into 1.
+    0 done; 2 a mistake of the user, a full disk or not enough memory, in one line; 3 too many rows skipped; 75 stopped by SIGTERM;
+    1 anything else, with a traceback. The line is printed once; where there is an output folder it is in its `state/error.json` too,
+    because `accelerate launch` prints a report of its own after it and turns every code into 1.
     """
     signal.signal(signal.SIGTERM, _request_stop)
     stop_with_launcher()
+    stop_in_time()
     quiet_other_ranks()
-    global _error_file, _started
-    _started = time.time()
+    global _error_file, _earlier_report
     settings, code = None, 0
+    leave_note()
     try:
         settings = parse_settings(settings_class, argv)
         _error_file = Path(settings.output_dir) / "state" / "error.json"
+        _earlier_report = _file_identity(_error_file)
         main(settings)
     except Exception as error:
-        code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
-        if launched_rank() == 0 or (settings is not None and is_left_alone()):
-            report(settings, code, error)
+        code = fail(error, settings)
+    finally:
+        remove_note()
     distributed = torch.distributed.is_initialized()
     if distributed and code == 0:
         torch.distributed.barrier()
@@ -223,6 +263,39 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
     # A failed rank must not hang in the others' collectives while Python shuts down, and gloo sometimes aborts in that shutdown.
     if code or distributed:
         os._exit(code)
+
+
+# ---- ends ----
+
+
+def fail(error: Exception, settings: DataSettings | None) -> int:
+    """Says why this process ends, if it is the one to say it, and returns its exit code; whoever calls it ends the process."""
+    _ending.acquire()  # for good: the main thread and the one of `stop_in_time` do not both report
+    error = reason(error, settings)
+    code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+    if is_speaker(settings):
+        report(code, error)
+    return code
+
+
+def reason(error: Exception, settings: DataSettings | None) -> Exception:
+    """What the end of this process is to be blamed on. What breaks after another rank's death or a SIGTERM breaks because of it."""
+    if isinstance(error, tuple(EXIT_CODES)) and not isinstance(error, Preempted):
+        return error
+    lack = lack_of_room(error, settings) or lack_of_memory(error, settings)
+    if lack is not None:
+        return lack
+    deadline = time.monotonic() + (0 if launch_folder() is None else SETTLE_SECONDS)
+    while not (_stop_requested or isinstance(error, Preempted) or dead_ranks()) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    dead = dead_ranks()
+    if dead:
+        ranks = f"rank{'s' * (len(dead) > 1)} {', '.join(map(str, dead))}"
+        return DiedWithoutAWord(
+            f"{ranks} died without a word (killed from outside, perhaps because memory ran out, or crashed): mend that, "
+            "then the same command goes on, with what was finished kept"
+        )
+    return Preempted(STOPPED) if _stop_requested else error
 
 
 def quiet_other_ranks() -> None:
@@ -249,9 +322,14 @@ def quiet_libraries():
             logging.set_verbosity(verbosity)
 
 
-def launched_rank() -> int:
-    """The rank the launcher gave this process, known before any library is set up."""
-    return int(os.environ.get("RANK", "0"))
+def is_speaker(settings: DataSettings | None) -> bool:
+    """Whether it is this rank that says why the launch fails: rank 0, or one that fails alone; of a machine where others have died without
+    a word, the first that is left."""
+    dead = dead_ranks()
+    if dead:
+        first = launched_rank() - int(os.environ["LOCAL_RANK"])
+        return launched_rank() == min(set(range(first, first + int(os.environ["LOCAL_WORLD_SIZE"]))) - set(dead))
+    return launched_rank() == 0 or (settings is not None and is_left_alone())
 
 
 def is_left_alone() -> bool:
@@ -263,16 +341,16 @@ def is_left_alone() -> bool:
     return not _stop_requested
 
 
-def report(settings: DataSettings | None, code: int, error: Exception) -> None:
+def report(code: int, error: Exception) -> None:
     """Says why the run ends and writes it into the output folder, unless that is another run's."""
     if code == EXIT_PREEMPTED and another_failed():
         return  # that is why this one was stopped, and it has said so
-    if code == 1:
-        traceback.print_exc()
+    if code == 1 and not isinstance(error, DiedWithoutAWord):
+        traceback.print_exception(error)
     message = first_line(error) if code == 1 else str(error)
     if launched_rank() != 0:
         message = f"rank {launched_rank()}: {message}"
-    if settings is not None and not isinstance(error, FolderInUse):
+    if _error_file is not None and not isinstance(error, FolderInUse):
         try:
             write_json(_error_file, {"exit_code": code, "message": message})
         except OSError:

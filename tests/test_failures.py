@@ -1,0 +1,380 @@
+"""Runs that are killed, stopped, refused, or run out of room or memory: what they say, what they leave, and that they go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from generations import (
+    ROOT,
+    SCRIPT,
+    alive_in_the_end,
+    arguments,
+    digests,
+    one_line,
+    records,
+    run_script,
+    snapshot,
+    start,
+    wait_for_records,
+)
+from launching import launch, launch_command, launch_environment
+from trainings import ADAPTER, adapter_settings, last_step
+
+SLURM = ROOT / "docs" / "slurm.sh"
+
+
+@pytest.fixture(scope="module")
+def settings(mixing):
+    """A generation that takes seconds, in 24 shards, without any model."""
+    return mixing | {"resolution": 512, "num_variants": 4, "rows_per_shard": 4}
+
+
+@pytest.fixture(scope="module")
+def reference(settings, tmp_path_factory):
+    """The files that `settings` end in when nothing happens."""
+    output = tmp_path_factory.mktemp("reference") / "run"
+    ended = run_script(arguments(settings | {"output_dir": output}), output.parent / "logs")
+    assert ended.returncode == 0, ended.stderr
+    return digests(output / "repo")
+
+
+def started(settings: dict, output: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
+    """A launch in two processes that has finished its first shard; with all its processes, workers included."""
+    launched = start(launch_command([SCRIPT, *arguments(settings | {"output_dir": output})], 2))
+    wait_for_records(launched, output)
+    return launched, psutil.Process(launched.pid).children(recursive=True)
+
+
+def rank(number: int, processes: list[psutil.Process]) -> psutil.Process:
+    """The process of a rank; workers inherit its environment, its children come after it."""
+    return next(process for process in processes if process.environ().get("RANK") == str(number))
+
+
+def error_of(output: Path) -> dict:
+    return json.loads((output / "state" / "error.json").read_text())
+
+
+def lines_of(stderr: str) -> list[str]:
+    """What the product says, not what the launcher does."""
+    return [line for line in stderr.splitlines() if line.startswith("sgdmix_hub: ")]
+
+
+def finishes(settings: dict, output: Path, reference: dict, logs: Path) -> None:
+    """The same command ends in the files of a run that nothing happened to, and forgets the failure."""
+    ended = run_script(arguments(settings | {"output_dir": output}), logs)
+    assert ended.returncode == 0, ended.stderr
+    assert digests(output / "repo") == reference
+    assert not (output / "state" / "error.json").exists()
+
+
+# ---- killed without a word ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_killed_rank_is_named_and_takes_the_launch_down(victim, settings, reference, tmp_path):
+    output = tmp_path / "run"
+    (output / "state").mkdir(parents=True)
+    (output / "state" / "error.json").write_text('{"exit_code": 75, "message": "of an earlier attempt"}')
+    launched, processes = started(settings, output)
+    assert not (output / "state" / "error.json").exists()
+    rank(victim, processes).kill()
+    killed = time.monotonic()
+    _, stderr = launched.communicate()
+    assert launched.returncode != 0 and time.monotonic() - killed < 25
+    assert not alive_in_the_end(processes)
+    (line,) = lines_of(stderr)
+    assert f"rank {victim} died without a word" in line and "memory" in line
+    assert error_of(output) == {"exit_code": 1, "message": line.removeprefix("sgdmix_hub: ")}
+    assert not (output / "repo").exists() and len(records(output)) < 24
+    finishes(settings, output, reference, tmp_path / "logs")
+
+
+@pytest.mark.slow
+def test_killed_rank_of_a_training_is_named_without_the_broken_connection(birds, tiny_base, tmp_path):
+    output = tmp_path / "run"
+    training = adapter_settings(birds, tiny_base, output, max_train_steps=10**6, logging_steps=1, train_batch_size=1)
+    launched = start(launch_command([ADAPTER, *arguments(training)], 2))
+    while last_step(output) < 2:
+        assert launched.poll() is None, launched.communicate()
+        time.sleep(0.05)
+    processes = psutil.Process(launched.pid).children(recursive=True)
+    rank(1, processes).kill()
+    _, stderr = launched.communicate()
+    assert launched.returncode != 0 and not alive_in_the_end(processes)
+    (line,) = lines_of(stderr)
+    assert "rank 1 died without a word" in line
+    assert error_of(output)["exit_code"] == 1
+
+
+# ---- stopped ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", ["launcher", "rank 1"])
+def test_sigterm_is_75_and_the_same_command_finishes(told, settings, reference, tmp_path):
+    output = tmp_path / "run"
+    launched, processes = started(settings, output)
+    (launched if told == "launcher" else rank(1, processes)).send_signal(signal.SIGTERM)
+    stopped = time.monotonic()
+    _, stderr = launched.communicate()
+    assert launched.returncode != 0 and time.monotonic() - stopped < 30
+    assert not alive_in_the_end(processes)
+    (line,) = lines_of(stderr)
+    assert "SIGTERM" in line and "died" not in stderr
+    assert error_of(output)["exit_code"] == 75
+    finishes(settings, output, reference, tmp_path / "logs")
+
+
+STUCK = """
+import time
+import torch
+from sgdmix_hub.config import AugmentSettings
+from sgdmix_hub.processes import launch, say, start_processes
+
+
+def main(settings):
+    state = start_processes(1)
+    print("stuck", flush=True)
+    if state.is_main_process:
+        torch.distributed.barrier()
+    time.sleep(600)
+
+
+launch(main, AugmentSettings)
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_is_75_where_a_process_never_comes_to_look(mixing, tmp_path):
+    """Rank 0 waits for rank 1 in a collective, where Python hands it no signal."""
+    (tmp_path / "stuck.py").write_text(STUCK)
+    output = tmp_path / "run"
+    launched = start(launch_command([tmp_path / "stuck.py", *arguments(mixing | {"output_dir": output})], 2))
+    assert [launched.stdout.readline() for _ in range(2)] == ["stuck\n"] * 2
+    processes = psutil.Process(launched.pid).children(recursive=True)
+    time.sleep(1)  # for rank 0 to be in its collective
+    launched.terminate()
+    stopped = time.monotonic()
+    _, stderr = launched.communicate()
+    assert 15 < time.monotonic() - stopped < 30
+    assert not alive_in_the_end(processes)
+    assert len(lines_of(stderr)) == 1 and error_of(output)["exit_code"] == 75, stderr
+
+
+# ---- refused ----
+
+
+@pytest.mark.slow
+def test_second_run_is_refused_and_touches_nothing_while_the_first_goes_on(settings, reference, tmp_path):
+    output = tmp_path / "run"
+    launched, processes = started(settings, output)
+    for process in processes:
+        process.suspend()
+    before = snapshot(output)
+    second = launch([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
+    assert second.returncode != 0
+    (line,) = lines_of(second.stderr)
+    assert "in use by another run" in line
+    assert snapshot(output) == before
+    for process in processes:
+        process.resume()
+    _, stderr = launched.communicate()
+    assert launched.returncode == 0, stderr
+    assert digests(output / "repo") == reference
+
+
+# ---- no room ----
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own that holds a part of the run."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "sgdmix-hub-test", folder], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"mounting is not allowed here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def temporary_files(output: Path) -> list[Path]:
+    return [path for path in output.rglob("*") if path.is_file() and path.name.endswith(".tmp")]
+
+
+def test_full_disk_is_one_line_and_the_finished_shards_are_kept(settings, reference, small_disk, tmp_path):
+    output = small_disk / "run"
+    one_line(run_script(arguments(settings | {"output_dir": output}), tmp_path / "logs"), "no space left on device", str(output), "goes on")
+    assert error_of(output)["exit_code"] == 2
+    finished = records(output)
+    assert finished and not temporary_files(output) and not (output / "repo").exists()
+    kept = {number: (output / "state" / "shards" / f"shard-{number:05d}.parquet").stat().st_mtime_ns for number in finished}
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    finishes(settings, output, reference, tmp_path / "logs")
+    assert kept == {number: (output / "state" / "shards" / f"shard-{number:05d}.parquet").stat().st_mtime_ns for number in finished}
+
+
+# ---- no memory, and what libraries say of a full disk in words ----
+
+ENDS = """
+import resource
+from pathlib import Path
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from sgdmix_hub.config import AugmentSettings
+from sgdmix_hub.processes import launch
+
+
+def main(settings):
+    output = Path(settings.output_dir)
+    output.mkdir()
+    {statement}
+
+
+launch(main, AugmentSettings)
+"""
+
+
+def ends(statement: str, mixing: dict, output: Path, folder: Path):
+    (folder / "ends.py").write_text(ENDS.format(statement=statement))
+    return run_script(arguments(mixing | {"output_dir": output}), folder / "logs", str(folder / "ends.py"))
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("np.empty(2**56, np.uint8)", ("out of memory", "--batch_size (it is 8)", "Unable to allocate 64.0 PiB")),
+        ("torch.empty(2**56)", ("out of memory", "--batch_size (it is 8)", "can't allocate memory")),
+    ],
+)
+def test_no_memory_is_one_line_that_names_the_batch_size(statement, words, mixing, tmp_path):
+    one_line(ends(statement, mixing, tmp_path / "run", tmp_path), *words)
+    assert error_of(tmp_path / "run")["exit_code"] == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_no_gpu_memory_is_one_line_that_names_the_batch_size(mixing, tmp_path):
+    (tmp_path / "ends.py").write_text(ENDS.format(statement="torch.empty(2**46, device='cuda')"))
+    ended = start([sys.executable, tmp_path / "ends.py", *arguments(mixing | {"output_dir": tmp_path / "run"})])
+    _, stderr = ended.communicate()
+    (line,) = lines_of(stderr)
+    assert ended.returncode == 2 and "Traceback" not in stderr
+    assert all(words in line for words in ("out of GPU memory", "--batch_size (it is 8)", "Tried to allocate"))
+
+
+WRITES = [
+    "(output / 'many').write_bytes(bytes(2**23))",
+    "np.save(output / 'many.npy', np.ones(2**20))",
+    "save_file({'many': torch.ones(2**21)}, output / 'many.safetensors')",
+    "torch.save(torch.ones(2**21), output / 'many.pt')",
+]
+
+
+@pytest.mark.parametrize("statement", WRITES)
+def test_full_disk_is_told_from_what_libraries_say(statement, mixing, small_disk, tmp_path):
+    one_line(ends(statement, mixing, small_disk / "run", tmp_path), "no space left on device", str(small_disk), "goes on")
+
+
+def test_limit_on_the_size_of_files_is_one_line(mixing, tmp_path):
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16)); "
+    one_line(ends(limit + WRITES[0], mixing, tmp_path / "run", tmp_path), "file too large", "ulimit -f")
+
+
+# ---- SLURM ----
+
+
+def stubs(folder: Path, srun: str) -> dict[str, str]:
+    """The environment of a batch script: SLURM's variables, and its commands, which this machine has not."""
+    folder.mkdir()
+    scontrol = f"""#!/bin/bash
+if [[ $1 == show ]]; then printf '127.0.0.1\\nsecond\\n'; else echo "$*" >> {folder}/requeued; fi
+"""
+    for name, program in {"srun": srun, "scontrol": scontrol}.items():
+        (folder / name).write_text(program)
+        (folder / name).chmod(0o755)
+    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1"}
+    return launch_environment(job | {"PATH": path})
+
+
+@pytest.mark.parametrize(
+    ("status", "report", "requeued"),
+    [
+        (0, None, False),
+        (75, 75, True),
+        (75, 1, False),  # a rank of many on its node was killed
+        (75, None, False),  # and nobody was left to say it
+        (100, 75, False),  # a node's only process was killed, then srun stopped the others
+        (100, 2, False),
+        (137, None, False),
+    ],
+)
+def test_slurm_script_queues_again_what_was_stopped_and_nothing_else(status, report, requeued, tmp_path):
+    output = tmp_path / "the output"
+    (output / "state").mkdir(parents=True)
+    if report is not None:
+        (output / "state" / "error.json").write_text(json.dumps({"exit_code": report, "message": "why"}))
+    environment = stubs(tmp_path / "bin", f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/words\nexit {status}\n')
+    ended = subprocess.run(["bash", SLURM, output, SCRIPT, "--strength", "0"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == (0 if requeued or status == 0 else 1), ended.stderr
+    assert (tmp_path / "bin" / "requeued").exists() == requeued
+    if requeued:
+        assert (tmp_path / "bin" / "requeued").read_text() == f"requeue {os.getpid()}\n"
+    assert (tmp_path / "words").read_text().splitlines()[-5:] == [SCRIPT, "--strength", "0", "--output_dir", str(output)]
+
+
+# Two tasks beside each other, on the machine that there is. Like SLURM's, it passes SIGTERM on, stops the others when one fails, and ends
+# with the highest of their codes.
+SRUN = f"""#!{sys.executable}
+import os, signal, subprocess, sys, time
+
+command = sys.argv[1:]
+while command[0].startswith("--"):
+    command.pop(0)
+tasks = [subprocess.Popen(command, env=os.environ | {{"SLURM_NODEID": str(node)}}, start_new_session=True) for node in range(2)]
+
+
+def stop(*signal_and_frame):
+    for task in tasks:
+        if task.poll() is None:
+            os.killpg(task.pid, signal.SIGTERM)
+
+
+signal.signal(signal.SIGTERM, stop)
+while all(task.poll() in (None, 0) for task in tasks) and not all(task.poll() == 0 for task in tasks):
+    time.sleep(0.1)
+if any(task.poll() is None for task in tasks):
+    stop()
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", ["time is up", "a node's only process is killed"])
+def test_slurm_script_on_two_nodes(event, settings, reference, tmp_path):
+    output = tmp_path / "run"
+    job = stubs(tmp_path / "bin", SRUN)
+    command = ["bash", SLURM, output, SCRIPT, *arguments(settings)]
+    batch = subprocess.Popen(command, cwd=ROOT, env=job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_records(batch, output)
+    (srun,) = psutil.Process(batch.pid).children()
+    step = srun.children(recursive=True)
+    if event == "time is up":
+        srun.terminate()
+    else:
+        rank(1, step).kill()
+    _, stderr = batch.communicate()
+    assert not alive_in_the_end(step)
+    assert (tmp_path / "bin" / "requeued").exists() == (event == "time is up"), stderr
+    assert batch.returncode == (0 if event == "time is up" else 1)
+    finishes(settings, output, reference, tmp_path / "logs")
