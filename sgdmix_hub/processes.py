@@ -31,7 +31,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from .config import DataSettings, UserError, first_line
+from .config import UserError, first_line
 from .parsing import Settings, parse_settings
 
 EXIT_USER_ERROR = 2
@@ -205,16 +205,17 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
     stop_with_launcher()
     quiet_other_ranks()
     global _error_file, _started
-    _started = time.time()
+    _started, _error_file = time.time(), None
     settings, code = None, 0
     try:
         settings = parse_settings(settings_class, argv)
-        _error_file = Path(settings.output_dir) / "state" / "error.json"
+        if hasattr(settings, "output_dir"):
+            _error_file = Path(settings.output_dir) / "state" / "error.json"
         main(settings)
     except Exception as error:
         code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
         if launched_rank() == 0 or (settings is not None and is_left_alone()):
-            report(settings, code, error)
+            report(code, error)
     distributed = torch.distributed.is_initialized()
     if distributed and code == 0:
         torch.distributed.barrier()
@@ -263,7 +264,7 @@ def is_left_alone() -> bool:
     return not _stop_requested
 
 
-def report(settings: DataSettings | None, code: int, error: Exception) -> None:
+def report(code: int, error: Exception) -> None:
     """Says why the run ends and writes it into the output folder, unless that is another run's."""
     if code == EXIT_PREEMPTED and another_failed():
         return  # that is why this one was stopped, and it has said so
@@ -272,7 +273,7 @@ def report(settings: DataSettings | None, code: int, error: Exception) -> None:
     message = first_line(error) if code == 1 else str(error)
     if launched_rank() != 0:
         message = f"rank {launched_rank()}: {message}"
-    if settings is not None and not isinstance(error, FolderInUse):
+    if _error_file is not None and not isinstance(error, FolderInUse):
         try:
             write_json(_error_file, {"exit_code": code, "message": message})
         except OSError:
