@@ -84,7 +84,9 @@ def merge_cards(theirs: str | None, ours: str, config_name: str, repo_id: str, v
 
 def same_on_card(theirs: str | None, ours: str, config_name: str, repo_id: str, version: str) -> bool:
     """Whether a repository's card says of a configuration what its run's card says, published as `version`."""
-    return _own_part(read_card(theirs or ""), config_name) == _own_part(published_card(ours, repo_id, version), config_name)
+    part = _own_part(read_card(theirs or ""), config_name)
+    named = re.search(r"hf://datasets/([^@\s]+)@", part[-1] or "")  # repositories are renamed, what was published stays
+    return part == _own_part(published_card(ours, named[1] if named else repo_id, version), config_name)
 
 
 def published_card(ours: str, repo_id: str, version: str) -> Card:
@@ -109,25 +111,25 @@ def plain(text: str) -> str:
 
 
 def _merged_data(old: dict, new: dict, config_name: str, version: str) -> dict:
-    data = dict(old)
     methods = _mapping(old, "sgdmix")
-    others = [name for name in methods if name != config_name]
-    before = _mapping(methods, config_name)
-    data["sgdmix"] = methods | {config_name: new["sgdmix"][config_name] | {HISTORY: _history(before, new["sgdmix"][config_name], version)}}
-    licences = _distinct([_mapping(data["sgdmix"], name).get("license") for name in data["sgdmix"]])
-    data["license"] = licences[0] if len(licences) == 1 else licences
-    for name in ("task_categories", "tags", "source_datasets"):
-        values = _distinct([*_listing(old.get(name)), *_listing(new.get(name))])
-        if values:
-            data[name] = values
-    if not others or "pretty_name" not in old:
-        data["pretty_name"] = new.get("pretty_name")
-    data["configs"] = _merged_configs(_listing(old.get("configs")), new["configs"][0])
+    shared = any(name != config_name for name in methods)
+    now = new["sgdmix"][config_name]
+    methods[config_name] = now | {HISTORY: _history(_mapping(methods, config_name), now, version)}
+    licences = _distinct([_mapping(methods, name).get("license") for name in methods])
     infos = _by_configuration(_listing(old.get("dataset_info"))) | _by_configuration(_listing(new["dataset_info"]))
-    data["dataset_info"] = list(infos.values()) if len(infos) > 1 else next(iter(infos.values()))
     rows = sum(split.get("num_examples") or 0 for info in infos.values() for split in _listing(info.get("splits")))
-    data["size_categories"] = [size_category(rows)]
-    return data
+    listed = {
+        name: _distinct([*_listing(old.get(name)), *_listing(new.get(name))]) for name in ("task_categories", "source_datasets", "tags")
+    }
+    return dict(old) | {
+        "license": licences[0] if len(licences) == 1 else licences,
+        "pretty_name": old.get("pretty_name") if shared else new.get("pretty_name"),
+        **{name: values for name, values in listed.items() if values},
+        "size_categories": [size_category(rows)],
+        "configs": _merged_configs(_listing(old.get("configs")), new["configs"][0]),
+        "dataset_info": list(infos.values()) if len(infos) > 1 else next(iter(infos.values())),
+        "sgdmix": methods,
+    }
 
 
 def _merged_configs(old: list[dict], new: dict) -> list[dict]:
@@ -166,6 +168,8 @@ def _history(before: dict, now: dict, version: str) -> list[dict]:
 def _settings(method: dict) -> dict:
     """Settings, pins and library versions of a configuration, flat."""
     flat = {name: value for name, value in method.items() if name not in NO_SETTING}
+    if flat.get("foreground_strength") == flat.get("strength"):  # S everywhere
+        flat.pop("foreground_strength", None)
     return flat | _mapping(method, "pins") | _mapping(method, "versions")
 
 

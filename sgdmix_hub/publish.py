@@ -1,4 +1,4 @@
-"""Files pushed to the Hub: uploaded one by one, one commit on top of the head that was read before, the commit verified."""
+"""Files pushed to the Hub: uploaded, one commit on top of the head that was read before, the commit verified."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .pins import Pin
 
 STATE_FOLDER = "state"  # checkpoints, optimizer states, logs: never published
 MAIN = "main"
+UPLOADED_AT_ONCE = 16  # files: the bar moves after each such group
 Digests = dict[str, set[str]]
 
 
@@ -152,8 +153,8 @@ def upload(
     deleted: Iterable[str] = (),
     branch: str = MAIN,
 ) -> str:
-    """Uploads large files one after the other, then commits all at once (`upload_folder` would make several commits with Xet), and checks
-    the commit.
+    """Uploads large files, a few at once, then commits all together (`upload_folder` would make several commits with Xet), and checks the
+    commit.
 
     Args:
         files: what is uploaded; `deleted` names what the same commit takes away.
@@ -171,10 +172,10 @@ def upload(
     size = sum(addition.upload_info.size for addition in additions)
     try:
         with tqdm(total=size, desc=f"pushing to {repo_id}", unit="B", unit_scale=True) as bar:
-            for addition in additions:
-                if isinstance(addition.path_or_fileobj, Path):
-                    api.preupload_lfs_files(repo_id, [addition], repo_type=repo_type, revision=branch)
-                bar.update(addition.upload_info.size)
+            for start in range(0, len(additions), UPLOADED_AT_ONCE):
+                group = additions[start : start + UPLOADED_AT_ONCE]
+                api.preupload_lfs_files(repo_id, group, repo_type=repo_type, revision=branch)
+                bar.update(sum(addition.upload_info.size for addition in group))
         operations = [*additions, *(CommitOperationDelete(path_in_repo=name, is_folder=False) for name in deleted)]
         return commit_once(api, repo_id, repo_type, operations, digests, head, message, branch)
     except ValueError as error:  # how the client passes on what the Hub says about a card's YAML or an object
