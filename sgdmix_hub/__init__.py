@@ -1,3 +1,20 @@
 """SGD-Mix (arXiv 2505.11813) as a dataset generator for the Hugging Face Hub."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .published import load_published
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "load_published"]
+
+
+def __getattr__(name: str):
+    """`sgdmix_hub.load_published`, imported when it is asked for: it brings datasets and torch with it."""
+    if name == "load_published":
+        from .published import load_published
+
+        return load_published
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

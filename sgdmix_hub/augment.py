@@ -3,11 +3,12 @@
     saliency maps (all ranks) -> plan (rank 0) -> shards (all ranks) -> repo/ (rank 0)
 
 Every step is skipped when its files are there, so the same command continues a run that was stopped. A dry run makes the maps, which are
-kept, and a plan, which is not.
+kept, and a plan, which is not. A rerun of a published version takes its plan. With `push_to_hub` the finished repo/ is published.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from .backgrounds import compute_backgrounds
+from .cards import read_prose
 from .config import AugmentSettings, apply_preset
 from .data import Split
 from .estimate import estimate_text, try_rows
@@ -24,7 +26,6 @@ from .flow import make_shards
 from .inputs import Inputs, check_resume, environment, resolve_inputs
 from .processes import (
     POLL_SECONDS,
-    TooManySkipped,
     launch,
     lock_folder,
     on_rank_zero,
@@ -33,8 +34,11 @@ from .processes import (
     start_processes,
     stop_if_requested,
     wait_for_file,
+    write_atomically,
 )
-from .repository import build_repository, is_complete, manifest_path
+from .publish_version import check_can_publish, check_inputs, publish_version
+from .published_plan import published_plan
+from .repository import build_repository, check_share_skipped, is_complete, manifest_path
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps, compute_maps
 from .shards import Shards, make_plan, shard_features, write_plan
@@ -47,10 +51,16 @@ SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records: a shared file system
 def main(settings: AugmentSettings) -> None:
     """One generation. Raises `UserError`, `TooManySkipped`, `Preempted`."""
     settings = apply_preset(settings)
+    if settings.card is not None:
+        read_prose(settings.card)
     state = start_processes(settings.num_threads)
     output = Path(settings.output_dir)
     with lock_folder(output / "state") if state.is_main_process else nullcontext():
+        if settings.push_to_hub and not settings.dry_run:
+            on_rank_zero(lambda: check_can_publish(settings, is_made=(output / "repo").exists()))
         inputs = resolve_inputs(settings, output / "state")
+        if settings.push_to_hub:
+            check_inputs(inputs.pins, settings.allow_local_inputs)
         on_rank_zero(lambda: check_resume(settings, inputs, output / "state"))
         if on_rank_zero(lambda: is_complete(output / "repo", settings, inputs.pins)):
             say(f"augmented dataset: {output / 'repo'} is complete, nothing to do")
@@ -61,7 +71,7 @@ def main(settings: AugmentSettings) -> None:
         if settings.dry_run:
             dry_run(settings, inputs.split, maker, output / "state", state)
             return
-        shards = plan_shards(settings, inputs.split, maps, output / "state" / "plan.parquet", state)
+        shards = plan_shards(settings, inputs, maps, output / "state" / "plan.parquet", state)
         make_unfinished(settings, inputs, maker, shards, state)
         if state.is_main_process:
             if settings.inpainting_method == "diffusion":  # whose fillings the contact sheet shows
@@ -71,10 +81,14 @@ def main(settings: AugmentSettings) -> None:
         finish(settings, output, state)
 
 
-def plan_shards(settings: AugmentSettings, split: Split, maps: SaliencyMaps, path: Path, state: PartialState) -> Shards:
-    """The shards of the plan at `path`, which rank 0 makes once and the others read."""
+def plan_shards(settings: AugmentSettings, inputs: Inputs, maps: SaliencyMaps, path: Path, state: PartialState) -> Shards:
+    """The shards of the plan at `path`, which rank 0 takes from a published version or makes, once, and the others read."""
     if not on_rank_zero(path.exists):
-        make_plan_file(settings, split, maps, path, state)
+        published = on_rank_zero(lambda: published_plan(settings, inputs.pins, inputs.split))
+        if published is None:
+            make_plan_file(settings, inputs.split, maps, path, state)
+        elif state.is_main_process:
+            write_atomically(path, lambda temporary: shutil.copyfile(published, temporary))
     wait_for_file(path)
     return Shards(path.parent / "shards", path, settings.rows_per_shard)
 
@@ -161,8 +175,12 @@ class Progress:
 
 
 def finish(settings: AugmentSettings, output: Path, state: PartialState) -> None:
-    """Forgets the failure of an earlier attempt, if that is over. Raises `TooManySkipped`."""
+    """Publishes where that is asked for, and forgets the failure of an earlier attempt, if that is over. Raises `TooManySkipped`, with
+    nothing published, and `UserError`."""
     check_skipped(settings, output / "repo")
+    if settings.push_to_hub:
+        pin = on_rank_zero(lambda: publish_version(output, settings, settings.max_skipped))
+        say(f"published as {pin.name}@{settings.tag}, commit {pin.revision}")
     if state.is_main_process:
         (output / "state" / "error.json").unlink(missing_ok=True)
 
@@ -170,13 +188,7 @@ def finish(settings: AugmentSettings, output: Path, state: PartialState) -> None
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:
     """Raises `TooManySkipped` when more rows were skipped than the settings allow."""
     path = manifest_path(repo, settings)
-    manifest = read_json(path)
-    skipped, planned = len(manifest["skipped"]), manifest["planned_rows"]
-    if skipped > settings.max_skipped * planned:
-        raise TooManySkipped(
-            f"{skipped} of {planned} rows were skipped, more than max_skipped {settings.max_skipped:g} allows: "
-            f"their reasons are in {path}; everything else was written"
-        )
+    check_share_skipped(read_json(path), settings.max_skipped, path)
 
 
 if __name__ == "__main__":

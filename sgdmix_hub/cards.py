@@ -1,30 +1,24 @@
-"""Facts of a run -> the dataset card: YAML the Hub accepts, and a body whose structure no class name can change."""
+"""Facts of a run -> the card of its configuration: YAML the Hub accepts, and a body whose structure no class name can change."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from datasets import DatasetInfo, Features
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .config import AugmentSettings, effective_strength, preset_deviations
+from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
+from .config import AugmentSettings, UserError, effective_strength, preset_deviations
 from .pins import LOCAL
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
-SIZES = (
-    (10**3, "n<1K"),
-    (10**4, "1K<n<10K"),
-    (10**5, "10K<n<100K"),
-    (10**6, "100K<n<1M"),
-    (10**7, "1M<n<10M"),
-    (10**8, "10M<n<100M"),
-    (10**9, "100M<n<1B"),
-)
 LABELS = {
     "threshold_method": "threshold",
     "mask_refinement": "mask refinement",
@@ -57,24 +51,48 @@ class CardFacts:
     fingerprint: str
     mean_distance: float
     mean_area: float
+    licenses: dict[str, str | None]
+    quality: list[tuple[str, str]]
+
+
+def data_folder(config_name: str) -> str:
+    """Where a configuration's shards lie in a repository."""
+    return "data" if config_name == "default" else config_name
+
+
+def assets_folder(config_name: str) -> str:
+    """Where a configuration's pictures lie: each has a place of its own."""
+    return "assets" if config_name == "default" else f"assets/{config_name}"
 
 
 def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
-    """The card as Markdown. `settings` with the preset applied."""
-    prose = Path(settings.card).read_text(encoding="utf-8") if settings.card else ""
+    """The card as Markdown. `settings` with the preset applied. Raises `UserError` on prose that would swallow what follows it."""
+    prose = read_prose(settings.card) if settings.card else ""
     class_names = facts.features["label"].names
     table = [(plain(name), count) for name, count in zip(class_names, facts.rows_by_label, strict=True)]
+    source, _, revision = facts.pins["dataset_name"].partition("@")
+    on_hub = not revision.startswith(LOCAL)
+    # the rest of the template is between the marks of the configuration
+    begin, end = section(settings.config_name, "|").split("|")
     card = DatasetCard.from_template(
         _card_data(settings, facts),
         template_path=TEMPLATE,
         title=plain(facts.title),
-        prose=prose.strip(),
+        begin=begin.strip(),
+        end=end.strip(),
+        h="##" if settings.config_name == "default" else "###",
+        config=plain(settings.config_name),
+        assets=assets_folder(settings.config_name),
+        repository=UNPUBLISHED_NAME,
+        version=UNPUBLISHED_VERSION,
+        prose=prose,
         settings=settings,
         strengths=strength_text(settings),
         labels=LABELS,
         chosen=_chosen(settings),
         deviations=preset_deviations(settings),
         pins={name: plain(pin) for name, pin in facts.pins.items()},
+        local_inputs=[f"`--{name}`" for name, pin in facts.pins.items() if pin.rpartition("@")[2].startswith(LOCAL)],
         versions=facts.versions,
         fingerprint=facts.fingerprint,
         num_rows=sum(facts.rows_by_label),
@@ -85,8 +103,61 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         reasons=Counter(plain(record["reason"]) for record in facts.skipped).most_common(),
         mean_distance=facts.mean_distance,
         mean_area=facts.mean_area,
+        quality=[(plain(name), plain(value)) for name, value in facts.quality],
+        licences={name: f"({plain(text)})" if text else "(not stated)" for name, text in facts.licenses.items()},
+        on_hub=on_hub,
+        source=plain(source),
+        source_url=quote(source),
+        source_word=source if on_hub else "path/of/the/source",
+        source_arguments=_source_arguments(settings, source if on_hub else None, revision),
+        dataset_split=_code(settings.dataset_split),
+        image_column=_python(settings.image_column),
+        label_column=_python(settings.label_column),
+        few_shot=_few_shot(settings),
     )
     return str(card)
+
+
+def read_prose(path: str) -> str:
+    """The prose of a card. Raises `UserError` when it is left open at its end, or holds a mark of the card's own."""
+    prose = Path(path).read_text(encoding="utf-8").strip()
+    fence = None
+    for line in prose.splitlines():
+        found = re.match(r" {0,3}(`{3,}|~{3,})(.*)", line)
+        if found and fence is None:
+            fence = found[1]
+        elif found and found[1].startswith(fence) and not found[2].strip():
+            fence = None
+    if fence is not None:
+        raise UserError(f"card {path}: a block of code that begins with {fence} does not end")
+    if MARK in prose or prose.count("<!--") != prose.count("-->"):
+        raise UserError(f"card {path}: a comment does not end, or is one of the card's own marks ({MARK} ...)")
+    return prose
+
+
+def _source_arguments(settings: AugmentSettings, source: str | None, revision: str) -> str:
+    """How `load_dataset` is called for the source split."""
+    words = [_python(source or "path/of/the/source")]
+    if settings.dataset_config_name is not None:
+        words.append(_python(settings.dataset_config_name))
+    if source is not None:
+        words.append(f"revision={_python(revision)}")
+    return ", ".join([*words, f"split={_python(settings.dataset_split)}"])
+
+
+def _few_shot(settings: AugmentSettings) -> str:
+    limits = {name: getattr(settings, name) for name in ("examples_per_class", "imbalance_factor")}
+    return ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
+
+
+def _python(text: str) -> str:
+    """Untrusted text as a string of Python's, on one line."""
+    return json.dumps(text)
+
+
+def _code(text: str) -> str:
+    """Untrusted text as it stands between backticks."""
+    return " ".join(text.split()).replace("`", "'")
 
 
 def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
@@ -96,7 +167,7 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
     card_data = DatasetCardData(
         license=settings.license,
         task_categories=["image-classification"],
-        size_categories=[next((name for limit, name in SIZES if num_rows < limit), "1B<n<10B")],
+        size_categories=[size_category(num_rows)],
         source_datasets=[source] if on_hub else None,
         tags=["sgd-mix", "synthetic", "data-augmentation", "arxiv:2505.11813"],
         pretty_name=facts.title,
@@ -111,8 +182,7 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
         dataset_size=facts.parquet_bytes,
     )
     DatasetInfosDict({settings.config_name: info}).to_dataset_card_data(card_data)
-    folder = "data" if settings.config_name == "default" else settings.config_name
-    files = [{"split": "train", "path": f"{folder}/train-*"}]
+    files = [{"split": "train", "path": f"{data_folder(settings.config_name)}/train-*"}]
     card_data["configs"] = [{"config_name": settings.config_name, "data_files": files, "default": True}]
     return card_data
 
@@ -147,6 +217,8 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
             "scheduler": settings.scheduler,
             "resolution": settings.resolution,
             "seed": settings.seed,
+            "rows": sum(facts.rows_by_label),
+            "license": settings.license,
             "pins": facts.pins,
             "fingerprint": facts.fingerprint,
             "versions": facts.versions,
@@ -163,10 +235,3 @@ def strength_text(settings: AugmentSettings) -> str:
     turns = "" if len(values) == 1 else ", in turn for the variants of a source"
     sampler = f"{settings.num_inference_steps} steps, {settings.scheduler}, guidance {settings.guidance_scale:g}"
     return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler})"
-
-
-def plain(text: str) -> str:
-    """Untrusted text as one line of Markdown without any markup of its own."""
-    one_line = " ".join(str(text).split())
-    escaped = one_line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("{", "&#123;")
-    return re.sub(r"([\\`*_\[\]|#!~$])", r"\\\1", escaped)

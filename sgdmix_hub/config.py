@@ -7,7 +7,7 @@ Every field of `AugmentSettings` is in one of three groups:
 |---|---|---|
 | changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
 | may move last bits | batch_size, compile, num_threads (and, recorded beside them: device, library versions) | another value warns |
-| place and speed | output_dir, saliency_dir, num_workers, dry_run, max_skipped, license, card | ignored, never published |
+| place and speed | output_dir, saliency_dir, num_workers, dry_run, max_skipped, license, card, config, push_to_hub, hub_dataset_id, tag, hub_private_repo, hub_branch, allow_local_inputs | ignored, never published |
 
 The four inputs (dataset, base model, adapter, classifier) enter as pins: commit hashes, or content hashes of local folders.
 """  # noqa: E501
@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -24,9 +25,11 @@ from typing import Literal, TypeVar
 from .presets import CAM_METHODS, PRESETS, SaliencyMethod, ThresholdMethod
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
-PLACE_AND_SPEED = ("output_dir", "saliency_dir", "num_workers", "dry_run", "max_skipped", "license", "card")
+PUSH = ("push_to_hub", "hub_dataset_id", "tag", "hub_private_repo", "hub_branch", "allow_local_inputs")
+PLACE_AND_SPEED = ("output_dir", "saliency_dir", "num_workers", "dry_run", "max_skipped", "license", "card", "config", *PUSH)
 PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
 MOST_PREVIEWED = 24
+FOLDERS = ("data", "sgdmix", "assets")  # of every published repository: no names for a configuration
 
 
 class UserError(Exception):
@@ -174,9 +177,34 @@ class MethodSettings:
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(MethodSettings, DataSettings):
+class HubSettings:
+    """Where a dataset is published, and as which version."""
+
+    # There is no setting for the token: `accelerate launch` prints the whole command line of a program that fails.
+
+    hub_dataset_id: str | None = setting(None, "dataset repository that is published to, as org/name")
+    tag: str | None = setting(None, "version that is published, for example v1.0.0: a tag, which is never moved")
+    hub_private_repo: bool = setting(False, "make the repository private when it is created")
+    hub_branch: str = setting("main", "branch that the version is committed to")
+    allow_local_inputs: bool = setting(False, "publish what was made from local folders too, though nobody else can make it again")
+
+    def validate_hub(self) -> None:
+        """Raises `UserError` on what nothing can be published as."""
+        if self.hub_dataset_id is None or self.tag is None:
+            raise UserError("publishing needs --hub_dataset_id org/name and --tag, a version like v1.0.0")
+        for name in ("tag", "hub_branch"):
+            value = getattr(self, name)
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", value, re.ASCII) or ".." in value or value.endswith((".", ".lock")):
+                raise UserError(f"{name} {value!r}: use letters, digits, '.', '-' and '_'")
+        if self.tag in ("main", "HEAD", self.hub_branch) or re.fullmatch(r"[0-9a-f]{40}", self.tag):
+            raise UserError(f"tag {self.tag!r} is another thing's name: give a version like v1.0.0")
+
+
+@dataclass(kw_only=True)
+class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     """One generation: SGD-Mix mapped over a split."""
 
+    config: str | None = setting(None, "YAML file with settings, or hf://...; the command line wins; a published one brings its plan")
     adapter: str | None = setting(None, "trained adapter as org/name[@revision] or folder; not needed at strength 0")
     pretrained_model_name_or_path: str | None = setting(None, "base model; the one the adapter was trained on by default")
     classifier: str | None = setting(None, "classifier that a CAM looks through, as org/name[@revision] or folder")
@@ -190,10 +218,15 @@ class AugmentSettings(MethodSettings, DataSettings):
     num_workers: int = setting(2, "threads that mix images ahead of the diffusion model, and processes that encode them; each per process")
     dry_run: bool = setting(False, "say what the run would make, how long it would take and how big it would be, and make nothing")
     max_skipped: float = setting(0.01, "share of skipped rows above which the run ends with exit code 3")
+    push_to_hub: bool = setting(False, "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN")
 
     def validate(self) -> None:
         DataSettings.validate(self)
         MethodSettings.validate(self)
+        if self.push_to_hub:
+            self.validate_hub()
+            if self.license is None:
+                raise UserError("push_to_hub needs --license: say under which one others may use the dataset")
         unit_interval(self, "max_skipped")
         at_least(self, 1, "rows_per_shard", "num_workers")
         if self.refines and self.adapter is None:
@@ -207,6 +240,20 @@ class AugmentSettings(MethodSettings, DataSettings):
             raise UserError(f"card {self.card}: no such file")
         if not self.config_name.replace("-", "").replace("_", "").isalnum():
             raise UserError(f"config_name {self.config_name!r}: use letters, digits, - and _")
+        if self.config_name in FOLDERS:
+            raise UserError(f"config_name {self.config_name} is the name of a folder of every published dataset: choose another")
+
+
+@dataclass(kw_only=True)
+class PublishSettings(HubSettings):
+    """A finished generation, published as a version of a dataset."""
+
+    folder: str = required("output folder of a finished generation, or the repo folder in it")
+    max_skipped: float = setting(0.01, "share of skipped rows above which nothing is published (exit code 3)")
+
+    def validate(self) -> None:
+        self.validate_hub()
+        unit_interval(self, "max_skipped")
 
 
 @dataclass(kw_only=True)

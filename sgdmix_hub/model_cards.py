@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .adapters import FACTS_FILE as ADAPTER_FACTS
-from .cards import LARGEST_TABLE, plain
+from .card_merge import UNPUBLISHED_NAME, plain
+from .cards import LARGEST_TABLE
 from .confusion import JUDGED_ARMS
 from .inputs import CLASSIFIER_FACTS
-from .pins import LOCAL, Pin
+from .pins import LOCAL
 from .processes import read_json, write_atomically
 from .prompts import prompt_for
 from .training_settings import AdapterSettings, ClassifierSettings, TrainingSettings, deviations
 
 TEMPLATES = Path(__file__).parent / "templates"
-UNPUSHED = "path/or/name/of/this/repository"
 MOST_CONFUSED = 5
 # The paper leaves these open; the defaults are a peer's.
 PEER = "Diff-Mix (CVPR 2024)"
@@ -35,16 +35,6 @@ BORROWED = {
     ),
     ClassifierSettings: ("num_train_epochs", "optim", "weight_decay", "warmup_ratio", "label_smoothing_factor", "synthetic_probability"),
 }
-
-
-def stated_license(pin: Pin) -> str | None:
-    """The licence that a model's own card states; None where there is none, or the Hub does not answer: no reason to end a training."""
-    try:
-        if pin.is_local:
-            return ModelCard.load(Path(pin.path) / "README.md", ignore_metadata_errors=True).data.license
-        return HfApi().model_info(pin.name, revision=pin.revision).card_data.license
-    except Exception:  # no card, a card without YAML, or any of the client's errors
-        return None
 
 
 def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
@@ -140,7 +130,7 @@ def _write_card(folder: Path, data: ModelCardData, template: str, settings: Trai
     card = ModelCard.from_template(
         data,
         template_path=TEMPLATES / template,
-        repo_id=settings.hub_model_id or UNPUSHED,
+        repo_id=settings.hub_model_id or UNPUBLISHED_NAME,
         on_hub=settings.hub_model_id is not None,
         num_classes=len(facts["class_names"]),
         subset=subset,

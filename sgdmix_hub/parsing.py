@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import glob
+import re
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar, get_type_hints
+from urllib.parse import unquote
 
 import yaml
 from transformers import HfArgumentParser
 
-from .config import DataSettings, UserError, first_line
+from .config import DataSettings, PublishSettings, UserError, first_line
 
-Settings = TypeVar("Settings", bound=DataSettings)
+Settings = TypeVar("Settings", bound="DataSettings | PublishSettings")
+PUBLISHED_BESIDE = ("plan.parquet", "manifest.json")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -46,17 +51,29 @@ def read_yaml(path: str | Path) -> dict:
 
 
 def fetch_config(location: str) -> str:
-    """The local path of a configuration: a file, or `hf://datasets/org/name@revision/path/in/repository`."""
+    """The local path of a configuration: a file, or `hf://datasets/org/name@revision/path/in/repository`. Of a published generation's the
+    plan and the manifest, which lie beside it, come too. Raises `UserError`."""
     if not location.startswith("hf://"):
         return location
-    from huggingface_hub import HfFileSystem, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import snapshot_download
 
+    match = re.fullmatch(r"hf://(datasets/)?([^/@]+/[^/@]+)(?:@(refs/pr/\d+|[^/]+))?/(.+)", location)
+    if match is None:
+        raise UserError(f"{location}: give it as hf://datasets/org/name@revision/path/of/file.yaml")
+    is_dataset, repo_id, revision, path = match.groups()
+    beside = [(PurePosixPath(path).parent / name).as_posix() for name in PUBLISHED_BESIDE]
     try:
-        remote = HfFileSystem().resolve_path(location)
-        return hf_hub_download(remote.repo_id, remote.path_in_repo, repo_type=remote.repo_type, revision=remote.revision)
-    except (HfHubHTTPError, FileNotFoundError, OSError) as error:
+        folder = snapshot_download(
+            repo_id,
+            repo_type="dataset" if is_dataset else "model",
+            revision=revision and unquote(revision),
+            allow_patterns=[glob.escape(name) for name in (path, *beside)],
+        )
+    except Exception as error:  # the client's own errors, and those of whatever HTTP library is below it
         raise UserError(f"cannot fetch {location}: {first_line(error)}") from None
+    if not (Path(folder) / path).is_file():
+        raise UserError(f"cannot fetch {location}: there is no such file at that revision")
+    return str(Path(folder) / path)
 
 
 class _Parser(HfArgumentParser):
@@ -71,12 +88,17 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     location, argv = take_config(argv)
+    has_config = any(field.name == "config" for field in dataclasses.fields(settings_class))
     if location is not None:
-        values = read_yaml(fetch_config(location))
+        path = fetch_config(location)
+        values = read_yaml(path)
+        if "config" in values:
+            raise UserError(f"{location}: a configuration cannot name another one")
         for name in (name for name, value in values.items() if isinstance(value, list) and not _takes_list(settings_class, name)):
             raise UserError(f"{location}: {name} must be one value, not a list")
-        argv = as_arguments(values) + argv
-    parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog="--config FILE: defaults from YAML")
+        argv = as_arguments(values) + argv + ([f"--config={path}"] if has_config else [])
+    epilog = None if has_config else "--config FILE: defaults from YAML"
+    parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog=epilog)
     settings, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
     if unknown:
         raise UserError(f"no such setting: {unknown[0]} (--help lists the settings)")

@@ -21,6 +21,10 @@ LOCAL = "sha256-"
 MODEL_FILES = ["*.json", "*.safetensors"]  # not the copies for other frameworks
 
 
+class OutOfReach(UserError):
+    """The Hub did not answer, or not as the Hub does."""
+
+
 @dataclass(frozen=True)
 class Pin:
     """One input: `name` (org/name, or a local folder's name), `revision` (40-hex commit, or sha256-... of a folder's
@@ -39,7 +43,8 @@ class Pin:
 
 
 def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
-    """Pins `org/name`, `org/name@revision` or a local folder. Raises `UserError` when there is no such thing."""
+    """Pins `org/name`, `org/name@revision` or a local folder. Raises `UserError` when there is no such thing, `OutOfReach` when the Hub
+    cannot be asked."""
     folder = Path(name_at_revision)
     if name_at_revision and folder.is_dir():
         # A training keeps its checkpoints and logs beside the model, in state/.
@@ -63,7 +68,7 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
     except HFValidationError:
         raise UserError(f"{name} is not a valid repository name") from None
     except Exception as error:  # the client's own errors, and those of whatever HTTP library is below it
-        raise UserError(f"cannot reach the Hub for {name}: {first_line(error)}") from error
+        raise OutOfReach(f"cannot reach the Hub for {name}: {first_line(error)}") from error
     return Pin(name=name, revision=info.sha)
 
 

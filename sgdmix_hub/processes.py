@@ -31,7 +31,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from .config import DataSettings, UserError, first_line
+from .config import UserError, first_line
 from .orphans import signal_with_parent
 from .parsing import Settings, parse_settings
 from .rank_notes import dead_ranks, launch_folder, launched_rank, leave_note, remove_note
@@ -244,12 +244,14 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
     stop_in_time()
     quiet_other_ranks()
     global _error_file, _earlier_report
+    _error_file = None
     settings, code = None, 0
     leave_note()
     try:
         settings = parse_settings(settings_class, argv)
-        _error_file = Path(settings.output_dir) / "state" / "error.json"
-        _earlier_report = _file_identity(_error_file)
+        if hasattr(settings, "output_dir"):
+            _error_file = Path(settings.output_dir) / "state" / "error.json"
+            _earlier_report = _file_identity(_error_file)
         main(settings)
     except Exception as error:
         code = fail(error, settings)
@@ -268,7 +270,7 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
 # ---- ends ----
 
 
-def fail(error: Exception, settings: DataSettings | None) -> int:
+def fail(error: Exception, settings: Settings | None) -> int:
     """Says why this process ends, if it is the one to say it, and returns its exit code; whoever calls it ends the process."""
     _ending.acquire()  # for good: the main thread and the one of `stop_in_time` do not both report
     error = reason(error, settings)
@@ -278,7 +280,7 @@ def fail(error: Exception, settings: DataSettings | None) -> int:
     return code
 
 
-def reason(error: Exception, settings: DataSettings | None) -> Exception:
+def reason(error: Exception, settings: Settings | None) -> Exception:
     """What the end of this process is to be blamed on. What breaks after another rank's death or a SIGTERM breaks because of it."""
     if isinstance(error, tuple(EXIT_CODES)) and not isinstance(error, Preempted):
         return error
@@ -322,7 +324,7 @@ def quiet_libraries():
             logging.set_verbosity(verbosity)
 
 
-def is_speaker(settings: DataSettings | None) -> bool:
+def is_speaker(settings: Settings | None) -> bool:
     """Whether it is this rank that says why the launch fails: rank 0, or one that fails alone; of a machine where others have died without
     a word, the first that is left."""
     dead = dead_ranks()

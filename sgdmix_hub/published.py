@@ -8,19 +8,27 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, load_dataset
 from datasets import Image as ImageFeature
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
 
+from .card_merge import read_card
+from .cards import assets_folder, data_folder
 from .config import UserError, first_line
 from .data import Split, decode_image, to_rgb
-from .pins import Pin, file_sha256, local_folder, resolve, same_content
+from .pins import OutOfReach, Pin, file_sha256, resolve, same_content
 from .processes import read_json
+
+CARD = "README.md"
 
 
 class PublishedRows:
-    """The rows of one published configuration, by the source row they were made from."""
+    """The rows of one published configuration, by the source row they were made from. `dataset` is what `datasets.load_dataset` gives; the
+    images of `rows` are not decoded."""
 
     def __init__(self, pin: Pin, rows: Dataset, manifest: dict):
         self.pin = pin
+        self.dataset = rows
         self.rows = rows.cast_column("image", ImageFeature(decode=False))
         self.manifest = manifest
         self._by_source: dict[int, list[int]] = defaultdict(list)
@@ -58,11 +66,11 @@ class PublishedRows:
 def load_published(name_at_revision: str, config_name: str = "default") -> PublishedRows:
     """An augmented dataset, `org/name[@revision]` or a run's repo folder: snapshot, verify every file, load.
 
-    `datasets.load_dataset` alone may silently give another cached version when the Hub fails. Raises `UserError` when a file is missing or
-    has other bytes than the manifest states.
+    `datasets.load_dataset` alone may silently give another cached version when the Hub fails. This gives the version that was asked for or
+    an error; a version (a tag) that was loaded before needs no Hub. Raises `UserError` when a file is missing or has other bytes than the
+    manifest states.
     """
-    pin = resolve(name_at_revision, repo_type="dataset")
-    folder = Path(local_folder(pin, repo_type="dataset"))
+    pin, folder = fetch_version(name_at_revision, config_name)
     manifest_path = folder / "sgdmix" / config_name / "manifest.json"
     if not manifest_path.is_file():
         raise UserError(f"{pin.name} holds no augmented dataset: sgdmix/{config_name}/manifest.json is missing")
@@ -76,6 +84,47 @@ def load_published(name_at_revision: str, config_name: str = "default") -> Publi
     except Exception as error:  # datasets raises all kinds on what it cannot read
         raise UserError(f"cannot load {pin.name}: {first_line(error)}") from error
     return PublishedRows(pin, rows, manifest)
+
+
+def fetch_version(name_at_revision: str, config_name: str) -> tuple[Pin, Path]:
+    """One configuration's files at the commit that the Hub names; where it does not answer, those of a version that was fetched before.
+    Raises `UserError`."""
+    name, _, revision = name_at_revision.partition("@")
+    local_only = False
+    try:
+        pin = resolve(name_at_revision, repo_type="dataset")
+    except OutOfReach as error:
+        pin = cached_version(name, revision)
+        if pin is None:
+            raise UserError(f"{error}; only a version that was loaded before, asked for by its tag, needs no Hub") from None
+        local_only = True
+    if pin.path is not None:
+        return pin, Path(pin.path)
+    wanted = [CARD, f"{data_folder(config_name)}/train-*", f"sgdmix/{config_name}/*", f"{assets_folder(config_name)}/*.png"]
+    # by its tag, which the cache then knows
+    options = {"repo_type": "dataset", "revision": revision or pin.revision, "allow_patterns": wanted, "local_files_only": local_only}
+    try:
+        folder = Path(snapshot_download(name, **options))
+    except Exception as error:
+        raise UserError(f"cannot fetch {name_at_revision}: {first_line(error)}") from error
+    if folder.name != pin.revision:
+        raise UserError(f"{name_at_revision} is {pin.revision}, but {folder.name} came from the cache: try again when the Hub answers")
+    return pin, folder
+
+
+def cached_version(name: str, version: str) -> Pin | None:
+    """A version that is in the cache, known by a commit, or by a tag that its own card lists last: a branch of that name may have moved
+    since."""
+    try:
+        card = try_to_load_from_cache(name, CARD, revision=version or None, repo_type="dataset")
+    except HFValidationError:
+        return None
+    if not isinstance(card, str):
+        return None
+    commit = Path(card).parent.name
+    methods = read_card(Path(card).read_text(encoding="utf-8")).data.get("sgdmix", {})
+    last = [method["history"][-1]["version"] for method in methods.values() if method.get("history")]
+    return Pin(name, commit) if version == commit or version in last else None
 
 
 def damaged_files(folder: Path, manifest: dict) -> list[str]:

@@ -1,4 +1,4 @@
-"""Finished shards -> `repo/`: parquet files, config, plan, manifest, card and contact sheet, put in place in one rename."""
+"""Finished shards -> `repo/`: parquet files, config, plan, manifest, card and pictures, put in place in one rename."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
-from .cards import CardFacts, dataset_card
+from .cards import CardFacts, assets_folder, data_folder, dataset_card
 from .config import AugmentSettings, UserError, fingerprint, published_settings
 from .contact_sheet import SheetRow, draw_contact_sheet, mask_panel, saliency_panel
 from .data import decode_image, subset_record
-from .inputs import Inputs, versions
-from .pins import file_sha256
-from .processes import read_json, write_json
+from .inputs import CLASSIFIER_FACTS, Inputs, versions
+from .licences import stated_license
+from .pins import MODEL_FILES, file_sha256, local_folder
+from .processes import TooManySkipped, read_json, write_json
+from .row_statistics import RowStatistics, count_rows, draw_statistics
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps
 from .shards import PlanRow, Shards, shard_features
@@ -48,23 +50,36 @@ def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> 
     return True
 
 
+def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
+    """Raises `TooManySkipped` when a manifest, which lies at `path`, has more skipped rows than `max_skipped` allows."""
+    skipped, planned = len(manifest["skipped"]), manifest["planned_rows"]
+    if skipped > max_skipped * planned:
+        raise TooManySkipped(
+            f"{skipped} of {planned} rows were skipped, more than max_skipped {max_skipped:g} allows: "
+            f"their reasons are in {path}; everything else was written"
+        )
+
+
 def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, output: Path) -> None:
     """Writes `output/repo` from the shards and their records; what an interrupted attempt left is thrown away."""
     building = output / "state" / "repo.building"
     shutil.rmtree(building, ignore_errors=True)
-    data = building / ("data" if settings.config_name == "default" else settings.config_name)
+    data = building / data_folder(settings.config_name)
+    assets = building / assets_folder(settings.config_name)
     facts_folder = building / "sgdmix" / settings.config_name
-    for folder in (data, facts_folder, building / "assets"):
+    for folder in (data, facts_folder, assets):
         folder.mkdir(parents=True)
     for number in range(len(shards)):
         shards.link_into(number, data / f"train-{number:05d}-of-{len(shards):05d}.parquet")
     config = yaml.safe_dump(published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True)
     (facts_folder / "config.yaml").write_text(config, encoding="utf-8")
     shutil.copyfile(shards.plan_path, facts_folder / "plan.parquet")
-    contact_sheet(settings, inputs, maker, shards).save(building / "assets" / "contact_sheet.png")
+    contact_sheet(settings, inputs, maker, shards).save(assets / "contact_sheet.png")
+    statistics = count_rows((shards.path(number) for number in range(len(shards))), len(inputs.split.class_names))
+    draw_statistics(statistics, assets / "statistics.png")
     manifest = make_manifest(settings, inputs, shards, building) | {"saliency": saliency_facts(maker.maps)}
     write_json(manifest_path(building, settings), manifest)
-    card = dataset_card(settings, card_facts(inputs, shards, manifest))
+    card = dataset_card(settings, card_facts(inputs, statistics, manifest))
     (building / "README.md").write_text(card, encoding="utf-8")
     building.rename(output / "repo")
 
@@ -97,24 +112,48 @@ def saliency_facts(maps: SaliencyMaps) -> dict:
     return {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
 
 
-def card_facts(inputs: Inputs, shards: Shards, manifest: dict) -> CardFacts:
+def card_facts(inputs: Inputs, statistics: RowStatistics, manifest: dict) -> CardFacts:
     """The card's numbers, counted in the shards themselves."""
-    columns = ["label", "saliency_distance", "foreground_area"]
-    tables = [pq.read_table(shards.path(number), columns=columns) for number in range(len(shards))]
-    labels, distances, areas = (np.concatenate([table.column(name).to_numpy() for table in tables]) for name in columns)
+    licenses = {"dataset_name": stated_license(inputs.split.pin, "dataset")}
+    if inputs.base is not None:
+        licenses["pretrained_model_name_or_path"] = inputs.adapter.facts.get("base_license") or stated_license(inputs.base)
     return CardFacts(
         title=f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
         features=shard_features(inputs.split.class_names),
-        rows_by_label=np.bincount(labels, minlength=len(inputs.split.class_names)).tolist(),
+        rows_by_label=statistics.rows_by_label,
         parquet_bytes=sum(facts["bytes"] for name, facts in manifest["files"].items() if "/train-" in name),
         skipped=manifest["skipped"],
         saliency=manifest["saliency"],
         pins=inputs.pins,
         versions=versions(),
         fingerprint=manifest["fingerprint"],
-        mean_distance=float(distances.mean()) if len(distances) else 0.0,
-        mean_area=float(areas.mean()) if len(areas) else 0.0,
+        mean_distance=statistics.distance.mean,
+        mean_area=statistics.area.mean,
+        licenses=licenses,
+        quality=measured_quality(inputs),
     )
+
+
+def measured_quality(inputs: Inputs) -> list[tuple[str, str]]:
+    """What is known of the inputs' worth, in words: what a judge saw of the adapter's images, and how often the classifier is right."""
+    found = []
+    fidelity = inputs.adapter.facts.get("fidelity") if inputs.adapter else None
+    if fidelity:
+        arms = {
+            "noise, adapter": "the adapter's images from noise",
+            "mixed, adapter": f"mixed images refined at S = {fidelity['strength']}",
+        }
+        for arm, text in arms.items():
+            low, high = fidelity["arms"][arm]["interval"]
+            share = f"{fidelity['arms'][arm]['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {fidelity['arms'][arm]['images']}"
+            found.append((f"{text} that show their class to a classifier trained on real images", share))
+    if inputs.classifier is not None:
+        path = Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS
+        facts = read_json(path) if path.is_file() else {}
+        if facts.get("metrics"):
+            split = facts["settings"]["eval_split"]
+            found.append((f"accuracy on {split} of the classifier behind the saliency maps", f"{facts['metrics']['accuracy']:.3f}"))
+    return found
 
 
 def contact_sheet(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards):

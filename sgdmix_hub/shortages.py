@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .config import DataSettings, UserError, first_line
+from .config import DataSettings, PublishSettings, UserError, first_line
 
 FULL_DISK = {
     errno.ENOSPC: "free some where {folder} and the caches lie",
@@ -20,7 +20,7 @@ FULL_DISK = {
 FAILED_WRITE = re.compile(r"\(os error (?P<number>\d+)\)|\d+ requested and \d+ written|unexpected pos \d+ vs \d+")
 
 
-def lack_of_room(error: Exception, settings: DataSettings | None) -> UserError | None:
+def lack_of_room(error: Exception, settings: DataSettings | PublishSettings | None) -> UserError | None:
     """The advice for a write that failed for lack of room, however deep in the libraries; None for other errors."""
     for cause in causes(error):
         number = cause.errno if isinstance(cause, OSError) else None
@@ -28,12 +28,12 @@ def lack_of_room(error: Exception, settings: DataSettings | None) -> UserError |
         if number is None and said:
             number = int(said["number"] or errno.ENOSPC)
         if number in FULL_DISK:
-            advice = FULL_DISK[number].format(folder=settings.output_dir if settings else "the output")
+            advice = FULL_DISK[number].format(folder=getattr(settings, "output_dir", "the output"))
             return UserError(f"{os.strerror(number).lower()}: {advice}, then the same command goes on, with what was finished kept")
     return None
 
 
-def lack_of_memory(error: Exception, settings: DataSettings | None) -> UserError | None:
+def lack_of_memory(error: Exception, settings: DataSettings | PublishSettings | None) -> UserError | None:
     """The advice for an allocation that failed; None for other errors."""
     for cause in causes(error):
         on_gpu = isinstance(cause, torch.OutOfMemoryError)

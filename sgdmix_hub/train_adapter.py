@@ -33,7 +33,8 @@ from .contact_sheet import SheetRow, draw_contact_sheet
 from .data import Split, load_split, subset_record
 from .inputs import versions
 from .judging import Judge, judge_adapter
-from .model_cards import stated_license, write_adapter_card
+from .licences import stated_license
+from .model_cards import write_adapter_card
 from .pins import Pin, resolve
 from .processes import (
     fill_folder,

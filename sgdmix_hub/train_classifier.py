@@ -20,8 +20,9 @@ from .classifiers import build_model, evaluation_transform, training_transform, 
 from .config import UserError
 from .data import Split, load_evaluation_split, load_split, subset_record
 from .inputs import CLASSIFIER_FACTS, versions
+from .licences import stated_license
 from .metrics.class_accuracy import ClassAccuracy
-from .model_cards import stated_license, write_classifier_card
+from .model_cards import write_classifier_card
 from .pins import Pin, resolve
 from .processes import (
     different_facts,

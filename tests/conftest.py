@@ -21,6 +21,7 @@ import torch  # noqa: E402
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker  # noqa: E402
 from loopback_hub import loopback_hub  # noqa: E402
+from publishing import Publisher, source_dataset  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPConfig,
     CLIPImageProcessor,
@@ -31,7 +32,8 @@ from transformers import (  # noqa: E402
     ViTImageProcessor,
 )
 
-from sgdmix_hub import train_adapter  # noqa: E402
+from sgdmix_hub import augment, train_adapter  # noqa: E402
+from sgdmix_hub.config import AugmentSettings  # noqa: E402
 from sgdmix_hub.demo.domain import make_dataset, save_dataset  # noqa: E402
 from sgdmix_hub.demo.tiny_unet import build_tokenizer  # noqa: E402
 from sgdmix_hub.training_settings import AdapterSettings  # noqa: E402
@@ -207,3 +209,54 @@ def hub():
     """A Hub on the loopback interface, empty."""
     with loopback_hub() as hub:
         yield hub
+
+
+@pytest.fixture(scope="session")
+def publisher():
+    """A process that publishes, and its Hub, `publisher.hub`, which tests share: every test has a repository of its own."""
+    with loopback_hub() as hub:
+        publisher = Publisher(hub)
+        yield publisher
+        publisher.close()
+
+
+@pytest.fixture
+def repo_id(publisher, request):
+    """A name for a repository that no other test uses."""
+    publisher.hub.faults.clear()
+    publisher.hub.calls.clear()
+    publisher.numbers = getattr(publisher, "numbers", 0) + 1
+    return f"birds/test-{publisher.numbers}"
+
+
+@pytest.fixture(scope="session")
+def evil_source(tmp_path_factory):
+    """Folder dataset of 12 rows, one of whose classes has a name that tries to be markup."""
+    return source_dataset(tmp_path_factory.mktemp("sources") / "evil-birds")
+
+
+@pytest.fixture(scope="session")
+def generation(evil_source, tmp_path_factory):
+    """`generation(name, **settings)`: the output folder of a generation from `evil_source`, mixing alone, made once a session."""
+    made = {}
+
+    def make(name, **settings):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("generations") / name
+            defaults = {"saliency_method": "spectral-residual", "strength": 0.0, "resolution": 32, "rows_per_shard": 5, "license": "mit"}
+            augment.main(AugmentSettings(dataset_name=str(evil_source), output_dir=str(made[name]), **(defaults | settings)))
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def first_version(generation):
+    """12 rows in 3 shards."""
+    return generation("first", num_candidates=3)
+
+
+@pytest.fixture(scope="session")
+def second_version(generation):
+    """24 rows in 2 shards, other targets."""
+    return generation("second", num_candidates=5, num_variants=2, rows_per_shard=12)

@@ -134,9 +134,9 @@ def one_line(ended: Ended, *words: str) -> None:
     assert all(word in lines[0] for word in words), lines[0]
 
 
-def write_dataset(folder: Path, images: list[bytes], labels: list[int]) -> Path:
+def write_dataset(folder: Path, images: list[bytes], labels: list[int], names: list[str] | None = None) -> Path:
     """A folder dataset of one split, from encoded images."""
-    names = [f"class {label}" for label in range(max(labels) + 1)]
+    names = names or [f"class {label}" for label in range(max(labels) + 1)]
     features = Features(image=ImageFeature(), label=ClassLabel(names=names))
     rows = [{"image": {"bytes": image, "path": None}, "label": label} for image, label in zip(images, labels, strict=True)]
     (folder / "data").mkdir(parents=True)

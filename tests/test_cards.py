@@ -51,6 +51,8 @@ def card_facts(class_names, **values):
         "fingerprint": "f" * 64,
         "mean_distance": 0.125,
         "mean_area": 0.375,
+        "licenses": {"dataset_name": "cc-by-4.0", "pretrained_model_name_or_path": None},
+        "quality": [],
     }
     return CardFacts(**(defaults | values))
 
@@ -174,7 +176,9 @@ def test_another_configuration_has_its_own_files_and_is_loaded_by_name():
     assert configuration["config_name"] == "strong" and configuration["data_files"] == [{"split": "train", "path": "strong/train-*"}]
     assert list(data["sgdmix"]) == ["strong"]
     assert "`sgdmix/strong/plan.parquet`" in card
-    assert re.search(r'load_dataset\("[^"]+", "strong", split="train"\)', card)
+    assert re.search(r'load_dataset\("[^"]+", "strong", revision="[^"]+", split="train"\)', card)
+    assert re.search(r'load_published\("[^"]+", "strong"\)', card)
+    assert "assets/strong/contact_sheet.png" in card and "### How it was made" in card
     assert "strong" not in dataset_card(card_settings(), card_facts(["kite"]))
 
 

@@ -22,9 +22,11 @@ UNPUBLISHED = {"state/checkpoint-2/optimizer.bin": b"\0secret", "state/error.jso
 
 PUSH = """
 import json, sys
+from sgdmix_hub import hub_client
 from sgdmix_hub.config import UserError
 from sgdmix_hub.publish import check_can_push, push_folder
 
+hub_client.WAITS = (0.1, 0.1)  # what ends after 15 seconds ends sooner
 try:
     print(json.dumps(str(push_folder(sys.argv[1], "birds/adapter", **json.loads(sys.argv[2])))))
 except UserError as error:
@@ -213,9 +215,16 @@ def test_a_hub_out_of_reach_ends_in_one_line(hub, folder):
         assert "cannot reach the Hub" in refused(hub, folder, environment={"HF_ENDPOINT": nobody})
 
 
+def test_a_hub_that_hangs_once_is_asked_again(hub, folder):
+    """The first request is applied in the end, and refused: there is one commit."""
+    hub.fail("POST", "/commit/", delay=4)
+    push(hub, folder, timeout=1)
+    assert pushed(hub) == FILES and len(commits(hub)) == 2
+
+
 def test_a_hub_that_hangs_is_given_up_and_the_same_command_finishes(hub, folder):
-    hub.fail("POST", "/commit/", delay=20)
-    assert "run the same command again" in refused(hub, folder, timeout=2)
+    hub.fail("POST", "/commit/", delay=20, times=3)
+    assert "run the same command again" in refused(hub, folder, timeout=1)
     push(hub, folder)
     assert pushed(hub) == FILES and len(commits(hub)) == 2
 
@@ -235,17 +244,40 @@ def test_an_upload_always_cut_makes_no_commit_and_the_same_command_finishes(hub,
     assert pushed(hub) == FILES and len(commits(hub)) == 2
 
 
-def test_a_commit_whose_reply_was_lost_is_found_by_the_same_command(hub, folder):
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_commit_whose_reply_was_lost_is_found(hub, folder, times):
+    hub.fail("POST", "/commit/", lose_reply=True, times=times)
+    pin = push(hub, folder)
+    assert pin == f"birds/adapter@{commits(hub)[0].oid}" and pushed(hub) == FILES
+    assert len(commits(hub)) == 2 and len(hub.calls_of("POST", "/commit/")) == 1
+
+
+def test_a_commit_that_was_lost_and_followed_by_somebody_elses_is_found(hub, folder):
+    """The pin is the commit that was pushed, not what came after it."""
+
+    def push_by_somebody(body):
+        lines = [{"key": "header", "value": {"summary": "theirs"}}, {"key": "file", "value": {"path": "x.txt", "content": "dGhlaXJz"}}]
+        hub.repository(*REPO).commit("main", lines, "bob", hub.is_stored)
+        return body
+
     hub.fail("POST", "/commit/", lose_reply=True)
-    assert "run the same command again" in refused(hub, folder)
-    head = commits(hub)[0]
-    assert push(hub, folder) == f"birds/adapter@{head.oid}"
-    assert pushed(hub) == FILES and len(commits(hub)) == 2 and len(hub.calls_of("POST", "/commit/")) == 1
+    hub.fail("GET", "/commits/", rewrite=None, status=500)  # and the first look fails too
+    hub.fail("GET", "/commits/", rewrite=push_by_somebody)
+    pin = push(hub, folder)
+    theirs, mine, _ = commits(hub)
+    assert (pin, theirs.title) == (f"birds/adapter@{mine.oid}", "theirs")
+
+
+@pytest.mark.parametrize("path", ["/commit/", "/repos/create", "/validate-yaml"])
+def test_a_hub_that_is_busy_once_is_asked_again(hub, folder, path):
+    hub.fail("POST", path, status=503)
+    push(hub, folder)
+    assert pushed(hub) == FILES and len(commits(hub)) == 2
 
 
 @pytest.mark.parametrize(("path", "status"), [("/commit/", 503), ("/repos/create", 429)])
 def test_a_busy_hub_is_named(hub, folder, path, status):
-    hub.fail("POST", path, status=status)
+    hub.fail("POST", path, status=status, times=3)
     assert f"the Hub is busy or down (status {status})" in refused(hub, folder)
     push(hub, folder)
     assert pushed(hub) == FILES

@@ -1,0 +1,78 @@
+"""Rows by class, saliency distances and foreground areas of a generation, counted shard by shard, and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+FINE_BINS = 1000  # of [0, 1]: fine enough to be put together to any histogram worth drawing
+MOST_BARS = 40
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Values in [0, 1]: int64 (1000,) counts, and their sum."""
+
+    counts: np.ndarray
+    total: float
+
+    @property
+    def mean(self) -> float:
+        """0 when there is no value."""
+        return self.total / max(int(self.counts.sum()), 1)
+
+    def bars(self) -> tuple[np.ndarray, np.ndarray]:
+        """Counts (at most 40) and their edges, over the values that occur."""
+        filled = np.flatnonzero(self.counts)
+        low, high = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, FINE_BINS)
+        width = -(-(high - low) // MOST_BARS)
+        edges = np.arange(low, high + width, width)
+        counts = np.add.reduceat(np.append(self.counts, np.zeros(width, np.int64)), edges[:-1])
+        return counts, edges / FINE_BINS
+
+
+@dataclass(frozen=True)
+class RowStatistics:
+    """What the shards hold."""
+
+    rows_by_label: list[int]
+    distance: Distribution
+    area: Distribution
+
+
+def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
+    """Reads three columns of one parquet file after the other."""
+    rows = np.zeros(num_classes, np.int64)
+    counts = {name: np.zeros(FINE_BINS, np.int64) for name in ("saliency_distance", "foreground_area")}
+    totals = dict.fromkeys(counts, 0.0)
+    for path in shards:
+        table = pq.read_table(path, columns=["label", *counts])
+        rows += np.bincount(table.column("label").to_numpy(), minlength=num_classes)
+        for name in counts:
+            values = table.column(name).to_numpy()
+            places = np.clip((values * FINE_BINS).astype(np.int64), 0, FINE_BINS - 1)
+            counts[name] += np.bincount(places, minlength=FINE_BINS)
+            totals[name] += float(values.sum())
+    distance, area = (Distribution(counts[name], totals[name]) for name in counts)
+    return RowStatistics(rows.tolist(), distance, area)
+
+
+def draw_statistics(statistics: RowStatistics, path: Path) -> None:
+    """Both distributions as histograms, side by side, as a PNG."""
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    titles = {"saliency distance of source and target (RMS)": statistics.distance, "share of pixels kept from the source": statistics.area}
+    for axes, (title, distribution) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        counts, edges = distribution.bars()
+        axes.stairs(counts, edges, fill=True, color="#35618f")
+        axes.axvline(distribution.mean, color="#c0504d", linewidth=1.2)
+        axes.set(xlabel=title, ylabel="images")
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,127 @@
+"""What tests of published versions share: a process that publishes to the loopback Hub, and generations that are worth publishing."""
+
+import copy
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from generations import png, write_dataset
+from launching import ROOT, launch_environment
+from loopback_hub import WRITE_TOKEN, hub_environment
+from PIL import Image
+
+EVIL = 'a": {evil}\n---\n# <script>'
+NAMES = [EVIL, "tern", "kite"]
+
+# One process for many publications: the libraries take seconds to import. Its clock runs faster: the client's waits are not the tests'.
+WORKER = """
+import json, sys, time
+
+sleep, waited = time.sleep, []
+
+def sleep_less(seconds):
+    waited.append(seconds)
+    sleep(seconds / 50)
+
+time.sleep = sleep_less
+from sgdmix_hub.config import PublishSettings, UserError
+from sgdmix_hub.processes import TooManySkipped
+from sgdmix_hub.publish_version import publish_version
+
+print(json.dumps("ready"), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    waited.clear()
+    settings = PublishSettings(**asked["settings"])
+    try:
+        settings.validate()
+        done = {"pin": str(publish_version(settings.folder, settings, settings.max_skipped, asked["token"], asked["timeout"]))}
+    except (UserError, TooManySkipped) as error:
+        done = {"error": str(error), "kind": type(error).__name__}
+    print(json.dumps(done | {"waited": waited}), flush=True)
+"""
+
+
+@dataclass
+class Outcome:
+    """How a publication ended: with a pin, or with a line for the user."""
+
+    waited: list
+    pin: str | None = None
+    error: str | None = None
+    kind: str | None = None
+
+
+class Publisher:
+    """Publishes generations to one loopback Hub, one after the other, from one process."""
+
+    def __init__(self, hub):
+        self.hub = hub
+        self.log = hub.home / "publisher.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", WORKER],
+                cwd=ROOT,
+                env=launch_environment(hub_environment(hub, "")),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert json.loads(self.process.stdout.readline()) == "ready"
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def start(self, folder, repo_id, tag="v1.0.0", token=WRITE_TOKEN, timeout=30, **settings):
+        """Begins a publication; `end` gives its outcome."""
+        settings = {"allow_local_inputs": True} | settings
+        asked = {"folder": str(folder), "hub_dataset_id": repo_id, "tag": tag} | settings
+        self.process.stdin.write(json.dumps({"settings": asked, "token": token, "timeout": timeout}) + "\n")
+        self.process.stdin.flush()
+
+    def end(self) -> Outcome:
+        line = self.process.stdout.readline()
+        said = self.log.read_text()
+        assert line, said
+        assert WRITE_TOKEN not in said + line and "Traceback" not in said, said
+        return Outcome(**json.loads(line))
+
+    def publish(self, *args, **kwargs) -> Outcome:
+        self.start(*args, **kwargs)
+        return self.end()
+
+    def published(self, *args, **kwargs) -> str:
+        """The pin of a publication that has to succeed."""
+        outcome = self.publish(*args, **kwargs)
+        assert outcome.error is None, outcome.error
+        return outcome.pin
+
+    def refused(self, *args, **kwargs) -> str:
+        """The line of a publication that has to fail."""
+        outcome = self.publish(*args, **kwargs)
+        assert outcome.pin is None and len(outcome.error.splitlines()) == 1, outcome
+        return outcome.error
+
+
+def another(hub, repo_id, name):
+    """A repository with the state of another one, under a name of its own."""
+    twin = copy.deepcopy(hub.repository("dataset", repo_id))
+    twin.repo_id = name
+    hub.repositories["dataset", name] = twin
+    return twin
+
+
+def source_dataset(folder, rows=12):
+    """Twelve pictures of three classes, one of which has a name that tries to be markup."""
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(rows):
+        pixels = np.full((32, 32, 3), rng.integers(0, 255, 3), np.uint8)
+        top, left = rng.integers(2, 14, 2)
+        pixels[top : top + 14, left : left + 14] = rng.integers(0, 255, (14, 14, 3))
+        images.append(png(Image.fromarray(pixels)))
+    return write_dataset(folder, images, [row % len(NAMES) for row in range(rows)], NAMES)

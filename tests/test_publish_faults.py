@@ -1,0 +1,136 @@
+"""Every request that publishing makes x everything that can go wrong with it -> how it ends.
+
+Whatever happens: the version is tagged and holds exactly its files, or no tag has changed and `main` is one whole commit ahead at most; the
+local folder is as it was; and the same command finishes the work.
+"""
+
+import re
+
+import loopback_hub
+import pytest
+from generations import digests
+from publishing import another
+from test_publish_version import data_of, history, local_files, pushed, repository
+
+FOR_EVER = 10**6
+TIMEOUT = 0.6
+FAULTS = {
+    "500 once": {"status": 500},
+    "429 once": {"status": 429},
+    "cut once": {"cut": True},
+    "reply lost": {"lose_reply": True},
+    "hangs once": {"delay": 2 * TIMEOUT},
+    "500 for ever": {"status": 500, "times": FOR_EVER},
+    "cut for ever": {"cut": True, "times": FOR_EVER},
+    "replies lost for ever": {"lose_reply": True, "times": FOR_EVER},
+    "hangs for ever": {"delay": 2 * TIMEOUT, "times": FOR_EVER},
+}
+# The requests of a version on top of another one, in their order. `test_these_are_all_requests` says when they are others.
+REQUESTS = {
+    "create": ("POST", "/api/repos/create", 1),
+    "info": ("GET", "/api/datasets/{repo_id}", 1),
+    "refs": ("GET", "/api/datasets/{repo_id}/refs", 1),
+    "tree of the head": ("GET", "/api/datasets/{repo_id}/tree/{oid}", 1),
+    "card": ("GET", "/datasets/{repo_id}/resolve/{oid}/README.md", 1),
+    "preupload": ("POST", "/api/datasets/{repo_id}/preupload/main", 1),
+    "LFS batch": ("POST", "/datasets/{repo_id}.git/info/lfs/objects/batch", 1),
+    "LFS upload": ("PUT", "/lfs/{oid}", 5),
+    "LFS verify": ("POST", "/datasets/{repo_id}.git/info/lfs/verify", 5),
+    "validate": ("POST", "/api/validate-yaml", 1),
+    "commit": ("POST", "/api/datasets/{repo_id}/commit/main", 1),
+    "tree of the commit": ("GET", "/api/datasets/{repo_id}/tree/{oid}", 2),
+    "tag": ("POST", "/api/datasets/{repo_id}/tag/{oid}", 1),
+    "refs with the tag": ("GET", "/api/datasets/{repo_id}/refs", 2),
+}
+ONCE = [(request, fault) for request in REQUESTS for fault in FAULTS if not fault.endswith("ever")]
+EVER = [(request, fault) for request in REQUESTS for fault in FAULTS if fault.endswith("ever")]
+SOAK = pytest.mark.soak
+
+
+def pattern(path, repo_id):
+    return "^" + re.escape(path).replace(r"\{repo_id\}", re.escape(repo_id)).replace(r"\{oid\}", "[0-9a-f]+") + "$"
+
+
+def plan(hub, repo_id, request, fault):
+    """The fault, at the request of that kind that is meant: those before it pass through a fault that does nothing."""
+    method, path, number = REQUESTS[request]
+    if number > 1 and method != "PUT" and "verify" not in path:
+        hub.fail(method, pattern(path, repo_id), times=number - 1)
+    hub.fail(method, pattern(path, repo_id), **FAULTS[fault])
+
+
+@pytest.fixture(scope="module")
+def template(publisher, first_version):
+    publisher.published(first_version, "birds/template")
+    return "birds/template"
+
+
+@pytest.fixture
+def repo(publisher, template, repo_id, monkeypatch):
+    """A repository that holds v1.0.0, and a Hub that says when to come back."""
+    another(publisher.hub, template, repo_id)
+    publisher.hub.lfs_objects = {  # nothing of the second version is there
+        sha256: content for sha256, content in publisher.hub.lfs_objects.items() if sha256 in objects_of(publisher.hub, repo_id)
+    }
+    send = loopback_hub.Handler.send_response
+
+    def send_response(handler, status, message=None):
+        send(handler, status, message)
+        if status == 429:
+            handler.send_header("Retry-After", "7")
+
+    monkeypatch.setattr(loopback_hub.Handler, "send_response", send_response)
+    yield repo_id
+    publisher.hub.faults.clear()
+
+
+def objects_of(hub, repo_id):
+    commits = repository(hub, repo_id).commits.values()
+    return {file.sha256 for commit in commits for file in commit.files.values() if file.sha256}
+
+
+def test_these_are_all_requests(publisher, repo, second_version):
+    """In this order; those of uploads, which threads make, only by their number."""
+    publisher.published(second_version, repo, tag="v1.1.0")
+    made = [(call.method, re.sub("/[0-9a-f]{40,64}", "/{oid}", call.path).replace(repo, "{repo_id}")) for call in publisher.hub.calls]
+    expected = [(method, path) for method, path, number in REQUESTS.values() for _ in range(5 if number == 5 else 1)]
+    assert sorted(made) == sorted(expected)
+    assert [call for call in made if "lfs" not in call[1]] == [call for call in expected if "lfs" not in call[1]]
+
+
+def is_published(hub, repo_id, output):
+    twin = repository(hub, repo_id)
+    head, before, initial = history(hub, repo_id)
+    assert twin.tags == {"v1.0.0": before.oid, "v1.1.0": head.oid} and initial.parent is None
+    assert pushed(hub, repo_id, "v1.1.0") == local_files(output)
+    assert [entry["version"] for entry in data_of(hub, repo_id)["sgdmix"]["default"]["history"]] == ["v1.0.0", "v1.1.0"]
+
+
+@pytest.mark.parametrize(("request_name", "fault"), [*ONCE, *(pytest.param(*cell, marks=SOAK) for cell in EVER)])
+def test_published_or_not_at_all_and_the_same_command_finishes(publisher, repo, request_name, fault, first_version, second_version):
+    hub, before = publisher.hub, digests(second_version)
+    tag_before = repository(hub, repo).tags["v1.0.0"]
+    plan(hub, repo, request_name, fault)
+    outcome = publisher.publish(second_version, repo, tag="v1.1.0", timeout=TIMEOUT if "hangs" in fault else 30)
+    assert all(fault.times <= 0 or fault.times > 10**5 for fault in hub.faults), "the fault did not happen"
+    hub.faults.clear()
+    twin = repository(hub, repo)
+    if outcome.error is None:
+        is_published(hub, repo, second_version)
+    else:
+        assert "run the same command again" in outcome.error and len(outcome.error.splitlines()) == 1
+        assert twin.tags["v1.0.0"] == tag_before
+        head, *older = history(hub, repo)
+        if "v1.1.0" in twin.tags:  # the tag was set, and no reply said so
+            is_published(hub, repo, second_version)
+        elif head.oid != tag_before:
+            assert older[0].oid == tag_before and pushed(hub, repo) == local_files(second_version)
+        else:
+            assert pushed(hub, repo) == local_files(first_version)
+    if not fault.endswith("ever"):
+        assert outcome.error is None, outcome.error
+    if fault == "429 once":
+        assert any(7 <= seconds <= 8 for seconds in outcome.waited), outcome.waited
+    assert digests(second_version) == before
+    assert publisher.published(second_version, repo, tag="v1.1.0") == f"{repo}@{twin.tags['v1.1.0']}"
+    is_published(hub, repo, second_version)
