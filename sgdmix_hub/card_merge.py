@@ -77,6 +77,8 @@ def merge_cards(theirs: str | None, ours: str, config_name: str, repo_id: str, v
     Merging the same card as the same version a second time changes nothing. Raises `UserError`.
     """
     new = published_card(ours, repo_id, version)
+    if config_name not in _mapping(new.data, "sgdmix") or _pattern(f"sgdmix:{config_name}").search(new.body) is None:
+        raise UserError(f"the run's README.md does not say what {config_name} is, or has lost its marks: run the generation again")
     old = read_card(theirs or "")
     data = _merged_data(old.data, new.data, config_name, version)
     return str(Card(data, _merged_body(old.body, new.body, config_name, data["sgdmix"])))

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 from .config import UserError, first_line
 
 LOCAL = "sha256-"
+SECONDS_TO_WAIT = 60.0  # for the Hub to say where a branch or tag stands: its client waits for ever
 MODEL_FILES = ["*.json", "*.safetensors"]  # not the copies for other frameworks
 
 
@@ -58,7 +59,7 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return Pin(name=name, revision=revision)
     try:
-        info = HfApi().repo_info(name, revision=revision or None, repo_type=repo_type)
+        info = HfApi().repo_info(name, revision=revision or None, repo_type=repo_type, timeout=SECONDS_TO_WAIT)
     except RevisionNotFoundError:
         raise UserError(f"{name} has no revision {revision!r}: see its tags and branches on the Hub") from None
     except GatedRepoError:

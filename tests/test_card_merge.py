@@ -125,6 +125,12 @@ def test_a_card_that_cannot_be_read_is_told():
         merged(("default", run_card(), "v2"), theirs=broken)
 
 
+@pytest.mark.parametrize("lost", ["<!-- sgdmix:default:begin -->", "<!-- sgdmix:default:end -->", "sgdmix:"])
+def test_a_runs_card_that_lost_its_marks_is_told(lost):
+    with pytest.raises(UserError, match="run the generation again"):
+        merged(("default", run_card().replace(f"\n{lost}", "\nlost:"), "v1"))
+
+
 @pytest.mark.parametrize("name", [name for name in HOSTILE if isinstance(name, str)])
 def test_hostile_names_pass_through_any_number_of_merges(name):
     def three(word):

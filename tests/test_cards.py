@@ -261,3 +261,20 @@ def test_prose_stands_on_the_card_as_it_was_written(tmp_path):
     prose = "## Why\n\nBecause {{ title }} {% raw %} of *birds*.\n"
     (tmp_path / "card.md").write_text(prose)
     assert prose.strip() in body_of(dataset_card(card_settings(card=str(tmp_path / "card.md")), card_facts(["kite"])))
+
+
+def test_measured_quality_and_the_inputs_licences_are_on_the_card_where_there_are_any():
+    quality = [("accuracy | on <test>", "0.912")]
+    pins = {"dataset_name": f"org/my_birds@{COMMIT}", "pretrained_model_name_or_path": f"org/base@{COMMIT}"}
+    licenses = {"dataset_name": "cc-by-4.0", "pretrained_model_name_or_path": None}
+    card = dataset_card(card_settings(), card_facts(["kite"], quality=quality, pins=pins, licenses=licenses))
+    assert "## Measured quality" in card and "| accuracy \\| on &lt;test&gt; | 0.912 |" in card
+    assert re.search(r"the source images \(cc-by-4\.0\), the base model\s+\(not stated\)", card)
+    assert "https://huggingface.co/datasets/org/my_birds" in card
+    assert "## Measured quality" not in dataset_card(card_settings(), card_facts(["kite"]))
+
+
+def test_local_inputs_are_named_where_the_card_says_how_to_make_it_again():
+    local = card_facts(["kite"], pins={"dataset_name": "birds@sha256-0", "adapter": "org/a@" + COMMIT})
+    assert "given as paths: `--dataset_name`." in dataset_card(card_settings(), local)
+    assert "given as paths" not in dataset_card(card_settings(), card_facts(["kite"]))

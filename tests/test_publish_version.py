@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
 import pytest
-from generations import digests, one_line, run_script
+from generations import digests
 from huggingface_hub import DatasetCard
-from loopback_hub import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, loopback_hub, run_python
+from loopback_hub import READ_TOKEN, STRANGER_TOKEN, run_python
 from publishing import EVIL, NAMES, Publisher, another
 
 from sgdmix_hub.card_merge import read_card
@@ -388,26 +388,3 @@ def test_a_tag_that_somebody_set_in_between_is_told(publisher, published, repo_i
     assert f"{repo_id}@v3.0.0 was published by somebody else" in publisher.refused(first_version, repo_id, tag="v3.0.0")
     assert twin.tags["v3.0.0"] == twin.tags["v1.1.0"]
     assert "is published already, with other content" in publisher.refused(first_version, repo_id, tag="v3.0.0")
-
-
-# ---- the program ----
-
-
-def test_the_program_publishes_and_ends_with_the_exit_codes_of_all_programs(first_version, tmp_path):
-    with loopback_hub() as hub:
-        words = ["--folder", first_version, "--hub_dataset_id", "birds/x", "--tag", "v1.0.0"]
-        code = "import runpy, sys; sys.argv[0] = 'publish_dataset.py'; runpy.run_path('scripts/publish_dataset.py', run_name='__main__')"
-        done = run_python(hub, code, *words, "--allow_local_inputs")
-        assert done.returncode == 0, done.stderr
-        assert f"published as birds/x@v1.0.0, commit {history(hub, 'birds/x')[0].oid}" in done.stdout
-        refused = run_python(hub, code, *words)
-        assert refused.returncode == 2 and refused.stderr.startswith("sgdmix_hub: made from local folders")
-        files = [path for folder in (hub.home, first_version) for path in folder.rglob("*") if path.is_file()]
-        assert not [path for path in files if WRITE_TOKEN.encode() in path.read_bytes()]
-        assert not any(WRITE_TOKEN.encode() in content for content in hub.content("dataset", "birds/x").values())
-
-
-def test_the_program_is_strict(tmp_path):
-    script = "scripts/publish_dataset.py"
-    one_line(run_script(["--folder=x", "--hub_dataset_id=birds/x"], tmp_path / "logs", script), "--tag")
-    one_line(run_script(["--folder=x", "--hub_dataset=birds/x"], tmp_path / "logs", script), "--help")
