@@ -3,121 +3,177 @@
     python benchmarks/generation.py                       # all parts that this machine can run
     python benchmarks/generation.py --parts speed time    # some; the others' figures stay as they were
 
-- `speed`: rows a second beside a sampler written the way the peers write theirs (generation_workers.py), in turns;
+- `speed`: rows a second beside a sampler written the way the peers write theirs (generation_samplers.py), in turns;
 - `time`: where each second of it goes;
-- `scaling`: two processes against one, in interleaved pairs, beside a plain convolution, because the cores may be shared;
+- `scaling`: two processes against one, in interleaved pairs, beside a plain convolution, because cores may be shared;
 - `memory`: peak anonymous memory of whole runs over small and large datasets;
 - `size`: a run over 50,000 images at S = 0, and the same command again;
 - `gpu`: speed and achieved FLOP/s with weights in the shape of Stable Diffusion 1.5, random ones (weights do not change speed).
 
-Every measurement is a process of its own. Figures go to results/generation.json and, as a table, to results/generation.md.
+All parts but the last run on the CPU, also where there is a GPU. Figures go to generation.json and, as tables, to generation.md.
 """
 
 from __future__ import annotations
 
+import os
+
+# read when the libraries are imported, here and in every process that this one starts
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
 import argparse
 import datetime
-import os
 import platform
 import statistics
+import time
 from pathlib import Path
 
+import generation_data as data
 import torch
-from generation_data import make_patterns, prepare
-from generation_runs import measured_run, together, worker
+from generation_runs import run_again, run_whole
+from generation_samplers import Task
 from generation_tables import render
+from generation_workers import Worker, in_process, loaded, run_together
 
 from sgdmix_hub.processes import read_json, write_json
 
-RESULTS = Path(__file__).parent / "results"
-PARTS = ("speed", "time", "scaling", "memory", "size", "gpu")
+PLACES = ("one core", "all cores")
+PRESETS = ("paper", "recommended")
+GPU_BATCHES, GPU_TURNS = (8, 16), 3
+MIXED_ROWS, REFINED_ROWS = (1_000, 20_000), (200, 2_000)
+SIZE_ROWS = 50_000
+MIXING_ALONE = ["--strength", "0", "--resolution", str(data.PATTERN_SIZE)]
 
 
 def speed(args: argparse.Namespace) -> dict:
-    """Ratios turn by turn, with everything on one core and with all cores."""
-    found = {}
-    for place in ("one core", "all cores"):
-        turns = []
-        for _ in range(args.turns):
-            rates = {kind: worker(args, kind, rows=args.rows, pinned=place == "one core")["rate"] for kind in ("ours", "reference")}
-            turns.append(rates | {"ratio": rates["ours"] / rates["reference"]})
-        found[place] = {"turns": turns, "ratio": statistics.median(turn["ratio"] for turn in turns)}
-    return found | {"rows": args.rows}
+    """Ratios of the turns, with everything on one core and with all cores."""
+    task = Task(args.work_dir, args.rows)
+    in_process(data.birds_adapter, args.work_dir, task.shape)
+    found = []
+    for place in args.places:
+        with loaded(*(Worker(kind, task, core_of(place)) for kind in ("ours", "reference"))) as (ours, reference):
+            turns = [{"ours": ours.run(), "reference": reference.run()} for _ in range(args.turns)]
+        found.append({"place": place, "turns": turns} | ratios(turns))
+    return {"rows": args.rows, "places": found}
+
+
+def ratios(turns: list[dict]) -> dict:
+    """Ours over the reference: medians of the turns, by the clock and by the seconds that all cores together were at it."""
+
+    def median(name: str) -> float:
+        cost = [{kind: answer[name] / answer["rows"] for kind, answer in turn.items()} for turn in turns]
+        return statistics.median(turn["reference"] / turn["ours"] for turn in cost)
+
+    return {"ratio": median("seconds"), "cpu_ratio": median("cpu_seconds")}
+
+
+def core_of(place: str) -> int | None:
+    """The one core of a measurement that stays on one; the last: most of what else there is starts on the first."""
+    return max(os.sched_getaffinity(0)) if place == "one core" else None
 
 
 def time_shares(args: argparse.Namespace) -> dict:
-    """Shares of the wall time of the process's main thread."""
-    return {
-        f"{preset}, {place}": worker(args, "ours", rows=args.rows, pinned=place == "one core", preset=preset, timed=True)["shares"]
-        for preset in ("paper", "recommended")
-        for place in ("one core", "all cores")
-    }
+    """What the time of our own rows goes to."""
+    in_process(data.birds_adapter, args.work_dir, data.TINY)
+    found = []
+    for preset in PRESETS:
+        for place in args.places:
+            with loaded(Worker("ours", Task(args.work_dir, args.rows, preset=preset), core_of(place))) as (worker,):
+                found.append({"preset": preset, "place": place} | worker.run(timed=True))
+    return {"rows": args.rows, "runs": found}
 
 
 def scaling(args: argparse.Namespace) -> dict:
-    """Throughput of two processes over one; each process on a core of its own."""
-    pairs = []
-    for _ in range(args.pairs):
-        rates = {f"{kind} {count}": together(args, kind, count, rows=args.rows) for kind in ("convolution", "ours") for count in (1, 2)}
-        pairs.append(rates | {kind: rates[f"{kind} 2"] / rates[f"{kind} 1"] for kind in ("convolution", "ours")})
-    medians = {kind: statistics.median(pair[kind] for pair in pairs) for kind in ("convolution", "ours")}
-    return {"pairs": pairs, "medians": medians, "ratio": medians["ours"] / medians["convolution"]}
+    """Throughput of two processes over one, each with all its helpers on a core of its own."""
+    in_process(data.birds_adapter, args.work_dir, data.TINY)
+    cores, kinds, pairs = sorted(os.sched_getaffinity(0)), ("convolution", "ours"), []
+    tasks = [Task(args.work_dir, args.rows, rank=rank) for rank in range(2)]
+    with loaded(*(Worker(kind, task, cores[task.rank % len(cores)]) for kind in kinds for task in tasks)) as workers:
+        of_kind = {"convolution": workers[:2], "ours": workers[2:]}
+        for _ in range(args.pairs):
+            rates = {f"{kind} {count}": run_together(of_kind[kind][:count]) for kind in kinds for count in (1, 2)}
+            pairs.append(rates | {kind: rates[f"{kind} 2"] / rates[f"{kind} 1"] for kind in kinds})
+    medians = {kind: statistics.median(pair[kind] for pair in pairs) for kind in kinds}
+    return {"rows": args.rows, "pairs": pairs, "medians": medians, "ratio": medians["ours"] / medians["convolution"]}
 
 
 def memory(args: argparse.Namespace) -> dict:
-    """Peak anonymous memory of small and large runs, in MB."""
-    mixing, step = ["--strength", "0", "--resolution", "32"], diffusion_step(args)
-    found = {}
-    for title, sizes, words in (("S = 0", (1_000, 20_000), mixing), ("one diffusion step", (200, 2_000), step)):
-        peaks = {rows: measured_run(args, make_patterns(args.work_dir, rows), words)["peak_mb"] for rows in sizes}
-        found[title] = {"peaks": peaks, "ratio": peaks[sizes[1]] / peaks[sizes[0]]}
-    return found
+    """Peaks of small and large runs."""
+    in_process(data.patterns_adapter, args.work_dir)
+    found = []
+    for title, sizes, words in (("S = 0", MIXED_ROWS, MIXING_ALONE), ("one diffusion step", REFINED_ROWS, one_step(args.work_dir))):
+        small, large = (run_whole(data.patterns(args.work_dir, rows), args.work_dir / f"run-{rows}", words) for rows in sizes)
+        found.append({"title": title, "runs": [small, large], "ratio": large["peak_mb"] / small["peak_mb"]})
+    return {"runs": found}
 
 
-def diffusion_step(args: argparse.Namespace) -> list[str]:
-    inputs = prepare(args.work_dir)
-    words = ["--strength", "1", "--num_inference_steps", "1", "--guidance_scale", "1", "--resolution", "64", "--allow_other_subset"]
-    return [*words, "--adapter", str(inputs.patterns_adapter), "--pretrained_model_name_or_path", str(inputs.base)]
+def one_step(work_dir: Path) -> list[str]:
+    words = ["--strength", "1", "--num_inference_steps", "1", "--resolution", str(data.TINY_RESOLUTION), "--allow_other_subset"]
+    return [*words, "--adapter", str(data.patterns_adapter(work_dir)), "--pretrained_model_name_or_path", str(data.TINY_BASE)]
 
 
 def size(args: argparse.Namespace) -> dict:
-    """A large run and its repetition, in one process."""
-    return measured_run(args, make_patterns(args.work_dir, 50_000), ["--strength", "0", "--resolution", "32"], again=True)
+    """A large run and its repetition."""
+    place = (data.patterns(args.work_dir, SIZE_ROWS), args.work_dir / f"run-{SIZE_ROWS}", MIXING_ALONE)
+    return run_whole(*place) | {"again_seconds": run_again(*place)}
 
 
 def gpu(args: argparse.Namespace) -> dict | None:
-    """Speed against the reference, and FLOP/s, for batches and compiled or not; None without a GPU."""
+    """Speed against the reference in turns, and FLOP/s, for batches, compiled or not; None without a GPU."""
     if not torch.cuda.is_available():
         return None
-    reference = worker(args, "reference", rows=16, shape="sd15")
-    found = {"device": torch.cuda.get_device_name(), "reference": reference, "ours": []}
-    for batch_size in (8, 16, 32):
-        for compiled in (False, True):
-            ours = worker(args, "ours", rows=8 * batch_size, shape="sd15", batch_size=batch_size, compiled=compiled, timed=True)
-            found["ours"].append(ours | {"batch_size": batch_size, "compiled": compiled, "ratio": ours["rate"] / reference["rate"]})
-    return found
+    in_process(data.birds_adapter, args.work_dir, args.gpu_shape)
+    found = []
+    with loaded(Worker("reference", Task(args.work_dir, 16, shape=args.gpu_shape), on_gpu=True)) as (reference,):
+        for batch_size in GPU_BATCHES:
+            for compiled in (False, True):
+                options = {"shape": args.gpu_shape, "batch_size": batch_size, "dtype": args.gpu_dtype, "compiled": compiled}
+                with loaded(Worker("ours", Task(args.work_dir, 8 * batch_size, **options), on_gpu=True)) as (ours,):
+                    turns = [{"ours": ours.run(), "reference": reference.run()} for _ in range(GPU_TURNS)]
+                    found.append(options | {"turns": turns, "timed": ours.run(timed=True)} | ratios(turns))
+    resolution = data.resolution_of(args.gpu_shape)
+    return {"device": torch.cuda.get_device_name(), "resolution": resolution, "dtype": args.gpu_dtype, "settings": found}
+
+
+def machine() -> dict:
+    """What the figures were measured on; the load says how much else was going on."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": platform.machine(),
+        "torch": torch.__version__.partition("+")[0],
+        "date": str(datetime.date.today()),
+        "load": os.getloadavg()[0],
+    }
+
+
+PARTS = {"speed": speed, "time": time_shares, "scaling": scaling, "memory": memory, "size": size, "gpu": gpu}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--work_dir", type=Path, default=Path("outputs/benchmarks/generation"), help="data, models and runs")
-    parser.add_argument("--results_dir", type=Path, default=RESULTS)
-    parser.add_argument("--rows", type=int, default=96, help="rows made by a worker of `speed`, `time` and `scaling`")
+    parser.add_argument("--work_dir", type=Path, default=Path("outputs/benchmarks/generation"), help="folder of data, models and runs")
+    parser.add_argument(
+        "--results", type=Path, default=Path("benchmarks/results/generation"), help="path of the .json and .md, without suffix"
+    )
+    parser.add_argument("--rows", type=int, default=96, help="rows of every run of `speed`, `time` and `scaling`")
+    parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES), help="of `speed` and `time`")
     parser.add_argument("--turns", type=int, default=5, help="of `speed`")
     parser.add_argument("--pairs", type=int, default=5, help="of `scaling`")
+    parser.add_argument("--gpu_dtype", choices=("bfloat16", "float16"), default="bfloat16", help="ours; the reference has float16")
+    parser.add_argument("--gpu_shape", choices=list(data.SHAPES), default="sd15", help="of the models on the GPU")
     args = parser.parse_args()
-    functions = {"speed": speed, "time": time_shares, "scaling": scaling, "memory": memory, "size": size, "gpu": gpu}
-    path = args.results_dir / "generation.json"
+    args.work_dir = args.work_dir.resolve()
+    path = args.results.with_suffix(".json")
     figures = read_json(path) if path.exists() else {}
-    measured_on = f"{os.cpu_count()} {platform.machine()} CPU cores, torch {torch.__version__}, {datetime.date.today()}"
     for part in args.parts:
-        found = functions[part](args)
+        measured_on, started = machine(), time.monotonic()
+        found = PARTS[part](args)
         if found is not None:
-            figures[part] = {"measured_on": measured_on, "figures": found}
+            figures[part] = {"machine": measured_on, "minutes": (time.monotonic() - started) / 60, "figures": found}
             write_json(path, figures)
-    (args.results_dir / "generation.md").write_text(render(read_json(path)), encoding="utf-8")
-    print(render(read_json(path)))
+    text = render(figures)
+    args.results.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""What the generation's benchmark works on: the demo's birds, patterns in any number, and adapters trained for a few steps."""
+"""What the generation's benchmark works on: the demo's birds, patterns in any number, bases, and adapters trained for a few steps."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,52 +16,57 @@ from sgdmix_hub.demo.train_tiny_base import TINY_BASE
 from sgdmix_hub.processes import write_atomically
 from sgdmix_hub.training_settings import AdapterSettings
 
-PATTERN_CLASSES = 20
-PATTERN_SIZE = 32
+TINY = "tiny"  # the demo's base; the other shapes are those of training.py, with random weights
+TINY_RESOLUTION = 64
+BIRD_CLASSES, BIRDS_OF_A_CLASS = 6, 64
+PATTERN_CLASSES, PATTERN_SIZE, ADAPTERS_PATTERNS = 20, 32, 200
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Folders of what a shape of the benchmark needs."""
-
-    birds: Path
-    base: Path
-    adapter: Path
-    patterns_adapter: Path
+def resolution_of(shape: str) -> int:
+    return TINY_RESOLUTION if shape == TINY else SHAPES[shape]["resolution"]
 
 
-def prepare(work_dir: Path, shape: str = "tiny") -> Prepared:
-    """The birds, a base and adapters for it, made where they are missing."""
-    birds, base = work_dir / "birds", TINY_BASE
-    if not birds.exists():
-        write_atomically(birds, lambda folder: save_dataset(make_dataset(6, 20, 1, 1, seed=0), folder))
-    if shape != "tiny":
-        base = work_dir / shape
-        if not base.exists():
-            write_atomically(base, build_base(SHAPES[shape]).save_pretrained)
-    resolution = SHAPES[shape]["resolution"] if shape != "tiny" else 64
-    adapters = [
-        trained_adapter(work_dir / f"adapter-{shape}-{name}", dataset, base, resolution)
-        for name, dataset in {"birds": birds, "patterns": make_patterns(work_dir, 200)}.items()
-    ]
-    return Prepared(birds, base, *adapters)
-
-
-def trained_adapter(folder: Path, dataset: Path, base: Path, resolution: int) -> Path:
-    """An adapter after two steps: its weights do not change speed."""
-    values = {"dataset_name": str(dataset), "output_dir": str(folder), "pretrained_model_name_or_path": str(base), "metaclass": "bird"}
-    if not (folder / "adapter.json").exists():
-        drawing = {"num_inference_steps": 1, "judged_strength": 1.0}
-        train_adapter.main(AdapterSettings(**values, **drawing, resolution=resolution, max_train_steps=2, train_batch_size=1))
+def birds(work_dir: Path) -> Path:
+    """Enough images that every row of a measurement has a source of its own."""
+    folder = work_dir / f"birds-{BIRD_CLASSES * BIRDS_OF_A_CLASS}"
+    if not folder.exists():
+        write_atomically(folder, lambda path: save_dataset(make_dataset(BIRD_CLASSES, BIRDS_OF_A_CLASS, 1, 1, seed=0), path))
     return folder
 
 
-def make_patterns(work_dir: Path, rows: int) -> Path:
+def base(work_dir: Path, shape: str) -> Path:
+    if shape == TINY:
+        return TINY_BASE
+    folder = work_dir / f"base-{shape}"
+    if not folder.exists():
+        write_atomically(folder, build_base(SHAPES[shape]).save_pretrained)
+    return folder
+
+
+def birds_adapter(work_dir: Path, shape: str) -> Path:
+    return _adapter(work_dir, birds(work_dir), base(work_dir, shape), resolution_of(shape))
+
+
+def patterns_adapter(work_dir: Path) -> Path:
+    return _adapter(work_dir, patterns(work_dir, ADAPTERS_PATTERNS), TINY_BASE, PATTERN_SIZE)
+
+
+def _adapter(work_dir: Path, dataset: Path, base: Path, resolution: int) -> Path:
+    """An adapter after two steps: its weights do not change speed."""
+    folder = work_dir / f"adapter-{base.name}-{dataset.name}"
+    places = {"dataset_name": str(dataset), "output_dir": str(folder), "pretrained_model_name_or_path": str(base)}
+    drawing = {"num_inference_steps": 1, "judged_strength": 1.0, "guidance_scale": 1.0, "resolution": resolution}
+    if not (folder / "adapter.json").exists():
+        train_adapter.main(AdapterSettings(**places, **drawing, metaclass="bird", max_train_steps=2, train_batch_size=1))
+    return folder
+
+
+def patterns(work_dir: Path, rows: int) -> Path:
     """A dataset of that many small images, a bright square before a coarse pattern each."""
     folder = work_dir / f"patterns-{rows}"
     if not folder.exists():
         features = Features(image=Image(), label=ClassLabel(names=[f"class {label}" for label in range(PATTERN_CLASSES)]))
-        values = {"image": [pattern(row) for row in range(rows)], "label": [row % PATTERN_CLASSES for row in range(rows)]}
+        values = {"image": [_pattern(row) for row in range(rows)], "label": [row % PATTERN_CLASSES for row in range(rows)]}
 
         def write(temporary: Path) -> None:
             (temporary / "data").mkdir(parents=True)
@@ -72,9 +76,10 @@ def make_patterns(work_dir: Path, rows: int) -> Path:
     return folder
 
 
-def pattern(row: int) -> dict:
+def _pattern(row: int) -> dict:
     rng = np.random.default_rng(row)
-    pixels = np.kron(rng.integers(60, 120, (8, 8, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    cells = PATTERN_SIZE // 4
+    pixels = np.kron(rng.integers(60, 120, (cells, cells, 3)), np.ones((4, 4, 1))).astype(np.uint8)
     y, x = rng.integers(4, 16, 2)
     pixels[y : y + 12, x : x + 12] = rng.integers(150, 255, 3)
     buffer = io.BytesIO()

@@ -18,7 +18,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -65,6 +65,7 @@ class DiedWithoutAWord(Exception):
 
 Value = TypeVar("Value")
 EXIT_CODES = {UserError: EXIT_USER_ERROR, TooManySkipped: EXIT_SKIPPED, Preempted: EXIT_PREEMPTED}
+RESERVE = "error.reserve"  # room for the report of a full disk
 STOPPED = "stopped by SIGTERM: the same command goes on, with what was finished kept"
 _stop_requested = False
 _error_file: Path | None = None
@@ -115,7 +116,13 @@ def lock_folder(state_folder: Path, name: str = "lock"):
             raise UserError(f"the file system of {state_folder} has no file locks ({error.strerror}): choose another one") from None
         if state_folder / "error.json" == _error_file and not another_failed():
             _error_file.unlink(missing_ok=True)  # an earlier attempt's: should this one be killed, it must not speak for it
-        yield
+        reserve = state_folder / RESERVE
+        with suppress(OSError):
+            reserve.write_bytes(bytes(8192))
+        try:
+            yield
+        finally:
+            reserve.unlink(missing_ok=True)
 
 
 def wait_for_file(path: Path) -> None:
@@ -354,6 +361,7 @@ def report(code: int, error: Exception) -> None:
         message = f"rank {launched_rank()}: {message}"
     if _error_file is not None and not isinstance(error, FolderInUse):
         try:
+            _error_file.with_name(RESERVE).unlink(missing_ok=True)
             write_json(_error_file, {"exit_code": code, "message": message})
         except OSError:
             message += " (and state/error.json could not be written)"

@@ -33,7 +33,7 @@ SLURM = ROOT / "docs" / "slurm.sh"
 @pytest.fixture(scope="module")
 def settings(mixing):
     """A generation that takes seconds, in 24 shards, without any model."""
-    return mixing | {"resolution": 512, "num_variants": 4, "rows_per_shard": 4}
+    return mixing | {"resolution": 384, "num_variants": 4, "rows_per_shard": 4}
 
 
 @pytest.fixture(scope="module")
@@ -114,23 +114,43 @@ def test_killed_rank_of_a_training_is_named_without_the_broken_connection(birds,
     assert error_of(output)["exit_code"] == 1
 
 
-# ---- stopped ----
+# ---- stopped, refused ----
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", ["launcher", "rank 1"])
-def test_sigterm_is_75_and_the_same_command_finishes(told, settings, reference, tmp_path):
+def test_second_run_is_refused_and_sigterm_to_the_first_is_75(settings, reference, tmp_path):
     output = tmp_path / "run"
     launched, processes = started(settings, output)
-    (launched if told == "launcher" else rank(1, processes)).send_signal(signal.SIGTERM)
+    for process in processes:
+        process.suspend()
+    before = snapshot(output)
+    second = launch([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
+    assert second.returncode != 0
+    (line,) = lines_of(second.stderr)
+    assert "in use by another run" in line
+    assert snapshot(output) == before
+    for process in processes:
+        process.resume()
+    stops_with_75(launched, launched, processes, output)
+    finishes(settings, output, reference, tmp_path / "logs")
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_rank_stops_all(settings, tmp_path):
+    output = tmp_path / "run"
+    launched, processes = started(settings, output)
+    stops_with_75(rank(1, processes), launched, processes, output)
+
+
+def stops_with_75(told: subprocess.Popen | psutil.Process, launched: subprocess.Popen, processes: list[psutil.Process], output: Path):
+    told.send_signal(signal.SIGTERM)
     stopped = time.monotonic()
     _, stderr = launched.communicate()
     assert launched.returncode != 0 and time.monotonic() - stopped < 30
     assert not alive_in_the_end(processes)
     (line,) = lines_of(stderr)
     assert "SIGTERM" in line and "died" not in stderr
-    assert error_of(output)["exit_code"] == 75
-    finishes(settings, output, reference, tmp_path / "logs")
+    assert error_of(output)["exit_code"] == 75 and not (output / "repo").exists()
 
 
 STUCK = """
@@ -167,28 +187,6 @@ def test_sigterm_is_75_where_a_process_never_comes_to_look(mixing, tmp_path):
     assert 15 < time.monotonic() - stopped < 30
     assert not alive_in_the_end(processes)
     assert len(lines_of(stderr)) == 1 and error_of(output)["exit_code"] == 75, stderr
-
-
-# ---- refused ----
-
-
-@pytest.mark.slow
-def test_second_run_is_refused_and_touches_nothing_while_the_first_goes_on(settings, reference, tmp_path):
-    output = tmp_path / "run"
-    launched, processes = started(settings, output)
-    for process in processes:
-        process.suspend()
-    before = snapshot(output)
-    second = launch([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
-    assert second.returncode != 0
-    (line,) = lines_of(second.stderr)
-    assert "in use by another run" in line
-    assert snapshot(output) == before
-    for process in processes:
-        process.resume()
-    _, stderr = launched.communicate()
-    assert launched.returncode == 0, stderr
-    assert digests(output / "repo") == reference
 
 
 # ---- no room ----
@@ -231,13 +229,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from sgdmix_hub.config import AugmentSettings
-from sgdmix_hub.processes import launch
+from sgdmix_hub.processes import launch, lock_folder
 
 
 def main(settings):
     output = Path(settings.output_dir)
-    output.mkdir()
-    {statement}
+    with lock_folder(output / "state"):
+        {statement}
 
 
 launch(main, AugmentSettings)
@@ -282,7 +280,9 @@ WRITES = [
 
 @pytest.mark.parametrize("statement", WRITES)
 def test_full_disk_is_told_from_what_libraries_say(statement, mixing, small_disk, tmp_path):
-    one_line(ends(statement, mixing, small_disk / "run", tmp_path), "no space left on device", str(small_disk), "goes on")
+    output = small_disk / "run"
+    one_line(ends(statement, mixing, output, tmp_path), "no space left on device", str(output), "goes on")
+    assert error_of(output)["exit_code"] == 2  # there was room left for it
 
 
 def test_limit_on_the_size_of_files_is_one_line(mixing, tmp_path):
@@ -361,7 +361,7 @@ sys.exit(max(task.wait() for task in tasks))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("event", ["time is up", "a node's only process is killed"])
-def test_slurm_script_on_two_nodes(event, settings, reference, tmp_path):
+def test_slurm_script_on_two_nodes(event, settings, tmp_path):
     output = tmp_path / "run"
     job = stubs(tmp_path / "bin", SRUN)
     command = ["bash", SLURM, output, SCRIPT, *arguments(settings)]
@@ -377,4 +377,4 @@ def test_slurm_script_on_two_nodes(event, settings, reference, tmp_path):
     assert not alive_in_the_end(step)
     assert (tmp_path / "bin" / "requeued").exists() == (event == "time is up"), stderr
     assert batch.returncode == (0 if event == "time is up" else 1)
-    finishes(settings, output, reference, tmp_path / "logs")
+    assert not (output / "repo").exists()

@@ -1,0 +1,98 @@
+"""How much of a GPU's matrix-product rate the UNet reaches, and what its time goes to."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+SIDE, PRODUCTS, CALLS = 8192, 20, 5
+# names of kernels, in this order: attention is made of products too, and what fits nothing is norms and the like
+KINDS = {
+    "attention": r"flash|fmha|attention|sdpa",
+    "layout and copies": r"nchwtonhwc|nhwctonchw|transpose|copy|cat|memcpy|memset",
+    "matrix products and convolutions": r"gemm|cutlass|xmma|cudnn|conv|nvjet|wgmma|_mm|addmm|matmul",
+}
+OTHERS = "norms, activations, sums"
+
+
+def unet_figures(sampler) -> dict:
+    """FLOP/s of the UNet in the sampler's last timed run over the rate of a large matrix product of the same precision on the same device,
+    and shares of a call's time by kind of kernel."""
+    refiner, clock = sampler.maker.pipeline.refiner, sampler.clock
+    unet = refiner.pipeline.unet
+    inputs = unet_inputs(unet, 2 * sampler.maker.settings.batch_size, refiner.pipeline.tokenizer.model_max_length)
+    achieved = call_flops(unet, inputs) * clock.calls["UNet"] / clock.seconds["UNet"]
+    product = product_rate(unet.device, unet.dtype)
+    rates = {"tflops": achieved / 1e12, "matrix_product_tflops": product / 1e12, "share": achieved / product}
+    return rates | {"kernels": kernel_shares(unet, inputs)}
+
+
+def unet_inputs(unet, batch: int, tokens: int) -> dict:
+    """Inputs of one call, in the shapes that the sampler gives them."""
+    config, options = unet.config, {"device": unet.device, "dtype": unet.dtype}
+    latents = torch.randn(batch, config.in_channels, config.sample_size, config.sample_size, **options)
+    embeds = torch.randn(batch, tokens, config.cross_attention_dim, **options)
+    return {"sample": latents, "timestep": torch.tensor(500, device=unet.device), "encoder_hidden_states": embeds, "return_dict": False}
+
+
+@torch.no_grad()
+def call_flops(unet, inputs: dict) -> int:
+    """Floating-point operations of one call, counted in an eager one."""
+    with FlopCounterMode(display=False) as counter:
+        unet.forward(**inputs)
+    return counter.get_total_flops()
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, side: int = SIDE) -> float:
+    """FLOP/s of a square matrix product."""
+    factor = torch.randn(side, side, device=device, dtype=dtype)
+    for _ in range(3):
+        factor @ factor
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(PRODUCTS):
+        factor @ factor
+    _wait(device)
+    return PRODUCTS * 2 * side**3 / (time.perf_counter() - started)
+
+
+@torch.no_grad()
+def kernel_shares(unet, inputs: dict) -> dict[str, float]:
+    """Shares of the wall time of calls of the UNet, as it is run, by kind of kernel; `idle` is when the device waited for the next one."""
+    device = unet.device
+    for _ in range(2):
+        unet(**inputs)
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(CALLS):
+        unet(**inputs)
+    _wait(device)
+    wall = time.perf_counter() - started  # without the profiler, which slows the calls down
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(CALLS):
+            unet(**inputs)
+        _wait(device)
+    seconds = defaultdict(float)
+    for event in profiler.key_averages():
+        seconds[kind_of(event.key)] += event.self_device_time_total / 1e6
+    shares = {kind: spent / wall for kind, spent in seconds.items()}
+    return shares | {"idle": max(0.0, 1 - sum(shares.values()))}
+
+
+def kind_of(kernel: str) -> str:
+    """The kind of a kernel, by its name; fused ones of the compiler (`triton_`) hold no products."""
+    if not kernel.startswith("triton_"):
+        for kind, pattern in KINDS.items():
+            if re.search(pattern, kernel, re.IGNORECASE):
+                return kind
+    return OTHERS
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
