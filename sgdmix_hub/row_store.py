@@ -81,6 +81,13 @@ def _save_array(path: Path, values: np.ndarray) -> None:
         np.save(file, values)
 
 
+def _take_room(path: Path) -> None:
+    """Has the file system set a file's whole length aside: a full disk that is met through a memory map kills the process."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def _merge(folder: Path, split: Split) -> None:
     blocks = _blocks(split)
     unusable: dict[str, str] = {}
@@ -100,6 +107,7 @@ def _merge(folder: Path, split: Split) -> None:
         if merged is None:
             shape = (len(split.subset), *values.shape[1:])
             merged = np.lib.format.open_memmap(temporary, mode="w+", dtype=values.dtype, shape=shape)
+            _take_room(temporary)
         merged[start : start + len(rows)] = values
         unusable |= read_json(marker)
     merged.flush()
