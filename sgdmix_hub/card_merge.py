@@ -34,7 +34,7 @@ SIZES = (
 UNPUBLISHED_NAME = "path/or/name/of/this/repository"
 UNPUBLISHED_VERSION = "version-of-this-dataset"
 MARK = "<!-- sgdmix"
-FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 HISTORY = "history"  # of a configuration: the versions in which it was made anew
 NO_SETTING = {"versions", "pins", "fingerprint", "trust_test", "rows", "license", HISTORY}
 
@@ -52,6 +52,7 @@ class Card:
 
 def read_card(text: str) -> Card:
     """Raises `UserError` when the YAML at its top is none."""
+    text = text.replace("\r\n", "\n")
     match = FRONT_MATTER.match(text)
     if match is None:
         return Card({}, text)
@@ -91,6 +92,13 @@ def same_on_card(theirs: str | None, ours: str, config_name: str, repo_id: str, 
     return part == _own_part(published_card(ours, named[1] if named else repo_id, version), config_name)
 
 
+def newest_versions(card: str) -> set[str]:
+    """The version that each configuration on a repository's card was published as last. Raises `UserError`."""
+    methods = _mapping(read_card(card).data, "sgdmix")
+    histories = [_listing(_mapping(methods, name).get(HISTORY)) for name in methods]
+    return {history[-1]["version"] for history in histories if history}
+
+
 def published_card(ours: str, repo_id: str, version: str) -> Card:
     """A run's card with the names that it was waiting for."""
     card = read_card(ours)
@@ -125,7 +133,7 @@ def _merged_data(old: dict, new: dict, config_name: str, version: str) -> dict:
     }
     return dict(old) | {
         "license": licences[0] if len(licences) == 1 else licences,
-        "pretty_name": old.get("pretty_name") if shared else new.get("pretty_name"),
+        "pretty_name": (shared and old.get("pretty_name")) or new["pretty_name"],
         **{name: values for name, values in listed.items() if values},
         "size_categories": [size_category(rows)],
         "configs": _merged_configs(_listing(old.get("configs")), new["configs"][0]),

@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
 
-from .card_merge import read_card
+from .card_merge import newest_versions
 from .cards import assets_folder, data_folder
 from .config import UserError, first_line
 from .data import Split, decode_image, to_rgb
@@ -113,8 +113,8 @@ def fetch_version(name_at_revision: str, config_name: str) -> tuple[Pin, Path]:
 
 
 def cached_version(name: str, version: str) -> Pin | None:
-    """A version that is in the cache, known by a commit, or by a tag that its own card lists last: a branch of that name may have moved
-    since."""
+    """A version that is in the cache, known by its commit, or by a tag that its own card lists last; what else has a name
+    may have moved since. Raises `UserError`."""
     try:
         card = try_to_load_from_cache(name, CARD, revision=version or None, repo_type="dataset")
     except HFValidationError:
@@ -122,9 +122,8 @@ def cached_version(name: str, version: str) -> Pin | None:
     if not isinstance(card, str):
         return None
     commit = Path(card).parent.name
-    methods = read_card(Path(card).read_text(encoding="utf-8")).data.get("sgdmix", {})
-    last = [method["history"][-1]["version"] for method in methods.values() if method.get("history")]
-    return Pin(name, commit) if version == commit or version in last else None
+    is_named = version == commit or version in newest_versions(Path(card).read_text(encoding="utf-8"))
+    return Pin(name, commit) if is_named else None
 
 
 def damaged_files(folder: Path, manifest: dict) -> list[str]:

@@ -64,7 +64,7 @@ def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
 
 
 def draw_statistics(statistics: RowStatistics, path: Path) -> None:
-    """Both distributions as histograms, side by side, as a PNG."""
+    """Both distributions as histograms, side by side with their means, as a PNG."""
     figure = Figure(figsize=(8, 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     titles = {"saliency distance of source and target (RMS)": statistics.distance, "share of pixels kept from the source": statistics.area}
@@ -73,6 +73,7 @@ def draw_statistics(statistics: RowStatistics, path: Path) -> None:
         axes.stairs(counts, edges, fill=True, color="#35618f")
         axes.axvline(distribution.mean, color="#c0504d", linewidth=1.2)
         axes.set(xlabel=title, ylabel="images")
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

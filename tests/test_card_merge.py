@@ -108,6 +108,11 @@ def test_other_sections_are_kept_verbatim_and_what_people_wrote_too():
     assert "| strength S | 0.5 (" in card
 
 
+def test_a_card_with_the_line_ends_of_windows_is_merged_too():
+    card = merged(("default", run_card(), "v1"))
+    assert merged(("default", run_card(), "v1"), theirs=card.replace("\n", "\r\n")) == card
+
+
 @pytest.mark.parametrize("theirs", ["", "# Only words\n", "---\nlicense: mit\nviewer: false\n---\n", "---\n- a\n---\n\nBody\n", "---\n"])
 def test_cards_that_are_not_of_this_package_are_completed(theirs):
     card = merged(("default", run_card(), "v1"), theirs=theirs)
