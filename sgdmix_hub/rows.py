@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .config import AugmentSettings, effective_strength
-from .data import UnusableImage
+from .data import UnusableImage, aspect_box
 from .inputs import Inputs
 from .pipeline import MaskedImage, Mixture, SGDMixPipeline, UnusableRow
 from .refine import Refiner
@@ -60,7 +60,10 @@ class RowMaker:
         return filled
 
     def _masked_image(self, index: int, aspect: float | None = None) -> MaskedImage:
-        return self.pipeline.mask(self.inputs.split.image(index), self.maps[index], aspect)
+        image = self.inputs.split.image(index)
+        if aspect is not None and aspect_box(*image.size, aspect) == (0, 0, *image.size):
+            return self.masked_image(index)  # the crop takes nothing away
+        return self.pipeline.mask(image, self.maps[index], aspect)
 
     def label(self, row: PlanRow) -> int:
         return int(self.inputs.split.labels[row.source_index])
