@@ -1,146 +1,76 @@
-"""The Hub's HTTP calls, as huggingface_hub makes them: each function answers one of them from `loopback_hub`'s state."""
+"""The calls about repositories, as huggingface_hub and @huggingface/hub make them: each function answers one from the Hub's state."""
 
 import base64
-import hashlib
 import json
 import re
-import time
-from dataclasses import dataclass, field
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 import yaml
-from hub_repositories import HubError, Repository, entry_at, front_matter, repository_facts, tree, upload_mode
+from hub_access import check_may_write, find_repository, may_see, readable_repository, writable_repository
+from hub_attributes import is_ignored, upload_mode
+from hub_http import HubError, Response, error_response, file_response, json_response, page_response
+from hub_listings import commit_facts, entry_at, expanded, picked_facts, repository_facts, tree
+from hub_repositories import Repository, front_matter, regular_file
+from hub_storage import git_type
+from hub_xet import xet_headers
 
-API = r"/api/(?P<repo_type>model|dataset)s/(?P<repo_id>[^/]+/[^/]+)"
-GIT = r"/(?P<repo_type>datasets/)?(?P<repo_id>[^/]+/[^/]+)"
-ROUTES = []
-
-
-@dataclass
-class Request:
-    """A call as it came in. `account` is None without a token that is known."""
-
-    method: str
-    path: str
-    query: str
-    headers: dict
-    body: bytes
-    account: object
-
-    def json(self):
-        return json.loads(self.body)
-
-    def option(self, name):
-        """A value of the query string, or an empty text."""
-        return parse_qs(self.query).get(name, [""])[0]
-
-
-@dataclass
-class Response:
-    status: int = 200
-    body: bytes = b""
-    headers: dict = field(default_factory=dict)
-
-
-def json_response(value, status=200):
-    return Response(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-
-def error_response(error):
-    """An error as the Hub words it, in headers and body."""
-    response = json_response({"error": str(error)}, error.status)
-    response.headers["X-Error-Message"] = str(error)
-    if error.code:
-        response.headers["X-Error-Code"] = error.code
-    return response
-
-
-def route(method, pattern):
-    """Makes a function the answer to a method and a path; the path's named parts are its arguments."""
-
-    def register(function):
-        ROUTES.append((method, re.compile(pattern), function))
-        return function
-
-    return register
-
-
-def answer(hub, request):
-    """The response to a request, errors included."""
-    try:
-        if request.headers.get("authorization") and request.account is None:
-            raise HubError(401, "Invalid credentials in Authorization header")
-        for method, pattern, function in ROUTES:
-            if method == request.method and (match := pattern.fullmatch(request.path)):
-                return function(hub, request, **{name: unquote(value or "") for name, value in match.groupdict().items()})
-        raise HubError(404, f"no such call: {request.method} {request.path}")
-    except HubError as error:
-        return error_response(error)
-
-
-def find_repository(hub, request, repo_type, repo_id):
-    """The repository of a call that only reads. The Hub hides what may not be read behind the answer for what does not exist."""
-    repository = hub.repositories.get((repo_type, repo_id))
-    account = request.account
-    if repository is None or (repository.private and (account is None or repository.namespace not in account.namespaces)):
-        if account is None:
-            raise HubError(401, "Invalid username or password.", "RepoNotFound")
-        raise HubError(404, "Repository not found", "RepoNotFound")
-    return repository
-
-
-def writable_repository(hub, request, repo_type, repo_id):
-    """The repository of a call that writes."""
-    repository = find_repository(hub, request, repo_type, repo_id)
-    check_may_write(request.account, repository.namespace)
-    return repository
-
-
-def check_may_write(account, namespace):
-    if account is None:
-        raise HubError(401, "Invalid username or password.")
-    if not account.may_write or namespace not in account.namespaces:
-        raise HubError(403, f"You don't have the rights to write under the namespace {namespace!r}.")
-
-
-def git_type(prefix):
-    return "dataset" if prefix else "model"
+TREE_PAGE, EXPANDED_PAGE, COMMITS_PAGE = 1000, 50, 50
 
 
 def web_url(hub, repository):
     return f"{hub.url}/{'datasets/' if repository.repo_type == 'dataset' else ''}{repository.repo_id}"
 
 
-@route("GET", "/api/whoami-v2")
-def whoami(hub, request):
-    account = request.account
-    if account is None:
-        raise HubError(401, "Invalid username or password.")
-    token = {"displayName": "loopback", "role": "write" if account.may_write else "read"}
-    organizations = [{"type": "org", "name": name, "roleInOrg": "write"} for name in account.organizations]
-    return json_response({"type": "user", "name": account.user, "orgs": organizations, "auth": {"accessToken": token}})
-
-
-@route("POST", "/api/repos/create")
 def create_repository(hub, request):
     wanted = request.json()
     repo_type = wanted.get("type") or "model"
     if request.account is None:
         raise HubError(401, "Invalid username or password.")
     namespace = wanted.get("organization") or request.account.user
-    check_may_write(request.account, namespace)
     key = (repo_type, f"{namespace}/{wanted['name']}")
     exists = key in hub.repositories
+    check_may_write(request.account, namespace)
     if not exists:
-        private = wanted.get("visibility") == "private" or wanted.get("private", False)
-        hub.repositories[key] = Repository(*key, private, request.account.user)
-    reply = {"url": web_url(hub, hub.repositories[key]), "name": key[1]}
+        hub.repositories[key] = new_repository(key, wanted, request.account.user)
+    repository = hub.repositories[key]
+    reply = {"url": web_url(hub, repository), "name": key[1], "id": repository_facts(repository, repository.commit_at("main"))["_id"]}
     if exists:
         return json_response(reply | {"error": f"You already created this {repo_type} repo: {key[1]}"}, 409)
     return json_response(reply)
 
 
-@route("POST", "/api/validate-yaml")
+def new_repository(key, wanted, author):
+    """The repository that a call asks for. The JavaScript client may send its first files along."""
+    if not re.fullmatch(r"(?!.*(?:\.\.|--))[\w][\w.-]{0,95}(?<![.-])", wanted["name"]):
+        raise HubError(400, f"Invalid repo name: {key[1]}")
+    private = wanted.get("visibility") == "private" or wanted.get("private", False)
+    files = {file["path"]: regular_file(base64.b64decode(file["content"])) for file in wanted.get("files") or ()}
+    if wanted.get("license"):
+        files.setdefault("README.md", regular_file(f"---\nlicense: {wanted['license']}\n---\n".encode()))
+    return Repository(*key, private, author, first_files=files)
+
+
+def delete_repository(hub, request):
+    wanted = request.json()
+    if request.account is None:
+        raise HubError(401, "Invalid username or password.")
+    key = (wanted.get("type") or "model", f"{wanted.get('organization') or request.account.user}/{wanted['name']}")
+    writable_repository(hub, request, *key)
+    del hub.repositories[key]
+    return json_response({})
+
+
+def change_settings(hub, request, repo_type, repo_id):
+    repository = writable_repository(hub, request, repo_type, repo_id)
+    wanted = request.json()
+    if wanted.get("visibility", "public") not in ("public", "private") or wanted.get("gated", False) not in (False, "auto", "manual"):
+        raise HubError(400, f"Invalid settings: {wanted}")
+    if "visibility" in wanted:
+        repository.private = wanted["visibility"] == "private"
+    repository.gated = wanted.get("gated", repository.gated)
+    return json_response({"private": repository.private, "gated": repository.gated})
+
+
 def validate_yaml(hub, request):
     try:
         card_data = front_matter(request.json()["content"])
@@ -150,132 +80,126 @@ def validate_yaml(hub, request):
     return json_response({"errors": [], "warnings": warnings})
 
 
-@route("GET", API + "/auth-check/write")
-def check_write(hub, request, repo_type, repo_id):
-    writable_repository(hub, request, repo_type, repo_id)
-    return json_response({})
+def list_repositories(hub, request, repo_type):
+    """All repositories of a type that the account may see, the newest first, by owner, words of the name and tags."""
+    found = []
+    for repository in reversed(hub.repositories.values()):
+        facts = repository_facts(repository, repository.commit_at("main"))
+        words = [word.lower() for word in request.options("search")]
+        fits = request.option("author") in ("", repository.namespace) and all(word in repository.repo_id.lower() for word in words)
+        if repository.repo_type == repo_type and may_see(request.account, repository) and fits:
+            found.append(facts)
+    tagged = [facts for facts in found if set(request.options("filter")) <= set(facts["tags"])]
+    return page_response(hub, request, [picked_facts(facts, request.options("expand")) for facts in tagged], TREE_PAGE)
 
 
-@route("GET", API)
-@route("GET", API + "/revision/(?P<revision>[^/]+)")
 def info(hub, request, repo_type, repo_id, revision="main"):
     repository = find_repository(hub, request, repo_type, repo_id)
-    return json_response(repository_facts(repository, revision, request.option("blobs").lower() == "true"))
+    facts = repository_facts(repository, repository.commit_at(revision), request.is_on("blobs"))
+    return json_response(picked_facts(facts, request.options("expand")))
 
 
-@route("GET", API + "/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?")
-def list_tree(hub, request, repo_type, repo_id, revision, folder):
-    commit = find_repository(hub, request, repo_type, repo_id).commit_at(revision)
-    return json_response(tree(commit, folder, request.option("recursive").lower() == "true"))
+def list_tree(hub, request, repo_type, repo_id, revision_and_folder):
+    repository = find_repository(hub, request, repo_type, repo_id)
+    commit, folder = repository.split_revision(revision_and_folder)
+    entries = tree(commit, folder, request.is_on("recursive"))
+    if not request.is_on("expand"):
+        return page_response(hub, request, entries, TREE_PAGE)
+    history = repository.ancestry(commit)
+    return page_response(hub, request, [expanded(entry, history) for entry in entries], EXPANDED_PAGE)
 
 
-@route("POST", API + "/paths-info/(?P<revision>[^/]+)")
 def paths_info(hub, request, repo_type, repo_id, revision):
-    commit = find_repository(hub, request, repo_type, repo_id).commit_at(revision)
-    paths = parse_qs(request.body.decode())["paths"]
-    return json_response([entry for path in paths if (entry := entry_at(commit, path.rstrip("/")))])
+    """The entries of those paths that exist. The Python client sends a form, the JavaScript client JSON."""
+    repository = find_repository(hub, request, repo_type, repo_id)
+    commit = repository.commit_at(revision)
+    if "json" in request.headers.get("content-type", ""):
+        wanted = request.json()
+        paths, expand = wanted["paths"], wanted.get("expand")
+    else:
+        form = parse_qs(request.body.decode())
+        paths, expand = form.get("paths", []), form.get("expand", [""])[0].lower() == "true"
+    entries = [entry for path in paths if (entry := entry_at(commit, path.rstrip("/")))]
+    return json_response([expanded(entry, repository.ancestry(commit)) for entry in entries] if expand else entries)
 
 
-@route("GET", API + "/refs")
 def refs(hub, request, repo_type, repo_id):
+    """All branches and tags: no client asks for a second page of them."""
     repository = find_repository(hub, request, repo_type, repo_id)
     branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid} for name, oid in repository.branches.items()]
     tags = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": oid} for name, oid in repository.tags.items()]
-    return json_response({"branches": branches, "converts": [], "tags": tags})
+    facts = {"branches": branches, "converts": [], "tags": tags}
+    return json_response(facts | {"pullRequests": []} if request.is_on("include_prs") else facts)
 
 
-@route("GET", API + "/commits/(?P<revision>[^/]+)")
 def commits(hub, request, repo_type, repo_id, revision):
-    return json_response(
-        [
-            {"id": commit.oid, "title": commit.title, "message": commit.message, "date": commit.date, "authors": [{"user": commit.author}]}
-            for commit in find_repository(hub, request, repo_type, repo_id).history(revision)
-        ]
-    )
+    history = find_repository(hub, request, repo_type, repo_id).history(revision)
+    formatted = "formatted" in request.options("expand")
+    return page_response(hub, request, [commit_facts(commit, formatted) for commit in history], COMMITS_PAGE)
 
 
-@route("POST", API + "/preupload/(?P<revision>[^/]+)")
 def preupload(hub, request, repo_type, repo_id, revision):
+    """How to send which files: by .gitattributes and .gitignore, those sent along rather than those that are there."""
+    refuse_pull_request(request)
     commit = writable_repository(hub, request, repo_type, repo_id).commit_at(revision)
+    wanted = request.json()
+    attributes = wanted.get("gitAttributes") or commit.text_of(".gitattributes")
+    ignore = wanted.get("gitIgnore") or commit.text_of(".gitignore")
     answers = []
-    for file in request.json()["files"]:
-        mode = upload_mode(file["path"], base64.b64decode(file["sample"]), file["size"])
-        facts = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+    for file in wanted["files"]:
+        mode = upload_mode(attributes, file["path"], base64.b64decode(file["sample"]), file["size"])
+        facts = {"path": file["path"], "uploadMode": mode, "shouldIgnore": is_ignored(ignore, file["path"])}
         if file["path"] in commit.files:
             facts["oid"] = commit.files[file["path"]].known_oid
         answers.append(facts)
-    return json_response({"files": answers})
+    return json_response({"files": answers, "commitOid": commit.oid})
 
 
-@route("POST", GIT + r"\.git/info/lfs/objects/batch")
-def lfs_batch(hub, request, repo_type, repo_id):
-    writable_repository(hub, request, git_type(repo_type), repo_id)
-    objects = []
-    for wanted in request.json()["objects"]:
-        actions = {
-            "upload": {"href": f"{hub.storage_url}/lfs/{wanted['oid']}"},
-            "verify": {"href": f"{hub.url}/{repo_type}{repo_id}.git/info/lfs/verify"},
-        }
-        objects.append(wanted if wanted["oid"] in hub.lfs_objects else wanted | {"actions": actions})
-    return json_response({"transfer": "basic", "objects": objects})
+def refuse_pull_request(request):
+    """Rather than a commit where none was asked for."""
+    if request.is_on("create_pr"):
+        raise HubError(400, "the loopback Hub keeps no pull requests")
 
 
-@route("PUT", "/lfs/(?P<sha256>[0-9a-f]{64})")
-def lfs_upload(hub, request, sha256):
-    if hashlib.sha256(request.body).hexdigest() != sha256:
-        raise HubError(400, "the content does not have the announced SHA-256")
-    hub.lfs_objects[sha256] = request.body
-    return Response()
-
-
-@route("POST", GIT + r"\.git/info/lfs/verify")
-def lfs_verify(hub, request, repo_type, repo_id):
-    writable_repository(hub, request, git_type(repo_type), repo_id)
-    announced = request.json()
-    if len(hub.lfs_objects.get(announced["oid"], b"")) != announced["size"]:
-        raise HubError(404, "the object was not uploaded")
-    return json_response({})
-
-
-@route("GET", "/lfs/(?P<sha256>[0-9a-f]{64})")
-def lfs_download(hub, request, sha256):
-    return Response(body=hub.lfs_objects[sha256], headers={"Content-Type": "application/octet-stream"})
-
-
-@route("GET", API + "/xet-write-token/(?P<revision>[^/]+)")
-def xet_write_token(hub, request, repo_type, repo_id, revision):
-    """Where Xet's client shall put its chunks: it writes to a folder as it does to a server."""
-    writable_repository(hub, request, repo_type, repo_id)
-    if hub.xet_storage is None:
-        raise HubError(404, "no Xet storage here")
-    return json_response({"casUrl": f"local://{hub.xet_storage}", "exp": int(time.time()) + 3600, "accessToken": "xet"})
-
-
-@route("POST", API + "/commit/(?P<branch>[^/]+)")
-def commit(hub, request, repo_type, repo_id, branch):
+def create_commit(hub, request, repo_type, repo_id, branch):
+    refuse_pull_request(request)
     repository = writable_repository(hub, request, repo_type, repo_id)
     lines = [json.loads(line) for line in request.body.splitlines() if line]
     made = repository.commit(branch, lines, request.account.user, hub.is_stored)
-    return json_response({"success": True, "commitOid": made.oid, "commitUrl": f"{web_url(hub, repository)}/commit/{made.oid}"})
+    url = f"{web_url(hub, repository)}/commit/{made.oid}"
+    return json_response({"success": True, "commitOid": made.oid, "commitUrl": url, "hookOutput": ""})
 
 
-@route("POST", API + "/tag/(?P<revision>[^/]+)")
+def super_squash(hub, request, repo_type, repo_id, branch):
+    writable_repository(hub, request, repo_type, repo_id).squash(branch, request.json()["message"], request.account.user)
+    return json_response({})
+
+
 def create_tag(hub, request, repo_type, repo_id, revision):
     writable_repository(hub, request, repo_type, repo_id).add_tag(request.json()["tag"], revision)
     return json_response({})
 
 
-@route("POST", API + "/branch/(?P<branch>[^/]+)")
-def create_branch(hub, request, repo_type, repo_id, branch):
-    writable_repository(hub, request, repo_type, repo_id).add_branch(branch, request.json().get("startingPoint") or "main")
+def delete_tag(hub, request, repo_type, repo_id, tag):
+    writable_repository(hub, request, repo_type, repo_id).delete_tag(tag)
     return json_response({})
 
 
-@route("HEAD", GIT + "/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-@route("GET", GIT + "/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-def resolve(hub, request, repo_type, repo_id, revision, path):
+def create_branch(hub, request, repo_type, repo_id, branch):
+    wanted = request.json()
+    how = {"empty": wanted.get("emptyBranch", False), "overwrite": wanted.get("overwrite", False)}
+    writable_repository(hub, request, repo_type, repo_id).add_branch(branch, wanted.get("startingPoint"), **how)
+    return json_response({})
+
+
+def delete_branch(hub, request, repo_type, repo_id, branch):
+    writable_repository(hub, request, repo_type, repo_id).delete_branch(branch)
+    return json_response({})
+
+
+def resolve(hub, request, prefix, repo_id, revision, path):
     """A file's bytes; those of LFS objects are elsewhere, at an address that needs no token."""
-    repository = find_repository(hub, request, git_type(repo_type), repo_id)
+    repository = readable_repository(hub, request, git_type(prefix), repo_id)
     oid = repository.commit_at(revision).oid
     try:
         file = repository.file_at(revision, path)
@@ -284,6 +208,13 @@ def resolve(hub, request, repo_type, repo_id, revision, path):
         response.headers["X-Repo-Commit"] = oid  # lets clients remember that the file is not there
         return response
     if file.sha256 is None:
-        return Response(body=file.blob, headers={"X-Repo-Commit": oid, "ETag": f'"{file.oid}"', "Content-Type": "application/octet-stream"})
+        return file_response(request, file.blob, {"X-Repo-Commit": oid, "ETag": f'"{file.oid}"'})
     linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size), "Location": f"{hub.storage_url}/lfs/{file.sha256}"}
-    return Response(302, headers={"X-Repo-Commit": oid} | linked)
+    return Response(302, headers={"X-Repo-Commit": oid} | linked | xet_headers(hub, repository, oid, file.sha256))
+
+
+def raw(hub, request, prefix, repo_id, revision, path):
+    """What git holds of a file: the pointer, where the content is by LFS."""
+    repository = readable_repository(hub, request, git_type(prefix), repo_id)
+    file = repository.file_at(revision, path)
+    return file_response(request, file.blob, {"X-Repo-Commit": repository.commit_at(revision).oid, "ETag": f'"{file.oid}"'})

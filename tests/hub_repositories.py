@@ -1,26 +1,19 @@
-"""Repositories as the Hub keeps them: commits, branches, tags, regular and LFS files. The state behind `loopback_hub`."""
+"""Repositories as the Hub keeps them: commits, branches, tags, regular and LFS files. The state behind the loopback Hub."""
 
 import base64
 import hashlib
 import json
+import re
 import time
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 
 import yaml
+from hub_attributes import REGULAR_LIMIT, first_attributes
+from hub_http import HubError
 
-REGULAR_LIMIT = 10 * 1024 * 1024
-LFS_PATTERNS = ("*.arrow", "*.bin", "*.npy", "*.npz", "*.parquet", "*.pt", "*.safetensors", "*.zip")
-GIT_ATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LFS_PATTERNS).encode()
-
-
-class HubError(Exception):
-    """What the Hub answers with an error status. `code` is its X-Error-Code."""
-
-    def __init__(self, status, message, code=None):
-        super().__init__(message)
-        self.status = status
-        self.code = code
+DEFAULT_BRANCH = "main"
+# git-check-ref-format, for the names that anybody would try
+REF_NAME = re.compile(r"(?!.*(?:\.\.|//|@\{|\.lock$|[./]$))[^\s~^:?*\[\\\x00-\x1f\x7f./-][^\s~^:?*\[\\\x00-\x1f\x7f]*")
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,10 @@ class Commit:
     date: str
     files: dict[str, File]
 
+    def text_of(self, path):
+        """A regular file's content, or an empty text."""
+        return self.files[path].blob.decode(errors="replace") if path in self.files else ""
+
 
 def regular_file(content):
     return File(content, len(content))
@@ -64,17 +61,14 @@ def lfs_file(sha256, size):
     return File(pointer.encode(), size, sha256)
 
 
-def upload_mode(path, sample, size):
-    """How the Hub wants a file: binary, large and listed ones by LFS, empty ones never."""
-    by_lfs = any(fnmatch(path, pattern) for pattern in LFS_PATTERNS) or b"\0" in sample or size > REGULAR_LIMIT
-    return "lfs" if by_lfs and size > 0 else "regular"
-
-
 def front_matter(text):
     """The YAML at the top of a card, or an empty dictionary. Raises `yaml.YAMLError`."""
     if not text.startswith("---\n"):
         return {}
-    return yaml.safe_load(text[4:].partition("\n---")[0]) or {}
+    metadata = yaml.safe_load(text[4:].partition("\n---")[0]) or {}
+    if not isinstance(metadata, dict):
+        raise yaml.YAMLError("the metadata is not a map")
+    return metadata
 
 
 @dataclass
@@ -85,27 +79,49 @@ class Repository:
     repo_id: str
     private: bool
     author: str
+    gated: str | bool = False  # "auto" or "manual": who may read the files' contents is in `readers`, its namespace aside
+    readers: set[str] = field(default_factory=set)
+    first_files: dict[str, File] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        self._add_commit("main", None, "initial commit", "", self.author, {".gitattributes": regular_file(GIT_ATTRIBUTES)})
+        files = {".gitattributes": regular_file(first_attributes(self.repo_type))} | self.first_files
+        self._add_commit(DEFAULT_BRANCH, None, "initial commit", "", self.author, files)
 
     @property
     def namespace(self):
         return self.repo_id.partition("/")[0]
 
-    def commit_at(self, revision):
-        """The commit of a branch, a tag or an id."""
-        oid = self.branches.get(revision) or self.tags.get(revision) or revision
-        if oid not in self.commits:
+    def find(self, revision) -> Commit | None:
+        """The commit of a branch, a tag, an id or its first seven digits or more."""
+        name = DEFAULT_BRANCH if revision == "HEAD" else revision
+        oid = self.branches.get(name.removeprefix("refs/heads/")) or self.tags.get(name.removeprefix("refs/tags/"))
+        if oid is None and re.fullmatch("[0-9a-f]{7,40}", revision):
+            oid = next((known for known in self.commits if known.startswith(revision)), None)
+        return self.commits.get(oid)
+
+    def commit_at(self, revision) -> Commit:
+        commit = self.find(revision)
+        if commit is None:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return self.commits[oid]
+        return commit
+
+    def split_revision(self, text):
+        """The commit and the path that `revision/path` means: a branch's name may hold slashes that a client did not quote."""
+        parts = text.split("/")
+        for length in range(1, len(parts) + 1):
+            commit = self.find("/".join(parts[:length]))
+            if commit:
+                return commit, "/".join(parts[length:])
+        raise HubError(404, f"Invalid rev id: {parts[0]}", "RevisionNotFound")
 
     def history(self, revision):
         """The commits behind a revision, newest first."""
-        commit = self.commit_at(revision)
+        return self.ancestry(self.commit_at(revision))
+
+    def ancestry(self, commit):
         found = [commit]
         while commit.parent:
             commit = self.commits[commit.parent]
@@ -113,18 +129,36 @@ class Repository:
         return found
 
     def commit(self, branch, lines, author, is_stored):
-        """Applies the lines of a commit request on a branch; `is_stored` tells which LFS objects there are. What changes nothing makes no
-        commit."""
-        header, *operations = [(line["key"], line["value"]) for line in lines]
-        head = self.commit_at(branch)
-        if not head.oid.startswith(header[1].get("parentCommit") or ""):
-            raise HubError(412, "A commit has happened since. Please refresh and try again.")
+        """Applies the lines of a commit request on a branch; `is_stored` tells which LFS objects there are. What changes nothing makes a
+        commit all the same: clients that want none ask first what is there."""
+        if not lines or lines[0]["key"] != "header" or len(lines) == 1:
+            raise HubError(400, "A commit is a line with the key `header`, then lines with `lfsFile`, `file` or `deletedFile`")
+        head = self.head_of(branch)
+        header = lines[0]["value"]
+        if not head.oid.startswith(header.get("parentCommit") or ""):
+            raise HubError(412, "The branch was updated since you opened this page. Please refresh and try again.")
         files = dict(head.files)
-        for key, value in operations:
-            apply_operation(files, key, value, is_stored)
-        if files == head.files:
-            return head
-        return self._add_commit(branch, head.oid, header[1]["summary"], header[1].get("description", ""), author, files)
+        for line in lines[1:]:
+            apply_operation(files, line["key"], self._with_size(line["value"]), is_stored)
+        check_card(files)
+        return self._add_commit(branch, head.oid, header["summary"], header.get("description", ""), author, files)
+
+    def _with_size(self, value):
+        """The size of an LFS file that is copied, which clients do not send, is that of the original."""
+        if "oid" not in value or "size" in value:
+            return value
+        sizes = [file.size for commit in self.commits.values() for file in commit.files.values() if file.sha256 == value["oid"]]
+        return value | {"size": sizes[0] if sizes else None}
+
+    def head_of(self, branch) -> Commit:
+        """The newest commit of a branch: neither tags nor ids can be committed to."""
+        if branch not in self.branches:
+            raise HubError(404, f"Invalid rev id: {branch}", "RevisionNotFound")
+        return self.commits[self.branches[branch]]
+
+    def squash(self, branch, message, author):
+        """A branch's files in one commit without a parent. Tags and other branches keep their commits."""
+        self._add_commit(branch, None, message, "", author, self.head_of(branch).files)
 
     def _add_commit(self, branch, parent, title, message, author, files):
         listing = sorted((path, file.oid) for path, file in files.items())
@@ -136,30 +170,60 @@ class Repository:
 
     def add_tag(self, tag, revision):
         oid = self.commit_at(revision).oid
+        check_ref_name(tag, "tag")
         if tag in self.tags:
             raise HubError(409, f"Tag reference exists already: {tag}")
         self.tags[tag] = oid
 
-    def add_branch(self, branch, starting_point):
-        oid = self.commit_at(starting_point).oid
-        if branch in self.branches:
-            raise HubError(409, f"Reference already exists: {branch}")
-        self.branches[branch] = oid
+    def delete_tag(self, tag):
+        if self.tags.pop(tag, None) is None:
+            raise HubError(404, f"Invalid rev id: {tag}", "RevisionNotFound")
 
-    def file_at(self, revision, path):
+    def add_branch(self, branch, starting_point=None, empty=False, overwrite=False):
+        """A branch from a revision, that of the default branch when none is given, or without any file."""
+        check_ref_name(branch, "branch")
+        if branch in self.branches and not overwrite:
+            raise HubError(409, f"Reference refs/heads/{branch} already exists")
+        if empty:
+            self._add_commit(branch, None, "initial commit", "", self.author, {})
+        elif starting_point or branch not in self.branches:
+            self.branches[branch] = self.commit_at(starting_point or DEFAULT_BRANCH).oid
+
+    def delete_branch(self, branch):
+        if branch == DEFAULT_BRANCH:
+            raise HubError(403, f"Cannot delete refs/heads/{branch}")
+        self.head_of(branch)
+        del self.branches[branch]
+
+    def file_at(self, revision, path) -> File:
         files = self.commit_at(revision).files
         if path not in files:
             raise HubError(404, "Entry not found", "EntryNotFound")
         return files[path]
 
 
+def check_ref_name(name, kind):
+    if name.startswith("refs/") or not REF_NAME.fullmatch(name):
+        raise HubError(400, f"Invalid reference for a {kind}: {name}")
+
+
+def check_card(files):
+    """The Hub refuses a card whose metadata it cannot read, whatever the client asked before."""
+    try:
+        front_matter(files["README.md"].blob.decode(errors="replace") if "README.md" in files else "")
+    except yaml.YAMLError as error:
+        raise HubError(400, f"Invalid YAML in README.md: {error}".replace("\n", " ")) from None
+
+
 def apply_operation(files, key, value, is_stored):
     """One line of a commit, on a dictionary of files."""
     path = value["path"]
+    if "\\" in path or any(part in ("", ".", "..", ".git") for part in path.removesuffix("/").split("/")):
+        raise HubError(422, f"Invalid path: {path}")
     if key == "file":
-        files[path] = regular_file(base64.b64decode(value["content"]))
+        files[path] = sent_file(path, value)
     elif key == "lfsFile":
-        if not is_stored(value["oid"]):
+        if value["size"] is None or not is_stored(value["oid"]):
             raise HubError(400, f"LFS pointer pointed to a file that does not exist: {path}")
         files[path] = lfs_file(value["oid"], value["size"])
     elif key == "deletedFile":
@@ -172,67 +236,9 @@ def apply_operation(files, key, value, is_stored):
         raise HubError(400, f"unknown operation: {key}")
 
 
-def tree(commit, folder, recursive):
-    """The entries of a folder as the Hub lists them, subfolders among them."""
-    prefix = folder.rstrip("/") + "/" if folder else ""
-    inside = {path: file for path, file in commit.files.items() if path.startswith(prefix)}
-    if folder and not inside:
-        raise HubError(404, f"{folder} does not exist on this revision", "EntryNotFound")
-    folders = {prefix + "/".join(parts[:depth]) for parts in relative_parts(inside, prefix) for depth in range(1, len(parts))}
-    entries = [folder_entry(name, commit) for name in folders] + [file_entry(name, file) for name, file in inside.items()]
-    shown = [entry for entry in entries if recursive or "/" not in entry["path"].removeprefix(prefix)]
-    return sorted(shown, key=lambda entry: entry["path"])
-
-
-def relative_parts(paths, prefix):
-    return [path.removeprefix(prefix).split("/") for path in paths]
-
-
-def entry_at(commit, path):
-    """One path's entry in a tree, or None."""
-    if path in commit.files:
-        return file_entry(path, commit.files[path])
-    return folder_entry(path, commit) if any(name.startswith(path + "/") for name in commit.files) else None
-
-
-def folder_entry(name, commit):
-    return {"type": "directory", "path": name, "oid": hashlib.sha1(f"{commit.oid} {name}".encode()).hexdigest(), "size": 0}
-
-
-def file_entry(name, file):
-    entry = {"type": "file", "path": name, "oid": file.oid, "size": file.size}
-    if file.sha256:
-        entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": len(file.blob)}
-    return entry
-
-
-def sibling(name, file, with_blobs):
-    """A file as repo info lists it."""
-    if not with_blobs:
-        return {"rfilename": name}
-    facts = {"rfilename": name, "size": file.size, "blobId": file.oid}
-    if file.sha256:
-        facts["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": len(file.blob)}
-    return facts
-
-
-def repository_facts(repository, revision, with_blobs):
-    """What GET /api/models/org/name tells."""
-    commit = repository.commit_at(revision)
-    readme = commit.files.get("README.md", regular_file(b""))
-    history = repository.history(revision)
-    return {
-        "id": repository.repo_id,
-        "author": repository.namespace,
-        "sha": commit.oid,
-        "private": repository.private,
-        "gated": False,
-        "disabled": False,
-        "createdAt": history[-1].date,
-        "lastModified": commit.date,
-        "tags": [],
-        "downloads": 0,
-        "likes": 0,
-        "cardData": front_matter(readme.blob.decode()),
-        "siblings": [sibling(name, file, with_blobs) for name, file in sorted(commit.files.items())],
-    }
+def sent_file(path, value):
+    """A file whose content is in the commit's line."""
+    content = value["content"].encode() if value.get("encoding") == "utf-8" else base64.b64decode(value["content"])
+    if len(content) > REGULAR_LIMIT:
+        raise HubError(400, f"{path} is larger than 10 MiB: it has to go by LFS")
+    return regular_file(content)

@@ -1,48 +1,13 @@
-"""The loopback Hub under the real clients: what it keeps, what it refuses, how it fails."""
+"""The loopback Hub under the real client: what is uploaded and committed arrives, and what it refuses changes nothing."""
 
-import json
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from loopback_hub import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, run_python
-
-FILES = {
-    "README.md": b"---\nlicense: mit\n---\n# Birds\n",
-    "config.json": b"{}",
-    "weights/model.safetensors": bytes(range(256)) * 40,
-    "weights/notes.txt": b"",
-}
-# Every script starts with this, and prints one line of JSON.
-CLIENT = """
-import json, sys
-from pathlib import Path
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError
-
-api = HfApi()
-
-def status(function, *args, **kwargs):
-    try:
-        function(*args, **kwargs)
-    except HfHubHTTPError as error:
-        return [type(error).__name__, error.response.status_code]
-"""
+from hub_files import FILES, write_files
+from loopback_hub import run_client
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, content in FILES.items():
-        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "model" / name).write_bytes(content)
-    return tmp_path / "model"
-
-
-def run_client(hub, code, *args, token=WRITE_TOKEN):
-    """What a script printed last, parsed."""
-    finished = run_python(hub, CLIENT + code, *args, token=token)
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout.splitlines()[-1])
+    return write_files(tmp_path / "model")
 
 
 UPLOAD = """
@@ -116,144 +81,161 @@ def test_commits_have_one_parent_which_may_be_demanded(hub):
     assert list(hub.content("model", "birds/model")) == [".gitattributes"]
 
 
-REFS = """
-repo = api.create_repo("birds/data", repo_type="dataset").repo_id
-kind = {"repo_type": "dataset"}
-first = api.upload_file(repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"1", **kind).oid
-api.create_tag(repo, tag="v1.0.0", **kind)
-api.create_branch(repo, branch="next/try", revision=first, **kind)
-second = api.upload_file(repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"2", revision="next/try", **kind).oid
-refs = api.list_repo_refs(repo, **kind)
-print(json.dumps({
-    "tag again": status(api.create_tag, repo, tag="v1.0.0", **kind),
-    "branch again": status(api.create_branch, repo, branch="next/try", **kind),
-    "refs": {ref.name: ref.target_commit for ref in refs.branches + refs.tags},
-    "commits": [first, second],
-    "by tag": api.dataset_info(repo, revision="v1.0.0").sha,
-    "by branch": api.dataset_info(repo, revision="next/try").sha,
-    "no revision": status(api.dataset_info, repo, revision="v2"),
-    "no file": status(api.hf_hub_download, repo, "b.txt", **kind),
-    "no folder": status(lambda: list(api.list_repo_tree(repo, "b", **kind))),
-    "no repository": status(api.dataset_info, "birds/none"),
-    "no such type": status(api.model_info, repo),
-}))
-"""
+RACE = """
+from concurrent.futures import ThreadPoolExecutor
 
-
-def test_tags_and_branches_are_made_once_and_lead_to_their_commits(hub):
-    seen = run_client(hub, REFS)
-    first, second = seen["commits"]
-    assert seen["refs"] == {"main": first, "v1.0.0": first, "next/try": second}
-    assert [seen["by tag"], seen["by branch"]] == [first, second]
-    assert seen["tag again"] == seen["branch again"] == ["HfHubHTTPError", 409]
-    assert seen["no revision"] == ["RevisionNotFoundError", 404]
-    assert seen["no file"] == seen["no folder"] == ["RemoteEntryNotFoundError", 404]
-    assert seen["no repository"] == seen["no such type"] == ["RepositoryNotFoundError", 404]
-
-
-ACCESS = """
-print(json.dumps({
-    "who": status(api.whoami, token=sys.argv[1]) if sys.argv[1] else None,
-    "read": status(api.model_info, "birds/open"),
-    "read private": status(api.model_info, "birds/closed"),
-    "create": status(api.create_repo, "birds/new"),
-    "commit": status(api.upload_file, repo_id="birds/open", path_in_repo="a.txt", path_or_fileobj=b"1"),
-    "commit by LFS": status(api.upload_file, repo_id="birds/open", path_in_repo="a.bin", path_or_fileobj=b"1"),
-    "tag": status(api.create_tag, "birds/open", tag="v1"),
-    "check": status(api.auth_check, "birds/open", write=True),
-}))
-"""
-WRITES = ("create", "commit", "commit by LFS", "tag", "check")
-
-
-@pytest.mark.parametrize(
-    ("token", "seen_private", "refused_writes"),
-    [(WRITE_TOKEN, None, None), (READ_TOKEN, None, 403), (STRANGER_TOKEN, 404, 403), ("", 401, 401), ("hf_unknown", 401, 401)],
-)
-def test_tokens_open_what_they_may(hub, token, seen_private, refused_writes):
-    run_client(hub, 'api.create_repo("birds/open"); api.create_repo("birds/closed", private=True); print(0)')
-    before = hub.content("model", "birds/open")
-    seen = run_client(hub, ACCESS, token, token=token)
-    unknown = token == "hf_unknown"
-    assert seen["who"] == seen["read"] == (["HfHubHTTPError", 401] if unknown else None)
-    assert (seen["read private"] or [None])[-1] == seen_private
-    assert {(seen[call] or [None])[-1] for call in WRITES} == {refused_writes}
-    assert (hub.content("model", "birds/open") == before) is (refused_writes is not None)
-    assert (("model", "birds/new") in hub.repositories) is (refused_writes is None)
-
-
-DOWNLOAD = """
 repo = api.create_repo("birds/model").repo_id
-api.upload_folder(repo_id=repo, folder_path=sys.argv[1])
-api.create_tag(repo, tag="v1.0.0")
-api.upload_file(repo_id=repo, path_in_repo="config.json", path_or_fileobj=b"later")
-api.snapshot_download(repo, revision="v1.0.0", local_dir=sys.argv[2])
-print(json.dumps(Path(api.hf_hub_download(repo, "config.json")).read_text()))
+parent = api.model_info(repo).sha
+
+def commit(number):
+    added = [CommitOperationAdd(f"{number}.txt", b"1")]
+    return status(api.create_commit, repo, added, commit_message=str(number), parent_commit=parent)
+
+with ThreadPoolExecutor(8) as pool:
+    print(json.dumps(list(pool.map(commit, range(8)))))
 """
 
 
-def test_files_come_back_as_they_were_at_a_tag(hub, folder, tmp_path):
-    assert run_client(hub, DOWNLOAD, folder, tmp_path / "copy") == "later"
-    assert {name: (tmp_path / "copy" / name).read_bytes() for name in FILES} == FILES
-    assert hub.calls_of("GET", "/lfs/") and all(call.user is None for call in hub.calls_of("GET", "/lfs/"))
+def test_of_many_commits_at_once_on_one_parent_one_is_made(hub):
+    seen = run_client(hub, RACE)
+    assert seen.count(None) == 1 and seen.count(["HfHubHTTPError", 412]) == 7
+    head, first = hub.repository("model", "birds/model").history("main")
+    assert set(head.files) - set(first.files) == {f"{seen.index(None)}.txt"}
 
 
-LOAD = """
-from datasets import load_dataset
+PARTS = """
 repo = api.create_repo("birds/data", repo_type="dataset").repo_id
-for version, path in zip(["v1.0.0", "v2.0.0"], sys.argv[1:]):
-    api.upload_file(repo_id=repo, repo_type="dataset", path_in_repo="data/train-00000-of-00001.parquet", path_or_fileobj=path)
-    api.create_tag(repo, tag=version, repo_type="dataset")
-versions = ["v1.0.0", "v2.0.0", None]
-print(json.dumps([load_dataset(repo, revision=version, split="train")["row"][:] for version in versions]))
+Path(sys.argv[1]).write_bytes(bytes(range(250)) * 100)
+operations = [CommitOperationAdd("whole.bin", bytes(10_000)), CommitOperationAdd("parts.bin", sys.argv[1])]
+api.create_commit(repo, operations, commit_message="two", repo_type="dataset")
+print(json.dumps(api.verify_repo_checksums(repo, repo_type="dataset", local_dir=Path(sys.argv[1]).parent).mismatches))
 """
 
 
-def test_load_dataset_gives_the_rows_of_a_tag(hub, tmp_path):
-    for rows in (3, 7):
-        pq.write_table(pa.table({"row": list(range(rows))}), tmp_path / f"{rows}.parquet")
-    seen = run_client(hub, LOAD, tmp_path / "3.parquet", tmp_path / "7.parquet")
-    assert [len(rows) for rows in seen] == [3, 7, 7]
+def test_a_large_file_is_uploaded_in_parts(hub, tmp_path):
+    hub.part_size = 10_000
+    hub.fail("PUT", "/lfs/[0-9a-f]{16}/2", cut=True)
+    (tmp_path / "folder").mkdir()
+    assert run_client(hub, PARTS, tmp_path / "folder" / "parts.bin") == []
+    assert hub.content("dataset", "birds/data")["parts.bin"] == bytes(range(250)) * 100
+    parts = hub.calls_of("PUT", "/lfs/[0-9a-f]{16}/")
+    assert [(call.path[-1], call.status) for call in parts] == [("1", 200), ("2", None), ("2", 200), ("3", 200)]
+    assert all(call.user is None for call in parts + hub.calls_of("POST", "/complete-multipart/"))  # signed addresses need no token
+    assert len(hub.calls_of("PUT", "/lfs/[0-9a-f]{64}")) == 1 and not hub.parted_uploads
 
 
-FAULTS = """
-import time
-import httpx2
+WRONG_PARTS = """
+from huggingface_hub.utils import build_hf_headers, get_session
 
-def lost(function, *args, **kwargs):
-    try:
-        function(*args, **kwargs)
-    except httpx2.TransportError as error:
-        return type(error).__name__
-
-started = time.monotonic()
-seen = {"delayed": lost(api.create_repo, "birds/model")}
-seen["seconds"] = time.monotonic() - started
-api.upload_folder(repo_id="birds/model", folder_path=sys.argv[1])
-seen["no reply"] = lost(api.upload_file, repo_id="birds/model", path_in_repo="config.json", path_or_fileobj=b"new")
-seen["refused"] = [status(api.list_repo_refs, "birds/model") for _ in range(3)]
-api.snapshot_download("birds/model", local_dir=sys.argv[2])
-seen["differing"] = [file["path"] for file in api.verify_repo_checksums("birds/model", local_dir=sys.argv[2]).mismatches]
-print(json.dumps(seen))
+api.create_repo("birds/model")
+oid, headers = "ab" * 32, build_hf_headers(token=api.token)
+batch = {"operation": "upload", "transfers": ["multipart"], "objects": [{"oid": oid, "size": 15}]}
+answer = get_session().post(f"{api.endpoint}/birds/model.git/info/lfs/objects/batch", json=batch, headers=headers).json()
+upload = answer["objects"][0]["actions"]["upload"]
+etags = [get_session().put(upload["header"][part], content=b"x" * 10).headers["etag"] for part in ("00001", "00002")]
+complete = lambda etags: get_session().post(
+    upload["href"], json={"oid": oid, "parts": [{"partNumber": number, "etag": etag} for number, etag in enumerate(etags, 1)]}
+).status_code
+print(json.dumps([complete(etags[:1]), complete(["wrong", etags[1]]), complete(etags)]))
 """
 
 
-def test_planned_faults_happen_as_often_as_planned(hub, folder, tmp_path):
-    hub.fail("POST", "/repos/create", delay=0.5)
-    hub.fail("POST", "/preupload/", status=503)
-    hub.fail("PUT", "/lfs/", cut=True)
-    hub.fail("GET", "/refs", status=418, times=2)
-    hub.fail("GET", "/lfs/", rewrite=lambda body: body[:-1] + b"!")
-    # The first commit, with its name changed on the way, and then one that is made while its answer is lost.
-    hub.fail("POST", "/commit/", rewrite=lambda body: body.replace(b"Upload folder", b"Renamed folder"))
-    hub.fail("POST", "/commit/", lose_reply=True)
-    seen = run_client(hub, FAULTS, folder, tmp_path / "copy")
-    assert seen["delayed"] is None and seen["seconds"] >= 0.5
-    assert [call.status for call in hub.calls_of("POST", "/preupload/")][:2] == [503, 200]
-    assert [call.status for call in hub.calls_of("PUT", "/lfs/")] == [None, 200]
-    assert seen["no reply"] == "RemoteProtocolError"
-    assert seen["refused"] == [["HfHubHTTPError", 418], ["HfHubHTTPError", 418], None]
-    assert seen["differing"] == ["weights/model.safetensors"]
-    assert hub.content("model", "birds/model")["config.json"] == b"new"
-    titles = [commit.title for commit in hub.repository("model", "birds/model").history("main")]
-    assert titles[1:] == ["Renamed folder using huggingface_hub", "initial commit"]
+def test_parts_that_do_not_make_the_announced_object_are_refused(hub):
+    hub.part_size = 10
+    assert run_client(hub, WRONG_PARTS) == [400, 400, 400] and not hub.lfs_objects
+
+
+XET = """
+repo = api.create_repo("birds/data", repo_type="dataset").repo_id
+api.upload_file(repo_id=repo, repo_type="dataset", path_in_repo="a.bin", path_or_fileobj=bytes(range(256)) * 40)
+copy = api.hf_hub_download(repo, "a.bin", repo_type="dataset")
+print(json.dumps(Path(copy).read_bytes() == bytes(range(256)) * 40))
+"""
+
+
+def test_with_xet_large_files_go_up_and_down_by_it(hub, tmp_path):
+    hub.xet_storage = tmp_path / "xet"
+    assert run_client(hub, XET) is True
+    assert hub.calls_of("GET", "/xet-write-token/") and hub.calls_of("GET", "/xet-read-token/")
+    assert not hub.calls_of("PUT", "/lfs/") and not hub.calls_of("GET", "/lfs/")
+    assert hub.content("dataset", "birds/data")["a.bin"] == bytes(range(256)) * 40
+    assert run_client(hub, XET.replace("create_repo(", "create_repo(exist_ok=True, repo_id="), HF_HUB_DISABLE_XET="1") is True
+    assert [call.status for call in hub.calls_of("GET", "/lfs/")] == [200]  # whoever has no Xet reads the same bytes
+
+
+ATTRIBUTES = """
+repo = api.create_repo("birds/model").repo_id
+api.create_repo(repo, repo_type="dataset")
+for kind in ("model", "dataset"):
+    files = [CommitOperationAdd(name, b"text") for name in ("a.txt", "a.parquet", "a.png")]
+    api.create_commit(repo, files, commit_message="by name", repo_type=kind)
+api.upload_file(repo_id=repo, path_in_repo=".gitattributes", path_or_fileobj=b"*.txt filter=lfs diff=lfs merge=lfs -text\\n")
+api.upload_file(repo_id=repo, path_in_repo=".gitignore", path_or_fileobj=b"*.log\\nstate/\\n")
+files = ["b.txt", "b.parquet", "b.log", "state/b.txt", "more/state.txt"]
+api.create_commit(repo, [CommitOperationAdd(name, b"text") for name in files], commit_message="by attributes")
+by_lfs = lambda kind: [file.path for file in api.list_repo_tree(repo, recursive=True, repo_type=kind) if getattr(file, "lfs", None)]
+print(json.dumps([by_lfs("model"), by_lfs("dataset"), api.list_repo_files(repo)]))
+"""
+
+
+def test_attributes_and_ignored_files_are_heeded(hub):
+    by_lfs, by_lfs_of_dataset, names = run_client(hub, ATTRIBUTES)
+    assert by_lfs == ["a.parquet", "b.txt", "more/state.txt"] and by_lfs_of_dataset == ["a.parquet", "a.png"]
+    assert not {"b.log", "state/b.txt"} & set(names) and {"b.txt", "b.parquet", "more/state.txt"} <= set(names)
+
+
+COPIES = """
+repo = api.create_repo("birds/model").repo_id
+files = [CommitOperationAdd("a.txt", b"1"), CommitOperationAdd("a.bin", b"2")]
+first = api.create_commit(repo, files, commit_message="1").oid
+api.create_commit(repo, [CommitOperationDelete("a.txt"), CommitOperationDelete("a.bin")], commit_message="2")
+copies = [CommitOperationCopy(f"a.{end}", f"folder/b.{end}", src_revision=first) for end in ("txt", "bin")]
+api.create_commit(repo, copies, commit_message="3")
+print(json.dumps([file.size for file in api.get_paths_info(repo, ["folder/b.txt", "folder/b.bin"])]))
+"""
+
+
+def test_files_are_copied_from_other_revisions(hub):
+    assert run_client(hub, COPIES) == [1, 1]
+    content = hub.content("model", "birds/model")
+    assert (content["folder/b.txt"], content["folder/b.bin"]) == (b"1", b"2") and "a.txt" not in content
+
+
+# Past the client, which would refuse most of it itself.
+REFUSALS = """
+from huggingface_hub.utils import build_hf_headers, get_session
+
+repo = api.create_repo("birds/model").repo_id
+api.create_tag(repo, tag="v1.0.0")
+
+def commit(*lines, branch="main", query=""):
+    lines = [{"key": "header", "value": {"summary": "by hand"}}, *({"key": key, "value": value} for key, value in lines)]
+    body = b"".join(json.dumps(line).encode() + b"\\n" for line in lines)
+    headers = build_hf_headers(token=api.token) | {"Content-Type": "application/x-ndjson"}
+    return get_session().post(f"{api.endpoint}/api/models/{repo}/commit/{branch}{query}", content=body, headers=headers).status_code
+
+added = ("file", {"path": "a.txt", "content": "MQ==", "encoding": "base64"})
+print(json.dumps({
+    "nothing": commit(),
+    "outside": commit(("file", {"path": "../a.txt", "content": ""})),
+    "not uploaded": commit(("lfsFile", {"path": "a.bin", "algo": "sha256", "oid": "ab" * 32, "size": 1})),
+    "bad card": commit(("file", {"path": "README.md", "content": "---\\nlicense: [mit\\n---\\n", "encoding": "utf-8"})),
+    "large": commit(("file", {"path": "a.txt", "content": "QUFB" * 4_000_000})),
+    "to a tag": commit(added, branch="v1.0.0"),
+    "to an id": commit(added, branch=api.model_info(repo).sha),
+    "to nowhere": commit(added, branch="next"),
+    "pull request": commit(added, query="?create_pr=1"),
+    "fine": commit(added),
+    "again": commit(added),
+}))
+"""
+
+
+def test_what_the_hub_cannot_keep_is_refused(hub):
+    seen = run_client(hub, REFUSALS)
+    assert (seen.pop("fine"), seen.pop("again")) == (200, 200)
+    assert {seen.pop(name) for name in ("to a tag", "to an id", "to nowhere")} == {404}
+    assert seen.pop("outside") == 422
+    assert set(seen.values()) == {400} and len(seen) == 5
+    # As on the real Hub, a commit may change nothing: clients that want none ask first.
+    assert [commit.title for commit in hub.repository("model", "birds/model").history("main")] == ["by hand", "by hand", "initial commit"]

@@ -1,0 +1,95 @@
+"""What goes over the wire: requests, responses and errors, parts of files, pages of listings."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, parse_qsl, urlencode
+
+MAX_PAGE = 1000
+
+
+class HubError(Exception):
+    """What the Hub answers with an error status. `code` is its X-Error-Code."""
+
+    def __init__(self, status, message, code=None):
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass
+class Request:
+    """A call as it came in. `account` is None without a token that is known."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict
+    body: bytes
+    account: object
+
+    def json(self):
+        return json.loads(self.body)
+
+    def options(self, name) -> list[str]:
+        """The values of the query string under a name: clients write lists as `name=` and as `name[]=`."""
+        query = parse_qs(self.query)
+        return query.get(name, []) + query.get(f"{name}[]", [])
+
+    def option(self, name) -> str:
+        """A value of the query string, or an empty text."""
+        return next(iter(self.options(name)), "")
+
+    def is_on(self, name) -> bool:
+        """Whether an option is set: clients write True, true and 1."""
+        return self.option(name).lower() in ("true", "1")
+
+
+@dataclass
+class Response:
+    status: int = 200
+    body: bytes = b""
+    headers: dict = field(default_factory=dict)
+
+
+def json_response(value, status=200):
+    # A card's YAML may hold dates.
+    return Response(status, json.dumps(value, default=str).encode(), {"Content-Type": "application/json; charset=utf-8"})
+
+
+def error_response(error):
+    """An error as the Hub words it, in headers and body."""
+    response = json_response({"error": str(error)}, error.status)
+    response.headers["X-Error-Message"] = " ".join(str(error).encode("ascii", "replace").decode().split())  # fit for a header
+    if error.code:
+        response.headers["X-Error-Code"] = error.code
+    return response
+
+
+def file_response(request, body, headers):
+    """A file, or the part of it that the Range header asks for. What is no single range of bytes is ignored, as HTTP has it."""
+    headers = headers | {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+    wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range") or "")
+    if request.method != "GET" or not wanted or wanted[0] == "bytes=-":
+        return Response(200, body, headers)
+    size = len(body)
+    start = int(wanted[1]) if wanted[1] else max(size - int(wanted[2]), 0)
+    end = min(int(wanted[2]) + 1, size) if wanted[1] and wanted[2] else size
+    if start >= end:
+        return Response(416, b"", headers | {"Content-Range": f"bytes */{size}"})
+    return Response(206, body[start:end], headers | {"Content-Range": f"bytes {start}-{end - 1}/{size}"})
+
+
+def page_response(hub, request, items, size):
+    """The page of a listing that a request asks for, and the address of the next one. `size` is what the Hub puts on a page when it is
+    not told."""
+    size = min(int(request.option("limit") or size), hub.page_size or MAX_PAGE, MAX_PAGE)
+    start = int(request.option("cursor") or 0)
+    response = json_response(items[start : start + size])
+    response.headers["X-Total-Count"] = str(len(items))
+    if start + size < len(items):
+        query = [(name, value) for name, value in parse_qsl(request.query) if name != "cursor"]
+        following = f"{hub.url}{request.path}?{urlencode([*query, ('cursor', start + size)])}"
+        # Absolute and quoted just so: the JavaScript client reads nothing else.
+        response.headers["Link"] = f'<{following}>; rel="next"'
+    return response
