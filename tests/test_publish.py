@@ -237,7 +237,7 @@ def test_an_upload_cut_once_goes_on(hub, folder):
 
 @pytest.mark.slow
 def test_an_upload_always_cut_makes_no_commit_and_the_same_command_finishes(hub, folder):
-    hub.fail("PUT", "/lfs/", cut=True, times=6)
+    hub.fail("PUT", "/lfs/", cut=True, times=12)  # two files, side by side, six tries each
     assert "run the same command again" in refused(hub, folder)
     assert len(commits(hub)) == 1
     push(hub, folder)
