@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
 
+import numpy as np
+
 from .encoding import Encoders
 from .pipeline import Mixture
 from .processes import stop_if_requested
@@ -40,14 +42,8 @@ def make_shards(
         started = time.monotonic()
         for number, items in groupby(mixed, key=lambda item: item[0]):
             made, skipped = [], []
-            for rows, mixtures in batches(((row, mixture) for _, row, mixture in items), settings.batch_size, skipped, advance):
-                stop_if_requested()
-                for row, mixture, image in zip(rows, mixtures, maker.refined(rows, mixtures), strict=True):
-                    if isinstance(image, str):
-                        skipped.append(skip_record(row, image))
-                    else:
-                        made.append((row, mixture.foreground_area, encoders.encode(image)))
-                advance(len(rows))
+            for row, mixture, image in refined_rows(maker, ((row, mixture) for _, row, mixture in items), skipped, advance):
+                made.append((row, mixture.foreground_area, encoders.encode(image)))
             if writing is not None:
                 writing.result()
             writing = writer.submit(_write, write, number, maker, made, skipped, time.monotonic() - started)
@@ -59,10 +55,15 @@ def make_shards(
 def _write(write: WriteShard, number: int, maker: RowMaker, made: list[tuple[PlanRow, float, Future]], skipped: list[dict], seconds: float):
     """Puts a shard's rows in the plan's order, their images as soon as they are encoded, and writes it."""
     rows = []
-    for row, foreground_area, encoded in sorted(made, key=lambda item: (item[0].source_index, item[0].variant)):
+    for row, foreground_area, encoded in sorted(made, key=in_plan_order):
         image = {"bytes": encoded.result(), "path": maker.image_name(row)}
         rows.append({"image": image} | maker.columns(row, foreground_area))
     write(number, rows, sorted(skipped, key=lambda record: (record["source_index"], record["variant"])), seconds)
+
+
+def in_plan_order(item: tuple) -> tuple[int, int]:
+    """A sort key for tuples that begin with a planned row."""
+    return item[0].source_index, item[0].variant
 
 
 def computed_ahead(threads: ThreadPoolExecutor, function: Callable, items: Iterable, depth: int) -> Iterator:
@@ -74,6 +75,23 @@ def computed_ahead(threads: ThreadPoolExecutor, function: Callable, items: Itera
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+
+
+def refined_rows(
+    maker: RowMaker, mixed: Iterable[tuple[PlanRow, Mixture | str]], skipped: list[dict], advance: Callable[[int], None]
+) -> Iterator[tuple[PlanRow, Mixture, np.ndarray]]:
+    """Rows of a plan with their mixtures and finished images, uint8 (size, size, 3); rows without one go to `skipped` with their reasons.
+
+    `mixed`: rows, one strength after the other, with their mixtures or why there is none.
+    """
+    for rows, mixtures in batches(mixed, maker.settings.batch_size, skipped, advance):
+        stop_if_requested()
+        for row, mixture, image in zip(rows, mixtures, maker.refined(rows, mixtures), strict=True):
+            if isinstance(image, str):
+                skipped.append(skip_record(row, image))
+            else:
+                yield row, mixture, image
+        advance(len(rows))
 
 
 def batches(

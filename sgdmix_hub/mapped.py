@@ -18,7 +18,7 @@ from datasets import Dataset
 from .config import AugmentSettings
 from .data import split_of
 from .encoding import encode_image
-from .flow import batches
+from .flow import in_plan_order, refined_rows
 from .inputs import Inputs
 from .pins import Pin
 from .pipeline import SGDMixPipeline
@@ -65,14 +65,9 @@ class MappedSplit:
         planned = [self.plan[position] for position in np.flatnonzero(np.isin(self._sources, indices))]
         mixed = [(row, self.maker.mixture_or_reason(row)) for row in sorted(planned, key=lambda row: row.strength)]
         made, skipped = [], []
-        for rows, mixtures in batches(mixed, self.settings.batch_size, skipped, lambda rows: None):
-            for row, mixture, image in zip(rows, mixtures, self.maker.refined(rows, mixtures), strict=True):
-                if isinstance(image, str):
-                    skipped.append({"source_index": row.source_index, "variant": row.variant, "reason": image})
-                else:
-                    encoded = {"bytes": encode_image(image, self.settings.image_format), "path": self.maker.image_name(row)}
-                    made.append({"image": encoded} | self.maker.columns(row, mixture.foreground_area))
+        for row, mixture, image in sorted(refined_rows(self.maker, mixed, skipped, lambda rows: None), key=in_plan_order):
+            encoded = {"bytes": encode_image(image, self.settings.image_format), "path": self.maker.image_name(row)}
+            made.append({"image": encoded} | self.maker.columns(row, mixture.foreground_area))
         for record in skipped:
             warnings.warn(f"row {record['source_index']}, variant {record['variant']}: {record['reason']}", stacklevel=2)
-        made.sort(key=lambda row: (row["source_index"], row["variant"]))
         return {name: [row[name] for row in made] for name in shard_features(self.split.class_names)}

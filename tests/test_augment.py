@@ -40,32 +40,14 @@ from sgdmix_hub import train_adapter
 from sgdmix_hub.training_settings import AdapterSettings
 
 
-@pytest.fixture(scope="module")
-def settings(birds, classifier, adapter, tiny_base):
-    """48 rows in 8 shards, with everything that SGD-Mix has. 0.6 of 4 steps are 2 steps."""
-    return {
-        "dataset_name": birds,
-        "classifier": classifier,
-        "adapter": adapter,
-        "pretrained_model_name_or_path": tiny_base,
-        "resolution": 32,
-        "strength": 0.6,
-        "num_inference_steps": 4,
-        "guidance_scale": 1,
-        "batch_size": 4,
-        "rows_per_shard": 6,
-        "num_variants": 2,
-    }
+@pytest.fixture
+def settings(generation_settings):
+    return generation_settings
 
 
-@pytest.fixture(scope="module")
-def reference(settings, tmp_path_factory):
-    """The output folder of `settings`, made by one process in one go."""
-    output = tmp_path_factory.mktemp("reference") / "run"
-    ended = run_script(arguments(settings | {"output_dir": output}), output.parent / "logs")
-    assert ended.returncode == 0, ended.stderr
-    assert len(records(output)) == NUM_SHARDS
-    return output
+@pytest.fixture
+def reference(finished_generation):
+    return finished_generation
 
 
 # ---- the same bytes ----
@@ -164,88 +146,6 @@ def test_twenty_kills_end_in_the_same_bytes(settings, tmp_path):
     assert digests(output / "repo") == digests(tmp_path / "whole" / "repo")
     rows = published_rows(output)
     assert [(row["source_index"], row["variant"]) for row in rows] == [(s, v) for s in range(ROWS) for v in range(4)]
-
-
-# ---- several strengths ----
-
-
-@pytest.fixture(scope="module")
-def strengths(settings, tmp_path_factory):
-    """The same rows at three strengths, one of them mixing alone."""
-    output = tmp_path_factory.mktemp("strengths") / "run"
-    args = [*arguments(settings | {"output_dir": output, "num_variants": 3, "strength": 0}), "--strength", "0.9", "0", "0.5"]
-    ended = run_script(args, output.parent / "logs")
-    assert ended.returncode == 0, ended.stderr
-    return output
-
-
-def test_a_sources_variants_take_the_strengths_in_turn(strengths):
-    rows = published_rows(strengths)
-    assert [(row["source_index"], row["variant"]) for row in rows] == [(s, v) for s in range(ROWS) for v in range(3)]
-    for first in range(0, len(rows), 3):
-        assert sorted(row["strength"] for row in rows[first : first + 3]) == [0.0, 0.5, 0.9]
-    assert len({tuple(row["strength"] for row in rows[first : first + 3]) for first in range(0, len(rows), 3)}) > 3
-    for row in rows:
-        assert row["effective_strength"] == {0.0: 0.0, 0.5: 0.5, 0.9: 0.75}[row["strength"]]
-        assert row["foreground_strength"] == row["strength"]
-        assert (row["prompt"] == "") == (row["strength"] == 0)
-    config = yaml.safe_load((strengths / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
-    assert config["strength"] == [0.0, 0.5, 0.9]
-    card = (strengths / "repo" / "README.md").read_text()
-    assert "| strength S | 0, 0.5, 0.9, in turn for the variants of a source (effective 0, 0.5, 0.75: 4 steps" in card
-
-
-def test_a_row_is_the_one_of_a_run_at_its_strength_alone(settings, strengths, tmp_path):
-    """Targets, seeds and bits of a row do not depend on what other strengths there are."""
-    ended = run_script(arguments(settings | {"output_dir": tmp_path / "run", "num_variants": 3, "strength": 0.5}), tmp_path / "logs")
-    assert ended.returncode == 0, ended.stderr
-    alone = published_rows(tmp_path / "run")
-    together = published_rows(strengths)
-    chosen = [number for number, row in enumerate(together) if row["strength"] == 0.5]
-    assert len(chosen) == ROWS and all(together[number] == alone[number] for number in chosen)
-
-
-def test_several_strengths_give_the_same_bytes_in_two_processes(settings, strengths, tmp_path):
-    args = [*arguments(settings | {"output_dir": tmp_path / "run", "num_variants": 3, "strength": 0}), "--strength", "0", "0.5", "0.9"]
-    done = launch([SCRIPT, *args], 2)
-    assert done.returncode == 0, done.stderr
-    assert digests(tmp_path / "run" / "repo") == digests(strengths / "repo")
-
-
-# ---- what a run would make ----
-
-
-def test_a_dry_run_tells_and_makes_nothing(settings, reference, tmp_path):
-    output = tmp_path / "run"
-    mine = settings | {"output_dir": output}
-    told = run_script([*arguments(mine), "--dry_run"], tmp_path / "logs")
-    assert told.returncode == 0, told.stderr
-    lines = dict(line.split(None, 1) for line in told.stdout.splitlines() if line)
-    assert lines["rows"] == "48 in 8 shards of 6" and lines["to"] == "make     48 rows in 8 shards; 0 shards are finished"
-    assert lines["skipped"] == "by the plan: none; of 8 rows tried: 0"
-    assert "images/s a process" in lines["speed"] and "accelerator-hours" in lines["time"]
-    kilobytes = sum(len(row["image"]["bytes"]) for row in published_rows(reference)) / 48e3
-    assert float(lines["size"].split("GB, ")[1].split()[0]) == pytest.approx(kilobytes, rel=0.2)
-    assert not (output / "repo").exists() and not (output / "state" / "plan.parquet").exists() and not records(output)
-    # other settings may follow, and the maps are not made again
-    maps = [path.stat().st_mtime_ns for path in (output / "state" / "saliency").rglob("values.npy")]
-    ended = run_script(arguments(mine), tmp_path / "logs")
-    assert ended.returncode == 0 and digests(output / "repo") == digests(reference / "repo")
-    assert maps == [path.stat().st_mtime_ns for path in (output / "state" / "saliency").rglob("values.npy")]
-
-
-def test_a_dry_run_of_a_run_that_has_begun_tells_what_is_left(settings, reference, tmp_path):
-    output = tmp_path / "run"
-    shutil.copytree(reference, output)
-    shutil.rmtree(output / "repo")
-    for number in range(3):
-        (output / "state" / "shards" / f"shard-{number:05d}.json").unlink()
-    before = snapshot(output)
-    told = run_script([*arguments(settings | {"output_dir": output}), "--dry_run"], tmp_path / "logs")
-    assert told.returncode == 0 and "make     18 rows in 3 shards; 5 shards are finished" in told.stdout
-    assert snapshot(output) == before
-    refused = run_script([*arguments(settings | {"output_dir": output, "num_candidates": 7}), "--dry_run"], tmp_path / "logs")
-    one_line(refused, "num_candidates 50 -> 7")
 
 
 # ---- one folder, one run ----
