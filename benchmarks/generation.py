@@ -171,7 +171,7 @@ def main() -> None:
         if found is not None:
             figures[part] = {"machine": measured_on, "minutes": (time.monotonic() - started) / 60, "figures": found}
             write_json(path, figures)
-    text = render(figures)
+    text = render(read_json(path) if path.exists() else {})
     args.results.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 

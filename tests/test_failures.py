@@ -123,6 +123,8 @@ def test_second_run_is_refused_and_sigterm_to_the_first_is_75(settings, referenc
     launched, processes = started(settings, output)
     for process in processes:
         process.suspend()
+    while not all(is_at_rest(process) for process in processes):
+        time.sleep(0.01)
     before = snapshot(output)
     second = launch([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
     assert second.returncode != 0
@@ -133,6 +135,12 @@ def test_second_run_is_refused_and_sigterm_to_the_first_is_75(settings, referenc
         process.resume()
     stops_with_75(launched, launched, processes, output)
     finishes(settings, output, reference, tmp_path / "logs")
+
+
+def is_at_rest(process: psutil.Process) -> bool:
+    """Whether all threads of a suspended process have stopped: one may finish what it is at first, such as a rename."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{process.pid}/task").glob("*/stat")]
+    return all(state in "TtZ" for state in states)
 
 
 @pytest.mark.slow
@@ -154,6 +162,7 @@ def stops_with_75(told: subprocess.Popen | psutil.Process, launched: subprocess.
 
 
 STUCK = """
+import os
 import time
 import torch
 from sgdmix_hub.config import AugmentSettings
@@ -162,7 +171,7 @@ from sgdmix_hub.processes import launch, say, start_processes
 
 def main(settings):
     state = start_processes(1)
-    print("stuck", flush=True)
+    os.write(1, b"stuck\\n")  # in one write: two processes share the pipe
     if state.is_main_process:
         torch.distributed.barrier()
     time.sleep(600)
