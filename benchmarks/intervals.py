@@ -23,3 +23,21 @@ def paired(values, others) -> str:
         return f"{differences.mean():+.3f}"
     p = stats.ttest_rel(values, others).pvalue
     return f"{differences.mean():+.3f} ± {half_width(differences):.3f} (p {'< .001' if p < 0.001 else f'= {p:.3f}'})"
+
+
+def paired_p(values, others) -> float:
+    """The p-value of the paired t-test; nan for fewer than two pairs, or where all differ alike."""
+    differences = np.subtract(values, others)
+    if len(differences) < 2 or not np.ptp(differences):
+        return float("nan")
+    return float(stats.ttest_rel(values, others).pvalue)
+
+
+def holm(p_values) -> np.ndarray:
+    """p-values adjusted for the number of comparisons (Holm, 1979), float64 in the given order; nan stays, and is no comparison."""
+    p_values = np.asarray(p_values, np.float64)
+    adjusted = np.full(len(p_values), np.nan)
+    order = [i for i in np.argsort(p_values) if not np.isnan(p_values[i])]
+    scaled = p_values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted

@@ -86,11 +86,11 @@ def settings_from(settings_class, **values):
     return parse_settings(settings_class, as_arguments(values))
 
 
-def make_domain(folder: Path, seed: int, tie: float) -> None:
+def make_domain(folder: Path, seed: int, tie: float, train: int = TRAIN) -> None:
     """The birds of one seed, with a column that holds the same disc in the middle for every image; validation is large, for a judge."""
     if folder.exists():
         return
-    splits = make_dataset(SPECIES, TRAIN, JUDGE, TEST, seed=seed, tie=tie)
+    splits = make_dataset(SPECIES, train, JUDGE, TEST, seed=seed, tie=tie)
     y, x = np.mgrid[:64, :64] - 31.5
     disc = Dataset.from_dict({"centre": [np.where(np.hypot(x, y) < 20, 255, 0).astype(np.uint8)]}).cast_column("centre", Image())
     disc = disc.cast_column("centre", Image(decode=False))[0]["centre"]

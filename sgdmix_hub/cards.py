@@ -32,6 +32,7 @@ LABELS = {
     "mixing_method": "mixing",
     "inpainting_method": "inpainting",
     "feather": "feather",
+    "prompt_class": "class that prompt and label name",
 }
 LARGEST_TABLE = 250
 

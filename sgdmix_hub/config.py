@@ -5,7 +5,7 @@ Every field of `AugmentSettings` is in one of three groups:
 
 | group | settings | on resume |
 |---|---|---|
-| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
+| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, prompt_class, prompt_template, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
 | may move last bits | batch_size, compile, num_threads (and, recorded beside them: device, library versions) | another value warns |
 | place and speed | output_dir, saliency_dir, num_workers, dry_run, max_skipped, license, card, config, push_to_hub, hub_dataset_id, tag, hub_private_repo, hub_branch, allow_local_inputs | ignored, never published |
 
@@ -93,7 +93,9 @@ class MethodSettings:
     )
     target_classes: Literal["any", "other", "same"] | None = setting(None, "classes that candidates are drawn from")
     crop_target: bool | None = setting(None, "crop the target to the source's aspect ratio before both become square")
-    mixing_method: Literal["union", "source", "inpaint"] | None = setting(None, "how source and target are mixed")
+    mixing_method: Literal["union", "source", "inpaint", "none"] | None = setting(
+        None, "how source and target are mixed; none refines the source as it is"
+    )
     feather: float | None = setting(None, "sigma of the mask's soft edge, as a share of the image size; 0 is a hard edge")
     foreground_strength: float | None = setting(None, "another, lower strength for the source's foreground; the paper's is S everywhere")
     paste_foreground: bool | None = setting(None, "paste the source's foreground over the refined image")
@@ -107,6 +109,7 @@ class MethodSettings:
     mask_column: str | None = setting(None, "column with foreground masks, for saliency_method mask-column")
     max_target_reuse: int | None = setting(None, "how many rows one image may be the target of; no limit when not given")
     inpainting_method: Literal["opencv", "diffusion"] = setting("opencv", "what fills the target's foreground for mixing_method inpaint")
+    prompt_class: Literal["source", "target"] = setting("source", "whose class prompt and label name")
 
     strength: list[float] = setting(
         [0.7], "S: share of the diffusion steps that refine the mixed image; 0 is mixing alone; of several, a source's variants take turns"
@@ -159,6 +162,8 @@ class MethodSettings:
             raise UserError(f"feather is {self.feather}: give a share of the image size in [0, 0.5]")
         if self.foreground_strength is not None and not 0 <= self.foreground_strength <= min(self.strength):
             raise UserError(f"foreground_strength is {self.foreground_strength}: give a value in [0, strength {min(self.strength)}]")
+        if self.prompt_class == "target" and not min(self.strength) > 0:
+            raise UserError("prompt_class target needs strengths above 0: without refinement no prompt is read")
         self._validate_masks()
 
     def _validate_masks(self) -> None:
@@ -172,6 +177,8 @@ class MethodSettings:
             raise UserError(
                 "inpainting_method diffusion needs mixing_method inpaint and a strength above 0, which loads the diffusion model"
             )
+        if apply_preset(self).mixing_method == "none" and min(self.strength) == 0:
+            raise UserError("mixing_method none needs strengths above 0: at 0 it would copy the source")
         if self.inpainting_method == "diffusion" and self.num_inference_steps < 2:
             raise UserError("inpainting_method diffusion needs at least 2 num_inference_steps: it paints at a strength below 1")
 
@@ -205,8 +212,9 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     """One generation: SGD-Mix mapped over a split."""
 
     config: str | None = setting(None, "YAML file with settings, or hf://...; the command line wins; a published one brings its plan")
-    adapter: str | None = setting(None, "trained adapter as org/name[@revision] or folder; not needed at strength 0")
+    adapter: str | None = setting(None, "trained adapter as org/name[@revision] or folder; without one the base is told class names")
     pretrained_model_name_or_path: str | None = setting(None, "base model; the one the adapter was trained on by default")
+    prompt_template: str = setting("a photo of a {class_name}", "prompt of a base model without an adapter")
     classifier: str | None = setting(None, "classifier that a CAM looks through, as org/name[@revision] or folder")
     allow_other_subset: bool = setting(False, "accept an adapter or classifier that was trained on another subset")
     config_name: str = setting("default", "configuration of the published dataset")
@@ -230,7 +238,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         unit_interval(self, "max_skipped")
         at_least(self, 1, "rows_per_shard", "num_workers")
         if self.refines and self.adapter is None:
-            raise UserError("strength > 0 needs --adapter org/name@revision or a folder; --strength 0 mixes without one")
+            self._validate_without_adapter()
         method = apply_preset(self).saliency_method
         if method in CAM_METHODS and self.classifier is None:
             raise UserError(f"{method} needs a classifier: give --classifier org/name@revision or a folder")
@@ -242,6 +250,17 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
             raise UserError(f"config_name {self.config_name!r}: use letters, digits, - and _")
         if self.config_name in FOLDERS:
             raise UserError(f"config_name {self.config_name} is the name of a folder of every published dataset: choose another")
+
+    def _validate_without_adapter(self) -> None:
+        if self.pretrained_model_name_or_path is None:
+            raise UserError(
+                "strength > 0 needs --adapter org/name@revision or a folder (--strength 0 mixes without one), or "
+                "--pretrained_model_name_or_path alone, which is then told the names of the classes"
+            )
+        if self.prompt_template.count("{class_name}") != 1:
+            raise UserError(f"prompt_template must hold {{class_name}} exactly once: {self.prompt_template!r}")
+        if self.inpainting_method == "diffusion":
+            raise UserError("inpainting_method diffusion needs an adapter, which knows the metaclass that a hole must not show")
 
 
 @dataclass(kw_only=True)

@@ -56,10 +56,6 @@ class Inputs:
         }
         return {name: str(pin) for name, pin in pins.items() if pin is not None}
 
-    def prompt(self, label: int) -> str:
-        """The prompt of a class; empty where no diffusion model is used."""
-        return self.adapter.prompt(label) if self.adapter else ""
-
 
 def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     """Pins everything the settings name, once for all ranks, and checks that it belongs together. Raises `UserError`. A collective."""
@@ -72,8 +68,9 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         raise UserError(f"{split.pin.name} has no image column {settings.mask_column!r} for its masks")
     adapter_pin = adapter = base = classifier = None
     if settings.refines:
-        adapter_pin = pin("adapter", settings.adapter)
-        adapter = read_adapter(adapter_pin)
+        if settings.adapter is not None:
+            adapter_pin = pin("adapter", settings.adapter)
+            adapter = read_adapter(adapter_pin)
         base = pin("pretrained_model_name_or_path", settings.pretrained_model_name_or_path or adapter.facts["base"])
     if settings.saliency_method in CAM_METHODS:
         classifier = pin("classifier", settings.classifier)

@@ -16,8 +16,11 @@ def kept_mask(source_mask: np.ndarray, target_mask: np.ndarray, method: str) -> 
 
     - `union` (Eq. 9): wherever either image has foreground, so that only the target's background is shown;
     - `source`: the source's foreground alone, over the whole target;
-    - `inpaint`: the source's foreground alone, over the target whose own foreground was inpainted.
+    - `inpaint`: the source's foreground alone, over the target whose own foreground was inpainted;
+    - `none`: everything.
     """
+    if method == "none":
+        return np.ones_like(source_mask)
     return source_mask | target_mask if method == "union" else source_mask
 
 

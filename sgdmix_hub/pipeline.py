@@ -97,7 +97,7 @@ class SGDMixPipeline:
             learned = read_adapter(resolve(adapter))
             base = resolve(pretrained_model_name_or_path or learned.facts["base"])
             check_base(learned, base)
-            refiner = Refiner(base, learned, settings, device)
+            refiner = Refiner(base, learned, learned.prompt, settings, device)
         if settings.saliency_method in CAM_METHODS:
             if classifier is None:
                 raise UserError(f"{settings.saliency_method} needs a classifier")
@@ -118,13 +118,17 @@ class SGDMixPipeline:
         """Every image on the background of its target, refined: RGB, resolution x resolution, with the image's label; None, with a
         warning that says why, for one that must not be used.
 
-        `labels` and, where a CAM makes the maps, `target_labels` are class numbers of the adapter and the classifier; `seeds` are of the
-        noise, an image's own; `strength` has to be chosen where the settings name several. Raises `ValueError`.
+        `labels` and, where a CAM makes the maps or prompts name the target's class, `target_labels` are class numbers of the adapter and
+        the classifier; `seeds` are of the noise, an image's own; `strength` has to be chosen where the settings name several. Raises
+        `ValueError`.
         """
         if strength is None and len(self.settings.strength) > 1:
             raise ValueError(f"choose a strength of {self.settings.strength}")
         if self.cam is not None and target_labels is None:
             raise ValueError("the classifier's maps of the targets need target_labels")
+        named = target_labels if self.settings.prompt_class == "target" else labels
+        if named is None:
+            raise ValueError("prompt_class target needs target_labels")
         strength = self.settings.strength[0] if strength is None else strength
         source_maps, target_maps = self.saliency_maps(images, labels), self.saliency_maps(targets, target_labels)
         outcomes: list[Mixture | np.ndarray | str] = []
@@ -137,7 +141,7 @@ class SGDMixPipeline:
         rows = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, Mixture)]
         for start in range(0, len(rows), self.settings.batch_size):
             batch = rows[start : start + self.settings.batch_size]
-            chosen = [[values[row] for row in batch] for values in (outcomes, labels, seeds)]
+            chosen = [[values[row] for row in batch] for values in (outcomes, named, seeds)]
             for row, outcome in zip(batch, self.finish(*chosen, strength), strict=True):
                 outcomes[row] = outcome
         for row, outcome in enumerate(outcomes):
@@ -173,9 +177,9 @@ class SGDMixPipeline:
 
     def mix(self, source: MaskedImage, target: MaskedImage) -> Mixture:
         """Mixes two images. Raises `UnusableRow` when the source has no foreground."""
-        if not source.mask.any():
-            raise UnusableRow("empty mask: the saliency map has no foreground")
         method = self.settings.mixing_method
+        if not source.mask.any() and method != "none":
+            raise UnusableRow("empty mask: the saliency map has no foreground")
         kept = kept_mask(source.mask, target.mask, method)
         hole, background = np.zeros_like(kept), target.pixels
         if method == "inpaint":

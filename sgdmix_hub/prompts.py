@@ -26,6 +26,11 @@ def prompt_for(label: int, metaclass: str, template: str) -> str:
     return template.replace("{token}", token_for(label)).replace("{metaclass}", metaclass)
 
 
+def name_prompt(class_name: str, template: str) -> str:
+    """The prompt of a class for a base model that learned no tokens: its name, as people write it."""
+    return template.replace("{class_name}", " ".join(class_name.replace("_", " ").split()))
+
+
 def bare_prompt(metaclass: str, template: str) -> str:
     """The prompt without a class: what the base knows of the metaclass."""
     return " ".join(template.replace("{token}", "").replace("{metaclass}", metaclass).split())

@@ -52,8 +52,9 @@ class PublishedRows:
                 f"{self.pin.name} was made from split {theirs['dataset_split']!r} of {theirs['dataset']}, "
                 f"not from {subset['dataset_split']!r} of {split.pin}: source_index would point at other images"
             )
-        sources, labels = (np.array(self.rows.data.column(name).to_pylist(), dtype=np.int64) for name in ("source_index", "label"))
-        if self.rows.features["label"].names != split.class_names or not np.array_equal(split.labels[sources], labels):
+        labelled = f"{self.manifest['prompt_class']}_index"  # whose label a row has
+        sources, of, labels = (np.array(self.rows.data.column(name).to_pylist(), np.int64) for name in ("source_index", labelled, "label"))
+        if self.rows.features["label"].names != split.class_names or not np.array_equal(split.labels[of], labels):
             raise UserError(f"{self.pin.name} has other labels than {split.pin.name}")
         strangers = set(sources.tolist()) - set(split.subset.tolist())
         if strangers:

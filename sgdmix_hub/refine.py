@@ -7,6 +7,7 @@ batches, the adapter is merged into the weights, prompts are encoded once a clas
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -41,15 +42,18 @@ Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 class Refiner:
     """The diffusion model with its adapter, ready for batches: in each, all rows have one strength."""
 
-    def __init__(self, base: Pin, adapter: Adapter, settings: MethodSettings, device: torch.device):
+    def __init__(self, base: Pin, adapter: Adapter | None, prompt: Callable[[int], str], settings: MethodSettings, device: torch.device):
+        """`prompt`: the prompt of a class."""
         self.settings = settings
         self.device = device
         self.adapter = adapter
+        self.prompt = prompt
         without = {} if settings.safety_checker else NO_SAFETY_CHECKER
         pipeline = load_base(StableDiffusionImg2ImgPipeline, base, torch.float32, **without)
         self.pipeline = with_scheduler(pipeline, settings.scheduler)
-        load_into(self.pipeline, adapter)
-        if settings.inpainting_method != "diffusion":  # which needs the base model without its adapter too
+        if adapter is not None:
+            load_into(self.pipeline, adapter)
+        if adapter is not None and settings.inpainting_method != "diffusion":  # which needs the base model without its adapter too
             self.pipeline.fuse_lora(components=["unet"])  # in float32: half precision would round much of an update away
             self.pipeline.unload_lora_weights()
         with quiet_libraries():  # diffusers warns of parts that have to stay in float32 where there are none
@@ -73,7 +77,7 @@ class Refiner:
     def _class_embeds(self, label: int) -> torch.Tensor:
         """The class's prompt embedding: encoded once a class, alone, so that its bits depend on nothing else."""
         if label not in self._prompt_embeds:
-            self._prompt_embeds[label] = self._encode_prompt(self.adapter.prompt(label))
+            self._prompt_embeds[label] = self._encode_prompt(self.prompt(label))
         return self._prompt_embeds[label]
 
     @torch.no_grad()

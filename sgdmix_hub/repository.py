@@ -93,6 +93,7 @@ def make_manifest(settings: AugmentSettings, inputs: Inputs, shards: Shards, bui
         "fingerprint": fingerprint(settings, inputs.pins),
         "pins": inputs.pins,
         "subset": subset_record(settings, inputs.split),
+        "prompt_class": settings.prompt_class,
         **card_inputs(settings),
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
         "rows": sum(shards.record(number)["rows"] for number in range(len(shards))),
@@ -116,7 +117,8 @@ def card_facts(inputs: Inputs, statistics: RowStatistics, manifest: dict) -> Car
     """The card's numbers, counted in the shards themselves."""
     licenses = {"dataset_name": stated_license(inputs.split.pin, "dataset")}
     if inputs.base is not None:
-        licenses["pretrained_model_name_or_path"] = inputs.adapter.facts.get("base_license") or stated_license(inputs.base)
+        recorded = inputs.adapter.facts.get("base_license") if inputs.adapter else None
+        licenses["pretrained_model_name_or_path"] = recorded or stated_license(inputs.base)
     return CardFacts(
         title=f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
         features=shard_features(inputs.split.class_names),
@@ -181,10 +183,16 @@ def _sheet_row(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shard
     names, labels = inputs.split.class_names, inputs.split.labels
     foreground = "" if settings.foreground_strength is None else f" (foreground {settings.foreground_strength:g})"
     caption = (
-        f"{names[labels[row.source_index]]}  +  background of {names[labels[row.target_index]]}"
+        f"{names[labels[row.source_index]]}  {_partner(settings, names[labels[row.target_index]])}"
         f"     S = {row.strength:g}{foreground}   distance = {row.saliency_distance:.3f}"
     )
     return SheetRow(panels, caption)
+
+
+def _partner(settings: AugmentSettings, name: str) -> str:
+    """What an image has of its target's class."""
+    shown = "" if settings.mixing_method == "none" else f"+  background of {name}"
+    return f"{shown}  ->  prompt of {name}" if settings.prompt_class == "target" else shown
 
 
 def _refined_image(shards: Shards, position: int, row: PlanRow) -> np.ndarray:

@@ -11,6 +11,7 @@ from .config import AugmentSettings, effective_strength
 from .data import UnusableImage, aspect_box
 from .inputs import Inputs
 from .pipeline import MaskedImage, Mixture, SGDMixPipeline, UnusableRow
+from .prompts import name_prompt
 from .refine import Refiner
 from .row_store import RowValues
 from .saliency_store import SaliencyMaps
@@ -34,7 +35,8 @@ class RowMaker:
     def load_refiner(self, device: torch.device) -> None:
         """Loads the diffusion model and its adapter. Raises `UserError` when they do not fit each other."""
         if self.settings.refines and self.pipeline.refiner is None:
-            self.pipeline = SGDMixPipeline(self.settings, Refiner(self.inputs.base, self.inputs.adapter, self.settings, device))
+            refiner = Refiner(self.inputs.base, self.inputs.adapter, self.prompt, self.settings, device)
+            self.pipeline = SGDMixPipeline(self.settings, refiner)
 
     def mixture(self, row: PlanRow) -> Mixture:
         """The mixture of one planned row. Raises `UnusableRow` or `UnusableImage`."""
@@ -66,7 +68,15 @@ class RowMaker:
         return self.pipeline.mask(image, self.maps[index], aspect)
 
     def label(self, row: PlanRow) -> int:
-        return int(self.inputs.split.labels[row.source_index])
+        """The class that the image is labelled with, and that its prompt names."""
+        index = row.target_index if self.settings.prompt_class == "target" else row.source_index
+        return int(self.inputs.split.labels[index])
+
+    def prompt(self, label: int) -> str:
+        """The prompt of a class: the adapter's, or, for a base model alone, one that names it."""
+        if self.inputs.adapter is not None:
+            return self.inputs.adapter.prompt(label)
+        return name_prompt(self.inputs.split.class_names[label], self.settings.prompt_template)
 
     def refined(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[np.ndarray | str]:
         """The finished images, uint8 (size, size, 3), of at most a batch of rows of one strength, or why there is none."""
@@ -87,7 +97,7 @@ class RowMaker:
             "seed": row.seed,
             "saliency_distance": row.saliency_distance,
             "foreground_area": foreground_area,
-            "prompt": self.inputs.prompt(label) if row.strength > 0 else "",
+            "prompt": self.prompt(label) if row.strength > 0 else "",
         }
 
     def image_name(self, row: PlanRow) -> str:

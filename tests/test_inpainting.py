@@ -32,7 +32,8 @@ def make_pipeline(tiny_base, adapter):
         chosen = {"preset": "recommended", "inpainting_method": "diffusion"} | defaults | values
         settings = apply_preset(AugmentSettings(dataset_name="unused", output_dir="unused", adapter="unused", **chosen))
         settings.validate()
-        return SGDMixPipeline(settings, Refiner(resolve(str(base)), read_adapter(resolve(str(learned))), settings, CPU))
+        read = read_adapter(resolve(str(learned)))
+        return SGDMixPipeline(settings, Refiner(resolve(str(base)), read, read.prompt, settings, CPU))
 
     return make
 

@@ -52,7 +52,8 @@ def settings(birds, adapter, tiny_base):
 
 @pytest.fixture(scope="module")
 def refiner(settings, adapter, tiny_base):
-    return Refiner(resolve(str(tiny_base)), read_adapter(resolve(str(adapter))), settings, CPU)
+    learned = read_adapter(resolve(str(adapter)))
+    return Refiner(resolve(str(tiny_base)), learned, learned.prompt, settings, CPU)
 
 
 @pytest.fixture(scope="module")

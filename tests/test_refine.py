@@ -32,7 +32,8 @@ def make_refiner(tiny_base, adapter):
     def make(base=tiny_base, **values):
         defaults = {"strength": 0.5, "num_inference_steps": 6, "guidance_scale": 5.0, "batch_size": BATCH, "resolution": SIZE}
         settings = AugmentSettings(dataset_name="unused", output_dir="unused", adapter="unused", classifier="unused", **(defaults | values))
-        return Refiner(resolve(str(base)), read_adapter(resolve(str(adapter))), apply_preset(settings), CPU)
+        learned = read_adapter(resolve(str(adapter)))
+        return Refiner(resolve(str(base)), learned, learned.prompt, apply_preset(settings), CPU)
 
     return make
 

@@ -1,0 +1,100 @@
+"""Methods against tasks, and the paper's ablations, on the procedural birds: `make evidence`, or a part of it.
+
+    python benchmarks/evidence.py --tasks shift --seeds 1 2 3 --processes 2
+
+Every arm is a recipe (evidence_arms.py), made and trained on by the programs that users run. Finished work is kept in `work_dir`, so the
+same command continues; what was not run says so. Writes one JSON, one Markdown file and two pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from evidence_arms import ABLATIONS, ARMS, MIXING, PAPER, REAL, RECOMMENDED, SYNTHETIC_PROBABILITIES, TASKS, Arm
+from evidence_plots import ablation_lines, draw_ablations, draw_tasks, point_name
+from evidence_runs import Run, domain_text, run_arms
+from evidence_tables import summary
+
+from sgdmix_hub.processes import read_json, write_json
+
+QUICK_ARMS = (REAL, "cutmix", PAPER, "fixed mask", MIXING, RECOMMENDED)
+
+
+def arm_jobs(tasks: list[str], seeds: list[int] | None, names: list[str]) -> list[tuple]:
+    """(task, seed, arms, probabilities), seed by seed, so that what there is at any moment is whole seeds of all tasks."""
+    arms = {name: ARMS[name] for name in names}
+    units = sorted((seed, place, task) for place, task in enumerate(tasks) for seed in TASKS[task].seeds)
+    return [(task, seed, arms, SYNTHETIC_PROBABILITIES) for seed, _, task in units if seeds is None or seed in seeds]
+
+
+def ablation_jobs(keys: list[str], seeds: list[int] | None) -> list[tuple]:
+    """The same of the ablations' points; those of one task and seed are one job, because they share its folder."""
+    found: dict[tuple[int, str], dict[str, Arm]] = {}
+    for key in keys:
+        ablation = ABLATIONS[key]
+        for seed in ablation.seeds:
+            points = found.setdefault((seed, ablation.task), {})
+            for line in ablation.points:
+                points |= {point_name(key, line, point): Arm(changes) for point, changes in ablation.points[line].items()}
+    return [(task, seed, arms, (0.5,)) for (seed, task), arms in sorted(found.items()) if seeds is None or seed in seeds]
+
+
+def collected(work_dir: Path) -> dict[str, dict[str, dict]]:
+    """Task -> seed -> figures, of everything that was measured so far."""
+    found: dict[str, dict[str, dict]] = {}
+    for task in TASKS:
+        paths = sorted((work_dir / task).glob("seed-*/figures.json"), key=lambda path: int(path.parent.name.rpartition("-")[2]))
+        seeds = {path.parent.name.rpartition("-")[2]: read_json(path) for path in paths}
+        if any(seed["arms"] for seed in seeds.values()):
+            found[task] = {number: seed for number, seed in seeds.items() if seed["arms"]}
+    return found
+
+
+def write_results(work_dir: Path, results: Path) -> str:
+    """The JSON of what was measured, and, drawn from it, the tables and pictures."""
+    facts = {"domain": domain_text(), "torch": torch.__version__.partition("+")[0], "probabilities": SYNTHETIC_PROBABILITIES}
+    write_json(results / "evidence.json", {"facts": facts, "figures": collected(work_dir)})
+    written = json.loads((results / "evidence.json").read_text(encoding="utf-8"))
+    figures = written["figures"]
+    ablations = {ABLATIONS[key].title: lines for key in ABLATIONS if (lines := ablation_lines(figures, key))}
+    text = summary(figures, ablations, written["facts"])
+    (results / "evidence.md").write_text(text, encoding="utf-8")
+    draw_tasks(figures, results / "evidence_tasks.png")
+    draw_ablations(figures, results / "evidence_ablations.png")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--ablations", nargs="*", choices=list(ABLATIONS), default=list(ABLATIONS))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", help="some of a task's seeds; all when not given")
+    parser.add_argument("--quick", action="store_true", help="six arms under background shift, two seeds")
+    parser.add_argument("--processes", type=int, default=2, help="seeds at a time, one thread each")
+    parser.add_argument("--work_dir", type=Path, default=Path("outputs/evidence"), help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.tasks, arguments.ablations, arguments.seeds, arguments.arms = ["shift"], [], [1, 2], list(QUICK_ARMS)
+    os.environ["TQDM_DISABLE"] = "1"  # two seeds at a time would write into each other's bars
+    phases = [arm_jobs(arguments.tasks, arguments.seeds, arguments.arms), ablation_jobs(arguments.ablations, arguments.seeds)]
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    for task, seed in dict.fromkeys(job[:2] for jobs in phases for job in jobs):
+        Run(arguments.work_dir, task, seed)  # draws the images, which tasks share
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+        for jobs in phases:  # one after the other: both write a task's and seed's figures
+            running = [pool.submit(run_arms, task, seed, arguments.work_dir, *rest) for task, seed, *rest in jobs]
+            for finished in as_completed(running):
+                print(finished.result(), flush=True)
+    print(write_results(arguments.work_dir, arguments.results))
+
+
+if __name__ == "__main__":
+    main()

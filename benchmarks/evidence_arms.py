@@ -1,0 +1,115 @@
+"""The evidence's tasks, arms and ablations: what is trained on what, as settings of the programs that users run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SPECIES, JUDGE, TEST = 6, 100, 350
+SYNTHETIC_PROBABILITIES = (0.1, 0.5)  # the same for all arms; which one counts is chosen on the validation images
+
+
+@dataclass(frozen=True)
+class Task:
+    """A domain and what of it is trained on. `epochs` keep the number of updates near 300 whatever the number of images."""
+
+    title: str
+    train: int  # images of each species
+    tie: float  # share of them on their species' own background; validation and test are never tied
+    seeds: tuple[int, ...]
+    epochs: int
+    subset: dict = field(default_factory=dict)
+
+
+TASKS = {
+    "shift": Task("background shift", 10, 0.95, tuple(range(1, 11)), 80),
+    "few-shot-10": Task("few-shot, 10 a class", 40, 0.0, tuple(range(1, 6)), 80, {"examples_per_class": 10}),
+    "few-shot-5": Task("few-shot, 5 a class", 40, 0.0, tuple(range(1, 6)), 120, {"examples_per_class": 5}),
+    "long-tail": Task("long tail, 0.05", 40, 0.0, tuple(range(1, 6)), 55, {"imbalance_factor": 0.05}),
+    "full": Task("full, 40 a class", 40, 0.0, tuple(range(1, 6)), 20),
+}
+
+GENERATION = {
+    "num_variants": 4,
+    "num_candidates": 50,
+    "num_inference_steps": 10,
+    "guidance_scale": 1.0,
+    "max_skipped": 1.0,
+    "strength": 0.5,
+}
+GOOD = {"preset": "recommended"}
+TRUE = {"saliency_method": "mask-column", "mask_column": "mask", "mask_refinement": "none"}
+CENTRE = {"saliency_method": "mask-column", "mask_column": "centre", "mask_refinement": "none"}
+UNMIXED = {"mixing_method": "none", "saliency_method": "minimum-barrier", "selection_method": "random"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a classifier is trained: `generation` is what its synthetic images are made with beyond GENERATION (None: it has none),
+    `training` what is set beyond the task's. An arm `without_adapter` refines with the base model alone; `untied` trains on images without
+    the tie."""
+
+    generation: dict | None = None
+    training: dict = field(default_factory=dict)
+    without_adapter: bool = False
+    untied: bool = False
+
+
+PAPER, RECOMMENDED, MIXING = "SGD-Mix, `paper`", "SGD-Mix, `recommended`", "mixing alone (its S = 0)"
+REAL, CEILING = "flips + crops", "untied real images"
+ARMS = {
+    REAL: Arm(),
+    "RandAugment": Arm(training={"augmentation": "randaugment"}),
+    "mixup": Arm(training={"mixup_alpha": 0.2}),
+    "cutmix": Arm(training={"cutmix_alpha": 1.0}),
+    "Real-Guidance, S = 0.1": Arm({**UNMIXED, "strength": 0.1}, without_adapter=True),
+    "Diff-Aug": Arm(UNMIXED),
+    "Diff-Mix": Arm({**UNMIXED, "target_classes": "other", "prompt_class": "target"}, {"synthetic_gamma": 0.8}),
+    PAPER: Arm({}),
+    "fixed mask": Arm({**GOOD, **CENTRE}),
+    "source pasted on the whole target": Arm({**GOOD, "mixing_method": "source"}),
+    MIXING: Arm({**GOOD, "strength": 0.0}),
+    RECOMMENDED: Arm(GOOD),
+    "true masks": Arm({**GOOD, **TRUE}),
+    CEILING: Arm(untied=True),
+}
+WITHOUT_MASKS = (REAL, "RandAugment", "mixup", "cutmix", "Real-Guidance, S = 0.1", "Diff-Aug", "Diff-Mix", "fixed mask")
+
+# The paper's questions, asked at p = .5: each point is an arm of its own, `paper` or `recommended` with one setting changed.
+STRENGTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
+CANDIDATES = (1, 10, 20, 30, 50, 100)
+MASKS = {
+    "Grad-CAM": {},
+    "spectral residual": {"saliency_method": "spectral-residual"},
+    "minimum barrier": {"saliency_method": "minimum-barrier"},
+    "Grad-CAM, GrabCut": {"mask_refinement": "grabcut"},
+    "minimum barrier, GrabCut": {"saliency_method": "minimum-barrier", "mask_refinement": "grabcut"},
+    "true masks": TRUE,
+}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One plot: its points, by what stands at the axis, as generations; on which task."""
+
+    title: str
+    task: str
+    points: dict[str, dict[str, dict]]  # line -> point -> generation
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+
+
+def _each(preset: str, setting: str, values) -> dict[str, dict]:
+    return {f"{value:g}" if isinstance(value, float) else str(value): {"preset": preset, setting: value} for value in values}
+
+
+ABLATIONS = {
+    "strength": Ablation("strength S", "shift", {preset: _each(preset, "strength", STRENGTHS) for preset in ("paper", "recommended")}),
+    "masks": Ablation("saliency and mask, union mixing", "shift", {"paper": MASKS}),
+    "candidates": Ablation(
+        "candidates N", "full", {preset: _each(preset, "num_candidates", CANDIDATES) for preset in ("paper", "recommended")}
+    ),
+    "selection": Ablation(
+        "target selection",
+        "full",
+        {preset: _each(preset, "selection_method", ("l2", "random", "dissimilar")) for preset in ("paper", "recommended")},
+    ),
+}

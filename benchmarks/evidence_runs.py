@@ -1,0 +1,141 @@
+"""One (task, seed) of the evidence: all that is trained and made for it, each in a folder of its own, so that finished work is kept."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from evidence_arms import GENERATION, JUDGE, SPECIES, SYNTHETIC_PROBABILITIES, TASKS, TEST, Arm
+from method import ADAPTER, BASE, CLASSIFIER, SALIENCY, make_domain, settings_from
+from method_measures import label_kept
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from sgdmix_hub import augment, train_adapter, train_classifier
+from sgdmix_hub.cam import processor_size
+from sgdmix_hub.classifiers import evaluation_transform
+from sgdmix_hub.config import AugmentSettings
+from sgdmix_hub.data import Split, load_split
+from sgdmix_hub.metrics.class_accuracy import ClassAccuracy
+from sgdmix_hub.pins import resolve
+from sgdmix_hub.processes import read_json, start_processes, write_json
+from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
+
+PREDICTED_AT_ONCE = 50
+
+
+def slug(text: str) -> str:
+    """A name as a folder."""
+    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in text.lower()).split())
+
+
+class Run:
+    """The programs' runs for one task and seed. The seed draws species, images, subset, and everything that is trained."""
+
+    def __init__(self, work_dir: Path, task: str, seed: int):
+        self.task, self.seed = TASKS[task], seed
+        self.folder = work_dir / task / f"seed-{seed}"
+        domains = work_dir / "domains"
+        self.birds = domains / f"tie-{self.task.tie:g}-train-{self.task.train}-seed-{seed}"
+        self.untied = domains / f"tie-0-train-{self.task.train}-seed-{seed}"
+        for folder, tie in ((self.birds, self.task.tie), (self.untied, 0.0)):
+            make_domain(folder, seed, tie, self.task.train)
+        self.data = {"dataset_name": str(self.birds), "seed": seed, "subset_seed": seed} | self.task.subset
+
+    def train(self, folder: Path, **values) -> Path:
+        """Trains a classifier, if it is not there; returns its folder."""
+        frozen = {"image_size": 64, "num_train_epochs": self.task.epochs}
+        train_classifier.main(settings_from(ClassifierSettings, **(self.data | CLASSIFIER | frozen | values | {"output_dir": str(folder)})))
+        return folder
+
+    def prepare(self) -> None:
+        """What the arms look through: the classifier for saliency and the adapter, both trained on the task's own images, and a judge that
+        was trained on others, which were not tied to anything."""
+        self.train(self.folder / "saliency", **SALIENCY)
+        values = self.data | BASE | ADAPTER | {"output_dir": str(self.folder / "adapter")}
+        train_adapter.main(settings_from(AdapterSettings, **values))
+        judge = {"dataset_name": str(self.untied), "dataset_split": "validation", "num_train_epochs": 16}
+        self.train(self.folder / "judge", **judge | dict.fromkeys(self.task.subset))
+
+    def generate(self, folder: Path, changes: dict, without_adapter: bool = False) -> Path:
+        """Makes an augmented dataset, if it is not there; returns its repository."""
+        links = {"output_dir": str(folder), "saliency_dir": str(self.folder / "maps"), "classifier": str(self.folder / "saliency")}
+        if not without_adapter:
+            links["adapter"] = str(self.folder / "adapter")
+        augment.main(settings_from(AugmentSettings, **(self.data | links | BASE | GENERATION | changes)))
+        return folder / "repo"
+
+    def accuracy(self, classifier: Path, split: str) -> float:
+        """On the validation or test images, none of which are tied."""
+        data = settings_from(ClassifierSettings, dataset_name=str(self.birds), dataset_split=split, output_dir="unused")
+        return accuracy_on(classifier, load_split(data, resolve(str(self.birds), repo_type="dataset")))
+
+
+def accuracy_on(classifier: Path, split: Split) -> float:
+    """A trained classifier's accuracy on all images of a split."""
+    model = AutoModelForImageClassification.from_pretrained(classifier, use_safetensors=True).eval()
+    processor = AutoImageProcessor.from_pretrained(classifier)
+    transform = evaluation_transform(processor, processor_size(processor))
+    predicted = []
+    with torch.no_grad():
+        for rows in np.array_split(split.subset, -(-len(split.subset) // PREDICTED_AT_ONCE)):
+            predicted += model(torch.stack([transform(split.image(int(row))) for row in rows])).logits.argmax(-1).tolist()
+    return ClassAccuracy().compute(predictions=predicted, references=split.labels[split.subset])["accuracy"]
+
+
+class Figures:
+    """What was measured of one task and seed, kept on disk after every arm."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.values = read_json(path) if path.exists() else {"hours": 0.0, "judge": None, "arms": {}}
+
+    def has(self, name: str) -> bool:
+        return name in self.values["arms"]
+
+    def keep(self, started: float, name: str | None = None, figures: dict | None = None) -> None:
+        if name is not None:
+            self.values["arms"][name] = figures
+        self.values["hours"] += (time.monotonic() - started) / 3600
+        write_json(self.path, self.values)
+
+
+def measure(run: Run, name: str, arm: Arm, probabilities: tuple[float, ...]) -> dict:
+    """Accuracies of an arm by synthetic probability, and how often the judge sees the label in its images."""
+    folder = run.folder / slug(name)
+    figures, synthetic = {"accuracy": {}}, {}
+    if arm.generation is not None:
+        repo = run.generate(folder, arm.generation, arm.without_adapter)
+        figures["label kept"] = label_kept(run.folder / "judge", repo)
+        synthetic = {"synthetic": str(repo)}
+    for probability in probabilities if synthetic else (0.0,):
+        chosen = synthetic and {**synthetic, "synthetic_probability": probability}
+        data = {"dataset_name": str(run.untied)} if arm.untied else {}
+        classifier = run.train(folder / f"downstream-{probability:g}", **(arm.training | data | chosen))
+        figures["accuracy"][f"{probability:g}"] = {split: run.accuracy(classifier, split) for split in ("validation", "test")}
+    return figures
+
+
+def run_arms(task: str, seed: int, work_dir: Path, arms: dict[str, Arm], probabilities: tuple[float, ...] = SYNTHETIC_PROBABILITIES) -> str:
+    """Measures the arms that are not measured yet; says what there is now."""
+    start_processes(num_threads=1)
+    run = Run(work_dir, task, seed)
+    figures = Figures(run.folder / "figures.json")
+    missing = {name: arm for name, arm in arms.items() if not figures.has(name) and not (arm.untied and not run.task.tie)}
+    if missing and figures.values["judge"] is None:
+        started = time.monotonic()
+        run.prepare()
+        figures.values["judge"] = run.accuracy(run.folder / "judge", "test")
+        figures.keep(started)
+    for name, arm in missing.items():
+        started = time.monotonic()
+        figures.keep(started, name, measure(run, name, arm, probabilities))
+    return f"{task}, seed {seed}: {len(figures.values['arms'])} arms, {figures.values['hours']:.2f} h"
+
+
+def domain_text() -> str:
+    """What the figures were measured on, in words."""
+    return (
+        f"{SPECIES} species of procedural birds at 64x64, {SPECIES * TEST} test and {SPECIES * JUDGE} validation images, none of them tied"
+    )
