@@ -10,9 +10,11 @@ from .config import UserError, first_line
 from .pins import MODEL_FILES, Pin, local_folder
 
 
-def training_transform(processor, size: int) -> v2.Compose:
-    """Random crops and flips, then the image processor's normalisation."""
-    return v2.Compose([v2.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True), v2.RandomHorizontalFlip(), *_to_input(processor)])
+def training_transform(processor, size: int, augmentation: str) -> v2.Compose:
+    """Random crops and flips, with `augmentation` randaugment that too (torchvision's defaults), and the processor's normalisation."""
+    crops = [v2.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True), v2.RandomHorizontalFlip()]
+    more = [v2.RandAugment()] if augmentation == "randaugment" else []
+    return v2.Compose([*crops, *more, *_to_input(processor)])
 
 
 def evaluation_transform(processor, size: int) -> v2.Compose:

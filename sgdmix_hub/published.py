@@ -24,15 +24,17 @@ CARD = "README.md"
 
 class PublishedRows:
     """The rows of one published configuration, by the source row they were made from. `dataset` is what `datasets.load_dataset` gives; the
-    images of `rows` are not decoded."""
+    images of `rows` are not decoded. `sources` and `labels` are int64 (n,), `strengths` float64 (n,)."""
 
     def __init__(self, pin: Pin, rows: Dataset, manifest: dict):
         self.pin = pin
         self.dataset = rows
         self.rows = rows.cast_column("image", ImageFeature(decode=False))
         self.manifest = manifest
+        self.sources, self.labels = (np.array(rows.data.column(name).to_pylist(), dtype=np.int64) for name in ("source_index", "label"))
+        self.strengths = np.array(rows.data.column("strength").to_pylist(), dtype=np.float64)
         self._by_source: dict[int, list[int]] = defaultdict(list)
-        for position, source in enumerate(rows.data.column("source_index").to_pylist()):
+        for position, source in enumerate(self.sources.tolist()):
             self._by_source[source].append(position)
 
     def made_from(self, source_index: int) -> list[int]:
@@ -52,11 +54,11 @@ class PublishedRows:
                 f"{self.pin.name} was made from split {theirs['dataset_split']!r} of {theirs['dataset']}, "
                 f"not from {subset['dataset_split']!r} of {split.pin}: source_index would point at other images"
             )
-        labelled = f"{self.manifest['prompt_class']}_index"  # whose label a row has
-        sources, of, labels = (np.array(self.rows.data.column(name).to_pylist(), np.int64) for name in ("source_index", labelled, "label"))
-        if self.rows.features["label"].names != split.class_names or not np.array_equal(split.labels[of], labels):
+        # of older versions, which all keep the source's label, no manifest says so
+        labelled = np.array(self.rows.data.column(f"{self.manifest.get('prompt_class', 'source')}_index").to_pylist(), np.int64)
+        if self.rows.features["label"].names != split.class_names or not np.array_equal(split.labels[labelled], self.labels):
             raise UserError(f"{self.pin.name} has other labels than {split.pin.name}")
-        strangers = set(sources.tolist()) - set(split.subset.tolist())
+        strangers = set(self.sources.tolist()) - set(split.subset.tolist())
         if strangers:
             raise UserError(
                 f"{self.pin.name} was made from {len(strangers)} rows outside this subset: that would leak; use the same "

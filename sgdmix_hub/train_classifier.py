@@ -1,4 +1,4 @@
-"""Trains an image classifier on real images, or on real images of which some are replaced by synthetic ones.
+"""Trains an image classifier on real images, or on real and synthetic ones.
 
 The same program makes the classifier that saliency looks through and the downstream classifiers that show whether a dataset helps.
 Writes into `output_dir`: the model (safetensors), its image processor, `classifier.json` (pins, subset, settings, accuracy), a card; the
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import shutil
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 
@@ -21,6 +21,7 @@ from .config import UserError
 from .data import Split, load_evaluation_split, load_split, subset_record
 from .inputs import CLASSIFIER_FACTS, versions
 from .licences import stated_license
+from .losses import classification_loss
 from .metrics.class_accuracy import ClassAccuracy
 from .model_cards import write_classifier_card
 from .pins import Pin, resolve
@@ -39,45 +40,12 @@ from .processes import (
     write_json,
 )
 from .published import PublishedRows, load_published
-from .samples import sample_seed
+from .training_images import EvaluationImages, TrainingImages, training_images
 from .training_log import TrainingLog, check_tracker, draw_curve
 from .training_push import check_push, push_trained
 from .training_settings import ClassifierSettings, recorded
 
 LOSS_PICTURE = "assets/loss.png"
-
-
-class TrainingImages(torch.utils.data.Dataset):
-    """Real images of a subset; with a probability, an image is replaced by one of the synthetic images made from it.
-
-    Every epoch is as long as the real subset, so runs with and without synthetic images make the same number of updates. What is drawn for
-    an image is a function of (seed, epoch, position), so that it does not depend on who loads it, nor on where a training was resumed.
-    """
-
-    def __init__(self, split: Split, rows: np.ndarray, transform, synthetic: PublishedRows | None, probability: float, seed: int):
-        self.split = split
-        self.rows = rows
-        self.transform = transform
-        self.synthetic = synthetic
-        self.probability = probability
-        self.seed = seed
-        self.epoch = 0  # to be set before an epoch; not a `set_epoch`, which accelerate calls in some of its loaders and in others not
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> dict:
-        row = int(self.rows[position])
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(sample_seed(self.seed, self.epoch * len(self) + position))
-            image = self._synthetic(row) if torch.rand(()) < self.probability else None
-            if image is None:
-                image = self.split.image(row)
-            return {"pixel_values": self.transform(image), "labels": int(self.split.labels[row])}
-
-    def _synthetic(self, row: int):
-        made = self.synthetic.made_from(row)
-        return self.synthetic.image(made[int(torch.randint(len(made), ()))]) if made else None
 
 
 class TrainingBar(ProgressCallback):
@@ -111,8 +79,7 @@ class TrainingBar(ProgressCallback):
 
 def evaluate_on(trainer: Trainer, split: Split, transform) -> dict:
     """Accuracy on a whole split."""
-    images = TrainingImages(split, split.decodable(), transform, None, 0.0, seed=0)
-    output = trainer.predict(images)
+    output = trainer.predict(EvaluationImages(split, split.decodable(), transform))
     predictions = output.predictions.argmax(axis=-1)
     return ClassAccuracy().compute(predictions=predictions, references=output.label_ids)
 
@@ -130,7 +97,6 @@ def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingAr
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_ratio,
         lr_scheduler_type="cosine",
-        label_smoothing_factor=settings.label_smoothing_factor,
         dataloader_num_workers=settings.dataloader_num_workers,
         seed=settings.seed,
         use_cpu=not torch.cuda.is_available(),
@@ -207,11 +173,11 @@ def train_and_save(
     set_seed(settings.seed)
     model, processor = build_model(model_pin, split.class_names, settings.from_scratch)
     size = settings.image_size or processor_size(processor)
-    probability = settings.synthetic_probability if synthetic else 0.0
-    images = TrainingImages(split, split.decodable(), training_transform(processor, size), synthetic, probability, settings.seed)
+    images = training_images(settings, split, synthetic, training_transform(processor, size, settings.augmentation))
     arguments = training_arguments(settings, folder / "state" / "checkpoints")
     log = TrainingLog(folder / "state" / "log.jsonl")
-    trainer = Trainer(model=model, args=arguments, train_dataset=images)
+    loss = partial(classification_loss, label_smoothing=settings.label_smoothing_factor)
+    trainer = Trainer(model=model, args=arguments, train_dataset=images, compute_loss_func=loss)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingBar(log, images))
     identity = facts | {"num_processes": arguments.world_size}

@@ -75,8 +75,15 @@ class ClassifierSettings(TrainingSettings):
     eval_split: str | None = setting(None, "split whose accuracy is measured once, at the end")
     synthetic: str | None = setting(None, "augmented dataset as org/name[@revision], or a run's local repo folder")
     synthetic_config_name: str = setting("default", "configuration of the augmented dataset")
+    synthetic_mode: Literal["replace", "add"] = setting(
+        "replace", "replace real images with synthetic_probability, or add all synthetic ones to every epoch, which makes it longer"
+    )
     synthetic_probability: float = setting(0.1, "probability that a real image is replaced by one of its synthetic ones")
-    num_train_epochs: float = setting(120.0, "passes over the real images")
+    synthetic_gamma: float | None = setting(None, "Diff-Mix's soft labels: strength ** gamma of the shown class; hard when not given")
+    augmentation: Literal["crops", "randaugment"] = setting("crops", "random crops and flips; with randaugment that too")
+    mixup_alpha: float = setting(0.0, "mixup: both parameters of its beta distribution; 0 is off; with cutmix, one of the two a batch")
+    cutmix_alpha: float = setting(0.0, "cutmix: both parameters of its beta distribution; 0 is off")
+    num_train_epochs: float = setting(120.0, "passes over the training images")
     per_device_train_batch_size: int = setting(32, "batch size per process")
     learning_rate: float = setting(0.01, "peak learning rate")
     optim: Literal["sgd", "adamw_torch"] = setting("sgd", "optimizer (sgd: momentum 0.9)")
@@ -87,9 +94,11 @@ class ClassifierSettings(TrainingSettings):
     def validate(self) -> None:
         super().validate()
         at_least(self, 1, "per_device_train_batch_size")
-        at_least(self, 0, "weight_decay")
+        at_least(self, 0, "weight_decay", "mixup_alpha", "cutmix_alpha")
         above_zero(self, "num_train_epochs", "learning_rate")
         unit_interval(self, "synthetic_probability", "warmup_ratio", "label_smoothing_factor")
+        if self.synthetic_gamma is not None:
+            above_zero(self, "synthetic_gamma")
 
 
 @dataclass(kw_only=True)

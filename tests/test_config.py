@@ -177,6 +177,9 @@ def test_a_missing_config_and_a_missing_required_setting_are_refused(tmp_path):
         (AdapterSettings, ["--metaclass", "bird", "--snr_gamma", "0"], "snr_gamma"),
         (ClassifierSettings, ["--synthetic_probability", "1.1"], "synthetic_probability"),
         (ClassifierSettings, ["--weight_decay", "nan"], "weight_decay"),
+        (ClassifierSettings, ["--mixup_alpha", "-1"], "mixup_alpha"),
+        (ClassifierSettings, ["--cutmix_alpha", "inf"], "cutmix_alpha"),
+        (ClassifierSettings, ["--synthetic_gamma", "0"], "synthetic_gamma"),
     ],
 )
 def test_the_other_stages_refuse_impossible_values(settings_class, words, named):

@@ -16,7 +16,7 @@ from sgdmix_hub.config import AugmentSettings, UserError
 from sgdmix_hub.data import Split, load_split, subset_record
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.published import PublishedRows, load_published
-from sgdmix_hub.train_classifier import TrainingImages
+from sgdmix_hub.training_images import TrainingImages
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = [

@@ -8,24 +8,26 @@ import numpy as np
 import pytest
 import torch
 from generations import arguments, one_line, snapshot
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from launching import launch
 from torch.utils.data import DataLoader
 from trainings import CLASSIFIER, kill, last_step, run, unfinished
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from sgdmix_hub import train_classifier
+from sgdmix_hub import augment, train_classifier
 from sgdmix_hub.classifiers import training_transform
-from sgdmix_hub.config import DataSettings
+from sgdmix_hub.config import AugmentSettings, DataSettings
 from sgdmix_hub.data import load_split
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.train_classifier import TrainingImages
+from sgdmix_hub.training_images import TrainingImages
 from sgdmix_hub.training_log import TrainingLog
 from sgdmix_hub.training_settings import ClassifierSettings
 
 STEPS = 18  # three epochs of six
+# Everything that is drawn at random, of an image, a batch or an epoch.
+EVERYTHING = {"augmentation": "randaugment", "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "synthetic_probability": 0.5, "synthetic_gamma": 0.8}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,29 @@ def finished(settings_at, tmp_path_factory):
     return train(settings_at(tmp_path_factory.mktemp("finished") / "classifier"))
 
 
+@pytest.fixture(scope="module")
+def plain():
+    return {}
+
+
+@pytest.fixture(scope="module")
+def mixtures(mixing, tmp_path_factory):
+    """The repository of an augmented dataset of the birds, one row a source."""
+    output = tmp_path_factory.mktemp("mixtures") / "run"
+    augment.main(AugmentSettings(**(mixing | {"dataset_name": str(mixing["dataset_name"]), "output_dir": str(output)})))
+    return output / "repo"
+
+
+@pytest.fixture(scope="module")
+def everything(mixtures):
+    return EVERYTHING | {"synthetic": str(mixtures)}
+
+
+@pytest.fixture(scope="module")
+def finished_with_everything(settings_at, everything, tmp_path_factory):
+    return train(settings_at(tmp_path_factory.mktemp("everything") / "classifier", **everything))
+
+
 def facts_of(folder):
     return json.loads((folder / CLASSIFIER_FACTS).read_text())
 
@@ -75,9 +100,10 @@ def checkpoints(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(workers, finished, settings_at, tmp_path):
-    """Its reference has no workers: who decodes an image must not matter to how it is cropped."""
+@pytest.mark.parametrize(("reference", "more", "workers"), [("finished", "plain", 0), ("finished_with_everything", "everything", 2)])
+def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(reference, more, workers, settings_at, request, tmp_path):
+    """The references have no workers: who decodes an image must not matter to how it is cropped, nor to how a batch is mixed."""
+    reference, more = (request.getfixturevalue(name) for name in (reference, more))
     folder = tmp_path / "classifier"
     moments = [
         lambda: last_step(folder) >= 3,
@@ -85,12 +111,25 @@ def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(workers, finis
         lambda: last_step(folder) >= 15,
         lambda: last_step(folder) >= STEPS,
     ]
-    args = arguments(settings_at(folder, dataloader_num_workers=workers))
+    args = arguments(settings_at(folder, dataloader_num_workers=workers, **more))
     killed = [kill(args, tmp_path / "logs", CLASSIFIER, moment) for moment in moments]
     assert sum(killed) >= 3
     ended = run(args, tmp_path / "logs", CLASSIFIER)
     assert ended.returncode == 0, ended.stderr
-    assert learned(folder) == learned(finished)
+    assert learned(folder) == learned(reference)
+
+
+def test_a_training_on_mixed_and_added_images_goes_on_from_any_checkpoint(settings_at, everything, tmp_path):
+    """48 images an epoch: 24 real ones and as many synthetic ones."""
+    more = everything | {"synthetic_mode": "add", "num_train_epochs": 1.0, "checkpoints_total_limit": 9}
+    folder = train(settings_at(tmp_path / "classifier", **more))
+    before = learned(folder)
+    assert checkpoints(folder) == ["checkpoint-12", "checkpoint-4", "checkpoint-8"]
+    for gone in (["checkpoint-12"], ["checkpoint-12", "checkpoint-8"]):
+        unfinished(folder, CLASSIFIER_FACTS)
+        for name in gone:
+            shutil.rmtree(folder / "state" / "checkpoints" / name)
+        assert learned(train(settings_at(folder, **more))) == before
 
 
 def test_a_line_of_the_log_ends_every_three_steps_and_at_checkpoints(finished):
@@ -139,15 +178,16 @@ def test_none_starts_over(finished, settings_at, tmp_path):
 # ---- what an epoch shows ----
 
 
-@pytest.fixture(scope="module")
-def images(birds, classifier):
-    """The training images of the birds, cropped and mirrored at random."""
+@pytest.fixture(scope="module", params=["crops", "randaugment"])
+def images(request, birds, classifier):
+    """The training images of the birds, augmented at random."""
     split = load_split(DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset"))
-    transform = training_transform(ViTImageProcessor.from_pretrained(classifier), 32)
+    transform = training_transform(ViTImageProcessor.from_pretrained(classifier), 32, request.param)
     return TrainingImages(split, split.decodable(), transform, None, 0.0, seed=3)
 
 
 @given(epoch=st.integers(0, 1000), position=st.integers(0, 23), others=st.lists(st.integers(0, 23), max_size=4))
+@settings(max_examples=50)
 def test_a_crop_is_a_function_of_epoch_and_position(images, epoch, position, others):
     """Whatever was loaded before, and without touching the random numbers of the process that loads."""
     images.epoch = epoch
