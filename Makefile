@@ -11,16 +11,18 @@ MAKEFLAGS += --no-print-directory
 
 THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 DEMO := outputs/demo
+# tests run side by side, file by file: most of them wait for programs that they launched
+TEST_PROCESSES ?= 2
 # offline, and with caches of its own: nothing of the user's is read or written
 DEMO_ENV := env -u HF_HUB_CACHE -u HF_DATASETS_CACHE -u HF_MODULES_CACHE -u HF_EVALUATE_CACHE \
     HF_HOME="$(CURDIR)/$(DEMO)/hf_home" HF_HUB_OFFLINE=1 $(THREADS)
 # make lock holds these two and takes the newest of everything else
 LOCK_HOLD ?= torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test soak style lock venv clean distclean
+.PHONY: help demo test soak evidence evidence-quick style lock venv clean distclean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: venv  ## the whole product on this machine, offline: images, adapter, augmented dataset (outputs/demo)
 	@$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.make_birds --output_dir $(DEMO)/birds
@@ -29,10 +31,16 @@ demo: venv  ## the whole product on this machine, offline: images, adapter, augm
 	    scripts/run.py --config dataset_cards/demo-birds/run.yaml
 
 test: venv  ## all tests that need neither a GPU nor hours
-	@env $(THREADS) $(PY) -m pytest -m "not soak and not gpu"
+	@env $(THREADS) $(PY) -m pytest -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 soak: venv  ## the long runs under kills and faults
 	@env $(THREADS) $(PY) -m pytest -m soak
+
+evidence: venv  ## methods against tasks, and the paper's ablations: many hours, continued by the same command
+	@env $(THREADS) $(PY) benchmarks/evidence.py
+
+evidence-quick: venv  ## six methods under background shift, two seeds (outputs/evidence-quick)
+	@env $(THREADS) $(PY) benchmarks/evidence.py --quick --work_dir outputs/evidence-quick --results outputs/evidence-quick
 
 style: venv  ## ruff: rules and format
 	$(PY) -m ruff check .

@@ -170,6 +170,7 @@ def test_finished_run_is_left_alone_and_other_settings_are_refused(settings, ref
     assert snapshot(output) == before
 
 
+@pytest.mark.soak
 def test_unfinished_run_refuses_other_settings_in_every_process(settings, reference, tmp_path):
     output = tmp_path / "run"
     shutil.copytree(reference, output)
@@ -306,6 +307,7 @@ def long_run(settings: dict, output: Path) -> subprocess.Popen:
     return launched
 
 
+@pytest.mark.soak
 def test_dead_rank_fails_the_launch_and_leaves_no_orphan(settings, reference, tmp_path):
     output = tmp_path / "run"
     launched = long_run(settings, output)

@@ -78,7 +78,7 @@ def finishes(settings: dict, output: Path, reference: dict, logs: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_killed_rank_is_named_and_takes_the_launch_down(victim, settings, reference, tmp_path):
     output = tmp_path / "run"
     (output / "state").mkdir(parents=True)
@@ -369,7 +369,7 @@ sys.exit(max(task.wait() for task in tasks))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("event", ["time is up", "a node's only process is killed"])
+@pytest.mark.parametrize("event", ["time is up", pytest.param("a node's only process is killed", marks=pytest.mark.soak)])
 def test_slurm_script_on_two_nodes(event, settings, tmp_path):
     output = tmp_path / "run"
     job = stubs(tmp_path / "bin", SRUN)

@@ -174,7 +174,7 @@ def inpainting(birds, adapter, tiny_base):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_gives_the_same_bytes_in_one_process_and_in_two(inpainting, tmp_path):
     one = run_script(arguments(inpainting | {"output_dir": tmp_path / "one"}), tmp_path / "logs")
     assert one.returncode == 0, one.stderr

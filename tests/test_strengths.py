@@ -44,6 +44,7 @@ def test_a_row_is_the_one_of_a_run_at_its_strength_alone(generation_settings, st
     assert len(chosen) == ROWS and all(together[number] == alone[number] for number in chosen)
 
 
+@pytest.mark.soak
 def test_several_strengths_give_the_same_bytes_in_two_processes(generation_settings, strengths, tmp_path):
     args = [
         *arguments(generation_settings | {"output_dir": tmp_path / "run", "num_variants": 3, "strength": 0}),

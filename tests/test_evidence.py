@@ -1,0 +1,137 @@
+"""The evidence's statistics, tables and plots, from figures made up for the purpose; and which runs belong to it."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from evidence import ablation_jobs, arm_jobs, collected
+from evidence_arms import ABLATIONS, ARMS, CEILING, GENERATION, RECOMMENDED, TASKS
+from evidence_plots import ablation_lines, draw_ablations, draw_tasks, point_name
+from evidence_runs import slug
+from evidence_tables import chosen_probability, comparisons, overview, test_accuracies
+from intervals import holm, paired_p
+from method import BASE, settings_from
+
+from sgdmix_hub.config import AugmentSettings, apply_preset
+from sgdmix_hub.processes import write_json
+from sgdmix_hub.training_settings import ClassifierSettings
+
+test_accuracies.__test__ = False  # no test, whatever its name
+
+
+def seed_figures(rng, arms=ARMS, points=()):
+    accuracies = {arm: {"accuracy": {"0": both(rng)}} if recipe.generation is None else synthetic(rng) for arm, recipe in arms.items()}
+    return {"hours": 0.5, "judge": 0.8, "arms": accuracies | {point: {"accuracy": {"0.5": both(rng)}} for point in points}}
+
+
+def synthetic(rng):
+    return {"accuracy": {"0.1": both(rng), "0.5": both(rng)}, "label kept": rng.uniform()}
+
+
+def both(rng):
+    return {"validation": rng.uniform(), "test": rng.uniform()}
+
+
+@pytest.fixture
+def seeds():
+    rng = np.random.default_rng(0)
+    return {str(number): seed_figures(rng) for number in range(1, 6)}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_exactly_what_the_step_down_procedure_rejects(p_values):
+    """Holm's procedure as he wrote it down: from the smallest on, until one is not below alpha over the number that is left."""
+    adjusted = holm(p_values)
+    for alpha in (0.01, 0.05, 0.2):
+        rejected = np.zeros(len(p_values), bool)
+        for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+            if p_values[index] * (len(p_values) - rank) > alpha:
+                break
+            rejected[index] = True
+        assert np.array_equal(adjusted <= alpha, rejected)
+    assert (adjusted >= np.array(p_values) - 1e-15).all() and (adjusted <= 1).all()
+
+
+def test_holm_counts_real_comparisons_alone():
+    assert holm([0.01, float("nan"), 0.04]) == pytest.approx([0.02, float("nan"), 0.04], nan_ok=True)
+
+
+def test_p_is_that_of_the_paired_t_test(seeds):
+    first, second = ([seed["arms"][arm]["accuracy"]["0.5"]["test"] for seed in seeds.values()] for arm in (RECOMMENDED, "true masks"))
+    differences = np.subtract(first, second)
+    t = differences.mean() / (differences.std(ddof=1) / 5**0.5)
+    assert paired_p(first, second) == pytest.approx(2 * stats.t.sf(abs(t), 4))
+
+
+def test_the_validation_images_choose_the_probability_and_the_test_images_have_no_say(seeds):
+    for seed in seeds.values():
+        accuracies = seed["arms"][RECOMMENDED]["accuracy"]
+        accuracies["0.1"] = {"validation": 0.9, "test": 0.2}
+        accuracies["0.5"] = {"validation": 0.5, "test": 0.95}
+    assert chosen_probability(list(seeds.values()), RECOMMENDED) == "0.1"
+    assert set(test_accuracies(seeds, RECOMMENDED).values()) == {0.2}
+
+
+def test_tables_say_what_was_not_run_and_pair_by_seed(seeds):
+    for number in ("1", "2"):
+        del seeds[number]["arms"]["cutmix"]
+    for seed in seeds.values():
+        del seed["arms"]["mixup"]
+        seed["arms"].pop(CEILING)
+    table = overview({"shift": seeds, "full": seeds})
+    assert "(3 of 5 seeds)" in next(line for line in table.splitlines() if line.startswith("| cutmix"))
+    assert next(line for line in table.splitlines() if line.startswith("| mixup")) == "| mixup | not run | not run |"
+    # there is no tie to be freed from
+    assert next(line for line in table.splitlines() if line.startswith(f"| {CEILING}")) == f"| {CEILING} | not run |  |"
+    text = comparisons(seeds)
+    row = next(line for line in text.splitlines() if line.startswith("| cutmix"))
+    ours = test_accuracies(seeds, RECOMMENDED)
+    theirs = [seeds[number]["arms"]["cutmix"]["accuracy"]["0"]["test"] for number in ("3", "4", "5")]
+    difference = np.mean(np.subtract([ours[number] for number in ("3", "4", "5")], theirs))
+    assert f"| {difference:+.3f} ± " in row and "mixup" not in text
+
+
+def test_every_arm_and_point_is_what_the_programs_take():
+    """Before hours are spent: all recipes parse, and no two share a folder."""
+    points = {name: arm for _, _, arms, _ in ablation_jobs(list(ABLATIONS), [1]) for name, arm in arms.items()}
+    names = [*ARMS, *points]
+    assert len({slug(name) for name in names}) == len(names)
+    for arm in (ARMS | points).values():
+        settings_from(ClassifierSettings, dataset_name="a", output_dir="o", **arm.training)
+        if arm.generation is not None:
+            given = {"dataset_name": "a", "output_dir": "o", "classifier": "c"} | ({} if arm.without_adapter else {"adapter": "d"})
+            apply_preset(settings_from(AugmentSettings, **(given | BASE | GENERATION | arm.generation)))
+
+
+def test_jobs_are_whole_seeds_in_turn():
+    jobs = arm_jobs(["shift", "full"], None, list(ARMS))
+    assert [job[:2] for job in jobs[:4]] == [("shift", 1), ("full", 1), ("shift", 2), ("full", 2)]
+    assert len(jobs) == len(TASKS["shift"].seeds) + len(TASKS["full"].seeds)
+    assert [job[:2] for job in arm_jobs(["full"], [3], list(ARMS))] == [("full", 3)]
+
+
+def test_pictures_are_drawn_of_what_there_is(seeds, tmp_path):
+    ablation = ABLATIONS["strength"]
+    rng = np.random.default_rng(1)
+    for seed in seeds.values():
+        name = point_name("strength", "paper", "0.5")
+        seed["arms"][name] = {"accuracy": {"0.5": both(rng)}}
+    write_json(tmp_path / "shift" / "seed-10" / "figures.json", seeds["1"])
+    write_json(tmp_path / "shift" / "seed-2" / "figures.json", seeds["2"])
+    figures = collected(tmp_path)
+    assert list(figures["shift"]) == ["2", "10"]
+    lines = ablation_lines({"shift": seeds}, "strength")
+    assert "not run" in lines[-1] and lines[-2].count("±") == 1 and len(lines) == 4 + len(ablation.points)
+    assert ablation_lines({"shift": seeds}, "candidates") == []
+    draw_tasks({"shift": seeds}, tmp_path / "tasks.png")
+    draw_ablations({"shift": seeds}, tmp_path / "ablations.png")
+    for name in ("tasks.png", "ablations.png"):
+        assert Image.open(tmp_path / name).width > 300
