@@ -40,7 +40,8 @@ evidence: venv  ## methods against tasks, and the paper's ablations: many hours,
 	@env $(THREADS) $(PY) benchmarks/evidence.py
 
 evidence-quick: venv  ## six methods under background shift, two seeds (outputs/evidence-quick)
-	@env $(THREADS) $(PY) benchmarks/evidence.py --quick --work_dir outputs/evidence-quick --results outputs/evidence-quick
+	@env $(THREADS) $(PY) benchmarks/evidence.py --quick --work_dir outputs/evidence-quick --results outputs/evidence-quick \
+	    --page outputs/evidence-quick/evidence.md
 
 style: venv  ## ruff: rules and format
 	$(PY) -m ruff check .

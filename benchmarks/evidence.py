@@ -3,7 +3,7 @@
     python benchmarks/evidence.py --tasks shift --seeds 1 2 3 --processes 2
 
 Every arm is a recipe (evidence_arms.py), made and trained on by the programs that users run. Finished work is kept in `work_dir`, so the
-same command continues; what was not run says so. Writes one JSON, one Markdown file and two pictures.
+same command continues; what was not run says so. Writes one JSON and two pictures, and the tables between the marks of `page`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from evidence_tables import summary
 
 from sgdmix_hub.processes import read_json, write_json
 
+BEGIN, END = "<!-- written by benchmarks/evidence.py -->", "<!-- end of what benchmarks/evidence.py wrote -->"
 QUICK_ARMS = (REAL, "cutmix", PAPER, "fixed mask", MIXING, RECOMMENDED)
 
 
@@ -56,18 +57,26 @@ def collected(work_dir: Path) -> dict[str, dict[str, dict]]:
     return found
 
 
-def write_results(work_dir: Path, results: Path) -> str:
-    """The JSON of what was measured, and, drawn from it, the tables and pictures."""
+def write_results(work_dir: Path, results: Path, page: Path) -> str:
+    """The JSON of what was measured, and, drawn from it, the page's tables and the pictures beside it."""
     facts = {"domain": domain_text(), "torch": torch.__version__.partition("+")[0], "probabilities": SYNTHETIC_PROBABILITIES}
     write_json(results / "evidence.json", {"facts": facts, "figures": collected(work_dir)})
     written = json.loads((results / "evidence.json").read_text(encoding="utf-8"))
     figures = written["figures"]
     ablations = {ABLATIONS[key].title: lines for key in ABLATIONS if (lines := ablation_lines(figures, key))}
     text = summary(figures, ablations, written["facts"])
-    (results / "evidence.md").write_text(text, encoding="utf-8")
-    draw_tasks(figures, results / "evidence_tasks.png")
-    draw_ablations(figures, results / "evidence_ablations.png")
+    prose = page.read_text(encoding="utf-8") if page.exists() else BEGIN + END
+    page.write_text(with_tables(prose, text), encoding="utf-8")
+    draw_tasks(figures, page.with_name("evidence_tasks.png"))
+    draw_ablations(figures, page.with_name("evidence_ablations.png"))
     return text
+
+
+def with_tables(page: str, text: str) -> str:
+    """A page with the text between its marks; what people wrote around them stays."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
 
 
 def main() -> None:
@@ -79,7 +88,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="six arms under background shift, two seeds")
     parser.add_argument("--processes", type=int, default=2, help="seeds at a time, one thread each")
     parser.add_argument("--work_dir", type=Path, default=Path("outputs/evidence"), help="folder of the runs")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the .json")
+    parser.add_argument("--page", type=Path, default=Path("docs/evidence.md"), help="page that the tables are written into")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.tasks, arguments.ablations, arguments.seeds, arguments.arms = ["shift"], [], [1, 2], list(QUICK_ARMS)
@@ -93,7 +103,7 @@ def main() -> None:
             running = [pool.submit(run_arms, task, seed, arguments.work_dir, *rest) for task, seed, *rest in jobs]
             for finished in as_completed(running):
                 print(finished.result(), flush=True)
-    print(write_results(arguments.work_dir, arguments.results))
+    print(write_results(arguments.work_dir, arguments.results, arguments.page))
 
 
 if __name__ == "__main__":

@@ -17,15 +17,17 @@ class Task:
     tie: float  # share of them on their species' own background; validation and test are never tied
     seeds: tuple[int, ...]
     epochs: int
+    photographs: bool = False  # CIFAR-10's animals instead of procedural birds
     subset: dict = field(default_factory=dict)
 
 
 TASKS = {
     "shift": Task("background shift", 10, 0.95, tuple(range(1, 11)), 80),
-    "few-shot-10": Task("few-shot, 10 a class", 40, 0.0, tuple(range(1, 6)), 80, {"examples_per_class": 10}),
-    "few-shot-5": Task("few-shot, 5 a class", 40, 0.0, tuple(range(1, 6)), 120, {"examples_per_class": 5}),
-    "long-tail": Task("long tail, 0.05", 40, 0.0, tuple(range(1, 6)), 55, {"imbalance_factor": 0.05}),
+    "few-shot-10": Task("few-shot, 10 a class", 40, 0.0, tuple(range(1, 6)), 80, subset={"examples_per_class": 10}),
+    "few-shot-5": Task("few-shot, 5 a class", 40, 0.0, tuple(range(1, 6)), 120, subset={"examples_per_class": 5}),
+    "long-tail": Task("long tail, 0.05", 40, 0.0, tuple(range(1, 6)), 55, subset={"imbalance_factor": 0.05}),
     "full": Task("full, 40 a class", 40, 0.0, tuple(range(1, 6)), 20),
+    "photographs": Task("photographs, 40 a class", 40, 0.0, tuple(range(1, 6)), 20, photographs=True),
 }
 
 GENERATION = {
@@ -52,6 +54,11 @@ class Arm:
     training: dict = field(default_factory=dict)
     without_adapter: bool = False
     untied: bool = False
+
+    def applies_to(self, task: Task) -> bool:
+        """Photographs have no true masks, and where nothing is tied there is no set without the tie."""
+        needs_masks = (self.generation or {}).get("mask_column") == "mask"
+        return not (needs_masks and task.photographs) and not (self.untied and not task.tie)
 
 
 PAPER, RECOMMENDED, MIXING = "SGD-Mix, `paper`", "SGD-Mix, `recommended`", "mixing alone (its S = 0)"

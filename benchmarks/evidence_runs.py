@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cifar import PACKAGE, make_photographs
 from evidence_arms import GENERATION, JUDGE, SPECIES, SYNTHETIC_PROBABILITIES, TASKS, TEST, Arm
 from method import ADAPTER, BASE, CLASSIFIER, SALIENCY, make_domain, settings_from
 from method_measures import label_kept
@@ -37,11 +38,15 @@ class Run:
         self.task, self.seed = TASKS[task], seed
         self.folder = work_dir / task / f"seed-{seed}"
         domains = work_dir / "domains"
-        self.birds = domains / f"tie-{self.task.tie:g}-train-{self.task.train}-seed-{seed}"
+        self.images = domains / f"tie-{self.task.tie:g}-train-{self.task.train}-seed-{seed}"
         self.untied = domains / f"tie-0-train-{self.task.train}-seed-{seed}"
-        for folder, tie in ((self.birds, self.task.tie), (self.untied, 0.0)):
-            make_domain(folder, seed, tie, self.task.train)
-        self.data = {"dataset_name": str(self.birds), "seed": seed, "subset_seed": seed} | self.task.subset
+        if self.task.photographs:
+            self.images = self.untied = domains / f"photographs-{self.task.train}-seed-{seed}"
+            make_photographs(self.images, work_dir / "cifar", seed, self.task.train, JUDGE, TEST)
+        else:
+            for folder, tie in ((self.images, self.task.tie), (self.untied, 0.0)):
+                make_domain(folder, seed, tie, self.task.train)
+        self.data = {"dataset_name": str(self.images), "seed": seed, "subset_seed": seed} | self.task.subset
 
     def train(self, folder: Path, **values) -> Path:
         """Trains a classifier, if it is not there; returns its folder."""
@@ -54,6 +59,8 @@ class Run:
         was trained on others, which were not tied to anything."""
         self.train(self.folder / "saliency", **SALIENCY)
         values = self.data | BASE | ADAPTER | {"output_dir": str(self.folder / "adapter")}
+        if self.task.photographs:
+            values["metaclass"] = "animal"
         train_adapter.main(settings_from(AdapterSettings, **values))
         judge = {"dataset_name": str(self.untied), "dataset_split": "validation", "num_train_epochs": 16}
         self.train(self.folder / "judge", **judge | dict.fromkeys(self.task.subset))
@@ -68,8 +75,8 @@ class Run:
 
     def accuracy(self, classifier: Path, split: str) -> float:
         """On the validation or test images, none of which are tied."""
-        data = settings_from(ClassifierSettings, dataset_name=str(self.birds), dataset_split=split, output_dir="unused")
-        return accuracy_on(classifier, load_split(data, resolve(str(self.birds), repo_type="dataset")))
+        data = settings_from(ClassifierSettings, dataset_name=str(self.images), dataset_split=split, output_dir="unused")
+        return accuracy_on(classifier, load_split(data, resolve(str(self.images), repo_type="dataset")))
 
 
 def accuracy_on(classifier: Path, split: Split) -> float:
@@ -122,7 +129,7 @@ def run_arms(task: str, seed: int, work_dir: Path, arms: dict[str, Arm], probabi
     start_processes(num_threads=1)
     run = Run(work_dir, task, seed)
     figures = Figures(run.folder / "figures.json")
-    missing = {name: arm for name, arm in arms.items() if not figures.has(name) and not (arm.untied and not run.task.tie)}
+    missing = {name: arm for name, arm in arms.items() if not figures.has(name) and arm.applies_to(run.task)}
     if missing and figures.values["judge"] is None:
         started = time.monotonic()
         run.prepare()
@@ -137,5 +144,6 @@ def run_arms(task: str, seed: int, work_dir: Path, arms: dict[str, Arm], probabi
 def domain_text() -> str:
     """What the figures were measured on, in words."""
     return (
-        f"{SPECIES} species of procedural birds at 64x64, {SPECIES * TEST} test and {SPECIES * JUDGE} validation images, none of them tied"
+        f"{SPECIES} species of procedural birds at 64x64; the photographs are CIFAR-10's {SPECIES} animals at 32x32 (npm {PACKAGE}); "
+        f"{SPECIES * TEST} test and {SPECIES * JUDGE} validation images, none of them tied"
     )

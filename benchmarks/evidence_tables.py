@@ -32,7 +32,7 @@ def overview(figures: dict[str, dict[str, dict]]) -> str:
         cells = []
         for task in tasks:
             values = list(test_accuracies(figures[task], arm).values())
-            missing = "" if recipe.untied and not TASKS[task].tie else NOT_RUN
+            missing = NOT_RUN if recipe.applies_to(TASKS[task]) else ""
             cells.append(interval(values) + _seeds_if_fewer(values, figures[task]) if values else missing)
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset, DatasetDict, Image
 from method_measures import MASKS, MIXTURES, label_kept, mask_scores, mixture_scores
 from method_tables import tables
 
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.config import AugmentSettings
-from sgdmix_hub.demo.domain import make_dataset, save_dataset
+from sgdmix_hub.demo.domain import make_dataset, png, save_dataset
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
 from sgdmix_hub.parsing import as_arguments, parse_settings, read_yaml
 from sgdmix_hub.processes import read_json, start_processes, write_atomically, write_json
@@ -91,12 +91,15 @@ def make_domain(folder: Path, seed: int, tie: float, train: int = TRAIN) -> None
     if folder.exists():
         return
     splits = make_dataset(SPECIES, train, JUDGE, TEST, seed=seed, tie=tie)
-    y, x = np.mgrid[:64, :64] - 31.5
-    disc = Dataset.from_dict({"centre": [np.where(np.hypot(x, y) < 20, 255, 0).astype(np.uint8)]}).cast_column("centre", Image())
-    disc = disc.cast_column("centre", Image(decode=False))[0]["centre"]
-    for name, rows in splits.items():
-        splits[name] = rows.add_column("centre", [disc] * len(rows), feature=Image())
-    write_atomically(folder, lambda temporary: save_dataset(splits, temporary))
+    centred = DatasetDict({name: with_centre(rows, 64) for name, rows in splits.items()})
+    write_atomically(folder, lambda temporary: save_dataset(centred, temporary))
+
+
+def with_centre(rows: Dataset, size: int) -> Dataset:
+    """The rows with a column `centre`: a disc in the middle, the same for all, as a mask of size x size."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    disc = png(np.where(np.hypot(x, y) < size / 3.2, 255, 0).astype(np.uint8))
+    return rows.add_column("centre", [disc] * len(rows), feature=Image())
 
 
 class Seed:

@@ -1,10 +1,12 @@
 """The evidence's statistics, tables and plots, from figures made up for the purpose; and which runs belong to it."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -12,7 +14,8 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from evidence import ablation_jobs, arm_jobs, collected
+from cifar import ANIMALS, make_photographs
+from evidence import BEGIN, END, ablation_jobs, arm_jobs, collected, with_tables
 from evidence_arms import ABLATIONS, ARMS, CEILING, GENERATION, RECOMMENDED, TASKS
 from evidence_plots import ablation_lines, draw_ablations, draw_tasks, point_name
 from evidence_runs import slug
@@ -118,6 +121,12 @@ def test_jobs_are_whole_seeds_in_turn():
     assert [job[:2] for job in arm_jobs(["full"], [3], list(ARMS))] == [("full", 3)]
 
 
+def test_tables_are_put_between_the_marks_again_and_again():
+    once = with_tables(f"# Title\n\n{BEGIN}{END}\n\nProse.\n", "| 1 |")
+    assert with_tables(once, "| 1 |") == once and "| 1 |" in once and once.endswith("\n\nProse.\n")
+    assert "| 1 |" not in with_tables(once, "| 2 |") and with_tables(once, "| 2 |").startswith("# Title")
+
+
 def test_pictures_are_drawn_of_what_there_is(seeds, tmp_path):
     ablation = ABLATIONS["strength"]
     rng = np.random.default_rng(1)
@@ -135,3 +144,17 @@ def test_pictures_are_drawn_of_what_there_is(seeds, tmp_path):
     draw_ablations({"shift": seeds}, tmp_path / "ablations.png")
     for name in ("tasks.png", "ablations.png"):
         assert Image.open(tmp_path / name).width > 300
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="no npm")
+def test_photographs_come_from_the_package_and_no_split_shares_one(tmp_path):
+    make_photographs(tmp_path / "photographs", tmp_path / "package", seed=1, train=4, validation=3, test=5)
+    splits = load_dataset(str(tmp_path / "photographs"))
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 24, "validation": 18, "test": 30}
+    assert splits["train"].features["label"].names == list(ANIMALS.values())
+    for name, rows in splits.items():
+        assert rows[0]["image"].size == rows[0]["centre"].size == (32, 32)
+        assert all(rows["label"].count(label) == len(rows) // 6 for label in range(6)), name
+    seen = [rows[i]["image"].tobytes() for rows in splits.values() for i in range(len(rows))]
+    assert len(set(seen)) == len(seen)
