@@ -53,7 +53,7 @@ class Split:
 
 def load_split(settings: DataSettings, pin: Pin) -> Split:
     """The split and subset that the settings name, of a pinned dataset. Raises `UserError`."""
-    split = _load_whole(settings, pin, settings.dataset_split, class_names=None)
+    split = _load_whole(settings, pin, settings.dataset_split, None, settings.dataset_config_name)
     if (split.labels == NO_LABEL).all():
         raise UserError(f"split {settings.dataset_split!r} of {pin.name} has no labelled row")
     chosen = subset_indices(
@@ -62,13 +62,26 @@ def load_split(settings: DataSettings, pin: Pin) -> Split:
     return dataclasses.replace(split, subset=chosen)
 
 
-def load_evaluation_split(settings: DataSettings, split: str, like: Split) -> Split:
-    """All labelled rows of another split of the same dataset, with the class numbers of `like`. Raises `UserError`."""
-    return _load_whole(settings, like.pin, split, like.class_names)
+def load_evaluation_split(settings: DataSettings, split: str, like: Split, pin: Pin | None = None) -> Split:
+    """All labelled rows of another split with the class numbers of `like`, of the same dataset or of another one, which has the same
+    columns. Raises `UserError`."""
+    config_name = settings.dataset_config_name if pin is None else None
+    return _load_whole(settings, pin or like.pin, split, like.class_names, config_name)
 
 
-def _load_whole(settings: DataSettings, pin: Pin, split: str, class_names: list[str] | None) -> Split:
-    rows = _load_rows(pin, settings.dataset_config_name, split)
+def attributes_of(split: Split, column: str) -> tuple[np.ndarray, list[str]]:
+    """What another column says of each row, as int64 (n,) and the names of these numbers: of class labels, strings or integers. Raises
+    `UserError` when there is no such column, or a labelled row without a value."""
+    if column not in split.rows.column_names:
+        raise UserError(f"{split.pin.name} has no column {column!r}: it has {', '.join(split.rows.column_names)}")
+    values, names = _labels(split.rows, column, None)
+    if (values[split.subset] == NO_LABEL).any():
+        raise UserError(f"column {column!r} of {split.pin.name} has rows without a value")
+    return values, names
+
+
+def _load_whole(settings: DataSettings, pin: Pin, split: str, class_names: list[str] | None, config_name: str | None) -> Split:
+    rows = _load_rows(pin, config_name, split)
     return split_of(rows, pin, settings.image_column, settings.label_column, class_names)
 
 

@@ -82,7 +82,9 @@ def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
     facts = read_json(folder / CLASSIFIER_FACTS)
     metrics = facts.get("metrics", {})
     title = f"A classifier of {len(facts['class_names'])} classes"
+    groups = facts.get("groups", [])
     datasets = _on_hub(facts["subset"]["dataset"])
+    measured_on = _on_hub(facts["eval_dataset"] or facts["subset"]["dataset"])
     data = ModelCardData(
         license=settings.license,
         library_name="transformers",
@@ -90,18 +92,18 @@ def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
         base_model=None if facts["model"].rpartition("@")[2].startswith(LOCAL) else facts["model"].partition("@")[0],
         datasets=datasets,
         tags=["sgd-mix", "arxiv:2505.11813"],
-        model_name=title if metrics and datasets else None,
+        model_name=title if metrics and measured_on else None,
         eval_results=[
             EvalResult(
                 task_type="image-classification",
-                dataset_type=datasets[0],
-                dataset_name=datasets[0],
+                dataset_type=measured_on[0],
+                dataset_name=measured_on[0],
                 dataset_split=settings.eval_split,
                 metric_type="accuracy",
                 metric_value=metrics["accuracy"],
             )
         ]
-        if metrics and datasets
+        if metrics and measured_on
         else None,
     )
     _write_card(
@@ -115,8 +117,15 @@ def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
         model=plain(facts["model"]),
         from_scratch=facts["settings"]["from_scratch"],
         synthetic=plain(facts["synthetic"]) if facts["synthetic"] else None,
+        validation=facts.get("validation"),
+        held_out=facts["settings"]["validation_split"] is None,
+        validation_split=plain(facts["settings"]["validation_split"]),
         metrics=metrics,
         eval_split=plain(facts["settings"]["eval_split"]),
+        eval_dataset=plain(facts["eval_dataset"]) if facts["eval_dataset"] else None,
+        group_column=plain(facts["settings"]["group_column"]),
+        groups=[[plain(label), plain(attribute), images, share] for label, attribute, images, share in groups[:LARGEST_TABLE]],
+        num_groups=len(groups),
     )
 
 

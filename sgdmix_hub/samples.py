@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from .data import Split, square
 
-ORDER_STREAM, DRAW_STREAM, CLASS_IMAGE_STREAM, BATCH_STREAM = range(4)
+ORDER_STREAM, DRAW_STREAM, CLASS_IMAGE_STREAM, BATCH_STREAM, BALANCE_STREAM = range(5)
 
 
 def sample_seed(seed: int, number: int, stream: int = DRAW_STREAM) -> int:

@@ -2,7 +2,8 @@
 
 The same program makes the classifier that saliency looks through and the downstream classifiers that show whether a dataset helps.
 Writes into `output_dir`: the model (safetensors), its image processor, `classifier.json` (pins, subset, settings, accuracy), a card; the
-checkpoints, from which the same command goes on, are in `state/`.
+checkpoints, from which the same command goes on, are in `state/`. Which weights are kept is decided on validation images, where there are
+any; the evaluation split is measured once, with the weights that were kept.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 
 from .cam import processor_size
 from .classifiers import build_model, evaluation_transform, training_transform, with_size
 from .config import UserError
-from .data import Split, load_evaluation_split, load_split, subset_record
+from .data import Split, attributes_of, load_evaluation_split, load_split, subset_record
+from .evaluation import EvaluationImages, accuracy_of, evaluate_on
 from .inputs import CLASSIFIER_FACTS, versions
 from .licences import stated_license
-from .losses import classification_loss
-from .metrics.class_accuracy import ClassAccuracy
+from .losses import balanced_softmax_prior, classification_loss
 from .model_cards import write_classifier_card
 from .pins import Pin, resolve
 from .processes import (
@@ -40,10 +42,11 @@ from .processes import (
     write_json,
 )
 from .published import PublishedRows, load_published
-from .training_images import EvaluationImages, TrainingImages, training_images
+from .training_images import TrainingImages, training_images
 from .training_log import TrainingLog, check_tracker, draw_curve
 from .training_push import check_push, push_trained
 from .training_settings import ClassifierSettings, recorded
+from .validation import BestWeights, hold_out
 
 LOSS_PICTURE = "assets/loss.png"
 
@@ -75,13 +78,6 @@ class TrainingBar(ProgressCallback):
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         pass
-
-
-def evaluate_on(trainer: Trainer, split: Split, transform) -> dict:
-    """Accuracy on a whole split."""
-    output = trainer.predict(EvaluationImages(split, split.decodable(), transform))
-    predictions = output.predictions.argmax(axis=-1)
-    return ClassAccuracy().compute(predictions=predictions, references=output.label_ids)
 
 
 def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingArguments:
@@ -152,13 +148,15 @@ def main(settings: ClassifierSettings) -> None:
         split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
         model_pin = on_rank_zero(lambda: resolve(settings.model))
         synthetic = load_published(settings.synthetic, settings.synthetic_config_name) if settings.synthetic else None
-        facts = classifier_facts(settings, split, model_pin, synthetic)
+        eval_pin = on_rank_zero(lambda: resolve(settings.eval_dataset_name, repo_type="dataset")) if settings.eval_dataset_name else None
+        facts = classifier_facts(settings, split, model_pin, synthetic, eval_pin)
         if on_rank_zero(lambda: is_finished(folder / CLASSIFIER_FACTS, facts)):
             say(f"classifier: {folder} is complete, nothing to train")
         else:
             if synthetic is not None:
                 synthetic.check_made_from(split, facts["subset"])
-            train_and_save(settings, split, model_pin, synthetic, facts, folder)
+            evaluation = load_evaluation(settings, split, eval_pin) if settings.eval_split else None
+            train_and_save(settings, split, model_pin, synthetic, evaluation, facts, folder)
         if processes.is_main_process:
             write_classifier_card(settings, folder)
             push_trained(settings, folder, f"Classifier of {len(split.class_names)} classes")
@@ -167,26 +165,46 @@ def main(settings: ClassifierSettings) -> None:
 
 
 def train_and_save(
-    settings: ClassifierSettings, split: Split, model_pin: Pin, synthetic: PublishedRows | None, facts: dict, folder: Path
+    settings: ClassifierSettings,
+    split: Split,
+    model_pin: Pin,
+    synthetic: PublishedRows | None,
+    evaluation: Split | None,
+    facts: dict,
+    folder: Path,
 ) -> None:
     """Trains, measures, and puts the classifier's files into the folder. A collective. Raises `UserError`."""
     set_seed(settings.seed)
     model, processor = build_model(model_pin, split.class_names, settings.from_scratch)
     size = settings.image_size or processor_size(processor)
-    images = training_images(settings, split, synthetic, training_transform(processor, size, settings.augmentation))
+    as_measured = evaluation_transform(processor, size)
+    rows, validation = training_rows(settings, split, as_measured)
+    images = training_images(settings, split, rows, synthetic, training_transform(processor, size, settings.augmentation))
+    counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
+    prior = balanced_softmax_prior(counts) if settings.loss == "balanced-softmax" else None
     arguments = training_arguments(settings, folder / "state" / "checkpoints")
     log = TrainingLog(folder / "state" / "log.jsonl")
-    loss = partial(classification_loss, label_smoothing=settings.label_smoothing_factor)
-    trainer = Trainer(model=model, args=arguments, train_dataset=images, compute_loss_func=loss)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=images,
+        eval_dataset=validation,
+        compute_loss_func=partial(classification_loss, label_smoothing=settings.label_smoothing_factor, log_prior=prior),
+        compute_metrics=accuracy_of,
+    )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingBar(log, images))
+    best = BestWeights(folder / "state" / "best", log, settings.eval_steps)
+    if validation is not None:
+        trainer.add_callback(best)
     identity = facts | {"num_processes": arguments.world_size}
     checkpoint = on_rank_zero(lambda: checkpoint_to_resume(Path(arguments.output_dir), settings.resume_from_checkpoint, identity))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     found = {"base_license": stated_license(model_pin), "versions": versions(), "num_processes": arguments.world_size}
-    if settings.eval_split:
-        evaluation = load_evaluation_split(settings, settings.eval_split, like=split)
-        found["metrics"] = evaluate_on(trainer, evaluation, evaluation_transform(processor, size))
+    if validation is not None:
+        found["validation"] = {"images": len(validation)} | best.load_into(trainer.model)
+    if evaluation is not None:
+        found |= evaluate_on(trainer, evaluation, as_measured, counts, settings)
 
     def write(working: Path) -> None:
         trainer.model.save_pretrained(working)
@@ -200,12 +218,37 @@ def train_and_save(
     wait_for_file(folder / CLASSIFIER_FACTS)  # a shared file system may show it late
 
 
-def classifier_facts(settings: ClassifierSettings, split: Split, model: Pin, synthetic: PublishedRows | None) -> dict:
+def load_evaluation(settings: ClassifierSettings, split: Split, pin: Pin | None) -> Split:
+    """The split that is measured in the end, of the dataset at `pin` where there is one. Raises `UserError`."""
+    evaluation = load_evaluation_split(settings, settings.eval_split, split, pin)
+    if settings.group_column is not None:
+        attributes_of(evaluation, settings.group_column)  # a mistake is told before the training, not after it
+    return evaluation
+
+
+def training_rows(settings: ClassifierSettings, split: Split, transform) -> tuple[np.ndarray, EvaluationImages | None]:
+    """The rows to train on, int64 (n,), and the images to choose the weights on, if there are any. Raises `UserError`."""
+    rows = split.decodable()
+    if settings.validation_split is not None:
+        validation = load_evaluation_split(settings, settings.validation_split, split)
+        return rows, EvaluationImages(validation, validation.decodable(), transform)
+    if settings.validation_share == 0:
+        return rows, None
+    held = hold_out(split.labels, rows, settings.validation_share, settings.subset_seed)
+    if not len(held):
+        raise UserError(f"validation_share {settings.validation_share} of {len(rows)} images is none of any class: give a larger one")
+    return np.setdiff1d(rows, held), EvaluationImages(split, held, transform)
+
+
+def classifier_facts(
+    settings: ClassifierSettings, split: Split, model: Pin, synthetic: PublishedRows | None, eval_dataset: Pin | None = None
+) -> dict:
     """What classifier.json says: pins, subset, classes, settings without places and speed."""
     return {
         "subset": subset_record(settings, split),
         "model": str(model),
         "synthetic": str(synthetic.pin) if synthetic else None,
+        "eval_dataset": str(eval_dataset) if eval_dataset else None,
         "class_names": split.class_names,
         "settings": recorded(settings),
     }

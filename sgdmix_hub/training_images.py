@@ -1,4 +1,4 @@
-"""What a classifier is trained on and measured on: real images, synthetic ones in their place or beside them, mixed with each other."""
+"""What a classifier is trained on: real images, synthetic ones in their place or beside them, mixed with each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from .data import Split
 from .published import PublishedRows
-from .samples import BATCH_STREAM, DRAW_STREAM, sample_seed
+from .samples import BALANCE_STREAM, BATCH_STREAM, DRAW_STREAM, sample_seed
 from .training_settings import ClassifierSettings
 
 
@@ -21,7 +21,8 @@ class TrainingImages(torch.utils.data.Dataset):
 
     Unless they are added every epoch is as long as the real subset, so runs with and without synthetic images make the same number of
     updates. What is drawn for an image is a function of (seed, epoch, position), and how a batch is mixed one of (seed, epoch, position of
-    its first image): neither depends on who loads it, nor on where a training was resumed.
+    its first image): neither depends on who loads it, nor on where a training was resumed. Where they are `balanced`, the images of an
+    epoch, as many as without it, are drawn anew for each: every class equally often.
 
     Items: `pixel_values`, what `transform` makes of the image; `labels`, the class, or float32 (classes,) where `gamma`, `mixup_alpha` or
     `cutmix_alpha` is on. A synthetic image has the label of its published row, with `gamma` `soft_label`.
@@ -37,6 +38,7 @@ class TrainingImages(torch.utils.data.Dataset):
         seed: int,
         *,
         added: bool = False,
+        balanced: bool = False,
         gamma: float | None = None,
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
@@ -44,8 +46,10 @@ class TrainingImages(torch.utils.data.Dataset):
         self.split, self.rows, self.transform = split, rows, transform
         self.synthetic, self.probability, self.gamma = synthetic, probability, gamma
         self.added = [position for row in rows for position in synthetic.made_from(row)] if added else []
+        self.balanced = balanced
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
         self.seed = seed
+        self._drawn_for, self._drawn = -1, np.arange(0)
         self.epoch = 0  # to be set before an epoch; not a `set_epoch`, which accelerate calls in some of its loaders and in others not
 
     def __len__(self) -> int:
@@ -53,11 +57,12 @@ class TrainingImages(torch.utils.data.Dataset):
 
     def __getitem__(self, position: int) -> dict:
         with seeded(self._seed_of(position, DRAW_STREAM)):
-            if position < len(self.rows):
-                row = int(self.rows[position])
+            entry = self._entry(position)
+            if entry < len(self.rows):
+                row = int(self.rows[entry])
                 shown = self._replacement(row)
             else:
-                row, shown = None, self.added[position - len(self.rows)]
+                row, shown = None, self.added[entry - len(self.rows)]
             image = self.split.image(row) if shown is None else self.synthetic.image(shown)
             return {"pixel_values": self.transform(image), "labels": self._label(row, shown)}
 
@@ -78,6 +83,17 @@ class TrainingImages(torch.utils.data.Dataset):
     def _seed_of(self, position: int, stream: int) -> int:
         return sample_seed(self.seed, self.epoch * len(self) + position, stream)
 
+    def _entry(self, position: int) -> int:
+        """Which of the images a position of the epoch shows: the real ones, then those that were added."""
+        if not self.balanced:
+            return position
+        if self._drawn_for != self.epoch:
+            rng = np.random.default_rng([self.seed, BALANCE_STREAM, self.epoch])
+            added = [] if self.synthetic is None else self.synthetic.labels[self.added]
+            self._drawn = balanced_draw(np.concatenate([self.split.labels[self.rows], added]).astype(np.int64), rng)
+            self._drawn_for = self.epoch
+        return int(self._drawn[position])
+
     def _replacement(self, row: int) -> int | None:
         """The published row that is shown in place of a real one; None to show the real one."""
         if not torch.rand(()) < self.probability:
@@ -96,31 +112,20 @@ class TrainingImages(torch.utils.data.Dataset):
         return label
 
 
-class EvaluationImages(torch.utils.data.Dataset):
-    """Rows of a split as they are measured: nothing is drawn. Items as those of `TrainingImages`, `labels` always the class."""
-
-    def __init__(self, split: Split, rows: np.ndarray, transform):
-        self.split, self.rows, self.transform = split, rows, transform
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> dict:
-        row = int(self.rows[position])
-        return {"pixel_values": self.transform(self.split.image(row)), "labels": int(self.split.labels[row])}
-
-
-def training_images(settings: ClassifierSettings, split: Split, synthetic: PublishedRows | None, transform) -> TrainingImages:
-    """The images that the settings name, of the split's subset."""
+def training_images(
+    settings: ClassifierSettings, split: Split, rows: np.ndarray, synthetic: PublishedRows | None, transform
+) -> TrainingImages:
+    """The images that the settings name: these rows of the split, and the synthetic ones made from them."""
     added = synthetic is not None and settings.synthetic_mode == "add"
     return TrainingImages(
         split,
-        split.decodable(),
+        rows,
         transform,
         synthetic,
         0.0 if synthetic is None or added else settings.synthetic_probability,
         settings.seed,
         added=added,
+        balanced=settings.sampling == "balanced",
         gamma=settings.synthetic_gamma if synthetic else None,
         mixup_alpha=settings.mixup_alpha,
         cutmix_alpha=settings.cutmix_alpha,
@@ -133,6 +138,20 @@ def seeded(seed: int):
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def balanced_draw(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """int64 (n,): which of the images with these labels, int64 (n,), an epoch of n shows, class by class: all classes equally often to
+    within one, and within a class all images equally often to within one."""
+    classes = np.unique(labels)
+    quotas = np.full(len(classes), len(labels) // len(classes))
+    quotas[rng.permutation(len(classes))[: len(labels) % len(classes)]] += 1
+    drawn = []
+    for label, quota in zip(classes, quotas, strict=True):
+        images = np.flatnonzero(labels == label)
+        rounds = [rng.permutation(images) for _ in range(-(-quota // len(images)))]
+        drawn.append(np.concatenate(rounds)[:quota])
+    return np.concatenate(drawn)
 
 
 def soft_label(source: int, shown: int, strength: float, gamma: float, classes: int) -> torch.Tensor:

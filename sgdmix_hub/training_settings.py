@@ -35,7 +35,7 @@ NOT_RECORDED = frozenset(
     }
 )
 # Recorded as pins, not as names.
-PINNED_INPUTS = frozenset({"dataset_name", "pretrained_model_name_or_path", "model", "synthetic"})
+PINNED_INPUTS = frozenset({"dataset_name", "eval_dataset_name", "pretrained_model_name_or_path", "model", "synthetic"})
 
 
 @dataclass(kw_only=True)
@@ -73,6 +73,11 @@ class ClassifierSettings(TrainingSettings):
     from_scratch: bool = setting(False, "use the model's config.json with fresh weights")
     image_size: int | None = setting(None, "input size; the image processor's when not given")
     eval_split: str | None = setting(None, "split whose accuracy is measured once, at the end")
+    eval_dataset_name: str | None = setting(None, "dataset that eval_split is of, as org/name[@revision] or folder; the same by default")
+    group_column: str | None = setting(None, "column of eval_split (Waterbirds: place): accuracy by (label, group) and of the worst")
+    validation_split: str | None = setting(None, "split on which the weights that are kept are chosen; the last ones when there is none")
+    validation_share: float = setting(0.0, "share of each class's training images that is held out for that instead, by subset_seed")
+    eval_steps: int | None = setting(None, "optimizer steps from one validation to the next; an epoch when not given")
     synthetic: str | None = setting(None, "augmented dataset as org/name[@revision], or a run's local repo folder")
     synthetic_config_name: str = setting("default", "configuration of the augmented dataset")
     synthetic_mode: Literal["replace", "add"] = setting(
@@ -83,6 +88,10 @@ class ClassifierSettings(TrainingSettings):
     augmentation: Literal["crops", "randaugment"] = setting("crops", "random crops and flips; with randaugment that too")
     mixup_alpha: float = setting(0.0, "mixup: both parameters of its beta distribution; 0 is off; with cutmix, one of the two a batch")
     cutmix_alpha: float = setting(0.0, "cutmix: both parameters of its beta distribution; 0 is off")
+    sampling: Literal["shuffle", "balanced"] = setting("shuffle", "every image once an epoch, or every class equally often")
+    loss: Literal["cross-entropy", "balanced-softmax"] = setting("cross-entropy", "balanced-softmax adds log class counts to the logits")
+    many_shot: int = setting(100, "classes with more training images have many, when accuracy is told by that")
+    few_shot: int = setting(20, "classes with fewer training images have few")
     num_train_epochs: float = setting(120.0, "passes over the training images")
     per_device_train_batch_size: int = setting(32, "batch size per process")
     learning_rate: float = setting(0.01, "peak learning rate")
@@ -97,8 +106,29 @@ class ClassifierSettings(TrainingSettings):
         at_least(self, 0, "weight_decay", "mixup_alpha", "cutmix_alpha")
         above_zero(self, "num_train_epochs", "learning_rate")
         unit_interval(self, "synthetic_probability", "warmup_ratio", "label_smoothing_factor")
+        at_least(self, 0, "many_shot", "few_shot")
         if self.synthetic_gamma is not None:
             above_zero(self, "synthetic_gamma")
+        if self.few_shot > self.many_shot + 1:
+            raise UserError(f"few_shot {self.few_shot} and many_shot {self.many_shot} overlap: give a few_shot of at most many_shot + 1")
+        self._validate_evaluation()
+
+    def _validate_evaluation(self) -> None:
+        if not 0 <= self.validation_share < 1:
+            raise UserError(f"validation_share is {self.validation_share}: give a value in [0, 1)")
+        if self.validation_split is not None and self.validation_share > 0:
+            raise UserError("validation_split and validation_share name two sets of validation images: give one")
+        if self.validation_split is not None and self.validation_split == self.dataset_split:
+            raise UserError(f"validation_split {self.validation_split} is the split that is trained on: give another, or validation_share")
+        if self.validation_split is not None and self.validation_split == self.eval_split and self.eval_dataset_name is None:
+            raise UserError(f"validation_split {self.validation_split} is eval_split too: weights must not be chosen on the test images")
+        if self.eval_steps is not None:
+            at_least(self, 1, "eval_steps")
+            if self.validation_split is None and self.validation_share == 0:
+                raise UserError("eval_steps needs validation images: give --validation_split or --validation_share")
+        for name in ("eval_dataset_name", "group_column"):
+            if self.eval_split is None and getattr(self, name) is not None:
+                raise UserError(f"{name} needs --eval_split, the split that is measured")
 
 
 @dataclass(kw_only=True)

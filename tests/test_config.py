@@ -180,6 +180,14 @@ def test_a_missing_config_and_a_missing_required_setting_are_refused(tmp_path):
         (ClassifierSettings, ["--mixup_alpha", "-1"], "mixup_alpha"),
         (ClassifierSettings, ["--cutmix_alpha", "inf"], "cutmix_alpha"),
         (ClassifierSettings, ["--synthetic_gamma", "0"], "synthetic_gamma"),
+        (ClassifierSettings, ["--many_shot", "5", "--few_shot", "7"], "few_shot"),
+        (ClassifierSettings, ["--validation_share", "1"], "validation_share"),
+        (ClassifierSettings, ["--validation_split", "val", "--validation_share", "0.1"], "give one"),
+        (ClassifierSettings, ["--validation_split", "train"], "trained on"),
+        (ClassifierSettings, ["--validation_split", "test", "--eval_split", "test"], "test images"),
+        (ClassifierSettings, ["--eval_steps", "5"], "validation_split"),
+        (ClassifierSettings, ["--group_column", "place"], "eval_split"),
+        (ClassifierSettings, ["--eval_dataset_name", "org/test-birds"], "eval_split"),
     ],
 )
 def test_the_other_stages_refuse_impossible_values(settings_class, words, named):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import log_softmax, one_hot
 from transformers.trainer_pt_utils import LabelSmoother
 
-from sgdmix_hub.losses import classification_loss
+from sgdmix_hub.losses import balanced_softmax_prior, classification_loss
 
 smoothings = st.sampled_from([0.0, 0.1, 0.5])
 
@@ -53,6 +53,23 @@ def test_parts_of_an_optimizer_step_add_up_to_the_mean_over_all_of_its_images(ba
             for part in parts
         ]
         torch.testing.assert_close(sum(losses), classification_loss(outputs, labels, label_smoothing=smoothing))
+
+
+@given(batch=batches(), counts=st.lists(st.integers(1, 500), min_size=6, max_size=6))
+@settings(max_examples=40)
+def test_balanced_softmax_weighs_every_class_by_its_training_images(batch, counts):
+    """Ren et al., eq. 3: n_y exp(z_y) / sum_i n_i exp(z_i), in double precision."""
+    outputs, labels, _ = batch
+    counts = np.array(counts[: outputs["logits"].shape[1]])
+    weighted = counts * np.exp(outputs["logits"].double().numpy())
+    expected = -np.log(weighted[np.arange(len(labels)), labels] / weighted.sum(axis=1)).mean()
+    loss = classification_loss(outputs, labels, label_smoothing=0.0, log_prior=balanced_softmax_prior(counts))
+    np.testing.assert_allclose(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_class_without_images_leaves_the_loss_finite():
+    prior = balanced_softmax_prior(np.array([5, 0, 2]))
+    assert torch.isfinite(classification_loss({"logits": torch.zeros(2, 3)}, torch.tensor([0, 2]), label_smoothing=0.1, log_prior=prior))
 
 
 def test_it_is_computed_in_full_precision():

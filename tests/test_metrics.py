@@ -15,8 +15,10 @@ from sgdmix_hub.metrics import class_accuracy as class_accuracy_module
 from sgdmix_hub.metrics import mask_quality as mask_quality_module
 from sgdmix_hub.metrics import mixture_quality as mixture_quality_module
 from sgdmix_hub.metrics.class_accuracy import ClassAccuracy
+from sgdmix_hub.metrics.group_accuracy import GroupAccuracy
 from sgdmix_hub.metrics.mask_quality import MaskQuality, best_fixed_iou, boundary_f, mask_iou, mask_precision, mask_recall
 from sgdmix_hub.metrics.mixture_quality import MixtureQuality, background_from_target, effective_targets, foreground_kept, leak
+from sgdmix_hub.metrics.shot_accuracy import ShotAccuracy
 from sgdmix_hub.mixing import kept_mask
 
 
@@ -50,6 +52,41 @@ def test_class_accuracy_in_batches_is_that_of_the_whole():
     for start in range(0, 60, 20):
         metric.add_batch(predictions=predictions[start : start + 20], references=references[start : start + 20])
     assert metric.compute() == ClassAccuracy().compute(predictions=predictions, references=references)
+
+
+LABEL = st.integers(0, 4)
+
+
+@given(rows=st.lists(st.tuples(LABEL, LABEL, st.integers(0, 2)), min_size=1, max_size=40))
+@settings(max_examples=30)
+def test_accuracies_of_groups_are_those_of_counting_in_each(rows):
+    predictions, references, attributes = zip(*rows, strict=True)
+    result = GroupAccuracy().compute(predictions=predictions, references=references, attributes=attributes)
+    hits = {}
+    for predicted, true, attribute in rows:
+        hits.setdefault((true, attribute), []).append(predicted == true)
+    assert result["groups"] == [[*pair, len(hits[pair]), pytest.approx(np.mean(hits[pair]))] for pair in sorted(hits)]
+    accuracies = [np.mean(each) for each in hits.values()]
+    assert result["worst_group_accuracy"] == pytest.approx(min(accuracies))
+    assert result["mean_group_accuracy"] == pytest.approx(np.mean(accuracies))
+
+
+@given(
+    pairs=st.lists(st.tuples(LABEL, LABEL), min_size=1, max_size=40),
+    counts=st.lists(st.integers(0, 12), min_size=5, max_size=5),
+    few=st.integers(0, 6),
+    more=st.integers(0, 6),
+)
+@settings(max_examples=60)
+def test_accuracies_by_shots_are_means_over_the_classes_of_each_kind(pairs, counts, few, more):
+    predictions, references = zip(*pairs, strict=True)
+    many = few + more
+    result = ShotAccuracy().compute(predictions=predictions, references=references, train_counts=counts, many_shot=many, few_shot=few)
+    of_kind = {"many": [], "medium": [], "few": []}
+    for label in set(references):
+        kind = "many" if counts[label] > many else "few" if counts[label] < few else "medium"
+        of_kind[kind].append(np.mean([predicted == true for predicted, true in pairs if true == label]))
+    assert result == {f"{kind}_shot_accuracy": pytest.approx(np.mean(shares)) for kind, shares in of_kind.items() if shares}
 
 
 mask_pairs = numpy_strategies.arrays(bool, st.tuples(st.just(2), st.integers(1, 5), st.just(4), st.just(3)))

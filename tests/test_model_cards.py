@@ -121,6 +121,10 @@ def judged(judge="birds/judge@" + COMMIT):
     return {"fidelity": {"judge": judge, "per_class": 2, "strength": 0.7, "judge_accuracy": 0.875, "arms": arms}}
 
 
+def grouped(names):
+    return {"groups": [[name, name, 2, 0.5] for name in names]}
+
+
 def subset_of(card_facts, dataset):
     return {"subset": card_facts["subset"] | {"dataset": dataset}}
 
@@ -147,7 +151,9 @@ def test_a_class_of_any_name_leaves_the_structure_unharmed(name, adapter_card, c
     names = [name, "tern", name * 2, "kite"]
     harmless = ["wren", "tern", "gull", "kite"]
     for made in (adapter_card, classifier_card):
-        hostile, plain = (made({"class_names": chosen} | (judged() if made is adapter_card else {})) for chosen in (names, harmless))
+        hostile, plain = (
+            made({"class_names": chosen} | (judged() if made is adapter_card else grouped(chosen))) for chosen in (names, harmless)
+        )
         assert structure(hostile) == structure(plain)
         assert ModelCard(hostile).data.to_dict() == ModelCard(plain).data.to_dict()
         assert "<script>" not in outside_code(hostile)

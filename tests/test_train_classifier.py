@@ -28,6 +28,7 @@ from sgdmix_hub.training_settings import ClassifierSettings
 STEPS = 18  # three epochs of six
 # Everything that is drawn at random, of an image, a batch or an epoch.
 EVERYTHING = {"augmentation": "randaugment", "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "synthetic_probability": 0.5, "synthetic_gamma": 0.8}
+EVERYTHING |= {"sampling": "balanced", "loss": "balanced-softmax", "validation_split": "validation", "eval_steps": 5}
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +86,12 @@ def learned(folder):
     """What is not about circumstances: weights to the last bit, log, curve, metrics."""
     facts = facts_of(folder)
     log = (folder / "state" / "log.jsonl").read_text()
-    return {"weights": (folder / "model.safetensors").read_bytes(), "log": log} | {name: facts[name] for name in ("loss_curve", "metrics")}
+    told = {name: facts.get(name) for name in ("loss_curve", "metrics", "validation")}
+    return told | {"weights": (folder / "model.safetensors").read_bytes(), "log": log}
 
 
 def losses(folder):
-    return [record["loss"] for record in TrainingLog(folder / "state" / "log.jsonl").records()]
+    return [record["loss"] for record in TrainingLog(folder / "state" / "log.jsonl").records() if "loss" in record]
 
 
 def checkpoints(folder):
@@ -229,12 +231,13 @@ def transformer(class_names, tmp_path_factory):
 def test_two_processes_train_on_the_same_images_as_one(transformer, settings_at, tmp_path):
     """In every epoch: each has new crops."""
     settings = {"model": str(transformer), "num_train_epochs": 2.0, "logging_steps": 1, "learning_rate": 1e-3}
+    settings |= {"validation_split": "validation", "sampling": "balanced"}
     one = train(settings_at(tmp_path / "one", **settings))
     done = launch([CLASSIFIER, *arguments(settings_at(tmp_path / "two", **settings, per_device_train_batch_size=2))], 2)
     assert done.returncode == 0, done.stderr
     assert len(losses(one)) == 12
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(one), rtol=1e-5)
-    assert facts_of(tmp_path / "two")["metrics"] == facts_of(one)["metrics"]
+    assert all(facts_of(tmp_path / "two")[name] == facts_of(one)[name] for name in ("metrics", "validation"))
 
 
 def test_tensorboard_is_told_the_losses_and_nothing_of_it_lies_beside_the_model(settings_at, tmp_path):

@@ -13,7 +13,7 @@ from sgdmix_hub.config import DataSettings
 from sgdmix_hub.data import load_split
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.published import PublishedRows
-from sgdmix_hub.training_images import TrainingImages, mix_batch, seeded, soft_label
+from sgdmix_hub.training_images import TrainingImages, balanced_draw, mix_batch, seeded, soft_label
 
 CLASSES = 4
 CLASS, STRENGTH, GAMMA = st.integers(0, CLASSES - 1), st.floats(0.0, 1.0), st.floats(0.1, 4.0)
@@ -97,6 +97,40 @@ def test_an_epoch_shows_every_real_image_and_every_synthetic_one_made_from_them_
         shown = [item["pixel_values"] for item in images.__getitems__(list(range(len(images))))]
         expected = [split.image(row) for row in rows] + [published.image(made) for made in of_rows]
         assert all(torch.equal(pixels, to_tensor(image)) for pixels, image in zip(shown, expected, strict=True))
+
+
+# ---- every class equally often ----
+
+
+@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=60), seed=st.integers(0, 1000))
+@settings(max_examples=60)
+def test_a_balanced_draw_is_even_over_the_classes_and_within_each(labels, seed):
+    labels = np.array(labels)
+    drawn = balanced_draw(labels, np.random.default_rng(seed))
+    assert drawn.shape == labels.shape and np.array_equal(drawn, balanced_draw(labels, np.random.default_rng(seed)))
+    of_classes = np.bincount(labels[drawn])[np.unique(labels)]
+    assert np.ptp(of_classes) <= 1
+    for label in np.unique(labels):
+        assert np.ptp(np.bincount(drawn, minlength=len(labels))[labels == label]) <= 1
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_balanced_epochs_are_functions_of_their_number(added, split, published):
+    """Of six images of each class but one, which has two."""
+    rare = split.subset[split.labels[split.subset] == 0][2:]
+    rows = np.setdiff1d(split.subset, rare)
+    options = {"added": added, "balanced": True}
+    images, again = (TrainingImages(split, rows, to_tensor, published, 0.0, seed=5, **options) for _ in range(2))
+    assert len(images) == len(TrainingImages(split, rows, to_tensor, published, 0.0, seed=5, added=added))
+    epochs = []
+    for epoch in (0, 1, 2):
+        images.epoch = epoch
+        epochs.append([item["labels"] for item in images.__getitems__(list(range(len(images))))])
+        assert np.ptp(np.bincount(epochs[-1])) <= 1
+        assert len({images._entry(position) for position in range(len(images))}) < len(images)
+    for epoch in (2, 0):
+        again.epoch = epoch
+        assert [again[position]["labels"] for position in reversed(range(len(again)))] == epochs[epoch][::-1]
 
 
 # ---- mixed batches ----
