@@ -10,16 +10,23 @@ from .config import UserError, first_line
 from .pins import MODEL_FILES, Pin, local_folder
 
 
-def training_transform(processor, size: int, augmentation: str) -> v2.Compose:
-    """Random crops and flips, with `augmentation` randaugment that too (torchvision's defaults), and the processor's normalisation."""
-    crops = [v2.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True), v2.RandomHorizontalFlip()]
+def training_transform(processor, size: int, augmentation: str, resize_size: int | None = None) -> v2.Compose:
+    """Random crops and flips, with `augmentation` randaugment that too (torchvision's defaults), and the processor's normalisation.
+
+    Crops are of random scale, or with `resize_size` of the image stretched to resize_size x resize_size.
+    """
+    if resize_size is None:
+        crop = [v2.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True)]
+    else:
+        crop = [v2.Resize((resize_size, resize_size), antialias=True), v2.RandomCrop(size)]
     more = [v2.RandAugment()] if augmentation == "randaugment" else []
-    return v2.Compose([*crops, *more, *_to_input(processor)])
+    return v2.Compose([*crop, v2.RandomHorizontalFlip(), *more, *_to_input(processor)])
 
 
-def evaluation_transform(processor, size: int) -> v2.Compose:
-    """The whole image at the input size."""
-    return v2.Compose([v2.Resize((size, size), antialias=True), *_to_input(processor)])
+def evaluation_transform(processor, size: int, resize_size: int | None = None) -> v2.Compose:
+    """The whole image at the input size, or its middle at that size, of the image stretched to resize_size x resize_size."""
+    whole = resize_size or size
+    return v2.Compose([v2.Resize((whole, whole), antialias=True), v2.CenterCrop(size), *_to_input(processor)])
 
 
 def _to_input(processor) -> list:
@@ -41,6 +48,15 @@ def build_model(model: Pin, class_names: list[str], from_scratch: bool):
         return network, processor
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the classifier {model.name}: {first_line(error)}") from error
+
+
+def check_takes(network, size: int) -> None:
+    """Raises `UserError` when the classifier takes no images of size x size: a ViT takes those of its position embeddings alone."""
+    try:
+        with torch.inference_mode():
+            network.eval()(pixel_values=torch.zeros(1, 3, size, size))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"the classifier takes no images of {size} x {size}, give another --image_size: {first_line(error)}") from error
 
 
 def with_size(processor, size: int):

@@ -316,6 +316,7 @@ class RunSettings(DataSettings):
     metaclass: str = required("what all classes are, in one word the text encoder knows: bird, car, flower ...")
     recipe: str | None = setting(None, "folder with classifier.yaml, adapter.yaml, generate.yaml, downstream.yaml, card.md")
     eval_split: str | None = setting(None, "split whose accuracy is measured, without and with the augmented dataset")
+    eval_dataset_name: str | None = setting(None, "dataset that eval_split is of, where that is another one")
     model: str | None = setting(None, "classifier to fine-tune")
     pretrained_model_name_or_path: str | None = setting(None, "base diffusion model")
     license: str | None = setting(None, "licence of the augmented dataset")

@@ -18,7 +18,7 @@ import torch
 from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 
 from .cam import processor_size
-from .classifiers import build_model, evaluation_transform, training_transform, with_size
+from .classifiers import build_model, check_takes, evaluation_transform, training_transform, with_size
 from .config import UserError
 from .data import Split, attributes_of, load_evaluation_split, load_split, subset_record
 from .evaluation import EvaluationImages, accuracy_of, evaluate_on
@@ -177,9 +177,13 @@ def train_and_save(
     set_seed(settings.seed)
     model, processor = build_model(model_pin, split.class_names, settings.from_scratch)
     size = settings.image_size or processor_size(processor)
-    as_measured = evaluation_transform(processor, size)
+    if settings.resize_size is not None and settings.resize_size < size:
+        raise UserError(f"resize_size {settings.resize_size} is smaller than the crop of {size}: give a larger one, or another image_size")
+    check_takes(model, size)
+    as_measured = evaluation_transform(processor, size, settings.resize_size)
     rows, validation = training_rows(settings, split, as_measured)
-    images = training_images(settings, split, rows, synthetic, training_transform(processor, size, settings.augmentation))
+    as_trained = training_transform(processor, size, settings.augmentation, settings.resize_size)
+    images = training_images(settings, split, rows, synthetic, as_trained)
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
     prior = balanced_softmax_prior(counts) if settings.loss == "balanced-softmax" else None
     arguments = training_arguments(settings, folder / "state" / "checkpoints")

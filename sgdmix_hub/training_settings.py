@@ -72,6 +72,7 @@ class ClassifierSettings(TrainingSettings):
     model: str = setting("microsoft/resnet-50", "Hub model as org/name[@revision], or a local folder")
     from_scratch: bool = setting(False, "use the model's config.json with fresh weights")
     image_size: int | None = setting(None, "input size; the image processor's when not given")
+    resize_size: int | None = setting(None, "size that images are stretched to before they are cropped to image_size")
     eval_split: str | None = setting(None, "split whose accuracy is measured once, at the end")
     eval_dataset_name: str | None = setting(None, "dataset that eval_split is of, as org/name[@revision] or folder; the same by default")
     group_column: str | None = setting(None, "column of eval_split (Waterbirds: place): accuracy by (label, group) and of the worst")
@@ -107,6 +108,9 @@ class ClassifierSettings(TrainingSettings):
         above_zero(self, "num_train_epochs", "learning_rate")
         unit_interval(self, "synthetic_probability", "warmup_ratio", "label_smoothing_factor")
         at_least(self, 0, "many_shot", "few_shot")
+        for name in ("image_size", "resize_size"):
+            if getattr(self, name) is not None:
+                at_least(self, 1, name)
         if self.synthetic_gamma is not None:
             above_zero(self, "synthetic_gamma")
         if self.few_shot > self.many_shot + 1:

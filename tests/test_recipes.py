@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from pictures import disc_on_texture
 from PIL import Image
@@ -31,7 +31,7 @@ from sgdmix_hub.run import all_stages
 from sgdmix_hub.saliency_store import compute_maps
 from sgdmix_hub.shards import PlanRow, make_plan
 from sgdmix_hub.train_adapter import adapter_facts
-from sgdmix_hub.train_classifier import classifier_facts
+from sgdmix_hub.train_classifier import classifier_facts, load_evaluation
 from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +55,17 @@ class Schema:
 
 
 PLACES = {"place": ClassLabel(names=["land", "water"]), "bird": ClassLabel(names=["Black_footed_Albatross", "Laysan_Albatross"])}
+AIRCRAFT = Schema(
+    ["707-320", "747-100", "F/A-18", "F-16A/B", "Global Express"],
+    splits=("train",),
+    more={
+        "family": ClassLabel(names=["Boeing 707", "F/A-18"]),
+        "manufacturer": ClassLabel(names=["Boeing", "McDonnell Douglas"]),
+        "clip_tags_LAION_ViT_H_14": List(Value("string")),
+        "blip_caption": Value("string"),
+        "id": Value("int64"),
+    },
+)
 SCHEMAS = {
     "bentrevett/caltech-ucsd-birds-200-2011": Schema(
         ["001.Black_footed_Albatross", "022.Chuck_will_Widow", "067.Anna_Hummingbird", "100.Brown_Pelican", "200.Common_Yellowthroat"],
@@ -75,17 +86,8 @@ SCHEMAS = {
         more={"file_name": Value("string")},
     ),
     "Donghyun99/Stanford-Dogs": Schema(["Japanese_spaniel", "n02085620-Chihuahua", "Shih-Tzu", "wire-haired_fox_terrier", "dhole"]),
-    "Multimodal-Fatima/FGVC_Aircraft_train": Schema(
-        ["707-320", "747-100", "F/A-18", "F-16A/B", "Global Express"],
-        splits=("train",),
-        more={
-            "family": ClassLabel(names=["Boeing 707", "F/A-18"]),
-            "manufacturer": ClassLabel(names=["Boeing", "McDonnell Douglas"]),
-            "clip_tags_LAION_ViT_H_14": List(Value("string")),
-            "blip_caption": Value("string"),
-            "id": Value("int64"),
-        },
-    ),
+    "Multimodal-Fatima/FGVC_Aircraft_train": AIRCRAFT,
+    "Multimodal-Fatima/FGVC_Aircraft_test": dataclasses.replace(AIRCRAFT, splits=("test",), more={"other_caption": Value("string")}),
     "grodino/waterbirds": Schema(["landbird", "waterbird"], splits=("train", "validation", "test"), more=PLACES),
 }
 ANY = Schema(["1", "2", "10", "Two words", "two words", "<class_0>"], splits=("train", "validation", "test"))  # for a recipe that is new
@@ -165,7 +167,12 @@ def driven(request, tiny_base, tmp_path_factory) -> Driven:
     first, *_ = stages_of(run_settings(recipe))
     for split in schema.splits:
         write_split(folder / "source", schema, split, 4 if split == first.dataset_split else 1, first.image_column, first.label_column)
-    given = {
+    given = {}
+    if first.eval_dataset_name:
+        schema_there = SCHEMAS[first.eval_dataset_name]
+        write_split(folder / "evaluation", schema_there, first.eval_split, 1, first.image_column, first.label_column)
+        given["eval_dataset_name"] = folder / "evaluation"
+    given |= {
         "dataset_name": folder / "source",
         "output_dir": folder / "run",
         "model": TINY_RESNET,
@@ -238,7 +245,8 @@ def test_all_stages_read_the_same_data(driven):
     assert driven.adapter.resolution == driven.generation.resolution and driven.adapter.resize == driven.generation.resize
     assert driven.generation.pretrained_model_name_or_path == driven.adapter.pretrained_model_name_or_path
     assert driven.adapter.judged_strength in driven.generation.strength
-    assert driven.downstream.model == driven.classifier.model and driven.downstream.eval_split == driven.classifier.eval_split
+    for name in ("model", "eval_split", "eval_dataset_name"):
+        assert getattr(driven.downstream, name) == getattr(driven.classifier, name)
 
 
 @pytest.mark.parametrize("recipe", PUBLISHED)
@@ -255,13 +263,18 @@ def test_labels_keep_the_names_and_the_evaluation_split_has_them_too(driven):
     split, stored = driven.inputs.split, driven.schema.names
     assert split.class_names == stored and driven.inputs.adapter.class_names == stored
     assert split.labels.tolist() == driven.labels
-    if driven.classifier.eval_split:
-        assert driven.classifier.eval_split != driven.classifier.dataset_split
-        evaluation = load_evaluation_split(driven.classifier, driven.classifier.eval_split, like=split)
-        assert evaluation.class_names == stored and evaluation.labels.tolist() == list(range(len(stored)))
-        assert len(evaluation.decodable()) == len(stored)
+    settings = driven.classifier
+    if settings.eval_split:
+        pin = resolve(settings.eval_dataset_name, "dataset") if settings.eval_dataset_name else None
+        assert pin or settings.eval_split != settings.dataset_split
+        evaluations = [load_evaluation(settings, split, pin)]
+        if settings.validation_split:
+            evaluations.append(load_evaluation_split(settings, settings.validation_split, split))
+        for evaluation in evaluations:
+            assert evaluation.class_names == stored and evaluation.labels.tolist() == list(range(len(stored)))
+            assert len(evaluation.decodable()) == len(stored)
     else:
-        assert driven.schema.splits == (driven.classifier.dataset_split,)
+        assert driven.schema.splits == (settings.dataset_split,)
 
 
 def test_every_class_has_a_prompt_of_its_own_without_its_name(driven):
@@ -328,19 +341,3 @@ def test_the_table_of_recipes_says_what_they_do(recipe):
     assert (metaclass, float(strength), int(candidates)) == (adapter.metaclass, generation.stated_strength, generation.num_candidates)
     assert int(variants) == generation.num_variants
     assert (generation.imbalance_factor is None) == ("imbalance_factor" not in columns)
-
-
-def test_two_repositories_become_one_folder_with_both_splits(tmp_path, monkeypatch):
-    """The program in docs/recipes.md, on repositories of one split each that differ in the columns nobody reads."""
-    schema = SCHEMAS["Multimodal-Fatima/FGVC_Aircraft_train"]
-    for split, more in (("train", schema.more), ("test", {"other_caption": Value("string")})):
-        write_split(tmp_path / "Multimodal-Fatima" / f"FGVC_Aircraft_{split}", dataclasses.replace(schema, more=more), split, 1)
-    monkeypatch.chdir(tmp_path)
-    (program,) = re.findall(r"```python\n(.+?)```", (ROOT / "docs" / "recipes.md").read_text(), re.DOTALL)
-    exec(compile(program, "docs/recipes.md", "exec"), {})
-    settings = ClassifierSettings(dataset_name="data/aircraft", output_dir="unused")
-    train = load_split(settings, resolve(settings.dataset_name, "dataset"))
-    test = load_evaluation_split(settings, "test", like=train)
-    assert train.class_names == test.class_names == schema.names
-    assert len(train.decodable()) == len(test.decodable()) == len(schema.names)
-    assert load_dataset("data/aircraft", split="train").column_names == ["image", "label"]

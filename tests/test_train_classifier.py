@@ -1,13 +1,15 @@
 """The classifier's training: stopped at any moment, spread over processes or loaded by workers, it sees and learns the same."""
 
+import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from generations import arguments, one_line, snapshot
+from generations import ROOT, arguments, one_line, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launching import launch
@@ -16,14 +18,14 @@ from trainings import CLASSIFIER, kill, last_step, run, unfinished
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from sgdmix_hub import augment, train_classifier
-from sgdmix_hub.classifiers import training_transform
-from sgdmix_hub.config import AugmentSettings, DataSettings
+from sgdmix_hub.classifiers import check_takes, training_transform
+from sgdmix_hub.config import AugmentSettings, DataSettings, UserError
 from sgdmix_hub.data import load_split
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.training_images import TrainingImages
 from sgdmix_hub.training_log import TrainingLog
-from sgdmix_hub.training_settings import ClassifierSettings
+from sgdmix_hub.training_settings import ClassifierSettings, TrainingSettings
 
 STEPS = 18  # three epochs of six
 # Everything that is drawn at random, of an image, a batch or an epoch.
@@ -225,6 +227,20 @@ def transformer(class_names, tmp_path_factory):
     ViTForImageClassification(config).save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+def test_an_input_size_that_the_classifier_does_not_take_is_refused(transformer):
+    network = ViTForImageClassification.from_pretrained(transformer)
+    check_takes(network, 32)
+    with pytest.raises(UserError, match="48 x 48, give another --image_size"):
+        check_takes(network, 48)
+
+
+def test_the_page_on_training_names_every_setting_of_a_classifier():
+    page = (ROOT / "docs" / "training.md").read_text()
+    own = {field.name for field in dataclasses.fields(ClassifierSettings)} - {field.name for field in dataclasses.fields(TrainingSettings)}
+    left_out = {"from_scratch", "synthetic_config_name"}
+    assert {name for name in own if not re.search(rf"`(--)?{name}\b|--{name}\b", page)} == left_out
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
+from transformers import ViTImageProcessor
 
+from sgdmix_hub.classifiers import evaluation_transform, training_transform
 from sgdmix_hub.config import DataSettings
 from sgdmix_hub.data import load_split
 from sgdmix_hub.pins import resolve
@@ -48,6 +50,20 @@ def published(split):
 
 def to_tensor(image):
     return v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True)
+
+
+# ---- crops ----
+
+
+def test_with_a_resize_size_crops_are_windows_of_the_stretched_image(split, classifier):
+    processor, image = ViTImageProcessor.from_pretrained(classifier), split.image(0).resize((50, 30))
+    whole = evaluation_transform(processor, 40)(image)
+    assert torch.equal(evaluation_transform(processor, 32, 40)(image), whole[:, 4:36, 4:36])
+    windows = whole.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    for seed in range(5):
+        with seeded(seed):
+            crop = training_transform(processor, 32, "crops", 40)(image)
+        assert any(torch.equal(crop, window) or torch.equal(crop.flip(-1), window) for window in windows)
 
 
 # ---- labels ----

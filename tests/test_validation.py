@@ -165,7 +165,7 @@ def test_without_validation_images_the_card_says_that_the_last_weights_were_kept
     assert "validation" not in read_json(tmp_path / "classifier" / CLASSIFIER_FACTS)
 
 
-MISTAKES = {"group_column": "place", "validation_share": 0.01, "eval_dataset_name": "nowhere/at-all"}
+MISTAKES = {"resize_size": 8, "group_column": "place", "validation_share": 0.01, "eval_dataset_name": "nowhere/at-all"}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
