@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast
 from transformers import EvalPrediction, Trainer
 
 from .data import Split, attributes_of
@@ -28,6 +29,12 @@ class EvaluationImages(torch.utils.data.Dataset):
         return {"pixel_values": self.transform(self.split.image(row)), "labels": int(self.split.labels[row])}
 
 
+def share_buffers(model: torch.nn.Module) -> None:
+    """Gives every process the buffers of rank 0, which are saved: after a step, running statistics (batch normalisation's) are each
+    process's own, and images spread over processes would be measured with different ones. A collective."""
+    broadcast(list(model.buffers()))
+
+
 def accuracy_of(output: EvalPrediction) -> dict:
     """What the Trainer asks of its `compute_metrics`: `ClassAccuracy` of logits and labels."""
     return ClassAccuracy().compute(predictions=output.predictions.argmax(axis=-1), references=output.label_ids)
@@ -39,6 +46,7 @@ def evaluate_on(trainer: Trainer, split: Split, transform, train_counts: np.ndar
     `metrics`: figures in [0, 1] by name; those by shots are there when the thresholds separate classes. `groups`, where the settings name
     their column: [label, attribute, images, accuracy] of each, in words. Raises `UserError` when there is no such column.
     """
+    share_buffers(trainer.model)
     rows = split.decodable()
     output = trainer.predict(EvaluationImages(split, rows, transform))
     labels = {"predictions": output.predictions.argmax(axis=-1), "references": output.label_ids}

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from transformers import TrainerCallback
 
+from .evaluation import share_buffers
 from .processes import on_rank_zero, wait_for_file, write_atomically
 from .training_log import TrainingLog
 
@@ -39,10 +40,12 @@ class BestWeights(TrainerCallback):
     def __init__(self, folder: Path, log: TrainingLog, eval_steps: int | None):
         self.folder, self.log, self.eval_steps = folder, log, eval_steps
 
-    def on_step_end(self, args, state, control, train_dataloader=None, **kwargs):
+    def on_step_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         # at a step, not at an epoch's end, which comes after the checkpoint of the same step
         every = self.eval_steps or len(train_dataloader)
         control.should_evaluate = state.global_step % every == 0 or state.global_step == state.max_steps
+        if control.should_evaluate:
+            share_buffers(model)
 
     def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
         if not state.is_world_process_zero:
