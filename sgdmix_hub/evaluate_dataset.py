@@ -30,7 +30,7 @@ from .presets import CAM_METHODS
 from .processes import launch, lock_folder, read_json, say, start_processes, stop_if_requested, write_atomically, write_json
 from .published import PublishedRows, fetch_version, open_version
 from .repository import EVALUATION
-from .row_scores import Scores, row_scores, rows_to_keep
+from .row_scores import Origins, Scores, row_scores, rows_to_keep
 from .rows import RowMaker
 from .saliency_store import FALL_BACK, compute_maps
 from .trust import Trust, trust_test
@@ -115,10 +115,9 @@ def evaluate_version(
         say("warning: --keep drops the rows that this judge trusts least: those with the newest backgrounds, good ones among them")
 
     real, synthetic = all_views(rows, split, judge, maker, output / "state" / "views")
-    sources = np.searchsorted(split.subset, _column(rows, "source_index"))
-    labels, real_labels = _column(rows, "label"), split.labels[split.subset]
-    scores = row_scores(synthetic, real, sources, labels, real_labels)
-    kept = np.ones(len(labels), bool) if settings.keep is None else rows_to_keep(scores["judge_label_probability"], settings.keep)
+    origins = origins_of(rows, split)
+    scores = row_scores(synthetic, real, origins)
+    kept = np.ones(len(origins.labels), bool) if settings.keep is None else rows_to_keep(scores["judge_label_probability"], settings.keep)
     accuracy, judged = judge_on_real(settings, recipe, split, judge)
     facts = asked | {
         "dataset": str(split.pin),
@@ -126,13 +125,13 @@ def evaluate_version(
         "trust": asdict(trust) | {"reads_background": trust.reads_background},
         "judge_accuracy": accuracy,
         "left_out": split.subset[~real.usable].tolist(),
-        **evaluate(scores, synthetic, real, sources, labels, real_labels, _column(rows, "strength"), kept),
-        "by_class": class_facts(scores, labels, kept, split.class_names, judged),
+        **evaluate(scores, synthetic, real, origins, kept),
+        "by_class": class_facts(scores, origins.labels, kept, split.class_names, judged),
         "dropped": int((~kept).sum()),
     }
     for of_space in facts["duplicates"].values():  # rows of the split, as `source_index` counts them
         of_space["pairs"] = [[row, int(split.subset[place]), distance] for row, place, distance in of_space["pairs"]]
-    figures = draw_figures(facts, scores, rows, maker, labels, output)
+    figures = draw_figures(facts, scores, rows, maker, origins.labels, output)
     write_json(output / FILE, facts)
     build_evaluated(version, split.class_names, scores, kept, facts, figures, output)
     say(evaluation_text(facts))
@@ -200,6 +199,12 @@ def mask_settings(settings: EvaluationSettings, recipe: AugmentSettings, manifes
 # ---- what the judge sees ----
 
 
+def origins_of(rows: PublishedRows, split: Split) -> Origins:
+    """What the rows were made from, with positions in the split's subset."""
+    sources, targets = (np.searchsorted(split.subset, _column(rows, name)) for name in ("source_index", "target_index"))
+    return Origins(sources, targets, _column(rows, "label"), _column(rows, "strength"), split.labels[split.subset])
+
+
 def all_views(rows: PublishedRows, split: Split, judge: Judge, maker: RowMaker, folder: Path) -> tuple[Views, Views]:
     """The views of the sources and of the synthetic images, both through the sources' masks."""
     synthetic = split_of(rows.rows, rows.pin, "image", "label")
@@ -263,8 +268,11 @@ def _panels(scores: Scores, rows: PublishedRows, maker: RowMaker, position: int)
     probability, seen = scores["judge_label_probability"][position], names[scores["judge_label"][position]]
     return [
         Panel(source.pixels, " ".join(names[row["label"]].split())),
-        Panel(mask_panel(source), " "),
-        Panel(np.asarray(rows.image(position)), f"{probability:.2f}, {'seen: ' + ' '.join(seen.split())}"),
+        Panel(mask_panel(source)),
+        Panel(
+            np.asarray(rows.image(position)),
+            f"{probability:.2f}" if seen == names[row["label"]] else f"{probability:.2f}: {' '.join(seen.split())}",
+        ),
     ]
 
 

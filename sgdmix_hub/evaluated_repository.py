@@ -110,7 +110,7 @@ def card_evaluation(facts: dict) -> CardEvaluation:
             f"{_number(of_all['background_novelty'])} (real images of one class: {_number(real['background_same_class'])})",
         ),
         ("the same from the nearest background of the class", _number(of_all["background_novelty_in_class"])),
-        ("near duplicates of a training image", _number(of_all["near_duplicates"])),
+        ("near duplicates of a training image, neither source nor target", _number(of_all["near_duplicates"])),
         ("kernel distance to the real images", f"{_number(of_all['kernel_distance'])} ± {_number(of_all['standard_error'])}"),
     ]
     if facts["kept"] is not None:

@@ -10,7 +10,7 @@ from .metrics.kernel_distance import LARGEST_SUBSET, NUM_SUBSETS, kernel_distanc
 from .metrics.label_fidelity import fidelity_by_class
 from .metrics.near_duplicates import near_duplicates
 from .metrics.region_drift import mean_distance_within_and_between, mean_of_defined
-from .row_scores import Scores
+from .row_scores import Origins, Scores
 from .views import Views
 
 LISTED_PAIRS = 100
@@ -19,30 +19,17 @@ MEANS = ("foreground_drift", "background_novelty", "background_novelty_in_class"
 COLUMNS = ("images", "label_fidelity", "mean_label_probability", *MEANS, "near_duplicates", "kernel_distance", "standard_error")
 
 
-def evaluate(
-    scores: Scores,
-    synthetic: Views,
-    real: Views,
-    sources: np.ndarray,
-    labels: np.ndarray,
-    real_labels: np.ndarray,
-    strengths: np.ndarray,
-    kept: np.ndarray,
-) -> dict:
-    """The figures of all rows, of each strength where there are several, and of the kept rows where some were dropped; what they are to be
-    compared with; near duplicates.
-
-    As in `row_scores`, with `strengths` float (n,) and `kept` bool (n,). NaN is given as None.
-    """
+def evaluate(scores: Scores, synthetic: Views, real: Views, origins: Origins, kept: np.ndarray) -> dict:
+    """The figures of all rows, of each strength where there are several, and of the kept rows, bool (n,), where some are dropped; what they
+    are to be compared with; near duplicates, as [row, position in `real`, distance]. NaN is given as None."""
+    labels = origins.labels
     usable = np.flatnonzero(real.usable)
-    position = np.full(len(real.usable), -1)
-    position[usable] = np.arange(len(usable))
-    spaces = {"features": (synthetic.whole, real.whole), "pixels": (synthetic.thumbnails, real.thumbnails)}
-    found = {name: near_duplicates(of_synthetic, position[sources], of_real[usable]) for name, (of_synthetic, of_real) in spaces.items()}
+    found = {
+        "features": duplicates(synthetic.whole, real.whole, origins, real.usable),
+        "pixels": duplicates(synthetic.thumbnails, real.thumbnails, origins, real.usable),
+    }
     near = np.zeros(len(labels), bool)
-    for of_space in found.values():
-        near[[row for row, _, _ in of_space["pairs"]]] = True
-        of_space["pairs"] = [[row, int(usable[other]), distance] for row, other, distance in of_space["pairs"]]
+    near[[row for of_space in found.values() for row, _, _ in of_space["pairs"]]] = True
 
     def figures(rows: np.ndarray) -> dict:
         agrees = scores["judge_label"][rows] == labels[rows]
@@ -58,6 +45,7 @@ def evaluate(
             **kernel_distance(synthetic.whole[asked], _drawn(real.whole, usable, NUM_SUBSETS * LARGEST_SUBSET)),
         }
 
+    strengths = origins.strengths
     different = np.unique(strengths)
     by_strength = [{"strength": float(s), **figures(np.flatnonzero(strengths == s))} for s in different] if len(different) > 1 else []
     return without_nan(
@@ -65,10 +53,20 @@ def evaluate(
             "all": figures(np.arange(len(labels))),
             "by_strength": by_strength,
             "kept": None if kept.all() else figures(np.flatnonzero(kept)),
-            "real": real_distances(real, real_labels, usable),
+            "real": real_distances(real, origins.real_labels, usable),
             "duplicates": {name: of | {"pairs": of["pairs"][:LISTED_PAIRS]} for name, of in found.items()},
         }
     )
+
+
+def duplicates(features: np.ndarray, real_features: np.ndarray, origins: Origins, usable: np.ndarray) -> dict:
+    """`near_duplicates` among the usable real images, bool (m,)."""
+    if usable.all():  # as usual: what is memory-mapped need not be copied
+        return near_duplicates(features, origins.sources, origins.targets, real_features)
+    rows = np.flatnonzero(usable)
+    places = np.searchsorted(rows, np.stack([origins.sources, origins.targets]))
+    found = near_duplicates(features, *places, real_features[rows])
+    return found | {"pairs": [[row, int(rows[place]), distance] for row, place, distance in found["pairs"]]}
 
 
 def real_distances(real: Views, labels: np.ndarray, usable: np.ndarray) -> dict:

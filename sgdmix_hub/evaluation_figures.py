@@ -17,7 +17,7 @@ from .contact_sheet import Group, Panel, draw_panels
 MOST_CLASSES = 40  # those whose label is kept least
 MOST_POINTS = 3000  # above that a scatter is a blot
 SHEET_ROWS = 6
-PANEL = 112
+PANEL = 144
 FONT_SIZE = 12
 KEPT, LOST, REAL = "#35618f", "#c0504d", "#222222"
 
@@ -41,7 +41,7 @@ def draw_fidelity(by_class: list[dict], path: Path) -> None:
     title = "share of synthetic images that the judge gives their label"
     if len(by_class) > len(shown):
         title += f", the lowest {len(shown)} of {len(by_class)} classes"
-    axes.set(xlim=(0, 1), xlabel=title)
+    axes.set(xlim=(0, 1.02), xlabel=title)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=2)
@@ -69,8 +69,7 @@ def draw_drift(scores: dict[str, np.ndarray], labels: np.ndarray, real: dict, pa
     axes.set(
         xlabel="background novelty: distance from the source's background", ylabel="foreground drift: distance from the source's foreground"
     )
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    axes.margins(0.03)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=2)
     save(figure, path)
@@ -83,7 +82,7 @@ def ends(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_ends(best: list[list[Panel]], worst: list[list[Panel]]) -> Image.Image:
-    """Source, mask and synthetic image of both ends, side by side."""
+    """Source, foreground and synthetic image of both ends, side by side; above the latter the probability and what is seen instead."""
     columns = ["source", "its foreground", "synthetic"]
     groups = [Group("label most probable to the judge", columns), Group("label least probable", columns)]
     return draw_panels(groups, [left + right for left, right in zip(best, worst, strict=True)], PANEL, FONT_SIZE)

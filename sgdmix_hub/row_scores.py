@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from datasets import Features, Value
 
@@ -14,6 +16,18 @@ ROWS_AT_ONCE = 1024
 Scores = dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Origins:
+    """What n rows were made from: `sources` and `targets`, positions among m real images, `labels` and `strengths`, (n,) each; and
+    `real_labels`, int64 (m,), of the real images."""
+
+    sources: np.ndarray
+    targets: np.ndarray
+    labels: np.ndarray
+    strengths: np.ndarray
+    real_labels: np.ndarray
+
+
 def scored_features(class_names: list[str]) -> Features:
     """The columns of an evaluated dataset: the generation's, then the scores."""
     columns = shard_features(class_names)
@@ -21,18 +35,16 @@ def scored_features(class_names: list[str]) -> Features:
     return Features(columns | {"judge_label": columns["label"]} | {name: Value("float64") for name in scores})
 
 
-def row_scores(synthetic: Views, real: Views, sources: np.ndarray, labels: np.ndarray, real_labels: np.ndarray) -> Scores:
-    """The scores of n synthetic images by column name, (n,) each: `judge_label` int64, the others float64, NaN where they are not defined.
-
-    `sources`: positions in `real`, integers (n,); `labels`, `real_labels`: integers (n,) and (m,).
-    """
+def row_scores(synthetic: Views, real: Views, origins: Origins) -> Scores:
+    """The scores of n synthetic images by column name, (n,) each: `judge_label` int64, the others float64, NaN where there is none."""
+    labels = origins.labels
     rows = np.flatnonzero(real.usable)
     return {
         "judge_label": synthetic.probabilities.argmax(axis=1),
         "judge_label_probability": label_probabilities(synthetic.probabilities, labels).astype(np.float64),
-        "foreground_drift": _distances(synthetic.foreground, real.foreground, sources),
-        "background_novelty": _distances(synthetic.background, real.background, sources),
-        "background_novelty_in_class": novelty_in_class(synthetic.background, labels, real.background, _only(real_labels, rows)),
+        "foreground_drift": _distances(synthetic.foreground, real.foreground, origins.sources),
+        "background_novelty": _distances(synthetic.background, real.background, origins.sources),
+        "background_novelty_in_class": novelty_in_class(synthetic.background, labels, real.background, _only(origins.real_labels, rows)),
     }
 
 

@@ -17,12 +17,15 @@ from transformers import AutoModelForImageClassification
 
 from sgdmix_hub import evaluate_dataset
 from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
+from sgdmix_hub.data import load_split, subset_record
+from sgdmix_hub.evaluate_dataset import doubts
 from sgdmix_hub.evaluation_settings import EvaluationSettings
 from sgdmix_hub.judging import Judge
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.published import load_published
 from sgdmix_hub.repository import is_complete
 from sgdmix_hub.row_scores import rows_to_keep
+from sgdmix_hub.trust import Trust
 
 EVALUATE = "scripts/evaluate_dataset.py"
 SCORES = ("judge_label", "judge_label_probability", "foreground_drift", "background_novelty", "background_novelty_in_class")
@@ -198,6 +201,25 @@ def test_a_source_that_was_a_local_folder_has_to_be_named(evaluation_settings, t
     assert not (tmp_path / "out" / "repo").exists()
 
 
+def test_a_judge_that_may_be_wrong_is_doubted(evil_judge, evil_source, tmp_path):
+    """One that reads backgrounds, one that was trained on the sources themselves, one that knows synthetic images."""
+    settings = AugmentSettings(dataset_name=str(evil_source), output_dir="unused", strength=0.0)
+    subset = subset_record(settings, load_split(settings, resolve(str(evil_source), "dataset")))
+    honest, reader = Trust(0.8, 0.2, 12), Trust(0.2, 0.8, 12)
+
+    def doubted(trust, **facts):
+        folder = shutil.copytree(evil_judge, tmp_path / str(len(list(tmp_path.iterdir()))))
+        (folder / "classifier.json").write_text(json.dumps(facts))
+        return doubts(Judge(resolve(str(folder)), NAMES, torch.device("cpu")), trust, subset)
+
+    assert doubted(honest) == doubted(honest, subset=subset | {"dataset_split": "test"}, synthetic=None) == []
+    assert doubted(honest, subset=subset | {"dataset": f"others@sha256-{'0' * 64}"}) == []
+    assert "reads the background" in doubted(reader)[0] and str(reader) in doubted(reader)[0]
+    assert "trained on the source images" in doubted(honest, subset=subset)[0]
+    assert "synthetic" in doubted(honest, synthetic="org/birds@0")[0]
+    assert len(doubted(reader, subset=subset, synthetic="org/birds@0")) == 3
+
+
 @pytest.mark.parametrize("keep", [0.0, -1.0, 1.5, float("nan")])
 def test_a_share_of_no_rows_is_refused(keep):
     with pytest.raises(UserError, match="keep"):
@@ -226,6 +248,7 @@ def evaluate_everything(finished_generation, birds, classifier, tmp_path_factory
     return run
 
 
+@pytest.mark.slow
 def test_masks_are_the_generations_where_its_classifier_is_at_hand(evaluate_everything, classifier, tiny_base, capsys):
     with_classifier, without = evaluate_everything(classifier=str(classifier)), evaluate_everything()
     said = capsys.readouterr().out

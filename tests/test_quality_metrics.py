@@ -120,7 +120,7 @@ def test_the_nearest_other_image_is_scikit_learns(rows, real_rows):
     rng = np.random.default_rng(rows)
     features, real = rng.standard_normal((rows, 5)), rng.standard_normal((real_rows, 5))
     left_out = rng.integers(0, real_rows, rows)
-    index, distance = nearest(features, real, left_out)
+    index, distance = nearest(features, real, left_out[:, None])
     order = NearestNeighbors(n_neighbors=2).fit(real).kneighbors(features)[1]
     expected = np.where(order[:, 0] == left_out, order[:, 1], order[:, 0])
     assert (index == expected).all()
@@ -130,22 +130,29 @@ def test_the_nearest_other_image_is_scikit_learns(rows, real_rows):
 def test_planted_copies_are_found_with_their_pairs_and_nothing_else():
     rng = np.random.default_rng(0)
     real, features = rng.standard_normal((300, 20)) + 50, rng.standard_normal((40, 20)) + 50
-    sources = rng.integers(0, 150, 40)
+    sources, targets = rng.integers(0, 100, 40), rng.integers(100, 150, 40)
     features[3], features[17] = real[200] + 1e-6, real[299] + 1e-7
-    features[5] = real[sources[5]]  # the own source is none
-    result = NearDuplicates().compute(features=features, source_index=sources, real_features=real)
+    features[5], features[[6, 7]] = real[sources[5]], real[targets[[6, 7]]]  # the own source and target are none
+    result = NearDuplicates().compute(features=features, source_index=sources, target_index=targets, real_features=real)
     assert [(row, real_row) for row, real_row, _ in result["pairs"][:2]] == [(17, 299), (3, 200)]
     assert result["pairs"][1][2] == pytest.approx(1e-6 * np.sqrt(20), rel=1e-3)
-    assert result["near_duplicates"] == pytest.approx(2 / 40) and result["near_source"] == pytest.approx(1 / 40)
+    shares = [result[name] * 40 for name in ("near_duplicates", "near_source", "near_target")]
+    assert shares == pytest.approx([2, 1, 2])
     among_real = cdist(real, real) + np.diag(np.full(300, np.inf))
     assert result["near_distance"] == near_distance(real) == pytest.approx(np.quantile(among_real.min(axis=1), 0.01))
+
+
+def test_with_two_real_images_nothing_else_is_there_to_be_near():
+    real = np.array([[0.0, 0.0], [3.0, 4.0]])
+    result = near_duplicates(real, np.array([0, 1]), np.array([1, 0]), real)
+    assert result == {"near_duplicates": 0, "near_source": 1, "near_target": 0, "near_distance": 5, "pairs": []}
 
 
 def test_scale_and_place_of_features_do_not_matter():
     rng = np.random.default_rng(1)
     real, features, sources = rng.standard_normal((60, 3)), rng.standard_normal((30, 3)), rng.integers(0, 60, 30)
     features[::5] = real[(sources[::5] + 1) % 60] + 0.001
-    plain, moved = near_duplicates(features, sources, real), near_duplicates(features * 7 + 3, sources, real * 7 + 3)
+    plain, moved = (near_duplicates(features * a + b, sources, sources, real * a + b) for a, b in ((1, 0), (7, 3)))
     assert plain["near_duplicates"] == moved["near_duplicates"] >= 0.2
     assert sorted(pair[:2] for pair in plain["pairs"]) == sorted(pair[:2] for pair in moved["pairs"])
 
@@ -207,6 +214,7 @@ def test_all_load_by_path_without_the_hub():
     found = drift.compute(**sides, label=labels, real_backgrounds=real, real_labels=labels)
     assert found["foreground_drift"] == pytest.approx(2) and found["background_novelty"] == pytest.approx(0)
     duplicates = evaluate.load(str(Path(duplicates_module.__file__)))
-    assert duplicates.compute(features=real, source_index=(np.arange(30) + 1) % 30, real_features=real)["near_duplicates"] == 1
+    others = (np.arange(30) + 1) % 30
+    assert duplicates.compute(features=real, source_index=others, target_index=others, real_features=real)["near_duplicates"] == 1
     kernel = evaluate.load(str(Path(kernel_module.__file__)))
     assert kernel.compute(features=real, real_features=real) == kernel_distance(real, real)
