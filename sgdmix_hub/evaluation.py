@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .metrics.kernel_distance import LARGEST_SUBSET, NUM_SUBSETS, kernel_distance
+from .metrics.kernel_distance import MOST_ROWS, kernel_distance
 from .metrics.label_fidelity import fidelity_by_class
 from .metrics.near_duplicates import near_duplicates
 from .metrics.region_drift import mean_distance_within_and_between, mean_of_defined
@@ -34,7 +34,7 @@ def evaluate(scores: Scores, synthetic: Views, real: Views, origins: Origins, ke
     def figures(rows: np.ndarray) -> dict:
         agrees = scores["judge_label"][rows] == labels[rows]
         by_class = fidelity_by_class(agrees, scores["judge_label_probability"][rows], labels[rows])
-        asked = np.sort(np.random.default_rng(0).permutation(rows)[: NUM_SUBSETS * LARGEST_SUBSET])
+        asked = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_ROWS])
         return {
             "images": len(rows),
             "label_fidelity": float(agrees.mean()),
@@ -42,7 +42,7 @@ def evaluate(scores: Scores, synthetic: Views, real: Views, origins: Origins, ke
             "mean_label_probability": float(scores["judge_label_probability"][rows].mean()),
             **{name: mean_of_defined(scores[name][rows]) for name in MEANS},
             "near_duplicates": float(near[rows].mean()),
-            **kernel_distance(synthetic.whole[asked], _drawn(real.whole, usable, NUM_SUBSETS * LARGEST_SUBSET)),
+            **kernel_distance(synthetic.whole[asked], _drawn(real.whole, usable, MOST_ROWS)),
         }
 
     strengths = origins.strengths

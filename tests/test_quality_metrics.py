@@ -185,14 +185,30 @@ def test_the_kernel_is_that_of_scikit_learn():
     assert kernel_module.kernel(features, others) == pytest.approx(polynomial_kernel(features, others))  # degree 3, gamma 1/d, coef0 1
 
 
-def test_the_estimate_is_unbiased_and_its_standard_error_is_what_it_varies_by():
-    """Over many draws of two samples of one distribution: the mean is 0 within its error, and the stated error is the spread."""
+@pytest.mark.parametrize(("shift", "most"), [(0.0, 2.0), (0.5, 1.25)])
+def test_the_estimate_is_unbiased_and_its_standard_error_is_what_it_varies_by(shift, most):
+    """Over many draws of two samples the mean is the distance of two large ones, the stated error the spread. At 0, where the estimate is
+    degenerate, the jackknife's error is too large; it is never too small."""
     rng = np.random.default_rng(0)
-    found = [kernel_distance(rng.standard_normal((100, 4)), rng.standard_normal((120, 4))) for _ in range(300)]
+    found = [kernel_distance(rng.standard_normal((100, 4)) + shift, rng.standard_normal((120, 4))) for _ in range(200)]
     estimates = np.array([of["kernel_distance"] for of in found])
-    assert abs(estimates.mean()) < 3 * estimates.std() / np.sqrt(300)
-    assert np.mean([of["standard_error"] for of in found]) == pytest.approx(estimates.std(), rel=0.15)
-    assert {(of["num_subsets"], of["subset_size"]) for of in found} == {(10, 10)}
+    large = [rng.standard_normal((3000, 4)) + shift, rng.standard_normal((3000, 4))]
+    assert estimates.mean() == pytest.approx(squared_mmd(*large), abs=3 * estimates.std() / np.sqrt(200) + 0.02)
+    errors = np.array([of["standard_error"] for of in found])
+    assert 0.9 < np.sqrt((errors**2).mean()) / estimates.std() < most
+
+
+def test_the_standard_error_is_that_of_leaving_every_subset_out():
+    rng = np.random.default_rng(0)
+    features, real = rng.standard_normal((8, 3)), rng.standard_normal((6, 3)) + 1
+    result = kernel_distance(features, real)
+    assert result["kernel_distance"] == pytest.approx(loop_mmd(features, real))
+    subsets = np.random.default_rng(0)
+    order, real_order = subsets.permutation(8), subsets.permutation(6)
+    left_out = [
+        loop_mmd(np.delete(features, order[subset::3], axis=0), np.delete(real, real_order[subset::3], axis=0)) for subset in range(3)
+    ]
+    assert result["standard_error"] == pytest.approx(np.std(left_out) * np.sqrt(2))
 
 
 def test_the_distance_grows_with_the_difference_and_says_when_there_are_too_few():
