@@ -112,7 +112,7 @@ def evaluate_version(
     for warning in warnings:
         say(f"warning: {warning}")
     if settings.keep is not None and trust.reads_background:
-        say("warning: --keep drops the rows that this judge trusts least: those with the newest backgrounds, good ones among them")
+        say("warning: --keep drops rows by what this judge reads, their background: good changes of background among them")
 
     real, synthetic = all_views(rows, split, judge, maker, output / "state" / "views")
     origins = origins_of(rows, split)

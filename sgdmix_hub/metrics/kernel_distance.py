@@ -17,8 +17,8 @@ class KernelDistance(evaluate.Metric):
     """`compute(features=, real_features=)`: `features` (d,) a synthetic image, and beside the columns `real_features` (m, d).
 
     Figures:
-    - `kernel_distance`: the estimate from all images, at most 3000 of each kind; 0 in expectation for equal distributions, so it may be
-      negative;
+    - `kernel_distance`: the estimate from all images, at most 3000 of each kind; 0 in expectation for independent images of one
+      distribution, so it may be negative, and is where synthetic images hold parts of these very real ones;
     - `standard_error`: by the jackknife over 10 subsets, each left out once; rather too large than too small where the distance is 0.
 
     NaN for fewer than 4 images of a kind.
