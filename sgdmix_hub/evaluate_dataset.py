@@ -201,14 +201,14 @@ def mask_settings(settings: EvaluationSettings, recipe: AugmentSettings, manifes
 
 def origins_of(rows: PublishedRows, split: Split) -> Origins:
     """What the rows were made from, with positions in the split's subset."""
-    sources, targets = (np.searchsorted(split.subset, _column(rows, name)) for name in ("source_index", "target_index"))
-    return Origins(sources, targets, _column(rows, "label"), _column(rows, "strength"), split.labels[split.subset])
+    targets = rows.rows.data.column("target_index").to_numpy()
+    sources, targets = (np.searchsorted(split.subset, indices) for indices in (rows.sources, targets))
+    return Origins(sources, targets, rows.labels, rows.strengths, split.labels[split.subset])
 
 
 def all_views(rows: PublishedRows, split: Split, judge: Judge, maker: RowMaker, folder: Path) -> tuple[Views, Views]:
     """The views of the sources and of the synthetic images, both through the sources' masks."""
     synthetic = split_of(rows.rows, rows.pin, "image", "label")
-    source_of = _column(rows, "source_index")
     names = ("threshold_method", "threshold_quantile", "mask_refinement", "largest_component", "fill_holes", "mask_dilation", "resolution")
     key = {"maps": maker.maps.key} | {name: getattr(maker.settings, name) for name in names}
     with tqdm(total=len(split.subset) + len(synthetic.subset), desc="views", unit="image") as bar:
@@ -224,7 +224,7 @@ def all_views(rows: PublishedRows, split: Split, judge: Judge, maker: RowMaker, 
 
         def synthetic_image(position: int) -> Picture:
             bar.update()
-            return np.asarray(rows.image(position)), source(int(source_of[position]))[1]
+            return np.asarray(rows.image(position)), source(int(rows.sources[position]))[1]
 
         real = compute_views(folder, key, split, judge, real_image)
         return real, compute_views(folder, key | {"synthetic": str(rows.pin)}, synthetic, judge, synthetic_image)
@@ -274,10 +274,6 @@ def _panels(scores: Scores, rows: PublishedRows, maker: RowMaker, position: int)
             f"{probability:.2f}" if seen == names[row["label"]] else f"{probability:.2f}: {' '.join(seen.split())}",
         ),
     ]
-
-
-def _column(rows: PublishedRows, name: str) -> np.ndarray:
-    return rows.rows.data.column(name).to_numpy()
 
 
 if __name__ == "__main__":
