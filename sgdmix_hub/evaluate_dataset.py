@@ -265,15 +265,10 @@ def draw_figures(facts: dict, scores: Scores, rows: PublishedRows, maker: RowMak
 def _panels(scores: Scores, rows: PublishedRows, maker: RowMaker, position: int) -> list[Panel]:
     names, row = maker.inputs.split.class_names, rows.rows.remove_columns("image")[position]
     source = maker.masked_image(row["source_index"])
-    probability, seen = scores["judge_label_probability"][position], names[scores["judge_label"][position]]
-    return [
-        Panel(source.pixels, " ".join(names[row["label"]].split())),
-        Panel(mask_panel(source)),
-        Panel(
-            np.asarray(rows.image(position)),
-            f"{probability:.2f}" if seen == names[row["label"]] else f"{probability:.2f}: {' '.join(seen.split())}",
-        ),
-    ]
+    label, seen = (" ".join(names[number].split()) for number in (row["label"], scores["judge_label"][position]))
+    probability = f"{scores['judge_label_probability'][position]:.2f}"
+    caption = probability if seen == label else f"{probability}: {seen}"
+    return [Panel(source.pixels, label), Panel(mask_panel(source)), Panel(np.asarray(rows.image(position)), caption)]
 
 
 if __name__ == "__main__":

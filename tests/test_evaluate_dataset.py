@@ -10,6 +10,7 @@ import torch
 from datasets import load_dataset
 from generations import arguments, digests, manifest_of, one_line, published_rows, run_script, snapshot
 from huggingface_hub import DatasetCard
+from loopback_hub import run_python
 from PIL import Image
 from publishing import EVIL, NAMES
 from torch.nn.functional import cosine_similarity
@@ -152,6 +153,33 @@ def test_it_is_published_with_its_judge_among_the_local_inputs(publisher, repo_i
     assert all(content[name] == path.read_bytes() for name, path in files.items() if name != "README.md")
     versions = content["README.md"].decode().split("## Versions")[1]
     assert re.search(r"\| v1\.1\.0 \| default \| 8 \|.*keep none → 0\.7", versions)
+
+
+EVALUATE_VERSION = """
+import sys
+from sgdmix_hub import evaluate_dataset
+from sgdmix_hub.evaluation_settings import EvaluationSettings
+from sgdmix_hub.processes import launch
+
+launch(evaluate_dataset.main, EvaluationSettings, sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_version_on_the_hub_is_evaluated_as_the_folder_that_it_was_published_from(
+    publisher, repo_id, evaluated, evaluation_settings, first_version, tmp_path
+):
+    pin = publisher.published(first_version, repo_id)
+    publisher.published(evaluated[1], repo_id, tag="v1.1.0")
+    settings = evaluation_settings | {"synthetic": f"{repo_id}@v1.0.0", "output_dir": tmp_path / "out"}
+    ended = run_python(publisher.hub, EVALUATE_VERSION, *arguments(settings), token=None)
+    assert ended.returncode == 0, ended.stderr
+    facts, before = facts_of(tmp_path / "out"), facts_of(evaluated[1])
+    assert facts.pop("synthetic") == pin != before.pop("synthetic") and facts == before
+    assert published_rows(tmp_path / "out") == published_rows(evaluated[1])
+    twice = settings | {"synthetic": f"{repo_id}@v1.1.0", "output_dir": tmp_path / "twice"}
+    refused = run_python(publisher.hub, EVALUATE_VERSION, *arguments(twice), token=None)
+    assert refused.returncode == 2 and "evaluated already" in refused.stderr
 
 
 def test_the_published_configuration_gives_all_rows_again(evaluated, first_version, evil_source, tmp_path):
