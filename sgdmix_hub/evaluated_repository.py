@@ -68,7 +68,8 @@ def build_evaluated(
     manifest = version.manifest | {
         "rows": int(kept.sum()),
         "files": file_facts(building),
-        EVALUATION: {name: facts[name] for name in ("synthetic", "pins", "keep", "dropped")},
+        EVALUATION: {name: facts[name] for name in ("synthetic", "pins", "keep", "dropped")}
+        | {"dropped_by_class": {of["class"]: of["dropped"] for of in facts["by_class"]}},
     }
     write_json(manifest_path(building, version.settings), manifest)
     prose, settings = manifest["stated"]["prose"], replace(version.settings, license=manifest["license"], card=None)

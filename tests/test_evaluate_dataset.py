@@ -126,6 +126,7 @@ def test_the_result_loads_and_its_card_and_manifest_are_those_of_what_it_holds(e
     different = {name for name in manifest if manifest[name] != before.get(name)}
     assert different == {"rows", "files", "evaluation"} and set(before) <= set(manifest)
     assert (manifest["evaluation"]["keep"], manifest["evaluation"]["dropped"]) == (0.7, 4)
+    assert manifest["evaluation"]["dropped_by_class"] == {of["class"]: of["dropped"] for of in facts_of(output)["by_class"]}
     found = digests(repo)
     del found["README.md"], found["sgdmix/default/manifest.json"]
     assert {name: facts["sha256"] for name, facts in manifest["files"].items()} == found
