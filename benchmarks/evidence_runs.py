@@ -46,31 +46,32 @@ class Run:
         else:
             for folder, tie in ((self.images, self.task.tie), (self.untied, 0.0)):
                 make_domain(folder, seed, tie, self.task.train)
-        self.data = {"dataset_name": str(self.images), "seed": seed, "subset_seed": seed} | self.task.subset
+        self.data = {"dataset_name": str(self.images), "seed": seed, "subset_seed": seed}
 
-    def train(self, folder: Path, **values) -> Path:
-        """Trains a classifier, if it is not there; returns its folder."""
-        frozen = {"image_size": 64, "num_train_epochs": self.task.epochs}
-        train_classifier.main(settings_from(ClassifierSettings, **(self.data | CLASSIFIER | frozen | values | {"output_dir": str(folder)})))
+    def train(self, folder: Path, subset: dict | None = None, **values) -> Path:
+        """Trains a classifier, if it is not there, on the task's subset or another; returns its folder."""
+        frozen = {"image_size": 64, "num_train_epochs": self.task.epochs, "output_dir": str(folder)}
+        data = self.data | (self.task.subset if subset is None else subset)
+        train_classifier.main(settings_from(ClassifierSettings, **(data | CLASSIFIER | frozen | values)))
         return folder
 
     def prepare(self) -> None:
         """What the arms look through: the classifier for saliency and the adapter, both trained on the task's own images, and a judge that
         was trained on others, which were not tied to anything."""
         self.train(self.folder / "saliency", **SALIENCY)
-        values = self.data | BASE | ADAPTER | {"output_dir": str(self.folder / "adapter")}
+        values = self.data | self.task.subset | BASE | ADAPTER | {"output_dir": str(self.folder / "adapter")}
         if self.task.photographs:
             values["metaclass"] = "animal"
         train_adapter.main(settings_from(AdapterSettings, **values))
         judge = {"dataset_name": str(self.untied), "dataset_split": "validation", "num_train_epochs": 16}
-        self.train(self.folder / "judge", **judge | dict.fromkeys(self.task.subset))
+        self.train(self.folder / "judge", subset={}, **judge)
 
     def generate(self, folder: Path, changes: dict, without_adapter: bool = False) -> Path:
         """Makes an augmented dataset, if it is not there; returns its repository."""
         links = {"output_dir": str(folder), "saliency_dir": str(self.folder / "maps"), "classifier": str(self.folder / "saliency")}
         if not without_adapter:
             links["adapter"] = str(self.folder / "adapter")
-        augment.main(settings_from(AugmentSettings, **(self.data | links | BASE | GENERATION | changes)))
+        augment.main(settings_from(AugmentSettings, **(self.data | self.task.subset | links | BASE | GENERATION | changes)))
         return folder / "repo"
 
     def accuracy(self, classifier: Path, split: str) -> float:

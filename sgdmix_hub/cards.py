@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -38,6 +38,22 @@ LARGEST_TABLE = 250
 
 
 @dataclass(frozen=True)
+class CardEvaluation:
+    """What a judge measured of the rows after the generation, in words, and how many of the `rows_before` it had dropped. `by_class`:
+    class, images, share that the judge gives their label, its accuracy on real images, rows dropped."""
+
+    judge: str
+    warnings: list[str]
+    masks: str
+    figures: list[tuple[str, str]]
+    by_class: list[tuple[str, int, str, str, int]]
+    keep: float | None
+    rows_before: int
+    dropped: int
+    label_fidelity: float
+
+
+@dataclass(frozen=True)
 class CardFacts:
     """What a generation measured of itself: everything on the card that is not a setting."""
 
@@ -54,6 +70,7 @@ class CardFacts:
     mean_area: float
     licenses: dict[str, str | None]
     quality: list[tuple[str, str]]
+    evaluation: CardEvaluation | None = None
 
 
 def data_folder(config_name: str) -> str:
@@ -105,6 +122,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         mean_distance=facts.mean_distance,
         mean_area=facts.mean_area,
         quality=[(plain(name), plain(value)) for name, value in facts.quality],
+        evaluation=_plain_evaluation(facts.evaluation),
         licences={name: f"({plain(text)})" if text else "(not stated)" for name, text in facts.licenses.items()},
         on_hub=on_hub,
         source=plain(source),
@@ -117,6 +135,20 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         few_shot=_few_shot(settings),
     )
     return str(card)
+
+
+def _plain_evaluation(evaluation: CardEvaluation | None) -> CardEvaluation | None:
+    """The same with its untrusted texts escaped, and no more classes than the card lists."""
+    if evaluation is None:
+        return None
+    return replace(
+        evaluation,
+        judge=plain(evaluation.judge),
+        masks=plain(evaluation.masks),
+        warnings=[plain(warning) for warning in evaluation.warnings],
+        figures=[(plain(name), plain(value)) for name, value in evaluation.figures],
+        by_class=[(plain(name), *cells) for name, *cells in evaluation.by_class[:LARGEST_TABLE]],
+    )
 
 
 def read_prose(path: str) -> str:
@@ -224,7 +256,14 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
             "fingerprint": facts.fingerprint,
             "versions": facts.versions,
         }
+        | ({} if facts.evaluation is None else _judged(facts.evaluation))
     )
+
+
+def _judged(evaluation: CardEvaluation) -> dict:
+    """What was measured and dropped after the generation."""
+    found = {"judge": evaluation.judge, "label_fidelity": round(evaluation.label_fidelity, 4)}
+    return found if evaluation.keep is None else found | {"keep": evaluation.keep, "dropped": evaluation.dropped}
 
 
 def strength_text(settings: AugmentSettings) -> str:

@@ -58,13 +58,19 @@ class Judge:
         names = self.model.config.id2label
         if [names[label] for label in sorted(names)] != class_names:
             raise UserError(f"the judge {pin.name} has other classes than the dataset: give a classifier that was trained on them")
-        self.transform = evaluation_transform(processor, processor_size(processor))
+        self.size = processor_size(processor)
+        self.transform = evaluation_transform(processor, self.size)
+
+    @property
+    def facts(self) -> dict:
+        """What its training wrote down of it; nothing for a classifier from elsewhere."""
+        path = Path(self.folder) / CLASSIFIER_FACTS
+        return read_json(path) if path.is_file() else {}
 
     @property
     def accuracy(self) -> float | None:
         """On real images, as its training measured it; None where it did not."""
-        facts = Path(self.folder) / CLASSIFIER_FACTS
-        return read_json(facts).get("metrics", {}).get("accuracy") if facts.is_file() else None
+        return self.facts.get("metrics", {}).get("accuracy")
 
     @torch.no_grad()
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -74,6 +80,22 @@ class Judge:
             inputs = torch.stack([self.transform(Image.fromarray(image)) for image in images[start : start + JUDGE_BATCH]])
             predicted.append(self.model(pixel_values=inputs.to(self.device)).logits.argmax(-1).cpu().numpy())
         return np.concatenate(predicted)
+
+    @torch.no_grad()
+    def look(self, pixel_values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Class probabilities, float32 (n, classes), and the features that the last linear layer gets, float32 (n, d), of inputs
+        (n, 3, size, size), in batches. Raises `UserError` for a classifier without such a layer."""
+        heads = [module for module in self.model.modules() if isinstance(module, torch.nn.Linear)]
+        if not heads or heads[-1].out_features != self.model.config.num_labels:
+            raise UserError(f"the judge {self.pin.name} does not end in a linear layer, so its features are not known: give another one")
+        seen: list[torch.Tensor] = []
+        handle = heads[-1].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].flatten(1)))
+        try:
+            batches = pixel_values.split(JUDGE_BATCH)
+            probabilities = [self.model(pixel_values=batch.to(self.device)).logits.float().softmax(-1) for batch in batches]
+        finally:
+            handle.remove()
+        return torch.cat(probabilities).cpu().numpy(), torch.cat(seen).float().cpu().numpy()
 
 
 @dataclass(frozen=True)

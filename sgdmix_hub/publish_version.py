@@ -22,7 +22,7 @@ from .hub_client import AGAIN, TIMEOUT_SECONDS, attempts, hub_client, is_passing
 from .pins import LOCAL, Pin
 from .processes import read_json
 from .publish import Digests, check_can_push, content_digests, differing_files, known_contents, prepare_repository, upload
-from .repository import check_share_skipped
+from .repository import EVALUATION, check_share_skipped
 
 CARD = "README.md"
 DATASET = "dataset"
@@ -118,7 +118,7 @@ def read_version(folder: Path, settings: HubSettings, max_skipped: float) -> Loc
             f"{repo} states no licence: remove it and run the generation again with --license, finished shards are kept; "
             "without one nobody may use the dataset"
         )
-    check_inputs(manifest["pins"], settings.allow_local_inputs)
+    check_inputs(manifest["pins"] | manifest.get(EVALUATION, {}).get("pins", {}), settings.allow_local_inputs)
     check_share_skipped(manifest, max_skipped, path)
     files = {name: repo / name for name in [*manifest["files"], path.relative_to(repo).as_posix()]}
     missing = [name for name, file in files.items() if not file.is_file()]

@@ -73,7 +73,11 @@ def load_published(name_at_revision: str, config_name: str = "default") -> Publi
     an error; a version (a tag) that was loaded before needs no Hub. Raises `UserError` when a file is missing or has other bytes than the
     manifest states.
     """
-    pin, folder = fetch_version(name_at_revision, config_name)
+    return open_version(*fetch_version(name_at_revision, config_name), config_name)
+
+
+def open_version(pin: Pin, folder: Path, config_name: str) -> PublishedRows:
+    """What `load_published` gives, of a version whose files are in `folder`. Raises `UserError` as it does."""
     manifest_path = folder / "sgdmix" / config_name / "manifest.json"
     if not manifest_path.is_file():
         raise UserError(f"{pin.name} holds no augmented dataset: sgdmix/{config_name}/manifest.json is missing")

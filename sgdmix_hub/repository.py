@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
+from datasets import Features
 
-from .cards import CardFacts, assets_folder, data_folder, dataset_card
+from .cards import CardEvaluation, CardFacts, assets_folder, data_folder, dataset_card, read_prose
 from .config import AugmentSettings, UserError, fingerprint, published_settings
 from .contact_sheet import SheetRow, draw_contact_sheet, mask_panel, saliency_panel
 from .data import decode_image, subset_record
@@ -24,6 +25,7 @@ from .saliency_store import SaliencyMaps
 from .shards import PlanRow, Shards, shard_features
 
 SHEET_ROWS = 8
+EVALUATION = "evaluation"  # in a manifest: what was measured of the rows, and dropped, after the generation
 
 
 def manifest_path(repo: Path, settings: AugmentSettings) -> Path:
@@ -38,6 +40,8 @@ def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> 
     if not manifest_path(repo, settings).is_file():
         raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
     manifest = read_json(manifest_path(repo, settings))
+    if EVALUATION in manifest:
+        raise UserError(f"{repo} is an evaluated copy of a generation: choose another --output_dir")
     if manifest["fingerprint"] != fingerprint(settings, pins):
         raise UserError(f"{repo} was made with other settings: choose another --output_dir or remove it")
     changed = [name for name, value in card_inputs(settings).items() if manifest[name] != value]
@@ -77,9 +81,12 @@ def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker,
     contact_sheet(settings, inputs, maker, shards).save(assets / "contact_sheet.png")
     statistics = count_rows((shards.path(number) for number in range(len(shards))), len(inputs.split.class_names))
     draw_statistics(statistics, assets / "statistics.png")
-    manifest = make_manifest(settings, inputs, shards, building) | {"saliency": saliency_facts(maker.maps)}
+    manifest = make_manifest(settings, inputs, shards, building) | {
+        "saliency": saliency_facts(maker.maps),
+        "stated": stated(settings, inputs),
+    }
     write_json(manifest_path(building, settings), manifest)
-    card = dataset_card(settings, card_facts(inputs, statistics, manifest))
+    card = dataset_card(settings, card_facts(manifest, shard_features(inputs.split.class_names), statistics))
     (building / "README.md").write_text(card, encoding="utf-8")
     building.rename(output / "repo")
 
@@ -87,7 +94,6 @@ def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker,
 def make_manifest(settings: AugmentSettings, inputs: Inputs, shards: Shards, building: Path) -> dict:
     """What was made from what: the fingerprint, pins, versions, counts, skipped rows, and every file's sha256 but the card's,
     which people may edit and other configurations share."""
-    files = sorted(path for path in building.rglob("*") if path.is_file())
     environments = [shards.record(number)["environment"] for number in range(len(shards))]
     return {
         "fingerprint": fingerprint(settings, inputs.pins),
@@ -99,8 +105,14 @@ def make_manifest(settings: AugmentSettings, inputs: Inputs, shards: Shards, bui
         "rows": sum(shards.record(number)["rows"] for number in range(len(shards))),
         "planned_rows": len(shards.plan),
         "skipped": shards.skipped(),
-        "files": {path.relative_to(building).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files},
+        "files": file_facts(building),
     }
+
+
+def file_facts(folder: Path) -> dict[str, dict]:
+    """sha256 and size of every file in a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
 
 
 def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
@@ -113,26 +125,39 @@ def saliency_facts(maps: SaliencyMaps) -> dict:
     return {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
 
 
-def card_facts(inputs: Inputs, statistics: RowStatistics, manifest: dict) -> CardFacts:
-    """The card's numbers, counted in the shards themselves."""
+def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
+    """What the card says besides settings and counts: kept in the manifest, so that it can be said again without the inputs."""
     licenses = {"dataset_name": stated_license(inputs.split.pin, "dataset")}
     if inputs.base is not None:
         recorded = inputs.adapter.facts.get("base_license") if inputs.adapter else None
         licenses["pretrained_model_name_or_path"] = recorded or stated_license(inputs.base)
+    return {
+        "title": f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
+        "prose": read_prose(settings.card) if settings.card else None,
+        "versions": versions(),
+        "licenses": licenses,
+        "quality": measured_quality(inputs),
+    }
+
+
+def card_facts(manifest: dict, features: Features, statistics: RowStatistics, evaluation: CardEvaluation | None = None) -> CardFacts:
+    """The card's numbers, counted in the shards themselves, and what the manifest says. `features`: the shards' columns."""
+    said = manifest["stated"]
     return CardFacts(
-        title=f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
-        features=shard_features(inputs.split.class_names),
+        title=said["title"],
+        features=features,
         rows_by_label=statistics.rows_by_label,
         parquet_bytes=sum(facts["bytes"] for name, facts in manifest["files"].items() if "/train-" in name),
         skipped=manifest["skipped"],
         saliency=manifest["saliency"],
-        pins=inputs.pins,
-        versions=versions(),
+        pins=manifest["pins"],
+        versions=said["versions"],
         fingerprint=manifest["fingerprint"],
         mean_distance=statistics.distance.mean,
         mean_area=statistics.area.mean,
-        licenses=licenses,
-        quality=measured_quality(inputs),
+        licenses=said["licenses"],
+        quality=said["quality"],
+        evaluation=evaluation,
     )
 
 

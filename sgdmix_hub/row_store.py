@@ -32,6 +32,11 @@ class RowStore:
         """The value of one row, or the stacked values of an array of rows."""
         return self._values[self._position[rows]]
 
+    @property
+    def values(self) -> np.ndarray:
+        """The values of the whole subset in its order, memory-mapped."""
+        return self._values
+
 
 @dataclass(frozen=True)
 class RowValues:

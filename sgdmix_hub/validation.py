@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from transformers import TrainerCallback
 
-from .evaluation import share_buffers
+from .accuracy import share_buffers
 from .processes import on_rank_zero, wait_for_file, write_atomically
 from .training_log import TrainingLog
 

@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker  # noqa: E402
 from generations import NUM_SHARDS, arguments, records, run_script  # noqa: E402
 from loopback_hub import loopback_hub  # noqa: E402
-from publishing import Publisher, source_dataset  # noqa: E402
+from publishing import NAMES, Publisher, source_dataset  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPConfig,
     CLIPImageProcessor,
@@ -154,7 +154,10 @@ def class_names():
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory, class_names):
     """Folder of a ResNet with random weights for the species of `birds`: input 64, last stage 8x8. It records no subset."""
-    folder = tmp_path_factory.mktemp("models") / "classifier"
+    return save_classifier(tmp_path_factory.mktemp("models") / "classifier", class_names)
+
+
+def save_classifier(folder, class_names):
     torch.manual_seed(1)  # with other seeds some Grad-CAM maps of birds are all zero, and their rows skipped
     names = dict(enumerate(class_names))
     config = ResNetConfig(
@@ -234,6 +237,12 @@ def repo_id(publisher, request):
 def evil_source(tmp_path_factory):
     """Folder dataset of 12 rows, one of whose classes has a name that tries to be markup."""
     return source_dataset(tmp_path_factory.mktemp("sources") / "evil-birds")
+
+
+@pytest.fixture(scope="session")
+def evil_judge(tmp_path_factory):
+    """Folder of a ResNet with random weights for the classes of `evil_source`."""
+    return save_classifier(tmp_path_factory.mktemp("models") / "evil-judge", NAMES)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sgdmix_hub.cards import LABELS, CardFacts, dataset_card, plain
+from sgdmix_hub.cards import LABELS, CardEvaluation, CardFacts, dataset_card, plain
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.shards import shard_features
 
@@ -278,3 +278,40 @@ def test_local_inputs_are_named_where_the_card_says_how_to_make_it_again():
     local = card_facts(["kite"], pins={"dataset_name": "birds@sha256-0", "adapter": "org/a@" + COMMIT})
     assert "given as paths: `--dataset_name`." in dataset_card(card_settings(), local)
     assert "given as paths" not in dataset_card(card_settings(), card_facts(["kite"]))
+
+
+def card_evaluation(name="kite", **values):
+    defaults = {
+        "judge": f"org/judge@{COMMIT}",
+        "warnings": [],
+        "masks": "the generation's (grad-cam, otsu)",
+        "figures": [("images that the judge gives their label", "0.900")],
+        "by_class": [(name, 3, "0.900", "not measured", 1)],
+        "keep": None,
+        "rows_before": 3,
+        "dropped": 0,
+        "label_fidelity": 0.9,
+    }
+    return CardEvaluation(**(defaults | values))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_evaluations_texts_are_untrusted_too(name):
+    texts = {"judge": f"{name}@{COMMIT}", "warnings": [name], "masks": name, "figures": [(name, name)]}
+    hostile = dataset_card(card_settings(), card_facts([name], evaluation=card_evaluation(name, **texts)))
+    harmless = dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation(warnings=["Beware."])))
+    assert structure(hostile) == structure(harmless)
+    assert "<script>" not in body_of(hostile) and names_in(hostile) == [name]
+    assert method_of(card_settings(), evaluation=card_evaluation(name, **texts))["judge"] == f"{name}@{COMMIT}"
+
+
+def test_dropped_rows_are_told_where_the_card_counts_and_where_it_says_how_to_make_it_again():
+    dropped = card_evaluation(keep=0.9, dropped=1, rows_before=4)
+    body = body_of(dataset_card(card_settings(), card_facts(["kite"], evaluation=dropped)))
+    assert "at most 1 for each source image" in body and "1 of them were dropped after the generation (`--keep 0.9`)" in body
+    assert "as they were generated: 4 of" in body and "the 1 rows that were dropped afterwards" in body
+    whole = body_of(dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation())))
+    assert "dropped after" not in whole and "at most" not in whole and "as they were generated: 3 of" in whole
+    method = method_of(card_settings(), evaluation=dropped)
+    assert (method["keep"], method["dropped"], method["label_fidelity"]) == (0.9, 1, 0.9)
+    assert "judge" not in method_of(card_settings())
