@@ -304,7 +304,7 @@ class PreviewSettings(DataSettings):
 
 
 @dataclass(kw_only=True)
-class RunSettings(DataSettings):
+class RunSettings(HubSettings, DataSettings):
     """All stages in a row. What is given here reaches every stage that has a setting of that name; the recipe holds the rest."""
 
     dataset_split: str | None = setting(None, "split to work on")
@@ -318,7 +318,7 @@ class RunSettings(DataSettings):
     eval_split: str | None = setting(None, "split whose accuracy is measured, without and with the augmented dataset")
     model: str | None = setting(None, "classifier to fine-tune")
     pretrained_model_name_or_path: str | None = setting(None, "base diffusion model")
-    license: str | None = setting(None, "licence of the augmented dataset")
+    license: str | None = setting(None, "licence of the augmented dataset, and of the models that are pushed")
     preset: Literal["paper", "recommended"] | None = setting(None, "named set of the method's choices")
     resolution: int | None = setting(None, "size of the images that the adapter learns and the generation makes")
     strength: list[float] | None = setting(None, "S")
@@ -327,6 +327,8 @@ class RunSettings(DataSettings):
     synthetic_probability: float | None = setting(None, "share of synthetic images in downstream training")
     bootstrap_saliency: bool = setting(False, "read saliency from a classifier retrained on mixtures of model-free masks")
     max_skipped: float | None = setting(None, "share of skipped rows above which the run ends with exit code 3")
+    push_to_hub: bool = setting(False, "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN")
+    hub_model_id: str | None = setting(None, "org/name: pushes org/name-classifier and org/name-adapter, and generates from there")
 
     def validate(self) -> None:
         """Nothing here: the stages' own settings are validated, all of them before the first stage starts."""
