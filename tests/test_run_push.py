@@ -1,8 +1,10 @@
 """All stages in a row that end on the Hub: what is pushed, what is refused before the first stage, and the whole circle."""
 
+import json
+
 import pytest
 from generations import digests, manifest_of
-from loopback_hub import READ_TOKEN, loopback_hub, run_python
+from loopback_hub import READ_TOKEN, WRITE_TOKEN, loopback_hub, run_python
 from test_run import run_arguments, write_recipe
 
 from sgdmix_hub.config import RunSettings, UserError
@@ -11,12 +13,24 @@ from sgdmix_hub.run import all_stages
 DATASET = {"push_to_hub": True, "hub_dataset_id": "me/birds-sgdmix", "tag": "v1.0.0", "license": "mit"}
 MODELS = DATASET | {"hub_model_id": "me/birds", "hub_private_repo": True}
 
-SOURCES = """
-import sys
+# Source and base go to the Hub, then programs of this package run with one token or another, until they end well or with a line.
+CIRCLE = """
+import json, os, sys
+from sgdmix_hub import augment, run
+from sgdmix_hub.config import AugmentSettings, RunSettings, UserError
+from sgdmix_hub.parsing import parse_settings
 from sgdmix_hub.publish import push_folder
 
 push_folder(sys.argv[1], "birds/source", "dataset")
 push_folder(sys.argv[2], "birds/base")
+programs = {"run": (run.main, RunSettings), "augment": (augment.main, AugmentSettings)}
+for name, token, words in json.loads(sys.argv[3]):
+    os.environ["HF_TOKEN"] = token
+    main, settings_class = programs[name]
+    try:
+        main(parse_settings(settings_class, words))
+    except UserError as error:
+        print(error)
 """
 
 
@@ -73,26 +87,22 @@ def test_a_push_that_cannot_end_well_is_refused_before_the_first_stage(tmp_path,
 @pytest.mark.slow
 def test_one_command_pushes_everything_and_a_colleague_makes_the_same_bytes(birds, tiny_base, classifier, tmp_path):
     """By name alone: source, base, adapter and classifier come from the Hub, as configuration and plan do."""
-    words = run_arguments("birds/source", "birds/base", write_recipe(tmp_path / "recipe", classifier), tmp_path / "run")
+    words = run_arguments("birds/source", "birds/base", write_recipe(tmp_path / "recipe", classifier), tmp_path / "run")[1:]
     words += ["--push_to_hub", "--hub_dataset_id=birds/sgdmix", "--tag=v1.0.0", "--hub_model_id=birds/demo"]
-    launched = "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    config = "hf://datasets/birds/sgdmix@v1.0.0/sgdmix/default/config.yaml"
+    again = ["--config", config, f"--output_dir={tmp_path / 'again'}", "--max_skipped=0.9"]
     with loopback_hub() as hub:
-        assert run_python(hub, SOURCES, birds, tiny_base).returncode == 0
-        refused = run_python(hub, launched, *words, token=READ_TOKEN)
-        assert refused.returncode == 2 and "may not write to birds/demo-classifier" in refused.stderr and "1/4" not in refused.stdout
-        done = run_python(hub, launched, *words)
-        assert done.returncode == 0, done.stderr
-        heads = {name: hub.repository("model", f"birds/demo-{name}").branches["main"] for name in ("classifier", "adapter")}
-        pins = manifest_of(tmp_path / "run")["pins"]
-        assert {name: pins[name] for name in heads} == {name: f"birds/demo-{name}@{oid}" for name, oid in heads.items()}
-        assert pins["dataset_name"].startswith("birds/source@") and pins["pretrained_model_name_or_path"].startswith("birds/base@")
-        assert f"published as birds/sgdmix@v1.0.0, commit {hub.repository('dataset', 'birds/sgdmix').tags['v1.0.0']}" in done.stdout
-
-        config = "hf://datasets/birds/sgdmix@v1.0.0/sgdmix/default/config.yaml"
-        again = ["scripts/augment_dataset.py", f"--config={config}", f"--output_dir={tmp_path / 'again'}", "--max_skipped=0.9"]
-        made = run_python(hub, launched, *again, token=READ_TOKEN)
-        assert made.returncode == 0, made.stderr
-    ours, theirs = (digests(tmp_path / name / "repo" / "data") for name in ("run", "again"))
-    assert ours == theirs and len(ours) > 1
-    files = [manifest_of(tmp_path / name)["files"]["sgdmix/default/plan.parquet"] for name in ("run", "again")]
-    assert files[0] == files[1]
+        launches = [["run", READ_TOKEN, words], ["run", WRITE_TOKEN, words], ["augment", READ_TOKEN, again]]
+        done = run_python(hub, CIRCLE, birds, tiny_base, json.dumps(launches))
+        assert done.returncode == 0 and READ_TOKEN not in done.stdout + done.stderr, done.stderr
+        lines = done.stdout.splitlines()
+        assert "may not write to birds/demo-classifier" in lines[0] and lines[1].startswith("1/4 ")
+        models = {name: hub.repository("model", f"birds/demo-{name}").branches["main"] for name in ("classifier", "adapter")}
+        tag = hub.repository("dataset", "birds/sgdmix").tags["v1.0.0"]
+    pins = manifest_of(tmp_path / "run")["pins"]
+    assert {name: pins[name] for name in models} == {name: f"birds/demo-{name}@{oid}" for name, oid in models.items()}
+    assert pins["dataset_name"].startswith("birds/source@") and pins["pretrained_model_name_or_path"].startswith("birds/base@")
+    assert f"published as birds/sgdmix@v1.0.0, commit {tag}" in lines and [line for line in lines if line.startswith("the plan is that of")]
+    ours, theirs = (digests(tmp_path / name / "repo") for name in ("run", "again"))
+    shards = {name for name in ours if name.startswith("data/")}
+    assert len(shards) > 1 and all(ours[name] == theirs[name] for name in (*shards, "sgdmix/default/plan.parquet"))
