@@ -1,6 +1,8 @@
 """All stages in a row that end on the Hub: what is pushed, what is refused before the first stage, and the whole circle."""
 
 import json
+import re
+import shlex
 
 import pytest
 from generations import digests, manifest_of
@@ -31,6 +33,19 @@ for name, token, words in json.loads(sys.argv[3]):
         main(parse_settings(settings_class, words))
     except UserError as error:
         print(error)
+"""
+# What follows the Python of a published card: its images are looked at, and its last command is run.
+TRAINING = """
+mixed = RealAndSynthetic(p=1.0)
+rows = [mixed[index] for index in range(len(mixed))]
+print(len(rows), sum(row["label"] == label for row, label in zip(rows, real["label"])), *{row["image"].size for row in rows}, flush=True)
+
+import sys
+from sgdmix_hub import train_classifier
+from sgdmix_hub.parsing import parse_settings
+from sgdmix_hub.training_settings import ClassifierSettings
+
+train_classifier.main(parse_settings(ClassifierSettings, sys.argv[1:]))
 """
 
 
@@ -86,7 +101,8 @@ def test_a_push_that_cannot_end_well_is_refused_before_the_first_stage(tmp_path,
 
 @pytest.mark.slow
 def test_one_command_pushes_everything_and_a_colleague_makes_the_same_bytes(birds, tiny_base, classifier, tmp_path):
-    """By name alone: source, base, adapter and classifier come from the Hub, as configuration and plan do."""
+    """By name alone: source, base, adapter and classifier come from the Hub, as configuration and plan do. The card's Python and its
+    training command run as they stand."""
     words = run_arguments("birds/source", "birds/base", write_recipe(tmp_path / "recipe", classifier), tmp_path / "run")[1:]
     words += ["--push_to_hub", "--hub_dataset_id=birds/sgdmix", "--tag=v1.0.0", "--hub_model_id=birds/demo"]
     config = "hf://datasets/birds/sgdmix@v1.0.0/sgdmix/default/config.yaml"
@@ -99,10 +115,17 @@ def test_one_command_pushes_everything_and_a_colleague_makes_the_same_bytes(bird
         assert "may not write to birds/demo-classifier" in lines[0] and lines[1].startswith("1/4 ")
         models = {name: hub.repository("model", f"birds/demo-{name}").branches["main"] for name in ("classifier", "adapter")}
         tag = hub.repository("dataset", "birds/sgdmix").tags["v1.0.0"]
+        card = hub.content("dataset", "birds/sgdmix")["README.md"].decode()
+        python = "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
+        (line,) = re.findall(r"^accelerate launch -m sgdmix_hub.train_classifier (.*)$", card, re.MULTILINE)
+        more = [f"--model={classifier}", "--num_train_epochs=1", f"--output_dir={tmp_path / 'downstream'}"]
+        trained = run_python(hub, python + TRAINING, *shlex.split(line), *more, token=READ_TOKEN)
+        assert trained.returncode == 0 and trained.stdout.splitlines()[0] == "24 24 (32, 32)", trained.stderr
     pins = manifest_of(tmp_path / "run")["pins"]
     assert {name: pins[name] for name in models} == {name: f"birds/demo-{name}@{oid}" for name, oid in models.items()}
     assert pins["dataset_name"].startswith("birds/source@") and pins["pretrained_model_name_or_path"].startswith("birds/base@")
     assert f"published as birds/sgdmix@v1.0.0, commit {tag}" in lines and [line for line in lines if line.startswith("the plan is that of")]
+    assert json.loads((tmp_path / "downstream" / "classifier.json").read_text())["synthetic"] == f"birds/sgdmix@{tag}"
     ours, theirs = (digests(tmp_path / name / "repo") for name in ("run", "again"))
     shards = {name for name in ours if name.startswith("data/")}
     assert len(shards) > 1 and all(ours[name] == theirs[name] for name in (*shards, "sgdmix/default/plan.parquet"))
