@@ -19,7 +19,7 @@ DEMO_ENV := env -u HF_HUB_CACHE -u HF_DATASETS_CACHE -u HF_MODULES_CACHE -u HF_E
 # make lock holds these two and takes the newest of everything else
 LOCK_HOLD ?= torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test soak evidence evidence-quick style lock venv clean distclean
+.PHONY: help demo demo-hub test soak evidence evidence-quick style lock venv clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,9 @@ demo: venv  ## the whole product on this machine, offline: images, adapter, augm
 	@echo "accelerate launch --config_file configs/accelerate/cpu2.yaml scripts/run.py --config dataset_cards/demo-birds/run.yaml"
 	@$(DEMO_ENV) $(VENV)/bin/accelerate launch --config_file configs/accelerate/cpu2.yaml \
 	    scripts/run.py --config dataset_cards/demo-birds/run.yaml
+
+demo-hub: venv  ## after make demo: publish it to a Hub on this machine, load it back by tag, make it again
+	@$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.publish_birds --config dataset_cards/demo-birds/run.yaml
 
 test: venv  ## all tests that need neither a GPU nor hours
 	@env $(THREADS) $(PY) -m pytest -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile

@@ -15,12 +15,13 @@ from PIL import Image
 
 from .backgrounds import features_of
 from .cam import BATCH, CamSaliency
-from .config import AugmentSettings, PreviewSettings, UserError, apply_preset
+from .config import AugmentSettings, UserError, apply_preset
 from .data import Split, UnusableImage, aspect_box, square
 from .masks import foreground_mask
 from .metrics.mixture_quality import background_from_target, foreground_kept, leak
 from .pipeline import MaskedImage, Mixture, SGDMixPipeline, UnusableRow
 from .presets import CAM_METHODS, PRESETS
+from .program_settings import PreviewSettings
 from .row_store import RowValues
 from .saliency_store import block_maps
 from .shards import PlanRow, make_plan

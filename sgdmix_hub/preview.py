@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from .cam import CamSaliency
 from .comparison import MEASURED, Comparison, MaskColumn, MixtureColumn, MixtureFigures, TargetColumn, draw_split, recipe
-from .config import AugmentSettings, PreviewSettings, UserError
+from .config import AugmentSettings, UserError
 from .contact_sheet import Group, Panel, draw_panels, in_few_colours, outlined_panel, saliency_panel, stacked
 from .data import Split
 from .inputs import Inputs, resolve_inputs
@@ -22,6 +22,7 @@ from .metrics.mixture_quality import effective_targets, mean_of_defined
 from .pipeline import MaskedImage
 from .presets import PRESETS
 from .processes import say, start_processes, write_atomically, write_json
+from .program_settings import PreviewSettings
 from .saliency_store import load_cam
 from .targets import NO_TARGET
 from .trust import Trust, trust_test

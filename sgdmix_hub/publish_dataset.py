@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .config import PublishSettings
 from .processes import launch, launched_rank, say
+from .program_settings import PublishSettings
 from .publish_version import publish_version
 
 

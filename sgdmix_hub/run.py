@@ -7,6 +7,9 @@ output_dir/downstream       trained on real and synthetic images
 
 With `bootstrap_saliency` the CAM looks through another classifier, output_dir/bootstrap/classifier: one that was retrained on mixtures
 with model-free masks (output_dir/bootstrap/repo), and so can no longer read the background.
+
+With `push_to_hub` the dataset is published. With `hub_model_id` the classifier that saliency looks through and the adapter are pushed
+before, and the generation takes them from the Hub, so that others can make the dataset again.
 """
 
 from __future__ import annotations
@@ -18,16 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import augment, train_adapter, train_classifier
-from .config import AugmentSettings, DataSettings, RunSettings, UserError
+from .config import AugmentSettings, DataSettings, HubSettings, UserError, apply_preset
 from .inputs import CLASSIFIER_FACTS
 from .parsing import Settings, as_arguments, parse_settings, read_yaml
-from .processes import TooManySkipped, launch, lock_folder, read_json, say, start_processes
+from .presets import CAM_METHODS
+from .processes import TooManySkipped, launch, lock_folder, on_rank_zero, read_json, say, start_processes
+from .program_settings import RunSettings
+from .publish_version import check_can_publish
 from .repository import manifest_path
+from .training_push import check_push
 from .training_settings import AdapterSettings, ClassifierSettings
 
 # What the mixtures for a bootstrapped classifier are made with, and what looks through it unless the recipe says more.
 MODEL_FREE = {"preset": "recommended", "saliency_method": "minimum-barrier", "strength": 0.0, "num_variants": 4}
 SEEN_AGAIN = {"saliency_method": "grad-cam", "mask_refinement": "grabcut"}
+PUBLICATION = frozenset(field.name for field in dataclasses.fields(HubSettings))
 RECIPE_FILES = ("classifier.yaml", "adapter.yaml", "generate.yaml", "downstream.yaml")
 
 
@@ -37,7 +45,8 @@ def stage_settings(settings: RunSettings, settings_class: type[Settings], recipe
     if settings.recipe is not None:
         path = Path(settings.recipe) / recipe_file
         values = read_yaml(path) if path.exists() else {}
-    known = {field.name for field in dataclasses.fields(settings_class)}
+    # what is pushed, and as what, is said by the links
+    known = {field.name for field in dataclasses.fields(settings_class)} - PUBLICATION - {"push_to_hub", "hub_model_id"}
     if settings_class is not AugmentSettings:
         known -= {"license"}  # the dataset's is not the models'
     given = {name: value for name, value in vars(settings).items() if name in known and value is not None}
@@ -63,24 +72,28 @@ def all_stages(settings: RunSettings) -> list[Stage]:
         raise UserError(f"recipe {settings.recipe} holds none of {', '.join(RECIPE_FILES)}")
     output = Path(settings.output_dir)
     classifier, adapter, repo = (str(output / name) for name in ("classifier", "adapter", "repo"))
-    generation = {"output_dir": str(output), "classifier": classifier, "adapter": adapter}
+    generation = {"output_dir": str(output), "classifier": classifier, "adapter": adapter} | publication(settings)
     card = Path(settings.recipe or "") / "card.md"
     if settings.recipe is not None and card.is_file():
         generation["card"] = str(card)
-    first = stage_settings(settings, ClassifierSettings, "classifier.yaml", {"output_dir": classifier})
+    seen = {"output_dir": classifier} | ({} if settings.bootstrap_saliency else push_of(settings, "classifier"))
+    first = stage_settings(settings, ClassifierSettings, "classifier.yaml", seen)
     # The downstream classifier differs from the first one by its data alone, unless the recipe says more.
     downstream_file = "downstream.yaml"
     if settings.recipe is None or not (Path(settings.recipe) / downstream_file).exists():
         downstream_file = "classifier.yaml"
-    second = stage_settings(settings, AdapterSettings, "adapter.yaml", {"output_dir": adapter, "judge": classifier})
+    learned = {"output_dir": adapter, "judge": classifier} | push_of(settings, "adapter")
+    second = stage_settings(settings, AdapterSettings, "adapter.yaml", learned)
     generation["pretrained_model_name_or_path"] = second.pretrained_model_name_or_path
     third = stage_settings(settings, AugmentSettings, "generate.yaml", generation)
     bootstrap = []
     if settings.bootstrap_saliency:
         bootstrap = bootstrap_stages(settings, third, output / "bootstrap")
-        links = generation | {"classifier": bootstrap[-1].settings.output_dir}
+        seen = bootstrap[-1].settings
+        links = generation | {"classifier": seen.hub_model_id if seen.push_to_hub else seen.output_dir}
         links |= {name: value for name, value in SEEN_AGAIN.items() if getattr(third, name) is None}
         third = stage_settings(settings, AugmentSettings, "generate.yaml", links)
+    check_others_have(third, output)
     downstream = {"output_dir": str(output / "downstream"), "synthetic": repo, "synthetic_config_name": third.config_name}
     last = stage_settings(settings, ClassifierSettings, downstream_file, downstream)
     return [
@@ -99,11 +112,54 @@ def bootstrap_stages(settings: RunSettings, generation: AugmentSettings, folder:
     given = {name: value for name, value in shared.items() if value is not None}
     mixtures = stage_settings(settings, AugmentSettings, "bootstrap.yaml", MODEL_FREE | given | {"output_dir": str(folder)})
     links = {"output_dir": str(folder / "classifier"), "synthetic": str(folder / "repo"), "synthetic_probability": 0.5}
+    links |= push_of(settings, "classifier")
     classifier = stage_settings(settings, ClassifierSettings, "classifier.yaml", links)
     return [
         Stage("mixtures with model-free masks", augment.main, mixtures),
         Stage("classifier for saliency, on real images and these mixtures", train_classifier.main, classifier),
     ]
+
+
+def publication(settings: RunSettings) -> dict:
+    """What has the generation publish its dataset, made with the models that were pushed before; nothing where no push is asked for."""
+    if not settings.push_to_hub:
+        return {}
+    links = {"push_to_hub": True} | {name: getattr(settings, name) for name in sorted(PUBLICATION) if getattr(settings, name) is not None}
+    models = {name: pushed["hub_model_id"] for name in ("classifier", "adapter") if (pushed := push_of(settings, name))}
+    return links | models
+
+
+def push_of(settings: RunSettings, model: str) -> dict:
+    """What has a training push its model; nothing where the run names no models."""
+    if not settings.push_to_hub or settings.hub_model_id is None:
+        return {}
+    links = {"push_to_hub": True, "hub_model_id": f"{settings.hub_model_id}-{model}", "hub_private_repo": settings.hub_private_repo}
+    return links | ({} if settings.license is None else {"license": settings.license})
+
+
+def check_others_have(generation: AugmentSettings, output: Path) -> None:
+    """Raises `UserError` when a dataset would be published that nobody else could make again: before the first stage, not after it."""
+    if not generation.push_to_hub or generation.allow_local_inputs:
+        return
+    inputs = ["dataset_name"] + (["adapter", "pretrained_model_name_or_path"] if generation.refines else [])
+    inputs += ["classifier"] if apply_preset(generation).saliency_method in CAM_METHODS else []
+    paths = {name: Path(getattr(generation, name)) for name in inputs}
+    local = [f"{name} {path}" for name, path in paths.items() if path.is_dir() or path.is_relative_to(output)]
+    if local:
+        raise UserError(
+            f"nobody else could make again what is made from local folders ({', '.join(local)}): --hub_model_id org/name pushes classifier "
+            "and adapter first, source and base have to be on the Hub; or publish it nevertheless with --allow_local_inputs"
+        )
+
+
+def check_pushes(stages: list[Stage], is_made: bool) -> None:
+    """Raises `UserError` in the first second where a stage's push would be refused. `is_made`: whether the generation is finished."""
+    for stage in stages:
+        if isinstance(stage.settings, AugmentSettings):
+            if stage.settings.push_to_hub:
+                check_can_publish(stage.settings, is_made)
+        else:
+            check_push(stage.settings)
 
 
 def main(settings: RunSettings) -> None:
@@ -112,6 +168,7 @@ def main(settings: RunSettings) -> None:
     output = Path(settings.output_dir)
     with lock_folder(output / "state", "run.lock") if state.is_main_process else nullcontext():
         stages = all_stages(settings)
+        on_rank_zero(lambda: check_pushes(stages, is_made=(output / "repo").exists()))
         too_many_skipped = None
         for number, stage in enumerate(stages, start=1):
             say(f"{number}/{len(stages)} {stage.title}")

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 
+from .accuracy import EvaluationImages, accuracy_of, evaluate_on
 from .cam import processor_size
 from .classifiers import build_model, check_takes, evaluation_transform, training_transform, with_size
 from .config import UserError
 from .data import Split, attributes_of, load_evaluation_split, load_split, subset_record
-from .accuracy import EvaluationImages, accuracy_of, evaluate_on
 from .inputs import CLASSIFIER_FACTS, versions
 from .licences import stated_license
 from .losses import balanced_softmax_prior, classification_loss

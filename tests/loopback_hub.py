@@ -1,8 +1,4 @@
-"""The tests' Hub: the server of `hub_server`, and Python code that runs against it.
-
-    with loopback_hub() as hub:
-        launch(["scripts/train_adapter.py", "--push_to_hub", ...], env=hub_environment(hub, WRITE_TOKEN))
-        hub.repository("model", "birds/adapter").history("main")
+"""The tests' Hub: `sgdmix_hub.demo.loopback_hub`, and Python code that runs against it.
 
 The tests' own process is offline (see conftest.py, and the client reads that once, when it is imported): clients run in subprocesses.
 """
@@ -11,25 +7,11 @@ import json
 import subprocess
 import sys
 
-from hub_access import Account
-from hub_faults import Fault
-from hub_server import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, Call, Handler, LoopbackHub, hub_environment, loopback_hub
 from launching import ROOT, launch_environment
 
-__all__ = [
-    "READ_TOKEN",
-    "STRANGER_TOKEN",
-    "WRITE_TOKEN",
-    "Account",
-    "Call",
-    "Fault",
-    "Handler",
-    "LoopbackHub",
-    "hub_environment",
-    "loopback_hub",
-    "run_client",
-    "run_python",
-]
+from sgdmix_hub.demo.loopback_hub import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, Account, hub_environment, loopback_hub
+
+__all__ = ["READ_TOKEN", "STRANGER_TOKEN", "WRITE_TOKEN", "Account", "hub_environment", "loopback_hub", "run_client", "run_python"]
 
 # What the scripts of `run_client` start with.
 CLIENT = """

@@ -26,7 +26,8 @@ def sleep_less(seconds):
     sleep(seconds / 50)
 
 time.sleep = sleep_less
-from sgdmix_hub.config import PublishSettings, UserError
+from sgdmix_hub.config import UserError
+from sgdmix_hub.program_settings import PublishSettings
 from sgdmix_hub.processes import TooManySkipped
 from sgdmix_hub.publish_version import publish_version
 

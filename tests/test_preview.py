@@ -9,12 +9,13 @@ from generations import arguments, one_line, png, run_script, write_dataset
 from PIL import Image
 
 from sgdmix_hub.comparison import MEASURED
-from sgdmix_hub.config import AugmentSettings, PreviewSettings, UserError, apply_preset
+from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
 from sgdmix_hub.data import square
 from sgdmix_hub.inputs import resolve_inputs
 from sgdmix_hub.metrics.mask_quality import MaskQuality
 from sgdmix_hub.metrics.mixture_quality import MixtureQuality
 from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.program_settings import PreviewSettings
 from sgdmix_hub.rows import RowMaker
 from sgdmix_hub.saliency_store import compute_maps, load_cam
 from sgdmix_hub.shards import make_plan

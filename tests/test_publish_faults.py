@@ -41,6 +41,11 @@ REQUESTS = {
     "tag": ("POST", "/api/datasets/{repo_id}/tag/{oid}", 1),
     "refs with the tag": ("GET", "/api/datasets/{repo_id}/refs", 2),
 }
+# What a version on a branch that is not there yet takes besides.
+BRANCH_REQUESTS = {
+    "branch": ("POST", "/api/datasets/{repo_id}/branch/next", 1),
+    "info of the branch": ("GET", "/api/datasets/{repo_id}/revision/next", 1),
+}
 ONCE = [(request, fault) for request in REQUESTS for fault in FAULTS if not fault.endswith("ever")]
 EVER = [(request, fault) for request in REQUESTS for fault in FAULTS if fault.endswith("ever")]
 SOAK = pytest.mark.soak
@@ -52,7 +57,7 @@ def pattern(path, repo_id):
 
 def plan(hub, repo_id, request, fault):
     """The fault, at the request of that kind that is meant; of those that threads make, at the first."""
-    method, path, number = REQUESTS[request]
+    method, path, number = (REQUESTS | BRANCH_REQUESTS)[request]
     skip = 0 if method == "PUT" or "verify" in path else number - 1
     hub.fail(method, pattern(path, repo_id), skip=skip, **FAULTS[fault])
 
@@ -124,3 +129,22 @@ def test_published_or_not_at_all_and_the_same_command_finishes(publisher, repo, 
     assert digests(second_version) == before
     assert publisher.published(second_version, repo, tag="v1.1.0") == f"{repo}@{twin.tags['v1.1.0']}"
     is_published(hub, repo, second_version)
+
+
+@pytest.mark.parametrize("request_name", BRANCH_REQUESTS)
+@pytest.mark.parametrize("fault", [pytest.param(fault, marks=SOAK if fault.endswith("ever") else ()) for fault in FAULTS])
+def test_a_branch_that_is_made_on_the_way_holds_the_version_in_the_end(publisher, repo, request_name, fault, second_version):
+    hub = publisher.hub
+    main, tags = repository(hub, repo).branches["main"], dict(repository(hub, repo).tags)
+    plan(hub, repo, request_name, fault)
+    words = {"tag": "v1.1.0", "hub_branch": "next", "timeout": TIMEOUT if "hangs" in fault else 30}
+    outcome = publisher.publish(second_version, repo, **words)
+    assert all(fault.times <= 0 or fault.times > 10**5 for fault in hub.faults), "the fault did not happen"
+    hub.faults.clear()
+    if outcome.error is not None:
+        assert fault.endswith("ever") and "run the same command again" in outcome.error and repository(hub, repo).tags == tags
+    pin = publisher.published(second_version, repo, **words)
+    twin = repository(hub, repo)
+    assert twin.tags == tags | {"v1.1.0": twin.branches["next"]} and pin == f"{repo}@{twin.branches['next']}"
+    assert twin.branches["main"] == main and pushed(hub, repo, "v1.1.0") == local_files(second_version)
+    assert len(history(hub, repo, "next")) == len(history(hub, repo)) + 1

@@ -8,6 +8,10 @@ from launching import launch
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub, run_python
 from test_publish_version import history
 
+from sgdmix_hub.config import UserError
+from sgdmix_hub.program_settings import PublishSettings
+from sgdmix_hub.publish_version import publish_version
+
 STRENGTHS = """
 import json, sys
 from sgdmix_hub import load_published
@@ -32,6 +36,27 @@ def test_the_program_publishes_and_ends_with_the_exit_codes_of_all_programs(firs
         files = [path for folder in (hub.home, first_version) for path in folder.rglob("*") if path.is_file()]
         assert not [path for path in files if WRITE_TOKEN.encode() in path.read_bytes()]
         assert not any(WRITE_TOKEN.encode() in content for content in hub.content("dataset", "birds/x").values())
+
+
+def test_a_wrong_token_leaves_no_trace(evil_source, tmp_path):
+    """Neither in what is printed nor in a file: logs, the report of the failure, caches."""
+    token = "hf_wrongandsecret"
+    words = {"dataset_name": evil_source, "saliency_method": "spectral-residual", "strength": 0, "resolution": 32, "license": "mit"}
+    words |= {"output_dir": tmp_path / "run", "hub_dataset_id": "birds/x", "tag": "v1.0.0", "push_to_hub": True}
+    code = "import runpy, sys; sys.argv[0] = 'augment_dataset.py'; runpy.run_path('scripts/augment_dataset.py', run_name='__main__')"
+    with loopback_hub() as hub:
+        refused = run_python(hub, code, *arguments(words), token=token)  # which looks for it in what was printed
+        assert refused.returncode == 2 and "does not know the token" in refused.stderr and not hub.repositories
+        assert "does not know the token" in (tmp_path / "run" / "state" / "error.json").read_text()
+        files = [path for folder in (hub.home, tmp_path) for path in folder.rglob("*") if path.is_file()]
+        assert files and not [path for path in files if token.encode() in path.read_bytes()]
+
+
+def test_offline_mode_is_named(first_version):
+    """The tests' own process is offline."""
+    settings = PublishSettings(folder=str(first_version), hub_dataset_id="birds/x", tag="v1.0.0", allow_local_inputs=True)
+    with pytest.raises(UserError, match="unset HF_HUB_OFFLINE"):
+        publish_version(first_version, settings, 0.01, WRITE_TOKEN)
 
 
 def test_the_program_is_strict(tmp_path):

@@ -13,9 +13,10 @@ from launching import launch, launch_environment
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from sgdmix_hub.config import RunSettings, UserError
+from sgdmix_hub.config import UserError
 from sgdmix_hub.parsing import parse_settings
 from sgdmix_hub.pins import resolve
+from sgdmix_hub.program_settings import RunSettings
 from sgdmix_hub.run import all_stages
 
 RECIPE = {
@@ -166,6 +167,36 @@ def test_second_launch_makes_nothing_and_a_removed_stage_alone_is_made_again(who
     # the state of another number of processes is in other files
     assert {name for name in after["downstream"] if "/state/" not in name} == model_files
     assert all(after[stage] == before[stage] for stage in STAGES if stage != "downstream")
+
+
+@pytest.mark.slow
+def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(whole_run, tmp_path):
+    """`make demo-hub`, at this size. The run's own files stay as they are."""
+    args, finished, _ = whole_run
+    output = shutil.copytree(finished, tmp_path / "run")
+    run = dict(word.removeprefix("--").split("=") for word in args[1:]) | {"output_dir": str(output)}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    (output / "hub" / "adapter").mkdir(parents=True)  # as an earlier launch leaves it
+    before = stage_files(output)
+    done = run_script(["-m", "sgdmix_hub.demo.publish_birds", f"--config={tmp_path / 'run.yaml'}"])
+    assert done.returncode == 0, done.stderr
+    said = "  pushed as birds/demo-classifier@.*  pushed as birds/demo-adapter@.*  published as birds/demo-birds-sgdmix@v1.0.0"
+    said += r".*  v1.0.0: \d+ rows, S = 0.5, .*  v1.1.0: 48 rows, S = 0.0, .*  v1.1.0 made again: the same plan and the same 4 shards"
+    assert re.search(said, done.stdout, re.DOTALL), done.stdout
+    assert (
+        "holds data/train-00000-of-00004.parquet (4 of them), .gitattributes, README.md" in done.stdout
+        and "hf_" not in done.stdout + done.stderr
+    )
+    assert stage_files(output) == before
+
+
+def test_a_run_that_is_not_there_is_not_published(tmp_path):
+    (tmp_path / "run.yaml").write_text(f"output_dir: {tmp_path / 'run'}\n")
+    done = run_script(["-m", "sgdmix_hub.demo.publish_birds", f"--config={tmp_path / 'run.yaml'}"])
+    assert (
+        done.returncode == 2
+        and done.stderr == f"publish_birds: {tmp_path}/run/classifier/classifier.json is missing: run `make demo` first\n"
+    )
 
 
 def test_bad_value_for_the_last_stage_stops_before_the_first(birds, tiny_base, classifier, tmp_path):

@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from hub_access import readable_repository, writable_repository
-from hub_http import HubError, json_response
+from .access import readable_repository, writable_repository
+from .http import HubError, json_response
 
 SHARD_HEADER = RECORD = 48  # bytes
 WITH_VERIFICATION, WITH_SHA256 = 1 << 31, 1 << 30

@@ -6,13 +6,14 @@ import re
 from urllib.parse import parse_qs
 
 import yaml
-from hub_access import check_may_write, find_repository, may_see, readable_repository, writable_repository
-from hub_attributes import is_ignored, upload_mode
-from hub_http import HubError, Response, error_response, file_response, json_response, page_response
-from hub_listings import commit_facts, entry_at, expanded, picked_facts, repository_facts, tree
-from hub_repositories import Repository, front_matter, regular_file
-from hub_storage import git_type
-from hub_xet import xet_headers
+
+from .access import check_may_write, find_repository, may_see, readable_repository, writable_repository
+from .attributes import is_ignored, upload_mode
+from .http import HubError, Response, error_response, file_response, json_response, page_response
+from .listings import commit_facts, entry_at, expanded, picked_facts, repository_facts, tree
+from .repositories import Repository, front_matter, regular_file
+from .storage import git_type
+from .xet import xet_headers
 
 TREE_PAGE, EXPANDED_PAGE, COMMITS_PAGE = 1000, 50, 50
 

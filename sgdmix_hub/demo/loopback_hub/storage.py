@@ -6,8 +6,8 @@ import hashlib
 import secrets
 from dataclasses import dataclass, field
 
-from hub_access import writable_repository
-from hub_http import HubError, Response, file_response, json_response
+from .access import writable_repository
+from .http import HubError, Response, file_response, json_response
 
 
 @dataclass

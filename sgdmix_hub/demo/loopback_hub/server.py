@@ -1,12 +1,4 @@
-"""A Hub on the loopback interface, in memory, that the real clients run against; it can be made to fail.
-
-    with loopback_hub() as hub:
-        run_a_client(environment=hub_environment(hub, WRITE_TOKEN))
-        hub.repository("model", "birds/adapter").history("main")
-
-It needs nothing of the tests and nothing but the standard library and PyYAML, and Xet's client where `xet_storage` is set. The calls
-that it answers are listed in `hub_routes`. It keeps no pull requests and no likes, moves no repositories, takes names as they are
-written, and sends regular files without a redirect."""
+"""The server: its state, one connection after another, and what a client's environment needs to use it."""
 
 import re
 import tempfile
@@ -18,13 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 
-from hub_access import Account
-from hub_faults import Fault
-from hub_http import Request, Response, json_response
-from hub_repositories import Repository
-from hub_routes import answer
-from hub_storage import PartedUpload
-from hub_xet import read_by_xet, xet_hashes
+from .access import Account
+from .faults import Fault
+from .http import Request, Response, json_response
+from .repositories import Repository
+from .routes import answer
+from .storage import PartedUpload
+from .xet import read_by_xet, xet_hashes
 
 WRITE_TOKEN = "hf_loopbackwriter"
 READ_TOKEN = "hf_loopbackreader"
@@ -44,7 +36,7 @@ class Call:
 
 @dataclass
 class LoopbackHub:
-    """The Hub's state, and what tests ask of it. The owner of birds has a token that writes and one that only reads; a stranger has
+    """The Hub's state, and what its callers ask of it. The owner of birds has a token that writes and one that only reads; a stranger has
     one that writes, elsewhere. Other tokens are made by putting an `Account` into `accounts`."""
 
     url: str = ""
@@ -176,11 +168,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(response.body[: len(response.body) // 2] if fault.cut_reply else response.body)
 
     def log_message(self, format, *args):
-        """Tests read `hub.calls`."""
+        """Nothing is printed: `hub.calls` has them."""
 
 
 class Server(ThreadingHTTPServer):
-    """Threads that end with the test, and no report of connections that clients closed."""
+    """Threads that end with the program, and no report of connections that clients closed."""
 
     daemon_threads = True
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hub_http import HubError, json_response
+from .http import HubError, json_response
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass, field
 
 import yaml
-from hub_attributes import REGULAR_LIMIT, first_attributes
-from hub_http import HubError
+
+from .attributes import REGULAR_LIMIT, first_attributes
+from .http import HubError
 
 DEFAULT_BRANCH = "main"
 # git-check-ref-format, for the names that anybody would try

@@ -2,8 +2,8 @@
 
 import hashlib
 
-from hub_http import HubError
-from hub_repositories import front_matter
+from .http import HubError
+from .repositories import front_matter
 
 CARD_TAGS = ("license", "task_categories", "size_categories", "language", "source_datasets")
 

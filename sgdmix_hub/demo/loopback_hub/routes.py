@@ -3,11 +3,8 @@
 import re
 from urllib.parse import unquote
 
-import hub_access as access
-import hub_api as api
-import hub_storage as storage
-import hub_xet as xet
-from hub_http import HubError, error_response
+from . import access, api, storage, xet
+from .http import HubError, error_response
 
 API = r"/api/(?P<repo_type>model|dataset)s/(?P<repo_id>[^/]+/[^/]+)"
 GIT = r"/(?P<prefix>datasets/)?(?P<repo_id>[^/]+/[^/]+)"
