@@ -26,14 +26,14 @@ def test_accuracies(seeds: dict[str, dict], arm: str) -> dict[str, float]:
 
 def overview(figures: dict[str, dict[str, dict]]) -> str:
     """Arms against tasks: mean test accuracy with its interval over seeds."""
-    tasks = [task for task in TASKS if task in figures]
-    lines = ["| Trained on | " + " | ".join(TASKS[task].title for task in tasks) + " |", "|---|" + "---|" * len(tasks)]
+    lines = ["| Trained on | " + " | ".join(task.title for task in TASKS.values()) + " |", "|---|" + "---|" * len(TASKS)]
     for arm, recipe in ARMS.items():
         cells = []
-        for task in tasks:
-            values = list(test_accuracies(figures[task], arm).values())
-            missing = NOT_RUN if recipe.applies_to(TASKS[task]) else ""
-            cells.append(interval(values) + _seeds_if_fewer(values, figures[task]) if values else missing)
+        for name, task in TASKS.items():
+            seeds = figures.get(name, {})
+            values = list(test_accuracies(seeds, arm).values())
+            missing = NOT_RUN if recipe.applies_to(task) else ""
+            cells.append(interval(values) + _seeds_if_fewer(values, seeds) if values else missing)
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -73,7 +73,8 @@ def comparisons(seeds: dict[str, dict]) -> str:
 def summary(figures: dict, ablations: dict[str, list[str]], facts: dict) -> str:
     """The whole page. `ablations`: title -> the lines under its plot."""
     hours = sum(seed["hours"] for seeds in figures.values() for seed in seeds.values())
-    counts = ", ".join(f"{TASKS[task].title} {len(seeds)} of {len(TASKS[task].seeds)}" for task, seeds in figures.items())
+    figures = {name: figures[name] for name in TASKS if name in figures}
+    counts = ", ".join(f"{task.title} {len(figures.get(name, {}))} of {len(task.seeds)}" for name, task in TASKS.items())
     parts = [
         f"{facts['domain']}. Seeds that ran: {counts}. {hours:.1f} hours of runs on one thread each, torch {facts['torch']}. "
         "± are 95 % t-intervals over seeds; a seed draws species, images, subset, classifiers and adapter. Of synthetic probabilities "
