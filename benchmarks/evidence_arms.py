@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from method import GENERATION as MIXING_ALONE
+
 SPECIES, JUDGE, TEST = 6, 100, 350
 SYNTHETIC_PROBABILITIES = (0.1, 0.5)  # the same for all arms; which one counts is chosen on the validation images
 
@@ -30,14 +32,7 @@ TASKS = {
     "photographs": Task("photographs, 40 a class", 40, 0.0, tuple(range(1, 6)), 20, photographs=True),
 }
 
-GENERATION = {
-    "num_variants": 4,
-    "num_candidates": 50,
-    "num_inference_steps": 10,
-    "guidance_scale": 1.0,
-    "max_skipped": 1.0,
-    "strength": 0.5,
-}
+GENERATION = MIXING_ALONE | {"strength": 0.5}
 GOOD = {"preset": "recommended"}
 TRUE = {"saliency_method": "mask-column", "mask_column": "mask", "mask_refinement": "none"}
 CENTRE = {"saliency_method": "mask-column", "mask_column": "centre", "mask_refinement": "none"}

@@ -62,6 +62,11 @@ def main(settings: EvaluationSettings) -> None:
             raise UserError(
                 f"{pin.name} has been evaluated already: give the dataset that it was made from ({rows.manifest[EVALUATION]['synthetic']})"
             )
+        if "stated" not in rows.manifest:
+            raise UserError(
+                f"{pin.name} was made by an older version of sgdmix_hub, its manifest lacks what a new card needs: remove repo/ and run "
+                "the generation again, finished shards are kept"
+            )
         recipe = generation_settings(settings, folder, output)
         masked, classifier, masks = mask_settings(settings, recipe, rows.manifest)
         asked = {

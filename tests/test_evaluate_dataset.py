@@ -23,6 +23,7 @@ from sgdmix_hub.evaluate_dataset import doubts
 from sgdmix_hub.evaluation_settings import EvaluationSettings
 from sgdmix_hub.judging import Judge
 from sgdmix_hub.pins import resolve
+from sgdmix_hub.processes import read_json, write_json
 from sgdmix_hub.published import load_published
 from sgdmix_hub.repository import is_complete
 from sgdmix_hub.row_scores import rows_to_keep
@@ -195,6 +196,15 @@ def test_the_published_configuration_gives_all_rows_again(evaluated, first_versi
     assert ended.returncode == 0 and f"the plan is that of {config}" in ended.stdout, ended
     again, before = (manifest_of(folder)["files"] for folder in (tmp_path / "again", first_version))
     assert again == before
+
+
+def test_what_an_older_version_made_is_refused_in_a_line(evaluation_settings, first_version, tmp_path):
+    shutil.copytree(first_version / "repo", tmp_path / "repo")
+    (path,) = (tmp_path / "repo").glob("sgdmix/*/manifest.json")
+    write_json(path, {name: value for name, value in read_json(path).items() if name != "stated"})
+    settings = {name: value if name == "keep" else str(value) for name, value in evaluation_settings.items()}
+    with pytest.raises(UserError, match="older version"):
+        evaluate_dataset.main(EvaluationSettings(**(settings | {"synthetic": str(tmp_path), "output_dir": str(tmp_path / "out")})))
 
 
 def test_the_same_command_finds_it_done_and_another_is_refused(evaluated, evaluation_settings, tmp_path, capsys):
