@@ -143,7 +143,7 @@ def is_at_rest(process: psutil.Process) -> bool:
     return all(state in "TtZ" for state in states)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_sigterm_to_one_rank_stops_all(settings, tmp_path):
     output = tmp_path / "run"
     launched, processes = started(settings, output)

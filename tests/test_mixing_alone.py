@@ -50,7 +50,7 @@ def test_strength_zero_is_mixing_alone(mixing, tmp_path):
         assert row["effective_strength"] == 0 and row["prompt"] == ""
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_new_backgrounds_for_everybody_are_the_same_from_two_processes(mixing, source_rows, tmp_path):
     """Background features are made by every process and read by one; a limit on reuse makes a choice depend on all before it."""
     data = many_rows(tmp_path / "data", source_rows, 136)  # two blocks of a store

@@ -167,7 +167,7 @@ def test_runs_of_one_saliency_dir_share_test_and_maps(reader_of, tied_birds, tie
     assert len(warnings_in(capsys.readouterr().out)) == 2  # one a run, also where the test was another's
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_of_two_processes_falls_back_says_so_once_and_tells_it_on_the_card(reader_of, tied_birds, tmp_path):
     chosen = {
         "dataset_name": tied_birds,
