@@ -20,8 +20,7 @@ THRESHOLDS = {
 }
 
 # GrabCut's seeds, chosen by mask IoU on the demo domain (benchmarks/method.py measures it).
-# smaller images leave too few pixels for the colour models, larger ones only cost time; between the two an image is taken as it is
-SMALLEST_GRABCUT, LARGEST_GRABCUT = 64, 128
+GRABCUT_SIZE = 128  # smaller images leave too few pixels for the colour models, larger ones only cost time
 GRABCUT_ITERATIONS = 2
 SURE_FOREGROUND = 0.9  # quantile of the map inside the coarse mask above which a pixel is certain
 PROBABLE_RADIUS = 0.1  # a class activation covers the telling part, the object reaches further
@@ -62,17 +61,16 @@ def grabcut_mask(image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray
     models to decide. The coarse mask is returned where GrabCut finds nothing, or nothing but foreground.
     """
     size = image.shape[0]
-    side = min(max(size, SMALLEST_GRABCUT), LARGEST_GRABCUT)
-    small = resize_mask(coarse, side)
+    small = resize_mask(coarse, GRABCUT_SIZE)
     if not small.any() or small.all():
         return coarse
-    scaled = scaled_map(saliency_map, side)
+    scaled = scaled_map(saliency_map, GRABCUT_SIZE)
     seeds = np.full(small.shape, cv2.GC_PR_BGD, np.uint8)
     seeds[widen(small, PROBABLE_RADIUS)] = cv2.GC_PR_FGD
     seeds[~widen(small, SURE_BACKGROUND_RADIUS)] = cv2.GC_BGD
     seeds[small & (scaled >= np.quantile(scaled[small], SURE_FOREGROUND))] = cv2.GC_FGD
     cv2.setRNGSeed(0)  # GrabCut's k-means draws from OpenCV's state of this thread
-    interpolation = cv2.INTER_AREA if size > side else cv2.INTER_CUBIC
+    interpolation = cv2.INTER_AREA if size > GRABCUT_SIZE else cv2.INTER_CUBIC
     bgr = cv2.resize(np.ascontiguousarray(image[..., ::-1]), small.shape, interpolation=interpolation)
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(bgr, seeds, None, background, foreground, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)

@@ -13,7 +13,7 @@ from pictures import disc_on_texture, iou, smooth_map
 
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.masks import (
-    LARGEST_GRABCUT,
+    GRABCUT_SIZE,
     THRESHOLDS,
     clean_up,
     foreground_mask,
@@ -170,7 +170,7 @@ def test_grabcut_leaves_its_inputs_alone():
     assert all(np.array_equal(array, kept) for array, kept in zip((image, saliency_map, coarse), before, strict=True))
 
 
-@pytest.mark.parametrize("size", [32, LARGEST_GRABCUT, 200])
+@pytest.mark.parametrize("size", [32, GRABCUT_SIZE, 200])
 @pytest.mark.parametrize("value", [False, True])
 def test_grabcut_keeps_a_coarse_mask_of_nothing_or_everything(size, value):
     noisy = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
