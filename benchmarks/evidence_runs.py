@@ -5,25 +5,18 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
 from cifar import PACKAGE, make_photographs
 from evidence_arms import GENERATION, JUDGE, SPECIES, SYNTHETIC_PROBABILITIES, TASKS, TEST, Arm
 from method import ADAPTER, BASE, CLASSIFIER, SALIENCY, make_domain, settings_from
-from method_measures import label_kept
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from method_measures import label_kept, predicted_labels
 
 from sgdmix_hub import augment, train_adapter, train_classifier
-from sgdmix_hub.cam import processor_size
-from sgdmix_hub.classifiers import evaluation_transform
 from sgdmix_hub.config import AugmentSettings
 from sgdmix_hub.data import Split, load_split
 from sgdmix_hub.metrics.class_accuracy import ClassAccuracy
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.processes import read_json, start_processes, write_json
 from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
-
-PREDICTED_AT_ONCE = 50
 
 
 def slug(text: str) -> str:
@@ -82,13 +75,7 @@ class Run:
 
 def accuracy_on(classifier: Path, split: Split) -> float:
     """A trained classifier's accuracy on all images of a split."""
-    model = AutoModelForImageClassification.from_pretrained(classifier, use_safetensors=True).eval()
-    processor = AutoImageProcessor.from_pretrained(classifier)
-    transform = evaluation_transform(processor, processor_size(processor))
-    predicted = []
-    with torch.no_grad():
-        for rows in np.array_split(split.subset, -(-len(split.subset) // PREDICTED_AT_ONCE)):
-            predicted += model(torch.stack([transform(split.image(int(row))) for row in rows])).logits.argmax(-1).tolist()
+    predicted = predicted_labels(classifier, (split.image(int(row)) for row in split.subset))
     return ClassAccuracy().compute(predictions=predicted, references=split.labels[split.subset])["accuracy"]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub.backgrounds import compute_backgrounds
@@ -23,6 +26,7 @@ from sgdmix_hub.saliency_store import compute_maps
 from sgdmix_hub.shards import make_plan
 
 CPU = torch.device("cpu")
+PREDICTED_AT_ONCE = 32
 GRABCUT = {"mask_refinement": "grabcut"}
 SPECTRAL, BARRIER = {"saliency_method": "spectral-residual"}, {"saliency_method": "minimum-barrier"}
 MASKS = {
@@ -126,14 +130,20 @@ def mixture_scores(run) -> dict[str, dict[str, float]]:
     return scores
 
 
+def predicted_labels(classifier: Path, images: Iterable[PILImage.Image]) -> np.ndarray:
+    """What a trained classifier makes of images of any size, int64 (n,)."""
+    model = AutoModelForImageClassification.from_pretrained(classifier, use_safetensors=True).eval()
+    processor = AutoImageProcessor.from_pretrained(classifier)
+    transform = evaluation_transform(processor, processor_size(processor))
+    remaining, predicted = iter(images), []
+    with torch.no_grad():
+        while batch := [transform(image) for image in islice(remaining, PREDICTED_AT_ONCE)]:
+            predicted += model(torch.stack(batch)).logits.argmax(-1).tolist()
+    return np.array(predicted)
+
+
 def label_kept(judge: Path, repo: Path) -> float:
     """Share of an augmented dataset's images that a classifier trained on other real images gives their label."""
-    model = AutoModelForImageClassification.from_pretrained(judge, use_safetensors=True).eval()
-    processor = AutoImageProcessor.from_pretrained(judge)
-    transform = evaluation_transform(processor, processor_size(processor))
     rows = load_published(str(repo))
-    labels = torch.tensor(rows.rows["label"])
-    with torch.no_grad():
-        images = torch.stack([transform(rows.image(position)) for position in range(len(labels))])
-        predicted = torch.cat([model(part).logits.argmax(-1) for part in images.split(32)])
-    return float((predicted == labels).float().mean())
+    predicted = predicted_labels(judge, (rows.image(position) for position in range(len(rows.labels))))
+    return float((predicted == rows.labels).mean())
