@@ -2,8 +2,9 @@
 
     python benchmarks/evidence.py --tasks shift --seeds 1 2 3 --processes 2
 
-Every arm is a recipe (evidence_arms.py), made and trained on by the programs that users run. Finished work is kept in `work_dir`, so the
-same command continues; what was not run says so. Writes one JSON and two pictures, and the tables between the marks of `page`.
+Every arm is a recipe (evidence_arms.py), made and trained on by the programs that users run. Finished work is kept in `work_dir`, and the
+figures of an earlier work_dir in `results`, so the same command continues anywhere (delete evidence.json there to begin anew); what was
+not run says so. Writes one JSON and two pictures, and the tables between the marks of `page`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from evidence_arms import ABLATIONS, ARMS, MIXING, PAPER, REAL, RECOMMENDED, SYNTHETIC_PROBABILITIES, TASKS, Arm
-from evidence_plots import ablation_lines, draw_ablations, draw_tasks, point_name
-from evidence_runs import Run, domain_text, run_arms
+from evidence_arms import ABLATIONS, ARMS, MIXING, PAPER, REAL, RECOMMENDED, SYNTHETIC_PROBABILITIES, TASKS, Arm, point_arm
+from evidence_plots import ablation_lines, draw_ablations, draw_tasks
+from evidence_runs import Run, domain_text, figures_path, run_arms
 from evidence_tables import summary
 
 from sgdmix_hub.processes import read_json, write_json
 
 BEGIN, END = "<!-- written by benchmarks/evidence.py -->", "<!-- end of what benchmarks/evidence.py wrote -->"
+RESULTS = "evidence.json"
 QUICK_ARMS = (REAL, "cutmix", PAPER, "fixed mask", MIXING, RECOMMENDED)
 
 
@@ -35,15 +37,29 @@ def arm_jobs(tasks: list[str], seeds: list[int] | None, names: list[str]) -> lis
 
 
 def ablation_jobs(keys: list[str], seeds: list[int] | None) -> list[tuple]:
-    """The same of the ablations' points; those of one task and seed are one job, because they share its folder."""
+    """The same of the ablations' points that are not arms of the table too; those of one task and seed are one job, because they share its
+    folder."""
     found: dict[tuple[int, str], dict[str, Arm]] = {}
     for key in keys:
         ablation = ABLATIONS[key]
         for seed in ablation.seeds:
             points = found.setdefault((seed, ablation.task), {})
             for line in ablation.points:
-                points |= {point_name(key, line, point): Arm(changes) for point, changes in ablation.points[line].items()}
+                named = {point_arm(key, line, point): Arm(changes) for point, changes in ablation.points[line].items()}
+                points |= {name: arm for name, arm in named.items() if name not in ARMS}
     return [(task, seed, arms, (0.5,)) for (seed, task), arms in sorted(found.items()) if seeds is None or seed in seeds]
+
+
+def take_up(results: Path, work_dir: Path) -> None:
+    """Puts the figures in `results` where a run looks for them, unless it has figures of its own."""
+    if not (results / RESULTS).exists():
+        return
+    for task, seeds in read_json(results / RESULTS)["figures"].items():
+        for seed, figures in seeds.items():
+            path = figures_path(work_dir, task, seed)
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, figures)
 
 
 def collected(work_dir: Path) -> dict[str, dict[str, dict]]:
@@ -60,8 +76,8 @@ def collected(work_dir: Path) -> dict[str, dict[str, dict]]:
 def write_results(work_dir: Path, results: Path, page: Path) -> str:
     """The JSON of what was measured, and, drawn from it, the page's tables and the pictures beside it."""
     facts = {"domain": domain_text(), "torch": torch.__version__.partition("+")[0], "probabilities": SYNTHETIC_PROBABILITIES}
-    write_json(results / "evidence.json", {"facts": facts, "figures": collected(work_dir)})
-    written = json.loads((results / "evidence.json").read_text(encoding="utf-8"))
+    write_json(results / RESULTS, {"facts": facts, "figures": collected(work_dir)})
+    written = json.loads((results / RESULTS).read_text(encoding="utf-8"))
     figures = written["figures"]
     ablations = {ABLATIONS[key].title: lines for key in ABLATIONS if (lines := ablation_lines(figures, key))}
     text = summary(figures, ablations, written["facts"])
@@ -96,6 +112,7 @@ def main() -> None:
     os.environ["TQDM_DISABLE"] = "1"  # two seeds at a time would write into each other's bars
     phases = [arm_jobs(arguments.tasks, arguments.seeds, arguments.arms), ablation_jobs(arguments.ablations, arguments.seeds)]
     arguments.results.mkdir(parents=True, exist_ok=True)
+    take_up(arguments.results, arguments.work_dir)
     for task, seed in dict.fromkeys(job[:2] for jobs in phases for job in jobs):
         Run(arguments.work_dir, task, seed)  # draws the images, which tasks share
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
+from method import BASE, settings_from
 from method import GENERATION as MIXING_ALONE
+
+from sgdmix_hub.config import AugmentSettings, apply_preset
 
 SPECIES, JUDGE, TEST = 6, 100, 350
 SYNTHETIC_PROBABILITIES = (0.1, 0.5)  # the same for all arms; which one counts is chosen on the validation images
@@ -115,3 +119,19 @@ ABLATIONS = {
         {preset: _each(preset, "selection_method", ("l2", "random", "dissimilar")) for preset in ("paper", "recommended")},
     ),
 }
+
+
+@cache
+def point_arm(key: str, line: str, point: str) -> str:
+    """The arm that an ablation's point is measured as: one of ARMS where that is the same recipe, else one of its own."""
+    wanted = recipe(ABLATIONS[key].points[line][point])
+    for name, arm in ARMS.items():
+        if arm.generation is not None and arm == Arm(arm.generation) and recipe(arm.generation) == wanted:
+            return name
+    return f"{key} {line} {point}"
+
+
+def recipe(changes: dict) -> AugmentSettings:
+    """All settings of a generation, of which `changes` names some, with the same inputs whatever they are."""
+    inputs = dict.fromkeys(("dataset_name", "output_dir", "adapter", "classifier"), "any")
+    return apply_preset(settings_from(AugmentSettings, **(inputs | BASE | GENERATION | changes)))

@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from evidence_arms import ABLATIONS, ARMS, CEILING, MIXING, PAPER, RECOMMENDED, TASKS, Ablation
+from evidence_arms import ABLATIONS, ARMS, CEILING, MIXING, PAPER, RECOMMENDED, TASKS, Ablation, point_arm
 from evidence_tables import test_accuracies
 from intervals import half_width, interval
 
@@ -17,27 +17,22 @@ COLOURS = {RECOMMENDED: "#c0392b", PAPER: "#e59866", MIXING: "#884ea0", "true ma
 LINES = {"paper": "#e59866", "recommended": "#c0392b"}
 
 
-def point_name(key: str, line: str, point: str) -> str:
-    """The arm under which an ablation's point is measured."""
-    return f"{key} {line} {point}"
-
-
 def point_values(figures: dict[str, dict], key: str, ablation: Ablation, line: str, point: str) -> list[float]:
     """Test accuracies of one point, a seed each."""
-    name = point_name(key, line, point)
+    name = point_arm(key, line, point)
     seeds = figures.get(ablation.task, {})
     return [seed["arms"][name]["accuracy"]["0.5"]["test"] for seed in seeds.values() if name in seed["arms"]]
 
 
 def ablation_lines(figures: dict[str, dict], key: str) -> list[str]:
-    """The table of an ablation; empty when none of it was run."""
+    """The table of an ablation; empty when none of it was run but what the table of arms has too."""
     ablation = ABLATIONS[key]
     points = list(next(iter(ablation.points.values())))
     lines = [f"| {ablation.title} | " + " | ".join(points) + " |", "|---|" + "---|" * len(points)]
     found = False
     for line in ablation.points:
         values = [point_values(figures, key, ablation, line, point) for point in points]
-        found |= any(values)
+        found |= any(of_point and point_arm(key, line, point) not in ARMS for point, of_point in zip(points, values, strict=True))
         lines.append(f"| `{line}` | " + " | ".join(interval(of_point) if of_point else "not run" for of_point in values) + " |")
     return [f"On the task {TASKS[ablation.task].title}, p = .5.", "", *lines] if found else []
 

@@ -24,6 +24,11 @@ def slug(text: str) -> str:
     return "-".join("".join(c if c.isalnum() or c == "." else " " for c in text.lower()).split())
 
 
+def figures_path(work_dir: Path, task: str, seed: int | str) -> Path:
+    """Where the figures of a task and seed are kept."""
+    return work_dir / task / f"seed-{seed}" / "figures.json"
+
+
 class Run:
     """The programs' runs for one task and seed. The seed draws species, images, subset, and everything that is trained."""
 
@@ -116,9 +121,9 @@ def run_arms(task: str, seed: int, work_dir: Path, arms: dict[str, Arm], probabi
     """Measures the arms that are not measured yet; says what there is now."""
     start_processes(num_threads=1)
     run = Run(work_dir, task, seed)
-    figures = Figures(run.folder / "figures.json")
+    figures = Figures(figures_path(work_dir, task, seed))
     missing = {name: arm for name, arm in arms.items() if not figures.has(name) and arm.applies_to(run.task)}
-    if missing and figures.values["judge"] is None:
+    if missing:
         started = time.monotonic()
         run.prepare()
         figures.values["judge"] = run.accuracy(run.folder / "judge", "test")

@@ -38,7 +38,7 @@ from sgdmix_hub.processes import read_json, write_json
 
 PLACES = ("one core", "all cores")
 PRESETS = ("paper", "recommended")
-GPU_BATCHES, GPU_TURNS = (8, 16), 3
+GPU_SETTINGS, GPU_TURNS = ((16, True), (16, False)), 3  # batch size, compiled
 MIXED_ROWS, REFINED_ROWS = (1_000, 20_000), (200, 2_000)
 SIZE_ROWS = 50_000
 MIXING_ALONE = ["--strength", "0", "--resolution", str(data.PATTERN_SIZE)]
@@ -121,15 +121,14 @@ def gpu(args: argparse.Namespace) -> dict | None:
     """Speed against the reference in turns, and FLOP/s, for batches, compiled or not; None without a GPU."""
     if not torch.cuda.is_available():
         return None
-    in_process(data.birds_adapter, args.work_dir, args.gpu_shape)
+    in_process(data.birds_adapter, args.work_dir, args.gpu_shape, on_gpu=True)
     found = []
-    with loaded(Worker("reference", Task(args.work_dir, 16, shape=args.gpu_shape), on_gpu=True)) as (reference,):
-        for batch_size in GPU_BATCHES:
-            for compiled in (False, True):
-                options = {"shape": args.gpu_shape, "batch_size": batch_size, "dtype": args.gpu_dtype, "compiled": compiled}
-                with loaded(Worker("ours", Task(args.work_dir, 8 * batch_size, **options), on_gpu=True)) as (ours,):
-                    turns = [{"ours": ours.run(), "reference": reference.run()} for _ in range(GPU_TURNS)]
-                    found.append(options | {"turns": turns, "timed": ours.run(timed=True)} | ratios(turns))
+    with loaded(Worker("reference", Task(args.work_dir, 8, shape=args.gpu_shape), on_gpu=True)) as (reference,):
+        for batch_size, compiled in GPU_SETTINGS:
+            options = {"shape": args.gpu_shape, "batch_size": batch_size, "dtype": args.gpu_dtype, "compiled": compiled}
+            with loaded(Worker("ours", Task(args.work_dir, 6 * batch_size, **options), on_gpu=True)) as (ours,):
+                turns = [{"ours": ours.run(), "reference": reference.run()} for _ in range(GPU_TURNS)]
+                found.append(options | {"turns": turns, "timed": ours.run(timed=True)} | ratios(turns))
     resolution = data.resolution_of(args.gpu_shape)
     return {"device": torch.cuda.get_device_name(), "resolution": resolution, "dtype": args.gpu_dtype, "settings": found}
 

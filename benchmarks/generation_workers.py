@@ -18,17 +18,20 @@ from generation_samplers import HANDING_OVER, SAMPLERS, Ours, Task
 
 from sgdmix_hub.processes import quiet_other_ranks, start_processes
 
-# The libraries are imported once, in a process from which every worker is forked.
+# The libraries are imported once, in a process from which every worker is forked; but a fork cannot use the GPU, since a library has
+# asked for it before.
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["sgdmix_hub.augment", "sgdmix_hub.train_adapter"])
+spawned = multiprocessing.get_context("spawn")
 
 
 class Worker:
     """One process with one sampler; `core` is the one that it and all its helpers stay on."""
 
     def __init__(self, kind: str, task: Task, core: int | None = None, on_gpu: bool = False):
-        self._pipe, other_end = forks.Pipe()
-        self._process = forks.Process(target=_serve, args=(other_end, kind, task, core, on_gpu))
+        context = spawned if on_gpu else forks
+        self._pipe, other_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other_end, kind, task, core, on_gpu))
         self._process.start()
         other_end.close()
 
@@ -73,9 +76,9 @@ def run_together(workers: Sequence[Worker]) -> float:
     return sum(answer["rows"] for answer in answers) / max(answer["seconds"] for answer in answers)
 
 
-def in_process(function: Callable, *args) -> None:
+def in_process(function: Callable, *args, on_gpu: bool = False) -> None:
     """Calls a function in a process of its own. Raises `RuntimeError` when it fails."""
-    process = forks.Process(target=function, args=args)
+    process = (spawned if on_gpu else forks).Process(target=function, args=args)
     process.start()
     process.join()
     if process.exitcode:

@@ -11,6 +11,7 @@ import cv2
 import torch
 from datasets import Image as ImageFeature
 
+from . import __version__
 from .adapters import Adapter, check_base, read_adapter
 from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, UserError, fingerprint, published_settings
 from .data import Split, check_same_subset, load_split, subset_record
@@ -31,7 +32,6 @@ LIBRARIES = (
     "scipy",
     "scikit-image",
     "grad-cam",
-    "sgdmix_hub",
 )
 
 
@@ -113,7 +113,7 @@ def environment(settings: AugmentSettings) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """The libraries that have a hand in the bytes."""
-    return {library: version(library) for library in LIBRARIES} | {"opencv": cv2.__version__}
+    return {library: version(library) for library in LIBRARIES} | {"sgdmix_hub": __version__, "opencv": cv2.__version__}
 
 
 def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) -> None:

@@ -15,9 +15,9 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from cifar import ANIMALS, make_photographs
-from evidence import BEGIN, END, ablation_jobs, arm_jobs, collected, with_tables
-from evidence_arms import ABLATIONS, ARMS, CEILING, GENERATION, RECOMMENDED, TASKS
-from evidence_plots import ablation_lines, draw_ablations, draw_tasks, point_name
+from evidence import BEGIN, END, RESULTS, ablation_jobs, arm_jobs, collected, take_up, with_tables
+from evidence_arms import ABLATIONS, ARMS, CEILING, GENERATION, PAPER, RECOMMENDED, TASKS, point_arm
+from evidence_plots import ablation_lines, draw_ablations, draw_tasks
 from evidence_runs import slug
 from evidence_tables import chosen_probability, comparisons, overview, test_accuracies
 from intervals import holm, paired_p
@@ -116,6 +116,21 @@ def test_every_arm_and_point_is_what_the_programs_take():
             apply_preset(settings_from(AugmentSettings, **(given | BASE | GENERATION | arm.generation)))
 
 
+def test_points_that_are_arms_of_the_table_are_measured_once():
+    shared = {point_arm(*point) for point in (("strength", "paper", "0.5"), ("masks", "paper", "Grad-CAM"), ("candidates", "paper", "50"))}
+    assert shared == {PAPER}
+    assert point_arm("selection", "recommended", "l2") == RECOMMENDED
+    assert point_arm("masks", "paper", "true masks") == "masks paper true masks"  # the table's are mixed otherwise
+    assert not {name for _, _, arms, _ in ablation_jobs(list(ABLATIONS), None) for name in arms} & set(ARMS)
+
+
+def test_figures_of_an_earlier_folder_are_taken_up_and_own_ones_kept(seeds, tmp_path):
+    write_json(tmp_path / RESULTS, {"figures": {"shift": seeds}})
+    write_json(tmp_path / "work" / "shift" / "seed-2" / "figures.json", seeds["1"])
+    take_up(tmp_path, tmp_path / "work")
+    assert collected(tmp_path / "work") == {"shift": seeds | {"2": seeds["1"]}}
+
+
 def test_jobs_are_whole_seeds_in_turn():
     jobs = arm_jobs(["shift", "full"], None, list(ARMS))
     assert [job[:2] for job in jobs[:4]] == [("shift", 1), ("full", 1), ("shift", 2), ("full", 2)]
@@ -133,15 +148,15 @@ def test_pictures_are_drawn_of_what_there_is(seeds, tmp_path):
     ablation = ABLATIONS["strength"]
     rng = np.random.default_rng(1)
     for seed in seeds.values():
-        name = point_name("strength", "paper", "0.5")
+        name = point_arm("strength", "paper", "0.3")
         seed["arms"][name] = {"accuracy": {"0.5": both(rng)}}
     write_json(tmp_path / "shift" / "seed-10" / "figures.json", seeds["1"])
     write_json(tmp_path / "shift" / "seed-2" / "figures.json", seeds["2"])
     figures = collected(tmp_path)
     assert list(figures["shift"]) == ["2", "10"]
     lines = ablation_lines({"shift": seeds}, "strength")
-    assert "not run" in lines[-1] and lines[-2].count("±") == 1 and len(lines) == 4 + len(ablation.points)
-    assert ablation_lines({"shift": seeds}, "candidates") == []
+    assert "not run" in lines[-1] and lines[-2].count("±") == 2 and len(lines) == 4 + len(ablation.points)
+    assert ablation_lines({"shift": seeds, "full": seeds}, "candidates") == []  # N = 50 alone is no ablation
     draw_tasks({"shift": seeds}, tmp_path / "tasks.png")
     draw_ablations({"shift": seeds}, tmp_path / "ablations.png")
     for name in ("tasks.png", "ablations.png"):
