@@ -8,9 +8,12 @@
 - `scaling`: two processes against one, in interleaved pairs, beside a plain convolution, because cores may be shared;
 - `memory`: peak anonymous memory of whole runs over small and large datasets;
 - `size`: a run over 50,000 images at S = 0, and the same command again;
-- `gpu`: speed and achieved FLOP/s with weights in the shape of Stable Diffusion 1.5, random ones (weights do not change speed).
+- `gpu`, `gpu-compiled`: rows a second beside that sampler on a GPU, in the shape of Stable Diffusion 1.5 with random weights (they do not
+  change speed);
+- `unet`: FLOP/s of a UNet of that shape.
 
-All parts but the last run on the CPU, also where there is a GPU. Figures go to generation.json and, as tables, to generation.md.
+The last three need a GPU, the others run on the CPU, also where there is one. Figures go to generation.json and, as tables, to
+generation.md.
 """
 
 from __future__ import annotations
@@ -25,20 +28,23 @@ import datetime
 import platform
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import generation_data as data
 import torch
+from generation_flops import unet_alone
 from generation_runs import run_again, run_whole
 from generation_samplers import Task
 from generation_tables import render
 from generation_workers import Worker, in_process, loaded, run_together
+from training import SHAPES, build_unet
 
-from sgdmix_hub.processes import read_json, write_json
+from sgdmix_hub.processes import read_json, start_processes, write_json
 
 PLACES = ("one core", "all cores")
 PRESETS = ("paper", "recommended")
-GPU_SETTINGS, GPU_TURNS = ((16, True), (16, False)), 3  # batch size, compiled
+GPU_BATCH, GPU_TURNS = 16, 3
 MIXED_ROWS, REFINED_ROWS = (1_000, 20_000), (200, 2_000)
 SIZE_ROWS = 50_000
 MIXING_ALONE = ["--strength", "0", "--resolution", str(data.PATTERN_SIZE)]
@@ -117,20 +123,31 @@ def size(args: argparse.Namespace) -> dict:
     return run_whole(*place) | {"again_seconds": run_again(*place)}
 
 
-def gpu(args: argparse.Namespace) -> dict | None:
-    """Speed against the reference in turns, and FLOP/s, for batches, compiled or not; None without a GPU."""
+def gpu(args: argparse.Namespace, compiled: bool = False) -> dict | None:
+    """Speed against the reference in turns; None without a GPU."""
     if not torch.cuda.is_available():
         return None
     in_process(data.birds_adapter, args.work_dir, args.gpu_shape, on_gpu=True)
-    found = []
-    with loaded(Worker("reference", Task(args.work_dir, 8, shape=args.gpu_shape), on_gpu=True)) as (reference,):
-        for batch_size, compiled in GPU_SETTINGS:
-            options = {"shape": args.gpu_shape, "batch_size": batch_size, "dtype": args.gpu_dtype, "compiled": compiled}
-            with loaded(Worker("ours", Task(args.work_dir, 6 * batch_size, **options), on_gpu=True)) as (ours,):
-                turns = [{"ours": ours.run(), "reference": reference.run()} for _ in range(GPU_TURNS)]
-                found.append(options | {"turns": turns, "timed": ours.run(timed=True)} | ratios(turns))
-    resolution = data.resolution_of(args.gpu_shape)
-    return {"device": torch.cuda.get_device_name(), "resolution": resolution, "dtype": args.gpu_dtype, "settings": found}
+    options = {"shape": args.gpu_shape, "batch_size": GPU_BATCH, "dtype": args.gpu_dtype, "compiled": compiled}
+    started = time.monotonic()
+    reference, ours = (("reference", Task(args.work_dir, 8, shape=args.gpu_shape)), ("ours", Task(args.work_dir, 6 * GPU_BATCH, **options)))
+    with loaded(Worker(*reference, on_gpu=True), Worker(*ours, on_gpu=True)) as (theirs, our):
+        facts = {"device": torch.cuda.get_device_name(), "resolution": data.resolution_of(args.gpu_shape)}
+        facts |= options | {"loading_seconds": time.monotonic() - started}
+        turns = [{"ours": our.run(), "reference": theirs.run()} for _ in range(GPU_TURNS)]
+        return facts | {"turns": turns, "timed": our.run(timed=True)} | ratios(turns)
+
+
+def unet(args: argparse.Namespace) -> dict | None:
+    """FLOP/s of the UNet alone; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    start_processes(1)
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model = build_unet(SHAPES[args.gpu_shape])
+    model = model.to(getattr(torch, args.gpu_dtype)).to(memory_format=torch.channels_last).eval()
+    return {"device": torch.cuda.get_device_name(), "resolution": data.resolution_of(args.gpu_shape)} | unet_alone(model, 2 * GPU_BATCH)
 
 
 def machine() -> dict:
@@ -144,7 +161,8 @@ def machine() -> dict:
     }
 
 
-PARTS = {"speed": speed, "time": time_shares, "scaling": scaling, "memory": memory, "size": size, "gpu": gpu}
+PARTS = {"speed": speed, "time": time_shares, "scaling": scaling, "memory": memory, "size": size}
+PARTS |= {"gpu": gpu, "gpu-compiled": partial(gpu, compiled=True), "unet": unet}
 
 
 def main() -> None:

@@ -7,10 +7,11 @@ import time
 from collections import defaultdict
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-SIDE, PRODUCTS, CALLS = 8192, 20, 5
+SIDE, PRODUCTS, CALLS, TOKENS = 8192, 20, 5, 77
 # names of kernels, in this order: attention is made of products too, and what fits nothing is norms and the like
 KINDS = {
     "attention": r"flash|fmha|attention|sdpa",
@@ -20,16 +21,18 @@ KINDS = {
 OTHERS = "norms, activations, sums"
 
 
-def unet_figures(sampler) -> dict:
-    """FLOP/s of the UNet in the sampler's last timed run over the rate of a large matrix product of the same precision on the same device,
-    and shares of a call's time by kind of kernel."""
-    refiner, clock = sampler.maker.pipeline.refiner, sampler.clock
-    unet = refiner.pipeline.unet
-    inputs = unet_inputs(unet, 2 * sampler.maker.settings.batch_size, refiner.pipeline.tokenizer.model_max_length)
-    achieved = call_flops(unet, inputs) * clock.calls["UNet"] / clock.seconds["UNet"]
-    product = product_rate(unet.device, unet.dtype)
-    rates = {"tflops": achieved / 1e12, "matrix_product_tflops": product / 1e12, "share": achieved / product}
-    return rates | {"kernels": kernel_shares(unet, inputs)}
+def unet_alone(unet: UNet2DConditionModel, batch: int) -> dict:
+    """FLOP/s of a UNet, as it is and compiled, over the rate of a large matrix product of the same precision on the same device, and shares
+    of a call's time by kind of kernel."""
+    inputs = unet_inputs(unet, batch, TOKENS)
+    flops, product = call_flops(unet, inputs), product_rate(unet.device, unet.dtype)
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            unet.compile(dynamic=False)
+        seconds, kernels = kernel_shares(unet, inputs)
+        found.append({"compiled": compiled, "tflops": flops / seconds / 1e12, "share": flops / seconds / product, "kernels": kernels})
+    return {"batch": batch, "dtype": str(unet.dtype).removeprefix("torch."), "product_tflops": product / 1e12, "runs": found}
 
 
 def unet_inputs(unet, batch: int, tokens: int) -> dict:
@@ -62,8 +65,9 @@ def product_rate(device: torch.device, dtype: torch.dtype, side: int = SIDE) -> 
 
 
 @torch.no_grad()
-def kernel_shares(unet, inputs: dict) -> dict[str, float]:
-    """Shares of the wall time of calls of the UNet, as it is run, by kind of kernel; `idle` is when the device waited for the next one."""
+def kernel_shares(unet, inputs: dict) -> tuple[float, dict[str, float]]:
+    """Seconds of a call of the UNet, as it is run, and the shares of them by kind of kernel; `idle` is when the device waited for the next
+    one."""
     device = unet.device
     for _ in range(2):
         unet(**inputs)
@@ -81,7 +85,7 @@ def kernel_shares(unet, inputs: dict) -> dict[str, float]:
     for event in profiler.key_averages():
         seconds[kind_of(event.key)] += event.self_device_time_total / 1e6
     shares = {kind: spent / wall for kind, spent in seconds.items()}
-    return shares | {"idle": max(0.0, 1 - sum(shares.values()))}
+    return wall / CALLS, shares | {"idle": max(0.0, 1 - sum(shares.values()))}
 
 
 def kind_of(kernel: str) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from generation_flops import unet_figures
 from generation_samplers import HANDING_OVER, SAMPLERS, Ours, Task
 
 from sgdmix_hub.processes import quiet_other_ranks, start_processes
@@ -120,7 +119,7 @@ def _timed_run(sampler: Ours, device: torch.device) -> dict:
     threads = time.process_time() - own - sum(clock.cpu_seconds.values())
     found["wall"] = dict(clock.seconds)
     if device.type == "cuda":
-        return found | {"unet": unet_figures(sampler)}
+        return found
     helpers = {"helper threads": threads, "encoding processes": _children_seconds() - children}
     return found | {"cpu": dict(clock.cpu_seconds) | helpers}
 

@@ -73,9 +73,7 @@ def build_base(shape: dict) -> StableDiffusionPipeline:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    unet = UNet2DConditionModel(
-        sample_size=shape["resolution"] // 8, block_out_channels=shape["unet"], cross_attention_dim=shape["text"], attention_head_dim=8
-    )
+    unet = build_unet(shape)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -86,6 +84,13 @@ def build_base(shape: dict) -> StableDiffusionPipeline:
     schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "skip_prk_steps": True, "steps_offset": 1}
     parts = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(text), "tokenizer": tokenizer, "scheduler": PNDMScheduler(**schedule)}
     return StableDiffusionPipeline(**parts, **NO_SAFETY_CHECKER, feature_extractor=None)
+
+
+def build_unet(shape: dict) -> UNet2DConditionModel:
+    """The same pipeline's UNet."""
+    return UNet2DConditionModel(
+        sample_size=shape["resolution"] // 8, block_out_channels=shape["unet"], cross_attention_dim=shape["text"], attention_head_dim=8
+    )
 
 
 def write_images(folder: Path, resolution: int) -> None:
@@ -216,8 +221,6 @@ def table(results: dict) -> str:
     for loop, turns in results["loops"].items():
         peak = np.median([turn["peak_mb"] for turn in turns])
         lines.append(f"| {loop} | {rates[loop]:.3f} | {rates[loop] / rates['stock']:.2f} | {peak:.0f} |")
-    if not results["device"].startswith("NVIDIA"):
-        lines.append("| at SD 1.5's size on a GPU (`--shape sd15`) | not measured | | |")
     return "\n".join(lines) + "\n"
 
 

@@ -47,7 +47,7 @@ def test_kernels_have_kinds():
 
 
 def test_nothing_measured_reads_not_measured():
-    assert render({}).count(NOT_MEASURED) == 8 + 6
+    assert render({}).count(NOT_MEASURED) == 9 + 8
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ def test_program_measures_and_the_table_quotes_the_json(tmp_path):
         assert 0 < outside(run) < 1
     text = (tmp_path / "generation.md").read_text()
     assert text == render(figures) and f"**{place['ratio']:.2f}**" in text and f"**{SCALING['ratio']:.2f}**" in text
-    assert text.count(NOT_MEASURED) == 5 + 3
+    assert text.count(NOT_MEASURED) == 6 + 5
 
 
 MACHINE = {"cores": 2, "processor": "x86_64", "torch": "2", "date": "2026-01-01", "load": 0.5}
