@@ -243,7 +243,7 @@ def test_the_mixtures_for_bootstrapped_saliency_are_of_the_recipes_own_rows(tmp_
 
 def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free_mixtures(birds, tiny_base, classifier, tmp_path):
     args = run_arguments(birds, tiny_base, write_recipe(tmp_path / "recipe", classifier, generate={"strength": 0}), tmp_path / "run")
-    done = launch([*args, "--bootstrap_saliency=true"], 2)
+    done = run_script([*args, "--bootstrap_saliency=true"])
     assert done.returncode == 0, done.stderr
     assert [line.partition(" ")[0] for line in done.stdout.splitlines() if re.match(r"\d/\d ", line)] == [f"{n}/6" for n in range(1, 7)]
     bootstrap = tmp_path / "run" / "bootstrap"

@@ -10,6 +10,7 @@ from generations import arguments, one_line
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launching import launch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from trainings import CLASSIFIER, run, unfinished
@@ -174,3 +175,24 @@ def test_mistakes_are_told_before_the_training(name, chosen, tmp_path):
     given = {name: value for name, value in given.items() if value is not None}
     one_line(run(arguments(given), tmp_path / "logs", CLASSIFIER), str(MISTAKES[name]))
     assert not (tmp_path / "classifier" / "state" / "log.jsonl").exists()
+
+
+SHARES = """
+import torch
+from sgdmix_hub.accuracy import share_buffers
+from sgdmix_hub.processes import start_processes
+
+rank = start_processes(1).process_index
+layer = torch.nn.BatchNorm2d(3)
+layer.running_mean += rank + 1
+layer.num_batches_tracked += 5
+share_buffers(layer)
+assert torch.equal(layer.running_mean, torch.ones(3)) and layer.num_batches_tracked == 5, layer.state_dict()
+"""
+
+
+def test_every_process_measures_with_the_running_statistics_that_are_saved(tmp_path):
+    """Batch normalisation's are each process's own after a training step."""
+    (tmp_path / "shares.py").write_text(SHARES)
+    done = launch([tmp_path / "shares.py"], 2)
+    assert done.returncode == 0, done.stderr
