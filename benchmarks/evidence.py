@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +20,7 @@ from evidence_arms import ABLATIONS, ARMS, MIXING, PAPER, REAL, RECOMMENDED, SYN
 from evidence_plots import ablation_lines, draw_ablations, draw_tasks
 from evidence_runs import Run, domain_text, figures_path, run_arms
 from evidence_tables import summary
+from tqdm.auto import tqdm
 
 from sgdmix_hub.processes import read_json, write_json
 
@@ -48,6 +48,12 @@ def ablation_jobs(keys: list[str], seeds: list[int] | None) -> list[tuple]:
                 named = {point_arm(key, line, point): Arm(changes) for point, changes in ablation.points[line].items()}
                 points |= {name: arm for name, arm in named.items() if name not in ARMS}
     return [(task, seed, arms, (0.5,)) for (seed, task), arms in sorted(found.items()) if seeds is None or seed in seeds]
+
+
+def draw_images(work_dir: Path, seed: int, tasks: list[str]) -> None:
+    """The images of a seed, some of which its tasks share."""
+    for task in tasks:
+        Run(work_dir, task, seed)
 
 
 def take_up(results: Path, work_dir: Path) -> None:
@@ -109,17 +115,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.tasks, arguments.ablations, arguments.seeds, arguments.arms = ["shift"], [], [1, 2], list(QUICK_ARMS)
-    os.environ["TQDM_DISABLE"] = "1"  # two seeds at a time would write into each other's bars
     phases = [arm_jobs(arguments.tasks, arguments.seeds, arguments.arms), ablation_jobs(arguments.ablations, arguments.seeds)]
     arguments.results.mkdir(parents=True, exist_ok=True)
     take_up(arguments.results, arguments.work_dir)
+    tasks_of_seeds: dict[int, list[str]] = {}
     for task, seed in dict.fromkeys(job[:2] for jobs in phases for job in jobs):
-        Run(arguments.work_dir, task, seed)  # draws the images, which tasks share
+        tasks_of_seeds.setdefault(seed, []).append(task)
+    first, others = list(tasks_of_seeds.items())[:1], list(tasks_of_seeds.items())[1:]
+    print("drawing images", flush=True)
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+        for seeds in (first, others):  # the first alone: it fetches the photographs, which all seeds draw from
+            for drawing in [pool.submit(draw_images, arguments.work_dir, *seed) for seed in seeds]:
+                drawing.result()
         for jobs in phases:  # one after the other: both write a task's and seed's figures
             running = [pool.submit(run_arms, task, seed, arguments.work_dir, *rest) for task, seed, *rest in jobs]
-            for finished in as_completed(running):
-                print(finished.result(), flush=True)
+            for finished in tqdm(as_completed(running), total=len(running), desc="evidence", unit="run"):
+                tqdm.write(finished.result())
     print(write_results(arguments.work_dir, arguments.results, arguments.page))
 
 

@@ -69,6 +69,8 @@ def draw_ablations(figures: dict[str, dict], path: Path) -> None:
 def draw_tasks(figures: dict[str, dict], path: Path) -> None:
     """One panel a task: every arm's mean test accuracy with its interval, and the seeds as dots."""
     tasks = [task for task in TASKS if task in figures]
+    if not tasks:
+        return
     panels, axes = plt.subplots(1, len(tasks), figsize=(2.6 + 2.9 * len(tasks), 5.2), squeeze=False, sharey=True, layout="constrained")
     names = list(ARMS)
     for axis, task in zip(axes[0], tasks, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -118,9 +119,10 @@ def measure(run: Run, name: str, arm: Arm, probabilities: tuple[float, ...]) -> 
 
 
 def run_arms(task: str, seed: int, work_dir: Path, arms: dict[str, Arm], probabilities: tuple[float, ...] = SYNTHETIC_PROBABILITIES) -> str:
-    """Measures the arms that are not measured yet; says what there is now."""
+    """Measures the arms that are not measured yet; returns what there is now, in words. What the programs say goes to `log.txt`."""
     start_processes(num_threads=1)
     run = Run(work_dir, task, seed)
+    write_to(run.folder / "log.txt")
     figures = Figures(figures_path(work_dir, task, seed))
     missing = {name: arm for name, arm in arms.items() if not figures.has(name) and arm.applies_to(run.task)}
     if missing:
@@ -132,6 +134,14 @@ def run_arms(task: str, seed: int, work_dir: Path, arms: dict[str, Arm], probabi
         started = time.monotonic()
         figures.keep(started, name, measure(run, name, arm, probabilities))
     return f"{task}, seed {seed}: {len(figures.values['arms'])} arms, {figures.values['hours']:.2f} h"
+
+
+def write_to(path: Path) -> None:
+    """Has this process and all it starts write to a file: several at a time would write into each other's lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
 
 
 def domain_text() -> str:
