@@ -20,7 +20,7 @@ from evidence_arms import ABLATIONS, ARMS, CEILING, GENERATION, PAPER, RECOMMEND
 from evidence_plots import ablation_lines, draw_ablations, draw_tasks
 from evidence_runs import slug
 from evidence_tables import chosen_probability, comparisons, overview, test_accuracies
-from intervals import holm, paired_p
+from intervals import holm, interval, paired_p
 from method import BASE, settings_from
 
 from sgdmix_hub.config import AugmentSettings, apply_preset
@@ -145,18 +145,20 @@ def test_tables_are_put_between_the_marks_again_and_again():
 
 
 def test_pictures_are_drawn_of_what_there_is(seeds, tmp_path):
-    ablation = ABLATIONS["strength"]
     rng = np.random.default_rng(1)
-    for seed in seeds.values():
-        name = point_arm("strength", "paper", "0.3")
-        seed["arms"][name] = {"accuracy": {"0.5": both(rng)}}
+    points = [point_arm("strength", line, point) for line, points in ABLATIONS["strength"].points.items() for point in points]
+    for number in ("2", "4"):
+        seeds[number]["arms"] |= {name: {"accuracy": {"0.5": both(rng)}} for name in points if name not in ARMS}
+    seeds["5"]["arms"][points[0]] = {"accuracy": {"0.5": both(rng)}}  # of one that was stopped
     write_json(tmp_path / "shift" / "seed-10" / "figures.json", seeds["1"])
     write_json(tmp_path / "shift" / "seed-2" / "figures.json", seeds["2"])
     figures = collected(tmp_path)
     assert list(figures["shift"]) == ["2", "10"]
     lines = ablation_lines({"shift": seeds}, "strength")
-    assert "not run" in lines[-1] and lines[-2].count("±") == 2 and len(lines) == 4 + len(ablation.points)
-    assert ablation_lines({"shift": seeds, "full": seeds}, "candidates") == []  # N = 50 alone is no ablation
+    assert "2 of 5 seeds" in lines[0] and lines[-2].count("±") == lines[-1].count("±") == 5
+    middle = [seeds[number]["arms"][PAPER]["accuracy"]["0.5"]["test"] for number in ("2", "4")]
+    assert interval(middle) in lines[-2]  # S = 0.5 of the same seeds as the others
+    assert ablation_lines({"shift": seeds, "full": seeds}, "candidates") == []
     draw_tasks({"shift": seeds}, tmp_path / "tasks.png")
     draw_ablations({"shift": seeds}, tmp_path / "ablations.png")
     for name in ("tasks.png", "ablations.png"):
