@@ -81,6 +81,10 @@ def summary(figures: dict, ablations: dict[str, list[str]], facts: dict) -> str:
         f"{' and '.join(map(str, facts['probabilities']))} the one with the better mean on the validation images counts.",
         "## Arms against tasks\n\n" + overview(figures),
     ]
-    parts += [f"## {TASKS[task].title.capitalize()}\n\n{comparisons(seeds)}" for task, seeds in figures.items()]
-    parts += [f"## {title.capitalize()}\n\n" + "\n".join(lines) for title, lines in ablations.items()]
+    parts += [f"## {_heading(TASKS[task].title)}\n\n{comparisons(seeds)}" for task, seeds in figures.items()]
+    parts += [f"## {_heading(title)}\n\n" + "\n".join(lines) for title, lines in ablations.items()]
     return "\n\n".join(parts) + "\n"
+
+
+def _heading(title: str) -> str:
+    return title[0].upper() + title[1:]
