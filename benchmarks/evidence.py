@@ -121,11 +121,11 @@ def main() -> None:
     tasks_of_seeds: dict[int, list[str]] = {}
     for task, seed in dict.fromkeys(job[:2] for jobs in phases for job in jobs):
         tasks_of_seeds.setdefault(seed, []).append(task)
-    first, others = list(tasks_of_seeds.items())[:1], list(tasks_of_seeds.items())[1:]
+    seeds = list(tasks_of_seeds.items())
     print("drawing images", flush=True)
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        for seeds in (first, others):  # the first alone: it fetches the photographs, which all seeds draw from
-            for drawing in [pool.submit(draw_images, arguments.work_dir, *seed) for seed in seeds]:
+        for together in (seeds[:1], seeds[1:]):  # the first alone: it fetches the photographs, which all seeds draw from
+            for drawing in [pool.submit(draw_images, arguments.work_dir, *seed) for seed in together]:
                 drawing.result()
         for jobs in phases:  # one after the other: both write a task's and seed's figures
             running = [pool.submit(run_arms, task, seed, arguments.work_dir, *rest) for task, seed, *rest in jobs]

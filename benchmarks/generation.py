@@ -130,12 +130,12 @@ def gpu(args: argparse.Namespace, compiled: bool = False) -> dict | None:
     in_process(data.birds_adapter, args.work_dir, args.gpu_shape, on_gpu=True)
     options = {"shape": args.gpu_shape, "batch_size": GPU_BATCH, "dtype": args.gpu_dtype, "compiled": compiled}
     started = time.monotonic()
-    reference, ours = (("reference", Task(args.work_dir, 8, shape=args.gpu_shape)), ("ours", Task(args.work_dir, 6 * GPU_BATCH, **options)))
-    with loaded(Worker(*reference, on_gpu=True), Worker(*ours, on_gpu=True)) as (theirs, our):
+    tasks = {"reference": Task(args.work_dir, 8, shape=args.gpu_shape), "ours": Task(args.work_dir, 6 * GPU_BATCH, **options)}
+    with loaded(*(Worker(kind, task, on_gpu=True) for kind, task in tasks.items())) as (reference, ours):
         facts = {"device": torch.cuda.get_device_name(), "resolution": data.resolution_of(args.gpu_shape)}
         facts |= options | {"loading_seconds": time.monotonic() - started}
-        turns = [{"ours": our.run(), "reference": theirs.run()} for _ in range(GPU_TURNS)]
-        return facts | {"turns": turns, "timed": our.run(timed=True)} | ratios(turns)
+        turns = [{"ours": ours.run(), "reference": reference.run()} for _ in range(GPU_TURNS)]
+        return facts | {"turns": turns, "timed": ours.run(timed=True)} | ratios(turns)
 
 
 def unet(args: argparse.Namespace) -> dict | None:
