@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from datasets import disable_progress_bars
 from evidence_arms import ABLATIONS, ARMS, MIXING, PAPER, REAL, RECOMMENDED, SYNTHETIC_PROBABILITIES, TASKS, Arm, point_arm
 from evidence_plots import ablation_lines, draw_ablations, draw_tasks
 from evidence_runs import Run, domain_text, figures_path, run_arms
@@ -52,6 +53,7 @@ def ablation_jobs(keys: list[str], seeds: list[int] | None) -> list[tuple]:
 
 def draw_images(work_dir: Path, seed: int, tasks: list[str]) -> None:
     """The images of a seed, some of which its tasks share."""
+    disable_progress_bars()
     for task in tasks:
         Run(work_dir, task, seed)
 
@@ -129,7 +131,7 @@ def main() -> None:
                 drawing.result()
         for jobs in phases:  # one after the other: both write a task's and seed's figures
             running = [pool.submit(run_arms, task, seed, arguments.work_dir, *rest) for task, seed, *rest in jobs]
-            for finished in tqdm(as_completed(running), total=len(running), desc="evidence", unit="run"):
+            for finished in tqdm(as_completed(running), total=len(running), desc="evidence", unit="run", miniters=1, mininterval=0):
                 tqdm.write(finished.result())
     print(write_results(arguments.work_dir, arguments.results, arguments.page))
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.training_utils import _collate_lora_metadata
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -18,6 +15,9 @@ from .config import UserError, first_line
 from .pins import Pin, local_folder, same_content
 from .processes import quiet_libraries, read_json, write_json
 from .prompts import prompt_for, token_for
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 TOKENS_FILE = "learned_embeds.safetensors"
@@ -68,6 +68,12 @@ def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tens
 
     The LoRA metadata carries alpha: without it diffusers reloads alpha = rank, silently.
     """
+    # seconds of the start of a program that only reads an adapter's facts
+    from diffusers import StableDiffusionPipeline
+    from diffusers.training_utils import _collate_lora_metadata
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
     folder.mkdir(parents=True, exist_ok=True)
     lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     (metadata,) = _collate_lora_metadata({"unet": unet}).values()

@@ -8,11 +8,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import pytorch_grad_cam as library
 import torch
 from PIL import Image
-from pytorch_grad_cam.ablation_layer import AblationLayer, AblationLayerVit
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -20,17 +17,19 @@ from .config import UserError, first_line
 from .data import square
 from .saliency import MAP_SIZE
 
+# pytorch-grad-cam's class by method. The library brings scikit-learn and matplotlib, a second of every program's start: it is imported
+# where a CAM is asked for.
 CAMS = {
-    "grad-cam": library.GradCAM,
-    "grad-cam++": library.GradCAMPlusPlus,
-    "grad-cam-elementwise": library.GradCAMElementWise,
-    "xgrad-cam": library.XGradCAM,
-    "hires-cam": library.HiResCAM,
-    "layer-cam": library.LayerCAM,
-    "eigen-cam": library.EigenCAM,
-    "eigen-grad-cam": library.EigenGradCAM,
-    "score-cam": library.ScoreCAM,
-    "ablation-cam": library.AblationCAM,
+    "grad-cam": "GradCAM",
+    "grad-cam++": "GradCAMPlusPlus",
+    "grad-cam-elementwise": "GradCAMElementWise",
+    "xgrad-cam": "XGradCAM",
+    "hires-cam": "HiResCAM",
+    "layer-cam": "LayerCAM",
+    "eigen-cam": "EigenCAM",
+    "eigen-grad-cam": "EigenGradCAM",
+    "score-cam": "ScoreCAM",
+    "ablation-cam": "AblationCAM",
 }
 SMALLEST_GRID = 7
 BATCH = 16
@@ -63,8 +62,7 @@ class CamSaliency:
         self.grid = tuple(to_feature_map(torch.empty(shape)).shape[-2:])
         self.model.requires_grad_(False)
         self.layer.register_forward_hook(_cut_graph)  # before the library's own hooks, which then see the cut
-        options = {"ablation_layer": AblationLayer() if len(shape) == 4 else AblationLayerVit()} if method == "ablation-cam" else {}
-        self.cam = CAMS[method](_Logits(self.model), [self.layer], reshape_transform=to_feature_map, **options)
+        self.cam = library_cam(method, _Logits(self.model), self.layer, convolutional=len(shape) == 4)
 
     def _fine_enough(self, size: int) -> int:
         """An input size, from `size` upwards, that gives 7 x 7 cells and hardly more; `size` where no larger one gives more."""
@@ -107,6 +105,8 @@ class CamSaliency:
 
     def maps(self, pixel_values: torch.Tensor, labels: list[int]) -> np.ndarray:
         """float32 (B, 64, 64) in [0, 1], for pixel values (B, 3, size, size) and their true labels."""
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
         targets = [ClassifierOutputTarget(label) for label in labels]
         with contextlib.redirect_stderr(io.StringIO()):  # score-cam and ablation-cam show a progress bar for every image
             maps = self.cam(pixel_values.to(self.device), targets)
@@ -129,6 +129,15 @@ class CamSaliency:
         predicted = self.model(pixel_values=pixel_values.to(self.device)).logits.argmax(-1).cpu().numpy()
         self.cam.activations_and_grads.activations.clear()  # which the library's hooks would keep for every batch
         return predicted
+
+
+def library_cam(method: str, model: nn.Module, layer: nn.Module, convolutional: bool):
+    """pytorch-grad-cam's object of a method; of a layer that is not convolutional the activations are tokens."""
+    import pytorch_grad_cam as library
+    from pytorch_grad_cam.ablation_layer import AblationLayer, AblationLayerVit
+
+    options = {"ablation_layer": AblationLayer() if convolutional else AblationLayerVit()} if method == "ablation-cam" else {}
+    return getattr(library, CAMS[method])(model, [layer], reshape_transform=to_feature_map, **options)
 
 
 class _Logits(nn.Module):

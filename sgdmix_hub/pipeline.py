@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,8 +24,10 @@ from .masks import foreground_mask
 from .mixing import compose, inpaint, inpainting_hole, kept_mask
 from .pins import MODEL_FILES, local_folder, resolve
 from .presets import CAM_METHODS
-from .refine import Refiner
 from .saliency import model_free_map
+
+if TYPE_CHECKING:
+    from .refine import Refiner
 
 
 class UnusableRow(Exception):
@@ -97,6 +100,8 @@ class SGDMixPipeline:
             learned = read_adapter(resolve(adapter))
             base = resolve(pretrained_model_name_or_path or learned.facts["base"])
             check_base(learned, base)
+            from .refine import Refiner  # seconds of the start of a program that mixes alone
+
             refiner = Refiner(base, learned, learned.prompt, settings, device)
         if settings.saliency_method in CAM_METHODS:
             if classifier is None:

@@ -12,7 +12,6 @@ from .data import UnusableImage, aspect_box
 from .inputs import Inputs
 from .pipeline import MaskedImage, Mixture, SGDMixPipeline, UnusableRow
 from .prompts import name_prompt
-from .refine import Refiner
 from .row_store import RowValues
 from .saliency_store import SaliencyMaps
 from .shards import PlanRow
@@ -35,6 +34,8 @@ class RowMaker:
     def load_refiner(self, device: torch.device) -> None:
         """Loads the diffusion model and its adapter. Raises `UserError` when they do not fit each other."""
         if self.settings.refines and self.pipeline.refiner is None:
+            from .refine import Refiner  # seconds of the start of a program that mixes alone
+
             refiner = Refiner(self.inputs.base, self.inputs.adapter, self.prompt, self.settings, device)
             self.pipeline = SGDMixPipeline(self.settings, refiner)
 
