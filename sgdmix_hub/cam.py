@@ -17,8 +17,8 @@ from .config import UserError, first_line
 from .data import square
 from .saliency import MAP_SIZE
 
-# pytorch-grad-cam's class by method. The library brings scikit-learn and matplotlib, a second of every program's start: it is imported
-# where a CAM is asked for.
+# pytorch-grad-cam's class by method. The library brings scikit-learn, a second of every program's start: it is imported where a CAM is
+# asked for.
 CAMS = {
     "grad-cam": "GradCAM",
     "grad-cam++": "GradCAMPlusPlus",
