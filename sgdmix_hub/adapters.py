@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .config import UserError, first_line
 from .pins import Pin, local_folder, same_content
-from .processes import quiet_libraries, read_json, write_json
+from .processes import read_json, write_json
 from .prompts import prompt_for, token_for
 
 if TYPE_CHECKING:
@@ -99,6 +101,22 @@ def sort_metadata(path: Path) -> None:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+
+@contextmanager
+def quiet_libraries():
+    """Errors only from transformers and diffusers, for a while."""
+    from diffusers.utils import logging as diffusers_logging
+
+    loggings = (transformers.utils.logging, diffusers_logging)
+    before = [logging.get_verbosity() for logging in loggings]
+    for logging in loggings:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for logging, verbosity in zip(loggings, before, strict=True):
+            logging.set_verbosity(verbosity)
 
 
 def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:

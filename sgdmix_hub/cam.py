@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from .config import UserError, first_line
 from .data import square
@@ -44,6 +43,9 @@ class CamSaliency:
         enlarged until the activations have at least 7 x 7 cells, where it takes larger images. Raises `UserError` for a layer that does not
         exist or gives no activations, and for an input size that the classifier does not take.
         """
+        # a second of the start of a program that needs no classifier
+        from transformers import AutoImageProcessor, AutoModelForImageClassification
+
         try:
             self.model = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True).to(device).eval()
             self.processor = AutoImageProcessor.from_pretrained(folder)

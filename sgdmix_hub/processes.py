@@ -24,7 +24,6 @@ from typing import NoReturn, TypeVar
 
 import cv2
 import datasets
-import diffusers
 import torch
 import transformers
 from accelerate import PartialState
@@ -308,27 +307,13 @@ def reason(error: Exception, settings: Settings | None) -> Exception:
 
 
 def quiet_other_ranks() -> None:
-    """One progress bar a stage: the libraries' own are off, and every rank but the first shows errors only."""
-    for library in (transformers.utils.logging, diffusers.utils.logging, datasets.utils.logging):
+    """One progress bar a stage: the libraries' own are off, and every rank but the first shows errors only. diffusers is quieted where a
+    model is loaded (refine.py): it costs every program seconds of its start, and not all need it."""
+    for library in (transformers.utils.logging, datasets.utils.logging):
         library.disable_progress_bar()
     if launched_rank() != 0:
         warnings.simplefilter("ignore")
         transformers.utils.logging.set_verbosity_error()
-        diffusers.utils.logging.set_verbosity_error()
-
-
-@contextmanager
-def quiet_libraries():
-    """Errors only from transformers and diffusers, for a while."""
-    loggings = (transformers.utils.logging, diffusers.utils.logging)
-    before = [logging.get_verbosity() for logging in loggings]
-    for logging in loggings:
-        logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for logging, verbosity in zip(loggings, before, strict=True):
-            logging.set_verbosity(verbosity)
 
 
 def is_speaker(settings: Settings | None) -> bool:

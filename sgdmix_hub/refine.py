@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -20,13 +21,15 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     UniPCMultistepScheduler,
 )
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
-from .adapters import Adapter, load_into
+from .adapters import Adapter, load_into, quiet_libraries
 from .config import MethodSettings, UserError, first_line, num_steps
 from .pins import Pin
-from .processes import quiet_libraries, stop_if_requested
+from .processes import stop_if_requested
+from .rank_notes import launched_rank
 
 SCHEDULERS = {
     "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
@@ -207,10 +210,25 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **options) -> Pipeline:
-    """The pinned base model as a pipeline, safetensors only. Raises `UserError`."""
+@contextmanager
+def no_loading_bar():
+    """Without diffusers' bar of a pipeline's parts, for a while: the programs show one of their own a stage."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **options) -> Pipeline:
+    """The pinned base model as a pipeline, safetensors only. Of a launch, rank 0 alone passes on more than diffusers' errors, from here
+    on. Raises `UserError`."""
+    if launched_rank() != 0:
+        logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(), no_loading_bar():
             warnings.filterwarnings(
                 "ignore", message=".*torch_dtype.*", category=FutureWarning
             )  # its new name is unknown to older diffusers

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 FINE_BINS = 1000  # of [0, 1]: fine enough to be put together to any histogram worth drawing
 MOST_BARS = 40
@@ -65,6 +63,10 @@ def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
 
 def draw_statistics(statistics: RowStatistics, path: Path) -> None:
     """Both distributions as histograms, side by side with their means, as a PNG."""
+    # half a second of the start of a program that draws nothing
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     titles = {"saliency distance of source and target (RMS)": statistics.distance, "share of pixels kept from the source": statistics.area}

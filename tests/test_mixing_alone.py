@@ -1,6 +1,8 @@
 """Generations without a diffusion model: what is mixed, and the rows that cannot be made."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from generations import (
     run_script,
     write_dataset,
 )
-from launching import launch
+from launching import ROOT, launch, launch_environment
 from PIL import Image
 from rowstores import many_rows
 
@@ -48,6 +50,25 @@ def test_strength_zero_is_mixing_alone(mixing, tmp_path):
         assert np.array_equal(published, np.where((source.mask | target.mask)[..., None], source.pixels, target.pixels))
         assert row["foreground_area"] == mixture.foreground_area == (source.mask | target.mask).mean()
         assert row["effective_strength"] == 0 and row["prompt"] == ""
+
+
+ALONE = """
+import sys
+from sgdmix_hub.augment import main
+from sgdmix_hub.config import AugmentSettings
+from sgdmix_hub.parsing import parse_settings
+
+main(parse_settings(AugmentSettings))
+loaded = {"diffusers", "peft", "pytorch_grad_cam", "torch._dynamo", "transformers.modeling_utils"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def test_mixing_alone_loads_no_library_of_models(mixing, tmp_path):
+    """They are half of the start of a program."""
+    command = [sys.executable, "-c", ALONE, *arguments(mixing | {"output_dir": tmp_path / "run"})]
+    done = subprocess.run(command, cwd=ROOT, env=launch_environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and len(published_rows(tmp_path / "run")) == ROWS, done.stderr
 
 
 @pytest.mark.soak
