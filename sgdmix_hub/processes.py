@@ -308,7 +308,7 @@ def reason(error: Exception, settings: Settings | None) -> Exception:
 
 def quiet_other_ranks() -> None:
     """One progress bar a stage: the libraries' own are off, and every rank but the first shows errors only. diffusers is quieted where a
-    model is loaded (refine.py): it costs every program seconds of its start, and not all need it."""
+    model is loaded (refine.py): here it would add seconds to the start of every program, and not all need it."""
     for library in (transformers.utils.logging, datasets.utils.logging):
         library.disable_progress_bar()
     if launched_rank() != 0:

@@ -63,7 +63,7 @@ def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
 
 def draw_statistics(statistics: RowStatistics, path: Path) -> None:
     """Both distributions as histograms, side by side with their means, as a PNG."""
-    # half a second of the start of a program that draws nothing
+    # a third of a second of the start of a program, which draws in the end or not at all
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
