@@ -24,10 +24,11 @@ from sgdmix_hub.adapters import FACTS_FILE, load_into, read_adapter
 from sgdmix_hub.config import DataSettings
 from sgdmix_hub.data import load_split
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
+from sgdmix_hub.files import read_json, write_atomically, write_json
 from sgdmix_hub.judging import Judge, class_scores, mixed_sources
 from sgdmix_hub.parsing import as_arguments, parse_settings, read_yaml
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.processes import read_json, start_processes, write_atomically, write_json
+from sgdmix_hub.processes import start_processes
 from sgdmix_hub.prompts import bare_prompt
 from sgdmix_hub.refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from sgdmix_hub.sampling import draw_images

@@ -20,7 +20,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 from sgdmix_hub.cam import CamSaliency
-from sgdmix_hub.processes import write_json
+from sgdmix_hub.files import write_json
 from sgdmix_hub.saliency import MAP_SIZE
 
 SIZE = 224

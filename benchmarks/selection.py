@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from sgdmix_hub.config import AugmentSettings, apply_preset
-from sgdmix_hub.processes import write_json
+from sgdmix_hub.files import write_json
 from sgdmix_hub.targets import CANDIDATE_STREAM, select_targets
 
 ROWS, CLASSES = 50_000, 200

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, StableDiffusionImg2ImgPipeline, StableDiffu
 from tqdm.auto import tqdm
 
 from sgdmix_hub.demo.tiny_training import to_tensor
+from sgdmix_hub.files import write_atomically
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.processes import write_atomically
 from sgdmix_hub.refine import load_base
 
 SAMPLER = {"guidance_scale": 3.0, "num_inference_steps": 20}  # with the scheduler that the base brings

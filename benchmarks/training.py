@@ -33,8 +33,9 @@ from sgdmix_hub.adapter_model import LORA_TARGETS, PRECISIONS, load_adapted
 from sgdmix_hub.batches import training_batches
 from sgdmix_hub.data import load_split
 from sgdmix_hub.demo.tiny_unet import build_tokenizer
+from sgdmix_hub.files import write_json
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.processes import start_processes, write_json
+from sgdmix_hub.processes import start_processes
 from sgdmix_hub.prompts import prompt_ids, token_for
 from sgdmix_hub.refine import NO_SAFETY_CHECKER, load_base
 from sgdmix_hub.samples import Share

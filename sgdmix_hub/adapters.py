@@ -13,9 +13,9 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .config import UserError, first_line
+from .errors import UserError, first_line
+from .files import read_json, write_json
 from .pins import Pin, local_folder, same_content
-from .processes import read_json, write_json
 from .prompts import prompt_for, token_for
 
 if TYPE_CHECKING:

@@ -22,20 +22,10 @@ from .cards import read_prose
 from .config import AugmentSettings, apply_preset
 from .data import Split
 from .estimate import estimate_text, try_rows
+from .files import read_json, write_atomically
 from .flow import make_shards
 from .inputs import Inputs, check_resume, environment, resolve_inputs
-from .processes import (
-    POLL_SECONDS,
-    launch,
-    lock_folder,
-    on_rank_zero,
-    read_json,
-    say,
-    start_processes,
-    stop_if_requested,
-    wait_for_file,
-    write_atomically,
-)
+from .processes import POLL_SECONDS, launch, lock_folder, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file
 from .publish_version import check_can_publish, check_inputs, publish_version
 from .published_plan import published_plan
 from .repository import build_repository, check_share_skipped, is_complete, manifest_path

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .config import UserError, first_line
 from .data import square
+from .errors import UserError, first_line
 from .saliency import MAP_SIZE
 
 # pytorch-grad-cam's class by method. The library brings scikit-learn, a second of every program's start: it is imported where a CAM is

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import yaml
 from huggingface_hub.utils import yaml_dump
 
-from .config import UserError
+from .errors import UserError
 
 SIZES = (
     (10**3, "n<1K"),

@@ -15,7 +15,8 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
-from .config import AugmentSettings, UserError, effective_strength, preset_deviations
+from .config import AugmentSettings, effective_strength, preset_deviations
+from .errors import UserError
 from .pins import LOCAL
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"

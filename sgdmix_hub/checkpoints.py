@@ -15,8 +15,9 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
-from .config import UserError
-from .processes import different_facts, read_json, write_json
+from .errors import UserError
+from .files import read_json, write_json
+from .processes import different_facts
 
 RECORD, TRAINED = "training.json", "trained.safetensors"
 

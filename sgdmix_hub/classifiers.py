@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-from .config import UserError, first_line
+from .errors import UserError, first_line
 from .pins import MODEL_FILES, Pin, local_folder
 
 

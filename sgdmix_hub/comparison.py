@@ -15,11 +15,12 @@ from PIL import Image
 
 from .backgrounds import features_of
 from .cam import BATCH, CamSaliency
-from .config import AugmentSettings, UserError, apply_preset
-from .data import Split, UnusableImage, aspect_box, square
+from .config import AugmentSettings, apply_preset
+from .data import Split, aspect_box, square
+from .errors import UnusableImage, UnusableRow, UserError
 from .masks import foreground_mask
 from .metrics.mixture_quality import background_from_target, foreground_kept, leak
-from .pipeline import MaskedImage, Mixture, SGDMixPipeline, UnusableRow
+from .pipeline import MaskedImage, Mixture, SGDMixPipeline
 from .presets import CAM_METHODS, PRESETS
 from .program_settings import PreviewSettings
 from .row_store import RowValues

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from .errors import UserError
 from .presets import CAM_METHODS, PRESETS, SaliencyMethod, ThresholdMethod
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
@@ -29,10 +30,6 @@ PUSH = ("push_to_hub", "hub_dataset_id", "tag", "hub_private_repo", "hub_branch"
 PLACE_AND_SPEED = ("output_dir", "saliency_dir", "num_workers", "dry_run", "max_skipped", "license", "card", "config", *PUSH)
 PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
 FOLDERS = ("data", "sgdmix", "assets")  # of every published repository: no names for a configuration
-
-
-class UserError(Exception):
-    """A mistake the user can mend: its message is one line that says what to do. The run ends with exit code 2."""
 
 
 def setting(default, help: str):
@@ -299,11 +296,6 @@ def effective_strength(settings: MethodSettings, strength: float) -> float:
 def smallest_strength(num_inference_steps: int) -> float:
     """The smallest S, in hundredths, that runs a step: `int(steps * S)` is taken in floating point, as diffusers does."""
     return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type when it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 Method = TypeVar("Method", bound=MethodSettings)

@@ -12,14 +12,11 @@ from datasets import ClassLabel, Dataset, DownloadConfig, Value, load_dataset, l
 from datasets import Image as ImageFeature
 from PIL import Image, ImageOps
 
-from .config import DataSettings, UserError, first_line
+from .config import DataSettings
+from .errors import UnusableImage, UserError, first_line
 from .pins import Pin, same_content
 
 NO_LABEL = -1
-
-
-class UnusableImage(Exception):
-    """An image that cannot be decoded; its text is the reason that is recorded."""
 
 
 @dataclass(frozen=True)

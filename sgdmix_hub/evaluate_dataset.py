@@ -15,19 +15,21 @@ import torch
 from tqdm.auto import tqdm
 
 from .cam import CamSaliency
-from .config import AugmentSettings, UserError, apply_preset
+from .config import AugmentSettings, apply_preset
 from .contact_sheet import Panel, in_few_colours, mask_panel
 from .data import Split, load_evaluation_split, load_split, split_of, square, subset_record
+from .errors import UserError
 from .evaluated_repository import FILE, Version, build_evaluated
 from .evaluation import class_facts, evaluate, evaluation_text
 from .evaluation_figures import draw_drift, draw_ends, draw_fidelity, ends
 from .evaluation_settings import EvaluationSettings
+from .files import read_json, write_atomically, write_json
 from .inputs import Inputs
 from .judging import Judge
 from .parsing import parse_settings
 from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, same_content
 from .presets import CAM_METHODS
-from .processes import launch, lock_folder, read_json, say, start_processes, stop_if_requested, write_atomically, write_json
+from .processes import launch, lock_folder, say, start_processes, stop_if_requested
 from .published import PublishedRows, fetch_version, open_version
 from .repository import EVALUATION
 from .row_scores import Origins, Scores, row_scores, rows_to_keep

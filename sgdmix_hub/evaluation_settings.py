@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import UserError, at_least, required, setting
+from .config import at_least, required, setting
+from .errors import UserError
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import _http, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, validate_repo_id
 
-from .config import UserError, first_line
+from .errors import UserError, first_line
 
 TIMEOUT_SECONDS = 120.0
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before a call is made again

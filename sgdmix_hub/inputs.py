@@ -13,11 +13,13 @@ from datasets import Image as ImageFeature
 
 from . import __version__
 from .adapters import Adapter, check_base, read_adapter
-from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, UserError, fingerprint, published_settings
+from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, fingerprint, published_settings
 from .data import Split, check_same_subset, load_split, subset_record
+from .errors import UserError
+from .files import read_json, write_json
 from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve
 from .presets import CAM_METHODS
-from .processes import on_rank_zero, read_json, say, write_json
+from .processes import on_rank_zero, say
 
 CLASSIFIER_FACTS = "classifier.json"
 LIBRARIES = (

@@ -23,13 +23,14 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from .adapters import FACTS_FILE, load_into, read_adapter
 from .cam import processor_size
 from .classifiers import evaluation_transform
-from .config import AugmentSettings, UserError, apply_preset
+from .config import AugmentSettings, apply_preset
 from .confusion import CONFUSION_PICTURE, draw_confusion
-from .data import Split, UnusableImage
+from .data import Split
+from .errors import UnusableImage, UnusableRow, UserError
+from .files import read_json, write_json
 from .inputs import CLASSIFIER_FACTS, Inputs
 from .pins import MODEL_FILES, Pin, local_folder, resolve
-from .pipeline import UnusableRow
-from .processes import on_rank_zero, read_json, say, write_json
+from .processes import on_rank_zero, say
 from .prompts import bare_prompt
 from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from .rows import RowMaker

@@ -11,9 +11,9 @@ from .adapters import FACTS_FILE as ADAPTER_FACTS
 from .card_merge import UNPUBLISHED_NAME, plain
 from .cards import LARGEST_TABLE
 from .confusion import JUDGED_ARMS
+from .files import read_json, write_atomically
 from .inputs import CLASSIFIER_FACTS
 from .pins import LOCAL
-from .processes import read_json, write_atomically
 from .prompts import prompt_for
 from .training_settings import AdapterSettings, ClassifierSettings, TrainingSettings, deviations
 

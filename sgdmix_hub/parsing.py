@@ -13,7 +13,8 @@ from urllib.parse import unquote
 import yaml
 from transformers import HfArgumentParser
 
-from .config import DataSettings, UserError, first_line
+from .config import DataSettings
+from .errors import UserError, first_line
 from .program_settings import PublishSettings
 
 Settings = TypeVar("Settings", bound="DataSettings | PublishSettings")

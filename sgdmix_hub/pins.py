@@ -15,7 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .config import UserError, first_line
+from .errors import UserError, first_line
+from .files import file_sha256
 
 LOCAL = "sha256-"
 SECONDS_TO_WAIT = 60.0  # for the Hub to say where a branch or tag stands: its client waits for ever
@@ -82,15 +83,6 @@ def content_hash(folder: str | Path, left_out: str | None = None) -> str:
         if path.is_file() and relative.parts[0] != left_out and not any(part.startswith(".") for part in relative.parts):
             digest.update(f"{relative.as_posix()}\0{file_sha256(path)}\n".encode())
     return LOCAL + digest.hexdigest()
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def local_folder(pin: Pin, allow_patterns: list[str] | None = None, repo_type: str = "model") -> str:

@@ -18,8 +18,9 @@ from PIL import Image
 
 from .adapters import check_base, read_adapter
 from .cam import CamSaliency
-from .config import MethodSettings, UserError, apply_preset
+from .config import MethodSettings, apply_preset
 from .data import aspect_box, square
+from .errors import UnusableRow, UserError
 from .masks import foreground_mask
 from .mixing import compose, inpaint, inpainting_hole, kept_mask
 from .pins import MODEL_FILES, local_folder, resolve
@@ -28,10 +29,6 @@ from .saliency import model_free_map
 
 if TYPE_CHECKING:
     from .refine import Refiner
-
-
-class UnusableRow(Exception):
-    """A row that cannot be made; its text is the reason that is recorded."""
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,17 @@ from tqdm.auto import tqdm
 
 from .cam import CamSaliency
 from .comparison import MEASURED, Comparison, MaskColumn, MixtureColumn, MixtureFigures, TargetColumn, draw_split, recipe
-from .config import AugmentSettings, UserError
+from .config import AugmentSettings
 from .contact_sheet import Group, Panel, draw_panels, in_few_colours, outlined_panel, saliency_panel, stacked
 from .data import Split
+from .errors import UserError
+from .files import write_atomically, write_json
 from .inputs import Inputs, resolve_inputs
 from .metrics.mask_quality import best_fixed_iou, boundary_f, mask_iou, mask_precision, mask_recall
 from .metrics.mixture_quality import effective_targets, mean_of_defined
 from .pipeline import MaskedImage
 from .presets import PRESETS
-from .processes import say, start_processes, write_atomically, write_json
+from .processes import say, start_processes
 from .program_settings import PreviewSettings
 from .saliency_store import load_cam
 from .targets import NO_TARGET

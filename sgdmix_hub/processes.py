@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import datetime
 import fcntl
-import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -30,7 +28,8 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from .config import UserError, first_line
+from .errors import Preempted, TooManySkipped, UserError, first_line
+from .files import read_json, write_json
 from .orphans import signal_with_parent
 from .parsing import Settings, parse_settings
 from .rank_notes import dead_ranks, launch_folder, launched_rank, leave_note, remove_note
@@ -44,14 +43,6 @@ PATIENCE_SECONDS = 5.0
 SETTLE_SECONDS = 1.0  # from a broken connection to the launcher's SIGTERM
 STOP_SECONDS = 20.0  # from SIGTERM to the end, whatever the process is at: launchers kill after 30
 COLLECTIVE_TIMEOUT = datetime.timedelta(days=1)  # rank 0 may check terabytes while the others wait; a dead rank ends the launch anyway
-
-
-class TooManySkipped(Exception):
-    """More rows were skipped than max_skipped allows; everything else was written. Exit code 3."""
-
-
-class Preempted(Exception):
-    """SIGTERM came; what was finished is on disk. Exit code 75."""
 
 
 class FolderInUse(UserError):
@@ -129,42 +120,6 @@ def wait_for_file(path: Path) -> None:
     while not path.exists():
         stop_if_requested()
         time.sleep(POLL_SECONDS)
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write(temporary path)`, then rename: a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def fill_folder(folder: Path, write: Callable[[Path], None], last: str) -> None:
-    """`write(temporary folder)`, then renames file by file into `folder`, the file `last` after all others: where it is, all are."""
-    working = folder / "state" / ".finished"
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(parents=True)
-    try:
-        write(working)
-        files = [path.relative_to(working) for path in working.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda path: (path == Path(last), path)):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(working / path, folder / path)
-    finally:
-        shutil.rmtree(working)
-
-
-def write_json(path: Path, values: dict | list) -> None:
-    """JSON with sorted keys, atomically."""
-    text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def is_finished(path: Path, facts: dict) -> bool:

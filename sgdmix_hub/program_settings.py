@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import DataSettings, HubSettings, UserError, at_least, multiple_of_eight, required, setting, unit_interval
+from .config import DataSettings, HubSettings, at_least, multiple_of_eight, required, setting, unit_interval
+from .errors import UserError
 
 MOST_PREVIEWED = 24
 

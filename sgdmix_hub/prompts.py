@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from .config import UserError
+from .errors import UserError
 
 
 def token_for(label: int) -> str:

@@ -12,7 +12,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from tqdm.auto import tqdm
 
-from .config import UserError
+from .errors import UserError
 from .hub_client import AGAIN, TIMEOUT_SECONDS, attempts, hub_client, is_passing, patiently, seconds_to_wait, status_of
 from .pins import Pin
 

@@ -17,10 +17,11 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from .card_merge import merge_cards, same_on_card
 from .cards import data_folder
-from .config import HubSettings, UserError
+from .config import HubSettings
+from .errors import UserError
+from .files import read_json
 from .hub_client import AGAIN, TIMEOUT_SECONDS, attempts, hub_client, is_passing, patiently, seconds_to_wait, status_of
 from .pins import LOCAL, Pin
-from .processes import read_json
 from .publish import Digests, check_can_push, content_digests, differing_files, known_contents, prepare_repository, upload
 from .repository import EVALUATION, check_share_skipped
 

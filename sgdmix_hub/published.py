@@ -14,10 +14,10 @@ from PIL import Image
 
 from .card_merge import newest_versions
 from .cards import assets_folder, data_folder
-from .config import UserError, first_line
 from .data import Split, decode_image, to_rgb
-from .pins import OutOfReach, Pin, file_sha256, resolve, same_content
-from .processes import read_json
+from .errors import UserError, first_line
+from .files import file_sha256, read_json
+from .pins import OutOfReach, Pin, resolve, same_content
 
 CARD = "README.md"
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, UserError, apply_preset, published_settings
+from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, apply_preset, published_settings
 from .data import Split
+from .errors import UserError
+from .files import file_sha256, read_json
 from .parsing import PUBLISHED_BESIDE, parse_settings
-from .pins import file_sha256, same_content
-from .processes import read_json, say
+from .pins import same_content
+from .processes import say
 from .shards import PLAN_SCHEMA
 from .targets import row_seed, row_strength
 

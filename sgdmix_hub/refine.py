@@ -26,7 +26,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
 from .adapters import Adapter, load_into, quiet_libraries
-from .config import MethodSettings, UserError, first_line, num_steps
+from .config import MethodSettings, num_steps
+from .errors import UserError, first_line
 from .pins import Pin
 from .processes import stop_if_requested
 from .rank_notes import launched_rank

@@ -12,13 +12,14 @@ import yaml
 from datasets import Features
 
 from .cards import CardEvaluation, CardFacts, assets_folder, data_folder, dataset_card, read_prose
-from .config import AugmentSettings, UserError, fingerprint, published_settings
+from .config import AugmentSettings, fingerprint, published_settings
 from .contact_sheet import SheetRow, draw_contact_sheet, mask_panel, saliency_panel
 from .data import decode_image, subset_record
+from .errors import TooManySkipped, UserError
+from .files import file_sha256, read_json, write_json
 from .inputs import CLASSIFIER_FACTS, Inputs, versions
 from .licences import stated_license
-from .pins import MODEL_FILES, file_sha256, local_folder
-from .processes import TooManySkipped, read_json, write_json
+from .pins import MODEL_FILES, local_folder
 from .row_statistics import RowStatistics, count_rows, draw_statistics
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from .data import Split
-from .processes import read_json, stop_if_requested, wait_for_file, write_atomically, write_json
+from .files import read_json, write_atomically, write_json
+from .processes import stop_if_requested, wait_for_file
 
 BLOCK_ROWS = 128
 Block = tuple[np.ndarray, dict[str, str]]

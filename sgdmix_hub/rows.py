@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from .config import AugmentSettings, effective_strength
-from .data import UnusableImage, aspect_box
+from .data import aspect_box
+from .errors import UnusableImage, UnusableRow
 from .inputs import Inputs
-from .pipeline import MaskedImage, Mixture, SGDMixPipeline, UnusableRow
+from .pipeline import MaskedImage, Mixture, SGDMixPipeline
 from .prompts import name_prompt
 from .row_store import RowValues
 from .saliency_store import SaliencyMaps

@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import augment, train_adapter, train_classifier
-from .config import AugmentSettings, DataSettings, HubSettings, UserError, apply_preset
+from .config import AugmentSettings, DataSettings, HubSettings, apply_preset
+from .errors import TooManySkipped, UserError
+from .files import read_json
 from .inputs import CLASSIFIER_FACTS
 from .parsing import Settings, as_arguments, parse_settings, read_yaml
 from .presets import CAM_METHODS
-from .processes import TooManySkipped, launch, lock_folder, on_rank_zero, read_json, say, start_processes
+from .processes import launch, lock_folder, on_rank_zero, say, start_processes
 from .program_settings import RunSettings
 from .publish_version import check_can_publish
 from .repository import manifest_path

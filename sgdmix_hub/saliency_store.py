@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 
 from .cam import SMALLEST_GRID, CamSaliency
-from .config import AugmentSettings, UserError
-from .data import Split, UnusableImage
+from .config import AugmentSettings
+from .data import Split
+from .errors import UnusableImage, UserError
+from .files import read_json, write_json
 from .pins import MODEL_FILES, Pin, local_folder
 from .presets import CAM_METHODS
-from .processes import read_json, say, wait_for_file, write_json
+from .processes import say, wait_for_file
 from .row_store import Block, RowStore, compute_rows
 from .saliency import MAP_SIZE, is_blank, mask_column_map, model_free_map
 from .trust import Trust, trust_test

@@ -16,8 +16,7 @@ from datasets import ClassLabel, Features, Image, Value
 
 from .config import AugmentSettings
 from .data import Split
-from .pins import file_sha256
-from .processes import read_json, write_atomically, write_json
+from .files import file_sha256, read_json, write_atomically, write_json
 from .row_store import RowStore
 from .saliency_store import SaliencyMaps
 from .targets import NO_TARGET, Target, row_seed, row_strength, select_targets

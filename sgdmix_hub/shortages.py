@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
-from .config import DataSettings, UserError, first_line
+from .config import DataSettings
+from .errors import UserError, first_line
 from .program_settings import PublishSettings
 
 FULL_DISK = {

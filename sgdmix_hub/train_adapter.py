@@ -28,26 +28,16 @@ from .adapter_model import PRECISIONS, AdaptedModel, load_adapted
 from .adapters import FACTS_FILE, save_adapter
 from .batches import training_batches
 from .checkpoints import Checkpoints
-from .config import UserError
 from .contact_sheet import SheetRow, draw_contact_sheet
 from .data import Split, load_split, subset_record
+from .errors import UserError
+from .files import fill_folder, write_atomically
 from .inputs import versions
 from .judging import Judge, judge_adapter
 from .licences import stated_license
 from .model_cards import write_adapter_card
 from .pins import Pin, resolve
-from .processes import (
-    fill_folder,
-    is_finished,
-    launch,
-    lock_folder,
-    on_rank_zero,
-    say,
-    start_processes,
-    stop_if_requested,
-    wait_for_file,
-    write_atomically,
-)
+from .processes import is_finished, launch, lock_folder, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file
 from .prompts import bare_prompt, prompt_for, prompt_ids, token_for
 from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from .samples import CLASS_IMAGE_STREAM, Share, sample_seed

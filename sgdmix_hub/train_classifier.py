@@ -20,8 +20,9 @@ from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 from .accuracy import EvaluationImages, accuracy_of, evaluate_on
 from .cam import processor_size
 from .classifiers import build_model, check_takes, evaluation_transform, training_transform, with_size
-from .config import UserError
 from .data import Split, attributes_of, load_evaluation_split, load_split, subset_record
+from .errors import UserError
+from .files import fill_folder, read_json, write_json
 from .inputs import CLASSIFIER_FACTS, versions
 from .licences import stated_license
 from .losses import balanced_softmax_prior, classification_loss
@@ -29,17 +30,14 @@ from .model_cards import write_classifier_card
 from .pins import Pin, resolve
 from .processes import (
     different_facts,
-    fill_folder,
     is_finished,
     launch,
     lock_folder,
     on_rank_zero,
-    read_json,
     say,
     start_processes,
     stop_if_requested,
     wait_for_file,
-    write_json,
 )
 from .published import PublishedRows, load_published
 from .training_images import TrainingImages, training_images

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .config import UserError
+from .errors import UserError
 
 CURVE_POINTS = 100
 

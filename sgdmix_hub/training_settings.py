@@ -10,7 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import DataSettings, UserError, above_zero, at_least, multiple_of_eight, required, setting, unit_interval
+from .config import DataSettings, above_zero, at_least, multiple_of_eight, required, setting, unit_interval
+from .errors import UserError
 
 NOT_RECORDED = frozenset(
     {

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from .cam import BATCH, CamSaliency
-from .data import Split, UnusableImage, square
+from .data import Split, square
+from .errors import UnusableImage
 from .masks import grabcut_mask, threshold_mask, widen
 from .saliency import minimum_barrier_map
 

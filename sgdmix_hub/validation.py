@@ -10,7 +10,8 @@ from safetensors.torch import load_model, save_model
 from transformers import TrainerCallback
 
 from .accuracy import share_buffers
-from .processes import on_rank_zero, wait_for_file, write_atomically
+from .files import write_atomically
+from .processes import on_rank_zero, wait_for_file
 from .training_log import TrainingLog
 
 HOLD_OUT_STREAM = 1  # another draw than that of a few-shot subset

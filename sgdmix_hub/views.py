@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .data import Split, UnusableImage
+from .data import Split
+from .errors import UnusableImage
 from .judging import JUDGE_BATCH, Judge
 from .masks import resize_mask, widen
 from .row_store import Block, RowStore, compute_rows

@@ -19,7 +19,7 @@ from datasets import Image as ImageFeature
 from launching import launch_environment
 from PIL import Image
 
-from sgdmix_hub.pins import file_sha256
+from sgdmix_hub.files import file_sha256
 from sgdmix_hub.shards import Shards
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ from trainings import adapter_settings, train
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sgdmix_hub.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, read_adapter
-from sgdmix_hub.config import UserError
 from sgdmix_hub.data import DataSettings, load_split, subset_record
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.pins import resolve
 
 

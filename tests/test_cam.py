@@ -14,9 +14,10 @@ from torch import nn
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from sgdmix_hub.cam import CAMS, SMALLEST_GRID, CamSaliency
-from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
+from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.data import load_split
 from sgdmix_hub.demo.domain import make_dataset
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.presets import CAM_METHODS
 from sgdmix_hub.saliency import MAP_SIZE, is_blank

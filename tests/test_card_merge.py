@@ -10,7 +10,7 @@ from test_cards import COMMIT, HOSTILE, card_facts, card_settings, structure
 
 from sgdmix_hub.card_merge import merge_cards, read_card, same_on_card
 from sgdmix_hub.cards import dataset_card
-from sgdmix_hub.config import UserError
+from sgdmix_hub.errors import UserError
 
 REPO = "org/birds-sgdmix"
 

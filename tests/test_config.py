@@ -16,7 +16,6 @@ from sgdmix_hub.config import (
     PLACE_AND_SPEED,
     PRESETS,
     AugmentSettings,
-    UserError,
     apply_preset,
     effective_strength,
     fingerprint,
@@ -24,6 +23,7 @@ from sgdmix_hub.config import (
     published_settings,
     smallest_strength,
 )
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.parsing import parse_settings
 from sgdmix_hub.presets import CAM_METHODS, SaliencyMethod
 from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings

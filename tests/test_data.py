@@ -12,19 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sgdmix_hub.config import DataSettings, UserError
-from sgdmix_hub.data import (
-    NO_LABEL,
-    UnusableImage,
-    check_same_subset,
-    decode_image,
-    load_evaluation_split,
-    load_split,
-    square,
-    subset_record,
-    to_rgb,
-)
+from sgdmix_hub.config import DataSettings
+from sgdmix_hub.data import NO_LABEL, check_same_subset, decode_image, load_evaluation_split, load_split, square, subset_record, to_rgb
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
+from sgdmix_hub.errors import UnusableImage, UserError
 from sgdmix_hub.pins import resolve
 
 HEIGHT, WIDTH = 24, 40

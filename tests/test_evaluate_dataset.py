@@ -17,13 +17,14 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageClassification
 
 from sgdmix_hub import evaluate_dataset
-from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
+from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.data import load_split, subset_record
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.evaluate_dataset import doubts
 from sgdmix_hub.evaluation_settings import EvaluationSettings
+from sgdmix_hub.files import read_json, write_json
 from sgdmix_hub.judging import Judge
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.processes import read_json, write_json
 from sgdmix_hub.published import load_published
 from sgdmix_hub.repository import is_complete
 from sgdmix_hub.row_scores import rows_to_keep

@@ -24,7 +24,7 @@ from intervals import holm, interval, paired_p
 from method import BASE, settings_from
 
 from sgdmix_hub.config import AugmentSettings, apply_preset
-from sgdmix_hub.processes import write_json
+from sgdmix_hub.files import write_json
 from sgdmix_hub.training_settings import ClassifierSettings
 
 test_accuracies.__test__ = False  # no test, whatever its name

@@ -18,9 +18,9 @@ from trainings import ADAPTER, adapter_settings, run, train
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub.adapters import FACTS_FILE
-from sgdmix_hub.config import UserError
 from sgdmix_hub.confusion import confusion_matrix
 from sgdmix_hub.data import load_split
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.judging import Judge, class_scores, mixed_sources
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.processes import start_processes

@@ -10,7 +10,7 @@ from datasets import load_dataset
 from generations import arguments, published_rows, run_script
 from PIL import Image
 
-from sgdmix_hub.config import UserError
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.mapped import MappedSplit
 from sgdmix_hub.pipeline import SGDMixPipeline
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgdmix_hub.config import UserError
-from sgdmix_hub.pins import content_hash, file_sha256, local_folder, resolve
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import file_sha256
+from sgdmix_hub.pins import content_hash, local_folder, resolve
 
 FILES = {"config.json": b"{}", "data/train.parquet": b"rows", "data/test.parquet": b"", "README.md": b"# Birds\n"}
 

@@ -18,9 +18,10 @@ from PIL import Image
 from sgdmix_hub.adapters import read_adapter
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.data import aspect_box
+from sgdmix_hub.errors import UnusableRow
 from sgdmix_hub.inputs import resolve_inputs
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.pipeline import MaskedImage, SGDMixPipeline, UnusableRow, crop_to_aspect
+from sgdmix_hub.pipeline import MaskedImage, SGDMixPipeline, crop_to_aspect
 from sgdmix_hub.refine import Refiner
 from sgdmix_hub.rows import RowMaker
 from sgdmix_hub.saliency import mask_column_map

@@ -9,8 +9,9 @@ from generations import arguments, one_line, png, run_script, write_dataset
 from PIL import Image
 
 from sgdmix_hub.comparison import MEASURED
-from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
+from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.data import square
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.inputs import resolve_inputs
 from sgdmix_hub.metrics.mask_quality import MaskQuality
 from sgdmix_hub.metrics.mixture_quality import MixtureQuality

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
 from sgdmix_hub.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, read_adapter
-from sgdmix_hub.config import UserError
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import write_json
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.processes import write_json
 from sgdmix_hub.prompts import add_tokens, bare_prompt, prompt_for, prompt_ids, token_for, tokens_of
 
 TEMPLATE = "a photo of a {token} {metaclass}"

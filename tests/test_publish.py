@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from loopback_hub import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, run_python
 
-from sgdmix_hub.config import UserError
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.publish import check_can_push, push_folder
 
 REPO = ("model", "birds/adapter")

@@ -8,7 +8,7 @@ from launching import launch
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub, run_python
 from test_publish_version import history
 
-from sgdmix_hub.config import UserError
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.program_settings import PublishSettings
 from sgdmix_hub.publish_version import publish_version
 

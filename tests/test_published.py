@@ -12,8 +12,9 @@ import pytest
 from launching import launch_environment
 
 from sgdmix_hub import augment
-from sgdmix_hub.config import AugmentSettings, UserError
+from sgdmix_hub.config import AugmentSettings
 from sgdmix_hub.data import Split, load_split, subset_record
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.published import PublishedRows, load_published
 from sgdmix_hub.training_images import TrainingImages

@@ -21,11 +21,12 @@ from sgdmix_hub.adapters import read_adapter, save_adapter
 from sgdmix_hub.classifiers import build_model, with_size
 from sgdmix_hub.config import AugmentSettings, DataSettings, apply_preset
 from sgdmix_hub.data import NO_LABEL, Split, load_evaluation_split, load_split, subset_indices
+from sgdmix_hub.files import write_json
 from sgdmix_hub.inputs import CLASSIFIER_FACTS, Inputs, resolve_inputs
 from sgdmix_hub.parsing import parse_settings, read_yaml
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.presets import CAM_METHODS
-from sgdmix_hub.processes import start_processes, write_json
+from sgdmix_hub.processes import start_processes
 from sgdmix_hub.program_settings import RunSettings
 from sgdmix_hub.prompts import prompt_ids
 from sgdmix_hub.run import all_stages

@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sgdmix_hub.adapters import read_adapter
-from sgdmix_hub.config import AugmentSettings, UserError, apply_preset
+from sgdmix_hub.config import AugmentSettings, apply_preset
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.pipeline import MaskedImage, SGDMixPipeline
 from sgdmix_hub.refine import Refiner, to_uint8, unusable_reasons, with_scheduler

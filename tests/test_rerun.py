@@ -10,9 +10,10 @@ from generations import arguments, digests, manifest_of
 from loopback_hub import READ_TOKEN, loopback_hub, run_python
 
 from sgdmix_hub import augment
-from sgdmix_hub.config import AugmentSettings, UserError
+from sgdmix_hub.config import AugmentSettings
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import file_sha256
 from sgdmix_hub.parsing import parse_settings
-from sgdmix_hub.pins import file_sha256
 from sgdmix_hub.published_plan import published_plan
 
 PLAN, MANIFEST = "sgdmix/default/plan.parquet", "sgdmix/default/manifest.json"

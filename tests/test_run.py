@@ -13,7 +13,7 @@ from launching import launch, launch_environment
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from sgdmix_hub.config import UserError
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.parsing import parse_settings
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.program_settings import RunSettings

@@ -9,7 +9,7 @@ from generations import digests, manifest_of
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, loopback_hub, run_python
 from test_run import run_arguments, write_recipe
 
-from sgdmix_hub.config import UserError
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.program_settings import RunSettings
 from sgdmix_hub.run import all_stages
 

@@ -19,8 +19,9 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from sgdmix_hub import augment, train_classifier
 from sgdmix_hub.classifiers import check_takes, training_transform
-from sgdmix_hub.config import AugmentSettings, DataSettings, UserError
+from sgdmix_hub.config import AugmentSettings, DataSettings
 from sgdmix_hub.data import load_split
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.training_images import TrainingImages

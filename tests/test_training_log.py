@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sgdmix_hub.config import UserError
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.training_log import CURVE_POINTS, TrainingLog, check_tracker, draw_curve
 
 losses = st.floats(0, 1e6, allow_nan=False)

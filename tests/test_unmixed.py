@@ -5,8 +5,9 @@ import pytest
 from generations import ROWS, arguments, published_rows, run_script
 
 from sgdmix_hub import load_published
-from sgdmix_hub.config import AugmentSettings, UserError
+from sgdmix_hub.config import AugmentSettings
 from sgdmix_hub.data import load_split, subset_record
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.parsing import as_arguments, parse_settings, read_yaml
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.prompts import name_prompt

@@ -19,9 +19,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from sgdmix_hub import train_classifier
 from sgdmix_hub.classifiers import evaluation_transform
 from sgdmix_hub.data import load_evaluation_split, load_split
+from sgdmix_hub.files import read_json
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.processes import read_json
 from sgdmix_hub.training_settings import ClassifierSettings
 from sgdmix_hub.validation import best_steps, hold_out
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from sgdmix_hub import train_adapter
 from sgdmix_hub.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE
-from sgdmix_hub.processes import read_json
+from sgdmix_hub.files import read_json
 from sgdmix_hub.training_log import TrainingLog
 from sgdmix_hub.training_settings import AdapterSettings
 

@@ -20,10 +20,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sgdmix_hub.config import AugmentSettings, UserError
+from sgdmix_hub.config import AugmentSettings
 from sgdmix_hub.demo.loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub
 from sgdmix_hub.parsing import as_arguments, read_yaml
 from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
+
+from ..errors import UserError
 
 SOURCE, DATASET = "birds/demo-birds", "birds/demo-birds-sgdmix"
 FIRST, SECOND = "v1.0.0", "v1.1.0"

@@ -1,0 +1,45 @@
+"""What can go wrong, as types, and how an error becomes one line that is safe to print. Imports nothing of the package."""
+
+from __future__ import annotations
+
+LONGEST_LINE = 300  # characters of a line that is printed or stored
+LONGEST_VALUE = 80  # characters of a value that such a line quotes
+
+
+class UserError(Exception):
+    """A mistake the user can mend: its message is one line that says what to do. The run ends with exit code 2."""
+
+
+class TooManySkipped(Exception):
+    """More rows were skipped than max_skipped allows; everything else was written. Exit code 3."""
+
+
+class Preempted(Exception):
+    """The run was told to stop; what was finished is on disk. Exit code 75."""
+
+
+class UnusableImage(Exception):
+    """An image that cannot be decoded; its text is the reason that is recorded."""
+
+
+class UnusableRow(Exception):
+    """A row that cannot be made; its text is the reason that is recorded."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type when it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def shown(value: object, longest: int = LONGEST_VALUE) -> str:
+    """A value as a message quotes it: control characters and lone surrogates escaped, the middle left out beyond `longest` characters."""
+    text = str(value)
+    if len(text) > longest:
+        half = (longest - 3) // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
+
+
+def one_line(message: str) -> str:
+    """Any message as one printable line of at most `LONGEST_LINE` characters."""
+    return shown(" ".join(message.split()), LONGEST_LINE)
