@@ -9,7 +9,7 @@ A generation calls its stages with the maps and targets that its plan holds.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ from .adapters import check_base, read_adapter
 from .cam import CamSaliency
 from .config import MethodSettings, apply_preset
 from .data import aspect_box, square
-from .errors import UnusableRow, UserError
+from .errors import UnusableRow, UserError, shown
 from .masks import foreground_mask
 from .mixing import compose, inpaint, inpainting_hole, kept_mask
 from .pins import MODEL_FILES, local_folder, resolve
@@ -85,9 +85,10 @@ class SGDMixPipeline:
         **method,
     ) -> SGDMixPipeline:
         """A pipeline of its own. `adapter`, its base model (by default the one it was trained on) and the `classifier` that a CAM looks
-        through are `org/name`, `org/name@revision` or local folders; `method` are fields of `MethodSettings`. Raises `UserError`.
+        through are `org/name`, `org/name@revision` or local folders; `method` are fields of `MethodSettings`, `dtype` also as
+        `torch_dtype`. Raises `UserError`.
         """
-        settings = apply_preset(MethodSettings(**method))
+        settings = apply_preset(MethodSettings(**named_settings(method)))
         settings.validate()
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         refiner = cam = None
@@ -230,6 +231,17 @@ class SGDMixPipeline:
         if isinstance(refined, str) or not self.settings.paste_foreground:
             return refined
         return compose(mixture.source.pixels, refined, mixture.source.mask, self.settings.feather)
+
+
+def named_settings(method: dict) -> dict:
+    """Keyword arguments as fields of `MethodSettings`. Raises `UserError` on one that is none, or is given by two names."""
+    if {"dtype", "torch_dtype"} <= method.keys():
+        raise UserError("dtype and torch_dtype are two names of one setting: give one")
+    named = {"dtype" if name == "torch_dtype" else name: value for name, value in method.items()}
+    unknown = named.keys() - {field.name for field in fields(MethodSettings)}
+    if unknown:
+        raise UserError(f"no such setting: {shown(min(unknown))}")
+    return named
 
 
 def crop_to_aspect(image: Image.Image, saliency_map: np.ndarray, aspect: float) -> tuple[Image.Image, np.ndarray]:
