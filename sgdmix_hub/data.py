@@ -164,11 +164,12 @@ def _full_scale(mode: str, values: np.ndarray) -> float:
 def square(image: Image.Image, size: int, resize: str, resample=Image.Resampling.BICUBIC) -> Image.Image:
     """The image at size x size. `stretch` keeps everything in sight, `center-crop` keeps the aspect ratio.
 
-    Images and masks of one row go through the same geometry.
+    Images and masks of one row go through the same geometry. Raises `KeyError` on another `resize`.
     """
-    if resize == "center-crop":
-        return ImageOps.fit(image, (size, size), method=resample)
-    return image.resize((size, size), resample)
+    return SQUARES[resize](image, (size, size), resample)
+
+
+SQUARES = {"stretch": Image.Image.resize, "center-crop": ImageOps.fit}
 
 
 def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, int]:

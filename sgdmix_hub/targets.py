@@ -73,12 +73,7 @@ class _Selection:
         self.usable, self.maps, self.settings = usable, maps, settings
         self.pools = Pools(labels[usable], settings.target_classes)
         self.uses = np.zeros(len(usable), np.int64)
-        if settings.selection_method == "random":
-            self.rule = DrawOrder()
-        elif settings.selection_method == "novel-background":
-            self.rule = BackgroundNovelty(backgrounds, self.pools)
-        else:
-            self.rule = MapDistance(maps, usable, sign=1 if settings.selection_method == "l2" else -1)
+        self.rule = RULES[settings.selection_method](self, backgrounds)
 
     def targets(self, positions: np.ndarray) -> Iterator[list[Target]]:
         draws = [[self._draw(position, variant) for variant in range(self.settings.num_variants)] for position in positions]
@@ -251,6 +246,15 @@ class BackgroundNovelty:
 
     def best(self, position: int, candidates: np.ndarray, costs: np.ndarray) -> int:
         return candidates[np.argmin(costs)]
+
+
+# `selection_method` -> the rule of a `_Selection`, given the backgrounds' features
+RULES = {
+    "random": lambda selection, backgrounds: DrawOrder(),
+    "l2": lambda selection, backgrounds: MapDistance(selection.maps, selection.usable, sign=1),
+    "dissimilar": lambda selection, backgrounds: MapDistance(selection.maps, selection.usable, sign=-1),
+    "novel-background": lambda selection, backgrounds: BackgroundNovelty(backgrounds, selection.pools),
+}
 
 
 def _parts(length: int) -> Iterator[slice]:

@@ -8,14 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sgdmix_hub.config import AugmentSettings, MethodSettings, apply_preset
+from sgdmix_hub.data import square
 from sgdmix_hub.errors import LONGEST_LINE, UserError, one_line, shown
 from sgdmix_hub.evaluation_settings import EvaluationSettings
 from sgdmix_hub.fields import hints_of
+from sgdmix_hub.masks import foreground_mask
+from sgdmix_hub.mixing import kept_mask
 from sgdmix_hub.parsing import parse_settings, read_yaml
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.program_settings import PreviewSettings, PublishSettings, RunSettings
+from sgdmix_hub.saliency import model_free_map
+from sgdmix_hub.targets import select_targets
 from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
 from sgdmix_hub.yaml_files import LARGEST_FILE
 
@@ -313,3 +319,22 @@ def test_what_an_error_shows_is_one_printable_line():
         for said in (str(UserError(text)), one_line(text)):
             assert len(said) <= LONGEST_LINE and (not said or said.isprintable()) and TOKEN not in said
         assert len(shown(text)) <= 80 and (not text or shown(text).isprintable())
+
+
+# ---- behind the settings: a word that slipped past them ----
+
+
+def test_a_word_that_no_stage_knows_stops_every_stage():
+    image, mask = Image.new("RGB", (16, 16)), np.ones((16, 16), bool)
+    maps, rows = np.random.default_rng(0).random((3, 64, 64)).astype(np.float16), np.arange(3)
+    chosen = apply_preset(MethodSettings(strength=0.0, preset="recommended"))
+    chosen.saliency_method, chosen.mask_refinement, chosen.selection_method = "minimum_barrier", "GrabCut", "L2"
+    for stage in (
+        lambda: kept_mask(mask, mask, "inpiant"),
+        lambda: square(image, 8, "center_crop"),
+        lambda: model_free_map(image, chosen),
+        lambda: foreground_mask(np.zeros((16, 16, 3), np.uint8), maps[0], chosen),
+        lambda: list(select_targets(rows, rows, np.zeros(3, int), maps, chosen)),
+    ):
+        with pytest.raises(KeyError):
+            stage()
