@@ -24,7 +24,7 @@ from typing import Literal, TypeVar
 
 from .errors import UserError
 from .fields import LARGEST_SEED, LONGEST_NAME, LONGEST_PROMPT, Checked, required, setting
-from .presets import CAM_METHODS, PRESETS, SaliencyMethod, ThresholdMethod
+from .presets import CAM_METHODS, NAME_PROMPT, PRESETS, SaliencyMethod, ThresholdMethod
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
 PUSH = ("push_to_hub", "hub_dataset_id", "tag", "hub_private_repo", "hub_branch", "allow_local_inputs")
@@ -188,7 +188,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     config: str | None = setting(None, "YAML file with settings, or hf://...; the command line wins; a published one brings its plan")
     adapter: str | None = setting(None, "trained adapter as org/name[@revision] or folder; without one the base is told class names")
     pretrained_model_name_or_path: str | None = setting(None, "base model; the one the adapter was trained on by default")
-    prompt_template: str = setting("a photo of a {class_name}", "prompt of a base model without an adapter", at_most=LONGEST_PROMPT)
+    prompt_template: str = setting(NAME_PROMPT, "prompt of a base model without an adapter", at_most=LONGEST_PROMPT)
     classifier: str | None = setting(None, "classifier that a CAM looks through, as org/name[@revision] or folder")
     allow_other_subset: bool = setting(False, "accept an adapter or classifier that was trained on another subset")
     config_name: str = setting("default", "configuration of the published dataset", at_most=LONGEST_CONFIG_NAME)
