@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from .config import DataSettings
 from .errors import UnusableImage, UserError, first_line
 from .pins import Pin, same_content
+from .seeds import RandomStream, generator
 
 NO_LABEL = -1
 
@@ -204,7 +205,7 @@ def subset_indices(
             wanted = min(wanted, max(1, int(len(labelled) / num_classes * share)))
         if examples_per_class is not None:
             wanted = min(wanted, examples_per_class)
-        kept.append(np.random.default_rng([seed, label]).permutation(rows)[:wanted])
+        kept.append(generator(RandomStream.SUBSET, seed, label).permutation(rows)[:wanted])
     return np.sort(np.concatenate(kept))
 
 

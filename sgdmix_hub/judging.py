@@ -35,12 +35,11 @@ from .prompts import bare_prompt
 from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from .rows import RowMaker
 from .saliency_store import compute_maps
-from .samples import sample_seed
 from .sampling import draw_images, drawing_options
+from .seeds import RandomStream, generator, seed_of
 from .shards import PlanRow, make_plan
 from .training_settings import AdapterSettings
 
-JUDGED_STREAM = 3
 JUDGE_BATCH = 32
 
 
@@ -121,7 +120,7 @@ def mixed_sources(settings: AdapterSettings, split: Split, folder: Path, per_cla
     maker = RowMaker(generation, Inputs(split, None, None, None, None), maps)
     plan = [row for row in make_plan(generation, split, maps) if row.skip is None]
     by_class: dict[int, list[PlanRow]] = {}
-    for position in np.random.default_rng([settings.seed, JUDGED_STREAM]).permutation(len(plan)):
+    for position in generator(RandomStream.JUDGED, settings.seed).permutation(len(plan)):
         by_class.setdefault(int(split.labels[plan[position].source_index]), []).append(plan[position])
     rows = [row for label in sorted(by_class) for row in by_class[label][:per_class]]
     images, kept = [], []
@@ -183,7 +182,7 @@ def judge_adapter(settings: AdapterSettings, split: Split, base: Pin, judge_pin:
 def _judged(settings: AdapterSettings, pipeline, prompts: list[str], sources: Sources, judge: Judge, name: str, show: bool) -> dict:
     """What the judge sees in this pipeline's images, from noise and from mixed images."""
     options = drawing_options(settings)
-    seeds = [sample_seed(seed, 0, JUDGED_STREAM) for seed in sources.seeds]
+    seeds = [seed_of(RandomStream.JUDGED_NOISE, seed) for seed in sources.seeds]
     drawn = draw_images(pipeline, prompts, seeds, desc=f"{name} from noise" if show else None, **options)
     refined = draw_images(
         pipeline,

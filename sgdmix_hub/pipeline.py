@@ -27,6 +27,7 @@ from .pins import MODEL_FILES, Pin, local_folder, resolve
 from .presets import CAM_METHODS, NAME_PROMPT
 from .prompts import name_prompt
 from .saliency import model_free_map
+from .seeds import inpainting_seed
 
 if TYPE_CHECKING:
     from .refine import Refiner
@@ -204,7 +205,7 @@ class SGDMixPipeline:
         if self.settings.inpainting_method == "opencv":
             return mixtures
         images, holes = (np.stack([getattr(mixture, name) for mixture in mixtures]) for name in ("background", "hole"))
-        filled = self.refiner.inpaint(images, holes, seeds)
+        filled = self.refiner.inpaint(images, holes, [inpainting_seed(seed) for seed in seeds])
         return [self._with_hole_filled(*row) for row in zip(mixtures, filled, strict=True)]
 
     def _with_hole_filled(self, mixture: Mixture, filled: np.ndarray | str) -> Mixture | str:

@@ -19,7 +19,8 @@ from .data import Split
 from .files import file_sha256, read_json, write_atomically, write_json
 from .row_store import RowStore
 from .saliency_store import SaliencyMaps
-from .targets import NO_TARGET, Target, row_seed, row_strength, select_targets
+from .seeds import row_seed
+from .targets import NO_TARGET, Target, row_strength, select_targets
 
 PLAN_SCHEMA = pa.schema(
     [

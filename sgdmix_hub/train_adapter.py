@@ -40,8 +40,9 @@ from .pins import Pin, resolve
 from .processes import is_finished, launch, lock_folder, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file
 from .prompts import bare_prompt, prompt_for, prompt_ids, token_for
 from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
-from .samples import CLASS_IMAGE_STREAM, Share, sample_seed
+from .samples import Share
 from .sampling import draw_images, drawing, drawing_options
+from .seeds import RandomStream, seed_of
 from .training_log import TrainingLog, check_tracker, draw_curve, track_image
 from .training_push import check_push, push_trained
 from .training_settings import AdapterSettings, recorded
@@ -85,7 +86,7 @@ def class_images(settings: AdapterSettings, base: Pin, accelerator: Accelerator,
         pipeline = with_scheduler(pipeline, "dpmsolver++").to(accelerator.device)
         for start in range(0, len(missing), settings.train_batch_size):
             numbers = missing[start : start + settings.train_batch_size]
-            seeds = [sample_seed(settings.seed, number, CLASS_IMAGE_STREAM) for number in numbers]
+            seeds = [seed_of(RandomStream.PRIOR_IMAGE, settings.seed, number) for number in numbers]
             for number, image in zip(numbers, draw_images(pipeline, [prompt] * len(numbers), seeds, **options), strict=True):
                 write_atomically(paths[number], lambda path, image=image: Image.fromarray(image).save(path, format="PNG"))
     for path in paths:
