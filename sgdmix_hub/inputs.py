@@ -13,6 +13,7 @@ from datasets import Image as ImageFeature
 
 from . import __version__
 from .adapters import Adapter, check_base, read_adapter
+from .bases import check_supported
 from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, fingerprint, published_settings
 from .data import Split, check_same_subset, load_split, subset_record
 from .errors import UserError
@@ -74,6 +75,7 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
             adapter_pin = pin("adapter", settings.adapter)
             adapter = read_adapter(adapter_pin)
         base = pin("pretrained_model_name_or_path", settings.pretrained_model_name_or_path or adapter.facts["base"])
+        on_rank_zero(lambda: check_supported(base))
     if settings.saliency_method in CAM_METHODS:
         classifier = pin("classifier", settings.classifier)
     inputs = Inputs(split, adapter_pin, adapter, base, classifier)

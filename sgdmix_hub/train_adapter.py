@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from .adapter_model import PRECISIONS, AdaptedModel, load_adapted
 from .adapters import FACTS_FILE, save_adapter
+from .bases import check_supported
 from .batches import training_batches
 from .checkpoints import Checkpoints
 from .contact_sheet import SheetRow, draw_contact_sheet
@@ -201,6 +202,7 @@ def main(settings: AdapterSettings) -> None:
         if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
             say(f"adapter: {folder} is complete, nothing to train")
         else:
+            on_rank_zero(lambda: check_supported(base))
             train_and_save(settings, split, base, facts, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
