@@ -59,9 +59,9 @@ def prompt_ids(pipeline, num_classes: int, num_vectors: int, metaclass: str, tem
     when the tokenizer does not find the tokens in it.
     """
     tokenizer = pipeline.tokenizer
-    expanded = [expanded_prompt(label, num_vectors, metaclass, template) for label in range(num_classes)] + [
-        bare_prompt(metaclass, template)
-    ]
+    prompts = [prompt_for(label, metaclass, template) for label in range(num_classes)]
+    expanded = [expanded_prompt(label, num_vectors, metaclass, template) for label in range(num_classes)]
+    expanded.append(bare_prompt(metaclass, template))
     length = max(len(ids) for ids in tokenizer(expanded).input_ids)
     if length > tokenizer.model_max_length:
         raise UserError(
@@ -69,9 +69,9 @@ def prompt_ids(pipeline, num_classes: int, num_vectors: int, metaclass: str, tem
             "or lower num_vectors"
         )
     ids = tokenizer(expanded, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    for label, found in enumerate(ids[:num_classes].tolist()):
+    for label, (prompt, short) in enumerate(zip(prompts, tokenizer(prompts).input_ids, strict=True)):
         wanted = tokenizer.convert_tokens_to_ids(tokens_of(label, num_vectors))
-        if not set(wanted) <= set(found):
-            prompt = prompt_for(label, metaclass, template)
+        # diffusers, which draws with the short prompt, looks for the first token in it
+        if wanted[0] not in short or not set(wanted) <= set(ids[label].tolist()):
             raise UserError(f"the tokenizer lost {token_for(label)} in {prompt!r}: put spaces around {{token}}")
     return ids
