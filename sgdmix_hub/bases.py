@@ -26,10 +26,8 @@ def check_supported(base: Pin) -> None:
         raise UserError(f"the base model {base.name} takes {beside} beside the prompt, as SDXL does: {ADVICE}")
     taken, given = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if taken != given:
-        raise UserError(
-            f"the base model {base.name} takes {shown(taken)} channels where its autoencoder gives {shown(given)}, as models for inpainting, "
-            f"depth or editing do: {ADVICE}"
-        )
+        other = f"takes {shown(taken)} channels where its autoencoder gives {shown(given)}, as models for inpainting, depth or editing do"
+        raise UserError(f"the base model {base.name} {other}: {ADVICE}")
 
 
 def _read(base: Pin, path: Path) -> dict:
