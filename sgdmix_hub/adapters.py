@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .errors import UserError, first_line
-from .files import read_json, write_json
+from .fetched import read_adapter_facts
+from .files import write_json
 from .pins import Pin, local_folder, same_content
 from .prompts import prompt_for, token_for
 
@@ -49,14 +50,7 @@ def read_adapter(pin: Pin) -> Adapter:
     missing = [name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()]
     if missing:
         raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
-    try:
-        facts = read_json(Path(folder) / FACTS_FILE)
-        found = facts.get("format")
-    except (ValueError, AttributeError):
-        raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {FACTS_FILE} is not readable") from None
-    if found != FORMAT:
-        raise UserError(f"{pin.name} has adapter format {found}, this version reads {FORMAT}")
-    return Adapter(folder, facts)
+    return Adapter(folder, read_adapter_facts(Path(folder) / FACTS_FILE, FORMAT))
 
 
 def check_base(adapter: Adapter, base: Pin) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from .errors import UserError
+from .errors import UserError, shown
 from .presets import CAM_METHODS, PRESETS, SaliencyMethod, ThresholdMethod
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
@@ -30,6 +30,7 @@ PUSH = ("push_to_hub", "hub_dataset_id", "tag", "hub_private_repo", "hub_branch"
 PLACE_AND_SPEED = ("output_dir", "saliency_dir", "num_workers", "dry_run", "max_skipped", "license", "card", "config", *PUSH)
 PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
 FOLDERS = ("data", "sgdmix", "assets")  # of every published repository: no names for a configuration
+LONGEST_CONFIG_NAME = 100  # bytes
 
 
 def setting(default, help: str):
@@ -227,6 +228,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     def validate(self) -> None:
         DataSettings.validate(self)
         MethodSettings.validate(self)
+        check_license(self.license)
         if self.push_to_hub:
             self.validate_hub()
             if self.license is None:
@@ -242,10 +244,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
             raise UserError("saliency_method mask-column needs --mask_column")
         if self.card is not None and not Path(self.card).is_file():
             raise UserError(f"card {self.card}: no such file")
-        if not self.config_name.replace("-", "").replace("_", "").isalnum():
-            raise UserError(f"config_name {self.config_name!r}: use letters, digits, - and _")
-        if self.config_name in FOLDERS:
-            raise UserError(f"config_name {self.config_name} is the name of a folder of every published dataset: choose another")
+        check_config_name(self.config_name)
 
     def _validate_without_adapter(self) -> None:
         if self.pretrained_model_name_or_path is None:
@@ -257,6 +256,20 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
             raise UserError(f"prompt_template must hold {{class_name}} exactly once: {self.prompt_template!r}")
         if self.inpainting_method == "diffusion":
             raise UserError("inpainting_method diffusion needs an adapter, which knows the metaclass that a hole must not show")
+
+
+def check_config_name(name: str) -> None:
+    """Raises `UserError` on what no configuration of a published dataset can be called: it is the name of its folders."""
+    if not re.fullmatch(r"(?=.*[^\W_])[\w-]+", name) or len(name.encode()) > LONGEST_CONFIG_NAME:
+        raise UserError(f"config_name {shown(name)!r}: use letters, digits, - and _, at most {LONGEST_CONFIG_NAME} of them")
+    if name in FOLDERS:
+        raise UserError(f"config_name {name} is the name of a folder of every published dataset: choose another")
+
+
+def check_license(license: str | None) -> None:
+    """Raises `UserError` on a licence that is given and says nothing."""
+    if license is not None and not license.strip():
+        raise UserError("license is empty: name one, or leave --license out")
 
 
 def at_least(settings, smallest: float, *names: str) -> None:

@@ -16,6 +16,7 @@ from .adapters import Adapter, check_base, read_adapter
 from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, fingerprint, published_settings
 from .data import Split, check_same_subset, load_split, subset_record
 from .errors import UserError
+from .fetched import read_classifier_facts
 from .files import read_json, write_json
 from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve
 from .presets import CAM_METHODS
@@ -102,9 +103,9 @@ def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:
         if not settings.allow_other_subset:
             check_same_subset(subset, facts["subset"], "adapter")
     if inputs.classifier is not None:
-        facts_file = Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS
-        if facts_file.is_file() and not settings.allow_other_subset:
-            check_same_subset(subset, read_json(facts_file)["subset"], "classifier")
+        facts = read_classifier_facts(Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS)
+        if facts and not settings.allow_other_subset:
+            check_same_subset(subset, facts["subset"], "classifier")
 
 
 def environment(settings: AugmentSettings) -> dict[str, str]:
