@@ -68,7 +68,8 @@ def test_it_is_the_published_plan_that_is_used(published, evil_source, tmp_path)
     """Targets that no maps of these images would give."""
 
     def moved(plan):
-        targets = [(target + 1) % 12 for target in plan["target_index"].to_pylist()]
+        pairs = zip(plan["source_index"].to_pylist(), plan["target_index"].to_pylist(), strict=True)
+        targets = [next(row % 12 for row in (target + 1, target + 2) if row % 12 != source) for source, target in pairs]
         return plan.set_column(plan.schema.get_field_index("target_index"), "target_index", pa.array(targets))
 
     with_plan(published, moved)
