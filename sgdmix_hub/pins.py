@@ -80,8 +80,8 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
     except Exception as error:  # the client's own errors, and those of whatever HTTP library is below it
         commit = cached_commit(name, revision, repo_type) or "<40 hex>"
         raise OutOfReach(
-            f"cannot reach the Hub for {asked}: {cause_of(error)}; try again when it answers, or name the commit, which needs no Hub when it "
-            f"is cached: {name}@{commit}"
+            f"cannot reach the Hub for {asked}: {cause_of(error)}; try again when it answers, or name the commit, which needs no Hub when "
+            f"it is cached: {name}@{commit}"
         ) from error
     return Pin(name=name, revision=info.sha)
 
