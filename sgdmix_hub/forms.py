@@ -80,7 +80,7 @@ def _is_file_name(value: object) -> bool:
     if not (_is_text(value) and value.isprintable() and 0 < len(value.encode()) <= LONGEST_FILE_NAME):
         return False
     path = PurePosixPath(value)
-    return path.as_posix() == value and not path.is_absolute() and "\\" not in value and not {"..", "."} & set(path.parts)
+    return path.as_posix() == value != "." and not path.is_absolute() and "\\" not in value and ".." not in path.parts
 
 
 def _is_number(value: object) -> bool:

@@ -50,8 +50,8 @@ class PublishedRows:
         return self._by_source.get(int(source_index), [])
 
     def image(self, position: int) -> Image.Image:
-        """One image, RGB."""
-        return to_rgb(decode_image(self.rows[position]["image"]))
+        """One image, RGB, of the bytes in its row."""
+        return to_rgb(decode_image(self.rows[position]["image"] | {"path": None}))
 
     def check_made_from(self, split: Split, subset: dict) -> None:
         """Raises `UserError` unless the rows were made from rows of this very split and subset (`data.subset_record`), with its labels."""
