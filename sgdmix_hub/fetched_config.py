@@ -27,22 +27,17 @@ def fetch_config(location: str) -> str:
     plan and the manifest, which lie beside it, come too. Raises `UserError`."""
     if not location.startswith("hf://"):
         return location
-    # seconds of the start of every program that fetches nothing
-    from huggingface_hub import snapshot_download
-
-    from .hub_client import fetched
+    from .pins import local_folder, resolve_on_hub  # seconds of the start of every program that fetches nothing
 
     match = LOCATION.fullmatch(location)
     if match is None or ".." in PurePosixPath(match[4]).parts:
         raise UserError(f"{shown(location)}: give it as hf://datasets/org/name@revision/path/of/file.yaml")
     is_dataset, repo_id, revision, path = match.groups()
-    beside = [(PurePosixPath(path).parent / name).as_posix() for name in PUBLISHED_BESIDE]
-    options = {
-        "repo_type": "dataset" if is_dataset else "model",
-        "revision": revision and unquote(revision),
-        "allow_patterns": [glob.escape(name) for name in (path, *beside)],
-    }
-    folder = Path(fetched(lambda: snapshot_download(repo_id, **options), location))
+    repo_type = "dataset" if is_dataset else "model"
+    # at its commit: by a branch or tag the client gives whatever its cache holds when the Hub does not answer
+    pin = resolve_on_hub(repo_id, unquote(revision or ""), repo_type)
+    wanted = [path, *((PurePosixPath(path).parent / name).as_posix() for name in PUBLISHED_BESIDE)]
+    folder = Path(local_folder(pin, [glob.escape(name) for name in wanted], repo_type))
     if not (folder / path).is_file():
         raise UserError(f"cannot fetch {shown(location)}: there is no such file at that revision")
     return str(folder / path)

@@ -64,9 +64,16 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
             return Pin(name=folder.resolve().name, revision=content_hash(folder, left_out), path=str(folder))
         except OSError as error:
             raise UserError(f"{shown(error.filename or folder)} cannot be read: {error.strerror}") from error
-    asked = shown(name_at_revision)
     if not re.fullmatch(r"[^/@\s]+/[^/@\s]+", name):
-        raise UserError(f"{asked}: no such folder, and not a Hub repository like org/name@revision")
+        raise UserError(f"{shown(name_at_revision)}: no such folder, and not a Hub repository like org/name@revision")
+    return resolve_on_hub(name, revision, repo_type)
+
+
+def resolve_on_hub(name: str, revision: str = "", repo_type: str = "model") -> Pin:
+    """Pins a repository of the Hub at a branch, a tag or a commit, whatever folders there are here. Raises as `resolve` does."""
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return Pin(name=name, revision=revision)
+    asked = shown(f"{name}@{revision}" if revision else name)
     try:
         info = patiently(lambda: HfApi().repo_info(name, revision=revision or None, repo_type=repo_type, timeout=SECONDS_TO_WAIT), is_busy)
     except RevisionNotFoundError:
