@@ -8,6 +8,7 @@ from .errors import first_line
 from .forms import COUNT, TEXT, Form, listing, mapping, optional, record
 
 DEEPEST = 40  # levels of lists and mappings: libyaml's composer ends the process where there are tens of thousands
+LONGEST = 2**24  # characters; those of 10,000 classes are 600,000
 MOST_VALUES = 2_000_000  # with every alias written out; 10,000 classes are 20,000
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -45,6 +46,8 @@ def read_card_yaml(text: str) -> dict:
     """The mapping that a card's YAML holds; empty where it holds something else. Raises `ValueError` when it cannot be read, is nested too
     deep or too large, or has another form than cards have."""
     try:
+        if len(text) > LONGEST:
+            raise ValueError(f"longer than {LONGEST} characters")
         check_depth(text)
         data = yaml.load(text, Loader=LOADER)
     except Exception as error:  # YAML's own errors, and whatever dates and numbers that are none raise

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from .errors import UserError, shown
+from .forms import NAME
 from .presets import CAM_METHODS, PRESETS, SaliencyMethod, ThresholdMethod
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
@@ -228,7 +229,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     def validate(self) -> None:
         DataSettings.validate(self)
         MethodSettings.validate(self)
-        check_license(self.license)
+        printable_line(self, "license", "prompt_template")
         if self.push_to_hub:
             self.validate_hub()
             if self.license is None:
@@ -266,10 +267,14 @@ def check_config_name(name: str) -> None:
         raise UserError(f"config_name {name} is the name of a folder of every published dataset: choose another")
 
 
-def check_license(license: str | None) -> None:
-    """Raises `UserError` on a licence that is given and says nothing."""
-    if license is not None and not license.strip():
-        raise UserError("license is empty: name one, or leave --license out")
+def printable_line(settings, *names: str) -> None:
+    """Raises `UserError` on a text that is given and says nothing, or that others could not read back as one line."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value.strip():
+            raise UserError(f"{name} is empty: give one, or leave --{name} out")
+        if value is not None and NAME(value) is not None:
+            raise UserError(f"{name} {shown(value)!r} {NAME(value)}")
 
 
 def at_least(settings, smallest: float, *names: str) -> None:

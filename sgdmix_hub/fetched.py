@@ -31,8 +31,6 @@ MANIFEST = record(
     },
     {
         "prompt_class": of_kind("source or target", lambda value: value in ("source", "target")),
-        "card": optional(SHA256),
-        "environments": listing(mapping(NAME, NAME)),
         "saliency": record(
             {"method": NAME, "trust": optional(record({"foreground_accuracy": SHARE, "background_accuracy": SHARE, "images": COUNT}))}
         ),

@@ -7,6 +7,7 @@ The command line and a YAML file of one's own are the user's word. A published c
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import fields
@@ -45,14 +46,17 @@ def fetch_config(location: str) -> str:
 
 def is_fetched(path: Path) -> bool:
     """Whether a file is of a published repository: its plan or manifest lies beside it, or the Hub's client has put it there."""
-    path = Path(path).absolute()
-    if any((path.parent / name).exists() for name in PUBLISHED_BESIDE):
+    return any(map(_lies_with_others, (Path(os.path.abspath(path)), Path(os.path.realpath(path)))))
+
+
+def _lies_with_others(path: Path) -> bool:
+    if any(os.path.exists(path.parent / name) for name in PUBLISHED_BESIDE):
         return True
     places = zip(path.parts, path.parts[1:], strict=False)
-    in_cache = any(place == "snapshots" and re.fullmatch("[0-9a-f]{40}", name) for place, name in places)
+    in_cache = any(place in ("snapshots", "blobs") and re.fullmatch("[0-9a-f]{40,64}", name) for place, name in places)
     # what `hf download --local-dir` notes of every file
     notes = (root / ".cache/huggingface/download" / f"{path.relative_to(root)}.metadata" for root in path.parents)
-    return in_cache or any(note.is_file() for note in notes)
+    return in_cache or any(map(os.path.isfile, notes))
 
 
 def check_fetched(values: dict, given: Iterable[str], location: str) -> dict:

@@ -19,6 +19,7 @@ Form = Callable[[object], "str | None"]
 LARGEST_COUNT = 2**63 - 1  # what the columns of a dataset can hold
 LONGEST_NAME = 1000  # characters of a text that names something
 LONGEST_FILE_NAME = 250  # what file systems take
+LARGEST_FILE = 2**29  # bytes; a manifest of 50,000 shards has 8 million
 
 
 def of_kind(words: str, holds: Callable[[object], bool]) -> Form:
@@ -98,7 +99,7 @@ SHARE = of_kind("a number in [0, 1]", lambda value: _is_number(value) and 0 <= v
 COUNT = of_kind("a count", lambda value: type(value) is int and 0 <= value <= LARGEST_COUNT)
 SHA256 = of_kind("a sha256", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
 HUB_PIN = re.compile(r"\w[\w.-]*/\w[\w.-]*@[0-9a-f]{40}", re.ASCII)
-LOCAL_PIN = re.compile(r"[^/\\]+@sha256-[0-9a-f]{64}")  # a folder's name and the hash of its content: stands for no place
+LOCAL_PIN = re.compile(r"[^/]+@sha256-[0-9a-f]{64}")  # a folder's name and the hash of its content: stands for no place
 PIN = of_kind(
     "an input at a commit (org/name@40-hex) or content hash",
     lambda value: NAME(value) is None and any(pattern.fullmatch(value) for pattern in (HUB_PIN, LOCAL_PIN)),
@@ -108,6 +109,8 @@ PIN = of_kind(
 def read_formed(path: Path, form: Form) -> dict:
     """A JSON file of this form. Raises `UserError`, with the file's name, when it cannot be read or has another form."""
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be read: {error.strerror}") from error

@@ -18,11 +18,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import _http, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, validate_repo_id
 
-from .errors import UserError, first_line, shown
+from .errors import UserError, first_line, one_line, shown
 
 TIMEOUT_SECONDS = 120.0
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before a call is made again
 LONGEST_WAIT = 300.0  # that the Hub may ask for
+LONGEST_REASON = 1000  # characters of what is said of a failure: some of it the Hub's own words
 AGAIN = "run the same command again, it goes on where it stopped"
 ADVICE = {
     401: "the Hub does not know the token: log in again with `hf auth login`, or set HF_TOKEN to a valid token",
@@ -83,20 +84,20 @@ def cause_of(error: BaseException) -> str:
     """One line that says why a call failed: what stands behind the client's own words where these say less."""
     found = hub_error(error)
     if found is None:
-        return first_line(error)
+        return one_line(first_line(error))
     if isinstance(found, OfflineModeIsEnabled):
         return "the Hub's client is in offline mode (HF_HUB_OFFLINE)"
     if is_busy(found):
         return f"the Hub is busy (status {status_of(found)})"
     lines = [line for line in str(found).splitlines() if line.strip() and "Request ID" not in line]
-    return first_line(found) if not lines else lines[0].strip()
+    return one_line(lines[0] if lines else first_line(found))
 
 
 def seconds_to_wait(error: BaseException, otherwise: float) -> float:
     """How long the Hub asks to be left alone; `otherwise` where it does not say."""
     error = hub_error(error)
     asked = error.response.headers.get("Retry-After", "") if status_of(error) is not None else ""
-    return min(float(asked), LONGEST_WAIT) if asked.isdigit() else otherwise
+    return min(float(asked), LONGEST_WAIT) if re.fullmatch("[0-9]{1,9}", asked) else otherwise
 
 
 def status_of(error: BaseException) -> int | None:
@@ -124,7 +125,7 @@ def hub_client(repo_id: str, token: str | None, timeout: float) -> Iterator[HfAp
         reason = str(error) if isinstance(error, UserError) else explain(error, repo_id)
         if reason is None:
             raise
-        raise UserError(reason.replace(token, "(token)")) from None
+        raise UserError(shown(reason.replace(token, "(token)"), LONGEST_REASON)) from None
 
 
 def check_name(repo_id: str) -> None:

@@ -87,7 +87,7 @@ def _earlier_pin(state_folder: Path, setting: str, asked: str) -> Pin | None:
     if not (state_folder / "plan.parquet").exists():
         return None
     run = read_json(state_folder / "run.json")
-    name, _, revision = run["settings"].get(setting, "").partition("@")
+    name, _, revision = run["settings"].get(setting, "").rpartition("@")
     if run["requested"].get(setting) != asked or revision.startswith(LOCAL):
         return None
     return Pin(name, revision)

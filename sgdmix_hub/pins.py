@@ -60,6 +60,8 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
     if name_at_revision and _is_folder(folder):
         # A training keeps its checkpoints and logs beside the model, in state/.
         left_out = "state" if repo_type == "model" else None
+        if not folder.resolve().name.isprintable():
+            raise UserError(f"{shown(name_at_revision)}: what is published names its inputs, and this name cannot be printed: rename it")
         try:
             return Pin(name=folder.resolve().name, revision=content_hash(folder, left_out), path=str(folder))
         except OSError as error:
@@ -90,6 +92,8 @@ def resolve_on_hub(name: str, revision: str = "", repo_type: str = "model") -> P
             f"cannot reach the Hub for {asked}: {cause_of(error)}; try again when it answers, or name the commit, which needs no Hub when "
             f"it is cached: {name}@{commit}"
         ) from error
+    if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
+        raise OutOfReach(f"the Hub answers for {asked} without a commit: is it one?")
     return Pin(name=name, revision=info.sha)
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import DataSettings, above_zero, at_least, check_license, multiple_of_eight, required, setting, unit_interval
+from .config import DataSettings, above_zero, at_least, multiple_of_eight, printable_line, required, setting, unit_interval
 from .errors import UserError
 
 NOT_RECORDED = frozenset(
@@ -60,7 +60,7 @@ class TrainingSettings(DataSettings):
         super().validate()
         at_least(self, 0, "dataloader_num_workers")
         at_least(self, 1, "checkpointing_steps", "checkpoints_total_limit", "logging_steps")
-        check_license(self.license)
+        printable_line(self, "license")
         if self.push_to_hub and self.hub_model_id is None:
             raise UserError("push_to_hub needs --hub_model_id org/name")
         if self.push_to_hub and self.license is None:
@@ -192,6 +192,7 @@ class AdapterSettings(TrainingSettings):
         multiple_of_eight(self, "resolution")
         if not self.metaclass.strip():
             raise UserError("metaclass is empty: give the word for what all classes are, for example bird")
+        printable_line(self, "metaclass", "prompt_template")
         for place in ("{token}", "{metaclass}"):
             if self.prompt_template.count(place) != 1:
                 raise UserError(f"prompt_template must hold {place} exactly once: {self.prompt_template!r}")

@@ -5,6 +5,7 @@ Each is refused with one line for the user, before anything of it is used; what 
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 from test_cards import card_facts, card_settings
 
-from sgdmix_hub.adapters import FACTS_FILE, read_adapter
+from sgdmix_hub.adapters import FACTS_FILE, TOKENS_FILE, load_into, read_adapter
 from sgdmix_hub.card_merge import merge_cards, newest_versions
 from sgdmix_hub.cards import dataset_card
 from sgdmix_hub.config import PINNED_INPUTS, PLACE_AND_SPEED, AugmentSettings, HubSettings, apply_preset, published_settings
@@ -24,6 +26,7 @@ from sgdmix_hub.evaluation_settings import EvaluationSettings
 from sgdmix_hub.fetched import read_classifier_facts
 from sgdmix_hub.fetched_config import PUBLISHED, fetch_config, is_fetched
 from sgdmix_hub.files import file_sha256
+from sgdmix_hub.licences import stated_license
 from sgdmix_hub.parsing import parse_settings
 from sgdmix_hub.pins import Pin, resolve
 from sgdmix_hub.program_settings import PreviewSettings, PublishSettings, RunSettings
@@ -215,6 +218,32 @@ def test_a_token_that_is_typed_is_not_shown(words):
     assert "TYPED" not in refused(parse_settings, PublishSettings, ["--folder=out", *words])
     base = ["--dataset_name=org/birds", "--output_dir=out", "--strength=0"]
     assert "TYPED" not in refused(parse_settings, AugmentSettings, [*base, *words])
+
+
+@pytest.mark.parametrize("name", ["license", "prompt_template"])
+def test_what_others_could_not_read_back_is_not_published(name):
+    """A manifest with a licence of two lines would be refused by its own readers."""
+    words = ["--dataset_name=org/birds", "--output_dir=out", "--strength=0", "--saliency_method=minimum-barrier"]
+    for value in ("mit\nx: y", "\x1b[2J {class_name}", "x" * 5000):
+        assert name in refused(parse_settings, AugmentSettings, [*words, f"--{name}={value}"])
+    words = ["--dataset_name=org/birds", "--output_dir=out", "--metaclass=bird\x07"]
+    assert "metaclass" in refused(parse_settings, AdapterSettings, words)
+
+
+def test_a_folder_whose_name_cannot_be_printed_is_no_input(tmp_path):
+    for name in ("two\nlines", "bell\x07", os.fsdecode(b"latin-\xfc")):
+        (tmp_path / name).mkdir()
+        assert "rename it" in refused(resolve, str(tmp_path / name))
+    assert "no such folder" in refused(resolve, "x" * 5000) and "no such folder" in refused(resolve, "a\x00b")
+
+
+def test_the_licence_that_an_inputs_card_states_is_one_line(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: |\n  mit\n  # Heading\n---\n")
+    pin = Pin("x", "sha256-0", str(tmp_path))
+    assert stated_license(pin) == "mit # Heading"
+    for stated in ("{a: b}", "3", '""', "[]"):
+        (tmp_path / "README.md").write_text(f"---\nlicense: {stated}\n---\n")
+        assert stated_license(pin) is None
 
 
 # ---- manifests ----
@@ -507,6 +536,14 @@ def test_an_adapter_whose_facts_are_no_facts_is_refused(content, adapter, tmp_pa
     folder = shutil.copytree(adapter, tmp_path / "adapter")
     (folder / FACTS_FILE).write_text(content)
     assert FACTS_FILE in refused(read_adapter, resolve(str(folder)))
+
+
+def test_an_adapter_without_a_token_for_every_class_is_refused(adapter, tmp_path):
+    """The prompt of such a class would be a word that the text encoder never learned."""
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    tokens = load_file(folder / TOKENS_FILE)
+    save_file(dict(list(tokens.items())[1:]), folder / TOKENS_FILE, metadata={"format": "pt"})
+    assert "no learned token" in refused(load_into, None, read_adapter(resolve(str(folder))))
 
 
 def test_fields_in_a_template_are_text(adapter, tmp_path):
