@@ -49,7 +49,7 @@ def patiently(call: Callable[[], Value], passes: Callable[[BaseException], bool]
             time.sleep(seconds_to_wait(error, wait))
 
 
-def fetched(call: Callable[[], Value], what: str) -> Value:
+def fetch(call: Callable[[], Value], what: str) -> Value:
     """What a call gives that fetches from the Hub; a busy Hub is waited for, one that does not answer is not: where there is no network,
     every try would take its minute. Raises `UserError`."""
     try:

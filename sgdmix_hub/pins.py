@@ -20,7 +20,7 @@ from huggingface_hub.file_download import repo_folder_name
 from .errors import UserError, shown
 from .files import file_sha256
 from .forms import HUB_PIN, LOCAL_PIN
-from .hub_client import cause_of, fetched, is_busy, patiently
+from .hub_client import cause_of, fetch, is_busy, patiently
 
 LOCAL = "sha256-"
 SECONDS_TO_WAIT = 60.0  # for the Hub to say where a branch or tag stands: its client waits for ever
@@ -134,7 +134,7 @@ def local_folder(pin: Pin, allow_patterns: list[str] | None = None, repo_type: s
     """The folder with the pinned files: the local one, or a snapshot of exactly that commit. Raises `UserError`."""
     if pin.path is not None:
         return pin.path
-    return fetched(lambda: snapshot_download(pin.name, repo_type=repo_type, revision=pin.revision, allow_patterns=allow_patterns), str(pin))
+    return fetch(lambda: snapshot_download(pin.name, repo_type=repo_type, revision=pin.revision, allow_patterns=allow_patterns), str(pin))
 
 
 def same_content(pin: str, other: str) -> bool:

@@ -20,11 +20,11 @@ from .card_merge import newest_versions
 from .cards import assets_folder, data_folder
 from .config import check_config_name
 from .data import Split, decode_image, to_rgb
-from .errors import UserError, first_line
+from .errors import UserError, first_line, one_line
 from .fetched import read_manifest
 from .files import file_sha256
 from .forms import LARGEST_COUNT
-from .hub_client import fetched
+from .hub_client import fetch
 from .pins import OutOfReach, Pin, resolve, same_content
 
 CARD = "README.md"
@@ -105,7 +105,7 @@ def open_version(pin: Pin, folder: Path, config_name: str) -> PublishedRows:
     try:
         rows = load_dataset("parquet", data_files={"train": files}, split="train")
     except Exception as error:  # datasets raises all kinds on what it cannot read
-        raise UserError(f"cannot load {pin.name}: {first_line(error.__cause__ or error)}") from error
+        raise UserError(f"cannot load {pin.name}: {one_line(first_line(error.__cause__ or error))}") from error
     if len(rows) != manifest["rows"]:
         raise UserError(f"{pin.name} has {len(rows)} rows, its manifest says {manifest['rows']}: this is not what was published")
     check_columns(pin, rows, manifest)
@@ -171,7 +171,7 @@ def fetch_version(name_at_revision: str, config_name: str) -> tuple[Pin, Path]:
     wanted = [CARD, f"{data_folder(config_name)}/train-*", f"sgdmix/{config_name}/*", f"{assets_folder(config_name)}/*.png"]
     # by its tag, which the cache then knows
     options = {"repo_type": "dataset", "revision": revision or pin.revision, "allow_patterns": wanted, "local_files_only": local_only}
-    folder = Path(fetched(lambda: snapshot_download(name, **options), name_at_revision))
+    folder = Path(fetch(lambda: snapshot_download(name, **options), name_at_revision))
     if folder.name != pin.revision:
         raise UserError(f"{name_at_revision} is {pin.revision}, but {folder.name} came from the cache: try again when the Hub answers")
     return pin, folder

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, apply_preset, published_settings
 from .data import Split
-from .errors import UserError, first_line
+from .errors import UserError, first_line, one_line
 from .fetched import read_manifest
 from .fetched_config import PUBLISHED_BESIDE
 from .files import file_sha256
@@ -65,8 +65,8 @@ def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
         file = pq.ParquetFile(path)
         fits = file.schema_arrow.equals(PLAN_SCHEMA) and file.metadata.num_rows == len(split.subset) * settings.num_variants
         fits = fits and all(_are_rows(rows, list(islice(expected, len(rows))), settings, split) for rows in file.iter_batches(ROWS_AT_ONCE))
-    except (OSError, ValueError) as error:  # what Arrow raises on a file that is none of its own
-        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+    except (OSError, ValueError, pa.ArrowException) as error:  # what Arrow raises on a file that is none of its own
+        raise UserError(f"{path} cannot be read: {one_line(first_line(error))}") from error
     if not fits or next(expected, None) is not None:
         raise UserError(f"{path} is the plan of another subset, seed or strength than {settings.config} states")
 

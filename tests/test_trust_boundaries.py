@@ -473,6 +473,19 @@ def test_a_plan_that_is_no_parquet_file_is_refused(content, planned, tmp_path):
     assert "plan.parquet" in refused(check_plan, tmp_path / "plan.parquet", *planned)
 
 
+def test_a_plan_with_any_bit_flipped_is_read_or_refused(planned, repo, tmp_path):
+    """Never a traceback of Arrow's: what its numbers mean is the manifest's checksum to keep."""
+    whole, random = (repo / PLAN).read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        content = bytearray(whole)
+        content[random.integers(len(whole))] ^= 1 << random.integers(8)
+        (tmp_path / "plan.parquet").write_bytes(content)
+        try:
+            check_plan(tmp_path / "plan.parquet", *planned)
+        except UserError as error:
+            assert str(error).isprintable()
+
+
 def test_a_plan_whose_targets_are_of_forbidden_classes_is_refused(planned, repo):
     settings, split = planned
     check_plan(repo / PLAN, settings, split)
