@@ -26,7 +26,7 @@ from .files import read_json, write_atomically
 from .flow import make_shards
 from .inputs import Inputs, check_resume, environment, resolve_inputs
 from .processes import POLL_SECONDS, launch, lock_folder, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file
-from .publish_version import check_can_publish, check_inputs, publish_version
+from .publish_version import announcement, check_can_publish, check_inputs, publish_version
 from .published_plan import published_plan
 from .repository import build_repository, check_share_skipped, is_complete, manifest_path
 from .rows import RowMaker
@@ -170,7 +170,7 @@ def finish(settings: AugmentSettings, output: Path, state: PartialState) -> None
     check_skipped(settings, output / "repo")
     if settings.push_to_hub:
         pin = on_rank_zero(lambda: publish_version(output, settings, settings.max_skipped))
-        say(f"published as {pin.name}@{settings.tag}, commit {pin.revision}")
+        say(announcement(pin, settings.tag))
     if state.is_main_process:
         (output / "state" / "error.json").unlink(missing_ok=True)
 

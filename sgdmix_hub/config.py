@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from .errors import UserError
+from .errors import UserError, shown
 from .fields import LARGEST_SEED, LONGEST_NAME, LONGEST_PROMPT, Checked, required, setting
 from .presets import CAM_METHODS, NAME_PROMPT, PRESETS, SaliencyMethod, ThresholdMethod
 
@@ -30,8 +30,8 @@ MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
 PUSH = ("push_to_hub", "hub_dataset_id", "tag", "hub_private_repo", "hub_branch", "allow_local_inputs")
 PLACE_AND_SPEED = ("output_dir", "saliency_dir", "num_workers", "dry_run", "max_skipped", "license", "card", "config", *PUSH)
 PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
-LONGEST_CONFIG_NAME = 80  # a folder's name: at most 255 bytes, of which a letter may take three
 FOLDERS = ("data", "sgdmix", "assets")  # of every published repository: no names for a configuration
+LONGEST_CONFIG_NAME = 100  # bytes: it names folders
 
 
 @dataclass(kw_only=True)
@@ -220,10 +220,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
             raise UserError("saliency_method mask-column needs --mask_column")
         if self.card is not None and not os.path.isfile(self.card):
             raise UserError(f"card {self.card}: no such file")
-        if not self.config_name.replace("-", "").replace("_", "").isalnum():
-            raise UserError(f"config_name {self.config_name!r}: use letters, digits, - and _")
-        if self.config_name in FOLDERS:
-            raise UserError(f"config_name {self.config_name} is the name of a folder of every published dataset: choose another")
+        check_config_name(self.config_name)
 
     def _validate_without_adapter(self) -> None:
         if self.pretrained_model_name_or_path is None:
@@ -235,6 +232,14 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
             raise UserError(f"prompt_template must hold {{class_name}} exactly once: {self.prompt_template!r}")
         if self.inpainting_method == "diffusion":
             raise UserError("inpainting_method diffusion needs an adapter, which knows the metaclass that a hole must not show")
+
+
+def check_config_name(name: str) -> None:
+    """Raises `UserError` on what no configuration of a published dataset can be called: it is the name of its folders."""
+    if not re.fullmatch(r"(?=.*[^\W_])[\w-]+", name) or len(name.encode()) > LONGEST_CONFIG_NAME:
+        raise UserError(f"config_name {shown(name)!r}: use letters, digits, - and _, at most {LONGEST_CONFIG_NAME} of them")
+    if name in FOLDERS:
+        raise UserError(f"config_name {name} is the name of a folder of every published dataset: choose another")
 
 
 def num_steps(settings: MethodSettings, strength: float) -> int:

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from .cards import CardEvaluation, assets_folder, data_folder, dataset_card
 from .config import AugmentSettings
+from .fetched_config import PUBLISHED_BESIDE
 from .files import write_json
-from .parsing import PUBLISHED_BESIDE
 from .repository import EVALUATION, card_facts, file_facts, manifest_path
 from .row_scores import Scores, scored_features
 from .row_statistics import count_rows, draw_statistics

@@ -17,6 +17,7 @@ from .bases import check_supported
 from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, fingerprint, published_settings
 from .data import Split, check_same_subset, load_split, subset_record
 from .errors import UserError
+from .fetched import read_classifier_facts
 from .files import read_json, write_json
 from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve
 from .presets import CAM_METHODS
@@ -88,7 +89,7 @@ def _earlier_pin(state_folder: Path, setting: str, asked: str) -> Pin | None:
     if not (state_folder / "plan.parquet").exists():
         return None
     run = read_json(state_folder / "run.json")
-    name, _, revision = run["settings"].get(setting, "").partition("@")
+    name, _, revision = run["settings"].get(setting, "").rpartition("@")
     if run["requested"].get(setting) != asked or revision.startswith(LOCAL):
         return None
     return Pin(name, revision)
@@ -104,9 +105,9 @@ def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:
         if not settings.allow_other_subset:
             check_same_subset(subset, facts["subset"], "adapter")
     if inputs.classifier is not None:
-        facts_file = Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS
-        if facts_file.is_file() and not settings.allow_other_subset:
-            check_same_subset(subset, read_json(facts_file)["subset"], "classifier")
+        facts = read_classifier_facts(Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS)
+        if facts and not settings.allow_other_subset:
+            check_same_subset(subset, facts["subset"], "classifier")
 
 
 def environment(settings: AugmentSettings) -> dict[str, str]:

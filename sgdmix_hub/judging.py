@@ -27,6 +27,7 @@ from .config import AugmentSettings, apply_preset
 from .confusion import CONFUSION_PICTURE, draw_confusion
 from .data import Split
 from .errors import UnusableImage, UnusableRow, UserError
+from .fetched import read_classifier_facts
 from .files import read_json, write_json
 from .inputs import CLASSIFIER_FACTS, Inputs
 from .pins import MODEL_FILES, Pin, local_folder, resolve
@@ -64,8 +65,7 @@ class Judge:
     @property
     def facts(self) -> dict:
         """What its training wrote down of it; nothing for a classifier from elsewhere."""
-        path = Path(self.folder) / CLASSIFIER_FACTS
-        return read_json(path) if path.is_file() else {}
+        return read_classifier_facts(Path(self.folder) / CLASSIFIER_FACTS)
 
     @property
     def accuracy(self) -> float | None:

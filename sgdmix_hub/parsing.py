@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import re
 import sys
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote
 
 from transformers import HfArgumentParser
 
-from .errors import UserError, first_line, shown
+from .errors import UserError, shown
+from .fetched_config import check_fetched, fetch_config, is_fetched
 from .fields import Checked, hints_of
 from .yaml_files import read_yaml
 
 Settings = TypeVar("Settings", bound=Checked)
-PUBLISHED_BESIDE = ("plan.parquet", "manifest.json")
-
-
-def fetch_config(location: str) -> str:
-    """The local path of a configuration: a file, or `hf://datasets/org/name@revision/path/in/repository`. Of a published generation's the
-    plan and the manifest, which lie beside it, come too. Raises `UserError`."""
-    if not location.startswith("hf://"):
-        return location
-    from huggingface_hub import snapshot_download
-
-    match = re.fullmatch(r"hf://(datasets/)?([^/@]+/[^/@]+)(?:@(refs/pr/\d+|[^/]+))?/(.+)", location)
-    if match is None:
-        raise UserError(f"{location}: give it as hf://datasets/org/name@revision/path/of/file.yaml")
-    is_dataset, repo_id, revision, path = match.groups()
-    beside = [(PurePosixPath(path).parent / name).as_posix() for name in PUBLISHED_BESIDE]
-    try:
-        folder = snapshot_download(
-            repo_id,
-            repo_type="dataset" if is_dataset else "model",
-            revision=revision and unquote(revision),
-            allow_patterns=[glob.escape(name) for name in (path, *beside)],
-        )
-    except Exception as error:  # the client's own errors, and those of whatever HTTP library is below it
-        raise UserError(f"cannot fetch {location}: {first_line(error)}") from None
-    if not (Path(folder) / path).is_file():
-        raise UserError(f"cannot fetch {location}: there is no such file at that revision")
-    return str(Path(folder) / path)
 
 
 class _Parser(HfArgumentParser):
@@ -54,7 +27,7 @@ class _Parser(HfArgumentParser):
         return super().add_argument(*names, **options)
 
     def error(self, message):
-        raise UserError(f"{message} (--help lists the settings)")
+        raise UserError(f"{without_tokens(message)} (--help lists the settings)")
 
 
 def plain_int(text: str) -> int:
@@ -86,7 +59,7 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     has_config = any(field.name == "config" for field in dataclasses.fields(settings_class))
     if location is not None:
         path = fetch_config(location)
-        values = read_yaml(path)
+        values = read_settings(path, set(map(_name, argv)), location)
         if "config" in values:
             raise UserError(f"{location}: a configuration cannot name another one")
         for name in (name for name, value in values.items() if isinstance(value, list) and not _takes_list(settings_class, name)):
@@ -96,9 +69,39 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog=epilog)
     settings, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
     if unknown:  # without what stands behind its =, which may be a secret
-        raise UserError(f"no such setting: {shown(unknown[0].partition('=')[0])} (--help lists the settings)")
+        raise UserError(f"no such setting: {shown(without_tokens(unknown[0].partition('=')[0]))} (--help lists the settings)")
+    check_repository_names(settings)
     settings.validate()
     return settings
+
+
+def read_settings(path: str | Path, given: Iterable[str], location: str | None = None) -> dict:
+    """A YAML file of settings; of one that others have published, which is called `location`, what it may set beside the names `given`.
+    Raises `UserError`."""
+    values = read_yaml(path)
+    if is_fetched(path) or (location or "").startswith("hf://"):
+        return check_fetched(values, given, location or str(path))
+    return values
+
+
+def check_repository_names(settings: Settings) -> None:
+    """Raises `UserError` on a repository to push to that the Hub could not have."""
+    given = [name for name in (getattr(settings, setting, None) for setting in ("hub_dataset_id", "hub_model_id")) if name is not None]
+    if given:
+        from .hub_client import check_name  # seconds of the start of a program that pushes nothing
+
+        for name in given:
+            check_name(name)
+
+
+def without_tokens(message: str) -> str:
+    """The same without what looks like a token of the Hub."""
+    return re.sub(r"hf_\w+", "hf_...", message)
+
+
+def _name(word: str) -> str:
+    """The setting that a word of the command line begins, as it is spelled here."""
+    return word.partition("=")[0].removeprefix("--").replace("-", "_") if word.startswith("--") else ""
 
 
 def _takes_list(settings_class: type[Settings], name: str) -> bool:

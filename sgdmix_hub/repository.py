@@ -16,6 +16,7 @@ from .config import AugmentSettings, fingerprint, published_settings
 from .contact_sheet import SheetRow, draw_contact_sheet, mask_panel, saliency_panel
 from .data import decode_image, subset_record
 from .errors import TooManySkipped, UserError
+from .fetched import read_classifier_facts
 from .files import file_sha256, read_json, write_json
 from .inputs import CLASSIFIER_FACTS, Inputs, versions
 from .licences import stated_license
@@ -176,11 +177,10 @@ def measured_quality(inputs: Inputs) -> list[tuple[str, str]]:
             share = f"{fidelity['arms'][arm]['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {fidelity['arms'][arm]['images']}"
             found.append((f"{text} that show their class to a classifier trained on real images", share))
     if inputs.classifier is not None:
-        path = Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS
-        facts = read_json(path) if path.is_file() else {}
-        if facts.get("metrics"):
-            split = facts["settings"]["eval_split"]
-            found.append((f"accuracy on {split} of the classifier behind the saliency maps", f"{facts['metrics']['accuracy']:.3f}"))
+        facts = read_classifier_facts(Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS)
+        split, accuracy = (facts.get(of, {}).get(name) for of, name in (("settings", "eval_split"), ("metrics", "accuracy")))
+        if accuracy is not None:
+            found.append((f"accuracy on {split} of the classifier behind the saliency maps", f"{accuracy:.3f}"))
     return found
 
 

@@ -25,7 +25,7 @@ from .config import AugmentSettings, DataSettings, HubSettings, apply_preset
 from .errors import TooManySkipped, UserError
 from .files import read_json
 from .inputs import CLASSIFIER_FACTS
-from .parsing import Settings, as_arguments, parse_settings, read_yaml
+from .parsing import Settings, as_arguments, parse_settings, read_settings
 from .presets import CAM_METHODS
 from .processes import launch, lock_folder, on_rank_zero, say, start_processes
 from .program_settings import RunSettings
@@ -43,18 +43,15 @@ RECIPE_FILES = ("classifier.yaml", "adapter.yaml", "generate.yaml", "downstream.
 
 def stage_settings(settings: RunSettings, settings_class: type[Settings], recipe_file: str, links: dict[str, str]) -> Settings:
     """One stage's settings: the recipe's file, over it what the run was given, over it the links between stages. Raises `UserError`."""
-    values = {}
-    if settings.recipe is not None:
-        path = Path(settings.recipe) / recipe_file
-        values = read_yaml(path) if path.exists() else {}
     # what is pushed, and as what, is said by the links
     known = {field.name for field in dataclasses.fields(settings_class)} - PUBLICATION - {"push_to_hub", "hub_model_id"}
     if settings_class is not AugmentSettings:
         known -= {"license"}  # the dataset's is not the models'
-    given = {name: value for name, value in vars(settings).items() if name in known and value is not None}
-    values |= given | links
+    given = {name: value for name, value in vars(settings).items() if name in known and value is not None} | links
+    path = Path(settings.recipe or "") / recipe_file
+    values = read_settings(path, given) if settings.recipe is not None and path.exists() else {}
     try:
-        return parse_settings(settings_class, as_arguments(values))
+        return parse_settings(settings_class, as_arguments(values | given))
     except UserError as error:
         raise UserError(f"{recipe_file.removesuffix('.yaml')}: {error}") from None
 
