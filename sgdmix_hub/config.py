@@ -5,7 +5,7 @@ Every field of `AugmentSettings` is in one of three groups:
 
 | group | settings | on resume |
 |---|---|---|
-| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, prompt_class, prompt_template, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
+| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, max_image_pixels, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, prompt_class, prompt_template, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
 | may move last bits | batch_size, compile, num_threads (and, recorded beside them: device, library versions) | another value warns |
 | place and speed | output_dir, saliency_dir, num_workers, dry_run, max_skipped, license, card, config, push_to_hub, hub_dataset_id, tag, hub_private_repo, hub_branch, allow_local_inputs | ignored, never published |
 
@@ -17,12 +17,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from .errors import UserError
+from .errors import UserError, shown
+from .files import lies_in
 from .presets import CAM_METHODS, PRESETS, SaliencyMethod, ThresholdMethod
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
@@ -53,6 +55,7 @@ class DataSettings:
     dataset_split: str = setting("train", "split to work on")
     image_column: str = setting("image", "column with the images")
     label_column: str = setting("label", "column with the labels")
+    max_image_pixels: int | None = setting(None, "images with more pixels are not read; 178,956,970 when not given")
     examples_per_class: int | None = setting(None, "few-shot: rows drawn from each class; all when not given")
     imbalance_factor: float | None = setting(None, "long tail: size of the rarest class over the most frequent, in (0, 1]")
     subset_seed: int = setting(0, "seed of the few-shot or long-tail subset; the same in every stage")
@@ -64,8 +67,10 @@ class DataSettings:
         """Raises `UserError` on a value that no run could use."""
         at_least(self, 1, "num_threads")
         at_least(self, 0, "seed", "subset_seed")
-        if self.examples_per_class is not None:
-            at_least(self, 1, "examples_per_class")
+        for name in ("examples_per_class", "max_image_pixels"):
+            if getattr(self, name) is not None:
+                at_least(self, 1, name)
+        outside_of_dataset(self, "output_dir")
         if self.imbalance_factor is not None and not 0 < self.imbalance_factor <= 1:
             raise UserError(f"imbalance_factor is {self.imbalance_factor}: give a value in (0, 1]")
 
@@ -227,6 +232,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     def validate(self) -> None:
         DataSettings.validate(self)
         MethodSettings.validate(self)
+        outside_of_dataset(self, "saliency_dir")
         if self.push_to_hub:
             self.validate_hub()
             if self.license is None:
@@ -263,6 +269,15 @@ def at_least(settings, smallest: float, *names: str) -> None:
     for name in names:
         if not smallest <= getattr(settings, name) < float("inf"):
             raise UserError(f"{name} is {getattr(settings, name)}: give at least {smallest}")
+
+
+def outside_of_dataset(settings: DataSettings, *names: str) -> None:
+    """Raises `UserError` when a folder that is written to lies inside the folder of a local dataset: a run would change its own input."""
+    dataset = settings.dataset_name
+    for name in names:
+        folder = getattr(settings, name)
+        if folder and os.path.isdir(dataset) and lies_in(folder, dataset):
+            raise UserError(f"{name} {shown(folder)} lies inside the dataset's folder {shown(dataset)}: choose one outside of it")
 
 
 def above_zero(settings, *names: str) -> None:

@@ -19,6 +19,7 @@ from .config import AugmentSettings
 from .data import split_of
 from .encoding import encode_image
 from .flow import in_plan_order, refined_rows
+from .images import ANYWHERE
 from .inputs import Inputs
 from .pins import Pin
 from .pipeline import SGDMixPipeline
@@ -37,7 +38,7 @@ class MappedSplit:
     ):
         """Raises `UserError` when the columns are missing or hold something else."""
         pin = Pin("dataset", dataset._fingerprint)
-        self.split = split_of(dataset, pin, image_column, label_column)
+        self.split = split_of(dataset, pin, image_column, label_column, files_in=ANYWHERE)
         method = dataclasses.asdict(pipeline.settings)
         self.settings = AugmentSettings(dataset_name=pin.name, output_dir="", image_column=image_column, seed=seed, **method)
         maps, unusable = block_maps(self.settings, self.split, self.split.subset, pipeline.cam)

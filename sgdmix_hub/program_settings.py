@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import DataSettings, HubSettings, at_least, multiple_of_eight, required, setting, unit_interval
+from .config import DataSettings, HubSettings, at_least, multiple_of_eight, outside_of_dataset, required, setting, unit_interval
 from .errors import UserError
 
 MOST_PREVIEWED = 24
@@ -80,4 +80,5 @@ class RunSettings(HubSettings, DataSettings):
     hub_model_id: str | None = setting(None, "org/name: pushes org/name-classifier and org/name-adapter, and generates from there")
 
     def validate(self) -> None:
-        """Nothing here: the stages' own settings are validated, all of them before the first stage starts."""
+        """The stages' own settings are validated, all of them before the first stage starts; this alone comes before the lock."""
+        outside_of_dataset(self, "output_dir")
