@@ -38,7 +38,7 @@ MIXINGS = ("union", "source", "inpaint")
 SHARED = {field.name for field in dataclasses.fields(PreviewSettings)} & {field.name for field in dataclasses.fields(AugmentSettings)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DrawnSplit(Split):
     """A split whose subset is in memory: RGB images, no larger than they are needed, and, where there is a column of them, their true
     masks, mode L and as large."""
