@@ -50,7 +50,10 @@ class Split:
         """The file that a row's image is stored in, relative to the dataset; None where the row holds it. For the terminal alone."""
         cell = self.rows[int(index)][self.image_column]
         try:
-            return None if cell["bytes"] is not None else os.path.relpath(file_of(cell, self.files_in), self.files_in)
+            if cell["bytes"] is not None or not file_of(cell, self.files_in):
+                return None
+            folder, name = os.path.split(cell["path"])  # the name itself may be a link to the Hub's cache of nameless files
+            return os.path.relpath(os.path.join(os.path.realpath(folder), name), self.files_in)
         except (UnusableImage, TypeError):  # outside the dataset; an empty cell
             return None
 
