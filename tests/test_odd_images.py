@@ -4,14 +4,21 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
+from generations import manifest_of, published_rows, write_dataset
 from odd_images import encoded, odd_images, picture
 from PIL import Image
 
-from sgdmix_hub.config import MethodSettings, apply_preset
+from sgdmix_hub import augment
+from sgdmix_hub.cam import CamSaliency
+from sgdmix_hub.config import AugmentSettings, MethodSettings, apply_preset
+from sgdmix_hub.data import load_split
 from sgdmix_hub.errors import UnusableRow
 from sgdmix_hub.images import decode_image, to_rgb
+from sgdmix_hub.pins import resolve
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.saliency import is_blank
+from sgdmix_hub.trust import trust_test
 
 RECIPES = {
     "recommended": {"preset": "recommended"},
@@ -85,6 +92,23 @@ def test_every_odd_image_is_mixed_or_has_no_foreground(recipe, images):
             assert mixture.mixed.shape == (64, 64, 3) and mixture.mixed.dtype == np.uint8, name
             mixed, target = mixed + 1, source
     assert mixed > 100
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(files, decoded, classifier, tmp_path):
+    chosen = list(files)[::25] + [name for name in files if name.startswith(("checks", "scales", "jittered"))][::6]
+    data = write_dataset(tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))])
+    settings = AugmentSettings(
+        dataset_name=str(data), output_dir=str(tmp_path / "run"), preset="recommended", strength=0.0, resolution=32, max_skipped=1.0
+    )
+    augment.main(settings)
+    manifest = manifest_of(tmp_path / "run")
+    skipped = {record["source_index"] for record in manifest["skipped"]}
+    unusable = {row for row, name in enumerate(chosen) if isinstance(decoded[name], str)}
+    assert manifest["rows"] + len(skipped) == manifest["planned_rows"] == len(chosen)
+    assert len(published_rows(tmp_path / "run")) == manifest["rows"] > len(chosen) // 3 and unusable <= skipped
+    split = load_split(settings, resolve(str(data), repo_type="dataset"))
+    assert trust_test(CamSaliency(classifier, "grad-cam", torch.device("cpu")), split, "stretch").images == len(chosen) - len(unusable)
 
 
 @pytest.mark.filterwarnings("ignore:image .*empty mask")
