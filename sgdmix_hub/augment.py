@@ -32,6 +32,7 @@ from .repository import build_repository, check_share_skipped, is_complete, mani
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps, compute_maps
 from .shards import Shards, make_plan, shard_features, write_plan
+from .split_report import report_split
 from .targets import Pools
 
 BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30.0  # a line in a log is there for ever
@@ -49,6 +50,7 @@ def main(settings: AugmentSettings) -> None:
         if settings.push_to_hub and not settings.dry_run:
             on_rank_zero(lambda: check_can_publish(settings, is_made=(output / "repo").exists()))
         inputs = resolve_inputs(settings, output / "state")
+        report_split(settings, inputs.split)
         if settings.push_to_hub:
             check_inputs(inputs.pins, settings.allow_local_inputs)
         on_rank_zero(lambda: check_resume(settings, inputs, output / "state"))

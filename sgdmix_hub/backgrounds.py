@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 
 import cv2
 import numpy as np
 
 from .config import AugmentSettings
 from .data import Split, square
-from .masks import foreground_mask, widen
+from .errors import UnusableRow, one_row
+from .masks import foreground_mask, share_of, widen
 from .row_store import Block, RowStore, compute_rows
-from .saliency_store import SaliencyMaps, saliency_root
+from .saliency_store import SaliencyMaps, saliency_root, stored_mask
 
 SIZE = 64
 MARGIN = 0.05  # share of the image size by which the foreground is widened, so that none of it is described
@@ -29,6 +31,7 @@ MASK_SETTINGS = (
 )
 
 
+@one_row("background")
 def background_features(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Mean and deviation of the Lab colours and mean slopes across and down, of the background in the upper and the lower half.
 
@@ -58,8 +61,11 @@ def compute_backgrounds(settings: AugmentSettings, split: Split, maps: SaliencyM
 
 
 def features_of(settings: AugmentSettings, split: Split, maps: SaliencyMaps, row: int) -> np.ndarray:
-    """The features of one image of a split, float32 (16,); zeros where it has no saliency map."""
-    if int(row) in maps.unusable:
-        return np.zeros(BANDS * FEATURES_PER_BAND, np.float32)
-    pixels = np.asarray(square(split.image(row), SIZE, settings.resize))
-    return background_features(pixels, foreground_mask(pixels, maps[row], settings))
+    """The features of one image of a split, float32 (16,); zeros where it has no saliency map, or no mask."""
+    if int(row) not in maps.unusable:
+        with suppress(UnusableRow):
+            image, stored = split.image(row), stored_mask(settings, split, row)
+            pixels = np.asarray(square(image, SIZE, settings.resize))
+            share = None if stored is None else share_of(stored, image.size, None, SIZE, settings.resize)
+            return background_features(pixels, foreground_mask(pixels, maps[row], settings, share))
+    return np.zeros(BANDS * FEATURES_PER_BAND, np.float32)

@@ -17,8 +17,9 @@ from .backgrounds import features_of
 from .cam import BATCH, CamSaliency
 from .config import AugmentSettings, apply_preset
 from .data import Split, aspect_box, square
-from .errors import UnusableImage, UnusableRow, UserError
-from .masks import foreground_mask
+from .errors import UnusableRow, UserError
+from .images import foreground_share
+from .masks import CUT, foreground_mask
 from .metrics.mixture_quality import background_from_target, foreground_kept, leak
 from .pipeline import MaskedImage, Mixture, SGDMixPipeline
 from .presets import CAM_METHODS, PRESETS
@@ -37,7 +38,7 @@ MIXINGS = ("union", "source", "inpaint")
 SHARED = {field.name for field in dataclasses.fields(PreviewSettings)} & {field.name for field in dataclasses.fields(AugmentSettings)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DrawnSplit(Split):
     """A split whose subset is in memory: RGB images, no larger than they are needed, and, where there is a column of them, their true
     masks, mode L and as large."""
@@ -109,10 +110,10 @@ def draw_split(settings: PreviewSettings, split: Split, advance: Callable[[int],
         try:
             image = brought_down(split.image(row), max(KEPT_SIDE, settings.resolution))
             if settings.mask_column is not None:
-                stored = split.image(row, settings.mask_column).convert("L").resize(image.size, Image.Resampling.NEAREST)
-                true_masks[row] = stored.point(lambda value: 255 * (value > 0))
+                true = foreground_share(split.image(row, settings.mask_column)) > CUT
+                true_masks[row] = Image.fromarray(np.uint8(true) * 255).resize(image.size, Image.Resampling.NEAREST)
             images[row] = image
-        except UnusableImage as reason:
+        except UnusableRow as reason:
             left_out[row] = str(reason)
         advance(1)
     if not images:
@@ -203,7 +204,10 @@ class Comparison:
         settings = self.presets[presets[0]] if presets else settings  # with all else that the preset says about masks
         masks = []
         for row in self.rows:
-            masks.append(foreground_mask(self.pixels[row], self.maps[method][row], settings))
+            try:
+                masks.append(foreground_mask(self.pixels[row], self.maps[method][row], settings))
+            except UnusableRow:  # shown, and counted, as an empty mask
+                masks.append(np.zeros(self.pixels[row].shape[:2], bool))
             advance(1)
         return MaskColumn(settings, presets, RowValues(self.rows, np.stack(masks)))
 

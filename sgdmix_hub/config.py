@@ -5,7 +5,7 @@ Every field of `AugmentSettings` is in one of three groups:
 
 | group | settings | on resume |
 |---|---|---|
-| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, prompt_class, prompt_template, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
+| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, max_image_pixels, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, prompt_class, prompt_template, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
 | may move last bits | batch_size, compile, num_threads (and, recorded beside them: device, library versions) | another value warns |
 | place and speed | output_dir, saliency_dir, num_workers, dry_run, max_skipped, license, card, config, push_to_hub, hub_dataset_id, tag, hub_private_repo, hub_branch, allow_local_inputs | ignored, never published |
 
@@ -24,6 +24,7 @@ from typing import Literal, TypeVar
 
 from .errors import UserError, shown
 from .fields import LARGEST_SEED, LONGEST_NAME, LONGEST_PROMPT, Checked, required, setting
+from .files import lies_in
 from .presets import CAM_METHODS, NAME_PROMPT, PRESETS, SaliencyMethod, ThresholdMethod
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
@@ -43,6 +44,9 @@ class DataSettings(Checked):
     dataset_split: str = setting("train", "split to work on", at_most=LONGEST_NAME)
     image_column: str = setting("image", "column with the images", at_most=LONGEST_NAME)
     label_column: str = setting("label", "column with the labels", at_most=LONGEST_NAME)
+    max_image_pixels: int | None = setting(
+        None, "images with more pixels are not read; 178,956,970 when not given", at_least=1, at_most=2**31 - 1
+    )
     examples_per_class: int | None = setting(None, "few-shot: rows drawn from each class; all when not given", at_least=1, at_most=10**7)
     imbalance_factor: float | None = setting(
         None, "long tail: size of the rarest class over the most frequent, in (0, 1]", above=0, at_most=1
@@ -54,6 +58,7 @@ class DataSettings(Checked):
 
     def validate(self) -> None:
         """Raises `UserError` on values that no run could use together."""
+        outside_of_dataset(self, "output_dir")
 
 
 @dataclass(kw_only=True)
@@ -207,6 +212,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     def validate(self) -> None:
         DataSettings.validate(self)
         MethodSettings.validate(self)
+        outside_of_dataset(self, "saliency_dir")
         if self.push_to_hub:
             self.validate_hub()
             if self.license is None:
@@ -240,6 +246,15 @@ def check_config_name(name: str) -> None:
         raise UserError(f"config_name {shown(name)!r}: use letters, digits, - and _, at most {LONGEST_CONFIG_NAME} of them")
     if name in FOLDERS:
         raise UserError(f"config_name {name} is the name of a folder of every published dataset: choose another")
+
+
+def outside_of_dataset(settings: DataSettings, *names: str) -> None:
+    """Raises `UserError` when a folder that is written to lies inside the folder of a local dataset: a run would change its own input."""
+    dataset = settings.dataset_name
+    for name in names:
+        folder = getattr(settings, name)
+        if folder and os.path.isdir(dataset) and lies_in(folder, dataset):
+            raise UserError(f"{name} {shown(folder)} lies inside the dataset's folder {shown(dataset)}: choose one outside of it")
 
 
 def num_steps(settings: MethodSettings, strength: float) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+OPENCV_NO_MEMORY = -4  # the code of cv2.error when an allocation fails
 LONGEST_LINE = 300  # characters of a line that is printed or stored
 LONGEST_VALUE = 80  # characters of a value that such a line quotes
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
@@ -25,12 +28,35 @@ class Preempted(Exception):
     """The run was told to stop; what was finished is on disk. Exit code 75."""
 
 
-class UnusableImage(Exception):
+class UnusableRow(Exception):
+    """A row that cannot be made; its text is the reason that is recorded."""
+
+
+class UnusableImage(UnusableRow):
     """An image that cannot be decoded; its text is the reason that is recorded."""
 
 
-class UnusableRow(Exception):
-    """A row that cannot be made; its text is the reason that is recorded."""
+@contextmanager
+def one_row(what: str, unusable: type[UnusableRow] = UnusableRow) -> Iterator[None]:
+    """Whatever a library raises for the data of one row becomes that row's reason, "what: what it says"; usable as a decorator too.
+
+    The package's own errors pass, and so does a lack of memory, which says nothing about the row. Only for computations on data that are in
+    memory: a disk that fails is no row's fault either.
+    """
+    try:
+        yield
+    except (UserError, TooManySkipped, Preempted, UnusableRow, MemoryError):
+        raise
+    except Exception as error:
+        if getattr(error, "code", None) == OPENCV_NO_MEMORY:
+            raise MemoryError(first_line(error)) from error
+        raise unusable(f"{what}: {short_reason(error)}") from error
+
+
+def short_reason(error: BaseException) -> str:
+    """What an error says, short and without places: reasons are published. OpenCV's own words are in `err`."""
+    text = (getattr(error, "err", None) or first_line(error)).split(" <_io")[0]
+    return type(error).__name__ if "/" in text or "\\" in text else shown(text)
 
 
 def first_line(error: BaseException) -> str:

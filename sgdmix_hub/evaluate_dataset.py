@@ -35,6 +35,7 @@ from .repository import EVALUATION
 from .row_scores import Origins, Scores, row_scores, rows_to_keep
 from .rows import RowMaker
 from .saliency_store import FALL_BACK, compute_maps
+from .split_report import report_split
 from .trust import Trust, trust_test
 from .views import Picture, Views, compute_views
 
@@ -109,6 +110,7 @@ def evaluate_version(
     """Everything that an evaluation leaves, `repo/` last. `masked`: the settings that find the foregrounds. Raises `UserError`."""
     output, recipe = Path(settings.output_dir), version.settings
     split = load_split(recipe, source_pin(settings, rows.manifest))
+    report_split(recipe, split)
     subset = subset_record(recipe, split)
     rows.check_made_from(split, subset)
     judge = Judge(resolve(settings.judge), split.class_names, device)

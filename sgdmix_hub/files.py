@@ -53,3 +53,12 @@ def file_sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def lies_in(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path, with its links resolved, is the folder or inside it; what cannot be a path lies nowhere."""
+    try:
+        folder = os.path.realpath(folder)
+        return os.path.commonpath([os.path.realpath(path), folder]) == folder
+    except ValueError:
+        return False

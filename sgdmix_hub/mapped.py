@@ -20,6 +20,7 @@ from .data import split_of
 from .encoding import encode_image
 from .errors import UserError
 from .flow import in_plan_order, refined_rows
+from .images import ANYWHERE
 from .inputs import Inputs, environment
 from .pins import Pin
 from .pipeline import SGDMixPipeline
@@ -41,7 +42,7 @@ class MappedSplit:
         if pipeline.pins is None and (pipeline.refiner, pipeline.cam) != (None, None):
             raise ValueError("which models this pipeline holds is not known: load it with SGDMixPipeline.from_pretrained")
         pin = Pin("dataset", dataset._fingerprint)
-        self.split = split_of(dataset, pin, image_column, label_column)
+        self.split = split_of(dataset, pin, image_column, label_column, files_in=ANYWHERE)
         method = dataclasses.asdict(pipeline.settings)
         columns = {"image_column": image_column, "label_column": label_column}
         self.settings = AugmentSettings(dataset_name=pin.name, output_dir="unused", seed=seed, **columns, **method)

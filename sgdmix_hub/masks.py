@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 from skimage import filters
 
 from .config import AugmentSettings
+from .data import square
+from .errors import one_row
+from .images import foreground_share
 
 THRESHOLDS = {
     "otsu": filters.threshold_otsu,
@@ -18,6 +22,8 @@ THRESHOLDS = {
     "triangle": filters.threshold_triangle,
     "yen": filters.threshold_yen,
 }
+
+CUT = 0.5  # share of the foreground above which a pixel of a mask that the dataset brings is foreground
 
 # GrabCut's seeds, chosen by mask IoU on the demo domain (benchmarks/method.py measures it).
 GRABCUT_SIZE = 128  # smaller images leave too few pixels for the colour models, larger ones only cost time
@@ -54,11 +60,13 @@ def threshold_mask(saliency_map: np.ndarray, size: int, method: str = "otsu", qu
     return scaled_map(saliency_map, size) > threshold(np.asarray(saliency_map, np.float32), method, quantile)
 
 
+@one_row("mask")
 def grabcut_mask(image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray) -> np.ndarray:
     """A coarse mask, bool (size, size), refined by GrabCut (Rother et al., 2004; OpenCV) on the image, uint8 (size, size, 3).
 
     Inside the coarse mask the map's peak is certain foreground, what is far from the mask certain background, the rest is for the colour
-    models to decide. The coarse mask is returned where GrabCut finds nothing, or nothing but foreground.
+    models to decide. The coarse mask is returned where GrabCut finds nothing, or nothing but foreground, and where it cannot begin: a
+    mask that is spread over the whole image leaves no background to learn from.
     """
     size = image.shape[0]
     small = resize_mask(coarse, GRABCUT_SIZE)
@@ -69,6 +77,8 @@ def grabcut_mask(image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray
     seeds[widen(small, PROBABLE_RADIUS)] = cv2.GC_PR_FGD
     seeds[~widen(small, SURE_BACKGROUND_RADIUS)] = cv2.GC_BGD
     seeds[small & (scaled >= np.quantile(scaled[small], SURE_FOREGROUND))] = cv2.GC_FGD
+    if np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD)).all():
+        return coarse
     cv2.setRNGSeed(0)  # GrabCut's k-means draws from OpenCV's state of this thread
     interpolation = cv2.INTER_AREA if size > GRABCUT_SIZE else cv2.INTER_CUBIC
     bgr = cv2.resize(np.ascontiguousarray(image[..., ::-1]), small.shape, interpolation=interpolation)
@@ -111,7 +121,24 @@ def clean_up(mask: np.ndarray, settings: AugmentSettings) -> np.ndarray:
     return widen(mask, settings.mask_dilation) if settings.mask_dilation else mask
 
 
-def foreground_mask(image: np.ndarray, saliency_map: np.ndarray, settings: AugmentSettings) -> np.ndarray:
-    """The mask M of an image, uint8 (size, size, 3), bool (size, size), by the settings (with their preset applied)."""
+@one_row("mask")
+def share_of(mask: Image.Image, image_size: tuple[int, int], box: tuple[int, int, int, int] | None, size: int, resize: str) -> np.ndarray:
+    """A stored foreground mask in the geometry of its image of `image_size`, of which `box` alone is taken where it is given: float32
+    (size, size) in [0, 1]. Raises `UnusableRow`."""
+    share = Image.fromarray(foreground_share(mask))
+    if share.size != image_size:
+        share = share.resize(image_size, Image.Resampling.BILINEAR)
+    return np.asarray(square(share if box is None else share.crop(box), size, resize, Image.Resampling.BILINEAR))
+
+
+@one_row("mask")
+def foreground_mask(image: np.ndarray, saliency_map: np.ndarray, settings: AugmentSettings, share: np.ndarray | None = None) -> np.ndarray:
+    """The mask M of an image, uint8 (size, size, 3), bool (size, size), by the settings (with their preset applied).
+
+    `share`: of the foreground in every pixel, float32 (size, size) in [0, 1], where the dataset brings it. It is cut at one half; the map
+    and GrabCut, which are coarser, have no part in it. Raises `UnusableRow`.
+    """
+    if share is not None:
+        return clean_up(share > CUT, settings)
     mask = threshold_mask(saliency_map, image.shape[0], settings.threshold_method, settings.threshold_quantile)
     return clean_up(REFINEMENTS[settings.mask_refinement](image, saliency_map, mask), settings)

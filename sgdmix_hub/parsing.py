@@ -27,7 +27,7 @@ class _Parser(HfArgumentParser):
         return super().add_argument(*names, **options)
 
     def error(self, message):
-        raise UserError(f"{without_tokens(message)} (--help lists the settings)")
+        raise UserError(f"{message} (--help lists the settings)")
 
 
 def plain_int(text: str) -> int:
@@ -69,7 +69,7 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog=epilog)
     settings, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
     if unknown:  # without what stands behind its =, which may be a secret
-        raise UserError(f"no such setting: {shown(without_tokens(unknown[0].partition('=')[0]))} (--help lists the settings)")
+        raise UserError(f"no such setting: {shown(unknown[0].partition('=')[0])} (--help lists the settings)")
     check_repository_names(settings)
     settings.validate()
     return settings
@@ -92,11 +92,6 @@ def check_repository_names(settings: Settings) -> None:
 
         for name in given:
             check_name(name)
-
-
-def without_tokens(message: str) -> str:
-    """The same without what looks like a token of the Hub."""
-    return re.sub(r"hf_\w+", "hf_...", message)
 
 
 def _name(word: str) -> str:

@@ -20,8 +20,8 @@ from .adapters import check_base, read_adapter
 from .cam import CamSaliency
 from .config import MethodSettings, apply_preset
 from .data import aspect_box, square
-from .errors import UnusableRow, UserError, shown
-from .masks import foreground_mask
+from .errors import UnusableRow, UserError, one_row, shown
+from .masks import foreground_mask, share_of
 from .mixing import compose, inpaint, inpainting_hole, kept_mask
 from .pins import MODEL_FILES, Pin, local_folder, resolve
 from .presets import CAM_METHODS, NAME_PROMPT
@@ -142,12 +142,11 @@ class SGDMixPipeline:
         if named is None:
             raise ValueError("prompt_class target needs target_labels")
         strength = self.settings.strength[0] if strength is None else strength
-        source_maps, target_maps = self.saliency_maps(images, labels), self.saliency_maps(targets, target_labels)
+        sources, others = self._with_maps(images, labels), self._with_maps(targets, target_labels)
         outcomes: list[Mixture | np.ndarray | str] = []
-        for image, target, *maps in zip(images, targets, source_maps, target_maps, strict=True):
+        for source, target in zip(sources, others, strict=True):
             try:
-                source = self.mask(image.convert("RGB"), maps[0])
-                outcomes.append(self.mix(source, self.mask(target.convert("RGB"), maps[1], self.target_aspect(source))))
+                outcomes.append(self._mixture(source, target))
             except UnusableRow as reason:
                 outcomes.append(str(reason))
         rows = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, Mixture)]
@@ -161,32 +160,63 @@ class SGDMixPipeline:
                 warnings.warn(f"image {row}: {outcome}", stacklevel=2)
         return [None if isinstance(outcome, str) else Image.fromarray(outcome) for outcome in outcomes]
 
+    def _mixture(self, source: tuple[Image.Image, np.ndarray] | str, target: tuple[Image.Image, np.ndarray] | str) -> Mixture:
+        for found in (source, target):
+            if isinstance(found, str):
+                raise UnusableRow(found)
+        masked = self.mask(*source)
+        return self.mix(masked, self.mask(*target, self.target_aspect(masked)))
+
+    def _with_maps(self, images: list[Image.Image], labels: list[int] | None) -> list[tuple[Image.Image, np.ndarray] | str]:
+        """Every image, RGB, with its saliency map, or the reason why it has none."""
+        size = len(images) if self.cam is not None else 1  # a classifier looks at batches; without one an image's failure is its own
+        found: list[tuple[Image.Image, np.ndarray] | str] = list(map(_rgb_or_reason, images))
+        usable = [position for position, image in enumerate(found) if not isinstance(image, str)]
+        for chosen in (usable[start : start + size] for start in range(0, len(usable), size)):
+            try:
+                named = None if labels is None else [labels[position] for position in chosen]
+                maps = self.saliency_maps([found[position] for position in chosen], named)
+                for position, saliency_map in zip(chosen, maps, strict=True):
+                    found[position] = (found[position], saliency_map)
+            except UnusableRow as reason:
+                for position in chosen:
+                    found[position] = str(reason)
+        return found
+
     def saliency_maps(self, images: list[Image.Image], labels: list[int] | None = None) -> np.ndarray:
         """float16 (n, 64, 64) in [0, 1] of images of any size; `labels` are what a CAM looks for. Raises `ValueError`."""
         images = [image.convert("RGB") for image in images]
         if self.cam is not None:
             return self.cam.image_maps(images, labels, self.settings.resize).astype(np.float16)
         if self.settings.saliency_method == "mask-column":
-            raise ValueError("saliency_method mask-column reads a dataset's masks: give maps to `mask` instead")
+            raise ValueError("saliency_method mask-column reads a dataset's masks: give maps and masks to `mask` instead")
         return np.stack([model_free_map(image, self.settings) for image in images]).astype(np.float16)
 
-    def mask(self, image: Image.Image, saliency_map: np.ndarray, aspect: float | None = None) -> MaskedImage:
-        """An RGB image of any size and its (64, 64) saliency map -> the image at the run's resolution with its mask.
+    @one_row("mask")
+    def mask(
+        self, image: Image.Image, saliency_map: np.ndarray, aspect: float | None = None, stored_mask: Image.Image | None = None
+    ) -> MaskedImage:
+        """An RGB image of any size and its (64, 64) saliency map -> the image at the run's resolution with its mask, which is cut from
+        `stored_mask`, a mask that the dataset brings, where there is one. Raises `UnusableRow`.
 
-        With `aspect` (width over height) image and map are first cropped to it, in the middle: the target's geometry, so that stretching
-        it with its source distorts both alike.
+        With `aspect` (width over height) all are first cropped to it, in the middle: the target's geometry, so that stretching it with its
+        source distorts both alike.
         """
-        stored = image.width / image.height
+        resolution, resize = self.settings.resolution, self.settings.resize
+        width, height = image.size
+        box = None if aspect is None else aspect_box(width, height, aspect)
+        share = None if stored_mask is None else share_of(stored_mask, image.size, box, resolution, resize)
         if aspect is not None:
             image, saliency_map = crop_to_aspect(image, saliency_map, aspect)
-        pixels = np.asarray(square(image, self.settings.resolution, self.settings.resize))
-        return MaskedImage(pixels, foreground_mask(pixels, saliency_map, self.settings), stored)
+        pixels = np.asarray(square(image, resolution, resize))
+        return MaskedImage(pixels, foreground_mask(pixels, saliency_map, self.settings, share), width / height)
 
     def target_aspect(self, source: MaskedImage) -> float | None:
         """The aspect ratio that a source's target is cropped to; None where it is left whole."""
         crop = self.settings.crop_target and self.settings.resize == "stretch"  # center-crop has made every image square before
         return source.aspect if crop else None
 
+    @one_row("mixing")
     def mix(self, source: MaskedImage, target: MaskedImage) -> Mixture:
         """Mixes two images. Raises `UnusableRow` when the source has no foreground."""
         method = self.settings.mixing_method
@@ -272,6 +302,14 @@ def named_settings(method: dict) -> dict:
     if unknown:
         raise UserError(f"no such setting: {shown(min(unknown))}")
     return named
+
+
+def _rgb_or_reason(image: Image.Image) -> Image.Image | str:
+    try:
+        with one_row("corrupt image"):
+            return image.convert("RGB")
+    except UnusableRow as reason:
+        return str(reason)
 
 
 def crop_to_aspect(image: Image.Image, saliency_map: np.ndarray, aspect: float) -> tuple[Image.Image, np.ndarray]:

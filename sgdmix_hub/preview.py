@@ -26,6 +26,7 @@ from .presets import PRESETS
 from .processes import say, start_processes
 from .program_settings import PreviewSettings
 from .saliency_store import load_cam
+from .split_report import report_split
 from .targets import NO_TARGET
 from .trust import Trust, trust_test
 
@@ -50,6 +51,7 @@ def main(settings: PreviewSettings) -> None:
     output = Path(settings.output_dir)
     chosen = recipe(settings)
     inputs = resolve_inputs(chosen, output / "state")
+    report_split(settings, inputs.split)
     check_mask_column(settings, inputs.split)
     cam = None if inputs.classifier is None else load_cam(chosen, inputs.split, inputs.classifier, state.device)
     with tqdm(total=min(len(inputs.split.subset), MEASURED), desc="preview", unit="image") as bar:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import DataSettings, HubSettings
+from .config import DataSettings, HubSettings, outside_of_dataset
 from .errors import UserError
 from .fields import LARGEST_SEED, LONGEST_NAME, required, setting
 
@@ -78,4 +78,5 @@ class RunSettings(HubSettings, DataSettings):
     )
 
     def validate(self) -> None:
-        """Nothing here: the stages' own settings are validated, all of them before the first stage starts."""
+        """The stages' own settings are validated, all of them before the first stage starts; this alone comes before the lock."""
+        outside_of_dataset(self, "output_dir")

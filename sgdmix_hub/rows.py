@@ -9,12 +9,12 @@ import torch
 
 from .config import AugmentSettings, effective_strength
 from .data import aspect_box
-from .errors import UnusableImage, UnusableRow
+from .errors import UnusableRow
 from .inputs import Inputs
 from .pipeline import MaskedImage, Mixture, SGDMixPipeline
 from .prompts import name_prompt
 from .row_store import RowValues
-from .saliency_store import SaliencyMaps
+from .saliency_store import SaliencyMaps, stored_mask
 from .shards import PlanRow
 
 MASKED_IMAGES_KEPT = 256
@@ -41,7 +41,7 @@ class RowMaker:
             self.pipeline = SGDMixPipeline(self.settings, refiner)
 
     def mixture(self, row: PlanRow) -> Mixture:
-        """The mixture of one planned row. Raises `UnusableRow` or `UnusableImage`."""
+        """The mixture of one planned row. Raises `UnusableRow`."""
         if row.skip is not None:
             raise UnusableRow(row.skip)
         source = self.masked_image(row.source_index)
@@ -51,7 +51,7 @@ class RowMaker:
         """The mixture of one planned row, or why there is none."""
         try:
             return self.mixture(row)
-        except (UnusableRow, UnusableImage) as reason:
+        except UnusableRow as reason:
             return str(reason)
 
     def filled_mixture(self, row: PlanRow) -> Mixture:
@@ -67,7 +67,7 @@ class RowMaker:
         image = self.inputs.split.image(index)
         if aspect is not None and aspect_box(*image.size, aspect) == (0, 0, *image.size):
             return self.masked_image(index)  # the crop takes nothing away
-        return self.pipeline.mask(image, self.maps[index], aspect)
+        return self.pipeline.mask(image, self.maps[index], aspect, stored_mask(self.settings, self.inputs.split, index))
 
     def label(self, row: PlanRow) -> int:
         """The class that the image is labelled with, and that its prompt names."""

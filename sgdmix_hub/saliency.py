@@ -8,6 +8,8 @@ from PIL import Image
 
 from .config import MethodSettings
 from .data import square
+from .errors import one_row
+from .images import foreground_share
 
 MAP_SIZE = 64
 BORDER = 0.1  # share of the image's side that is taken for background when nothing else is known
@@ -101,11 +103,13 @@ def _mahalanobis(lab: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return distance / max(distance.max(), 1e-9)
 
 
+@one_row("saliency map")
 def spectral_residual_map(image: Image.Image, resize: str, sigma: float) -> np.ndarray:
     """Spectral residual of an RGB image, computed at 64 x 64."""
     return spectral_residual(np.asarray(square(image.convert("L"), MAP_SIZE, resize), dtype=np.float64), sigma)
 
 
+@one_row("saliency map")
 def minimum_barrier_map(image: Image.Image, resize: str) -> np.ndarray:
     """Minimum barrier saliency of an RGB image, computed at 64 x 64."""
     return minimum_barrier(np.asarray(square(image, MAP_SIZE, resize)))
@@ -122,8 +126,8 @@ MODEL_FREE_MAPS = {
 }
 
 
+@one_row("mask")
 def mask_column_map(mask: Image.Image, resize: str) -> np.ndarray:
-    """A foreground mask from the dataset as a map: any mode, anything above zero is foreground."""
-    foreground = Image.fromarray(np.where(np.asarray(mask.convert("L")) > 0, 255, 0).astype(np.uint8))
-    small = square(foreground, MAP_SIZE, resize, Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32) / 255
+    """A foreground mask from the dataset, as it is stored, as a map: means over the cells of 64 x 64."""
+    share = Image.fromarray(np.rint(foreground_share(mask) * 255).astype(np.uint8))
+    return np.asarray(square(share, MAP_SIZE, resize, Image.Resampling.BOX), dtype=np.float32) / 255

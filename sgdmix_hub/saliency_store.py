@@ -15,7 +15,7 @@ from PIL import Image
 from .cam import SMALLEST_GRID, CamSaliency
 from .config import AugmentSettings
 from .data import Split
-from .errors import UnusableImage, UserError
+from .errors import UnusableRow, UserError
 from .files import read_json, write_json
 from .pins import MODEL_FILES, Pin, local_folder
 from .presets import CAM_METHODS
@@ -83,6 +83,8 @@ def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -
         "method": method,
         "resize": settings.resize,
     }
+    if settings.max_image_pixels is not None:
+        inputs |= {"max_image_pixels": settings.max_image_pixels}
     if method in CAM_METHODS:
         inputs |= {"classifier": str(classifier), "layer": settings.saliency_layer, "input_size": settings.saliency_input_size}
     if method == "mask-column":
@@ -136,7 +138,7 @@ def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, cam: C
                 images.append((position, split.image(row)))
             else:
                 maps[position] = _model_free_map(settings, split, row)
-        except UnusableImage as reason:
+        except UnusableRow as reason:
             unusable[str(row)] = str(reason)
     if images:
         positions, decoded = zip(*images, strict=True)
@@ -148,7 +150,10 @@ def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, cam: C
 
 
 def _model_free_map(settings: AugmentSettings, split: Split, row: int) -> np.ndarray:
-    image = split.image(row)
-    if settings.saliency_method == "mask-column":
-        return mask_column_map(split.image(row, settings.mask_column), settings.resize)
-    return model_free_map(image, settings)
+    image, stored = split.image(row), stored_mask(settings, split, row)
+    return model_free_map(image, settings) if stored is None else mask_column_map(stored, settings.resize)
+
+
+def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Image | None:
+    """The foreground mask that the dataset brings, where the settings take masks from it. Raises `UnusableImage`."""
+    return split.image(row, settings.mask_column) if settings.saliency_method == "mask-column" else None

@@ -44,6 +44,7 @@ from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from .samples import Share
 from .sampling import draw_images, drawing, drawing_options
 from .seeds import RandomStream, seed_of
+from .split_report import usable_rows
 from .training_log import TrainingLog, check_tracker, draw_curve, track_image
 from .training_push import check_push, push_trained
 from .training_settings import AdapterSettings, recorded
@@ -102,9 +103,7 @@ def train(settings: AdapterSettings, split: Split, base: Pin, facts: dict, accel
     scheduler = training_scheduler(pipeline)
     prompts = prompt_ids(pipeline, len(split.class_names), settings.num_vectors, settings.metaclass, settings.prompt_template)
     prompts = prompts.to(accelerator.device)
-    rows = split.decodable()
-    if not len(rows):
-        raise UserError("no image of the subset can be decoded")
+    rows = usable_rows(settings, split)
     trained = model.trained()
     optimizer = build_optimizer(settings, model)
     schedule = get_scheduler(

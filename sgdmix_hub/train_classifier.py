@@ -40,6 +40,7 @@ from .processes import (
     wait_for_file,
 )
 from .published import PublishedRows, load_published
+from .split_report import usable_rows
 from .training_images import TrainingImages, training_images
 from .training_log import TrainingLog, check_tracker, draw_curve
 from .training_push import check_push, push_trained
@@ -230,7 +231,7 @@ def load_evaluation(settings: ClassifierSettings, split: Split, pin: Pin | None)
 
 def training_rows(settings: ClassifierSettings, split: Split, transform) -> tuple[np.ndarray, EvaluationImages | None]:
     """The rows to train on, int64 (n,), and the images to choose the weights on, if there are any. Raises `UserError`."""
-    rows = split.decodable()
+    rows = usable_rows(settings, split)
     if settings.validation_split is not None:
         validation = load_evaluation_split(settings, settings.validation_split, split)
         return rows, EvaluationImages(validation, validation.decodable(), transform)

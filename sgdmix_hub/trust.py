@@ -6,6 +6,7 @@ mends that; so it is shown images of which only one side of a model-free mask is
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from .cam import BATCH, CamSaliency
 from .data import Split, square
-from .errors import UnusableImage
+from .errors import UnusableRow
 from .masks import grabcut_mask, threshold_mask, widen
 from .saliency import minimum_barrier_map
 
@@ -45,21 +46,19 @@ class Trust:
 def trust_test(cam: CamSaliency, split: Split, resize: str) -> Trust:
     """Both accuracies on at most 256 of the subset's images, always the same, with the masks of minimum barrier and GrabCut."""
     drawn = np.sort(np.random.default_rng(0).permutation(split.subset)[:TRUST_ROWS])
-    images, labels = [], []
-    for row in drawn:
-        try:
-            images.append(split.image(row))
-            labels.append(int(split.labels[row]))
-        except UnusableImage:
-            continue
-    right = np.zeros(2)
-    for start in range(0, len(images), BATCH):
-        halves = [_halves(cam, image, resize) for image in images[start : start + BATCH]]
-        for side in range(2):
+    right, images = np.zeros(2), 0
+    for start in range(0, len(drawn), BATCH):
+        halves, labels = [], []
+        for row in drawn[start : start + BATCH]:
+            with suppress(UnusableRow):
+                halves.append(_halves(cam, split.image(row), resize))
+                labels.append(int(split.labels[row]))
+        images += len(labels)
+        for side in range(2 if labels else 0):
             predicted = cam.predict(torch.stack([half[side] for half in halves]))
-            right[side] += np.sum(predicted == labels[start : start + BATCH])
-    foreground, background = right / max(len(images), 1)
-    return Trust(float(foreground), float(background), len(images))
+            right[side] += np.sum(predicted == labels)
+    foreground, background = right / max(images, 1)
+    return Trust(float(foreground), float(background), images)
 
 
 def _halves(cam: CamSaliency, image: Image.Image, resize: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from .data import Split
-from .errors import UnusableImage
+from .errors import UnusableRow
 from .judging import JUDGE_BATCH, Judge
 from .masks import resize_mask, widen
 from .row_store import Block, RowStore, compute_rows
@@ -46,7 +46,7 @@ def compute_views(folder: Path, key: dict, split: Split, judge: Judge, picture: 
     Args:
         folder: where stores are kept; `key`: everything that the views depend on.
         picture: row -> pixels, uint8 (h, h, 3), and foreground mask, bool (h, h), or None where only the whole image is looked at. It may
-            raise `UnusableImage`.
+            raise `UnusableRow`.
     """
     digest = hashlib.sha256(json.dumps(key | {"judge": str(judge.pin)}, sort_keys=True).encode()).hexdigest()
     store = compute_rows(folder / digest[:16], split, lambda: lambda rows: _block(judge, picture, rows), 0, 1)
@@ -67,7 +67,7 @@ def _block(judge: Judge, picture: Callable[[int], Picture], rows: np.ndarray) ->
         for row in rows[start : start + JUDGE_BATCH]:
             try:
                 pictures[int(row)] = picture(int(row))
-            except UnusableImage as reason:
+            except UnusableRow as reason:
                 unusable[str(row)] = str(reason)
         if pictures:
             values |= dict(zip(pictures, see(judge, list(pictures.values())), strict=True))

@@ -130,7 +130,7 @@ def test_images_are_upright_as_exif_says(orientation, file_format):
 
 def test_a_path_is_read_where_there_are_no_bytes(tmp_path):
     known_rgb().save(tmp_path / "bird.png")
-    image = decode_image({"bytes": None, "path": str(tmp_path / "bird.png")})
+    image = decode_image({"bytes": None, "path": str(tmp_path / "bird.png")}, files_in=str(tmp_path.resolve()))
     assert np.array_equal(np.asarray(image), np.asarray(known_rgb()))
 
 

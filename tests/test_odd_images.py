@@ -1,0 +1,123 @@
+"""Whatever image a row holds, it is mixed or has a reason: no row ends a run."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from generations import manifest_of, published_rows, write_dataset
+from odd_images import encoded, odd_images, picture
+from PIL import Image
+
+from sgdmix_hub import augment
+from sgdmix_hub.cam import CamSaliency
+from sgdmix_hub.config import AugmentSettings, MethodSettings, apply_preset
+from sgdmix_hub.data import load_split
+from sgdmix_hub.errors import UnusableRow
+from sgdmix_hub.images import decode_image, to_rgb
+from sgdmix_hub.pins import resolve
+from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.saliency import is_blank
+from sgdmix_hub.trust import trust_test
+
+RECIPES = {
+    "recommended": {"preset": "recommended"},
+    "paper": {"preset": "paper", "saliency_method": "spectral-residual"},
+    "everything on": {
+        "preset": "recommended",
+        "saliency_method": "spectral-residual",
+        "mask_refinement": "none",
+        "largest_component": True,
+        "fill_holes": True,
+        "mask_dilation": 0.05,
+        "resize": "center-crop",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def files():
+    return dict(odd_images())
+
+
+@pytest.fixture(scope="module")
+def decoded(files):
+    """The image, or the reason why there is none, of every file."""
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, data in files.items():
+            try:
+                found[name] = to_rgb(decode_image({"bytes": data, "path": None}))
+            except UnusableRow as reason:
+                found[name] = str(reason)
+    return found
+
+
+def test_over_five_hundred_odd_files_are_images_or_have_a_short_reason_without_places(files, decoded):
+    assert len(files) > 500
+    for name, found in decoded.items():
+        if isinstance(found, str):
+            assert len(found) < 120 and found.isprintable() and "/" not in found and "0x" not in found, (name, found)
+        else:
+            assert found.mode == "RGB", name
+    assert sum(not isinstance(found, str) for found in decoded.values()) > 200
+
+
+@pytest.fixture(scope="module")
+def images(decoded):
+    """The images by name; of the many that look like one picture, since their damage does not show, a few."""
+    found = {name: image for name, image in decoded.items() if not isinstance(image, str)}
+    alike = [name for name in found if "flipped bits" in name or " cut to " in name]
+    return {name: image for name, image in found.items() if name not in alike or name in alike[::20]}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_odd_image_is_mixed_or_has_no_foreground(recipe, images):
+    settings = apply_preset(MethodSettings(strength=0.0, resolution=64, **RECIPES[recipe]))
+    pipeline = SGDMixPipeline(settings, refiner=None)
+    target, mixed = None, 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, image in images.items():
+            try:
+                (saliency_map,) = pipeline.saliency_maps([image])
+                if is_blank(saliency_map):
+                    continue
+                source = pipeline.mask(image, saliency_map)
+                mixture = pipeline.mix(source, target or source)
+            except UnusableRow as reason:
+                assert str(reason).startswith("empty mask"), name
+                continue
+            assert mixture.mixed.shape == (64, 64, 3) and mixture.mixed.dtype == np.uint8, name
+            mixed, target = mixed + 1, source
+    assert mixed > 100
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(files, decoded, classifier, tmp_path):
+    chosen = list(files)[::25] + [name for name in files if name.startswith(("checks", "scales", "jittered"))][::6]
+    data = write_dataset(tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))])
+    settings = AugmentSettings(
+        dataset_name=str(data), output_dir=str(tmp_path / "run"), preset="recommended", strength=0.0, resolution=32, max_skipped=1.0
+    )
+    augment.main(settings)
+    manifest = manifest_of(tmp_path / "run")
+    skipped = {record["source_index"] for record in manifest["skipped"]}
+    unusable = {row for row, name in enumerate(chosen) if isinstance(decoded[name], str)}
+    assert manifest["rows"] + len(skipped) == manifest["planned_rows"] == len(chosen)
+    assert len(published_rows(tmp_path / "run")) == manifest["rows"] > len(chosen) // 3 and unusable <= skipped
+    split = load_split(settings, resolve(str(data), repo_type="dataset"))
+    assert trust_test(CamSaliency(classifier, "grad-cam", torch.device("cpu")), split, "stretch").images == len(chosen) - len(unusable)
+
+
+@pytest.mark.filterwarnings("ignore:image .*empty mask")
+def test_a_pipeline_called_with_odd_images_gives_an_image_or_none_for_each(images, tmp_path):
+    truncated = tmp_path / "truncated.png"
+    truncated.write_bytes(encoded(picture(1), "PNG")[:-200])
+    called = [*list(images.values())[::10], Image.open(truncated), picture(2)]
+    pipeline = SGDMixPipeline(apply_preset(MethodSettings(preset="recommended", strength=0.0, resolution=32)), refiner=None)
+    with pytest.warns(UserWarning, match=rf"image {len(called) - 2}: corrupt image"):
+        refined = pipeline(called, called[:1] * len(called), [0] * len(called), seeds=list(range(len(called))))
+    assert [image is None for image in refined[-2:]] == [True, False]
+    assert all(image is None or image.size == (32, 32) for image in refined)
