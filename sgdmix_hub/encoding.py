@@ -16,6 +16,7 @@ from loky import ProcessPoolExecutor
 from PIL import Image
 
 from .orphans import signal_with_parent
+from .shared_memory import ENCODERS_BYTES, check_shared_memory
 
 ENCODER_OPTIONS = {"png": {}, "jpeg": {"quality": 95}, "webp": {"quality": 95}}
 
@@ -28,9 +29,11 @@ def encode_image(pixels: np.ndarray, image_format: str) -> bytes:
 
 
 class Encoders:
-    """Processes that encode images; they end with the process that started them, however that ends."""
+    """Processes that encode images; they end with the process that started them, however that ends. Raises `UserError` where shared memory
+    has no room for their queues."""
 
     def __init__(self, num_workers: int, image_format: str):
+        check_shared_memory(ENCODERS_BYTES, "the processes that encode images", "free some, or give it ")
         self.image_format = image_format
         self._pool = ProcessPoolExecutor(num_workers, initializer=_end_with_parent, initargs=(os.getpid(),))
         self._pool.submit(int)  # the processes start now, not with the first image
