@@ -146,7 +146,10 @@ def is_finished(path: Path, facts: dict) -> bool:
     """Whether a training has left its facts in place. Raises `UserError` when they are those of another training."""
     if not path.exists():
         return False
-    different = different_facts(read_json(path), facts)
+    try:
+        different = different_facts(read_json(path), facts)
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f"{path} is torn or was changed since it was written: remove it, then the same command makes it again") from None
     if different:
         raise UserError(f"{path.parent} holds the result of another {', '.join(different)}: choose another --output_dir or remove it")
     return True
@@ -155,7 +158,7 @@ def is_finished(path: Path, facts: dict) -> bool:
 def different_facts(before: dict, facts: dict) -> list[str]:
     """The facts, and the settings among them, that are not what was written down `before`."""
     different = [name for name, value in facts.items() if name != "settings" and before.get(name) != value]
-    return different + [name for name, value in facts["settings"].items() if before["settings"].get(name) != value]
+    return different + [name for name, value in facts["settings"].items() if before.get("settings", {}).get(name) != value]
 
 
 def stop_if_requested() -> None:

@@ -1,13 +1,12 @@
 """One flipped bit in each kind of file that a run leaves and reads again: none passes, each is named, and what can be is made again."""
 
 import json
-import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from generations import digests, shards_of
+from generations import digests, flip, shards_of
 from rowstores import many_rows
 
 from sgdmix_hub import augment
@@ -24,15 +23,6 @@ from sgdmix_hub.row_store import BLOCK_ROWS, compute_rows
 
 FLIPS = range(16)
 SHARDS = 16
-
-
-def flip(path: Path, seed: int) -> None:
-    """Another single bit for every seed, spread over the file; in place, as a disk does it."""
-    content = bytearray(path.read_bytes())
-    bit = random.Random(f"{path.name} {seed}").randrange(len(content) * 8)
-    content[bit // 8] ^= 1 << bit % 8
-    with open(path, "r+b") as file:
-        file.write(content)
 
 
 def empty(path: Path) -> None:
