@@ -28,15 +28,15 @@ import transformers
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from loky.process_executor import BrokenProcessPool
 
+from .encoding import EncoderDied
 from .errors import Preempted, TooManySkipped, UserError, first_line, one_line
 from .files import clear_abandoned, read_json, write_json
 from .orphans import signal_with_parent
 from .parsing import Settings, parse_settings
 from .places import unwritable, useless_place
 from .rank_notes import dead_ranks, launch_folder, launched_rank, leave_note, remove_note
-from .shortages import causes, lack_of_memory, lack_of_room
+from .shortages import lack_of_memory, lack_of_room
 from .stopping import heed_signals, stopped_by
 
 EXIT_USER_ERROR = 2
@@ -294,7 +294,7 @@ def reason(error: Exception, settings: Settings | None) -> Exception:
         )
     if stopped_by():
         return stopped()
-    if any(isinstance(cause, BrokenProcessPool) for cause in causes(error)):
+    if isinstance(error, EncoderDied):
         return DiedWithoutAWord(f"an encoding process died (killed, perhaps because memory ran out): mend that, then {GOES_ON}")
     return error
 

@@ -1,7 +1,5 @@
-"""Room in /dev/shm, through which worker processes hand over their work: containers often have 64 MB. Where it is full, they wait for ever.
-
-Imports nothing of the package but its errors: worker processes load it.
-"""
+"""Room in /dev/shm, through which the workers of data loaders hand over their work: containers often have 64 MB. Where it is full, they
+wait for ever."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ from .errors import UserError
 
 FOLDER = "/dev/shm"
 PREFETCHED = 2  # batches a worker of a data loader makes ahead: PyTorch's default
-ENCODERS_BYTES = 2**18  # the queues and semaphores of one process's encoders
 
 
 def loader_bytes(num_workers: int, batch_size: int, image_size: int, num_processes: int = 1) -> int:
