@@ -14,7 +14,7 @@ ADVICE = {
     errno.EPERM: f"give this user access, {ELSEWHERE}",
     errno.EROFS: f"mount it writable, {ELSEWHERE}",
     errno.ENOTDIR: f"a file is where a folder has to be: move it away, {ELSEWHERE}",
-    errno.EEXIST: f"a file is where a folder has to be: move it away, {ELSEWHERE}",
+    errno.EEXIST: f"a file, or a link that leads nowhere, is where a folder has to be: move it away, {ELSEWHERE}",
     errno.EISDIR: f"a folder is where a file has to be: move it away, {ELSEWHERE}",
     errno.ENOTEMPTY: f"move the folder away, {ELSEWHERE}",
     errno.ENAMETOOLONG: "choose a shorter name",
