@@ -7,7 +7,7 @@ Every field of `AugmentSettings` is in one of three groups:
 |---|---|---|
 | changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, max_image_pixels, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, prompt_class, prompt_template, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
 | may move last bits | batch_size, compile, num_threads (and, recorded beside them: device, library versions) | another value warns |
-| place and speed | output_dir, saliency_dir, num_workers, dry_run, max_skipped, license, card, config, push_to_hub, hub_dataset_id, tag, hub_private_repo, hub_branch, allow_local_inputs | ignored, never published |
+| place and speed | output_dir, saliency_dir, num_workers, dry_run, verify, max_skipped, license, card, config, push_to_hub, hub_dataset_id, tag, hub_private_repo, hub_branch, allow_local_inputs | ignored, never published |
 
 The four inputs (dataset, base model, adapter, classifier) enter as pins: commit hashes, or content hashes of local folders.
 """  # noqa: E501
@@ -29,7 +29,7 @@ from .presets import CAM_METHODS, NAME_PROMPT, PRESETS, SaliencyMethod, Threshol
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
 PUSH = ("push_to_hub", "hub_dataset_id", "tag", "hub_private_repo", "hub_branch", "allow_local_inputs")
-PLACE_AND_SPEED = ("output_dir", "saliency_dir", "num_workers", "dry_run", "max_skipped", "license", "card", "config", *PUSH)
+PLACE_AND_SPEED = ("output_dir", "saliency_dir", "num_workers", "dry_run", "verify", "max_skipped", "license", "card", "config", *PUSH)
 PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
 FOLDERS = ("data", "sgdmix", "assets")  # of every published repository: no names for a configuration
 LONGEST_CONFIG_NAME = 100  # bytes: it names folders
@@ -206,6 +206,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         2, "threads that mix images ahead of the diffusion model, and processes that encode them; each per process", at_least=1, at_most=256
     )
     dry_run: bool = setting(False, "say what the run would make, how long it would take and how big it would be, and make nothing")
+    verify: bool = setting(False, "read a finished repo/ whole and compare it with its manifest, which a rerun does not do otherwise")
     max_skipped: float = setting(0.01, "share of skipped rows above which the run ends with exit code 3", at_least=0, at_most=1)
     push_to_hub: bool = setting(False, "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN")
 

@@ -29,7 +29,7 @@ from .judging import Judge
 from .parsing import parse_settings
 from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, same_content
 from .presets import CAM_METHODS
-from .processes import launch, lock_folder, say, start_processes, stop_if_requested
+from .processes import forget_failure, launch, lock_folder, say, start_processes, stop_if_requested
 from .published import PublishedRows, fetch_version, open_version
 from .repository import EVALUATION
 from .row_scores import Origins, Scores, row_scores, rows_to_keep
@@ -84,7 +84,7 @@ def main(settings: EvaluationSettings) -> None:
             say(f"evaluation: {output} is complete, nothing to do")
         else:
             evaluate_version(settings, asked, rows, Version(folder, rows.manifest, recipe), masked, classifier, state.device)
-        (output / "state" / "error.json").unlink(missing_ok=True)
+        forget_failure(output / "state")
 
 
 def is_complete(output: Path, asked: dict) -> bool:

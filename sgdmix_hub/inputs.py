@@ -18,8 +18,8 @@ from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, fingerpr
 from .data import Split, check_same_subset, load_split, subset_record
 from .errors import UserError
 from .fetched import read_classifier_facts
-from .files import read_json, write_json
 from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve
+from .plan_file import begun_run, has_begun, note_run
 from .presets import CAM_METHODS
 from .processes import on_rank_zero, say
 
@@ -86,9 +86,9 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
 
 def _earlier_pin(state_folder: Path, setting: str, asked: str) -> Pin | None:
     """The Hub pin a run that goes on began with: a branch may have moved since. None for a new run, another name, or a local folder."""
-    if not (state_folder / "plan.parquet").exists():
+    if not has_begun(state_folder):
         return None
-    run = read_json(state_folder / "run.json")
+    run = begun_run(state_folder)
     name, _, revision = run["settings"].get(setting, "").rpartition("@")
     if run["requested"].get(setting) != asked or revision.startswith(LOCAL):
         return None
@@ -129,11 +129,10 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
         "environment": environment(settings),
         "requested": {name: getattr(settings, name) for name in PINNED_INPUTS},
     }
-    path = state_folder / "run.json"
-    if not (state_folder / "plan.parquet").exists():  # nothing that depends on the settings was made yet
-        write_json(path, current)
+    if not has_begun(state_folder):
+        note_run(state_folder, current)
         return
-    before = read_json(path)
+    before = begun_run(state_folder)
     if before["fingerprint"] != current["fingerprint"]:
         changes = [
             f"{name} {before['settings'].get(name)} -> {current['settings'].get(name)}"

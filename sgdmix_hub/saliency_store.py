@@ -16,10 +16,10 @@ from .cam import SMALLEST_GRID, CamSaliency
 from .config import AugmentSettings
 from .data import Split
 from .errors import UnusableRow, UserError
-from .files import read_json, write_json
+from .files import DamagedFile, made_again, read_sealed, write_sealed
 from .pins import MODEL_FILES, Pin, local_folder
 from .presets import CAM_METHODS
-from .processes import say, wait_for_file
+from .processes import on_rank_zero, say, wait_for_file
 from .row_store import Block, RowStore, compute_rows
 from .saliency import MAP_SIZE, is_blank, mask_column_map, model_free_map
 from .trust import Trust, trust_test
@@ -111,6 +111,7 @@ def load_cam(settings: AugmentSettings, split: Split, classifier: Pin, device: t
 def _tested(settings: AugmentSettings, split: Split, classifier: Pin, folder: Path, rank: int, device: torch.device) -> Trust:
     """What the trust test finds; rank 0 makes it once and warns."""
     path = folder / "trust.json"
+    on_rank_zero(lambda: _drop_damaged_test(path))
     if rank == 0 and not path.exists():
         cam = load_cam(settings, split, classifier, device)
         if min(cam.grid) < SMALLEST_GRID:
@@ -118,13 +119,23 @@ def _tested(settings: AugmentSettings, split: Split, classifier: Pin, folder: Pa
                 f"warning: {cam.layer_name} gives maps of {cam.grid[0]}x{cam.grid[1]} cells at input {cam.size}, too coarse for a good "
                 "mask (7x7 at least): raise --saliency_input_size or name an earlier --saliency_layer"
             )
-        write_json(path, asdict(trust_test(cam, split, settings.resize)))
+        write_sealed(path, asdict(trust_test(cam, split, settings.resize)))
     wait_for_file(path)
-    trust = Trust(**read_json(path))
+    trust = Trust(**read_sealed(path))
     if trust.reads_background:
         remedy = f"taking {FALL_BACK} instead" if settings.trust_test == "fall-back" else f"try --saliency_method {FALL_BACK}"
         say(f"warning: the classifier reads the background ({trust}), so its maps find the background: {remedy}")
     return trust
+
+
+def _drop_damaged_test(path: Path) -> None:
+    try:
+        read_sealed(path)
+    except DamagedFile as damage:
+        say(made_again(damage))
+        path.unlink()
+    except FileNotFoundError:
+        pass
 
 
 def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, cam: CamSaliency | None) -> Block:

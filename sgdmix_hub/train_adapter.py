@@ -38,7 +38,17 @@ from .judging import Judge, judge_adapter
 from .licences import stated_license
 from .model_cards import write_adapter_card
 from .pins import Pin, resolve
-from .processes import is_finished, launch, lock_folder, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file
+from .processes import (
+    forget_failure,
+    is_finished,
+    launch,
+    lock_folder,
+    on_rank_zero,
+    say,
+    start_processes,
+    stop_if_requested,
+    wait_for_file,
+)
 from .prompts import bare_prompt, prompt_for, prompt_ids, token_for
 from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from .samples import Share
@@ -208,7 +218,7 @@ def main(settings: AdapterSettings) -> None:
         if processes.is_main_process:
             write_adapter_card(settings, folder)
             push_trained(settings, folder, f"Adapter of {len(split.class_names)} classes")
-            (state / "error.json").unlink(missing_ok=True)
+            forget_failure(state)
         processes.wait_for_everyone()
 
 

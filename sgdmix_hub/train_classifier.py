@@ -8,6 +8,7 @@ any; the evaluation split is measured once, with the weights that were kept.
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -19,10 +20,11 @@ from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 
 from .accuracy import EvaluationImages, accuracy_of, evaluate_on
 from .cam import processor_size
+from .checkpoints import newest_whole, seal_folder
 from .classifiers import build_model, check_takes, evaluation_transform, training_transform, with_size
 from .data import Split, attributes_of, load_evaluation_split, load_split, subset_record
 from .errors import UserError
-from .files import fill_folder, read_json, write_json
+from .files import DamagedFile, fill_folder, read_sealed, write_json, write_sealed
 from .inputs import CLASSIFIER_FACTS, versions
 from .licences import stated_license
 from .losses import balanced_softmax_prior, classification_loss
@@ -30,6 +32,7 @@ from .model_cards import write_classifier_card
 from .pins import Pin, resolve
 from .processes import (
     different_facts,
+    forget_failure,
     is_finished,
     launch,
     lock_folder,
@@ -40,6 +43,7 @@ from .processes import (
     wait_for_file,
 )
 from .published import PublishedRows, load_published
+from .shared_memory import check_shared_memory, loader_bytes
 from .split_report import usable_rows
 from .training_images import TrainingImages, training_images
 from .training_log import TrainingLog, check_tracker, draw_curve
@@ -48,6 +52,7 @@ from .training_settings import ClassifierSettings, recorded
 from .validation import BestWeights, hold_out
 
 LOSS_PICTURE = "assets/loss.png"
+SEALED = "sealed.json"  # a checkpoint's record
 
 
 class TrainingBar(ProgressCallback):
@@ -70,6 +75,10 @@ class TrainingBar(ProgressCallback):
         super().on_step_end(args, state, control, **kwargs)
         control.should_log |= control.should_save  # losses since the last line are not in a checkpoint: it goes on with none
         stop_if_requested()
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            seal_folder(Path(args.output_dir) / f"checkpoint-{state.global_step}", SEALED, {"step": state.global_step})
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
@@ -114,27 +123,32 @@ def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | Non
     record = folder / "training.json"
     if which == "none":
         shutil.rmtree(folder, ignore_errors=True)
-    elif record.exists() and (different := different_facts(read_json(record), identity)):
+    elif record.exists() and (different := different_facts(read_identity(record), identity)):
         raise UserError(
             f"{folder} has checkpoints of another training ({', '.join(different)} differ): start over with --resume_from_checkpoint none, "
             "or choose another --output_dir"
         )
-    write_json(record, identity)
-    finished = [path for path in folder.glob("checkpoint-*") if is_whole(path)]
+    write_sealed(record, identity)
+    finished = sorted((path.parent for path in folder.glob(f"checkpoint-*/{SEALED}")), key=lambda path: int(path.name.rpartition("-")[2]))
     if which in ("latest", "none"):
-        return max(finished, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    if Path(which) not in finished:
-        raise UserError(f"{which} is no checkpoint of this training: give latest, none, or a folder like {folder / 'checkpoint-500'}")
+        return newest_whole(finished, SEALED)
+    if Path(which) not in finished or newest_whole([Path(which)], SEALED) is None:
+        raise UserError(
+            f"{which} is no checkpoint of this training, or not a whole one: give latest, none, or a folder like "
+            f"{folder / 'checkpoint-500'}"
+        )
     return Path(which)
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer writes trainer_state.json last, which a kill may cut off."""
+def read_identity(record: Path) -> dict:
+    """What the checkpoints beside it are of. Raises `UserError` when that is lost."""
     try:
-        read_json(checkpoint / "trainer_state.json")
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+        return read_sealed(record)
+    except DamagedFile:
+        raise UserError(
+            f"{record} is torn or was changed since it was written, so nothing says what its checkpoints are of: start over with "
+            "--resume_from_checkpoint none, or choose another --output_dir"
+        ) from None
 
 
 def main(settings: ClassifierSettings) -> None:
@@ -159,7 +173,7 @@ def main(settings: ClassifierSettings) -> None:
         if processes.is_main_process:
             write_classifier_card(settings, folder)
             push_trained(settings, folder, f"Classifier of {len(split.class_names)} classes")
-            (folder / "state" / "error.json").unlink(missing_ok=True)
+            forget_failure(folder / "state")
         processes.wait_for_everyone()
 
 
@@ -179,6 +193,7 @@ def train_and_save(
     if settings.resize_size is not None and settings.resize_size < size:
         raise UserError(f"resize_size {settings.resize_size} is smaller than the crop of {size}: give a larger one, or another image_size")
     check_takes(model, size)
+    check_loaders(settings, size, evaluation is not None)
     as_measured = evaluation_transform(processor, size, settings.resize_size)
     rows, validation = training_rows(settings, split, as_measured)
     as_trained = training_transform(processor, size, settings.augmentation, settings.resize_size)
@@ -219,6 +234,18 @@ def train_and_save(
     if trainer.is_world_process_zero():
         fill_folder(folder, write, last=CLASSIFIER_FACTS)
     wait_for_file(folder / CLASSIFIER_FACTS)  # a shared file system may show it late
+
+
+def check_loaders(settings: ClassifierSettings, size: int, is_evaluated: bool) -> None:
+    """Raises `UserError` where the data loaders' workers have not the shared memory that they need: they would wait for it for ever."""
+    validated = settings.validation_split is not None or settings.validation_share > 0
+    images = settings.per_device_train_batch_size * (3 if validated else 2 if is_evaluated else 1)  # twice as many are evaluated at once
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    check_shared_memory(
+        loader_bytes(settings.dataloader_num_workers, images, size, ranks),
+        f"{ranks * settings.dataloader_num_workers} workers of data loaders",
+        "fewer --dataloader_num_workers (0 needs none), a smaller --per_device_train_batch_size, or ",
+    )
 
 
 def load_evaluation(settings: ClassifierSettings, split: Split, pin: Pin | None) -> Split:

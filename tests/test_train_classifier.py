@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generations import ROOT, arguments, one_line, snapshot
+from generations import ROOT, arguments, flip, one_line, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launching import launch
@@ -159,6 +159,15 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(fini
     unfinished(folder, CLASSIFIER_FACTS)
     shutil.rmtree(folder / "state" / "checkpoints" / "checkpoint-18", ignore_errors=True)
     assert learned(train(settings_at(folder))) == learned(finished)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "sealed.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(name, finished, settings_at, tmp_path, capsys):
+    folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
+    path = folder / "state" / "checkpoints" / "checkpoint-18" / name
+    flip(path, 0)
+    assert learned(train(settings_at(folder))) == learned(finished)
+    assert f"{path} is torn or was changed since it was written: going on without this checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("other", [{"learning_rate": 0.02}, {"seed": 1}, {"image_size": 48}], ids=lambda other: next(iter(other)))
