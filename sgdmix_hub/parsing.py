@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 from .config import DataSettings
 from .errors import UserError, first_line
 from .program_settings import PublishSettings
+from .shipped import shipped_recipe_file
 
 Settings = TypeVar("Settings", bound="DataSettings | PublishSettings")
 PUBLISHED_BESIDE = ("plan.parquet", "manifest.json")
@@ -53,10 +54,12 @@ def read_yaml(path: str | Path) -> dict:
 
 
 def fetch_config(location: str) -> str:
-    """The local path of a configuration: a file, or `hf://datasets/org/name@revision/path/in/repository`. Of a published generation's the
-    plan and the manifest, which lie beside it, come too. Raises `UserError`."""
+    """The local path of a configuration: a file, a shipped recipe's (`cub-sgdmix/generate.yaml`), or
+    `hf://datasets/org/name@revision/path/in/repository`. Of a published generation's the plan and the manifest, which lie beside it, come
+    too. Raises `UserError`."""
     if not location.startswith("hf://"):
-        return location
+        shipped = None if Path(location).exists() else shipped_recipe_file(location)
+        return location if shipped is None else str(shipped)
     from huggingface_hub import snapshot_download
 
     match = re.fullmatch(r"hf://(datasets/)?([^/@]+/[^/@]+)(?:@(refs/pr/\d+|[^/]+))?/(.+)", location)
@@ -93,7 +96,7 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     has_config = any(field.name == "config" for field in dataclasses.fields(settings_class))
     if location is not None:
         path = fetch_config(location)
-        values = read_yaml(path)
+        values = with_card_beside(read_yaml(path), Path(path).parent)
         if "config" in values:
             raise UserError(f"{location}: a configuration cannot name another one")
         for name in (name for name, value in values.items() if isinstance(value, list) and not _takes_list(settings_class, name)):
@@ -106,6 +109,13 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
         raise UserError(f"no such setting: {unknown[0]} (--help lists the settings)")
     settings.validate()
     return settings
+
+
+def with_card_beside(values: dict, folder: Path) -> dict:
+    """The values; a card that a YAML file names and that lies beside it is found there, wherever the program is started."""
+    card = values.get("card")
+    beside = isinstance(card, str) and not Path(card).exists() and (folder / card).is_file()
+    return values | {"card": str(folder / card)} if beside else values
 
 
 def _takes_list(settings_class: type[Settings], name: str) -> bool:
