@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from .config import PINNED_INPUTS, PLACE_AND_SPEED, AugmentSettings
 from .errors import UserError, shown
 from .forms import NAME, PIN
+from .shipped import shipped_recipe_file
 
 PUBLISHED_BESIDE = ("plan.parquet", "manifest.json")
 PUBLISHED = frozenset(field.name for field in fields(AugmentSettings)) - set(PLACE_AND_SPEED)
@@ -24,10 +25,12 @@ LOCATION = re.compile(r"hf://(datasets/)?([^/@]+/[^/@]+)(?:@(refs/pr/\d+|[^/]+))
 
 
 def fetch_config(location: str) -> str:
-    """The local path of a configuration: a file, or `hf://datasets/org/name@revision/path/in/repository`. Of a published generation's the
-    plan and the manifest, which lie beside it, come too. Raises `UserError`."""
+    """The local path of a configuration: a file, a shipped recipe's (`cub-sgdmix/generate.yaml`), or
+    `hf://datasets/org/name@revision/path/in/repository`. Of a published generation's the plan and the manifest, which lie beside it, come
+    too. Raises `UserError`."""
     if not location.startswith("hf://"):
-        return location
+        shipped = None if os.path.exists(location) else shipped_recipe_file(location)
+        return location if shipped is None else str(shipped)
     from .pins import local_folder, resolve_on_hub  # seconds of the start of every program that fetches nothing
 
     match = LOCATION.fullmatch(location)

@@ -81,7 +81,14 @@ def read_settings(path: str | Path, given: Iterable[str], location: str | None =
     values = read_yaml(path)
     if is_fetched(path) or (location or "").startswith("hf://"):
         return check_fetched(values, given, location or str(path))
-    return values
+    return with_card_beside(values, Path(path).parent)
+
+
+def with_card_beside(values: dict, folder: Path) -> dict:
+    """The values; a card that a YAML file names and that lies beside it is found there, wherever the program is started."""
+    card = values.get("card")
+    beside = isinstance(card, str) and not Path(card).exists() and (folder / card).is_file()
+    return values | {"card": str(folder / card)} if beside else values
 
 
 def check_repository_names(settings: Settings) -> None:

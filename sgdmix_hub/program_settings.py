@@ -56,7 +56,9 @@ class RunSettings(HubSettings, DataSettings):
     seed: int | None = setting(None, "seed of everything that is drawn", at_least=0, at_most=LARGEST_SEED)
     num_threads: int | None = setting(None, "CPU threads per process", at_least=1, at_most=1024)
     metaclass: str = required("what all classes are, in one word the text encoder knows: bird, car, flower ...", at_most=LONGEST_NAME)
-    recipe: str | None = setting(None, "folder with classifier.yaml, adapter.yaml, generate.yaml, downstream.yaml, card.md")
+    recipe: str | None = setting(
+        None, "a recipe that ships (cub-sgdmix), or a folder with classifier.yaml, adapter.yaml, generate.yaml ..."
+    )
     eval_split: str | None = setting(None, "split whose accuracy is measured, without and with the augmented dataset", at_most=LONGEST_NAME)
     eval_dataset_name: str | None = setting(None, "dataset that eval_split is of, where that is another one")
     model: str | None = setting(None, "classifier to fine-tune")

@@ -31,6 +31,7 @@ from .processes import launch, lock_folder, on_rank_zero, say, start_processes
 from .program_settings import RunSettings
 from .publish_version import check_can_publish
 from .repository import manifest_path
+from .shipped import recipe_folder
 from .training_push import check_push
 from .training_settings import AdapterSettings, ClassifierSettings
 
@@ -48,8 +49,8 @@ def stage_settings(settings: RunSettings, settings_class: type[Settings], recipe
     if settings_class is not AugmentSettings:
         known -= {"license"}  # the dataset's is not the models'
     given = {name: value for name, value in vars(settings).items() if name in known and value is not None} | links
-    path = Path(settings.recipe or "") / recipe_file
-    values = read_settings(path, given) if settings.recipe is not None and path.exists() else {}
+    path = None if settings.recipe is None else recipe_folder(settings.recipe) / recipe_file
+    values = read_settings(path, given) if path is not None and path.exists() else {}
     try:
         return parse_settings(settings_class, as_arguments(values | given))
     except UserError as error:
@@ -67,19 +68,19 @@ class Stage:
 
 def all_stages(settings: RunSettings) -> list[Stage]:
     """Every stage in order, its settings checked before the first one starts. Raises `UserError`."""
-    if settings.recipe is not None and not any((Path(settings.recipe) / name).is_file() for name in RECIPE_FILES):
+    recipe = None if settings.recipe is None else recipe_folder(settings.recipe)
+    if recipe is not None and not any((recipe / name).is_file() for name in RECIPE_FILES):
         raise UserError(f"recipe {settings.recipe} holds none of {', '.join(RECIPE_FILES)}")
     output = Path(settings.output_dir)
     classifier, adapter, repo = (str(output / name) for name in ("classifier", "adapter", "repo"))
     generation = {"output_dir": str(output), "classifier": classifier, "adapter": adapter} | publication(settings)
-    card = Path(settings.recipe or "") / "card.md"
-    if settings.recipe is not None and card.is_file():
-        generation["card"] = str(card)
+    if recipe is not None and (recipe / "card.md").is_file():
+        generation["card"] = str(recipe / "card.md")
     seen = {"output_dir": classifier} | ({} if settings.bootstrap_saliency else push_of(settings, "classifier"))
     first = stage_settings(settings, ClassifierSettings, "classifier.yaml", seen)
     # The downstream classifier differs from the first one by its data alone, unless the recipe says more.
     downstream_file = "downstream.yaml"
-    if settings.recipe is None or not (Path(settings.recipe) / downstream_file).exists():
+    if recipe is None or not (recipe / downstream_file).exists():
         downstream_file = "classifier.yaml"
     learned = {"output_dir": adapter, "judge": classifier} | push_of(settings, "adapter")
     second = stage_settings(settings, AdapterSettings, "adapter.yaml", learned)

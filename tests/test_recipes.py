@@ -1,4 +1,4 @@
-"""Every recipe of dataset_cards/, driven up to the plan on a tiny dataset with the columns, class names and splits of the one it names."""
+"""Every recipe that ships, driven up to the plan on a tiny dataset with the columns, class names and splits of the one it names."""
 
 import dataclasses
 import io
@@ -21,9 +21,10 @@ from sgdmix_hub.adapters import read_adapter, save_adapter
 from sgdmix_hub.classifiers import build_model, with_size
 from sgdmix_hub.config import AugmentSettings, DataSettings, apply_preset
 from sgdmix_hub.data import NO_LABEL, Split, load_evaluation_split, load_split, subset_indices
+from sgdmix_hub.demo import run_demo
 from sgdmix_hub.files import write_json
 from sgdmix_hub.inputs import CLASSIFIER_FACTS, Inputs, resolve_inputs
-from sgdmix_hub.parsing import parse_settings, read_yaml
+from sgdmix_hub.parsing import as_arguments, parse_settings, read_yaml
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.presets import CAM_METHODS
 from sgdmix_hub.processes import start_processes
@@ -37,7 +38,7 @@ from sgdmix_hub.train_classifier import classifier_facts, load_evaluation
 from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(path.name for path in (ROOT / "dataset_cards").iterdir() if path.is_dir())
+RECIPES = sorted(path.name for path in (ROOT / "sgdmix_hub" / "recipes").iterdir() if path.is_dir())
 PUBLISHED = [name for name in RECIPES if name != "demo-birds"]  # whose source is drawn by a program
 DATA = {field.name for field in dataclasses.fields(DataSettings)} - {"seed", "output_dir", "num_threads"}
 SOURCES = re.compile(r"paper|Diff-Mix|UniDiffDA|DA-Fusion|DiffuseMix|Group DRO|benchmarks/results/\w+\.md")
@@ -148,12 +149,12 @@ def in_the_checkout():
 
 
 def run_settings(recipe: str, *given: str) -> RunSettings:
-    """What `scripts/run.py` gets: the recipe's run.yaml where it has one, else what docs/recipes.md says; `given` wins."""
-    folder = Path("dataset_cards") / recipe
-    if (folder / "run.yaml").exists():
-        return parse_settings(RunSettings, ["--config", str(folder / "run.yaml"), *given])
+    """What `sgdmix run` gets: of the demo what `sgdmix demo` writes, else what docs/recipes.md says; `given` wins."""
+    folder = Path("sgdmix_hub/recipes") / recipe
+    if recipe == "demo-birds":
+        return parse_settings(RunSettings, [*as_arguments(run_demo.run_settings(Path("outputs/demo"))), *given])
     adapter, generation = read_yaml(folder / "adapter.yaml"), read_yaml(folder / "generate.yaml")
-    words = [f"--recipe={folder}", f"--dataset_name={adapter['dataset_name']}", f"--metaclass={adapter['metaclass']}"]
+    words = [f"--recipe={recipe}", f"--dataset_name={adapter['dataset_name']}", f"--metaclass={adapter['metaclass']}"]
     return parse_settings(RunSettings, [*words, f"--output_dir={generation['output_dir']}", "--license=other", *given])
 
 
@@ -219,8 +220,8 @@ def write_adapter(settings: AdapterSettings, split: Split) -> tuple[CLIPTokenize
 
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_stages_alone_are_those_of_the_whole_run(recipe):
-    """docs/recipes.md: the commands, one by one, and `scripts/run.py` make the same thing."""
-    folder = Path("dataset_cards") / recipe
+    """docs/recipes.md: the commands, one by one, and `sgdmix run` make the same thing."""
+    folder = Path("sgdmix_hub/recipes") / recipe
     classifier, adapter, generation, downstream = stages_of(run_settings(recipe))
     parsed = {
         name: parse_settings(settings_class, ["--config", str(folder / f"{name}.yaml"), *given])
@@ -315,7 +316,7 @@ def test_the_plan_has_every_variant_of_every_source(driven):
 
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_every_value_says_where_it_comes_from(recipe):
-    folder = ROOT / "dataset_cards" / recipe
+    folder = ROOT / "sgdmix_hub" / "recipes" / recipe
     wanted = {
         "classifier": ("image_size", "num_train_epochs", "learning_rate", "per_device_train_batch_size"),
         "adapter": ("metaclass", "max_train_steps", "rank", "learning_rate", "token_learning_rate", "train_batch_size"),
