@@ -431,7 +431,7 @@ PLANS = {
     "a target far beyond": cells("target_index", 2**62),
     "itself as target": cells("target_index", 0),
     "no target": cells("target_index", None),
-    "a seed": cells("seed", 2**63 - 1),
+    "a seed twice": lambda plan: cells("seed", plan["seed"][1].as_py())(plan),
     "a seed below zero": cells("seed", -5),
     "a strength": cells("strength", 1.0),
     "a strength that is none": cells("strength", float("nan")),
@@ -574,7 +574,7 @@ SUBSET = {"dataset": f"org/birds@{COMMIT}", "dataset_config_name": None, "datase
     [
         "",
         "7",
-        "{}",
+        "[]",
         nested(50_000),
         {"subset": None},
         {"subset": SUBSET | {"rows_sha256": 5}},
