@@ -628,6 +628,10 @@ CARDS = {
     "a tag of Python": "a: !!python/object/apply:os.system ['true']\n",
     "a list that holds itself": "a: &a [*a]\n",
     "aliases that stand for a thousand million values": BOMB,
+    "mappings merged a thousand million times": "a: &a {x: 1}\n"
+    + "".join(f"{b}: &{b} {{<<: [{', '.join(['*' + a] * 10)}], {b}: 1}}\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    "pairs that stand for a thousand million": "a: &a !!pairs [x: y]\n"
+    + "".join(f"{b}: &{b} !!pairs [{', '.join(['x: *' + a] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
     "aliases of aliases": "a: &a [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1 if n else ''}]\n" for n in range(3_000)),
     "a key that is a list": "? [a]\n: b\n",
     "bytes that are no text": "a: \x00\n",
