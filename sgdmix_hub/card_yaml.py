@@ -48,7 +48,7 @@ def read_card_yaml(text: str) -> dict:
     try:
         if len(text) > LONGEST:
             raise ValueError(f"longer than {LONGEST} characters")
-        check_depth(text)
+        check_shape(text)
         data = yaml.load(text, Loader=LOADER)
     except Exception as error:  # YAML's own errors, and whatever dates and numbers that are none raise
         raise ValueError(" ".join(str(error).split()) or first_line(error)) from error
@@ -62,14 +62,17 @@ def read_card_yaml(text: str) -> dict:
     return data
 
 
-def check_depth(text: str) -> None:
-    """Raises `ValueError` where a text is nested deeper than cards are, before anything is built from it."""
+def check_shape(text: str) -> None:
+    """Raises `ValueError` where a text is nested deeper than cards are, or asks for mappings to be merged, which multiplies them: before
+    anything is built from it."""
     depth = 0
     for event in yaml.parse(text, Loader=LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        elif isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+            raise ValueError("the merge key << is not read in cards")
         if depth > DEEPEST:
             raise ValueError(f"nested deeper than {DEEPEST} levels")
 
@@ -77,7 +80,7 @@ def check_depth(text: str) -> None:
 def size_of(value: object, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
     """How many values and how many levels there are with every alias written out. Raises `ValueError` for more than `DEEPEST` levels, of
     which a list that holds itself has no end."""
-    if not isinstance(value, (dict, list)):
+    if not isinstance(value, (dict, list, tuple, set)):
         return 1, 0
     if id(value) not in known and depth <= DEEPEST:
         sizes = [size_of(part, known, depth + 1) for part in (value.values() if isinstance(value, dict) else value)]

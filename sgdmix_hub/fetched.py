@@ -65,8 +65,9 @@ ADAPTER = record(
     {"tokens": listing(NAME), "base_license": optional(NAME), "fidelity": FIDELITY},
 )
 CLASSIFIER = record(
-    {"subset": SUBSET},
+    {},
     {
+        "subset": SUBSET,
         "class_names": listing(TEXT),
         "model": PIN,
         "synthetic": optional(PIN),

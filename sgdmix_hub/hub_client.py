@@ -82,6 +82,8 @@ def is_busy(error: BaseException) -> bool:
 
 def cause_of(error: BaseException) -> str:
     """One line that says why a call failed: what stands behind the client's own words where these say less."""
+    if isinstance(error, JSONDecodeError):
+        return "the Hub's answer is not one of the Hub"
     found = hub_error(error)
     if found is None:
         return one_line(first_line(error))

@@ -106,7 +106,7 @@ def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:
             check_same_subset(subset, facts["subset"], "adapter")
     if inputs.classifier is not None:
         facts = read_classifier_facts(Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS)
-        if facts and not settings.allow_other_subset:
+        if "subset" in facts and not settings.allow_other_subset:
             check_same_subset(subset, facts["subset"], "classifier")
 
 

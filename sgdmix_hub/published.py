@@ -157,7 +157,7 @@ def fetch_version(name_at_revision: str, config_name: str) -> tuple[Pin, Path]:
     except OutOfReach as error:
         pin = cached_version(name, revision)
         if pin is None:
-            raise UserError(f"{error}; only a version that was loaded before, asked for by its tag, needs no Hub") from None
+            raise UserError(f"{error}; or a version that was loaded before, asked for by its tag") from None
         local_only = True
     if pin.path is not None:
         return pin, Path(pin.path)

@@ -59,14 +59,13 @@ def different_settings(settings: AugmentSettings, pins: dict[str, str]) -> list[
 
 def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
     """Raises `UserError` unless a plan has the rows that the settings give for this split, a seed for each, their strengths, and targets of
-    its subset of the classes that they allow."""
+    the subset and of the classes that they allow."""
     expected = product(split.subset.tolist(), range(settings.num_variants))
     try:
         file = pq.ParquetFile(path)
         fits = file.schema_arrow.equals(PLAN_SCHEMA) and file.metadata.num_rows == len(split.subset) * settings.num_variants
-        fits = (
-            fits and len(file.read(["seed"])["seed"].unique()) == file.metadata.num_rows
-        )  # which seeds is the publishing version's to say
+        # which seeds they are is the publishing version's to say
+        fits = fits and len(file.read(["seed"])["seed"].unique()) == file.metadata.num_rows
         fits = fits and all(_are_rows(rows, list(islice(expected, len(rows))), settings, split) for rows in file.iter_batches(ROWS_AT_ONCE))
     except (OSError, ValueError, pa.ArrowException) as error:  # what Arrow raises on a file that is none of its own
         raise UserError(f"{path} cannot be read: {one_line(first_line(error))}") from error
@@ -84,8 +83,7 @@ def _are_rows(rows: pa.RecordBatch, expected: list[tuple[int, int]], settings: A
     return (
         len(rows) == len(expected)
         and list(zip(sources.tolist(), variants.tolist(), strict=True)) == expected
-        and bool((seeds >= 0).all())
-        and set(strengths.tolist()) <= set(settings.strength)
+        and bool((seeds >= 0).all() and np.isin(strengths, settings.strength).all())
         and bool((np.isin(chosen, split.subset) & (chosen != made)).all())
         and bool((targets[skipped] == NO_TARGET).all())
         and _classes_fit(split.labels[made], split.labels[chosen], settings.target_classes)

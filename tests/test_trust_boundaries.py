@@ -431,7 +431,7 @@ PLANS = {
     "a target far beyond": cells("target_index", 2**62),
     "itself as target": cells("target_index", 0),
     "no target": cells("target_index", None),
-    "a seed": cells("seed", 2**63 - 1),
+    "a seed twice": lambda plan: cells("seed", plan["seed"][1].as_py())(plan),
     "a seed below zero": cells("seed", -5),
     "a strength": cells("strength", 1.0),
     "a strength that is none": cells("strength", float("nan")),
@@ -574,7 +574,7 @@ SUBSET = {"dataset": f"org/birds@{COMMIT}", "dataset_config_name": None, "datase
     [
         "",
         "7",
-        "{}",
+        "[]",
         nested(50_000),
         {"subset": None},
         {"subset": SUBSET | {"rows_sha256": 5}},
@@ -628,6 +628,10 @@ CARDS = {
     "a tag of Python": "a: !!python/object/apply:os.system ['true']\n",
     "a list that holds itself": "a: &a [*a]\n",
     "aliases that stand for a thousand million values": BOMB,
+    "mappings merged a thousand million times": "a: &a {x: 1}\n"
+    + "".join(f"{b}: &{b} {{<<: [{', '.join(['*' + a] * 10)}], {b}: 1}}\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    "pairs that stand for a thousand million": "a: &a !!pairs [x: y]\n"
+    + "".join(f"{b}: &{b} !!pairs [{', '.join(['x: *' + a] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
     "aliases of aliases": "a: &a [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1 if n else ''}]\n" for n in range(3_000)),
     "a key that is a list": "? [a]\n: b\n",
     "bytes that are no text": "a: \x00\n",
