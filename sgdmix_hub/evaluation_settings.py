@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import at_least, required, setting
+from .config import at_least, outside_of_dataset, required, setting
 from .errors import UserError
 
 
@@ -25,5 +25,6 @@ class EvaluationSettings:
     def validate(self) -> None:
         """Raises `UserError` on a value that no run could use."""
         at_least(self, 1, "num_threads")
+        outside_of_dataset(self, "output_dir")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise UserError(f"keep is {self.keep}: give a share of the rows in (0, 1]")

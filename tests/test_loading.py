@@ -16,6 +16,7 @@ from odd_images import picture
 from sgdmix_hub.config import AugmentSettings, DataSettings
 from sgdmix_hub.data import attributes_of, load_evaluation_split, load_split
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.evaluation_settings import EvaluationSettings
 from sgdmix_hub.loading import load_rows
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.program_settings import PreviewSettings, RunSettings
@@ -185,6 +186,7 @@ def test_a_stray_image_or_a_single_class_folder_drops_the_labels_and_is_told_so(
         (PreviewSettings, {}),
         (ClassifierSettings, {}),
         (RunSettings, {"metaclass": "bird"}),
+        (EvaluationSettings, {"synthetic": "org/birds-sgdmix", "judge": "org/judge"}),
     ],
 )
 def test_an_output_folder_inside_the_datasets_is_refused_at_once(settings_class, values, tmp_path):
