@@ -32,7 +32,7 @@ from .repository import build_repository, check_share_skipped, is_complete, mani
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps, compute_maps
 from .shards import Shards, make_plan, shard_features, write_plan
-from .split_report import report_split
+from .split_report import report_split, report_unusable
 from .targets import Pools
 
 BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30.0  # a line in a log is there for ever
@@ -59,6 +59,7 @@ def main(settings: AugmentSettings) -> None:
             finish(settings, output, state)
             return
         maps = compute_maps(settings, inputs.split, inputs.classifier, state.process_index, state.num_processes, state.device)
+        report_unusable(inputs.split, maps.unusable)
         maker = RowMaker(settings, inputs, maps)
         if settings.dry_run:
             dry_run(settings, inputs.split, maker, output / "state", state)
