@@ -44,7 +44,7 @@ from .repository import BUILDING, build_repository, check_share_skipped, is_comp
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps, compute_maps
 from .shards import Shards, make_plan, shard_features, write_plan
-from .split_report import report_split
+from .split_report import report_split, report_unusable
 from .targets import Pools
 
 BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30.0  # a line in a log is there for ever
@@ -75,6 +75,7 @@ def main(settings: AugmentSettings) -> None:
             finish(settings, output, state)
             return
         maps = compute_maps(settings, inputs.split, inputs.classifier, state.process_index, state.num_processes, state.device)
+        report_unusable(inputs.split, maps.unusable)
         maker = RowMaker(settings, inputs, maps)
         if settings.dry_run:
             dry_run(settings, inputs.split, maker, output / "state", state)

@@ -249,12 +249,12 @@ def check_config_name(name: str) -> None:
         raise UserError(f"config_name {name} is the name of a folder of every published dataset: choose another")
 
 
-def outside_of_dataset(settings: DataSettings, *names: str) -> None:
+def outside_of_dataset(settings, *names: str) -> None:
     """Raises `UserError` when a folder that is written to lies inside the folder of a local dataset: a run would change its own input."""
     dataset = settings.dataset_name
     for name in names:
         folder = getattr(settings, name)
-        if folder and os.path.isdir(dataset) and lies_in(folder, dataset):
+        if folder and dataset and os.path.isdir(dataset) and lies_in(folder, dataset):
             raise UserError(f"{name} {shown(folder)} lies inside the dataset's folder {shown(dataset)}: choose one outside of it")
 
 

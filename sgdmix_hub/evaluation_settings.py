@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .config import outside_of_dataset
 from .fields import LONGEST_NAME, Checked, required, setting
 
 
@@ -26,4 +27,5 @@ class EvaluationSettings(Checked):
     num_threads: int = setting(1, "CPU threads (only used where there is no GPU)", at_least=1, at_most=1024)
 
     def validate(self) -> None:
-        """Nothing here: no value excludes another one."""
+        """Raises `UserError` on a place that no run could write to."""
+        outside_of_dataset(self, "output_dir")

@@ -19,7 +19,13 @@ def report_split(settings: DataSettings, split: Split, undecodable: dict[int, st
     say(one_line(split_line(settings, split, undecodable or {})))
     if split.strays:
         first = shown(split.strays[0])
-        say(one_line(f"warning: {len(split.strays)} image files of {split.pin.name} are in no split, {first} first: {SPLIT_NAMES}"))
+        say(one_line(f"warning: {counted(len(split.strays), 'image file')} of {split.pin.name} in no split, {first} first: {SPLIT_NAMES}"))
+
+
+def report_unusable(split: Split, unusable: dict[int, str]) -> None:
+    """Says which images have no saliency map, before hours are spent on the others."""
+    if unusable:
+        say(one_line(f"warning: {counted(len(unusable), 'image')} of {split.pin.name} cannot be used: {named(split, unusable)}"))
 
 
 def usable_rows(settings: DataSettings, split: Split) -> np.ndarray:
@@ -36,7 +42,7 @@ def split_line(settings: DataSettings, split: Split, undecodable: dict[int, str]
     seen, names = np.unique(split.labels[used]), split.class_names
     empty = [name for label, name in enumerate(names) if label not in seen]
     classes = f"{len(names)} classes" if not empty else f"{len(seen)} of {len(names)} classes ({shown(empty[0])} has none)"
-    line = f"{len(used)} images of {classes}, split {settings.dataset_split!r} of {split.pin.name}"
+    line = f"{counted(len(used), 'image')} of {classes}, split {settings.dataset_split!r} of {split.pin.name}"
     unlabelled = int((split.labels == NO_LABEL).sum())
     counts = {
         "without a label": unlabelled,
@@ -45,6 +51,10 @@ def split_line(settings: DataSettings, split: Split, undecodable: dict[int, str]
     }
     why = [f"{count} {what}" for what, count in counts.items() if count]
     return f"{line}, {len(split.labels) - len(used)} left out ({', '.join(why)})" if why else line
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def named(split: Split, left_out: dict[int, str]) -> str:

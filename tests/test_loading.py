@@ -13,9 +13,11 @@ from datasets import Image as ImageFeature
 from generations import png
 from odd_images import picture
 
+from sgdmix_hub import augment
 from sgdmix_hub.config import AugmentSettings, DataSettings
 from sgdmix_hub.data import attributes_of, load_evaluation_split, load_split
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.evaluation_settings import EvaluationSettings
 from sgdmix_hub.loading import load_rows
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.program_settings import PreviewSettings, RunSettings
@@ -156,11 +158,22 @@ def test_trainings_name_the_images_that_cannot_be_decoded(tmp_path, capsys):
     assert line.count("\n") == 1 and "row 5 train/kite/001.png" in line and "tern/003.png" not in line
 
 
+def test_a_generation_names_the_images_without_a_map_before_it_makes_rows(tmp_path, capsys):
+    folder = image_folder(tmp_path / "photos")
+    (folder / "train" / "kite" / "002.png").write_bytes(b"<html>")
+    values = {"strength": 0.0, "saliency_method": "spectral-residual", "resolution": 32, "max_skipped": 1.0}
+    augment.main(AugmentSettings(dataset_name=str(folder), output_dir=str(tmp_path / "run"), **values))
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == "12 images of 3 classes, split 'train' of photos"
+    assert second.startswith("warning: 1 image of photos cannot be used: row 6 train/kite/002.png: corrupt image")
+    assert "002.png" not in "".join(path.read_text() for path in (tmp_path / "run" / "repo").rglob("*.[jm][sd]*"))
+
+
 def test_class_folders_that_are_taken_for_splits_are_told(tmp_path, capsys):
     folder = image_folder(tmp_path / "rails", ["bullet_train", "steam_train", "tram", "bus"], split="")
     line, warning = said(capsys, folder).splitlines()
     assert line == "8 images of 2 classes, split 'train' of rails"
-    assert warning.startswith("warning: 8 image files of rails are in no split, bus/000.png first: ") and "train/" in warning
+    assert warning.startswith("warning: 8 image files of rails in no split, bus/000.png first: ") and "train/" in warning
     assert split_of(image_folder(tmp_path / "whole")).strays == ()
 
 
@@ -185,6 +198,7 @@ def test_a_stray_image_or_a_single_class_folder_drops_the_labels_and_is_told_so(
         (PreviewSettings, {}),
         (ClassifierSettings, {}),
         (RunSettings, {"metaclass": "bird"}),
+        (EvaluationSettings, {"synthetic": "org/birds-sgdmix", "judge": "org/judge"}),
     ],
 )
 def test_an_output_folder_inside_the_datasets_is_refused_at_once(settings_class, values, tmp_path):

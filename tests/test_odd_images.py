@@ -2,6 +2,7 @@
 
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,14 +10,16 @@ from generations import manifest_of, published_rows, write_dataset
 from odd_images import encoded, odd_images, picture
 from PIL import Image
 
-from sgdmix_hub import augment
+from sgdmix_hub import augment, preview
 from sgdmix_hub.cam import CamSaliency
 from sgdmix_hub.config import AugmentSettings, MethodSettings, apply_preset
 from sgdmix_hub.data import load_split
-from sgdmix_hub.errors import UnusableRow
+from sgdmix_hub.errors import Preempted, UnusableRow, UserError, one_row
+from sgdmix_hub.files import read_json
 from sgdmix_hub.images import decode_image, to_rgb
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.program_settings import PreviewSettings
 from sgdmix_hub.saliency import is_blank
 from sgdmix_hub.trust import trust_test
 
@@ -109,6 +112,34 @@ def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
     assert len(published_rows(tmp_path / "run")) == manifest["rows"] > len(chosen) // 3 and unusable <= skipped
     split = load_split(settings, resolve(str(data), repo_type="dataset"))
     assert trust_test(CamSaliency(classifier, "grad-cam", torch.device("cpu")), split, "stretch").images == len(chosen) - len(unusable)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_preview_over_odd_rows_is_drawn(files, tmp_path):
+    chosen = list(files)[10::50] + [name for name in files if name.startswith(("checks", "scales"))][:4]
+    data = write_dataset(tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))])
+    preview.main(PreviewSettings(dataset_name=str(data), output_dir=str(tmp_path / "preview"), resolution=32, num_candidates=3))
+    facts = read_json(tmp_path / "preview" / "preview.json")
+    assert facts["images"] + len(facts["left_out"]) == len(chosen) and facts["images"] > 8
+
+
+def test_what_says_nothing_about_a_row_is_not_its_reason():
+    for error in (MemoryError("no room"), UserError("mend it"), Preempted("stop"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), one_row("mask"):
+            raise error
+    no_memory = cv2.error("Failed to allocate 99 bytes")
+    no_memory.code = cv2.Error.StsNoMem
+    with pytest.raises(MemoryError, match="Failed to allocate"), one_row("mask"):
+        raise no_memory
+    for error, reason in {
+        ZeroDivisionError(): "mask: ZeroDivisionError",
+        ValueError("no such value\nand more"): "mask: no such value",
+        FileNotFoundError(2, "No such file", "/home/ada/x.png"): "mask: FileNotFoundError",
+        RuntimeError("a\x1b[31m"): "mask: a\\x1b[31m",
+    }.items():
+        with pytest.raises(UnusableRow) as found, one_row("mask"):
+            raise error
+        assert str(found.value) == reason
 
 
 @pytest.mark.filterwarnings("ignore:image .*empty mask")
