@@ -237,8 +237,9 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
     distributed = torch.distributed.is_initialized()
     if distributed and code == 0:
         end_together(settings)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     # A failed rank must not hang in the others' collectives while Python shuts down, and gloo sometimes aborts in that shutdown.
     if code or distributed:
         os._exit(code)
@@ -280,7 +281,7 @@ def reason(error: Exception, settings: Settings | None) -> Exception:
         return lack_of_room(error, settings) or error
     if isinstance(error, TooManySkipped):
         return error
-    lack = lack_of_room(error, settings) or lack_of_memory(error, settings) or useless_place(error)
+    lack = lack_of_room(error, settings) or lack_of_memory(error, settings)
     if lack is not None:
         return lack
     deadline = time.monotonic() + (0 if launch_folder() is None else SETTLE_SECONDS)
@@ -296,7 +297,7 @@ def reason(error: Exception, settings: Settings | None) -> Exception:
         return stopped()
     if isinstance(error, EncoderDied):
         return DiedWithoutAWord(f"an encoding process died (killed, perhaps because memory ran out): mend that, then {GOES_ON}")
-    return error
+    return useless_place(error) or error
 
 
 def quiet_other_ranks() -> None:
@@ -333,7 +334,8 @@ def report(code: int, error: Exception) -> None:
     if code == EXIT_PREEMPTED and another_failed():
         return  # that is why this one was stopped, and it has said so
     if code == 1 and not isinstance(error, DiedWithoutAWord):
-        traceback.print_exception(error)
+        with suppress(OSError):
+            traceback.print_exception(error)
     message = first_line(error) if code == 1 else str(error)
     if launched_rank() != 0:
         message = f"rank {launched_rank()}: {message}"
@@ -344,7 +346,8 @@ def report(code: int, error: Exception) -> None:
             write_json(_error_file, {"exit_code": code, "message": message})
         except OSError:
             message += " (and state/error.json could not be written)"
-    print(f"sgdmix_hub: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a terminal that was closed
+        print(f"sgdmix_hub: {message}", file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:

@@ -2,14 +2,16 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from generations import SCRIPT, _script, alive_in_the_end, arguments, digests, forks, records, run_script
+from generations import ROOT, SCRIPT, _script, alive_in_the_end, arguments, digests, forks, records, run_script
 from launching import launch_command, launch_environment
 from trainings import _in_own_group
 
@@ -85,6 +87,34 @@ def test_a_closed_terminal_does_not_stop_what_nohup_keeps(settings, reference, t
     os.kill(running.process.pid, signal.SIGHUP)
     running.process.join(120)
     assert running.process.exitcode == 0 and digests(running.output / "repo") == reference
+
+
+def _on_a_terminal(script: str, args: list[str], logs: Path) -> None:
+    os.setsid()
+    terminal = os.open((logs / "terminal").read_text(), os.O_RDWR)  # the session's, as its first
+    for stream in range(3):
+        os.dup2(terminal, stream)
+    os.chdir(ROOT)
+    sys.argv = [script, *args]
+    runpy.run_path(script, run_name="__main__")
+
+
+class OnATerminal(Running):
+    def script(self, folder: Path) -> tuple[str, list[str]]:
+        self.ours, theirs = os.openpty()
+        (self.logs / "terminal").write_text(os.ttyname(theirs))
+        os.close(theirs)
+        return super().script(folder)
+
+
+def test_a_closed_terminal_stops_a_run_as_a_signal_does(settings, tmp_path):
+    """Nothing can be printed any more: error.json says it."""
+    running = OnATerminal(settings, tmp_path, _on_a_terminal)
+    os.close(running.ours)
+    running.process.join(60)
+    assert running.process.exitcode == 75 and not alive_in_the_end(running.workers)
+    report = json.loads((running.output / "state" / "error.json").read_text())
+    assert report["exit_code"] == 75 and "stopped by SIGHUP" in report["message"]
 
 
 STUCK = """

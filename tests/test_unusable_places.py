@@ -15,10 +15,12 @@ from sgdmix_hub.config import AugmentSettings
 from sgdmix_hub.errors import LONGEST_LINE, UserError
 from sgdmix_hub.files import clear_abandoned, temporary_beside
 from sgdmix_hub.places import ADVICE, useless_place
-from sgdmix_hub.processes import check_named, lock_folder, reason
+from sgdmix_hub.processes import check_named, lock_folder, reason, report
 from sgdmix_hub.repository import BUILDING
 from sgdmix_hub.shared_memory import check_shared_memory, free_bytes, loader_bytes
 from sgdmix_hub.shortages import where_it_is_full
+from sgdmix_hub.train_classifier import check_loaders
+from sgdmix_hub.training_settings import ClassifierSettings
 
 
 def a_file(path: Path) -> Path:
@@ -212,3 +214,22 @@ def test_the_next_run_clears_what_a_killed_one_was_at(mixing, tmp_path):
     augment.main(AugmentSettings(**mixing | {"dataset_name": str(mixing["dataset_name"]), "strength": 0.0, "output_dir": str(output)}))
     assert not any(path.exists() for path in (output / "state" / BUILDING, output / "state" / "dry_run.parquet", left))
     assert not list(output.rglob("*.tmp")) and (output / "repo").exists()
+
+
+# ---- what is said ----
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 75])
+def test_whatever_is_said_is_one_printable_line_of_at_most_300_characters(code, capsys):
+    report(code, ValueError("first \x1b[31mred\x07 " + "y" * 1000 + "\nsecond line \udc80"))
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in lines if line.startswith("sgdmix_hub: ")]
+    assert len(line) <= len("sgdmix_hub: ") + LONGEST_LINE and line.isprintable()
+    assert (len(lines) > 1) == (code == 1)  # the traceback
+
+
+def test_loaders_of_a_training_are_checked_before_its_first_step(birds, tmp_path):
+    settings = ClassifierSettings(dataset_name=str(birds), output_dir=str(tmp_path), dataloader_num_workers=1)
+    check_loaders(settings, 8, is_evaluated=True)
+    with pytest.raises(UserError, match="1 workers of data loaders need up to .* fewer --dataloader_num_workers"):
+        check_loaders(settings, 2**16, is_evaluated=True)
