@@ -44,6 +44,7 @@ MIXING_TITLES = {
 
 def main(settings: PreviewSettings) -> None:
     """Writes preview.png and preview.json into the output folder and prints the figures. Raises `UserError`."""
+    settings.validate()
     state = start_processes(settings.num_threads)
     if state.num_processes > 1:
         raise UserError("a preview is made by one process: start it with python, without a launcher")

@@ -138,6 +138,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 def main(settings: ClassifierSettings) -> None:
     """One training. Raises `UserError`, `Preempted`."""
+    settings.validate()
     folder = Path(settings.output_dir)
     processes = start_processes(settings.num_threads)
     with lock_folder(folder / "state") if processes.is_main_process else nullcontext():
