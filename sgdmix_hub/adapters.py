@@ -48,6 +48,8 @@ def read_adapter(pin: Pin) -> Adapter:
     """A pinned adapter's facts. Raises `UserError` when files are missing or of another format."""
     folder = local_folder(pin, allow_patterns=[LORA_FILE, TOKENS_FILE, FACTS_FILE])
     missing = [name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()]
+    if missing == [TOKENS_FILE, FACTS_FILE]:
+        raise UserError(f"{pin.name} is a LoRA of another program, without learned tokens: train an adapter with scripts/train_adapter.py")
     if missing:
         raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
     return Adapter(folder, read_adapter_facts(Path(folder) / FACTS_FILE, FORMAT))

@@ -55,6 +55,7 @@ SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records: a shared file system
 
 def main(settings: AugmentSettings) -> None:
     """One generation. Raises `UserError`, `TooManySkipped`, `Preempted`."""
+    settings.validate()
     settings = apply_preset(settings)
     if settings.card is not None:
         read_prose(settings.card)

@@ -196,6 +196,7 @@ def validate(settings, class_names: list[str], pipeline, model: AdaptedModel, ac
 
 def main(settings: AdapterSettings) -> None:
     """One training. Raises `UserError`, `Preempted`."""
+    settings.validate()
     folder = Path(settings.output_dir)
     state = folder / "state"
     processes = start_processes(settings.num_threads)

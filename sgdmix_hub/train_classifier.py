@@ -153,6 +153,7 @@ def read_identity(record: Path) -> dict:
 
 def main(settings: ClassifierSettings) -> None:
     """One training. Raises `UserError`, `Preempted`."""
+    settings.validate()
     folder = Path(settings.output_dir)
     processes = start_processes(settings.num_threads)
     with lock_folder(folder / "state") if processes.is_main_process else nullcontext():

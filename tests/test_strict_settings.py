@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sgdmix_hub import augment, preview, train_adapter, train_classifier
 from sgdmix_hub.config import AugmentSettings, MethodSettings, apply_preset
 from sgdmix_hub.data import square
 from sgdmix_hub.errors import LONGEST_LINE, UserError, one_line, shown
@@ -131,6 +132,23 @@ def test_a_folder_may_be_a_path():
 def test_a_preset_passes_its_own_check():
     for preset in ("paper", "recommended"):
         assert apply_preset(apply_preset(MethodSettings(preset=preset))) == apply_preset(MethodSettings(preset=preset))
+
+
+@pytest.mark.parametrize(
+    ("main", "owner", "values", "named"),
+    [
+        (augment.main, AugmentSettings, {"strength": 0.5, "preset": "recommended"}, "needs --adapter"),
+        (augment.main, AugmentSettings, {"strength": 0.0}, "grad-cam needs a classifier"),
+        (augment.main, AugmentSettings, {"strength": [0.5, 0.01], "adapter": "a/b"}, "no diffusion step"),
+        (preview.main, PreviewSettings, {"saliency_layer": "layer4"}, "saliency_layer"),
+        (train_adapter.main, AdapterSettings, {"metaclass": "bird", "prompt_template": "a bird"}, "token"),
+        (train_classifier.main, ClassifierSettings, {"eval_steps": 5}, "eval_steps"),
+    ],
+)
+def test_a_program_called_from_python_refuses_what_its_command_line_refuses(main, owner, values, named, tmp_path):
+    with pytest.raises(UserError, match=named):
+        main(owner(dataset_name="absent", output_dir=tmp_path / "out", **values))
+    assert not list(tmp_path.iterdir())
 
 
 # ---- the command line of every program ----
