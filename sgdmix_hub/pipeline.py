@@ -23,7 +23,7 @@ from .data import aspect_box, square
 from .errors import UnusableRow, UserError
 from .masks import foreground_mask
 from .mixing import compose, inpaint, inpainting_hole, kept_mask
-from .pins import MODEL_FILES, local_folder, resolve
+from .pins import resolve
 from .presets import CAM_METHODS
 from .saliency import model_free_map
 
@@ -103,8 +103,10 @@ class SGDMixPipeline:
         if settings.saliency_method in CAM_METHODS:
             if classifier is None:
                 raise UserError(f"{settings.saliency_method} needs a classifier")
-            folder = local_folder(resolve(classifier), MODEL_FILES)
-            cam = CamSaliency(folder, settings.saliency_method, device, settings.saliency_layer, settings.saliency_input_size)
+            from .classifiers import Classifier  # a second of the start of a program that needs none
+
+            network = Classifier(resolve(classifier), device)
+            cam = CamSaliency(network, settings.saliency_method, settings.saliency_layer, settings.saliency_input_size)
         return cls(settings, refiner, cam)
 
     def __call__(

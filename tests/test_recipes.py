@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 
 from sgdmix_hub.adapter_model import load_adapted
 from sgdmix_hub.adapters import read_adapter, save_adapter
-from sgdmix_hub.classifiers import build_model, with_size
+from sgdmix_hub.classifiers import build_for_training, save_classifier
 from sgdmix_hub.config import AugmentSettings, DataSettings, apply_preset
 from sgdmix_hub.data import NO_LABEL, Split, load_evaluation_split, load_split, subset_indices
 from sgdmix_hub.files import write_json
@@ -199,12 +199,12 @@ def write_classifier(settings: ClassifierSettings, split: Split) -> None:
     """What a training of the classifier leaves, without the training."""
     torch.manual_seed(0)
     pin = resolve(settings.model)
-    network, processor = build_model(pin, split.class_names, from_scratch=True)
+    network, preprocessing = build_for_training(pin, split.class_names, TINY["saliency_input_size"], None, from_scratch=True)
     with torch.no_grad():
         network.classifier[-1].weight.abs_()  # untrained, but Grad-CAM finds something in every image
-    network.save_pretrained(settings.output_dir)
-    with_size(processor, TINY["saliency_input_size"]).save_pretrained(settings.output_dir)
-    write_json(Path(settings.output_dir) / CLASSIFIER_FACTS, classifier_facts(settings, split, pin, None))
+    save_classifier(network, preprocessing, Path(settings.output_dir))
+    facts = classifier_facts(settings, split, pin, None) | {"preprocessing": preprocessing.record()}
+    write_json(Path(settings.output_dir) / CLASSIFIER_FACTS, facts)
 
 
 def write_adapter(settings: AdapterSettings, split: Split) -> tuple[CLIPTokenizer, torch.Tensor]:
