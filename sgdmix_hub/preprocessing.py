@@ -194,22 +194,25 @@ def measured_preprocessing(processor) -> Preprocessing:
     channels = [name for name, expected in (("rgb", (1, 0, 0)), ("bgr", (0, 0, 1))) if np.allclose(red, expected, atol=EVEN)]
     if not channels:
         raise UserError(f"{_called(processor)} mixes the colours")
-    wholes = {round(size * _seen_between_edges(share, side) / (EDGES[1] - EDGES[0])) for side in PROBE_SIDES}
-    if len(wholes) > 1:
+    wholes = {_whole_side(share, side, size) for side in PROBE_SIDES}
+    if len(wholes) > 1 or None in wholes:
         raise UserError(f"{_called(processor)} does not bring images to one scale")
     std = 1 / (high - low)
     mean, std = (tuple(_short(value) for value in values.tolist()) for values in (-low * std, std))
     return Preprocessing(size, max(size, *wholes), _interpolation(processor), mean, std, *channels)
 
 
-def _seen_between_edges(share: Callable[[Image.Image], torch.Tensor], side: int) -> float:
-    """How much of the input's width lies between the two edges of square probes."""
+def _whole_side(share: Callable[[Image.Image], torch.Tensor], side: int, size: int) -> int | None:
+    """How many pixels a whole square image of `side` has at the scale of its input of `size`, by where two edges lie; None where one of
+    them is cropped away."""
     whites = []
     for edge in EDGES:
         pixels = np.zeros((side, side, 3), np.uint8)
         pixels[:, round(edge * side) :] = 255
         whites.append(float(share(Image.fromarray(pixels)).mean()))
-    return whites[0] - whites[1]
+    if not EVEN < whites[1] < whites[0] < 1 - EVEN:
+        return None
+    return round(size * (whites[0] - whites[1]) / (EDGES[1] - EDGES[0]))
 
 
 def _called(processor) -> str:

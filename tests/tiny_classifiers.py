@@ -52,17 +52,17 @@ ARCHITECTURES = {
 }
 # Name in timm, arguments, how images are cut before it.
 TIMM = {
-    "timm resnet": ("resnet10t", {}, {"crop_pct": 0.95}),
+    "timm resnet": ("resnet10t", {}, {"crop_pct": 8 / 9}),
     "timm convnext": ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}, {"crop_pct": 0.875}),
     "timm vit": (
         "vit_tiny_patch16_224",
         {"img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
-        {"crop_pct": 0.9},
+        {"crop_pct": 8 / 9},
     ),
     "timm swin": (
         "swin_tiny_patch4_window7_224",
         {"img_size": SIDE, "window_size": 4, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)},
-        {"crop_pct": 0.9},
+        {"crop_pct": 8 / 9},
     ),
     "timm regnet": ("regnetx_002", {}, {}),
     "timm efficientnet": ("efficientnet_lite0", {}, {"crop_mode": "squash", "crop_pct": 0.875}),
@@ -90,6 +90,7 @@ def lively(model: torch.nn.Module) -> torch.nn.Module:
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
+            torch.nn.init.ones_(module.weight)
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
         if isinstance(module, torch.nn.Linear) and module.out_features == len(NAMES):
