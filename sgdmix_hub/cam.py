@@ -61,7 +61,7 @@ class CamSaliency:
         self.grid = self._grid(shape)
         if self.grid == (1, 1):
             raise UserError(
-                f"{self.layer_name} of the classifier gives maps of one cell, which show nothing: name an earlier --saliency_layer"
+                f"{self.layer_name} of the classifier gives maps of one cell, which show nothing: name another --saliency_layer"
             )
 
     def _fine_enough(self, size: int) -> int:
