@@ -107,6 +107,8 @@ def load_network(folder: str, called: str, class_names: list[str] | None = None,
             names = {"id2label": dict(enumerate(class_names)), "label2id": {name: label for label, name in enumerate(class_names)}}
             names["num_labels"] = len(class_names)
         config = AutoConfig.from_pretrained(folder, **NO_CODE, **names)
+        if class_names is not None and hasattr(config, "label_names"):  # of timm, which would save the old names
+            config.label_names = class_names
         if getattr(config, "model_args", None):  # of timm: its own trainer repeats the number of classes, which its wrapper sets too
             config.model_args = {name: value for name, value in config.model_args.items() if name != "num_classes"}
         if from_scratch:

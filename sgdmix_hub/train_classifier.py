@@ -155,13 +155,13 @@ def main(settings: ClassifierSettings) -> None:
                 synthetic.check_made_from(split, facts["subset"])
             evaluation = load_evaluation(settings, split, eval_pin) if settings.eval_split else None
             train_and_save(settings, split, model_pin, synthetic, evaluation, facts, folder)
-        elif settings.eval_split is None or on_rank_zero(lambda: measurement_of(read_json(folder / CLASSIFIER_FACTS))) == measurement_of(
-            facts
-        ):
-            say(f"classifier: {folder} is complete, nothing to train")
         else:
-            say(f"classifier: {folder} is complete, only {settings.eval_split} is measured")
-            measure_again(settings, split, load_evaluation(settings, split, eval_pin), facts, folder)
+            before = on_rank_zero(lambda: read_json(folder / CLASSIFIER_FACTS))
+            if settings.eval_split is None or measurement_of(before) == measurement_of(facts):
+                say(f"classifier: {folder} is complete, nothing to train")
+            else:
+                say(f"classifier: {folder} is complete, only {settings.eval_split} is measured")
+                measure_again(settings, split, load_evaluation(settings, split, eval_pin), before, facts, folder)
         if processes.is_main_process:
             write_classifier_card(settings, folder)
             push_trained(settings, folder, f"Classifier of {len(split.class_names)} classes")
