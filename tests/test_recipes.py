@@ -30,7 +30,7 @@ from sgdmix_hub.processes import start_processes
 from sgdmix_hub.program_settings import RunSettings
 from sgdmix_hub.prompts import prompt_ids
 from sgdmix_hub.run import all_stages
-from sgdmix_hub.saliency_store import compute_maps
+from sgdmix_hub.saliency_store import LARGEST_SCALE, compute_maps
 from sgdmix_hub.shards import PlanRow, make_plan
 from sgdmix_hub.train_adapter import adapter_facts
 from sgdmix_hub.train_classifier import classifier_facts, load_evaluation
@@ -259,6 +259,7 @@ def test_sizes_and_steps_of_the_stages_go_together(recipe):
     assert (adapter.num_inference_steps, adapter.guidance_scale) == (generation.num_inference_steps, generation.guidance_scale)
     if apply_preset(generation).saliency_method in CAM_METHODS:  # a ResNet-50 has a cell for 32 pixels
         assert generation.saliency_input_size >= classifier.image_size and generation.saliency_input_size // 32 >= 7
+        assert generation.saliency_input_size <= LARGEST_SCALE * classifier.resize_size
 
 
 def test_labels_keep_the_names_and_the_evaluation_split_has_them_too(driven):
