@@ -117,7 +117,7 @@ def load_network(folder: str, called: str, class_names: list[str] | None = None,
             folder, config=config, ignore_mismatched_sizes=class_names is not None, use_safetensors=True, **NO_CODE
         )
     except Exception as error:  # whatever transformers, timm and safetensors raise on what anybody may have written
-        raise _cannot_load(folder, called, error) from error
+        raise _cannot_load(called, error) from error
 
 
 def load_processor(folder: str, called: str):
@@ -125,12 +125,11 @@ def load_processor(folder: str, called: str):
     try:
         return AutoImageProcessor.from_pretrained(folder, **NO_CODE)
     except Exception as error:
-        raise _cannot_load(folder, called, error) from error
+        raise _cannot_load(called, error) from error
 
 
-def _cannot_load(folder: str, called: str, error: Exception) -> UserError:
-    files = [path for name in ("config.json", "preprocessor_config.json") if (path := Path(folder) / name).is_file()]
-    if "trust_remote_code" in str(error) or any('"auto_map"' in path.read_text(errors="replace") for path in files):
+def _cannot_load(called: str, error: Exception) -> UserError:
+    if "trust_remote_code" in str(error):
         return UserError(f"cannot load the {called}: it needs code of its own (auto_map), and code that was fetched is never run")
     return UserError(one_line(f"cannot load the {called}: {first_line(error)}"))
 

@@ -49,7 +49,8 @@ def compute_views(folder: Path, key: dict, split: Split, judge: Judge, picture: 
         picture: row -> pixels, uint8 (h, h, 3), and foreground mask, bool (h, h), or None where only the whole image is looked at. It may
             raise `UnusableImage`.
     """
-    digest = hashlib.sha256(json.dumps(key | {"judge": str(judge.pin)}, sort_keys=True).encode()).hexdigest()
+    key = key | {"judge": str(judge.pin), "preprocessing": judge.preprocessing.record()}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     store = compute_rows(folder / digest[:16], split, lambda: lambda rows: _block(judge, picture, rows), 0, 1)
     usable = np.array([int(row) not in store.unusable for row in split.subset], dtype=bool)
     return _views(store, len(split.class_names), usable)

@@ -167,3 +167,24 @@ def test_normalised_bgr_which_no_stock_processor_makes_is_refused_before_the_tra
 
 def test_names_of_classes_are_those_of_the_head(foreign):
     assert Classifier(resolve(str(foreign)), CPU).class_names == list(NAMES)
+
+
+def test_a_checkpoint_as_timm_itself_saves_it_is_taken(tmp_path):
+    """Its config.json repeats the number of classes among the model's arguments, which transformers alone does not survive."""
+    import timm
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=len(NAMES)).eval()
+    save_for_hf(
+        model,
+        str(tmp_path),
+        model_config={"label_names": list(NAMES)},
+        model_args={"num_classes": len(NAMES), "drop_rate": 0.1},
+        safe_serialization=True,
+    )
+    classifier = Classifier(resolve(str(tmp_path)), CPU)
+    assert classifier.class_names == list(NAMES)
+    inputs = torch.stack([classifier.transform(image) for image in pictures()])
+    with torch.no_grad():
+        torch.testing.assert_close(classifier.logits(inputs), model(inputs))
