@@ -99,7 +99,7 @@ def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
                 task_type="image-classification",
                 dataset_type=measured_on[0],
                 dataset_name=measured_on[0],
-                dataset_split=settings.eval_split,
+                dataset_split=facts["settings"]["eval_split"],
                 metric_type="accuracy",
                 metric_value=metrics["accuracy"],
             )

@@ -23,7 +23,7 @@ from .data import aspect_box, square
 from .errors import UnusableRow, UserError, one_row, shown
 from .masks import foreground_mask, share_of
 from .mixing import compose, inpaint, inpainting_hole, kept_mask
-from .pins import MODEL_FILES, Pin, local_folder, resolve
+from .pins import Pin, resolve
 from .presets import CAM_METHODS, NAME_PROMPT
 from .prompts import name_prompt
 from .saliency import model_free_map
@@ -112,9 +112,11 @@ class SGDMixPipeline:
             refiner, pins = loaded_refiner(settings, adapter, pretrained_model_name_or_path, class_names, device)
             class_names = class_names if refiner.adapter is None else refiner.adapter.class_names
         if settings.saliency_method in CAM_METHODS:
+            from .classifiers import Classifier  # a second of the start of a program that needs none
+
             pins["classifier"] = resolve(classifier)
-            folder = local_folder(pins["classifier"], MODEL_FILES)
-            cam = CamSaliency(folder, settings.saliency_method, device, settings.saliency_layer, settings.saliency_input_size)
+            network = Classifier(pins["classifier"], device)
+            cam = CamSaliency(network, settings.saliency_method, settings.saliency_layer, settings.saliency_input_size)
         return cls(settings, refiner, cam, {name: str(pin) for name, pin in pins.items()}, class_names)
 
     def __call__(

@@ -61,7 +61,7 @@ def main(settings: PreviewSettings) -> None:
         tested = np.random.default_rng(settings.seed).permutation(split.subset)[: 0 if cam is None else TESTED]
         bar.total += comparison.work + len(tested)
         comparison.make(cam, bar.update)
-        trust = None if cam is None else trust_test(cam, replace(split, subset=np.sort(tested)), settings.resize)
+        trust = None if cam is None else trust_test(cam.classifier, cam.size, replace(split, subset=np.sort(tested)), settings.resize)
         bar.update(len(tested))
     facts = all_facts(comparison, inputs, left_out, cam, trust)
     picture = in_few_colours(page(comparison, facts, trust))

@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 
 from sgdmix_hub.adapter_model import load_adapted
 from sgdmix_hub.adapters import read_adapter, save_adapter
-from sgdmix_hub.classifiers import build_model, with_size
+from sgdmix_hub.classifiers import build_for_training, save_classifier
 from sgdmix_hub.config import AugmentSettings, DataSettings, apply_preset
 from sgdmix_hub.data import NO_LABEL, Split, load_evaluation_split, load_split, subset_indices
 from sgdmix_hub.demo import run_demo
@@ -31,7 +31,7 @@ from sgdmix_hub.processes import start_processes
 from sgdmix_hub.program_settings import RunSettings
 from sgdmix_hub.prompts import prompt_ids
 from sgdmix_hub.run import all_stages
-from sgdmix_hub.saliency_store import compute_maps
+from sgdmix_hub.saliency_store import LARGEST_SCALE, compute_maps
 from sgdmix_hub.shards import PlanRow, make_plan
 from sgdmix_hub.train_adapter import adapter_facts
 from sgdmix_hub.train_classifier import classifier_facts, load_evaluation
@@ -200,12 +200,12 @@ def write_classifier(settings: ClassifierSettings, split: Split) -> None:
     """What a training of the classifier leaves, without the training."""
     torch.manual_seed(0)
     pin = resolve(settings.model)
-    network, processor = build_model(pin, split.class_names, from_scratch=True)
+    network, preprocessing = build_for_training(pin, split.class_names, TINY["saliency_input_size"], None, from_scratch=True)
     with torch.no_grad():
         network.classifier[-1].weight.abs_()  # untrained, but Grad-CAM finds something in every image
-    network.save_pretrained(settings.output_dir)
-    with_size(processor, TINY["saliency_input_size"]).save_pretrained(settings.output_dir)
-    write_json(Path(settings.output_dir) / CLASSIFIER_FACTS, classifier_facts(settings, split, pin, None))
+    save_classifier(network, preprocessing, Path(settings.output_dir))
+    facts = classifier_facts(settings, split, pin, None) | {"preprocessing": preprocessing.record()}
+    write_json(Path(settings.output_dir) / CLASSIFIER_FACTS, facts)
 
 
 def write_adapter(settings: AdapterSettings, split: Split) -> tuple[CLIPTokenizer, torch.Tensor]:
@@ -260,6 +260,7 @@ def test_sizes_and_steps_of_the_stages_go_together(recipe):
     assert (adapter.num_inference_steps, adapter.guidance_scale) == (generation.num_inference_steps, generation.guidance_scale)
     if apply_preset(generation).saliency_method in CAM_METHODS:  # a ResNet-50 has a cell for 32 pixels
         assert generation.saliency_input_size >= classifier.image_size and generation.saliency_input_size // 32 >= 7
+        assert generation.saliency_input_size <= LARGEST_SCALE * classifier.resize_size
 
 
 def test_labels_keep_the_names_and_the_evaluation_split_has_them_too(driven):

@@ -18,12 +18,13 @@ from trainings import CLASSIFIER, kill, last_step, run, unfinished
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from sgdmix_hub import augment, train_classifier
-from sgdmix_hub.classifiers import check_takes, training_transform
+from sgdmix_hub.classifiers import build_for_training
 from sgdmix_hub.config import AugmentSettings, DataSettings
 from sgdmix_hub.data import load_split
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
 from sgdmix_hub.pins import resolve
+from sgdmix_hub.preprocessing import Preprocessing
 from sgdmix_hub.training_images import TrainingImages
 from sgdmix_hub.training_log import TrainingLog
 from sgdmix_hub.training_settings import ClassifierSettings, TrainingSettings
@@ -193,10 +194,10 @@ def test_none_starts_over(finished, settings_at, tmp_path):
 
 
 @pytest.fixture(scope="module", params=["crops", "randaugment"])
-def images(request, birds, classifier):
+def images(request, birds):
     """The training images of the birds, augmented at random."""
     split = load_split(DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset"))
-    transform = training_transform(ViTImageProcessor.from_pretrained(classifier), 32, request.param)
+    transform = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "rgb").training(request.param)
     return TrainingImages(split, split.decodable(), transform, None, 0.0, seed=3)
 
 
@@ -240,10 +241,10 @@ def transformer(class_names, tmp_path_factory):
 
 
 def test_an_input_size_that_the_classifier_does_not_take_is_refused(transformer):
-    network = ViTForImageClassification.from_pretrained(transformer)
-    check_takes(network, 32)
+    pin = resolve(str(transformer))
+    build_for_training(pin, ["a", "b"], 32, None, from_scratch=False)
     with pytest.raises(UserError, match="48 x 48, give another --image_size"):
-        check_takes(network, 48)
+        build_for_training(pin, ["a", "b"], 48, None, from_scratch=False)
 
 
 def test_the_page_on_training_names_every_setting_of_a_classifier():
