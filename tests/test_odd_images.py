@@ -115,12 +115,13 @@ def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_preview_over_odd_rows_is_drawn(files, tmp_path):
+def test_a_preview_over_odd_rows_is_drawn(files, tmp_path, capsys):
     chosen = list(files)[10::50] + [name for name in files if name.startswith(("checks", "scales"))][:4]
     data = write_dataset(tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))])
     preview.main(PreviewSettings(dataset_name=str(data), output_dir=str(tmp_path / "preview"), resolution=32, num_candidates=3))
     facts = read_json(tmp_path / "preview" / "preview.json")
     assert facts["images"] + len(facts["left_out"]) == len(chosen) and facts["images"] > 8
+    assert f"warning: {len(facts['left_out'])} images of odd cannot be used: row " in capsys.readouterr().out
 
 
 def test_what_says_nothing_about_a_row_is_not_its_reason():
