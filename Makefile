@@ -26,13 +26,10 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: venv  ## the whole product on this machine, offline: images, adapter, augmented dataset (outputs/demo)
-	@$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.make_birds --output_dir $(DEMO)/birds
-	@echo "accelerate launch --config_file configs/accelerate/cpu2.yaml scripts/run.py --config dataset_cards/demo-birds/run.yaml"
-	@$(DEMO_ENV) $(VENV)/bin/accelerate launch --config_file configs/accelerate/cpu2.yaml \
-	    scripts/run.py --config dataset_cards/demo-birds/run.yaml
+	@$(PY) -m sgdmix_hub.cli demo --output_dir $(DEMO)
 
 demo-hub: venv  ## after make demo: publish it to a Hub on this machine, load it back by tag, make it again
-	@$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.publish_birds --config dataset_cards/demo-birds/run.yaml
+	@$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.publish_birds --config $(DEMO)/run.yaml
 
 test: venv  ## all tests that need neither a GPU nor hours
 	@env $(THREADS) $(PY) -m pytest -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile \

@@ -36,7 +36,7 @@ from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
 
 SPECIES, TRAIN, JUDGE, TEST = 10, 50, 200, 100
 BASE = "sgdmix_hub/demo/tiny_base"
-RECIPE = Path("dataset_cards/demo-birds")
+RECIPE = Path("sgdmix_hub/recipes/demo-birds")
 DRAWING = {"resolution": 64, "num_inference_steps": 10, "guidance_scale": 3.0}
 TRAINING = {"max_train_steps": 600, "metaclass": "bird", "pretrained_model_name_or_path": BASE}
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
@@ -70,7 +70,7 @@ def train_adapter(folder: Path, birds: Path, num_processes: int) -> Path:
     """The adapter of the demo's recipe, trained by launched processes at the recipe's total batch."""
     values = adapter_values(folder, birds)
     values["train_batch_size"] //= num_processes
-    config = f"configs/accelerate/cpu{num_processes}.yaml"
+    config = f"sgdmix_hub/accelerate_configs/cpu{num_processes}.yaml"
     command = ["-m", "accelerate.commands.launch", "--config_file", config, "scripts/train_adapter.py", *words(values)]
     subprocess.run([sys.executable, *command], check=True)
     return folder

@@ -20,7 +20,9 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 from sgdmix_hub.cam import CamSaliency
+from sgdmix_hub.classifiers import Classifier
 from sgdmix_hub.files import write_json
+from sgdmix_hub.pins import resolve
 from sgdmix_hub.saliency import MAP_SIZE
 
 SIZE = 224
@@ -58,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ResNetForImageClassification(ResNetConfig(num_labels=1000)).save_pretrained(folder)
         ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
-        ours = CamSaliency(folder, "grad-cam", torch.device("cpu"))
+        ours = CamSaliency(Classifier(resolve(folder), torch.device("cpu")), "grad-cam")
         stock = stock_cam(Path(folder), ours.layer_name)
     images = torch.randn(arguments.batch_size, 3, SIZE, SIZE)
     labels = list(range(arguments.batch_size))
@@ -77,7 +79,7 @@ def main() -> None:
         "images_per_second": {name: round(arguments.batch_size / float(np.median(values)), 2) for name, values in seconds.items()},
         "ratio": round(float(np.median(np.divide(seconds["stock"], seconds["ours"]))), 2),
         "largest_difference": float(np.abs(maps - same_size).max()),
-        "gradients_left_megabytes": {"ours": gradient_megabytes(ours.model), "stock": gradient_megabytes(stock.model)},
+        "gradients_left_megabytes": {"ours": gradient_megabytes(ours.classifier.model), "stock": gradient_megabytes(stock.model)},
     }
     write_json(arguments.results, figures)
     print(arguments.results.read_text())

@@ -35,7 +35,7 @@ from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
 
 SPECIES, TRAIN, JUDGE, TEST = 6, 10, 100, 350
 BASE = {"pretrained_model_name_or_path": "sgdmix_hub/demo/tiny_base", "resolution": 64}
-RECIPE = Path("dataset_cards/demo-birds")
+RECIPE = Path("sgdmix_hub/recipes/demo-birds")
 CLASSIFIER = {
     name: value for name, value in read_yaml(RECIPE / "classifier.yaml").items() if name not in ("eval_split", "synthetic_probability")
 }

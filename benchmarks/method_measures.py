@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub.backgrounds import compute_backgrounds
-from sgdmix_hub.cam import processor_size
-from sgdmix_hub.classifiers import evaluation_transform
+from sgdmix_hub.classifiers import Classifier
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.data import decode_image, square
 from sgdmix_hub.errors import UnusableRow
 from sgdmix_hub.inputs import resolve_inputs
 from sgdmix_hub.metrics.mask_quality import best_fixed_iou, boundary_f, mask_iou, mask_precision, mask_recall
 from sgdmix_hub.metrics.mixture_quality import MixtureQuality
+from sgdmix_hub.pins import resolve
 from sgdmix_hub.published import load_published
 from sgdmix_hub.rows import RowMaker
 from sgdmix_hub.saliency_store import compute_maps
@@ -132,13 +131,10 @@ def mixture_scores(run) -> dict[str, dict[str, float]]:
 
 def predicted_labels(classifier: Path, images: Iterable[PILImage.Image]) -> np.ndarray:
     """What a trained classifier makes of images of any size, int64 (n,)."""
-    model = AutoModelForImageClassification.from_pretrained(classifier, use_safetensors=True).eval()
-    processor = AutoImageProcessor.from_pretrained(classifier)
-    transform = evaluation_transform(processor, processor_size(processor))
+    model = Classifier(resolve(str(classifier)), torch.device("cpu"))
     remaining, predicted = iter(images), []
-    with torch.no_grad():
-        while batch := [transform(image) for image in islice(remaining, PREDICTED_AT_ONCE)]:
-            predicted += model(torch.stack(batch)).logits.argmax(-1).tolist()
+    while batch := list(islice(remaining, PREDICTED_AT_ONCE)):
+        predicted += model.predict(batch).tolist()
     return np.array(predicted)
 
 

@@ -26,7 +26,8 @@ import torch
 
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.files import write_json
-from sgdmix_hub.targets import CANDIDATE_STREAM, select_targets
+from sgdmix_hub.seeds import RandomStream, generator
+from sgdmix_hub.targets import select_targets
 
 ROWS, CLASSES = 50_000, 200
 SOURCES = (12_500, 25_000, 50_000)
@@ -126,7 +127,7 @@ def naive_target(source: int, settings: AugmentSettings, maps: np.ndarray) -> in
     """Eq. 7 as it is written, over a pool that is written down: every candidate's difference in float64."""
     rows = np.arange(ROWS)
     pool = rows[rows != source]
-    rng = np.random.default_rng([settings.seed, source, 0, CANDIDATE_STREAM])
+    rng = generator(RandomStream.CANDIDATES, settings.seed, source, 0)
     drawn = rng.choice(pool, min(settings.num_candidates, len(pool)), replace=False)
     own = maps[source].astype(np.float64)
     return min((float(np.sqrt(np.mean((own - maps[row].astype(np.float64)) ** 2))), int(row)) for row in drawn)[1]

@@ -20,6 +20,7 @@ set -uo pipefail
 output_dir=${1:?usage: sbatch docs/slurm.sh OUTPUT_DIR scripts/augment_dataset.py ...}
 shift
 report=$output_dir/state/error.json
+rm -f "$report" # an earlier attempt's: it must not speak for this one
 trap : TERM # a preemption may signal this script too: it has the last word
 
 # What runs on each node. A launcher fails in the same way whatever happened: here, 75 says that it was told to stop before, 100 that it
@@ -38,10 +39,11 @@ status=$?
 
 ((status == 0)) && exit 0
 
-# srun gives the highest code of all nodes.
+# srun gives the highest code of all nodes: 75 where every node was told to stop before anything failed on it. Without a report the signal
+# came before the programs had begun.
 exit_code=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["exit_code"])' "$report" 2>/dev/null)
-if [[ $status == 75 && $exit_code == 75 ]]; then
-    echo "slurm.sh: stopped by SIGTERM, queued again"
+if [[ $status == 75 && (! -e $report || $exit_code == 75) ]]; then
+    echo "slurm.sh: told to stop, queued again"
     exec scontrol requeue "$SLURM_JOB_ID"
 fi
 echo "slurm.sh: failed; the reason is above and in $report" >&2

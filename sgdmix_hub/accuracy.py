@@ -41,13 +41,14 @@ def accuracy_of(output: EvalPrediction) -> dict:
 
 
 def evaluate_on(trainer: Trainer, split: Split, transform, train_counts: np.ndarray, settings: ClassifierSettings) -> dict:
-    """Facts of a measurement on a whole split, `train_counts` being the training images of each class, int64 (classes,). A collective.
+    """Facts of a measurement on the subset of a split, all of whose images can be decoded. `train_counts`: the training images of each
+    class, int64 (classes,). A collective.
 
     `metrics`: figures in [0, 1] by name; those by shots are there when the thresholds separate classes. `groups`, where the settings name
     their column: [label, attribute, images, accuracy] of each, in words. Raises `UserError` when there is no such column.
     """
     share_buffers(trainer.model)
-    rows = split.decodable()
+    rows = split.subset
     output = trainer.predict(EvaluationImages(split, rows, transform))
     labels = {"predictions": output.predictions.argmax(axis=-1), "references": output.label_ids}
     metrics = ClassAccuracy().compute(**labels)

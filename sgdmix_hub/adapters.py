@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .errors import UserError, first_line
-from .files import read_json, write_json
+from .fetched import read_adapter_facts
+from .files import write_json
 from .pins import Pin, local_folder, same_content
 from .prompts import prompt_for, token_for
 
@@ -47,16 +48,11 @@ def read_adapter(pin: Pin) -> Adapter:
     """A pinned adapter's facts. Raises `UserError` when files are missing or of another format."""
     folder = local_folder(pin, allow_patterns=[LORA_FILE, TOKENS_FILE, FACTS_FILE])
     missing = [name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()]
+    if missing == [TOKENS_FILE, FACTS_FILE]:
+        raise UserError(f"{pin.name} is a LoRA of another program, without learned tokens: train an adapter with scripts/train_adapter.py")
     if missing:
         raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
-    try:
-        facts = read_json(Path(folder) / FACTS_FILE)
-        found = facts.get("format")
-    except (ValueError, AttributeError):
-        raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {FACTS_FILE} is not readable") from None
-    if found != FORMAT:
-        raise UserError(f"{pin.name} has adapter format {found}, this version reads {FORMAT}")
-    return Adapter(folder, facts)
+    return Adapter(folder, read_adapter_facts(Path(folder) / FACTS_FILE, FORMAT))
 
 
 def check_base(adapter: Adapter, base: Pin) -> None:
@@ -123,6 +119,9 @@ def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
     """Loads an adapter into a pipeline of its base, through diffusers' own loaders. Raises `UserError` when it does not fit."""
     try:
         tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
+        missing = [token for token in map(token_for, range(len(adapter.class_names))) if token not in tokens]
+        if missing:
+            raise UserError(f"the adapter has no learned token {missing[0]}: {TOKENS_FILE} is not the one of its {FACTS_FILE}")
         # The loaders talk about text-encoder LoRA that was never trained, and about rows that are overwritten at once.
         with quiet_libraries():
             pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)

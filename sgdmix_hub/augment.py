@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,14 +22,25 @@ from .backgrounds import compute_backgrounds
 from .cards import read_prose
 from .config import AugmentSettings, apply_preset
 from .data import Split
-from .estimate import estimate_text, try_rows
-from .files import read_json, write_atomically
+from .estimate import check_can_be_made, estimate_text, try_rows
+from .files import read_json
 from .flow import make_shards
 from .inputs import Inputs, check_resume, environment, resolve_inputs
-from .processes import POLL_SECONDS, launch, lock_folder, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file
-from .publish_version import check_can_publish, check_inputs, publish_version
+from .plan_file import PlanFile
+from .processes import (
+    POLL_SECONDS,
+    forget_failure,
+    launch,
+    lock_folder,
+    on_rank_zero,
+    say,
+    start_processes,
+    stop_if_requested,
+    wait_for_file,
+)
+from .publish_version import announcement, check_can_publish, check_inputs, publish_version
 from .published_plan import published_plan
-from .repository import build_repository, check_share_skipped, is_complete, manifest_path
+from .repository import BUILDING, build_repository, check_share_skipped, is_complete, manifest_path
 from .rows import RowMaker
 from .saliency_store import SaliencyMaps, compute_maps
 from .shards import Shards, make_plan, shard_features, write_plan
@@ -36,17 +48,22 @@ from .split_report import report_split, report_unusable
 from .targets import Pools
 
 BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30.0  # a line in a log is there for ever
+DRY_RUN = "dry_run.parquet"  # a plan for a dry run, which removes it
+PutPlan = Callable[[Callable[[Path], None]], None]
 SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records: a shared file system is slow at it
 
 
 def main(settings: AugmentSettings) -> None:
     """One generation. Raises `UserError`, `TooManySkipped`, `Preempted`."""
+    settings.validate()
     settings = apply_preset(settings)
     if settings.card is not None:
         read_prose(settings.card)
     state = start_processes(settings.num_threads)
     output = Path(settings.output_dir)
-    with lock_folder(output / "state") if state.is_main_process else nullcontext():
+    with lock_folder(output / "state", finished=output / "repo") if state.is_main_process else nullcontext():
+        if state.is_main_process and not (output / "repo").exists():
+            clear_attempt(output / "state")
         if settings.push_to_hub and not settings.dry_run:
             on_rank_zero(lambda: check_can_publish(settings, is_made=(output / "repo").exists()))
         inputs = resolve_inputs(settings, output / "state")
@@ -64,7 +81,7 @@ def main(settings: AugmentSettings) -> None:
         if settings.dry_run:
             dry_run(settings, inputs.split, maker, output / "state", state)
             return
-        shards = plan_shards(settings, inputs, maps, output / "state" / "plan.parquet", state)
+        shards = plan_shards(settings, inputs, maps, PlanFile(output / "state"), state)
         make_unfinished(settings, inputs, maker, shards, state)
         if state.is_main_process:
             if settings.inpainting_method == "diffusion":  # whose fillings the contact sheet shows
@@ -74,20 +91,26 @@ def main(settings: AugmentSettings) -> None:
         finish(settings, output, state)
 
 
-def plan_shards(settings: AugmentSettings, inputs: Inputs, maps: SaliencyMaps, path: Path, state: PartialState) -> Shards:
-    """The shards of the plan at `path`, which rank 0 takes from a published version or makes, once, and the others read."""
-    if not on_rank_zero(path.exists):
+def clear_attempt(state_folder: Path) -> None:
+    """Removes what a killed attempt was at."""
+    shutil.rmtree(state_folder / BUILDING, ignore_errors=True)
+    (state_folder / DRY_RUN).unlink(missing_ok=True)
+
+
+def plan_shards(settings: AugmentSettings, inputs: Inputs, maps: SaliencyMaps, plan: PlanFile, state: PartialState) -> Shards:
+    """The shards of the plan, which rank 0 takes from a published version or makes, once, and the others read."""
+    if not on_rank_zero(plan.settle):
         published = on_rank_zero(lambda: published_plan(settings, inputs.pins, inputs.split))
         if published is None:
-            make_plan_file(settings, inputs.split, maps, path, state)
+            make_plan_file(settings, inputs.split, maps, plan.put, state)
         elif state.is_main_process:
-            write_atomically(path, lambda temporary: shutil.copyfile(published, temporary))
-    wait_for_file(path)
-    return Shards(path.parent / "shards", path, settings.rows_per_shard)
+            plan.put(lambda temporary: shutil.copyfile(published, temporary))
+    wait_for_file(plan.path)
+    return Shards(plan.path.parent / "shards", plan.path, settings.rows_per_shard)
 
 
-def make_plan_file(settings: AugmentSettings, split: Split, maps: SaliencyMaps, path: Path, state: PartialState) -> None:
-    """The plan, written by rank 0; what all ranks have a part in is done before."""
+def make_plan_file(settings: AugmentSettings, split: Split, maps: SaliencyMaps, put: PutPlan, state: PartialState) -> None:
+    """The plan, which rank 0 puts in place; what all ranks have a part in is done before."""
     backgrounds = None
     if settings.selection_method == "novel-background":
         backgrounds = compute_backgrounds(settings, split, maps, state.process_index, state.num_processes)
@@ -99,26 +122,28 @@ def make_plan_file(settings: AugmentSettings, split: Split, maps: SaliencyMaps, 
             f"warning: num_candidates {settings.num_candidates} is more than the {fewest} candidates that some images have: "
             "all of theirs are taken"
         )
-    write_plan(path, make_plan(settings, split, maps, backgrounds))
+    put(lambda path: write_plan(path, make_plan(settings, split, maps, backgrounds)))
 
 
 def dry_run(settings: AugmentSettings, split: Split, maker: RowMaker, state_folder: Path, state: PartialState) -> None:
     """Says what a run would make of the settings; where one has begun, what is left of it."""
-    path = state_folder / "plan.parquet"
-    if not on_rank_zero(path.exists):
-        path = state_folder / "dry_run.parquet"
-        make_plan_file(settings, split, maker.maps, path, state)
+    plan, tried = PlanFile(state_folder), state_folder / DRY_RUN
+    whole = on_rank_zero(plan.is_whole)
+    if not whole:
+        make_plan_file(settings, split, maker.maps, lambda write: write(tried), state)
     if state.is_main_process:
-        shards = Shards(state_folder / "shards", path, settings.rows_per_shard)
+        shards = Shards(state_folder / "shards", plan.path if whole else tried, settings.rows_per_shard)
         unfinished = shards.unfinished()
         maker.load_refiner(state.device)
-        say(estimate_text(shards, unfinished, try_rows(maker, shards, unfinished), maker, state.num_processes))
-        (state_folder / "dry_run.parquet").unlink(missing_ok=True)
+        trial = try_rows(maker, shards, unfinished)
+        say(estimate_text(shards, unfinished, trial, maker, state.num_processes))
+        tried.unlink(missing_ok=True)
+        check_can_be_made(shards, unfinished, trial)
 
 
 def make_unfinished(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, state: PartialState) -> None:
     """Makes this rank's share of the unfinished shards, then rank 0 waits for the others; its bar counts the rows of all."""
-    unfinished = on_rank_zero(shards.unfinished)
+    unfinished = on_rank_zero(shards.drop_unfinished)
     mine = unfinished[state.process_index :: state.num_processes]
     features = shard_features(inputs.split.class_names)
     if mine:
@@ -173,9 +198,9 @@ def finish(settings: AugmentSettings, output: Path, state: PartialState) -> None
     check_skipped(settings, output / "repo")
     if settings.push_to_hub:
         pin = on_rank_zero(lambda: publish_version(output, settings, settings.max_skipped))
-        say(f"published as {pin.name}@{settings.tag}, commit {pin.revision}")
+        say(announcement(pin, settings.tag))
     if state.is_main_process:
-        (output / "state" / "error.json").unlink(missing_ok=True)
+        forget_failure(output / "state")
 
 
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:

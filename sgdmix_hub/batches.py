@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from .data import Split
 from .latents import Latents
-from .samples import CLASS_IMAGE_STREAM, ClassImages, DomainImages, Noise, Share, draw_noise, sample_seed
+from .samples import ClassImages, DomainImages, Noise, Share, draw_noise
+from .seeds import RandomStream, seed_of
 from .training_settings import AdapterSettings
 
 
@@ -59,7 +60,7 @@ def training_batches(
     domain = DomainImages(split, rows, settings.seed, settings.resolution, settings.resize, decoded=not settings.cache_latents)
     streams = [Stream(domain, settings.seed, 1.0)]
     if prior_images:
-        own_seed = sample_seed(settings.seed, 0, CLASS_IMAGE_STREAM)
+        own_seed = seed_of(RandomStream.PRIOR, settings.seed)
         streams.append(Stream(ClassImages(prior_images, own_seed, len(split.class_names)), own_seed, settings.prior_loss_weight))
     latents = Latents(vae, device)
     if settings.cache_latents:
@@ -80,7 +81,7 @@ def _batch(
         noise = draw_noise(stream.seed, numbers, shape, num_timesteps, settings.random_flip)
         parts.append(_part(stream, images, noise, latents))
     joined = (torch.cat(part).to(latents.device) for part in zip(*parts, strict=True))
-    return Batch(*joined, seed=sample_seed(settings.seed, numbers[0]))
+    return Batch(*joined, seed=seed_of(RandomStream.DROPOUT, settings.seed, numbers[0]))
 
 
 def _part(stream: Stream, images: dict, noise: Noise, latents: Latents) -> tuple[torch.Tensor, ...]:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import yaml
 from huggingface_hub.utils import yaml_dump
 
-from .errors import UserError
+from .card_yaml import read_card_yaml
+from .errors import UserError, one_line
 
 SIZES = (
     (10**3, "n<1K"),
@@ -51,16 +51,16 @@ class Card:
 
 
 def read_card(text: str) -> Card:
-    """Raises `UserError` when the YAML at its top is none."""
+    """Raises `UserError` when the YAML at its top is none, or is not that of a card."""
     text = text.replace("\r\n", "\n")
     match = FRONT_MATTER.match(text)
     if match is None:
         return Card({}, text)
     try:
-        data = yaml.safe_load(match[1])
-    except yaml.YAMLError as error:
-        raise UserError(f"the repository's README.md has YAML that cannot be read: mend it ({' '.join(str(error).split())})") from None
-    return Card(data if isinstance(data, dict) else {}, text[match.end() :].strip("\n"))
+        data = read_card_yaml(match[1])
+    except ValueError as error:
+        raise UserError(one_line(f"the repository's README.md has YAML that cannot be read: mend it ({error})")) from None
+    return Card(data, text[match.end() :].strip("\n"))
 
 
 def section(config_name: str, text: str) -> str:
@@ -78,7 +78,7 @@ def merge_cards(theirs: str | None, ours: str, config_name: str, repo_id: str, v
     Merging the same card as the same version a second time changes nothing. Raises `UserError`.
     """
     new = published_card(ours, repo_id, version)
-    if config_name not in _mapping(new.data, "sgdmix") or _pattern(f"sgdmix:{config_name}").search(new.body) is None:
+    if config_name not in _mapping(new.data, "sgdmix") or _marked_part(f"sgdmix:{config_name}", new.body) is None:
         raise UserError(f"the run's README.md does not say what {config_name} is, or has lost its marks: run the generation again")
     old = read_card(theirs or "")
     data = _merged_data(old.data, new.data, config_name, version)
@@ -187,8 +187,8 @@ def _own_part(card: Card, config_name: str) -> tuple:
     """All that a card says of one configuration, without its history."""
     method = {name: value for name, value in _mapping(_mapping(card.data, "sgdmix"), config_name).items() if name != HISTORY}
     info = _by_configuration(_listing(card.data.get("dataset_info"))).get(config_name)
-    match = _pattern(f"sgdmix:{config_name}").search(card.body)
-    return method, info, match and match[0]
+    part = _marked_part(f"sgdmix:{config_name}", card.body)
+    return method, info, part and card.body[part]
 
 
 def _mapping(values: dict, name: str) -> dict:
@@ -209,13 +209,14 @@ def _distinct(values: list) -> list:
 
 def _merged_body(old: str, new: str, config_name: str, methods: dict) -> str:
     versions = _marked("sgdmix-versions", _versions_table(methods))
-    pattern, mark = _pattern(f"sgdmix:{config_name}"), f"sgdmix:{config_name}"
-    ours = pattern.search(new)[0]
-    body = _pattern("sgdmix-versions").sub("", old).rstrip()
+    mark = f"sgdmix:{config_name}"
+    ours = new[_marked_part(mark, new)]
+    body = _without("sgdmix-versions", old).rstrip()
+    part = _marked_part(mark, body)
     if not body.strip():
         body = new.strip()
-    elif pattern.search(body):
-        body = pattern.sub(lambda match: ours, body, count=1)
+    elif part is not None:
+        body = body[: part.start] + ours + body[part.stop :]
     else:
         if f"<!-- {mark}:" in body:
             raise UserError(f"the repository's README.md has lost one of the two marks of {config_name}: put it back or take both away")
@@ -227,8 +228,24 @@ def _marked(mark: str, text: str) -> str:
     return f"<!-- {mark}:begin -->\n\n{text.strip()}\n\n<!-- {mark}:end -->"
 
 
-def _pattern(mark: str) -> re.Pattern:
-    return re.compile(rf"^<!-- {re.escape(mark)}:begin -->$.*?^<!-- {re.escape(mark)}:end -->$", re.DOTALL | re.MULTILINE)
+def _marked_part(mark: str, text: str, start: int = 0) -> slice | None:
+    """Where the first part between two marks is, with them; looked for in one pass, however many marks there are."""
+    begin = _line(f"<!-- {mark}:begin -->").search(text, start)
+    end = begin and _line(f"<!-- {mark}:end -->").search(text, begin.end())
+    return slice(begin.start(), end.end()) if end else None
+
+
+def _line(text: str) -> re.Pattern:
+    return re.compile(f"^{re.escape(text)}$", re.MULTILINE)
+
+
+def _without(mark: str, text: str) -> str:
+    """The text without all that is between such marks."""
+    kept, start = [], 0
+    while part := _marked_part(mark, text, start):
+        kept.append(text[start : part.start])
+        start = part.stop
+    return "".join([*kept, text[start:]])
 
 
 def _versions_table(methods: dict) -> str:

@@ -12,9 +12,10 @@ from urllib.parse import quote
 from datasets import DatasetInfo, Features
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCardData
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
+from .card_text import card_text, plain_name
 from .config import AugmentSettings, effective_strength, preset_deviations
 from .errors import UserError
 from .pins import LOCAL
@@ -36,6 +37,7 @@ LABELS = {
     "prompt_class": "class that prompt and label name",
 }
 LARGEST_TABLE = 250
+MOST_REASONS = 10  # why rows were skipped; the manifest names every one
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,15 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
     """The card as Markdown. `settings` with the preset applied. Raises `UserError` on prose that would swallow what follows it."""
     prose = read_prose(settings.card) if settings.card else ""
     class_names = facts.features["label"].names
-    table = [(plain(name), count) for name, count in zip(class_names, facts.rows_by_label, strict=True)]
+    table = [(plain_name(name), count) for name, count in zip(class_names[:LARGEST_TABLE], facts.rows_by_label, strict=False)]
+    reasons = Counter(plain(record["reason"]) for record in facts.skipped).most_common()
     source, _, revision = facts.pins["dataset_name"].partition("@")
     on_hub = not revision.startswith(LOCAL)
     # the rest of the template is between the marks of the configuration
     begin, end = section(settings.config_name, "|").split("|")
-    card = DatasetCard.from_template(
+    return card_text(
         _card_data(settings, facts),
-        template_path=TEMPLATE,
+        TEMPLATE,
         title=plain(facts.title),
         begin=begin.strip(),
         end=end.strip(),
@@ -115,11 +118,13 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         versions=facts.versions,
         fingerprint=facts.fingerprint,
         num_rows=sum(facts.rows_by_label),
-        class_rows=table[:LARGEST_TABLE],
-        num_classes=len(table),
+        class_rows=table,
+        num_classes=len(class_names),
         saliency=facts.saliency,
         skipped=len(facts.skipped),
-        reasons=Counter(plain(record["reason"]) for record in facts.skipped).most_common(),
+        reasons=reasons[:MOST_REASONS],
+        more_reasons=len(reasons[MOST_REASONS:]),
+        other_rows=sum(count for _, count in reasons[MOST_REASONS:]),
         mean_distance=facts.mean_distance,
         mean_area=facts.mean_area,
         quality=[(plain(name), plain(value)) for name, value in facts.quality],
@@ -135,7 +140,6 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         label_column=_python(settings.label_column),
         few_shot=_few_shot(settings),
     )
-    return str(card)
 
 
 def _plain_evaluation(evaluation: CardEvaluation | None) -> CardEvaluation | None:
@@ -148,7 +152,7 @@ def _plain_evaluation(evaluation: CardEvaluation | None) -> CardEvaluation | Non
         masks=plain(evaluation.masks),
         warnings=[plain(warning) for warning in evaluation.warnings],
         figures=[(plain(name), plain(value)) for name, value in evaluation.figures],
-        by_class=[(plain(name), *cells) for name, *cells in evaluation.by_class[:LARGEST_TABLE]],
+        by_class=[(plain_name(name), *cells) for name, *cells in evaluation.by_class[:LARGEST_TABLE]],
     )
 
 

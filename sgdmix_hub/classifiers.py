@@ -1,67 +1,168 @@
-"""Image classifiers of transformers: loaded with a head for these classes, and what images go through before them."""
+"""Image classifiers of transformers: loaded in one way, and shown images in one way."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
 import torch
-from torchvision.transforms import v2
+from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-from .errors import UserError, first_line
+from .errors import UserError, first_line, one_line
+from .fetched import read_classifier_facts
+from .inputs import CLASSIFIER_FACTS
 from .pins import MODEL_FILES, Pin, local_folder
+from .preprocessing import (
+    Preprocessing,
+    apply,
+    measured_preprocessing,
+    recorded_preprocessing,
+    stock_processor,
+    timm_configuration,
+)
+
+BATCH = 32
+NO_CODE = {"trust_remote_code": False}  # or transformers would ask on the terminal
 
 
-def training_transform(processor, size: int, augmentation: str, resize_size: int | None = None) -> v2.Compose:
-    """Random crops and flips, with `augmentation` randaugment that too (torchvision's defaults), and the processor's normalisation.
+class Classifier:
+    """A trained classifier and what images go through before it sees them. Its weights are frozen.
 
-    Crops are of random scale, or with `resize_size` of the image stretched to resize_size x resize_size.
+    `transform`: RGB PIL image -> float32 (3, size, size), what it was trained and measured with: of a classifier from elsewhere its own
+    image processor. `preprocessing` describes it.
     """
-    if resize_size is None:
-        crop = [v2.RandomResizedCrop(size, scale=(0.6, 1.0), antialias=True)]
-    else:
-        crop = [v2.Resize((resize_size, resize_size), antialias=True), v2.RandomCrop(size)]
-    more = [v2.RandAugment()] if augmentation == "randaugment" else []
-    return v2.Compose([*crop, v2.RandomHorizontalFlip(), *more, *_to_input(processor)])
+
+    def __init__(self, pin: Pin, device: torch.device, role: str = "classifier"):
+        """`role` is what errors call it. Raises `UserError` when it cannot be read, or needs images that cannot be made."""
+        self.pin, self.device, self.role = pin, device, role
+        self.folder = local_folder(pin, MODEL_FILES)
+        self.model = load_network(self.folder, f"{role} {pin.name}").to(device).eval().requires_grad_(False)
+        recorded = self.facts.get("preprocessing")
+        if recorded is not None:
+            self.preprocessing = recorded_preprocessing(recorded, pin.name)
+            self.transform = self.preprocessing.evaluation()
+        else:
+            processor = load_processor(self.folder, f"{role} {pin.name}")
+            self.preprocessing = measured_preprocessing(processor)
+            self.transform = partial(apply, processor)
+
+    @cached_property
+    def facts(self) -> dict:
+        """What its training wrote down of it; nothing for a classifier from elsewhere. Raises `UserError`."""
+        return read_classifier_facts(Path(self.folder) / CLASSIFIER_FACTS)
+
+    @property
+    def class_names(self) -> list[str]:
+        names = self.model.config.id2label
+        return [names[label] for label in sorted(names)]
+
+    @property
+    def size(self) -> int:
+        """Side of the input that `transform` makes."""
+        return self.preprocessing.size
+
+    @cached_property
+    def whole_size(self) -> int:
+        """Side of an input that shows the whole image at the scale of `transform`; `size` where the classifier takes no other."""
+        side = self.preprocessing.resize_size
+        return side if self.refusal(side) is None else self.size
+
+    def refusal(self, side: int, images: int = 1) -> str | None:
+        """Why it takes no inputs (images, 3, side, side), None where it does."""
+        return refusal(self.model, side, images)
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        """float32 (n, classes) on the CPU, of inputs (n, 3, side, side), in batches."""
+        with torch.no_grad():
+            return torch.cat([self.model(pixel_values=batch.to(self.device)).logits.float().cpu() for batch in inputs.split(BATCH)])
+
+    def probabilities(self, images: Sequence[Image.Image | np.ndarray]) -> np.ndarray:
+        """float32 (n, classes) of RGB images of any size, PIL or uint8 (h, w, 3). The last bits depend on the size of a batch."""
+        found = [torch.empty(0, self.model.config.num_labels)]
+        for start in range(0, len(images), BATCH):
+            shown = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in images[start : start + BATCH]]
+            found.append(self.logits(torch.stack([self.transform(image) for image in shown])).softmax(-1))
+        return torch.cat(found).numpy()
+
+    def predict(self, images: Sequence[Image.Image | np.ndarray]) -> np.ndarray:
+        """Predicted labels, int64 (n,), of images as for `probabilities`."""
+        return self.probabilities(images).argmax(-1)
 
 
-def evaluation_transform(processor, size: int, resize_size: int | None = None) -> v2.Compose:
-    """The whole image at the input size, or its middle at that size, of the image stretched to resize_size x resize_size."""
-    whole = resize_size or size
-    return v2.Compose([v2.Resize((whole, whole), antialias=True), v2.CenterCrop(size), *_to_input(processor)])
-
-
-def _to_input(processor) -> list:
-    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(processor.image_mean, processor.image_std)]
-
-
-def build_model(model: Pin, class_names: list[str], from_scratch: bool):
-    """The classifier with a head for these classes, and its image processor. Raises `UserError` when it cannot be loaded."""
-    names = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
+def load_network(folder: str, called: str, class_names: list[str] | None = None, from_scratch: bool = False):
+    """The network in a folder, with a head for `class_names` where they are given. Raises `UserError`; runs no code of the folder's."""
     try:
-        folder = local_folder(model, MODEL_FILES)
-        processor = AutoImageProcessor.from_pretrained(folder)
+        names = {}
+        if class_names is not None:
+            names = {"id2label": dict(enumerate(class_names)), "label2id": {name: label for label, name in enumerate(class_names)}}
+            names["num_labels"] = len(class_names)
+        config = AutoConfig.from_pretrained(folder, **NO_CODE, **names)
+        if class_names is not None and hasattr(config, "label_names"):  # of timm, which would save the old names
+            config.label_names = class_names
+        if getattr(config, "model_args", None):  # of timm: its own trainer repeats the number of classes, which its wrapper sets too
+            config.model_args = {name: value for name, value in config.model_args.items() if name != "num_classes"}
         if from_scratch:
-            config = AutoConfig.from_pretrained(folder, num_labels=len(class_names), **names)
-            return AutoModelForImageClassification.from_config(config), processor
-        network = AutoModelForImageClassification.from_pretrained(
-            folder, num_labels=len(class_names), ignore_mismatched_sizes=True, use_safetensors=True, **names
+            return AutoModelForImageClassification.from_config(config, **NO_CODE)
+        return AutoModelForImageClassification.from_pretrained(
+            folder, config=config, ignore_mismatched_sizes=class_names is not None, use_safetensors=True, **NO_CODE
         )
-        return network, processor
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the classifier {model.name}: {first_line(error)}") from error
+    except Exception as error:  # whatever transformers, timm and safetensors raise on what anybody may have written
+        raise _cannot_load(called, error) from error
 
 
-def check_takes(network, size: int) -> None:
-    """Raises `UserError` when the classifier takes no images of size x size: a ViT takes those of its position embeddings alone."""
+def load_processor(folder: str, called: str):
+    """The image processor in a folder. Raises `UserError`; runs no code of the folder's."""
+    try:
+        return AutoImageProcessor.from_pretrained(folder, **NO_CODE)
+    except Exception as error:
+        raise _cannot_load(called, error) from error
+
+
+def _cannot_load(called: str, error: Exception) -> UserError:
+    if "trust_remote_code" in str(error):
+        return UserError(f"cannot load the {called}: it needs code of its own (auto_map), and code that was fetched is never run")
+    return UserError(one_line(f"cannot load the {called}: {first_line(error)}"))
+
+
+def build_for_training(model: Pin, class_names: list[str], image_size: int | None, resize_size: int | None, from_scratch: bool):
+    """The network with a head for these classes, and the transform that it is trained and measured with: values and channels as its own
+    image processor has them, at `image_size` (that of the processor when not given), cropped from `resize_size` where that is given.
+
+    Raises `UserError` when the classifier cannot be loaded, or cannot be trained at this size.
+    """
+    folder = local_folder(model, MODEL_FILES)
+    called = f"classifier {model.name}"
+    found = measured_preprocessing(load_processor(folder, called))
+    size = image_size or found.size
+    if resize_size is not None and resize_size < size:
+        raise UserError(f"resize_size {resize_size} is smaller than the crop of {size}: give a larger one, or another image_size")
+    preprocessing = Preprocessing(size, resize_size or size, "bilinear", found.mean, found.std, found.channels)
+    stock_processor(preprocessing)  # one that could not be saved is refused before the training
+    network = load_network(folder, called, class_names, from_scratch)
+    error = refusal(network, size)
+    if error is not None:
+        raise UserError(one_line(f"the classifier takes no images of {size} x {size}, give another --image_size: {error}"))
+    return network, preprocessing
+
+
+def refusal(network, side: int, images: int = 1) -> str | None:
+    """Why a network takes no images of side x side, None where it does: a ViT takes those of its position embeddings alone."""
+    device = next(network.parameters()).device
     try:
         with torch.inference_mode():
-            network.eval()(pixel_values=torch.zeros(1, 3, size, size))
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"the classifier takes no images of {size} x {size}, give another --image_size: {first_line(error)}") from error
+            network.eval()(pixel_values=torch.zeros(images, 3, side, side, device=device))
+    except Exception as error:  # whatever the network's own code and torch raise
+        return first_line(error)
+    return None
 
 
-def with_size(processor, size: int):
-    """The image processor at the size that was trained with."""
-    processor.size = {"shortest_edge": size} if "shortest_edge" in processor.size else {"height": size, "width": size}
-    if getattr(processor, "crop_size", None):
-        processor.crop_size = {"height": size, "width": size}
-    return processor
+def save_classifier(network, preprocessing: Preprocessing, folder: Path) -> None:
+    """Weights and image processor, as stock transformers reads them."""
+    if network.config.model_type == "timm_wrapper":
+        network.config.pretrained_cfg = getattr(network.config, "pretrained_cfg", {}) | timm_configuration(preprocessing)
+    else:
+        stock_processor(preprocessing).save_pretrained(folder)
+    network.save_pretrained(folder)

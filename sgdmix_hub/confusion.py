@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from .lettering import drawable
 
 JUDGED_ARMS = {
     "noise, base": "base, from noise",
@@ -35,7 +36,7 @@ def confusion_matrix(scores: dict, num_classes: int) -> np.ndarray:
 
 def draw_confusion(arms: dict[str, dict], class_names: list[str], path: Path) -> None:
     """One matrix for each of `JUDGED_ARMS` (arm -> title), side by side, as a PNG."""
-    names = [" ".join(name.split())[:LONGEST_NAME].replace("$", r"\$") for name in class_names]
+    names = [drawable(" ".join(name.split())[:LONGEST_NAME]).replace("$", r"\$") for name in class_names]
     side = min(4.5, 1.6 + 0.16 * len(names))
     figure = Figure(figsize=(side * len(JUDGED_ARMS) + 1.8, side + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -50,6 +51,4 @@ def draw_confusion(arms: dict[str, dict], class_names: list[str], path: Path) ->
     all_axes[0].set_ylabel("class of the prompt", fontsize=8)
     figure.supxlabel("what the judge sees, in the same order", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # such a letter of a name is drawn as a box
-        figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110)

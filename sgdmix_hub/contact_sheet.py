@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from .lettering import fitted, font_for
 from .masks import resize_mask
 from .pipeline import MaskedImage
 
@@ -83,7 +84,6 @@ def draw_panels(groups: list[Group], rows: list[list[Panel]], size: int, font_si
 
     A caption that is longer than its panel runs on over those without one, and is cut off where there are none.
     """
-    font = ImageFont.load_default(font_size)
     titles = [title for group in groups for title in group.columns]
     lines = max(title.count("\n") for title in titles) + 1
     head = GROUP_HEIGHT * any(group.title for group in groups)
@@ -94,18 +94,20 @@ def draw_panels(groups: list[Group], rows: list[list[Panel]], size: int, font_si
     for group, (left, right) in zip(groups, spans, strict=True):
         if group.title:
             draw.rectangle((left, 2, right - 1, head - 2), fill=GROUP_COLOUR)
-            draw.text(((left + right) / 2, head / 2), group.title, fill="black", font=font, anchor="mm")
+            draw.text(((left + right) / 2, head / 2), group.title, fill="black", font=font_for(True, font_size), anchor="mm")
     for left, title in zip(lefts, titles, strict=True):
         middle = (left + size / 2, (head + rows_top) / 2)
-        text = "\n".join(shortened(line, font, size + GAP) for line in title.splitlines())
+        written = [fitted(line, font_size, size + GAP) for line in title.splitlines()]
+        text, font = "\n".join(line for line, _ in written), font_for(all(line.isascii() for line in title.splitlines()), font_size)
         draw.text(middle, text, fill="black", font=font, anchor="mm", align="center", spacing=1)
     for number, row in enumerate(rows):
         top = rows_top + number * (CAPTION_HEIGHT + size + GAP)
         ends = [next((n for n in range(c + 1, len(row)) if row[n].caption), None) for c in range(len(row))]
         for panel, left, end in zip(row, lefts, ends, strict=True):
             room = (sheet.width if end is None else lefts[end]) - GAP - left
-            draw.text((left, top + CAPTION_HEIGHT / 2), shortened(panel.caption, font, room), fill=CAPTION_COLOUR, font=font, anchor="lm")
-            _draw_panel(sheet, draw, panel.pixels, (left, top + CAPTION_HEIGHT), size, font)
+            text, font = fitted(panel.caption, font_size, room)
+            draw.text((left, top + CAPTION_HEIGHT / 2), text, fill=CAPTION_COLOUR, font=font, anchor="lm")
+            _draw_panel(sheet, draw, panel.pixels, (left, top + CAPTION_HEIGHT), size, font_size)
     return sheet
 
 
@@ -119,27 +121,21 @@ def _places(groups: list[Group], size: int) -> tuple[list[int], list[tuple[int, 
     return lefts, spans
 
 
-def _draw_panel(sheet: Image.Image, draw: ImageDraw.ImageDraw, pixels: np.ndarray | str, place: tuple[int, int], size: int, font) -> None:
+def _draw_panel(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, pixels: np.ndarray | str, place: tuple[int, int], size: int, font_size: int
+) -> None:
     if isinstance(pixels, str):
         left, top = place
         draw.rectangle((left, top, left + size - 1, top + size - 1), fill=BLANK_COLOUR)
         middle = (left + size / 2, top + size / 2)
-        draw.text(middle, shortened(pixels, font, size), fill=CAPTION_COLOUR, font=font, anchor="mm")
+        text, font = fitted(pixels, font_size, size)
+        draw.text(middle, text, fill=CAPTION_COLOUR, font=font, anchor="mm")
     else:
         sheet.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS), place)
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    """The text, or as much of its beginning as fits into `room` pixels with an ellipsis."""
-    if font.getlength(text) <= room:
-        return text
-    kept = next((length for length in range(len(text) - 1, 0, -1) if font.getlength(text[:length].rstrip() + "…") <= room), 0)
-    return text[:kept].rstrip() + "…"
-
-
 def stacked(parts: list[Image.Image | list[str]], font_size: int) -> Image.Image:
     """Pictures and lines of text, one below the other, as one RGB picture."""
-    font = ImageFont.load_default(font_size)
     line_height = round(font_size * 1.5)
     heights = [part.height if isinstance(part, Image.Image) else len(part) * line_height + GAP for part in parts]
     page = Image.new("RGB", (max(part.width for part in parts if isinstance(part, Image.Image)), sum(heights)), "white")
@@ -150,7 +146,8 @@ def stacked(parts: list[Image.Image | list[str]], font_size: int) -> Image.Image
         else:
             for number, line in enumerate(part):
                 middle = top + GAP + (number + 0.5) * line_height
-                draw.text((GAP, middle), shortened(line, font, page.width - 2 * GAP), fill="black", font=font, anchor="lm")
+                text, font = fitted(line, font_size, page.width - 2 * GAP)
+                draw.text((GAP, middle), text, fill="black", font=font, anchor="lm")
         top += height
     return page
 

@@ -19,6 +19,7 @@ from .errors import UnusableImage, UserError, shown
 from .images import MISSING, decode_image, file_of, to_rgb
 from .loading import DROPPED_LABELS, load_rows
 from .pins import Pin, same_content
+from .seeds import RandomStream, generator
 
 NO_LABEL = -1
 
@@ -206,11 +207,12 @@ def _check_names(names: list[str], column: str) -> None:
 def square(image: Image.Image, size: int, resize: str, resample=Image.Resampling.BICUBIC) -> Image.Image:
     """The image at size x size. `stretch` keeps everything in sight, `center-crop` keeps the aspect ratio.
 
-    Images and masks of one row go through the same geometry.
+    Images and masks of one row go through the same geometry. Raises `KeyError` on another `resize`.
     """
-    if resize == "center-crop":
-        return ImageOps.fit(image, (size, size), method=resample)
-    return image.resize((size, size), resample)
+    return SQUARES[resize](image, (size, size), resample)
+
+
+SQUARES = {"stretch": Image.Image.resize, "center-crop": ImageOps.fit}
 
 
 def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, int]:
@@ -245,7 +247,7 @@ def subset_indices(
             wanted = min(wanted, max(1, int(len(labelled) / num_classes * share)))
         if examples_per_class is not None:
             wanted = min(wanted, examples_per_class)
-        kept.append(np.random.default_rng([seed, label]).permutation(rows)[:wanted])
+        kept.append(generator(RandomStream.SUBSET, seed, label).permutation(rows)[:wanted])
     return np.sort(np.concatenate(kept))
 
 

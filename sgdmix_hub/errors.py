@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 OPENCV_NO_MEMORY = -4  # the code of cv2.error when an allocation fails
 LONGEST_LINE = 300  # characters of a line that is printed or stored
 LONGEST_VALUE = 80  # characters of a value that such a line quotes
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
 class UserError(Exception):
     """A mistake the user can mend: its message is one line that says what to do. The run ends with exit code 2."""
+
+    def __init__(self, message: str):
+        """The message is kept as `one_line` has it: it may quote what others wrote."""
+        super().__init__(one_line(message))
 
 
 class TooManySkipped(Exception):
@@ -59,12 +65,17 @@ def first_line(error: BaseException) -> str:
 
 
 def shown(value: object, longest: int = LONGEST_VALUE) -> str:
-    """A value as a message quotes it: control characters and lone surrogates escaped, the middle left out beyond `longest` characters."""
+    """A value as a message quotes it: control characters and lone surrogates escaped, tokens of the Hub left out, and the middle beyond
+    `longest` characters."""
     text = str(value)
+    text = TOKEN.sub("hf_...", text)
+    if len(text) > 2 * longest:  # of which no more is shown
+        text = text[:longest] + text[-longest:]
+    text = "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
     if len(text) > longest:
         half = (longest - 3) // 2
         text = f"{text[:half]}...{text[-half:]}"
-    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
+    return text
 
 
 def one_line(message: str) -> str:

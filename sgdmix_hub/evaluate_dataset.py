@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .cam import CamSaliency
+from .classifiers import BATCH
 from .config import AugmentSettings, apply_preset
 from .contact_sheet import Panel, in_few_colours, mask_panel
-from .data import Split, load_evaluation_split, load_split, split_of, square, subset_record
+from .data import Split, load_evaluation_split, load_split, split_of, subset_record
 from .errors import UserError
 from .evaluated_repository import FILE, Version, build_evaluated
 from .evaluation import class_facts, evaluate, evaluation_text
@@ -29,7 +29,7 @@ from .judging import Judge
 from .parsing import parse_settings
 from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, same_content
 from .presets import CAM_METHODS
-from .processes import launch, lock_folder, say, start_processes, stop_if_requested
+from .processes import forget_failure, launch, lock_folder, say, start_processes, stop_if_requested
 from .published import PublishedRows, fetch_version, open_version
 from .repository import EVALUATION
 from .row_scores import Origins, Scores, row_scores, rows_to_keep
@@ -84,7 +84,7 @@ def main(settings: EvaluationSettings) -> None:
             say(f"evaluation: {output} is complete, nothing to do")
         else:
             evaluate_version(settings, asked, rows, Version(folder, rows.manifest, recipe), masked, classifier, state.device)
-        (output / "state" / "error.json").unlink(missing_ok=True)
+        forget_failure(output / "state")
 
 
 def is_complete(output: Path, asked: dict) -> bool:
@@ -116,7 +116,7 @@ def evaluate_version(
     judge = Judge(resolve(settings.judge), split.class_names, device)
     maps = compute_maps(masked, split, classifier, 0, 1, device)
     maker = RowMaker(masked, Inputs(split, None, None, None, classifier), maps)
-    trust = trust_test(CamSaliency(judge.folder, "grad-cam", device, input_size=judge.size), split, recipe.resize)
+    trust = trust_test(judge, judge.whole_size, split, recipe.resize)
     warnings = doubts(judge, trust, subset)
     for warning in warnings:
         say(f"warning: {warning}")
@@ -240,19 +240,23 @@ def all_views(rows: PublishedRows, split: Split, judge: Judge, maker: RowMaker, 
 
 
 def judge_on_real(settings: EvaluationSettings, recipe: AugmentSettings, split: Split, judge: Judge) -> tuple[dict | None, dict]:
-    """How often the judge is right on the real images of the evaluation split, at the generation's size: overall, and by label
-    (right, images). Nothing without such a split."""
+    """How often the judge is right on the real images of the evaluation split, as they are stored: overall, and by label (right, images).
+    Nothing without such a split."""
     if settings.eval_split is None:
         return None, {}
     real = load_evaluation_split(recipe, settings.eval_split, like=split)
-    judged: dict[int, tuple[int, int]] = {}
-    for row in tqdm(real.decodable(), desc="judge on real images", unit="image"):
-        pixels = np.asarray(square(real.image(row), recipe.resolution, recipe.resize))
-        label = int(real.labels[row])
-        right, images = judged.get(label, (0, 0))
-        judged[label] = (right + int(judge.predict(pixels[None])[0] == label), images + 1)
-    if not judged:
+    rows = real.decodable()
+    if not len(rows):
         raise UserError(f"split {settings.eval_split!r} of {split.pin.name} has no image that can be decoded: give another --eval_split")
+    judged: dict[int, tuple[int, int]] = {}
+    with tqdm(total=len(rows), desc="judge on real images", unit="image") as bar:
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            for label, predicted in zip(real.labels[batch].tolist(), judge.predict([real.image(row) for row in batch]), strict=True):
+                right, images = judged.get(label, (0, 0))
+                judged[label] = (right + int(predicted == label), images + 1)
+            bar.update(len(batch))
+            stop_if_requested()
     right, images = map(sum, zip(*judged.values(), strict=True))
     return {"split": settings.eval_split, "accuracy": right / images, "images": images}, judged
 

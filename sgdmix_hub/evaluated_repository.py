@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from .cards import CardEvaluation, assets_folder, data_folder, dataset_card
 from .config import AugmentSettings
-from .files import write_json
-from .parsing import PUBLISHED_BESIDE
+from .fetched_config import PUBLISHED_BESIDE
+from .files import sync, write_json
 from .repository import EVALUATION, card_facts, file_facts, manifest_path
 from .row_scores import Scores, scored_features
 from .row_statistics import count_rows, draw_statistics
@@ -78,6 +78,7 @@ def build_evaluated(
         settings = replace(settings, card=str(output / "state" / "card.md"))
     card = dataset_card(settings, card_facts(manifest, scored_features(class_names), statistics, card_evaluation(facts)))
     (building / "README.md").write_text(card, encoding="utf-8")
+    sync(building)
     building.rename(output / "repo")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy.stats import binomtest
 
 from .confusion import LONGEST_NAME
 from .contact_sheet import Group, Panel, draw_panels
+from .lettering import drawable
 
 MOST_CLASSES = 40  # those whose label is kept least
 MOST_POINTS = 3000  # above that a scatter is a blot
@@ -90,11 +90,9 @@ def draw_ends(best: list[list[Panel]], worst: list[list[Panel]]) -> Image.Image:
 
 def drawn(name: str) -> str:
     """A class name as matplotlib shows it: one line, no mathematics."""
-    return " ".join(name.split())[:LONGEST_NAME].replace("$", r"\$")
+    return drawable(" ".join(name.split())[:LONGEST_NAME]).replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # such a letter of a name is drawn as a box
-        figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110)

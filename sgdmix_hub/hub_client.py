@@ -18,11 +18,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import _http, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, validate_repo_id
 
-from .errors import UserError, first_line
+from .errors import UserError, first_line, one_line, shown
 
 TIMEOUT_SECONDS = 120.0
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before a call is made again
 LONGEST_WAIT = 300.0  # that the Hub may ask for
+LONGEST_REASON = 1000  # characters of what is said of a failure: some of it the Hub's own words
 AGAIN = "run the same command again, it goes on where it stopped"
 ADVICE = {
     401: "the Hub does not know the token: log in again with `hf auth login`, or set HF_TOKEN to a valid token",
@@ -35,15 +36,26 @@ ADVICE = {
 Value = TypeVar("Value")
 
 
-def patiently(call: Callable[[], Value]) -> Value:
-    """What `call` gives. Where the Hub is busy or out of reach it is called again, so nothing may go wrong when it happens twice."""
+def patiently(call: Callable[[], Value], passes: Callable[[BaseException], bool] | None = None) -> Value:
+    """What `call` gives. Where the Hub is busy or out of reach (or what else `passes`) it is called again, so nothing may go wrong when it
+    happens twice."""
+    passes = passes or is_passing
     for wait in attempts():
         try:
             return call()
         except Exception as error:
-            if wait is None or not is_passing(error):
+            if wait is None or not passes(error):
                 raise
             time.sleep(seconds_to_wait(error, wait))
+
+
+def fetch(call: Callable[[], Value], what: str) -> Value:
+    """What a call gives that fetches from the Hub; a busy Hub is waited for, one that does not answer is not: where there is no network,
+    every try would take its minute. Raises `UserError`."""
+    try:
+        return patiently(call, is_busy)
+    except Exception as error:  # the client's own errors, and those of whatever HTTP library is below it
+        raise UserError(f"cannot fetch {shown(what)}: {cause_of(error)}") from error
 
 
 def attempts() -> tuple[float | None, ...]:
@@ -62,11 +74,32 @@ def is_passing(error: BaseException) -> bool:
     return status is None or status in (408, 429) or status >= 500
 
 
+def is_busy(error: BaseException) -> bool:
+    """Whether the Hub itself, or what stands before it, asks to be called later."""
+    status = status_of(error)
+    return isinstance(error, JSONDecodeError) or status in (408, 429) or (status is not None and status >= 500)
+
+
+def cause_of(error: BaseException) -> str:
+    """One line that says why a call failed: what stands behind the client's own words where these say less."""
+    if isinstance(error, JSONDecodeError):
+        return "the Hub's answer is not one of the Hub"
+    found = hub_error(error)
+    if found is None:
+        return one_line(first_line(error))
+    if isinstance(found, OfflineModeIsEnabled):
+        return "the Hub's client is in offline mode (HF_HUB_OFFLINE)"
+    if is_busy(found):
+        return f"the Hub is busy (status {status_of(found)})"
+    lines = [line for line in str(found).splitlines() if line.strip() and "Request ID" not in line]
+    return one_line(lines[0] if lines else first_line(found))
+
+
 def seconds_to_wait(error: BaseException, otherwise: float) -> float:
     """How long the Hub asks to be left alone; `otherwise` where it does not say."""
     error = hub_error(error)
     asked = error.response.headers.get("Retry-After", "") if status_of(error) is not None else ""
-    return min(float(asked), LONGEST_WAIT) if asked.isdigit() else otherwise
+    return min(float(asked), LONGEST_WAIT) if re.fullmatch("[0-9]{1,9}", asked) else otherwise
 
 
 def status_of(error: BaseException) -> int | None:
@@ -94,7 +127,7 @@ def hub_client(repo_id: str, token: str | None, timeout: float) -> Iterator[HfAp
         reason = str(error) if isinstance(error, UserError) else explain(error, repo_id)
         if reason is None:
             raise
-        raise UserError(reason.replace(token, "(token)")) from None
+        raise UserError(shown(reason.replace(token, "(token)"), LONGEST_REASON)) from None
 
 
 def check_name(repo_id: str) -> None:
@@ -104,7 +137,7 @@ def check_name(repo_id: str) -> None:
     except HFValidationError:
         namespace = name = ""
     if not (namespace and name):
-        raise UserError(f"{repo_id} is not a repository name: give it as org/name")
+        raise UserError(f"{shown(repo_id)} is not a repository name: give it as org/name")
 
 
 def usable_token(token: str | None) -> str:

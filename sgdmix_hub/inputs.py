@@ -13,11 +13,13 @@ from datasets import Image as ImageFeature
 
 from . import __version__
 from .adapters import Adapter, check_base, read_adapter
+from .bases import check_supported
 from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, fingerprint, published_settings
 from .data import Split, check_same_subset, load_split, subset_record
 from .errors import UserError
-from .files import read_json, write_json
+from .fetched import read_classifier_facts
 from .pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve
+from .plan_file import begun_run, has_begun, note_run
 from .presets import CAM_METHODS
 from .processes import on_rank_zero, say
 
@@ -74,6 +76,7 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
             adapter_pin = pin("adapter", settings.adapter)
             adapter = read_adapter(adapter_pin)
         base = pin("pretrained_model_name_or_path", settings.pretrained_model_name_or_path or adapter.facts["base"])
+        on_rank_zero(lambda: check_supported(base))
     if settings.saliency_method in CAM_METHODS:
         classifier = pin("classifier", settings.classifier)
     inputs = Inputs(split, adapter_pin, adapter, base, classifier)
@@ -83,10 +86,10 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
 
 def _earlier_pin(state_folder: Path, setting: str, asked: str) -> Pin | None:
     """The Hub pin a run that goes on began with: a branch may have moved since. None for a new run, another name, or a local folder."""
-    if not (state_folder / "plan.parquet").exists():
+    if not has_begun(state_folder):
         return None
-    run = read_json(state_folder / "run.json")
-    name, _, revision = run["settings"].get(setting, "").partition("@")
+    run = begun_run(state_folder)
+    name, _, revision = run["settings"].get(setting, "").rpartition("@")
     if run["requested"].get(setting) != asked or revision.startswith(LOCAL):
         return None
     return Pin(name, revision)
@@ -102,9 +105,9 @@ def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:
         if not settings.allow_other_subset:
             check_same_subset(subset, facts["subset"], "adapter")
     if inputs.classifier is not None:
-        facts_file = Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS
-        if facts_file.is_file() and not settings.allow_other_subset:
-            check_same_subset(subset, read_json(facts_file)["subset"], "classifier")
+        facts = read_classifier_facts(Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS)
+        if "subset" in facts and not settings.allow_other_subset:
+            check_same_subset(subset, facts["subset"], "classifier")
 
 
 def environment(settings: AugmentSettings) -> dict[str, str]:
@@ -126,11 +129,10 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
         "environment": environment(settings),
         "requested": {name: getattr(settings, name) for name in PINNED_INPUTS},
     }
-    path = state_folder / "run.json"
-    if not (state_folder / "plan.parquet").exists():  # nothing that depends on the settings was made yet
-        write_json(path, current)
+    if not has_begun(state_folder):
+        note_run(state_folder, current)
         return
-    before = read_json(path)
+    before = begun_run(state_folder)
     if before["fingerprint"] != current["fingerprint"]:
         changes = [
             f"{name} {before['settings'].get(name)} -> {current['settings'].get(name)}"

@@ -16,74 +16,43 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from diffusers import StableDiffusionPipeline
-from PIL import Image
 from scipy.stats import binomtest
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from .adapters import FACTS_FILE, load_into, read_adapter
-from .cam import processor_size
-from .classifiers import evaluation_transform
+from .classifiers import Classifier
 from .config import AugmentSettings, apply_preset
 from .confusion import CONFUSION_PICTURE, draw_confusion
 from .data import Split
 from .errors import UnusableImage, UnusableRow, UserError
 from .files import read_json, write_json
-from .inputs import CLASSIFIER_FACTS, Inputs
-from .pins import MODEL_FILES, Pin, local_folder, resolve
+from .inputs import Inputs
+from .pins import Pin, resolve
 from .processes import on_rank_zero, say
 from .prompts import bare_prompt
 from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
 from .rows import RowMaker
 from .saliency_store import compute_maps
-from .samples import sample_seed
 from .sampling import draw_images, drawing_options
+from .seeds import RandomStream, generator, seed_of
 from .shards import PlanRow, make_plan
 from .training_settings import AdapterSettings
 
-JUDGED_STREAM = 3
-JUDGE_BATCH = 32
 
-
-class Judge:
+class Judge(Classifier):
     """A classifier that says what images show."""
 
     def __init__(self, pin: Pin, class_names: list[str], device: torch.device):
         """Raises `UserError` when the classifier cannot be read, or has other classes."""
-        self.pin, self.device = pin, device
-        self.folder = local_folder(pin, MODEL_FILES)
-        try:
-            self.model = AutoModelForImageClassification.from_pretrained(self.folder, use_safetensors=True).to(device).eval()
-            processor = AutoImageProcessor.from_pretrained(self.folder)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot load the judge {pin.name}: {error}") from error
-        names = self.model.config.id2label
-        if [names[label] for label in sorted(names)] != class_names:
+        super().__init__(pin, device, role="judge")
+        if self.class_names != class_names:
             raise UserError(f"the judge {pin.name} has other classes than the dataset: give a classifier that was trained on them")
-        self.size = processor_size(processor)
-        self.transform = evaluation_transform(processor, self.size)
-
-    @property
-    def facts(self) -> dict:
-        """What its training wrote down of it; nothing for a classifier from elsewhere."""
-        path = Path(self.folder) / CLASSIFIER_FACTS
-        return read_json(path) if path.is_file() else {}
 
     @property
     def accuracy(self) -> float | None:
         """On real images, as its training measured it; None where it did not."""
         return self.facts.get("metrics", {}).get("accuracy")
 
-    @torch.no_grad()
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Predicted labels, int64 (n,), of images uint8 (n, h, w, 3)."""
-        predicted = [np.empty(0, np.int64)]
-        for start in range(0, len(images), JUDGE_BATCH):
-            inputs = torch.stack([self.transform(Image.fromarray(image)) for image in images[start : start + JUDGE_BATCH]])
-            predicted.append(self.model(pixel_values=inputs.to(self.device)).logits.argmax(-1).cpu().numpy())
-        return np.concatenate(predicted)
-
-    @torch.no_grad()
-    def look(self, pixel_values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def look(self, inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Class probabilities, float32 (n, classes), and the features that the last linear layer gets, float32 (n, d), of inputs
         (n, 3, size, size), in batches. Raises `UserError` for a classifier without such a layer."""
         heads = [module for module in self.model.modules() if isinstance(module, torch.nn.Linear)]
@@ -92,11 +61,10 @@ class Judge:
         seen: list[torch.Tensor] = []
         handle = heads[-1].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].flatten(1)))
         try:
-            batches = pixel_values.split(JUDGE_BATCH)
-            probabilities = [self.model(pixel_values=batch.to(self.device)).logits.float().softmax(-1) for batch in batches]
+            probabilities = self.logits(inputs).softmax(-1)
         finally:
             handle.remove()
-        return torch.cat(probabilities).cpu().numpy(), torch.cat(seen).float().cpu().numpy()
+        return probabilities.numpy(), torch.cat(seen).float().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -121,7 +89,7 @@ def mixed_sources(settings: AdapterSettings, split: Split, folder: Path, per_cla
     maker = RowMaker(generation, Inputs(split, None, None, None, None), maps)
     plan = [row for row in make_plan(generation, split, maps) if row.skip is None]
     by_class: dict[int, list[PlanRow]] = {}
-    for position in np.random.default_rng([settings.seed, JUDGED_STREAM]).permutation(len(plan)):
+    for position in generator(RandomStream.JUDGED, settings.seed).permutation(len(plan)):
         by_class.setdefault(int(split.labels[plan[position].source_index]), []).append(plan[position])
     rows = [row for label in sorted(by_class) for row in by_class[label][:per_class]]
     images, kept = [], []
@@ -183,7 +151,7 @@ def judge_adapter(settings: AdapterSettings, split: Split, base: Pin, judge_pin:
 def _judged(settings: AdapterSettings, pipeline, prompts: list[str], sources: Sources, judge: Judge, name: str, show: bool) -> dict:
     """What the judge sees in this pipeline's images, from noise and from mixed images."""
     options = drawing_options(settings)
-    seeds = [sample_seed(seed, 0, JUDGED_STREAM) for seed in sources.seeds]
+    seeds = [seed_of(RandomStream.JUDGED_NOISE, seed) for seed in sources.seeds]
     drawn = draw_images(pipeline, prompts, seeds, desc=f"{name} from noise" if show else None, **options)
     refined = draw_images(
         pipeline,

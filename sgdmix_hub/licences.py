@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 
+from .errors import one_line
 from .pins import Pin
 
 SECONDS_TO_WAIT = 20.0
@@ -21,4 +22,5 @@ def stated_license(pin: Pin, repo_type: str = "model") -> str | None:
             stated = HfApi().repo_info(pin.name, revision=pin.revision, repo_type=repo_type, timeout=SECONDS_TO_WAIT).card_data.license
     except Exception:  # no card, a card without YAML, or any of the client's errors
         return None
-    return ", ".join(map(str, stated)) if isinstance(stated, list) else stated
+    text = ", ".join(map(str, stated)) if isinstance(stated, list) else stated
+    return one_line(text) if isinstance(text, str) and text.strip() else None

@@ -18,9 +18,10 @@ from datasets import Dataset
 from .config import AugmentSettings
 from .data import split_of
 from .encoding import encode_image
+from .errors import UserError
 from .flow import in_plan_order, refined_rows
 from .images import ANYWHERE
-from .inputs import Inputs
+from .inputs import Inputs, environment
 from .pins import Pin
 from .pipeline import SGDMixPipeline
 from .row_store import RowValues
@@ -36,11 +37,16 @@ class MappedSplit:
     def __init__(
         self, pipeline: SGDMixPipeline, dataset: Dataset, *, image_column: str = "image", label_column: str = "label", seed: int = 0
     ):
-        """Raises `UserError` when the columns are missing or hold something else."""
+        """Raises `UserError` when the columns are missing or hold something else, or when the pipeline's models have other classes, and
+        `ValueError` for a pipeline with models that `from_pretrained` did not load."""
+        if pipeline.pins is None and (pipeline.refiner, pipeline.cam) != (None, None):
+            raise ValueError("which models this pipeline holds is not known: load it with SGDMixPipeline.from_pretrained")
         pin = Pin("dataset", dataset._fingerprint)
         self.split = split_of(dataset, pin, image_column, label_column, files_in=ANYWHERE)
         method = dataclasses.asdict(pipeline.settings)
-        self.settings = AugmentSettings(dataset_name=pin.name, output_dir="", image_column=image_column, seed=seed, **method)
+        columns = {"image_column": image_column, "label_column": label_column}
+        self.settings = AugmentSettings(dataset_name=pin.name, output_dir="unused", seed=seed, **columns, **method)
+        self._check_classes(pipeline)
         maps, unusable = block_maps(self.settings, self.split, self.split.subset, pipeline.cam)
         maps = RowValues(self.split.subset, maps, {int(row): reason for row, reason in unusable.items()})
         adapter = pipeline.refiner.adapter if pipeline.refiner else None
@@ -48,10 +54,20 @@ class MappedSplit:
         self.plan = list(make_plan(self.settings, self.split, maps))
         self._sources = np.array([row.source_index for row in self.plan])
 
+    def _check_classes(self, pipeline: SGDMixPipeline) -> None:
+        """Raises `UserError`: a class's number would mean another class to the pipeline."""
+        looked_for = None if pipeline.cam is None else [name for _, name in sorted(pipeline.cam.model.config.id2label.items())]
+        for what, known in (("prompts", pipeline.class_names), ("classifier", looked_for)):
+            if known not in (None, self.split.class_names):
+                count, column = len(self.split.class_names), self.settings.label_column
+                raise UserError(f"the pipeline's {what} know {len(known)} other classes than the {count} of the dataset's column {column}")
+
     @property
     def options(self) -> dict:
-        """What `Dataset.map` has to be told besides the function; the fingerprint saves it from hashing a diffusion model."""
-        facts = [self.split.pin.revision, self.settings, self.split.class_names]
+        """What `Dataset.map` has to be told besides the function. The fingerprint covers what the rows depend on, without hashing a
+        diffusion model: the split, the settings, the content of every model, this machine and the libraries' versions."""
+        pins = sorted((self.maker.pipeline.pins or {}).items())
+        facts = [self.split.pin.revision, self.settings, self.split.class_names, pins, sorted(environment(self.settings).items())]
         return {
             "batched": True,
             "batch_size": self.settings.batch_size,

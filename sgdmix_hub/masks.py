@@ -88,6 +88,9 @@ def grabcut_mask(image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray
     return mask if mask.any() and not mask.all() else coarse
 
 
+REFINEMENTS = {"none": lambda image, saliency_map, coarse: coarse, "grabcut": grabcut_mask}
+
+
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """A square bool mask at size x size: what is covered by more than half."""
     interpolation = cv2.INTER_AREA if size < mask.shape[0] else cv2.INTER_LINEAR
@@ -138,6 +141,4 @@ def foreground_mask(image: np.ndarray, saliency_map: np.ndarray, settings: Augme
     if share is not None:
         return clean_up(share > CUT, settings)
     mask = threshold_mask(saliency_map, image.shape[0], settings.threshold_method, settings.threshold_quantile)
-    if settings.mask_refinement == "grabcut":
-        mask = grabcut_mask(image, saliency_map, mask)
-    return clean_up(mask, settings)
+    return clean_up(REFINEMENTS[settings.mask_refinement](image, saliency_map, mask), settings)

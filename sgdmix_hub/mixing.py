@@ -9,19 +9,23 @@ from .masks import widen
 
 INPAINT_MARGIN = 0.05  # share of the image size by which the target's foreground is widened before it is inpainted
 INPAINT_RADIUS = 3  # pixels that a filled pixel looks around itself
+KEPT = {
+    "union": lambda source_mask, target_mask: source_mask | target_mask,
+    "source": lambda source_mask, target_mask: source_mask,
+    "inpaint": lambda source_mask, target_mask: source_mask,
+    "none": lambda source_mask, target_mask: np.ones_like(source_mask),
+}
 
 
 def kept_mask(source_mask: np.ndarray, target_mask: np.ndarray, method: str) -> np.ndarray:
-    """Which pixels of the mixture come from the source, bool.
+    """Which pixels of the mixture come from the source, bool. Raises `KeyError` on another method than these:
 
     - `union` (Eq. 9): wherever either image has foreground, so that only the target's background is shown;
     - `source`: the source's foreground alone, over the whole target;
     - `inpaint`: the source's foreground alone, over the target whose own foreground was inpainted;
     - `none`: everything.
     """
-    if method == "none":
-        return np.ones_like(source_mask)
-    return source_mask | target_mask if method == "union" else source_mask
+    return KEPT[method](source_mask, target_mask)
 
 
 def compose(foreground: np.ndarray, background: np.ndarray, mask: np.ndarray, feather: float = 0.0) -> np.ndarray:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from .adapters import FACTS_FILE as ADAPTER_FACTS
 from .card_merge import UNPUBLISHED_NAME, plain
+from .card_text import LONGEST_NAME, card_text, plain_name
 from .cards import LARGEST_TABLE
 from .confusion import JUDGED_ARMS
 from .files import read_json, write_atomically
@@ -66,9 +67,9 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         metaclass=plain(facts["metaclass"]),
         metaclass_code=_code(facts["metaclass"]),
         prompt_template=_code(facts["prompt_template"]),
-        classes=_class_rows(facts)[:LARGEST_TABLE],
+        classes=_class_rows(facts),
         example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),  # a string of Python's too
-        example_class=" ".join(names[0].split()),
+        example_class=" ".join(names[0].split())[:LONGEST_NAME],
         dataset=facts["subset"]["dataset"].partition("@")[0],
         fidelity=fidelity,
         judged_arms=list(JUDGED_ARMS.values()) if fidelity else [],
@@ -98,7 +99,7 @@ def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
                 task_type="image-classification",
                 dataset_type=measured_on[0],
                 dataset_name=measured_on[0],
-                dataset_split=settings.eval_split,
+                dataset_split=facts["settings"]["eval_split"],
                 metric_type="accuracy",
                 metric_value=metrics["accuracy"],
             )
@@ -124,7 +125,7 @@ def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
         eval_split=plain(facts["settings"]["eval_split"]),
         eval_dataset=plain(facts["eval_dataset"]) if facts["eval_dataset"] else None,
         group_column=plain(facts["settings"]["group_column"]),
-        groups=[[plain(label), plain(attribute), images, share] for label, attribute, images, share in groups[:LARGEST_TABLE]],
+        groups=[[plain_name(label), plain_name(attribute), images, share] for label, attribute, images, share in groups[:LARGEST_TABLE]],
         num_groups=len(groups),
     )
 
@@ -136,9 +137,9 @@ def _write_card(folder: Path, data: ModelCardData, template: str, settings: Trai
     values = ", ".join(f"{name} = {value}" for name, value in kept.items())
     subset = facts["subset"]
     limits = [f"{subset[name]} {name}" for name in ("examples_per_class", "imbalance_factor") if subset[name] is not None]
-    card = ModelCard.from_template(
+    card = card_text(
         data,
-        template_path=TEMPLATES / template,
+        TEMPLATES / template,
         repo_id=settings.hub_model_id or UNPUBLISHED_NAME,
         on_hub=settings.hub_model_id is not None,
         num_classes=len(facts["class_names"]),
@@ -152,13 +153,14 @@ def _write_card(folder: Path, data: ModelCardData, template: str, settings: Trai
         **fields,
     )
     readme = folder / "README.md"
-    if not readme.exists() or readme.read_text(encoding="utf-8") != str(card):
-        write_atomically(readme, lambda path: path.write_text(str(card), encoding="utf-8"))
+    if not readme.exists() or readme.read_text(encoding="utf-8") != card:
+        write_atomically(readme, lambda path: path.write_text(card, encoding="utf-8"))
 
 
 def _class_rows(facts: dict) -> list[list[str]]:
-    """A row for every class: its name, its token and, where they were judged, what share of its images shows it, arm by arm."""
-    rows = [[plain(name), f"`{token}`"] for name, token in zip(facts["class_names"], facts["tokens"], strict=True)]
+    """A row for each class that the card lists: name, token and, where they were judged, what share of its images shows it, arm by arm."""
+    classes = list(zip(facts["class_names"], facts["tokens"], strict=True))[:LARGEST_TABLE]
+    rows = [[plain_name(name), f"`{token}`"] for name, token in classes]
     if "fidelity" in facts:
         for arm in JUDGED_ARMS:
             shares = {label: f"{right / images:.2f}" for label, right, images in facts["fidelity"]["arms"][arm]["by_class"]}
@@ -190,4 +192,4 @@ def _share(scores: dict) -> str:
 def _confused(scores: dict, names: list[str]) -> list[str]:
     """The pairs of classes that are confused most, in words."""
     most = sorted(scores["confused"], key=lambda pair: -pair[2])[:MOST_CONFUSED]
-    return [f"{plain(names[label])} shown as {plain(names[predicted])}: {times} times" for label, predicted, times in most]
+    return [f"{plain_name(names[label])} shown as {plain_name(names[predicted])}: {times} times" for label, predicted, times in most]

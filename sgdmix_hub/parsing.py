@@ -3,84 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import re
 import sys
-from pathlib import Path, PurePosixPath
-from typing import TypeVar, get_type_hints
-from urllib.parse import unquote
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
 
-import yaml
 from transformers import HfArgumentParser
 
-from .config import DataSettings
-from .errors import UserError, first_line
-from .program_settings import PublishSettings
+from .errors import UserError, shown
+from .fetched_config import check_fetched, fetch_config, is_fetched
+from .fields import Checked, hints_of
+from .yaml_files import read_yaml
 
-Settings = TypeVar("Settings", bound="DataSettings | PublishSettings")
-PUBLISHED_BESIDE = ("plan.parquet", "manifest.json")
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's last-one-wins on repeated keys would hide a mistake."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise UserError(f"{repeated[0]} stands twice in the YAML file: keep one")
-        return super().construct_mapping(node, deep=deep)
-
-
-def read_yaml(path: str | Path) -> dict:
-    """A YAML file as a flat dictionary. Raises `UserError` when it is missing, malformed, nested, or holds a null."""
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected lines of `name: value`")
-    for name, value in values.items():
-        if value is None:
-            raise UserError(f"{path}: {name} has no value: give one or leave the line out")
-        scalars = value if isinstance(value, list) and value else [value]
-        if not all(isinstance(scalar, (str, int, float, bool)) for scalar in scalars):
-            raise UserError(f"{path}: {name} must be one value or a list of values, not a {type(value).__name__}")
-    return values
-
-
-def fetch_config(location: str) -> str:
-    """The local path of a configuration: a file, or `hf://datasets/org/name@revision/path/in/repository`. Of a published generation's the
-    plan and the manifest, which lie beside it, come too. Raises `UserError`."""
-    if not location.startswith("hf://"):
-        return location
-    from huggingface_hub import snapshot_download
-
-    match = re.fullmatch(r"hf://(datasets/)?([^/@]+/[^/@]+)(?:@(refs/pr/\d+|[^/]+))?/(.+)", location)
-    if match is None:
-        raise UserError(f"{location}: give it as hf://datasets/org/name@revision/path/of/file.yaml")
-    is_dataset, repo_id, revision, path = match.groups()
-    beside = [(PurePosixPath(path).parent / name).as_posix() for name in PUBLISHED_BESIDE]
-    try:
-        folder = snapshot_download(
-            repo_id,
-            repo_type="dataset" if is_dataset else "model",
-            revision=revision and unquote(revision),
-            allow_patterns=[glob.escape(name) for name in (path, *beside)],
-        )
-    except Exception as error:  # the client's own errors, and those of whatever HTTP library is below it
-        raise UserError(f"cannot fetch {location}: {first_line(error)}") from None
-    if not (Path(folder) / path).is_file():
-        raise UserError(f"cannot fetch {location}: there is no such file at that revision")
-    return str(Path(folder) / path)
+Settings = TypeVar("Settings", bound=Checked)
 
 
 class _Parser(HfArgumentParser):
+    def add_argument(self, *names, bounds=None, **options):
+        """Fields hand over all their metadata, of which `bounds` is for the settings themselves; numbers are read plainly."""
+        if "type" in options:
+            options["type"] = NUMBERS.get(options["type"], options["type"])
+        return super().add_argument(*names, **options)
+
     def error(self, message):
         raise UserError(f"{message} (--help lists the settings)")
+
+
+def plain_int(text: str) -> int:
+    """A whole number in decimal digits: Python's own reading would take 1_000 too. Raises `ValueError`."""
+    if not re.fullmatch(r"[-+]?[0-9]{1,30}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def plain_float(text: str) -> float:
+    """A number in decimal digits, with or without an exponent, or inf or nan, which settings refuse by name. Raises `ValueError`."""
+    if not re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?inf|nan", text):
+        raise ValueError(text)
+    return float(text)
+
+
+NUMBERS = {int: plain_int, float: plain_float}
 
 
 def parse_settings(settings_class: type[Settings], argv: list[str] | None = None) -> Settings:
@@ -89,11 +53,13 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     The YAML becomes arguments ahead of the command line's own, so that both go through one parser, as strictly.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if any(word == "--" or word.endswith("=--") for word in argv):
+        raise UserError("-- is no value of a setting (--help lists the settings)")  # argparse takes it for an end of the settings
     location, argv = take_config(argv)
     has_config = any(field.name == "config" for field in dataclasses.fields(settings_class))
     if location is not None:
         path = fetch_config(location)
-        values = read_yaml(path)
+        values = read_settings(path, set(map(_name, argv)), location)
         if "config" in values:
             raise UserError(f"{location}: a configuration cannot name another one")
         for name in (name for name, value in values.items() if isinstance(value, list) and not _takes_list(settings_class, name)):
@@ -102,14 +68,46 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     epilog = None if has_config else "--config FILE: defaults from YAML"
     parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog=epilog)
     settings, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
-    if unknown:
-        raise UserError(f"no such setting: {unknown[0]} (--help lists the settings)")
+    if unknown:  # without what stands behind its =, which may be a secret
+        raise UserError(f"no such setting: {shown(unknown[0].partition('=')[0])} (--help lists the settings)")
+    check_repository_names(settings)
     settings.validate()
     return settings
 
 
+def read_settings(path: str | Path, given: Iterable[str], location: str | None = None) -> dict:
+    """A YAML file of settings; of one that others have published, which is called `location`, what it may set beside the names `given`.
+    Raises `UserError`."""
+    values = read_yaml(path)
+    if is_fetched(path) or (location or "").startswith("hf://"):
+        return check_fetched(values, given, location or str(path))
+    return with_card_beside(values, Path(path).parent)
+
+
+def with_card_beside(values: dict, folder: Path) -> dict:
+    """The values; a card that a YAML file names and that lies beside it is found there, wherever the program is started."""
+    card = values.get("card")
+    beside = isinstance(card, str) and not Path(card).exists() and (folder / card).is_file()
+    return values | {"card": str(folder / card)} if beside else values
+
+
+def check_repository_names(settings: Settings) -> None:
+    """Raises `UserError` on a repository to push to that the Hub could not have."""
+    given = [name for name in (getattr(settings, setting, None) for setting in ("hub_dataset_id", "hub_model_id")) if name is not None]
+    if given:
+        from .hub_client import check_name  # seconds of the start of a program that pushes nothing
+
+        for name in given:
+            check_name(name)
+
+
+def _name(word: str) -> str:
+    """The setting that a word of the command line begins, as it is spelled here."""
+    return word.partition("=")[0].removeprefix("--").replace("-", "_") if word.startswith("--") else ""
+
+
 def _takes_list(settings_class: type[Settings], name: str) -> bool:
-    return "list[" in str(get_type_hints(settings_class).get(name, ""))
+    return "list[" in str(hints_of(settings_class).get(name, ""))
 
 
 def take_config(argv: list[str]) -> tuple[str | None, list[str]]:

@@ -9,7 +9,7 @@ A generation calls its stages with the maps and targets that its plan holds.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +20,14 @@ from .adapters import check_base, read_adapter
 from .cam import CamSaliency
 from .config import MethodSettings, apply_preset
 from .data import aspect_box, square
-from .errors import UnusableRow, UserError, one_row
+from .errors import UnusableRow, UserError, one_row, shown
 from .masks import foreground_mask, share_of
 from .mixing import compose, inpaint, inpainting_hole, kept_mask
-from .pins import MODEL_FILES, local_folder, resolve
-from .presets import CAM_METHODS
+from .pins import Pin, resolve
+from .presets import CAM_METHODS, NAME_PROMPT
+from .prompts import name_prompt
 from .saliency import model_free_map
+from .seeds import inpainting_seed
 
 if TYPE_CHECKING:
     from .refine import Refiner
@@ -68,11 +70,21 @@ class Mixture:
 class SGDMixPipeline:
     """SGD-Mix on images. Without a refiner (strength 0) it mixes alone; a CAM is there for `saliency_maps` and whole calls."""
 
-    def __init__(self, settings: MethodSettings, refiner: Refiner | None, cam: CamSaliency | None = None):
-        """`settings` with its preset applied."""
+    def __init__(
+        self,
+        settings: MethodSettings,
+        refiner: Refiner | None,
+        cam: CamSaliency | None = None,
+        pins: dict[str, str] | None = None,
+        class_names: list[str] | None = None,
+    ):
+        """`settings` with its preset applied; `pins`: which adapter, base and classifier were loaded, as `Inputs.pins` has them;
+        `class_names`: whose prompts the refiner knows."""
         self.settings = settings
         self.refiner = refiner
         self.cam = cam
+        self.pins = pins
+        self.class_names = class_names
 
     @classmethod
     def from_pretrained(
@@ -80,32 +92,32 @@ class SGDMixPipeline:
         adapter: str | None = None,
         *,
         pretrained_model_name_or_path: str | None = None,
+        class_names: list[str] | None = None,
         classifier: str | None = None,
         device: str | torch.device | None = None,
         **method,
     ) -> SGDMixPipeline:
         """A pipeline of its own. `adapter`, its base model (by default the one it was trained on) and the `classifier` that a CAM looks
-        through are `org/name`, `org/name@revision` or local folders; `method` are fields of `MethodSettings`. Raises `UserError`.
+        through are `org/name`, `org/name@revision` or local folders; a base model without an adapter is told `class_names`, in the order of
+        the labels; `method` are fields of `MethodSettings`, `dtype` also as `torch_dtype`. Raises `UserError`.
         """
-        settings = apply_preset(MethodSettings(**method))
+        settings = apply_preset(MethodSettings(**named_settings(method)))
         settings.validate()
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         refiner = cam = None
+        pins: dict[str, Pin] = {}
+        if settings.saliency_method in CAM_METHODS and classifier is None:
+            raise UserError(f"{settings.saliency_method} needs a classifier: give classifier='org/name' or a folder")
         if settings.refines:
-            if adapter is None:
-                raise UserError("strength > 0 needs an adapter; strength=0 mixes without one")
-            learned = read_adapter(resolve(adapter))
-            base = resolve(pretrained_model_name_or_path or learned.facts["base"])
-            check_base(learned, base)
-            from .refine import Refiner  # seconds of the start of a program that mixes alone
-
-            refiner = Refiner(base, learned, learned.prompt, settings, device)
+            refiner, pins = loaded_refiner(settings, adapter, pretrained_model_name_or_path, class_names, device)
+            class_names = class_names if refiner.adapter is None else refiner.adapter.class_names
         if settings.saliency_method in CAM_METHODS:
-            if classifier is None:
-                raise UserError(f"{settings.saliency_method} needs a classifier")
-            folder = local_folder(resolve(classifier), MODEL_FILES)
-            cam = CamSaliency(folder, settings.saliency_method, device, settings.saliency_layer, settings.saliency_input_size)
-        return cls(settings, refiner, cam)
+            from .classifiers import Classifier  # a second of the start of a program that needs none
+
+            pins["classifier"] = resolve(classifier)
+            network = Classifier(pins["classifier"], device)
+            cam = CamSaliency(network, settings.saliency_method, settings.saliency_layer, settings.saliency_input_size)
+        return cls(settings, refiner, cam, {name: str(pin) for name, pin in pins.items()}, class_names)
 
     def __call__(
         self,
@@ -225,7 +237,7 @@ class SGDMixPipeline:
         if self.settings.inpainting_method == "opencv":
             return mixtures
         images, holes = (np.stack([getattr(mixture, name) for mixture in mixtures]) for name in ("background", "hole"))
-        filled = self.refiner.inpaint(images, holes, seeds)
+        filled = self.refiner.inpaint(images, holes, [inpainting_seed(seed) for seed in seeds])
         return [self._with_hole_filled(*row) for row in zip(mixtures, filled, strict=True)]
 
     def _with_hole_filled(self, mixture: Mixture, filled: np.ndarray | str) -> Mixture | str:
@@ -260,6 +272,38 @@ class SGDMixPipeline:
         if isinstance(refined, str) or not self.settings.paste_foreground:
             return refined
         return compose(mixture.source.pixels, refined, mixture.source.mask, self.settings.feather)
+
+
+def loaded_refiner(
+    settings: MethodSettings, adapter: str | None, base_model: str | None, class_names: list[str] | None, device: torch.device
+) -> tuple[Refiner, dict[str, Pin]]:
+    """The diffusion model with its adapter, or alone and told the classes' names, and which they are. Raises `UserError`."""
+    from .refine import Refiner  # seconds of the start of a program that mixes alone
+
+    if adapter is not None:
+        pins = {"adapter": resolve(adapter)}
+        learned = read_adapter(pins["adapter"])
+        base = resolve(base_model or learned.facts["base"])
+        check_base(learned, base)
+        return Refiner(base, learned, learned.prompt, settings, device), pins | {"pretrained_model_name_or_path": base}
+    if base_model is None or class_names is None:
+        raise UserError("strength > 0 needs an adapter, or pretrained_model_name_or_path with class_names; strength=0 mixes without one")
+    if settings.inpainting_method == "diffusion":
+        raise UserError("inpainting_method diffusion needs an adapter, which knows the metaclass that a hole must not show")
+    base = resolve(base_model)
+    refiner = Refiner(base, None, lambda label: name_prompt(class_names[label], NAME_PROMPT), settings, device)
+    return refiner, {"pretrained_model_name_or_path": base}
+
+
+def named_settings(method: dict) -> dict:
+    """Keyword arguments as fields of `MethodSettings`. Raises `UserError` on one that is none, or is given by two names."""
+    if {"dtype", "torch_dtype"} <= method.keys():
+        raise UserError("dtype and torch_dtype are two names of one setting: give one")
+    named = {"dtype" if name == "torch_dtype" else name: value for name, value in method.items()}
+    unknown = named.keys() - {field.name for field in fields(MethodSettings)}
+    if unknown:
+        raise UserError(f"no such setting: {shown(min(unknown))}")
+    return named
 
 
 def _rgb_or_reason(image: Image.Image) -> Image.Image | str:

@@ -38,6 +38,8 @@ PRESETS = {
     },
 }
 
+NAME_PROMPT = "a photo of a {class_name}"  # of a base model without an adapter
+
 # Class activation maps of pytorch-grad-cam look through a classifier; the model-free methods look at the image alone.
 CAM_METHODS = (
     "grad-cam",

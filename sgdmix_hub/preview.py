@@ -23,7 +23,7 @@ from .metrics.mask_quality import best_fixed_iou, boundary_f, mask_iou, mask_pre
 from .metrics.mixture_quality import effective_targets, mean_of_defined
 from .pipeline import MaskedImage
 from .presets import PRESETS
-from .processes import say, start_processes
+from .processes import launch, say, start_processes
 from .program_settings import PreviewSettings
 from .saliency_store import load_cam
 from .split_report import report_split, report_unusable
@@ -45,6 +45,7 @@ MIXING_TITLES = {
 
 def main(settings: PreviewSettings) -> None:
     """Writes preview.png and preview.json into the output folder and prints the figures. Raises `UserError`."""
+    settings.validate()
     state = start_processes(settings.num_threads)
     if state.num_processes > 1:
         raise UserError("a preview is made by one process: start it with python, without a launcher")
@@ -60,7 +61,7 @@ def main(settings: PreviewSettings) -> None:
         tested = np.random.default_rng(settings.seed).permutation(split.subset)[: 0 if cam is None else TESTED]
         bar.total += comparison.work + len(tested)
         comparison.make(cam, bar.update)
-        trust = None if cam is None else trust_test(cam, replace(split, subset=np.sort(tested)), settings.resize)
+        trust = None if cam is None else trust_test(cam.classifier, cam.size, replace(split, subset=np.sort(tested)), settings.resize)
         bar.update(len(tested))
     facts = all_facts(comparison, inputs, left_out, cam, trust)
     picture = in_few_colours(page(comparison, facts, trust))
@@ -281,3 +282,7 @@ def text_table(title: str, recipes: list[dict], columns: tuple[str, ...]) -> str
         values = ["-" if of_recipe[column] is None else f"{of_recipe[column]:.2f}" for column in columns]
         lines.append(label.ljust(width) + "".join(f"  {value:>{len(column)}}" for value, column in zip(values, columns, strict=True)))
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    launch(main, PreviewSettings)

@@ -7,6 +7,7 @@ generation hold no collective, so a slow rank times nobody out.
 from __future__ import annotations
 
 import datetime
+import errno
 import fcntl
 import os
 import signal
@@ -18,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TextIO, TypeVar
 
 import cv2
 import datasets
@@ -28,12 +29,15 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from .errors import Preempted, TooManySkipped, UserError, first_line
-from .files import read_json, write_json
+from .encoding import EncoderDied
+from .errors import Preempted, TooManySkipped, UserError, first_line, one_line
+from .files import clear_abandoned, read_json, write_json
 from .orphans import signal_with_parent
 from .parsing import Settings, parse_settings
+from .places import unwritable, useless_place
 from .rank_notes import dead_ranks, launch_folder, launched_rank, leave_note, remove_note
 from .shortages import lack_of_memory, lack_of_room
+from .stopping import heed_signals, stopped_by
 
 EXIT_USER_ERROR = 2
 EXIT_SKIPPED = 3
@@ -41,7 +45,6 @@ EXIT_PREEMPTED = 75
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0
 SETTLE_SECONDS = 1.0  # from a broken connection to the launcher's SIGTERM
-STOP_SECONDS = 20.0  # from SIGTERM to the end, whatever the process is at: launchers kill after 30
 COLLECTIVE_TIMEOUT = datetime.timedelta(days=1)  # rank 0 may check terabytes while the others wait; a dead rank ends the launch anyway
 
 
@@ -50,14 +53,15 @@ class FolderInUse(UserError):
 
 
 class DiedWithoutAWord(Exception):
-    """Other processes of this launch were killed from outside, or crashed outside Python. Exit code 1: it may well happen again."""
+    """Other processes of this launch, or workers, were killed from outside, or crashed outside Python. Exit code 1: it may well happen
+    again."""
 
 
 Value = TypeVar("Value")
 EXIT_CODES = {UserError: EXIT_USER_ERROR, TooManySkipped: EXIT_SKIPPED, Preempted: EXIT_PREEMPTED}
 RESERVE = "error.reserve"  # room for the report of a full disk
-STOPPED = "stopped by SIGTERM: the same command goes on, with what was finished kept"
-_stop_requested = False
+GOES_ON = "the same command goes on, with what was finished kept"
+CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _error_file: Path | None = None
 _earlier_report: tuple[int, int] | None = None
 _ending = threading.Lock()
@@ -93,10 +97,14 @@ def on_rank_zero(function: Callable[[], Value]) -> Value:
 
 
 @contextmanager
-def lock_folder(state_folder: Path, name: str = "lock"):
-    """Holds the lock file while the run lasts. Raises `FolderInUse` when another run holds it."""
-    state_folder.mkdir(parents=True, exist_ok=True)
-    with open(state_folder / name, "a") as file:
+def lock_folder(state_folder: Path, name: str = "lock", finished: Path | None = None):
+    """Holds the lock file while the run lasts, and clears what killed runs left. Raises `FolderInUse` when another run holds it, and
+    `UserError` where nothing can be written, unless `finished` is there: whether a run is done can be asked in a read-only place too."""
+    opened = _open_lock(state_folder / name, finished)
+    if opened is None:
+        yield
+        return
+    with opened as file:
         try:
             # lockf, not flock: a data loader's workers, which outlive a killed process for a while, do not hold their parent's lock
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,6 +114,7 @@ def lock_folder(state_folder: Path, name: str = "lock"):
             raise UserError(f"the file system of {state_folder} has no file locks ({error.strerror}): choose another one") from None
         if state_folder / "error.json" == _error_file and not another_failed():
             _error_file.unlink(missing_ok=True)  # an earlier attempt's: should this one be killed, it must not speak for it
+        clear_abandoned(state_folder)
         reserve = state_folder / RESERVE
         with suppress(OSError):
             reserve.write_bytes(bytes(8192))
@@ -113,6 +122,17 @@ def lock_folder(state_folder: Path, name: str = "lock"):
             yield
         finally:
             reserve.unlink(missing_ok=True)
+
+
+def _open_lock(path: Path, finished: Path | None) -> TextIO | None:
+    """The lock file, or None where nothing can be written and nothing needs to be. Raises `UserError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a")
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in CANNOT_WRITE and finished is not None and finished.exists():
+            return None
+        raise unwritable(path.parent.parent, error) from error
 
 
 def wait_for_file(path: Path) -> None:
@@ -126,7 +146,10 @@ def is_finished(path: Path, facts: dict) -> bool:
     """Whether a training has left its facts in place. Raises `UserError` when they are those of another training."""
     if not path.exists():
         return False
-    different = different_facts(read_json(path), facts)
+    try:
+        different = different_facts(read_json(path), facts)
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f"{path} is torn or was changed since it was written: remove it, then the same command makes it again") from None
     if different:
         raise UserError(f"{path.parent} holds the result of another {', '.join(different)}: choose another --output_dir or remove it")
     return True
@@ -135,13 +158,13 @@ def is_finished(path: Path, facts: dict) -> bool:
 def different_facts(before: dict, facts: dict) -> list[str]:
     """The facts, and the settings among them, that are not what was written down `before`."""
     different = [name for name, value in facts.items() if name != "settings" and before.get(name) != value]
-    return different + [name for name, value in facts["settings"].items() if before["settings"].get(name) != value]
+    return different + [name for name, value in facts["settings"].items() if before.get("settings", {}).get(name) != value]
 
 
 def stop_if_requested() -> None:
-    """Raises `Preempted` once SIGTERM has come, or once a process of this launch, on whatever node, has reported a failure."""
-    if _stop_requested:
-        raise Preempted(STOPPED)
+    """Raises `Preempted` once a signal to stop has come, or once a process of this launch, on whatever node, has reported a failure."""
+    if stopped_by() is not None:
+        raise stopped()
     if another_failed():
         raise Preempted("another process of this launch failed")
 
@@ -160,31 +183,23 @@ def _file_identity(path: Path) -> tuple[int, int] | None:
     return stat.st_ino, stat.st_mtime_ns
 
 
-def _request_stop(signum, frame) -> None:
-    global _stop_requested
-    _stop_requested = True
+def stopped() -> Preempted:
+    """What is said of a signal to stop."""
+    return Preempted(f"stopped by {stopped_by()}: {GOES_ON}")
 
 
-def stop_in_time() -> None:
-    """Ends this process `STOP_SECONDS` after SIGTERM, whatever it is at by then: a long step, a download, a collective nobody else joins.
+def end_stopped() -> NoReturn:
+    """Ends a process that was asked to stop and has not come to it."""
+    code = fail(stopped(), None)
+    remove_note()
+    os._exit(code)
 
-    Python hands a signal to the main thread between two of its steps; the wake-up descriptor hears of it at once.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a worker's signals are not this process's
 
-    def wait() -> NoReturn:
-        while os.read(reader, 1)[0] != signal.SIGTERM:
-            pass
-        _request_stop(signal.SIGTERM, None)
-        time.sleep(STOP_SECONDS)
-        code = fail(Preempted(STOPPED), None)
-        remove_note()
-        os._exit(code)
-
-    threading.Thread(target=wait, daemon=True).start()
+def forget_failure(state_folder: Path) -> None:
+    """Removes the report of an earlier attempt's failure, which is over."""
+    if (state_folder / "error.json").exists():
+        with suppress(OSError):  # in a read-only place
+            (state_folder / "error.json").unlink()
 
 
 def stop_with_launcher() -> None:
@@ -196,13 +211,13 @@ def stop_with_launcher() -> None:
 def launch(main: Callable[[Settings], None], settings_class: type[Settings], argv: list[str] | None = None) -> None:
     """Runs `main` on the parsed settings and ends the process with the exit code that the failure stands for.
 
-    0 done; 2 a mistake of the user, a full disk or not enough memory, in one line; 3 too many rows skipped; 75 stopped by SIGTERM;
-    1 anything else, with a traceback. The line is printed once; where there is an output folder it is in its `state/error.json` too,
+    0 done; 2 a mistake of the user, a place that cannot be used, a full disk or not enough memory, in one line; 3 too many rows skipped;
+    75 stopped by SIGTERM, Ctrl-C or SIGHUP; 1 a killed process, in one line, and anything else, with a traceback. The line is printed
+    once; where there is an output folder it is in its `state/error.json` too,
     because `accelerate launch` prints a report of its own after it and turns every code into 1.
     """
-    signal.signal(signal.SIGTERM, _request_stop)
+    heed_signals(end_stopped)
     stop_with_launcher()
-    stop_in_time()
     quiet_other_ranks()
     global _error_file, _earlier_report
     _error_file = None
@@ -211,6 +226,7 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
     try:
         settings = parse_settings(settings_class, argv)
         if hasattr(settings, "output_dir"):
+            check_named(settings.output_dir)
             _error_file = Path(settings.output_dir) / "state" / "error.json"
             _earlier_report = _file_identity(_error_file)
         main(settings)
@@ -220,20 +236,38 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
         remove_note()
     distributed = torch.distributed.is_initialized()
     if distributed and code == 0:
-        torch.distributed.barrier()
-    sys.stdout.flush()
-    sys.stderr.flush()
+        end_together(settings)
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     # A failed rank must not hang in the others' collectives while Python shuts down, and gloo sometimes aborts in that shutdown.
     if code or distributed:
         os._exit(code)
 
 
+def check_named(output_dir: str) -> None:
+    """Raises `UserError` for what is no folder's name."""
+    if not output_dir.strip() or "\0" in output_dir:
+        raise UserError("output_dir is empty or has a zero byte in it: give a folder")
+
+
 # ---- ends ----
+
+
+def end_together(settings: Settings) -> None:
+    """Waits for the other ranks. What fails here, when this one's work is done, costs nothing: it is said, and the work counts."""
+    try:
+        torch.distributed.barrier()
+    except Exception as error:
+        why = reason(error, settings)
+        if is_speaker(settings):
+            why = f"rank {dead_ranks()[0]} died" if dead_ranks() else f"the other ranks were lost ({first_line(why)})"
+            print(f"sgdmix_hub: {one_line(f'{why} when everything was done: nothing is lost')}", file=sys.stderr, flush=True)
 
 
 def fail(error: Exception, settings: Settings | None) -> int:
     """Says why this process ends, if it is the one to say it, and returns its exit code; whoever calls it ends the process."""
-    _ending.acquire()  # for good: the main thread and the one of `stop_in_time` do not both report
+    _ending.acquire()  # for good: the main thread and the one that ends a stopped process do not both report
     error = reason(error, settings)
     code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
     if is_speaker(settings):
@@ -242,23 +276,28 @@ def fail(error: Exception, settings: Settings | None) -> int:
 
 
 def reason(error: Exception, settings: Settings | None) -> Exception:
-    """What the end of this process is to be blamed on. What breaks after another rank's death or a SIGTERM breaks because of it."""
-    if isinstance(error, tuple(EXIT_CODES)) and not isinstance(error, Preempted):
+    """What the end of this process is to be blamed on. What breaks after another rank's death or a signal to stop breaks because of it."""
+    if isinstance(error, UserError):  # it may tell of a library's failure that a full disk is behind
+        return lack_of_room(error, settings) or error
+    if isinstance(error, TooManySkipped):
         return error
     lack = lack_of_room(error, settings) or lack_of_memory(error, settings)
     if lack is not None:
         return lack
     deadline = time.monotonic() + (0 if launch_folder() is None else SETTLE_SECONDS)
-    while not (_stop_requested or isinstance(error, Preempted) or dead_ranks()) and time.monotonic() < deadline:
+    while not (stopped_by() or isinstance(error, Preempted) or dead_ranks()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     dead = dead_ranks()
     if dead:
         ranks = f"rank{'s' * (len(dead) > 1)} {', '.join(map(str, dead))}"
         return DiedWithoutAWord(
-            f"{ranks} died without a word (killed from outside, perhaps because memory ran out, or crashed): mend that, "
-            "then the same command goes on, with what was finished kept"
+            f"{ranks} died without a word (killed from outside, perhaps because memory ran out, or crashed): mend that, then {GOES_ON}"
         )
-    return Preempted(STOPPED) if _stop_requested else error
+    if stopped_by():
+        return stopped()
+    if isinstance(error, EncoderDied):
+        return DiedWithoutAWord(f"an encoding process died (killed, perhaps because memory ran out): mend that, then {GOES_ON}")
+    return useless_place(error) or error
 
 
 def quiet_other_ranks() -> None:
@@ -285,9 +324,9 @@ def is_left_alone() -> bool:
     """Whether nobody stops this rank in the moments after its error. Where rank 0 failed, the launcher ends the others at once: what they
     then run into (a broken connection) is not the reason, and rank 0 has said it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and not _stop_requested:
+    while time.monotonic() < deadline and not stopped_by():
         time.sleep(POLL_SECONDS)
-    return not _stop_requested
+    return not stopped_by()
 
 
 def report(code: int, error: Exception) -> None:
@@ -295,17 +334,20 @@ def report(code: int, error: Exception) -> None:
     if code == EXIT_PREEMPTED and another_failed():
         return  # that is why this one was stopped, and it has said so
     if code == 1 and not isinstance(error, DiedWithoutAWord):
-        traceback.print_exception(error)
+        with suppress(OSError):
+            traceback.print_exception(error)
     message = first_line(error) if code == 1 else str(error)
     if launched_rank() != 0:
         message = f"rank {launched_rank()}: {message}"
+    message = one_line(message)
     if _error_file is not None and not isinstance(error, FolderInUse):
         try:
             _error_file.with_name(RESERVE).unlink(missing_ok=True)
             write_json(_error_file, {"exit_code": code, "message": message})
         except OSError:
             message += " (and state/error.json could not be written)"
-    print(f"sgdmix_hub: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a terminal that was closed
+        print(f"sgdmix_hub: {message}", file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:

@@ -26,6 +26,12 @@ def prompt_for(label: int, metaclass: str, template: str) -> str:
     return template.replace("{token}", token_for(label)).replace("{metaclass}", metaclass)
 
 
+def expanded_prompt(label: int, num_vectors: int, metaclass: str, template: str) -> str:
+    """The prompt of a class with all its tokens, as diffusers' `maybe_convert_prompt` writes it, which asks every token of a prompt whether
+    it is one of the added ones: minutes for thousands of classes."""
+    return template.replace("{token}", " ".join(tokens_of(label, num_vectors))).replace("{metaclass}", metaclass)
+
+
 def name_prompt(class_name: str, template: str) -> str:
     """The prompt of a class for a base model that learned no tokens: its name, as people write it."""
     return template.replace("{class_name}", " ".join(class_name.replace("_", " ").split()))
@@ -53,8 +59,9 @@ def prompt_ids(pipeline, num_classes: int, num_vectors: int, metaclass: str, tem
     when the tokenizer does not find the tokens in it.
     """
     tokenizer = pipeline.tokenizer
-    prompts = [prompt_for(label, metaclass, template) for label in range(num_classes)] + [bare_prompt(metaclass, template)]
-    expanded = pipeline.maybe_convert_prompt(prompts, tokenizer)
+    prompts = [prompt_for(label, metaclass, template) for label in range(num_classes)]
+    expanded = [expanded_prompt(label, num_vectors, metaclass, template) for label in range(num_classes)]
+    expanded.append(bare_prompt(metaclass, template))
     length = max(len(ids) for ids in tokenizer(expanded).input_ids)
     if length > tokenizer.model_max_length:
         raise UserError(
@@ -62,8 +69,9 @@ def prompt_ids(pipeline, num_classes: int, num_vectors: int, metaclass: str, tem
             "or lower num_vectors"
         )
     ids = tokenizer(expanded, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    for label in range(num_classes):
+    for label, (prompt, short) in enumerate(zip(prompts, tokenizer(prompts).input_ids, strict=True)):
         wanted = tokenizer.convert_tokens_to_ids(tokens_of(label, num_vectors))
-        if not set(wanted) <= set(ids[label].tolist()):
-            raise UserError(f"the tokenizer lost {token_for(label)} in {prompts[label]!r}: put spaces around {{token}}")
+        # diffusers, which draws with the short prompt, looks for the first token in it
+        if wanted[0] not in short or not set(wanted) <= set(ids[label].tolist()):
+            raise UserError(f"the tokenizer lost {token_for(label)} in {prompt!r}: put spaces around {{token}}")
     return ids

@@ -218,7 +218,10 @@ def commit_once(
     known = known_contents(api, repo_id, repo_type, commit)
     if not holds(known, digests, deleted):
         damaged = differing_files(known, digests) or deleted
-        raise UserError(f"{repo_id}@{commit} does not hold what was pushed of {', '.join(damaged[:3])}: do not use it, and {AGAIN}")
+        raise UserError(
+            f"{repo_id}@{commit} does not hold what was pushed of {', '.join(damaged[:3])}: do not use it, and {AGAIN}; where it says so "
+            "twice, this Hub or a proxy before it changes what it is sent: tell who runs it"
+        )
     return commit
 
 

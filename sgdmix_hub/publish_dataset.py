@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .processes import launch, launched_rank, say
 from .program_settings import PublishSettings
-from .publish_version import publish_version
+from .publish_version import announcement, publish_version
 
 
 def main(settings: PublishSettings) -> None:
@@ -12,7 +12,7 @@ def main(settings: PublishSettings) -> None:
     if launched_rank() != 0:  # under a launcher of several processes
         return
     pin = publish_version(settings.folder, settings, settings.max_skipped)
-    say(f"published as {pin.name}@{settings.tag}, commit {pin.revision}")
+    say(announcement(pin, settings.tag))
 
 
 if __name__ == "__main__":

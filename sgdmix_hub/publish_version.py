@@ -17,9 +17,9 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from .card_merge import merge_cards, same_on_card
 from .cards import data_folder
-from .config import HubSettings
+from .config import HubSettings, check_config_name
 from .errors import UserError
-from .files import read_json
+from .fetched import read_manifest
 from .hub_client import AGAIN, TIMEOUT_SECONDS, attempts, hub_client, is_passing, patiently, seconds_to_wait, status_of
 from .pins import LOCAL, Pin
 from .publish import Digests, check_can_push, content_digests, differing_files, known_contents, prepare_repository, upload
@@ -91,6 +91,11 @@ def check_can_publish(settings: HubSettings, is_made: bool) -> None:
         raise UserError(f"{settings.hub_dataset_id} has a version {settings.tag} already: give this one another --tag")
 
 
+def announcement(pin: Pin, tag: str) -> str:
+    """What is said of a version that is on the Hub: its name, and the name under which nobody can ever put something else."""
+    return f"published as {pin.name}@{tag}, commit {pin.revision}\nwho must be sure of these very rows names {pin}: a tag can be moved"
+
+
 def check_inputs(pins: dict[str, str], allow_local: bool) -> None:
     """Raises `UserError` when inputs are local folders, which nobody else could make the dataset from again."""
     local = [f"{name} {pin.partition('@')[0]}" for name, pin in pins.items() if pin.rpartition("@")[2].startswith(LOCAL)]
@@ -113,8 +118,9 @@ def read_version(folder: Path, settings: HubSettings, max_skipped: float) -> Loc
     if len(manifests) > 1:
         raise UserError(f"{folder} holds several configurations: publish each from the output folder of its own run")
     (path,) = manifests
-    manifest = read_json(path)
-    if manifest["license"] is None:
+    check_config_name(path.parent.name)
+    manifest = read_manifest(path)
+    if not (manifest["license"] or "").strip():
         raise UserError(
             f"{repo} states no licence: remove it and run the generation again with --license, finished shards are kept; "
             "without one nobody may use the dataset"
@@ -130,7 +136,11 @@ def read_version(folder: Path, settings: HubSettings, max_skipped: float) -> Loc
             f"{repo} is damaged ({', '.join(damaged[:3])} missing or not as the manifest states): remove it and run the generation again, "
             "finished shards are kept"
         )
-    return LocalVersion(path.parent.name, manifest, files, digests, (repo / CARD).read_text(encoding="utf-8"))
+    try:
+        card = (repo / CARD).read_text(encoding="utf-8")
+    except ValueError:
+        raise UserError(f"{repo / CARD} is not UTF-8 text: remove {repo} and run the generation again, finished shards are kept") from None
+    return LocalVersion(path.parent.name, manifest, files, digests, card)
 
 
 # ---- what the Hub has ----
@@ -167,10 +177,17 @@ def fetch_card(api: HfApi, repo_id: str, commit: str, known: dict[str, str]) -> 
         hf_raise_for_status(response)
         return response.content
 
-    content = patiently(ask)
-    if known[CARD] not in content_digests(content):
+    contents = []
+    while len(contents) < 2:  # a reply may be cut off; two that are alike are what the Hub sends
+        contents.append(patiently(ask))
+        if known[CARD] in content_digests(contents[-1]):
+            return contents[-1].decode("utf-8", errors="replace")
+    if contents[0] != contents[1]:
         raise UserError(f"{CARD} of {repo_id}@{commit} did not arrive whole: {AGAIN}")
-    return content.decode("utf-8", errors="replace")
+    raise UserError(
+        f"the Hub lists {CARD} of {repo_id}@{commit} with another checksum than that of what it sends, twice the same: nothing was "
+        "published; put that file there anew (`hf upload`), or tell who runs this Hub"
+    )
 
 
 def check_same_content(api: HfApi, settings: HubSettings, commit: str, local: LocalVersion) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, apply_preset, published_settings
 from .data import Split
-from .errors import UserError
-from .files import file_sha256, read_json
-from .parsing import PUBLISHED_BESIDE, parse_settings
+from .errors import UserError, first_line, one_line
+from .fetched import read_manifest
+from .fetched_config import PUBLISHED_BESIDE
+from .files import file_sha256
+from .parsing import parse_settings
 from .pins import same_content
 from .processes import say
 from .shards import PLAN_SCHEMA
-from .targets import row_seed, row_strength
+from .targets import NO_TARGET
 
 ROWS_AT_ONCE = 2**14
+LONGEST_REASON = 500  # characters
 
 
 def published_plan(settings: AugmentSettings, pins: dict[str, str], split: Split) -> Path | None:
@@ -33,7 +38,7 @@ def published_plan(settings: AugmentSettings, pins: dict[str, str], split: Split
     if changed:
         say(f"{', '.join(changed)} not as in {settings.config}: this is another generation, with a plan of its own")
         return None
-    stated = [facts["sha256"] for name, facts in read_json(manifest)["files"].items() if name.endswith(f"/{plan.name}")]
+    stated = [facts["sha256"] for name, facts in read_manifest(manifest)["files"].items() if name.endswith(f"/{plan.name}")]
     if stated != [file_sha256(plan)]:
         raise UserError(f"{plan} is not the plan that its manifest states: fetch it again")
     check_plan(plan, settings, split)
@@ -53,23 +58,42 @@ def different_settings(settings: AugmentSettings, pins: dict[str, str]) -> list[
 
 
 def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
-    """Raises `UserError` unless a plan has the rows, seeds and strengths that the settings give for this split."""
-    file = pq.ParquetFile(path)
+    """Raises `UserError` unless a plan has the rows that the settings give for this split, a seed for each, their strengths, and targets of
+    the subset and of the classes that they allow."""
     expected = product(split.subset.tolist(), range(settings.num_variants))
-    fits = file.schema_arrow.equals(PLAN_SCHEMA) and file.metadata.num_rows == len(split.subset) * settings.num_variants
-    if not (fits and all(_is_row(row, *next(expected), settings, len(split.labels)) for row in _rows(file))):
+    try:
+        file = pq.ParquetFile(path)
+        fits = file.schema_arrow.equals(PLAN_SCHEMA) and file.metadata.num_rows == len(split.subset) * settings.num_variants
+        # which seeds they are is the publishing version's to say
+        fits = fits and len(file.read(["seed"])["seed"].unique()) == file.metadata.num_rows
+        fits = fits and all(_are_rows(rows, list(islice(expected, len(rows))), settings, split) for rows in file.iter_batches(ROWS_AT_ONCE))
+    except (OSError, ValueError, pa.ArrowException) as error:  # what Arrow raises on a file that is none of its own
+        raise UserError(f"{path} cannot be read: {one_line(first_line(error))}") from error
+    if not fits or next(expected, None) is not None:
         raise UserError(f"{path} is the plan of another subset, seed or strength than {settings.config} states")
 
 
-def _rows(file: pq.ParquetFile) -> Iterator[dict]:
-    for batch in file.iter_batches(ROWS_AT_ONCE):
-        yield from batch.to_pylist()
-
-
-def _is_row(row: dict, source: int, variant: int, settings: AugmentSettings, num_rows: int) -> bool:
+def _are_rows(rows: pa.RecordBatch, expected: list[tuple[int, int]], settings: AugmentSettings, split: Split) -> bool:
+    """Whether rows of a plan are those of the expected sources and variants, with targets that this split and these settings have."""
+    if any(rows.column(name).null_count for name in PLAN_SCHEMA.names if name != "skip"):
+        return False
+    sources, variants, targets, seeds, strengths, distances = (rows.column(name).to_numpy() for name in PLAN_SCHEMA.names[:-1])
+    skipped = pc.is_valid(rows.column("skip")).to_numpy(zero_copy_only=False)
+    made, chosen = sources[~skipped], targets[~skipped]
     return (
-        (row["source_index"], row["variant"]) == (source, variant)
-        and row["seed"] == row_seed(settings.seed, source, variant)
-        and row["strength"] == row_strength(settings.strength, settings.seed, source, variant)
-        and (row["skip"] is not None or 0 <= row["target_index"] < num_rows)
+        len(rows) == len(expected)
+        and list(zip(sources.tolist(), variants.tolist(), strict=True)) == expected
+        and bool((seeds >= 0).all() and np.isin(strengths, settings.strength).all())
+        and bool((np.isin(chosen, split.subset) & (chosen != made)).all())
+        and bool((targets[skipped] == NO_TARGET).all())
+        and _classes_fit(split.labels[made], split.labels[chosen], settings.target_classes)
+        and bool((np.isfinite(distances) & (distances >= 0))[~skipped].all())
+        and (pc.max(pc.utf8_length(rows.column("skip"))).as_py() or 0) <= LONGEST_REASON
+        and all(reason.isprintable() for reason in rows.column("skip").drop_null().to_pylist())
     )
+
+
+def _classes_fit(labels: np.ndarray, target_labels: np.ndarray, target_classes: str) -> bool:
+    """Whether targets are of the classes that `target_classes` allows."""
+    same = labels == target_labels
+    return target_classes == "any" or bool(same.all() if target_classes == "same" else not same.any())

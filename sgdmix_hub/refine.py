@@ -23,9 +23,11 @@ from diffusers import (
 )
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
+from safetensors import SafetensorError
 from torch.nn import functional as F
 
 from .adapters import Adapter, load_into, quiet_libraries
+from .bases import check_supported
 from .config import MethodSettings, num_steps
 from .errors import UserError, first_line
 from .pins import Pin
@@ -226,6 +228,7 @@ def no_loading_bar():
 def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **options) -> Pipeline:
     """The pinned base model as a pipeline, safetensors only. Of a launch, rank 0 alone passes on more than diffusers' errors, from here
     on. Raises `UserError`."""
+    check_supported(base)
     if launched_rank() != 0:
         logging.set_verbosity_error()
     try:
@@ -240,7 +243,7 @@ def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **o
                 use_safetensors=True,
                 **options,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
 
 

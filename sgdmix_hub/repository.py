@@ -16,7 +16,9 @@ from .config import AugmentSettings, fingerprint, published_settings
 from .contact_sheet import SheetRow, draw_contact_sheet, mask_panel, saliency_panel
 from .data import decode_image, subset_record
 from .errors import TooManySkipped, UserError
-from .files import file_sha256, read_json, write_json
+from .estimate import most_common
+from .fetched import read_classifier_facts
+from .files import DamagedFile, file_sha256, read_json, read_sealed, sync, sync_entry, write_json, write_sealed
 from .inputs import CLASSIFIER_FACTS, Inputs, versions
 from .licences import stated_license
 from .pins import MODEL_FILES, local_folder
@@ -26,6 +28,8 @@ from .saliency_store import SaliencyMaps
 from .shards import PlanRow, Shards, shard_features
 
 SHEET_ROWS = 8
+BUILDING = "repo.building"
+FINISHED = "repo.json"  # in state/: the manifest's sha256
 EVALUATION = "evaluation"  # in a manifest: what was measured of the rows, and dropped, after the generation
 
 
@@ -35,11 +39,13 @@ def manifest_path(repo: Path, settings: AugmentSettings) -> Path:
 
 
 def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> bool:
-    """Whether `repo/` holds this very generation, whole. Raises `UserError` when it holds another one, or a damaged one."""
+    """Whether `repo/` holds this very generation, whole: by the sizes of its files or, with `verify`, by all their bytes. Raises
+    `UserError` when it holds another one, or a damaged one."""
     if not repo.exists():
         return False
     if not manifest_path(repo, settings).is_file():
         raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
+    check_manifest(repo, manifest_path(repo, settings))
     manifest = read_json(manifest_path(repo, settings))
     if EVALUATION in manifest:
         raise UserError(f"{repo} is an evaluated copy of a generation: choose another --output_dir")
@@ -48,11 +54,35 @@ def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> 
     changed = [name for name, value in card_inputs(settings).items() if manifest[name] != value]
     if changed:
         raise UserError(f"{repo} has another {' and '.join(changed)}: remove {repo} and run again, finished shards are kept")
-    for name, facts in manifest["files"].items():
-        path = repo / name
-        if not path.is_file() or path.stat().st_size != facts["bytes"]:
-            raise UserError(f"{repo} is damaged ({name} is missing or cut off): remove {repo} and run again, finished shards are kept")
+    damaged = [name for name, facts in manifest["files"].items() if not is_as_stated(repo / name, facts, settings.verify)]
+    if damaged:
+        raise UserError(damage_text(repo, damaged))
     return True
+
+
+def is_as_stated(path: Path, facts: dict, by_bytes: bool) -> bool:
+    """Whether a file has the size that the manifest states, and the sha256 where that is asked for."""
+    return path.is_file() and path.stat().st_size == facts["bytes"] and (not by_bytes or file_sha256(path) == facts["sha256"])
+
+
+def check_manifest(repo: Path, manifest: Path) -> None:
+    """Raises `UserError` unless the manifest is the one that was written; nothing is said of a repo/ whose state/ is gone."""
+    try:
+        stated = read_sealed(repo.parent / "state" / FINISHED)["manifest"]
+    except FileNotFoundError:
+        return
+    except DamagedFile as damage:
+        raise UserError(damage_text(repo, [f"its {damage.path}"])) from None
+    if file_sha256(manifest) != stated:
+        raise UserError(damage_text(repo, [manifest.relative_to(repo).as_posix()]))
+
+
+def damage_text(repo: Path, names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"{repo} is damaged ({', '.join(names[:3])}{more}: missing, cut off or changed): remove {repo} and run the same command again, "
+        "finished shards are kept"
+    )
 
 
 def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
@@ -66,8 +96,10 @@ def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
 
 
 def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, output: Path) -> None:
-    """Writes `output/repo` from the shards and their records; what an interrupted attempt left is thrown away."""
-    building = output / "state" / "repo.building"
+    """Writes `output/repo` from the shards and their records; what an interrupted attempt left is thrown away. Raises `UserError` when not
+    one row could be made, and when a shard has changed since it was made."""
+    check_any_row(shards)
+    building = output / "state" / BUILDING
     shutil.rmtree(building, ignore_errors=True)
     data = building / data_folder(settings.config_name)
     assets = building / assets_folder(settings.config_name)
@@ -75,7 +107,7 @@ def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker,
     for folder in (data, facts_folder, assets):
         folder.mkdir(parents=True)
     for number in range(len(shards)):
-        shards.link_into(number, data / f"train-{number:05d}-of-{len(shards):05d}.parquet")
+        shards.link_into(number, data / shard_name(number, len(shards)))
     config = yaml.safe_dump(published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True)
     (facts_folder / "config.yaml").write_text(config, encoding="utf-8")
     shutil.copyfile(shards.plan_path, facts_folder / "plan.parquet")
@@ -86,10 +118,33 @@ def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker,
         "saliency": saliency_facts(maker.maps),
         "stated": stated(settings, inputs),
     }
+    check_same_bytes(shards, manifest["files"], data.relative_to(building).as_posix())
     write_json(manifest_path(building, settings), manifest)
     card = dataset_card(settings, card_facts(manifest, shard_features(inputs.split.class_names), statistics))
     (building / "README.md").write_text(card, encoding="utf-8")
+    sync(building)
+    write_sealed(output / "state" / FINISHED, {"manifest": file_sha256(manifest_path(building, settings))})
     building.rename(output / "repo")
+    sync_entry(output)
+
+
+def check_any_row(shards: Shards) -> None:
+    """Raises `UserError` when every row was skipped: no library loads a dataset of no rows."""
+    if any(shards.record(number)["rows"] for number in range(len(shards))):
+        return
+    reasons = most_common(record["reason"] for record in shards.skipped())
+    raise UserError(f"not one of {len(shards.plan)} rows could be made ({reasons}): there is no dataset to write")
+
+
+def check_same_bytes(shards: Shards, files: dict[str, dict], folder: str) -> None:
+    """Raises `DamagedFile` for a shard whose bytes in the repository are not those that its record states."""
+    for number in range(len(shards)):
+        if files[f"{folder}/{shard_name(number, len(shards))}"]["sha256"] != shards.record(number)["sha256"]:
+            raise DamagedFile(shards.path(number))
+
+
+def shard_name(number: int, count: int) -> str:
+    return f"train-{number:05d}-of-{count:05d}.parquet"
 
 
 def make_manifest(settings: AugmentSettings, inputs: Inputs, shards: Shards, building: Path) -> dict:
@@ -176,11 +231,10 @@ def measured_quality(inputs: Inputs) -> list[tuple[str, str]]:
             share = f"{fidelity['arms'][arm]['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {fidelity['arms'][arm]['images']}"
             found.append((f"{text} that show their class to a classifier trained on real images", share))
     if inputs.classifier is not None:
-        path = Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS
-        facts = read_json(path) if path.is_file() else {}
-        if facts.get("metrics"):
-            split = facts["settings"]["eval_split"]
-            found.append((f"accuracy on {split} of the classifier behind the saliency maps", f"{facts['metrics']['accuracy']:.3f}"))
+        facts = read_classifier_facts(Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS)
+        split, accuracy = (facts.get(of, {}).get(name) for of, name in (("settings", "eval_split"), ("metrics", "accuracy")))
+        if accuracy is not None:
+            found.append((f"accuracy on {split} of the classifier behind the saliency maps", f"{accuracy:.3f}"))
     return found
 
 

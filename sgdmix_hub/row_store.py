@@ -1,10 +1,15 @@
 """One array a row of a subset, on disk: made in blocks by any number of processes, merged once, memory-mapped.
 
-A block is the same whatever process makes it, and its `.json` is written last: it is the block's done-marker.
+    block-00000.npy, block-00000.json    a block's values, then its record: its done-marker
+    values.npy, unusable.json            the merged values, then their record
+
+A block is the same whatever process makes it. Records hold checksums, their own too: what was torn or changed is named and made again, of
+merged values the blocks that have changed alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,8 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from .data import Split
-from .files import read_json, write_atomically, write_json
-from .processes import stop_if_requested, wait_for_file
+from .files import (
+    DamagedFile,
+    clear_abandoned,
+    file_sha256,
+    made_again,
+    read_sealed,
+    sync,
+    temporary_beside,
+    write_atomically,
+    write_sealed,
+)
+from .processes import on_rank_zero, say, stop_if_requested, wait_for_file
 
 BLOCK_ROWS = 128
 Block = tuple[np.ndarray, dict[str, str]]
@@ -27,7 +42,7 @@ class RowStore:
         self._values = np.load(folder / "values.npy", mmap_mode="r")
         self._position = np.full(len(split.rows), -1, dtype=np.int64)
         self._position[split.subset] = np.arange(len(split.subset))
-        self.unusable = {int(row): reason for row, reason in read_json(folder / "unusable.json").items()}
+        self.unusable = {int(row): reason for row, reason in read_sealed(folder / "unusable.json")["unusable"].items()}
 
     def __getitem__(self, rows) -> np.ndarray:
         """The value of one row, or the stacked values of an array of rows."""
@@ -55,8 +70,9 @@ def compute_rows(folder: Path, split: Split, prepare: Callable[[], Callable[[np.
     """The store in `folder`, made where it is missing: every process makes its blocks, rank 0 merges, the others wait for the merged file.
 
     `prepare` loads what making blocks needs, and is called where there is a block to make alone; what it returns gives, for the rows of
-    a block, their values (k, ...) and the reasons for rows without one.
+    a block, their values (k, ...) and the reasons for rows without one. A collective.
     """
+    on_rank_zero(lambda: _drop_damaged(folder, _blocks(split)))
     if not (folder / "unusable.json").exists():
         _compute_blocks(folder, split, prepare, rank, world_size)
         if rank == 0:
@@ -71,15 +87,78 @@ def _blocks(split: Split) -> list[np.ndarray]:
 
 def _compute_blocks(folder: Path, split: Split, prepare: Callable, rank: int, world_size: int) -> None:
     blocks = _blocks(split)
-    mine = [b for b in range(rank, len(blocks), world_size) if not (folder / f"block-{b:05d}.json").exists()]
+    mine = [b for b in range(rank, len(blocks), world_size) if not _marker(folder, b).exists()]
     if not mine:
         return
     make_block = prepare()
     for block in mine:
         stop_if_requested()
         values, unusable = make_block(blocks[block])
-        write_atomically(folder / f"block-{block:05d}.npy", lambda path, values=values: _save_array(path, values))
-        write_json(folder / f"block-{block:05d}.json", unusable)
+        _write_values(_marker(folder, block), values)
+        write_sealed(_marker(folder, block), {"values": _digest(values), "unusable": unusable})
+
+
+def _marker(folder: Path, block: int) -> Path:
+    """A block's record; its values are beside it."""
+    return folder / f"block-{block:05d}.json"
+
+
+def _write_values(marker: Path, values: np.ndarray) -> None:
+    write_atomically(marker.with_suffix(".npy"), lambda path: _save_array(path, values))
+
+
+def _digest(values: np.ndarray) -> str:
+    """sha256 of an array: of its numbers, and of what they are."""
+    return hashlib.sha256(f"{values.dtype.str} {values.shape}".encode() + values.tobytes()).hexdigest()
+
+
+def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
+    """Names and drops what is not as it was written, and what dead processes left: what is missing then is made."""
+    clear_abandoned(folder)
+    merged = folder / "unusable.json"
+    if merged.exists():
+        damage = _damage(merged, lambda record: file_sha256(folder / "values.npy") == record["values"])
+        if damage is None:
+            return
+        say(made_again(damage))
+        _cut_again(folder, blocks)
+        merged.unlink()
+    for block in range(len(blocks)):
+        marker = _marker(folder, block)
+        if not marker.exists():
+            continue
+        damage = _damage(marker, lambda record, marker=marker: _digest(_load(marker.with_suffix(".npy"))) == record["values"])
+        if damage is not None:
+            say(made_again(damage))
+            marker.unlink()
+
+
+def _damage(record: Path, fits: Callable[[dict], bool]) -> DamagedFile | None:
+    """What is wrong with values or with their record, which `fits` compares."""
+    values = record.with_name("values.npy") if record.name == "unusable.json" else record.with_suffix(".npy")
+    try:
+        return None if values.exists() and fits(read_sealed(record)) else DamagedFile(values)
+    except DamagedFile as damage:
+        return damage
+
+
+def _load(path: Path) -> np.ndarray:
+    """An array's file, memory-mapped. Raises `DamagedFile`."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except Exception:  # numpy raises all kinds on a header that it cannot read
+        raise DamagedFile(path) from None
+
+
+def _cut_again(folder: Path, blocks: list[np.ndarray]) -> None:
+    """Takes the merged values apart into the blocks' files again; those that are not as the blocks' records say are found there."""
+    try:
+        values = _load(folder / "values.npy")
+    except (DamagedFile, FileNotFoundError):
+        return
+    for block in range(len(blocks)):
+        start = block * BLOCK_ROWS
+        _write_values(_marker(folder, block), np.asarray(values[start : start + len(blocks[block])]))
 
 
 def _save_array(path: Path, values: np.ndarray) -> None:
@@ -97,10 +176,10 @@ def _take_room(path: Path) -> None:
 def _merge(folder: Path, split: Split) -> None:
     blocks = _blocks(split)
     unusable: dict[str, str] = {}
-    temporary = folder / f".values.{os.getpid()}.tmp"
+    temporary = temporary_beside(folder / "values.npy")
     merged = None
     for number, rows in enumerate(blocks):
-        marker = folder / f"block-{number:05d}.json"
+        marker = _marker(folder, number)
         wait_for_file(marker)
         start = number * BLOCK_ROWS
         try:
@@ -115,9 +194,10 @@ def _merge(folder: Path, split: Split) -> None:
             merged = np.lib.format.open_memmap(temporary, mode="w+", dtype=values.dtype, shape=shape)
             _take_room(temporary)
         merged[start : start + len(rows)] = values
-        unusable |= read_json(marker)
+        unusable |= read_sealed(marker)["unusable"]
     merged.flush()
+    sync(temporary)
     os.replace(temporary, folder / "values.npy")
-    write_json(folder / "unusable.json", unusable)
+    write_sealed(folder / "unusable.json", {"values": file_sha256(folder / "values.npy"), "unusable": unusable})
     for number in range(len(blocks)):
-        (folder / f"block-{number:05d}.npy").unlink(missing_ok=True)
+        _marker(folder, number).with_suffix(".npy").unlink(missing_ok=True)

@@ -25,12 +25,13 @@ from .config import AugmentSettings, DataSettings, HubSettings, apply_preset
 from .errors import TooManySkipped, UserError
 from .files import read_json
 from .inputs import CLASSIFIER_FACTS
-from .parsing import Settings, as_arguments, parse_settings, read_yaml
+from .parsing import Settings, as_arguments, parse_settings, read_settings
 from .presets import CAM_METHODS
 from .processes import launch, lock_folder, on_rank_zero, say, start_processes
 from .program_settings import RunSettings
 from .publish_version import check_can_publish
 from .repository import manifest_path
+from .shipped import recipe_folder
 from .training_push import check_push
 from .training_settings import AdapterSettings, ClassifierSettings
 
@@ -43,18 +44,15 @@ RECIPE_FILES = ("classifier.yaml", "adapter.yaml", "generate.yaml", "downstream.
 
 def stage_settings(settings: RunSettings, settings_class: type[Settings], recipe_file: str, links: dict[str, str]) -> Settings:
     """One stage's settings: the recipe's file, over it what the run was given, over it the links between stages. Raises `UserError`."""
-    values = {}
-    if settings.recipe is not None:
-        path = Path(settings.recipe) / recipe_file
-        values = read_yaml(path) if path.exists() else {}
     # what is pushed, and as what, is said by the links
     known = {field.name for field in dataclasses.fields(settings_class)} - PUBLICATION - {"push_to_hub", "hub_model_id"}
     if settings_class is not AugmentSettings:
         known -= {"license"}  # the dataset's is not the models'
-    given = {name: value for name, value in vars(settings).items() if name in known and value is not None}
-    values |= given | links
+    given = {name: value for name, value in vars(settings).items() if name in known and value is not None} | links
+    path = None if settings.recipe is None else recipe_folder(settings.recipe) / recipe_file
+    values = read_settings(path, given) if path is not None and path.exists() else {}
     try:
-        return parse_settings(settings_class, as_arguments(values))
+        return parse_settings(settings_class, as_arguments(values | given))
     except UserError as error:
         raise UserError(f"{recipe_file.removesuffix('.yaml')}: {error}") from None
 
@@ -70,19 +68,19 @@ class Stage:
 
 def all_stages(settings: RunSettings) -> list[Stage]:
     """Every stage in order, its settings checked before the first one starts. Raises `UserError`."""
-    if settings.recipe is not None and not any((Path(settings.recipe) / name).is_file() for name in RECIPE_FILES):
+    recipe = None if settings.recipe is None else recipe_folder(settings.recipe)
+    if recipe is not None and not any((recipe / name).is_file() for name in RECIPE_FILES):
         raise UserError(f"recipe {settings.recipe} holds none of {', '.join(RECIPE_FILES)}")
     output = Path(settings.output_dir)
     classifier, adapter, repo = (str(output / name) for name in ("classifier", "adapter", "repo"))
     generation = {"output_dir": str(output), "classifier": classifier, "adapter": adapter} | publication(settings)
-    card = Path(settings.recipe or "") / "card.md"
-    if settings.recipe is not None and card.is_file():
-        generation["card"] = str(card)
+    if recipe is not None and (recipe / "card.md").is_file():
+        generation["card"] = str(recipe / "card.md")
     seen = {"output_dir": classifier} | ({} if settings.bootstrap_saliency else push_of(settings, "classifier"))
     first = stage_settings(settings, ClassifierSettings, "classifier.yaml", seen)
     # The downstream classifier differs from the first one by its data alone, unless the recipe says more.
     downstream_file = "downstream.yaml"
-    if settings.recipe is None or not (Path(settings.recipe) / downstream_file).exists():
+    if recipe is None or not (recipe / downstream_file).exists():
         downstream_file = "classifier.yaml"
     learned = {"output_dir": adapter, "judge": classifier} | push_of(settings, "adapter")
     second = stage_settings(settings, AdapterSettings, "adapter.yaml", learned)

@@ -116,10 +116,14 @@ def minimum_barrier_map(image: Image.Image, resize: str) -> np.ndarray:
 
 
 def model_free_map(image: Image.Image, settings: MethodSettings) -> np.ndarray:
-    """The map of an RGB image by a method that looks at the image alone."""
-    if settings.saliency_method == "minimum-barrier":
-        return minimum_barrier_map(image, settings.resize)
-    return spectral_residual_map(image, settings.resize, settings.saliency_sigma)
+    """The map of an RGB image by a method that looks at the image alone. Raises `KeyError` on another one."""
+    return MODEL_FREE_MAPS[settings.saliency_method](image, settings)
+
+
+MODEL_FREE_MAPS = {
+    "minimum-barrier": lambda image, settings: minimum_barrier_map(image, settings.resize),
+    "spectral-residual": lambda image, settings: spectral_residual_map(image, settings.resize, settings.saliency_sigma),
+}
 
 
 @one_row("mask")

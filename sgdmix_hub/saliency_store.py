@@ -16,15 +16,16 @@ from .cam import SMALLEST_GRID, CamSaliency
 from .config import AugmentSettings
 from .data import Split
 from .errors import UnusableRow, UserError
-from .files import read_json, write_json
-from .pins import MODEL_FILES, Pin, local_folder
+from .files import DamagedFile, made_again, read_sealed, write_sealed
+from .pins import Pin
 from .presets import CAM_METHODS
-from .processes import say, wait_for_file
+from .processes import on_rank_zero, say, wait_for_file
 from .row_store import Block, RowStore, compute_rows
 from .saliency import MAP_SIZE, is_blank, mask_column_map, model_free_map
 from .trust import Trust, trust_test
 
 FALL_BACK = "minimum-barrier"
+LARGEST_SCALE = 1.5  # of the size a classifier was trained at; at twice that size a small network lost half of its accuracy
 
 
 @dataclass(frozen=True)
@@ -97,34 +98,58 @@ def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -
 
 def load_cam(settings: AugmentSettings, split: Split, classifier: Pin, device: torch.device) -> CamSaliency:
     """The CAM that the settings name. Raises `UserError` when the classifier has other classes than the dataset."""
-    folder = local_folder(classifier, MODEL_FILES)
-    cam = CamSaliency(folder, settings.saliency_method, device, settings.saliency_layer, settings.saliency_input_size)
-    names = [cam.model.config.id2label[i] for i in range(cam.model.config.num_labels)]
-    if names != split.class_names:
+    from .classifiers import Classifier  # transformers' models: a second of the start of a program that needs none
+
+    network = Classifier(classifier, device)
+    if network.class_names != split.class_names:
         raise UserError(
-            f"the classifier's {len(names)} classes are not the dataset's {len(split.class_names)}: "
+            f"the classifier's {len(network.class_names)} classes are not the dataset's {len(split.class_names)}: "
             "train one with scripts/train_classifier.py"
         )
-    return cam
+    return CamSaliency(network, settings.saliency_method, settings.saliency_layer, settings.saliency_input_size)
 
 
 def _tested(settings: AugmentSettings, split: Split, classifier: Pin, folder: Path, rank: int, device: torch.device) -> Trust:
     """What the trust test finds; rank 0 makes it once and warns."""
     path = folder / "trust.json"
+    on_rank_zero(lambda: _drop_damaged_test(path))
     if rank == 0 and not path.exists():
         cam = load_cam(settings, split, classifier, device)
-        if min(cam.grid) < SMALLEST_GRID:
-            say(
-                f"warning: {cam.layer_name} gives maps of {cam.grid[0]}x{cam.grid[1]} cells at input {cam.size}, too coarse for a good "
-                "mask (7x7 at least): raise --saliency_input_size or name an earlier --saliency_layer"
-            )
-        write_json(path, asdict(trust_test(cam, split, settings.resize)))
+        for doubt in doubts_of_size(cam):
+            say(f"warning: {doubt}")
+        write_sealed(path, asdict(trust_test(cam.classifier, cam.size, split, settings.resize)))
     wait_for_file(path)
-    trust = Trust(**read_json(path))
+    trust = Trust(**read_sealed(path))
     if trust.reads_background:
         remedy = f"taking {FALL_BACK} instead" if settings.trust_test == "fall-back" else f"try --saliency_method {FALL_BACK}"
         say(f"warning: the classifier reads the background ({trust}), so its maps find the background: {remedy}")
     return trust
+
+
+def _drop_damaged_test(path: Path) -> None:
+    try:
+        read_sealed(path)
+    except DamagedFile as damage:
+        say(made_again(damage))
+        path.unlink()
+    except FileNotFoundError:
+        pass
+
+
+def doubts_of_size(cam: CamSaliency) -> list[str]:
+    """Why maps may be bad at this input size, in sentences; none where nothing speaks against it."""
+    found, trained = [], cam.classifier.preprocessing.resize_size
+    if min(cam.grid) < SMALLEST_GRID:
+        found.append(
+            f"{cam.layer_name} gives maps of {cam.grid[0]}x{cam.grid[1]} cells at input {cam.size}, too coarse for a good "
+            "mask (7x7 at least): raise --saliency_input_size or name an earlier --saliency_layer"
+        )
+    if cam.size > LARGEST_SCALE * trained:
+        found.append(
+            f"the classifier looks at images of {cam.size} and was trained at {trained}, where it is right more often: "
+            f"give a --saliency_input_size of at most {int(LARGEST_SCALE * trained)}, or train it with a larger --image_size"
+        )
+    return found
 
 
 def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, cam: CamSaliency | None) -> Block:

@@ -16,13 +16,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from .data import Split, square
-
-ORDER_STREAM, DRAW_STREAM, CLASS_IMAGE_STREAM, BATCH_STREAM, BALANCE_STREAM = range(5)
-
-
-def sample_seed(seed: int, number: int, stream: int = DRAW_STREAM) -> int:
-    """The seed of all that is drawn for a sample, 63 bits."""
-    return int(np.random.SeedSequence([seed, stream, number]).generate_state(1, np.uint64)[0] >> 1)
+from .seeds import RandomStream, generator, sample_seed
 
 
 class SampleOrder:
@@ -37,7 +31,7 @@ class SampleOrder:
         """The position in `rows` of a sample."""
         epoch, position = divmod(number, len(self.rows))
         if epoch != self._epoch:
-            self._order = np.random.default_rng([self.seed, ORDER_STREAM, epoch]).permutation(len(self.rows))
+            self._order = generator(RandomStream.ORDER, self.seed, epoch).permutation(len(self.rows))
             self._epoch = epoch
         return int(self._order[position])
 
@@ -88,7 +82,7 @@ class ClassImages(torch.utils.data.Dataset):
 
     def __init__(self, paths: list[Path], seed: int, label: int):
         self.paths, self.label = paths, label
-        self.order = SampleOrder(np.arange(len(paths)), sample_seed(seed, 0, CLASS_IMAGE_STREAM))
+        self.order = SampleOrder(np.arange(len(paths)), seed)
 
     def __getitem__(self, number: int) -> dict:
         with Image.open(self.paths[self.order[number]]) as image:

@@ -16,10 +16,12 @@ from datasets import ClassLabel, Features, Image, Value
 
 from .config import AugmentSettings
 from .data import Split
-from .files import file_sha256, read_json, write_atomically, write_json
+from .files import DamagedFile, file_sha256, made_again, read_sealed, write_atomically, write_sealed
+from .processes import say
 from .row_store import RowStore
 from .saliency_store import SaliencyMaps
-from .targets import NO_TARGET, Target, row_seed, row_strength, select_targets
+from .seeds import row_seed
+from .targets import NO_TARGET, Target, row_strength, select_targets
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -75,14 +77,10 @@ def make_plan(settings: AugmentSettings, split: Split, maps: SaliencyMaps, backg
 
 def write_plan(path: Path, plan: Iterable[PlanRow]) -> None:
     """Writes the rows as they come, in groups: a plan may have millions."""
-
-    def write(temporary: Path) -> None:
-        rows = iter(plan)
-        with pq.ParquetWriter(temporary, PLAN_SCHEMA) as file:
-            while group := [vars(row) for row in islice(rows, PLAN_GROUP)]:
-                file.write_table(pa.Table.from_pylist(group, schema=PLAN_SCHEMA))
-
-    write_atomically(path, write)
+    rows = iter(plan)
+    with pq.ParquetWriter(path, PLAN_SCHEMA) as file:
+        while group := [vars(row) for row in islice(rows, PLAN_GROUP)]:
+            file.write_table(pa.Table.from_pylist(group, schema=PLAN_SCHEMA))
 
 
 def shard_features(class_names: list[str]) -> Features:
@@ -138,21 +136,47 @@ class Shards:
         return self.path(number).with_suffix(".json")
 
     def record(self, number: int) -> dict:
-        return read_json(self.record_path(number))
+        """What a shard's record says. Raises `DamagedFile`."""
+        return read_sealed(self.record_path(number))
 
     def is_recorded(self, number: int) -> bool:
         return self.record_path(number).exists()
 
-    def is_finished(self, number: int) -> bool:
-        """Whether the shard of this very plan is there with the bytes its record states: a truncated or changed file is made again."""
-        if not (self.is_recorded(number) and self.path(number).exists()):
+    def check(self, number: int) -> bool:
+        """Whether the shard of this very plan is there, with the bytes its record states. Raises `DamagedFile` when it or its record is
+        torn or was changed."""
+        if not self.is_recorded(number):
             return False
         record = self.record(number)
-        return record["plan_sha256"] == self.plan_sha256 and file_sha256(self.path(number)) == record["sha256"]
+        if record["plan_sha256"] != self.plan_sha256:
+            return False
+        if not self.path(number).exists() or file_sha256(self.path(number)) != record["sha256"]:
+            raise DamagedFile(self.path(number))
+        return True
+
+    def is_finished(self, number: int) -> bool:
+        """Whether the shard is there as it was made."""
+        try:
+            return self.check(number)
+        except DamagedFile:
+            return False
 
     def unfinished(self) -> list[int]:
-        """The shards to make, ascending. A record without its bytes is dropped, so that nobody takes the shard for done."""
-        numbers = [n for n in range(len(self)) if not self.is_finished(n)]
+        """The shards to make, ascending; those that are there, but not as they were made, are named."""
+        numbers = []
+        for number in range(len(self)):
+            try:
+                finished = self.check(number)
+            except DamagedFile as damage:
+                say(made_again(damage))
+                finished = False
+            if not finished:
+                numbers.append(number)
+        return numbers
+
+    def drop_unfinished(self) -> list[int]:
+        """The shards to make; records that they have are dropped, so that nobody takes one for done."""
+        numbers = self.unfinished()
         for number in numbers:
             self.record_path(number).unlink(missing_ok=True)
         return numbers
@@ -167,7 +191,7 @@ class Shards:
         table = pa.table(columns, schema=features.arrow_schema)
         write_atomically(self.path(number), lambda temporary: pq.write_table(table, temporary))
         record = {"rows": len(rows), "sha256": file_sha256(self.path(number)), "plan_sha256": self.plan_sha256, **facts}
-        write_json(self.record_path(number), record)
+        write_sealed(self.record_path(number), record)
 
     def link_into(self, number: int, path: Path) -> None:
         """Puts a finished shard at another place of the same file system, without copying where links are allowed."""

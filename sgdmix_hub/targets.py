@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from .config import AugmentSettings
+from .seeds import RandomStream, generator
 
-CANDIDATE_STREAM, SEED_STREAM, POOL_STREAM, STRENGTH_STREAM = 0, 1, 2, 3
 NO_TARGET = -1
 
 ROWS_AT_ONCE = 256  # maps converted at once: 4 MB of float32
@@ -73,12 +73,7 @@ class _Selection:
         self.usable, self.maps, self.settings = usable, maps, settings
         self.pools = Pools(labels[usable], settings.target_classes)
         self.uses = np.zeros(len(usable), np.int64)
-        if settings.selection_method == "random":
-            self.rule = DrawOrder()
-        elif settings.selection_method == "novel-background":
-            self.rule = BackgroundNovelty(backgrounds, self.pools)
-        else:
-            self.rule = MapDistance(maps, usable, sign=1 if settings.selection_method == "l2" else -1)
+        self.rule = RULES[settings.selection_method](self, backgrounds)
 
     def targets(self, positions: np.ndarray) -> Iterator[list[Target]]:
         draws = [[self._draw(position, variant) for variant in range(self.settings.num_variants)] for position in positions]
@@ -88,15 +83,15 @@ class _Selection:
             drawn_costs = [of_candidates[np.searchsorted(candidates, of_variant)] for of_variant in drawn]
             yield [self._target(position, chosen) for chosen in self._choose(position, drawn, drawn_costs)]
 
-    def _rng(self, position: int, variant: int, stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.settings.seed, int(self.usable[position]), variant, stream])
+    def _rng(self, position: int, variant: int, stream: RandomStream) -> np.random.Generator:
+        return generator(stream, self.settings.seed, self.usable[position], variant)
 
     def _draw(self, position: int, variant: int) -> np.ndarray:
         """At most N candidates, in the order drawn where that is the rule, else ascending."""
         size = self.pools.size(position)
         if size == 0:
             return np.empty(0, np.int64)
-        places = self._rng(position, variant, CANDIDATE_STREAM).choice(size, min(self.settings.num_candidates, size), replace=False)
+        places = self._rng(position, variant, RandomStream.CANDIDATES).choice(size, min(self.settings.num_candidates, size), replace=False)
         return self.pools.take(position, places if self.settings.selection_method == "random" else np.sort(places))
 
     def _choose(self, position: int, drawn: list[np.ndarray], costs: list[np.ndarray]) -> list[int]:
@@ -133,7 +128,7 @@ class _Selection:
                 return drawn[again]
             free = self._free(pool, taken, least)
         left = pool[free]
-        return self._rng(position, variant, POOL_STREAM).permutation(left) if self.settings.selection_method == "random" else left
+        return self._rng(position, variant, RandomStream.POOL).permutation(left) if self.settings.selection_method == "random" else left
 
     def _target(self, position: int, target: int) -> Target:
         if target == NO_TARGET:
@@ -253,6 +248,15 @@ class BackgroundNovelty:
         return candidates[np.argmin(costs)]
 
 
+# `selection_method` -> the rule of a `_Selection`, given the backgrounds' features
+RULES = {
+    "random": lambda selection, backgrounds: DrawOrder(),
+    "l2": lambda selection, backgrounds: MapDistance(selection.maps, selection.usable, sign=1),
+    "dissimilar": lambda selection, backgrounds: MapDistance(selection.maps, selection.usable, sign=-1),
+    "novel-background": lambda selection, backgrounds: BackgroundNovelty(backgrounds, selection.pools),
+}
+
+
 def _parts(length: int) -> Iterator[slice]:
     """[0, length) in parts whose maps fit the memory and the cache."""
     return (slice(start, min(start + ROWS_AT_ONCE, length)) for start in range(0, length, ROWS_AT_ONCE))
@@ -267,10 +271,5 @@ def rms_distances(source_map: np.ndarray, candidate_maps: np.ndarray) -> np.ndar
 def row_strength(strengths: list[float], seed: int, source: int, variant: int) -> float:
     """S of one row, a pure function of (seed, source_index, variant): a source's variants take the strengths in turn, in an order of its
     own, so that every strength is as frequent as any other."""
-    order = np.random.default_rng([seed, source, STRENGTH_STREAM]).permutation(len(strengths))
+    order = generator(RandomStream.ROW_STRENGTH, seed, source).permutation(len(strengths))
     return strengths[order[variant % len(strengths)]]
-
-
-def row_seed(seed: int, source: int, variant: int) -> int:
-    """The noise seed of one row, in [0, 2**63): a pure function of (seed, source_index, variant)."""
-    return int(np.random.default_rng([seed, source, variant, SEED_STREAM]).integers(2**63 - 1))

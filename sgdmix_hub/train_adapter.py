@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from .adapter_model import PRECISIONS, AdaptedModel, load_adapted
 from .adapters import FACTS_FILE, save_adapter
+from .bases import check_supported
 from .batches import training_batches
 from .checkpoints import Checkpoints
 from .contact_sheet import SheetRow, draw_contact_sheet
@@ -37,11 +38,22 @@ from .judging import Judge, judge_adapter
 from .licences import stated_license
 from .model_cards import write_adapter_card
 from .pins import Pin, resolve
-from .processes import is_finished, launch, lock_folder, on_rank_zero, say, start_processes, stop_if_requested, wait_for_file
+from .processes import (
+    forget_failure,
+    is_finished,
+    launch,
+    lock_folder,
+    on_rank_zero,
+    say,
+    start_processes,
+    stop_if_requested,
+    wait_for_file,
+)
 from .prompts import bare_prompt, prompt_for, prompt_ids, token_for
 from .refine import NO_SAFETY_CHECKER, load_base, with_scheduler
-from .samples import CLASS_IMAGE_STREAM, Share, sample_seed
+from .samples import Share
 from .sampling import draw_images, drawing, drawing_options
+from .seeds import RandomStream, seed_of
 from .split_report import usable_rows
 from .training_log import TrainingLog, check_tracker, draw_curve, track_image
 from .training_push import check_push, push_trained
@@ -86,7 +98,7 @@ def class_images(settings: AdapterSettings, base: Pin, accelerator: Accelerator,
         pipeline = with_scheduler(pipeline, "dpmsolver++").to(accelerator.device)
         for start in range(0, len(missing), settings.train_batch_size):
             numbers = missing[start : start + settings.train_batch_size]
-            seeds = [sample_seed(settings.seed, number, CLASS_IMAGE_STREAM) for number in numbers]
+            seeds = [seed_of(RandomStream.PRIOR_IMAGE, settings.seed, number) for number in numbers]
             for number, image in zip(numbers, draw_images(pipeline, [prompt] * len(numbers), seeds, **options), strict=True):
                 write_atomically(paths[number], lambda path, image=image: Image.fromarray(image).save(path, format="PNG"))
     for path in paths:
@@ -184,6 +196,7 @@ def validate(settings, class_names: list[str], pipeline, model: AdaptedModel, ac
 
 def main(settings: AdapterSettings) -> None:
     """One training. Raises `UserError`, `Preempted`."""
+    settings.validate()
     folder = Path(settings.output_dir)
     state = folder / "state"
     processes = start_processes(settings.num_threads)
@@ -199,13 +212,14 @@ def main(settings: AdapterSettings) -> None:
         if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
             say(f"adapter: {folder} is complete, nothing to train")
         else:
+            on_rank_zero(lambda: check_supported(base))
             train_and_save(settings, split, base, facts, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
         if processes.is_main_process:
             write_adapter_card(settings, folder)
             push_trained(settings, folder, f"Adapter of {len(split.class_names)} classes")
-            (state / "error.json").unlink(missing_ok=True)
+            forget_failure(state)
         processes.wait_for_everyone()
 
 

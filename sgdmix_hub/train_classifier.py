@@ -8,6 +8,8 @@ any; the evaluation split is measured once, with the weights that were kept.
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -18,18 +20,20 @@ import torch
 from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 
 from .accuracy import EvaluationImages, accuracy_of, evaluate_on
-from .cam import processor_size
-from .classifiers import build_model, check_takes, evaluation_transform, training_transform, with_size
+from .checkpoints import newest_whole, seal_folder
+from .classifiers import build_for_training, load_network, save_classifier
 from .data import Split, attributes_of, load_evaluation_split, load_split, subset_record
 from .errors import UserError
-from .files import fill_folder, read_json, write_json
+from .files import DamagedFile, fill_folder, read_json, read_sealed, write_json, write_sealed
 from .inputs import CLASSIFIER_FACTS, versions
 from .licences import stated_license
 from .losses import balanced_softmax_prior, classification_loss
 from .model_cards import write_classifier_card
 from .pins import Pin, resolve
+from .preprocessing import recorded_preprocessing
 from .processes import (
     different_facts,
+    forget_failure,
     is_finished,
     launch,
     lock_folder,
@@ -40,6 +44,7 @@ from .processes import (
     wait_for_file,
 )
 from .published import PublishedRows, load_published
+from .shared_memory import check_shared_memory, loader_bytes
 from .split_report import usable_rows
 from .training_images import TrainingImages, training_images
 from .training_log import TrainingLog, check_tracker, draw_curve
@@ -48,6 +53,8 @@ from .training_settings import ClassifierSettings, recorded
 from .validation import BestWeights, hold_out
 
 LOSS_PICTURE = "assets/loss.png"
+SEALED = "sealed.json"  # a checkpoint's record
+MEASUREMENT = frozenset({"eval_split", "group_column", "many_shot", "few_shot"})  # settings of what is done after the weights are final
 
 
 class TrainingBar(ProgressCallback):
@@ -70,6 +77,10 @@ class TrainingBar(ProgressCallback):
         super().on_step_end(args, state, control, **kwargs)
         control.should_log |= control.should_save  # losses since the last line are not in a checkpoint: it goes on with none
         stop_if_requested()
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            seal_folder(Path(args.output_dir) / f"checkpoint-{state.global_step}", SEALED, {"step": state.global_step})
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
@@ -114,31 +125,37 @@ def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | Non
     record = folder / "training.json"
     if which == "none":
         shutil.rmtree(folder, ignore_errors=True)
-    elif record.exists() and (different := different_facts(read_json(record), identity)):
+    elif record.exists() and (different := different_facts(read_identity(record), identity)):
         raise UserError(
             f"{folder} has checkpoints of another training ({', '.join(different)} differ): start over with --resume_from_checkpoint none, "
             "or choose another --output_dir"
         )
-    write_json(record, identity)
-    finished = [path for path in folder.glob("checkpoint-*") if is_whole(path)]
+    write_sealed(record, identity)
+    finished = sorted((path.parent for path in folder.glob(f"checkpoint-*/{SEALED}")), key=lambda path: int(path.name.rpartition("-")[2]))
     if which in ("latest", "none"):
-        return max(finished, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    if Path(which) not in finished:
-        raise UserError(f"{which} is no checkpoint of this training: give latest, none, or a folder like {folder / 'checkpoint-500'}")
+        return newest_whole(finished, SEALED)
+    if Path(which) not in finished or newest_whole([Path(which)], SEALED) is None:
+        raise UserError(
+            f"{which} is no checkpoint of this training, or not a whole one: give latest, none, or a folder like "
+            f"{folder / 'checkpoint-500'}"
+        )
     return Path(which)
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer writes trainer_state.json last, which a kill may cut off."""
+def read_identity(record: Path) -> dict:
+    """What the checkpoints beside it are of. Raises `UserError` when that is lost."""
     try:
-        read_json(checkpoint / "trainer_state.json")
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+        return read_sealed(record)
+    except DamagedFile:
+        raise UserError(
+            f"{record} is torn or was changed since it was written, so nothing says what its checkpoints are of: start over with "
+            "--resume_from_checkpoint none, or choose another --output_dir"
+        ) from None
 
 
 def main(settings: ClassifierSettings) -> None:
     """One training. Raises `UserError`, `Preempted`."""
+    settings.validate()
     folder = Path(settings.output_dir)
     processes = start_processes(settings.num_threads)
     with lock_folder(folder / "state") if processes.is_main_process else nullcontext():
@@ -149,17 +166,22 @@ def main(settings: ClassifierSettings) -> None:
         synthetic = load_published(settings.synthetic, settings.synthetic_config_name) if settings.synthetic else None
         eval_pin = on_rank_zero(lambda: resolve(settings.eval_dataset_name, repo_type="dataset")) if settings.eval_dataset_name else None
         facts = classifier_facts(settings, split, model_pin, synthetic, eval_pin)
-        if on_rank_zero(lambda: is_finished(folder / CLASSIFIER_FACTS, facts)):
-            say(f"classifier: {folder} is complete, nothing to train")
-        else:
+        if not on_rank_zero(lambda: is_finished(folder / CLASSIFIER_FACTS, identity_of(facts))):
             if synthetic is not None:
                 synthetic.check_made_from(split, facts["subset"])
             evaluation = load_evaluation(settings, split, eval_pin) if settings.eval_split else None
             train_and_save(settings, split, model_pin, synthetic, evaluation, facts, folder)
+        else:
+            before = on_rank_zero(lambda: read_json(folder / CLASSIFIER_FACTS))
+            if settings.eval_split is None or measurement_of(before) == measurement_of(facts):
+                say(f"classifier: {folder} is complete, nothing to train")
+            else:
+                say(f"classifier: {folder} is complete, only {settings.eval_split} is measured")
+                measure_again(settings, split, load_evaluation(settings, split, eval_pin), before, facts, folder)
         if processes.is_main_process:
             write_classifier_card(settings, folder)
             push_trained(settings, folder, f"Classifier of {len(split.class_names)} classes")
-            (folder / "state" / "error.json").unlink(missing_ok=True)
+            forget_failure(folder / "state")
         processes.wait_for_everyone()
 
 
@@ -174,15 +196,13 @@ def train_and_save(
 ) -> None:
     """Trains, measures, and puts the classifier's files into the folder. A collective. Raises `UserError`."""
     set_seed(settings.seed)
-    model, processor = build_model(model_pin, split.class_names, settings.from_scratch)
-    size = settings.image_size or processor_size(processor)
-    if settings.resize_size is not None and settings.resize_size < size:
-        raise UserError(f"resize_size {settings.resize_size} is smaller than the crop of {size}: give a larger one, or another image_size")
-    check_takes(model, size)
-    as_measured = evaluation_transform(processor, size, settings.resize_size)
+    model, preprocessing = build_for_training(
+        model_pin, split.class_names, settings.image_size, settings.resize_size, settings.from_scratch
+    )
+    check_loaders(settings, preprocessing.size, evaluation is not None)
+    as_measured = preprocessing.evaluation()
     rows, validation = training_rows(settings, split, as_measured)
-    as_trained = training_transform(processor, size, settings.augmentation, settings.resize_size)
-    images = training_images(settings, split, rows, synthetic, as_trained)
+    images = training_images(settings, split, rows, synthetic, preprocessing.training(settings.augmentation))
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
     prior = balanced_softmax_prior(counts) if settings.loss == "balanced-softmax" else None
     arguments = training_arguments(settings, folder / "state" / "checkpoints")
@@ -200,18 +220,18 @@ def train_and_save(
     best = BestWeights(folder / "state" / "best", log, settings.eval_steps)
     if validation is not None:
         trainer.add_callback(best)
-    identity = facts | {"num_processes": arguments.world_size}
+    identity = identity_of(facts) | {"num_processes": arguments.world_size}
     checkpoint = on_rank_zero(lambda: checkpoint_to_resume(Path(arguments.output_dir), settings.resume_from_checkpoint, identity))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     found = {"base_license": stated_license(model_pin), "versions": versions(), "num_processes": arguments.world_size}
+    found["preprocessing"] = preprocessing.record()
     if validation is not None:
         found["validation"] = {"images": len(validation)} | best.load_into(trainer.model)
     if evaluation is not None:
         found |= evaluate_on(trainer, evaluation, as_measured, counts, settings)
 
     def write(working: Path) -> None:
-        trainer.model.save_pretrained(working)
-        with_size(processor, size).save_pretrained(working)
+        save_classifier(trainer.model, preprocessing, working)
         curve = log.curve()
         draw_curve(curve, working / LOSS_PICTURE)
         write_json(working / CLASSIFIER_FACTS, facts | found | {"loss_curve": curve})
@@ -221,20 +241,61 @@ def train_and_save(
     wait_for_file(folder / CLASSIFIER_FACTS)  # a shared file system may show it late
 
 
+def check_loaders(settings: ClassifierSettings, size: int, is_evaluated: bool) -> None:
+    """Raises `UserError` where the data loaders' workers have not the shared memory that they need: they would wait for it for ever."""
+    validated = settings.validation_split is not None or settings.validation_share > 0
+    images = settings.per_device_train_batch_size * (3 if validated else 2 if is_evaluated else 1)  # twice as many are evaluated at once
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    check_shared_memory(
+        loader_bytes(settings.dataloader_num_workers, images, size, ranks),
+        f"{ranks * settings.dataloader_num_workers} workers of data loaders",
+        "fewer --dataloader_num_workers (0 needs none), a smaller --per_device_train_batch_size, or ",
+    )
+
+
+def measure_again(settings: ClassifierSettings, split: Split, evaluation: Split, before: dict, facts: dict, folder: Path) -> None:
+    """Measures the finished classifier in the folder, whose facts are `before`, as the settings now say. A collective."""
+    transform = recorded_preprocessing(before.get("preprocessing"), folder.name).evaluation()
+    rows, _ = training_rows(settings, split, transform)
+    counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
+    arguments = training_arguments(settings, folder / "state" / "checkpoints")
+    trainer = Trainer(model=load_network(str(folder), f"classifier {folder.name}"), args=arguments)
+    found = evaluate_on(trainer, evaluation, transform, counts, settings)
+    kept = {name: value for name, value in before.items() if name not in ("metrics", "groups")}
+    if trainer.is_world_process_zero():
+        write_json(folder / CLASSIFIER_FACTS, kept | found | {name: facts[name] for name in ("settings", "eval_dataset")})
+    trainer.accelerator.wait_for_everyone()
+
+
+def usable(split: Split, name: str, setting: str) -> Split:
+    """The split without the rows whose image cannot be decoded. Raises `UserError` when none is left: that is told before a training, not
+    after it."""
+    if not len(split.subset):
+        raise UserError(f"split {name!r} of {split.pin.name} has no labelled row: give another --{setting}")
+    rows = split.decodable()
+    if not len(rows):
+        raise UserError(
+            f"no image of split {name!r} of {split.pin.name} can be decoded: give another --{setting}, or fetch its files again"
+        )
+    return dataclasses.replace(split, subset=rows)
+
+
 def load_evaluation(settings: ClassifierSettings, split: Split, pin: Pin | None) -> Split:
-    """The split that is measured in the end, of the dataset at `pin` where there is one. Raises `UserError`."""
+    """The usable rows of the split that is measured in the end, of the dataset at `pin` where there is one. Raises `UserError`."""
     evaluation = load_evaluation_split(settings, settings.eval_split, split, pin)
     if settings.group_column is not None:
-        attributes_of(evaluation, settings.group_column)  # a mistake is told before the training, not after it
-    return evaluation
+        attributes_of(evaluation, settings.group_column)
+    return usable(evaluation, settings.eval_split, "eval_split")
 
 
 def training_rows(settings: ClassifierSettings, split: Split, transform) -> tuple[np.ndarray, EvaluationImages | None]:
     """The rows to train on, int64 (n,), and the images to choose the weights on, if there are any. Raises `UserError`."""
     rows = usable_rows(settings, split)
     if settings.validation_split is not None:
-        validation = load_evaluation_split(settings, settings.validation_split, split)
-        return rows, EvaluationImages(validation, validation.decodable(), transform)
+        validation = usable(
+            load_evaluation_split(settings, settings.validation_split, split), settings.validation_split, "validation_split"
+        )
+        return rows, EvaluationImages(validation, validation.subset, transform)
     if settings.validation_share == 0:
         return rows, None
     held = hold_out(split.labels, rows, settings.validation_share, settings.subset_seed)
@@ -255,6 +316,17 @@ def classifier_facts(
         "class_names": split.class_names,
         "settings": recorded(settings),
     }
+
+
+def identity_of(facts: dict) -> dict:
+    """The facts that decide the weights, which a checkpoint or a finished training must share: not those of the measurement after them."""
+    settings = {name: value for name, value in facts["settings"].items() if name not in MEASUREMENT}
+    return {name: value for name, value in facts.items() if name != "eval_dataset"} | {"settings": settings}
+
+
+def measurement_of(facts: dict) -> dict:
+    """The facts that decide what is measured, with which weights ever."""
+    return {"eval_dataset": facts["eval_dataset"]} | {name: facts["settings"].get(name) for name in sorted(MEASUREMENT)}
 
 
 if __name__ == "__main__":

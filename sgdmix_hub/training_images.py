@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from .data import Split
 from .published import PublishedRows
-from .samples import BALANCE_STREAM, BATCH_STREAM, DRAW_STREAM, sample_seed
+from .seeds import RandomStream, generator, seed_of
 from .training_settings import ClassifierSettings
 
 
@@ -56,7 +56,7 @@ class TrainingImages(torch.utils.data.Dataset):
         return len(self.rows) + len(self.added)
 
     def __getitem__(self, position: int) -> dict:
-        with seeded(self._seed_of(position, DRAW_STREAM)):
+        with seeded(self._seed_of(position, RandomStream.SAMPLE)):
             entry = self._entry(position)
             if entry < len(self.rows):
                 row = int(self.rows[entry])
@@ -72,7 +72,7 @@ class TrainingImages(torch.utils.data.Dataset):
         if not self._mixes:
             return items
         pixels, labels = (torch.stack([item[name] for item in items]) for name in ("pixel_values", "labels"))
-        with seeded(self._seed_of(positions[0], BATCH_STREAM)):
+        with seeded(self._seed_of(positions[0], RandomStream.BATCH)):
             mixed = mix_batch(pixels, labels, self.mixup_alpha, self.cutmix_alpha)
         return [{"pixel_values": image, "labels": label} for image, label in zip(*mixed, strict=True)]
 
@@ -80,15 +80,15 @@ class TrainingImages(torch.utils.data.Dataset):
     def _mixes(self) -> bool:
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
-    def _seed_of(self, position: int, stream: int) -> int:
-        return sample_seed(self.seed, self.epoch * len(self) + position, stream)
+    def _seed_of(self, position: int, stream: RandomStream) -> int:
+        return seed_of(stream, self.seed, self.epoch * len(self) + position)
 
     def _entry(self, position: int) -> int:
         """Which of the images a position of the epoch shows: the real ones, then those that were added."""
         if not self.balanced:
             return position
         if self._drawn_for != self.epoch:
-            rng = np.random.default_rng([self.seed, BALANCE_STREAM, self.epoch])
+            rng = generator(RandomStream.BALANCE, self.seed, self.epoch)
             added = [] if self.synthetic is None else self.synthetic.labels[self.added]
             self._drawn = balanced_draw(np.concatenate([self.split.labels[self.rows], added]).astype(np.int64), rng)
             self._drawn_for = self.epoch

@@ -51,11 +51,17 @@ class TrainingLog:
             file.write(_line(record))
 
     def records(self) -> list[dict]:
-        """All whole lines: the last one may have been cut off by a kill."""
+        """All whole lines: the last one may have been cut off by a kill. Raises `UserError` when another one is not readable."""
         if not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except ValueError:
+            raise UserError(
+                f"{self.path} is torn or was changed since it was written: remove the lines that are no JSON, or start over with "
+                "--resume_from_checkpoint none"
+            ) from None
 
     def curve(self) -> list[list[float]]:
         """[step, mean loss up to it] at 100 steps at most, evenly spread: what a card shows."""

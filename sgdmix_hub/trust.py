@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
-from .cam import BATCH, CamSaliency
 from .data import Split, square
 from .errors import UnusableRow
 from .masks import grabcut_mask, threshold_mask, widen
 from .saliency import minimum_barrier_map
 
+if TYPE_CHECKING:  # brings transformers' models
+    from .classifiers import Classifier
+
 TRUST_ROWS = 256
+BATCH = 16
 MARGIN = 0.03  # share of the image size by which the foreground is widened before it is taken away: an edge gives it away
 
 
@@ -43,29 +47,31 @@ class Trust:
         )
 
 
-def trust_test(cam: CamSaliency, split: Split, resize: str) -> Trust:
-    """Both accuracies on at most 256 of the subset's images, always the same, with the masks of minimum barrier and GrabCut."""
+def trust_test(classifier: Classifier, side: int, split: Split, resize: str) -> Trust:
+    """Both accuracies on at most 256 of the subset's images, always the same, whole, as inputs of side x side, with the masks of minimum
+    barrier and GrabCut."""
     drawn = np.sort(np.random.default_rng(0).permutation(split.subset)[:TRUST_ROWS])
     right, images = np.zeros(2), 0
     for start in range(0, len(drawn), BATCH):
         halves, labels = [], []
         for row in drawn[start : start + BATCH]:
             with suppress(UnusableRow):
-                halves.append(_halves(cam, split.image(row), resize))
+                halves.append(_halves(classifier, side, split.image(row), resize))
                 labels.append(int(split.labels[row]))
         images += len(labels)
-        for side in range(2 if labels else 0):
-            predicted = cam.predict(torch.stack([half[side] for half in halves]))
-            right[side] += np.sum(predicted == labels)
+        for half in range(2 if labels else 0):
+            predicted = classifier.logits(torch.stack([halved[half] for halved in halves])).argmax(-1).numpy()
+            right[half] += np.sum(predicted == labels)
     foreground, background = right / max(images, 1)
     return Trust(float(foreground), float(background), images)
 
 
-def _halves(cam: CamSaliency, image: Image.Image, resize: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The classifier's input with the foreground alone and with the background alone, (3, size, size) each; the rest is its mean colour."""
-    pixels = np.asarray(square(image, cam.size, resize))
+def _halves(classifier: Classifier, side: int, image: Image.Image, resize: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The classifier's input with the foreground alone and with the background alone, (3, side, side) each; the rest is its mean colour, or
+    black where it has none."""
+    pixels = np.asarray(square(image, side, resize))
     saliency_map = minimum_barrier_map(image, resize)
     mask = torch.from_numpy(grabcut_mask(pixels, saliency_map, threshold_mask(saliency_map, pixels.shape[0])))
     wide = torch.from_numpy(widen(mask.numpy(), MARGIN))
-    values = cam.pixel_values(image, resize)  # normalised: zero is the mean
+    values = classifier.preprocessing.whole(image, side, resize)  # normalised: zero is the mean
     return values * mask, values * ~wide

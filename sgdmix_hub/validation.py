@@ -12,9 +12,8 @@ from transformers import TrainerCallback
 from .accuracy import share_buffers
 from .files import write_atomically
 from .processes import on_rank_zero, wait_for_file
+from .seeds import RandomStream, generator
 from .training_log import TrainingLog
-
-HOLD_OUT_STREAM = 1  # another draw than that of a few-shot subset
 
 
 def hold_out(labels: np.ndarray, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -26,7 +25,7 @@ def hold_out(labels: np.ndarray, rows: np.ndarray, share: float, seed: int) -> n
     for label in np.unique(labels[rows]):
         of_class = rows[labels[rows] == label]
         wanted = min(round(len(of_class) * share), len(of_class) - 1)
-        held.append(np.random.default_rng([seed, label, HOLD_OUT_STREAM]).permutation(of_class)[:wanted])
+        held.append(generator(RandomStream.HOLD_OUT, seed, label).permutation(of_class)[:wanted])
     return np.sort(np.concatenate(held))
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .classifiers import BATCH
 from .data import Split
 from .errors import UnusableRow
-from .judging import JUDGE_BATCH, Judge
-from .masks import resize_mask, widen
+from .judging import Judge
+from .masks import widen
 from .row_store import Block, RowStore, compute_rows
 from .trust import MARGIN
 
@@ -48,7 +49,8 @@ def compute_views(folder: Path, key: dict, split: Split, judge: Judge, picture: 
         picture: row -> pixels, uint8 (h, h, 3), and foreground mask, bool (h, h), or None where only the whole image is looked at. It may
             raise `UnusableRow`.
     """
-    digest = hashlib.sha256(json.dumps(key | {"judge": str(judge.pin)}, sort_keys=True).encode()).hexdigest()
+    key = key | {"judge": str(judge.pin), "preprocessing": judge.preprocessing.record()}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     store = compute_rows(folder / digest[:16], split, lambda: lambda rows: _block(judge, picture, rows), 0, 1)
     usable = np.array([int(row) not in store.unusable for row in split.subset], dtype=bool)
     return _views(store, len(split.class_names), usable)
@@ -62,9 +64,9 @@ def _views(store: RowStore, num_classes: int, usable: np.ndarray) -> Views:
 
 def _block(judge: Judge, picture: Callable[[int], Picture], rows: np.ndarray) -> Block:
     values, unusable = {}, {}
-    for start in range(0, len(rows), JUDGE_BATCH):
+    for start in range(0, len(rows), BATCH):
         pictures = {}
-        for row in rows[start : start + JUDGE_BATCH]:
+        for row in rows[start : start + BATCH]:
             try:
                 pictures[int(row)] = picture(int(row))
             except UnusableRow as reason:
@@ -84,7 +86,7 @@ def see(judge: Judge, pictures: list[Picture]) -> np.ndarray:
     inputs = torch.stack([judge.transform(Image.fromarray(pixels)) for pixels, _ in pictures])
     probabilities, whole = judge.look(inputs)
     sides = [np.full_like(whole, np.nan) for _ in range(2)]
-    for features, masks in zip(sides, zip(*(_side_masks(mask, judge.size) for _, mask in pictures), strict=True), strict=True):
+    for features, masks in zip(sides, zip(*(_side_masks(mask, judge) for _, mask in pictures), strict=True), strict=True):
         shown = [row for row, mask in enumerate(masks) if mask.any()]
         if shown:
             # the rest of the input is zero: the mean colour
@@ -93,9 +95,10 @@ def see(judge: Judge, pictures: list[Picture]) -> np.ndarray:
     return np.concatenate([probabilities, whole, *sides, np.stack(thumbnails) / 255], axis=1).astype(np.float32)
 
 
-def _side_masks(mask: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The foreground, and what is well outside it, bool (size, size); both empty without a mask that tells them apart."""
-    if mask is None or not mask.any():
-        return np.zeros((size, size), bool), np.zeros((size, size), bool)
-    foreground = resize_mask(mask, size)
+def _side_masks(mask: np.ndarray | None, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+    """The foreground of the judge's input, and what is well outside it, bool (size, size); both empty without a mask that tells them
+    apart."""
+    foreground = None if mask is None else judge.preprocessing.seen(mask)
+    if foreground is None or not foreground.any():
+        return np.zeros((judge.size, judge.size), bool), np.zeros((judge.size, judge.size), bool)
     return foreground, ~widen(foreground, MARGIN)

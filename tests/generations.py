@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import runpy
 import subprocess
 import sys
@@ -125,6 +126,15 @@ def alive_in_the_end(processes: list[psutil.Process]) -> list[psutil.Process]:
     for process in alive:
         process.kill()
     return alive
+
+
+def flip(path: Path, seed: int) -> None:
+    """Another single bit for every seed, spread over the file; in place, as a disk does it."""
+    content = bytearray(path.read_bytes())
+    bit = random.Random(f"{path.name} {seed}").randrange(len(content) * 8)
+    content[bit // 8] ^= 1 << bit % 8
+    with open(path, "r+b") as file:
+        file.write(content)
 
 
 def one_line(ended: Ended, *words: str) -> None:

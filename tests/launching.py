@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 def launch_command(args, num_processes=1):
     """The command line of `accelerate launch`; `args` is the script, relative to the repository, and its arguments."""
-    config = ROOT / "configs" / "accelerate" / ("cpu1.yaml" if num_processes == 1 else "cpu2.yaml")
+    config = ROOT / "sgdmix_hub" / "accelerate_configs" / ("cpu1.yaml" if num_processes == 1 else "cpu2.yaml")
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
     if num_processes > 2:
         command += ["--num_processes", str(num_processes), f"--gpu_ids={','.join(['-1'] * num_processes)}"]

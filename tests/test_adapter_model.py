@@ -58,7 +58,7 @@ def test_only_lora_on_attention_and_tokens_are_trained(tiny_base):
     assert trained["tokens"].shape == (CLASSES * 2, 32)
     optimized = [
         p
-        for group in build_optimizer(AdapterSettings(metaclass="bird", dataset_name="", output_dir=""), model).param_groups
+        for group in build_optimizer(AdapterSettings(metaclass="bird", dataset_name="unused", output_dir="unused"), model).param_groups
         for p in group["params"]
     ]
     assert {id(p) for p in optimized} == {id(p) for p in trained.values()} and len(optimized) == len(trained)

@@ -326,7 +326,7 @@ def test_killed_launcher_leaves_no_orphan(settings, reference, tmp_path):
     output = tmp_path / "run"
     launched = long_run(settings, output)
     processes = psutil.Process(launched.pid).children(recursive=True)  # encoders included
-    assert sum("loky" in " ".join(process.cmdline()) for process in processes) >= 2
+    assert sum("sgdmix_hub.encoding" in " ".join(process.cmdline()) for process in processes) >= 2
     launched.kill()
     launched.communicate()
     assert not alive_in_the_end(processes)

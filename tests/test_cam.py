@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from sgdmix_hub.cam import CAMS, SMALLEST_GRID, CamSaliency
+from sgdmix_hub.classifiers import Classifier
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.data import load_split
 from sgdmix_hub.demo.domain import make_dataset
@@ -78,8 +79,12 @@ def images():
 
 def pixels_of(images, size):
     """The classifier's input by another way: Pillow's resize, torch's arithmetic, the mean and deviation of ViTImageProcessor."""
-    stretched = [torch.from_numpy(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)).copy()) for image in images]
+    stretched = [torch.from_numpy(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).copy()) for image in images]
     return (torch.stack(stretched).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+
+
+def cam_of(folder, method, **options):
+    return CamSaliency(Classifier(resolve(str(folder)), CPU), method, **options)
 
 
 class LogitsOf(nn.Module):
@@ -127,7 +132,7 @@ def test_a_map_is_bit_for_bit_that_of_pytorch_grad_cam(model, method, images, re
     """The frozen weights and the cut graph save work and change nothing, a second time neither; no bar is shown."""
     pictures, labels = images
     folder = request.getfixturevalue(model)
-    saliency = CamSaliency(str(folder), method, CPU)
+    saliency = cam_of(folder, method)
     pixels = torch.stack([saliency.pixel_values(image, "stretch") for image in pictures])
     assert torch.allclose(pixels, pixels_of(pictures, 64), atol=1e-6)
     capfd.readouterr()
@@ -138,13 +143,13 @@ def test_a_map_is_bit_for_bit_that_of_pytorch_grad_cam(model, method, images, re
     assert maps.dtype == np.float32 and maps.shape == (len(labels), MAP_SIZE, MAP_SIZE)
     assert np.ptp(expected) > 0.5 and maps.min() >= 0 and maps.max() <= 1
     assert np.array_equal(maps, expected) and np.array_equal(again, maps)
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in saliency.model.parameters())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in saliency.classifier.model.parameters())
 
 
 @pytest.mark.parametrize("size", [72, 128])
 def test_maps_are_64x64_in_the_unit_interval_whatever_the_input_size(classifier, images, size):
     pictures, labels = images
-    saliency = CamSaliency(str(classifier), "grad-cam", CPU, input_size=size)
+    saliency = cam_of(classifier, "grad-cam", input_size=size)
     pixels = torch.stack([saliency.pixel_values(image, "center-crop") for image in pictures])
     maps = saliency.maps(pixels, labels)
     assert maps.shape == (len(labels), MAP_SIZE, MAP_SIZE) and maps.min() >= 0 and maps.max() <= 1
@@ -154,7 +159,7 @@ def test_maps_are_64x64_in_the_unit_interval_whatever_the_input_size(classifier,
 @pytest.mark.parametrize("model", ["classifier", "vit"])
 def test_the_map_is_that_of_the_label_given_whatever_its_neighbours(model, images, request):
     pictures, _ = images
-    saliency = CamSaliency(str(request.getfixturevalue(model)), "grad-cam", CPU)
+    saliency = cam_of(request.getfixturevalue(model), "grad-cam")
     pixels = saliency.pixel_values(pictures[0], "stretch").repeat(4, 1, 1, 1)
     maps = saliency.maps(pixels, [0, 1, 2, 3])
     for first in range(4):
@@ -169,10 +174,10 @@ def test_another_layer_can_be_read_also_before_one_that_works_in_place(classifie
     pictures, labels = images
     pixels = pixels_of(pictures, 64)
     name = "resnet.encoder.stages.1.layers.0.layer.0.normalization"
-    saliency = CamSaliency(str(classifier), method, CPU, layer=name)
+    saliency = cam_of(classifier, method, layer=name)
     stock = AutoModelForImageClassification.from_pretrained(classifier).eval()
     assert np.array_equal(saliency.maps(pixels, labels), stock_maps(None, method, pixels, labels, lambda m: m.get_submodule(name), stock))
-    for model in (saliency.model, stock):
+    for model in (saliency.classifier.model, stock):
         activations = [module for module in model.modules() if isinstance(module, nn.ReLU)]
         assert activations
         for activation in activations:
@@ -187,9 +192,9 @@ def test_maps_that_separate_nothing_are_blank(classifier, images, tmp_path):
     model.save_pretrained(tmp_path)
     ViTImageProcessor.from_pretrained(classifier).save_pretrained(tmp_path)
     pictures, labels = images
-    blank = CamSaliency(str(tmp_path), "grad-cam", CPU).maps(pixels_of(pictures, 64), labels)
+    blank = cam_of(tmp_path, "grad-cam").maps(pixels_of(pictures, 64), labels)
     assert all(is_blank(saliency_map) for saliency_map in blank)
-    usable = CamSaliency(str(classifier), "grad-cam", CPU).maps(pixels_of(pictures, 64), labels)
+    usable = cam_of(classifier, "grad-cam").maps(pixels_of(pictures, 64), labels)
     assert not any(is_blank(saliency_map) for saliency_map in usable)
 
 
@@ -199,10 +204,10 @@ def test_predictions_are_the_models_before_and_after_maps(classifier, images, me
     pixels = pixels_of(pictures, 64)
     with torch.no_grad():
         expected = AutoModelForImageClassification.from_pretrained(classifier).eval()(pixel_values=pixels).logits.argmax(-1).numpy()
-    saliency = CamSaliency(str(classifier), method, CPU)
-    assert np.array_equal(saliency.predict(pixels), expected)
+    saliency = cam_of(classifier, method)
+    assert np.array_equal(saliency.classifier.logits(pixels).argmax(-1), expected)
     maps = saliency.maps(pixels, labels)
-    assert np.array_equal(saliency.predict(pixels), expected)
+    assert np.array_equal(saliency.classifier.logits(pixels).argmax(-1), expected)
     assert np.array_equal(saliency.maps(pixels, labels), maps)
 
 
@@ -211,15 +216,15 @@ def test_predictions_are_the_models_before_and_after_maps(classifier, images, me
 
 def test_an_unknown_layer_is_refused_with_one_that_exists(classifier):
     with pytest.raises(UserError, match="layer9") as error:
-        CamSaliency(str(classifier), "grad-cam", CPU, layer="layer9")
-    CamSaliency(str(classifier), "grad-cam", CPU, layer=re.findall(r"'([^']+)'", str(error.value))[-1])
+        cam_of(classifier, "grad-cam", layer="layer9")
+    cam_of(classifier, "grad-cam", layer=re.findall(r"'([^']+)'", str(error.value))[-1])
 
 
 @pytest.mark.parametrize("layer", ["resnet.encoder", "resnet.encoder.stages", "classifier.1", "resnet"])
 def test_a_module_that_gives_no_maps_is_refused(classifier, layer):
     """One that gives an output object, one that is only a list, one that gives a vector."""
     with pytest.raises(UserError, match=f"{re.escape(repr(layer))}.*saliency_layer"):
-        CamSaliency(str(classifier), "grad-cam", CPU, layer=layer)
+        cam_of(classifier, "grad-cam", layer=layer)
 
 
 def cells_of(classifier, size):
@@ -230,7 +235,7 @@ def cells_of(classifier, size):
 
 @pytest.mark.parametrize("own", [8, 20, 33, 47, 56, 57, 64])
 def test_the_input_is_enlarged_until_there_are_enough_cells(classifier, own, images, tmp_path):
-    saliency = CamSaliency(with_input_size(classifier, own, tmp_path), "grad-cam", CPU)
+    saliency = cam_of(with_input_size(classifier, own, tmp_path), "grad-cam")
     assert saliency.grid == (cells_of(classifier, saliency.size),) * 2
     assert saliency.size >= own and min(saliency.grid) >= SMALLEST_GRID
     assert saliency.size == own or cells_of(classifier, round(0.85 * saliency.size)) < SMALLEST_GRID
@@ -239,28 +244,28 @@ def test_the_input_is_enlarged_until_there_are_enough_cells(classifier, own, ima
 
 @pytest.mark.parametrize("size", [16, 33, 48])
 def test_an_input_size_that_is_given_is_kept(classifier, images, size):
-    saliency = CamSaliency(str(classifier), "grad-cam", CPU, input_size=size)
+    saliency = cam_of(classifier, "grad-cam", input_size=size)
     assert saliency.size == size and max(saliency.grid) < SMALLEST_GRID
     pixels = saliency.pixel_values(images[0][0], "stretch")[None]
     assert np.array_equal(saliency.maps(pixels, [0]), stock_maps(classifier, "grad-cam", pixels, [0]))
 
 
-def test_a_layer_that_gets_no_finer_keeps_the_input_size(classifier):
-    """Of the pooling there is one cell whatever the input."""
-    saliency = CamSaliency(str(classifier), "grad-cam", CPU, layer="resnet.pooler")
-    assert (saliency.size, saliency.grid) == (64, (1, 1))
+def test_a_layer_of_one_cell_is_refused(classifier):
+    """Of the pooling there is one cell whatever the input: every map would be blank, and every row skipped."""
+    with pytest.raises(UserError, match="resnet.pooler.* one cell.*saliency_layer"):
+        cam_of(classifier, "grad-cam", layer="resnet.pooler")
 
 
 def test_a_vit_with_a_coarse_grid_keeps_its_input_size(tmp_path, images):
     """It has position embeddings for one size alone."""
-    saliency = CamSaliency(str(save_vit(tmp_path, image_size=32, patch_size=8)), "grad-cam", CPU)
+    saliency = cam_of(save_vit(tmp_path, image_size=32, patch_size=8), "grad-cam")
     assert (saliency.size, saliency.grid) == (32, (4, 4))
     assert saliency.maps(saliency.pixel_values(images[0][0], "stretch")[None], [0]).shape == (1, MAP_SIZE, MAP_SIZE)
 
 
 def test_an_input_size_that_the_classifier_cannot_take_is_a_users_mistake(vit):
     with pytest.raises(UserError, match="96x96.*saliency_input_size"):
-        CamSaliency(str(vit), "grad-cam", CPU, input_size=96)
+        cam_of(vit, "grad-cam", input_size=96)
 
 
 def test_coarse_maps_are_made_and_warned_of_once(classifier, birds, tmp_path, capsys):

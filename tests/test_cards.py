@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sgdmix_hub import cards
+from sgdmix_hub.card_text import card_text
 from sgdmix_hub.cards import LABELS, CardEvaluation, CardFacts, dataset_card, plain
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.shards import shard_features
@@ -24,7 +26,7 @@ HOSTILE = [
     "[link](javascript:alert(1)) ![x](y)",
     "\n\n## Licence\n\nnone",
     "\u2028# separator\u2029next line",
-    pytest.param("next\x85line", marks=pytest.mark.xfail(reason="PyYAML writes U+0085 as it is and reads it as a space", strict=True)),
+    "next\x85line",
     "'single' \"double\" \\back",
     "null",
     "1",
@@ -315,3 +317,38 @@ def test_dropped_rows_are_told_where_the_card_counts_and_where_it_says_how_to_ma
     method = method_of(card_settings(), evaluation=dropped)
     assert (method["keep"], method["dropped"], method["label_fidelity"]) == (0.9, 1, 0.9)
     assert "judge" not in method_of(card_settings())
+
+
+# ---- cards of large datasets ----
+
+
+def test_a_card_is_the_text_that_the_hubs_client_makes_of_template_and_yaml(monkeypatch):
+    """Written once and by libyaml, with the same bytes."""
+    seen = {}
+
+    def both(card_data, template, /, **fields):
+        seen["theirs"] = str(DatasetCard.from_template(card_data, template_path=template, **fields))
+        return card_text(card_data, template, **fields)
+
+    monkeypatch.setattr(cards, "card_text", both)
+    for names in (
+        ["heron", "Blue Tit (female)", "Möwe", "null", "1", "- yes: *no*", "a: b", "x" * 300],
+        [f"{number:05d}" for number in range(300)],
+    ):
+        skipped = [{"reason": "corrupt image"}] * 3
+        assert dataset_card(card_settings(), card_facts(names, skipped=skipped)) == seen["theirs"]
+
+
+def test_reasons_are_counted_and_not_all_listed():
+    skipped = [{"reason": f"reason {number}"} for number in range(40) for _ in range(number + 1)]
+    body = body_of(dataset_card(card_settings(), card_facts(["a", "b"], skipped=skipped)))
+    listed = re.findall(r"^- (\d+) x reason (\d+)$", body, re.MULTILINE)
+    assert [int(times) for times, _ in listed] == list(range(40, 30, -1)) and "820 rows were skipped" in body
+    assert f"- {sum(range(1, 31))} x 30 more reasons, in `manifest.json`" in body
+
+
+def test_many_classes_and_long_names_make_a_card_that_reads_back():
+    for names in ([f"species {number}" for number in range(10_000)], [f"{number} " + "n" * 10_000 for number in range(300)]):
+        card = dataset_card(card_settings(), card_facts(names))
+        assert list(DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)["default"].features["label"].names) == names
+        assert len(body_of(card)) < 100_000 and f"and {len(names) - 250} more classes" in card

@@ -151,7 +151,6 @@ def test_inpainting_by_diffusion_goes_by_the_presets_mixing(preset):
         ("- strength", "name: value"),
         ("strength", "name: value"),
         ("strength: {", "YAML"),
-        ("dataset_name: 2024-01-31", "dataset_name"),
     ],
 )
 def test_mistakes_in_yaml_are_refused_by_name(tmp_path, text, named):

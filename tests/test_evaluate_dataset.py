@@ -259,8 +259,8 @@ def test_a_judge_that_may_be_wrong_is_doubted(evil_judge, evil_source, tmp_path)
     assert doubted(honest, subset=subset | {"dataset": f"others@sha256-{'0' * 64}"}) == []
     assert "reads the background" in doubted(reader)[0] and str(reader) in doubted(reader)[0]
     assert "trained on the source images" in doubted(honest, subset=subset)[0]
-    assert "synthetic" in doubted(honest, synthetic="org/birds@0")[0]
-    assert len(doubted(reader, subset=subset, synthetic="org/birds@0")) == 3
+    assert "synthetic" in doubted(honest, synthetic=f"org/birds@{'0' * 40}")[0]
+    assert len(doubted(reader, subset=subset, synthetic=f"org/birds@{'0' * 40}")) == 3
 
 
 @pytest.mark.parametrize("keep", [0.0, -1.0, 1.5, float("nan")])

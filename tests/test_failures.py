@@ -322,7 +322,7 @@ if [[ $1 == show ]]; then printf '127.0.0.1\\nsecond\\n'; else echo "$*" >> {fol
         (0, None, False),
         (75, 75, True),
         (75, 1, False),  # a rank of many on its node was killed
-        (75, None, False),  # and nobody was left to say it
+        (75, None, True),  # SIGTERM came before the programs had begun
         (100, 75, False),  # a node's only process was killed, then srun stopped the others
         (100, 2, False),
         (137, None, False),
@@ -331,9 +331,9 @@ if [[ $1 == show ]]; then printf '127.0.0.1\\nsecond\\n'; else echo "$*" >> {fol
 def test_slurm_script_queues_again_what_was_stopped_and_nothing_else(status, report, requeued, tmp_path):
     output = tmp_path / "the output"
     (output / "state").mkdir(parents=True)
-    if report is not None:
-        (output / "state" / "error.json").write_text(json.dumps({"exit_code": report, "message": "why"}))
-    environment = stubs(tmp_path / "bin", f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/words\nexit {status}\n')
+    (output / "state" / "error.json").write_text(json.dumps({"exit_code": 2, "message": "of an earlier attempt"}))
+    write = f"""echo '{{"exit_code": {report}, "message": "why"}}' > '{output}/state/error.json'""" if report is not None else ""
+    environment = stubs(tmp_path / "bin", f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/words\n{write}\nexit {status}\n')
     ended = subprocess.run(["bash", SLURM, output, SCRIPT, "--strength", "0"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == (0 if requeued or status == 0 else 1), ended.stderr
     assert (tmp_path / "bin" / "requeued").exists() == requeued

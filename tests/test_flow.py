@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgdmix_hub.encoding import Encoders, encode_image
+from sgdmix_hub.encoding import EncoderDied, Encoders, encode_image
 from sgdmix_hub.flow import batches, computed_ahead
 from sgdmix_hub.shards import PlanRow
 
@@ -76,7 +76,31 @@ def test_encoders_are_small_and_gone_in_the_end():
     with Encoders(2, "png") as encoders:
         encoders.encode(np.zeros((8, 8, 3), np.uint8)).result()
         started = set(psutil.Process().children()) - before
-        workers = [child for child in started if "loky.backend.popen" in " ".join(child.cmdline())]
+        workers = [child for child in started if "sgdmix_hub.encoding" in " ".join(child.cmdline())]
         assert len(workers) == 2
         assert all(worker.memory_info().rss < 150e6 for worker in workers)
     assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_killed_encoder_is_a_failure_and_never_a_wait(stopped):
+    """Before it reads, and while it is in the middle of an image that it was sent."""
+    image = np.zeros((2000, 2000, 3), np.uint8)
+    with Encoders(1, "png") as encoders:
+        encoders.encode(np.zeros((8, 8, 3), np.uint8)).result()
+        (worker,) = [child for child in psutil.Process().children() if "sgdmix_hub.encoding" in " ".join(child.cmdline())]
+        if stopped:
+            worker.suspend()
+        encoded = [encoders.encode(image) for _ in range(3)]
+        worker.kill()
+        for future in encoded:
+            with pytest.raises(EncoderDied):
+                future.result(timeout=60)
+
+
+def test_an_image_that_cannot_be_encoded_is_told_and_the_next_one_is_encoded():
+    with Encoders(1, "webp") as encoders:
+        with pytest.raises(ValueError, match="ValueError|encod"):
+            encoders.encode(np.zeros((1, 20000, 3), np.uint8)).result()
+        image = np.zeros((8, 8, 3), np.uint8)
+        assert encoders.encode(image).result() == encode_image(image, "webp")

@@ -1,4 +1,4 @@
-"""On a GPU, as `configs/accelerate/gpu1.yaml` launches it: the promises that the other tests keep on a CPU."""
+"""On a GPU, as `--accelerate gpu1` launches it: the promises that the other tests keep on a CPU."""
 
 import sys
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def on_gpu(script: str, settings: dict) -> list[str]:
     """The command line of a launch on one GPU."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    return [*command, "--config_file", str(ROOT / "configs" / "accelerate" / "gpu1.yaml"), script, *arguments(settings)]
+    return [*command, "--config_file", str(ROOT / "sgdmix_hub" / "accelerate_configs" / "gpu1.yaml"), script, *arguments(settings)]
 
 
 def finish(script: str, settings: dict) -> None:

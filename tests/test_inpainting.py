@@ -16,6 +16,7 @@ from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.pipeline import MaskedImage, SGDMixPipeline
 from sgdmix_hub.refine import Refiner, to_uint8
+from sgdmix_hub.seeds import inpainting_seed
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -211,3 +212,14 @@ def adapter_for(base, adapter, folder):
 def test_one_step_is_refused(inpainting, tmp_path):
     chosen = inpainting | {"num_inference_steps": 1, "strength": 1, "output_dir": tmp_path / "run"}
     one_line(run_script(arguments(chosen), tmp_path / "logs"), "inpainting_method", "num_inference_steps")
+
+
+def test_a_hole_is_painted_from_other_noise_than_refinement_adds(pipeline):
+    mixtures = mixtures_of(pipeline)
+    images, holes = (np.stack([getattr(mixture, name) for mixture in mixtures]) for name in ("background", "hole"))
+    of_its_own = pipeline.refiner.inpaint(images, holes, [inpainting_seed(seed) for seed in SEEDS])
+    of_the_row = pipeline.refiner.inpaint(images, holes, SEEDS)
+    painted = pipeline.inpaint(mixtures, SEEDS)
+    for mixture, own, row in zip(painted, of_its_own, of_the_row, strict=True):
+        assert np.array_equal(mixture.background[mixture.hole], own[mixture.hole])
+        assert not np.array_equal(mixture.background[mixture.hole], row[mixture.hole])

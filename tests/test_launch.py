@@ -1,4 +1,4 @@
-"""The launch settings of configs/accelerate, launched for real: what accelerate makes of them on this machine."""
+"""The launch settings that ship, launched for real: what accelerate makes of them on this machine."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.utils import DistributedType
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
+CONFIGS = Path(__file__).parents[1] / "sgdmix_hub" / "accelerate_configs"
 
 # what `accelerate config` writes for a machine of one's own; a missing one may become a warning at every launch
 EXPECTED_KEYS = {

@@ -1,15 +1,19 @@
 """SGDMixPipeline used alone, and mapped over a dataset in hand: the rows are those of a generation."""
 
 import io
+import shutil
 import warnings
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, load_dataset
 from datasets import Image as ImageFeature
-from datasets import load_dataset
 from generations import arguments, published_rows, run_script
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from sgdmix_hub import inputs
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.mapped import MappedSplit
 from sgdmix_hub.pipeline import SGDMixPipeline
@@ -62,6 +66,89 @@ def test_a_mapped_split_is_cached_by_its_settings(pipeline, dataset, tiny_base, 
     assert len({split.options["new_fingerprint"] for split in (mapped, *others)}) == 3
 
 
+def copied(folder, to, change):
+    """A copy of a model's folder with its tensors of one file changed."""
+    copy = shutil.copytree(folder, to / folder.name)
+    change(copy)
+    return copy
+
+
+def with_other_lora(folder):
+    file = folder / "pytorch_lora_weights.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    save_file({name: row + 0.5 for name, row in load_file(file).items()}, file, metadata)
+
+
+def with_other_weights(folder):
+    file = next(folder.rglob("model.safetensors"))
+    weights = load_file(file)
+    save_file({name: row + 0.5 if row.is_floating_point() else row for name, row in weights.items()}, file, metadata={"format": "pt"})
+
+
+def test_another_adapter_has_a_cache_of_its_own_and_the_same_one_has_the_same(adapter, tiny_base, dataset, tmp_path):
+    """The normal loop: train again, map again. What `map` gives must be the new adapter's images."""
+
+    def mapped_with(folder):
+        pipeline = SGDMixPipeline.from_pretrained(str(folder), pretrained_model_name_or_path=str(tiny_base), **METHOD | {"strength": 1.0})
+        split = MappedSplit(pipeline, dataset.select(range(6)))
+        rows = split.split.rows.map(split, **split.options)
+        return split.options["new_fingerprint"], [row["bytes"] for row in rows.cast_column("image", ImageFeature(decode=False))["image"]]
+
+    first, again = mapped_with(adapter), mapped_with(adapter)
+    moved = mapped_with(copied(adapter, tmp_path / "same", lambda folder: None))
+    other = mapped_with(copied(adapter, tmp_path / "other", with_other_lora))
+    assert first == again == moved
+    assert other[0] != first[0] and other[1] != first[1]
+
+
+def test_another_classifier_has_a_cache_of_its_own(classifier, dataset, tmp_path):
+    def fingerprint(folder):
+        return MappedSplit(SGDMixPipeline.from_pretrained(classifier=str(folder), strength=0, resolution=32), dataset).options[
+            "new_fingerprint"
+        ]
+
+    other = copied(classifier, tmp_path, with_other_weights)
+    assert fingerprint(classifier) == fingerprint(classifier) != fingerprint(other)
+
+
+def test_another_base_and_another_version_of_the_package_have_caches_of_their_own(tiny_base, dataset, class_names, tmp_path, monkeypatch):
+    few = dataset.select(range(6))
+
+    def fingerprint(base):
+        pipeline = SGDMixPipeline.from_pretrained(
+            pretrained_model_name_or_path=str(base), class_names=class_names, **METHOD | {"strength": 0.5, "preset": "recommended"}
+        )
+        return MappedSplit(pipeline, few).options["new_fingerprint"]
+
+    first = fingerprint(tiny_base)
+    assert first == fingerprint(tiny_base) != fingerprint(copied(tiny_base, tmp_path, with_other_weights))
+    monkeypatch.setattr(inputs, "__version__", "99.0.0")
+    assert fingerprint(tiny_base) != first
+
+
+def test_a_base_without_an_adapter_is_told_the_names_of_the_classes(tiny_base, dataset, class_names):
+    pipeline = SGDMixPipeline.from_pretrained(pretrained_model_name_or_path=str(tiny_base), class_names=class_names, **METHOD)
+    assert pipeline.refiner.prompt(2) == f"a photo of a {' '.join(class_names[2].split('_'))}"
+    mapped = MappedSplit(pipeline, dataset.select(range(4)))
+    rows = mapped.split.rows.map(mapped, **mapped.options)
+    assert set(rows["prompt"]) <= {pipeline.refiner.prompt(label) for label in range(len(class_names))} and len(rows) > 0
+    with pytest.raises(UserError, match="class_names"):
+        SGDMixPipeline.from_pretrained(pretrained_model_name_or_path=str(tiny_base), **METHOD)
+
+
+def test_a_split_whose_class_numbers_mean_something_else_is_refused(pipeline, classifier, dataset):
+    swapped = dataset.cast_column("label", ClassLabel(names=dataset.features["label"].names[::-1]))
+    for model in (pipeline, SGDMixPipeline.from_pretrained(strength=0, resolution=32, classifier=str(classifier))):
+        with pytest.raises(UserError, match="other classes"):
+            MappedSplit(model, swapped)
+
+
+def test_models_of_unknown_origin_are_not_cached(pipeline, dataset):
+    with pytest.raises(ValueError, match="from_pretrained"):
+        MappedSplit(SGDMixPipeline(pipeline.settings, pipeline.refiner), dataset)
+
+
 def test_a_call_refines_images_with_the_targets_that_it_is_given(pipeline, dataset, generated):
     """The same images as a generation's, for its own pairs."""
     rows = [row for row in generated if row["strength"] == 0.5][:6]
@@ -101,6 +188,9 @@ def test_corrupt_rows_are_left_out_of_a_mapped_split_with_a_warning(dataset):
         ({"strength": 0.5}, "adapter"),
         ({"strength": 0, "saliency_method": "grad-cam"}, "classifier"),
         ({"strength": 1.5}, "strength"),
+        ({"strenght": 0.5}, "no such setting: strenght"),
+        ({"dtype": "float16", "torch_dtype": "float16"}, "two names"),
+        ({"strength": 0.5, "adapter": "typo"}, "typo: no such folder"),
         ({"strength": 0, "preset": "paper"}, "grad-cam needs a classifier"),
     ],
 )

@@ -163,12 +163,12 @@ def test_class_with_one_image_and_more_candidates_than_images(mixing, source_row
     assert len(set(alone)) == 2
 
 
-def test_no_candidate_anywhere_skips_every_row(mixing, source_rows, tmp_path):
+def test_no_candidate_anywhere_is_one_line_and_no_dataset(mixing, source_rows, tmp_path):
     data = write_dataset(tmp_path / "data", [row["image"]["bytes"] for row in source_rows[:3]], [0, 0, 0])
-    ended = run_script(arguments(mixing | {"dataset_name": data, "output_dir": tmp_path / "run", "target_classes": "other"}), tmp_path)
-    assert ended.returncode == 3 and "Traceback" not in ended.stderr, ended.stderr
-    manifest = manifest_of(tmp_path / "run")
-    assert manifest["rows"] == 0 and [record["reason"] for record in manifest["skipped"]] == ["no candidate"] * 3
+    chosen = mixing | {"dataset_name": data, "output_dir": tmp_path / "run", "target_classes": "other", "max_skipped": 1}
+    one_line(run_script(arguments(chosen | {"dry_run": True}), tmp_path), "not one row could be made (3 x no candidate)")
+    one_line(run_script(arguments(chosen), tmp_path), "not one of 3 rows could be made (3 x no candidate)")
+    assert not (tmp_path / "run" / "repo").exists()
 
 
 def test_blank_images_are_skipped_and_never_targets(mixing, source_rows, tmp_path):

@@ -14,11 +14,13 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback_hub import loopback_hub, run_python
+from safetensors.torch import load_file, save_file
 from test_cards import EVIL, structure
 from trainings import adapter_settings
 
 from sgdmix_hub import train_classifier
 from sgdmix_hub.adapters import FACTS_FILE, load_into, read_adapter
+from sgdmix_hub.card_merge import UNPUBLISHED_NAME
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
 from sgdmix_hub.model_cards import BORROWED, write_adapter_card, write_classifier_card
 from sgdmix_hub.pins import resolve
@@ -180,8 +182,8 @@ def test_a_class_of_any_text_leaves_the_structure_unharmed(name, adapter_card):
 )
 @pytest.mark.parametrize("metaclass", ["bird", "sports_car", EVIL])
 def test_prompts_of_any_wording_stand_in_snippet_and_yaml_as_they_are(template, metaclass, adapter_card):
-    card = adapter_card(judged(), prompt_template=template, metaclass=metaclass)
-    plain = adapter_card(judged(), prompt_template="of {token} {metaclass}")
+    card = adapter_card(judged() | {"prompt_template": template, "metaclass": metaclass})
+    plain = adapter_card(judged() | {"prompt_template": "of {token} {metaclass}"})
     prompt = template.replace("{token}", "<class_0>").replace("{metaclass}", metaclass)
     assert ModelCard(card).data.instance_prompt == prompt
     headings, _, *others = structure(card)
@@ -305,3 +307,26 @@ def test_the_snippet_on_the_card_runs_as_it_stands_in_another_process(tiny_base,
     options = {"num_inference_steps": 4, "output_type": "np", "generator": torch.Generator().manual_seed(5)}
     expected = pipeline("a photo of a <class_2> bird", **options).images
     assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
+
+
+PRECISIONS = {
+    "single": {"unet": torch.float32, "text_encoder": torch.float32, "vae": torch.float32},
+    "half, as the demo's": {"unet": torch.float16, "text_encoder": torch.float16, "vae": torch.float16},
+    "bfloat": {"unet": torch.bfloat16, "text_encoder": torch.bfloat16, "vae": torch.bfloat16},
+    "mixed": {"unet": torch.float16, "text_encoder": torch.float32, "vae": torch.bfloat16},
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_snippet_runs_as_it_stands_on_a_base_of_any_precision(precision, tiny_base, adapter, adapter_card, tmp_path, monkeypatch):
+    """transformers loads a text encoder as it is stored, diffusers everything else in single precision."""
+    base = shutil.copytree(tiny_base, tmp_path / "tiny-base")
+    for part, dtype in PRECISIONS[precision].items():
+        (file,) = (base / part).glob("*.safetensors")
+        save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    (tmp_path / UNPUBLISHED_NAME).parent.mkdir(parents=True)
+    shutil.copytree(adapter, tmp_path / UNPUBLISHED_NAME)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code_of(adapter_card(), "python"), "README.md", "exec"), names)
+    assert names["image"].size == (32, 32) and names["pipeline"].dtype == torch.float32

@@ -109,7 +109,7 @@ def test_trust_test_and_classifier_are_reported(whole, birds, classifier, tmp_pa
     ended, facts, _ = whole
     settings, inputs, _, _ = generation(birds, tmp_path, classifier=str(classifier))
     cam = load_cam(settings, inputs.split, inputs.classifier, CPU)
-    trust = trust_test(cam, inputs.split, "stretch")
+    trust = trust_test(cam.classifier, cam.size, inputs.split, "stretch")
     assert facts["trust"] == {**vars(trust), "reads_background": trust.reads_background}
     assert facts["cam"] == {"layer": cam.layer_name, "input_size": 64, "cells": [8, 8]}
     assert str(trust) in ended.stdout

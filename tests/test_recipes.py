@@ -1,4 +1,4 @@
-"""Every recipe of dataset_cards/, driven up to the plan on a tiny dataset with the columns, class names and splits of the one it names."""
+"""Every recipe that ships, driven up to the plan on a tiny dataset with the columns, class names and splits of the one it names."""
 
 import dataclasses
 import io
@@ -18,26 +18,27 @@ from transformers import CLIPTokenizer
 
 from sgdmix_hub.adapter_model import load_adapted
 from sgdmix_hub.adapters import read_adapter, save_adapter
-from sgdmix_hub.classifiers import build_model, with_size
+from sgdmix_hub.classifiers import build_for_training, save_classifier
 from sgdmix_hub.config import AugmentSettings, DataSettings, apply_preset
 from sgdmix_hub.data import NO_LABEL, Split, load_evaluation_split, load_split, subset_indices
+from sgdmix_hub.demo import run_demo
 from sgdmix_hub.files import write_json
 from sgdmix_hub.inputs import CLASSIFIER_FACTS, Inputs, resolve_inputs
-from sgdmix_hub.parsing import parse_settings, read_yaml
+from sgdmix_hub.parsing import as_arguments, parse_settings, read_yaml
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.presets import CAM_METHODS
 from sgdmix_hub.processes import start_processes
 from sgdmix_hub.program_settings import RunSettings
 from sgdmix_hub.prompts import prompt_ids
 from sgdmix_hub.run import all_stages
-from sgdmix_hub.saliency_store import compute_maps
+from sgdmix_hub.saliency_store import LARGEST_SCALE, compute_maps
 from sgdmix_hub.shards import PlanRow, make_plan
 from sgdmix_hub.train_adapter import adapter_facts
 from sgdmix_hub.train_classifier import classifier_facts, load_evaluation
 from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(path.name for path in (ROOT / "dataset_cards").iterdir() if path.is_dir())
+RECIPES = sorted(path.name for path in (ROOT / "sgdmix_hub" / "recipes").iterdir() if path.is_dir())
 PUBLISHED = [name for name in RECIPES if name != "demo-birds"]  # whose source is drawn by a program
 DATA = {field.name for field in dataclasses.fields(DataSettings)} - {"seed", "output_dir", "num_threads"}
 SOURCES = re.compile(r"paper|Diff-Mix|UniDiffDA|DA-Fusion|DiffuseMix|Group DRO|benchmarks/results/\w+\.md")
@@ -148,12 +149,12 @@ def in_the_checkout():
 
 
 def run_settings(recipe: str, *given: str) -> RunSettings:
-    """What `scripts/run.py` gets: the recipe's run.yaml where it has one, else what docs/recipes.md says; `given` wins."""
-    folder = Path("dataset_cards") / recipe
-    if (folder / "run.yaml").exists():
-        return parse_settings(RunSettings, ["--config", str(folder / "run.yaml"), *given])
+    """What `sgdmix run` gets: of the demo what `sgdmix demo` writes, else what docs/recipes.md says; `given` wins."""
+    folder = Path("sgdmix_hub/recipes") / recipe
+    if recipe == "demo-birds":
+        return parse_settings(RunSettings, [*as_arguments(run_demo.run_settings(Path("outputs/demo"))), *given])
     adapter, generation = read_yaml(folder / "adapter.yaml"), read_yaml(folder / "generate.yaml")
-    words = [f"--recipe={folder}", f"--dataset_name={adapter['dataset_name']}", f"--metaclass={adapter['metaclass']}"]
+    words = [f"--recipe={recipe}", f"--dataset_name={adapter['dataset_name']}", f"--metaclass={adapter['metaclass']}"]
     return parse_settings(RunSettings, [*words, f"--output_dir={generation['output_dir']}", "--license=other", *given])
 
 
@@ -199,12 +200,12 @@ def write_classifier(settings: ClassifierSettings, split: Split) -> None:
     """What a training of the classifier leaves, without the training."""
     torch.manual_seed(0)
     pin = resolve(settings.model)
-    network, processor = build_model(pin, split.class_names, from_scratch=True)
+    network, preprocessing = build_for_training(pin, split.class_names, TINY["saliency_input_size"], None, from_scratch=True)
     with torch.no_grad():
         network.classifier[-1].weight.abs_()  # untrained, but Grad-CAM finds something in every image
-    network.save_pretrained(settings.output_dir)
-    with_size(processor, TINY["saliency_input_size"]).save_pretrained(settings.output_dir)
-    write_json(Path(settings.output_dir) / CLASSIFIER_FACTS, classifier_facts(settings, split, pin, None))
+    save_classifier(network, preprocessing, Path(settings.output_dir))
+    facts = classifier_facts(settings, split, pin, None) | {"preprocessing": preprocessing.record()}
+    write_json(Path(settings.output_dir) / CLASSIFIER_FACTS, facts)
 
 
 def write_adapter(settings: AdapterSettings, split: Split) -> tuple[CLIPTokenizer, torch.Tensor]:
@@ -219,8 +220,8 @@ def write_adapter(settings: AdapterSettings, split: Split) -> tuple[CLIPTokenize
 
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_stages_alone_are_those_of_the_whole_run(recipe):
-    """docs/recipes.md: the commands, one by one, and `scripts/run.py` make the same thing."""
-    folder = Path("dataset_cards") / recipe
+    """docs/recipes.md: the commands, one by one, and `sgdmix run` make the same thing."""
+    folder = Path("sgdmix_hub/recipes") / recipe
     classifier, adapter, generation, downstream = stages_of(run_settings(recipe))
     parsed = {
         name: parse_settings(settings_class, ["--config", str(folder / f"{name}.yaml"), *given])
@@ -259,6 +260,7 @@ def test_sizes_and_steps_of_the_stages_go_together(recipe):
     assert (adapter.num_inference_steps, adapter.guidance_scale) == (generation.num_inference_steps, generation.guidance_scale)
     if apply_preset(generation).saliency_method in CAM_METHODS:  # a ResNet-50 has a cell for 32 pixels
         assert generation.saliency_input_size >= classifier.image_size and generation.saliency_input_size // 32 >= 7
+        assert generation.saliency_input_size <= LARGEST_SCALE * classifier.resize_size
 
 
 def test_labels_keep_the_names_and_the_evaluation_split_has_them_too(driven):
@@ -315,7 +317,7 @@ def test_the_plan_has_every_variant_of_every_source(driven):
 
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_every_value_says_where_it_comes_from(recipe):
-    folder = ROOT / "dataset_cards" / recipe
+    folder = ROOT / "sgdmix_hub" / "recipes" / recipe
     wanted = {
         "classifier": ("image_size", "num_train_epochs", "learning_rate", "per_device_train_batch_size"),
         "adapter": ("metaclass", "max_train_steps", "rank", "learning_rate", "token_learning_rate", "train_batch_size"),

@@ -16,7 +16,8 @@ from sgdmix_hub.batches import training_batches
 from sgdmix_hub.config import DataSettings
 from sgdmix_hub.data import load_split
 from sgdmix_hub.pins import resolve
-from sgdmix_hub.samples import ClassImages, DomainImages, SampleOrder, Share, draw_noise, sample_seed
+from sgdmix_hub.samples import ClassImages, DomainImages, SampleOrder, Share, draw_noise
+from sgdmix_hub.seeds import sample_seed
 from sgdmix_hub.training_settings import AdapterSettings
 
 SHAPE = (4, 8, 8)
@@ -102,8 +103,8 @@ def test_noise_is_a_function_of_seed_and_number_alone(seed, asked, flip):
 
 
 def test_no_two_samples_share_their_noise():
-    found = {sample_seed(seed, number, stream) for seed in range(5) for number in range(500) for stream in range(3)}
-    assert len(found) == 5 * 500 * 3 and all(0 <= value < 2**63 for value in found)
+    found = {sample_seed(seed, number) for seed in range(5) for number in range(1500)}
+    assert len(found) == 5 * 1500 and all(0 <= value < 2**63 for value in found)
 
 
 def test_mirrored_only_when_asked_with_all_else_the_same():

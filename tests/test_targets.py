@@ -12,8 +12,9 @@ from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.data import load_split
 from sgdmix_hub.pins import resolve
 from sgdmix_hub.saliency_store import compute_maps
+from sgdmix_hub.seeds import RandomStream, generator, row_seed
 from sgdmix_hub.shards import make_plan
-from sgdmix_hub.targets import DOT_ERROR, MapDistance, rms_distances, row_seed, select_targets
+from sgdmix_hub.targets import DOT_ERROR, MapDistance, rms_distances, select_targets
 
 ROWS = 30
 # Classes of 9, 12, 8 and one row, not in blocks, numbered with gaps.
@@ -107,7 +108,7 @@ def naive_targets(
                 continue
             if len(taken) == len(pool):
                 taken = set()
-            rng = np.random.default_rng([seed, source, variant, 0])
+            rng = generator(RandomStream.CANDIDATES, seed, source, variant)
             drawn = rng.choice(pool, min(candidates, len(pool)), replace=False).tolist()
             fresh = [row for row in pool.tolist() if row not in taken]
             least = min(uses[row] for row in fresh) + 1
@@ -119,7 +120,7 @@ def naive_targets(
             elif free_drawn:
                 best = free[0]
             else:
-                best = int(np.random.default_rng([seed, source, variant, 2]).permutation(free)[0])
+                best = int(generator(RandomStream.POOL, seed, source, variant).permutation(free)[0])
             uses[best] += 1
             taken.add(best)
             chosen.append(best)

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from generations import arguments, one_line, snapshot
+from generations import arguments, flip, one_line, snapshot
 from launching import launch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -119,6 +119,15 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(fini
     unfinished(folder)
     shutil.rmtree(folder / "state" / "checkpoints" / "step-0000012")
     assert learned(train(settings)) == learned(finished("prior"))
+
+
+@pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.bin", "training.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(name, finished, settings_of, tmp_path, capsys):
+    folder = unfinished(shutil.copytree(finished("prior"), tmp_path / "adapter"))
+    path = folder / "state" / "checkpoints" / "step-0000012" / name
+    flip(path, 0)
+    assert learned(train(settings_of("prior", folder))) == learned(finished("prior"))
+    assert f"{path} is torn or was changed since it was written: going on without this checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generations import ROOT, arguments, one_line, snapshot
+from generations import ROOT, arguments, flip, one_line, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launching import launch
@@ -18,12 +18,13 @@ from trainings import CLASSIFIER, kill, last_step, run, unfinished
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from sgdmix_hub import augment, train_classifier
-from sgdmix_hub.classifiers import check_takes, training_transform
+from sgdmix_hub.classifiers import build_for_training
 from sgdmix_hub.config import AugmentSettings, DataSettings
 from sgdmix_hub.data import load_split
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
 from sgdmix_hub.pins import resolve
+from sgdmix_hub.preprocessing import Preprocessing
 from sgdmix_hub.training_images import TrainingImages
 from sgdmix_hub.training_log import TrainingLog
 from sgdmix_hub.training_settings import ClassifierSettings, TrainingSettings
@@ -161,6 +162,15 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(fini
     assert learned(train(settings_at(folder))) == learned(finished)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "sealed.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(name, finished, settings_at, tmp_path, capsys):
+    folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
+    path = folder / "state" / "checkpoints" / "checkpoint-18" / name
+    flip(path, 0)
+    assert learned(train(settings_at(folder))) == learned(finished)
+    assert f"{path} is torn or was changed since it was written: going on without this checkpoint" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("other", [{"learning_rate": 0.02}, {"seed": 1}, {"image_size": 48}], ids=lambda other: next(iter(other)))
 def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothing(other, finished, settings_at, tmp_path):
     folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
@@ -184,10 +194,10 @@ def test_none_starts_over(finished, settings_at, tmp_path):
 
 
 @pytest.fixture(scope="module", params=["crops", "randaugment"])
-def images(request, birds, classifier):
+def images(request, birds):
     """The training images of the birds, augmented at random."""
     split = load_split(DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset"))
-    transform = training_transform(ViTImageProcessor.from_pretrained(classifier), 32, request.param)
+    transform = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "rgb").training(request.param)
     return TrainingImages(split, split.decodable(), transform, None, 0.0, seed=3)
 
 
@@ -231,10 +241,10 @@ def transformer(class_names, tmp_path_factory):
 
 
 def test_an_input_size_that_the_classifier_does_not_take_is_refused(transformer):
-    network = ViTForImageClassification.from_pretrained(transformer)
-    check_takes(network, 32)
+    pin = resolve(str(transformer))
+    build_for_training(pin, ["a", "b"], 32, None, from_scratch=False)
     with pytest.raises(UserError, match="48 x 48, give another --image_size"):
-        check_takes(network, 48)
+        build_for_training(pin, ["a", "b"], 48, None, from_scratch=False)
 
 
 def test_the_page_on_training_names_every_setting_of_a_classifier():

@@ -1,5 +1,7 @@
 """What a classifier is shown: synthetic images in place of real ones or beside them, their labels, and mixed batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
-from transformers import ViTImageProcessor
 
-from sgdmix_hub.classifiers import evaluation_transform, training_transform
 from sgdmix_hub.config import DataSettings
 from sgdmix_hub.data import load_split
 from sgdmix_hub.pins import resolve
+from sgdmix_hub.preprocessing import Preprocessing
 from sgdmix_hub.published import PublishedRows
 from sgdmix_hub.training_images import TrainingImages, balanced_draw, mix_batch, seeded, soft_label
 
@@ -55,14 +56,16 @@ def to_tensor(image):
 # ---- crops ----
 
 
-def test_with_a_resize_size_crops_are_windows_of_the_stretched_image(split, classifier):
-    processor, image = ViTImageProcessor.from_pretrained(classifier), split.image(0).resize((50, 30))
-    whole = evaluation_transform(processor, 40)(image)
-    assert torch.equal(evaluation_transform(processor, 32, 40)(image), whole[:, 4:36, 4:36])
+def test_with_a_resize_size_crops_are_windows_of_the_stretched_image(split):
+    image = split.image(0).resize((50, 30))
+    cropped = Preprocessing(32, 40, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "rgb")
+    whole = replace(cropped, size=40).evaluation()(image)
+    assert torch.equal(cropped.evaluation()(image), whole[:, 4:36, 4:36])
+    assert torch.equal(cropped.whole(image, 40, "stretch"), whole)
     windows = whole.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
     for seed in range(5):
         with seeded(seed):
-            crop = training_transform(processor, 32, "crops", 40)(image)
+            crop = cropped.training("crops")(image)
         assert any(torch.equal(crop, window) or torch.equal(crop.flip(-1), window) for window in windows)
 
 

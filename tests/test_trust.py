@@ -9,7 +9,7 @@ from generations import arguments, digests, manifest_of, run_script, snapshot, w
 from launching import launch
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
-from sgdmix_hub.cam import CamSaliency
+from sgdmix_hub.classifiers import Classifier
 from sgdmix_hub.config import AugmentSettings, apply_preset
 from sgdmix_hub.data import load_split
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
@@ -71,7 +71,7 @@ def settings_of(dataset, classifier, output, **values):
 
 
 def trust_in(folder, split, resize="stretch"):
-    return trust_test(CamSaliency(str(folder), "grad-cam", CPU), split, resize)
+    return trust_test(Classifier(resolve(str(folder)), CPU), INPUT, split, resize)
 
 
 # ---- the test ----

@@ -14,10 +14,9 @@ from launching import launch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from trainings import CLASSIFIER, run, unfinished
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub import train_classifier
-from sgdmix_hub.classifiers import evaluation_transform
+from sgdmix_hub.classifiers import Classifier
 from sgdmix_hub.data import load_evaluation_split, load_split
 from sgdmix_hub.files import read_json
 from sgdmix_hub.inputs import CLASSIFIER_FACTS
@@ -92,10 +91,8 @@ def learned(folder):
 
 def classes_by(folder, split, rows) -> np.ndarray:
     """What the classifier in a folder says of some images, one by one."""
-    model, processor = AutoModelForImageClassification.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
-    transform = evaluation_transform(processor, processor.size["height"])
-    with torch.inference_mode():
-        return np.array([int(model(transform(split.image(row))[None]).logits.argmax()) for row in rows])
+    classifier = Classifier(resolve(str(folder)), torch.device("cpu"))
+    return np.array([int(classifier.predict([split.image(row)])[0]) for row in rows])
 
 
 def test_the_kept_weights_are_those_of_the_best_evaluation(trained):

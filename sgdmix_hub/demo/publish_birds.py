@@ -1,6 +1,6 @@
 """Publish what `make demo` made to a Hub on this machine, load it back by tag, and make it again from there.
 
-python -m sgdmix_hub.demo.publish_birds --config dataset_cards/demo-birds/run.yaml
+python -m sgdmix_hub.demo.publish_birds --config outputs/demo/run.yaml
 
     source, classifier and adapter pushed -> v1.0.0 published -> v1.1.0 generated and published -> both loaded by tag -> v1.1.0 made again
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from sgdmix_hub.config import AugmentSettings
 from sgdmix_hub.demo.loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub
 from sgdmix_hub.parsing import as_arguments, read_yaml
+from sgdmix_hub.shipped import recipe_folder
 from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
 
 from ..errors import UserError
@@ -48,7 +49,7 @@ for version, folder in (word.split("=") for word in versions):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, required=True, help="the settings that scripts/run.py was run with, as YAML")
+    parser.add_argument("--config", type=Path, required=True, help="the settings of the demo's run, which `sgdmix demo` wrote")
     return parser.parse_args(argv)
 
 
@@ -60,8 +61,8 @@ def as_user(hub, token, command, shown=None):
     """Runs a program that uses the Hub, with caches of its own; says which, and what it said. Raises `Failed`."""
     print(f"$ {shown or shlex.join(command)}", flush=True)
     environment = hub_environment(hub, token) | {"NO_COLOR": "1"}
-    program = {"python": [sys.executable], "hf": [sys.executable, "-m", "huggingface_hub.cli.hf"]}[command[0]]
-    done = subprocess.run([*program, *command[1:]], env=os.environ | environment, capture_output=True, text=True)
+    program = {"python": [], "sgdmix": ["-m", "sgdmix_hub.cli"], "hf": ["-m", "huggingface_hub.cli.hf"]}[command[0]]
+    done = subprocess.run([sys.executable, *program, *command[1:]], env=os.environ | environment, capture_output=True, text=True)
     if done.returncode:
         raise Failed(f"{done.stderr.strip()}\n{command[0]} ended with exit code {done.returncode}")
     said = done.stdout.replace(environment["HF_HOME"], "$HF_HOME")
@@ -71,7 +72,11 @@ def as_user(hub, token, command, shown=None):
 def given(run, settings_class, recipe_file):
     """The words for one of the run's programs: its recipe's file, and what the run was given beside it."""
     known = {field.name for field in dataclasses.fields(settings_class)}
-    return ["--config", f"{run['recipe']}/{recipe_file}", *as_arguments({name: value for name, value in run.items() if name in known})]
+    return [
+        "--config",
+        str(recipe_folder(run["recipe"]) / recipe_file),
+        *as_arguments({name: value for name, value in run.items() if name in known}),
+    ]
 
 
 def push_inputs(hub, run, work):
@@ -81,24 +86,24 @@ def push_inputs(hub, run, work):
     for name, settings_class in {"classifier": ClassifierSettings, "adapter": AdapterSettings}.items():
         folder = shutil.copytree(Path(run["output_dir"]) / name, work / name, ignore=shutil.ignore_patterns("state"))
         words = given(run | {"output_dir": str(folder)}, settings_class, f"{name}.yaml")
-        as_user(hub, WRITE_TOKEN, ["python", f"scripts/train_{name}.py", *words, "--push_to_hub", "--hub_model_id", f"birds/demo-{name}"])
+        as_user(hub, WRITE_TOKEN, ["sgdmix", f"train-{name}", *words, "--push_to_hub", "--hub_model_id", f"birds/demo-{name}"])
 
 
 def publish_versions(hub, run, second):
     """The demo's dataset as it is, and one at S = 0 that is made from the pushed source alone."""
-    most = read_yaml(f"{run['recipe']}/generate.yaml")["max_skipped"]
+    most = read_yaml(recipe_folder(run["recipe"]) / "generate.yaml")["max_skipped"]
     words = ["--hub_dataset_id", DATASET, "--tag", FIRST, "--allow_local_inputs", f"--max_skipped={most}"]
-    as_user(hub, WRITE_TOKEN, ["python", "scripts/publish_dataset.py", "--folder", run["output_dir"], *words])
+    as_user(hub, WRITE_TOKEN, ["sgdmix", "publish", "--folder", run["output_dir"], *words])
     words = given(run | {"dataset_name": SOURCE, "output_dir": str(second)}, AugmentSettings, "generate.yaml")
-    words += ["--card", f"{run['recipe']}/card.md", "--preset", "recommended", "--strength", "0"]
+    words += ["--card", str(recipe_folder(run["recipe"]) / "card.md"), "--preset", "recommended", "--strength", "0"]
     words += ["--push_to_hub", "--hub_dataset_id", DATASET, "--tag", SECOND]
-    as_user(hub, WRITE_TOKEN, ["python", "scripts/augment_dataset.py", *words])
+    as_user(hub, WRITE_TOKEN, ["sgdmix", "augment", *words])
 
 
 def make_again(hub, second, again):
     """Somebody else's rerun, from what is on the Hub alone: whether its plan and its shards are the published ones. Raises `Failed`."""
     config = f"hf://datasets/{DATASET}@{SECOND}/sgdmix/default/config.yaml"
-    as_user(hub, READ_TOKEN, ["python", "scripts/augment_dataset.py", "--config", config, "--output_dir", str(again)])
+    as_user(hub, READ_TOKEN, ["sgdmix", "augment", "--config", config, "--output_dir", str(again)])
     published, made = (checksums(folder / "repo") for folder in (second, again))
     if published != made:
         raise Failed(f"{again} is not {SECOND}: {sorted(name for name in published if published[name] != made.get(name))} differ")

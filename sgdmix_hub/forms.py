@@ -1,0 +1,126 @@
+"""The form that a JSON file from elsewhere has to have, told as tables and checked once, where the file is read.
+
+A form is a function: what is wrong with a value, as the words after its name, or None.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+from .errors import UserError, first_line, one_line, shown
+
+Form = Callable[[object], "str | None"]
+
+LARGEST_COUNT = 2**63 - 1  # what the columns of a dataset can hold
+LONGEST_NAME = 1000  # characters of a text that names something
+LONGEST_FILE_NAME = 250  # what file systems take
+LARGEST_FILE = 2**29  # bytes; a manifest of 50,000 shards has 8 million
+
+
+def of_kind(words: str, holds: Callable[[object], bool]) -> Form:
+    """A value for which `holds`; `words` say what it should be."""
+    return lambda value: None if holds(value) else f"is not {words}"
+
+
+def optional(form: Form) -> Form:
+    """A null, or what `form` takes."""
+    return lambda value: None if value is None else form(value)
+
+
+def listing(form: Form, length: int | None = None) -> Form:
+    """A list of values of one form, of a certain length where one is given."""
+
+    def check(values: object) -> str | None:
+        if not isinstance(values, list) or length not in (None, len(values)):
+            return "is not a list" if length is None else f"is not a list of {length}"
+        return next((f"[{place}] {fault}" for place, value in enumerate(values) if (fault := form(value))), None)
+
+    return check
+
+
+def mapping(form: Form, key: Form | None = None) -> Form:
+    """An object whose values have one form, and whose names have the form `key`."""
+
+    def check(values: object) -> str | None:
+        if not isinstance(values, dict):
+            return "is not an object"
+        for name, value in values.items():
+            fault = (key and key(name)) or form(value)
+            if fault:
+                return f"{shown(name)} {fault}"
+        return None
+
+    return check
+
+
+def record(required: dict[str, Form], others: dict[str, Form] | None = None) -> Form:
+    """An object with all names of `required`, and perhaps those of `others`; what has another name is left unread."""
+
+    def check(values: object) -> str | None:
+        if not isinstance(values, dict):
+            return "is not an object"
+        missing = [name for name in required if name not in values]
+        if missing:
+            return f"lacks {missing[0]}"
+        forms = required | (others or {})
+        return next((f"{name} {fault}" for name, form in forms.items() if name in values and (fault := form(values[name]))), None)
+
+    return check
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def _is_file_name(value: object) -> bool:
+    if not (_is_text(value) and value.isprintable() and 0 < len(value.encode()) <= LONGEST_FILE_NAME):
+        return False
+    path = PurePosixPath(value)
+    return path.as_posix() == value != "." and not path.is_absolute() and "\\" not in value and ".." not in path.parts
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_COUNT and math.isfinite(value)
+
+
+TEXT = of_kind("a text", _is_text)
+NAME = of_kind(
+    f"one printable line of at most {LONGEST_NAME} characters",
+    lambda value: _is_text(value) and value.isprintable() and len(value) <= LONGEST_NAME,
+)
+FILE_NAME = of_kind("the name of a file in this folder", _is_file_name)
+NUMBER = of_kind("a number", _is_number)
+SHARE = of_kind("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)
+COUNT = of_kind("a count", lambda value: type(value) is int and 0 <= value <= LARGEST_COUNT)
+SHA256 = of_kind("a sha256", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
+HUB_PIN = re.compile(r"\w[\w.-]*/\w[\w.-]*@[0-9a-f]{40}", re.ASCII)
+LOCAL_PIN = re.compile(r"[^/]+@sha256-[0-9a-f]{64}")  # a folder's name and the hash of its content: stands for no place
+PIN = of_kind(
+    "an input at a commit (org/name@40-hex) or content hash",
+    lambda value: NAME(value) is None and any(pattern.fullmatch(value) for pattern in (HUB_PIN, LOCAL_PIN)),
+)
+
+
+def read_formed(path: Path, form: Form) -> dict:
+    """A JSON file of this form. Raises `UserError`, with the file's name, when it cannot be read or has another form."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(one_line(f"{shown(path)} is not JSON: {first_line(error)}")) from error
+    fault = form(values)
+    if fault is not None:
+        raise UserError(one_line(f"{shown(path)} is not as sgdmix_hub writes it: {fault}"))
+    return values
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")

@@ -1,0 +1,72 @@
+"""One process that talks to the loopback Hub for many tests: the libraries take seconds to import. Its clock runs faster, as the
+publisher's does: the client's waits are not the tests'."""
+
+import json
+import subprocess
+import sys
+
+from launching import ROOT, launch_environment
+from loopback_hub import hub_environment
+
+WORKER = """
+import json, sys, time, warnings
+
+sleep, waited = time.sleep, []
+
+def sleep_less(seconds):
+    waited.append(seconds)
+    sleep(seconds / 50)
+
+time.sleep = sleep_less
+from sgdmix_hub.config import AugmentSettings
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.fetched_config import fetch_config
+from sgdmix_hub.parsing import parse_settings
+from sgdmix_hub.pins import Pin, local_folder, resolve
+from sgdmix_hub.published import load_published
+
+print(json.dumps("ready"), flush=True)
+for line in sys.stdin:
+    waited.clear()
+    done = {"value": None, "error": None}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            done["value"] = eval(json.loads(line))
+        except UserError as error:
+            done["error"] = str(error)
+    done |= {"waited": list(waited), "warned": [str(warning.message) for warning in warned if warning.category is UserWarning]}
+    print(json.dumps(done, default=str), flush=True)
+"""
+
+
+class HubProcess:
+    """Evaluates expressions of sgdmix_hub against a Hub."""
+
+    def __init__(self, hub, token, **environment):
+        self.log = hub.home / f"process-{id(self)}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", WORKER],
+                cwd=ROOT,
+                env=launch_environment(hub_environment(hub, token) | environment),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert json.loads(self.process.stdout.readline()) == "ready"
+
+    def __call__(self, expression: str) -> dict:
+        """What the expression gives: `value` or `error`, a line for the user; `waited`, seconds; `warned`, texts."""
+        self.process.stdin.write(json.dumps(expression) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, self.log.read_text()
+        done = json.loads(line)
+        assert done["error"] is None or done["error"].isprintable(), done
+        return done
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
