@@ -26,7 +26,7 @@ from .presets import PRESETS
 from .processes import launch, say, start_processes
 from .program_settings import PreviewSettings
 from .saliency_store import load_cam
-from .split_report import report_split
+from .split_report import report_split, report_unusable
 from .targets import NO_TARGET
 from .trust import Trust, trust_test
 
@@ -69,6 +69,7 @@ def main(settings: PreviewSettings) -> None:
     write_json(output / "preview.json", facts)
     (output / "state" / "error.json").unlink(missing_ok=True)
     say(tables(facts, trust))
+    report_unusable(inputs.split, left_out)
     say(f"preview: {output / 'preview.png'}, figures: {output / 'preview.json'}")
 
 
@@ -267,9 +268,6 @@ def tables(facts: dict, trust: Trust | None) -> str:
     if facts["mixtures"]:
         names = [figure.name for figure in fields(MixtureFigures)]
         parts.append(text_table("mixtures", facts["mixtures"], (*names, *SPREAD)))
-    if facts["left_out"]:
-        row, reason = next(iter(facts["left_out"].items()))
-        parts.append(f"Left out: {len(facts['left_out'])} drawn images that are of no use, row {row} first: {reason}")
     return "\n\n".join(parts)
 
 

@@ -23,7 +23,7 @@ def report_split(settings: DataSettings, split: Split, undecodable: dict[int, st
 
 
 def report_unusable(split: Split, unusable: dict[int, str]) -> None:
-    """Says which images have no saliency map, before hours are spent on the others."""
+    """Says which images have no saliency map, or are of no use at all, before hours are spent on the others."""
     if unusable:
         say(one_line(f"warning: {counted(len(unusable), 'image')} of {split.pin.name} cannot be used: {named(split, unusable)}"))
 

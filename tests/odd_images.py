@@ -147,8 +147,7 @@ def impostors() -> Iterator[tuple[str, bytes]]:
     bomb = zlib.compress(bytes(60_000_000), 9)
     yield "a text chunk that is a bomb", png_of(8, chunk(b"zTXt", b"Comment\0\0" + bomb))
     yield "a profile that is a bomb", png_of(8, chunk(b"iCCP", b"profile\0\0" + bomb))
-    yield "200 million pixels", encoded(Image.new("1", (20_000, 10_000)), "PNG")
-    for side in (0, 2000, 60_000, 0x7FFFFFFF, 0xFFFFFFFF):
+    for side in (0, 2000, 14_000, 60_000, 0x7FFFFFFF, 0xFFFFFFFF):
         yield f"a PNG of {side} pixels a side without the data for it", png_of(side)
     for seed in range(8):
         noise = np.random.default_rng(seed).bytes(400)

@@ -11,7 +11,7 @@ from odd_images import encoded, odd_images, picture
 from PIL import Image
 
 from sgdmix_hub import augment, preview
-from sgdmix_hub.cam import CamSaliency
+from sgdmix_hub.classifiers import Classifier
 from sgdmix_hub.config import AugmentSettings, MethodSettings, apply_preset
 from sgdmix_hub.data import load_split
 from sgdmix_hub.errors import Preempted, UnusableRow, UserError, one_row
@@ -111,16 +111,18 @@ def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
     assert manifest["rows"] + len(skipped) == manifest["planned_rows"] == len(chosen)
     assert len(published_rows(tmp_path / "run")) == manifest["rows"] > len(chosen) // 3 and unusable <= skipped
     split = load_split(settings, resolve(str(data), repo_type="dataset"))
-    assert trust_test(CamSaliency(classifier, "grad-cam", torch.device("cpu")), split, "stretch").images == len(chosen) - len(unusable)
+    reader = Classifier(resolve(str(classifier)), torch.device("cpu"))
+    assert trust_test(reader, 64, split, "stretch").images == len(chosen) - len(unusable)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_preview_over_odd_rows_is_drawn(files, tmp_path):
+def test_a_preview_over_odd_rows_is_drawn(files, tmp_path, capsys):
     chosen = list(files)[10::50] + [name for name in files if name.startswith(("checks", "scales"))][:4]
     data = write_dataset(tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))])
     preview.main(PreviewSettings(dataset_name=str(data), output_dir=str(tmp_path / "preview"), resolution=32, num_candidates=3))
     facts = read_json(tmp_path / "preview" / "preview.json")
     assert facts["images"] + len(facts["left_out"]) == len(chosen) and facts["images"] > 8
+    assert f"warning: {len(facts['left_out'])} images of odd cannot be used: row " in capsys.readouterr().out
 
 
 def test_what_says_nothing_about_a_row_is_not_its_reason():

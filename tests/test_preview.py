@@ -151,7 +151,7 @@ def test_images_of_no_use(source_rows, tmp_path):
     ended, facts, _ = preview(tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=32, num_images=8)
     assert facts["images"] == 7 and sorted(facts["shown"]) == [0, 1, 3, 4, 5, 6, 7]
     assert list(facts["left_out"]) == ["2"] and facts["left_out"]["2"].startswith("corrupt image")
-    assert "Left out: 1 drawn images" in ended.stdout
+    assert "1 image of " in ended.stdout and "cannot be used: row 2: corrupt image" in ended.stdout
     assert [of_recipe["empty"] for of_recipe in facts["masks"]] == [1 / 7] * 4
 
 
