@@ -221,11 +221,12 @@ def test_the_next_run_clears_what_a_killed_one_was_at(mixing, tmp_path):
 
 @pytest.mark.parametrize("code", [1, 2, 3, 75])
 def test_whatever_is_said_is_one_printable_line_of_at_most_300_characters(code, capsys):
-    report(code, ValueError("first \x1b[31mred\x07 " + "y" * 1000 + "\nsecond line \udc80"))
-    lines = capsys.readouterr().err.splitlines()
-    (line,) = [line for line in lines if line.startswith("sgdmix_hub: ")]
-    assert len(line) <= len("sgdmix_hub: ") + LONGEST_LINE and line.isprintable()
-    assert (len(lines) > 1) == (code == 1)  # the traceback
+    for text in ("y" * 1000 + "\nsecond line", "\x1b[31mred\x07, \udc80\nsecond line"):
+        report(code, ValueError(text))
+        lines = capsys.readouterr().err.splitlines()
+        (line,) = [line for line in lines if line.startswith("sgdmix_hub: ")]
+        assert len(line) <= len("sgdmix_hub: ") + LONGEST_LINE and line.isprintable()
+        assert (len(lines) > 1) == (code == 1)  # the traceback
 
 
 def test_loaders_of_a_training_are_checked_before_its_first_step(birds, tmp_path):
