@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from generations import digests, flip, shards_of
 from rowstores import many_rows
 
@@ -21,6 +22,7 @@ from sgdmix_hub.plan_file import PLAN, RECORD, RUN, PlanFile, begun_run, has_beg
 from sgdmix_hub.published import load_published
 from sgdmix_hub.repository import FINISHED, check_same_bytes, file_facts, is_complete
 from sgdmix_hub.row_store import BLOCK_ROWS, compute_rows
+from sgdmix_hub.saliency_store import compute_maps
 
 FLIPS = range(16)
 SHARDS = 16
@@ -182,6 +184,19 @@ def test_only_the_changed_block_of_merged_values_is_made_again(seed, source_rows
     compute_rows(folder, split, prepare, 0, 1)
     assert f"{folder / 'values.npy'} is torn or was changed" in capsys.readouterr().out
     assert (folder / "values.npy").read_bytes() == whole and len(made) <= 1 and not list(folder.glob("*.npy.*"))
+
+
+def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_path, capsys):
+    asked = AugmentSettings(
+        dataset_name=str(birds), output_dir=str(tmp_path), classifier=str(classifier), saliency_method="grad-cam", strength=0.0
+    )
+    split, pin = load_split(asked, resolve(str(birds), "dataset")), resolve(str(classifier))
+    found = compute_maps(apply_preset(asked), split, pin, 0, 1, torch.device("cpu")).trust
+    (path,) = tmp_path.rglob("trust.json")
+    whole = path.read_bytes()
+    flip(path, 0)
+    assert compute_maps(apply_preset(asked), split, pin, 0, 1, torch.device("cpu")).trust == found
+    assert f"{path} is torn or was changed" in capsys.readouterr().out and path.read_bytes() == whole
 
 
 # ---- repo/ ----
