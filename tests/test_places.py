@@ -90,18 +90,6 @@ def test_the_program_ends_with_2_and_one_line(mixing, tmp_path):
     one_line(run_script(arguments(mixing | {"output_dir": "/proc/out"}), tmp_path / "logs"), "/proc/out")
 
 
-@pytest.fixture
-def read_only(tmp_path):
-    """A folder whose file system a test may make read-only; with it, the call that does."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "sgdmix-hub-test", folder], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting is not allowed here: {mounted.stderr.strip()}")
-    yield folder, lambda: subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_on_a_read_only_place_a_finished_run_is_complete_and_others_are_refused(mixing, read_only, capsys):
     folder, close = read_only
     settings = AugmentSettings(**mixing | {"dataset_name": str(mixing["dataset_name"]), "strength": 0.0, "output_dir": str(folder / "run")})
