@@ -55,7 +55,7 @@ def main(settings: EvaluationSettings) -> None:
     if state.num_processes > 1:
         raise UserError("an evaluation is made by one process: start it with python, without a launcher")
     output = Path(settings.output_dir)
-    with lock_folder(output / "state"):
+    with lock_folder(output / "state", finished=output / "repo"):
         name = settings.synthetic
         if (Path(name) / "repo").is_dir():  # the output folder of a generation
             name = str(Path(name) / "repo")

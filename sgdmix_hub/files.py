@@ -27,6 +27,10 @@ class DamagedFile(UserError):
         super().__init__(f"{path} is torn or was changed since it was written: run the same command again, which makes it again")
         self.path = path
 
+    def __reduce__(self) -> tuple:
+        """From rank to rank."""
+        return DamagedFile, (self.path,)
+
 
 def made_again(damage: DamagedFile) -> str:
     """What is said of a damaged file where it is mended."""

@@ -83,7 +83,7 @@ class PlanFile:
             if self._expected not in (None, file_sha256(temporary)):
                 raise UserError(
                     f"{self.path} was damaged, and what is made in its place is another plan (other libraries, other saliency maps?): put "
-                    f"back a copy of it, or remove {self._record.parent / 'shards'} and {self._record} to start over"
+                    f"back a copy of it, or remove {self._record.name} and shards/ beside it to start over"
                 )
 
         write_atomically(self.path, checked)

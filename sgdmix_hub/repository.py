@@ -80,8 +80,8 @@ def check_manifest(repo: Path, manifest: Path) -> None:
 def damage_text(repo: Path, names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"{repo} is damaged ({', '.join(names[:3])}{more}: missing, cut off or changed): remove {repo} and run the same command again, "
-        "finished shards are kept"
+        f"{repo} is damaged ({', '.join(names[:3])}{more}: missing, cut off or changed): remove that folder and run again, finished shards "
+        "are kept"
     )
 
 

@@ -166,7 +166,7 @@ def main(settings: RunSettings) -> None:
     """The whole story. Raises what its stages raise."""
     state = start_processes(settings.num_threads or 1)
     output = Path(settings.output_dir)
-    with lock_folder(output / "state", "run.lock") if state.is_main_process else nullcontext():
+    with lock_folder(output / "state", "run.lock", finished=output / "repo") if state.is_main_process else nullcontext():
         stages = all_stages(settings)
         on_rank_zero(lambda: check_pushes(stages, is_made=(output / "repo").exists()))
         too_many_skipped = None

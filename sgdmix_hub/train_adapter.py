@@ -200,7 +200,7 @@ def main(settings: AdapterSettings) -> None:
     folder = Path(settings.output_dir)
     state = folder / "state"
     processes = start_processes(settings.num_threads)
-    with lock_folder(state) if processes.is_main_process else nullcontext():
+    with lock_folder(state, finished=folder / FACTS_FILE) if processes.is_main_process else nullcontext():
         check_tracker(settings.report_to)
         on_rank_zero(lambda: check_push(settings))
         split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))

@@ -158,7 +158,7 @@ def main(settings: ClassifierSettings) -> None:
     settings.validate()
     folder = Path(settings.output_dir)
     processes = start_processes(settings.num_threads)
-    with lock_folder(folder / "state") if processes.is_main_process else nullcontext():
+    with lock_folder(folder / "state", finished=folder / CLASSIFIER_FACTS) if processes.is_main_process else nullcontext():
         check_tracker(settings.report_to)
         on_rank_zero(lambda: check_push(settings))
         split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))

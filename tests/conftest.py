@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 
 # The libraries read these on import: nothing of the user's caches is read or written, nothing asks the network, and threads
@@ -206,6 +207,18 @@ def source_rows(birds):
 def mixing(birds):
     """Mixing alone, without any model."""
     return {"dataset_name": birds, "saliency_method": "spectral-residual", "strength": 0, "resolution": 32}
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A folder whose file system a test may make read-only; with it, the call that does."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "sgdmix-hub-test", folder], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"mounting is not allowed here: {mounted.stderr.strip()}")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

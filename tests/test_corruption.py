@@ -1,11 +1,13 @@
 """One flipped bit in each kind of file that a run leaves and reads again: none passes, each is named, and what can be is made again."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from generations import digests, flip, shards_of
 from rowstores import many_rows
 
@@ -20,6 +22,7 @@ from sgdmix_hub.plan_file import PLAN, RECORD, RUN, PlanFile, begun_run, has_beg
 from sgdmix_hub.published import load_published
 from sgdmix_hub.repository import FINISHED, check_same_bytes, file_facts, is_complete
 from sgdmix_hub.row_store import BLOCK_ROWS, compute_rows
+from sgdmix_hub.saliency_store import compute_maps
 
 FLIPS = range(16)
 SHARDS = 16
@@ -158,8 +161,10 @@ def test_every_single_flip_of_a_sealed_json_is_found(tmp_path):
         changed = bytearray(whole)
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(changed)
-        with pytest.raises(DamagedFile, match="sealed.json"):
+        with pytest.raises(DamagedFile, match="sealed.json") as found:
             read_sealed(path)
+    there = pickle.loads(pickle.dumps(found.value))  # on the other ranks
+    assert (str(there), there.path) == (str(found.value), path)
 
 
 @pytest.mark.parametrize("seed", FLIPS)
@@ -179,6 +184,19 @@ def test_only_the_changed_block_of_merged_values_is_made_again(seed, source_rows
     compute_rows(folder, split, prepare, 0, 1)
     assert f"{folder / 'values.npy'} is torn or was changed" in capsys.readouterr().out
     assert (folder / "values.npy").read_bytes() == whole and len(made) <= 1 and not list(folder.glob("*.npy.*"))
+
+
+def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_path, capsys):
+    asked = AugmentSettings(
+        dataset_name=str(birds), output_dir=str(tmp_path), classifier=str(classifier), saliency_method="grad-cam", strength=0.0
+    )
+    split, pin = load_split(asked, resolve(str(birds), "dataset")), resolve(str(classifier))
+    found = compute_maps(apply_preset(asked), split, pin, 0, 1, torch.device("cpu")).trust
+    (path,) = tmp_path.rglob("trust.json")
+    whole = path.read_bytes()
+    flip(path, 0)
+    assert compute_maps(apply_preset(asked), split, pin, 0, 1, torch.device("cpu")).trust == found
+    assert f"{path} is torn or was changed" in capsys.readouterr().out and path.read_bytes() == whole
 
 
 # ---- repo/ ----
@@ -219,7 +237,7 @@ def test_verify_names_every_damaged_file_and_a_rerun_makes_it_again(settings, re
     run_again(settings, finished)  # by the sizes all is well
     with pytest.raises(UserError) as refused:
         run_again(settings, finished, verify=True)
-    assert all(name in str(refused.value) for name in names) and f"remove {finished / 'repo'}" in str(refused.value)
+    assert all(name in str(refused.value) for name in names) and "remove that folder" in str(refused.value)
     shutil.rmtree(finished / "repo")
     run_again(settings, finished)
     assert digests(finished / "repo") == digests(reference / "repo")

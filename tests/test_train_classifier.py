@@ -182,6 +182,14 @@ def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothin
     assert after == before
 
 
+def test_a_finished_training_on_a_read_only_place_is_complete(finished, settings_at, read_only, capsys):
+    folder, close = read_only
+    shutil.copytree(finished, folder / "classifier")
+    close()
+    train(settings_at(folder / "classifier"))
+    assert "is complete, nothing to train" in capsys.readouterr().out
+
+
 def test_none_starts_over(finished, settings_at, tmp_path):
     folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
     over = train(settings_at(folder, seed=1, num_train_epochs=1.0, resume_from_checkpoint="none"))
