@@ -13,10 +13,13 @@ from .errors import UserError
 # Module names and the networks that have them, the first that is there; of several modules the last one is read. A norm in front of an
 # attention is read since behind the last one only the class token counts: everything else has no gradient.
 LAYER_RULES = (
-    (r"conv_1x1_exp", "MobileViT: the convolution behind its transformers, which split every image into several"),
-    (r"stages\.\d+", "ResNet, BiT, RegNet, ConvNeXt, PoolFormer, MobileViT of timm, ConvNeXt of timm: the last stage"),
+    (r"conv_1x1_exp|mobilevitv2\.encoder\.layer\.\d+", "MobileViT, MobileViTV2: behind the transformers, which split each image"),
+    (r"stages\.\d+", "ResNet, BiT, RegNet, ConvNeXt, SegFormer, ConvNeXt and MobileViT of timm: the last stage"),
     (r"timm_model\.(layer|s)\d+", "ResNet and RegNet of timm: the last stage"),
-    (r"layernorm_before|norm1", "ViT, DeiT, BEiT, DINOv2, SigLIP, Swin, SwinV2, SegFormer, and those of timm: the last block's first norm"),
+    (
+        r"layernorm_before|layer_norm1|norm1",
+        "ViT, DeiT, BEiT, DINOv2, CLIP, SigLIP, Swin, SwinV2, and those of timm: the last block's first norm",
+    ),
     (r"timm_model\.blocks\.\d+", "EfficientNet and MobileNet of timm: the last stage"),
 )
 

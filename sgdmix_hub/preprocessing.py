@@ -180,8 +180,8 @@ def measured_preprocessing(processor) -> Preprocessing:
     low, high = black.mean((1, 2)).double(), white.mean((1, 2)).double()
     spread = (high - low)[:, None, None]
     uneven = max((probe - probe[:, :1, :1]).abs().max() for probe in (black, white))
-    if not (spread > 0).all() or uneven > EVEN * spread.min():
-        raise UserError(f"{_called(processor)} pads images, or does not keep one colour even")
+    if not (spread.isfinite() & (spread > 0)).all() or uneven > EVEN * spread.min():
+        raise UserError(f"{_called(processor)} pads images, or makes no values that tell black from white")
 
     def share(image: Image.Image) -> torch.Tensor:
         """0 where the input is as that of black, 1 where it is as that of white."""

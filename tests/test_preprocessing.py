@@ -77,7 +77,8 @@ UNUSABLE = {
     "padding": (hf.BitImageProcessor(do_resize=False), "pads"),
     "nothing": (hf.ViTImageProcessor(do_resize=False), r"\(1, 3, 64, 96\)"),
     "broken": (hf.ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=[0.5, 0.5]), "fails"),
-    "no spread": (hf.ViTImageProcessor(size=SQUARE, image_std=[float("inf")] * 3), "one colour"),
+    "no spread": (hf.ViTImageProcessor(size=SQUARE, image_std=[float("inf")] * 3), "black from white"),
+    "infinite": (hf.ViTImageProcessor(size=SQUARE, image_std=[1e-45] * 3), "black from white|fails"),
 }
 
 

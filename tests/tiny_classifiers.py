@@ -45,9 +45,14 @@ ARCHITECTURES = {
         hf.MobileNetV2Config(image_size=SIDE, depth_multiplier=0.25, **IDS),
         hf.MobileNetV2ImageProcessor(size={"shortest_edge": 72}, crop_size=SQUARE),
     ),
+    "siglip": (hf.SiglipConfig(vision_config=VIT, **IDS), hf.SiglipImageProcessor(size=SQUARE)),
     "mobilevit": (
         hf.MobileViTConfig(image_size=SIDE, hidden_sizes=[16, 24, 32], num_attention_heads=2, **IDS),
         hf.MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size=SQUARE),
+    ),
+    "mobilevitv2": (
+        hf.MobileViTV2Config(image_size=SIDE, width_multiplier=0.25, **IDS),
+        hf.MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size=SQUARE, do_flip_channel_order=False),
     ),
 }
 # Name in timm, arguments, how images are cut before it.
