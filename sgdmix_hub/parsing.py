@@ -53,8 +53,6 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     The YAML becomes arguments ahead of the command line's own, so that both go through one parser, as strictly.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if any(word == "--" or word.endswith("=--") for word in argv):
-        raise UserError("-- is no value of a setting (--help lists the settings)")  # argparse takes it for an end of the settings
     location, argv = take_config(argv)
     has_config = any(field.name == "config" for field in dataclasses.fields(settings_class))
     if location is not None:
@@ -65,6 +63,8 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
         for name in (name for name, value in values.items() if isinstance(value, list) and not _takes_list(settings_class, name)):
             raise UserError(f"{location}: {name} must be one value, not a list")
         argv = as_arguments(values) + argv + ([f"--config={path}"] if has_config else [])
+    if any(word == "--" or word.endswith("=--") for word in argv):
+        raise UserError("-- is no value of a setting (--help lists the settings)")  # argparse takes it for an end of the settings
     epilog = None if has_config else "--config FILE: defaults from YAML"
     parser = _Parser(settings_class, description=settings_class.__doc__, allow_abbrev=False, epilog=epilog)
     settings, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)

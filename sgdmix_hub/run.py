@@ -15,6 +15,7 @@ before, and the generation takes them from the Hub, so that others can make the 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Stage:
 def all_stages(settings: RunSettings) -> list[Stage]:
     """Every stage in order, its settings checked before the first one starts. Raises `UserError`."""
     recipe = None if settings.recipe is None else recipe_folder(settings.recipe)
-    if recipe is not None and not any((recipe / name).is_file() for name in RECIPE_FILES):
+    if recipe is not None and not any(os.path.isfile(recipe / name) for name in RECIPE_FILES):
         raise UserError(f"recipe {settings.recipe} holds none of {', '.join(RECIPE_FILES)}")
     output = Path(settings.output_dir)
     classifier, adapter, repo = (str(output / name) for name in ("classifier", "adapter", "repo"))
@@ -144,7 +145,7 @@ def check_others_have(generation: AugmentSettings, output: Path) -> None:
     inputs = ["dataset_name"] + (["adapter", "pretrained_model_name_or_path"] if generation.refines else [])
     inputs += ["classifier"] if apply_preset(generation).saliency_method in CAM_METHODS else []
     paths = {name: Path(getattr(generation, name)) for name in inputs}
-    local = [f"{name} {path}" for name, path in paths.items() if path.is_dir() or path.is_relative_to(output)]
+    local = [f"{name} {path}" for name, path in paths.items() if os.path.isdir(path) or path.is_relative_to(output)]
     if local:
         raise UserError(
             f"nobody else could make again what is made from local folders ({', '.join(local)}): --hub_model_id org/name pushes classifier "

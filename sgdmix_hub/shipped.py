@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .errors import UserError, shown
@@ -16,7 +17,7 @@ def accelerate_config(name: str) -> Path:
     names = sorted(path.stem for path in ACCELERATE_CONFIGS.glob("*.yaml"))
     if name in names:
         return ACCELERATE_CONFIGS / f"{name}.yaml"
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return Path(name)
     raise UserError(f"no launch settings {shown(name)!r}: give a file of `accelerate config`, or one of {', '.join(names)}")
 
@@ -24,7 +25,7 @@ def accelerate_config(name: str) -> Path:
 def recipe_folder(name: str) -> Path:
     """A recipe: a folder, or the name of one that ships (`cub-sgdmix`). Raises `UserError`."""
     names = sorted(path.name for path in RECIPES.iterdir() if path.is_dir())
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return Path(name)
     if name in names:
         return RECIPES / name

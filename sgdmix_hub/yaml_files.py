@@ -1,4 +1,4 @@
-"""YAML files of settings: flat, small, and read plainly. Values are texts, lists of texts, or YAML 1.2's numbers and truth values.
+"""YAML files of settings: flat, small, and read plainly. Values are texts, YAML 1.2's numbers and truth values, or lists of numbers.
 
 PyYAML's own loader follows YAML 1.1, where 12:30:45 is 45045, 0x1F is 31, and `no` is false. Here these are the texts they look like.
 """
@@ -64,7 +64,7 @@ PlainLoader.add_constructor("tag:yaml.org,2002:int", decimal)
 
 
 def read_yaml(path: str | Path) -> dict:
-    """A YAML file as a flat dictionary: name -> text, number, truth value, or a list of those. Raises `UserError`, with the file's name,
+    """A YAML file as a flat dictionary: name -> text, number, truth value, or a list of numbers. Raises `UserError`, with the file's name,
     when it cannot be read, is malformed, large, nested, or holds a null."""
     name = shown(path)
     text = _text_of(path, name)
@@ -104,6 +104,8 @@ def _check_flat(name: str, key: object, value: object) -> None:
         raise UserError(f"{name}: {shown(key)} is no name of a setting")
     if value is None:
         raise UserError(f"{name}: {key} has no value: give one or leave the line out")
-    scalars = value if isinstance(value, list) and value else [value]
-    if not all(isinstance(scalar, (str, int, float, bool)) for scalar in scalars):
-        raise UserError(f"{name}: {key} must be one value or a list of values, not a {type(value).__name__}")
+    if isinstance(value, list) and value:  # of numbers alone: a text in a list could pass for the name of another setting
+        if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in value):
+            raise UserError(f"{name}: {key} must be one value or a list of numbers")
+    elif not isinstance(value, (str, int, float, bool)):
+        raise UserError(f"{name}: {key} must be one value or a list of numbers, not a {type(value).__name__}")
