@@ -62,9 +62,36 @@ EXIT_CODES = {UserError: EXIT_USER_ERROR, TooManySkipped: EXIT_SKIPPED, Preempte
 RESERVE = "error.reserve"  # room for the report of a full disk
 GOES_ON = "the same command goes on, with what was finished kept"
 CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
-_error_file: Path | None = None
-_earlier_report: tuple[int, int] | None = None
 _ending = threading.Lock()
+
+
+def _file_identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from the one that replaces it, whatever the clocks of the machines say; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+class FailureReport:
+    """`state/error.json` of this launch's output folder, in which one process says why the launch fails."""
+
+    def __init__(self):
+        self.path: Path | None = None
+        self._earlier: tuple[int, int] | None = None
+
+    def begin(self, path: Path | None) -> None:
+        """Notes where a failure is to be written, and which report of an earlier attempt is there."""
+        self.path, self._earlier = path, None if path is None else _file_identity(path)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was written since this launch began."""
+        return self.path is not None and _file_identity(self.path) not in (None, self._earlier)
+
+
+REPORT = FailureReport()
 
 
 def start_processes(num_threads: int) -> PartialState:
@@ -112,8 +139,8 @@ def lock_folder(state_folder: Path, name: str = "lock", finished: Path | None = 
             raise FolderInUse(f"{state_folder.parent} is in use by another run: wait for it or choose another --output_dir") from None
         except OSError as error:
             raise UserError(f"the file system of {state_folder} has no file locks ({error.strerror}): choose another one") from None
-        if state_folder / "error.json" == _error_file and not another_failed():
-            _error_file.unlink(missing_ok=True)  # an earlier attempt's: should this one be killed, it must not speak for it
+        if state_folder / "error.json" == REPORT.path and not another_failed():
+            REPORT.path.unlink(missing_ok=True)  # an earlier attempt's: should this one be killed, it must not speak for it
         clear_abandoned(state_folder)
         reserve = state_folder / RESERVE
         with suppress(OSError):
@@ -171,16 +198,7 @@ def stop_if_requested() -> None:
 
 def another_failed() -> bool:
     """Whether `state/error.json` was written since this process started: launchers of several nodes do not stop each other."""
-    return _error_file is not None and _file_identity(_error_file) not in (None, _earlier_report)
-
-
-def _file_identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from the one that replaces it, whatever the clocks of the machines say; None where there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns
+    return REPORT.is_new
 
 
 def stopped() -> Preempted:
@@ -219,16 +237,14 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
     heed_signals(end_stopped)
     stop_with_launcher()
     quiet_other_ranks()
-    global _error_file, _earlier_report
-    _error_file = None
+    REPORT.begin(None)
     settings, code = None, 0
     leave_note()
     try:
         settings = parse_settings(settings_class, argv)
         if hasattr(settings, "output_dir"):
             check_named(settings.output_dir)
-            _error_file = Path(settings.output_dir) / "state" / "error.json"
-            _earlier_report = _file_identity(_error_file)
+            REPORT.begin(Path(settings.output_dir) / "state" / "error.json")
         main(settings)
     except Exception as error:
         code = fail(error, settings)
@@ -340,10 +356,10 @@ def report(code: int, error: Exception) -> None:
     if launched_rank() != 0:
         message = f"rank {launched_rank()}: {message}"
     message = one_line(message)
-    if _error_file is not None and not isinstance(error, FolderInUse):
+    if REPORT.path is not None and not isinstance(error, FolderInUse):
         try:
-            _error_file.with_name(RESERVE).unlink(missing_ok=True)
-            write_json(_error_file, {"exit_code": code, "message": message})
+            REPORT.path.with_name(RESERVE).unlink(missing_ok=True)
+            write_json(REPORT.path, {"exit_code": code, "message": message})
         except OSError:
             message += " (and state/error.json could not be written)"
     with suppress(OSError):  # a terminal that was closed

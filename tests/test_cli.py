@@ -1,5 +1,6 @@
 """`sgdmix`, the one command: what it starts, how fast it answers, and what ships with it."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -103,12 +104,14 @@ def test_it_starts_the_processes_of_its_launch_settings(birds, tmp_path):
 
 
 def test_the_wheel_holds_recipes_launch_settings_templates_and_the_demos_models(tmp_path):
-    build = "from setuptools import build_meta; import sys; build_meta.build_wheel(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    shutil.copytree(ROOT / "sgdmix_hub", tmp_path / "sgdmix_hub", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    build = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    done = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     shipped = [path for folder in (RECIPES, ACCELERATE_CONFIGS) for path in folder.rglob("*") if path.is_file()]
     assert {path.relative_to(ROOT).as_posix() for path in shipped} <= names
     assert {"sgdmix_hub/py.typed", "sgdmix_hub/demo/tiny_base/model_index.json", "sgdmix_hub/templates/dataset_card.md"} <= names
-    assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
