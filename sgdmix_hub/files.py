@@ -57,23 +57,22 @@ def temporary_beside(path: Path) -> Path:
 
 def clear_abandoned(folder: Path) -> None:
     """Removes the temporary files below a folder whose writers are dead."""
-    for path in folder.rglob(".*.tmp"):
-        if _is_abandoned(path):
-            path.unlink(missing_ok=True)
+    for parent, _, names in os.walk(folder):  # which minds no folder that goes away meanwhile
+        for name in names:
+            named = TEMPORARY.fullmatch(name)
+            if named and _is_abandoned(Path(parent, name), named["host"], int(named["pid"])):
+                Path(parent, name).unlink(missing_ok=True)
 
 
-def _is_abandoned(path: Path) -> bool:
-    named = TEMPORARY.fullmatch(path.name)
-    if not named or not path.is_file():
-        return False
-    if named["host"] != socket.gethostname():
-        return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+def _is_abandoned(path: Path, host: str, writer: int) -> bool:
     try:
-        os.kill(int(named["pid"]), 0)
+        if host != socket.gethostname():
+            return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+        os.kill(writer, 0)
     except ProcessLookupError:
         return True
     except OSError:
-        pass  # somebody else's process
+        pass  # somebody else's process, or a file that is gone
     return False
 
 
