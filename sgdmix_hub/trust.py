@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
+from scipy.stats import binomtest
 
 from .data import Split, square
 from .errors import UnusableRow
@@ -43,8 +44,18 @@ class Trust:
     def __str__(self) -> str:
         return (
             f"right on {self.foreground_accuracy:.2f} of {self.images} images by their foreground alone, "
-            f"on {self.background_accuracy:.2f} by their background alone"
+            f"on {self.background_accuracy:.2f} by their background alone{self._intervals()}"
         )
+
+    def _intervals(self) -> str:
+        """How far chance may have moved both: 95 % Wilson intervals; nothing without images."""
+        if not self.images:
+            return ""
+        found = []
+        for accuracy in (self.foreground_accuracy, self.background_accuracy):
+            low, high = binomtest(round(accuracy * self.images), self.images).proportion_ci(method="wilson")
+            found.append(f"{low:.2f} to {high:.2f}")
+        return f" (95 % intervals {' and '.join(found)})"
 
 
 def trust_test(classifier: Classifier, side: int, split: Split, resize: str) -> Trust:
