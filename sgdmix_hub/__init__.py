@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .published import load_published
 
-__version__ = "0.1.0"
+
 __all__ = ["__version__", "load_published"]
 
 

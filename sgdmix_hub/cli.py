@@ -12,7 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-from . import __version__
+from ._version import __version__
 from .errors import UserError, one_line, shown
 
 # accelerate's own options that may stand among a program's settings, once --accelerate is given

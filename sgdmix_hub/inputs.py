@@ -11,7 +11,7 @@ import cv2
 import torch
 from datasets import Image as ImageFeature
 
-from . import __version__
+from ._version import __version__
 from .adapters import Adapter, check_base, read_adapter
 from .bases import check_supported
 from .config import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, fingerprint, published_settings
