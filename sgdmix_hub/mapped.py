@@ -56,7 +56,7 @@ class MappedSplit:
 
     def _check_classes(self, pipeline: SGDMixPipeline) -> None:
         """Raises `UserError`: a class's number would mean another class to the pipeline."""
-        looked_for = None if pipeline.cam is None else [name for _, name in sorted(pipeline.cam.model.config.id2label.items())]
+        looked_for = None if pipeline.cam is None else pipeline.cam.classifier.class_names
         for what, known in (("prompts", pipeline.class_names), ("classifier", looked_for)):
             if known not in (None, self.split.class_names):
                 count, column = len(self.split.class_names), self.settings.label_column
