@@ -95,6 +95,7 @@ class Ours:
         self.rows = rows[task.batch_size :]
         self.maker.load_refiner(device)
         self.features = shard_features(self.maker.inputs.split.class_names)
+        folder.mkdir(parents=True, exist_ok=True)
         write_plan(folder / "plan.parquet", self.rows)
         self.shards = Shards(folder / "shards", folder / "plan.parquet", self.maker.settings.rows_per_shard)
         self._make([(0, rows[: task.batch_size])])
