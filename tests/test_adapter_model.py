@@ -68,7 +68,7 @@ def test_what_is_frozen_keeps_its_bits_and_what_was_not_shown_keeps_its_token(ti
     """Weight decay would move a token that no sample shows."""
     pipeline, model, prompts = adapted(tiny_base, adam_weight_decay=0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = build_optimizer(AdapterSettings(**adapter_settings("", tiny_base, "", adam_weight_decay=0.5)), model)
+    optimizer = build_optimizer(AdapterSettings(**adapter_settings("unused", tiny_base, "unused", adam_weight_decay=0.5)), model)
     for _ in range(3):
         loss_of(pipeline, model, prompts).backward()
         optimizer.step()
