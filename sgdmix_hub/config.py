@@ -45,7 +45,7 @@ class DataSettings(Checked):
     image_column: str = setting("image", "column with the images", at_most=LONGEST_NAME)
     label_column: str = setting("label", "column with the labels", at_most=LONGEST_NAME)
     max_image_pixels: int | None = setting(
-        None, "images with more pixels are not read; 178,956,970 when not given", at_least=1, at_most=2**31 - 1
+        None, "images with more pixels are not read; 178,956,970 when not given", at_least=1, at_most=10**9
     )
     examples_per_class: int | None = setting(None, "few-shot: rows drawn from each class; all when not given", at_least=1, at_most=10**7)
     imbalance_factor: float | None = setting(
