@@ -55,7 +55,7 @@ class Trust:
         for accuracy in (self.foreground_accuracy, self.background_accuracy):
             low, high = binomtest(round(accuracy * self.images), self.images).proportion_ci(method="wilson")
             found.append(f"{low:.2f} to {high:.2f}")
-        return f" (95 % intervals {' and '.join(found)})"
+        return f" (95 %: {', '.join(found)})"
 
 
 def trust_test(classifier: Classifier, side: int, split: Split, resize: str) -> Trust:
