@@ -4,12 +4,14 @@ loaded, why."""
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 from datasets import Dataset, DatasetBuilder, DownloadConfig, load_dataset_builder
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -57,13 +59,20 @@ def load_rows(pin: Pin, config_name: str | None, split: str) -> Loaded:
 
 def _builder(pin: Pin, config_name: str | None) -> DatasetBuilder:
     if pin.is_local:
-        return load_dataset_builder(pin.path, config_name)
+        return load_dataset_builder(pin.path, config_name, cache_dir=str(cache_of(pin)))
     # datasets falls back to any cached version when the Hub fails: the builder's hash tells which one it is.
     options = {"revision": pin.revision, "download_config": DownloadConfig(max_retries=3)}
     builder = load_dataset_builder(pin.name, config_name, **options)
     if builder.hash != pin.revision:
         raise UserError(f"{pin.name}: another version than {pin.revision} came from the cache; try again when the Hub answers")
     return builder
+
+
+def cache_of(pin: Pin) -> Path:
+    """Where the prepared rows of a local folder are kept: by its place and its content. On its own `datasets` knows a folder whose README
+    names data files by that README alone, and gives the rows of any other folder that has the same."""
+    place = hashlib.sha256(f"{os.path.realpath(pin.path)}\0{pin.revision}".encode()).hexdigest()
+    return Path(datasets.config.HF_DATASETS_CACHE) / "sgdmix_hub" / place[:32]
 
 
 def files_of(pin: Pin) -> str:

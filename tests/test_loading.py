@@ -71,6 +71,39 @@ def said(capsys, folder, **values):
     return capsys.readouterr().out
 
 
+# ---- which folder ----
+
+
+README = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+---
+"""
+
+
+def test_folders_of_one_name_and_one_readme_give_their_own_rows(tmp_path):
+    """A folder whose labels were corrected, and a copy of it elsewhere: `datasets` alone takes them all for the first."""
+    found = {}
+    for parent, labels in (("first", [0, 1, 2]), ("second", [2, 1, 0]), ("third", [1, 1, 1])):
+        folder = write_labels(tmp_path / parent / "set", labels, ClassLabel(names=NAMES))
+        (folder / "README.md").write_text(README)
+        found[parent] = split_of(folder).labels.tolist()
+    assert found == {"first": [0, 1, 2], "second": [2, 1, 0], "third": [1, 1, 1]}
+    corrected = write_labels(tmp_path / "first" / "set", [2, 2, 2], ClassLabel(names=NAMES))
+    assert split_of(corrected).labels.tolist() == [2, 2, 2]
+
+
+def test_a_copy_of_a_folder_of_images_names_its_own_files(tmp_path):
+    first = image_folder(tmp_path / "first" / "set")
+    assert len(split_of(first).subset) == 12
+    second = shutil.copytree(first, tmp_path / "second" / "set")
+    shutil.rmtree(first)
+    assert split_of(second).try_images()[1] == {}
+
+
 # ---- labels ----
 
 
