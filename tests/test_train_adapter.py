@@ -184,7 +184,9 @@ def test_what_is_not_recorded_does_not_change_what_is_learned(changed, finished,
 @pytest.fixture(scope="module")
 def one_process(birds, tiny_base, tmp_path_factory):
     """Settings without dropout, whose draws belong to a batch and not to a sample, and what one process makes of them at batch 2."""
-    settings = adapter_settings(birds, tiny_base, "unused", max_train_steps=4, logging_steps=1, learning_rate=1e-3, token_learning_rate=1e-3)
+    settings = adapter_settings(
+        birds, tiny_base, "unused", max_train_steps=4, logging_steps=1, learning_rate=1e-3, token_learning_rate=1e-3
+    )
     settings |= {"with_prior_preservation": True, "num_class_images": 2, "train_batch_size": 2}
     return settings, train(settings | {"output_dir": str(tmp_path_factory.mktemp("one") / "adapter")})
 
