@@ -20,19 +20,20 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from sgdmix_hub import train_classifier
-from sgdmix_hub.adapters import FACTS_FILE, load_into, read_adapter
-from sgdmix_hub.config import DataSettings
-from sgdmix_hub.data import load_split
+from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
+from sgdmix_hub.evaluation.adapter import class_scores, mixed_sources
 from sgdmix_hub.files import read_json, write_atomically, write_json
-from sgdmix_hub.judging import Judge, class_scores, mixed_sources
-from sgdmix_hub.parsing import as_arguments, parse_settings, read_yaml
-from sgdmix_hub.pins import resolve
-from sgdmix_hub.processes import start_processes
-from sgdmix_hub.prompts import bare_prompt
-from sgdmix_hub.refine import NO_SAFETY_CHECKER, load_base, with_scheduler
-from sgdmix_hub.sampling import draw_images
-from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
+from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base, with_scheduler
+from sgdmix_hub.models.classifier import Judge
+from sgdmix_hub.models.prompts import bare_prompt
+from sgdmix_hub.models.sampling import draw_images
+from sgdmix_hub.runtime.ranks import start_processes
+from sgdmix_hub.settings.data import DataSettings
+from sgdmix_hub.settings.parsing import as_arguments, parse_settings, read_yaml
+from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
 SPECIES, TRAIN, JUDGE, TEST = 10, 50, 200, 100
 BASE = "sgdmix_hub/demo/tiny_base"

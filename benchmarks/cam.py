@@ -19,11 +19,11 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-from sgdmix_hub.cam import CamSaliency
-from sgdmix_hub.classifiers import Classifier
 from sgdmix_hub.files import write_json
-from sgdmix_hub.pins import resolve
-from sgdmix_hub.saliency import MAP_SIZE
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.method.saliency.cam import CamSaliency
+from sgdmix_hub.method.saliency.model_free import MAP_SIZE
+from sgdmix_hub.models.classifier import Classifier
 
 SIZE = 224
 

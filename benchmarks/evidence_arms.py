@@ -8,7 +8,8 @@ from functools import cache
 from method import BASE, settings_from
 from method import GENERATION as MIXING_ALONE
 
-from sgdmix_hub.config import AugmentSettings, apply_preset
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import apply_preset
 
 SPECIES, JUDGE, TEST = 6, 100, 350
 SYNTHETIC_PROBABILITIES = (0.1, 0.5)  # the same for all arms; which one counts is chosen on the validation images

@@ -12,13 +12,13 @@ from method import ADAPTER, BASE, CLASSIFIER, SALIENCY, make_domain, settings_fr
 from method_measures import label_kept, predicted_labels
 
 from sgdmix_hub import augment, train_adapter, train_classifier
-from sgdmix_hub.config import AugmentSettings
-from sgdmix_hub.data import Split, load_split
+from sgdmix_hub.data.splits import Split, load_split
 from sgdmix_hub.files import read_json, write_json
+from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.metrics.class_accuracy import ClassAccuracy
-from sgdmix_hub.pins import resolve
-from sgdmix_hub.processes import start_processes
-from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
+from sgdmix_hub.runtime.ranks import start_processes
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
 
 def slug(text: str) -> str:

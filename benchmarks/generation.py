@@ -41,7 +41,7 @@ from generation_workers import Worker, in_process, loaded, run_together
 from training import SHAPES, build_unet
 
 from sgdmix_hub.files import read_json, write_json
-from sgdmix_hub.processes import start_processes
+from sgdmix_hub.runtime.ranks import start_processes
 
 PLACES = ("one core", "all cores")
 PRESETS = ("paper", "recommended")

@@ -18,15 +18,18 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from generation_clock import Clock
 from PIL import Image
 
-from sgdmix_hub import flow
-from sgdmix_hub.adapters import load_into
-from sgdmix_hub.config import AugmentSettings, apply_preset
-from sgdmix_hub.data import decode_image
-from sgdmix_hub.inputs import environment, resolve_inputs
-from sgdmix_hub.refine import NO_SAFETY_CHECKER, load_base, with_scheduler
-from sgdmix_hub.rows import RowMaker
-from sgdmix_hub.saliency_store import compute_maps
-from sgdmix_hub.shards import PlanRow, Shards, make_plan, shard_features, write_plan
+from sgdmix_hub.data.splits import decode_image
+from sgdmix_hub.generation import worker as flow
+from sgdmix_hub.generation.inputs import environment, resolve_inputs
+from sgdmix_hub.generation.plan import PlanRow, make_plan, write_plan
+from sgdmix_hub.generation.row_maker import RowMaker
+from sgdmix_hub.generation.saliency_maps import compute_maps
+from sgdmix_hub.generation.shards import Shards
+from sgdmix_hub.models.adapters import load_into
+from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base, with_scheduler
+from sgdmix_hub.publishing.layout import shard_features
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import apply_preset
 
 STRENGTH, STEPS, GUIDANCE = 0.7, 25, 7.5
 CONVOLUTIONS_A_ROW = 10  # so that a run of either takes about as long

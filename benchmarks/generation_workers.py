@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 import torch
 from generation_samplers import HANDING_OVER, SAMPLERS, Ours, Task
 
-from sgdmix_hub.processes import quiet_other_ranks, start_processes
+from sgdmix_hub.runtime.launch import quiet_other_ranks
+from sgdmix_hub.runtime.ranks import start_processes
 
 # The libraries are imported once, in a process from which every worker is forked; but a fork cannot use the GPU, since a library has
 # asked for it before.

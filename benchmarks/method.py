@@ -25,13 +25,13 @@ from method_measures import MASKS, MIXTURES, label_kept, mask_scores, mixture_sc
 from method_tables import tables
 
 from sgdmix_hub import augment, train_adapter, train_classifier
-from sgdmix_hub.config import AugmentSettings
 from sgdmix_hub.demo.domain import make_dataset, png, save_dataset
 from sgdmix_hub.files import read_json, write_atomically, write_json
-from sgdmix_hub.inputs import CLASSIFIER_FACTS
-from sgdmix_hub.parsing import as_arguments, parse_settings, read_yaml
-from sgdmix_hub.processes import start_processes
-from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
+from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
+from sgdmix_hub.runtime.ranks import start_processes
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.parsing import as_arguments, parse_settings, read_yaml
+from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
 SPECIES, TRAIN, JUDGE, TEST = 6, 10, 100, 350
 BASE = {"pretrained_model_name_or_path": "sgdmix_hub/demo/tiny_base", "resolution": 64}

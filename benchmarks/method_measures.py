@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from sgdmix_hub.backgrounds import compute_backgrounds
-from sgdmix_hub.classifiers import Classifier
-from sgdmix_hub.config import AugmentSettings, apply_preset
-from sgdmix_hub.data import decode_image, square
+from sgdmix_hub.data.images import square
+from sgdmix_hub.data.splits import decode_image
 from sgdmix_hub.errors import UnusableRow
-from sgdmix_hub.inputs import resolve_inputs
+from sgdmix_hub.generation.inputs import resolve_inputs
+from sgdmix_hub.generation.plan import make_plan
+from sgdmix_hub.generation.row_maker import RowMaker
+from sgdmix_hub.generation.saliency_maps import compute_backgrounds, compute_maps
+from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.metrics.mask_quality import best_fixed_iou, boundary_f, mask_iou, mask_precision, mask_recall
 from sgdmix_hub.metrics.mixture_quality import MixtureQuality
-from sgdmix_hub.pins import resolve
-from sgdmix_hub.published import load_published
-from sgdmix_hub.rows import RowMaker
-from sgdmix_hub.saliency_store import compute_maps
-from sgdmix_hub.shards import make_plan
+from sgdmix_hub.models.classifier import Classifier
+from sgdmix_hub.publishing.read import load_published
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import apply_preset
 
 CPU = torch.device("cpu")
 PREDICTED_AT_ONCE = 32

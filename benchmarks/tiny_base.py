@@ -26,8 +26,8 @@ from tiny_base_tables import ALL, report
 from sgdmix_hub.demo.tiny_training import HELD_OUT, psnr, to_tensor
 from sgdmix_hub.demo.train_tiny_base import TINY_BASE
 from sgdmix_hub.files import write_json
-from sgdmix_hub.pins import content_hash
-from sgdmix_hub.processes import quiet_other_ranks
+from sgdmix_hub.hub.pins import content_hash
+from sgdmix_hub.runtime.launch import quiet_other_ranks
 
 
 def shown(answers: np.ndarray, scenes: Scenes) -> dict[str, dict]:

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from sgdmix_hub.demo.tiny_training import to_tensor
 from sgdmix_hub.files import write_atomically
-from sgdmix_hub.pins import resolve
-from sgdmix_hub.refine import load_base
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.bases import load_base
 
 SAMPLER = {"guidance_scale": 3.0, "num_inference_steps": 20}  # with the scheduler that the base brings
 BATCH = 50

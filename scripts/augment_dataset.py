@@ -1,8 +1,8 @@
 """Maps SGD-Mix over a split: accelerate launch scripts/augment_dataset.py --config generate.yaml"""
 
 from sgdmix_hub.augment import main
-from sgdmix_hub.config import AugmentSettings
-from sgdmix_hub.processes import launch
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.settings.generation import AugmentSettings
 
 if __name__ == "__main__":
     launch(main, AugmentSettings)

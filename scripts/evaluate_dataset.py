@@ -1,8 +1,8 @@
 """Are labels kept, backgrounds new? python scripts/evaluate_dataset.py --synthetic outputs/cub --judge org/judge --output_dir outputs/evaluated"""  # noqa: E501
 
 from sgdmix_hub.evaluate_dataset import main
-from sgdmix_hub.evaluation_settings import EvaluationSettings
-from sgdmix_hub.processes import launch
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.settings.evaluation import EvaluationSettings
 
 if __name__ == "__main__":
     launch(main, EvaluationSettings)

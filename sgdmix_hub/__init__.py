@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .published import load_published
+    from sgdmix_hub.publishing.read import load_published
 
 
 __all__ = ["__version__", "load_published"]
@@ -16,7 +16,7 @@ __all__ = ["__version__", "load_published"]
 def __getattr__(name: str):
     """`sgdmix_hub.load_published`, imported when it is asked for: it brings datasets and torch with it."""
     if name == "load_published":
-        from .published import load_published
+        from sgdmix_hub.publishing.read import load_published
 
         return load_published
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

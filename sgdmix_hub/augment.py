@@ -9,48 +9,41 @@ kept, and a plan, which is not. A rerun of a published version takes its plan. W
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 from accelerate import PartialState
-from tqdm.auto import tqdm
 
-from .backgrounds import compute_backgrounds
-from .cards import read_prose
-from .config import AugmentSettings, apply_preset
-from .data import Split
-from .estimate import check_can_be_made, estimate_text, try_rows
+from sgdmix_hub.data.report import report_split, report_unusable
+from sgdmix_hub.data.splits import Split
+from sgdmix_hub.generation.dry_run import check_can_be_made, estimate_text, try_rows
+from sgdmix_hub.generation.inputs import Inputs, check_resume, environment, resolve_inputs
+from sgdmix_hub.generation.plan import make_plan, write_plan
+from sgdmix_hub.generation.plan_file import PlanFile
+from sgdmix_hub.generation.progress import Progress
+from sgdmix_hub.generation.repository import BUILDING, build_repository, is_complete
+from sgdmix_hub.generation.rerun import published_plan
+from sgdmix_hub.generation.row_maker import RowMaker
+from sgdmix_hub.generation.saliency_maps import SaliencyMaps, compute_backgrounds, compute_maps
+from sgdmix_hub.generation.shards import Shards
+from sgdmix_hub.generation.worker import make_shards
+from sgdmix_hub.method.targets import Pools
+from sgdmix_hub.publishing.dataset_card import read_prose
+from sgdmix_hub.publishing.layout import check_share_skipped, manifest_path, shard_features
+from sgdmix_hub.publishing.versions import announcement, check_can_publish, check_inputs, publish_version
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
+from sgdmix_hub.runtime.stopping import POLL_SECONDS, forget_failure, lock_folder, stop_if_requested, wait_for_file
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import apply_preset
+
 from .files import read_json
-from .flow import make_shards
-from .inputs import Inputs, check_resume, environment, resolve_inputs
-from .plan_file import PlanFile
-from .processes import (
-    POLL_SECONDS,
-    forget_failure,
-    launch,
-    lock_folder,
-    on_rank_zero,
-    say,
-    start_processes,
-    stop_if_requested,
-    wait_for_file,
-)
-from .publish_version import announcement, check_can_publish, check_inputs, publish_version
-from .published_plan import published_plan
-from .repository import BUILDING, build_repository, check_share_skipped, is_complete, manifest_path
-from .rows import RowMaker
-from .saliency_store import SaliencyMaps, compute_maps
-from .shards import Shards, make_plan, shard_features, write_plan
-from .split_report import report_split, report_unusable
-from .targets import Pools
 
-BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30.0  # a line in a log is there for ever
 DRY_RUN = "dry_run.parquet"  # a plan for a dry run, which removes it
+
 PutPlan = Callable[[Callable[[Path], None]], None]
-SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records: a shared file system is slow at it
 
 
 def main(settings: AugmentSettings) -> None:
@@ -157,39 +150,6 @@ def make_unfinished(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, 
         while state.is_main_process and not progress.all_recorded():
             stop_if_requested()
             time.sleep(POLL_SECONDS)
-
-
-class Progress:
-    """One bar for the rows of all ranks: this one's as they are done, the others' as their shards are recorded; what an earlier attempt
-    finished is there from the start and does not count for the speed."""
-
-    def __init__(self, shards: Shards, unfinished: list[int], mine: list[int], shown: bool):
-        self.shards = shards
-        self.others = set(unfinished) - set(mine) if shown else set()
-        to_make = sum(map(shards.size, unfinished))
-        total = len(shards.plan)
-        self.bar = tqdm(total=total, initial=total - to_make, desc="sgd-mix", unit="image", mininterval=BAR_SECONDS, disable=not shown)
-        self._looked = time.monotonic()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *failure) -> None:
-        self.bar.close()
-
-    def advance(self, rows: int) -> None:
-        """This rank has done some more rows."""
-        self.bar.update(rows)
-        if time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
-            self.all_recorded()
-
-    def all_recorded(self) -> bool:
-        """Whether the other ranks' shards are all there; counts those that have appeared."""
-        appeared = {number for number in self.others if self.shards.is_recorded(number)}
-        self.others -= appeared
-        self.bar.update(sum(map(self.shards.size, appeared)))
-        self._looked = time.monotonic()
-        return not self.others
 
 
 def finish(settings: AugmentSettings, output: Path, state: PartialState) -> None:

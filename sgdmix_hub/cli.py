@@ -31,13 +31,13 @@ class Program:
 
 
 PROGRAMS = {
-    "run": Program("run", "program_settings:RunSettings", "all stages in a row: classifier, adapter, augmented dataset, classifier"),
-    "augment": Program("augment", "config:AugmentSettings", "map SGD-Mix over a split; resumes"),
-    "train-adapter": Program("train_adapter", "training_settings:AdapterSettings", "DreamBooth, LoRA and textual inversion of one domain"),
-    "train-classifier": Program("train_classifier", "training_settings:ClassifierSettings", "with or without synthetic images"),
-    "evaluate": Program("evaluate_dataset", "evaluation_settings:EvaluationSettings", "judge every row; drop the worst", launches=False),
-    "publish": Program("publish_dataset", "program_settings:PublishSettings", "a finished dataset as a version on the Hub", launches=False),
-    "preview": Program("preview", "program_settings:PreviewSettings", "masks and mixtures of your images, on one page", launches=False),
+    "run": Program("run", "settings.programs:RunSettings", "all stages in a row: classifier, adapter, augmented dataset, classifier"),
+    "augment": Program("augment", "settings.generation:AugmentSettings", "map SGD-Mix over a split; resumes"),
+    "train-adapter": Program("train_adapter", "settings.training:AdapterSettings", "DreamBooth, LoRA and textual inversion of one domain"),
+    "train-classifier": Program("train_classifier", "settings.training:ClassifierSettings", "with or without synthetic images"),
+    "evaluate": Program("evaluate_dataset", "settings.evaluation:EvaluationSettings", "judge every row; drop the worst", launches=False),
+    "publish": Program("publish_dataset", "settings.programs:PublishSettings", "a finished dataset as a version on the Hub", False),
+    "preview": Program("preview", "settings.programs:PreviewSettings", "masks and mixtures of your images, on one page", launches=False),
 }
 OTHERS = {
     "demo": "everything on drawn birds, offline, in about three minutes",
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         elif name in PROGRAMS:
             start(PROGRAMS[name], words[1:], f"sgdmix {name}")
         elif name in OTHERS:
-            importlib.import_module({"demo": "sgdmix_hub.demo.run_demo", "env": "sgdmix_hub.environment"}[name]).main(words[1:])
+            importlib.import_module({"demo": "sgdmix_hub.demo.run_demo", "env": "sgdmix_hub.runtime.environment"}[name]).main(words[1:])
         else:
             raise UserError(f"no program {shown(name)!r}: {', '.join([*PROGRAMS, *OTHERS])}")
     except UserError as error:
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def start(program: Program, words: list[str], shown_as: str) -> None:
     """Runs a program, through accelerate's launcher where `--accelerate` is among the words. Raises `UserError`."""
-    from .parsing import parse_settings  # a second
+    from sgdmix_hub.settings.parsing import parse_settings  # a second
 
     accelerate, options, words = take_launch_options(words)
     module, _, class_name = program.settings.partition(":")
@@ -96,7 +96,7 @@ def start(program: Program, words: list[str], shown_as: str) -> None:
     sys.argv[0] = shown_as
     parse_settings(settings_class, words)
     if accelerate is None:
-        from .processes import launch
+        from sgdmix_hub.runtime.launch import launch
 
         launch(importlib.import_module(f"sgdmix_hub.{program.module}").main, settings_class, words)
         return
@@ -108,7 +108,7 @@ def start(program: Program, words: list[str], shown_as: str) -> None:
 
 def take_launch_options(words: list[str]) -> tuple[str | None, list[str], list[str]]:
     """The launch settings that the words name, accelerate's options, and the words that are the program's. Raises `UserError`."""
-    from .shipped import accelerate_config
+    from sgdmix_hub.settings.shipped import accelerate_config
 
     accelerate, options, rest = None, [], []
     remaining = iter(words)

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 OPENCV_NO_MEMORY = -4  # the code of cv2.error when an allocation fails
+
 LONGEST_LINE = 300  # characters of a line that is printed or stored
+
 LONGEST_VALUE = 80  # characters of a value that such a line quotes
+
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
@@ -81,3 +84,7 @@ def shown(value: object, longest: int = LONGEST_VALUE) -> str:
 def one_line(message: str) -> str:
     """Any message as one printable line of at most `LONGEST_LINE` characters."""
     return shown(" ".join(message.split()), LONGEST_LINE)
+
+
+class EncoderDied(Exception):
+    """An encoding process was killed from outside, or crashed."""

@@ -15,19 +15,21 @@ import warnings
 import numpy as np
 from datasets import Dataset
 
-from .config import AugmentSettings
-from .data import split_of
-from .encoding import encode_image
+from sgdmix_hub.data.images import ANYWHERE
+from sgdmix_hub.data.splits import split_of
+from sgdmix_hub.generation.encoding import encode_image
+from sgdmix_hub.generation.inputs import Inputs, environment
+from sgdmix_hub.generation.plan import make_plan
+from sgdmix_hub.generation.row_maker import RowMaker
+from sgdmix_hub.generation.row_store import RowValues
+from sgdmix_hub.generation.saliency_maps import block_maps
+from sgdmix_hub.generation.worker import in_plan_order, refined_rows
+from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.publishing.layout import shard_features
+from sgdmix_hub.settings.generation import AugmentSettings
+
 from .errors import UserError
-from .flow import in_plan_order, refined_rows
-from .images import ANYWHERE
-from .inputs import Inputs, environment
-from .pins import Pin
 from .pipeline import SGDMixPipeline
-from .row_store import RowValues
-from .rows import RowMaker
-from .saliency_store import block_maps
-from .shards import make_plan, shard_features
 
 
 class MappedSplit:

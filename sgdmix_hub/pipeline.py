@@ -16,21 +16,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .adapters import check_base, read_adapter
-from .cam import CamSaliency
-from .config import MethodSettings, apply_preset
-from .data import aspect_box, square
+from sgdmix_hub.data.images import aspect_box, square
+from sgdmix_hub.hub.pins import Pin, resolve
+from sgdmix_hub.method.masks import foreground_mask, share_of
+from sgdmix_hub.method.mixing import compose, inpaint, inpainting_hole, kept_mask
+from sgdmix_hub.method.saliency.cam import CamSaliency
+from sgdmix_hub.method.saliency.model_free import model_free_map
+from sgdmix_hub.models.adapters import check_base, read_adapter
+from sgdmix_hub.models.prompts import name_prompt
+from sgdmix_hub.settings.method import CAM_METHODS, NAME_PROMPT, MethodSettings, apply_preset
+
 from .errors import UnusableRow, UserError, one_row, shown
-from .masks import foreground_mask, share_of
-from .mixing import compose, inpaint, inpainting_hole, kept_mask
-from .pins import Pin, resolve
-from .presets import CAM_METHODS, NAME_PROMPT
-from .prompts import name_prompt
-from .saliency import model_free_map
 from .seeds import inpainting_seed
 
 if TYPE_CHECKING:
-    from .refine import Refiner
+    from sgdmix_hub.models.refine import Refiner
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class SGDMixPipeline:
             refiner, pins = loaded_refiner(settings, adapter, pretrained_model_name_or_path, class_names, device)
             class_names = class_names if refiner.adapter is None else refiner.adapter.class_names
         if settings.saliency_method in CAM_METHODS:
-            from .classifiers import Classifier  # a second of the start of a program that needs none
+            from sgdmix_hub.models.classifier import Classifier  # a second of the start of a program that needs none
 
             pins["classifier"] = resolve(classifier)
             network = Classifier(pins["classifier"], device)
@@ -278,7 +278,7 @@ def loaded_refiner(
     settings: MethodSettings, adapter: str | None, base_model: str | None, class_names: list[str] | None, device: torch.device
 ) -> tuple[Refiner, dict[str, Pin]]:
     """The diffusion model with its adapter, or alone and told the classes' names, and which they are. Raises `UserError`."""
-    from .refine import Refiner  # seconds of the start of a program that mixes alone
+    from sgdmix_hub.models.refine import Refiner  # seconds of the start of a program that mixes alone
 
     if adapter is not None:
         pins = {"adapter": resolve(adapter)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .processes import launch, launched_rank, say
-from .program_settings import PublishSettings
-from .publish_version import announcement, publish_version
+from sgdmix_hub.publishing.versions import announcement, publish_version
+from sgdmix_hub.runtime.launch import launch, launched_rank
+from sgdmix_hub.runtime.ranks import say
+from sgdmix_hub.settings.programs import PublishSettings
 
 
 def main(settings: PublishSettings) -> None:

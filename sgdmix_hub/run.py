@@ -21,20 +21,25 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import augment, train_adapter, train_classifier
-from .config import AugmentSettings, DataSettings, HubSettings, apply_preset
+from sgdmix_hub import augment, train_adapter, train_classifier
+from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
+from sgdmix_hub.publishing.layout import manifest_path
+from sgdmix_hub.publishing.versions import check_can_publish
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
+from sgdmix_hub.runtime.stopping import lock_folder
+from sgdmix_hub.settings.data import DataSettings
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.hub import HubSettings
+from sgdmix_hub.settings.method import CAM_METHODS, apply_preset
+from sgdmix_hub.settings.parsing import Settings, as_arguments, parse_settings, read_settings
+from sgdmix_hub.settings.programs import RunSettings
+from sgdmix_hub.settings.shipped import recipe_folder
+from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.training.resume import check_push
+
 from .errors import TooManySkipped, UserError
 from .files import read_json
-from .inputs import CLASSIFIER_FACTS
-from .parsing import Settings, as_arguments, parse_settings, read_settings
-from .presets import CAM_METHODS
-from .processes import launch, lock_folder, on_rank_zero, say, start_processes
-from .program_settings import RunSettings
-from .publish_version import check_can_publish
-from .repository import manifest_path
-from .shipped import recipe_folder
-from .training_push import check_push
-from .training_settings import AdapterSettings, ClassifierSettings
 
 # What the mixtures for a bootstrapped classifier are made with, and what looks through it unless the recipe says more.
 MODEL_FREE = {"preset": "recommended", "saliency_method": "minimum-barrier", "strength": 0.0, "num_variants": 4}

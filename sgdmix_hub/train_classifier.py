@@ -10,147 +10,42 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers import ProgressCallback, Trainer, set_seed
 
-from .accuracy import EvaluationImages, accuracy_of, evaluate_on
-from .checkpoints import newest_whole, seal_folder
-from .classifiers import build_for_training, load_network, save_classifier
-from .data import Split, attributes_of, load_evaluation_split, load_split, subset_record
+from sgdmix_hub.data.report import usable_rows
+from sgdmix_hub.data.splits import Split, attributes_of, load_evaluation_split, load_split, subset_record
+from sgdmix_hub.figures.plots import draw_curve
+from sgdmix_hub.hub.licences import stated_license
+from sgdmix_hub.hub.pins import Pin, resolve
+from sgdmix_hub.models.classifier import CLASSIFIER_FACTS, build_for_training, load_network, save_classifier
+from sgdmix_hub.models.preprocessing import recorded_preprocessing
+from sgdmix_hub.publishing.model_card import write_classifier_card
+from sgdmix_hub.publishing.read import PublishedRows, load_published
+from sgdmix_hub.runtime.environment import versions
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
+from sgdmix_hub.runtime.shared_memory import check_shared_memory, loader_bytes
+from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_file
+from sgdmix_hub.settings.training import ClassifierSettings, recorded
+from sgdmix_hub.training.classifier.accuracy import EvaluationImages, accuracy_of, evaluate_on
+from sgdmix_hub.training.classifier.best_weights import BestWeights, hold_out
+from sgdmix_hub.training.classifier.dataset import training_images
+from sgdmix_hub.training.classifier.losses import balanced_softmax_prior, classification_loss
+from sgdmix_hub.training.classifier.trainer import TrainingBar, checkpoint_to_resume, training_arguments
+from sgdmix_hub.training.log import TrainingLog, check_tracker
+from sgdmix_hub.training.resume import check_push, is_finished, push_trained
+
 from .errors import UserError
-from .files import DamagedFile, fill_folder, read_json, read_sealed, write_json, write_sealed
-from .inputs import CLASSIFIER_FACTS, versions
-from .licences import stated_license
-from .losses import balanced_softmax_prior, classification_loss
-from .model_cards import write_classifier_card
-from .pins import Pin, resolve
-from .preprocessing import recorded_preprocessing
-from .processes import (
-    different_facts,
-    forget_failure,
-    is_finished,
-    launch,
-    lock_folder,
-    on_rank_zero,
-    say,
-    start_processes,
-    stop_if_requested,
-    wait_for_file,
-)
-from .published import PublishedRows, load_published
-from .shared_memory import check_shared_memory, loader_bytes
-from .split_report import usable_rows
-from .training_images import TrainingImages, training_images
-from .training_log import TrainingLog, check_tracker, draw_curve
-from .training_push import check_push, push_trained
-from .training_settings import ClassifierSettings, recorded
-from .validation import BestWeights, hold_out
+from .files import fill_folder, read_json, write_json
 
 LOSS_PICTURE = "assets/loss.png"
-SEALED = "sealed.json"  # a checkpoint's record
+
 MEASUREMENT = frozenset({"eval_split", "group_column", "many_shot", "few_shot"})  # settings of what is done after the weights are final
-
-
-class TrainingBar(ProgressCallback):
-    """The Trainer's bar over the updates, without its printed dictionaries and its second bar for the evaluation; its losses go into the
-    training's log; tells the images their epoch; heeds SIGTERM."""
-
-    def __init__(self, log: TrainingLog, images: TrainingImages):
-        super().__init__()
-        self.log, self.images = log, images
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        if state.is_world_process_zero:
-            self.log.rewind(state.global_step)
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.images.epoch = int(state.epoch or 0)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        super().on_step_end(args, state, control, **kwargs)
-        control.should_log |= control.should_save  # losses since the last line are not in a checkpoint: it goes on with none
-        stop_if_requested()
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            seal_folder(Path(args.output_dir) / f"checkpoint-{state.global_step}", SEALED, {"step": state.global_step})
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and "loss" in logs:
-            self.log.append({"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]})
-
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        pass
-
-
-def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingArguments:
-    """The settings as the Trainer's arguments, on the processes that were started before."""
-    return TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=settings.num_train_epochs,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        per_device_eval_batch_size=settings.per_device_train_batch_size * 2,
-        learning_rate=settings.learning_rate,
-        optim=settings.optim,
-        optim_args="momentum=0.9" if settings.optim == "sgd" else None,
-        weight_decay=settings.weight_decay,
-        warmup_steps=settings.warmup_ratio,
-        lr_scheduler_type="cosine",
-        dataloader_num_workers=settings.dataloader_num_workers,
-        seed=settings.seed,
-        use_cpu=not torch.cuda.is_available(),
-        accelerator_config={"use_configured_state": True},
-        ddp_find_unused_parameters=False,
-        save_strategy="steps",
-        save_steps=settings.checkpointing_steps,
-        save_total_limit=settings.checkpoints_total_limit,
-        logging_strategy="steps",
-        logging_steps=settings.logging_steps,
-        report_to=settings.report_to,
-        disable_tqdm=False,
-        remove_unused_columns=False,
-    )
-
-
-def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | None:
-    """The checkpoint in `folder` that a training goes on from; notes there what is being trained. Raises `UserError` when its checkpoints
-    are those of another training, and for a folder that is no checkpoint."""
-    record = folder / "training.json"
-    if which == "none":
-        shutil.rmtree(folder, ignore_errors=True)
-    elif record.exists() and (different := different_facts(read_identity(record), identity)):
-        raise UserError(
-            f"{folder} has checkpoints of another training ({', '.join(different)} differ): start over with --resume_from_checkpoint none, "
-            "or choose another --output_dir"
-        )
-    write_sealed(record, identity)
-    finished = sorted((path.parent for path in folder.glob(f"checkpoint-*/{SEALED}")), key=lambda path: int(path.name.rpartition("-")[2]))
-    if which in ("latest", "none"):
-        return newest_whole(finished, SEALED)
-    if Path(which) not in finished or newest_whole([Path(which)], SEALED) is None:
-        raise UserError(
-            f"{which} is no checkpoint of this training, or not a whole one: give latest, none, or a folder like "
-            f"{folder / 'checkpoint-500'}"
-        )
-    return Path(which)
-
-
-def read_identity(record: Path) -> dict:
-    """What the checkpoints beside it are of. Raises `UserError` when that is lost."""
-    try:
-        return read_sealed(record)
-    except DamagedFile:
-        raise UserError(
-            f"{record} is torn or was changed since it was written, so nothing says what its checkpoints are of: start over with "
-            "--resume_from_checkpoint none, or choose another --output_dir"
-        ) from None
 
 
 def main(settings: ClassifierSettings) -> None:

@@ -35,10 +35,10 @@ from transformers import (  # noqa: E402
 )
 
 from sgdmix_hub import augment, train_adapter  # noqa: E402
-from sgdmix_hub.config import AugmentSettings  # noqa: E402
 from sgdmix_hub.demo.domain import make_dataset, save_dataset  # noqa: E402
 from sgdmix_hub.demo.tiny_unet import build_tokenizer  # noqa: E402
-from sgdmix_hub.training_settings import AdapterSettings  # noqa: E402
+from sgdmix_hub.settings.generation import AugmentSettings  # noqa: E402
+from sgdmix_hub.settings.training import AdapterSettings  # noqa: E402
 
 RESOLUTION = 32
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sgdmix_hub.demo.backgrounds import paint_background, rgb
+from .backgrounds import paint_background, rgb
 
 COLORS = {
     "red": "d02828",

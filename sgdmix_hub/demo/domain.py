@@ -12,9 +12,9 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image as PILImage
 
-from sgdmix_hub.demo.backgrounds import BACKGROUNDS
-from sgdmix_hub.demo.birds import BEAK_SHAPES, COLORS, CRESTS, TAIL_SHAPES, WING_PATTERNS, color_of, render_bird
-from sgdmix_hub.demo.world import random_bird
+from .backgrounds import BACKGROUNDS
+from .birds import BEAK_SHAPES, COLORS, CRESTS, TAIL_SHAPES, WING_PATTERNS, color_of, render_bird
+from .world import random_bird
 
 SPLITS = ("train", "validation", "test")
 KINDS = {"crest": CRESTS, "wing_pattern": WING_PATTERNS, "tail_shape": TAIL_SHAPES, "beak_shape": BEAK_SHAPES}

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 from datasets import disable_progress_bars
 
-from sgdmix_hub.demo.domain import make_dataset, save_dataset
+from .domain import make_dataset, save_dataset
 
 SETTINGS_FILE = "birds.json"
 

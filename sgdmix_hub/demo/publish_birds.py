@@ -20,13 +20,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sgdmix_hub.config import AugmentSettings
-from sgdmix_hub.demo.loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub
-from sgdmix_hub.parsing import as_arguments, read_yaml
-from sgdmix_hub.shipped import recipe_folder
-from sgdmix_hub.training_settings import AdapterSettings, ClassifierSettings
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.parsing import as_arguments, read_yaml
+from sgdmix_hub.settings.shipped import recipe_folder
+from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
-from ..errors import UserError
+from .loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub
 
 SOURCE, DATASET = "birds/demo-birds", "birds/demo-birds-sgdmix"
 FIRST, SECOND = "v1.0.0", "v1.1.0"

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from sgdmix_hub.demo.birds import render_bird
-from sgdmix_hub.demo.world import random_scene
+from .birds import render_bird
+from .world import random_scene
 
 TRAIN, HELD_OUT = 0, 1
 EMA_DECAY = 0.999

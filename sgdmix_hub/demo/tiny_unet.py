@@ -10,9 +10,9 @@ from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sgdmix_hub.demo.tiny_training import TRAIN, Stage, load_average, scene_generator, take_over
-from sgdmix_hub.demo.tiny_vae import LATENT_CHANNELS
-from sgdmix_hub.demo.world import caption, random_scene, vocabulary
+from .tiny_training import TRAIN, Stage, load_average, scene_generator, take_over
+from .tiny_vae import LATENT_CHANNELS
+from .world import caption, random_scene, vocabulary
 
 MAX_TOKENS = 40
 END_OF_WORD = "</w>"

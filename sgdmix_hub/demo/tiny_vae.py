@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from sgdmix_hub.demo.tiny_training import HELD_OUT, Stage, load_average, psnr, render_world, save_tensors, take_over, to_tensor
+from .tiny_training import HELD_OUT, Stage, load_average, psnr, render_world, save_tensors, take_over, to_tensor
 
 # Most of a training from scratch is on crops: four times cheaper, and the autoencoder is local. Their borders are its
 # hardest places, so one that goes on from an earlier base sees whole images only.

@@ -19,9 +19,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
-from sgdmix_hub.demo.tiny_training import cached_world, logged_minutes
-from sgdmix_hub.demo.tiny_unet import build_scheduler, build_tokenizer, load_denoiser, train_unet
-from sgdmix_hub.demo.tiny_vae import cache_latents, held_out_psnr, load_vae, train_decoder, train_vae
+from .tiny_training import cached_world, logged_minutes
+from .tiny_unet import build_scheduler, build_tokenizer, load_denoiser, train_unet
+from .tiny_vae import cache_latents, held_out_psnr, load_vae, train_decoder, train_vae
 
 # Each stage with those whose checkpoints it needs.
 STAGES = {"vae": (), "unet": ("vae",), "decoder": ("vae",), "export": ("vae", "unet")}

@@ -1,6 +1,6 @@
 """The world the tiny base model is trained on: random birds and captions in words that are single tokens."""
 
-from sgdmix_hub.demo.birds import BEAK_SHAPES, COLORS, CRESTS, TAIL_SHAPES, WING_PATTERNS, Bird
+from .birds import BEAK_SHAPES, COLORS, CRESTS, TAIL_SHAPES, WING_PATTERNS, Bird
 
 PLACES = {
     "forest": "in a forest",

@@ -3,7 +3,8 @@
 import re
 from urllib.parse import unquote
 
-from . import access, api, storage, xet
+from sgdmix_hub.demo.loopback_hub import access, api, storage, xet
+
 from .http import HubError, error_response
 
 API = r"/api/(?P<repo_type>model|dataset)s/(?P<repo_id>[^/]+/[^/]+)"

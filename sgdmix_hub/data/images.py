@@ -1,0 +1,154 @@
+"""One cell of an image column -> a PIL image. The cell is data from somebody else: it is bytes in a known format, or names a file inside
+the dataset's own folder."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from sgdmix_hub.errors import UnusableImage, one_row
+from sgdmix_hub.files import lies_in
+
+SQUARES = {"stretch": Image.Image.resize, "center-crop": ImageOps.fit}
+
+# Only formats whose decoders Pillow brings itself: EPS would start Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
+
+MAX_IMAGE_PIXELS = 178_956_970  # what Pillow refuses by default
+
+ANYWHERE = os.path.abspath(os.sep)  # for `files_in`: of rows that the user has in hand
+
+OUTSIDE = "the cell names a file outside the dataset"
+
+MISSING = "the image file is missing"
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+# Images above a limit are refused here; a warning for those just below it would only repeat itself.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def decode_image(cell: dict | None, files_in: str | None = None, max_pixels: int | None = None) -> Image.Image:
+    """The PIL image in an undecoded cell of an image column, upright as its EXIF says.
+
+    `files_in`: the folder, as a real path, inside which a cell without bytes may name a file; without it a cell must hold bytes.
+    `max_pixels`: larger images are refused, by default those above `MAX_IMAGE_PIXELS`. Raises `UnusableImage`, whose text names no place.
+    """
+    data = stored_bytes(cell, files_in)
+    if data.startswith(LFS_POINTER):
+        raise UnusableImage("a git-lfs pointer in place of the image: fetch the files with `git lfs pull`")
+    max_pixels = max_pixels or MAX_IMAGE_PIXELS
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # Pillow refuses twice its limit
+    with one_row("corrupt image", UnusableImage):
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_pixels(image.size, max_pixels)
+            image.load()
+        except Image.DecompressionBombError:
+            raise UnusableImage(too_large(max_pixels)) from None
+        _check_pixels(image.size, max_pixels)  # some formats say it twice
+        return ImageOps.exif_transpose(image)
+
+
+def stored_bytes(cell: dict | None, files_in: str | None) -> bytes:
+    """The encoded image of a cell. Raises `UnusableImage`; a disk that fails is no row's fault and raises `OSError`."""
+    if cell is None or (cell.get("bytes") is None and cell.get("path") is None):
+        raise UnusableImage("no image")
+    if cell.get("bytes") is not None:
+        return cell["bytes"]
+    path = file_of(cell, files_in)
+    try:
+        if os.path.isfile(path):
+            return Path(path).read_bytes()
+    except FileNotFoundError:
+        pass
+    except PermissionError:
+        raise UnusableImage("the image file cannot be read: no permission") from None
+    raise UnusableImage(MISSING)
+
+
+def file_of(cell: dict, files_in: str | None) -> str:
+    """The real path of the file that a cell names. Raises `UnusableImage` when it is not inside the folder `files_in`."""
+    if files_in is None or not lies_in(cell["path"], files_in):
+        raise UnusableImage(OUTSIDE)
+    return os.path.realpath(cell["path"])
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise UnusableImage(too_large(max_pixels))
+
+
+def too_large(max_pixels: int) -> str:
+    return f"larger than max_image_pixels ({max_pixels})"
+
+
+@one_row("corrupt image", UnusableImage)
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as RGB: transparency over white, 16-bit values scaled (PIL would clip them). Raises `UnusableImage`."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray(np.clip(values / full_scale(image.mode, values) * 255 + 0.5, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def full_scale(mode: str, values: np.ndarray) -> float:
+    """The value that stands for white. Modes I and F do not say: the smallest usual scale that holds the values is taken."""
+    peak = values.max(initial=0)
+    if mode.startswith("I;16") or peak > 255:
+        return 65535.0
+    return 1.0 if mode == "F" and peak <= 1 else 255.0
+
+
+@one_row("mask", UnusableImage)
+def foreground_share(mask: Image.Image) -> np.ndarray:
+    """A stored foreground mask, of any mode, as float32 (h, w) in [0, 1]. Raises `UnusableImage`.
+
+    A mask of bytes runs to 255, unless it holds nothing above 1: then 1 is foreground. A coloured palette numbers segments, of which 0 is
+    the background.
+    """
+    if mask.mode == "P" and not _is_grey(mask):
+        return (np.asarray(mask) > 0).astype(np.float32)
+    numeric = mask.mode.startswith("I") or mask.mode == "F"
+    values = np.asarray(mask, np.float64) if numeric else np.asarray(mask.convert("RGB")).max(axis=-1)
+    values = np.nan_to_num(values, posinf=0, neginf=0)
+    scale = 1.0 if values.max(initial=0) <= 1 else full_scale(mask.mode, values)
+    return np.clip(values / scale, 0, 1).astype(np.float32)
+
+
+def _is_grey(image: Image.Image) -> bool:
+    colours = np.array(image.getpalette(), dtype=np.int64).reshape(-1, 3)[np.unique(np.asarray(image))]
+    return bool((colours == colours[:, :1]).all())
+
+
+def square(image: Image.Image, size: int, resize: str, resample=Image.Resampling.BICUBIC) -> Image.Image:
+    """The image at size x size. `stretch` keeps everything in sight, `center-crop` keeps the aspect ratio.
+
+    Images and masks of one row go through the same geometry. Raises `KeyError` on another `resize`.
+    """
+    return SQUARES[resize](image, (size, size), resample)
+
+
+def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, int]:
+    """The largest box (left, top, right, bottom) of an aspect ratio (width over height) in the middle of an image, in whole pixels."""
+    cut_width = min(width, max(1, round(height * aspect)))
+    cut_height = min(height, max(1, round(width / aspect)))
+    left, top = (width - cut_width) // 2, (height - cut_height) // 2
+    return left, top, left + cut_width, top + cut_height
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """A square bool mask at size x size: what is covered by more than half."""
+    interpolation = cv2.INTER_AREA if size < mask.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(mask.astype(np.float32), (size, size), interpolation=interpolation) > 0.5

@@ -1,0 +1,104 @@
+"""What a generation is going to make, how long it takes and how big it gets: from its plan, and from a few rows that are really made."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sgdmix_hub.errors import UserError, shown
+
+from .inputs import environment
+from .plan import PlanRow
+from .row_maker import RowMaker
+from .shards import Shards
+from .worker import make_shards
+
+TRIED_BATCHES = 2  # of each strength, after one that is not timed
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A few rows, made and thrown away: how many were tried and made, why the others were not, the images' bytes, and the seconds."""
+
+    tried: int
+    made: int
+    reasons: list[str]
+    image_bytes: int
+    seconds: float
+
+
+def try_rows(maker: RowMaker, shards: Shards, unfinished: list[int]) -> Trial | None:
+    """The first rows of each strength that are still to be made, after a batch of each that warms everything up; None without any."""
+    settings = maker.settings
+    wanted = dict.fromkeys(settings.strength, (1 + TRIED_BATCHES) * settings.batch_size)
+    chosen: dict[float, list[PlanRow]] = {strength: [] for strength in settings.strength}
+    for number in unfinished:
+        for row in shards.rows(number):
+            if row.skip is None and len(chosen[row.strength]) < wanted[row.strength]:
+                chosen[row.strength].append(row)
+        if all(len(rows) == wanted[strength] for strength, rows in chosen.items()):
+            break
+    if not any(chosen.values()):
+        return None
+    # where there are few rows, those that warmed up are tried once more
+    warming = [row for rows in chosen.values() for row in rows[: settings.batch_size]]
+    timed = [row for rows in chosen.values() for row in (rows[settings.batch_size :] or rows)]
+    sizes: list[int] = []
+    reasons: list[str] = []
+
+    def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
+        sizes.extend(len(row["image"]["bytes"]) for row in rows)
+        reasons.extend(record["reason"] for record in skipped)
+
+    make_shards(maker, [(0, warming)], settings.num_workers, write, lambda rows: None)
+    sizes.clear()
+    reasons.clear()
+    started = time.monotonic()
+    make_shards(maker, [(0, timed)], settings.num_workers, write, lambda rows: None)
+    return Trial(len(timed), len(sizes), reasons, sum(sizes), time.monotonic() - started)
+
+
+def estimate_text(shards: Shards, unfinished: list[int], trial: Trial | None, maker: RowMaker, num_processes: int) -> str:
+    """What a dry run tells, a line a fact."""
+    to_make = sum(map(shards.size, unfinished))
+    reasons = Counter(reason for reason in shards.plan["skip"].to_pylist() if reason is not None)
+    known = most_common(reasons.elements()) or "none"
+    lines = [
+        f"rows        {len(shards.plan):,} in {len(shards)} shards of {shards.rows_per_shard}",
+        f"to make     {to_make:,} rows in {len(unfinished)} shards; {len(shards) - len(unfinished)} shards are finished",
+        f"skipped     by the plan: {known}",
+    ]
+    if trial is None:
+        return "\n".join(lines)
+    device = environment(maker.settings)["device"]
+    lines[-1] += f"; of {trial.tried} rows tried: {most_common(trial.reasons) or 0}"
+    lines.append(f"speed       {trial.tried / trial.seconds:.3g} images/s a process, measured on {trial.tried} rows on {device}")
+    seconds = trial.seconds / trial.tried * (to_make - sum(reasons.values()))
+    share = f"{duration(seconds / num_processes)} with {num_processes} processes" if num_processes > 1 else "one process"
+    lines.append(f"time        {seconds / 3600:.2f} accelerator-hours: {duration(seconds)}, {share}")
+    if trial.made:
+        size = trial.image_bytes / trial.made
+        gigabytes = size * (len(shards.plan) - sum(reasons.values())) / 1e9
+        lines.append(f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB an image ({maker.settings.image_format})")
+    return "\n".join(lines)
+
+
+def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None) -> None:
+    """Raises `UserError` when a run would make nothing of what is left."""
+    reasons = trial.reasons if trial else shards.plan["skip"].to_pylist()
+    if unfinished and not (trial and trial.made):
+        raise UserError(f"not one row could be made ({most_common(reasons)}): a run would leave no dataset")
+
+
+def most_common(reasons: Iterable[str], kinds: int = 3) -> str:
+    """Reasons with their counts, the most frequent ones first."""
+    counted = Counter(reasons).most_common()
+    more = f"; {len(counted) - kinds} other reasons" if len(counted) > kinds else ""
+    return "; ".join(f"{count} x {shown(reason)}" for reason, count in counted[:kinds]) + more
+
+
+def duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes else f"{seconds:.0f} s"

@@ -1,0 +1,205 @@
+"""One array a row of a subset, on disk: made in blocks by any number of processes, merged once, memory-mapped.
+
+    block-00000.npy, block-00000.json    a block's values, then its record: its done-marker
+    values.npy, unusable.json            the merged values, then their record
+
+A block is the same whatever process makes it. Records hold checksums, their own too: what was torn or changed is named and made again, of
+merged values the blocks that have changed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sgdmix_hub.data.splits import Split
+from sgdmix_hub.files import (
+    DamagedFile,
+    clear_abandoned,
+    file_sha256,
+    made_again,
+    read_sealed,
+    sync,
+    temporary_beside,
+    write_atomically,
+    write_sealed,
+)
+from sgdmix_hub.runtime.ranks import on_rank_zero, say
+from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
+
+BLOCK_ROWS = 128
+
+Block = tuple[np.ndarray, dict[str, str]]
+
+
+class RowStore:
+    """The values of a split's subset, indexed by the split's rows; `unusable` maps a row to the reason why it has none (zeros)."""
+
+    def __init__(self, folder: Path, split: Split):
+        self._values = np.load(folder / "values.npy", mmap_mode="r")
+        self._position = np.full(len(split.rows), -1, dtype=np.int64)
+        self._position[split.subset] = np.arange(len(split.subset))
+        self.unusable = {int(row): reason for row, reason in read_sealed(folder / "unusable.json")["unusable"].items()}
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """The value of one row, or the stacked values of an array of rows."""
+        return self._values[self._position[rows]]
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values of the whole subset in its order, memory-mapped."""
+        return self._values
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """One array a row, in memory, indexed by the split's rows as a `RowStore` is; `rows` is ascending."""
+
+    rows: np.ndarray
+    values: np.ndarray
+    unusable: dict[int, str] = field(default_factory=dict)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        return self.values[np.searchsorted(self.rows, rows)]
+
+
+def compute_rows(folder: Path, split: Split, prepare: Callable[[], Callable[[np.ndarray], Block]], rank: int, world_size: int) -> RowStore:
+    """The store in `folder`, made where it is missing: every process makes its blocks, rank 0 merges, the others wait for the merged file.
+
+    `prepare` loads what making blocks needs, and is called where there is a block to make alone; what it returns gives, for the rows of
+    a block, their values (k, ...) and the reasons for rows without one. A collective.
+    """
+    on_rank_zero(lambda: _drop_damaged(folder, _blocks(split)))
+    if not (folder / "unusable.json").exists():
+        _compute_blocks(folder, split, prepare, rank, world_size)
+        if rank == 0:
+            _merge(folder, split)
+        wait_for_file(folder / "unusable.json")
+    return RowStore(folder, split)
+
+
+def _blocks(split: Split) -> list[np.ndarray]:
+    return [split.subset[start : start + BLOCK_ROWS] for start in range(0, len(split.subset), BLOCK_ROWS)]
+
+
+def _compute_blocks(folder: Path, split: Split, prepare: Callable, rank: int, world_size: int) -> None:
+    blocks = _blocks(split)
+    mine = [b for b in range(rank, len(blocks), world_size) if not _marker(folder, b).exists()]
+    if not mine:
+        return
+    make_block = prepare()
+    for block in mine:
+        stop_if_requested()
+        values, unusable = make_block(blocks[block])
+        _write_values(_marker(folder, block), values)
+        write_sealed(_marker(folder, block), {"values": _digest(values), "unusable": unusable})
+
+
+def _marker(folder: Path, block: int) -> Path:
+    """A block's record; its values are beside it."""
+    return folder / f"block-{block:05d}.json"
+
+
+def _write_values(marker: Path, values: np.ndarray) -> None:
+    write_atomically(marker.with_suffix(".npy"), lambda path: _save_array(path, values))
+
+
+def _digest(values: np.ndarray) -> str:
+    """sha256 of an array: of its numbers, and of what they are."""
+    return hashlib.sha256(f"{values.dtype.str} {values.shape}".encode() + values.tobytes()).hexdigest()
+
+
+def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
+    """Names and drops what is not as it was written, and what dead processes left: what is missing then is made."""
+    clear_abandoned(folder)
+    merged = folder / "unusable.json"
+    if merged.exists():
+        damage = _damage(merged, lambda record: file_sha256(folder / "values.npy") == record["values"])
+        if damage is None:
+            return
+        say(made_again(damage))
+        _cut_again(folder, blocks)
+        merged.unlink()
+    for block in range(len(blocks)):
+        marker = _marker(folder, block)
+        if not marker.exists():
+            continue
+        damage = _damage(marker, lambda record, marker=marker: _digest(_load(marker.with_suffix(".npy"))) == record["values"])
+        if damage is not None:
+            say(made_again(damage))
+            marker.unlink()
+
+
+def _damage(record: Path, fits: Callable[[dict], bool]) -> DamagedFile | None:
+    """What is wrong with values or with their record, which `fits` compares."""
+    values = record.with_name("values.npy") if record.name == "unusable.json" else record.with_suffix(".npy")
+    try:
+        return None if values.exists() and fits(read_sealed(record)) else DamagedFile(values)
+    except DamagedFile as damage:
+        return damage
+
+
+def _load(path: Path) -> np.ndarray:
+    """An array's file, memory-mapped. Raises `DamagedFile`."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except Exception:  # numpy raises all kinds on a header that it cannot read
+        raise DamagedFile(path) from None
+
+
+def _cut_again(folder: Path, blocks: list[np.ndarray]) -> None:
+    """Takes the merged values apart into the blocks' files again; those that are not as the blocks' records say are found there."""
+    try:
+        values = _load(folder / "values.npy")
+    except (DamagedFile, FileNotFoundError):
+        return
+    for block in range(len(blocks)):
+        start = block * BLOCK_ROWS
+        _write_values(_marker(folder, block), np.asarray(values[start : start + len(blocks[block])]))
+
+
+def _save_array(path: Path, values: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.save(file, values)
+
+
+def _take_room(path: Path) -> None:
+    """Has the file system set a file's whole length aside: a full disk that is met through a memory map kills the process."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _merge(folder: Path, split: Split) -> None:
+    blocks = _blocks(split)
+    unusable: dict[str, str] = {}
+    temporary = temporary_beside(folder / "values.npy")
+    merged = None
+    for number, rows in enumerate(blocks):
+        marker = _marker(folder, number)
+        wait_for_file(marker)
+        start = number * BLOCK_ROWS
+        try:
+            values = np.load(marker.with_suffix(".npy"))
+        except FileNotFoundError:
+            if not (folder / "unusable.json").exists():
+                raise
+            temporary.unlink(missing_ok=True)
+            return  # another run that shares the folder has merged them
+        if merged is None:
+            shape = (len(split.subset), *values.shape[1:])
+            merged = np.lib.format.open_memmap(temporary, mode="w+", dtype=values.dtype, shape=shape)
+            _take_room(temporary)
+        merged[start : start + len(rows)] = values
+        unusable |= read_sealed(marker)["unusable"]
+    merged.flush()
+    sync(temporary)
+    os.replace(temporary, folder / "values.npy")
+    write_sealed(folder / "unusable.json", {"values": file_sha256(folder / "values.npy"), "unusable": unusable})
+    for number in range(len(blocks)):
+        _marker(folder, number).with_suffix(".npy").unlink(missing_ok=True)

@@ -1,0 +1,112 @@
+"""The plan (one row per source and variant), the shards it is cut into, their completion records, and resuming."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features
+
+from sgdmix_hub.files import DamagedFile, file_sha256, made_again, read_sealed, write_atomically, write_sealed
+from sgdmix_hub.runtime.ranks import say
+
+from .plan import PlanRow
+
+
+class Shards:
+    """The shards of one plan in a state folder: `shard-00000.parquet` and, written after it, its record `shard-00000.json`."""
+
+    def __init__(self, folder: Path, plan_path: Path, rows_per_shard: int):
+        self.folder = folder
+        self.plan_path = plan_path
+        self.plan = pq.read_table(plan_path)
+        self.plan_sha256 = file_sha256(plan_path)
+        self.rows_per_shard = rows_per_shard
+
+    def __len__(self) -> int:
+        return -(-len(self.plan) // self.rows_per_shard)
+
+    def rows(self, number: int) -> list[PlanRow]:
+        return self.plan_rows(number * self.rows_per_shard, self.rows_per_shard)
+
+    def plan_rows(self, start: int, count: int) -> list[PlanRow]:
+        """Rows of the plan by their positions in it."""
+        return [PlanRow(**row) for row in self.plan.slice(start, count).to_pylist()]
+
+    def size(self, number: int) -> int:
+        """How many rows of the plan a shard stands for."""
+        return min(self.rows_per_shard, len(self.plan) - number * self.rows_per_shard)
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.parquet"
+
+    def record_path(self, number: int) -> Path:
+        return self.path(number).with_suffix(".json")
+
+    def record(self, number: int) -> dict:
+        """What a shard's record says. Raises `DamagedFile`."""
+        return read_sealed(self.record_path(number))
+
+    def is_recorded(self, number: int) -> bool:
+        return self.record_path(number).exists()
+
+    def check(self, number: int) -> bool:
+        """Whether the shard of this very plan is there, with the bytes its record states. Raises `DamagedFile` when it or its record is
+        torn or was changed."""
+        if not self.is_recorded(number):
+            return False
+        record = self.record(number)
+        if record["plan_sha256"] != self.plan_sha256:
+            return False
+        if not self.path(number).exists() or file_sha256(self.path(number)) != record["sha256"]:
+            raise DamagedFile(self.path(number))
+        return True
+
+    def is_finished(self, number: int) -> bool:
+        """Whether the shard is there as it was made."""
+        try:
+            return self.check(number)
+        except DamagedFile:
+            return False
+
+    def unfinished(self) -> list[int]:
+        """The shards to make, ascending; those that are there, but not as they were made, are named."""
+        numbers = []
+        for number in range(len(self)):
+            try:
+                finished = self.check(number)
+            except DamagedFile as damage:
+                say(made_again(damage))
+                finished = False
+            if not finished:
+                numbers.append(number)
+        return numbers
+
+    def drop_unfinished(self) -> list[int]:
+        """The shards to make; records that they have are dropped, so that nobody takes one for done."""
+        numbers = self.unfinished()
+        for number in numbers:
+            self.record_path(number).unlink(missing_ok=True)
+        return numbers
+
+    def skipped(self) -> list[dict]:
+        """The skipped rows of all shards with their reasons, in the plan's order."""
+        return [record for number in range(len(self)) for record in self.record(number)["skipped"]]
+
+    def write(self, number: int, rows: list[dict], features: Features, facts: dict) -> None:
+        """Writes the shard, then its record with `facts` added."""
+        columns = {name: [row[name] for row in rows] for name in features}
+        table = pa.table(columns, schema=features.arrow_schema)
+        write_atomically(self.path(number), lambda temporary: pq.write_table(table, temporary))
+        record = {"rows": len(rows), "sha256": file_sha256(self.path(number)), "plan_sha256": self.plan_sha256, **facts}
+        write_sealed(self.record_path(number), record)
+
+    def link_into(self, number: int, path: Path) -> None:
+        """Puts a finished shard at another place of the same file system, without copying where links are allowed."""
+        try:
+            os.link(self.path(number), path)
+        except OSError:
+            shutil.copyfile(self.path(number), path)

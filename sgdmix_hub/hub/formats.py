@@ -1,0 +1,115 @@
+"""The files of other people that steer a run: the forms of manifest.json, adapter.json and classifier.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.forms import (
+    COUNT,
+    FILE_NAME,
+    NAME,
+    NUMBER,
+    PIN,
+    SHA256,
+    SHARE,
+    TEXT,
+    listing,
+    mapping,
+    of_kind,
+    optional,
+    read_formed,
+    record,
+)
+
+SUBSET = record(
+    {"dataset": PIN, "dataset_config_name": optional(NAME), "dataset_split": NAME},
+    {
+        "examples_per_class": optional(COUNT),
+        "imbalance_factor": optional(NUMBER),
+        "subset_seed": COUNT,
+        "rows": COUNT,
+        "rows_sha256": SHA256,
+    },
+)
+
+VERSIONS = mapping(NAME, NAME)
+
+MANIFEST = record(
+    {
+        "fingerprint": SHA256,
+        "pins": record({"dataset_name": PIN}, {"adapter": PIN, "pretrained_model_name_or_path": PIN, "classifier": PIN}),
+        "subset": SUBSET,
+        "rows": COUNT,
+        "planned_rows": COUNT,
+        "skipped": listing(record({"source_index": COUNT, "variant": COUNT, "reason": TEXT})),
+        "files": mapping(record({"sha256": SHA256, "bytes": COUNT}), FILE_NAME),
+        "license": optional(NAME),
+    },
+    {
+        "prompt_class": of_kind("source or target", lambda value: value in ("source", "target")),
+        "saliency": record(
+            {"method": NAME, "trust": optional(record({"foreground_accuracy": SHARE, "background_accuracy": SHARE, "images": COUNT}))}
+        ),
+        "stated": record(
+            {
+                "title": TEXT,
+                "prose": optional(TEXT),
+                "versions": VERSIONS,
+                "licenses": mapping(optional(NAME)),
+                "quality": listing(listing(TEXT, 2)),
+            }
+        ),
+        "evaluation": record({"synthetic": NAME, "pins": mapping(PIN, NAME)}),
+    },
+)
+
+ARM = record({"accuracy": SHARE, "interval": listing(SHARE, 2), "images": COUNT, "by_class": listing(listing(COUNT, 3))})
+
+FIDELITY = record(
+    {"judge": PIN, "strength": SHARE, "arms": record({"noise, adapter": ARM, "mixed, adapter": ARM})}, {"judge_accuracy": optional(SHARE)}
+)
+
+ADAPTER = record(
+    {
+        "class_names": listing(TEXT),
+        "metaclass": NAME,
+        "prompt_template": of_kind(
+            "one line that holds {token} once and {metaclass} once",
+            lambda value: NAME(value) is None and value.count("{token}") == value.count("{metaclass}") == 1,
+        ),
+        "base": PIN,
+        "subset": SUBSET,
+    },
+    {"tokens": listing(NAME), "base_license": optional(NAME), "fidelity": FIDELITY},
+)
+
+CLASSIFIER = record(
+    {},
+    {
+        "subset": SUBSET,
+        "class_names": listing(TEXT),
+        "model": PIN,
+        "synthetic": optional(PIN),
+        "settings": record({}, {"eval_split": optional(NAME)}),
+        "metrics": record({}, {"accuracy": SHARE}),
+    },
+)
+
+
+def read_manifest(path: Path) -> dict:
+    """A generation's manifest. Raises `UserError`."""
+    return read_formed(path, MANIFEST)
+
+
+def read_adapter_facts(path: Path, version: int) -> dict:
+    """What an adapter says of itself. Raises `UserError`, for another version of its format too."""
+    found = read_formed(path, record({"format": COUNT}))["format"]
+    if found != version:
+        raise UserError(f"{path} has adapter format {found}, this version reads {version}")
+    return read_formed(path, ADAPTER)
+
+
+def read_classifier_facts(path: Path) -> dict:
+    """What a classifier's training wrote down of it; nothing for one from elsewhere, which has no such file. Raises `UserError`."""
+    return read_formed(path, CLASSIFIER) if path.is_file() else {}

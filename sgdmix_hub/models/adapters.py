@@ -1,0 +1,142 @@
+"""Adapters: LoRA weights of the UNet, one learned token a class, and `adapter.json`, in one folder that stock diffusers reads."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sgdmix_hub.errors import UserError, first_line
+from sgdmix_hub.files import write_json
+from sgdmix_hub.hub.formats import read_adapter_facts
+from sgdmix_hub.hub.pins import Pin, local_folder, same_content
+
+from .prompts import prompt_for, token_for
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+JUDGED_ARMS = {
+    "noise, base": "base, from noise",
+    "noise, adapter": "adapter, from noise",
+    "mixed, base": "base, from mixed images",
+    "mixed, adapter": "adapter, from mixed images",
+}
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+TOKENS_FILE = "learned_embeds.safetensors"
+
+FACTS_FILE = "adapter.json"
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A trained adapter on disk: its folder and what `adapter.json` says."""
+
+    folder: str
+    facts: dict
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.facts["class_names"]
+
+    def prompt(self, label: int) -> str:
+        """The prompt the class was trained with."""
+        return prompt_for(label, self.facts["metaclass"], self.facts["prompt_template"])
+
+
+def read_adapter(pin: Pin) -> Adapter:
+    """A pinned adapter's facts. Raises `UserError` when files are missing or of another format."""
+    folder = local_folder(pin, allow_patterns=[LORA_FILE, TOKENS_FILE, FACTS_FILE])
+    missing = [name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()]
+    if missing == [TOKENS_FILE, FACTS_FILE]:
+        raise UserError(f"{pin.name} is a LoRA of another program, without learned tokens: train an adapter with scripts/train_adapter.py")
+    if missing:
+        raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
+    return Adapter(folder, read_adapter_facts(Path(folder) / FACTS_FILE, FORMAT))
+
+
+def check_base(adapter: Adapter, base: Pin) -> None:
+    """Raises `UserError` when an adapter was trained on another base model."""
+    if not same_content(str(base), adapter.facts["base"]):
+        raise UserError(f"the adapter was trained on {adapter.facts['base']}, not on {base}: give that base")
+
+
+def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tensor, num_vectors: int, facts: dict) -> None:
+    """Writes LoRA weights, learned tokens (float32 (classes * num_vectors, dim)) and facts.
+
+    The LoRA metadata carries alpha: without it diffusers reloads alpha = rank, silently.
+    """
+    # seconds of the start of a program that only reads an adapter's facts
+    from diffusers import StableDiffusionPipeline
+    from diffusers.training_utils import _collate_lora_metadata
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    (metadata,) = _collate_lora_metadata({"unet": unet}).values()
+    # peft keeps sets, whose order is another one in every process
+    metadata = {name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()}
+    StableDiffusionPipeline.save_lora_weights(
+        folder, unet_lora_layers=lora_layers, safe_serialization=True, unet_lora_adapter_metadata=metadata
+    )
+    sort_metadata(folder / LORA_FILE)
+    vectors = learned_tokens.detach().float().cpu().unflatten(0, (-1, num_vectors))
+    # diffusers reads a row (dim,) as one token and rows (k, dim) as k of them
+    rows = {token_for(label): (rows[0] if num_vectors == 1 else rows).clone() for label, rows in enumerate(vectors)}
+    save_file(rows, folder / TOKENS_FILE, metadata={"format": "pt"})
+    write_json(folder / FACTS_FILE, {"format": FORMAT, **facts})
+
+
+def sort_metadata(path: Path) -> None:
+    """Puts a safetensors file's metadata in order, which is another one in every process: the same weights become the same bytes."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+
+@contextmanager
+def quiet_libraries():
+    """Errors only from transformers and diffusers, for a while."""
+    from diffusers.utils import logging as diffusers_logging
+
+    loggings = (transformers.utils.logging, diffusers_logging)
+    before = [logging.get_verbosity() for logging in loggings]
+    for logging in loggings:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for logging, verbosity in zip(loggings, before, strict=True):
+            logging.set_verbosity(verbosity)
+
+
+def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
+    """Loads an adapter into a pipeline of its base, through diffusers' own loaders. Raises `UserError` when it does not fit."""
+    try:
+        tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
+        missing = [token for token in map(token_for, range(len(adapter.class_names))) if token not in tokens]
+        if missing:
+            raise UserError(f"the adapter has no learned token {missing[0]}: {TOKENS_FILE} is not the one of its {FACTS_FILE}")
+        # The loaders talk about text-encoder LoRA that was never trained, and about rows that are overwritten at once.
+        with quiet_libraries():
+            pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)
+            # A dictionary a token: a file with several is refused when it is given by path.
+            pipeline.load_textual_inversion([{name: row} for name, row in tokens.items()])
+    except (ValueError, KeyError, RuntimeError, OSError, SafetensorError) as error:
+        raise UserError(f"the adapter does not fit the base model: {first_line(error)}") from error

@@ -1,0 +1,278 @@
+"""Facts of a run -> the card of its configuration: YAML the Hub accepts, and a body whose structure no class name can change."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from datasets import DatasetInfo, Features
+from datasets.info import DatasetInfosDict
+from datasets.splits import SplitDict, SplitInfo
+from huggingface_hub import DatasetCardData
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.pins import LOCAL
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import effective_strength, preset_deviations
+
+from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
+from .card_text import card_text, plain_name
+from .layout import assets_folder, data_folder
+
+TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md"
+
+LABELS = {
+    "threshold_method": "threshold",
+    "mask_refinement": "mask refinement",
+    "largest_component": "largest component alone",
+    "fill_holes": "holes filled",
+    "mask_dilation": "mask dilation",
+    "selection_method": "target selection",
+    "target_classes": "candidates from",
+    "max_target_reuse": "rows a target may serve",
+    "crop_target": "target cropped to the source's aspect ratio",
+    "mixing_method": "mixing",
+    "inpainting_method": "inpainting",
+    "feather": "feather",
+    "prompt_class": "class that prompt and label name",
+}
+
+LARGEST_TABLE = 250
+
+MOST_REASONS = 10  # why rows were skipped; the manifest names every one
+
+
+@dataclass(frozen=True)
+class CardEvaluation:
+    """What a judge measured of the rows after the generation, in words, and how many of the `rows_before` it had dropped. `by_class`:
+    class, images, share that the judge gives their label, its accuracy on real images, rows dropped."""
+
+    judge: str
+    warnings: list[str]
+    masks: str
+    figures: list[tuple[str, str]]
+    by_class: list[tuple[str, int, str, str, int]]
+    keep: float | None
+    rows_before: int
+    dropped: int
+    label_fidelity: float
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a generation measured of itself: everything on the card that is not a setting."""
+
+    title: str
+    features: Features
+    rows_by_label: list[int]
+    parquet_bytes: int
+    skipped: list[dict]
+    saliency: dict
+    pins: dict[str, str]
+    versions: dict[str, str]
+    fingerprint: str
+    mean_distance: float
+    mean_area: float
+    licenses: dict[str, str | None]
+    quality: list[tuple[str, str]]
+    evaluation: CardEvaluation | None = None
+
+
+def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
+    """The card as Markdown. `settings` with the preset applied. Raises `UserError` on prose that would swallow what follows it."""
+    prose = read_prose(settings.card) if settings.card else ""
+    class_names = facts.features["label"].names
+    table = [(plain_name(name), count) for name, count in zip(class_names[:LARGEST_TABLE], facts.rows_by_label, strict=False)]
+    reasons = Counter(plain(record["reason"]) for record in facts.skipped).most_common()
+    source, _, revision = facts.pins["dataset_name"].partition("@")
+    on_hub = not revision.startswith(LOCAL)
+    # the rest of the template is between the marks of the configuration
+    begin, end = section(settings.config_name, "|").split("|")
+    return card_text(
+        _card_data(settings, facts),
+        TEMPLATE,
+        title=plain(facts.title),
+        begin=begin.strip(),
+        end=end.strip(),
+        h="##" if settings.config_name == "default" else "###",
+        config=plain(settings.config_name),
+        assets=assets_folder(settings.config_name),
+        repository=UNPUBLISHED_NAME,
+        version=UNPUBLISHED_VERSION,
+        prose=prose,
+        settings=settings,
+        strengths=strength_text(settings),
+        labels=LABELS,
+        chosen=_chosen(settings),
+        deviations=preset_deviations(settings),
+        pins={name: plain(pin) for name, pin in facts.pins.items()},
+        local_inputs=[f"`--{name}`" for name, pin in facts.pins.items() if pin.rpartition("@")[2].startswith(LOCAL)],
+        versions=facts.versions,
+        fingerprint=facts.fingerprint,
+        num_rows=sum(facts.rows_by_label),
+        class_rows=table,
+        num_classes=len(class_names),
+        saliency=facts.saliency,
+        skipped=len(facts.skipped),
+        reasons=reasons[:MOST_REASONS],
+        more_reasons=len(reasons[MOST_REASONS:]),
+        other_rows=sum(count for _, count in reasons[MOST_REASONS:]),
+        mean_distance=facts.mean_distance,
+        mean_area=facts.mean_area,
+        quality=[(plain(name), plain(value)) for name, value in facts.quality],
+        evaluation=_plain_evaluation(facts.evaluation),
+        licences={name: f"({plain(text)})" if text else "(not stated)" for name, text in facts.licenses.items()},
+        on_hub=on_hub,
+        source=plain(source),
+        source_url=quote(source),
+        source_word=source if on_hub else "path/of/the/source",
+        source_arguments=_source_arguments(settings, source if on_hub else None, revision),
+        dataset_split=_code(settings.dataset_split),
+        image_column=_python(settings.image_column),
+        label_column=_python(settings.label_column),
+        few_shot=_few_shot(settings),
+    )
+
+
+def _plain_evaluation(evaluation: CardEvaluation | None) -> CardEvaluation | None:
+    """The same with its untrusted texts escaped, and no more classes than the card lists."""
+    if evaluation is None:
+        return None
+    return replace(
+        evaluation,
+        judge=plain(evaluation.judge),
+        masks=plain(evaluation.masks),
+        warnings=[plain(warning) for warning in evaluation.warnings],
+        figures=[(plain(name), plain(value)) for name, value in evaluation.figures],
+        by_class=[(plain_name(name), *cells) for name, *cells in evaluation.by_class[:LARGEST_TABLE]],
+    )
+
+
+def read_prose(path: str) -> str:
+    """The prose of a card. Raises `UserError` when it is left open at its end, or holds a mark of the card's own."""
+    prose = Path(path).read_text(encoding="utf-8").strip()
+    fence = None
+    for line in prose.splitlines():
+        found = re.match(r" {0,3}(`{3,}|~{3,})(.*)", line)
+        if found and fence is None:
+            fence = found[1]
+        elif found and found[1].startswith(fence) and not found[2].strip():
+            fence = None
+    if fence is not None:
+        raise UserError(f"card {path}: a block of code that begins with {fence} does not end")
+    if MARK in prose or prose.count("<!--") != prose.count("-->"):
+        raise UserError(f"card {path}: a comment does not end, or is one of the card's own marks ({MARK} ...)")
+    return prose
+
+
+def _source_arguments(settings: AugmentSettings, source: str | None, revision: str) -> str:
+    """How `load_dataset` is called for the source split."""
+    words = [_python(source or "path/of/the/source")]
+    if settings.dataset_config_name is not None:
+        words.append(_python(settings.dataset_config_name))
+    if source is not None:
+        words.append(f"revision={_python(revision)}")
+    return ", ".join([*words, f"split={_python(settings.dataset_split)}"])
+
+
+def _few_shot(settings: AugmentSettings) -> str:
+    limits = {name: getattr(settings, name) for name in ("examples_per_class", "imbalance_factor")}
+    return ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
+
+
+def _python(text: str) -> str:
+    """Untrusted text as a string of Python's, on one line."""
+    return json.dumps(text)
+
+
+def _code(text: str) -> str:
+    """Untrusted text as it stands between backticks."""
+    return " ".join(text.split()).replace("`", "'")
+
+
+def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
+    num_rows = sum(facts.rows_by_label)
+    source, _, revision = facts.pins["dataset_name"].partition("@")
+    on_hub = not revision.startswith(LOCAL)
+    card_data = DatasetCardData(
+        license=settings.license,
+        task_categories=["image-classification"],
+        size_categories=[size_category(num_rows)],
+        source_datasets=[source] if on_hub else None,
+        tags=["sgd-mix", "synthetic", "data-augmentation", "arxiv:2505.11813"],
+        pretty_name=facts.title,
+        sgdmix={settings.config_name: _machine_readable(settings, facts)},
+    )
+    split = SplitInfo(name="train", num_bytes=facts.parquet_bytes, num_examples=num_rows, dataset_name=settings.config_name)
+    info = DatasetInfo(
+        features=facts.features,
+        config_name=settings.config_name,
+        splits=SplitDict({"train": split}),
+        download_size=facts.parquet_bytes,
+        dataset_size=facts.parquet_bytes,
+    )
+    DatasetInfosDict({settings.config_name: info}).to_dataset_card_data(card_data)
+    files = [{"split": "train", "path": f"{data_folder(settings.config_name)}/train-*"}]
+    card_data["configs"] = [{"config_name": settings.config_name, "data_files": files, "default": True}]
+    return card_data
+
+
+def _chosen(settings: AugmentSettings) -> dict:
+    """The method's choices that have a value, by setting."""
+    values = {name: getattr(settings, name) for name in LABELS}
+    if settings.mixing_method != "inpaint":
+        values.pop("inpainting_method")
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
+    """S, N, the saliency method and all that decided the images, for programs that read the card."""
+    strength = settings.stated_strength
+    method = {
+        "strength": strength,
+        "foreground_strength": strength if settings.foreground_strength is None else settings.foreground_strength,
+        "paste_foreground": settings.paste_foreground,
+        "num_candidates": settings.num_candidates,
+        "saliency_method": facts.saliency["method"],
+        "trust_test": facts.saliency["trust"],
+        "num_variants": settings.num_variants,
+        "preset": settings.preset,
+    }
+    return (
+        method
+        | _chosen(settings)
+        | {
+            "num_inference_steps": settings.num_inference_steps,
+            "guidance_scale": settings.guidance_scale,
+            "scheduler": settings.scheduler,
+            "resolution": settings.resolution,
+            "seed": settings.seed,
+            "rows": sum(facts.rows_by_label),
+            "license": settings.license,
+            "pins": facts.pins,
+            "fingerprint": facts.fingerprint,
+            "versions": facts.versions,
+        }
+        | ({} if facts.evaluation is None else _judged(facts.evaluation))
+    )
+
+
+def _judged(evaluation: CardEvaluation) -> dict:
+    """What was measured and dropped after the generation."""
+    found = {"judge": evaluation.judge, "label_fidelity": round(evaluation.label_fidelity, 4)}
+    return found if evaluation.keep is None else found | {"keep": evaluation.keep, "dropped": evaluation.dropped}
+
+
+def strength_text(settings: AugmentSettings) -> str:
+    """S as people read it: the strengths, and those that the steps really make of them."""
+    values = [f"{strength:g}" for strength in settings.strength]
+    if not settings.refines:
+        return "0 (mixing alone, no diffusion)"
+    effective = [f"{effective_strength(settings, strength):g}" for strength in settings.strength]
+    turns = "" if len(values) == 1 else ", in turn for the variants of a source"
+    sampler = f"{settings.num_inference_steps} steps, {settings.scheduler}, guidance {settings.guidance_scale:g}"
+    return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler})"

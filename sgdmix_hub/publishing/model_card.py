@@ -1,0 +1,199 @@
+"""Facts of a training -> the card of its model: what it was made from and how, what it is worth, and how to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from sgdmix_hub.files import read_json, write_atomically
+from sgdmix_hub.hub.pins import LOCAL
+from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
+from sgdmix_hub.models.adapters import JUDGED_ARMS
+from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
+from sgdmix_hub.models.prompts import prompt_for
+from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, TrainingSettings, deviations
+
+from .card_merge import UNPUBLISHED_NAME, plain
+from .card_text import LONGEST_NAME, card_text, plain_name
+from .dataset_card import LARGEST_TABLE
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+MOST_CONFUSED = 5
+
+# The paper leaves these open; the defaults are a peer's.
+PEER = "Diff-Mix (CVPR 2024)"
+
+BORROWED = {
+    AdapterSettings: (
+        "rank",
+        "learning_rate",
+        "token_learning_rate",
+        "adam_weight_decay",
+        "max_train_steps",
+        "train_batch_size",
+        "lr_scheduler",
+        "max_grad_norm",
+        "random_flip",
+    ),
+    ClassifierSettings: ("num_train_epochs", "optim", "weight_decay", "warmup_ratio", "label_smoothing_factor", "synthetic_probability"),
+}
+
+
+def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
+    """README.md of an adapter's folder, from its adapter.json."""
+    facts = read_json(folder / ADAPTER_FACTS)
+    names = facts["class_names"]
+    fidelity = facts.get("fidelity")
+    base_name, _, base_revision = facts["base"].partition("@")
+    title = f"{len(names)} classes of {plain(facts['metaclass'])}: an adapter for SGD-Mix"
+    data = ModelCardData(
+        license=settings.license,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        base_model=None if base_revision.startswith(LOCAL) else base_name,
+        datasets=_on_hub(facts["subset"]["dataset"]),
+        tags=["sgd-mix", "lora", "textual_inversion", "dreambooth", "data-augmentation", "arxiv:2505.11813"],
+        instance_prompt=_prompt(facts, 0),
+    )
+    _write_card(
+        folder,
+        data,
+        "adapter_card.md",
+        settings,
+        facts,
+        title=title,
+        base=plain(facts["base"]),
+        base_name=base_name,
+        base_revision=None if base_revision.startswith(LOCAL) else base_revision,
+        metaclass=plain(facts["metaclass"]),
+        metaclass_code=_code(facts["metaclass"]),
+        prompt_template=_code(facts["prompt_template"]),
+        classes=_class_rows(facts),
+        example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),  # a string of Python's too
+        example_class=" ".join(names[0].split())[:LONGEST_NAME],
+        dataset=facts["subset"]["dataset"].partition("@")[0],
+        fidelity=fidelity,
+        judged_arms=list(JUDGED_ARMS.values()) if fidelity else [],
+        arms={arm: _share(scores) for arm, scores in fidelity["arms"].items()} if fidelity else {},
+        confused=_confused(fidelity["arms"]["noise, adapter"], names) if fidelity else [],
+    )
+
+
+def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
+    """README.md of a classifier's folder, from its classifier.json."""
+    facts = read_json(folder / CLASSIFIER_FACTS)
+    metrics = facts.get("metrics", {})
+    title = f"A classifier of {len(facts['class_names'])} classes"
+    groups = facts.get("groups", [])
+    datasets = _on_hub(facts["subset"]["dataset"])
+    measured_on = _on_hub(facts["eval_dataset"] or facts["subset"]["dataset"])
+    data = ModelCardData(
+        license=settings.license,
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        base_model=None if facts["model"].rpartition("@")[2].startswith(LOCAL) else facts["model"].partition("@")[0],
+        datasets=datasets,
+        tags=["sgd-mix", "arxiv:2505.11813"],
+        model_name=title if metrics and measured_on else None,
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=measured_on[0],
+                dataset_name=measured_on[0],
+                dataset_split=facts["settings"]["eval_split"],
+                metric_type="accuracy",
+                metric_value=metrics["accuracy"],
+            )
+        ]
+        if metrics and measured_on
+        else None,
+    )
+    _write_card(
+        folder,
+        data,
+        "classifier_card.md",
+        settings,
+        facts,
+        title=title,
+        architecture=read_json(folder / "config.json")["architectures"][0],
+        model=plain(facts["model"]),
+        from_scratch=facts["settings"]["from_scratch"],
+        synthetic=plain(facts["synthetic"]) if facts["synthetic"] else None,
+        validation=facts.get("validation"),
+        held_out=facts["settings"]["validation_split"] is None,
+        validation_split=plain(facts["settings"]["validation_split"]),
+        metrics=metrics,
+        eval_split=plain(facts["settings"]["eval_split"]),
+        eval_dataset=plain(facts["eval_dataset"]) if facts["eval_dataset"] else None,
+        group_column=plain(facts["settings"]["group_column"]),
+        groups=[[plain_name(label), plain_name(attribute), images, share] for label, attribute, images, share in groups[:LARGEST_TABLE]],
+        num_groups=len(groups),
+    )
+
+
+def _write_card(folder: Path, data: ModelCardData, template: str, settings: TrainingSettings, facts: dict, **fields) -> None:
+    """Renders a template with what the cards of both trainings share."""
+    changed = deviations(type(settings), facts["settings"])
+    kept = {name: facts["settings"][name] for name in BORROWED[type(settings)] if name not in changed}
+    values = ", ".join(f"{name} = {value}" for name, value in kept.items())
+    subset = facts["subset"]
+    limits = [f"{subset[name]} {name}" for name in ("examples_per_class", "imbalance_factor") if subset[name] is not None]
+    card = card_text(
+        data,
+        TEMPLATES / template,
+        repo_id=settings.hub_model_id or UNPUBLISHED_NAME,
+        on_hub=settings.hub_model_id is not None,
+        num_classes=len(facts["class_names"]),
+        subset=subset,
+        data=plain(subset["dataset"]),
+        few_shot=f" ({', '.join(limits)}, subset seed {subset['subset_seed']})" if limits else "",
+        changed={name: plain(value) for name, value in changed.items()},
+        borrowed=f"The paper states none of them; borrowed from {PEER}: {values}." if values else "",
+        license=settings.license,
+        base_license=plain(facts["base_license"]) if facts["base_license"] else None,
+        **fields,
+    )
+    readme = folder / "README.md"
+    if not readme.exists() or readme.read_text(encoding="utf-8") != card:
+        write_atomically(readme, lambda path: path.write_text(card, encoding="utf-8"))
+
+
+def _class_rows(facts: dict) -> list[list[str]]:
+    """A row for each class that the card lists: name, token and, where they were judged, what share of its images shows it, arm by arm."""
+    classes = list(zip(facts["class_names"], facts["tokens"], strict=True))[:LARGEST_TABLE]
+    rows = [[plain_name(name), f"`{token}`"] for name, token in classes]
+    if "fidelity" in facts:
+        for arm in JUDGED_ARMS:
+            shares = {label: f"{right / images:.2f}" for label, right, images in facts["fidelity"]["arms"][arm]["by_class"]}
+            for label, row in enumerate(rows):
+                row.append(shares.get(label, ""))
+    return rows
+
+
+def _on_hub(pin: str) -> list[str] | None:
+    """The repository of a published pin for the card's YAML; None for a local folder, which the Hub does not know."""
+    name, _, revision = pin.partition("@")
+    return None if revision.startswith(LOCAL) else [name]
+
+
+def _code(text: str) -> str:
+    """Untrusted text as it stands between backticks."""
+    return " ".join(text.split()).replace("`", "'")
+
+
+def _prompt(facts: dict, label: int) -> str:
+    return prompt_for(label, facts["metaclass"], facts["prompt_template"])
+
+
+def _share(scores: dict) -> str:
+    low, high = scores["interval"]
+    return f"{scores['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {scores['images']}"
+
+
+def _confused(scores: dict, names: list[str]) -> list[str]:
+    """The pairs of classes that are confused most, in words."""
+    most = sorted(scores["confused"], key=lambda pair: -pair[2])[:MOST_CONFUSED]
+    return [f"{plain_name(names[label])} shown as {plain_name(names[predicted])}: {times} times" for label, predicted, times in most]

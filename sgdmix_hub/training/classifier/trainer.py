@@ -1,0 +1,117 @@
+"""transformers' Trainer as this package uses it: arguments, one progress bar, checkpoints that are whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import ProgressCallback, TrainingArguments
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import DamagedFile, read_sealed, write_sealed
+from sgdmix_hub.runtime.stopping import stop_if_requested
+from sgdmix_hub.settings.training import ClassifierSettings
+from sgdmix_hub.training.adapter.checkpoints import newest_whole, seal_folder
+from sgdmix_hub.training.log import TrainingLog
+from sgdmix_hub.training.resume import different_facts
+
+from .dataset import TrainingImages
+
+SEALED = "sealed.json"  # a checkpoint's record
+
+
+class TrainingBar(ProgressCallback):
+    """The Trainer's bar over the updates, without its printed dictionaries and its second bar for the evaluation; its losses go into the
+    training's log; tells the images their epoch; heeds SIGTERM."""
+
+    def __init__(self, log: TrainingLog, images: TrainingImages):
+        super().__init__()
+        self.log, self.images = log, images
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if state.is_world_process_zero:
+            self.log.rewind(state.global_step)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.images.epoch = int(state.epoch or 0)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        control.should_log |= control.should_save  # losses since the last line are not in a checkpoint: it goes on with none
+        stop_if_requested()
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            seal_folder(Path(args.output_dir) / f"checkpoint-{state.global_step}", SEALED, {"step": state.global_step})
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and "loss" in logs:
+            self.log.append({"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]})
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        pass
+
+
+def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingArguments:
+    """The settings as the Trainer's arguments, on the processes that were started before."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.num_train_epochs,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        per_device_eval_batch_size=settings.per_device_train_batch_size * 2,
+        learning_rate=settings.learning_rate,
+        optim=settings.optim,
+        optim_args="momentum=0.9" if settings.optim == "sgd" else None,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup_ratio,
+        lr_scheduler_type="cosine",
+        dataloader_num_workers=settings.dataloader_num_workers,
+        seed=settings.seed,
+        use_cpu=not torch.cuda.is_available(),
+        accelerator_config={"use_configured_state": True},
+        ddp_find_unused_parameters=False,
+        save_strategy="steps",
+        save_steps=settings.checkpointing_steps,
+        save_total_limit=settings.checkpoints_total_limit,
+        logging_strategy="steps",
+        logging_steps=settings.logging_steps,
+        report_to=settings.report_to,
+        disable_tqdm=False,
+        remove_unused_columns=False,
+    )
+
+
+def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | None:
+    """The checkpoint in `folder` that a training goes on from; notes there what is being trained. Raises `UserError` when its checkpoints
+    are those of another training, and for a folder that is no checkpoint."""
+    record = folder / "training.json"
+    if which == "none":
+        shutil.rmtree(folder, ignore_errors=True)
+    elif record.exists() and (different := different_facts(read_identity(record), identity)):
+        raise UserError(
+            f"{folder} has checkpoints of another training ({', '.join(different)} differ): start over with --resume_from_checkpoint none, "
+            "or choose another --output_dir"
+        )
+    write_sealed(record, identity)
+    finished = sorted((path.parent for path in folder.glob(f"checkpoint-*/{SEALED}")), key=lambda path: int(path.name.rpartition("-")[2]))
+    if which in ("latest", "none"):
+        return newest_whole(finished, SEALED)
+    if Path(which) not in finished or newest_whole([Path(which)], SEALED) is None:
+        raise UserError(
+            f"{which} is no checkpoint of this training, or not a whole one: give latest, none, or a folder like "
+            f"{folder / 'checkpoint-500'}"
+        )
+    return Path(which)
+
+
+def read_identity(record: Path) -> dict:
+    """What the checkpoints beside it are of. Raises `UserError` when that is lost."""
+    try:
+        return read_sealed(record)
+    except DamagedFile:
+        raise UserError(
+            f"{record} is torn or was changed since it was written, so nothing says what its checkpoints are of: start over with "
+            "--resume_from_checkpoint none, or choose another --output_dir"
+        ) from None

@@ -1,0 +1,218 @@
+"""The preview: one page and its figures, which are those of a generation's own functions on the drawn images."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from generations import arguments, one_line, png, run_script, write_dataset
+from PIL import Image
+
+from sgdmix_hub.data.images import square
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.evaluation.choices import MEASURED
+from sgdmix_hub.generation.inputs import resolve_inputs
+from sgdmix_hub.generation.plan import make_plan
+from sgdmix_hub.generation.row_maker import RowMaker
+from sgdmix_hub.generation.saliency_maps import compute_maps, load_cam
+from sgdmix_hub.method.saliency.trust import trust_test
+from sgdmix_hub.metrics.mask_quality import MaskQuality
+from sgdmix_hub.metrics.mixture_quality import MixtureQuality
+from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.programs import PreviewSettings
+
+PREVIEW = "scripts/preview.py"
+CPU = torch.device("cpu")
+
+
+def preview(logs, **settings):
+    """Runs the script; returns how it ended, its figures and the bytes of its page."""
+    ended = run_script(arguments(settings), logs, PREVIEW)
+    assert ended.returncode == 0, ended.stderr
+    output = settings["output_dir"]
+    return ended, json.loads((output / "preview.json").read_text()), (output / "preview.png").read_bytes()
+
+
+def generation(birds, folder, **choices):
+    """Settings, inputs, maps and plan of a generation by mixing alone."""
+    settings = apply_preset(AugmentSettings(dataset_name=str(birds), output_dir=str(folder), strength=0.0, resolution=32, **choices))
+    inputs = resolve_inputs(settings, folder / "state")
+    maps = compute_maps(settings, inputs.split, inputs.classifier, 0, 1, CPU)
+    return settings, inputs, maps, list(make_plan(settings, inputs.split, maps))
+
+
+def true_mask(split, row):
+    return np.asarray(square(split.image(row, "mask"), 32, "stretch", Image.Resampling.NEAREST)) > 0
+
+
+@pytest.fixture(scope="module")
+def whole(birds, classifier, tmp_path_factory):
+    """A preview with everything: how it ended, its figures, its page."""
+    folder = tmp_path_factory.mktemp("whole")
+    settings = {"dataset_name": birds, "classifier": classifier, "mask_column": "mask", "resolution": 32, "num_candidates": 5}
+    return preview(folder, **settings, output_dir=folder / "preview")
+
+
+def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifier, tmp_path):
+    _, facts, _ = whole
+    assert [(of["saliency_method"], of["mask_refinement"], of["presets"]) for of in facts["masks"]] == [
+        ("grad-cam", "none", ["paper"]),
+        ("grad-cam", "grabcut", []),
+        ("minimum-barrier", "none", []),
+        ("minimum-barrier", "grabcut", ["recommended"]),
+        ("spectral-residual", "none", []),
+        ("spectral-residual", "grabcut", []),
+    ]
+    for number, of_recipe in enumerate(facts["masks"]):
+        choices = {name: of_recipe[name] for name in ("saliency_method", "mask_refinement")}
+        settings, inputs, maps, _ = generation(birds, tmp_path / str(number), classifier=str(classifier), **choices)
+        split, pipeline = inputs.split, SGDMixPipeline(settings, refiner=None)
+        masks = np.stack([pipeline.mask(split.image(row), maps[row]).mask for row in split.subset])
+        assert of_recipe["foreground_area"] == masks.mean()
+        assert of_recipe["empty"] == np.mean([not mask.any() for mask in masks])
+        true = np.stack([true_mask(split, row) for row in split.subset])
+        quality = MaskQuality().compute(predictions=masks.astype(np.uint8), references=true.astype(np.uint8))
+        assert facts["best_fixed_iou"] == pytest.approx(quality.pop("best_fixed_iou"))
+        assert {name: of_recipe[name] for name in quality} == pytest.approx(quality)
+
+
+@pytest.mark.parametrize(
+    "name, choices",
+    [
+        ("paper", {"preset": "paper"}),
+        ("recommended", {"preset": "recommended"}),
+        ("union", {"preset": "recommended", "mixing_method": "union", "feather": 0.0}),
+    ],
+)
+def test_mixture_figures_are_those_of_the_generations_mixtures(whole, birds, classifier, tmp_path, name, choices):
+    _, facts, _ = whole
+    settings, inputs, maps, plan = generation(birds, tmp_path, classifier=str(classifier), num_candidates=5, **choices)
+    maker, split = RowMaker(settings, inputs, maps), inputs.split
+    rows = [row for row in plan if row.skip is None]
+    mixtures = [maker.mixture(row) for row in rows]
+    quality = MixtureQuality().compute(
+        kept=np.stack([mixture.kept for mixture in mixtures]).astype(np.uint8),
+        shown=np.stack([mixture.shown for mixture in mixtures]).astype(np.uint8),
+        source_mask=np.stack([true_mask(split, row.source_index) for row in rows]).astype(np.uint8),
+        target_mask=np.stack([true_mask(split, row.target_index) for row in rows]).astype(np.uint8),
+        source_label=split.labels[[row.source_index for row in rows]],
+        target_label=split.labels[[row.target_index for row in rows]],
+        target_index=[row.target_index for row in rows],
+    )
+    (of_recipe,) = [of for of in facts["mixtures"] if of["name"] == name]
+    assert of_recipe["mixtures"] == len(rows)
+    assert {figure: of_recipe[figure] for figure in quality} == pytest.approx(quality)
+
+
+def test_trust_test_and_classifier_are_reported(whole, birds, classifier, tmp_path):
+    ended, facts, _ = whole
+    settings, inputs, _, _ = generation(birds, tmp_path, classifier=str(classifier))
+    cam = load_cam(settings, inputs.split, inputs.classifier, CPU)
+    trust = trust_test(cam.classifier, cam.size, inputs.split, "stretch")
+    assert facts["trust"] == {**vars(trust), "reads_background": trust.reads_background}
+    assert facts["cam"] == {"layer": cam.layer_name, "input_size": 64, "cells": [8, 8]}
+    assert str(trust) in ended.stdout
+    assert (facts["classifier"], facts["dataset"]) == (str(inputs.classifier), str(inputs.split.pin))
+
+
+def test_same_seed_same_page(whole, birds, classifier, tmp_path):
+    settings = {"dataset_name": birds, "classifier": classifier, "mask_column": "mask", "resolution": 32, "num_candidates": 5}
+    again = preview(tmp_path, **settings, output_dir=tmp_path / "again")
+    assert again[1:] == whole[1:]
+
+
+def test_without_classifier_and_masks(birds, tmp_path):
+    settings = {"dataset_name": birds, "resolution": 32, "num_images": 5, "num_candidates": 5}
+    ended, facts, page = preview(tmp_path, **settings, output_dir=tmp_path / "preview")
+    assert "No classifier was given" in ended.stdout and "recommended" in ended.stdout
+    assert (facts["trust"], facts["cam"], facts["best_fixed_iou"], facts["mixtures"]) == (None, None, None, [])
+    assert [(of["saliency_method"], of["presets"]) for of in facts["masks"][::2]] == [
+        ("spectral-residual", ["paper"]),
+        ("minimum-barrier", []),
+    ]
+    assert all("iou" not in of_recipe for of_recipe in facts["masks"])
+    rules = [(of["selection_method"], of["target_classes"], of["same_class_share"]) for of in facts["targets"]]
+    assert rules[0][:2] == ("l2", "any")
+    assert rules[1:] == [(rule, "other", 0.0) for rule in ("l2", "dissimilar", "novel-background", "random")]
+    assert len(facts["shown"]) == 5 and facts["images"] == 24
+    with Image.open(tmp_path / "preview" / "preview.png") as picture:
+        assert picture.width < 2400 and picture.format == "PNG"
+    assert sorted(path.name for path in (tmp_path / "preview").iterdir()) == ["preview.json", "preview.png"]
+    _, other_facts, other_page = preview(tmp_path, **settings, output_dir=tmp_path / "other", seed=1)
+    assert other_page != page and other_facts["shown"] != facts["shown"] and other_facts["targets"] != facts["targets"]
+
+
+def test_images_of_no_use(source_rows, tmp_path):
+    images = [row["image"]["bytes"] for row in source_rows[:8]]
+    images[2] = images[2][:40]
+    images[5] = png(Image.new("RGB", (32, 32), (90, 90, 90)))
+    data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows[:8]])
+    ended, facts, _ = preview(tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=32, num_images=8)
+    assert facts["images"] == 7 and sorted(facts["shown"]) == [0, 1, 3, 4, 5, 6, 7]
+    assert list(facts["left_out"]) == ["2"] and facts["left_out"]["2"].startswith("corrupt image")
+    assert "1 image of " in ended.stdout and "cannot be used: row 2: corrupt image" in ended.stdout
+    assert [of_recipe["empty"] for of_recipe in facts["masks"]] == [1 / 7] * 4
+
+
+def test_one_image_alone_has_no_target(source_rows, tmp_path):
+    data = write_dataset(tmp_path / "data", [source_rows[0]["image"]["bytes"]], [0])
+    _, facts, _ = preview(tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=32)
+    assert {of_rule["effective_targets"] for of_rule in facts["targets"]} == {None}
+
+
+def test_large_split_is_drawn_from_and_blank_images_have_empty_masks(tmp_path):
+    images = [png(Image.new("RGB", (8, 8), (row, 90, 90))) for row in range(MEASURED + 5)]
+    data = write_dataset(tmp_path / "data", images, [row % 3 for row in range(len(images))])
+    _, facts, _ = preview(tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=8, num_images=3)
+    assert facts["images"] == MEASURED
+    assert sorted(row % 3 for row in facts["shown"]) == [0, 1, 2]
+    assert {of_recipe["empty"] for of_recipe in facts["masks"]} == {1.0}
+    assert {of_rule["effective_targets"] for of_rule in facts["targets"]} == {None}
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"mask_column": "label"}, ["no image column 'label'"]),
+        ({"dataset_name": "nowhere"}, ["nowhere", "no such folder"]),
+        ({"num_images": 0}, ["num_images"]),
+        ({"num_image": 3}, ["num_image", "--help"]),
+    ],
+)
+def test_a_mistake_ends_in_one_line(birds, tmp_path, wrong, words):
+    chosen = {"dataset_name": birds, "output_dir": tmp_path / "preview", "resolution": 32} | wrong
+    one_line(run_script(arguments(chosen), tmp_path, PREVIEW), *words)
+    assert not (tmp_path / "preview" / "preview.png").exists()
+
+
+def test_classifier_of_other_classes_is_refused(source_rows, classifier, tmp_path):
+    data = write_dataset(tmp_path / "data", [row["image"]["bytes"] for row in source_rows[:4]], [0, 0, 1, 1])
+    chosen = {"dataset_name": data, "output_dir": tmp_path / "preview", "classifier": classifier}
+    one_line(run_script(arguments(chosen), tmp_path, PREVIEW), "classifier's 4 classes")
+
+
+def test_no_usable_image_is_an_error(tmp_path):
+    data = write_dataset(tmp_path / "data", [b"none", b""], [0, 1])
+    one_line(run_script(arguments({"dataset_name": data, "output_dir": tmp_path / "preview"}), tmp_path, PREVIEW), "can be decoded")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_candidates": 0},
+        {"num_images": 25},
+        {"resolution": 30},
+        {"saliency_layer": "resnet"},
+        {"saliency_input_size": 64},
+        {"saliency_input_size": 0, "classifier": "folder"},
+        {"num_threads": 0},
+    ],
+)
+def test_impossible_settings(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        PreviewSettings(**{"dataset_name": "data", "output_dir": "out"} | wrong).validate()

@@ -1,0 +1,138 @@
+"""Background features: what they describe, what they must not see, and their store."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import skimage.color
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rowstores import in_two_processes, many_rows
+
+from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.generation.saliency_maps import compute_backgrounds, compute_maps
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.method.backgrounds import MARGIN, SIZE, background_features
+from sgdmix_hub.method.masks import foreground_mask, widen
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import apply_preset
+
+CPU = torch.device("cpu")
+HALF = 8  # features of the upper half, then those of the lower
+
+
+def scene(seed):
+    """A picture of noise and an elliptic foreground in its middle."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    mask = ((y - rng.uniform(24, 40)) / rng.uniform(5, 16)) ** 2 + ((x - rng.uniform(24, 40)) / rng.uniform(5, 16)) ** 2 < 1
+    smooth = scipy.ndimage.gaussian_filter(rng.random((SIZE, SIZE, 3)), (2, 2, 0))
+    return np.uint8((smooth - smooth.min()) / np.ptp(smooth) * 255), mask
+
+
+def features_by_scipy(pixels, shown):
+    """Of one set of pixels: mean Lab, mean slopes of L, deviation of Lab; by scikit-image and SciPy."""
+    lab = skimage.color.rgb2lab(pixels)
+    slopes = [np.abs(scipy.ndimage.sobel(lab[..., 0], axis, mode="mirror"))[shown].mean() for axis in (1, 0)]
+    return [*lab[shown].mean(axis=0), *slopes, *lab[shown].std(axis=0)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_features_are_means_and_deviations_of_each_half_of_the_background(seed):
+    pixels, mask = scene(seed)
+    features = background_features(pixels, mask)
+    assert features.shape == (2 * HALF,) and features.dtype == np.float32
+    background = ~widen(mask, MARGIN)
+    halves = [background.copy(), background.copy()]
+    halves[0][SIZE // 2 :] = halves[1][: SIZE // 2] = False
+    expected = np.concatenate([features_by_scipy(pixels, half) for half in halves])
+    np.testing.assert_allclose(features, expected, rtol=2e-3, atol=0.05)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=30)
+def test_the_foregrounds_colours_play_no_part(seed):
+    pixels, mask = scene(seed)
+    other = pixels.copy()
+    other[mask] = np.random.default_rng(seed).integers(0, 256, (mask.sum(), 3))
+    assert np.array_equal(background_features(other, mask), background_features(pixels, mask))
+
+
+@given(seed=st.integers(0, 1000), channel=st.integers(0, 2), lower=st.booleans())
+@settings(max_examples=30)
+def test_a_half_of_the_background_is_seen_in_its_own_features(seed, channel, lower):
+    """Far enough from the other half: slopes look one row across."""
+    pixels, mask = scene(seed)
+    other = pixels.copy()
+    half = other[SIZE // 2 + 2 :] if lower else other[: SIZE // 2 - 2]
+    half[..., channel] //= 3
+    before, after = (background_features(image, mask).reshape(2, HALF) for image in (pixels, other))
+    assert np.array_equal(before[1 - lower], after[1 - lower])
+    assert np.abs(before[int(lower)] - after[int(lower)]).max() > 0.5
+
+
+def test_without_background_there_are_zeros_and_a_covered_half_is_told_by_the_other():
+    pixels, mask = scene(0)
+    everything = np.ones_like(mask)
+    assert not background_features(pixels, everything).any()
+    upper = everything.copy()
+    upper[SIZE // 2 + 8 :] = False
+    features = background_features(pixels, upper).reshape(2, HALF)
+    assert np.array_equal(features[0], features[1]) and features.any()
+
+
+# ---- the store ----
+
+
+def background_settings(dataset, output, **values):
+    chosen = {"saliency_method": "spectral-residual", "strength": 0.0, "resolution": 32, "selection_method": "novel-background"} | values
+    return apply_preset(AugmentSettings(dataset_name=str(dataset), output_dir=str(output), **chosen))
+
+
+def backgrounds_of(asked, rank=0, world_size=1):
+    split = load_split(asked, resolve(asked.dataset_name, repo_type="dataset"))
+    maps = compute_maps(asked, split, None, rank, world_size, CPU)
+    return split, maps, compute_backgrounds(asked, split, maps, rank, world_size)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "center-crop"])
+def test_the_store_holds_the_features_of_every_usable_row(source_rows, resize, tmp_path):
+    data = many_rows(tmp_path / "data", source_rows, 24, damaged=[5])
+    asked = background_settings(data, tmp_path / "run", resize=resize, threshold_method="li")
+    split, maps, backgrounds = backgrounds_of(asked)
+    assert list(maps.unusable) == [5] and not backgrounds[5].any()
+    assert backgrounds[split.subset].shape == (24, 2 * HALF)
+    for row in (0, 7, 23):
+        pixels = np.asarray(split.image(row).resize((SIZE, SIZE), 3))  # square images: both ways are Pillow's bicubic
+        expected = background_features(pixels, foreground_mask(pixels, maps[row], asked))
+        assert np.array_equal(backgrounds[row], expected) and expected.any()
+
+
+def test_two_processes_make_the_same_store(source_rows, tmp_path):
+    data = many_rows(tmp_path / "data", source_rows, 300, damaged=[150])
+    alone = backgrounds_of(background_settings(data, tmp_path / "one"))[2]
+    split, _, together = in_two_processes(lambda rank: backgrounds_of(background_settings(data, tmp_path / "two"), rank, 2))
+    assert np.array_equal(alone[split.subset], together[split.subset])
+    ones, twos = (
+        {path.name: (path / "values.npy").read_bytes() for path in (tmp_path / name / "state" / "saliency").iterdir()}
+        for name in ("one", "two")
+    )
+    assert ones == twos and len(ones) == 2
+
+
+def test_another_mask_has_another_store_and_another_draw_has_not(source_rows, tmp_path):
+    asked = background_settings(many_rows(tmp_path / "data", source_rows, 12), tmp_path / "run")
+
+    def stores(**values):
+        backgrounds_of(dataclasses.replace(asked, **values))
+        return {path.name for path in (tmp_path / "run" / "state" / "saliency").iterdir()}
+
+    first = stores()
+    assert stores(num_candidates=3, seed=5, feather=0.1, num_variants=2, max_target_reuse=1) == first
+    known = first
+    for values in ({"threshold_method": "yen"}, {"mask_dilation": 0.1}, {"fill_holes": True}, {"mask_refinement": "grabcut"}):
+        now = stores(**values)
+        assert len(now - known) == 1
+        known = now

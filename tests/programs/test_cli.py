@@ -1,0 +1,117 @@
+"""`sgdmix`, the one command: what it starts, how fast it answers, and what ships with it."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from generations import arguments
+from launching import ROOT, launch_environment
+
+from sgdmix_hub import cli
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.shipped import ACCELERATE_CONFIGS, RECIPES, accelerate_config, recipe_folder
+
+HEAVY = ("torch", "datasets", "diffusers", "cv2", "accelerate", "matplotlib")
+ANSWER = """
+import sys
+from sgdmix_hub import cli
+
+try:
+    cli.main(sys.argv[1:])
+finally:
+    print("loaded:", *(name for name in {heavy} if name in sys.modules))
+"""
+
+
+def answer(*words: str) -> subprocess.CompletedProcess:
+    """What `sgdmix WORDS` says, and which heavy libraries it loaded to say it."""
+    code = ANSWER.format(heavy=HEAVY)
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT, env=launch_environment())
+
+
+def test_the_help_names_every_program(capsys):
+    cli.main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said for name in (*cli.PROGRAMS, *cli.OTHERS))
+    assert max(map(len, said.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", cli.PROGRAMS)
+def test_a_programs_help_loads_no_heavy_library(name):
+    done = answer(name, "--help")
+    assert done.returncode == 0 and f"usage: sgdmix {name}" in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["agument"], "no program 'agument'"),
+        (["augment", "--dataset_name", "a/b", "--output_dir", "out", "--strenght", "1"], "no such setting: --strenght"),
+        (["augment", "--accelerate", "gpu9"], "no launch settings 'gpu9'"),
+        (["augment", "--accelerate"], "--accelerate needs a value"),
+        (["augment", "--num_processes", "2"], "give --accelerate too"),
+        (["run", "--recipe", "cub", "--dataset_name", "a/b", "--metaclass", "bird", "--output_dir", "out"], "no recipe 'cub'"),
+        (["env", "--all"], "takes no settings"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, said):
+    done = answer(*words)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("sgdmix_hub: ") and said in line
+
+
+def test_launch_options_are_taken_out_of_the_programs_settings():
+    words = ["--seed", "1", "--accelerate=gpu8", "--num_processes", "4", "--strength", "0.3", "0.5", "--machine_rank=1"]
+    config = str(ACCELERATE_CONFIGS / "gpu8.yaml")
+    options = ["--num_processes", "4", "--machine_rank", "1"]
+    assert cli.take_launch_options(words) == (config, options, ["--seed", "1", "--strength", "0.3", "0.5"])
+
+
+def test_launch_settings_may_be_a_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("num_processes: 1\n")
+    assert accelerate_config(str(file)) == file
+
+
+def test_recipes_are_found_by_their_names_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert recipe_folder("cub-sgdmix") == RECIPES / "cub-sgdmix"
+    settings = parse_settings(AugmentSettings, ["--config", "cub-sgdmix/generate.yaml"])
+    assert settings.card == str(RECIPES / "cub-sgdmix" / "card.md")
+    with pytest.raises(UserError, match="no such file"):
+        parse_settings(AugmentSettings, ["--config", "cub-sgdmix/../../cli.py"])
+
+
+def test_a_folder_of_ones_own_comes_before_a_recipe_that_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cub-sgdmix").mkdir()
+    assert recipe_folder("cub-sgdmix") == Path("cub-sgdmix")
+
+
+def test_it_starts_the_processes_of_its_launch_settings(birds, tmp_path):
+    settings = {"dataset_name": birds, "output_dir": tmp_path / "out", "strength": 0, "preset": "recommended", "resolution": 32}
+    command = [sys.executable, "-m", "sgdmix_hub.cli", "augment", "--accelerate", "cpu2", *arguments(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=launch_environment({"PYTHONPATH": str(ROOT)}))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "repo" / "README.md").is_file()
+
+
+def test_the_wheel_holds_recipes_launch_settings_templates_and_the_demos_models(tmp_path):
+    shutil.copytree(ROOT / "sgdmix_hub", tmp_path / "sgdmix_hub", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    build = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    done = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    shipped = [path for folder in (RECIPES, ACCELERATE_CONFIGS) for path in folder.rglob("*") if path.is_file()]
+    assert {path.relative_to(ROOT).as_posix() for path in shipped} <= names
+    assert {"sgdmix_hub/py.typed", "sgdmix_hub/demo/tiny_base/model_index.json", "sgdmix_hub/templates/dataset_card.md"} <= names

@@ -1,0 +1,55 @@
+"""Every example runs as its docstring says."""
+
+import subprocess
+import sys
+
+import pytest
+from generations import arguments
+from launching import ROOT, launch_environment
+from PIL import Image
+
+from sgdmix_hub import augment
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.parsing import parse_settings
+
+
+def run_example(name, *words, cwd):
+    environment = launch_environment({"PYTHONPATH": str(ROOT)})
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def published(birds, tmp_path_factory):
+    """The output folder of a generation at S = 0."""
+    folder = tmp_path_factory.mktemp("examples") / "out"
+    words = arguments({"dataset_name": birds, "output_dir": folder, "strength": 0, "preset": "recommended", "resolution": 32})
+    augment.main(parse_settings(AugmentSettings, words))
+    return folder
+
+
+def test_quickstart(birds, tmp_path):
+    from datasets import load_dataset
+
+    for number in (0, 8):
+        load_dataset(str(birds), split="train")[number]["image"].save(tmp_path / f"{number}.png")
+    run_example("quickstart.py", "0.png", "8.png", "out.png", cwd=tmp_path)
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (512, 512)
+
+
+def test_map_a_split(birds, tmp_path):
+    assert "24 real and 48 synthetic images" in run_example("map_a_split.py", birds, "both", cwd=tmp_path)
+
+
+def test_train_on_published(birds, published, tmp_path):
+    said = run_example("train_on_published.py", birds, published / "repo", cwd=tmp_path)
+    assert said.count("loss") == 2
+
+
+def test_every_example_has_a_test():
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {name[5:] for name in globals() if name.startswith("test_")} - {
+        "every_example_has_a_test"
+    }

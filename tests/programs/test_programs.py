@@ -1,0 +1,56 @@
+"""The programs: each runs by its script and by its module, and its --help names every setting."""
+
+import ast
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from launching import ROOT, launch_environment
+
+from sgdmix_hub.settings.evaluation import EvaluationSettings
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.programs import PreviewSettings, PublishSettings, RunSettings
+from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+
+PROGRAMS = {
+    "augment": AugmentSettings,
+    "evaluate_dataset": EvaluationSettings,
+    "preview": PreviewSettings,
+    "publish_dataset": PublishSettings,
+    "run": RunSettings,
+    "train_adapter": AdapterSettings,
+    "train_classifier": ClassifierSettings,
+}
+
+
+def last_call(path):
+    """What a module does when it is run: the call behind its guard."""
+    guard = ast.parse(path.read_text()).body[-1]
+    assert isinstance(guard, ast.If) and ast.unparse(guard.test) == "__name__ == '__main__'", path
+    return ast.unparse(guard.body[-1])
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_runs_by_its_module_as_by_its_script(program):
+    script = {"augment": "augment_dataset"}.get(program, program)
+    expected = f"launch(main, {PROGRAMS[program].__name__})"
+    assert last_call(ROOT / "sgdmix_hub" / f"{program}.py") == last_call(ROOT / "scripts" / f"{script}.py") == expected
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_names_every_setting(program, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_settings(PROGRAMS[program], ["--help"])
+    printed = capsys.readouterr().out
+    assert not ended.value.code
+    for field in dataclasses.fields(PROGRAMS[program]):
+        assert f"--{field.name}" in printed, field.name
+
+
+def test_a_module_answers_a_mistake_with_a_line_and_exit_code_2():
+    words = ["--dataset_name", "absent", "--output_dir", "out", "--num_images=1e23"]
+    command = [sys.executable, "-m", "sgdmix_hub.preview", *words]
+    ended = subprocess.run(command, cwd=ROOT, env=launch_environment(), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2 and "num_images" in ended.stderr.splitlines()[-1]

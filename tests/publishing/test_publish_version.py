@@ -1,0 +1,392 @@
+"""Generations published to the loopback Hub by the real client: once and completely, or not at all, and read back as they were."""
+
+import base64
+import json
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.parquet as pq
+import pytest
+from generations import digests
+from huggingface_hub import DatasetCard
+from loopback_hub import READ_TOKEN, STRANGER_TOKEN, run_python
+from publishing import EVIL, NAMES, Publisher, another
+
+from sgdmix_hub.publishing.card_merge import read_card
+
+LOAD = """
+import json, sys
+from datasets import load_dataset
+
+repo_id, version, *config = sys.argv[1:]
+rows = load_dataset(repo_id, *config, revision=version, split="train")
+streamed = load_dataset(repo_id, *config, revision=version, split="train", streaming=True)
+facts = {
+    "rows": [[row["source_index"], row["variant"], row["target_index"]] for row in rows.remove_columns("image")],
+    "sizes": sorted({image.size for image in rows["image"]}),
+    "names": rows.features["label"].names,
+    "streamed": [[row["source_index"], row["variant"], row["target_index"]] for row in streamed],
+}
+print(json.dumps(facts))
+"""
+LOAD_PUBLISHED = """
+import json, sys, time
+import sgdmix_hub
+assert "torch" not in sys.modules
+from sgdmix_hub.config import UserError
+
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(seconds / 50)  # the waits for a busy Hub are not the tests'
+found = []
+for version in sys.argv[2:]:
+    try:
+        published = sgdmix_hub.load_published(f"{sys.argv[1]}@{version}")
+        rows = published.dataset.remove_columns("image")
+        found.append([published.pin.revision, [[row["source_index"], row["variant"], row["target_index"]] for row in rows]])
+    except UserError as error:
+        found.append(str(error))
+print(json.dumps(found))
+"""
+
+
+def repository(hub, repo_id):
+    return hub.repository("dataset", repo_id)
+
+
+def history(hub, repo_id, branch="main"):
+    return repository(hub, repo_id).history(branch)
+
+
+def card_of(hub, repo_id, revision="main"):
+    return hub.content("dataset", repo_id, revision)["README.md"].decode()
+
+
+def data_of(hub, repo_id, revision="main"):
+    return read_card(card_of(hub, repo_id, revision)).data
+
+
+def pushed(hub, repo_id, revision="main"):
+    """A revision's files but for the card, which is merged, and the one that the Hub makes itself."""
+    return {name: value for name, value in hub.content("dataset", repo_id, revision).items() if name not in ("README.md", ".gitattributes")}
+
+
+def local_files(output):
+    repo = output / "repo"
+    return {path.relative_to(repo).as_posix(): path.read_bytes() for path in repo.rglob("*") if path.is_file() and path.name != "README.md"}
+
+
+def local_rows(output):
+    """[source, variant, target] of every published row."""
+    tables = [pq.read_table(path, columns=["source_index", "variant", "target_index"]) for path in sorted(output.glob("repo/*/train-*"))]
+    return [[row["source_index"], row["variant"], row["target_index"]] for table in tables for row in table.to_pylist()]
+
+
+def loaded(hub, *words, token=READ_TOKEN, code=LOAD, **environment):
+    """What a colleague's fresh process gets."""
+    done = run_python(hub, code, *words, token=token, **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def published(publisher, first_version, second_version):
+    """Two versions of one repository; tests only read it, or copy it with `another`."""
+    before = digests(first_version), digests(second_version)
+    publisher.published(first_version, "birds/published")
+    publisher.published(second_version, "birds/published", tag="v1.1.0")
+    assert (digests(first_version), digests(second_version)) == before  # also state/: publishing only reads
+    return "birds/published"
+
+
+# ---- one version, and the next ----
+
+
+def test_every_version_is_one_commit_with_exactly_its_files(publisher, published, first_version, second_version):
+    hub = publisher.hub
+    second, first, initial = history(hub, published)
+    assert (second.parent, first.parent) == (first.oid, initial.oid)
+    assert repository(hub, published).tags == {"v1.0.0": first.oid, "v1.1.0": second.oid}
+    assert pushed(hub, published, "v1.0.0") == local_files(first_version)
+    assert pushed(hub, published, "v1.1.0") == local_files(second_version)  # of 3 shards before, 2 are left
+    assert first.title == "v1.0.0: 12 images by SGD-Mix"
+
+
+def test_a_colleague_loads_every_version_with_its_own_rows(publisher, published, first_version, second_version):
+    for version, output in {"v1.0.0": first_version, "v1.1.0": second_version}.items():
+        facts = loaded(publisher.hub, published, version)
+        assert facts["rows"] == facts["streamed"] == local_rows(output)
+        assert facts["names"] == NAMES and facts["sizes"] == [[32, 32]]
+
+
+def test_load_published_never_gives_another_version_also_when_the_hub_fails(publisher, published, first_version, second_version, tmp_path):
+    hub, cache = publisher.hub, {"HF_HOME": str(tmp_path)}
+    first, second = (
+        [repository(hub, published).tags[tag], local_rows(o)]
+        for tag, o in zip(("v1.0.0", "v1.1.0"), (first_version, second_version), strict=True)
+    )
+    assert loaded(hub, published, "v1.0.0", "main", code=LOAD_PUBLISHED, **cache) == [first, second]
+    hub.fail("GET", f"/api/datasets/{published}", status=503, times=10**6)
+    hub.fail("HEAD", f"/datasets/{published}", status=503, times=10**6)
+    try:
+        for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
+            known, unknown, branch = loaded(hub, published, "v1.0.0", "v1.1.0", "main", code=LOAD_PUBLISHED, **cache | environment)
+            assert known == first
+            assert "cannot reach the Hub" in unknown and "asked for by its tag" in branch
+    finally:
+        hub.faults.clear()
+
+
+def test_the_card_tells_what_changed_and_what_is_in_it(publisher, published, first_version):
+    card, data = card_of(publisher.hub, published), data_of(publisher.hub, published)
+    assert "| v1.0.0 | default | 12 | first version |\n| v1.1.0 | default | 24 | num\\_candidates 3 → 5; num\\_variants 1 → 2 |" in card
+    method = data["sgdmix"]["default"]
+    assert (method["strength"], method["num_candidates"], method["saliency_method"]) == (0.0, 5, "spectral-residual")
+    assert data["license"] == "mit" and data["size_categories"] == ["n<1K"] and data["task_categories"] == ["image-classification"]
+    assert data["dataset_info"]["splits"][0]["num_examples"] == 24
+    assert f"hf://datasets/{published}@v1.1.0/sgdmix/default/config.yaml" in card and 'revision="v1.1.0"' in card
+    assert not re.search("path/or/name|version-of", card) and card.count("## How it was made") == 1
+    pictures = re.findall(r"\]\((assets/[^)]+)\)", card)
+    assert pictures and set(pictures) <= set(pushed(publisher.hub, published))
+
+
+def test_the_cards_python_runs(publisher, published, evil_source):
+    blocks = re.findall(r"```python\n(.*?)```", card_of(publisher.hub, published), re.DOTALL)
+    code = "\n".join(blocks).replace("path/of/the/source", str(evil_source))
+    code += "\nmixed = RealAndSynthetic(p=1.0)\nprint(len(mixed), sorted({mixed[i]['label'] for i in range(12)}), mixed[0]['image'].size)"
+    done = run_python(publisher.hub, code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "12 [0, 1, 2] (32, 32)"
+
+
+def test_a_hostile_class_name_arrives_and_changes_nothing(publisher, published, first_version):
+    card = DatasetCard(card_of(publisher.hub, published))
+    (label,) = [feature for feature in card.data.to_dict()["dataset_info"]["features"] if feature["name"] == "label"]
+    assert label["dtype"]["class_label"]["names"]["0"] == EVIL
+    assert "<script>" not in card.text
+    headings = re.findall(r"^#+ .*", re.sub(r"```.*?```", "", card.text, flags=re.DOTALL), re.MULTILINE)
+    assert headings[0] == "# evil-birds SGD-Mix" and all(line.startswith("## ") for line in headings[1:]) and "script" not in str(headings)
+
+
+# ---- again ----
+
+
+def test_the_same_version_again_is_left_alone(publisher, published, repo_id, first_version):
+    hub = publisher.hub
+    twin = another(hub, published, repo_id)
+    head, tags = history(hub, repo_id)[0].oid, dict(twin.tags)
+    pin = publisher.published(first_version, repo_id)
+    assert pin == f"{repo_id}@{tags['v1.0.0']}" and (history(hub, repo_id)[0].oid, twin.tags) == (head, tags)
+    assert {call.method for call in hub.calls if "create" not in call.path} == {"GET"}
+
+
+def test_another_content_under_a_tag_that_is_there_is_refused(publisher, published, repo_id, first_version, second_version, generation):
+    hub = publisher.hub
+    twin = another(hub, published, repo_id)
+    before = copy_of(twin)
+    assert f"{repo_id}@v1.0.0 is published already, with other content (assets/contact_sheet.png" in publisher.refused(
+        second_version, repo_id
+    )
+    other = generation("other-licence", num_candidates=3, license="cc-by-4.0")
+    assert "with other content (sgdmix/default/manifest.json)" in publisher.refused(other, repo_id)
+    assert copy_of(twin) == before and not hub.calls_of("POST", "/(preupload|commit|tag)/")
+
+
+def copy_of(repository):
+    return dict(repository.tags), dict(repository.branches), set(repository.commits)
+
+
+def test_another_card_under_a_tag_that_is_there_is_refused(publisher, published, repo_id, first_version, tmp_path):
+    another(publisher.hub, published, repo_id)
+    edited = shutil.copytree(first_version, tmp_path / "edited")
+    card = edited / "repo" / "README.md"
+    card.write_text(card.read_text().replace("## Limits", "## Limits and more"))
+    assert "the card of default" in publisher.refused(edited, repo_id)
+
+
+# ---- several configurations, branches ----
+
+
+@pytest.fixture(scope="module")
+def strong(generation):
+    return generation("strong", config_name="strong", num_candidates=7, license="cc-by-4.0")
+
+
+def test_configurations_share_a_repository_and_lose_nothing(publisher, published, repo_id, strong, first_version, second_version):
+    hub = publisher.hub
+    another(hub, published, repo_id)
+    publisher.published(strong, repo_id, tag="v1.2.0")
+    assert pushed(hub, repo_id) == local_files(second_version) | local_files(strong)
+    card, data = card_of(hub, repo_id), data_of(hub, repo_id)
+    assert section_of(card, "default") == section_of(card_of(hub, repo_id, "v1.1.0"), "default")
+    assert [(config["config_name"], config.get("default")) for config in data["configs"]] == [("default", True), ("strong", None)]
+    assert [info["config_name"] for info in data["dataset_info"]] == ["default", "strong"]
+    assert data["license"] == ["mit", "cc-by-4.0"] and list(data["sgdmix"]) == ["default", "strong"]
+    assert "| v1.2.0 | strong | 12 | first version |" in card and "## Configuration strong" in card
+    assert "assets/strong/contact_sheet.png" in section_of(card, "strong")
+    publisher.published(first_version, repo_id, tag="v2.0.0")  # other shards of one configuration
+    assert pushed(hub, repo_id) == local_files(first_version) | local_files(strong)
+    assert section_of(card_of(hub, repo_id), "strong") == section_of(card, "strong")
+    assert loaded(hub, repo_id, "v2.0.0", "strong")["rows"] == local_rows(strong)
+    assert loaded(hub, repo_id, "v2.0.0")["rows"] == local_rows(first_version)
+    assert loaded(hub, repo_id, "v1.2.0", "default")["rows"] == local_rows(second_version)
+
+
+def section_of(card, config_name):
+    return re.search(f"<!-- sgdmix:{config_name}:begin -->.*<!-- sgdmix:{config_name}:end -->", card, re.DOTALL)[0]
+
+
+def test_a_version_goes_to_a_branch_when_asked_for(publisher, published, repo_id, first_version, second_version):
+    hub = publisher.hub
+    twin = another(hub, published, repo_id)
+    head = twin.branches["main"]
+    publisher.published(first_version, repo_id, tag="v0.9.0", hub_branch="old")
+    assert twin.branches["main"] == head and twin.tags["v0.9.0"] == twin.branches["old"] != head
+    assert pushed(hub, repo_id, "v0.9.0") == local_files(first_version)
+    assert "has a branch called old" in publisher.refused(second_version, repo_id, tag="old")
+
+
+def test_what_people_wrote_and_other_files_stay(publisher, published, repo_id, second_version):
+    """Also what makes a repository gated, which is in its card's YAML."""
+    hub = publisher.hub
+    twin = another(hub, published, repo_id)
+    card = card_of(hub, repo_id, "v1.0.0").replace("# evil-birds SGD-Mix\n", "# Our birds\n\nAsk Ada.\n")
+    card = card.replace("license: mit\n", "\nlicense: mit\nextra_gated_prompt: Be nice.\n", 1) + "\n## Thanks\n\nTo all.\n"
+    lines = [{"key": "header", "value": {"summary": "by hand"}}]
+    for name, content in {"README.md": card, "notes/a.txt": "a", "data/more.csv": "x"}.items():
+        lines.append({"key": "file", "value": {"path": name, "content": base64.b64encode(content.encode()).decode()}})
+    twin.commit("main", lines, "ada", hub.is_stored)
+    publisher.published(second_version, repo_id, tag="v1.3.0")
+    merged = card_of(hub, repo_id)
+    assert (
+        "# Our birds\n\nAsk Ada." in merged
+        and "## Thanks\n\nTo all." in merged
+        and "evil-birds SGD-Mix\n" not in merged.split("---\n")[2][:60]
+    )
+    assert data_of(hub, repo_id)["extra_gated_prompt"] == "Be nice."
+    assert {"notes/a.txt", "data/more.csv"} <= set(pushed(hub, repo_id))
+
+
+# ---- refused ----
+
+
+def test_local_inputs_are_refused_unless_allowed(publisher, repo_id, first_version):
+    line = publisher.refused(first_version, repo_id, allow_local_inputs=False)
+    assert "dataset_name evil-birds" in line and "--allow_local_inputs" in line and not publisher.hub.calls
+
+
+def test_a_generation_without_a_licence_is_refused(publisher, repo_id, generation):
+    line = publisher.refused(generation("unlicensed", license=None), repo_id)
+    assert "--license" in line and not publisher.hub.calls
+
+
+@pytest.mark.parametrize("name", ["data/train-00001-of-00003.parquet", "sgdmix/default/plan.parquet", "assets/statistics.png"])
+def test_a_damaged_file_is_refused_before_anything_is_sent(publisher, repo_id, first_version, tmp_path, name):
+    damaged = shutil.copytree(first_version, tmp_path / "damaged")
+    path = damaged / "repo" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert f"damaged ({name}" in publisher.refused(damaged, repo_id)
+    path.unlink()
+    assert f"damaged ({name}" in publisher.refused(damaged, repo_id)
+    assert not publisher.hub.calls
+
+
+def test_folders_that_hold_no_generation_are_refused(publisher, repo_id, tmp_path, evil_source):
+    for folder in (tmp_path, evil_source, tmp_path / "missing"):
+        assert "no finished generation" in publisher.refused(folder, repo_id)
+
+
+def test_too_many_skipped_rows_are_not_published(publisher, repo_id, first_version, tmp_path):
+    output = shutil.copytree(first_version, tmp_path / "skipped")
+    path = output / "repo" / "sgdmix" / "default" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["skipped"] = [{"source_index": 0, "variant": 0, "reason": "corrupt"}]
+    path.write_text(json.dumps(manifest))
+    assert "1 of 12 rows were skipped" in publisher.refused(output, repo_id)
+    assert publisher.published(output, repo_id, max_skipped=0.1)
+
+
+@pytest.mark.parametrize("tag", ["main", "v1 0", "../x", "-v1", "v1.", "a" * 40, ""])
+def test_tags_that_are_none_are_refused(publisher, repo_id, first_version, tag):
+    assert "tag" in publisher.refused(first_version, repo_id, tag=tag) and not publisher.hub.calls
+
+
+TOKENS = [
+    (READ_TOKEN, "may not write to"),
+    (STRANGER_TOKEN, "may not write to"),
+    ("hf_unknown", "does not know the token"),
+]
+
+
+@pytest.mark.parametrize(("token", "reason"), TOKENS)
+def test_without_permission_nothing_happens(publisher, published, repo_id, first_version, second_version, token, reason):
+    assert reason in publisher.refused(first_version, repo_id, token=token)
+    assert ("dataset", repo_id) not in publisher.hub.repositories
+    twin = another(publisher.hub, published, repo_id)
+    before = copy_of(twin)
+    assert reason in publisher.refused(second_version, repo_id, tag="v3.0.0", token=token)
+    assert copy_of(twin) == before
+
+
+def test_private_when_asked_for_and_never_public_by_mistake(publisher, published, repo_id, first_version):
+    publisher.published(first_version, repo_id, hub_private_repo=True)
+    assert repository(publisher.hub, repo_id).private
+    assert loaded(publisher.hub, repo_id, "v1.0.0")["rows"] == local_rows(first_version)
+    assert run_python(publisher.hub, LOAD, repo_id, "v1.0.0", token=None).returncode == 1
+    assert "is public" in publisher.refused(first_version, published, tag="v9", hub_private_repo=True)
+
+
+# ---- somebody else at the same moment ----
+
+
+def test_a_push_in_between_is_not_overwritten_and_the_same_command_finishes(publisher, published, repo_id, first_version):
+    hub = publisher.hub
+    twin = another(hub, published, repo_id)
+
+    def push_by_somebody(body):
+        lines = [{"key": "header", "value": {"summary": "theirs"}}, {"key": "file", "value": {"path": "x.txt", "content": "dGhlaXJz"}}]
+        twin.commit("main", lines, "bob", hub.is_stored)
+        return body
+
+    tags = dict(twin.tags)
+    hub.fail("POST", f"{repo_id}/preupload/", rewrite=push_by_somebody)
+    assert f"somebody else pushed to {repo_id}" in publisher.refused(first_version, repo_id, tag="v3.0.0")
+    assert history(hub, repo_id)[0].title == "theirs" and twin.tags == tags
+    publisher.published(first_version, repo_id, tag="v3.0.0")
+    assert pushed(hub, repo_id) == local_files(first_version) | {"x.txt": b"theirs"}
+
+
+def test_of_two_publishers_one_wins_and_the_other_is_told_and_can_run_again(publisher, repo_id, first_version, strong):
+    """Two processes, one Hub: whoever loses repeats its command, and nothing of either is lost."""
+    hub, rival = publisher.hub, Publisher(publisher.hub)
+    try:
+        publisher.published(first_version, repo_id)
+        outputs = {"v2.0.0": first_version, "v2.1.0": strong}
+        hub.fail("POST", f"{repo_id}/preupload/", delay=0.5, times=2)  # both have read the head by then
+        with ThreadPoolExecutor() as pool:
+            started = [pool.submit(who.publish, strong, repo_id, tag=tag) for who, tag in zip((publisher, rival), outputs, strict=True)]
+        ended = [future.result() for future in started]
+        told = [outcome.error for outcome in ended if outcome.error]
+        assert len(told) <= 1 and all(re.search("somebody else|published already", line) for line in told)
+        for tag in outputs:
+            publisher.published(strong, repo_id, tag=tag)
+        assert set(repository(hub, repo_id).tags) == {"v1.0.0", "v2.0.0", "v2.1.0"}
+        assert pushed(hub, repo_id) == local_files(first_version) | local_files(strong)
+    finally:
+        rival.close()
+
+
+def test_a_tag_that_somebody_set_in_between_is_told(publisher, published, repo_id, first_version):
+    hub = publisher.hub
+    twin = another(hub, published, repo_id)
+
+    def tag_by_somebody(body):
+        twin.add_tag("v3.0.0", twin.tags["v1.1.0"])
+        return body
+
+    hub.fail("POST", f"{repo_id}/tag/", rewrite=tag_by_somebody)
+    assert f"{repo_id}@v3.0.0 was published by somebody else" in publisher.refused(first_version, repo_id, tag="v3.0.0")
+    assert twin.tags["v3.0.0"] == twin.tags["v1.1.0"]
+    assert "is published already, with other content" in publisher.refused(first_version, repo_id, tag="v3.0.0")

@@ -1,0 +1,106 @@
+"""The launch settings that ship, launched for real: what accelerate makes of them on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import ClusterConfig
+from accelerate.utils import DistributedType
+
+CONFIGS = Path(__file__).parents[2] / "sgdmix_hub" / "accelerate_configs"
+
+# what `accelerate config` writes for a machine of one's own; a missing one may become a warning at every launch
+EXPECTED_KEYS = {
+    "compute_environment",
+    "debug",
+    "distributed_type",
+    "downcast_bf16",
+    "enable_cpu_affinity",
+    "gpu_ids",
+    "machine_rank",
+    "main_training_function",
+    "mixed_precision",
+    "num_machines",
+    "num_processes",
+    "rdzv_backend",
+    "same_network",
+    "use_cpu",
+}
+
+REPORT = """
+import json, os, sys
+import torch
+from accelerate import PartialState
+
+state = PartialState(cpu=not torch.cuda.is_available())
+state.wait_for_everyone()
+facts = {"world_size": state.num_processes, "rank": state.process_index}
+facts |= {"backend": state.backend, "device": state.device.type}
+with open(os.path.join(sys.argv[1], f"{os.getpid()}.json"), "w") as file:
+    json.dump(facts, file)
+state.destroy_process_group()
+"""
+
+FAIL = """
+import os, sys, time
+import torch
+from accelerate import PartialState
+
+state = PartialState(cpu=not torch.cuda.is_available())
+if state.process_index == 0:
+    with open(os.path.join(sys.argv[1], "busy.pid"), "w") as file:
+        file.write(str(os.getpid()))
+state.wait_for_everyone()
+if state.process_index == 1:
+    sys.exit(2)
+time.sleep(60)
+"""
+
+
+def launch(config: str, program: str, folder: Path) -> subprocess.CompletedProcess:
+    """Runs the program under `accelerate launch --config_file`; it is told the folder to write into."""
+    script = folder / "program.py"
+    script.write_text(program)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    return subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / config, script, folder],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+@pytest.mark.parametrize(("config", "world_size", "backend"), [("cpu1.yaml", 1, None), ("cpu2.yaml", 2, "gloo")])
+def test_cpu_configs_start_their_processes_without_a_warning(config, world_size, backend, tmp_path):
+    done = launch(config, REPORT, tmp_path)
+    assert done.returncode == 0, done.stderr
+    facts = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert sorted(fact["rank"] for fact in facts) == list(range(world_size))
+    for fact in facts:
+        assert (fact["world_size"], fact["backend"], fact["device"]) == (world_size, backend, "cpu")
+    assert "warn" not in done.stderr.lower(), done.stderr
+
+
+def test_a_rank_that_fails_ends_the_launch_and_the_other_rank(tmp_path):
+    done = launch("cpu2.yaml", FAIL, tmp_path)
+    assert done.returncode == 1, done.stderr  # the launcher's own code, whatever the rank's was
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "busy.pid").read_text()), 0)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_holds_what_accelerate_expects(path):
+    values = yaml.safe_load(path.read_text())
+    assert values.keys() >= EXPECTED_KEYS
+    config = ClusterConfig.from_yaml_file(path)  # refuses keys it does not know
+    assert config.num_processes % config.num_machines == 0
+    assert config.distributed_type == (DistributedType.MULTI_GPU if config.num_processes > 1 else DistributedType.NO)
+
+
+def test_all_configs_are_there():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"cpu1", "cpu2", "gpu1", "gpu8", "nodes"}

@@ -1,0 +1,160 @@
+"""What tests of whole generations share: running them, watching them, and reading what they leave."""
+
+import io
+import json
+import multiprocessing
+import os
+import random
+import runpy
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from launching import launch_environment
+from PIL import Image
+
+from sgdmix_hub.files import file_sha256
+from sgdmix_hub.generation.shards import Shards
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = "scripts/augment_dataset.py"
+ROWS = 24  # of the birds' training split
+NUM_SHARDS = 8
+
+# The libraries are imported once, in a process from which every `run_script` is forked.
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["sgdmix_hub.augment"])
+
+
+@dataclass
+class Ended:
+    """How a script ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def arguments(settings: dict) -> list[str]:
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def run_script(args: list[str], logs: Path, script: str = SCRIPT) -> Ended:
+    """`python scripts/augment_dataset.py ...` without a launcher, in a process of its own, with its true exit code."""
+    logs.mkdir(exist_ok=True)
+    process = forks.Process(target=_script, args=(script, args, logs))
+    process.start()
+    process.join()
+    return Ended(process.exitcode, *((logs / name).read_text() for name in ("stdout", "stderr")))
+
+
+def _script(script: str, args: list[str], logs: Path) -> None:
+    for name, stream in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.chdir(ROOT)
+    sys.argv = [script, *args]
+    runpy.run_path(script, run_name="__main__")
+
+
+def digests(repo: Path) -> dict[str, str]:
+    """sha256 of every published file."""
+    return {path.relative_to(repo).as_posix(): file_sha256(path) for path in repo.rglob("*") if path.is_file()}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Modification time and size of every file."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
+
+
+def published_rows(output: Path) -> list[dict]:
+    shards = sorted((output / "repo" / "data").glob("*.parquet"))
+    return [row for shard in shards for row in pq.read_table(shard).to_pylist()]
+
+
+def manifest_of(output: Path) -> dict:
+    return json.loads((output / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
+
+
+def pixels_of(row: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+
+
+def records(output: Path) -> list[int]:
+    """Numbers of the shards that have their record."""
+    return sorted(int(path.stem.removeprefix("shard-")) for path in (output / "state" / "shards").glob("shard-*.json"))
+
+
+def shards_of(output: Path, rows_per_shard: int) -> Shards:
+    return Shards(output / "state" / "shards", output / "state" / "plan.parquet", rows_per_shard)
+
+
+def start(command: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, env=launch_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_records(process: subprocess.Popen, output: Path, number: int = 1) -> None:
+    while len(records(output)) < number:
+        assert process.poll() is None, "the run ended before it could be disturbed:\n" + process.communicate()[1]
+        time.sleep(0.001)
+
+
+def processes_of(output: Path) -> list[psutil.Process]:
+    """Every process of the machine that was started with this output folder, launchers included."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any(str(output) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def alive_in_the_end(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended after a minute: a process may finish the batch it is at. What is still there is killed."""
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    for process in alive:
+        process.kill()
+    return alive
+
+
+def flip(path: Path, seed: int) -> None:
+    """Another single bit for every seed, spread over the file; in place, as a disk does it."""
+    content = bytearray(path.read_bytes())
+    bit = random.Random(f"{path.name} {seed}").randrange(len(content) * 8)
+    content[bit // 8] ^= 1 << bit % 8
+    with open(path, "r+b") as file:
+        file.write(content)
+
+
+def one_line(ended: Ended, *words: str) -> None:
+    """A mistake of the user: exit code 2 and one line, which holds these words."""
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("sgdmix_hub: ")]
+    assert ended.returncode == 2 and len(lines) == 1 and "Traceback" not in ended.stderr, ended
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def write_dataset(folder: Path, images: list[bytes], labels: list[int], names: list[str] | None = None) -> Path:
+    """A folder dataset of one split, from encoded images."""
+    names = names or [f"class {label}" for label in range(max(labels) + 1)]
+    features = Features(image=ImageFeature(), label=ClassLabel(names=names))
+    rows = [{"image": {"bytes": image, "path": None}, "label": label} for image, label in zip(images, labels, strict=True)]
+    (folder / "data").mkdir(parents=True)
+    Dataset.from_list(rows, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    return folder
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,74 @@
+"""Images refined by an adapter: by stock diffusers in a fresh process that knows nothing of this package, and by ours."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline
+from launching import launch_environment
+
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.adapters import load_into, read_adapter
+from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base, with_scheduler
+
+STOCK = """
+import sys
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from safetensors.torch import load_file
+
+base, adapter, images, output = sys.argv[1:]
+pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
+pipeline.load_lora_weights(adapter)
+tokens = load_file(f"{adapter}/learned_embeds.safetensors")
+pipeline.load_textual_inversion([{token: row} for token, row in tokens.items()])
+pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+refined = pipeline(
+    prompt="a photo of a <class_2> bird",
+    image=torch.from_numpy(np.load(images)).permute(0, 3, 1, 2).float() / 255,
+    num_images_per_prompt=2,
+    strength=0.5,
+    num_inference_steps=6,
+    guidance_scale=3.0,
+    generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)],
+    output_type="np",
+).images
+np.save(output, refined)
+assert "sgdmix_hub" not in sys.modules
+"""
+
+
+def stock_images(base: Path, adapter: Path, images: np.ndarray, folder: Path) -> np.ndarray:
+    """Two images of class 2, refined as `refined_by` does."""
+    np.save(folder / "images.npy", images)
+    arguments = [str(base), str(adapter), str(folder / "images.npy"), str(folder / "refined.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, *arguments], cwd=folder, env=launch_environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return np.load(folder / "refined.npy")
+
+
+def load_pipeline(base, adapter):
+    """A base with an adapter, loaded as the library loads them."""
+    pipeline = load_base(StableDiffusionImg2ImgPipeline, resolve(str(base)), torch.float32, **NO_SAFETY_CHECKER)
+    load_into(with_scheduler(pipeline, "ddim"), read_adapter(resolve(str(adapter))))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def refined_by(pipeline, images):
+    """Two images of class 2, float32 (2, size, size, 3)."""
+    return pipeline(
+        prompt="a photo of a <class_2> bird",
+        image=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
+        num_images_per_prompt=2,
+        strength=0.5,
+        num_inference_steps=6,
+        guidance_scale=3.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)],
+        output_type="np",
+    ).images

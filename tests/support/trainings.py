@@ -1,0 +1,101 @@
+"""What tests of trainings share: running them at tiny settings, killing them, and comparing what they leave."""
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from generations import Ended, _script, forks
+from safetensors.torch import load_file
+
+from sgdmix_hub import train_adapter
+from sgdmix_hub.files import read_json
+from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE
+from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.training.log import TrainingLog
+
+ADAPTER, CLASSIFIER = "scripts/train_adapter.py", "scripts/train_classifier.py"
+# Learning rates at which a handful of steps can be seen.
+TINY = {
+    "metaclass": "bird",
+    "rank": 2,
+    "lora_alpha": 4,
+    "learning_rate": 0.01,
+    "token_learning_rate": 0.01,
+    "resolution": 32,
+    "num_inference_steps": 2,
+    "guidance_scale": 1.5,
+}
+
+forks.set_forkserver_preload(["sgdmix_hub.augment", "sgdmix_hub.train_adapter", "sgdmix_hub.train_classifier"])
+
+
+def adapter_settings(birds, tiny_base, output, **more) -> dict:
+    return TINY | {"dataset_name": str(birds), "pretrained_model_name_or_path": str(tiny_base), "output_dir": str(output)} | more
+
+
+def train(settings: dict) -> Path:
+    """Trains an adapter in this process."""
+    train_adapter.main(AdapterSettings(**settings))
+    return Path(settings["output_dir"])
+
+
+def learned(folder: Path) -> dict[str, bytes]:
+    """What an adapter's training leaves besides pictures and its circumstances, byte for byte."""
+    files = {name: (folder / name).read_bytes() for name in (LORA_FILE, TOKENS_FILE)}
+    curve = str(read_json(folder / FACTS_FILE)["loss_curve"])
+    return files | {"log": (folder / "state" / "log.jsonl").read_bytes(), "curve": curve.encode()}
+
+
+def weights(folder: Path) -> dict:
+    """LoRA weights and learned tokens by name."""
+    return load_file(folder / LORA_FILE) | load_file(folder / TOKENS_FILE)
+
+
+def last_step(folder: Path) -> int:
+    """The step of the log's last line; 0 before there is one."""
+    return max([record["step"] for record in TrainingLog(folder / "state" / "log.jsonl").records()], default=0)
+
+
+def step_of(name: str) -> int:
+    return int(re.search(r"\d+", name)[0])
+
+
+def unfinished(folder: Path, facts_file: str = FACTS_FILE) -> Path:
+    """Makes a finished training one that was killed between its last checkpoint and its end."""
+    (folder / facts_file).unlink()
+    return folder
+
+
+def run(args: list[str], logs: Path, script: str) -> Ended:
+    """Runs a script without a launcher to its end."""
+    logs.mkdir(exist_ok=True)
+    process = forks.Process(target=_in_own_group, args=(script, args, logs))
+    process.start()
+    process.join()
+    return Ended(process.exitcode, *((logs / name).read_text() for name in ("stdout", "stderr")))
+
+
+def kill(args: list[str], logs: Path, script: str, when: Callable[[], bool]) -> bool:
+    """Runs a script in a process group of its own, and kills the group with SIGKILL as soon as `when()`; whether that came in time."""
+    logs.mkdir(exist_ok=True)
+    process = forks.Process(target=_in_own_group, args=(script, args, logs))
+    process.start()
+    try:
+        while process.is_alive() and not when():
+            time.sleep(0.002)
+    finally:
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    assert process.exitcode in (0, -signal.SIGKILL), (logs / "stderr").read_text()
+    return process.exitcode != 0
+
+
+def _in_own_group(script: str, args: list[str], logs: Path) -> None:
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of data loaders' workers, as in a script of its own
+    _script(script, args, logs)

@@ -1,0 +1,285 @@
+"""The classifier's training: stopped at any moment, spread over processes or loaded by workers, it sees and learns the same."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from generations import ROOT, arguments, flip, one_line, snapshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from launching import launch
+from torch.utils.data import DataLoader
+from trainings import CLASSIFIER, kill, last_step, run, unfinished
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from sgdmix_hub import augment, train_classifier
+from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.classifier import CLASSIFIER_FACTS, build_for_training
+from sgdmix_hub.models.preprocessing import Preprocessing
+from sgdmix_hub.settings.data import DataSettings
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.training import ClassifierSettings, TrainingSettings
+from sgdmix_hub.training.classifier.dataset import TrainingImages
+from sgdmix_hub.training.log import TrainingLog
+
+STEPS = 18  # three epochs of six
+# Everything that is drawn at random, of an image, a batch or an epoch.
+EVERYTHING = {"augmentation": "randaugment", "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "synthetic_probability": 0.5, "synthetic_gamma": 0.8}
+EVERYTHING |= {"sampling": "balanced", "loss": "balanced-softmax", "validation_split": "validation", "eval_steps": 5}
+
+
+@pytest.fixture(scope="module")
+def settings_at(birds, classifier):
+    """Settings at an output folder. Checkpoints lie between two lines of the log, and within epochs and at their ends."""
+
+    def made(output, **more):
+        settings = {"dataset_name": str(birds), "model": str(classifier), "output_dir": str(output), "eval_split": "test", "image_size": 32}
+        settings |= {"num_train_epochs": 3.0, "per_device_train_batch_size": 4, "checkpointing_steps": 4, "logging_steps": 3}
+        return settings | more
+
+    return made
+
+
+def train(settings):
+    """Trains in this process."""
+    train_classifier.main(ClassifierSettings(**settings))
+    return Path(settings["output_dir"])
+
+
+@pytest.fixture(scope="module")
+def finished(settings_at, tmp_path_factory):
+    """The folder of a training that nothing disturbed."""
+    return train(settings_at(tmp_path_factory.mktemp("finished") / "classifier"))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return {}
+
+
+@pytest.fixture(scope="module")
+def mixtures(mixing, tmp_path_factory):
+    """The repository of an augmented dataset of the birds, one row a source."""
+    output = tmp_path_factory.mktemp("mixtures") / "run"
+    augment.main(AugmentSettings(**(mixing | {"dataset_name": str(mixing["dataset_name"]), "output_dir": str(output)})))
+    return output / "repo"
+
+
+@pytest.fixture(scope="module")
+def everything(mixtures):
+    return EVERYTHING | {"synthetic": str(mixtures)}
+
+
+@pytest.fixture(scope="module")
+def finished_with_everything(settings_at, everything, tmp_path_factory):
+    return train(settings_at(tmp_path_factory.mktemp("everything") / "classifier", **everything))
+
+
+def facts_of(folder):
+    return json.loads((folder / CLASSIFIER_FACTS).read_text())
+
+
+def learned(folder):
+    """What is not about circumstances: weights to the last bit, log, curve, metrics."""
+    facts = facts_of(folder)
+    log = (folder / "state" / "log.jsonl").read_text()
+    told = {name: facts.get(name) for name in ("loss_curve", "metrics", "validation")}
+    return told | {"weights": (folder / "model.safetensors").read_bytes(), "log": log}
+
+
+def losses(folder):
+    return [record["loss"] for record in TrainingLog(folder / "state" / "log.jsonl").records() if "loss" in record]
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in (folder / "state" / "checkpoints").glob("checkpoint-*"))
+
+
+# ---- stopped and going on ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("reference", "more", "workers"), [("finished", "plain", 0), ("finished_with_everything", "everything", 2)])
+def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(reference, more, workers, settings_at, request, tmp_path):
+    """The references have no workers: who decodes an image must not matter to how it is cropped, nor to how a batch is mixed."""
+    reference, more = (request.getfixturevalue(name) for name in (reference, more))
+    folder = tmp_path / "classifier"
+    moments = [
+        lambda: last_step(folder) >= 3,
+        lambda: (folder / "state" / "checkpoints" / "checkpoint-8").exists(),
+        lambda: last_step(folder) >= 15,
+        lambda: last_step(folder) >= STEPS,
+    ]
+    args = arguments(settings_at(folder, dataloader_num_workers=workers, **more))
+    killed = [kill(args, tmp_path / "logs", CLASSIFIER, moment) for moment in moments]
+    assert sum(killed) >= 3
+    ended = run(args, tmp_path / "logs", CLASSIFIER)
+    assert ended.returncode == 0, ended.stderr
+    assert learned(folder) == learned(reference)
+
+
+def test_a_training_on_mixed_and_added_images_goes_on_from_any_checkpoint(settings_at, everything, tmp_path):
+    """48 images an epoch: 24 real ones and as many synthetic ones."""
+    more = everything | {"synthetic_mode": "add", "num_train_epochs": 1.0, "checkpoints_total_limit": 9}
+    folder = train(settings_at(tmp_path / "classifier", **more))
+    before = learned(folder)
+    assert checkpoints(folder) == ["checkpoint-12", "checkpoint-4", "checkpoint-8"]
+    for gone in (["checkpoint-12"], ["checkpoint-12", "checkpoint-8"]):
+        unfinished(folder, CLASSIFIER_FACTS)
+        for name in gone:
+            shutil.rmtree(folder / "state" / "checkpoints" / name)
+        assert learned(train(settings_at(folder, **more))) == before
+
+
+def test_a_line_of_the_log_ends_every_three_steps_and_at_checkpoints(finished):
+    """A training that goes on from a checkpoint has the same lines, because none spans it."""
+    steps = [record["step"] for record in TrainingLog(finished / "state" / "log.jsonl").records()]
+    assert steps == [3, 4, 6, 8, 9, 12, 15, 16, 18]
+    assert [step for step, _ in facts_of(finished)["loss_curve"]] == steps
+    assert checkpoints(finished) == ["checkpoint-16", "checkpoint-18"]
+
+
+def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(finished, settings_at, tmp_path):
+    folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
+    given = folder / "state" / "checkpoints" / "checkpoint-16"
+    half = shutil.copytree(given, given.with_name("checkpoint-20"))
+    (half / "trainer_state.json").unlink()
+    cut_off = shutil.copytree(given, given.with_name("checkpoint-24"))
+    (cut_off / "trainer_state.json").write_bytes((given / "trainer_state.json").read_bytes()[:100])
+    for broken in (half, cut_off):
+        refused = run(arguments(settings_at(folder, resume_from_checkpoint=broken)), tmp_path / "logs", CLASSIFIER)
+        one_line(refused, "no checkpoint", broken.name)
+    assert learned(train(settings_at(folder, resume_from_checkpoint=str(given)))) == learned(finished)
+    unfinished(folder, CLASSIFIER_FACTS)
+    shutil.rmtree(folder / "state" / "checkpoints" / "checkpoint-18", ignore_errors=True)
+    assert learned(train(settings_at(folder))) == learned(finished)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "sealed.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(name, finished, settings_at, tmp_path, capsys):
+    folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
+    path = folder / "state" / "checkpoints" / "checkpoint-18" / name
+    flip(path, 0)
+    assert learned(train(settings_at(folder))) == learned(finished)
+    assert f"{path} is torn or was changed since it was written: going on without this checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("other", [{"learning_rate": 0.02}, {"seed": 1}, {"image_size": 48}], ids=lambda other: next(iter(other)))
+def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothing(other, finished, settings_at, tmp_path):
+    folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
+    before = snapshot(folder)
+    refused = run(arguments(settings_at(folder, **other)), tmp_path / "logs", CLASSIFIER)
+    one_line(refused, *other, "--resume_from_checkpoint none")
+    after = snapshot(folder)
+    assert after.pop("state/error.json") and after.pop("state/lock") and before.pop("state/lock")
+    assert after == before
+
+
+def test_a_finished_training_on_a_read_only_place_is_complete(finished, settings_at, read_only, capsys):
+    folder, close = read_only
+    shutil.copytree(finished, folder / "classifier")
+    close()
+    train(settings_at(folder / "classifier"))
+    assert "is complete, nothing to train" in capsys.readouterr().out
+
+
+def test_none_starts_over(finished, settings_at, tmp_path):
+    folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
+    over = train(settings_at(folder, seed=1, num_train_epochs=1.0, resume_from_checkpoint="none"))
+    fresh = train(settings_at(tmp_path / "fresh", seed=1, num_train_epochs=1.0))
+    assert learned(over) == learned(fresh)
+    assert checkpoints(over) == ["checkpoint-4", "checkpoint-6"]
+
+
+# ---- what an epoch shows ----
+
+
+@pytest.fixture(scope="module", params=["crops", "randaugment"])
+def images(request, birds):
+    """The training images of the birds, augmented at random."""
+    split = load_split(DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset"))
+    transform = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "rgb").training(request.param)
+    return TrainingImages(split, split.decodable(), transform, None, 0.0, seed=3)
+
+
+@given(epoch=st.integers(0, 1000), position=st.integers(0, 23), others=st.lists(st.integers(0, 23), max_size=4))
+@settings(max_examples=50)
+def test_a_crop_is_a_function_of_epoch_and_position(images, epoch, position, others):
+    """Whatever was loaded before, and without touching the random numbers of the process that loads."""
+    images.epoch = epoch
+    first = images[position]["pixel_values"]
+    for other in others:
+        images[other]
+    torch.manual_seed(len(others))
+    before = torch.get_rng_state()
+    assert torch.equal(images[position]["pixel_values"], first)
+    assert torch.equal(torch.get_rng_state(), before)
+    images.epoch = epoch + 1
+    assert not torch.equal(images[position]["pixel_values"], first)
+
+
+def test_workers_crop_as_the_process_itself_does(images):
+    def loaded(epoch, workers):
+        images.epoch = epoch
+        return torch.cat([batch["pixel_values"] for batch in DataLoader(images, batch_size=5, num_workers=workers)])
+
+    for epoch in range(2):
+        assert torch.equal(loaded(epoch, 0), loaded(epoch, 2))
+    assert not torch.equal(loaded(0, 0), loaded(1, 0))
+
+
+@pytest.fixture(scope="module")
+def transformer(class_names, tmp_path_factory):
+    """A tiny ViT: without batch normalisation, a step does not depend on how its samples are spread over processes."""
+    folder = tmp_path_factory.mktemp("models") / "vit"
+    torch.manual_seed(0)
+    names = dict(enumerate(class_names))
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(**small, image_size=32, patch_size=8, id2label=names, label2id={name: label for label, name in names.items()})
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def test_an_input_size_that_the_classifier_does_not_take_is_refused(transformer):
+    pin = resolve(str(transformer))
+    build_for_training(pin, ["a", "b"], 32, None, from_scratch=False)
+    with pytest.raises(UserError, match="48 x 48, give another --image_size"):
+        build_for_training(pin, ["a", "b"], 48, None, from_scratch=False)
+
+
+def test_the_page_on_training_names_every_setting_of_a_classifier():
+    page = (ROOT / "docs" / "training.md").read_text()
+    own = {field.name for field in dataclasses.fields(ClassifierSettings)} - {field.name for field in dataclasses.fields(TrainingSettings)}
+    left_out = {"from_scratch", "synthetic_config_name"}
+    assert {name for name in own if not re.search(rf"`(--)?{name}\b|--{name}\b", page)} == left_out
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_same_images_as_one(transformer, settings_at, tmp_path):
+    """In every epoch: each has new crops."""
+    settings = {"model": str(transformer), "num_train_epochs": 2.0, "logging_steps": 1, "learning_rate": 1e-3}
+    settings |= {"validation_split": "validation", "sampling": "balanced"}
+    one = train(settings_at(tmp_path / "one", **settings))
+    done = launch([CLASSIFIER, *arguments(settings_at(tmp_path / "two", **settings, per_device_train_batch_size=2))], 2)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(one)) == 12
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(one), rtol=1e-5)
+    assert all(facts_of(tmp_path / "two")[name] == facts_of(one)[name] for name in ("metrics", "validation"))
+
+
+def test_tensorboard_is_told_the_losses_and_nothing_of_it_lies_beside_the_model(settings_at, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train(settings_at(tmp_path / "classifier", num_train_epochs=1.0, report_to="tensorboard"))
+    (events,) = folder.rglob("events.out.tfevents.*")
+    assert events.relative_to(folder).parts[0] == "state"
+    told = EventAccumulator(str(events.parent)).Reload().Scalars("train/loss")
+    np.testing.assert_allclose([event.value for event in told], losses(folder), rtol=1e-6)
