@@ -28,7 +28,7 @@ trap : TERM # a preemption may signal this script too: it has the last word
 # shellcheck disable=SC2016 # expanded on the node
 task='
 trap stopped=75 TERM
-accelerate launch --config_file configs/accelerate/nodes.yaml --num_machines "$SLURM_NNODES" --machine_rank "$SLURM_NODEID" \
+accelerate launch --config_file sgdmix_hub/accelerate_configs/nodes.yaml --num_machines "$SLURM_NNODES" --machine_rank "$SLURM_NODEID" \
     --num_processes "$((SLURM_NNODES * SLURM_GPUS_ON_NODE))" "$@" || exit "${stopped:-100}"
 '
 main_process_ip=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

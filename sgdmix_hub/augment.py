@@ -42,7 +42,6 @@ from sgdmix_hub.settings.method import apply_preset
 from .files import read_json
 
 DRY_RUN = "dry_run.parquet"  # a plan for a dry run, which removes it
-
 PutPlan = Callable[[Callable[[Path], None]], None]
 
 

@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 OPENCV_NO_MEMORY = -4  # the code of cv2.error when an allocation fails
-
 LONGEST_LINE = 300  # characters of a line that is printed or stored
-
 LONGEST_VALUE = 80  # characters of a value that such a line quotes
-
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 

@@ -15,7 +15,6 @@ from typing import NoReturn
 from .errors import UserError, first_line, one_line, shown
 
 Form = Callable[[object], "str | None"]
-
 LARGEST_COUNT = 2**63 - 1  # what the columns of a dataset can hold
 LONGEST_NAME = 1000  # characters of a text that names something
 LONGEST_FILE_NAME = 250  # what file systems take

@@ -44,7 +44,6 @@ from .errors import UserError
 from .files import fill_folder, read_json, write_json
 
 LOSS_PICTURE = "assets/loss.png"
-
 MEASUREMENT = frozenset({"eval_split", "group_column", "many_shot", "few_shot"})  # settings of what is done after the weights are final
 
 

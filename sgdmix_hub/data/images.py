@@ -19,15 +19,10 @@ SQUARES = {"stretch": Image.Image.resize, "center-crop": ImageOps.fit}
 
 # Only formats whose decoders Pillow brings itself: EPS would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
-
 MAX_IMAGE_PIXELS = 178_956_970  # what Pillow refuses by default
-
 ANYWHERE = os.path.abspath(os.sep)  # for `files_in`: of rows that the user has in hand
-
 OUTSIDE = "the cell names a file outside the dataset"
-
 MISSING = "the image file is missing"
-
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 

@@ -23,9 +23,7 @@ from sgdmix_hub.hub.pins import Pin
 from .images import LFS_POINTER
 
 WRAPPER = "An error occurred while generating the dataset"
-
 DROPPED_LABELS = "class folders give labels where there are at least two, all images lie equally deep, and no metadata file says more"
-
 SPLIT_NAMES = "datasets takes names that contain train, test or val for splits: put all class folders into a folder train/"
 
 # What datasets and Arrow say -> what to do about it.

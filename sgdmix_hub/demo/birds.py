@@ -25,7 +25,6 @@ CRESTS = ("none", "spiky", "swept", "round")
 WING_PATTERNS = ("plain", "barred", "spotted", "tipped")
 TAIL_SHAPES = ("short", "long", "forked", "fanned")
 BEAK_SHAPES = ("short", "long", "hooked")
-
 SUPERSAMPLING = 4
 SUBPIXEL_BITS = 4
 # A bird may be cut by the border by at most this share of its extent, so that most of it stays visible.

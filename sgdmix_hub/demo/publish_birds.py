@@ -30,7 +30,6 @@ from .loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub
 
 SOURCE, DATASET = "birds/demo-birds", "birds/demo-birds-sgdmix"
 FIRST, SECOND = "v1.0.0", "v1.1.0"
-
 LOAD = """
 import sys
 from datasets import load_dataset

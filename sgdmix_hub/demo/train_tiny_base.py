@@ -26,7 +26,6 @@ from .tiny_vae import cache_latents, held_out_psnr, load_vae, train_decoder, tra
 # Each stage with those whose checkpoints it needs.
 STAGES = {"vae": (), "unet": ("vae",), "decoder": ("vae",), "export": ("vae", "unet")}
 TINY_BASE = Path(__file__).parent / "tiny_base"
-
 CARD = """\
 ---
 license: apache-2.0

@@ -28,19 +28,12 @@ from sgdmix_hub.settings.method import CAM_METHODS, PRESETS, apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings
 
 MEASURED = 200
-
 KEPT_SIDE = 448  # the shorter side that larger images are brought down to, where the resolution is not more
-
 MODEL_FREE = ("minimum-barrier", "spectral-residual")
-
 FALL_BACK = "spectral-residual"  # for a preset whose maps need a classifier, where there is none
-
 REFINEMENTS = ("none", "grabcut")
-
 RULES = ("l2", "dissimilar", "novel-background", "random")
-
 MIXINGS = ("union", "source", "inpaint")
-
 SHARED = {field.name for field in dataclasses.fields(PreviewSettings)} & {field.name for field in dataclasses.fields(AugmentSettings)}
 
 

@@ -16,15 +16,10 @@ from sgdmix_hub.settings.method import PRESETS
 from .choices import Comparison, MixtureFigures
 
 PANEL = 128
-
 FONT_SIZE = 13
-
 HEADING_SIZE = 16
-
 MASK_MEASURES = {"iou": mask_iou, "precision": mask_precision, "recall": mask_recall, "boundary_f": boundary_f}
-
 SPREAD = ("same_class_share", "effective_targets")
-
 MIXING_TITLES = {
     "union": "union\nof both masks",
     "source": "source\nmask alone",

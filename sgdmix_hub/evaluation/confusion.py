@@ -13,7 +13,6 @@ from sgdmix_hub.figures.plots import LONGEST_NAME
 from sgdmix_hub.models.adapters import JUDGED_ARMS
 
 CONFUSION_PICTURE = "assets/confusion.png"
-
 MOST_NAMED = 30  # classes whose names fit beside a matrix
 
 

@@ -21,7 +21,6 @@ from sgdmix_hub.method.saliency.trust import MARGIN
 from sgdmix_hub.models.classifier import BATCH, Judge
 
 THUMBNAIL = 16
-
 Picture = tuple[np.ndarray, np.ndarray | None]
 
 

@@ -20,15 +20,10 @@ from sgdmix_hub.publishing.read import PublishedRows
 from .scores import Scores
 
 MOST_CLASSES = 40  # those whose label is kept least
-
 MOST_POINTS = 3000  # above that a scatter is a blot
-
 SHEET_ROWS = 6
-
 PANEL = 144
-
 FONT_SIZE = 12
-
 KEPT, LOST, REAL = "#35618f", "#c0504d", "#222222"
 
 

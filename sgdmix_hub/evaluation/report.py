@@ -15,11 +15,8 @@ from .embeddings import Views
 from .scores import Origins, Scores
 
 LISTED_PAIRS = 100
-
 COMPARED = 2000  # real images whose distances from each other the drift is compared with
-
 MEANS = ("foreground_drift", "background_novelty", "background_novelty_in_class")
-
 COLUMNS = ("images", "label_fidelity", "mean_label_probability", *MEANS, "near_duplicates", "kernel_distance", "standard_error")
 
 

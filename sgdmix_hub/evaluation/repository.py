@@ -25,7 +25,6 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from .scores import Scores, scored_features
 
 FILE = "evaluation.json"
-
 KEPT_TOO = ("label_fidelity", "foreground_drift", "background_novelty")
 
 

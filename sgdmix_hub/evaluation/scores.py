@@ -14,7 +14,6 @@ from sgdmix_hub.publishing.layout import shard_features
 from .embeddings import Views
 
 ROWS_AT_ONCE = 1024
-
 Scores = dict[str, np.ndarray]
 
 

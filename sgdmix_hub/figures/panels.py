@@ -15,27 +15,16 @@ from sgdmix_hub.pipeline import MaskedImage
 from .lettering import fitted, font_for
 
 TITLES = ("source", "saliency", "mask", "target", "target's mask", "mixed", "refined")
-
 PANEL = 160
-
 GAP = 6
-
 TITLE_HEIGHT = 26
-
 CAPTION_HEIGHT = 22
-
 FONT_SIZE = 15
-
 GROUP_GAP = 22
-
 GROUP_HEIGHT = 28
-
 GROUP_COLOUR = "#e4e9f2"
-
 BLANK_COLOUR = "#f2f2f2"
-
 CAPTION_COLOUR = "#333333"
-
 OUTLINE_COLOUR = (255, 64, 220)
 
 

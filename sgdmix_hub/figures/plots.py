@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from sgdmix_hub.publishing.statistics import RowStatistics
 
 LONGEST_NAME = 28
-
 CURVE_POINTS = 100
 
 

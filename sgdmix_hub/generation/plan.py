@@ -31,7 +31,6 @@ PLAN_SCHEMA = pa.schema(
         ("skip", pa.string()),
     ]
 )
-
 PLAN_GROUP = 2**14  # rows that are turned into columns at once
 
 

@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 from .shards import Shards
 
 BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30.0  # a line in a log is there for ever
-
 SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records: a shared file system is slow at it
 
 

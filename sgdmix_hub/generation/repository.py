@@ -31,7 +31,6 @@ from .saliency_maps import SaliencyMaps
 from .shards import Shards
 
 BUILDING = "repo.building"
-
 FINISHED = "repo.json"  # in state/: the manifest's sha256
 
 

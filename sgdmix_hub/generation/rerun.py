@@ -25,7 +25,6 @@ from sgdmix_hub.settings.parsing import parse_settings
 from .plan import PLAN_SCHEMA
 
 ROWS_AT_ONCE = 2**14
-
 LONGEST_REASON = 500  # characters
 
 

@@ -33,7 +33,6 @@ from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
 
 BLOCK_ROWS = 128
-
 Block = tuple[np.ndarray, dict[str, str]]
 
 

@@ -38,9 +38,7 @@ MASK_SETTINGS = (
     "fill_holes",
     "mask_dilation",
 )
-
 FALL_BACK = "minimum-barrier"
-
 LARGEST_SCALE = 1.5  # of the size a classifier was trained at; at twice that size a small network lost half of its accuracy
 
 

@@ -16,15 +16,10 @@ from huggingface_hub.utils import _http, are_progress_bars_disabled, disable_pro
 from sgdmix_hub.errors import UserError, first_line, one_line, shown
 
 TIMEOUT_SECONDS = 120.0
-
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before a call is made again
-
 LONGEST_WAIT = 300.0  # that the Hub may ask for
-
 LONGEST_REASON = 1000  # characters of what is said of a failure: some of it the Hub's own words
-
 AGAIN = "run the same command again, it goes on where it stopped"
-
 ADVICE = {
     401: "the Hub does not know the token: log in again with `hf auth login`, or set HF_TOKEN to a valid token",
     403: "the token may not write to {repo_id}: use one with write permission there (https://huggingface.co/settings/tokens)",
@@ -32,7 +27,6 @@ ADVICE = {
     412: "somebody else pushed to {repo_id} at the same moment and nothing was overwritten: see what they pushed, then run the same "
     "command again",
 }
-
 Value = TypeVar("Value")
 
 

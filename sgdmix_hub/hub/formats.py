@@ -32,9 +32,7 @@ SUBSET = record(
         "rows_sha256": SHA256,
     },
 )
-
 VERSIONS = mapping(NAME, NAME)
-
 MANIFEST = record(
     {
         "fingerprint": SHA256,
@@ -63,13 +61,10 @@ MANIFEST = record(
         "evaluation": record({"synthetic": NAME, "pins": mapping(PIN, NAME)}),
     },
 )
-
 ARM = record({"accuracy": SHARE, "interval": listing(SHARE, 2), "images": COUNT, "by_class": listing(listing(COUNT, 3))})
-
 FIDELITY = record(
     {"judge": PIN, "strength": SHARE, "arms": record({"noise, adapter": ARM, "mixed, adapter": ARM})}, {"judge_accuracy": optional(SHARE)}
 )
-
 ADAPTER = record(
     {
         "class_names": listing(TEXT),
@@ -83,7 +78,6 @@ ADAPTER = record(
     },
     {"tokens": listing(NAME), "base_license": optional(NAME), "fidelity": FIDELITY},
 )
-
 CLASSIFIER = record(
     {},
     {

@@ -19,9 +19,7 @@ from sgdmix_hub.forms import HUB_PIN, LOCAL_PIN
 from .client import cause_of, fetch, is_busy, patiently
 
 LOCAL = "sha256-"
-
 SECONDS_TO_WAIT = 60.0  # for the Hub to say where a branch or tag stands: its client waits for ever
-
 MODEL_FILES = ["*.json", "*.safetensors"]  # not the copies for other frameworks
 
 

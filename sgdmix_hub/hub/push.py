@@ -18,11 +18,8 @@ from .client import AGAIN, TIMEOUT_SECONDS, attempts, hub_client, is_passing, pa
 from .pins import Pin
 
 STATE_FOLDER = "state"  # checkpoints, optimizer states, logs: never published
-
 MAIN = "main"
-
 UPLOADED_AT_ONCE = 16  # files: the bar moves after each such group
-
 Digests = dict[str, set[str]]
 
 

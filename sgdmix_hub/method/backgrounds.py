@@ -10,11 +10,8 @@ from sgdmix_hub.errors import one_row
 from .masks import widen
 
 SIZE = 64
-
 MARGIN = 0.05  # share of the image size by which the foreground is widened, so that none of it is described
-
 BANDS = 2  # upper and lower half: sky is not ground
-
 FEATURES_PER_BAND = 8
 
 

@@ -21,18 +21,13 @@ THRESHOLDS = {
     "triangle": filters.threshold_triangle,
     "yen": filters.threshold_yen,
 }
-
 CUT = 0.5  # share of the foreground above which a pixel of a mask that the dataset brings is foreground
 
 # GrabCut's seeds, chosen by mask IoU on the demo domain (benchmarks/method.py measures it).
 GRABCUT_SIZE = 128  # smaller images leave too few pixels for the colour models, larger ones only cost time
-
 GRABCUT_ITERATIONS = 2
-
 SURE_FOREGROUND = 0.9  # quantile of the map inside the coarse mask above which a pixel is certain
-
 PROBABLE_RADIUS = 0.1  # a class activation covers the telling part, the object reaches further
-
 SURE_BACKGROUND_RADIUS = 0.3
 
 

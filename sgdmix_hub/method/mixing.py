@@ -8,9 +8,7 @@ import numpy as np
 from .masks import widen
 
 INPAINT_MARGIN = 0.05  # share of the image size by which the target's foreground is widened before it is inpainted
-
 INPAINT_RADIUS = 3  # pixels that a filled pixel looks around itself
-
 KEPT = {
     "union": lambda source_mask, target_mask: source_mask | target_mask,
     "source": lambda source_mask, target_mask: source_mask,

@@ -15,11 +15,8 @@ from sgdmix_hub.seeds import RandomStream, generator
 from sgdmix_hub.settings.generation import AugmentSettings
 
 NO_TARGET = -1
-
 ROWS_AT_ONCE = 256  # maps converted at once: 4 MB of float32
-
 SOURCES_AT_ONCE = 64  # from here on a matrix product gets no faster
-
 DRAWN_AT_ONCE = 2**21
 
 # A float32 dot product of k terms is off by at most g * sum|a b| <= g * (|a|^2 + |b|^2) / 2, g = k u / (1 - k u), u = 2^-24, in any order

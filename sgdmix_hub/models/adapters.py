@@ -29,13 +29,9 @@ JUDGED_ARMS = {
     "mixed, base": "base, from mixed images",
     "mixed, adapter": "adapter, from mixed images",
 }
-
 LORA_FILE = "pytorch_lora_weights.safetensors"
-
 TOKENS_FILE = "learned_embeds.safetensors"
-
 FACTS_FILE = "adapter.json"
-
 FORMAT = 1
 
 

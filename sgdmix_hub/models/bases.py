@@ -23,15 +23,10 @@ SCHEDULERS = {
     "euler": (EulerDiscreteScheduler, {}),
     "unipc": (UniPCMultistepScheduler, {}),
 }
-
 NO_SAFETY_CHECKER = {"safety_checker": None, "requires_safety_checker": False}
-
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
-
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-
 ADVICE = "bases of Stable Diffusion 1 and 2 are supported"
-
 SMALL_FILES = ["model_index.json", "unet/config.json", "vae/config.json"]
 
 

@@ -18,9 +18,7 @@ from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder
 from .preprocessing import Preprocessing, apply, measured_preprocessing, recorded_preprocessing, stock_processor, timm_configuration
 
 CLASSIFIER_FACTS = "classifier.json"
-
 BATCH = 32
-
 NO_CODE = {"trust_remote_code": False}  # or transformers would ask on the terminal
 
 

@@ -20,13 +20,9 @@ from sgdmix_hub.data.images import resize_mask, square
 from sgdmix_hub.errors import UserError, first_line, one_line, shown
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's names
-
 LARGEST_SIDE = 8192
-
 PROBE_SIDES = (1000, 750)  # two, since a processor that resizes brings both to one scale
-
 EDGES = (0.4, 0.6)  # where black turns to white in a probe, as shares of its width: within every crop
-
 EVEN = 1e-3  # two inputs that differ by less are the same, in units of white minus black
 
 

@@ -34,15 +34,10 @@ SIZES = (
 
 # What a run writes where it cannot know yet under which name and as which version it will be published.
 UNPUBLISHED_NAME = "path/or/name/of/this/repository"
-
 UNPUBLISHED_VERSION = "version-of-this-dataset"
-
 MARK = "<!-- sgdmix"
-
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-
 HISTORY = "history"  # of a configuration: the versions in which it was made anew
-
 NO_SETTING = {"versions", "pins", "fingerprint", "trust_test", "rows", "license", HISTORY}
 
 

@@ -11,7 +11,6 @@ from huggingface_hub import CardData
 from .card_merge import plain
 
 LONGEST_NAME = 200  # characters of a class's name in a card's tables; the YAML has all of it
-
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where PyYAML was built with it
 
 

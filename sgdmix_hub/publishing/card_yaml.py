@@ -8,11 +8,8 @@ from sgdmix_hub.errors import first_line
 from sgdmix_hub.forms import COUNT, TEXT, Form, listing, mapping, optional, record
 
 DEEPEST = 40  # levels of lists and mappings: libyaml's composer ends the process where there are tens of thousands
-
 LONGEST = 2**24  # characters; those of 10,000 classes are 600,000
-
 MOST_VALUES = 2_000_000  # with every alias written out; 10,000 classes are 20,000
-
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -32,9 +29,7 @@ def one_or_more(form: Form) -> Form:
 
 
 SPLIT = record({}, {"num_examples": optional(COUNT)})
-
 PAIR = listing(lambda value: None, 2)
-
 VERSION = record({"version": TEXT, "rows": COUNT, "changed": mapping(PAIR, TEXT)})
 
 # What is read of a repository's card; everything else in it is kept as it stands.

@@ -24,7 +24,6 @@ from .card_text import card_text, plain_name
 from .layout import assets_folder, data_folder
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md"
-
 LABELS = {
     "threshold_method": "threshold",
     "mask_refinement": "mask refinement",
@@ -40,9 +39,7 @@ LABELS = {
     "feather": "feather",
     "prompt_class": "class that prompt and label name",
 }
-
 LARGEST_TABLE = 250
-
 MOST_REASONS = 10  # why rows were skipped; the manifest names every one
 
 

@@ -20,12 +20,10 @@ from .card_text import LONGEST_NAME, card_text, plain_name
 from .dataset_card import LARGEST_TABLE
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-
 MOST_CONFUSED = 5
 
 # The paper leaves these open; the defaults are a peer's.
 PEER = "Diff-Mix (CVPR 2024)"
-
 BORROWED = {
     AdapterSettings: (
         "rank",

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 FINE_BINS = 1000  # of [0, 1]: fine enough to be put together to any histogram worth drawing
-
 MOST_BARS = 40
 
 

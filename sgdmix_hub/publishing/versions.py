@@ -27,7 +27,6 @@ from .card_merge import merge_cards, same_on_card
 from .layout import EVALUATION, check_share_skipped, data_folder
 
 CARD = "README.md"
-
 DATASET = "dataset"
 
 

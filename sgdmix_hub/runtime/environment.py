@@ -25,7 +25,6 @@ LIBRARIES = (
     "numpy",
     "opencv-python-headless",
 )
-
 LIBRARIES = (
     "torch",
     "diffusers",

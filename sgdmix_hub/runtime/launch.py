@@ -34,13 +34,9 @@ from .signals import heed_signals, stopped_by
 from .stopping import GOES_ON, POLL_SECONDS, REPORT, RESERVE, FolderInUse, another_failed, stopped
 
 EXIT_USER_ERROR = 2
-
 EXIT_SKIPPED = 3
-
 EXIT_PREEMPTED = 75
-
 PATIENCE_SECONDS = 5.0
-
 SETTLE_SECONDS = 1.0  # from a broken connection to the launcher's SIGTERM
 
 
@@ -50,7 +46,6 @@ class DiedWithoutAWord(Exception):
 
 
 EXIT_CODES = {UserError: EXIT_USER_ERROR, TooManySkipped: EXIT_SKIPPED, Preempted: EXIT_PREEMPTED}
-
 _ending = threading.Lock()
 
 

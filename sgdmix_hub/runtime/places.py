@@ -8,9 +8,7 @@ import os
 from sgdmix_hub.errors import UserError, first_line, shown
 
 ELSEWHERE = "or choose another place"
-
 FAILING = "the disk or its network fails: see to that, then the same command goes on, with what was finished kept"
-
 ADVICE = {
     errno.EACCES: f"give this user access, {ELSEWHERE}",
     errno.EPERM: f"give this user access, {ELSEWHERE}",

@@ -17,7 +17,6 @@ from sgdmix_hub.errors import UserError
 from .liveness import launched_rank
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(days=1)  # rank 0 may check terabytes while the others wait; a dead rank ends the launch anyway
-
 Value = TypeVar("Value")
 
 

@@ -22,7 +22,6 @@ FULL_DISK = {
     errno.EDQUOT: "free some {where}, or ask for more",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f) or choose another file system for {folder}",
 }
-
 FULL_BYTES = 2**20  # less than this is no room
 
 # What safetensors, numpy and torch.save say of a write that failed: they keep no error number, or put it in words.

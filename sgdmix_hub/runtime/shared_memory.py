@@ -8,7 +8,6 @@ import os
 from sgdmix_hub.errors import UserError
 
 FOLDER = "/dev/shm"
-
 PREFETCHED = 2  # batches a worker of a data loader makes ahead: PyTorch's default
 
 

@@ -11,11 +11,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 STOP_SECONDS = 20.0  # from the signal to the end, whatever the process is at: launchers kill after 30
-
 SECOND_SECONDS = 2.0  # a terminal sends Ctrl-C to everybody, and launchers pass it on: only a later one is another one
-
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGHUP: "SIGHUP"}
-
 _asked_by: int | None = None
 
 

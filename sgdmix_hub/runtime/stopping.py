@@ -16,11 +16,8 @@ from .places import unwritable
 from .signals import stopped_by
 
 POLL_SECONDS = 0.2
-
 RESERVE = "error.reserve"  # room for the report of a full disk
-
 GOES_ON = "the same command goes on, with what was finished kept"
-
 CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 

@@ -21,9 +21,7 @@ from .generation import PINNED_INPUTS, PLACE_AND_SPEED, AugmentSettings
 from .shipped import shipped_recipe_file
 
 PUBLISHED_BESIDE = ("plan.parquet", "manifest.json")
-
 PUBLISHED = frozenset(field.name for field in fields(AugmentSettings)) - set(PLACE_AND_SPEED)
-
 LOCATION = re.compile(r"hf://(datasets/)?([^/@]+/[^/@]+)(?:@(refs/pr/\d+|[^/]+))?/(.+)")
 
 

@@ -14,15 +14,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from sgdmix_hub.errors import UserError, shown
 
 LONGEST_TEXT = 4096  # characters: a path is no longer
-
 LONGEST_NAME = 100  # of columns, splits, repositories: no library or file system refuses it
-
 LONGEST_PROMPT = 1000
-
 MOST_VALUES = 100  # in a list
-
 LARGEST_SEED = 2**32 - 1  # NumPy's own generator, which trainings seed too, takes no more
-
 UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line ends: none is part of a name or a prompt
 
 

@@ -30,15 +30,10 @@ from .hub import HubSettings
 from .method import CAM_METHODS, NAME_PROMPT, MethodSettings, apply_preset
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
-
 PUSH = ("push_to_hub", "hub_dataset_id", "tag", "hub_private_repo", "hub_branch", "allow_local_inputs")
-
 PLACE_AND_SPEED = ("output_dir", "saliency_dir", "num_workers", "dry_run", "verify", "max_skipped", "license", "card", "config", *PUSH)
-
 PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
-
 FOLDERS = ("data", "sgdmix", "assets")  # of every published repository: no names for a configuration
-
 LONGEST_CONFIG_NAME = 100  # bytes: it names folders
 
 

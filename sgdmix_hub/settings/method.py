@@ -23,9 +23,7 @@ CAM_METHODS = (
     "score-cam",
     "ablation-cam",
 )
-
 SaliencyMethod = Literal[CAM_METHODS + ("minimum-barrier", "spectral-residual", "mask-column")]
-
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
 
@@ -167,7 +165,6 @@ PRESETS = {
         "paste_foreground": True,
     },
 }
-
 NAME_PROMPT = "a photo of a {class_name}"  # of a base model without an adapter
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from sgdmix_hub.errors import UserError, shown
 
 PACKAGE = Path(__file__).parents[1]
-
 ACCELERATE_CONFIGS = PACKAGE / "accelerate_configs"
-
 RECIPES = PACKAGE / "recipes"
 
 

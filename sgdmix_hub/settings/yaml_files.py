@@ -14,9 +14,7 @@ import yaml
 from sgdmix_hub.errors import UserError, shown
 
 LARGEST_FILE = 100_000  # bytes: the largest published one has 3,000
-
 DEEPEST = 10  # what is nested in what, of a file that is to be flat
-
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 

@@ -11,7 +11,6 @@ API = r"/api/(?P<repo_type>model|dataset)s/(?P<repo_id>[^/]+/[^/]+)"
 GIT = r"/(?P<prefix>datasets/)?(?P<repo_id>[^/]+/[^/]+)"
 REVISION = "(?P<revision>[^/]+)"
 BRANCH = "(?P<branch>[^/]+)"
-
 ROUTES = (
     ("GET", "/api/whoami-v2", access.whoami),
     ("POST", "/api/repos/create", api.create_repository),

@@ -36,9 +36,7 @@ CAMS = {
     "score-cam": "ScoreCAM",
     "ablation-cam": "AblationCAM",
 }
-
 SMALLEST_GRID = 7
-
 BATCH = 16
 
 

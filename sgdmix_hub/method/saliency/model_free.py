@@ -11,11 +11,8 @@ from sgdmix_hub.errors import one_row
 from sgdmix_hub.settings.method import MethodSettings
 
 MAP_SIZE = 64
-
 BORDER = 0.1  # share of the image's side that is taken for background when nothing else is known
-
 BARRIER_PASSES = 4  # of FastMBD; three are enough for the paper, and they alternate in direction
-
 BARRIER_SIGMA = 2.0  # pixels of the 64 x 64 map: closes the gaps that texture leaves in an object
 
 

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from sgdmix_hub.models.classifier import Classifier
 
 TRUST_ROWS = 256
-
 BATCH = 16
-
 MARGIN = 0.03  # share of the image size by which the foreground is widened before it is taken away: an edge gives it away
 
 

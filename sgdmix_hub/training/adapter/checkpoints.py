@@ -22,7 +22,6 @@ from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.training.resume import different_facts
 
 RECORD, TRAINED = "training.json", "trained.safetensors"
-
 OF_ONE_RANK = "rng_state_"  # files that other ranks may still be writing when rank 0 records a checkpoint
 
 

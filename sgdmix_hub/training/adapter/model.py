@@ -14,7 +14,6 @@ from sgdmix_hub.models.prompts import add_tokens
 from sgdmix_hub.settings.training import AdapterSettings
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
