@@ -124,8 +124,14 @@ def read_json(path: Path) -> dict:
 
 
 def write_sealed(path: Path, values: dict[str, object]) -> None:
-    """JSON with a checksum of its own content, atomically."""
-    write_json(path, values | {SEAL: _seal(values)})
+    """JSON with a checksum of its own content, atomically. A checksum that `values` hold is replaced."""
+    write_json(path, sealed(values))
+
+
+def sealed(values: dict[str, object]) -> dict[str, object]:
+    """The values with their checksum."""
+    values = {name: value for name, value in values.items() if name != SEAL}
+    return values | {SEAL: _seal(values)}
 
 
 def read_sealed(path: Path) -> dict:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sgdmix_hub.figures.plots import draw_statistics
-from sgdmix_hub.files import sync, write_json
+from sgdmix_hub.files import sync, write_json, write_sealed
 from sgdmix_hub.generation.repository import card_facts
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, dataset_card
 from sgdmix_hub.publishing.layout import EVALUATION, assets_folder, data_folder, file_facts, manifest_path
@@ -74,7 +74,7 @@ def build_evaluated(
         EVALUATION: {name: facts[name] for name in ("synthetic", "pins", "keep", "dropped")}
         | {"dropped_by_class": {of["class"]: of["dropped"] for of in facts["by_class"]}},
     }
-    write_json(manifest_path(building, version.settings), manifest)
+    write_sealed(manifest_path(building, version.settings), manifest)
     prose, settings = manifest["stated"]["prose"], replace(version.settings, license=manifest["license"], card=None)
     if prose is not None:
         (output / "state" / "card.md").write_text(prose, encoding="utf-8")

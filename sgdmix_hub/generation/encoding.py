@@ -30,7 +30,7 @@ from sgdmix_hub.runtime.parent_death import signal_with_parent
 ENCODER_OPTIONS = {"png": {}, "jpeg": {"quality": 95}, "webp": {"quality": 95}}
 SIZE, ANSWER = struct.Struct("<II"), struct.Struct("<?Q")
 FOR_THE_PROGRAM = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM}  # a worker ends when its program does
-START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sgdmix_hub.encoding import work; work(*sys.argv[2:])"
+START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sgdmix_hub.generation.encoding import work; work(*sys.argv[2:])"
 
 
 def encode_image(pixels: np.ndarray, image_format: str) -> bytes:

@@ -12,8 +12,8 @@ from datasets import Features
 from sgdmix_hub.data.splits import subset_record
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.figures.plots import draw_statistics
-from sgdmix_hub.files import DamagedFile, file_sha256, read_json, read_sealed, sync, sync_entry, write_json, write_sealed
-from sgdmix_hub.hub.formats import read_classifier_facts
+from sgdmix_hub.files import DamagedFile, file_sha256, read_sealed, sync, sync_entry, write_sealed
+from sgdmix_hub.hub.formats import read_classifier_facts, read_manifest
 from sgdmix_hub.hub.licences import stated_license
 from sgdmix_hub.hub.pins import MODEL_FILES, local_folder
 from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
@@ -42,7 +42,7 @@ def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> 
     if not manifest_path(repo, settings).is_file():
         raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
     check_manifest(repo, manifest_path(repo, settings))
-    manifest = read_json(manifest_path(repo, settings))
+    manifest = read_manifest(manifest_path(repo, settings))
     if EVALUATION in manifest:
         raise UserError(f"{repo} is an evaluated copy of a generation: choose another --output_dir")
     if manifest["fingerprint"] != fingerprint(settings, pins):
@@ -105,7 +105,7 @@ def build_repository(settings: AugmentSettings, inputs: Inputs, maker: RowMaker,
         "stated": stated(settings, inputs),
     }
     check_same_bytes(shards, manifest["files"], data.relative_to(building).as_posix())
-    write_json(manifest_path(building, settings), manifest)
+    write_sealed(manifest_path(building, settings), manifest)
     card = dataset_card(settings, card_facts(manifest, shard_features(inputs.split.class_names), statistics))
     (building / "README.md").write_text(card, encoding="utf-8")
     sync(building)

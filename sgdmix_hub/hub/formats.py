@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sgdmix_hub.errors import UserError
+from sgdmix_hub.errors import UserError, shown
+from sgdmix_hub.files import SEAL, sealed
 from sgdmix_hub.forms import (
     COUNT,
     FILE_NAME,
@@ -43,6 +44,7 @@ MANIFEST = record(
         "skipped": listing(record({"source_index": COUNT, "variant": COUNT, "reason": TEXT})),
         "files": mapping(record({"sha256": SHA256, "bytes": COUNT}), FILE_NAME),
         "license": optional(NAME),
+        SEAL: SHA256,
     },
     {
         "prompt_class": of_kind("source or target", lambda value: value in ("source", "target")),
@@ -92,8 +94,11 @@ CLASSIFIER = record(
 
 
 def read_manifest(path: Path) -> dict:
-    """A generation's manifest. Raises `UserError`."""
-    return read_formed(path, MANIFEST)
+    """A generation's manifest. Raises `UserError`, for one that was changed since it was written too."""
+    manifest = read_formed(path, MANIFEST)
+    if manifest != sealed(manifest):
+        raise UserError(f"{shown(path)} was changed since it was written: fetch or make it again")
+    return manifest
 
 
 def read_adapter_facts(path: Path, version: int) -> dict:

@@ -187,7 +187,7 @@ def test_a_bomb_is_refused_without_a_warning_of_pillows(tmp_path):
     code = """
 import io, sys, warnings
 from PIL import Image
-from sgdmix_hub.images import decode_image
+from sgdmix_hub.data.images import decode_image
 buffer = io.BytesIO()
 Image.new("1", (9_500, 9_500)).save(buffer, "PNG")
 assert decode_image({"bytes": buffer.getvalue(), "path": None}).size == (9_500, 9_500)
@@ -207,10 +207,10 @@ def test_on_the_hub_cells_hold_bytes_or_name_files_of_their_own_repository(hub, 
         """
 import shutil
 from huggingface_hub.constants import HF_HUB_CACHE
-from sgdmix_hub.config import DataSettings
-from sgdmix_hub.data import load_split
+from sgdmix_hub.settings.data import DataSettings
+from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.pins import resolve
+from sgdmix_hub.hub.pins import resolve
 
 def split_of(name):
     return load_split(DataSettings(dataset_name=name, output_dir="unused"), resolve(name, repo_type="dataset"))

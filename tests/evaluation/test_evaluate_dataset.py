@@ -165,8 +165,8 @@ def test_it_is_published_with_its_judge_among_the_local_inputs(publisher, repo_i
 EVALUATE_VERSION = """
 import sys
 from sgdmix_hub import evaluate_dataset
-from sgdmix_hub.evaluation_settings import EvaluationSettings
-from sgdmix_hub.processes import launch
+from sgdmix_hub.settings.evaluation import EvaluationSettings
+from sgdmix_hub.runtime.launch import launch
 
 launch(evaluate_dataset.main, EvaluationSettings, sys.argv[1:])
 """

@@ -220,7 +220,7 @@ def test_flipped_files_of_a_finished_repository_are_found_by_verify(name, settin
 
 
 @pytest.mark.parametrize("name", ["data/train-00003-of-00016.parquet", "sgdmix/default/plan.parquet", "sgdmix/default/config.yaml",
-                                  "assets/contact_sheet.png"])  # fmt: skip
+                                  "assets/contact_sheet.png", "sgdmix/default/manifest.json"])  # fmt: skip
 def test_flipped_files_of_a_published_version_are_not_loaded(name, finished):
     path = finished / "repo" / name
     whole = path.read_bytes()

@@ -165,8 +165,9 @@ STUCK = """
 import os
 import time
 import torch
-from sgdmix_hub.config import AugmentSettings
-from sgdmix_hub.processes import launch, say, start_processes
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.runtime.ranks import say, start_processes
 
 
 def main(settings):
@@ -237,8 +238,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from sgdmix_hub.config import AugmentSettings
-from sgdmix_hub.processes import launch, lock_folder
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.runtime.stopping import lock_folder
 
 
 def main(settings):

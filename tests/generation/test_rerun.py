@@ -11,7 +11,7 @@ from loopback_hub import READ_TOKEN, loopback_hub, run_python
 
 from sgdmix_hub import augment
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.files import file_sha256
+from sgdmix_hub.files import file_sha256, write_sealed
 from sgdmix_hub.generation.rerun import published_plan
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
@@ -22,9 +22,10 @@ PLAN, MANIFEST = "sgdmix/default/plan.parquet", "sgdmix/default/manifest.json"
 GENERATE = """
 import json, sys
 from sgdmix_hub import augment
-from sgdmix_hub.config import AugmentSettings, UserError
-from sgdmix_hub.parsing import parse_settings
-from sgdmix_hub.processes import TooManySkipped
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.errors import TooManySkipped
 
 for words in json.loads(sys.argv[1]):
     try:
@@ -54,7 +55,7 @@ def with_plan(published, change):
     pq.write_table(change(pq.read_table(path)), path)
     manifest = json.loads((published / MANIFEST).read_text())
     manifest["files"][PLAN]["sha256"] = file_sha256(path)
-    (published / MANIFEST).write_text(json.dumps(manifest))
+    write_sealed(published / MANIFEST, manifest)
 
 
 def test_a_rerun_has_the_plan_and_the_bytes_of_what_was_published(published, first_version, evil_source, tmp_path, capsys):
@@ -135,7 +136,7 @@ def test_generations_publish_themselves_and_a_colleague_makes_them_again(evil_so
     push = {"push_to_hub": True, "hub_dataset_id": "birds/made", "tag": "v1.0.0"}
     first = common | push | {"dataset_name": "birds/source", "output_dir": tmp_path / "first"}
     with loopback_hub() as hub:
-        code = "import sys; from sgdmix_hub.publish import push_folder; push_folder(sys.argv[1], 'birds/source', 'dataset')"
+        code = "import sys; from sgdmix_hub.hub.push import push_folder; push_folder(sys.argv[1], 'birds/source', 'dataset')"
         assert run_python(hub, code, evil_source).returncode == 0
         runs = [
             first | {"max_skipped": 0, "dataset_name": "birds/nothing"},  # refused after the push was found possible

@@ -56,8 +56,8 @@ def test_strength_zero_is_mixing_alone(mixing, tmp_path):
 ALONE = """
 import sys
 from sgdmix_hub.augment import main
-from sgdmix_hub.config import AugmentSettings
-from sgdmix_hub.parsing import parse_settings
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.parsing import parse_settings
 
 main(parse_settings(AugmentSettings))
 loaded = {"diffusers", "peft", "pytorch_grad_cam", "torch._dynamo", "transformers.modeling_utils"} & set(sys.modules)

@@ -105,9 +105,9 @@ def test_bases_of_stable_diffusion_are_taken(tiny_base, prudish_base, tmp_path):
 ON_THE_HUB = """
 api.create_repo("birds/base", repo_type="model")
 api.upload_folder(repo_id="birds/base", folder_path=sys.argv[1])
-from sgdmix_hub.bases import check_supported
+from sgdmix_hub.models.bases import check_supported
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.pins import resolve
+from sgdmix_hub.hub.pins import resolve
 try:
     check_supported(resolve("birds/base"))
 except UserError as error:

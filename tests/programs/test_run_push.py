@@ -20,10 +20,11 @@ MODELS = DATASET | {"hub_model_id": "me/birds", "hub_private_repo": True}
 CIRCLE = """
 import json, os, sys
 from sgdmix_hub import augment, run
-from sgdmix_hub.config import AugmentSettings, UserError
-from sgdmix_hub.program_settings import RunSettings
-from sgdmix_hub.parsing import parse_settings
-from sgdmix_hub.publish import push_folder
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.programs import RunSettings
+from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.hub.push import push_folder
 
 push_folder(sys.argv[1], "birds/source", "dataset")
 push_folder(sys.argv[2], "birds/base")
@@ -44,8 +45,8 @@ print(len(rows), sum(row["label"] == label for row, label in zip(rows, real["lab
 
 import sys
 from sgdmix_hub import train_classifier
-from sgdmix_hub.parsing import parse_settings
-from sgdmix_hub.training_settings import ClassifierSettings
+from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 train_classifier.main(parse_settings(ClassifierSettings, sys.argv[1:]))
 """

@@ -10,7 +10,7 @@ from test_trust_boundaries import HONEST
 FOR_EVER = 10**6
 PUSH = """
 import sys
-from sgdmix_hub.publish import push_folder
+from sgdmix_hub.hub.push import push_folder
 
 for folder, repo_id, repo_type in zip(*[iter(sys.argv[1:])] * 3):
     print(push_folder(folder, repo_id, repo_type).revision)

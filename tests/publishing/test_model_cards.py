@@ -49,9 +49,9 @@ for path in sorted(Path(sys.argv[1]).glob("*.md")):
 PUSH = """
 import json, sys
 from pathlib import Path
-from sgdmix_hub.model_cards import write_adapter_card
-from sgdmix_hub.publish import push_folder
-from sgdmix_hub.training_settings import AdapterSettings
+from sgdmix_hub.publishing.model_card import write_adapter_card
+from sgdmix_hub.hub.push import push_folder
+from sgdmix_hub.settings.training import AdapterSettings
 
 base, adapter, settings = sys.argv[1:]
 facts = json.loads(Path(adapter, "adapter.json").read_text())

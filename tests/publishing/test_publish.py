@@ -23,8 +23,8 @@ UNPUBLISHED = {"state/checkpoint-2/optimizer.bin": b"\0secret", "state/error.jso
 PUSH = """
 import json, sys
 from sgdmix_hub import hub_client
-from sgdmix_hub.config import UserError
-from sgdmix_hub.publish import check_can_push, push_folder
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.push import check_can_push, push_folder
 
 hub_client.WAITS = (0.1, 0.1)  # what ends after 15 seconds ends sooner
 try:

@@ -13,6 +13,7 @@ from huggingface_hub import DatasetCard
 from loopback_hub import READ_TOKEN, STRANGER_TOKEN, run_python
 from publishing import EVIL, NAMES, Publisher, another
 
+from sgdmix_hub.files import write_sealed
 from sgdmix_hub.publishing.card_merge import read_card
 
 LOAD = """
@@ -34,7 +35,7 @@ LOAD_PUBLISHED = """
 import json, sys, time
 import sgdmix_hub
 assert "torch" not in sys.modules
-from sgdmix_hub.config import UserError
+from sgdmix_hub.errors import UserError
 
 sleep = time.sleep
 time.sleep = lambda seconds: sleep(seconds / 50)  # the waits for a busy Hub are not the tests'
@@ -303,7 +304,7 @@ def test_too_many_skipped_rows_are_not_published(publisher, repo_id, first_versi
     path = output / "repo" / "sgdmix" / "default" / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["skipped"] = [{"source_index": 0, "variant": 0, "reason": "corrupt"}]
-    path.write_text(json.dumps(manifest))
+    write_sealed(path, manifest)
     assert "1 of 12 rows were skipped" in publisher.refused(output, repo_id)
     assert publisher.published(output, repo_id, max_skipped=0.1)
 

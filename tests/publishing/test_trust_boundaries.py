@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from test_cards import card_facts, card_settings
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.files import file_sha256
+from sgdmix_hub.files import file_sha256, sealed, write_sealed
 from sgdmix_hub.generation.rerun import check_plan
 from sgdmix_hub.hub.formats import read_classifier_facts
 from sgdmix_hub.hub.licences import stated_license
@@ -112,7 +112,7 @@ def test_a_published_configuration_cannot_set_a_place_a_push_or_any_other_name(n
 @pytest.mark.parametrize(
     "value",
     ["/home/ada/photos", "photos", "../photos", "org/birds", "org/birds@main", "org/birds@v1.0.0", f"a/b/c@{COMMIT}", f"../x@{COMMIT}"]
-    + [f"hf://org/birds@{COMMIT}", f"/home@{COMMIT}", f"org/birds@{COMMIT}\n", "", 7, ["org/birds"], f"org/birds@{COMMIT.upper()}"],
+    + [f"hf://org/birds@{COMMIT}", f"/home@{COMMIT}", f"org/birds@{COMMIT}\n", "", 7, f"org/birds@{COMMIT.upper()}"],
 )
 def test_an_input_of_a_published_configuration_is_a_commit_and_no_path(name, value, tmp_path):
     path = published_config(tmp_path, **{name: value})
@@ -191,7 +191,7 @@ def test_a_location_on_the_hub_names_a_file_of_one_repository(location):
 # ---- what is typed ----
 
 
-@pytest.mark.parametrize("name", ["../b", "a/b/c", "https://huggingface.co/a/b", "a", "", "a/", "a b/c", "a/..", "a/" + "b" * 200])
+@pytest.mark.parametrize("name", ["../b", "a/b/c", "https://huggingface.co/a/b", "a", "a/", "a b/c", "a/..", "a/" + "b" * 98])
 def test_a_repository_that_cannot_be_is_no_place_to_push_to(name):
     words = ["--dataset_name=org/birds", "--output_dir=out", "--strength=0", "--saliency_method=minimum-barrier"]
     assert "give it as org/name" in refused(parse_settings, AugmentSettings, [*words, f"--hub_dataset_id={name}"])
@@ -214,7 +214,10 @@ def test_a_configuration_has_a_name_that_a_folder_can_have(name, repo):
     assert "config_name" in refused(load_published, str(repo), name)
 
 
-@pytest.mark.parametrize("words", ["--token=hf_TYPED", "--token hf_TYPED", "hf_TYPED", "--hf_TYPED", "--seed=hf_TYPED", "--=hf_TYPED"])
+TOKEN = "hf_" + "TYPED" * 7
+
+
+@pytest.mark.parametrize("words", [f"--token={TOKEN}", f"--token {TOKEN}", TOKEN, f"--{TOKEN}", f"--seed={TOKEN}", f"--={TOKEN}"])
 def test_a_token_that_is_typed_is_not_shown(words):
     words = words.split()
     assert "TYPED" not in refused(parse_settings, PublishSettings, ["--folder=out", *words])
@@ -257,11 +260,11 @@ def nested(depth: int) -> str:
 
 def changed(**values):
     """A manifest with other values, as text."""
-    return lambda manifest: json.dumps(manifest | values)
+    return lambda manifest: json.dumps(sealed(manifest | values))
 
 
 def of_files(change):
-    return lambda manifest: json.dumps(manifest | {"files": change(manifest["files"])})
+    return lambda manifest: json.dumps(sealed(manifest | {"files": change(manifest["files"])}))
 
 
 FACTS = {"sha256": "0" * 64, "bytes": 1}
@@ -325,7 +328,7 @@ def test_a_malformed_manifest_is_refused_by_whoever_reads_it(attack, copy):
 
 def test_a_manifest_without_a_licence_worth_the_name_is_not_published(copy):
     manifest = json.loads((copy / MANIFEST).read_text())
-    (copy / MANIFEST).write_text(json.dumps(manifest | {"license": " "}))
+    write_sealed(copy / MANIFEST, manifest | {"license": " "})
     settings = HubSettings(hub_dataset_id="org/x", tag="v1.0.0", allow_local_inputs=True)
     assert "states no licence" in refused(read_version, copy, settings, 1.0)
 
@@ -340,7 +343,7 @@ def with_shards(folder: Path, change, **values) -> Path:
         table = change(pq.read_table(path))
         pq.write_table(table, path)
         manifest["files"][path.relative_to(folder).as_posix()] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
-    (folder / MANIFEST).write_text(json.dumps(manifest | values))
+    write_sealed(folder / MANIFEST, manifest | values)
     return folder
 
 
@@ -382,7 +385,7 @@ def test_rows_that_no_generation_publishes_are_refused_though_their_checksums_ar
 def test_a_manifest_that_lists_some_of_the_shards_gives_no_part_of_the_rows(copy):
     manifest = json.loads((copy / MANIFEST).read_text())
     del manifest["files"]["data/train-00001-of-00003.parquet"]
-    (copy / MANIFEST).write_text(json.dumps(manifest))
+    write_sealed(copy / MANIFEST, manifest)
     assert "data/train-00001-of-00003.parquet not in its manifest" in refused(load_published, str(copy))
 
 

@@ -121,8 +121,9 @@ STUCK = """
 import os
 import time
 from pathlib import Path
-from sgdmix_hub.config import AugmentSettings
-from sgdmix_hub.processes import launch, lock_folder
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.runtime.stopping import lock_folder
 
 
 def main(settings):
@@ -166,8 +167,9 @@ AT_THE_END = """
 import os
 import signal
 import time
-from sgdmix_hub.config import AugmentSettings
-from sgdmix_hub.processes import launch, start_processes
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.runtime.ranks import start_processes
 
 
 def main(settings):

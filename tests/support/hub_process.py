@@ -18,12 +18,12 @@ def sleep_less(seconds):
     sleep(seconds / 50)
 
 time.sleep = sleep_less
-from sgdmix_hub.config import AugmentSettings
+from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.fetched_config import fetch_config
-from sgdmix_hub.parsing import parse_settings
-from sgdmix_hub.pins import Pin, local_folder, resolve
-from sgdmix_hub.published import load_published
+from sgdmix_hub.settings.fetched import fetch_config
+from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.hub.pins import Pin, local_folder, resolve
+from sgdmix_hub.publishing.read import load_published
 
 print(json.dumps("ready"), flush=True)
 for line in sys.stdin:

@@ -26,10 +26,10 @@ def sleep_less(seconds):
     sleep(seconds / 50)
 
 time.sleep = sleep_less
-from sgdmix_hub.config import UserError
-from sgdmix_hub.program_settings import PublishSettings
-from sgdmix_hub.processes import TooManySkipped
-from sgdmix_hub.publish_version import publish_version
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.settings.programs import PublishSettings
+from sgdmix_hub.errors import TooManySkipped
+from sgdmix_hub.publishing.versions import publish_version
 
 print(json.dumps("ready"), flush=True)
 for line in sys.stdin:

@@ -175,8 +175,8 @@ def test_mistakes_are_told_before_the_training(name, chosen, tmp_path):
 
 SHARES = """
 import torch
-from sgdmix_hub.accuracy import share_buffers
-from sgdmix_hub.processes import start_processes
+from sgdmix_hub.training.classifier.accuracy import share_buffers
+from sgdmix_hub.runtime.ranks import start_processes
 
 rank = start_processes(1).process_index
 layer = torch.nn.BatchNorm2d(3)
