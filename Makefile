@@ -20,7 +20,7 @@ DEMO_ENV := env -u HF_HUB_CACHE -u HF_DATASETS_CACHE -u HF_MODULES_CACHE -u HF_E
 # make lock holds these two and takes the newest of everything else
 LOCK_HOLD ?= torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo demo-hub test soak evidence evidence-quick style lock venv clean distclean
+.PHONY: help demo demo-hub quick test soak evidence evidence-quick style docs lock venv clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +30,9 @@ demo: venv  ## the whole product on this machine, offline: images, adapter, augm
 
 demo-hub: venv  ## after make demo: publish it to a Hub on this machine, load it back by tag, make it again
 	@$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.publish_birds --config $(DEMO)/run.yaml
+
+quick: venv  ## the tests for every change: those that take seconds
+	@env $(THREADS) $(PY) -m pytest -m "not slow and not soak and not gpu" --numprocesses 2 --dist loadfile -q
 
 test: venv  ## all tests that need neither a GPU nor hours
 	@env $(THREADS) $(PY) -m pytest -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile \
@@ -45,9 +48,14 @@ evidence-quick: venv  ## six methods under background shift, two seeds (outputs/
 	@env $(THREADS) $(PY) benchmarks/evidence.py --quick --work_dir outputs/evidence-quick --results outputs/evidence-quick \
 	    --page outputs/evidence-quick/evidence.md
 
-style: venv  ## ruff: rules and format
+style: venv  ## ruff: rules and format; import-linter: no folder imports from above itself
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo --no-cache
+
+docs: venv  ## the site of the docs (build/site), strictly: a broken link is an error
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(PY) -m mkdocs build --strict
 
 # The stamp says what the environment was made from and which checkout it serves. An environment with another stamp, or with
 # none, is completed in place: VENV may name one that exists already. The lock is for Linux x86_64 with Python 3.11; any
