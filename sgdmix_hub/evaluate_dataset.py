@@ -80,7 +80,10 @@ def is_complete(output: Path, asked: dict) -> bool:
     """Whether the folder holds this very evaluation. Raises `UserError` when it holds something else."""
     if not (output / "repo").exists():
         return False
-    facts = read_json(output / FILE) if (output / FILE).is_file() else {}
+    try:
+        facts = read_json(output / FILE) if (output / FILE).is_file() else {}
+    except ValueError:
+        raise UserError(f"{output / FILE} is torn or was changed since it was written: remove {output} and run again") from None
     different = [name for name, value in asked.items() if facts.get(name) != value]
     if different:
         raise UserError(f"{output} holds another dataset or evaluation ({', '.join(different)} differ): choose another --output_dir")

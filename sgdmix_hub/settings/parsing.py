@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -88,7 +89,7 @@ def read_settings(path: str | Path, given: Iterable[str], location: str | None =
 def with_card_beside(values: dict, folder: Path) -> dict:
     """The values; a card that a YAML file names and that lies beside it is found there, wherever the program is started."""
     card = values.get("card")
-    beside = isinstance(card, str) and not Path(card).exists() and (folder / card).is_file()
+    beside = isinstance(card, str) and not os.path.exists(card) and os.path.isfile(folder / card)
     return values | {"card": str(folder / card)} if beside else values
 
 

@@ -1,0 +1,14 @@
+"""An evaluation that was torn is told, not taken for another one."""
+
+import pytest
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.evaluate_dataset import is_complete
+from sgdmix_hub.evaluation.repository import FILE
+
+
+def test_a_torn_evaluation_is_named(tmp_path):
+    (tmp_path / "repo").mkdir()
+    (tmp_path / FILE).write_text('{"synthetic": ')
+    with pytest.raises(UserError, match=rf"{FILE} is torn or was changed"):
+        is_complete(tmp_path, {})
