@@ -130,7 +130,7 @@ def test_the_result_loads_and_its_card_and_manifest_are_those_of_what_it_holds(e
     assert load_published(str(repo)).manifest["rows"] == 8
     manifest, before = manifest_of(output), manifest_of(first_version)
     different = {name for name in manifest if manifest[name] != before.get(name)}
-    assert different == {"rows", "files", "evaluation"} and set(before) <= set(manifest)
+    assert different == {"rows", "files", "evaluation", "seal"} and set(before) <= set(manifest)
     assert (manifest["evaluation"]["keep"], manifest["evaluation"]["dropped"]) == (0.7, 4)
     assert manifest["evaluation"]["dropped_by_class"] == {of["class"]: of["dropped"] for of in facts_of(output)["by_class"]}
     found = digests(repo)
