@@ -21,7 +21,7 @@ from sgdmix_hub.data.splits import load_split, subset_record
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.evaluation.scores import rows_to_keep
 from sgdmix_hub.evaluation.sources import doubts
-from sgdmix_hub.files import read_json, write_json
+from sgdmix_hub.files import read_json, write_sealed
 from sgdmix_hub.generation.repository import is_complete
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.trust import Trust
@@ -203,7 +203,7 @@ def test_the_published_configuration_gives_all_rows_again(evaluated, first_versi
 def test_what_an_older_version_made_is_refused_in_a_line(evaluation_settings, first_version, tmp_path):
     shutil.copytree(first_version / "repo", tmp_path / "repo")
     (path,) = (tmp_path / "repo").glob("sgdmix/*/manifest.json")
-    write_json(path, {name: value for name, value in read_json(path).items() if name != "stated"})
+    write_sealed(path, {name: value for name, value in read_json(path).items() if name != "stated"})
     settings = {name: value if name == "keep" else str(value) for name, value in evaluation_settings.items()}
     with pytest.raises(UserError, match="older version"):
         evaluate_dataset.main(EvaluationSettings(**(settings | {"synthetic": str(tmp_path), "output_dir": str(tmp_path / "out")})))

@@ -172,7 +172,7 @@ def test_every_single_flip_of_a_sealed_json_is_found(tmp_path):
 @pytest.mark.parametrize("seed", FLIPS)
 def test_only_the_changed_block_of_merged_values_is_made_again(seed, source_rows, tmp_path, capsys):
     data = many_rows(tmp_path / "data", source_rows, 2 * BLOCK_ROWS + 5)
-    split = load_split(AugmentSettings(dataset_name=str(data), output_dir="", strength=0), resolve(str(data), "dataset"))
+    split = load_split(AugmentSettings(dataset_name=str(data), output_dir="unused", strength=0), resolve(str(data), "dataset"))
     made = []
 
     def prepare():

@@ -226,7 +226,7 @@ def test_stages_alone_are_those_of_the_whole_run(recipe):
     folder = Path("sgdmix_hub/recipes") / recipe
     classifier, adapter, generation, downstream = stages_of(run_settings(recipe))
     parsed = {
-        name: parse_settings(settings_class, ["--config", str(folder / f"{name}.yaml"), *given])
+        name: parse_settings(settings_class, ["--config", f"{recipe}/{name}.yaml", *given])
         for name, settings_class, given in (
             ("classifier", ClassifierSettings, []),
             ("adapter", AdapterSettings, [f"--judge={classifier.output_dir}"]),
