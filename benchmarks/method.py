@@ -27,7 +27,7 @@ from method_tables import tables
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.demo.domain import make_dataset, png, save_dataset
 from sgdmix_hub.files import read_json, write_atomically, write_json
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.runtime.ranks import start_processes
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import as_arguments, parse_settings, read_yaml

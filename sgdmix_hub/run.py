@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sgdmix_hub import augment, train_adapter, train_classifier
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.publishing.layout import manifest_path
 from sgdmix_hub.publishing.versions import check_can_publish
 from sgdmix_hub.runtime.launch import launch

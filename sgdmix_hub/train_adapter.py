@@ -21,9 +21,9 @@ from sgdmix_hub.figures.plots import draw_curve
 from sgdmix_hub.hub.licences import stated_license
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, save_adapter
-from sgdmix_hub.models.bases import check_supported
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.prompts import token_for
+from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.publishing.model_card import write_adapter_card
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.launch import launch

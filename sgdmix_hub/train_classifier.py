@@ -20,9 +20,10 @@ from transformers import ProgressCallback, Trainer, set_seed
 from sgdmix_hub.data.report import usable_rows
 from sgdmix_hub.data.splits import Split, attributes_of, load_evaluation_split, load_split, subset_record
 from sgdmix_hub.figures.plots import draw_curve
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.licences import stated_license
 from sgdmix_hub.hub.pins import Pin, resolve
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS, build_for_training, load_network, save_classifier
+from sgdmix_hub.models.classifier import build_for_training, load_network, save_classifier
 from sgdmix_hub.models.preprocessing import recorded_preprocessing
 from sgdmix_hub.publishing.model_card import write_classifier_card
 from sgdmix_hub.publishing.read import PublishedRows, load_published
@@ -161,35 +162,20 @@ def measure_again(settings: ClassifierSettings, split: Split, evaluation: Split,
     trainer.accelerator.wait_for_everyone()
 
 
-def usable(split: Split, name: str, setting: str) -> Split:
-    """The split without the rows whose image cannot be decoded. Raises `UserError` when none is left: that is told before a training, not
-    after it."""
-    if not len(split.subset):
-        raise UserError(f"split {name!r} of {split.pin.name} has no labelled row: give another --{setting}")
-    rows = split.decodable()
-    if not len(rows):
-        raise UserError(
-            f"no image of split {name!r} of {split.pin.name} can be decoded: give another --{setting}, or fetch its files again"
-        )
-    return dataclasses.replace(split, subset=rows)
-
-
 def load_evaluation(settings: ClassifierSettings, split: Split, pin: Pin | None) -> Split:
     """The usable rows of the split that is measured in the end, of the dataset at `pin` where there is one. Raises `UserError`."""
     evaluation = load_evaluation_split(settings, settings.eval_split, split, pin)
     if settings.group_column is not None:
         attributes_of(evaluation, settings.group_column)
-    return usable(evaluation, settings.eval_split, "eval_split")
+    return dataclasses.replace(evaluation, subset=evaluation.decodable())
 
 
 def training_rows(settings: ClassifierSettings, split: Split, transform) -> tuple[np.ndarray, EvaluationImages | None]:
     """The rows to train on, int64 (n,), and the images to choose the weights on, if there are any. Raises `UserError`."""
     rows = usable_rows(settings, split)
     if settings.validation_split is not None:
-        validation = usable(
-            load_evaluation_split(settings, settings.validation_split, split), settings.validation_split, "validation_split"
-        )
-        return rows, EvaluationImages(validation, validation.subset, transform)
+        validation = load_evaluation_split(settings, settings.validation_split, split)
+        return rows, EvaluationImages(validation, validation.decodable(), transform)
     if settings.validation_share == 0:
         return rows, None
     held = hold_out(split.labels, rows, settings.validation_share, settings.subset_seed)

@@ -91,7 +91,8 @@ class Split:
         if set(left_out.values()) == {MISSING} and not self.pin.is_local and self.rows.cache_files:
             cached = Path(self.rows.cache_files[0]["filename"]).parent
             return f"the files behind the cached dataset {self.pin.name} are gone: remove {cached} and run again"
-        return f"not one of the {len(left_out)} images of {self.pin.name} can be decoded (row {row}: {reason})"
+        split = f"split '{self.rows.split}' of {self.pin.name}" if self.rows.split else self.pin.name
+        return f"not one of the {len(left_out)} images of {split} can be decoded (row {row}: {reason})"
 
 
 def load_split(settings: DataSettings, pin: Pin) -> Split:

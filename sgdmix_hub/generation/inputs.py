@@ -12,11 +12,10 @@ from datasets import Image as ImageFeature
 from sgdmix_hub.data.splits import Split, load_split, subset_record
 from sgdmix_hub.data.subsets import check_same_subset
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.hub.formats import read_classifier_facts
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
 from sgdmix_hub.hub.pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve
 from sgdmix_hub.models.adapters import Adapter, check_base, read_adapter
-from sgdmix_hub.models.bases import check_supported
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
+from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.settings.generation import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, fingerprint, published_settings

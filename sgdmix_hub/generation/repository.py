@@ -13,10 +13,9 @@ from sgdmix_hub.data.splits import subset_record
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.figures.plots import draw_statistics
 from sgdmix_hub.files import DamagedFile, file_sha256, read_sealed, sync, sync_entry, write_sealed
-from sgdmix_hub.hub.formats import read_classifier_facts, read_manifest
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts, read_manifest
 from sgdmix_hub.hub.licences import stated_license
 from sgdmix_hub.hub.pins import MODEL_FILES, local_folder
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, CardFacts, dataset_card, read_prose
 from sgdmix_hub.publishing.layout import EVALUATION, assets_folder, data_folder, file_facts, manifest_path, shard_features, shard_name
 from sgdmix_hub.publishing.statistics import RowStatistics, count_rows

@@ -23,6 +23,7 @@ from sgdmix_hub.forms import (
     record,
 )
 
+CLASSIFIER_FACTS = "classifier.json"  # beside a classifier's weights
 SUBSET = record(
     {"dataset": PIN, "dataset_config_name": optional(NAME), "dataset_split": NAME},
     {

@@ -1,10 +1,9 @@
-"""Base diffusion models: which ones can be used, loading, schedulers, images out of tensors."""
+"""Base diffusion models: loading, schedulers, images out of tensors."""
 
 from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -12,10 +11,11 @@ from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepSchedu
 from diffusers.utils import logging
 from safetensors import SafetensorError
 
-from sgdmix_hub.errors import UserError, first_line, shown
-from sgdmix_hub.files import read_json
-from sgdmix_hub.hub.pins import Pin, local_folder
+from sgdmix_hub.errors import UserError, first_line
+from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.runtime.liveness import launched_rank
+
+from .supported_bases import check_supported
 
 SCHEDULERS = {
     "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
@@ -25,40 +25,6 @@ SCHEDULERS = {
 }
 NO_SAFETY_CHECKER = {"safety_checker": None, "requires_safety_checker": False}
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
-SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-ADVICE = "bases of Stable Diffusion 1 and 2 are supported"
-SMALL_FILES = ["model_index.json", "unet/config.json", "vae/config.json"]
-
-
-def check_supported(base: Pin) -> None:
-    """Raises `UserError` for a base that is no Stable Diffusion 1 or 2 which makes images from text alone."""
-    folder = Path(local_folder(base, SMALL_FILES))
-    index = _read(base, folder / "model_index.json")
-    kind = index.get("_class_name")
-    if kind not in SUPPORTED:
-        raise UserError(f"the base model {base.name} is a {shown(kind)}: {ADVICE}")
-    unet, vae = (_read(base, folder / part / "config.json") for part in ("unet", "vae"))
-    if unet.get("addition_embed_type") is not None:
-        beside = shown(unet["addition_embed_type"])
-        raise UserError(f"the base model {base.name} takes {beside} beside the prompt, as SDXL does: {ADVICE}")
-    taken, given = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if taken != given:
-        other = f"takes {shown(taken)} channels where its autoencoder gives {shown(given)}, as models for inpainting, depth or editing do"
-        raise UserError(f"the base model {base.name} {other}: {ADVICE}")
-
-
-def _read(base: Pin, path: Path) -> dict:
-    """One of the small files as a dictionary. Raises `UserError`."""
-    name = path.name if path.name == "model_index.json" else f"{path.parent.name}/{path.name}"
-    try:
-        values = read_json(path)
-    except FileNotFoundError:
-        raise UserError(f"the base model {base.name} has no {name}, so it is no diffusers pipeline with a UNet: {ADVICE}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{name} of the base model {base.name} cannot be read: {shown(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{name} of the base model {base.name} holds no settings of a model")
-    return values
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

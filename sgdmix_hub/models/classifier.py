@@ -12,12 +12,11 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub.errors import UserError, first_line, one_line
-from sgdmix_hub.hub.formats import read_classifier_facts
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
 from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder
 
 from .preprocessing import Preprocessing, apply, measured_preprocessing, recorded_preprocessing, stock_processor, timm_configuration
 
-CLASSIFIER_FACTS = "classifier.json"
 BATCH = 32
 NO_CODE = {"trust_remote_code": False}  # or transformers would ask on the terminal
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from sgdmix_hub.files import read_json, write_atomically
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import LOCAL
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
 from sgdmix_hub.models.prompts import prompt_for
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, TrainingSettings, deviations
 

@@ -23,9 +23,10 @@ from sgdmix_hub.files import write_json
 from sgdmix_hub.generation.inputs import Inputs, resolve_inputs
 from sgdmix_hub.generation.plan import PlanRow, make_plan
 from sgdmix_hub.generation.saliency_maps import LARGEST_SCALE, compute_maps
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import read_adapter, save_adapter
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS, build_for_training, save_classifier
+from sgdmix_hub.models.classifier import build_for_training, save_classifier
 from sgdmix_hub.models.prompts import prompt_ids
 from sgdmix_hub.run import all_stages
 from sgdmix_hub.runtime.ranks import start_processes

@@ -13,7 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from sgdmix_hub import augment, train_adapter
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.bases import ADVICE, check_supported, load_base
+from sgdmix_hub.models.bases import load_base
+from sgdmix_hub.models.supported_bases import ADVICE, check_supported
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.training import AdapterSettings
@@ -105,7 +106,7 @@ def test_bases_of_stable_diffusion_are_taken(tiny_base, prudish_base, tmp_path):
 ON_THE_HUB = """
 api.create_repo("birds/base", repo_type="model")
 api.upload_folder(repo_id="birds/base", folder_path=sys.argv[1])
-from sgdmix_hub.models.bases import check_supported
+from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 try:

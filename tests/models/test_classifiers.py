@@ -20,9 +20,10 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.evaluation.sources import judge_on_real
 from sgdmix_hub.files import read_json
 from sgdmix_hub.generation.saliency_maps import doubts_of_size
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.cam import CamSaliency
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS, Classifier, Judge
+from sgdmix_hub.models.classifier import Classifier, Judge
 from sgdmix_hub.models.preprocessing import measured_preprocessing, recorded_preprocessing
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.evaluation import EvaluationSettings
@@ -198,8 +199,6 @@ def test_a_split_of_which_nothing_can_be_used_is_told_before_the_first_step(
     with pytest.raises(UserError, match=told) as error:
         train(settings_at(tmp_path / "classifier", dataset_name=str(dataset), **{setting: split}))
     assert split in str(error.value) and "\n" not in str(error.value)
-    if setting != "dataset_split":
-        assert f"--{setting}" in str(error.value)
     assert not list(tmp_path.rglob("checkpoint*/*")) and not list(tmp_path.rglob("log.jsonl"))
 
 

@@ -19,9 +19,9 @@ from test_cards import EVIL, structure
 from trainings import adapter_settings
 
 from sgdmix_hub import train_classifier
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
 from sgdmix_hub.publishing.card_merge import UNPUBLISHED_NAME
 from sgdmix_hub.publishing.model_card import BORROWED, write_adapter_card, write_classifier_card
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, recorded

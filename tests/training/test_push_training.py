@@ -12,8 +12,8 @@ from launching import ROOT, launch, launch_environment
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub
 from trainings import ADAPTER, CLASSIFIER, adapter_settings, run
 
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS
 
 ADAPTER_FILES = {"README.md", FACTS_FILE, LORA_FILE, TOKENS_FILE, "assets/loss.png", "assets/samples.png"}
 CLASSIFIER_FILES = {"README.md", CLASSIFIER_FACTS, "config.json", "model.safetensors", "preprocessor_config.json", "assets/loss.png"}

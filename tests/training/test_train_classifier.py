@@ -20,8 +20,9 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from sgdmix_hub import augment, train_classifier
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS, build_for_training
+from sgdmix_hub.models.classifier import build_for_training
 from sgdmix_hub.models.preprocessing import Preprocessing
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings

@@ -18,8 +18,9 @@ from trainings import CLASSIFIER, run, unfinished
 from sgdmix_hub import train_classifier
 from sgdmix_hub.data.splits import load_evaluation_split, load_split
 from sgdmix_hub.files import read_json
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.classifier import CLASSIFIER_FACTS, Classifier
+from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.settings.training import ClassifierSettings
 from sgdmix_hub.training.classifier.best_weights import best_steps, hold_out
 
