@@ -150,7 +150,7 @@ def check_others_have(generation: AugmentSettings, output: Path) -> None:
     inputs = ["dataset_name"] + (["adapter", "pretrained_model_name_or_path"] if generation.refines else [])
     inputs += ["classifier"] if apply_preset(generation).saliency_method in CAM_METHODS else []
     paths = {name: Path(getattr(generation, name)) for name in inputs}
-    local = [f"{name} {path}" for name, path in paths.items() if os.path.isdir(path) or path.is_relative_to(output)]
+    local = [name for name, path in paths.items() if os.path.isdir(path) or path.is_relative_to(output)]
     if local:
         raise UserError(
             f"nobody else could make again what is made from local folders ({', '.join(local)}): --hub_model_id org/name pushes classifier "

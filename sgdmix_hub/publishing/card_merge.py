@@ -16,11 +16,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from huggingface_hub.utils import yaml_dump
-
 from sgdmix_hub.errors import UserError, one_line
 
-from .card_yaml import read_card_yaml
+from .card_yaml import read_card_yaml, write_card_yaml
 
 SIZES = (
     (10**3, "n<1K"),
@@ -49,7 +47,7 @@ class Card:
     body: str
 
     def __str__(self) -> str:
-        return f"---\n{yaml_dump(self.data, sort_keys=False)}---\n\n{self.body.strip()}\n"
+        return f"---\n{write_card_yaml(self.data)}---\n\n{self.body.strip()}\n"
 
 
 def read_card(text: str) -> Card:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import jinja2
-import yaml
 from huggingface_hub import CardData
 
 from .card_merge import plain
+from .card_yaml import write_card_yaml
 
 LONGEST_NAME = 200  # characters of a class's name in a card's tables; the YAML has all of it
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where PyYAML was built with it
 
 
 def card_text(card_data: CardData, template: Path, /, **fields) -> str:
     """What huggingface_hub's `RepoCard.from_template` gives, which writes the YAML twice and reads it once in Python: half a minute for
     10,000 classes."""
-    written = yaml.dump(card_data.to_dict(), Dumper=DUMPER, sort_keys=False, allow_unicode=True).strip()
+    written = write_card_yaml(card_data.to_dict()).strip()
     return jinja2.Template(template.read_text(encoding="utf-8")).render(card_data=written, **fields)
 
 

@@ -10,7 +10,9 @@ from sgdmix_hub.forms import COUNT, TEXT, Form, listing, mapping, optional, reco
 DEEPEST = 40  # levels of lists and mappings: libyaml's composer ends the process where there are tens of thousands
 LONGEST = 2**24  # characters; those of 10,000 classes are 600,000
 MOST_VALUES = 2_000_000  # with every alias written out; 10,000 classes are 20,000
+# libyaml's, where PyYAML was built with it: ten times as fast, and the only ones that keep U+0085 in a name
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def any_of(*forms: Form) -> Form:
@@ -41,6 +43,11 @@ CARD = record(
         "sgdmix": optional(mapping(record({}, {"history": one_or_more(VERSION)}), TEXT)),
     },
 )
+
+
+def write_card_yaml(values: dict) -> str:
+    """The text of a card's YAML."""
+    return yaml.dump(values, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
 
 
 def read_card_yaml(text: str) -> dict:

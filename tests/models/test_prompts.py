@@ -75,6 +75,8 @@ def test_a_thousand_odd_names_become_tokens_and_names_again(pipeline, tmp_path):
     names = names[:1000]
     assert len(names) == len(set(names)) == 1000 > len({name.lower() for name in names})
     facts = {"format": 1, "class_names": names, "tokens": [token_for(label) for label in range(1000)]}
+    pin = f"org/birds@{'0' * 40}"
+    facts |= {"base": pin, "subset": {"dataset": pin, "dataset_config_name": None, "dataset_split": "train"}}
     write_json(tmp_path / FACTS_FILE, facts | {"metaclass": "bird", "prompt_template": TEMPLATE})
     for name in (LORA_FILE, TOKENS_FILE):
         (tmp_path / name).touch()

@@ -22,7 +22,7 @@ UNPUBLISHED = {"state/checkpoint-2/optimizer.bin": b"\0secret", "state/error.jso
 
 PUSH = """
 import json, sys
-from sgdmix_hub import hub_client
+from sgdmix_hub.hub import client as hub_client
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.push import check_can_push, push_folder
 
