@@ -35,8 +35,8 @@ print(json.dumps("ready"), flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
     waited.clear()
-    settings = PublishSettings(**asked["settings"])
     try:
+        settings = PublishSettings(**asked["settings"])
         settings.validate()
         done = {"pin": str(publish_version(settings.folder, settings, settings.max_skipped, asked["token"], asked["timeout"]))}
     except (UserError, TooManySkipped) as error:
