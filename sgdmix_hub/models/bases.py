@@ -10,7 +10,6 @@ from typing import TypeVar
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.utils import logging
-from safetensors import SafetensorError
 
 from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.files import read_json
@@ -27,7 +26,8 @@ NO_SAFETY_CHECKER = {"safety_checker": None, "requires_safety_checker": False}
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 ADVICE = "bases of Stable Diffusion 1 and 2 are supported"
-SMALL_FILES = ["model_index.json", "unet/config.json", "vae/config.json"]
+SMALL_FILES = ["model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
+LONGEST_SCHEDULE = 100_000  # noise levels, of which Stable Diffusion has 1,000
 
 
 def check_supported(base: Pin) -> None:
@@ -38,6 +38,9 @@ def check_supported(base: Pin) -> None:
     if kind not in SUPPORTED:
         raise UserError(f"the base model {base.name} is a {shown(kind)}: {ADVICE}")
     unet, vae = (_read(base, folder / part / "config.json") for part in ("unet", "vae"))
+    levels = _read(base, folder / "scheduler" / "scheduler_config.json").get("num_train_timesteps", 1000)
+    if type(levels) is not int or not 1 <= levels <= LONGEST_SCHEDULE:
+        raise UserError(f"the base model {base.name} has {shown(levels)} noise levels, more than {LONGEST_SCHEDULE} or none: {ADVICE}")
     if unet.get("addition_embed_type") is not None:
         beside = shown(unet["addition_embed_type"])
         raise UserError(f"the base model {base.name} takes {beside} beside the prompt, as SDXL does: {ADVICE}")
@@ -89,15 +92,30 @@ def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **o
             warnings.filterwarnings(
                 "ignore", message=".*torch_dtype.*", category=FutureWarning
             )  # its new name is unknown to older diffusers
-            return pipeline_class.from_pretrained(
+            pipeline = pipeline_class.from_pretrained(
                 base.path or base.name,
                 revision=None if base.is_local else base.revision,
                 torch_dtype=dtype,
                 use_safetensors=True,
                 **options,
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever diffusers, transformers and tokenizers raise on what anybody may have written
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
+    _check_prompt_length(base, pipeline)
+    return pipeline
+
+
+def _check_prompt_length(base: Pin, pipeline: DiffusionPipeline) -> None:
+    """Raises `UserError` where the tokenizer would pad a prompt to more tokens than the text encoder reads: to 10^30 where it states no
+    length."""
+    padded, read = pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings
+    if padded > read:
+        raise UserError(
+            f"the base model {base.name} pads prompts to {shown(padded)} tokens, of which its text encoder reads {read}: set "
+            "model_max_length in its tokenizer/tokenizer_config.json"
+        )
 
 
 def with_scheduler(pipeline: Pipeline, name: str) -> Pipeline:
