@@ -33,6 +33,7 @@ from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.demo.tiny_unet import build_tokenizer
 from sgdmix_hub.files import write_json
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.adapters import LORA_TARGETS
 from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base
 from sgdmix_hub.models.prompts import prompt_ids, token_for
 from sgdmix_hub.runtime.ranks import start_processes
@@ -40,7 +41,7 @@ from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.adapter.batches import training_batches
 from sgdmix_hub.training.adapter.dataset import Share
 from sgdmix_hub.training.adapter.loop import build_optimizer, denoising_loss
-from sgdmix_hub.training.adapter.model import LORA_TARGETS, PRECISIONS, load_adapted
+from sgdmix_hub.training.adapter.model import PRECISIONS, load_adapted
 
 # channels of the UNet and the autoencoder, width of the text encoder, its layers, resolution, precision
 SHAPES = {

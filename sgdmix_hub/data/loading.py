@@ -17,7 +17,8 @@ from datasets.packaged_modules.folder_based_builder.folder_based_builder import 
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
 
-from sgdmix_hub.errors import UserError, first_line, one_line
+from sgdmix_hub.errors import UserError, first_line, one_line, shown
+from sgdmix_hub.files import lies_in
 from sgdmix_hub.hub.pins import Pin
 
 from .images import LFS_POINTER
@@ -49,6 +50,7 @@ def load_rows(pin: Pin, config_name: str | None, split: str) -> Loaded:
     """One split of a pinned dataset. Raises `UserError`, or, for a lack of disk or memory, what told of it."""
     try:
         builder = _builder(pin, config_name)
+        check_data_files(pin, builder)
         builder.download_and_prepare()
         return Loaded(builder.as_dataset(split=split), files_of(pin), stray_images(pin, builder))
     except UserError:
@@ -70,6 +72,18 @@ def _builder(pin: Pin, config_name: str | None) -> DatasetBuilder:
     return builder
 
 
+def check_data_files(pin: Pin, builder: DatasetBuilder) -> None:
+    """Raises `UserError` where the card of a folder has `datasets` read other files of this machine, or a repository that the reader's
+    token may open: what is made of them may be published. On the Hub `datasets` itself refuses that."""
+    if not pin.is_local:
+        return
+    folder = files_of(pin)
+    for file in (str(file) for files in (builder.config.data_files or {}).values() for file in files):
+        place = file.rpartition("::")[2].removeprefix("file://")
+        if not place.startswith(("http://", "https://")) and ("://" in place or not lies_in(place, folder)):
+            raise UserError(f"the README of {pin.name} names data that is not in it, {shown(file)}: give what it names as a dataset")
+
+
 def cache_of(pin: Pin) -> Path:
     """Where the prepared rows of a local folder are kept: by its place and its content. On its own `datasets` knows a folder whose README
     names data files by that README alone, and gives the rows of any other folder that has the same."""
@@ -82,8 +96,9 @@ def files_of(pin: Pin) -> str:
     if not pin.is_local:
         return os.path.realpath(Path(HF_HUB_CACHE) / repo_folder_name(repo_id=pin.name, repo_type="dataset"))
     folder = os.path.realpath(pin.path)
-    parent = os.path.dirname(folder)
-    return os.path.dirname(parent) if os.path.basename(parent) == "snapshots" else folder  # whose files are links to their blobs
+    parent, repository = os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))
+    in_cache = os.path.basename(parent) == "snapshots" and os.path.isdir(os.path.join(repository, "blobs"))
+    return repository if in_cache else folder  # a snapshot's files are links to the blobs
 
 
 def stray_images(pin: Pin, builder: DatasetBuilder) -> tuple[str, ...]:

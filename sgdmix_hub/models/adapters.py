@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from sgdmix_hub.errors import UserError, first_line
+from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.files import write_json
+from sgdmix_hub.forms import NAME, NUMBER, SHARE, of_kind, record
 from sgdmix_hub.hub.formats import read_adapter_facts
 from sgdmix_hub.hub.pins import Pin, local_folder, same_content
 
@@ -33,6 +34,18 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 TOKENS_FILE = "learned_embeds.safetensors"
 FACTS_FILE = "adapter.json"
 FORMAT = 1
+LORA_DESCRIPTION = "lora_adapter_metadata"  # diffusers' name for it in the metadata of LORA_FILE
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+LARGEST_RANK, LARGEST_ALPHA = 4096, 10**6
+# What trainings here choose; all else in a description is peft's default.
+LORA_CHOICES = {
+    "r": of_kind(f"a whole number from 1 to {LARGEST_RANK}", lambda value: type(value) is int and 1 <= value <= LARGEST_RANK),
+    "lora_alpha": of_kind(f"a number up to {LARGEST_ALPHA}", lambda value: NUMBER(value) is None and 0 < value <= LARGEST_ALPHA),
+    "lora_dropout": SHARE,
+    "target_modules": of_kind(f"the list of {', '.join(LORA_TARGETS)}", lambda value: value == sorted(LORA_TARGETS)),
+    "init_lora_weights": of_kind("gaussian", lambda value: value == "gaussian"),
+    "peft_version": NAME,
+}
 
 
 @dataclass(frozen=True)
@@ -122,9 +135,40 @@ def quiet_libraries():
             logging.set_verbosity(verbosity)
 
 
+def check_lora(path: Path, unet: torch.nn.Module) -> None:
+    """Raises `UserError` unless a LoRA file is as `save_adapter` writes it for this UNet: weights for every layer of `LORA_TARGETS`, and a
+    description that peft may follow. Diffusers passes over weights that are missing or have other names."""
+    with safe_open(path, "pt") as file:
+        names, metadata = set(file.keys()), file.metadata() or {}
+    fault = fault_of_description(metadata.get(LORA_DESCRIPTION, "{}"))
+    if fault is not None:
+        raise UserError(f"{path.name} of the adapter is not as a training here writes it: its {LORA_DESCRIPTION} {fault}")
+    ends = tuple(f".{target}" for target in LORA_TARGETS)
+    layers = [name for name, _ in unet.named_modules() if name.endswith(ends)]
+    expected = {f"unet.{layer}.lora.{half}.weight" for layer in layers for half in ("down", "up")}
+    if names != expected:
+        held = f"{len(names & expected)} of {len(expected)} LoRA weights, and {len(names - expected)} of other names"
+        raise UserError(f"the adapter does not fit the base model: {path.name} has {held}")
+
+
+def fault_of_description(text: str) -> str | None:
+    """What is wrong with a LoRA's description, which anybody may have written: peft takes texts in it for patterns, which may run for
+    ever, and numbers for sizes."""
+    from peft import LoraConfig
+
+    try:
+        values = {name.removeprefix("unet."): value for name, value in json.loads(text).items()}
+    except (ValueError, AttributeError, RecursionError) as error:
+        return f"is no description: {first_line(error)}"
+    usual = LoraConfig().to_dict()
+    strange = [name for name, value in values.items() if name not in LORA_CHOICES and (name not in usual or value != usual[name])]
+    return f"chooses {shown(strange[0])}" if strange else record(LORA_CHOICES)(values)
+
+
 def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
     """Loads an adapter into a pipeline of its base, through diffusers' own loaders. Raises `UserError` when it does not fit."""
     try:
+        check_lora(Path(adapter.folder) / LORA_FILE, pipeline.unet)
         tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
         missing = [token for token in map(token_for, range(len(adapter.class_names))) if token not in tokens]
         if missing:
@@ -134,5 +178,5 @@ def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
             pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)
             # A dictionary a token: a file with several is refused when it is given by path.
             pipeline.load_textual_inversion([{name: row} for name, row in tokens.items()])
-    except (ValueError, KeyError, RuntimeError, OSError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"the adapter does not fit the base model: {first_line(error)}") from error

@@ -9,7 +9,6 @@ from typing import TypeVar
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.utils import logging
-from safetensors import SafetensorError
 
 from sgdmix_hub.errors import UserError, first_line
 from sgdmix_hub.hub.pins import Pin
@@ -55,15 +54,30 @@ def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **o
             warnings.filterwarnings(
                 "ignore", message=".*torch_dtype.*", category=FutureWarning
             )  # its new name is unknown to older diffusers
-            return pipeline_class.from_pretrained(
+            pipeline = pipeline_class.from_pretrained(
                 base.path or base.name,
                 revision=None if base.is_local else base.revision,
                 torch_dtype=dtype,
                 use_safetensors=True,
                 **options,
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever diffusers, transformers and tokenizers raise on what anybody may have written
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
+    _check_prompt_length(base, pipeline)
+    return pipeline
+
+
+def _check_prompt_length(base: Pin, pipeline: DiffusionPipeline) -> None:
+    """Raises `UserError` where the tokenizer would pad a prompt to more tokens than the text encoder reads: to 10^30 where it states no
+    length."""
+    padded, read = pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings
+    if padded > read:
+        raise UserError(
+            f"the base model {base.name} pads prompts to {shown(padded)} tokens, of which its text encoder reads {read}: set "
+            "model_max_length in its tokenizer/tokenizer_config.json"
+        )
 
 
 def with_scheduler(pipeline: Pipeline, name: str) -> Pipeline:

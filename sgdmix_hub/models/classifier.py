@@ -17,6 +17,7 @@ from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder
 
 from .preprocessing import Preprocessing, apply, measured_preprocessing, recorded_preprocessing, stock_processor, timm_configuration
 
+PEFT_FILE = "adapter_config.json"
 BATCH = 32
 NO_CODE = {"trust_remote_code": False}  # or transformers would ask on the terminal
 
@@ -99,9 +100,14 @@ def load_network(folder: str, called: str, class_names: list[str] | None = None,
             config.model_args = {name: value for name, value in config.model_args.items() if name != "num_classes"}
         if from_scratch:
             return AutoModelForImageClassification.from_config(config, **NO_CODE)
-        return AutoModelForImageClassification.from_pretrained(
-            folder, config=config, ignore_mismatched_sizes=class_names is not None, use_safetensors=True, **NO_CODE
-        )
+        if (Path(folder) / PEFT_FILE).exists():  # transformers would take the weights of the model that it names
+            raise ValueError(f"{PEFT_FILE} makes it an adapter of another model, merge the two first")
+        options = {"ignore_mismatched_sizes": class_names is not None, "use_safetensors": True, "output_loading_info": True}
+        network, found = AutoModelForImageClassification.from_pretrained(folder, config=config, **options, **NO_CODE)
+        missing = sorted(found["missing_keys"])
+        if missing and class_names is None:
+            raise ValueError(f"its weights lack {missing[0]}{' and others' * (len(missing) > 1)}, which would be drawn at random")
+        return network
     except Exception as error:  # whatever transformers, timm and safetensors raise on what anybody may have written
         raise _cannot_load(called, error) from error
 

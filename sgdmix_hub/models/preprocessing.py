@@ -7,7 +7,7 @@ values and channels is measured on probes (black, white, grey, red, edges): its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -164,6 +164,7 @@ def measured_preprocessing(processor) -> Preprocessing:
     in another way: only the processor itself is right about those. Raises `UserError` for one that does anything else to values than
     to scale and shift them, or that gives inputs of several sizes.
     """
+    _check_sides(processor)
     black, white = (apply(processor, Image.new("RGB", side, color)) for side, color in (((96, 64), "black"), ((64, 96), "white")))
     if black.shape != white.shape:
         raise UserError(f"{_called(processor)} gives inputs of several sizes, {tuple(black.shape)} and {tuple(white.shape)}")
@@ -190,6 +191,17 @@ def measured_preprocessing(processor) -> Preprocessing:
     std = 1 / (high - low)
     mean, std = (tuple(_short(value) for value in values.tolist()) for values in (-low * std, std))
     return Preprocessing(size, max(size, *wholes), _interpolation(processor), mean, std, *channels)
+
+
+def _check_sides(processor) -> None:
+    """Raises `UserError` on a size above `LARGEST_SIDE`: the first probe would take gigabytes."""
+    described = processor.to_dict()
+    described |= described.get("data_config") or {}  # of timm
+    for name in ("size", "crop_size", "pad_size", "input_size"):
+        sides = described.get(name)
+        for side in sides.values() if isinstance(sides, Mapping) else sides if isinstance(sides, (list, tuple)) else [sides]:
+            if isinstance(side, (int, float)) and side > LARGEST_SIDE:
+                raise UserError(f"{_called(processor)} has a {name} of {shown(side, 20)}: {LARGEST_SIDE} is the largest that is taken")
 
 
 def _whole_side(share: Callable[[Image.Image], torch.Tensor], side: int, size: int) -> int | None:

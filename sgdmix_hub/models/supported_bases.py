@@ -10,7 +10,8 @@ from sgdmix_hub.hub.pins import Pin, local_folder
 
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 ADVICE = "bases of Stable Diffusion 1 and 2 are supported"
-SMALL_FILES = ["model_index.json", "unet/config.json", "vae/config.json"]
+SMALL_FILES = ["model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
+LONGEST_SCHEDULE = 100_000  # noise levels, of which Stable Diffusion has 1,000
 
 
 def check_supported(base: Pin) -> None:
@@ -21,6 +22,9 @@ def check_supported(base: Pin) -> None:
     if kind not in SUPPORTED:
         raise UserError(f"the base model {base.name} is a {shown(kind)}: {ADVICE}")
     unet, vae = (_read(base, folder / part / "config.json") for part in ("unet", "vae"))
+    levels = _read(base, folder / "scheduler" / "scheduler_config.json").get("num_train_timesteps", 1000)
+    if type(levels) is not int or not 1 <= levels <= LONGEST_SCHEDULE:
+        raise UserError(f"the base model {base.name} has {shown(levels)} noise levels, more than {LONGEST_SCHEDULE} or none: {ADVICE}")
     if unet.get("addition_embed_type") is not None:
         beside = shown(unet["addition_embed_type"])
         raise UserError(f"the base model {base.name} takes {beside} beside the prompt, as SDXL does: {ADVICE}")

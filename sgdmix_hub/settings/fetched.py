@@ -22,6 +22,7 @@ from .shipped import shipped_recipe_file
 
 PUBLISHED_BESIDE = ("plan.parquet", "manifest.json")
 PUBLISHED = frozenset(field.name for field in fields(AugmentSettings)) - set(PLACE_AND_SPEED)
+MOST_PIXELS = 178_956_970  # what is read where nothing is set: the memory of the reader's machine is not the publisher's to spend
 LOCATION = re.compile(r"hf://(datasets/)?([^/@]+/[^/@]+)(?:@(refs/pr/\d+|[^/]+))?/(.+)")
 
 
@@ -76,6 +77,8 @@ def check_fetched(values: dict, given: Iterable[str], location: str) -> dict:
             "give on the command line what you want of it, or copy its lines into a file of your own"
         )
     values = {name: value for name, value in values.items() if name not in given}
+    if isinstance(values.get("max_image_pixels"), int) and values["max_image_pixels"] > MOST_PIXELS:
+        raise UserError(f"{shown(location)}: max_image_pixels is above {MOST_PIXELS}: give --max_image_pixels on the command line")
     for name, value in values.items():
         fault = PIN(value) if name in PINNED_INPUTS else None if not has_text(value) else NAME(value)
         if fault is not None:

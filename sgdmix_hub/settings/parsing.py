@@ -46,6 +46,7 @@ def plain_float(text: str) -> float:
     return float(text)
 
 
+plain_int.__name__, plain_float.__name__ = "whole number", "number"  # argparse says "invalid number value"
 NUMBERS = {int: plain_int, float: plain_float}
 
 

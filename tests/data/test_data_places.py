@@ -123,6 +123,35 @@ def test_a_snapshot_of_the_hub_cache_is_a_folder_whose_files_are_links_to_its_bl
     assert reasons_of(split_of(snapshot)) == {}
 
 
+def test_a_folder_that_lies_in_one_called_snapshots_is_no_cache(secret, tmp_path):
+    folder = write_cells(
+        tmp_path / "snapshots" / "stranger", [{"bytes": png(picture(0)), "path": None}, {"bytes": None, "path": str(secret)}]
+    )
+    assert reasons_of(split_of(folder)) == {1: OUTSIDE}
+
+
+DATA = "data/train-00000-of-00001.parquet"
+CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n---\n"
+
+
+@pytest.mark.parametrize("path", ["../private/{data}", "{private}/{data}", "file://{private}/{data}", "link/{data}"])
+def test_a_card_that_names_data_outside_its_folder_is_refused(path, tmp_path):
+    """The rows would be made, and published, as if they were the stranger's own."""
+    private = write_cells(tmp_path / "private", [{"bytes": png(picture(0)), "path": None}] * 2)
+    folder = tmp_path / "stranger"
+    folder.mkdir()
+    os.symlink(private, folder / "link")
+    (folder / "README.md").write_text(CARD.format(path=path.format(private=private, data=DATA)))
+    with pytest.raises(UserError, match="the README of stranger names data that is not in it"):
+        split_of(folder)
+
+
+def test_a_card_may_name_the_data_in_its_folder(tmp_path):
+    folder = write_cells(tmp_path / "own", [{"bytes": png(picture(0)), "path": None}] * 2)
+    (folder / "README.md").write_text(CARD.format(path=DATA))
+    assert reasons_of(split_of(folder)) == {}
+
+
 def test_where_no_folder_is_given_a_cell_is_bytes(secret):
     with pytest.raises(UnusableImage, match=OUTSIDE):
         decode_image({"bytes": None, "path": str(secret)})
@@ -240,3 +269,30 @@ print(json.dumps(found))
     assert found["folder"] == {} and found["file"].endswith("train/tern/1.png") and found["paths"] == {"1": OUTSIDE}
     assert OUTSIDE in found["other"]
     assert found["gone"].startswith("the files behind the cached dataset birds/birds are gone: remove ")
+
+
+def test_on_the_hub_a_card_cannot_name_data_of_another_repository(hub, tmp_path):
+    """The reader's token may open what its author cannot."""
+    write_cells(tmp_path / "private", [{"bytes": png(picture(0)), "path": None}] * 2)
+    (tmp_path / "stranger").mkdir()
+    (tmp_path / "stranger" / "README.md").write_text(CARD.format(path=f"hf://datasets/birds/private/{DATA}"))
+    told = run_client(
+        hub,
+        """
+from sgdmix_hub.settings.data import DataSettings
+from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.pins import resolve
+
+for name in ("private", "stranger"):
+    api.create_repo(f"birds/{name}", repo_type="dataset", private=name == "private")
+    api.upload_folder(repo_id=f"birds/{name}", folder_path=f"{sys.argv[1]}/{name}", repo_type="dataset")
+try:
+    load_split(DataSettings(dataset_name="birds/stranger", output_dir="unused"), resolve("birds/stranger", repo_type="dataset"))
+    print(json.dumps("loaded"))
+except UserError as error:
+    print(json.dumps(str(error)))
+""",
+        tmp_path,
+    )
+    assert "Data files don't belong to birds/stranger" in told

@@ -9,6 +9,7 @@ import scipy.ndimage
 import torch
 from generations import arguments, digests, one_line, pixels_of, published_rows, run_script
 from launching import launch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sgdmix_hub.hub.pins import resolve
@@ -99,8 +100,10 @@ def test_refining_before_and_after_an_inpainting_gives_the_same_bits(pipeline):
 def test_the_adapter_has_no_part_in_the_hole(make_pipeline, pipeline, adapter, tmp_path):
     """Another adapter, three times as strong: the same holes, other refined images."""
     stronger = shutil.copytree(adapter, tmp_path / "adapter")
-    weights = {name: 3 * tensor for name, tensor in load_file(adapter / "pytorch_lora_weights.safetensors").items()}
-    save_file(weights, stronger / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
+    file = stronger / "pytorch_lora_weights.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    save_file({name: 3 * tensor for name, tensor in load_file(file).items()}, file, metadata)
     other = make_pipeline(learned=stronger)
     mixtures = mixtures_of(pipeline)
     for mine, others in zip(pipeline.inpaint(mixtures, SEEDS), other.inpaint(mixtures, SEEDS), strict=True):

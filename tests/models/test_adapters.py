@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from sgdmix_hub.data.splits import DataSettings, load_split, subset_record
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, read_adapter
+from sgdmix_hub.models.adapters import FACTS_FILE, LORA_DESCRIPTION, LORA_FILE, TOKENS_FILE, read_adapter
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,15 @@ def images():
 def copied(adapter, tmp_path):
     """A copy of the adapter, to be broken."""
     return shutil.copytree(adapter, tmp_path / "adapter")
+
+
+def describe(folder, weights=None, **values):
+    """Writes an adapter's LoRA file again, with other weights or other values in its description."""
+    with safe_open(folder / LORA_FILE, "pt") as file:
+        metadata = file.metadata()
+    description = json.loads(metadata[LORA_DESCRIPTION]) | {f"unet.{name}": value for name, value in values.items()}
+    weights = load_file(folder / LORA_FILE) if weights is None else weights
+    save_file(weights, folder / LORA_FILE, metadata=metadata | {LORA_DESCRIPTION: json.dumps(description)})
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +58,9 @@ def test_stock_diffusers_makes_the_same_images_in_another_process(which, tiny_ba
 def test_alpha_and_both_files_matter(tiny_base, adapter, copied, images):
     whole = refined_by(load_pipeline(tiny_base, adapter), images)
     lora = load_file(copied / LORA_FILE)
-    save_file(lora, copied / LORA_FILE, metadata={"format": "pt"})  # without diffusers' metadata alpha is read as the rank
+    describe(copied, lora_alpha=4)
     without_alpha = refined_by(load_pipeline(tiny_base, copied), images)
-    save_file({name: torch.zeros_like(value) for name, value in lora.items()}, copied / LORA_FILE, metadata={"format": "pt"})
+    describe(copied, {name: torch.zeros_like(value) for name, value in lora.items()})
     without_lora = refined_by(load_pipeline(tiny_base, copied), images)
     shutil.copy(adapter / LORA_FILE, copied / LORA_FILE)
     tokens = load_file(copied / TOKENS_FILE)
@@ -149,11 +158,53 @@ def test_an_adapter_of_another_base_is_refused(tiny_base, copied):
 
 
 def test_lora_of_another_width_is_refused(tiny_base, copied):
-    with safe_open(copied / LORA_FILE, "pt") as file:
-        metadata = file.metadata()
-    halved = {name: value[..., : value.shape[-1] // 2].clone() for name, value in load_file(copied / LORA_FILE).items()}
-    save_file(halved, copied / LORA_FILE, metadata=metadata)
+    describe(copied, {name: value[..., : value.shape[-1] // 2].clone() for name, value in load_file(copied / LORA_FILE).items()})
     with pytest.raises(UserError, match="does not fit"):
+        load_pipeline(tiny_base, copied)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("target_modules", r"(\w+\.?)+\.(\w+\.?)+X"),  # a pattern that peft would try for years
+        ("target_modules", ["to_q"]),
+        ("rank_pattern", {"(a+)+": 3}),
+        ("r", 10**6),  # sizes of what is allocated before the weights are looked at
+        ("r", True),
+        ("lora_alpha", "12"),
+        ("lora_alpha", 1e30),
+        ("init_lora_weights", "pissa"),
+        ("megatron_config", {"x": 1}),
+        ("use_dora", True),
+        ("of_a_later_peft", 1),
+    ],
+)
+def test_a_lora_file_that_asks_peft_for_more_than_a_training_here_is_refused(name, value, tiny_base, copied):
+    describe(copied, **{name: value})
+    with pytest.raises(UserError, match=f"{LORA_FILE} of the adapter is not as a training here writes it.* {name}"):
+        load_pipeline(tiny_base, copied)
+
+
+@pytest.mark.parametrize("description", [None, "{", "[]", "{}"])
+def test_a_lora_file_that_does_not_say_what_it_is_is_refused(description, tiny_base, copied):
+    metadata = {"format": "pt"} | ({} if description is None else {LORA_DESCRIPTION: description})
+    save_file(load_file(copied / LORA_FILE), copied / LORA_FILE, metadata=metadata)
+    with pytest.raises(UserError, match="is not as a training here writes it"):
+        load_pipeline(tiny_base, copied)
+
+
+@pytest.mark.parametrize(
+    ("changed", "held"),
+    [
+        (lambda lora: {}, "0 of 64 LoRA weights, and 0 of other names"),
+        (lambda lora: dict(list(lora.items())[:4]), "4 of 64 LoRA weights, and 0 of other names"),
+        (lambda lora: {name.replace("attn1", "attn9"): value for name, value in lora.items()}, "32 of 64 LoRA weights, and 32 of other"),
+    ],
+)
+def test_lora_weights_that_diffusers_would_pass_over_are_refused(changed, held, tiny_base, copied):
+    """Images would be made with half an adapter, or none, without a word."""
+    describe(copied, changed(load_file(copied / LORA_FILE)))
+    with pytest.raises(UserError, match=held):
         load_pipeline(tiny_base, copied)
 
 

@@ -58,6 +58,7 @@ def bases(tiny_base, tmp_path_factory):
     shutil.rmtree(no_unet / "unet")
     for name, content in (("torn", "{"), ("list", "[]"), ("binary", "\x00\x01"), ("deep", "[" * 100_000)):
         (shutil.copytree(tiny_base, folder / name) / "unet" / "config.json").write_text(content)
+    edited(tiny_base, folder / "long schedule", "scheduler/scheduler_config.json", num_train_timesteps=10**9)
     return folder
 
 
@@ -72,6 +73,7 @@ SAID = {
     "list": "unet/config.json .* holds no settings",
     "binary": "unet/config.json .* cannot be read",
     "deep": "unet/config.json .* cannot be read",
+    "long schedule": "has 1000000000 noise levels",
 }
 
 
@@ -101,6 +103,24 @@ def test_bases_of_stable_diffusion_are_taken(tiny_base, prudish_base, tmp_path):
     other_name = edited(tiny_base, tmp_path / "img2img", "model_index.json", _class_name="StableDiffusionImg2ImgPipeline")
     for base in (tiny_base, prudish_base, other_name):
         check_supported(resolve(str(base)))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        (
+            "tokenizer/tokenizer_config.json",
+            {"model_max_length": 10**9},
+            "pads prompts to 1000000000 tokens, of which its text encoder reads",
+        ),
+        ("tokenizer/tokenizer.json", {"model": None}, "cannot load the base model odd"),
+        ("model_index.json", {"tokenizer": "CLIPTokenizer"}, "cannot load the base model odd"),
+    ],
+)
+def test_a_base_that_would_fill_the_memory_or_end_in_a_traceback_is_refused(file, values, said, tiny_base, tmp_path):
+    base = edited(tiny_base, tmp_path / "odd", file, **values)
+    with pytest.raises(UserError, match=said):
+        load_base(StableDiffusionPipeline, resolve(str(base)), torch.float32)
 
 
 ON_THE_HUB = """

@@ -11,11 +11,12 @@ import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_classifiers import ALL, NAMES, SIDE, SQUARE, save_tiny
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.classifier import Classifier
+from sgdmix_hub.models.classifier import Classifier, build_for_training
 from sgdmix_hub.models.preprocessing import Preprocessing, measured_preprocessing, recorded_preprocessing, stock_processor
 
 CPU = torch.device("cpu")
@@ -78,6 +79,9 @@ UNUSABLE = {
     "nothing": (hf.ViTImageProcessor(do_resize=False), r"\(1, 3, 64, 96\)"),
     "broken": (hf.ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=[0.5, 0.5]), "fails"),
     "no spread": (hf.ViTImageProcessor(size=SQUARE, image_std=[float("inf")] * 3), "black from white"),
+    "gigantic": (hf.ViTImageProcessor(size={"height": 10**5, "width": 10**5}), "has a size of 100000: 8192 is the largest"),
+    "cropped from gigantic": (hf.ConvNextImageProcessor(size={"shortest_edge": 10**5}), "has a size of 100000"),
+    "a gigantic crop": (hf.BitImageProcessor(crop_size={"height": 10**5, "width": 64}), "has a crop_size of 100000"),
     "infinite": (hf.ViTImageProcessor(size=SQUARE, image_std=[1e-45] * 3), "black from white|fails"),
 }
 
@@ -88,6 +92,26 @@ def test_a_processor_that_gives_no_square_images_of_one_scale_is_refused_by_its_
     with pytest.raises(UserError, match=told) as error:
         measured_preprocessing(processor)
     assert "\n" not in str(error.value) and type(processor).__name__ in str(error.value)
+
+
+def test_a_classifier_whose_weights_are_not_all_there_is_refused(classifier, tmp_path):
+    """Its head would be drawn at random, in every process another one; only a training may draw one."""
+    folder = shutil.copytree(classifier, tmp_path / "headless")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("classifier.")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack classifier\.1\.bias and others, which would be drawn at random"):
+        Classifier(resolve(str(folder)), CPU)
+    network, _ = build_for_training(resolve(str(folder)), ["heron", "kite"], SIDE, None, False)
+    assert network.config.num_labels == 2
+
+
+def test_a_folder_that_names_another_model_for_its_weights_is_refused(classifier, tmp_path):
+    """Transformers would take them from there, at no pin."""
+    folder = shutil.copytree(classifier, tmp_path / "pointer")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "eve/other", "peft_type": "LORA"}))
+    with pytest.raises(UserError, match="adapter_config.json makes it an adapter of another model"):
+        Classifier(resolve(str(folder)), CPU)
 
 
 RECORD = Preprocessing(64, 72, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bgr").record()

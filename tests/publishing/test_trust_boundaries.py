@@ -132,6 +132,12 @@ def test_an_input_that_was_a_local_folder_is_asked_for_and_never_looked_for(tmp_
     assert resolve(HONEST["dataset_name"]) == Pin("org/birds", COMMIT)
 
 
+def test_a_published_configuration_cannot_raise_the_limit_of_pixels(tmp_path):
+    path = published_config(tmp_path, max_image_pixels=10**9)
+    assert "max_image_pixels" in refused(parse, path, "--output_dir=out")
+    assert parse(path, "--output_dir=out", "--max_image_pixels=1000000000").max_image_pixels == 10**9
+
+
 @pytest.mark.parametrize("value", [[0.5, "--card=/etc/passwd"], ["--push_to_hub"], [0.5, "--license=mit"]])
 def test_a_list_brings_no_words_of_a_command_line(value, tmp_path):
     assert "strength" in refused(parse, published_config(tmp_path, strength=value), "--output_dir=out")

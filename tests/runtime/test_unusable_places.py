@@ -81,7 +81,7 @@ def refusal(settings: dict, output: object) -> UserError:
 def test_places_that_cannot_be_written_are_refused_in_one_line(place, mixing, tmp_path):
     output, named = PLACES[place](tmp_path / "run")
     line = str(refusal(mixing | {"strength": 0.0}, output))
-    assert str(named) in line and "\n" not in line and len(line) < LONGEST_LINE, line
+    assert "/".join(Path(named).parts[-2:]) in line and "\n" not in line and len(line) < LONGEST_LINE, line
     assert any(words in line for words in ("choose", "give", "move", "remove")), line
 
 

@@ -97,6 +97,8 @@ def augment_settings(**values):
         (["--inpainting_method", "diffusion"], "mixing_method"),
         (["--inpainting_method", "diffusion", "--mixing_method", "inpaint", "--strength", "0"], "strength"),
         (["--inpainting_method", "diffusion", "--mixing_method", "inpaint", "--num_inference_steps", "1", "--strength", "1"], "steps"),
+        (["--strength", "zero"], "invalid number value: 'zero'"),
+        (["--num_variants", "1.5"], "invalid whole number value: '1.5'"),
         (["--config"], "config"),
         (["stray"], "stray"),
     ],

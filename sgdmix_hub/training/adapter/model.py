@@ -9,11 +9,11 @@ from peft import LoraConfig
 from torch import nn
 
 from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.models.adapters import LORA_TARGETS
 from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base, with_scheduler
 from sgdmix_hub.models.prompts import add_tokens
 from sgdmix_hub.settings.training import AdapterSettings
 
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
