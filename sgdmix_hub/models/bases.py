@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.utils import logging
 
-from sgdmix_hub.errors import UserError, first_line
+from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.runtime.liveness import launched_rank
 
