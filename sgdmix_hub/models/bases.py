@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.utils import logging
+from safetensors import safe_open
 
 from sgdmix_hub.errors import UserError, first_line, shown
-from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.hub.pins import Pin, local_folder
 from sgdmix_hub.runtime.liveness import launched_rank
 
 from .supported_bases import check_supported
@@ -21,6 +23,12 @@ SCHEDULERS = {
     "ddim": (DDIMScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
     "unipc": (UniPCMultistepScheduler, {}),
+}
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "safety_checker": "model.safetensors",
 }
 NO_SAFETY_CHECKER = {"safety_checker": None, "requires_safety_checker": False}
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
@@ -66,6 +74,7 @@ def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **o
     except Exception as error:  # whatever diffusers, transformers and tokenizers raise on what anybody may have written
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
     _check_prompt_length(base, pipeline)
+    _check_whole(base, pipeline)
     return pipeline
 
 
@@ -78,6 +87,20 @@ def _check_prompt_length(base: Pin, pipeline: DiffusionPipeline) -> None:
             f"the base model {base.name} pads prompts to {shown(padded)} tokens, of which its text encoder reads {read}: set "
             "model_max_length in its tokenizer/tokenizer_config.json"
         )
+
+
+def _check_whole(base: Pin, pipeline: DiffusionPipeline) -> None:
+    """Raises `UserError` where a network of the base has more weights than its file: the libraries draw the others at random and say so in
+    a note. They are counted, since names differ between versions of the libraries."""
+    folder = Path(local_folder(base, [f"{part}/{name}" for part, name in WEIGHTS.items()]))
+    for part, name in WEIGHTS.items():
+        network, file = getattr(pipeline, part, None), folder / part / name
+        if network is None or not file.is_file():  # large ones are stored in parts, which their index lists
+            continue
+        with safe_open(file, framework="pt") as weights:
+            stored, needed = len(weights.keys()), sum(1 for _ in network.parameters())
+        if stored < needed:
+            raise UserError(f"the base model {base.name} is not whole: {part} has {needed} weights, its file {stored}")
 
 
 def with_scheduler(pipeline: Pipeline, name: str) -> Pipeline:

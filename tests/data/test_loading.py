@@ -303,7 +303,7 @@ def test_pointers_of_git_lfs_are_told(tmp_path):
     for path in folder.rglob("*.png"):
         path.write_text(LFS_POINTER)
     line = refusal(folder)
-    assert "not one of the 12 images of images can be decoded" in line and "git lfs pull" in line
+    assert "not one of the 12 images of split 'train' of images can be decoded" in line and "git lfs pull" in line
 
 
 def test_a_full_disk_inside_datasets_is_a_full_disk(tmp_path):

@@ -140,3 +140,15 @@ def test_a_base_on_the_hub_is_refused_before_its_weights_are_fetched(bases, hub)
     assert SAID["inpainting"] in run_client(hub, ON_THE_HUB, bases / "inpainting")
     fetched = [call.path for call in hub.calls if call.method == "GET"]
     assert any(path.endswith("unet/config.json") for path in fetched) and not any("safetensors" in path for path in fetched)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_base_of_which_weights_are_missing_is_refused(part, tiny_base, tmp_path):
+    """The libraries would draw them at random."""
+    base = shutil.copytree(tiny_base, tmp_path / "half")
+    (path,) = (base / part).glob("*.safetensors")
+    weights = load_file(path)
+    del weights[max(weights)]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="is not whole|cannot load"):
+        load_base(StableDiffusionPipeline, resolve(str(base)), torch.float32)
