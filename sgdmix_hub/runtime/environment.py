@@ -1,4 +1,4 @@
-"""`sgdmix env`: the versions and devices of this machine, as a bug report needs them. Holds no names, paths or tokens."""
+"""Versions and devices: those that have a hand in a run's bytes, and what `sgdmix env` says for a bug report: no names, paths or tokens."""
 
 from __future__ import annotations
 
@@ -12,21 +12,6 @@ from sgdmix_hub.errors import UserError, shown
 
 LIBRARIES = (
     "torch",
-    "torchvision",
-    "diffusers",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "huggingface_hub",
-    "grad-cam",
-    "pyarrow",
-    "pillow",
-    "numpy",
-    "opencv-python-headless",
-)
-LIBRARIES = (
-    "torch",
     "diffusers",
     "transformers",
     "peft",
@@ -38,6 +23,7 @@ LIBRARIES = (
     "scikit-image",
     "grad-cam",
 )
+ALSO_REPORTED = ("torchvision", "accelerate", "huggingface_hub", "opencv-python-headless")
 
 
 def report() -> str:
@@ -45,7 +31,7 @@ def report() -> str:
     import torch
 
     facts = {"sgdmix_hub": __version__, "Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    facts |= {library: installed(library) for library in LIBRARIES}
+    facts |= {library: installed(library) for library in (*LIBRARIES, *ALSO_REPORTED)}
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     facts["GPUs"] = ", ".join(f"{devices.count(name)} x {name}" for name in sorted(set(devices))) or "none"
     return "\n".join(f"{name:<24}{value}" for name, value in facts.items())
