@@ -168,11 +168,11 @@ def fault_of_description(text: str) -> str | None:
 def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
     """Loads an adapter into a pipeline of its base, through diffusers' own loaders. Raises `UserError` when it does not fit."""
     try:
-        check_lora(Path(adapter.folder) / LORA_FILE, pipeline.unet)
         tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
         missing = [token for token in map(token_for, range(len(adapter.class_names))) if token not in tokens]
         if missing:
             raise UserError(f"the adapter has no learned token {missing[0]}: {TOKENS_FILE} is not the one of its {FACTS_FILE}")
+        check_lora(Path(adapter.folder) / LORA_FILE, pipeline.unet)
         # The loaders talk about text-encoder LoRA that was never trained, and about rows that are overwritten at once.
         with quiet_libraries():
             pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)
