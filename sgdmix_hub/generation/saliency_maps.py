@@ -118,7 +118,7 @@ def load_cam(settings: AugmentSettings, split: Split, classifier: Pin, device: t
     if network.class_names != split.class_names:
         raise UserError(
             f"the classifier's {len(network.class_names)} classes are not the dataset's {len(split.class_names)}: "
-            "train one with scripts/train_classifier.py"
+            "train one with sgdmix train-classifier"
         )
     return CamSaliency(network, settings.saliency_method, settings.saliency_layer, settings.saliency_input_size)
 

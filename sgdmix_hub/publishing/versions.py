@@ -112,7 +112,7 @@ def read_version(folder: Path, settings: HubSettings, max_skipped: float) -> Loc
     repo = folder / "repo" if (folder / "repo").is_dir() else folder
     manifests = sorted(repo.glob("sgdmix/*/manifest.json"))
     if not manifests or not (repo / CARD).is_file():
-        raise UserError(f"{folder} holds no finished generation: run scripts/augment_dataset.py with this --output_dir to its end")
+        raise UserError(f"{folder} holds no finished generation: run sgdmix augment with this --output_dir to its end")
     if len(manifests) > 1:
         raise UserError(f"{folder} holds several configurations: publish each from the output folder of its own run")
     (path,) = manifests
