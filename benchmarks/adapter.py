@@ -1,11 +1,14 @@
-"""Does an adapter learn the classes, what do tokens and LoRA add, and does it matter how many processes train it?
+"""Does an adapter learn the classes, what do tokens and LoRA add, and does it matter how many
+processes train it?
 
     python benchmarks/adapter.py
 
-Ten species of procedural birds, fifty training images each. A judge, trained on other real images, says which class generated images show:
-from noise, and from mixed images (masks and inpainting of `recommended`, the foreground refined like everything else) at four strengths;
-with the base alone, with the learned tokens, with LoRA and tokens. Then the same adapter trained by one process and by two, at the same
-total batch. Finished parts are kept in `work_dir`, so the same command continues. Writes one JSON and one Markdown file.
+Ten species of procedural birds, fifty training images each. A judge, trained on other real images,
+says which class generated images show: from noise, and from mixed images (masks and inpainting of
+`recommended`, the foreground refined like everything else) at four strengths; with the base alone,
+with the learned tokens, with LoRA and tokens. Then the same adapter trained by one process and by
+two, at the same total batch. Finished parts are kept in `work_dir`, so the same command continues.
+Writes one JSON and one Markdown file.
 """
 
 from __future__ import annotations
@@ -47,7 +50,12 @@ BATCH = 10
 
 
 def adapter_values(folder: Path, birds: Path) -> dict:
-    return read_yaml(RECIPE / "adapter.yaml") | DRAWING | TRAINING | {"dataset_name": str(birds), "output_dir": str(folder)}
+    return (
+        read_yaml(RECIPE / "adapter.yaml")
+        | DRAWING
+        | TRAINING
+        | {"dataset_name": str(birds), "output_dir": str(folder)}
+    )
 
 
 def words(values: dict) -> list[str]:
@@ -62,9 +70,20 @@ def make_birds(folder: Path) -> None:
 
 
 def train_judge(folder: Path, birds: Path) -> None:
-    values = {name: value for name, value in read_yaml(RECIPE / "classifier.yaml").items() if name != "synthetic_probability"}
-    values |= {"dataset_name": str(birds), "dataset_split": "validation", "image_size": 64, "num_train_epochs": 16}
-    train_classifier.main(parse_settings(ClassifierSettings, words(values | {"output_dir": str(folder)})))
+    values = {
+        name: value
+        for name, value in read_yaml(RECIPE / "classifier.yaml").items()
+        if name != "synthetic_probability"
+    }
+    values |= {
+        "dataset_name": str(birds),
+        "dataset_split": "validation",
+        "image_size": 64,
+        "num_train_epochs": 16,
+    }
+    train_classifier.main(
+        parse_settings(ClassifierSettings, words(values | {"output_dir": str(folder)}))
+    )
 
 
 def train_adapter(folder: Path, birds: Path, num_processes: int) -> Path:
@@ -72,29 +91,51 @@ def train_adapter(folder: Path, birds: Path, num_processes: int) -> Path:
     values = adapter_values(folder, birds)
     values["train_batch_size"] //= num_processes
     config = f"sgdmix_hub/accelerate_configs/cpu{num_processes}.yaml"
-    command = ["-m", "accelerate.commands.launch", "--config_file", config, "scripts/train_adapter.py", *words(values)]
+    command = [
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        config,
+        "scripts/train_adapter.py",
+        *words(values),
+    ]
     subprocess.run([sys.executable, *command], check=True)
     return folder
 
 
 def pipeline_of(arm: str, adapter_folder: Path) -> tuple[StableDiffusionPipeline, list[str]]:
     """The base with as much of the adapter as the arm says, and the classes' prompts."""
-    pipeline = with_scheduler(load_base(StableDiffusionPipeline, resolve(BASE), torch.float32, **NO_SAFETY_CHECKER), "dpmsolver++")
+    pipeline = with_scheduler(
+        load_base(StableDiffusionPipeline, resolve(BASE), torch.float32, **NO_SAFETY_CHECKER),
+        "dpmsolver++",
+    )
     adapter = read_adapter(resolve(str(adapter_folder)))
     if arm == "base":
-        return pipeline, [bare_prompt(adapter.facts["metaclass"], adapter.facts["prompt_template"])] * SPECIES
+        return pipeline, [
+            bare_prompt(adapter.facts["metaclass"], adapter.facts["prompt_template"])
+        ] * SPECIES
     load_into(pipeline, adapter)
     if arm == "tokens":
         pipeline.unet.disable_adapters()
     return pipeline, [adapter.prompt(label) for label in range(SPECIES)]
 
 
-def judged_images(arm: str, adapter_folder: Path, judge: Judge, sources, strength: float | str) -> dict:
+def judged_images(
+    arm: str, adapter_folder: Path, judge: Judge, sources, strength: float | str
+) -> dict:
     """What the judge says of one arm's images at one strength, or from noise."""
     pipeline, prompts = pipeline_of(arm, adapter_folder)
     options = {} if strength == NOISE else {"images": sources.images, "strength": strength}
     prompts = [prompts[label] for label in sources.labels]
-    images = draw_images(pipeline, prompts, sources.seeds, batch_size=BATCH, desc=f"{arm}, {strength}", **DRAWING, **options)
+    images = draw_images(
+        pipeline,
+        prompts,
+        sources.seeds,
+        batch_size=BATCH,
+        desc=f"{arm}, {strength}",
+        **DRAWING,
+        **options,
+    )
     return class_scores(judge.predict(images).tolist(), sources.labels)
 
 
@@ -110,12 +151,18 @@ def run(work_dir: Path, per_class: int) -> dict:
     train_judge(work_dir / "judge", birds)
     one, two = (train_adapter(work_dir / f"adapter-{count}", birds, count) for count in (1, 2))
     settings = parse_settings(AdapterSettings, words(adapter_values(one, birds)))
-    split = load_split(DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), repo_type="dataset"))
+    split = load_split(
+        DataSettings(dataset_name=str(birds), output_dir="unused"),
+        resolve(str(birds), repo_type="dataset"),
+    )
     judge = Judge(resolve(str(work_dir / "judge")), split.class_names, torch.device("cpu"))
     sources = mixed_sources(settings, split, work_dir / "mixed", per_class)
     path = work_dir / f"figures-{len(sources.labels)}.json"
     figures = read_json(path) if path.exists() else {"cells": {}, "processes": {}}
-    figures |= {"judge": judge.accuracy, "mixed": class_scores(judge.predict(sources.images).tolist(), sources.labels)}
+    figures |= {
+        "judge": judge.accuracy,
+        "mixed": class_scores(judge.predict(sources.images).tolist(), sources.labels),
+    }
     figures |= {
         "losses": {"1": losses(one), "2": losses(two)},
         "steps": settings.max_train_steps,
@@ -124,11 +171,15 @@ def run(work_dir: Path, per_class: int) -> dict:
     for arm in ARMS:
         for strength in (NOISE, *STRENGTHS):
             if f"{arm}, {strength}" not in figures["cells"]:
-                figures["cells"][f"{arm}, {strength}"] = judged_images(arm, one, judge, sources, strength)
+                figures["cells"][f"{arm}, {strength}"] = judged_images(
+                    arm, one, judge, sources, strength
+                )
                 write_json(path, figures)
     for strength in (NOISE, 0.7):
         if str(strength) not in figures["processes"]:
-            figures["processes"][str(strength)] = judged_images("LoRA + tokens", two, judge, sources, strength)
+            figures["processes"][str(strength)] = judged_images(
+                "LoRA + tokens", two, judge, sources, strength
+            )
             write_json(path, figures)
     return figures
 
@@ -146,12 +197,20 @@ def tables(figures: dict) -> str:
         f"Wilson intervals over images; chance {1 / SPECIES:g}. The judge is right on {figures['judge']:.3f} of real test images, and sees "
         f"the source's class in {shown(figures['mixed'])} of the mixed images before refinement. torch {figures['torch']}, CPU.",
         "",
-        "| Share of images that show their class | from noise | " + " | ".join(f"S = {strength}" for strength in STRENGTHS) + " |",
+        "| Share of images that show their class | from noise | "
+        + " | ".join(f"S = {strength}" for strength in STRENGTHS)
+        + " |",
         "|---|---|" + "---|" * len(STRENGTHS),
     ]
     for arm in ARMS:
-        lines.append(f"| {arm} | " + " | ".join(shown(cells[f"{arm}, {strength}"]) for strength in (NOISE, *STRENGTHS)) + " |")
-    one, two = ({int(step): loss for step, loss in figures["losses"][count].items()} for count in ("1", "2"))
+        lines.append(
+            f"| {arm} | "
+            + " | ".join(shown(cells[f"{arm}, {strength}"]) for strength in (NOISE, *STRENGTHS))
+            + " |"
+        )
+    one, two = (
+        {int(step): loss for step, loss in figures["losses"][count].items()} for count in ("1", "2")
+    )
     steps = [step for step in sorted(one) if step in two]
     steps = steps[:: max(1, len(steps) // 6)]
     largest = max(abs(one[step] - two[step]) for step in one if step in two)
@@ -159,26 +218,56 @@ def tables(figures: dict) -> str:
         "",
         "The same adapter trained by one process and by two, at the same total batch:",
         "",
-        "| Processes | " + " | ".join(f"loss at {step}" for step in steps) + " | from noise | S = 0.7 |",
+        "| Processes | "
+        + " | ".join(f"loss at {step}" for step in steps)
+        + " | from noise | S = 0.7 |",
         "|---|" + "---|" * (len(steps) + 2),
     ]
     for count, curve, scores in (("1", one, cells), ("2", two, None)):
-        judged = [scores[f"LoRA + tokens, {s}"] if scores else figures["processes"][str(s)] for s in (NOISE, 0.7)]
-        lines.append(f"| {count} | " + " | ".join(f"{curve[step]:.4f}" for step in steps) + " | " + " | ".join(map(shown, judged)) + " |")
+        judged = [
+            scores[f"LoRA + tokens, {s}"] if scores else figures["processes"][str(s)]
+            for s in (NOISE, 0.7)
+        ]
+        lines.append(
+            f"| {count} | "
+            + " | ".join(f"{curve[step]:.4f}" for step in steps)
+            + " | "
+            + " | ".join(map(shown, judged))
+            + " |"
+        )
     lines.append(f"\nLargest difference of a loss, a mean over ten steps: {largest:.1e}.")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images_per_class", type=int, default=TRAIN, help="mixed images of each species that are judged")
-    parser.add_argument("--work_dir", type=Path, default=Path("outputs/benchmarks/adapter"), help="folder of the runs")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
-        "--results", type=Path, default=Path("benchmarks/results/adapter"), help="path of the .json and .md, without suffix"
+        "--images_per_class",
+        type=int,
+        default=TRAIN,
+        help="mixed images of each species that are judged",
+    )
+    parser.add_argument(
+        "--work_dir",
+        type=Path,
+        default=Path("outputs/benchmarks/adapter"),
+        help="folder of the runs",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("benchmarks/results/adapter"),
+        help="path of the .json and .md, without suffix",
     )
     arguments = parser.parse_args()
     figures = run(arguments.work_dir, arguments.images_per_class)
-    arguments.results.with_suffix(".json").write_text(json.dumps(figures, sort_keys=True), encoding="utf-8")
+    arguments.results.with_suffix(".json").write_text(
+        json.dumps(figures, sort_keys=True), encoding="utf-8"
+    )
     arguments.results.with_suffix(".md").write_text(tables(figures), encoding="utf-8")
     print(tables(figures))
 

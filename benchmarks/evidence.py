@@ -1,10 +1,12 @@
-"""Methods against tasks, and the paper's ablations, on the procedural birds: `make evidence`, or a part of it.
+"""Methods against tasks, and the paper's ablations, on the procedural birds: `make evidence`, or a
+part of it.
 
     python benchmarks/evidence.py --tasks shift --seeds 1 2 3 --processes 2
 
-Every arm is a recipe (evidence_arms.py), made and trained on by the programs that users run. Finished work is kept in `work_dir`, and the
-figures of an earlier work_dir in `results`, so the same command continues anywhere (delete evidence.json there to begin anew); what was
-not run says so. Writes one JSON and two pictures, and the tables between the marks of `page`.
+Every arm is a recipe (evidence_arms.py), made and trained on by the programs that users run.
+Finished work is kept in `work_dir`, and the figures of an earlier work_dir in `results`, so the
+same command continues anywhere (delete evidence.json there to begin anew); what was not run says
+so. Writes one JSON and two pictures, and the tables between the marks of `page`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,18 @@ from pathlib import Path
 
 import torch
 from datasets import disable_progress_bars
-from evidence_arms import ABLATIONS, ARMS, MIXING, PAPER, REAL, RECOMMENDED, SYNTHETIC_PROBABILITIES, TASKS, Arm, point_arm
+from evidence_arms import (
+    ABLATIONS,
+    ARMS,
+    MIXING,
+    PAPER,
+    REAL,
+    RECOMMENDED,
+    SYNTHETIC_PROBABILITIES,
+    TASKS,
+    Arm,
+    point_arm,
+)
 from evidence_plots import ablation_lines, draw_ablations, draw_tasks
 from evidence_runs import Run, domain_text, figures_path, run_arms
 from evidence_tables import summary
@@ -25,30 +38,49 @@ from tqdm.auto import tqdm
 
 from sgdmix_hub.files import read_json, write_json
 
-BEGIN, END = "<!-- written by benchmarks/evidence.py -->", "<!-- end of what benchmarks/evidence.py wrote -->"
+BEGIN, END = (
+    "<!-- written by benchmarks/evidence.py -->",
+    "<!-- end of what benchmarks/evidence.py wrote -->",
+)
 RESULTS = "evidence.json"
 QUICK_ARMS = (REAL, "cutmix", PAPER, "fixed mask", MIXING, RECOMMENDED)
 
 
 def arm_jobs(tasks: list[str], seeds: list[int] | None, names: list[str]) -> list[tuple]:
-    """(task, seed, arms, probabilities), seed by seed, so that what there is at any moment is whole seeds of all tasks."""
+    """(task, seed, arms, probabilities), seed by seed, so that what there is at any moment is whole
+    seeds of all tasks.
+    """
     arms = {name: ARMS[name] for name in names}
-    units = sorted((seed, place, task) for place, task in enumerate(tasks) for seed in TASKS[task].seeds)
-    return [(task, seed, arms, SYNTHETIC_PROBABILITIES) for seed, _, task in units if seeds is None or seed in seeds]
+    units = sorted(
+        (seed, place, task) for place, task in enumerate(tasks) for seed in TASKS[task].seeds
+    )
+    return [
+        (task, seed, arms, SYNTHETIC_PROBABILITIES)
+        for seed, _, task in units
+        if seeds is None or seed in seeds
+    ]
 
 
 def ablation_jobs(keys: list[str], seeds: list[int] | None) -> list[tuple]:
-    """The same of the ablations' points that are not arms of the table too; those of one task and seed are one job, because they share its
-    folder."""
+    """The same of the ablations' points that are not arms of the table too; those of one task and
+    seed are one job, because they share its folder.
+    """
     found: dict[tuple[int, str], dict[str, Arm]] = {}
     for key in keys:
         ablation = ABLATIONS[key]
         for seed in ablation.seeds:
             points = found.setdefault((seed, ablation.task), {})
             for line in ablation.points:
-                named = {point_arm(key, line, point): Arm(changes) for point, changes in ablation.points[line].items()}
+                named = {
+                    point_arm(key, line, point): Arm(changes)
+                    for point, changes in ablation.points[line].items()
+                }
                 points |= {name: arm for name, arm in named.items() if name not in ARMS}
-    return [(task, seed, arms, (0.5,)) for (seed, task), arms in sorted(found.items()) if seeds is None or seed in seeds]
+    return [
+        (task, seed, arms, (0.5,))
+        for (seed, task), arms in sorted(found.items())
+        if seeds is None or seed in seeds
+    ]
 
 
 def draw_images(work_dir: Path, seed: int, tasks: list[str]) -> None:
@@ -74,7 +106,10 @@ def collected(work_dir: Path) -> dict[str, dict[str, dict]]:
     """Task -> seed -> figures, of everything that was measured so far."""
     found: dict[str, dict[str, dict]] = {}
     for task in TASKS:
-        paths = sorted((work_dir / task).glob("seed-*/figures.json"), key=lambda path: int(path.parent.name.rpartition("-")[2]))
+        paths = sorted(
+            (work_dir / task).glob("seed-*/figures.json"),
+            key=lambda path: int(path.parent.name.rpartition("-")[2]),
+        )
         seeds = {path.parent.name.rpartition("-")[2]: read_json(path) for path in paths}
         if any(seed["arms"] for seed in seeds.values()):
             found[task] = {number: seed for number, seed in seeds.items() if seed["arms"]}
@@ -82,12 +117,20 @@ def collected(work_dir: Path) -> dict[str, dict[str, dict]]:
 
 
 def write_results(work_dir: Path, results: Path, page: Path) -> str:
-    """The JSON of what was measured, and, drawn from it, the page's tables and the pictures beside it."""
-    facts = {"domain": domain_text(), "torch": torch.__version__.partition("+")[0], "probabilities": SYNTHETIC_PROBABILITIES}
+    """The JSON of what was measured, and, drawn from it, the page's tables and the pictures beside
+    it.
+    """
+    facts = {
+        "domain": domain_text(),
+        "torch": torch.__version__.partition("+")[0],
+        "probabilities": SYNTHETIC_PROBABILITIES,
+    }
     write_json(results / RESULTS, {"facts": facts, "figures": collected(work_dir)})
     written = json.loads((results / RESULTS).read_text(encoding="utf-8"))
     figures = written["figures"]
-    ablations = {ABLATIONS[key].title: lines for key in ABLATIONS if (lines := ablation_lines(figures, key))}
+    ablations = {
+        ABLATIONS[key].title: lines for key in ABLATIONS if (lines := ablation_lines(figures, key))
+    }
     text = summary(figures, ablations, written["facts"])
     prose = page.read_text(encoding="utf-8") if page.exists() else BEGIN + END
     page.write_text(with_tables(prose, text), encoding="utf-8")
@@ -104,20 +147,45 @@ def with_tables(page: str, text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--ablations", nargs="*", choices=list(ABLATIONS), default=list(ABLATIONS))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--seeds", type=int, nargs="+", help="some of a task's seeds; all when not given")
-    parser.add_argument("--quick", action="store_true", help="six arms under background shift, two seeds")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="some of a task's seeds; all when not given"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="six arms under background shift, two seeds"
+    )
     parser.add_argument("--processes", type=int, default=2, help="seeds at a time, one thread each")
-    parser.add_argument("--work_dir", type=Path, default=Path("outputs/evidence"), help="folder of the runs")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the .json")
-    parser.add_argument("--page", type=Path, default=Path("docs/evidence.md"), help="page that the tables are written into")
+    parser.add_argument(
+        "--work_dir", type=Path, default=Path("outputs/evidence"), help="folder of the runs"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("benchmarks/results"), help="folder of the .json"
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        default=Path("docs/evidence.md"),
+        help="page that the tables are written into",
+    )
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.tasks, arguments.ablations, arguments.seeds, arguments.arms = ["shift"], [], [1, 2], list(QUICK_ARMS)
-    phases = [arm_jobs(arguments.tasks, arguments.seeds, arguments.arms), ablation_jobs(arguments.ablations, arguments.seeds)]
+        arguments.tasks, arguments.ablations, arguments.seeds, arguments.arms = (
+            ["shift"],
+            [],
+            [1, 2],
+            list(QUICK_ARMS),
+        )
+    phases = [
+        arm_jobs(arguments.tasks, arguments.seeds, arguments.arms),
+        ablation_jobs(arguments.ablations, arguments.seeds),
+    ]
     arguments.results.mkdir(parents=True, exist_ok=True)
     take_up(arguments.results, arguments.work_dir)
     tasks_of_seeds: dict[int, list[str]] = {}
@@ -126,12 +194,27 @@ def main() -> None:
     seeds = list(tasks_of_seeds.items())
     print("drawing images", flush=True)
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        for together in (seeds[:1], seeds[1:]):  # the first alone: it fetches the photographs, which all seeds draw from
-            for drawing in [pool.submit(draw_images, arguments.work_dir, *seed) for seed in together]:
+        for together in (
+            seeds[:1],
+            seeds[1:],
+        ):  # the first alone: it fetches the photographs, which all seeds draw from
+            for drawing in [
+                pool.submit(draw_images, arguments.work_dir, *seed) for seed in together
+            ]:
                 drawing.result()
         for jobs in phases:  # one after the other: both write a task's and seed's figures
-            running = [pool.submit(run_arms, task, seed, arguments.work_dir, *rest) for task, seed, *rest in jobs]
-            for finished in tqdm(as_completed(running), total=len(running), desc="evidence", unit="run", miniters=1, mininterval=0):
+            running = [
+                pool.submit(run_arms, task, seed, arguments.work_dir, *rest)
+                for task, seed, *rest in jobs
+            ]
+            for finished in tqdm(
+                as_completed(running),
+                total=len(running),
+                desc="evidence",
+                unit="run",
+                miniters=1,
+                mininterval=0,
+            ):
                 tqdm.write(finished.result())
     print(write_results(arguments.work_dir, arguments.results, arguments.page))
 

@@ -1,4 +1,6 @@
-"""The evidence's tasks, arms and ablations: what is trained on what, as settings of the programs that users run."""
+"""The evidence's tasks, arms and ablations: what is trained on what, as settings of the programs
+that users run.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,17 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 
 SPECIES, JUDGE, TEST = 6, 100, 350
-SYNTHETIC_PROBABILITIES = (0.1, 0.5)  # the same for all arms; which one counts is chosen on the validation images
+SYNTHETIC_PROBABILITIES = (
+    0.1,
+    0.5,
+)  # the same for all arms; which one counts is chosen on the validation images
 
 
 @dataclass(frozen=True)
 class Task:
-    """A domain and what of it is trained on. `epochs` keep the number of updates near 300 whatever the number of images."""
+    """A domain and what of it is trained on. `epochs` keep the number of updates near 300 whatever
+    the number of images.
+    """
 
     title: str
     train: int  # images of each species
@@ -30,25 +37,38 @@ class Task:
 
 TASKS = {
     "shift": Task("background shift", 10, 0.95, tuple(range(1, 11)), 80),
-    "few-shot-10": Task("few-shot, 10 a class", 40, 0.0, tuple(range(1, 6)), 80, subset={"examples_per_class": 10}),
-    "few-shot-5": Task("few-shot, 5 a class", 40, 0.0, tuple(range(1, 6)), 120, subset={"examples_per_class": 5}),
-    "long-tail": Task("long tail, 0.05", 40, 0.0, tuple(range(1, 6)), 55, subset={"imbalance_factor": 0.05}),
+    "few-shot-10": Task(
+        "few-shot, 10 a class", 40, 0.0, tuple(range(1, 6)), 80, subset={"examples_per_class": 10}
+    ),
+    "few-shot-5": Task(
+        "few-shot, 5 a class", 40, 0.0, tuple(range(1, 6)), 120, subset={"examples_per_class": 5}
+    ),
+    "long-tail": Task(
+        "long tail, 0.05", 40, 0.0, tuple(range(1, 6)), 55, subset={"imbalance_factor": 0.05}
+    ),
     "full": Task("full, 40 a class", 40, 0.0, tuple(range(1, 6)), 20),
-    "photographs": Task("photographs, 40 a class", 40, 0.0, tuple(range(1, 6)), 20, photographs=True),
+    "photographs": Task(
+        "photographs, 40 a class", 40, 0.0, tuple(range(1, 6)), 20, photographs=True
+    ),
 }
 
 GENERATION = MIXING_ALONE | {"strength": 0.5}
 GOOD = {"preset": "recommended"}
 TRUE = {"saliency_method": "mask-column", "mask_column": "mask", "mask_refinement": "none"}
 CENTRE = {"saliency_method": "mask-column", "mask_column": "centre", "mask_refinement": "none"}
-UNMIXED = {"mixing_method": "none", "saliency_method": "minimum-barrier", "selection_method": "random"}
+UNMIXED = {
+    "mixing_method": "none",
+    "saliency_method": "minimum-barrier",
+    "selection_method": "random",
+}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """How a classifier is trained: `generation` is what its synthetic images are made with beyond GENERATION (None: it has none),
-    `training` what is set beyond the task's. An arm `without_adapter` refines with the base model alone; `untied` trains on images without
-    the tie."""
+    """How a classifier is trained: `generation` is what its synthetic images are made with beyond
+    GENERATION (None: it has none), `training` what is set beyond the task's. An arm
+    `without_adapter` refines with the base model alone; `untied` trains on images without the tie.
+    """
 
     generation: dict | None = None
     training: dict = field(default_factory=dict)
@@ -56,12 +76,18 @@ class Arm:
     untied: bool = False
 
     def applies_to(self, task: Task) -> bool:
-        """Photographs have no true masks, and where nothing is tied there is no set without the tie."""
+        """Photographs have no true masks, and where nothing is tied there is no set without the
+        tie.
+        """
         needs_masks = (self.generation or {}).get("mask_column") == "mask"
         return not (needs_masks and task.photographs) and not (self.untied and not task.tie)
 
 
-PAPER, RECOMMENDED, MIXING = "SGD-Mix, `paper`", "SGD-Mix, `recommended`", "mixing alone (its S = 0)"
+PAPER, RECOMMENDED, MIXING = (
+    "SGD-Mix, `paper`",
+    "SGD-Mix, `recommended`",
+    "mixing alone (its S = 0)",
+)
 REAL, CEILING = "flips + crops", "untied real images"
 ARMS = {
     REAL: Arm(),
@@ -70,7 +96,9 @@ ARMS = {
     "cutmix": Arm(training={"cutmix_alpha": 1.0}),
     "Real-Guidance, S = 0.1": Arm({**UNMIXED, "strength": 0.1}, without_adapter=True),
     "Diff-Aug": Arm(UNMIXED),
-    "Diff-Mix": Arm({**UNMIXED, "target_classes": "other", "prompt_class": "target"}, {"synthetic_gamma": 0.8}),
+    "Diff-Mix": Arm(
+        {**UNMIXED, "target_classes": "other", "prompt_class": "target"}, {"synthetic_gamma": 0.8}
+    ),
     PAPER: Arm({}),
     "fixed mask": Arm({**GOOD, **CENTRE}),
     "source pasted on the whole target": Arm({**GOOD, "mixing_method": "source"}),
@@ -79,9 +107,19 @@ ARMS = {
     "true masks": Arm({**GOOD, **TRUE}),
     CEILING: Arm(untied=True),
 }
-WITHOUT_MASKS = (REAL, "RandAugment", "mixup", "cutmix", "Real-Guidance, S = 0.1", "Diff-Aug", "Diff-Mix", "fixed mask")
+WITHOUT_MASKS = (
+    REAL,
+    "RandAugment",
+    "mixup",
+    "cutmix",
+    "Real-Guidance, S = 0.1",
+    "Diff-Aug",
+    "Diff-Mix",
+    "fixed mask",
+)
 
-# The paper's questions, asked at p = .5: each point is an arm of its own, `paper` or `recommended` with one setting changed.
+# The paper's questions, asked at p = .5: each point is an arm of its own, `paper` or `recommended`
+# with one setting changed.
 STRENGTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 CANDIDATES = (1, 10, 20, 30, 50, 100)
 MASKS = {
@@ -89,7 +127,10 @@ MASKS = {
     "spectral residual": {"saliency_method": "spectral-residual"},
     "minimum barrier": {"saliency_method": "minimum-barrier"},
     "Grad-CAM, GrabCut": {"mask_refinement": "grabcut"},
-    "minimum barrier, GrabCut": {"saliency_method": "minimum-barrier", "mask_refinement": "grabcut"},
+    "minimum barrier, GrabCut": {
+        "saliency_method": "minimum-barrier",
+        "mask_refinement": "grabcut",
+    },
     "true masks": TRUE,
 }
 
@@ -105,34 +146,57 @@ class Ablation:
 
 
 def _each(preset: str, setting: str, values) -> dict[str, dict]:
-    return {f"{value:g}" if isinstance(value, float) else str(value): {"preset": preset, setting: value} for value in values}
+    return {
+        f"{value:g}" if isinstance(value, float) else str(value): {"preset": preset, setting: value}
+        for value in values
+    }
 
 
 ABLATIONS = {
-    "strength": Ablation("strength S", "shift", {preset: _each(preset, "strength", STRENGTHS) for preset in ("paper", "recommended")}),
+    "strength": Ablation(
+        "strength S",
+        "shift",
+        {preset: _each(preset, "strength", STRENGTHS) for preset in ("paper", "recommended")},
+    ),
     "masks": Ablation("saliency and mask, union mixing", "shift", {"paper": MASKS}),
     "candidates": Ablation(
-        "candidates N", "full", {preset: _each(preset, "num_candidates", CANDIDATES) for preset in ("paper", "recommended")}
+        "candidates N",
+        "full",
+        {
+            preset: _each(preset, "num_candidates", CANDIDATES)
+            for preset in ("paper", "recommended")
+        },
     ),
     "selection": Ablation(
         "target selection",
         "full",
-        {preset: _each(preset, "selection_method", ("l2", "random", "dissimilar")) for preset in ("paper", "recommended")},
+        {
+            preset: _each(preset, "selection_method", ("l2", "random", "dissimilar"))
+            for preset in ("paper", "recommended")
+        },
     ),
 }
 
 
 @cache
 def point_arm(key: str, line: str, point: str) -> str:
-    """The arm that an ablation's point is measured as: one of ARMS where that is the same recipe, else one of its own."""
+    """The arm that an ablation's point is measured as: one of ARMS where that is the same recipe,
+    else one of its own.
+    """
     wanted = recipe(ABLATIONS[key].points[line][point])
     for name, arm in ARMS.items():
-        if arm.generation is not None and arm == Arm(arm.generation) and recipe(arm.generation) == wanted:
+        if (
+            arm.generation is not None
+            and arm == Arm(arm.generation)
+            and recipe(arm.generation) == wanted
+        ):
             return name
     return f"{key} {line} {point}"
 
 
 def recipe(changes: dict) -> AugmentSettings:
-    """All settings of a generation, of which `changes` names some, with the same inputs whatever they are."""
+    """All settings of a generation, of which `changes` names some, with the same inputs whatever
+    they are.
+    """
     inputs = dict.fromkeys(("dataset_name", "output_dir", "adapter", "classifier"), "any")
     return apply_preset(settings_from(AugmentSettings, **(inputs | BASE | GENERATION | changes)))

@@ -1,4 +1,6 @@
-"""One (task, seed) of the evidence: all that is trained and made for it, each in a folder of its own, so that finished work is kept."""
+"""One (task, seed) of the evidence: all that is trained and made for it, each in a folder of its
+own, so that finished work is kept.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def figures_path(work_dir: Path, task: str, seed: int | str) -> Path:
 
 
 class Run:
-    """The programs' runs for one task and seed. The seed draws species, images, subset, and everything that is trained."""
+    """The programs' runs for one task and seed. The seed draws species, images, subset, and
+    everything that is trained.
+    """
 
     def __init__(self, work_dir: Path, task: str, seed: int):
         self.task, self.seed = TASKS[task], seed
@@ -49,41 +53,75 @@ class Run:
         self.data = {"dataset_name": str(self.images), "seed": seed, "subset_seed": seed}
 
     def train(self, folder: Path, subset: dict | None = None, **values) -> Path:
-        """Trains a classifier, if it is not there, on the task's subset or another; returns its folder."""
+        """Trains a classifier, if it is not there, on the task's subset or another; returns its
+        folder.
+        """
         frozen = {"image_size": 64, "num_train_epochs": self.task.epochs, "output_dir": str(folder)}
         data = self.data | (self.task.subset if subset is None else subset)
-        train_classifier.main(settings_from(ClassifierSettings, **(data | CLASSIFIER | frozen | values)))
+        train_classifier.main(
+            settings_from(ClassifierSettings, **(data | CLASSIFIER | frozen | values))
+        )
         return folder
 
     def prepare(self) -> None:
-        """What the arms look through: the classifier for saliency and the adapter, both trained on the task's own images, and a judge that
-        was trained on others, which were not tied to anything."""
+        """What the arms look through: the classifier for saliency and the adapter, both trained on
+        the task's own images, and a judge that was trained on others, which were not tied to
+        anything.
+        """
         self.train(self.folder / "saliency", **SALIENCY)
-        values = self.data | self.task.subset | BASE | ADAPTER | {"output_dir": str(self.folder / "adapter")}
+        values = (
+            self.data
+            | self.task.subset
+            | BASE
+            | ADAPTER
+            | {"output_dir": str(self.folder / "adapter")}
+        )
         if self.task.photographs:
             values["metaclass"] = "animal"
         train_adapter.main(settings_from(AdapterSettings, **values))
-        judge = {"dataset_name": str(self.untied), "dataset_split": "validation", "num_train_epochs": 16}
+        judge = {
+            "dataset_name": str(self.untied),
+            "dataset_split": "validation",
+            "num_train_epochs": 16,
+        }
         self.train(self.folder / "judge", subset={}, **judge)
 
     def generate(self, folder: Path, changes: dict, without_adapter: bool = False) -> Path:
         """Makes an augmented dataset, if it is not there; returns its repository."""
-        links = {"output_dir": str(folder), "saliency_dir": str(self.folder / "maps"), "classifier": str(self.folder / "saliency")}
+        links = {
+            "output_dir": str(folder),
+            "saliency_dir": str(self.folder / "maps"),
+            "classifier": str(self.folder / "saliency"),
+        }
         if not without_adapter:
             links["adapter"] = str(self.folder / "adapter")
-        augment.main(settings_from(AugmentSettings, **(self.data | self.task.subset | links | BASE | GENERATION | changes)))
+        augment.main(
+            settings_from(
+                AugmentSettings,
+                **(self.data | self.task.subset | links | BASE | GENERATION | changes),
+            )
+        )
         return folder / "repo"
 
     def accuracy(self, classifier: Path, split: str) -> float:
         """On the validation or test images, none of which are tied."""
-        data = settings_from(ClassifierSettings, dataset_name=str(self.images), dataset_split=split, output_dir="unused")
-        return accuracy_on(classifier, load_split(data, resolve(str(self.images), repo_type="dataset")))
+        data = settings_from(
+            ClassifierSettings,
+            dataset_name=str(self.images),
+            dataset_split=split,
+            output_dir="unused",
+        )
+        return accuracy_on(
+            classifier, load_split(data, resolve(str(self.images), repo_type="dataset"))
+        )
 
 
 def accuracy_on(classifier: Path, split: Split) -> float:
     """A trained classifier's accuracy on all images of a split."""
     predicted = predicted_labels(classifier, (split.image(int(row)) for row in split.subset))
-    return ClassAccuracy().compute(predictions=predicted, references=split.labels[split.subset])["accuracy"]
+    return ClassAccuracy().compute(predictions=predicted, references=split.labels[split.subset])[
+        "accuracy"
+    ]
 
 
 class Figures:
@@ -91,7 +129,9 @@ class Figures:
 
     def __init__(self, path: Path):
         self.path = path
-        self.values = read_json(path) if path.exists() else {"hours": 0.0, "judge": None, "arms": {}}
+        self.values = (
+            read_json(path) if path.exists() else {"hours": 0.0, "judge": None, "arms": {}}
+        )
 
     def has(self, name: str) -> bool:
         return name in self.values["arms"]
@@ -104,7 +144,9 @@ class Figures:
 
 
 def measure(run: Run, name: str, arm: Arm, probabilities: tuple[float, ...]) -> dict:
-    """Accuracies of an arm by synthetic probability, and how often the judge sees the label in its images."""
+    """Accuracies of an arm by synthetic probability, and how often the judge sees the label in its
+    images.
+    """
     folder = run.folder / slug(name)
     figures, synthetic = {"accuracy": {}}, {}
     if arm.generation is not None:
@@ -114,18 +156,34 @@ def measure(run: Run, name: str, arm: Arm, probabilities: tuple[float, ...]) -> 
     for probability in probabilities if synthetic else (0.0,):
         chosen = synthetic and {**synthetic, "synthetic_probability": probability}
         data = {"dataset_name": str(run.untied)} if arm.untied else {}
-        classifier = run.train(folder / f"downstream-{probability:g}", **(arm.training | data | chosen))
-        figures["accuracy"][f"{probability:g}"] = {split: run.accuracy(classifier, split) for split in ("validation", "test")}
+        classifier = run.train(
+            folder / f"downstream-{probability:g}", **(arm.training | data | chosen)
+        )
+        figures["accuracy"][f"{probability:g}"] = {
+            split: run.accuracy(classifier, split) for split in ("validation", "test")
+        }
     return figures
 
 
-def run_arms(task: str, seed: int, work_dir: Path, arms: dict[str, Arm], probabilities: tuple[float, ...] = SYNTHETIC_PROBABILITIES) -> str:
-    """Measures the arms that are not measured yet; returns what there is now, in words. What the programs say goes to `log.txt`."""
+def run_arms(
+    task: str,
+    seed: int,
+    work_dir: Path,
+    arms: dict[str, Arm],
+    probabilities: tuple[float, ...] = SYNTHETIC_PROBABILITIES,
+) -> str:
+    """Measures the arms that are not measured yet; returns what there is now, in words. What the
+    programs say goes to `log.txt`.
+    """
     start_processes(num_threads=1)
     run = Run(work_dir, task, seed)
     write_to(run.folder / "log.txt")
     figures = Figures(figures_path(work_dir, task, seed))
-    missing = {name: arm for name, arm in arms.items() if not figures.has(name) and arm.applies_to(run.task)}
+    missing = {
+        name: arm
+        for name, arm in arms.items()
+        if not figures.has(name) and arm.applies_to(run.task)
+    }
     if missing:
         started = time.monotonic()
         run.prepare()
@@ -134,11 +192,15 @@ def run_arms(task: str, seed: int, work_dir: Path, arms: dict[str, Arm], probabi
     for name, arm in missing.items():
         started = time.monotonic()
         figures.keep(started, name, measure(run, name, arm, probabilities))
-    return f"{task}, seed {seed}: {len(figures.values['arms'])} arms, {figures.values['hours']:.2f} h"
+    return (
+        f"{task}, seed {seed}: {len(figures.values['arms'])} arms, {figures.values['hours']:.2f} h"
+    )
 
 
 def write_to(path: Path) -> None:
-    """Has this process and all it starts write to a file: several at a time would write into each other's lines."""
+    """Has this process and all it starts write to a file: several at a time would write into each
+    other's lines.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         for stream in (1, 2):

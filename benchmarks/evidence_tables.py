@@ -1,4 +1,6 @@
-"""The evidence's figures as Markdown: one table of arms against tasks, and one a task with the comparisons."""
+"""The evidence's figures as Markdown: one table of arms against tasks, and one a task with the
+comparisons.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +12,34 @@ NOT_RUN = "not run"
 
 
 def chosen_probability(seeds: list[dict], arm: str) -> str:
-    """The synthetic probability with the best mean accuracy on the validation images, over the seeds that ran the arm."""
+    """The synthetic probability with the best mean accuracy on the validation images, over the
+    seeds that ran the arm.
+    """
     accuracies = [seed["arms"][arm]["accuracy"] for seed in seeds if arm in seed["arms"]]
-    return max(accuracies[0], key=lambda p: np.mean([of_seed[p]["validation"] for of_seed in accuracies]))
+    return max(
+        accuracies[0], key=lambda p: np.mean([of_seed[p]["validation"] for of_seed in accuracies])
+    )
 
 
 def test_accuracies(seeds: dict[str, dict], arm: str) -> dict[str, float]:
-    """Seed -> accuracy on the test images, at the probability that the validation images chose; empty for an arm that was not run."""
+    """Seed -> accuracy on the test images, at the probability that the validation images chose;
+    empty for an arm that was not run.
+    """
     ran = {number: seed for number, seed in seeds.items() if arm in seed["arms"]}
     if not ran:
         return {}
     probability = chosen_probability(list(ran.values()), arm)
-    return {number: seed["arms"][arm]["accuracy"][probability]["test"] for number, seed in ran.items()}
+    return {
+        number: seed["arms"][arm]["accuracy"][probability]["test"] for number, seed in ran.items()
+    }
 
 
 def overview(figures: dict[str, dict[str, dict]]) -> str:
     """Arms against tasks: mean test accuracy with its interval over seeds."""
-    lines = ["| Trained on | " + " | ".join(task.title for task in TASKS.values()) + " |", "|---|" + "---|" * len(TASKS)]
+    lines = [
+        "| Trained on | " + " | ".join(task.title for task in TASKS.values()) + " |",
+        "|---|" + "---|" * len(TASKS),
+    ]
     for arm, recipe in ARMS.items():
         cells = []
         for name, task in TASKS.items():
@@ -43,11 +56,21 @@ def _seeds_if_fewer(values: list[float], seeds: dict) -> str:
 
 
 def comparisons(seeds: dict[str, dict]) -> str:
-    """One task: every arm against `recommended`, paired by seed, p-values by Holm over the table; and whether its labels were kept."""
+    """One task: every arm against `recommended`, paired by seed, p-values by Holm over the table;
+    and whether its labels were kept.
+    """
     ours = test_accuracies(seeds, RECOMMENDED)
     rows = {arm: test_accuracies(seeds, arm) for arm in ARMS}
-    both = {arm: sorted(set(ours) & set(of_arm), key=int) for arm, of_arm in rows.items() if arm != RECOMMENDED}
-    pairs = {arm: ([ours[s] for s in common], [rows[arm][s] for s in common]) for arm, common in both.items() if common}
+    both = {
+        arm: sorted(set(ours) & set(of_arm), key=int)
+        for arm, of_arm in rows.items()
+        if arm != RECOMMENDED
+    }
+    pairs = {
+        arm: ([ours[s] for s in common], [rows[arm][s] for s in common])
+        for arm, common in both.items()
+        if common
+    }
     adjusted = dict(zip(pairs, holm([paired_p(*pair) for pair in pairs.values()]), strict=True))
     lines = [
         "| Trained on | test accuracy | `recommended` is better by | Holm's p | p chosen | label kept (judge) |",
@@ -59,29 +82,54 @@ def comparisons(seeds: dict[str, dict]) -> str:
         better = significance = ""
         if arm in pairs:
             differences = np.subtract(*pairs[arm])
-            better = f"{differences.mean():+.3f}" + (f" ± {half_width(differences):.3f}" if len(differences) > 1 else "")
-            significance = "" if np.isnan(adjusted[arm]) else "< .001" if adjusted[arm] < 0.001 else f"{adjusted[arm]:.3f}"
+            better = f"{differences.mean():+.3f}" + (
+                f" ± {half_width(differences):.3f}" if len(differences) > 1 else ""
+            )
+            significance = (
+                ""
+                if np.isnan(adjusted[arm])
+                else "< .001"
+                if adjusted[arm] < 0.001
+                else f"{adjusted[arm]:.3f}"
+            )
         ran = [seed for seed in seeds.values() if arm in seed["arms"]]
-        kept = [seed["arms"][arm]["label kept"] for seed in ran if "label kept" in seed["arms"][arm]]
+        kept = [
+            seed["arms"][arm]["label kept"] for seed in ran if "label kept" in seed["arms"][arm]
+        ]
         probability = chosen_probability(ran, arm) if kept else ""
-        cells = [interval(list(of_arm.values())), better, significance, probability, interval(kept) if kept else ""]
+        cells = [
+            interval(list(of_arm.values())),
+            better,
+            significance,
+            probability,
+            interval(kept) if kept else "",
+        ]
         lines.append(f"| {arm}{_seeds_if_fewer(list(of_arm), seeds)} | {' | '.join(cells)} |")
     judged = interval([seed["judge"] for seed in seeds.values()])
-    return "\n".join(lines) + f"\n\nThe judge, trained on other, untied images, is right on {judged} of the real test images."
+    return (
+        "\n".join(lines)
+        + f"\n\nThe judge, trained on other, untied images, is right on {judged} of the real test images."
+    )
 
 
 def summary(figures: dict, ablations: dict[str, list[str]], facts: dict) -> str:
     """The whole page. `ablations`: title -> the lines under its plot."""
     hours = sum(seed["hours"] for seeds in figures.values() for seed in seeds.values())
     figures = {name: figures[name] for name in TASKS if name in figures}
-    counts = ", ".join(f"{task.title} {len(figures.get(name, {}))} of {len(task.seeds)}" for name, task in TASKS.items())
+    counts = ", ".join(
+        f"{task.title} {len(figures.get(name, {}))} of {len(task.seeds)}"
+        for name, task in TASKS.items()
+    )
     parts = [
         f"{facts['domain']}. Seeds that ran: {counts}. {hours:.1f} hours of runs on one thread each, torch {facts['torch']}. "
         "± are 95 % t-intervals over seeds; a seed draws species, images, subset, classifiers and adapter. Of synthetic probabilities "
         f"{' and '.join(map(str, facts['probabilities']))} the one with the better mean on the validation images counts.",
         "## Arms against tasks\n\n" + overview(figures),
     ]
-    parts += [f"## {_heading(TASKS[task].title)}\n\n{comparisons(seeds)}" for task, seeds in figures.items()]
+    parts += [
+        f"## {_heading(TASKS[task].title)}\n\n{comparisons(seeds)}"
+        for task, seeds in figures.items()
+    ]
     parts += [f"## {_heading(title)}\n\n" + "\n".join(lines) for title, lines in ablations.items()]
     return "\n\n".join(parts) + "\n"
 

@@ -1,4 +1,6 @@
-"""Where one thread's time goes: every moment counts once, under the innermost name that it is spent at."""
+"""Where one thread's time goes: every moment counts once, under the innermost name that it is spent
+at.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds on the wall and on the CPU of the thread that uses it, by name, while it runs. `synchronize` waits for a device's queue, so
-    that its work counts where it was asked for."""
+    """Seconds on the wall and on the CPU of the thread that uses it, by name, while it runs.
+    `synchronize` waits for a device's queue, so that its work counts where it was asked for.
+    """
 
     def __init__(self, synchronize: Callable[[], None] = lambda: None):
         self.seconds: dict[str, float] = defaultdict(float)

@@ -1,4 +1,6 @@
-"""What the generation's benchmark works on: the demo's birds, patterns in any number, bases, and adapters trained for a few steps."""
+"""What the generation's benchmark works on: the demo's birds, patterns in any number, bases, and
+adapters trained for a few steps.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,12 @@ def birds(work_dir: Path) -> Path:
     """Enough images that every row of a measurement has a source of its own."""
     folder = work_dir / f"birds-{BIRD_CLASSES * BIRDS_OF_A_CLASS}"
     if not folder.exists():
-        write_atomically(folder, lambda path: save_dataset(make_dataset(BIRD_CLASSES, BIRDS_OF_A_CLASS, 1, 1, seed=0), path))
+        write_atomically(
+            folder,
+            lambda path: save_dataset(
+                make_dataset(BIRD_CLASSES, BIRDS_OF_A_CLASS, 1, 1, seed=0), path
+            ),
+        )
     return folder
 
 
@@ -54,10 +61,23 @@ def patterns_adapter(work_dir: Path) -> Path:
 def _adapter(work_dir: Path, dataset: Path, base: Path, resolution: int) -> Path:
     """An adapter after two steps: its weights do not change speed."""
     folder = work_dir / f"adapter-{base.name}-{dataset.name}"
-    places = {"dataset_name": str(dataset), "output_dir": str(folder), "pretrained_model_name_or_path": str(base)}
-    drawing = {"num_inference_steps": 1, "judged_strength": 1.0, "guidance_scale": 1.0, "resolution": resolution}
+    places = {
+        "dataset_name": str(dataset),
+        "output_dir": str(folder),
+        "pretrained_model_name_or_path": str(base),
+    }
+    drawing = {
+        "num_inference_steps": 1,
+        "judged_strength": 1.0,
+        "guidance_scale": 1.0,
+        "resolution": resolution,
+    }
     if not (folder / "adapter.json").exists():
-        train_adapter.main(AdapterSettings(**places, **drawing, metaclass="bird", max_train_steps=2, train_batch_size=1))
+        train_adapter.main(
+            AdapterSettings(
+                **places, **drawing, metaclass="bird", max_train_steps=2, train_batch_size=1
+            )
+        )
     return folder
 
 
@@ -65,12 +85,20 @@ def patterns(work_dir: Path, rows: int) -> Path:
     """A dataset of that many small images, a bright square before a coarse pattern each."""
     folder = work_dir / f"patterns-{rows}"
     if not folder.exists():
-        features = Features(image=Image(), label=ClassLabel(names=[f"class {label}" for label in range(PATTERN_CLASSES)]))
-        values = {"image": [_pattern(row) for row in range(rows)], "label": [row % PATTERN_CLASSES for row in range(rows)]}
+        features = Features(
+            image=Image(),
+            label=ClassLabel(names=[f"class {label}" for label in range(PATTERN_CLASSES)]),
+        )
+        values = {
+            "image": [_pattern(row) for row in range(rows)],
+            "label": [row % PATTERN_CLASSES for row in range(rows)],
+        }
 
         def write(temporary: Path) -> None:
             (temporary / "data").mkdir(parents=True)
-            Dataset.from_dict(values, features=features).to_parquet(temporary / "data" / "train-00000-of-00001.parquet")
+            Dataset.from_dict(values, features=features).to_parquet(
+                temporary / "data" / "train-00000-of-00001.parquet"
+            )
 
         write_atomically(folder, write)
     return folder

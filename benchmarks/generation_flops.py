@@ -12,7 +12,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 SIDE, PRODUCTS, CALLS, TOKENS = 8192, 20, 5, 77
-# names of kernels, in this order: attention is made of products too, and what fits nothing is norms and the like
+# names of kernels, in this order: attention is made of products too, and what fits nothing is norms
+# and the like
 KINDS = {
     "attention": r"flash|fmha|attention|sdpa",
     "layout and copies": r"nchwtonhwc|nhwctonchw|transpose|copy|cat|memcpy|memset",
@@ -22,8 +23,9 @@ OTHERS = "norms, activations, sums"
 
 
 def unet_alone(unet: UNet2DConditionModel, batch: int) -> dict:
-    """FLOP/s of a UNet, as it is and compiled, over the rate of a large matrix product of the same precision on the same device, and shares
-    of a call's time by kind of kernel."""
+    """FLOP/s of a UNet, as it is and compiled, over the rate of a large matrix product of the same
+    precision on the same device, and shares of a call's time by kind of kernel.
+    """
     inputs = unet_inputs(unet, batch, TOKENS)
     flops, product = call_flops(unet, inputs), product_rate(unet.device, unet.dtype)
     found = []
@@ -31,16 +33,35 @@ def unet_alone(unet: UNet2DConditionModel, batch: int) -> dict:
         if compiled:
             unet.compile(dynamic=False)
         seconds, kernels = kernel_shares(unet, inputs)
-        found.append({"compiled": compiled, "tflops": flops / seconds / 1e12, "share": flops / seconds / product, "kernels": kernels})
-    return {"batch": batch, "dtype": str(unet.dtype).removeprefix("torch."), "product_tflops": product / 1e12, "runs": found}
+        found.append(
+            {
+                "compiled": compiled,
+                "tflops": flops / seconds / 1e12,
+                "share": flops / seconds / product,
+                "kernels": kernels,
+            }
+        )
+    return {
+        "batch": batch,
+        "dtype": str(unet.dtype).removeprefix("torch."),
+        "product_tflops": product / 1e12,
+        "runs": found,
+    }
 
 
 def unet_inputs(unet, batch: int, tokens: int) -> dict:
     """Inputs of one call, in the shapes that the sampler gives them."""
     config, options = unet.config, {"device": unet.device, "dtype": unet.dtype}
-    latents = torch.randn(batch, config.in_channels, config.sample_size, config.sample_size, **options)
+    latents = torch.randn(
+        batch, config.in_channels, config.sample_size, config.sample_size, **options
+    )
     embeds = torch.randn(batch, tokens, config.cross_attention_dim, **options)
-    return {"sample": latents, "timestep": torch.tensor(500, device=unet.device), "encoder_hidden_states": embeds, "return_dict": False}
+    return {
+        "sample": latents,
+        "timestep": torch.tensor(500, device=unet.device),
+        "encoder_hidden_states": embeds,
+        "return_dict": False,
+    }
 
 
 @torch.no_grad()
@@ -66,8 +87,9 @@ def product_rate(device: torch.device, dtype: torch.dtype, side: int = SIDE) -> 
 
 @torch.no_grad()
 def kernel_shares(unet, inputs: dict) -> tuple[float, dict[str, float]]:
-    """Seconds of a call of the UNet, as it is run, and the shares of them by kind of kernel; `idle` is when the device waited for the next
-    one."""
+    """Seconds of a call of the UNet, as it is run, and the shares of them by kind of kernel; `idle`
+    is when the device waited for the next one.
+    """
     device = unet.device
     for _ in range(2):
         unet(**inputs)

@@ -25,15 +25,21 @@ SECONDS_BETWEEN_LOOKS = 0.1
 
 
 def run_whole(dataset: Path, output: Path, words: list[str]) -> dict:
-    """A generation from nothing, in one process: seconds of all of it and of its stages, the peak of the anonymous memory of its processes
-    in MB, and rows."""
+    """A generation from nothing, in one process: seconds of all of it and of its stages, the peak
+    of the anonymous memory of its processes in MB, and rows.
+    """
     shutil.rmtree(output, ignore_errors=True)
     started = time.time()
     peak = peak_memory(command(dataset, output, words), output.with_suffix(".log"))
     seconds = time.time() - started
     (manifest,) = (output / "repo").rglob("manifest.json")
     rows = read_json(manifest)["rows"]
-    return {"rows": rows, "seconds": seconds, "stages": stage_seconds(output, started), "peak_mb": peak / 1e6}
+    return {
+        "rows": rows,
+        "seconds": seconds,
+        "stages": stage_seconds(output, started),
+        "peak_mb": peak / 1e6,
+    }
 
 
 def run_again(dataset: Path, output: Path, words: list[str]) -> float:
@@ -44,13 +50,21 @@ def run_again(dataset: Path, output: Path, words: list[str]) -> float:
 
 
 def command(dataset: Path, output: Path, words: list[str]) -> list[str]:
-    places = ["--dataset_name", dataset, "--output_dir", output, "--saliency_method", "spectral-residual"]
+    places = [
+        "--dataset_name",
+        dataset,
+        "--output_dir",
+        output,
+        "--saliency_method",
+        "spectral-residual",
+    ]
     return [str(word) for word in [sys.executable, SCRIPT, *places, *words]]
 
 
 def peak_memory(command: list[str], log: Path) -> int:
-    """The most anonymous memory that a command's processes held together, in bytes; what it prints goes to a file. Ends the program when
-    the command fails."""
+    """The most anonymous memory that a command's processes held together, in bytes; what it prints
+    goes to a file. Ends the program when the command fails.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as output:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=output, stderr=output)
@@ -62,7 +76,9 @@ def peak_memory(command: list[str], log: Path) -> int:
                 continue
             time.sleep(SECONDS_BETWEEN_LOOKS)
     if process.returncode:
-        sys.exit(f"{' '.join(command)} ended with exit code {process.returncode}:\n{log.read_text()}")
+        sys.exit(
+            f"{' '.join(command)} ended with exit code {process.returncode}:\n{log.read_text()}"
+        )
     return peak
 
 

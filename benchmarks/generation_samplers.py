@@ -1,6 +1,8 @@
-"""What the generation's benchmark sets side by side: the library's flow, a sampler written the peers' way, and a plain convolution.
+"""What the generation's benchmark sets side by side: the library's flow, a sampler written the
+peers' way, and a plain convolution.
 
-A sampler loads and warms up when it is made; `run()` makes its rows, `mean_pixel()` is of the images of the last run.
+A sampler loads and warms up when it is made; `run()` makes its rows, `mean_pixel()` is of the
+images of the last run.
 """
 
 from __future__ import annotations
@@ -34,7 +36,13 @@ from sgdmix_hub.settings.method import apply_preset
 STRENGTH, STEPS, GUIDANCE = 0.7, 25, 7.5
 CONVOLUTIONS_A_ROW = 10  # so that a run of either takes about as long
 WAITING, HANDING_OVER = "waiting for mixtures", "handing over, writing"
-UNET, ENCODING, DECODING, SAMPLER, FINISHING = "UNet", "VAE encode", "VAE decode", "sampler around the UNet", "pasting"
+UNET, ENCODING, DECODING, SAMPLER, FINISHING = (
+    "UNet",
+    "VAE encode",
+    "VAE decode",
+    "sampler around the UNet",
+    "pasting",
+)
 MODEL = (UNET, ENCODING, DECODING)
 
 
@@ -54,7 +62,9 @@ class Task:
     @property
     def settings(self) -> AugmentSettings:
         # the paper's Grad-CAM would need a classifier, and maps are made before anything is timed
-        method = {"preset": self.preset} | ({"saliency_method": "spectral-residual"} if self.preset == "paper" else {})
+        method = {"preset": self.preset} | (
+            {"saliency_method": "spectral-residual"} if self.preset == "paper" else {}
+        )
         return apply_preset(
             AugmentSettings(
                 dataset_name=str(data.birds(self.work_dir)),
@@ -100,7 +110,9 @@ class Ours:
         self.features = shard_features(self.maker.inputs.split.class_names)
         folder.mkdir(parents=True, exist_ok=True)
         write_plan(folder / "plan.parquet", self.rows)
-        self.shards = Shards(folder / "shards", folder / "plan.parquet", self.maker.settings.rows_per_shard)
+        self.shards = Shards(
+            folder / "shards", folder / "plan.parquet", self.maker.settings.rows_per_shard
+        )
         self._make([(0, rows[: task.batch_size])])
         self.clock = Clock(torch.cuda.synchronize if device.type == "cuda" else lambda: None)
         self._set_clock()
@@ -114,7 +126,12 @@ class Ours:
         settings = self.maker.settings
 
         def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
-            self.shards.write(number, rows, self.features, {"skipped": skipped, "seconds": seconds, "environment": environment(settings)})
+            self.shards.write(
+                number,
+                rows,
+                self.features,
+                {"skipped": skipped, "seconds": seconds, "environment": environment(settings)},
+            )
 
         flow.make_shards(self.maker, shards, settings.num_workers, write, lambda rows: None)
 
@@ -132,13 +149,26 @@ class Ours:
         flow.computed_ahead = lambda *args: self.clock.waited_for(WAITING, ahead(*args))
 
     def mean_pixel(self) -> float:
-        tables = [pq.read_table(self.shards.path(number), columns=["image"]) for number in range(len(self.shards))]
-        return float(np.mean([np.asarray(decode_image(cell)) for table in tables for cell in table["image"].to_pylist()]))
+        tables = [
+            pq.read_table(self.shards.path(number), columns=["image"])
+            for number in range(len(self.shards))
+        ]
+        return float(
+            np.mean(
+                [
+                    np.asarray(decode_image(cell))
+                    for table in tables
+                    for cell in table["image"].to_pylist()
+                ]
+            )
+        )
 
 
 class Reference:
-    """The same rows the way the peers' scripts make theirs: one image a call of the stock pipeline, the adapter beside the weights, the
-    prompt as a string every time, eager, on a GPU fp16 under autocast, every image saved as PNG before the next one."""
+    """The same rows the way the peers' scripts make theirs: one image a call of the stock pipeline,
+    the adapter beside the weights, the prompt as a string every time, eager, on a GPU fp16 under
+    autocast, every image saved as PNG before the next one.
+    """
 
     def __init__(self, task: Task, device: torch.device, folder: Path):
         self.maker, rows = planned(task, device)
@@ -147,7 +177,9 @@ class Reference:
         on_gpu = device.type == "cuda"
         dtype = torch.float16 if on_gpu else torch.float32
         self.autocast: Callable = (lambda: torch.autocast("cuda", dtype)) if on_gpu else nullcontext
-        pipeline = load_base(StableDiffusionImg2ImgPipeline, self.maker.inputs.base, dtype, **NO_SAFETY_CHECKER)
+        pipeline = load_base(
+            StableDiffusionImg2ImgPipeline, self.maker.inputs.base, dtype, **NO_SAFETY_CHECKER
+        )
         self.pipeline = with_scheduler(pipeline, self.settings.scheduler).to(device)
         load_into(self.pipeline, self.maker.inputs.adapter)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -180,8 +212,9 @@ class Reference:
 
 
 class Convolution:
-    """What most of the time goes to, without anything around it: what the machine itself makes of two processes. Its rows are as many
-    convolutions as take about a row's time."""
+    """What most of the time goes to, without anything around it: what the machine itself makes of
+    two processes. Its rows are as many convolutions as take about a row's time.
+    """
 
     def __init__(self, task: Task, device: torch.device, folder: Path):
         torch.manual_seed(0)

@@ -25,7 +25,12 @@ def render(figures: dict) -> str:
     for title, (name, table) in parts.items():
         lines += [f"## {title}", ""]
         if name in figures:
-            lines += [measured_on(figures[name]["machine"]), "", *table(figures[name]["figures"]), ""]
+            lines += [
+                measured_on(figures[name]["machine"]),
+                "",
+                *table(figures[name]["figures"]),
+                "",
+            ]
         else:
             lines += [NOT_MEASURED, ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -52,19 +57,45 @@ def summary(figures: dict) -> list[str]:
         return show(figures[part]["figures"]) if part in figures else NOT_MEASURED
 
     def of_setting(name: str) -> Callable[[dict], str]:
-        return lambda speed: next((f"{one['ratio']:.2f}" for one in speed["places"] if one["place"] == name), NOT_MEASURED)
+        return lambda speed: next(
+            (f"{one['ratio']:.2f}" for one in speed["places"] if one["place"] == name), NOT_MEASURED
+        )
 
     return table(
         ("", "wanted", "found"),
-        ("rows/s over the reference's, all on one core", "at least 1.3", found("speed", of_setting("one core"))),
+        (
+            "rows/s over the reference's, all on one core",
+            "at least 1.3",
+            found("speed", of_setting("one core")),
+        ),
         ("the same, all cores free", "", found("speed", of_setting("all cores"))),
         ("share of the time outside UNet and VAE", "at most 10 %", found("time", largest_outside)),
-        ("two processes over one, over the same of a plain convolution", "at least 0.90", found("scaling", lambda f: f"{f['ratio']:.2f}")),
-        ("anonymous memory, 20,000 rows over 1,000, S = 0", "at most 1.15", found("memory", lambda f: f"{f['runs'][0]['ratio']:.2f}")),
-        ("the same, 2,000 over 200, one diffusion step", "at most 1.15", found("memory", lambda f: f"{f['runs'][1]['ratio']:.2f}")),
-        ("on a GPU: rows/s over the reference's", "at least 5", found("gpu", lambda f: f"{f['ratio']:.2f}")),
+        (
+            "two processes over one, over the same of a plain convolution",
+            "at least 0.90",
+            found("scaling", lambda f: f"{f['ratio']:.2f}"),
+        ),
+        (
+            "anonymous memory, 20,000 rows over 1,000, S = 0",
+            "at most 1.15",
+            found("memory", lambda f: f"{f['runs'][0]['ratio']:.2f}"),
+        ),
+        (
+            "the same, 2,000 over 200, one diffusion step",
+            "at most 1.15",
+            found("memory", lambda f: f"{f['runs'][1]['ratio']:.2f}"),
+        ),
+        (
+            "on a GPU: rows/s over the reference's",
+            "at least 5",
+            found("gpu", lambda f: f"{f['ratio']:.2f}"),
+        ),
         ("the same, compiled", "", found("gpu-compiled", lambda f: f"{f['ratio']:.2f}")),
-        ("on a GPU: UNet FLOP/s over the matrix product's", "at least 30 %", found("unet", unet_shares)),
+        (
+            "on a GPU: UNet FLOP/s over the matrix product's",
+            "at least 30 %",
+            found("unet", unet_shares),
+        ),
     )
 
 
@@ -74,25 +105,41 @@ def largest_outside(found: dict) -> str:
 
 
 def outside(run: dict) -> float:
-    """What UNet and VAE leave of the time. On one core the helpers' work is part of the wall time, also of what passes while the main
-    thread is inside the UNet: there it is the share of all CPU time."""
+    """What UNet and VAE leave of the time. On one core the helpers' work is part of the wall time,
+    also of what passes while the main thread is inside the UNet: there it is the share of all CPU
+    time.
+    """
     seconds = run["cpu"] if run["place"] == "one core" else run["wall"]
     return 1 - sum(seconds[name] for name in MODEL) / sum(seconds.values())
 
 
 def unet_shares(found: dict) -> str:
-    return ", ".join(f"{run['share']:.0%} ({'compiled' if run['compiled'] else 'eager'})" for run in found["runs"])
+    return ", ".join(
+        f"{run['share']:.0%} ({'compiled' if run['compiled'] else 'eager'})"
+        for run in found["runs"]
+    )
 
 
 # ---- the parts ----
 
 
 def speed(found: dict) -> list[str]:
-    rows = [("", "ours, rows/s", "reference, rows/s", "ratio of the turns, median", "of CPU seconds", "turns")]
+    rows = [
+        (
+            "",
+            "ours, rows/s",
+            "reference, rows/s",
+            "ratio of the turns, median",
+            "of CPU seconds",
+            "turns",
+        )
+    ]
     for one in found["places"]:
         rates = [f"{rate(one['turns'], kind):.2f}" for kind in ("ours", "reference")]
         turns = ", ".join(f"{turn_ratio(turn):.2f}" for turn in one["turns"])
-        rows.append((one["place"], *rates, f"**{one['ratio']:.2f}**", f"{one['cpu_ratio']:.2f}", turns))
+        rows.append(
+            (one["place"], *rates, f"**{one['ratio']:.2f}**", f"{one['cpu_ratio']:.2f}", turns)
+        )
     return [
         f"Tiny base, 64x64, preset paper with spectral residual, S = 0.7 of 25 steps, guidance 7.5, DPM-Solver++, {found['rows']} rows a "
         "turn; one process, one thread in the model, batch 8 or, of the reference, 1. Ours has threads that mix ahead and processes that "
@@ -123,12 +170,21 @@ def time_shares(found: dict) -> list[str]:
 
 
 def shares_table(runs: list[dict], kind: str) -> list[str]:
-    names = [*MODEL, *dict.fromkeys(name for run in runs for name in run[kind] if name not in MODEL)]
+    names = [
+        *MODEL,
+        *dict.fromkeys(name for run in runs for name in run[kind] if name not in MODEL),
+    ]
     rows = [("preset, place", *names, "outside UNet and VAE")]
     for run in runs:
         total = sum(run[kind].values())
         shares = {name: run[kind].get(name, 0) / total for name in names}
-        rows.append((f"{run['preset']}, {run['place']}", *map(percent, shares.values()), f"**{percent(1 - sum(map(shares.get, MODEL)))}**"))
+        rows.append(
+            (
+                f"{run['preset']}, {run['place']}",
+                *map(percent, shares.values()),
+                f"**{percent(1 - sum(map(shares.get, MODEL)))}**",
+            )
+        )
     return table(*rows)
 
 
@@ -138,7 +194,10 @@ def percent(share: float) -> str:
 
 def scaling(found: dict) -> list[str]:
     rows = [("pair", "convolution, 2 over 1", "ours, 2 over 1")]
-    rows += [(number, f"{pair['convolution']:.2f}", f"{pair['ours']:.2f}") for number, pair in enumerate(found["pairs"], start=1)]
+    rows += [
+        (number, f"{pair['convolution']:.2f}", f"{pair['ours']:.2f}")
+        for number, pair in enumerate(found["pairs"], start=1)
+    ]
     rows.append(("median", *(f"{found['medians'][kind]:.2f}" for kind in ("convolution", "ours"))))
     note = f"{found['rows']} rows a process; a core of its own for each process with all its helpers. Ours over the convolution's: "
     return [f"{note}**{found['ratio']:.2f}**.", "", *table(*rows)]
@@ -149,7 +208,11 @@ def memory(found: dict) -> list[str]:
     for part in found["runs"]:
         for run, shown in zip(part["runs"], ("", f"**{part['ratio']:.2f}**"), strict=True):
             rows.append((part["title"], f"{run['rows']:,}", f"{run['peak_mb']:.0f}", shown))
-    return ["All processes of a run together, encoders included; images of 32x32 before mixing.", "", *table(*rows)]
+    return [
+        "All processes of a run together, encoders included; images of 32x32 before mixing.",
+        "",
+        *table(*rows),
+    ]
 
 
 def size(found: dict) -> list[str]:
@@ -171,7 +234,13 @@ def gpu(found: dict) -> list[str]:
         f"float16. Settings as above. Loading both, and compiling where it is, took {found['loading_seconds']:.0f} s.",
         "",
         *table(
-            ("ours, rows/s", "reference, rows/s", "ratio of the turns, median", "turns", "outside UNet and VAE"),
+            (
+                "ours, rows/s",
+                "reference, rows/s",
+                "ratio of the turns, median",
+                "turns",
+                "outside UNet and VAE",
+            ),
             (*rates, f"**{found['ratio']:.2f}**", turns, percent(beyond)),
         ),
     ]
@@ -182,7 +251,14 @@ def unet(found: dict) -> list[str]:
     rows = [("", "TFLOP/s", "of the matrix product's", *names)]
     for run in found["runs"]:
         shares = (percent(run["kernels"].get(name, 0)) for name in names)
-        rows.append(("compiled" if run["compiled"] else "eager", f"{run['tflops']:.0f}", f"**{run['share']:.0%}**", *shares))
+        rows.append(
+            (
+                "compiled" if run["compiled"] else "eager",
+                f"{run['tflops']:.0f}",
+                f"**{run['share']:.0%}**",
+                *shares,
+            )
+        )
     return [
         f"{found['device']}, {found['resolution']}x{found['resolution']}, {found['dtype']}, {found['batch']} images a call; a large matrix "
         f"product runs at {found['product_tflops']:.0f} TFLOP/s. The last columns: what a call spends its time on.",

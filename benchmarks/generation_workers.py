@@ -1,4 +1,6 @@
-"""Processes that hold a sampler each and run it when they are asked: what loads once can be measured in turns."""
+"""Processes that hold a sampler each and run it when they are asked: what loads once can be
+measured in turns.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from generation_samplers import HANDING_OVER, SAMPLERS, Ours, Task
 from sgdmix_hub.runtime.launch import quiet_other_ranks
 from sgdmix_hub.runtime.ranks import start_processes
 
-# The libraries are imported once, in a process from which every worker is forked; but a fork cannot use the GPU, since a library has
-# asked for it before.
+# The libraries are imported once, in a process from which every worker is forked; but a fork cannot
+# use the GPU, since a library has asked for it before.
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["sgdmix_hub.augment", "sgdmix_hub.train_adapter"])
 spawned = multiprocessing.get_context("spawn")
@@ -40,8 +42,9 @@ class Worker:
         self._pipe.send(timed)
 
     def answer(self) -> dict | None:
-        """What the run that was asked for took; the first answer says that the sampler is loaded. Raises `RuntimeError` when the process
-        has failed, which says why itself."""
+        """What the run that was asked for took; the first answer says that the sampler is loaded.
+        Raises `RuntimeError` when the process has failed, which says why itself.
+        """
         try:
             return self._pipe.recv()
         except EOFError:
@@ -108,11 +111,18 @@ def _run(sampler) -> dict:
     cpu, started = _cpu_seconds(), time.perf_counter()
     rows = sampler.run()
     seconds = time.perf_counter() - started
-    return {"rows": rows, "seconds": seconds, "cpu_seconds": _cpu_seconds() - cpu, "mean_pixel": sampler.mean_pixel()}
+    return {
+        "rows": rows,
+        "seconds": seconds,
+        "cpu_seconds": _cpu_seconds() - cpu,
+        "mean_pixel": sampler.mean_pixel(),
+    }
 
 
 def _timed_run(sampler: Ours, device: torch.device) -> dict:
-    """A run with what its time goes to: by the main thread's wall, and, without a GPU, by the CPU time of all threads and processes."""
+    """A run with what its time goes to: by the main thread's wall, and, without a GPU, by the CPU
+    time of all threads and processes.
+    """
     own, children = time.process_time(), _children_seconds()
     with sampler.clock.running(HANDING_OVER):
         found = _run(sampler)

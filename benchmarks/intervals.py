@@ -8,7 +8,9 @@ def half_width(values) -> float:
     """Half of the 95 % t-interval of the mean; nan for fewer than two values."""
     if len(values) < 2:
         return float("nan")
-    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return float(
+        stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    )
 
 
 def interval(values) -> str:
@@ -17,7 +19,9 @@ def interval(values) -> str:
 
 
 def paired(values, others) -> str:
-    """The mean of the differences with its interval and the p-value of the paired t-test, `+.050 ± .021 (p = .003)`."""
+    """The mean of the differences with its interval and the p-value of the paired t-test, `+.050 ±
+    .021 (p = .003)`.
+    """
     differences = np.subtract(values, others)
     if len(differences) < 2 or not np.ptp(differences):
         return f"{differences.mean():+.3f}"
@@ -34,7 +38,9 @@ def paired_p(values, others) -> float:
 
 
 def holm(p_values) -> np.ndarray:
-    """p-values adjusted for the number of comparisons (Holm, 1979), float64 in the given order; nan stays, and is no comparison."""
+    """p-values adjusted for the number of comparisons (Holm, 1979), float64 in the given order; nan
+    stays, and is no comparison.
+    """
     p_values = np.asarray(p_values, np.float64)
     adjusted = np.full(len(p_values), np.nan)
     order = [i for i in np.argsort(p_values) if not np.isnan(p_values[i])]

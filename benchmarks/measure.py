@@ -2,7 +2,8 @@
 
     python benchmarks/measure.py make demo
 
-Memory is the sum of the proportional set sizes (PSS), in which a page that several processes share counts once; Linux only.
+Memory is the sum of the proportional set sizes (PSS), in which a page that several processes share
+counts once; Linux only.
 """
 
 import subprocess
@@ -34,12 +35,16 @@ def main() -> None:
     tree = psutil.Process(child.pid)
     while child.poll() is None:
         try:
-            peak = max(peak, sum(pss(process) for process in [tree, *tree.children(recursive=True)]))
+            peak = max(
+                peak, sum(pss(process) for process in [tree, *tree.children(recursive=True)])
+            )
         except psutil.NoSuchProcess:
             continue
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     minutes = (time.monotonic() - started) / 60
-    print(f"measured: {' '.join(sys.argv[1:])}: exit code {child.returncode}, {minutes:.1f} minutes, peak {peak / 1e9:.2f} GB")
+    print(
+        f"measured: {' '.join(sys.argv[1:])}: exit code {child.returncode}, {minutes:.1f} minutes, peak {peak / 1e9:.2f} GB"
+    )
     sys.exit(child.returncode)
 
 

@@ -1,10 +1,12 @@
-"""Which saliency, masks, targets, mixing and strength? All of them on the procedural birds, whose true masks are known.
+"""Which saliency, masks, targets, mixing and strength? All of them on the procedural birds, whose
+true masks are known.
 
     python benchmarks/method.py --tie 0.95 --seeds 1 2 3 4 5 6 7 8 9 10 --processes 2
 
-A seed draws species, images and everything that is trained: six species, ten training images each, tied to their own backgrounds in
-training (`--tie`) and not in the test images. Every arm is a recipe, made and trained on by the programs that users run; finished ones
-are kept in `work_dir`, so the same command continues. Writes one JSON and one Markdown file of tables.
+A seed draws species, images and everything that is trained: six species, ten training images each,
+tied to their own backgrounds in training (`--tie`) and not in the test images. Every arm is a
+recipe, made and trained on by the programs that users run; finished ones are kept in `work_dir`, so
+the same command continues. Writes one JSON and one Markdown file of tables.
 """
 
 from __future__ import annotations
@@ -37,9 +39,16 @@ SPECIES, TRAIN, JUDGE, TEST = 6, 10, 100, 350
 BASE = {"pretrained_model_name_or_path": "sgdmix_hub/demo/tiny_base", "resolution": 64}
 RECIPE = Path("sgdmix_hub/recipes/demo-birds")
 CLASSIFIER = {
-    name: value for name, value in read_yaml(RECIPE / "classifier.yaml").items() if name not in ("eval_split", "synthetic_probability")
+    name: value
+    for name, value in read_yaml(RECIPE / "classifier.yaml").items()
+    if name not in ("eval_split", "synthetic_probability")
 }
-DOWNSTREAM = {"image_size": 64, "num_train_epochs": 80, "eval_split": "test", "synthetic_probability": 0.5}
+DOWNSTREAM = {
+    "image_size": 64,
+    "num_train_epochs": 80,
+    "eval_split": "test",
+    "synthetic_probability": 0.5,
+}
 SALIENCY = {"image_size": 128, "num_train_epochs": 40}  # 16 x 16 cells for the CAM
 ADAPTER = read_yaml(RECIPE / "adapter.yaml") | {"metaclass": "bird"}
 GENERATION = {
@@ -56,7 +65,8 @@ TRUE = {**GOOD, "saliency_method": "mask-column", "mask_column": "mask", "mask_r
 CENTRE = {"saliency_method": "mask-column", "mask_column": "centre", "selection_method": "random"}
 CAM = {**GOOD, "saliency_method": "grad-cam", "trust_test": "warn"}
 
-# What a generation is given beyond GENERATION; "classifier" names one of the two that are trained for saliency.
+# What a generation is given beyond GENERATION; "classifier" names one of the two that are trained
+# for saliency.
 ARMS = {
     "paper, S = 0": {},
     "paper, S = 0.5": REFINED,
@@ -68,15 +78,27 @@ ARMS = {
     "its targets from the whole split": {**GOOD, "target_classes": "any"},
     "its targets random": {**GOOD, "selection_method": "random"},
     "its targets dissimilar": {**GOOD, "selection_method": "dissimilar"},
-    "its targets of novel background, each at most 8 times": {**GOOD, "selection_method": "novel-background", "max_target_reuse": 8},
+    "its targets of novel background, each at most 8 times": {
+        **GOOD,
+        "selection_method": "novel-background",
+        "max_target_reuse": 8,
+    },
     "Grad-CAM + GrabCut, inpaint": CAM,
     "the same, bootstrapped": {**CAM, "classifier": "bootstrapped"},
     "true masks, union": {**TRUE, "mixing_method": "union"},
     "true masks, inpaint": TRUE,
-    "recommended, S = 0.5": {**GOOD, **REFINED, "foreground_strength": 0.5, "paste_foreground": False},
+    "recommended, S = 0.5": {
+        **GOOD,
+        **REFINED,
+        "foreground_strength": 0.5,
+        "paste_foreground": False,
+    },
     "recommended, S = 0.5, foreground 0": {**GOOD, **REFINED, "paste_foreground": False},
     "recommended, S = 0.5, foreground 0 and pasted": {**GOOD, **REFINED},
-    "recommended, S = 0.1, foreground 0 and pasted": {**GOOD, "strength": 0.1},  # hardly more than the VAE's round trip
+    "recommended, S = 0.1, foreground 0 and pasted": {
+        **GOOD,
+        "strength": 0.1,
+    },  # hardly more than the VAE's round trip
 }
 REAL, UNTIED, RARE = "real images only", "real images only, untied", "recommended, S = 0, p = .1"
 CHOSEN = "recommended, S = 0"
@@ -88,7 +110,9 @@ def settings_from(settings_class, **values):
 
 
 def make_domain(folder: Path, seed: int, tie: float, train: int = TRAIN) -> None:
-    """The birds of one seed, with a column that holds the same disc in the middle for every image; validation is large, for a judge."""
+    """The birds of one seed, with a column that holds the same disc in the middle for every image;
+    validation is large, for a judge.
+    """
     if folder.exists():
         return
     splits = make_dataset(SPECIES, train, JUDGE, TEST, seed=seed, tie=tie)
@@ -97,7 +121,9 @@ def make_domain(folder: Path, seed: int, tie: float, train: int = TRAIN) -> None
 
 
 def with_centre(rows: Dataset, size: int) -> Dataset:
-    """The rows with a column `centre`: a disc in the middle, the same for all, as a mask of size x size."""
+    """The rows with a column `centre`: a disc in the middle, the same for all, as a mask of size x
+    size.
+    """
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     disc = png(np.where(np.hypot(x, y) < size / 3.2, 255, 0).astype(np.uint8))
     return rows.add_column("centre", [disc] * len(rows), feature=Image())
@@ -116,14 +142,25 @@ class Seed:
     def train(self, name: str, **values) -> Path:
         """Trains a classifier, if it is not there; returns its folder."""
         folder = self.folder / name
-        values = {"dataset_name": str(self.birds), "seed": self.seed, "output_dir": str(folder)} | CLASSIFIER | values
+        values = (
+            {"dataset_name": str(self.birds), "seed": self.seed, "output_dir": str(folder)}
+            | CLASSIFIER
+            | values
+        )
         train_classifier.main(settings_from(ClassifierSettings, **values))
         return folder
 
     def generation(self, name: str, **values) -> AugmentSettings:
         """The settings of one arm's generation."""
-        links = {"dataset_name": str(self.birds), "seed": self.seed, "output_dir": str(self.folder / name)}
-        links |= {"saliency_dir": str(self.folder / "saliency"), "adapter": str(self.folder / "adapter")}
+        links = {
+            "dataset_name": str(self.birds),
+            "seed": self.seed,
+            "output_dir": str(self.folder / name),
+        }
+        links |= {
+            "saliency_dir": str(self.folder / "saliency"),
+            "adapter": str(self.folder / "adapter"),
+        }
         classifier = {"classifier": str(self.folder / values.pop("classifier", "saliency"))}
         return settings_from(AugmentSettings, **(links | BASE | GENERATION | classifier | values))
 
@@ -134,14 +171,25 @@ class Seed:
         return Path(settings.output_dir) / "repo"
 
     def train_inputs(self) -> None:
-        """Everything the arms look through: two classifiers for saliency, the adapter, and a judge trained on other real images."""
+        """Everything the arms look through: two classifiers for saliency, the adapter, and a judge
+        trained on other real images.
+        """
         self.train("saliency", **SALIENCY)
         repo = self.augment("bootstrap", **GOOD)
         self.train("bootstrapped", **SALIENCY, synthetic=str(repo), synthetic_probability=0.5)
         self.train(
-            "judge", dataset_name=str(self.untied), dataset_split="validation", image_size=64, num_train_epochs=16, eval_split="test"
+            "judge",
+            dataset_name=str(self.untied),
+            dataset_split="validation",
+            image_size=64,
+            num_train_epochs=16,
+            eval_split="test",
         )
-        values = {"dataset_name": str(self.birds), "seed": self.seed, "output_dir": str(self.folder / "adapter")}
+        values = {
+            "dataset_name": str(self.birds),
+            "seed": self.seed,
+            "output_dir": str(self.folder / "adapter"),
+        }
         train_adapter.main(settings_from(AdapterSettings, **(values | BASE | ADAPTER)))
 
 
@@ -158,7 +206,11 @@ def run_seed(seed: int, work_dir: Path, tie: float, arms: list[str]) -> dict:
     start_processes(num_threads=1)
     run = Seed(work_dir, seed, tie)
     figures_path = run.folder / "figures.json"
-    figures = read_json(figures_path) if figures_path.exists() else {"seconds": 0.0, "accuracy": {}, "label kept": {}}
+    figures = (
+        read_json(figures_path)
+        if figures_path.exists()
+        else {"seconds": 0.0, "accuracy": {}, "label kept": {}}
+    )
 
     def keep(started: float) -> None:
         figures["seconds"] += time.monotonic() - started
@@ -172,41 +224,82 @@ def run_seed(seed: int, work_dir: Path, tie: float, arms: list[str]) -> dict:
     if REAL not in figures["accuracy"]:
         figures["judge"] = accuracy(run.folder / "judge")
         figures["accuracy"][REAL] = accuracy(run.train("real", **DOWNSTREAM))
-        figures["accuracy"][UNTIED] = accuracy(run.train("real-untied", dataset_name=str(run.untied), **DOWNSTREAM))
+        figures["accuracy"][UNTIED] = accuracy(
+            run.train("real-untied", dataset_name=str(run.untied), **DOWNSTREAM)
+        )
     keep(started)
     for arm in arms:
         if arm in figures["accuracy"]:
             continue
         started = time.monotonic()
         repo = run.augment(arm_folder(arm), **ARMS[arm])
-        figures["accuracy"][arm] = accuracy(run.train(f"{arm_folder(arm)}/downstream", synthetic=str(repo), **DOWNSTREAM))
+        figures["accuracy"][arm] = accuracy(
+            run.train(f"{arm_folder(arm)}/downstream", synthetic=str(repo), **DOWNSTREAM)
+        )
         figures["label kept"][arm] = label_kept(run.folder / "judge", repo)
         if arm == CHOSEN:
             rare = DOWNSTREAM | {"synthetic_probability": 0.1}
-            figures["accuracy"][RARE] = accuracy(run.train(f"{arm_folder(arm)}/rare", synthetic=str(repo), **rare))
+            figures["accuracy"][RARE] = accuracy(
+                run.train(f"{arm_folder(arm)}/rare", synthetic=str(repo), **rare)
+            )
         keep(started)
-    print(f"seed {seed}: " + ", ".join(f"{arm} {value:.3f}" for arm, value in figures["accuracy"].items()), flush=True)
+    print(
+        f"seed {seed}: "
+        + ", ".join(f"{arm} {value:.3f}" for arm, value in figures["accuracy"].items()),
+        flush=True,
+    )
     return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(1, 11)))
-    parser.add_argument("--tie", type=float, default=0.95, help="share of training images on their species' own background")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="arms to run")
+    parser.add_argument(
+        "--tie",
+        type=float,
+        default=0.95,
+        help="share of training images on their species' own background",
+    )
+    parser.add_argument(
+        "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="arms to run"
+    )
     parser.add_argument("--processes", type=int, default=2, help="seeds at a time, one thread each")
-    parser.add_argument("--work_dir", type=Path, default=Path("outputs/benchmarks/method"), help="folder of the runs")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the .json and .md")
+    parser.add_argument(
+        "--work_dir",
+        type=Path,
+        default=Path("outputs/benchmarks/method"),
+        help="folder of the runs",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("benchmarks/results"),
+        help="folder of the .json and .md",
+    )
     arguments = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"  # two seeds at a time would write into each other's bars
     work = partial(run_seed, work_dir=arguments.work_dir, tie=arguments.tie, arms=arguments.arms)
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
         seeds = list(pool.map(work, arguments.seeds))
-    domain = {"species": SPECIES, "train": TRAIN, "test": TEST, "tie": arguments.tie, "torch": torch.__version__.partition("+")[0]}
+    domain = {
+        "species": SPECIES,
+        "train": TRAIN,
+        "test": TEST,
+        "tie": arguments.tie,
+        "torch": torch.__version__.partition("+")[0],
+    }
     results = arguments.results / f"method_{'tied' if arguments.tie else 'untied'}"
     figures = {"domain": domain, "seeds": dict(zip(map(str, arguments.seeds), seeds, strict=True))}
     results.with_suffix(".json").write_text(json.dumps(figures, sort_keys=True), encoding="utf-8")
-    order = {"masks": ["best fixed mask", *MASKS], "mixtures": list(MIXTURES), "accuracy": [REAL, UNTIED, *ARMS, RARE]}
+    order = {
+        "masks": ["best fixed mask", *MASKS],
+        "mixtures": list(MIXTURES),
+        "accuracy": [REAL, UNTIED, *ARMS, RARE],
+    }
     text = tables(figures, order, ["paper, S = 0.5", CHOSEN])
     results.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)

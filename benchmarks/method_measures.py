@@ -1,4 +1,6 @@
-"""What benchmarks/method.py measures of one seed besides accuracy: masks, mixtures, and labels as a judge sees them."""
+"""What benchmarks/method.py measures of one seed besides accuracy: masks, mixtures, and labels as a
+judge sees them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,13 @@ from sgdmix_hub.generation.plan import make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_backgrounds, compute_maps
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.metrics.mask_quality import best_fixed_iou, boundary_f, mask_iou, mask_precision, mask_recall
+from sgdmix_hub.metrics.mask_quality import (
+    best_fixed_iou,
+    boundary_f,
+    mask_iou,
+    mask_precision,
+    mask_recall,
+)
 from sgdmix_hub.metrics.mixture_quality import MixtureQuality
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.publishing.read import load_published
@@ -64,7 +72,11 @@ MIXTURES = {
     "minimum barrier + GrabCut, union, l2, other classes": GOOD_MASKS,
     "the same, source": {**GOOD_MASKS, "mixing_method": "source"},
     "the same, inpaint (`recommended`)": {**GOOD_MASKS, "mixing_method": "inpaint"},
-    "the same, inpaint, random": {**GOOD_MASKS, "mixing_method": "inpaint", "selection_method": "random"},
+    "the same, inpaint, random": {
+        **GOOD_MASKS,
+        "mixing_method": "inpaint",
+        "selection_method": "random",
+    },
     "the same, inpaint, novel-background, at most 8 times": {
         **GOOD_MASKS,
         "mixing_method": "inpaint",
@@ -86,19 +98,32 @@ def true_masks(maker: RowMaker) -> dict[int, np.ndarray]:
     """Row -> true foreground, bool (size, size)."""
     settings, split = maker.settings, maker.inputs.split
     masks = {int(row): decode_image(split.rows[int(row)]["mask"]) for row in split.subset}
-    return {row: np.asarray(square(mask, settings.resolution, settings.resize)) > 127 for row, mask in masks.items()}
+    return {
+        row: np.asarray(square(mask, settings.resolution, settings.resize)) > 127
+        for row, mask in masks.items()
+    }
 
 
 def mask_scores(run) -> dict[str, dict[str, list[float]]]:
-    """Per mask recipe the scores of every training image; a row without a usable map has an empty mask."""
+    """Per mask recipe the scores of every training image; a row without a usable map has an empty
+    mask.
+    """
     scores = {}
     for name, changes in MASKS.items():
         _, maker = prepared(run, changes)
         true = true_masks(maker)
         found = np.stack([maker.masked_image(row).mask for row in true])
         true = np.stack(list(true.values()))
-        measures = {"iou": mask_iou, "precision": mask_precision, "recall": mask_recall, "boundary_f": boundary_f}
-        scores[name] = {measure: function(found, true).round(4).tolist() for measure, function in measures.items()}
+        measures = {
+            "iou": mask_iou,
+            "precision": mask_precision,
+            "recall": mask_recall,
+            "boundary_f": boundary_f,
+        }
+        scores[name] = {
+            measure: function(found, true).round(4).tolist()
+            for measure, function in measures.items()
+        }
     return scores | {"best fixed mask": {"iou": [best_fixed_iou(true)]}}
 
 
@@ -140,7 +165,11 @@ def predicted_labels(classifier: Path, images: Iterable[PILImage.Image]) -> np.n
 
 
 def label_kept(judge: Path, repo: Path) -> float:
-    """Share of an augmented dataset's images that a classifier trained on other real images gives their label."""
+    """Share of an augmented dataset's images that a classifier trained on other real images gives
+    their label.
+    """
     rows = load_published(str(repo))
-    predicted = predicted_labels(judge, (rows.image(position) for position in range(len(rows.labels))))
+    predicted = predicted_labels(
+        judge, (rows.image(position) for position in range(len(rows.labels)))
+    )
     return float((predicted == rows.labels).mean())

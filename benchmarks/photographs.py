@@ -1,13 +1,17 @@
-"""A small labelled dataset of real photographs, offline: those that the wheels of scikit-image and scikit-learn hold, one a class.
+"""A small labelled dataset of real photographs, offline: those that the wheels of scikit-image and
+scikit-learn hold, one a class.
 
     python benchmarks/photographs.py outputs/photographs
-    python scripts/preview.py --dataset_name outputs/photographs --output_dir outputs/preview --num_images 8
+    python scripts/preview.py --dataset_name outputs/photographs --output_dir outputs/preview
+    --num_images 8
 
-It is for looking at, not for training. More rows come from more crops of each (`--crops 4`), which are no independent images: the nearest
-saliency map is then another crop of the same photograph. Sources: the astronaut (NASA) and the rocket
-(SpaceX) are in the public domain; the cat (Stefan van der Walt), the coffee (Rachel Michetti) and the cameraman (Lav Varshney) are CC0;
-the motorcycle is from the Middlebury stereo data (D. Scharstein et al., 2014); the flower (flickr.com/photos/vultilion/6056698931) and
-the temple (flickr.com/photos/danielbuechele/6061409035) are CC BY 2.0.
+It is for looking at, not for training. More rows come from more crops of each (`--crops 4`), which
+are no independent images: the nearest saliency map is then another crop of the same photograph.
+Sources: the astronaut (NASA) and the rocket (SpaceX) are in the public domain; the cat (Stefan van
+der Walt), the coffee (Rachel Michetti) and the cameraman (Lav Varshney) are CC0; the motorcycle is
+from the Middlebury stereo data (D. Scharstein et al., 2014); the flower
+(flickr.com/photos/vultilion/6056698931) and the temple
+(flickr.com/photos/danielbuechele/6061409035) are CC BY 2.0.
 """
 
 from __future__ import annotations
@@ -33,7 +37,12 @@ PHOTOGRAPHS: dict[str, Callable[[], np.ndarray]] = {
     "rocket": data.rocket,
     "temple": lambda: load_sample_image("china.jpg"),
 }
-CROPS = ((0, 0, 1, 1), (0.1, 0.0, 1, 0.95), (0.0, 0.05, 0.9, 1), (0.08, 0.08, 0.92, 0.92))  # left, top, right, bottom
+CROPS = (
+    (0, 0, 1, 1),
+    (0.1, 0.0, 1, 0.95),
+    (0.0, 0.05, 0.9, 1),
+    (0.08, 0.08, 0.92, 0.92),
+)  # left, top, right, bottom
 
 
 def photographs(crops: int) -> tuple[list[Image.Image], list[str]]:
@@ -42,7 +51,12 @@ def photographs(crops: int) -> tuple[list[Image.Image], list[str]]:
     for name, load in PHOTOGRAPHS.items():
         whole = Image.fromarray(load()).convert("RGB")
         for left, top, right, bottom in CROPS[:crops]:
-            box = (left * whole.width, top * whole.height, right * whole.width, bottom * whole.height)
+            box = (
+                left * whole.width,
+                top * whole.height,
+                right * whole.width,
+                bottom * whole.height,
+            )
             images.append(whole.crop(tuple(map(round, box))))
             labels.append(name)
     return images, labels
@@ -51,7 +65,13 @@ def photographs(crops: int) -> tuple[list[Image.Image], list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="folder that is written: load_dataset takes it")
-    parser.add_argument("--crops", type=int, default=1, choices=range(1, len(CROPS) + 1), help="rows of each photograph")
+    parser.add_argument(
+        "--crops",
+        type=int,
+        default=1,
+        choices=range(1, len(CROPS) + 1),
+        help="rows of each photograph",
+    )
     arguments = parser.parse_args()
     folder = arguments.folder
     images, labels = photographs(arguments.crops)

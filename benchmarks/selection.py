@@ -1,10 +1,13 @@
-"""How long target selection takes for 50,000 images, how much memory it holds, and that both grow no faster than they must.
+"""How long target selection takes for 50,000 images, how much memory it holds, and that both grow
+no faster than they must.
 
     python benchmarks/selection.py
 
-Random float16 maps in a temporary file that is mapped as a run's maps are. One thread. Targets are compared with those of a loop that
-takes every difference in float64, and so is the CPU time, which other programs disturb less than the clock's. Memory is anonymous
-memory (RssAnon) of a fresh process: pages of the mapped file are the page cache's. Linux only. Writes one JSON and one Markdown table.
+Random float16 maps in a temporary file that is mapped as a run's maps are. One thread. Targets are
+compared with those of a loop that takes every difference in float64, and so is the CPU time, which
+other programs disturb less than the clock's. Memory is anonymous memory (RssAnon) of a fresh
+process: pages of the mapped file are the page cache's. Linux only. Writes one JSON and one Markdown
+table.
 """
 
 from __future__ import annotations
@@ -61,7 +64,9 @@ def anonymous_bytes() -> int:
 
 
 class PeakMemory:
-    """The most anonymous memory that this process held inside the `with` block, and what it held before."""
+    """The most anonymous memory that this process held inside the `with` block, and what it held
+    before.
+    """
 
     def __enter__(self) -> PeakMemory:
         self.before = self.peak = anonymous_bytes()
@@ -79,7 +84,9 @@ class PeakMemory:
         self._thread.join()
 
 
-def choices(num_candidates: int, method: str = "l2", classes: str = "any", max_reuse: int | None = None) -> AugmentSettings:
+def choices(
+    num_candidates: int, method: str = "l2", classes: str = "any", max_reuse: int | None = None
+) -> AugmentSettings:
     return apply_preset(
         AugmentSettings(
             dataset_name="random",
@@ -93,10 +100,18 @@ def choices(num_candidates: int, method: str = "l2", classes: str = "any", max_r
 
 
 def measure(path: Path, sources: int, settings: AugmentSettings) -> dict:
-    """`measure_here` in a process of its own: memory that another measurement left to the allocator is not counted."""
+    """`measure_here` in a process of its own: memory that another measurement left to the allocator
+    is not counted.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         figures = pool.apply(measure_here, (path, sources, settings))
-    print({name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}, flush=True)
+    print(
+        {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in figures.items()
+        },
+        flush=True,
+    )
     return figures
 
 
@@ -125,22 +140,32 @@ def measure_here(path: Path, sources: int, settings: AugmentSettings) -> dict:
 
 
 def naive_target(source: int, settings: AugmentSettings, maps: np.ndarray) -> int:
-    """Eq. 7 as it is written, over a pool that is written down: every candidate's difference in float64."""
+    """Eq. 7 as it is written, over a pool that is written down: every candidate's difference in
+    float64.
+    """
     rows = np.arange(ROWS)
     pool = rows[rows != source]
     rng = generator(RandomStream.CANDIDATES, settings.seed, source, 0)
     drawn = rng.choice(pool, min(settings.num_candidates, len(pool)), replace=False)
     own = maps[source].astype(np.float64)
-    return min((float(np.sqrt(np.mean((own - maps[row].astype(np.float64)) ** 2))), int(row)) for row in drawn)[1]
+    return min(
+        (float(np.sqrt(np.mean((own - maps[row].astype(np.float64)) ** 2))), int(row))
+        for row in drawn
+    )[1]
 
 
 def compare(path: Path, sources: np.ndarray, settings: AugmentSettings, per_source: float) -> dict:
-    """The naive loop on a sample, beside `per_source` CPU seconds here; raises `AssertionError` where a target differs."""
+    """The naive loop on a sample, beside `per_source` CPU seconds here; raises `AssertionError`
+    where a target differs.
+    """
     labels, maps, _ = read_data(path)
     started = time.process_time()
     naive = [naive_target(int(source), settings, maps) for source in sources]
     naive_per_source = (time.process_time() - started) / len(sources)
-    chosen = [target.index for [target] in select_targets(sources, np.arange(ROWS), labels, maps, settings)]
+    chosen = [
+        target.index
+        for [target] in select_targets(sources, np.arange(ROWS), labels, maps, settings)
+    ]
     assert chosen == naive
     figures = {
         "num_candidates": settings.num_candidates,
@@ -190,7 +215,9 @@ def table(results: dict) -> str:
         *map(row, results["num_candidates"]),
         row(results["whole_split"]),
         "",
-        "Straight line through the four: {us_a_source:.0f} µs a source + {us_a_candidate:.2f} µs x N.".format(**results["line"]),
+        "Straight line through the four: {us_a_source:.0f} µs a source + {us_a_candidate:.2f} µs x N.".format(
+            **results["line"]
+        ),
         "",
         "The other rules:",
         "",
@@ -204,7 +231,9 @@ def table(results: dict) -> str:
     ]
     for figures in results["naive"]:
         here, naive = figures["ms_per_source"], figures["naive_ms_per_source"]
-        lines.append(f"| {figures['num_candidates']:,} | {figures['sources']} | {naive:.2f} | {here:.2f} | {figures['ratio']:.1f} |")
+        lines.append(
+            f"| {figures['num_candidates']:,} | {figures['sources']} | {naive:.2f} | {here:.2f} | {figures['ratio']:.1f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -248,7 +277,11 @@ def run(path: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--results", default="benchmarks/results/selection", help="path of the .json and .md, without suffix")
+    parser.add_argument(
+        "--results",
+        default="benchmarks/results/selection",
+        help="path of the .json and .md, without suffix",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = run(Path(folder) / "maps.npy")

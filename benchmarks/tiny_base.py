@@ -1,9 +1,12 @@
-"""How good a tiny base is: reconstruction, what its samples show of their captions, a Fréchet distance, a sheet and training curves.
+"""How good a tiny base is: reconstruction, what its samples show of their captions, a Fréchet
+distance, a sheet and training curves.
 
-    python benchmarks/tiny_base.py --bases packaged=sgdmix_hub/demo/tiny_base first=outputs/first_base --log outputs/tiny_base/log.jsonl
+    python benchmarks/tiny_base.py --bases packaged=sgdmix_hub/demo/tiny_base
+    first=outputs/first_base --log outputs/tiny_base/log.jsonl
 
-The first of `--bases` is drawn (`docs/tiny_base.png`); all of them stand side by side in one JSON file and one table. The judge, which is
-trained on rendered birds, and the samples of every base are kept in `work_dir`, so the same command continues.
+The first of `--bases` is drawn (`docs/tiny_base.png`); all of them stand side by side in one JSON
+file and one table. The judge, which is trained on rendered birds, and the samples of every base are
+kept in `work_dir`, so the same command continues.
 """
 
 from __future__ import annotations
@@ -31,18 +34,27 @@ from sgdmix_hub.runtime.launch import quiet_other_ranks
 
 
 def shown(answers: np.ndarray, scenes: Scenes) -> dict[str, dict]:
-    """Per attribute, the share of images in which the judge sees what the caption states; under "all", the mean share of an image."""
+    """Per attribute, the share of images in which the judge sees what the caption states; under
+    "all", the mean share of an image.
+    """
     right = answers == scenes.labels
     values = {name: right[scenes.stated[:, i], i] for i, name in enumerate(ATTRIBUTES)}
     told = scenes.stated.any(1)
     values[ALL] = (right & scenes.stated)[told].sum(1) / scenes.stated[told].sum(1)
     return {
-        name: {"mean": float(of_one.mean()), "half_width": half_width(of_one), "images": len(of_one)} for name, of_one in values.items()
+        name: {
+            "mean": float(of_one.mean()),
+            "half_width": half_width(of_one),
+            "images": len(of_one),
+        }
+        for name, of_one in values.items()
     }
 
 
 def chance(scenes: Scenes) -> dict[str, float]:
-    """The shares that `shown` gives to the best constant answers, each as likely right as `CHANCE` says."""
+    """The shares that `shown` gives to the best constant answers, each as likely right as `CHANCE`
+    says.
+    """
     right = np.array([CHANCE[name] for name in ATTRIBUTES])
     told = scenes.stated[scenes.stated.any(1)]
     return CHANCE | {ALL: float((told @ right / told.sum(1)).mean())}
@@ -58,21 +70,31 @@ class Yardstick:
     def figures(self, images: np.ndarray) -> dict:
         """Of one image for each scene, uint8 (N, 64, 64, 3)."""
         features, answers = self.judge.look_at(images)
-        distance = {"distance": frechet_distance(features, self.reference), "half_width": frechet_half_width(features, self.reference)}
+        distance = {
+            "distance": frechet_distance(features, self.reference),
+            "half_width": frechet_half_width(features, self.reference),
+        }
         return {"frechet": distance, "shown": shown(answers, self.scenes)}
 
     def reconstruction_figures(self, images: np.ndarray) -> dict:
         """The same, and the error of every pixel and of the bird's own."""
-        true, found = (to_tensor(pixels).permute(0, 2, 3, 1) for pixels in (self.scenes.images, images))
+        true, found = (
+            to_tensor(pixels).permute(0, 2, 3, 1) for pixels in (self.scenes.images, images)
+        )
         on_bird = torch.from_numpy(self.scenes.masks)
-        return self.figures(images) | {"psnr": psnr(true, found), "psnr_on_bird": psnr(true[on_bird], found[on_bird])}
+        return self.figures(images) | {
+            "psnr": psnr(true, found),
+            "psnr_on_bird": psnr(true[on_bird], found[on_bird]),
+        }
 
 
 def base_figures(folder: Path, yardstick: Yardstick, work_dir: Path) -> dict:
     """Everything that is measured of one base."""
     pipeline, revision = load_pipeline(folder), content_hash(folder)
     settings = "-".join(f"{value:g}" for value in SAMPLER.values())
-    samples = cached_samples(pipeline, yardstick.scenes.captions, work_dir / f"{revision[:20]}-{settings}")
+    samples = cached_samples(
+        pipeline, yardstick.scenes.captions, work_dir / f"{revision[:20]}-{settings}"
+    )
     reconstructions = through_vae(pipeline.vae, yardstick.scenes.images)
     return {
         "revision": revision,
@@ -89,17 +111,43 @@ def named_folder(text: str) -> tuple[str, Path]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--bases", type=named_folder, nargs="+", default=[("packaged", TINY_BASE)], metavar="NAME=FOLDER", help="pipeline folders"
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--images", type=int, default=2000, help="scenes that are sampled and reconstructed, and real birds beside them")
-    parser.add_argument("--judge_images", type=int, default=16_000, help="rendered birds to train the judge on")
+    parser.add_argument(
+        "--bases",
+        type=named_folder,
+        nargs="+",
+        default=[("packaged", TINY_BASE)],
+        metavar="NAME=FOLDER",
+        help="pipeline folders",
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=2000,
+        help="scenes that are sampled and reconstructed, and real birds beside them",
+    )
+    parser.add_argument(
+        "--judge_images", type=int, default=16_000, help="rendered birds to train the judge on"
+    )
     parser.add_argument("--judge_epochs", type=int, default=14)
     parser.add_argument("--log", type=Path, help="log.jsonl of a training, whose curves are drawn")
-    parser.add_argument("--work_dir", type=Path, default=Path("outputs/benchmarks/tiny_base"), help="folder of the judge and the samples")
+    parser.add_argument(
+        "--work_dir",
+        type=Path,
+        default=Path("outputs/benchmarks/tiny_base"),
+        help="folder of the judge and the samples",
+    )
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pictures")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the .json and .md")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("benchmarks/results"),
+        help="folder of the .json and .md",
+    )
     return parser.parse_args()
 
 
@@ -112,15 +160,23 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     if arguments.log:
         draw_curves(arguments.log, arguments.docs / "tiny_base_curves.png")
-    yardstick = Yardstick(cached_judge(arguments.work_dir, arguments.judge_images, arguments.judge_epochs), arguments.images)
-    make_sheet(load_pipeline(arguments.bases[0][1]), yardstick.scenes).save(arguments.docs / "tiny_base.png")
+    yardstick = Yardstick(
+        cached_judge(arguments.work_dir, arguments.judge_images, arguments.judge_epochs),
+        arguments.images,
+    )
+    make_sheet(load_pipeline(arguments.bases[0][1]), yardstick.scenes).save(
+        arguments.docs / "tiny_base.png"
+    )
     figures = {
         "images": arguments.images,
         "judge": {"images": arguments.judge_images, "epochs": arguments.judge_epochs},
         "sampler": SAMPLER,
         "chance": chance(yardstick.scenes),
         "real": yardstick.figures(yardstick.scenes.images),
-        "bases": {name: base_figures(folder, yardstick, arguments.work_dir) for name, folder in arguments.bases},
+        "bases": {
+            name: base_figures(folder, yardstick, arguments.work_dir)
+            for name, folder in arguments.bases
+        },
     }
     write_json(arguments.results / "tiny_base.json", figures)
     text = report(figures)

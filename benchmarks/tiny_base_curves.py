@@ -12,7 +12,9 @@ VAE_STAGES = {"vae": "autoencoder", "decoder": "then its decoder alone"}
 
 
 def read_log(path: Path) -> dict[str, list[dict]]:
-    """Stage -> its checkpoints, in the order of their steps; of a step that is there twice, the later one."""
+    """Stage -> its checkpoints, in the order of their steps; of a step that is there twice, the
+    later one.
+    """
     stages: dict[str, dict[int, dict]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
@@ -20,12 +22,20 @@ def read_log(path: Path) -> dict[str, list[dict]]:
     return {stage: [records[step] for step in sorted(records)] for stage, records in stages.items()}
 
 
-def draw_curve(axes: Axes, records: list[dict], figure: str, label: str, first_step: int = 0) -> None:
-    axes.plot([first_step + record["step"] for record in records], [record[figure] for record in records], label=label)
+def draw_curve(
+    axes: Axes, records: list[dict], figure: str, label: str, first_step: int = 0
+) -> None:
+    axes.plot(
+        [first_step + record["step"] for record in records],
+        [record[figure] for record in records],
+        label=label,
+    )
 
 
 def draw_curves(log: Path, output: Path) -> None:
-    """PSNR of held-out birds over the autoencoder's steps, and the denoiser's loss over its own, as a PNG."""
+    """PSNR of held-out birds over the autoencoder's steps, and the denoiser's loss over its own, as
+    a PNG.
+    """
     stages = read_log(log)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     vae_axes, unet_axes = figure.subplots(1, 2)

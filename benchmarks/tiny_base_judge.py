@@ -1,4 +1,6 @@
-"""The judge of the tiny base: a small ResNet, trained on rendered birds, that says what an image shows."""
+"""The judge of the tiny base: a small ResNet, trained on rendered birds, that says what an image
+shows.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ class Block(nn.Module):
         self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.first_norm, self.second_norm = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else nn.Identity()
+        self.shortcut = (
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            if inputs != outputs
+            else nn.Identity()
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.first_norm(self.first(x)))
@@ -36,18 +42,27 @@ class Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """Images in [-1, 1], (N, 3, 64, 64), to features (N, 128), and features to the logits of every attribute.
+    """Images in [-1, 1], (N, 3, 64, 64), to features (N, 128), and features to the logits of every
+    attribute.
 
-    The last feature map, 8x8, is averaged under eight learned maps of attention instead of one even one: the parts of a bird are small.
+    The last feature map, 8x8, is averaged under eight learned maps of attention instead of one even
+    one: the parts of a bird are small.
     """
 
     def __init__(self):
         super().__init__()
-        blocks = [Block(WIDTHS[max(i - 1, 0)], width, 1 if i == 0 else 2) for i, width in enumerate(WIDTHS)]
+        blocks = [
+            Block(WIDTHS[max(i - 1, 0)], width, 1 if i == 0 else 2)
+            for i, width in enumerate(WIDTHS)
+        ]
         self.body = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, WIDTHS[0], 3, 1, 1), *blocks)
         self.attention = nn.Conv2d(WIDTHS[-1], PARTS, 1)
-        self.embed = nn.Sequential(nn.Linear(PARTS * WIDTHS[-1], FEATURES), nn.BatchNorm1d(FEATURES), nn.ReLU())
-        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(values)) for name, values in ATTRIBUTES.items()})
+        self.embed = nn.Sequential(
+            nn.Linear(PARTS * WIDTHS[-1], FEATURES), nn.BatchNorm1d(FEATURES), nn.ReLU()
+        )
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(FEATURES, len(values)) for name, values in ATTRIBUTES.items()}
+        )
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         found = self.body(images)
@@ -61,7 +76,12 @@ class Judge(nn.Module):
     @torch.no_grad()
     def look_at(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 (N, 64, 64, 3) -> features float64 (N, 128) and answers int64 (N, attributes)."""
-        features = torch.cat([self.features(to_tensor(images[start : start + 256])) for start in range(0, len(images), 256)])
+        features = torch.cat(
+            [
+                self.features(to_tensor(images[start : start + 256]))
+                for start in range(0, len(images), 256)
+            ]
+        )
         answers = torch.stack([head(features).argmax(1) for head in self.heads.values()], 1)
         return features.double().numpy(), answers.numpy()
 
@@ -74,7 +94,9 @@ def train_judge(num_images: int, epochs: int) -> Judge:
     judge = Judge().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.02)
     steps = epochs * (num_images // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=steps, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_LEARNING_RATE, total_steps=steps, pct_start=0.15
+    )
     progress = tqdm(total=steps, desc="judge", disable=None, mininterval=5)
     for _ in range(epochs):
         for rows in torch.randperm(num_images).split(BATCH)[: num_images // BATCH]:
@@ -82,7 +104,9 @@ def train_judge(num_images: int, epochs: int) -> Judge:
             images = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, images.flip(3), images)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = judge(images)
-            loss = sum(F.cross_entropy(of_one.float(), labels[rows, i]) for i, of_one in enumerate(logits))
+            loss = sum(
+                F.cross_entropy(of_one.float(), labels[rows, i]) for i, of_one in enumerate(logits)
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

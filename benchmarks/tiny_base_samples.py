@@ -1,4 +1,6 @@
-"""What a base makes: samples for captions, kept on disk as they come, and held-out birds through its autoencoder or img2img."""
+"""What a base makes: samples for captions, kept on disk as they come, and held-out birds through
+its autoencoder or img2img.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.bases import load_base
 
-SAMPLER = {"guidance_scale": 3.0, "num_inference_steps": 20}  # with the scheduler that the base brings
+SAMPLER = {
+    "guidance_scale": 3.0,
+    "num_inference_steps": 20,
+}  # with the scheduler that the base brings
 BATCH = 50
 
 
@@ -33,13 +38,21 @@ def generators(seeds: list[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def make_samples(pipeline: StableDiffusionPipeline, captions: list[str], seeds: list[int]) -> np.ndarray:
+def make_samples(
+    pipeline: StableDiffusionPipeline, captions: list[str], seeds: list[int]
+) -> np.ndarray:
     """One image for each caption, from noise of its own seed, uint8 (N, 64, 64, 3)."""
-    return as_uint8(pipeline(captions, generator=generators(seeds), output_type="np", **SAMPLER).images)
+    return as_uint8(
+        pipeline(captions, generator=generators(seeds), output_type="np", **SAMPLER).images
+    )
 
 
-def cached_samples(pipeline: StableDiffusionPipeline, captions: list[str], folder: Path) -> np.ndarray:
-    """The same, image i from seed i; every batch is kept in `folder`, so that another call goes on where this one ended."""
+def cached_samples(
+    pipeline: StableDiffusionPipeline, captions: list[str], folder: Path
+) -> np.ndarray:
+    """The same, image i from seed i; every batch is kept in `folder`, so that another call goes on
+    where this one ended.
+    """
     batches = []
     for start in tqdm(range(0, len(captions), BATCH), desc="samples", disable=None):
         seeds = list(range(start, min(start + BATCH, len(captions))))
@@ -67,10 +80,16 @@ def through_vae(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
     return as_uint8((np.concatenate(decoded) / 2 + 0.5).clip(0, 1))
 
 
-def translate(pipeline: StableDiffusionPipeline, images: np.ndarray, captions: list[str], strength: float) -> np.ndarray:
+def translate(
+    pipeline: StableDiffusionPipeline, images: np.ndarray, captions: list[str], strength: float
+) -> np.ndarray:
     """img2img at a strength, image i with noise of seed i, uint8 (N, 64, 64, 3) like `images`."""
     img2img = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
     img2img.set_progress_bar_config(disable=True)
     pixels = to_tensor(images) / 2 + 0.5
-    options = {"strength": strength, "generator": generators(list(range(len(images)))), "output_type": "np"}
+    options = {
+        "strength": strength,
+        "generator": generators(list(range(len(images)))),
+        "output_type": "np",
+    }
     return as_uint8(img2img(captions, image=pixels, **options, **SAMPLER).images)

@@ -1,4 +1,6 @@
-"""Random scenes of the tiny base's world: their pictures, what they show, and what of it their captions say."""
+"""Random scenes of the tiny base's world: their pictures, what they show, and what of it their
+captions say.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,10 @@ CHANCE = {name: 1 / len(set(values) - {"none"}) for name, values in ATTRIBUTES.i
 
 @dataclass(frozen=True)
 class Scenes:
-    """`images` uint8 (N, 64, 64, 3); `masks` bool (N, 64, 64), true on the bird; `labels` int64 (N, attributes), positions in the tuples of
-    `ATTRIBUTES`; `captions` of length N, and `stated` bool (N, attributes), whether the caption says it."""
+    """`images` uint8 (N, 64, 64, 3); `masks` bool (N, 64, 64), true on the bird; `labels` int64 (N,
+    attributes), positions in the tuples of `ATTRIBUTES`; `captions` of length N, and `stated` bool
+    (N, attributes), whether the caption says it.
+    """
 
     images: np.ndarray
     masks: np.ndarray
@@ -71,5 +75,7 @@ def make_scenes(split: int, count: int) -> Scenes:
         masks=images[..., 3] > 0,
         labels=np.array([labels_of(bird, background) for bird, background, _ in described]),
         captions=[caption for _, _, caption in described],
-        stated=np.array([stated_in(caption, bird, background) for bird, background, caption in described]),
+        stated=np.array(
+            [stated_in(caption, bird, background) for bird, background, caption in described]
+        ),
     )

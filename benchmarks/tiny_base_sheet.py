@@ -1,4 +1,6 @@
-"""The sheet that shows what a base can do: samples above their captions, and held-out birds through its autoencoder and img2img."""
+"""The sheet that shows what a base can do: samples above their captions, and held-out birds through
+its autoencoder and img2img.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from tiny_base_samples import make_samples, through_vae, translate
 from tiny_base_scenes import Scenes
 
 OPENING = "a photo of a "
-# Two for every background; between them they name every kind of wing, tail, beak and crest, first one part, then more.
+# Two for every background; between them they name every kind of wing, tail, beak and crest, first
+# one part, then more.
 CAPTIONS = [
     "red bird with white head in a forest",
     "blue bird with barred yellow wings at the sea",
@@ -63,11 +66,16 @@ def blank(height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def samples_block(samples: np.ndarray) -> Image.Image:
-    """Samples (captions, EACH, 64, 64, 3), those of one caption side by side and the caption under them."""
+    """Samples (captions, EACH, 64, 64, 3), those of one caption side by side and the caption under
+    them.
+    """
     cell_height = PANEL + CAPTION_LINES * LINE_HEIGHT + MARGIN
     sheet, canvas = blank(MARGIN + -(-len(samples) // COLUMNS) * cell_height)
     for number, (images, caption) in enumerate(zip(samples, CAPTIONS, strict=True)):
-        left, top = MARGIN + number % COLUMNS * (CELL + MARGIN), MARGIN + number // COLUMNS * cell_height
+        left, top = (
+            MARGIN + number % COLUMNS * (CELL + MARGIN),
+            MARGIN + number // COLUMNS * cell_height,
+        )
         paste_line(sheet, images, left, top)
         for line, words in enumerate(textwrap.wrap(caption, LETTERS)):
             canvas.text((left, top + PANEL + 2 + line * LINE_HEIGHT), words, fill="black")
@@ -92,6 +100,11 @@ def make_sheet(pipeline: StableDiffusionPipeline, scenes: Scenes) -> Image.Image
     birds, told = scenes.images[:BIRDS], scenes.captions[:BIRDS]
     rows = {"held-out birds": birds, "through the autoencoder": through_vae(pipeline.vae, birds)}
     for strength in STRENGTHS:
-        rows[f"img2img with their captions, S = {strength}"] = translate(pipeline, birds, told, strength)
-    blocks = [samples_block(samples.reshape(len(CAPTIONS), EACH, *samples.shape[1:])), rows_block(rows)]
+        rows[f"img2img with their captions, S = {strength}"] = translate(
+            pipeline, birds, told, strength
+        )
+    blocks = [
+        samples_block(samples.reshape(len(CAPTIONS), EACH, *samples.shape[1:])),
+        rows_block(rows),
+    ]
     return Image.fromarray(np.concatenate([np.asarray(block) for block in blocks]))

@@ -16,7 +16,10 @@ def columns_of(figures: dict) -> dict[str, dict]:
     """Title -> the figures of one set of images."""
     columns = {"real birds": figures["real"]}
     for name, base in figures["bases"].items():
-        columns |= {f"{name}: through its autoencoder": base["reconstructions"], f"{name}: from captions": base["samples"]}
+        columns |= {
+            f"{name}: through its autoencoder": base["reconstructions"],
+            f"{name}: from captions": base["samples"],
+        }
     return columns
 
 
@@ -30,18 +33,36 @@ def table(figures: dict) -> str:
     sets = list(columns.values())
     lines = [row("", "chance", *columns), "|---" * (len(columns) + 2) + "|"]
     for title, key in {"PSNR, dB": "psnr", "PSNR on the bird, dB": "psnr_on_bird"}.items():
-        lines.append(row(title, "", *(f"{of_one[key]:.1f}" if key in of_one else "" for of_one in sets)))
+        lines.append(
+            row(title, "", *(f"{of_one[key]:.1f}" if key in of_one else "" for of_one in sets))
+        )
     distances = [of_one["frechet"] for of_one in sets]
-    lines.append(row("Fréchet distance to other real birds", "", *(f"{d['distance']:.2f} ± {d['half_width']:.2f}" for d in distances)))
+    lines.append(
+        row(
+            "Fréchet distance to other real birds",
+            "",
+            *(f"{d['distance']:.2f} ± {d['half_width']:.2f}" for d in distances),
+        )
+    )
     for name in (ALL, *ATTRIBUTES):
         title = "shown of what the caption says, %" if name == ALL else name.replace("_", " ")
-        lines.append(row(title, f"{100 * figures['chance'][name]:.1f}", *(percent(of_one["shown"][name]) for of_one in sets)))
+        lines.append(
+            row(
+                title,
+                f"{100 * figures['chance'][name]:.1f}",
+                *(percent(of_one["shown"][name]) for of_one in sets),
+            )
+        )
     return "\n".join(lines)
 
 
 def report(figures: dict) -> str:
     """How it was measured, in words, and the table."""
-    judge, steps, guidance = figures["judge"], figures["sampler"]["num_inference_steps"], figures["sampler"]["guidance_scale"]
+    judge, steps, guidance = (
+        figures["judge"],
+        figures["sampler"]["num_inference_steps"],
+        figures["sampler"]["guidance_scale"],
+    )
     head = (
         f"{figures['images']} held-out scenes with their captions; samples with {steps} steps at guidance {guidance:g}. A ResNet trained "
         f"on {judge['images']} rendered birds for {judge['epochs']} epochs tells what an image shows: its answers on real birds are the "

@@ -1,11 +1,15 @@
-"""Adapter training beside a loop written the way of diffusers' example scripts: steps a second and peak memory, side by side in one run.
+"""Adapter training beside a loop written the way of diffusers' example scripts: steps a second and
+peak memory, side by side in one run.
 
-    python benchmarks/training.py                    # the layout of SD 1.5 at a tenth of its width, 128x128: for a CPU
-    python benchmarks/training.py --shape sd15       # its real size with random weights, 512x512, bf16: for a GPU
+    python benchmarks/training.py                    # the layout of SD 1.5 at a tenth of its width,
+    128x128: for a CPU python benchmarks/training.py --shape sd15       # its real size with random
+    weights, 512x512, bf16: for a GPU
 
-Weights do not change speed, so they are random. Both loops train LoRA of rank 10 and learned tokens at the same batch on the same images;
-the stock one as `train_text_to_image_lora.py` and `textual_inversion.py` do: the autoencoder at every step, gradients for the whole
-embedding table, of which all rows but the new ones are put back after every step. Each loop is measured in processes of its own, in turns.
+Weights do not change speed, so they are random. Both loops train LoRA of rank 10 and learned tokens
+at the same batch on the same images; the stock one as `train_text_to_image_lora.py` and
+`textual_inversion.py` do: the autoencoder at every step, gradients for the whole embedding table,
+of which all rows but the new ones are put back after every step. Each loop is measured in processes
+of its own, in turns.
 """
 
 from __future__ import annotations
@@ -24,7 +28,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, Features, Image
-from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from peft import LoraConfig
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -43,9 +53,17 @@ from sgdmix_hub.training.adapter.dataset import Share
 from sgdmix_hub.training.adapter.loop import build_optimizer, denoising_loss
 from sgdmix_hub.training.adapter.model import PRECISIONS, load_adapted
 
-# channels of the UNet and the autoencoder, width of the text encoder, its layers, resolution, precision
+# channels of the UNet and the autoencoder, width of the text encoder, its layers, resolution,
+# precision
 SHAPES = {
-    "small": {"unet": (32, 64, 128, 128), "vae": (16, 32, 64, 64), "text": 96, "layers": 4, "resolution": 128, "precision": "no"},
+    "small": {
+        "unet": (32, 64, 128, 128),
+        "vae": (16, 32, 64, 64),
+        "text": 96,
+        "layers": 4,
+        "resolution": 128,
+        "precision": "no",
+    },
     "sd15": {
         "unet": (320, 640, 1280, 1280),
         "vae": (128, 256, 512, 512),
@@ -60,7 +78,9 @@ CLASSES, IMAGES, BATCH, RANK = 4, 16, 4, 10
 
 
 def build_base(shape: dict) -> StableDiffusionPipeline:
-    """SD 1.5's layout with random weights: four levels with two blocks each, attention on the first three, f8, noise prediction."""
+    """SD 1.5's layout with random weights: four levels with two blocks each, attention on the first
+    three, f8, noise prediction.
+    """
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     text = CLIPTextConfig(
@@ -83,15 +103,30 @@ def build_base(shape: dict) -> StableDiffusionPipeline:
         layers_per_block=2,
         norm_num_groups=16,
     )
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "skip_prk_steps": True, "steps_offset": 1}
-    parts = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(text), "tokenizer": tokenizer, "scheduler": PNDMScheduler(**schedule)}
+    schedule = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+    }
+    parts = {
+        "unet": unet,
+        "vae": vae,
+        "text_encoder": CLIPTextModel(text),
+        "tokenizer": tokenizer,
+        "scheduler": PNDMScheduler(**schedule),
+    }
     return StableDiffusionPipeline(**parts, **NO_SAFETY_CHECKER, feature_extractor=None)
 
 
 def build_unet(shape: dict) -> UNet2DConditionModel:
     """The same pipeline's UNet."""
     return UNet2DConditionModel(
-        sample_size=shape["resolution"] // 8, block_out_channels=shape["unet"], cross_attention_dim=shape["text"], attention_head_dim=8
+        sample_size=shape["resolution"] // 8,
+        block_out_channels=shape["unet"],
+        cross_attention_dim=shape["text"],
+        attention_head_dim=8,
     )
 
 
@@ -99,8 +134,12 @@ def write_images(folder: Path, resolution: int) -> None:
     """Noise in the shape of a dataset: four classes, sixteen images."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (resolution, resolution, 3), np.uint8) for _ in range(IMAGES)]
-    features = Features(image=Image(), label=ClassLabel(names=[f"class {label}" for label in range(CLASSES)]))
-    rows = Dataset.from_dict({"image": images, "label": [row % CLASSES for row in range(IMAGES)]}, features=features)
+    features = Features(
+        image=Image(), label=ClassLabel(names=[f"class {label}" for label in range(CLASSES)])
+    )
+    rows = Dataset.from_dict(
+        {"image": images, "label": [row % CLASSES for row in range(IMAGES)]}, features=features
+    )
     (folder / "data").mkdir(parents=True)
     rows.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
 
@@ -122,21 +161,40 @@ def settings_for(shape: dict, base: Path, images: Path, cached: bool) -> Adapter
 
 
 def own_steps(settings: AdapterSettings, accelerator: Accelerator):
-    """The loop of train_adapter.py without its checkpoints and logs: an endless row of optimizer steps."""
+    """The loop of train_adapter.py without its checkpoints and logs: an endless row of optimizer
+    steps.
+    """
     split = load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
-    pipeline, model = load_adapted(resolve(settings.pretrained_model_name_or_path), settings, CLASSES)
+    pipeline, model = load_adapted(
+        resolve(settings.pretrained_model_name_or_path), settings, CLASSES
+    )
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    prompts = prompt_ids(pipeline, CLASSES, 1, settings.metaclass, settings.prompt_template).to(accelerator.device)
+    prompts = prompt_ids(pipeline, CLASSES, 1, settings.metaclass, settings.prompt_template).to(
+        accelerator.device
+    )
     trained = list(model.trained().values())
     denoiser, optimizer = accelerator.prepare(model, build_optimizer(settings, model))
     timesteps = scheduler.config.num_train_timesteps
     share = Share(0, 1, BATCH, 1)
-    batches = training_batches(settings, split, split.subset, [], pipeline.vae, timesteps, share, 0, accelerator.device, False)
+    batches = training_batches(
+        settings,
+        split,
+        split.subset,
+        [],
+        pipeline.vae,
+        timesteps,
+        share,
+        0,
+        accelerator.device,
+        False,
+    )
     denoiser.train()
     for batch in batches:
         noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
         prediction = denoiser(noisy, batch.timesteps, prompts[batch.labels])
-        errors = denoising_loss(prediction, batch.latents, batch.noise, batch.timesteps, scheduler, None)
+        errors = denoising_loss(
+            prediction, batch.latents, batch.noise, batch.timesteps, scheduler, None
+        )
         accelerator.backward((errors * batch.weights).sum())
         accelerator.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -148,8 +206,18 @@ def stock_steps(settings: AdapterSettings, accelerator: Accelerator):
     """The same training as diffusers' examples write it."""
     split = load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
     dtype = PRECISIONS[settings.mixed_precision]
-    pipeline = load_base(StableDiffusionPipeline, resolve(settings.pretrained_model_name_or_path), torch.float32, **NO_SAFETY_CHECKER)
-    tokenizer, text_encoder, unet, vae = pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, pipeline.vae
+    pipeline = load_base(
+        StableDiffusionPipeline,
+        resolve(settings.pretrained_model_name_or_path),
+        torch.float32,
+        **NO_SAFETY_CHECKER,
+    )
+    tokenizer, text_encoder, unet, vae = (
+        pipeline.tokenizer,
+        pipeline.text_encoder,
+        pipeline.unet,
+        pipeline.vae,
+    )
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     for part in (text_encoder, unet, vae):
         part.requires_grad_(False)
@@ -157,29 +225,53 @@ def stock_steps(settings: AdapterSettings, accelerator: Accelerator):
     text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     embeddings = text_encoder.get_input_embeddings()
     before = embeddings.weight.detach().clone().to(accelerator.device)
-    old = torch.arange(embeddings.num_embeddings, device=accelerator.device) < embeddings.num_embeddings - CLASSES
+    old = (
+        torch.arange(embeddings.num_embeddings, device=accelerator.device)
+        < embeddings.num_embeddings - CLASSES
+    )
     unet.to(accelerator.device, dtype)
     vae.to(accelerator.device, dtype)
-    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=LORA_TARGETS))
-    lora = [parameter.requires_grad_(True) for name, parameter in unet.named_parameters() if "lora" in name]
+    unet.add_adapter(
+        LoraConfig(
+            r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=LORA_TARGETS
+        )
+    )
+    lora = [
+        parameter.requires_grad_(True)
+        for name, parameter in unet.named_parameters()
+        if "lora" in name
+    ]
     for parameter in lora:
         parameter.data = parameter.data.float()
     embeddings.weight.requires_grad_(True)
     optimizer = torch.optim.AdamW([{"params": lora}, {"params": [embeddings.weight]}], lr=5e-5)
     images = [np.asarray(split.image(row)) for row in range(IMAGES)]
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    loader = torch.utils.data.DataLoader(list(zip(pixels, split.labels.tolist(), strict=True)), batch_size=BATCH, shuffle=True)
-    unet, text_encoder, optimizer, loader = accelerator.prepare(unet, text_encoder, optimizer, loader)
+    loader = torch.utils.data.DataLoader(
+        list(zip(pixels, split.labels.tolist(), strict=True)), batch_size=BATCH, shuffle=True
+    )
+    unet, text_encoder, optimizer, loader = accelerator.prepare(
+        unet, text_encoder, optimizer, loader
+    )
     unet.train()
     while True:
         for batch, labels in loader:
             latents = vae.encode(batch.to(dtype)).latent_dist.sample() * vae.config.scaling_factor
             noise = torch.randn_like(latents)
-            timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(labels),), device=latents.device)
+            timesteps = torch.randint(
+                scheduler.config.num_train_timesteps, (len(labels),), device=latents.device
+            )
             prompts = [f"a photo of a {token_for(int(label))} bird" for label in labels]
-            ids = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+            ids = tokenizer(
+                prompts,
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                return_tensors="pt",
+            ).input_ids
             states = text_encoder(ids.to(latents.device))[0].to(dtype)
-            prediction = unet(scheduler.add_noise(latents, noise, timesteps), timesteps, states).sample
+            prediction = unet(
+                scheduler.add_noise(latents, noise, timesteps), timesteps, states
+            ).sample
             accelerator.backward(F.mse_loss(prediction.float(), noise.float()))
             accelerator.clip_grad_norm_([*lora, embeddings.weight], 1.0)
             optimizer.step()
@@ -190,10 +282,14 @@ def stock_steps(settings: AdapterSettings, accelerator: Accelerator):
 
 
 def measure(loop: str, shape: dict, folder: Path, steps: int) -> dict:
-    """One loop in this process: optimizer steps a second after three to warm up, and the peak of its memory in MB."""
+    """One loop in this process: optimizer steps a second after three to warm up, and the peak of
+    its memory in MB.
+    """
     start_processes(num_threads=1)
     settings = settings_for(shape, folder / "base", folder / "images", cached="cached" in loop)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=settings.mixed_precision)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision=settings.mixed_precision
+    )
     run = (stock_steps if loop == "stock" else own_steps)(settings, accelerator)
     for _ in range(3):
         next(run)
@@ -206,7 +302,11 @@ def measure(loop: str, shape: dict, folder: Path, steps: int) -> dict:
     if on_gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    peak = (
+        torch.cuda.max_memory_allocated() / 1e6
+        if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    )
     return {"steps_per_second": steps / seconds, "peak_mb": peak}
 
 
@@ -219,19 +319,33 @@ def table(results: dict) -> str:
         "| Loop | steps/s | against stock | peak memory, MB |",
         "|---|---|---|---|",
     ]
-    rates = {loop: np.median([turn["steps_per_second"] for turn in turns]) for loop, turns in results["loops"].items()}
+    rates = {
+        loop: np.median([turn["steps_per_second"] for turn in turns])
+        for loop, turns in results["loops"].items()
+    }
     for loop, turns in results["loops"].items():
         peak = np.median([turn["peak_mb"] for turn in turns])
-        lines.append(f"| {loop} | {rates[loop]:.3f} | {rates[loop] / rates['stock']:.2f} | {peak:.0f} |")
+        lines.append(
+            f"| {loop} | {rates[loop]:.3f} | {rates[loop] / rates['stock']:.2f} | {peak:.0f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--shape", choices=list(SHAPES), default="small")
     parser.add_argument("--steps", type=int, default=15, help="optimizer steps of each turn")
     parser.add_argument("--turns", type=int, default=3, help="times that each loop is measured")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/training"), help="the .json and .md, without suffix")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("benchmarks/results/training"),
+        help="the .json and .md, without suffix",
+    )
     parser.add_argument("--one", choices=LOOPS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -246,12 +360,33 @@ def main() -> None:
         write_images(folder / "images", shape["resolution"])
         for _ in range(arguments.turns):
             for loop, turns in loops.items():
-                command = [sys.executable, __file__, "--shape", arguments.shape, "--steps", str(arguments.steps), "--one", loop]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--shape",
+                    arguments.shape,
+                    "--steps",
+                    str(arguments.steps),
+                    "--one",
+                    loop,
+                ]
                 environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-                done = subprocess.run([*command, "--folder", name], check=True, capture_output=True, text=True, env=environment)
+                done = subprocess.run(
+                    [*command, "--folder", name],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                    env=environment,
+                )
                 turns.append(json.loads(done.stdout.splitlines()[-1]))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, one thread"
-    results = {"shape": shape, "loops": loops, "steps": arguments.steps, "turns": arguments.turns, "device": device}
+    results = {
+        "shape": shape,
+        "loops": loops,
+        "steps": arguments.steps,
+        "turns": arguments.turns,
+        "device": device,
+    }
     results["torch"] = torch.__version__.partition("+")[0]
     write_json(arguments.results.with_suffix(".json"), results)
     arguments.results.with_suffix(".md").write_text(table(results), encoding="utf-8")

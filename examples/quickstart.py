@@ -1,4 +1,5 @@
-"""Put the bird of one photograph into the landscape of another: python examples/quickstart.py BIRD LANDSCAPE OUT.png
+"""Put the bird of one photograph into the landscape of another: python examples/quickstart.py BIRD
+LANDSCAPE OUT.png
 
 No model is needed for mixing alone. With an adapter a diffusion model refines the mixture:
 `SGDMixPipeline.from_pretrained("me/cub-adapter", preset="recommended", strength=0.5)`.

@@ -1,7 +1,9 @@
-"""Train on real and published synthetic images: python examples/train_on_published.py REAL_DATASET PUBLISHED
+"""Train on real and published synthetic images: python examples/train_on_published.py REAL_DATASET
+PUBLISHED
 
-PUBLISHED is `org/name@v1.0.0`, or the repo folder of a generation. Every epoch shows a real image or, half of the time, one of its
-synthetic ones. This loop is for reading; `sgdmix train-classifier --synthetic` has weights on validation, mixup, and several GPUs.
+PUBLISHED is `org/name@v1.0.0`, or the repo folder of a generation. Every epoch shows a real image
+or, half of the time, one of its synthetic ones. This loop is for reading; `sgdmix train-classifier
+--synthetic` has weights on validation, mixup, and several GPUs.
 """
 
 import random
@@ -42,7 +44,11 @@ for epoch in range(2):
         rows = []
         for index in order[start : start + 16]:
             of_index = variants.get(index, [])
-            rows.append(synthetic[draw.choice(of_index)] if of_index and draw.random() < 0.5 else real[index])
+            rows.append(
+                synthetic[draw.choice(of_index)]
+                if of_index and draw.random() < 0.5
+                else real[index]
+            )
         pixels = torch.stack([transform(row["image"]) for row in rows])
         labels = torch.tensor([row["label"] for row in rows])
         loss = torch.nn.functional.cross_entropy(model(pixels), labels)

@@ -1,4 +1,8 @@
-"""Are labels kept, backgrounds new? python scripts/evaluate_dataset.py --synthetic outputs/cub --judge org/judge --output_dir outputs/evaluated"""  # noqa: E501
+r"""Are labels kept and backgrounds new? Scores every synthetic row.
+
+    python scripts/evaluate_dataset.py --synthetic outputs/cub --judge org/judge \
+        --output_dir outputs/evaluated
+"""
 
 from sgdmix_hub.evaluate_dataset import main
 from sgdmix_hub.runtime.launch import launch

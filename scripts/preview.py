@@ -1,4 +1,6 @@
-"""What each choice of the method does to a dataset: python scripts/preview.py --dataset_name me/my-birds --output_dir outputs/preview"""
+"""What each choice of the method does to a dataset: python scripts/preview.py --dataset_name
+me/my-birds --output_dir outputs/preview
+"""
 
 from sgdmix_hub.preview import main
 from sgdmix_hub.runtime.launch import launch

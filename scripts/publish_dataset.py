@@ -1,4 +1,7 @@
-"""A finished generation becomes a version on the Hub: python scripts/publish_dataset.py --folder outputs/cub --hub_dataset_id me/cub --tag v1.0.0"""  # noqa: E501
+"""Publishes a finished generation as a version on the Hub.
+
+python scripts/publish_dataset.py --folder outputs/cub --hub_dataset_id me/cub --tag v1.0.0
+"""
 
 from sgdmix_hub.publish_dataset import main
 from sgdmix_hub.runtime.launch import launch

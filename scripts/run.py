@@ -1,4 +1,6 @@
-"""All stages in a row: accelerate launch scripts/run.py --dataset_name me/my-birds --metaclass bird --output_dir outputs/my-birds"""
+"""All stages in a row: accelerate launch scripts/run.py --dataset_name me/my-birds --metaclass bird
+--output_dir outputs/my-birds
+"""
 
 from sgdmix_hub.run import main
 from sgdmix_hub.runtime.launch import launch

@@ -14,7 +14,9 @@ __all__ = ["__version__", "load_published"]
 
 
 def __getattr__(name: str):
-    """`sgdmix_hub.load_published`, imported when it is asked for: it brings datasets and torch with it."""
+    """`sgdmix_hub.load_published`, imported when it is asked for: it brings datasets and torch with
+    it.
+    """
     if name == "load_published":
         from sgdmix_hub.publishing.read import load_published
 

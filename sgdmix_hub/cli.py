@@ -1,8 +1,10 @@
-"""`sgdmix PROGRAM --setting value ...`: every program of this package, in this process or through accelerate's launcher.
+"""`sgdmix PROGRAM --setting value ...`: every program of this package, in this process or through
+accelerate's launcher.
 
     sgdmix run --recipe cub-sgdmix --accelerate gpu8 ...
 
-Settings are checked before torch is imported and before any process is started, so `--help` and a mistake answer at once.
+Settings are checked before torch is imported and before any process is started, so `--help` and a
+mistake answer at once.
 """
 
 from __future__ import annotations
@@ -16,13 +18,22 @@ from ._version import __version__
 from .errors import UserError, one_line, shown
 
 # accelerate's own options that may stand among a program's settings, once --accelerate is given
-LAUNCH_OPTIONS = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids")
+LAUNCH_OPTIONS = (
+    "num_processes",
+    "num_machines",
+    "machine_rank",
+    "main_process_ip",
+    "main_process_port",
+    "gpu_ids",
+)
 EXIT_USER_ERROR = 2
 
 
 @dataclass(frozen=True)
 class Program:
-    """One program: its module, its settings as `module:class`, what it does, and whether several processes can share its work."""
+    """One program: its module, its settings as `module:class`, what it does, and whether several
+    processes can share its work.
+    """
 
     module: str
     settings: str
@@ -31,13 +42,42 @@ class Program:
 
 
 PROGRAMS = {
-    "run": Program("run", "settings.programs:RunSettings", "all stages in a row: classifier, adapter, augmented dataset, classifier"),
-    "augment": Program("augment", "settings.generation:AugmentSettings", "map SGD-Mix over a split; resumes"),
-    "train-adapter": Program("train_adapter", "settings.training:AdapterSettings", "DreamBooth, LoRA and textual inversion of one domain"),
-    "train-classifier": Program("train_classifier", "settings.training:ClassifierSettings", "with or without synthetic images"),
-    "evaluate": Program("evaluate_dataset", "settings.evaluation:EvaluationSettings", "judge every row; drop the worst", launches=False),
-    "publish": Program("publish_dataset", "settings.programs:PublishSettings", "a finished dataset as a version on the Hub", False),
-    "preview": Program("preview", "settings.programs:PreviewSettings", "masks and mixtures of your images, on one page", launches=False),
+    "run": Program(
+        "run",
+        "settings.programs:RunSettings",
+        "all stages in a row: classifier, adapter, augmented dataset, classifier",
+    ),
+    "augment": Program(
+        "augment", "settings.generation:AugmentSettings", "map SGD-Mix over a split; resumes"
+    ),
+    "train-adapter": Program(
+        "train_adapter",
+        "settings.training:AdapterSettings",
+        "DreamBooth, LoRA and textual inversion of one domain",
+    ),
+    "train-classifier": Program(
+        "train_classifier",
+        "settings.training:ClassifierSettings",
+        "with or without synthetic images",
+    ),
+    "evaluate": Program(
+        "evaluate_dataset",
+        "settings.evaluation:EvaluationSettings",
+        "judge every row; drop the worst",
+        launches=False,
+    ),
+    "publish": Program(
+        "publish_dataset",
+        "settings.programs:PublishSettings",
+        "a finished dataset as a version on the Hub",
+        False,
+    ),
+    "preview": Program(
+        "preview",
+        "settings.programs:PreviewSettings",
+        "masks and mixtures of your images, on one page",
+        launches=False,
+    ),
 }
 OTHERS = {
     "demo": "everything on drawn birds, offline, in about three minutes",
@@ -78,7 +118,9 @@ def main(argv: list[str] | None = None) -> None:
         elif name in PROGRAMS:
             start(PROGRAMS[name], words[1:], f"sgdmix {name}")
         elif name in OTHERS:
-            importlib.import_module({"demo": "sgdmix_hub.demo.run_demo", "env": "sgdmix_hub.runtime.environment"}[name]).main(words[1:])
+            importlib.import_module(
+                {"demo": "sgdmix_hub.demo.run_demo", "env": "sgdmix_hub.runtime.environment"}[name]
+            ).main(words[1:])
         else:
             raise UserError(f"no program {shown(name)!r}: {', '.join([*PROGRAMS, *OTHERS])}")
     except UserError as error:
@@ -87,7 +129,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def start(program: Program, words: list[str], shown_as: str) -> None:
-    """Runs a program, through accelerate's launcher where `--accelerate` is among the words. Raises `UserError`."""
+    """Runs a program, through accelerate's launcher where `--accelerate` is among the words. Raises
+    `UserError`.
+    """
     from sgdmix_hub.settings.parsing import parse_settings  # a second
 
     accelerate, options, words = take_launch_options(words)
@@ -102,12 +146,22 @@ def start(program: Program, words: list[str], shown_as: str) -> None:
         return
     if not program.launches:
         raise UserError(f"{shown_as} runs in one process: leave --accelerate out")
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", accelerate, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--config_file",
+        accelerate,
+        *options,
+    ]
     os.execv(sys.executable, [*command, "-m", f"sgdmix_hub.{program.module}", *words])
 
 
 def take_launch_options(words: list[str]) -> tuple[str | None, list[str], list[str]]:
-    """The launch settings that the words name, accelerate's options, and the words that are the program's. Raises `UserError`."""
+    """The launch settings that the words name, accelerate's options, and the words that are the
+    program's. Raises `UserError`.
+    """
     from sgdmix_hub.settings.shipped import accelerate_config
 
     accelerate, options, rest = None, [], []
@@ -125,7 +179,9 @@ def take_launch_options(words: list[str]) -> tuple[str | None, list[str], list[s
         else:
             options += [f"--{name}", value]
     if options and accelerate is None:
-        raise UserError(f"{options[0]} is the launcher's: give --accelerate too, for example --accelerate gpu8")
+        raise UserError(
+            f"{options[0]} is the launcher's: give --accelerate too, for example --accelerate gpu8"
+        )
     return accelerate, options, rest
 
 

@@ -1,4 +1,6 @@
-"""What can go wrong, as types, and how an error becomes one line that is safe to print. Imports nothing of the package."""
+"""What can go wrong, as types, and how an error becomes one line that is safe to print. Imports
+nothing of the package.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
 class UserError(Exception):
-    """A mistake the user can mend: its message is one line that says what to do. The run ends with exit code 2."""
+    """A mistake the user can mend: its message is one line that says what to do. The run ends with
+    exit code 2.
+    """
 
     def __init__(self, message: str):
         """The message is kept as `one_line` has it: it may quote what others wrote."""
@@ -38,10 +42,11 @@ class UnusableImage(UnusableRow):
 
 @contextmanager
 def one_row(what: str, unusable: type[UnusableRow] = UnusableRow) -> Iterator[None]:
-    """Whatever a library raises for the data of one row becomes that row's reason, "what: what it says"; usable as a decorator too.
+    """Whatever a library raises for the data of one row becomes that row's reason, "what: what it
+    says"; usable as a decorator too.
 
-    The package's own errors pass, and so does a lack of memory, which says nothing about the row. Only for computations on data that are in
-    memory: a disk that fails is no row's fault either.
+    The package's own errors pass, and so does a lack of memory, which says nothing about the row.
+    Only for computations on data that are in memory: a disk that fails is no row's fault either.
     """
     try:
         yield
@@ -54,7 +59,9 @@ def one_row(what: str, unusable: type[UnusableRow] = UnusableRow) -> Iterator[No
 
 
 def short_reason(error: BaseException) -> str:
-    """What an error says, short and without places: reasons are published. OpenCV's own words are in `err`."""
+    """What an error says, short and without places: reasons are published. OpenCV's own words are
+    in `err`.
+    """
     text = (getattr(error, "err", None) or first_line(error)).split(" <_io")[0]
     return type(error).__name__ if "/" in text or "\\" in text else shown(text)
 
@@ -65,13 +72,17 @@ def first_line(error: BaseException) -> str:
 
 
 def shown(value: object, longest: int = LONGEST_VALUE) -> str:
-    """A value as a message quotes it: control characters and lone surrogates escaped, tokens of the Hub left out, and the middle beyond
-    `longest` characters."""
+    """A value as a message quotes it: control characters and lone surrogates escaped, tokens of the
+    Hub left out, and the middle beyond `longest` characters.
+    """
     text = str(value)
     text = TOKEN.sub("hf_...", text)
     if len(text) > 2 * longest:  # of which no more is shown
         text = text[:longest] + text[-longest:]
-    text = "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
+    text = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
     if len(text) > longest:
         half = (longest - 3) // 2
         text = f"{text[:half]}...{text[-half:]}"

@@ -1,8 +1,10 @@
-"""Measures an augmented dataset with a classifier trained on real images, and writes it anew with its rows' scores.
+"""Measures an augmented dataset with a classifier trained on real images, and writes it anew with
+its rows' scores.
 
     views of sources and synthetic images -> scores -> evaluation.json, figures -> repo/
 
-Views are kept, in blocks: the same command goes on after a stop. `--keep 0.9` drops the rows whose label the judge finds least probable.
+Views are kept, in blocks: the same command goes on after a stop. `--keep 0.9` drops the rows whose
+label the judge finds least probable.
 """
 
 from __future__ import annotations
@@ -19,7 +21,15 @@ from sgdmix_hub.evaluation.figures import draw_figures
 from sgdmix_hub.evaluation.report import class_facts, evaluate, evaluation_text
 from sgdmix_hub.evaluation.repository import FILE, Version, build_evaluated
 from sgdmix_hub.evaluation.scores import row_scores, rows_to_keep
-from sgdmix_hub.evaluation.sources import all_views, doubts, generation_settings, judge_on_real, mask_settings, origins_of, source_pin
+from sgdmix_hub.evaluation.sources import (
+    all_views,
+    doubts,
+    generation_settings,
+    judge_on_real,
+    mask_settings,
+    origins_of,
+    source_pin,
+)
 from sgdmix_hub.generation.inputs import Inputs
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_maps
@@ -42,7 +52,9 @@ def main(settings: EvaluationSettings) -> None:
     """One evaluation. Raises `UserError`, `Preempted`."""
     state = start_processes(settings.num_threads)
     if state.num_processes > 1:
-        raise UserError("an evaluation is made by one process: start it with python, without a launcher")
+        raise UserError(
+            "an evaluation is made by one process: start it with python, without a launcher"
+        )
     output = Path(settings.output_dir)
     with lock_folder(output / "state", finished=output / "repo"):
         name = settings.synthetic
@@ -72,21 +84,35 @@ def main(settings: EvaluationSettings) -> None:
         if is_complete(output, asked):
             say(f"evaluation: {output} is complete, nothing to do")
         else:
-            evaluate_version(settings, asked, rows, Version(folder, rows.manifest, recipe), masked, classifier, state.device)
+            evaluate_version(
+                settings,
+                asked,
+                rows,
+                Version(folder, rows.manifest, recipe),
+                masked,
+                classifier,
+                state.device,
+            )
         forget_failure(output / "state")
 
 
 def is_complete(output: Path, asked: dict) -> bool:
-    """Whether the folder holds this very evaluation. Raises `UserError` when it holds something else."""
+    """Whether the folder holds this very evaluation. Raises `UserError` when it holds something
+    else.
+    """
     if not (output / "repo").exists():
         return False
     try:
         facts = read_json(output / FILE) if (output / FILE).is_file() else {}
     except ValueError:
-        raise UserError(f"{output / FILE} is torn or was changed since it was written: remove {output} and run again") from None
+        raise UserError(
+            f"{output / FILE} is torn or was changed since it was written: remove {output} and run again"
+        ) from None
     different = [name for name, value in asked.items() if facts.get(name) != value]
     if different:
-        raise UserError(f"{output} holds another dataset or evaluation ({', '.join(different)} differ): choose another --output_dir")
+        raise UserError(
+            f"{output} holds another dataset or evaluation ({', '.join(different)} differ): choose another --output_dir"
+        )
     return True
 
 
@@ -99,7 +125,9 @@ def evaluate_version(
     classifier: Pin | None,
     device: torch.device,
 ) -> None:
-    """Everything that an evaluation leaves, `repo/` last. `masked`: the settings that find the foregrounds. Raises `UserError`."""
+    """Everything that an evaluation leaves, `repo/` last. `masked`: the settings that find the
+    foregrounds. Raises `UserError`.
+    """
     output, recipe = Path(settings.output_dir), version.settings
     split = load_split(recipe, source_pin(settings, rows.manifest))
     report_split(recipe, split)
@@ -113,12 +141,18 @@ def evaluate_version(
     for warning in warnings:
         say(f"warning: {warning}")
     if settings.keep is not None and trust.reads_background:
-        say("warning: --keep drops rows by what this judge reads, their background: good changes of background among them")
+        say(
+            "warning: --keep drops rows by what this judge reads, their background: good changes of background among them"
+        )
 
     real, synthetic = all_views(rows, split, judge, maker, output / "state" / "views")
     origins = origins_of(rows, split)
     scores = row_scores(synthetic, real, origins)
-    kept = np.ones(len(origins.labels), bool) if settings.keep is None else rows_to_keep(scores["judge_label_probability"], settings.keep)
+    kept = (
+        np.ones(len(origins.labels), bool)
+        if settings.keep is None
+        else rows_to_keep(scores["judge_label_probability"], settings.keep)
+    )
     accuracy, judged = judge_on_real(settings, recipe, split, judge)
     facts = asked | {
         "dataset": str(split.pin),
@@ -130,13 +164,19 @@ def evaluate_version(
         "by_class": class_facts(scores, origins.labels, kept, split.class_names, judged),
         "dropped": int((~kept).sum()),
     }
-    for of_space in facts["duplicates"].values():  # rows of the split, as `source_index` counts them
-        of_space["pairs"] = [[row, int(split.subset[place]), distance] for row, place, distance in of_space["pairs"]]
+    for of_space in facts[
+        "duplicates"
+    ].values():  # rows of the split, as `source_index` counts them
+        of_space["pairs"] = [
+            [row, int(split.subset[place]), distance] for row, place, distance in of_space["pairs"]
+        ]
     figures = draw_figures(facts, scores, rows, maker, origins.labels, output)
     write_json(output / FILE, facts)
     build_evaluated(version, split.class_names, scores, kept, facts, figures, output)
     say(evaluation_text(facts))
-    say(f"evaluation: {output / FILE}; {kept.sum()} of {len(kept)} rows, with their scores: {output / 'repo'}")
+    say(
+        f"evaluation: {output / FILE}; {kept.sum()} of {len(kept)} rows, with their scores: {output / 'repo'}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Files that are there whole or not at all, JSON that knows when it was changed, hashes. Imports nothing of the package but its errors."""
+"""Files that are there whole or not at all, JSON that knows when it was changed, hashes. Imports
+nothing of the package but its errors.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,20 @@ from .errors import UserError
 
 SEAL = "seal"  # the key of a sealed JSON's checksum
 TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.tmp")
-ABANDONED_SECONDS = 24 * 3600  # since the last change of a temporary file whose writer was on another machine
+ABANDONED_SECONDS = (
+    24 * 3600
+)  # since the last change of a temporary file whose writer was on another machine
 
 
 class DamagedFile(UserError):
-    """A file that is not as this package wrote it: torn by a crash, or changed since. The next run makes it again."""
+    """A file that is not as this package wrote it: torn by a crash, or changed since. The next run
+    makes it again.
+    """
 
     def __init__(self, path: Path):
-        super().__init__(f"{path} is torn or was changed since it was written: run the same command again, which makes it again")
+        super().__init__(
+            f"{path} is torn or was changed since it was written: run the same command again, which makes it again"
+        )
         self.path = path
 
     def __reduce__(self) -> tuple:
@@ -38,7 +46,9 @@ def made_again(damage: DamagedFile) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write(temporary path)`, a file or a folder, then rename: a reader sees the whole of it or nothing, after a power cut too."""
+    """`write(temporary path)`, a file or a folder, then rename: a reader sees the whole of it or
+    nothing, after a power cut too.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
@@ -51,7 +61,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name for what becomes `path` when it is whole. It says whose it is: what a dead process left can be cleared."""
+    """A name for what becomes `path` when it is whole. It says whose it is: what a dead process
+    left can be cleared.
+    """
     return path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
 
 
@@ -95,7 +107,9 @@ def sync_entry(path: Path) -> None:
 
 
 def fill_folder(folder: Path, write: Callable[[Path], None], last: str) -> None:
-    """`write(temporary folder)`, then renames file by file into `folder`, the file `last` after all others: where it is, all are."""
+    """`write(temporary folder)`, then renames file by file into `folder`, the file `last` after all
+    others: where it is, all are.
+    """
     working = folder / "state" / ".finished"
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
@@ -124,7 +138,9 @@ def read_json(path: Path) -> dict:
 
 
 def write_sealed(path: Path, values: dict[str, object]) -> None:
-    """JSON with a checksum of its own content, atomically. A checksum that `values` hold is replaced."""
+    """JSON with a checksum of its own content, atomically. A checksum that `values` hold is
+    replaced.
+    """
     write_json(path, sealed(values))
 
 
@@ -135,7 +151,9 @@ def sealed(values: dict[str, object]) -> dict[str, object]:
 
 
 def read_sealed(path: Path) -> dict:
-    """What `write_sealed` wrote. Raises `DamagedFile` when it is anything else, and `FileNotFoundError`."""
+    """What `write_sealed` wrote. Raises `DamagedFile` when it is anything else, and
+    `FileNotFoundError`.
+    """
     try:
         values = read_json(path)
         seal = values.pop(SEAL)
@@ -160,7 +178,9 @@ def file_sha256(path: str | Path) -> str:
 
 
 def lies_in(path: str | Path, folder: str | Path) -> bool:
-    """Whether a path, with its links resolved, is the folder or inside it; what cannot be a path lies nowhere."""
+    """Whether a path, with its links resolved, is the folder or inside it; what cannot be a path
+    lies nowhere.
+    """
     try:
         folder = os.path.realpath(folder)
         return os.path.commonpath([os.path.realpath(path), folder]) == folder

@@ -1,4 +1,5 @@
-"""The form that a JSON file from elsewhere has to have, told as tables and checked once, where the file is read.
+"""The form that a JSON file from elsewhere has to have, told as tables and checked once, where the
+file is read.
 
 A form is a function: what is wrong with a value, as the words after its name, or None.
 """
@@ -37,7 +38,10 @@ def listing(form: Form, length: int | None = None) -> Form:
     def check(values: object) -> str | None:
         if not isinstance(values, list) or length not in (None, len(values)):
             return "is not a list" if length is None else f"is not a list of {length}"
-        return next((f"[{place}] {fault}" for place, value in enumerate(values) if (fault := form(value))), None)
+        return next(
+            (f"[{place}] {fault}" for place, value in enumerate(values) if (fault := form(value))),
+            None,
+        )
 
     return check
 
@@ -58,7 +62,9 @@ def mapping(form: Form, key: Form | None = None) -> Form:
 
 
 def record(required: dict[str, Form], others: dict[str, Form] | None = None) -> Form:
-    """An object with all names of `required`, and perhaps those of `others`; what has another name is left unread."""
+    """An object with all names of `required`, and perhaps those of `others`; what has another name
+    is left unread.
+    """
 
     def check(values: object) -> str | None:
         if not isinstance(values, dict):
@@ -67,7 +73,14 @@ def record(required: dict[str, Form], others: dict[str, Form] | None = None) -> 
         if missing:
             return f"lacks {missing[0]}"
         forms = required | (others or {})
-        return next((f"{name} {fault}" for name, form in forms.items() if name in values and (fault := form(values[name]))), None)
+        return next(
+            (
+                f"{name} {fault}"
+                for name, form in forms.items()
+                if name in values and (fault := form(values[name]))
+            ),
+            None,
+        )
 
     return check
 
@@ -77,14 +90,26 @@ def _is_text(value: object) -> bool:
 
 
 def _is_file_name(value: object) -> bool:
-    if not (_is_text(value) and value.isprintable() and 0 < len(value.encode()) <= LONGEST_FILE_NAME):
+    if not (
+        _is_text(value) and value.isprintable() and 0 < len(value.encode()) <= LONGEST_FILE_NAME
+    ):
         return False
     path = PurePosixPath(value)
-    return path.as_posix() == value != "." and not path.is_absolute() and "\\" not in value and ".." not in path.parts
+    return (
+        path.as_posix() == value != "."
+        and not path.is_absolute()
+        and "\\" not in value
+        and ".." not in path.parts
+    )
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_COUNT and math.isfinite(value)
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= LARGEST_COUNT
+        and math.isfinite(value)
+    )
 
 
 TEXT = of_kind("a text", _is_text)
@@ -96,17 +121,26 @@ FILE_NAME = of_kind("the name of a file in this folder", _is_file_name)
 NUMBER = of_kind("a number", _is_number)
 SHARE = of_kind("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)
 COUNT = of_kind("a count", lambda value: type(value) is int and 0 <= value <= LARGEST_COUNT)
-SHA256 = of_kind("a sha256", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
+SHA256 = of_kind(
+    "a sha256",
+    lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
+)
 HUB_PIN = re.compile(r"\w[\w.-]*/\w[\w.-]*@[0-9a-f]{40}", re.ASCII)
-LOCAL_PIN = re.compile(r"[^/]+@sha256-[0-9a-f]{64}")  # a folder's name and the hash of its content: stands for no place
+LOCAL_PIN = re.compile(
+    r"[^/]+@sha256-[0-9a-f]{64}"
+)  # a folder's name and the hash of its content: stands for no place
 PIN = of_kind(
     "an input at a commit (org/name@40-hex) or content hash",
-    lambda value: NAME(value) is None and any(pattern.fullmatch(value) for pattern in (HUB_PIN, LOCAL_PIN)),
+    lambda value: (
+        NAME(value) is None and any(pattern.fullmatch(value) for pattern in (HUB_PIN, LOCAL_PIN))
+    ),
 )
 
 
 def read_formed(path: Path, form: Form) -> dict:
-    """A JSON file of this form. Raises `UserError`, with the file's name, when it cannot be read or has another form."""
+    """A JSON file of this form. Raises `UserError`, with the file's name, when it cannot be read or
+    has another form.
+    """
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")

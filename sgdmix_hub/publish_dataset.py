@@ -1,4 +1,7 @@
-"""Publishes a finished generation as a version of a dataset: sgdmix publish --folder outputs/cub --hub_dataset_id org/cub-sgdmix --tag v1.0.0"""  # noqa: E501
+"""Publishes a finished generation as a version of a dataset.
+
+sgdmix publish --folder outputs/cub --hub_dataset_id org/cub-sgdmix --tag v1.0.0
+"""
 
 from __future__ import annotations
 

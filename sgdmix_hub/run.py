@@ -1,15 +1,18 @@
-"""All stages in a row: classifier -> adapter -> augmented dataset -> classifier trained with it. A stage whose output is there is skipped.
+"""All stages in a row: classifier -> adapter -> augmented dataset -> classifier trained with it. A
+stage whose output is there is skipped.
 
 output_dir/classifier       trained on real images; a CAM looks through it
 output_dir/adapter          LoRA and learned tokens, judged by the classifier
 output_dir/repo             the augmented dataset, ready to publish
 output_dir/downstream       trained on real and synthetic images
 
-With `bootstrap_saliency` the CAM looks through another classifier, output_dir/bootstrap/classifier: one that was retrained on mixtures
-with model-free masks (output_dir/bootstrap/repo), and so can no longer read the background.
+With `bootstrap_saliency` the CAM looks through another classifier, output_dir/bootstrap/classifier:
+one that was retrained on mixtures with model-free masks (output_dir/bootstrap/repo), and so can no
+longer read the background.
 
-With `push_to_hub` the dataset is published. With `hub_model_id` the classifier that saliency looks through and the adapter are pushed
-before, and the generation takes them from the Hub, so that others can make the dataset again.
+With `push_to_hub` the dataset is published. With `hub_model_id` the classifier that saliency looks
+through and the adapter are pushed before, and the generation takes them from the Hub, so that
+others can make the dataset again.
 """
 
 from __future__ import annotations
@@ -41,20 +44,36 @@ from sgdmix_hub.training.resume import check_push
 from .errors import TooManySkipped, UserError
 from .files import read_json
 
-# What the mixtures for a bootstrapped classifier are made with, and what looks through it unless the recipe says more.
-MODEL_FREE = {"preset": "recommended", "saliency_method": "minimum-barrier", "strength": 0.0, "num_variants": 4}
+# What the mixtures for a bootstrapped classifier are made with, and what looks through it unless
+# the recipe says more.
+MODEL_FREE = {
+    "preset": "recommended",
+    "saliency_method": "minimum-barrier",
+    "strength": 0.0,
+    "num_variants": 4,
+}
 SEEN_AGAIN = {"saliency_method": "grad-cam", "mask_refinement": "grabcut"}
 PUBLICATION = frozenset(field.name for field in dataclasses.fields(HubSettings))
 RECIPE_FILES = ("classifier.yaml", "adapter.yaml", "generate.yaml", "downstream.yaml")
 
 
-def stage_settings(settings: RunSettings, settings_class: type[Settings], recipe_file: str, links: dict[str, str]) -> Settings:
-    """One stage's settings: the recipe's file, over it what the run was given, over it the links between stages. Raises `UserError`."""
+def stage_settings(
+    settings: RunSettings, settings_class: type[Settings], recipe_file: str, links: dict[str, str]
+) -> Settings:
+    """One stage's settings: the recipe's file, over it what the run was given, over it the links
+    between stages. Raises `UserError`.
+    """
     # what is pushed, and as what, is said by the links
-    known = {field.name for field in dataclasses.fields(settings_class)} - PUBLICATION - {"push_to_hub", "hub_model_id"}
+    known = (
+        {field.name for field in dataclasses.fields(settings_class)}
+        - PUBLICATION
+        - {"push_to_hub", "hub_model_id"}
+    )
     if settings_class is not AugmentSettings:
         known -= {"license"}  # the dataset's is not the models'
-    given = {name: value for name, value in vars(settings).items() if name in known and value is not None} | links
+    given = {
+        name: value for name, value in vars(settings).items() if name in known and value is not None
+    } | links
     path = None if settings.recipe is None else recipe_folder(settings.recipe) / recipe_file
     values = read_settings(path, given) if path is not None and path.exists() else {}
     try:
@@ -79,12 +98,19 @@ def all_stages(settings: RunSettings) -> list[Stage]:
         raise UserError(f"recipe {settings.recipe} holds none of {', '.join(RECIPE_FILES)}")
     output = Path(settings.output_dir)
     classifier, adapter, repo = (str(output / name) for name in ("classifier", "adapter", "repo"))
-    generation = {"output_dir": str(output), "classifier": classifier, "adapter": adapter} | publication(settings)
+    generation = {
+        "output_dir": str(output),
+        "classifier": classifier,
+        "adapter": adapter,
+    } | publication(settings)
     if recipe is not None and (recipe / "card.md").is_file():
         generation["card"] = str(recipe / "card.md")
-    seen = {"output_dir": classifier} | ({} if settings.bootstrap_saliency else push_of(settings, "classifier"))
+    seen = {"output_dir": classifier} | (
+        {} if settings.bootstrap_saliency else push_of(settings, "classifier")
+    )
     first = stage_settings(settings, ClassifierSettings, "classifier.yaml", seen)
-    # The downstream classifier differs from the first one by its data alone, unless the recipe says more.
+    # The downstream classifier differs from the first one by its data alone, unless the recipe says
+    # more.
     downstream_file = "downstream.yaml"
     if recipe is None or not (recipe / downstream_file).exists():
         downstream_file = "classifier.yaml"
@@ -96,11 +122,17 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     if settings.bootstrap_saliency:
         bootstrap = bootstrap_stages(settings, third, output / "bootstrap")
         seen = bootstrap[-1].settings
-        links = generation | {"classifier": seen.hub_model_id if seen.push_to_hub else seen.output_dir}
+        links = generation | {
+            "classifier": seen.hub_model_id if seen.push_to_hub else seen.output_dir
+        }
         links |= {name: value for name, value in SEEN_AGAIN.items() if getattr(third, name) is None}
         third = stage_settings(settings, AugmentSettings, "generate.yaml", links)
     check_others_have(third, output)
-    downstream = {"output_dir": str(output / "downstream"), "synthetic": repo, "synthetic_config_name": third.config_name}
+    downstream = {
+        "output_dir": str(output / "downstream"),
+        "synthetic": repo,
+        "synthetic_config_name": third.config_name,
+    }
     last = stage_settings(settings, ClassifierSettings, downstream_file, downstream)
     return [
         Stage("classifier on real images", train_classifier.main, first),
@@ -111,27 +143,59 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     ]
 
 
-def bootstrap_stages(settings: RunSettings, generation: AugmentSettings, folder: Path) -> list[Stage]:
-    """Mixtures with model-free masks, and the classifier that is trained on them for a CAM to look through."""
-    shared = [field.name for field in dataclasses.fields(DataSettings) if field.name != "output_dir"]
-    shared = {name: getattr(generation, name) for name in (*shared, "resolution", "resize", "image_format")}
+def bootstrap_stages(
+    settings: RunSettings, generation: AugmentSettings, folder: Path
+) -> list[Stage]:
+    """Mixtures with model-free masks, and the classifier that is trained on them for a CAM to look
+    through.
+    """
+    shared = [
+        field.name for field in dataclasses.fields(DataSettings) if field.name != "output_dir"
+    ]
+    shared = {
+        name: getattr(generation, name)
+        for name in (*shared, "resolution", "resize", "image_format")
+    }
     given = {name: value for name, value in shared.items() if value is not None}
-    mixtures = stage_settings(settings, AugmentSettings, "bootstrap.yaml", MODEL_FREE | given | {"output_dir": str(folder)})
-    links = {"output_dir": str(folder / "classifier"), "synthetic": str(folder / "repo"), "synthetic_probability": 0.5}
+    mixtures = stage_settings(
+        settings,
+        AugmentSettings,
+        "bootstrap.yaml",
+        MODEL_FREE | given | {"output_dir": str(folder)},
+    )
+    links = {
+        "output_dir": str(folder / "classifier"),
+        "synthetic": str(folder / "repo"),
+        "synthetic_probability": 0.5,
+    }
     links |= push_of(settings, "classifier")
     classifier = stage_settings(settings, ClassifierSettings, "classifier.yaml", links)
     return [
         Stage("mixtures with model-free masks", augment.main, mixtures),
-        Stage("classifier for saliency, on real images and these mixtures", train_classifier.main, classifier),
+        Stage(
+            "classifier for saliency, on real images and these mixtures",
+            train_classifier.main,
+            classifier,
+        ),
     ]
 
 
 def publication(settings: RunSettings) -> dict:
-    """What has the generation publish its dataset, made with the models that were pushed before; nothing where no push is asked for."""
+    """What has the generation publish its dataset, made with the models that were pushed before;
+    nothing where no push is asked for.
+    """
     if not settings.push_to_hub:
         return {}
-    links = {"push_to_hub": True} | {name: getattr(settings, name) for name in sorted(PUBLICATION) if getattr(settings, name) is not None}
-    models = {name: pushed["hub_model_id"] for name in ("classifier", "adapter") if (pushed := push_of(settings, name))}
+    links = {"push_to_hub": True} | {
+        name: getattr(settings, name)
+        for name in sorted(PUBLICATION)
+        if getattr(settings, name) is not None
+    }
+    models = {
+        name: pushed["hub_model_id"]
+        for name in ("classifier", "adapter")
+        if (pushed := push_of(settings, name))
+    }
     return links | models
 
 
@@ -139,18 +203,28 @@ def push_of(settings: RunSettings, model: str) -> dict:
     """What has a training push its model; nothing where the run names no models."""
     if not settings.push_to_hub or settings.hub_model_id is None:
         return {}
-    links = {"push_to_hub": True, "hub_model_id": f"{settings.hub_model_id}-{model}", "hub_private_repo": settings.hub_private_repo}
+    links = {
+        "push_to_hub": True,
+        "hub_model_id": f"{settings.hub_model_id}-{model}",
+        "hub_private_repo": settings.hub_private_repo,
+    }
     return links | ({} if settings.license is None else {"license": settings.license})
 
 
 def check_others_have(generation: AugmentSettings, output: Path) -> None:
-    """Raises `UserError` when a dataset would be published that nobody else could make again: before the first stage, not after it."""
+    """Raises `UserError` when a dataset would be published that nobody else could make again:
+    before the first stage, not after it.
+    """
     if not generation.push_to_hub or generation.allow_local_inputs:
         return
-    inputs = ["dataset_name"] + (["adapter", "pretrained_model_name_or_path"] if generation.refines else [])
+    inputs = ["dataset_name"] + (
+        ["adapter", "pretrained_model_name_or_path"] if generation.refines else []
+    )
     inputs += ["classifier"] if apply_preset(generation).saliency_method in CAM_METHODS else []
     paths = {name: Path(getattr(generation, name)) for name in inputs}
-    local = [name for name, path in paths.items() if os.path.isdir(path) or path.is_relative_to(output)]
+    local = [
+        name for name, path in paths.items() if os.path.isdir(path) or path.is_relative_to(output)
+    ]
     if local:
         raise UserError(
             f"nobody else could make again what is made from local folders ({', '.join(local)}): --hub_model_id org/name pushes classifier "
@@ -159,7 +233,9 @@ def check_others_have(generation: AugmentSettings, output: Path) -> None:
 
 
 def check_pushes(stages: list[Stage], is_made: bool) -> None:
-    """Raises `UserError` in the first second where a stage's push would be refused. `is_made`: whether the generation is finished."""
+    """Raises `UserError` in the first second where a stage's push would be refused. `is_made`:
+    whether the generation is finished.
+    """
     for stage in stages:
         if isinstance(stage.settings, AugmentSettings):
             if stage.settings.push_to_hub:
@@ -172,7 +248,11 @@ def main(settings: RunSettings) -> None:
     """The whole story. Raises what its stages raise."""
     state = start_processes(settings.num_threads or 1)
     output = Path(settings.output_dir)
-    with lock_folder(output / "state", "run.lock", finished=output / "repo") if state.is_main_process else nullcontext():
+    with (
+        lock_folder(output / "state", "run.lock", finished=output / "repo")
+        if state.is_main_process
+        else nullcontext()
+    ):
         stages = all_stages(settings)
         on_rank_zero(lambda: check_pushes(stages, is_made=(output / "repo").exists()))
         too_many_skipped = None
@@ -203,7 +283,9 @@ def summary(output: Path, generation: AugmentSettings) -> str:
     if None not in accuracies:
         split = read_json(output / "downstream" / CLASSIFIER_FACTS)["settings"]["eval_split"]
         without, augmented = accuracies
-        lines.append(f"Accuracy on {split:<7}real images only {without:.3f}, with SGD-Mix {augmented:.3f} (one seed)")
+        lines.append(
+            f"Accuracy on {split:<7}real images only {without:.3f}, with SGD-Mix {augmented:.3f} (one seed)"
+        )
     return "\n".join(lines)
 
 

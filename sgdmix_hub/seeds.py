@@ -1,8 +1,10 @@
-"""Every random stream of a run, numbered in one place: what is drawn in one of them tells nothing of what is drawn in another.
+"""Every random stream of a run, numbered in one place: what is drawn in one of them tells nothing
+of what is drawn in another.
 
-NumPy's SeedSequence fills up with zeros and splits large numbers into words, so that [seed, 3] and [seed, 3, 0], or [2**32, 0] and [0, 1],
-are one state. Here a stream's number comes first, then how many numbers follow, then each of them in two words: other numbers, another
-state. Imports nothing of the package.
+NumPy's SeedSequence fills up with zeros and splits large numbers into words, so that [seed, 3] and
+[seed, 3, 0], or [2**32, 0] and [0, 1], are one state. Here a stream's number comes first, then how
+many numbers follow, then each of them in two words: other numbers, another state. Imports nothing
+of the package.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import numpy as np
 
 @unique
 class RandomStream(IntEnum):
-    """What is drawn, with the numbers that it is a function of. A number is never given to another stream."""
+    """What is drawn, with the numbers that it is a function of. A number is never given to another
+    stream.
+    """
 
     CANDIDATES = 1  # seed, source, variant: which rows a target is chosen from
     POOL = 2  # seed, source, variant: the order of a whole pool, where no candidate is left
@@ -44,13 +48,17 @@ def _entropy(stream: RandomStream, numbers: tuple[int, ...]) -> list[int]:
 
 
 def generator(stream: RandomStream, *numbers: int) -> np.random.Generator:
-    """NumPy's generator of a stream's draws for these numbers, each in [0, 2**64). Raises `ValueError`."""
+    """NumPy's generator of a stream's draws for these numbers, each in [0, 2**64). Raises
+    `ValueError`.
+    """
     return np.random.default_rng(_entropy(stream, numbers))
 
 
 def seed_of(stream: RandomStream, *numbers: int) -> int:
     """A seed for torch's generator, in [0, 2**63). Raises `ValueError`."""
-    return int(np.random.SeedSequence(_entropy(stream, numbers)).generate_state(1, np.uint64)[0] >> 1)
+    return int(
+        np.random.SeedSequence(_entropy(stream, numbers)).generate_state(1, np.uint64)[0] >> 1
+    )
 
 
 def row_seed(seed: int, source: int, variant: int) -> int:
@@ -59,7 +67,9 @@ def row_seed(seed: int, source: int, variant: int) -> int:
 
 
 def inpainting_seed(row_seed: int) -> int:
-    """The noise seed of the pass that fills a row's hole: refinement must not add the noise that the hole was painted from."""
+    """The noise seed of the pass that fills a row's hole: refinement must not add the noise that
+    the hole was painted from.
+    """
     return seed_of(RandomStream.INPAINTING, row_seed)
 
 

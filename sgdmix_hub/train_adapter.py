@@ -1,10 +1,13 @@
-"""Trains one adapter for a domain: DreamBooth + LoRA on the UNet's attention + learned tokens, jointly.
+"""Trains one adapter for a domain: DreamBooth + LoRA on the UNet's attention + learned tokens,
+jointly.
 
-    training (checkpoints in state/) -> files that stock diffusers loads -> what a judge says of its images -> card -> push
+    training (checkpoints in state/) -> files that stock diffusers loads -> what a judge says of its
+    images -> card -> push
 
-Every step is skipped when its result is there, so the same command continues a run that was stopped. The samples of an optimizer step are
-functions of (seed, step): a training that is killed ends with the weights of one that was not, and one that is spread over processes
-trains on the same images and noise.
+Every step is skipped when its result is there, so the same command continues a run that was
+stopped. The samples of an optimizer step are functions of (seed, step): a training that is killed
+ends with the weights of one that was not, and one that is spread over processes trains on the same
+images and noise.
 """
 
 from __future__ import annotations
@@ -45,14 +48,22 @@ def main(settings: AdapterSettings) -> None:
     folder = Path(settings.output_dir)
     state = folder / "state"
     processes = start_processes(settings.num_threads)
-    with lock_folder(state, finished=folder / FACTS_FILE) if processes.is_main_process else nullcontext():
+    with (
+        lock_folder(state, finished=folder / FACTS_FILE)
+        if processes.is_main_process
+        else nullcontext()
+    ):
         check_tracker(settings.report_to)
         on_rank_zero(lambda: check_push(settings))
-        split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
+        split = load_split(
+            settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset"))
+        )
         base = on_rank_zero(lambda: resolve(settings.pretrained_model_name_or_path))
         judge = on_rank_zero(lambda: resolve(settings.judge)) if settings.judge else None
         if judge is not None:
-            Judge(judge, split.class_names, torch.device("cpu"))  # one that cannot judge is refused before the training, not after it
+            Judge(
+                judge, split.class_names, torch.device("cpu")
+            )  # one that cannot judge is refused before the training, not after it
         facts = adapter_facts(settings, split, base)
         if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
             say(f"adapter: {folder} is complete, nothing to train")
@@ -68,7 +79,9 @@ def main(settings: AdapterSettings) -> None:
         processes.wait_for_everyone()
 
 
-def train_and_save(settings: AdapterSettings, split: Split, base: Pin, facts: dict, folder: Path) -> None:
+def train_and_save(
+    settings: AdapterSettings, split: Split, base: Pin, facts: dict, folder: Path
+) -> None:
     """Trains, and puts the adapter's files into the folder. A collective."""
     state = folder / "state"
     accelerator = Accelerator(
@@ -89,7 +102,9 @@ def train_and_save(settings: AdapterSettings, split: Split, base: Pin, facts: di
         found |= {"num_processes": accelerator.num_processes}
 
         def write(working: Path) -> None:
-            save_adapter(working, model.unet, model.tokens.learned, settings.num_vectors, facts | found)
+            save_adapter(
+                working, model.unet, model.tokens.learned, settings.num_vectors, facts | found
+            )
             draw_curve(curve, working / LOSS_PICTURE)
             sheet = (state / "validation" / f"step-{settings.max_train_steps:07d}.png").read_bytes()
             (working / SAMPLES_PICTURE).write_bytes(sheet)

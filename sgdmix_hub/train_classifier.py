@@ -1,9 +1,10 @@
 """Trains an image classifier on real images, or on real and synthetic ones.
 
-The same program makes the classifier that saliency looks through and the downstream classifiers that show whether a dataset helps.
-Writes into `output_dir`: the model (safetensors), its image processor, `classifier.json` (pins, subset, settings, accuracy), a card; the
-checkpoints, from which the same command goes on, are in `state/`. Which weights are kept is decided on validation images, where there are
-any; the evaluation split is measured once, with the weights that were kept.
+The same program makes the classifier that saliency looks through and the downstream classifiers
+that show whether a dataset helps. Writes into `output_dir`: the model (safetensors), its image
+processor, `classifier.json` (pins, subset, settings, accuracy), a card; the checkpoints, from which
+the same command goes on, are in `state/`. Which weights are kept is decided on validation images,
+where there are any; the evaluation split is measured once, with the weights that were kept.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ import numpy as np
 from transformers import ProgressCallback, Trainer, set_seed
 
 from sgdmix_hub.data.report import usable_rows
-from sgdmix_hub.data.splits import Split, attributes_of, load_evaluation_split, load_split, subset_record
+from sgdmix_hub.data.splits import (
+    Split,
+    attributes_of,
+    load_evaluation_split,
+    load_split,
+    subset_record,
+)
 from sgdmix_hub.figures.plots import draw_curve
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.licences import stated_license
@@ -37,7 +44,11 @@ from sgdmix_hub.training.classifier.accuracy import EvaluationImages, accuracy_o
 from sgdmix_hub.training.classifier.best_weights import BestWeights, hold_out
 from sgdmix_hub.training.classifier.dataset import training_images
 from sgdmix_hub.training.classifier.losses import balanced_softmax_prior, classification_loss
-from sgdmix_hub.training.classifier.trainer import TrainingBar, checkpoint_to_resume, training_arguments
+from sgdmix_hub.training.classifier.trainer import (
+    TrainingBar,
+    checkpoint_to_resume,
+    training_arguments,
+)
 from sgdmix_hub.training.log import TrainingLog, check_tracker
 from sgdmix_hub.training.resume import check_push, is_finished, push_trained
 
@@ -45,7 +56,9 @@ from .errors import UserError
 from .files import fill_folder, read_json, write_json
 
 LOSS_PICTURE = "assets/loss.png"
-MEASUREMENT = frozenset({"eval_split", "group_column", "many_shot", "few_shot"})  # settings of what is done after the weights are final
+MEASUREMENT = frozenset(
+    {"eval_split", "group_column", "many_shot", "few_shot"}
+)  # settings of what is done after the weights are final
 
 
 def main(settings: ClassifierSettings) -> None:
@@ -53,13 +66,27 @@ def main(settings: ClassifierSettings) -> None:
     settings.validate()
     folder = Path(settings.output_dir)
     processes = start_processes(settings.num_threads)
-    with lock_folder(folder / "state", finished=folder / CLASSIFIER_FACTS) if processes.is_main_process else nullcontext():
+    with (
+        lock_folder(folder / "state", finished=folder / CLASSIFIER_FACTS)
+        if processes.is_main_process
+        else nullcontext()
+    ):
         check_tracker(settings.report_to)
         on_rank_zero(lambda: check_push(settings))
-        split = load_split(settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset")))
+        split = load_split(
+            settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset"))
+        )
         model_pin = on_rank_zero(lambda: resolve(settings.model))
-        synthetic = load_published(settings.synthetic, settings.synthetic_config_name) if settings.synthetic else None
-        eval_pin = on_rank_zero(lambda: resolve(settings.eval_dataset_name, repo_type="dataset")) if settings.eval_dataset_name else None
+        synthetic = (
+            load_published(settings.synthetic, settings.synthetic_config_name)
+            if settings.synthetic
+            else None
+        )
+        eval_pin = (
+            on_rank_zero(lambda: resolve(settings.eval_dataset_name, repo_type="dataset"))
+            if settings.eval_dataset_name
+            else None
+        )
         facts = classifier_facts(settings, split, model_pin, synthetic, eval_pin)
         if not on_rank_zero(lambda: is_finished(folder / CLASSIFIER_FACTS, identity_of(facts))):
             if synthetic is not None:
@@ -72,7 +99,14 @@ def main(settings: ClassifierSettings) -> None:
                 say(f"classifier: {folder} is complete, nothing to train")
             else:
                 say(f"classifier: {folder} is complete, only {settings.eval_split} is measured")
-                measure_again(settings, split, load_evaluation(settings, split, eval_pin), before, facts, folder)
+                measure_again(
+                    settings,
+                    split,
+                    load_evaluation(settings, split, eval_pin),
+                    before,
+                    facts,
+                    folder,
+                )
         if processes.is_main_process:
             write_classifier_card(settings, folder)
             push_trained(settings, folder, f"Classifier of {len(split.class_names)} classes")
@@ -89,15 +123,23 @@ def train_and_save(
     facts: dict,
     folder: Path,
 ) -> None:
-    """Trains, measures, and puts the classifier's files into the folder. A collective. Raises `UserError`."""
+    """Trains, measures, and puts the classifier's files into the folder. A collective. Raises
+    `UserError`.
+    """
     set_seed(settings.seed)
     model, preprocessing = build_for_training(
-        model_pin, split.class_names, settings.image_size, settings.resize_size, settings.from_scratch
+        model_pin,
+        split.class_names,
+        settings.image_size,
+        settings.resize_size,
+        settings.from_scratch,
     )
     check_loaders(settings, preprocessing.size, evaluation is not None)
     as_measured = preprocessing.evaluation()
     rows, validation = training_rows(settings, split, as_measured)
-    images = training_images(settings, split, rows, synthetic, preprocessing.training(settings.augmentation))
+    images = training_images(
+        settings, split, rows, synthetic, preprocessing.training(settings.augmentation)
+    )
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
     prior = balanced_softmax_prior(counts) if settings.loss == "balanced-softmax" else None
     arguments = training_arguments(settings, folder / "state" / "checkpoints")
@@ -107,7 +149,9 @@ def train_and_save(
         args=arguments,
         train_dataset=images,
         eval_dataset=validation,
-        compute_loss_func=partial(classification_loss, label_smoothing=settings.label_smoothing_factor, log_prior=prior),
+        compute_loss_func=partial(
+            classification_loss, label_smoothing=settings.label_smoothing_factor, log_prior=prior
+        ),
         compute_metrics=accuracy_of,
     )
     trainer.remove_callback(ProgressCallback)
@@ -116,9 +160,17 @@ def train_and_save(
     if validation is not None:
         trainer.add_callback(best)
     identity = identity_of(facts) | {"num_processes": arguments.world_size}
-    checkpoint = on_rank_zero(lambda: checkpoint_to_resume(Path(arguments.output_dir), settings.resume_from_checkpoint, identity))
+    checkpoint = on_rank_zero(
+        lambda: checkpoint_to_resume(
+            Path(arguments.output_dir), settings.resume_from_checkpoint, identity
+        )
+    )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    found = {"base_license": stated_license(model_pin), "versions": versions(), "num_processes": arguments.world_size}
+    found = {
+        "base_license": stated_license(model_pin),
+        "versions": versions(),
+        "num_processes": arguments.world_size,
+    }
     found["preprocessing"] = preprocessing.record()
     if validation is not None:
         found["validation"] = {"images": len(validation)} | best.load_into(trainer.model)
@@ -137,9 +189,13 @@ def train_and_save(
 
 
 def check_loaders(settings: ClassifierSettings, size: int, is_evaluated: bool) -> None:
-    """Raises `UserError` where the data loaders' workers have not the shared memory that they need: they would wait for it for ever."""
+    """Raises `UserError` where the data loaders' workers have not the shared memory that they need:
+    they would wait for it for ever.
+    """
     validated = settings.validation_split is not None or settings.validation_share > 0
-    images = settings.per_device_train_batch_size * (3 if validated else 2 if is_evaluated else 1)  # twice as many are evaluated at once
+    images = settings.per_device_train_batch_size * (
+        3 if validated else 2 if is_evaluated else 1
+    )  # twice as many are evaluated at once
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     check_shared_memory(
         loader_bytes(settings.dataloader_num_workers, images, size, ranks),
@@ -148,8 +204,17 @@ def check_loaders(settings: ClassifierSettings, size: int, is_evaluated: bool) -
     )
 
 
-def measure_again(settings: ClassifierSettings, split: Split, evaluation: Split, before: dict, facts: dict, folder: Path) -> None:
-    """Measures the finished classifier in the folder, whose facts are `before`, as the settings now say. A collective."""
+def measure_again(
+    settings: ClassifierSettings,
+    split: Split,
+    evaluation: Split,
+    before: dict,
+    facts: dict,
+    folder: Path,
+) -> None:
+    """Measures the finished classifier in the folder, whose facts are `before`, as the settings now
+    say. A collective.
+    """
     transform = recorded_preprocessing(before.get("preprocessing"), folder.name).evaluation()
     rows, _ = training_rows(settings, split, transform)
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
@@ -158,20 +223,29 @@ def measure_again(settings: ClassifierSettings, split: Split, evaluation: Split,
     found = evaluate_on(trainer, evaluation, transform, counts, settings)
     kept = {name: value for name, value in before.items() if name not in ("metrics", "groups")}
     if trainer.is_world_process_zero():
-        write_json(folder / CLASSIFIER_FACTS, kept | found | {name: facts[name] for name in ("settings", "eval_dataset")})
+        write_json(
+            folder / CLASSIFIER_FACTS,
+            kept | found | {name: facts[name] for name in ("settings", "eval_dataset")},
+        )
     trainer.accelerator.wait_for_everyone()
 
 
 def load_evaluation(settings: ClassifierSettings, split: Split, pin: Pin | None) -> Split:
-    """The usable rows of the split that is measured in the end, of the dataset at `pin` where there is one. Raises `UserError`."""
+    """The usable rows of the split that is measured in the end, of the dataset at `pin` where there
+    is one. Raises `UserError`.
+    """
     evaluation = load_evaluation_split(settings, settings.eval_split, split, pin)
     if settings.group_column is not None:
         attributes_of(evaluation, settings.group_column)
     return dataclasses.replace(evaluation, subset=evaluation.decodable())
 
 
-def training_rows(settings: ClassifierSettings, split: Split, transform) -> tuple[np.ndarray, EvaluationImages | None]:
-    """The rows to train on, int64 (n,), and the images to choose the weights on, if there are any. Raises `UserError`."""
+def training_rows(
+    settings: ClassifierSettings, split: Split, transform
+) -> tuple[np.ndarray, EvaluationImages | None]:
+    """The rows to train on, int64 (n,), and the images to choose the weights on, if there are any.
+    Raises `UserError`.
+    """
     rows = usable_rows(settings, split)
     if settings.validation_split is not None:
         validation = load_evaluation_split(settings, settings.validation_split, split)
@@ -180,12 +254,18 @@ def training_rows(settings: ClassifierSettings, split: Split, transform) -> tupl
         return rows, None
     held = hold_out(split.labels, rows, settings.validation_share, settings.subset_seed)
     if not len(held):
-        raise UserError(f"validation_share {settings.validation_share} of {len(rows)} images is none of any class: give a larger one")
+        raise UserError(
+            f"validation_share {settings.validation_share} of {len(rows)} images is none of any class: give a larger one"
+        )
     return np.setdiff1d(rows, held), EvaluationImages(split, held, transform)
 
 
 def classifier_facts(
-    settings: ClassifierSettings, split: Split, model: Pin, synthetic: PublishedRows | None, eval_dataset: Pin | None = None
+    settings: ClassifierSettings,
+    split: Split,
+    model: Pin,
+    synthetic: PublishedRows | None,
+    eval_dataset: Pin | None = None,
 ) -> dict:
     """What classifier.json says: pins, subset, classes, settings without places and speed."""
     return {
@@ -199,14 +279,20 @@ def classifier_facts(
 
 
 def identity_of(facts: dict) -> dict:
-    """The facts that decide the weights, which a checkpoint or a finished training must share: not those of the measurement after them."""
+    """The facts that decide the weights, which a checkpoint or a finished training must share: not
+    those of the measurement after them.
+    """
     settings = {name: value for name, value in facts["settings"].items() if name not in MEASUREMENT}
-    return {name: value for name, value in facts.items() if name != "eval_dataset"} | {"settings": settings}
+    return {name: value for name, value in facts.items() if name != "eval_dataset"} | {
+        "settings": settings
+    }
 
 
 def measurement_of(facts: dict) -> dict:
     """The facts that decide what is measured, with which weights ever."""
-    return {"eval_dataset": facts["eval_dataset"]} | {name: facts["settings"].get(name) for name in sorted(MEASUREMENT)}
+    return {"eval_dataset": facts["eval_dataset"]} | {
+        name: facts["settings"].get(name) for name in sorted(MEASUREMENT)
+    }
 
 
 if __name__ == "__main__":

@@ -6,10 +6,16 @@ import shutil
 import subprocess
 import tempfile
 
-# The libraries read these on import: nothing of the user's caches is read or written, nothing asks the network, and threads
-# do not wait for each other on busy cores.
+# The libraries read these on import: nothing of the user's caches is read or written, nothing asks
+# the network, and threads do not wait for each other on busy cores.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="sgdmix_hub_tests_")
-for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_EVALUATE_CACHE", "HF_TOKEN"):
+for name in (
+    "HF_HUB_CACHE",
+    "HF_DATASETS_CACHE",
+    "HF_MODULES_CACHE",
+    "HF_EVALUATE_CACHE",
+    "HF_TOKEN",
+):
     os.environ.pop(name, None)
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,7 +48,8 @@ from sgdmix_hub.settings.training import AdapterSettings  # noqa: E402
 
 RESOLUTION = 32
 
-# The same examples every time: a failure is one of the change at hand. Busy machines are slow: no deadline.
+# The same examples every time: a failure is one of the change at hand. Busy machines are slow: no
+# deadline.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
@@ -91,7 +98,12 @@ def build_tiny_pipeline(latent_channels: int = 4) -> StableDiffusionPipeline:
         attention_head_dim=4,
     )
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
     )
     return StableDiffusionPipeline(
         vae=vae,
@@ -107,7 +119,9 @@ def build_tiny_pipeline(latent_channels: int = 4) -> StableDiffusionPipeline:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory):
-    """Folder of a complete Stable-Diffusion-format pipeline with random weights, for images of 32x32."""
+    """Folder of a complete Stable-Diffusion-format pipeline with random weights, for images of
+    32x32.
+    """
     folder = tmp_path_factory.mktemp("models") / "tiny-base"
     build_tiny_pipeline().save_pretrained(folder, safe_serialization=True)
     return folder
@@ -115,12 +129,21 @@ def tiny_base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def prudish_base(tiny_base, tmp_path_factory):
-    """The tiny base with a real safety checker whose concepts are all closer than allowed: it flags everything."""
+    """The tiny base with a real safety checker whose concepts are all closer than allowed: it flags
+    everything.
+    """
     folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("prudish") / "base")
     torch.manual_seed(0)
-    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     vision = text | {"image_size": RESOLUTION, "patch_size": 8}
-    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    checker = StableDiffusionSafetyChecker(
+        CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    )
     with torch.no_grad():
         for name, parameter in checker.named_parameters():
             if name.endswith("_embeds"):
@@ -128,7 +151,9 @@ def prudish_base(tiny_base, tmp_path_factory):
             if name.endswith("_embeds_weights"):
                 parameter.fill_(-2.0)  # cosines are at least -1
     checker.save_pretrained(folder / "safety_checker")
-    processor = CLIPImageProcessor(size={"shortest_edge": RESOLUTION}, crop_size={"height": RESOLUTION, "width": RESOLUTION})
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": RESOLUTION}, crop_size={"height": RESOLUTION, "width": RESOLUTION}
+    )
     processor.save_pretrained(folder / "feature_extractor")
     index = json.loads((folder / "model_index.json").read_text())
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
@@ -140,7 +165,9 @@ def prudish_base(tiny_base, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def birds(tmp_path_factory):
-    """Folder dataset: 4 species at 32x32; train 24 rows, validation 8, test 16; columns image, label, mask, background."""
+    """Folder dataset: 4 species at 32x32; train 24 rows, validation 8, test 16; columns image,
+    label, mask, background.
+    """
     folder = tmp_path_factory.mktemp("data") / "birds"
     save_dataset(make_dataset(4, 6, 2, 4, seed=0, resolution=RESOLUTION), folder)
     return folder
@@ -154,12 +181,16 @@ def class_names():
 
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory, class_names):
-    """Folder of a ResNet with random weights for the species of `birds`: input 64, last stage 8x8. It records no subset."""
+    """Folder of a ResNet with random weights for the species of `birds`: input 64, last stage 8x8.
+    It records no subset.
+    """
     return save_classifier(tmp_path_factory.mktemp("models") / "classifier", class_names)
 
 
 def save_classifier(folder, class_names):
-    torch.manual_seed(1)  # with other seeds some Grad-CAM maps of birds are all zero, and their rows skipped
+    torch.manual_seed(
+        1
+    )  # with other seeds some Grad-CAM maps of birds are all zero, and their rows skipped
     names = dict(enumerate(class_names))
     config = ResNetConfig(
         embedding_size=8,
@@ -176,7 +207,9 @@ def save_classifier(folder, class_names):
 
 @pytest.fixture(scope="session")
 def adapter(tmp_path_factory, tiny_base, birds):
-    """Folder of an adapter for `tiny_base` and the training split of `birds`, trained for two steps; alpha is not the rank."""
+    """Folder of an adapter for `tiny_base` and the training split of `birds`, trained for two
+    steps; alpha is not the rank.
+    """
     folder = tmp_path_factory.mktemp("models") / "adapter"
     train_adapter.main(
         AdapterSettings(
@@ -206,7 +239,12 @@ def source_rows(birds):
 @pytest.fixture(scope="session")
 def mixing(birds):
     """Mixing alone, without any model."""
-    return {"dataset_name": birds, "saliency_method": "spectral-residual", "strength": 0, "resolution": 32}
+    return {
+        "dataset_name": birds,
+        "saliency_method": "spectral-residual",
+        "strength": 0,
+        "resolution": 32,
+    }
 
 
 @pytest.fixture
@@ -214,7 +252,11 @@ def read_only(tmp_path):
     """A folder whose file system a test may make read-only; with it, the call that does."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "sgdmix-hub-test", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=50m", "sgdmix-hub-test", folder],
+        capture_output=True,
+        text=True,
+    )
     if mounted.returncode != 0:
         pytest.skip(f"mounting is not allowed here: {mounted.stderr.strip()}")
     yield folder, lambda: subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
@@ -230,7 +272,9 @@ def hub():
 
 @pytest.fixture(scope="session")
 def publisher():
-    """A process that publishes, and its Hub, `publisher.hub`, which tests share: every test has a repository of its own."""
+    """A process that publishes, and its Hub, `publisher.hub`, which tests share: every test has a
+    repository of its own.
+    """
     with loopback_hub() as hub:
         publisher = Publisher(hub)
         yield publisher
@@ -260,14 +304,28 @@ def evil_judge(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def generation(evil_source, tmp_path_factory):
-    """`generation(name, **settings)`: the output folder of a generation from `evil_source`, mixing alone, made once a session."""
+    """`generation(name, **settings)`: the output folder of a generation from `evil_source`, mixing
+    alone, made once a session.
+    """
     made = {}
 
     def make(name, **settings):
         if name not in made:
             made[name] = tmp_path_factory.mktemp("generations") / name
-            defaults = {"saliency_method": "spectral-residual", "strength": 0.0, "resolution": 32, "rows_per_shard": 5, "license": "mit"}
-            augment.main(AugmentSettings(dataset_name=str(evil_source), output_dir=str(made[name]), **(defaults | settings)))
+            defaults = {
+                "saliency_method": "spectral-residual",
+                "strength": 0.0,
+                "resolution": 32,
+                "rows_per_shard": 5,
+                "license": "mit",
+            }
+            augment.main(
+                AugmentSettings(
+                    dataset_name=str(evil_source),
+                    output_dir=str(made[name]),
+                    **(defaults | settings),
+                )
+            )
         return made[name]
 
     return make
@@ -307,7 +365,9 @@ def generation_settings(birds, classifier, adapter, tiny_base):
 def finished_generation(generation_settings, tmp_path_factory):
     """The output folder of `generation_settings`, made by one process in one go."""
     output = tmp_path_factory.mktemp("reference") / "run"
-    ended = run_script(arguments(generation_settings | {"output_dir": output}), output.parent / "logs")
+    ended = run_script(
+        arguments(generation_settings | {"output_dir": output}), output.parent / "logs"
+    )
     assert ended.returncode == 0, ended.stderr
     assert len(records(output)) == NUM_SHARDS
     return output

@@ -1,4 +1,6 @@
-"""Random streams: other numbers or another stream, another state; what one pass drew is not drawn again by the next."""
+"""Random streams: other numbers or another stream, another state; what one pass drew is not drawn
+again by the next.
+"""
 
 import ast
 from itertools import product
@@ -10,11 +12,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgdmix_hub.seeds import RandomStream, generator, inpainting_seed, row_seed, sample_seed, seed_of
+from sgdmix_hub.seeds import (
+    RandomStream,
+    generator,
+    inpainting_seed,
+    row_seed,
+    sample_seed,
+    seed_of,
+)
 
 PACKAGE = Path(__file__).parents[1] / "sgdmix_hub"
-FIXED = {"demo", "metrics", "report.py", "figures.py", "trust.py", "choices.py", "preview.py"}  # of a seed alone, or none
-calls = st.tuples(st.sampled_from(RandomStream), st.lists(st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1)), min_size=1, max_size=4))
+FIXED = {
+    "demo",
+    "metrics",
+    "report.py",
+    "figures.py",
+    "trust.py",
+    "choices.py",
+    "preview.py",
+}  # of a seed alone, or none
+calls = st.tuples(
+    st.sampled_from(RandomStream),
+    st.lists(st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1)), min_size=1, max_size=4),
+)
 
 
 def state(stream, numbers):
@@ -23,14 +43,24 @@ def state(stream, numbers):
 
 @given(first=calls, second=calls)
 def test_no_two_streams_or_numbers_share_a_state(first, second):
-    """With zeros at the end, and numbers of more than 32 bits, which NumPy itself takes for other numbers."""
+    """With zeros at the end, and numbers of more than 32 bits, which NumPy itself takes for other
+    numbers.
+    """
     assert (state(*first) == state(*second)) == (first == second)
     assert (seed_of(first[0], *first[1]) == seed_of(second[0], *second[1])) == (first == second)
 
 
 def test_small_numbers_of_all_streams_share_no_state():
-    asked = [(stream, numbers) for length in (1, 2, 3) for numbers in product((0, 1, 2, 2**32), repeat=length) for stream in RandomStream]
-    plain = [tuple(np.random.default_rng(seed).bit_generator.state["state"].values()) for seed in range(50)]
+    asked = [
+        (stream, numbers)
+        for length in (1, 2, 3)
+        for numbers in product((0, 1, 2, 2**32), repeat=length)
+        for stream in RandomStream
+    ]
+    plain = [
+        tuple(np.random.default_rng(seed).bit_generator.state["state"].values())
+        for seed in range(50)
+    ]
     states = {state(*call) for call in asked} | set(plain)
     assert len(states) == len(asked) + 50
     assert len({seed_of(stream, *numbers) for stream, numbers in asked}) == len(asked)
@@ -38,8 +68,16 @@ def test_small_numbers_of_all_streams_share_no_state():
 
 @given(seed=st.integers(0, 2**32 - 1), source=st.integers(0, 2**40), variant=st.integers(0, 10**4))
 def test_seeds_fit_torch_and_are_functions_of_their_numbers(seed, source, variant):
-    values = [row_seed(seed, source, variant), sample_seed(seed, source), inpainting_seed(row_seed(seed, source, variant))]
-    assert values == [row_seed(seed, source, variant), sample_seed(seed, source), inpainting_seed(row_seed(seed, source, variant))]
+    values = [
+        row_seed(seed, source, variant),
+        sample_seed(seed, source),
+        inpainting_seed(row_seed(seed, source, variant)),
+    ]
+    assert values == [
+        row_seed(seed, source, variant),
+        sample_seed(seed, source),
+        inpainting_seed(row_seed(seed, source, variant)),
+    ]
     assert len(set(values)) == 3 and all(0 <= value < 2**63 for value in values)
     assert torch.Generator().manual_seed(values[0]).initial_seed() == values[0]
 
@@ -56,6 +94,8 @@ def test_every_generator_of_a_run_is_made_here():
         if path.name == "seeds.py" or FIXED & set(path.relative_to(PACKAGE).parts):
             continue
         made = [
-            node.func.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and hasattr(node.func, "attr")
+            node.func.attr
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and hasattr(node.func, "attr")
         ]
         assert not {"default_rng", "SeedSequence"} & set(made), path

@@ -1,5 +1,6 @@
-"""One cell of an image column -> a PIL image. The cell is data from somebody else: it is bytes in a known format, or names a file inside
-the dataset's own folder."""
+"""One cell of an image column -> a PIL image. The cell is data from somebody else: it is bytes in a
+known format, or names a file inside the dataset's own folder.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +31,20 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode_image(cell: dict | None, files_in: str | None = None, max_pixels: int | None = None) -> Image.Image:
+def decode_image(
+    cell: dict | None, files_in: str | None = None, max_pixels: int | None = None
+) -> Image.Image:
     """The PIL image in an undecoded cell of an image column, upright as its EXIF says.
 
-    `files_in`: the folder, as a real path, inside which a cell without bytes may name a file; without it a cell must hold bytes.
-    `max_pixels`: larger images are refused, by default those above `MAX_IMAGE_PIXELS`. Raises `UnusableImage`, whose text names no place.
+    `files_in`: the folder, as a real path, inside which a cell without bytes may name a file;
+    without it a cell must hold bytes. `max_pixels`: larger images are refused, by default those
+    above `MAX_IMAGE_PIXELS`. Raises `UnusableImage`, whose text names no place.
     """
     data = stored_bytes(cell, files_in)
     if data.startswith(LFS_POINTER):
-        raise UnusableImage("a git-lfs pointer in place of the image: fetch the files with `git lfs pull`")
+        raise UnusableImage(
+            "a git-lfs pointer in place of the image: fetch the files with `git lfs pull`"
+        )
     max_pixels = max_pixels or MAX_IMAGE_PIXELS
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # Pillow refuses twice its limit
@@ -54,7 +60,9 @@ def decode_image(cell: dict | None, files_in: str | None = None, max_pixels: int
 
 
 def stored_bytes(cell: dict | None, files_in: str | None) -> bytes:
-    """The encoded image of a cell. Raises `UnusableImage`; a disk that fails is no row's fault and raises `OSError`."""
+    """The encoded image of a cell. Raises `UnusableImage`; a disk that fails is no row's fault and
+    raises `OSError`.
+    """
     if cell is None or (cell.get("bytes") is None and cell.get("path") is None):
         raise UnusableImage("no image")
     if cell.get("bytes") is not None:
@@ -71,7 +79,9 @@ def stored_bytes(cell: dict | None, files_in: str | None) -> bytes:
 
 
 def file_of(cell: dict, files_in: str | None) -> str:
-    """The real path of the file that a cell names. Raises `UnusableImage` when it is not inside the folder `files_in`."""
+    """The real path of the file that a cell names. Raises `UnusableImage` when it is not inside the
+    folder `files_in`.
+    """
     if files_in is None or not lies_in(cell["path"], files_in):
         raise UnusableImage(OUTSIDE)
     return os.path.realpath(cell["path"])
@@ -88,10 +98,14 @@ def too_large(max_pixels: int) -> str:
 
 @one_row("corrupt image", UnusableImage)
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as RGB: transparency over white, 16-bit values scaled (PIL would clip them). Raises `UnusableImage`."""
+    """Any PIL image as RGB: transparency over white, 16-bit values scaled (PIL would clip them).
+    Raises `UnusableImage`.
+    """
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray(np.clip(values / full_scale(image.mode, values) * 255 + 0.5, 0, 255).astype(np.uint8))
+        image = Image.fromarray(
+            np.clip(values / full_scale(image.mode, values) * 255 + 0.5, 0, 255).astype(np.uint8)
+        )
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -99,7 +113,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def full_scale(mode: str, values: np.ndarray) -> float:
-    """The value that stands for white. Modes I and F do not say: the smallest usual scale that holds the values is taken."""
+    """The value that stands for white. Modes I and F do not say: the smallest usual scale that
+    holds the values is taken.
+    """
     peak = values.max(initial=0)
     if mode.startswith("I;16") or peak > 255:
         return 65535.0
@@ -110,25 +126,32 @@ def full_scale(mode: str, values: np.ndarray) -> float:
 def foreground_share(mask: Image.Image) -> np.ndarray:
     """A stored foreground mask, of any mode, as float32 (h, w) in [0, 1]. Raises `UnusableImage`.
 
-    A mask of bytes runs to 255, unless it holds nothing above 1: then 1 is foreground. A coloured palette numbers segments, of which 0 is
-    the background.
+    A mask of bytes runs to 255, unless it holds nothing above 1: then 1 is foreground. A coloured
+    palette numbers segments, of which 0 is the background.
     """
     if mask.mode == "P" and not _is_grey(mask):
         return (np.asarray(mask) > 0).astype(np.float32)
     numeric = mask.mode.startswith("I") or mask.mode == "F"
-    values = np.asarray(mask, np.float64) if numeric else np.asarray(mask.convert("RGB")).max(axis=-1)
+    values = (
+        np.asarray(mask, np.float64) if numeric else np.asarray(mask.convert("RGB")).max(axis=-1)
+    )
     values = np.nan_to_num(values, posinf=0, neginf=0)
     scale = 1.0 if values.max(initial=0) <= 1 else full_scale(mask.mode, values)
     return np.clip(values / scale, 0, 1).astype(np.float32)
 
 
 def _is_grey(image: Image.Image) -> bool:
-    colours = np.array(image.getpalette(), dtype=np.int64).reshape(-1, 3)[np.unique(np.asarray(image))]
+    colours = np.array(image.getpalette(), dtype=np.int64).reshape(-1, 3)[
+        np.unique(np.asarray(image))
+    ]
     return bool((colours == colours[:, :1]).all())
 
 
-def square(image: Image.Image, size: int, resize: str, resample=Image.Resampling.BICUBIC) -> Image.Image:
-    """The image at size x size. `stretch` keeps everything in sight, `center-crop` keeps the aspect ratio.
+def square(
+    image: Image.Image, size: int, resize: str, resample=Image.Resampling.BICUBIC
+) -> Image.Image:
+    """The image at size x size. `stretch` keeps everything in sight, `center-crop` keeps the aspect
+    ratio.
 
     Images and masks of one row go through the same geometry. Raises `KeyError` on another `resize`.
     """
@@ -136,7 +159,9 @@ def square(image: Image.Image, size: int, resize: str, resample=Image.Resampling
 
 
 def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, int]:
-    """The largest box (left, top, right, bottom) of an aspect ratio (width over height) in the middle of an image, in whole pixels."""
+    """The largest box (left, top, right, bottom) of an aspect ratio (width over height) in the
+    middle of an image, in whole pixels.
+    """
     cut_width = min(width, max(1, round(height * aspect)))
     cut_height = min(height, max(1, round(width / aspect)))
     left, top = (width - cut_width) // 2, (height - cut_height) // 2

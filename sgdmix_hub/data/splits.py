@@ -1,4 +1,6 @@
-"""A split of an image-classification dataset at a pinned revision: RGB images, labels, class names, subsets."""
+"""A split of an image-classification dataset at a pinned revision: RGB images, labels, class names,
+subsets.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ from .subsets import NO_LABEL, subset_indices
 
 @dataclass(frozen=True)
 class Split:
-    """The unfiltered pinned split. `labels` is int64 (n,), -1 where there is none; `subset` holds the rows in use, ascending.
+    """The unfiltered pinned split. `labels` is int64 (n,), -1 where there is none; `subset` holds
+    the rows in use, ascending.
 
-    `files_in` and `strays` are as in `loading.Loaded`; images with more than `max_pixels` are not read (by default as in `decode_image`).
+    `files_in` and `strays` are as in `loading.Loaded`; images with more than `max_pixels` are not
+    read (by default as in `decode_image`).
     """
 
     pin: Pin
@@ -41,25 +45,32 @@ class Split:
     max_pixels: int | None = None
 
     def image(self, index: int, column: str | None = None) -> Image.Image:
-        """One image, upright and RGB (or, for another column, as it is stored). Raises `UnusableImage`."""
+        """One image, upright and RGB (or, for another column, as it is stored). Raises
+        `UnusableImage`.
+        """
         cell = self.rows[int(index)][column or self.image_column]
         image = decode_image(cell, self.files_in, self.max_pixels)
         return to_rgb(image) if column is None else image
 
     def file_name(self, index: int) -> str | None:
-        """The file that a row's image is stored in, relative to the dataset; None where the row holds it. For the terminal alone."""
+        """The file that a row's image is stored in, relative to the dataset; None where the row
+        holds it. For the terminal alone.
+        """
         cell = self.rows[int(index)][self.image_column]
         try:
             if cell["bytes"] is not None or not file_of(cell, self.files_in):
                 return None
-            folder, name = os.path.split(cell["path"])  # the name itself may be a link to the Hub's cache of nameless files
+            folder, name = os.path.split(
+                cell["path"]
+            )  # the name itself may be a link to the Hub's cache of nameless files
             return os.path.relpath(os.path.join(os.path.realpath(folder), name), self.files_in)
         except (UnusableImage, TypeError):  # outside the dataset; an empty cell
             return None
 
     def try_images(self) -> tuple[np.ndarray, dict[int, str]]:
-        """The rows of the subset whose image can be decoded, int64 (k,), and the others with their reasons. Raises `UserError` when none
-        can."""
+        """The rows of the subset whose image can be decoded, int64 (k,), and the others with their
+        reasons. Raises `UserError` when none can.
+        """
         kept, left_out = [], {}
         for row in self.subset.tolist():
             try:
@@ -72,11 +83,15 @@ class Split:
         return np.array(kept, dtype=np.int64), left_out
 
     def decodable(self) -> np.ndarray:
-        """The subset without the rows whose image cannot be decoded: a training must not stop at one. Raises as `try_images` does."""
+        """The subset without the rows whose image cannot be decoded: a training must not stop at
+        one. Raises as `try_images` does.
+        """
         return self.try_images()[0]
 
     def check_decodable(self) -> None:
-        """Raises `UserError` when not one image of the subset can be decoded; looks no further than the first that can."""
+        """Raises `UserError` when not one image of the subset can be decoded; looks no further than
+        the first that can.
+        """
         left_out = {}
         for row in self.subset.tolist():
             try:
@@ -91,24 +106,38 @@ class Split:
         if set(left_out.values()) == {MISSING} and not self.pin.is_local and self.rows.cache_files:
             cached = Path(self.rows.cache_files[0]["filename"]).parent
             return f"the files behind the cached dataset {self.pin.name} are gone: remove {cached} and run again"
-        split = f"split '{self.rows.split}' of {self.pin.name}" if self.rows.split else self.pin.name
-        return f"not one of the {len(left_out)} images of {split} can be decoded (row {row}: {reason})"
+        split = (
+            f"split '{self.rows.split}' of {self.pin.name}" if self.rows.split else self.pin.name
+        )
+        return (
+            f"not one of the {len(left_out)} images of {split} can be decoded (row {row}: {reason})"
+        )
 
 
 def load_split(settings: DataSettings, pin: Pin) -> Split:
-    """The split and subset that the settings name, of a pinned dataset; at least one of its images can be decoded. Raises `UserError`."""
+    """The split and subset that the settings name, of a pinned dataset; at least one of its images
+    can be decoded. Raises `UserError`.
+    """
     split = _load_whole(settings, pin, settings.dataset_split, None, settings.dataset_config_name)
     chosen = subset_indices(
-        split.labels, len(split.class_names), settings.subset_seed, settings.examples_per_class, settings.imbalance_factor
+        split.labels,
+        len(split.class_names),
+        settings.subset_seed,
+        settings.examples_per_class,
+        settings.imbalance_factor,
     )
     split = dataclasses.replace(split, subset=chosen)
     split.check_decodable()
     return split
 
 
-def load_evaluation_split(settings: DataSettings, split: str, like: Split, pin: Pin | None = None) -> Split:
-    """All labelled rows of another split with the class numbers of `like`, of the same dataset or of another one, which has the same
-    columns; at least one of its images can be decoded. Raises `UserError`."""
+def load_evaluation_split(
+    settings: DataSettings, split: str, like: Split, pin: Pin | None = None
+) -> Split:
+    """All labelled rows of another split with the class numbers of `like`, of the same dataset or
+    of another one, which has the same columns; at least one of its images can be decoded. Raises
+    `UserError`.
+    """
     config_name = settings.dataset_config_name if pin is None else None
     loaded = _load_whole(settings, pin or like.pin, split, like.class_names, config_name)
     loaded.check_decodable()
@@ -116,19 +145,36 @@ def load_evaluation_split(settings: DataSettings, split: str, like: Split, pin: 
 
 
 def attributes_of(split: Split, column: str) -> tuple[np.ndarray, list[str]]:
-    """What another column says of each row, as int64 (n,) and the names of these numbers: of class labels, strings or integers. Raises
-    `UserError` when there is no such column, or a labelled row without a value."""
+    """What another column says of each row, as int64 (n,) and the names of these numbers: of class
+    labels, strings or integers. Raises `UserError` when there is no such column, or a labelled row
+    without a value.
+    """
     if column not in split.rows.column_names:
-        raise UserError(f"{split.pin.name} has no column {column!r}: it has {', '.join(split.rows.column_names)}")
+        raise UserError(
+            f"{split.pin.name} has no column {column!r}: it has {', '.join(split.rows.column_names)}"
+        )
     values, names = _labels(split.rows, column, None, missing=(None,))
     if (values[split.subset] == NO_LABEL).any():
         raise UserError(f"column {column!r} of {split.pin.name} has rows without a value")
     return values, names
 
 
-def _load_whole(settings: DataSettings, pin: Pin, name: str, class_names: list[str] | None, config_name: str | None) -> Split:
+def _load_whole(
+    settings: DataSettings,
+    pin: Pin,
+    name: str,
+    class_names: list[str] | None,
+    config_name: str | None,
+) -> Split:
     loaded = load_rows(pin, config_name, name)
-    split = split_of(loaded.rows, pin, settings.image_column, settings.label_column, class_names, files_in=loaded.files_in)
+    split = split_of(
+        loaded.rows,
+        pin,
+        settings.image_column,
+        settings.label_column,
+        class_names,
+        files_in=loaded.files_in,
+    )
     split = dataclasses.replace(split, strays=loaded.strays, max_pixels=settings.max_image_pixels)
     if not len(split.subset):
         raise UserError(f"split {name!r} of {pin.name} has no labelled row: choose another split")
@@ -136,14 +182,26 @@ def _load_whole(settings: DataSettings, pin: Pin, name: str, class_names: list[s
 
 
 def split_of(
-    rows: Dataset, pin: Pin, image_column: str, label_column: str, class_names: list[str] | None = None, files_in: str | None = None
+    rows: Dataset,
+    pin: Pin,
+    image_column: str,
+    label_column: str,
+    class_names: list[str] | None = None,
+    files_in: str | None = None,
 ) -> Split:
-    """All labelled rows of a dataset in hand, numbered by `class_names` where they are given; `files_in`: where its cells may name files.
-    Raises `UserError`."""
+    """All labelled rows of a dataset in hand, numbered by `class_names` where they are given;
+    `files_in`: where its cells may name files. Raises `UserError`.
+    """
     for column in (image_column, label_column):
         if column not in rows.column_names:
-            dropped = f" ({DROPPED_LABELS})" if rows.info.builder_name == "imagefolder" and column == label_column else ""
-            raise UserError(f"{pin.name} has no column {shown(column)!r}: it has {', '.join(map(shown, rows.column_names))}{dropped}")
+            dropped = (
+                f" ({DROPPED_LABELS})"
+                if rows.info.builder_name == "imagefolder" and column == label_column
+                else ""
+            )
+            raise UserError(
+                f"{pin.name} has no column {shown(column)!r}: it has {', '.join(map(shown, rows.column_names))}{dropped}"
+            )
     if not is_image(rows.features[image_column]):
         raise UserError(f"column {image_column!r} of {pin.name} holds no images")
     labels, class_names = _labels(rows, label_column, class_names)
@@ -155,15 +213,25 @@ def split_of(
 
 
 def is_image(feature) -> bool:
-    """Whether a column holds images, as `datasets` stores them, also where it was written without saying so (by pandas or polars)."""
+    """Whether a column holds images, as `datasets` stores them, also where it was written without
+    saying so (by pandas or polars).
+    """
     if isinstance(feature, ImageFeature):
         return True
-    return isinstance(feature, dict) and set(feature) == {"bytes", "path"} and getattr(feature["bytes"], "dtype", None) == "binary"
+    return (
+        isinstance(feature, dict)
+        and set(feature) == {"bytes", "path"}
+        and getattr(feature["bytes"], "dtype", None) == "binary"
+    )
 
 
-def _labels(rows: Dataset, column: str, class_names: list[str] | None, missing=(None, NO_LABEL)) -> tuple[np.ndarray, list[str]]:
-    """Integer labels and class names, from ClassLabel, strings or plain integers; numbered by `class_names` where they are given.
-    `missing`: values of strings and integers that stand for no label."""
+def _labels(
+    rows: Dataset, column: str, class_names: list[str] | None, missing=(None, NO_LABEL)
+) -> tuple[np.ndarray, list[str]]:
+    """Integer labels and class names, from ClassLabel, strings or plain integers; numbered by
+    `class_names` where they are given. `missing`: values of strings and integers that stand for no
+    label.
+    """
     feature, values = rows.features[column], rows.data.column(column).to_pylist()
     if isinstance(feature, ClassLabel):
         if class_names not in (None, list(feature.names or [])):
@@ -171,15 +239,25 @@ def _labels(rows: Dataset, column: str, class_names: list[str] | None, missing=(
         labels = np.array([NO_LABEL if v is None else v for v in values], dtype=np.int64)
         _check_class_labels(labels, feature.names or [], column)
         return labels, list(feature.names)
-    if isinstance(feature, Value) and (feature.dtype in ("string", "large_string") or "int" in feature.dtype):
-        class_names = class_names or [str(v) for v in sorted({v for v in values if v not in missing})]
+    if isinstance(feature, Value) and (
+        feature.dtype in ("string", "large_string") or "int" in feature.dtype
+    ):
+        class_names = class_names or [
+            str(v) for v in sorted({v for v in values if v not in missing})
+        ]
         _check_names(class_names, column)
         number = {name: i for i, name in enumerate(class_names)}
         strangers = sorted({str(v) for v in values if v not in missing} - set(number))
         if strangers:
-            raise UserError(f"class {shown(strangers[0])!r} in column {column!r} is not in the training split")
-        return np.array([NO_LABEL if v in missing else number[str(v)] for v in values], dtype=np.int64), class_names
-    raise UserError(f"label column {column!r} holds {shown(feature)}: class labels, strings or integers are needed")
+            raise UserError(
+                f"class {shown(strangers[0])!r} in column {column!r} is not in the training split"
+            )
+        return np.array(
+            [NO_LABEL if v in missing else number[str(v)] for v in values], dtype=np.int64
+        ), class_names
+    raise UserError(
+        f"label column {column!r} holds {shown(feature)}: class labels, strings or integers are needed"
+    )
 
 
 def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> None:
@@ -188,7 +266,11 @@ def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> No
     strange = np.flatnonzero((labels < NO_LABEL) | (labels >= len(names)))
     if len(strange):
         row = int(strange[0])
-        from_one = " (do they start at 1?)" if labels.max() == len(names) and labels[labels != NO_LABEL].min() == 1 else ""
+        from_one = (
+            " (do they start at 1?)"
+            if labels.max() == len(names) and labels[labels != NO_LABEL].min() == 1
+            else ""
+        )
         raise UserError(
             f"label {labels[row]} of row {row} in column {column!r} is outside its {len(names)} class names: labels run from 0 to "
             f"{len(names) - 1}, -1 is no label{from_one}"
@@ -196,16 +278,25 @@ def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> No
 
 
 def _check_names(names: list[str], column: str) -> None:
-    """Raises `UserError` on class names that cannot be written down: those of a dataset are printed, drawn and published."""
+    """Raises `UserError` on class names that cannot be written down: those of a dataset are
+    printed, drawn and published.
+    """
     for number, name in enumerate(names):
-        if any(unicodedata.category(character) in ("Cc", "Cs") and not character.isspace() for character in name):
-            raise UserError(f"class {number} in column {column!r} is named {shown(name)}: rename it, without control characters")
+        if any(
+            unicodedata.category(character) in ("Cc", "Cs") and not character.isspace()
+            for character in name
+        ):
+            raise UserError(
+                f"class {number} in column {column!r} is named {shown(name)}: rename it, without control characters"
+            )
     if not names:
         raise UserError(f"label column {column!r} has no class names and no labels")
 
 
 def subset_record(settings: DataSettings, split: Split) -> dict:
-    """What identifies a subset, as adapters and classifiers carry it: pin, settings, and a hash of the rows themselves."""
+    """What identifies a subset, as adapters and classifiers carry it: pin, settings, and a hash of
+    the rows themselves.
+    """
     return {
         "dataset": str(split.pin),
         "dataset_config_name": settings.dataset_config_name,

@@ -18,10 +18,11 @@ def subset_indices(
     examples_per_class: int | None = None,
     imbalance_factor: float | None = None,
 ) -> np.ndarray:
-    """Rows of a few-shot or long-tail subset, ascending: a function of the labels, the seed and the two settings alone.
+    """Rows of a few-shot or long-tail subset, ascending: a function of the labels, the seed and the
+    two settings alone.
 
-    Long tail as in Diff-Mix: class k of C, in label order, keeps n * imbalance_factor ** (k / (C - 1)) rows, n being the mean class
-    size. Unlabelled rows (-1) are left out.
+    Long tail as in Diff-Mix: class k of C, in label order, keeps n * imbalance_factor ** (k / (C -
+    1)) rows, n being the mean class size. Unlabelled rows (-1) are left out.
     """
     labelled = np.flatnonzero(labels != NO_LABEL)
     if examples_per_class is None and imbalance_factor is None:
@@ -40,8 +41,14 @@ def subset_indices(
 
 
 def check_same_subset(mine: dict, theirs: dict, what: str) -> None:
-    """Raises `UserError` when an input was trained on other rows than this run's: that would leak between stages."""
-    different = [key for key in ("dataset_config_name", "dataset_split", "rows_sha256") if mine[key] != theirs.get(key)]
+    """Raises `UserError` when an input was trained on other rows than this run's: that would leak
+    between stages.
+    """
+    different = [
+        key
+        for key in ("dataset_config_name", "dataset_split", "rows_sha256")
+        if mine[key] != theirs.get(key)
+    ]
     if not same_content(mine["dataset"], theirs.get("dataset", "")):
         different.insert(0, "dataset")
     if different:

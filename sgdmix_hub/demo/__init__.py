@@ -1,1 +1,3 @@
-"""The offline domain: procedural birds, a tiny diffusion model trained on them and a tiny classifier."""
+"""The offline domain: procedural birds, a tiny diffusion model trained on them and a tiny
+classifier.
+"""

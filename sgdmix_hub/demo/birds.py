@@ -1,4 +1,6 @@
-"""Procedural birds: what one looks like (`Bird`), how it stands in an image (`Pose`), and its picture and mask."""
+"""Procedural birds: what one looks like (`Bird`), how it stands in an image (`Pose`), and its
+picture and mask.
+"""
 
 from dataclasses import dataclass
 
@@ -27,7 +29,8 @@ TAIL_SHAPES = ("short", "long", "forked", "fanned")
 BEAK_SHAPES = ("short", "long", "hooked")
 SUPERSAMPLING = 4
 SUBPIXEL_BITS = 4
-# A bird may be cut by the border by at most this share of its extent, so that most of it stays visible.
+# A bird may be cut by the border by at most this share of its extent, so that most of it stays
+# visible.
 LARGEST_OVERHANG = 0.12
 
 
@@ -49,7 +52,9 @@ class Bird:
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles in radians, `scale` is the body length as a share of the image side, `stretch` a factor on its height."""
+    """Angles in radians, `scale` is the body length as a share of the image side, `stretch` a
+    factor on its height.
+    """
 
     tilt: float
     head_angle: float
@@ -61,7 +66,9 @@ class Pose:
 
 @dataclass(frozen=True)
 class Light:
-    """Light of a scene: `gain`, `contrast`, RGB `tint` are factors; `shade` and `direction` shade the bird."""
+    """Light of a scene: `gain`, `contrast`, RGB `tint` are factors; `shade` and `direction` shade
+    the bird.
+    """
 
     gain: float
     contrast: float
@@ -131,7 +138,13 @@ def tail_shapes(bird):
             [(-0.38, 0.1), (-0.95, 0.34), (-0.72, 0.06), (-0.4, -0.06)],
             [(-0.38, -0.1), (-0.95, -0.3), (-0.72, -0.02), (-0.4, 0.06)],
         ],
-        "fanned": [[(-0.36, 0.06), *ellipse(-0.4, 0.0, 0.46, 0.46, 0, np.pi - 0.75, np.pi + 0.75), (-0.36, -0.06)]],
+        "fanned": [
+            [
+                (-0.36, 0.06),
+                *ellipse(-0.4, 0.0, 0.46, 0.46, 0, np.pi - 0.75, np.pi + 0.75),
+                (-0.36, -0.06),
+            ]
+        ],
     }[bird.tail_shape]
     return [Shape(np.array(points), color, outline=True) for points in outlines]
 
@@ -153,7 +166,9 @@ def leg_shapes(bird):
 
 
 def wing_shapes(bird, angle):
-    """A teardrop from the shoulder back, with its pattern; it turns up about the shoulder by `angle`."""
+    """A teardrop from the shoulder back, with its pattern; it turns up about the shoulder by
+    `angle`.
+    """
     shoulder, tip, depth = (0.24, 0.1), -0.52, 0.19
     base, mark = color_of(bird.wing), contrasting(bird.wing)
 
@@ -182,21 +197,35 @@ def head_shapes(bird, angle):
     x, y, radius = 0.47, 0.27, 0.22
     crests = {
         "none": [],
-        "spiky": [turned([(-0.07, radius * 0.8), (0.0, radius + 0.24), (0.08, radius * 0.8)], lean) for lean in (-0.3, 0.25, 0.8)],
-        "swept": [np.array([(0.1, 0.16), (-0.02, 0.3), (-0.42, 0.42), (-0.28, 0.2), (-0.19, 0.04)])],
+        "spiky": [
+            turned([(-0.07, radius * 0.8), (0.0, radius + 0.24), (0.08, radius * 0.8)], lean)
+            for lean in (-0.3, 0.25, 0.8)
+        ],
+        "swept": [
+            np.array([(0.1, 0.16), (-0.02, 0.3), (-0.42, 0.42), (-0.28, 0.2), (-0.19, 0.04)])
+        ],
         "round": [ellipse(-0.07, 0.14, 0.25, 0.24, 0.35)],
     }[bird.crest]
     beaks = {
         "short": [(0.17, 0.1), (0.42, -0.02), (0.17, -0.12)],
         "long": [(0.17, 0.08), (0.68, -0.05), (0.67, -0.09), (0.17, -0.09)],
-        "hooked": [(0.14, 0.15), (0.34, 0.12), (0.44, -0.02), (0.42, -0.2), (0.32, -0.09), (0.15, -0.11)],
+        "hooked": [
+            (0.14, 0.15),
+            (0.34, 0.12),
+            (0.44, -0.02),
+            (0.42, -0.2),
+            (0.32, -0.09),
+            (0.15, -0.11),
+        ],
     }
     parts = [Shape(points, color_of(bird.crest_color), outline=True) for points in crests]
     parts.append(Shape(np.array(beaks[bird.beak_shape]), color_of(bird.beak), outline=True))
     parts.append(Shape(ellipse(0, 0, radius, radius), color_of(bird.head), outline=True))
     parts.append(Shape(ellipse(0.07, 0.05, 0.07, 0.07), color_of("white")))
     parts.append(Shape(ellipse(0.08, 0.05, 0.045, 0.045), color_of("black")))
-    return [Shape(turned(p.points + (x, y), angle, (0.34, 0.12)), p.color, p.outline) for p in parts]
+    return [
+        Shape(turned(p.points + (x, y), angle, (0.34, 0.12)), p.color, p.outline) for p in parts
+    ]
 
 
 def bird_shapes(bird, pose):
@@ -211,22 +240,31 @@ def bird_shapes(bird, pose):
         *wing_shapes(bird, pose.wing_angle),
     ]
     mirror = np.array([-1.0 if pose.flip else 1.0, 1.0])
-    return [Shape(turned(s.points * (1, pose.stretch), pose.tilt) * mirror, s.color, s.outline) for s in shapes]
+    return [
+        Shape(turned(s.points * (1, pose.stretch), pose.tilt) * mirror, s.color, s.outline)
+        for s in shapes
+    ]
 
 
 def placed(shapes, rng, scale):
-    """Shapes in image units (y down), at a uniform place where at most `LARGEST_OVERHANG` of the extent is outside."""
+    """Shapes in image units (y down), at a uniform place where at most `LARGEST_OVERHANG` of the
+    extent is outside.
+    """
     scaled = [s.points * (scale, -scale) for s in shapes]
     corners = np.concatenate(scaled)
     low, high = corners.min(0), corners.max(0)
     overhang = LARGEST_OVERHANG * (high - low)
     bounds = np.sort(np.stack([-overhang - low, 1 + overhang - high]), axis=0)
     offset = rng.uniform(bounds[0], bounds[1])
-    return [Shape(points + offset, s.color, s.outline) for points, s in zip(scaled, shapes, strict=True)]
+    return [
+        Shape(points + offset, s.color, s.outline) for points, s in zip(scaled, shapes, strict=True)
+    ]
 
 
 def draw(shapes, resolution):
-    """Antialiased shapes: premultiplied RGB float32 (H, W, 3) and coverage float32 (H, W), both in [0, 1]."""
+    """Antialiased shapes: premultiplied RGB float32 (H, W, 3) and coverage float32 (H, W), both in
+    [0, 1].
+    """
     size = resolution * SUPERSAMPLING
     canvas = np.zeros((size, size, 4), np.uint8)
     thickness = max(1, size // 128)
@@ -237,13 +275,20 @@ def draw(shapes, resolution):
         if shape.outline:
             dark = tuple(int(c * 0.6) for c in color)
             cv2.polylines(canvas, points, True, (*dark, 255), thickness, cv2.LINE_8, SUBPIXEL_BITS)
-    layer = cv2.resize(canvas, (resolution, resolution), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    layer = (
+        cv2.resize(canvas, (resolution, resolution), interpolation=cv2.INTER_AREA).astype(
+            np.float32
+        )
+        / 255
+    )
     return layer[..., :3], layer[..., 3]
 
 
 def lit(image, light):
     """`image` float32 (H, W, 3) in [0, 1] under the scene's light."""
-    return np.clip(((image - 0.5) * light.contrast + 0.5) * light.gain * np.float32(light.tint), 0, 1)
+    return np.clip(
+        ((image - 0.5) * light.contrast + 0.5) * light.gain * np.float32(light.tint), 0, 1
+    )
 
 
 def shading(coverage, light):
@@ -251,7 +296,9 @@ def shading(coverage, light):
     size = len(coverage)
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
     weight = coverage.sum()
-    away = (y - (coverage * y).sum() / weight) * np.sin(light.direction) - (x - (coverage * x).sum() / weight) * np.cos(light.direction)
+    away = (y - (coverage * y).sum() / weight) * np.sin(light.direction) - (
+        x - (coverage * x).sum() / weight
+    ) * np.cos(light.direction)
     return (1.05 - light.shade * np.clip(away * 5, -0.3, 1))[..., None]
 
 
@@ -262,7 +309,8 @@ def as_uint8(image):
 def render_scene(background_name, rng, resolution=64):
     """A background without a bird: image uint8 (H, W, 3) RGB and its `Light`.
 
-    `render_bird` starts with the same draws: with generators of equal state, both have the same background.
+    `render_bird` starts with the same draws: with generators of equal state, both have the same
+    background.
     """
     light = random_light(rng)
     return as_uint8(lit(paint_background(background_name, rng, resolution), light)), light

@@ -1,4 +1,6 @@
-"""A fine-grained dataset of procedural birds: species, images with true masks, and the folder `load_dataset` reads."""
+"""A fine-grained dataset of procedural birds: species, images with true masks, and the folder
+`load_dataset` reads.
+"""
 
 import io
 from dataclasses import astuple, replace
@@ -6,7 +8,16 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Image, SplitDict, SplitInfo
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    DatasetInfo,
+    Features,
+    Image,
+    SplitDict,
+    SplitInfo,
+)
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -17,8 +28,22 @@ from .birds import BEAK_SHAPES, COLORS, CRESTS, TAIL_SHAPES, WING_PATTERNS, colo
 from .world import random_bird
 
 SPLITS = ("train", "validation", "test")
-KINDS = {"crest": CRESTS, "wing_pattern": WING_PATTERNS, "tail_shape": TAIL_SHAPES, "beak_shape": BEAK_SHAPES}
-TWIN_PARTS = ("head", "wing", "tail", "crest_color", "crest", "wing_pattern", "tail_shape", "beak_shape")
+KINDS = {
+    "crest": CRESTS,
+    "wing_pattern": WING_PATTERNS,
+    "tail_shape": TAIL_SHAPES,
+    "beak_shape": BEAK_SHAPES,
+}
+TWIN_PARTS = (
+    "head",
+    "wing",
+    "tail",
+    "crest_color",
+    "crest",
+    "wing_pattern",
+    "tail_shape",
+    "beak_shape",
+)
 PARTS_BETWEEN_PAIRS = 4
 # Two colours closer than this in RGB (each in [0, 1]) are hard to tell apart at 64 pixels.
 DISTINCT_COLORS = 0.45
@@ -36,7 +61,12 @@ NOUNS = {
     ("fanned", "long"): "hoopoe",
     ("fanned", "hooked"): "cockatoo",
 }
-PATTERN_EPITHETS = {"plain": "plain-winged", "barred": "bar-winged", "spotted": "spot-winged", "tipped": "tip-winged"}
+PATTERN_EPITHETS = {
+    "plain": "plain-winged",
+    "barred": "bar-winged",
+    "spotted": "spot-winged",
+    "tipped": "tip-winged",
+}
 CARD = """\
 # Procedural birds
 
@@ -56,7 +86,11 @@ def with_other(bird, part, rng):
     if part in KINDS:
         others = [kind for kind in KINDS[part] if kind != current]
     else:
-        others = [name for name in COLORS if np.linalg.norm(color_of(name) - color_of(current)) > DISTINCT_COLORS]
+        others = [
+            name
+            for name in COLORS
+            if np.linalg.norm(color_of(name) - color_of(current)) > DISTINCT_COLORS
+        ]
     return replace(bird, **{part: others[rng.integers(len(others))]})
 
 
@@ -70,13 +104,19 @@ def changed(bird, parts, count, rng):
 
 def epithets(bird):
     """Adjectives that together with body colour and noun tell everything visible about a bird."""
-    crest = ["bare-crowned"] if bird.crest == "none" else [f"{bird.crest_color}-crested", f"{bird.crest}-crested"]
+    crest = (
+        ["bare-crowned"]
+        if bird.crest == "none"
+        else [f"{bird.crest_color}-crested", f"{bird.crest}-crested"]
+    )
     colors = [f"{bird.head}-headed", f"{bird.wing}-winged", f"{bird.tail}-tailed"]
     return [*crest, *colors, PATTERN_EPITHETS[bird.wing_pattern], f"{bird.beak}-billed"]
 
 
 def species_name(bird, sibling, taken, rng):
-    """A name not in `taken`, of as few adjectives as that needs, first those that tell `bird` from its `sibling`."""
+    """A name not in `taken`, of as few adjectives as that needs, first those that tell `bird` from
+    its `sibling`.
+    """
     words = [epithets(bird)[i] for i in rng.permutation(len(epithets(bird)))]
     words.sort(key=lambda word: word in epithets(sibling))
     ending = f"{bird.body} {NOUNS[bird.tail_shape, bird.beak_shape]}"
@@ -89,7 +129,8 @@ def species_name(bird, sibling, taken, rng):
 
 
 def make_species(num_species, seed):
-    """`[(name, Bird), ...]`: species 2k + 1 differs from 2k in one part, each pair from the one before in a few.
+    """`[(name, Bird), ...]`: species 2k + 1 differs from 2k in one part, each pair from the one
+    before in a few.
 
     The first species do not depend on how many follow.
     """
@@ -119,15 +160,23 @@ def make_row(bird, label, rng, tie, resolution):
     own, other = label % len(BACKGROUNDS), int(rng.integers(len(BACKGROUNDS)))
     background = own if rng.random() < tie else other
     image, mask = render_bird(bird, rng, BACKGROUNDS[background], resolution)
-    return {"image": png(image), "label": label, "mask": png(np.uint8(mask) * 255), "background": background}
+    return {
+        "image": png(image),
+        "label": label,
+        "mask": png(np.uint8(mask) * 255),
+        "background": background,
+    }
 
 
-def make_dataset(num_species, train_per_class, validation_per_class, test_per_class, seed, tie=0.0, resolution=64):
-    """A `DatasetDict` with splits train, validation, test and columns image, label, mask (L, 0 or 255), background.
+def make_dataset(
+    num_species, train_per_class, validation_per_class, test_per_class, seed, tie=0.0, resolution=64
+):
+    """A `DatasetDict` with splits train, validation, test and columns image, label, mask (L, 0 or
+    255), background.
 
-    Image k of a class depends on (seed, split, label, k) alone. `tie` is the share of TRAINING images shown on the
-    species' own background; the rest and the other splits have uniformly drawn ones, on which a classifier that learned
-    the background is wrong.
+    Image k of a class depends on (seed, split, label, k) alone. `tie` is the share of TRAINING
+    images shown on the species' own background; the rest and the other splits have uniformly drawn
+    ones, on which a classifier that learned the background is wrong.
     """
     species = make_species(num_species, seed)
     features = Features(
@@ -150,13 +199,17 @@ def make_dataset(num_species, train_per_class, validation_per_class, test_per_cl
 
 
 def save_dataset(dataset_dict, folder):
-    """Write what `datasets.load_dataset(folder)` reads: a parquet file a split and a card, always the same bytes."""
+    """Write what `datasets.load_dataset(folder)` reads: a parquet file a split and a card, always
+    the same bytes.
+    """
     folder = Path(folder)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     split_infos, data_files, download_size = SplitDict(), [], 0
     for split, dataset in dataset_dict.items():
         path = folder / "data" / f"{split}-00000-of-00001.parquet"
-        split_infos.add(SplitInfo(split, num_bytes=dataset.to_parquet(path), num_examples=len(dataset)))
+        split_infos.add(
+            SplitInfo(split, num_bytes=dataset.to_parquet(path), num_examples=len(dataset))
+        )
         data_files.append({"split": split, "path": f"data/{split}-*"})
         download_size += path.stat().st_size
     info = DatasetInfo(

@@ -19,14 +19,23 @@ SETTINGS_FILE = "birds.json"
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_species", type=int, default=6)
     parser.add_argument("--train_per_class", type=int, default=20)
     parser.add_argument("--validation_per_class", type=int, default=20)
     parser.add_argument("--test_per_class", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tie", type=float, default=0.0, help="share of training images on their species' own background")
+    parser.add_argument(
+        "--tie",
+        type=float,
+        default=0.0,
+        help="share of training images on their species' own background",
+    )
     parser.add_argument("--resolution", type=int, default=64)
     return parser.parse_args(argv)
 
@@ -47,10 +56,16 @@ def problem_of(settings, output_dir):
         return f"--tie is {settings['tie']}: give a share between 0 and 1"
     if not output_dir.exists():
         return None
-    if not output_dir.is_dir() or (any(output_dir.iterdir()) and not (output_dir / SETTINGS_FILE).exists()):
+    if not output_dir.is_dir() or (
+        any(output_dir.iterdir()) and not (output_dir / SETTINGS_FILE).exists()
+    ):
         return f"{output_dir} holds something else: give another --output_dir"
     found = written_settings(output_dir)
-    differing = [f"{name} {found.get(name)} there, {value} here" for name, value in settings.items() if found and found.get(name) != value]
+    differing = [
+        f"{name} {found.get(name)} there, {value} here"
+        for name, value in settings.items()
+        if found and found.get(name) != value
+    ]
     if differing:
         return f"{output_dir} holds birds of other settings ({'; '.join(differing)}): give another --output_dir"
     return None
@@ -62,7 +77,9 @@ def written_settings(output_dir):
 
 
 def write_birds(settings, output_dir):
-    """Write the dataset into a folder beside `output_dir`, then rename it: what stands there is whole."""
+    """Write the dataset into a folder beside `output_dir`, then rename it: what stands there is
+    whole.
+    """
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     save_dataset(make_dataset(**settings), partial)
@@ -83,7 +100,9 @@ def main(argv=None):
         print(f"make_birds: {output_dir} already holds these birds")
         return
     write_birds(settings, output_dir)
-    images = settings["num_species"] * sum(settings[f"{split}_per_class"] for split in ("train", "validation", "test"))
+    images = settings["num_species"] * sum(
+        settings[f"{split}_per_class"] for split in ("train", "validation", "test")
+    )
     print(f"make_birds: wrote {images} images of {settings['num_species']} species to {output_dir}")
 
 

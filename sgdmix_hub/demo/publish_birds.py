@@ -1,13 +1,16 @@
-"""Publish what `make demo` made to a Hub on this machine, load it back by tag, and make it again from there.
+"""Publish what `make demo` made to a Hub on this machine, load it back by tag, and make it again
+from there.
 
 python -m sgdmix_hub.demo.publish_birds --config outputs/demo/run.yaml
 
-    source, classifier and adapter pushed -> v1.0.0 published -> v1.1.0 generated and published -> both loaded by tag -> v1.1.0 made again
+    source, classifier and adapter pushed -> v1.0.0 published -> v1.1.0 generated and published ->
+    both loaded by tag -> v1.1.0 made again
 
-v1.0.0 is the demo's dataset as it is. It was made from folders, which nobody else has: it takes --allow_local_inputs to publish it.
-v1.1.0, at S = 0, is made from the pushed source and nothing else, so that whoever reads the Hub can make it again. All is done by the
-programs that a user runs, each in a process of its own. The Hub is in memory and ends with this program; what was made is in `hub/` of
-the run's folder.
+v1.0.0 is the demo's dataset as it is. It was made from folders, which nobody else has: it takes
+--allow_local_inputs to publish it. v1.1.0, at S = 0, is made from the pushed source and nothing
+else, so that whoever reads the Hub can make it again. All is done by the programs that a user runs,
+each in a process of its own. The Hub is in memory and ends with this program; what was made is in
+`hub/` of the run's folder.
 """
 
 import argparse
@@ -47,8 +50,17 @@ for version, folder in (word.split("=") for word in versions):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, required=True, help="the settings of the demo's run, which `sgdmix demo` wrote")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        help="the settings of the demo's run, which `sgdmix demo` wrote",
+    )
     return parser.parse_args(argv)
 
 
@@ -57,19 +69,36 @@ class Failed(Exception):
 
 
 def as_user(hub, token, command, shown=None):
-    """Runs a program that uses the Hub, with caches of its own; says which, and what it said. Raises `Failed`."""
+    """Runs a program that uses the Hub, with caches of its own; says which, and what it said.
+    Raises `Failed`.
+    """
     print(f"$ {shown or shlex.join(command)}", flush=True)
     environment = hub_environment(hub, token) | {"NO_COLOR": "1"}
-    program = {"python": [], "sgdmix": ["-m", "sgdmix_hub.cli"], "hf": ["-m", "huggingface_hub.cli.hf"]}[command[0]]
-    done = subprocess.run([sys.executable, *program, *command[1:]], env=os.environ | environment, capture_output=True, text=True)
+    program = {
+        "python": [],
+        "sgdmix": ["-m", "sgdmix_hub.cli"],
+        "hf": ["-m", "huggingface_hub.cli.hf"],
+    }[command[0]]
+    done = subprocess.run(
+        [sys.executable, *program, *command[1:]],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise Failed(f"{done.stderr.strip()}\n{command[0]} ended with exit code {done.returncode}")
     said = done.stdout.replace(environment["HF_HOME"], "$HF_HOME")
-    print("".join(f"  {line.strip()}\n" for line in said.splitlines() if line.strip()), end="", flush=True)
+    print(
+        "".join(f"  {line.strip()}\n" for line in said.splitlines() if line.strip()),
+        end="",
+        flush=True,
+    )
 
 
 def given(run, settings_class, recipe_file):
-    """The words for one of the run's programs: its recipe's file, and what the run was given beside it."""
+    """The words for one of the run's programs: its recipe's file, and what the run was given beside
+    it.
+    """
     known = {field.name for field in dataclasses.fields(settings_class)}
     return [
         "--config",
@@ -79,34 +108,77 @@ def given(run, settings_class, recipe_file):
 
 
 def push_inputs(hub, run, work):
-    """The source, the classifier and the adapter. The models are copies: their cards get a licence when they are pushed, and a
-    generation's pins of local folders are hashes of all their files."""
-    as_user(hub, WRITE_TOKEN, ["hf", "upload", SOURCE, run["dataset_name"], ".", "--repo-type", "dataset"])
-    for name, settings_class in {"classifier": ClassifierSettings, "adapter": AdapterSettings}.items():
-        folder = shutil.copytree(Path(run["output_dir"]) / name, work / name, ignore=shutil.ignore_patterns("state"))
+    """The source, the classifier and the adapter. The models are copies: their cards get a licence
+    when they are pushed, and a generation's pins of local folders are hashes of all their files.
+    """
+    as_user(
+        hub,
+        WRITE_TOKEN,
+        ["hf", "upload", SOURCE, run["dataset_name"], ".", "--repo-type", "dataset"],
+    )
+    for name, settings_class in {
+        "classifier": ClassifierSettings,
+        "adapter": AdapterSettings,
+    }.items():
+        folder = shutil.copytree(
+            Path(run["output_dir"]) / name, work / name, ignore=shutil.ignore_patterns("state")
+        )
         words = given(run | {"output_dir": str(folder)}, settings_class, f"{name}.yaml")
-        as_user(hub, WRITE_TOKEN, ["sgdmix", f"train-{name}", *words, "--push_to_hub", "--hub_model_id", f"birds/demo-{name}"])
+        as_user(
+            hub,
+            WRITE_TOKEN,
+            [
+                "sgdmix",
+                f"train-{name}",
+                *words,
+                "--push_to_hub",
+                "--hub_model_id",
+                f"birds/demo-{name}",
+            ],
+        )
 
 
 def publish_versions(hub, run, second):
     """The demo's dataset as it is, and one at S = 0 that is made from the pushed source alone."""
     most = read_yaml(recipe_folder(run["recipe"]) / "generate.yaml")["max_skipped"]
-    words = ["--hub_dataset_id", DATASET, "--tag", FIRST, "--allow_local_inputs", f"--max_skipped={most}"]
+    words = [
+        "--hub_dataset_id",
+        DATASET,
+        "--tag",
+        FIRST,
+        "--allow_local_inputs",
+        f"--max_skipped={most}",
+    ]
     as_user(hub, WRITE_TOKEN, ["sgdmix", "publish", "--folder", run["output_dir"], *words])
-    words = given(run | {"dataset_name": SOURCE, "output_dir": str(second)}, AugmentSettings, "generate.yaml")
-    words += ["--card", str(recipe_folder(run["recipe"]) / "card.md"), "--preset", "recommended", "--strength", "0"]
+    words = given(
+        run | {"dataset_name": SOURCE, "output_dir": str(second)}, AugmentSettings, "generate.yaml"
+    )
+    words += [
+        "--card",
+        str(recipe_folder(run["recipe"]) / "card.md"),
+        "--preset",
+        "recommended",
+        "--strength",
+        "0",
+    ]
     words += ["--push_to_hub", "--hub_dataset_id", DATASET, "--tag", SECOND]
     as_user(hub, WRITE_TOKEN, ["sgdmix", "augment", *words])
 
 
 def make_again(hub, second, again):
-    """Somebody else's rerun, from what is on the Hub alone: whether its plan and its shards are the published ones. Raises `Failed`."""
+    """Somebody else's rerun, from what is on the Hub alone: whether its plan and its shards are the
+    published ones. Raises `Failed`.
+    """
     config = f"hf://datasets/{DATASET}@{SECOND}/sgdmix/default/config.yaml"
     as_user(hub, READ_TOKEN, ["sgdmix", "augment", "--config", config, "--output_dir", str(again)])
     published, made = (checksums(folder / "repo") for folder in (second, again))
     if published != made:
-        raise Failed(f"{again} is not {SECOND}: {sorted(name for name in published if published[name] != made.get(name))} differ")
-    print(f"  {SECOND} made again: the same plan and the same {len(made) - 1} shards, byte for byte")
+        raise Failed(
+            f"{again} is not {SECOND}: {sorted(name for name in published if published[name] != made.get(name))} differ"
+        )
+    print(
+        f"  {SECOND} made again: the same plan and the same {len(made) - 1} shards, byte for byte"
+    )
 
 
 def checksums(repo):
@@ -135,11 +207,18 @@ def main(argv=None):
             publish_versions(hub, run, work / SECOND)
             loads = [f"{FIRST}={output / 'repo'}", f"{SECOND}={work / SECOND / 'repo'}"]
             shown = f'load_dataset("{DATASET}", revision="{FIRST}", split="train"), load_published("{DATASET}@{FIRST}").dataset'
-            as_user(hub, READ_TOKEN, ["python", "-c", LOAD, DATASET, *loads], shown=f"{shown}; the same with {SECOND}")
+            as_user(
+                hub,
+                READ_TOKEN,
+                ["python", "-c", LOAD, DATASET, *loads],
+                shown=f"{shown}; the same with {SECOND}",
+            )
             make_again(hub, work / SECOND, work / "again")
             names = sorted(hub.content("dataset", DATASET, SECOND))
             shards = [name for name in names if name.startswith("data/")]
-            print(f"{DATASET}@{SECOND} holds {shards[0]} ({len(shards)} of them), {', '.join(sorted(set(names) - set(shards)))}")
+            print(
+                f"{DATASET}@{SECOND} holds {shards[0]} ({len(shards)} of them), {', '.join(sorted(set(names) - set(shards)))}"
+            )
     except Failed as error:
         print(f"publish_birds: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -2,7 +2,8 @@
 
     birds -> classifier -> adapter -> augmented dataset -> classifier trained with it
 
-It draws the images, writes `run.yaml`, and starts `sgdmix run` with it: the program that a real dataset goes through.
+It draws the images, writes `run.yaml`, and starts `sgdmix run` with it: the program that a real
+dataset goes through.
 """
 
 import argparse
@@ -24,8 +25,15 @@ QUIET = {
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(prog="sgdmix demo", description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"), help="folder for everything that the demo makes")
+    parser = argparse.ArgumentParser(
+        prog="sgdmix demo", description=__doc__.partition("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("outputs/demo"),
+        help="folder for everything that the demo makes",
+    )
     return parser.parse_args(argv)
 
 
@@ -48,7 +56,9 @@ def main(argv=None):
     for name in USERS_CACHES:
         os.environ.pop(name, None)
     os.environ.update(QUIET, HF_HOME=str((folder / "hf_home").resolve()))
-    from sgdmix_hub.demo import make_birds  # after the environment is set: the libraries read it when they are imported
+    from sgdmix_hub.demo import (
+        make_birds,
+    )  # after the environment is set: the libraries read it when they are imported
 
     make_birds.main(["--output_dir", str(folder / "birds")])
     config = folder / "run.yaml"

@@ -1,4 +1,6 @@
-"""What the training stages of the tiny base share: the cached world, a resumable loop, checkpoints in safetensors."""
+"""What the training stages of the tiny base share: the cached world, a resumable loop, checkpoints
+in safetensors.
+"""
 
 import json
 import math
@@ -27,7 +29,9 @@ def scene_generator(seed, split, index):
 
 
 def render_world(num_images, seed, split, resolution=64):
-    """Random birds, uint8 (N, H, W, 4): RGB, and 255 where the bird is; image i depends on (seed, split, i) alone."""
+    """Random birds, uint8 (N, H, W, 4): RGB, and 255 where the bird is; image i depends on (seed,
+    split, i) alone.
+    """
     images = np.empty((num_images, resolution, resolution, 4), np.uint8)
     for index in tqdm(range(num_images), desc="rendering", disable=None):
         rng = scene_generator(seed, split, index)
@@ -49,7 +53,9 @@ def cached_world(folder, num_images, seed):
 
 
 def to_tensor(images, device="cpu"):
-    """uint8 (N, H, W, 3 or 4) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory; a fourth channel is left out."""
+    """uint8 (N, H, W, 3 or 4) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory; a fourth
+    channel is left out.
+    """
     return torch.tensor(images[..., :3], device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -64,7 +70,9 @@ def learning_rate(step, steps, peak):
 
 
 def save_tensors(tensors, path):
-    """Write safetensors by way of a temporary file, so that an interruption leaves the former file whole."""
+    """Write safetensors by way of a temporary file, so that an interruption leaves the former file
+    whole.
+    """
     partial = Path(path).with_suffix(".partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, partial)
@@ -83,20 +91,29 @@ def logged_minutes(work_dir):
 
 
 class Stage:
-    """A resumable training stage: a module, its exponential moving average and its optimiser, in one checkpoint file.
+    """A resumable training stage: a module, its exponential moving average and its optimiser, in
+    one checkpoint file.
 
-    `loss_fn(step, generator)` returns the loss of one batch; its randomness depends on (seed, step) alone, so that a
-    stopped and resumed run gives the same weights as an uninterrupted one.
+    `loss_fn(step, generator)` returns the loss of one batch; its randomness depends on (seed, step)
+    alone, so that a stopped and resumed run gives the same weights as an uninterrupted one.
     """
 
     def __init__(self, name, module, work_dir, steps, peak_learning_rate, seed):
-        self.name, self.module, self.steps, self.peak, self.seed = name, module, steps, peak_learning_rate, seed
+        self.name, self.module, self.steps, self.peak, self.seed = (
+            name,
+            module,
+            steps,
+            peak_learning_rate,
+            seed,
+        )
         self.folder = Path(work_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{name}.safetensors"
         self.parameters = {key: p for key, p in module.named_parameters() if p.requires_grad}
         self.average = {key: p.detach().clone() for key, p in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=peak_learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=peak_learning_rate, weight_decay=0.01, betas=(0.9, 0.99)
+        )
         self.step = 0
         if self.path.exists():
             self.load()
@@ -137,8 +154,12 @@ class Stage:
                 self.average[key].copy_(kept)
 
     def run(self, loss_fn, evaluate=None):
-        """Train up to `steps`; figures of the averaged weights, from `evaluate()`, are logged at every checkpoint."""
-        progress = tqdm(total=self.steps, initial=self.step, desc=self.name, disable=None, mininterval=5)
+        """Train up to `steps`; figures of the averaged weights, from `evaluate()`, are logged at
+        every checkpoint.
+        """
+        progress = tqdm(
+            total=self.steps, initial=self.step, desc=self.name, disable=None, mininterval=5
+        )
         losses, started = [], time.perf_counter()
         while self.step < self.steps:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
@@ -156,9 +177,14 @@ class Stage:
             progress.update()
             if self.step % CHECKPOINT_EVERY == 0 or self.step == self.steps:
                 self.save()
-                figures = {"loss": round(torch.stack(losses).mean().item(), 5)} | self.measured(evaluate)
+                figures = {"loss": round(torch.stack(losses).mean().item(), 5)} | self.measured(
+                    evaluate
+                )
                 seconds = round(time.perf_counter() - started, 1)
-                append_log(self.folder / LOG, {"stage": self.name, "step": self.step, "seconds": seconds} | figures)
+                append_log(
+                    self.folder / LOG,
+                    {"stage": self.name, "step": self.step, "seconds": seconds} | figures,
+                )
                 losses, started = [], time.perf_counter()
                 progress.set_postfix(figures)
         progress.close()
@@ -174,7 +200,9 @@ class Stage:
 
 
 def load_average(module, path):
-    """Copy the averaged weights of a stage's checkpoint into `module`; weights that the stage did not train stay."""
+    """Copy the averaged weights of a stage's checkpoint into `module`; weights that the stage did
+    not train stay.
+    """
     tensors = load_file(path)
     parameters = dict(module.named_parameters())
     with torch.no_grad():
@@ -185,7 +213,9 @@ def load_average(module, path):
 
 
 def take_over(module, model_class, folder):
-    """Copy the weights of an earlier base's part, wherever they have the same name and shape, into `module`."""
+    """Copy the weights of an earlier base's part, wherever they have the same name and shape, into
+    `module`.
+    """
     weights = model_class.from_pretrained(folder, use_safetensors=True).state_dict()
     with torch.no_grad():
         for name, parameter in module.named_parameters():

@@ -1,4 +1,6 @@
-"""Tokenizer, text encoder and denoiser of the tiny base, trained on cached latents and captions of random birds."""
+"""Tokenizer, text encoder and denoiser of the tiny base, trained on cached latents and captions of
+random birds.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -24,14 +26,17 @@ BIRD_WEIGHT = 3.0  # what an error on the bird counts more than one on its backg
 
 
 def learn_merges(words):
-    """Byte-pair merges that make every one of `words` a single token: the most frequent pair first, then by alphabet.
+    """Byte-pair merges that make every one of `words` a single token: the most frequent pair first,
+    then by alphabet.
 
-    `tokenizers`' own trainer breaks ties differently in every process, and an export must rebuild the tokenizer that
-    was trained with.
+    `tokenizers`' own trainer breaks ties differently in every process, and an export must rebuild
+    the tokenizer that was trained with.
     """
     spellings = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
     merges = []
-    while pairs := Counter(pair for spelling in spellings for pair in zip(spelling, spelling[1:], strict=False)):
+    while pairs := Counter(
+        pair for spelling in spellings for pair in zip(spelling, spelling[1:], strict=False)
+    ):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         spellings = [merge(spelling, best) for spelling in spellings]
@@ -50,11 +55,19 @@ def merge(spelling, pair):
 
 
 def build_tokenizer():
-    """A byte-level CLIP tokenizer: every word of the world is one token, any other text is spelled in bytes."""
+    """A byte-level CLIP tokenizer: every word of the world is one token, any other text is spelled
+    in bytes.
+    """
     merges = learn_merges(vocabulary())
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     merged = ["".join(pair) for pair in merges]
-    tokens = [*letters, *(letter + END_OF_WORD for letter in letters), *merged, "<|startoftext|>", "<|endoftext|>"]
+    tokens = [
+        *letters,
+        *(letter + END_OF_WORD for letter in letters),
+        *merged,
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
 
@@ -127,7 +140,9 @@ def load_denoiser(work_dir, seed):
 
 def tokenize(tokenizer, captions):
     """Token ids, int64 (N, MAX_TOKENS), padded as Stable Diffusion pipelines do."""
-    return tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    return tokenizer(
+        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
 
 
 def world_scenes(num_images, seed):
@@ -136,14 +151,18 @@ def world_scenes(num_images, seed):
 
 
 def bird_weights(images, size):
-    """What an error counts at each place of a latent, float32 (N, 1, size, size) with mean 1 in every image."""
+    """What an error counts at each place of a latent, float32 (N, 1, size, size) with mean 1 in
+    every image.
+    """
     coverage = torch.tensor(images[..., 3]).float().div(255)[:, None]
     weights = 1 + BIRD_WEIGHT * nn.functional.adaptive_avg_pool2d(coverage, size)
     return weights / weights.mean((2, 3), keepdim=True)
 
 
 def train_unet(images, latents, work_dir, steps, seed, device, earlier_base=None, compiled=False):
-    """Train text encoder and UNet; `compiled`, which needs a C++ compiler on a CPU, is a quarter faster."""
+    """Train text encoder and UNet; `compiled`, which needs a C++ compiler on a CPU, is a quarter
+    faster.
+    """
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     denoiser = build_denoiser(seed)
     if earlier_base is not None:
@@ -163,11 +182,17 @@ def train_unet(images, latents, work_dir, steps, seed, device, earlier_base=None
     def loss_fn(step, generator):
         rows = torch.randint(len(scenes), (BATCH,), generator=generator)
         mean, deviation = latents["mean"][rows].float(), latents["std"][rows].float()
-        clean = (mean + deviation * torch.randn(mean.shape, generator=generator)) * latents["scaling_factor"]
+        clean = (mean + deviation * torch.randn(mean.shape, generator=generator)) * latents[
+            "scaling_factor"
+        ]
         noise = torch.randn(mean.shape, generator=generator)
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (BATCH,), generator=generator)
+        timesteps = torch.randint(
+            scheduler.config.num_train_timesteps, (BATCH,), generator=generator
+        )
         clean, noise, timesteps = (value.to(device) for value in (clean, noise, timesteps))
-        noisy = scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
+        noisy = scheduler.add_noise(clean, noise, timesteps).contiguous(
+            memory_format=torch.channels_last
+        )
         token_ids = tokenize(tokenizer, captions_of(rows.tolist(), step)).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             velocity = denoiser(noisy, timesteps, token_ids)

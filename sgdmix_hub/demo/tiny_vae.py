@@ -1,4 +1,6 @@
-"""The autoencoder of the tiny base: 64x64 images to 16x16x8 latents, trained whole first, then its decoder alone."""
+"""The autoencoder of the tiny base: 64x64 images to 16x16x8 latents, trained whole first, then its
+decoder alone.
+"""
 
 from pathlib import Path
 
@@ -7,10 +9,20 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from .tiny_training import HELD_OUT, Stage, load_average, psnr, render_world, save_tensors, take_over, to_tensor
+from .tiny_training import (
+    HELD_OUT,
+    Stage,
+    load_average,
+    psnr,
+    render_world,
+    save_tensors,
+    take_over,
+    to_tensor,
+)
 
-# Most of a training from scratch is on crops: four times cheaper, and the autoencoder is local. Their borders are its
-# hardest places, so one that goes on from an earlier base sees whole images only.
+# Most of a training from scratch is on crops: four times cheaper, and the autoencoder is local.
+# Their borders are its hardest places, so one that goes on from an earlier base sees whole images
+# only.
 CROP_SHARE, CROP = 0.7, 32
 CROP_BATCH, FULL_BATCH = 16, 8
 KL_WEIGHT = 3e-5
@@ -58,14 +70,21 @@ def held_out_psnr(vae, seed):
 
     def evaluate():
         with torch.no_grad():
-            decoded = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in images.split(32)])
+            decoded = torch.cat(
+                [
+                    vae.decode(vae.encode(part).latent_dist.mode()).sample
+                    for part in images.split(32)
+                ]
+            )
         return {"psnr": round(psnr(images, decoded), 2)}
 
     return evaluate
 
 
 def train_vae(images, work_dir, steps, seed, device, earlier_base=None, compiled=False):
-    """Train encoder and decoder in bf16 autocast; `compiled`, which needs a C++ compiler on a CPU, is a third faster."""
+    """Train encoder and decoder in bf16 autocast; `compiled`, which needs a C++ compiler on a CPU,
+    is a third faster.
+    """
     vae = build_vae(seed)
     if earlier_base is not None:
         take_over(vae, AutoencoderKL, earlier_base / "vae")
@@ -74,7 +93,9 @@ def train_vae(images, work_dir, steps, seed, device, earlier_base=None, compiled
     crop_steps = int(steps * CROP_SHARE) if earlier_base is None else 0
 
     def loss_of(batch, noise):
-        """Squared error, which takes thin legs more seriously than an absolute one would, and a little of the KL term."""
+        """Squared error, which takes thin legs more seriously than an absolute one would, and a
+        little of the KL term.
+        """
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             posterior = vae.encode(batch).latent_dist
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -90,14 +111,22 @@ def train_vae(images, work_dir, steps, seed, device, earlier_base=None, compiled
         if step < crop_steps:
             y, x = torch.randint(batch.shape[2] - CROP + 1, (2,), generator=generator).tolist()
             batch = batch[:, :, y : y + CROP, x : x + CROP]
-        noise = torch.randn(len(batch), LATENT_CHANNELS, batch.shape[2] // 4, batch.shape[3] // 4, generator=generator)
+        noise = torch.randn(
+            len(batch),
+            LATENT_CHANNELS,
+            batch.shape[2] // 4,
+            batch.shape[3] // 4,
+            generator=generator,
+        )
         return loss_of(batch.contiguous(memory_format=torch.channels_last), noise.to(device))
 
     stage.run(loss_fn, held_out_psnr(vae, seed))
 
 
 def cache_latents(images, work_dir, seed, device):
-    """Mean and deviation of every training image's latent and the scaling factor, written once for the stages to come."""
+    """Mean and deviation of every training image's latent and the scaling factor, written once for
+    the stages to come.
+    """
     path = Path(work_dir) / "latents.safetensors"
     vae = build_vae(seed).to(device)
     vae_steps = load_average(vae, Path(work_dir) / "vae.safetensors")
@@ -113,13 +142,20 @@ def cache_latents(images, work_dir, seed, device):
             deviations.append(posterior.std.half().cpu())
     mean, deviation = torch.cat(means), torch.cat(deviations)
     scaling_factor = 1 / (mean.float().var() + deviation.float().square().mean()).sqrt()
-    latents = {"mean": mean, "std": deviation, "scaling_factor": scaling_factor, "vae_steps": torch.tensor(vae_steps)}
+    latents = {
+        "mean": mean,
+        "std": deviation,
+        "scaling_factor": scaling_factor,
+        "vae_steps": torch.tensor(vae_steps),
+    }
     save_tensors(latents, path)
     return latents
 
 
 def train_decoder(images, latents, work_dir, steps, seed, device):
-    """Fine-tune the decoder alone on the cached latents: the encoder, and with it the denoiser, stays valid."""
+    """Fine-tune the decoder alone on the cached latents: the encoder, and with it the denoiser,
+    stays valid.
+    """
     vae = build_vae(seed).to(device)
     load_average(vae, Path(work_dir) / "vae.safetensors")
     vae.encoder.requires_grad_(False)

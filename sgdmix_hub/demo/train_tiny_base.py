@@ -1,10 +1,11 @@
-"""Train the tiny Stable-Diffusion-format base on procedural birds and export it as a pipeline folder.
+"""Train the tiny Stable-Diffusion-format base on procedural birds and export it as a pipeline
+folder.
 
     python scripts/train_tiny_base.py --work_dir outputs/tiny_base
 
-runs all stages in order: `vae` (autoencoder), `unet` (text encoder and denoiser), `decoder` (the autoencoder's decoder
-alone) and `export`. Every stage continues from its checkpoint in `--work_dir`; `unet` and `decoder` need nothing of
-each other and may run side by side.
+runs all stages in order: `vae` (autoencoder), `unet` (text encoder and denoiser), `decoder` (the
+autoencoder's decoder alone) and `export`. Every stage continues from its checkpoint in
+`--work_dir`; `unet` and `decoder` need nothing of each other and may run side by side.
 """
 
 import argparse
@@ -51,16 +52,44 @@ Trained by `{command}`
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="stages to run, in the order given")
-    parser.add_argument("--work_dir", type=Path, default=Path("outputs/tiny_base"), help="checkpoints, caches and log.jsonl")
-    parser.add_argument("--output_dir", type=Path, default=TINY_BASE, help="the exported pipeline; replaced as a whole")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        choices=list(STAGES),
+        default=list(STAGES),
+        help="stages to run, in the order given",
+    )
+    parser.add_argument(
+        "--work_dir",
+        type=Path,
+        default=Path("outputs/tiny_base"),
+        help="checkpoints, caches and log.jsonl",
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=TINY_BASE,
+        help="the exported pipeline; replaced as a whole",
+    )
     parser.add_argument("--num_images", type=int, default=16_000, help="random birds to train on")
     parser.add_argument("--vae_steps", type=int, default=12_000)
     parser.add_argument("--unet_steps", type=int, default=10_000)
     parser.add_argument("--decoder_steps", type=int, default=5_000)
-    parser.add_argument("--start_from", type=Path, help="pipeline folder of an earlier base, whose weights are the first ones")
-    parser.add_argument("--compile", action="store_true", help="compile the models: faster, and on a CPU it needs a C++ compiler")
+    parser.add_argument(
+        "--start_from",
+        type=Path,
+        help="pipeline folder of an earlier base, whose weights are the first ones",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the models: faster, and on a CPU it needs a C++ compiler",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
@@ -90,7 +119,9 @@ def scaling_factor(work_dir):
 
 
 def export(work_dir, output_dir, seed):
-    """Write the averaged weights of the newest checkpoints as a pipeline in fp16, under the default file names."""
+    """Write the averaged weights of the newest checkpoints as a pipeline in fp16, under the default
+    file names.
+    """
     vae, vae_steps, decoder_steps = load_vae(work_dir, seed)
     denoiser, unet_steps = load_denoiser(work_dir, seed)
     vae.register_to_config(scaling_factor=scaling_factor(work_dir))
@@ -112,7 +143,11 @@ def export(work_dir, output_dir, seed):
     stages = [] if decoder_steps else ["--stages vae unet export"]
     counts = [f"--{name} {count}" for name, count in steps.items() if count]
     command = " ".join(["python scripts/train_tiny_base.py", *stages, *counts])
-    facts = steps | {"psnr": quality, "minutes": round(logged_minutes(work_dir)), "megabytes": megabytes(new)}
+    facts = steps | {
+        "psnr": quality,
+        "minutes": round(logged_minutes(work_dir)),
+        "megabytes": megabytes(new),
+    }
     (new / "README.md").write_text(CARD.format(command=f"{command} --seed {seed}", **facts))
     replace_folder(new, output_dir)
     return facts
@@ -124,11 +159,28 @@ def run_stage(stage, args):
         return
     images = cached_world(args.work_dir, args.num_images, args.seed)
     if stage == "vae":
-        train_vae(images, args.work_dir, args.vae_steps, args.seed, args.device, args.start_from, args.compile)
+        train_vae(
+            images,
+            args.work_dir,
+            args.vae_steps,
+            args.seed,
+            args.device,
+            args.start_from,
+            args.compile,
+        )
         return
     latents = cache_latents(images, args.work_dir, args.seed, args.device)
     if stage == "unet":
-        train_unet(images, latents, args.work_dir, args.unet_steps, args.seed, args.device, args.start_from, args.compile)
+        train_unet(
+            images,
+            latents,
+            args.work_dir,
+            args.unet_steps,
+            args.seed,
+            args.device,
+            args.start_from,
+            args.compile,
+        )
     else:
         train_decoder(images, latents, args.work_dir, args.decoder_steps, args.seed, args.device)
 
@@ -137,9 +189,15 @@ def main(argv=None):
     args = parse_args(argv)
     cv2.setNumThreads(1)
     for stage in args.stages:
-        missing = [needed for needed in STAGES[stage] if not (args.work_dir / f"{needed}.safetensors").exists()]
+        missing = [
+            needed
+            for needed in STAGES[stage]
+            if not (args.work_dir / f"{needed}.safetensors").exists()
+        ]
         if missing:
-            print(f"train_tiny_base: run --stages {' '.join(missing)} before {stage}", file=sys.stderr)
+            print(
+                f"train_tiny_base: run --stages {' '.join(missing)} before {stage}", file=sys.stderr
+            )
             raise SystemExit(2)
         run_stage(stage, args)
 

@@ -1,4 +1,6 @@
-"""The world the tiny base model is trained on: random birds and captions in words that are single tokens."""
+"""The world the tiny base model is trained on: random birds and captions in words that are single
+tokens.
+"""
 
 from .birds import BEAK_SHAPES, COLORS, CRESTS, TAIL_SHAPES, WING_PATTERNS, Bird
 
@@ -22,11 +24,16 @@ ADJECTIVE_CAPTIONS = 0.3
 def random_bird(rng):
     """A bird whose every part is drawn independently and uniformly."""
     colors = list(COLORS)
-    body, head, wing, tail, beak, crest_color = (colors[i] for i in rng.integers(len(colors), size=6))
-    crest, wing_pattern, tail_shape, beak_shape = (
-        kinds[rng.integers(len(kinds))] for kinds in (CRESTS, WING_PATTERNS, TAIL_SHAPES, BEAK_SHAPES)
+    body, head, wing, tail, beak, crest_color = (
+        colors[i] for i in rng.integers(len(colors), size=6)
     )
-    return Bird(body, head, wing, tail, beak, crest_color, crest, wing_pattern, tail_shape, beak_shape)
+    crest, wing_pattern, tail_shape, beak_shape = (
+        kinds[rng.integers(len(kinds))]
+        for kinds in (CRESTS, WING_PATTERNS, TAIL_SHAPES, BEAK_SHAPES)
+    )
+    return Bird(
+        body, head, wing, tail, beak, crest_color, crest, wing_pattern, tail_shape, beak_shape
+    )
 
 
 def part_phrases(bird):

@@ -1,7 +1,9 @@
-"""Did an adapter learn the classes? Images are generated with and without it, and a classifier trained on real images says what they show.
+"""Did an adapter learn the classes? Images are generated with and without it, and a classifier
+trained on real images says what they show.
 
-From noise: does the class's prompt give the class? From mixed images: does refinement at strength S keep the source's class, or bring
-it back? Both beside the base without the adapter. Classes that were not told apart (the paper's break condition) show here.
+From noise: does the class's prompt give the class? From mixed images: does refinement at strength S
+keep the source's class, or bring it back? Both beside the base without the adapter. Classes that
+were not told apart (the paper's break condition) show here.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ from .confusion import CONFUSION_PICTURE, draw_confusion
 
 @dataclass(frozen=True)
 class Sources:
-    """Mixed images to refine, uint8 (n, size, size, 3), the labels of their sources and a seed for each."""
+    """Mixed images to refine, uint8 (n, size, size, 3), the labels of their sources and a seed for
+    each.
+    """
 
     images: np.ndarray
     labels: list[int]
@@ -50,20 +54,37 @@ class Sources:
 
 
 def mixed_sources(settings: AdapterSettings, split: Split, folder: Path, per_class: int) -> Sources:
-    """This process's share of up to `per_class` mixtures of each class, made as `recommended` makes them and not refined.
+    """This process's share of up to `per_class` mixtures of each class, made as `recommended` makes
+    them and not refined.
 
     A collective. The saliency maps are kept in `folder`. Rows that cannot be mixed are left out.
     """
-    shared = ("dataset_name", "dataset_split", "image_column", "label_column", "subset_seed", "seed", "resolution", "resize")
-    values = {name: getattr(settings, name) for name in shared} | {"output_dir": str(folder), "strength": 0.0}
+    shared = (
+        "dataset_name",
+        "dataset_split",
+        "image_column",
+        "label_column",
+        "subset_seed",
+        "seed",
+        "resolution",
+        "resize",
+    )
+    values = {name: getattr(settings, name) for name in shared} | {
+        "output_dir": str(folder),
+        "strength": 0.0,
+    }
     generation = apply_preset(AugmentSettings(preset="recommended", **values))
     state = PartialState()
-    maps = compute_maps(generation, split, None, state.process_index, state.num_processes, state.device)
+    maps = compute_maps(
+        generation, split, None, state.process_index, state.num_processes, state.device
+    )
     maker = RowMaker(generation, Inputs(split, None, None, None, None), maps)
     plan = [row for row in make_plan(generation, split, maps) if row.skip is None]
     by_class: dict[int, list[PlanRow]] = {}
     for position in generator(RandomStream.JUDGED, settings.seed).permutation(len(plan)):
-        by_class.setdefault(int(split.labels[plan[position].source_index]), []).append(plan[position])
+        by_class.setdefault(int(split.labels[plan[position].source_index]), []).append(
+            plan[position]
+        )
     rows = [row for label in sorted(by_class) for row in by_class[label][:per_class]]
     images, kept = [], []
     for row in rows[state.process_index :: state.num_processes]:
@@ -71,14 +92,21 @@ def mixed_sources(settings: AdapterSettings, split: Split, folder: Path, per_cla
             images.append(maker.mixture(row).mixed)
             kept.append(row)
     stacked = np.array(images, np.uint8).reshape(-1, settings.resolution, settings.resolution, 3)
-    return Sources(stacked, [int(split.labels[row.source_index]) for row in kept], [row.seed for row in kept])
+    return Sources(
+        stacked, [int(split.labels[row.source_index]) for row in kept], [row.seed for row in kept]
+    )
 
 
 def class_scores(predicted: list[int], labels: list[int]) -> dict:
-    """Accuracy with its 95 % Wilson interval; `by_class`: [label, right, images]; `confused`, the wrong ones: [label, predicted, times]."""
+    """Accuracy with its 95 % Wilson interval; `by_class`: [label, right, images]; `confused`, the
+    wrong ones: [label, predicted, times].
+    """
     wrong = Counter(pair for pair in zip(labels, predicted, strict=True) if pair[0] != pair[1])
     right = len(labels) - wrong.total()
-    images, rights = Counter(labels), Counter(label for p, label in zip(predicted, labels, strict=True) if p == label)
+    images, rights = (
+        Counter(labels),
+        Counter(label for p, label in zip(predicted, labels, strict=True) if p == label),
+    )
     interval = binomtest(right, len(labels)).proportion_ci(method="wilson")
     return {
         "accuracy": round(right / len(labels), 4),
@@ -89,16 +117,26 @@ def class_scores(predicted: list[int], labels: list[int]) -> dict:
     }
 
 
-def judge_adapter(settings: AdapterSettings, split: Split, base: Pin, judge_pin: Pin, folder: Path) -> None:
-    """Writes into adapter.json, as `fidelity`, what the judge says; nothing to do when it has said it. A collective. Raises `UserError`."""
-    asked = {"judge": str(judge_pin), "per_class": settings.num_judged_images, "strength": settings.judged_strength}
+def judge_adapter(
+    settings: AdapterSettings, split: Split, base: Pin, judge_pin: Pin, folder: Path
+) -> None:
+    """Writes into adapter.json, as `fidelity`, what the judge says; nothing to do when it has said
+    it. A collective. Raises `UserError`.
+    """
+    asked = {
+        "judge": str(judge_pin),
+        "per_class": settings.num_judged_images,
+        "strength": settings.judged_strength,
+    }
     facts = on_rank_zero(lambda: read_json(folder / FACTS_FILE))
     before = facts.get("fidelity", {})
     if all(before.get(name) == value for name, value in asked.items()):
         return
     state = PartialState()
     judge = Judge(judge_pin, split.class_names, state.device)
-    sources = mixed_sources(settings, split, folder / "state" / "judged", settings.num_judged_images)
+    sources = mixed_sources(
+        settings, split, folder / "state" / "judged", settings.num_judged_images
+    )
     pipeline = load_base(StableDiffusionPipeline, base, torch.float32, **NO_SAFETY_CHECKER)
     pipeline = with_scheduler(pipeline, "dpmsolver++").to(state.device)
     bare = [bare_prompt(settings.metaclass, settings.prompt_template)] * len(sources.labels)
@@ -108,24 +146,47 @@ def judge_adapter(settings: AdapterSettings, split: Split, base: Pin, judge_pin:
     load_into(pipeline, adapter)
     prompts = [adapter.prompt(label) for label in sources.labels]
     judged |= _judged(settings, pipeline, prompts, sources, judge, "adapter", state.is_main_process)
-    everyone = gather_object([{"labels": sources.labels} | {arm: predicted.tolist() for arm, predicted in judged.items()}])
+    everyone = gather_object(
+        [
+            {"labels": sources.labels}
+            | {arm: predicted.tolist() for arm, predicted in judged.items()}
+        ]
+    )
     labels = [label for part in everyone for label in part["labels"]]
     if not labels:
-        raise UserError("no image of the subset could be mixed: there is nothing to judge the adapter on")
-    arms = {arm: class_scores([label for part in everyone for label in part[arm]], labels) for arm in judged}
+        raise UserError(
+            "no image of the subset could be mixed: there is nothing to judge the adapter on"
+        )
+    arms = {
+        arm: class_scores([label for part in everyone for label in part[arm]], labels)
+        for arm in judged
+    }
     if state.is_main_process:
         draw_confusion(arms, split.class_names, folder / CONFUSION_PICTURE)
-        write_json(folder / FACTS_FILE, facts | {"fidelity": asked | {"judge_accuracy": judge.accuracy, "arms": arms}})
+        write_json(
+            folder / FACTS_FILE,
+            facts | {"fidelity": asked | {"judge_accuracy": judge.accuracy, "arms": arms}},
+        )
         found = ", ".join(f"{arm} {scores['accuracy']:.3f}" for arm, scores in arms.items())
         say(f"adapter: share of images that show their class to the judge: {found}")
     state.wait_for_everyone()
 
 
-def _judged(settings: AdapterSettings, pipeline, prompts: list[str], sources: Sources, judge: Judge, name: str, show: bool) -> dict:
+def _judged(
+    settings: AdapterSettings,
+    pipeline,
+    prompts: list[str],
+    sources: Sources,
+    judge: Judge,
+    name: str,
+    show: bool,
+) -> dict:
     """What the judge sees in this pipeline's images, from noise and from mixed images."""
     options = drawing_options(settings)
     seeds = [seed_of(RandomStream.JUDGED_NOISE, seed) for seed in sources.seeds]
-    drawn = draw_images(pipeline, prompts, seeds, desc=f"{name} from noise" if show else None, **options)
+    drawn = draw_images(
+        pipeline, prompts, seeds, desc=f"{name} from noise" if show else None, **options
+    )
     refined = draw_images(
         pipeline,
         prompts,

@@ -17,8 +17,10 @@ MOST_NAMED = 30  # classes whose names fit beside a matrix
 
 
 def confusion_matrix(scores: dict, num_classes: int) -> np.ndarray:
-    """Share of each class's images (rows) that is taken for each class (columns), float64 (num_classes, num_classes); a row of zeros where
-    a class was not judged. `scores`: what `class_scores` gives."""
+    """Share of each class's images (rows) that is taken for each class (columns), float64
+    (num_classes, num_classes); a row of zeros where a class was not judged. `scores`: what
+    `class_scores` gives.
+    """
     matrix = np.zeros((num_classes, num_classes))
     for label, right, images in scores["by_class"]:
         matrix[label, label] = right / images
@@ -31,13 +33,21 @@ def confusion_matrix(scores: dict, num_classes: int) -> np.ndarray:
 
 def draw_confusion(arms: dict[str, dict], class_names: list[str], path: Path) -> None:
     """One matrix for each of `JUDGED_ARMS` (arm -> title), side by side, as a PNG."""
-    names = [drawable(" ".join(name.split())[:LONGEST_NAME]).replace("$", r"\$") for name in class_names]
+    names = [
+        drawable(" ".join(name.split())[:LONGEST_NAME]).replace("$", r"\$") for name in class_names
+    ]
     side = min(4.5, 1.6 + 0.16 * len(names))
     figure = Figure(figsize=(side * len(JUDGED_ARMS) + 1.8, side + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(JUDGED_ARMS), squeeze=False)[0]
     for number, (axes, (arm, title)) in enumerate(zip(all_axes, JUDGED_ARMS.items(), strict=True)):
-        axes.imshow(confusion_matrix(arms[arm], len(names)), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+        axes.imshow(
+            confusion_matrix(arms[arm], len(names)),
+            vmin=0,
+            vmax=1,
+            cmap="Blues",
+            interpolation="nearest",
+        )
         axes.set_title(f"{title}\n{arms[arm]['accuracy']:.2f} right", fontsize=9)
         axes.set_xticks([])
         axes.set_yticks(range(len(names)) if number == 0 and len(names) <= MOST_NAMED else [])

@@ -1,4 +1,6 @@
-"""What a judge sees of images: whole, with their foreground alone and with their background alone. One row of numbers an image, on disk."""
+"""What a judge sees of images: whole, with their foreground alone and with their background alone.
+One row of numbers an image, on disk.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ Picture = tuple[np.ndarray, np.ndarray | None]
 
 @dataclass(frozen=True)
 class Views:
-    """Of n images, float32 and memory-mapped: class `probabilities` (n, classes) and features (n, d) of the `whole` image, features of its
-    `foreground` and its `background` alone (NaN where there is no such side), and `thumbnails` (n, 768) with values in [0, 1].
+    """Of n images, float32 and memory-mapped: class `probabilities` (n, classes) and features (n,
+    d) of the `whole` image, features of its `foreground` and its `background` alone (NaN where
+    there is no such side), and `thumbnails` (n, 768) with values in [0, 1].
 
     `usable`, bool (n,): where an image has none of these, all of them are zeros.
     """
@@ -40,17 +43,22 @@ class Views:
     usable: np.ndarray
 
 
-def compute_views(folder: Path, key: dict, split: Split, judge: Judge, picture: Callable[[int], Picture]) -> Views:
-    """The views of a split's subset, in its order; made in blocks, so that a run that was stopped goes on.
+def compute_views(
+    folder: Path, key: dict, split: Split, judge: Judge, picture: Callable[[int], Picture]
+) -> Views:
+    """The views of a split's subset, in its order; made in blocks, so that a run that was stopped
+    goes on.
 
     Args:
-        folder: where stores are kept; `key`: everything that the views depend on.
-        picture: row -> pixels, uint8 (h, h, 3), and foreground mask, bool (h, h), or None where only the whole image is looked at. It may
-            raise `UnusableRow`.
+        folder: where stores are kept; `key`: everything that the views depend on. picture: row ->
+        pixels, uint8 (h, h, 3), and foreground mask, bool (h, h), or None where only the whole
+        image is looked at. It may raise `UnusableRow`.
     """
     key = key | {"judge": str(judge.pin), "preprocessing": judge.preprocessing.record()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    store = compute_rows(folder / digest[:16], split, lambda: lambda rows: _block(judge, picture, rows), 0, 1)
+    store = compute_rows(
+        folder / digest[:16], split, lambda: lambda rows: _block(judge, picture, rows), 0, 1
+    )
     usable = np.array([int(row) not in store.unusable for row in split.subset], dtype=bool)
     return _views(store, len(split.class_names), usable)
 
@@ -58,7 +66,10 @@ def compute_views(folder: Path, key: dict, split: Split, judge: Judge, picture: 
 def _views(store: RowStore, num_classes: int, usable: np.ndarray) -> Views:
     width = (store.values.shape[1] - num_classes - THUMBNAIL**2 * 3) // 3
     ends = np.cumsum([num_classes, width, width, width])
-    return Views(*(store.values[:, start:end] for start, end in zip([0, *ends], [*ends, None], strict=True)), usable)
+    return Views(
+        *(store.values[:, start:end] for start, end in zip([0, *ends], [*ends, None], strict=True)),
+        usable,
+    )
 
 
 def _block(judge: Judge, picture: Callable[[int], Picture], rows: np.ndarray) -> Block:
@@ -81,22 +92,34 @@ def _nothing() -> Picture:
 
 
 def see(judge: Judge, pictures: list[Picture]) -> np.ndarray:
-    """Probabilities, the three feature vectors and the thumbnail of each picture in one row, float32 (n, classes + 3 d + 768)."""
+    """Probabilities, the three feature vectors and the thumbnail of each picture in one row,
+    float32 (n, classes + 3 d + 768).
+    """
     inputs = torch.stack([judge.transform(Image.fromarray(pixels)) for pixels, _ in pictures])
     probabilities, whole = judge.look(inputs)
     sides = [np.full_like(whole, np.nan) for _ in range(2)]
-    for features, masks in zip(sides, zip(*(_side_masks(mask, judge) for _, mask in pictures), strict=True), strict=True):
+    for features, masks in zip(
+        sides, zip(*(_side_masks(mask, judge) for _, mask in pictures), strict=True), strict=True
+    ):
         shown = [row for row, mask in enumerate(masks) if mask.any()]
         if shown:
             # the rest of the input is zero: the mean colour
-            features[shown] = judge.look(torch.stack([inputs[row] * torch.from_numpy(masks[row]) for row in shown]))[1]
-    thumbnails = [cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).reshape(-1) for pixels, _ in pictures]
-    return np.concatenate([probabilities, whole, *sides, np.stack(thumbnails) / 255], axis=1).astype(np.float32)
+            features[shown] = judge.look(
+                torch.stack([inputs[row] * torch.from_numpy(masks[row]) for row in shown])
+            )[1]
+    thumbnails = [
+        cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).reshape(-1)
+        for pixels, _ in pictures
+    ]
+    return np.concatenate(
+        [probabilities, whole, *sides, np.stack(thumbnails) / 255], axis=1
+    ).astype(np.float32)
 
 
 def _side_masks(mask: np.ndarray | None, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
-    """The foreground of the judge's input, and what is well outside it, bool (size, size); both empty without a mask that tells them
-    apart."""
+    """The foreground of the judge's input, and what is well outside it, bool (size, size); both
+    empty without a mask that tells them apart.
+    """
     foreground = None if mask is None else judge.preprocessing.seen(mask)
     if foreground is None or not foreground.any():
         return np.zeros((judge.size, judge.size), bool), np.zeros((judge.size, judge.size), bool)

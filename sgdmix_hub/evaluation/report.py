@@ -1,4 +1,6 @@
-"""Views and scores of an augmented dataset -> what evaluation.json says of it, and the same as text."""
+"""Views and scores of an augmented dataset -> what evaluation.json says of it, and the same as
+text.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,24 @@ from .scores import Origins, Scores
 LISTED_PAIRS = 100
 COMPARED = 2000  # real images whose distances from each other the drift is compared with
 MEANS = ("foreground_drift", "background_novelty", "background_novelty_in_class")
-COLUMNS = ("images", "label_fidelity", "mean_label_probability", *MEANS, "near_duplicates", "kernel_distance", "standard_error")
+COLUMNS = (
+    "images",
+    "label_fidelity",
+    "mean_label_probability",
+    *MEANS,
+    "near_duplicates",
+    "kernel_distance",
+    "standard_error",
+)
 
 
-def evaluate(scores: Scores, synthetic: Views, real: Views, origins: Origins, kept: np.ndarray) -> dict:
-    """The figures of all rows, of each strength where there are several, and of the kept rows, bool (n,), where some are dropped; what they
-    are to be compared with; near duplicates, as [row, position in `real`, distance]. NaN is given as None."""
+def evaluate(
+    scores: Scores, synthetic: Views, real: Views, origins: Origins, kept: np.ndarray
+) -> dict:
+    """The figures of all rows, of each strength where there are several, and of the kept rows, bool
+    (n,), where some are dropped; what they are to be compared with; near duplicates, as [row,
+    position in `real`, distance]. NaN is given as None.
+    """
     labels = origins.labels
     usable = np.flatnonzero(real.usable)
     found = {
@@ -48,30 +62,42 @@ def evaluate(scores: Scores, synthetic: Views, real: Views, origins: Origins, ke
 
     strengths = origins.strengths
     different = np.unique(strengths)
-    by_strength = [{"strength": float(s), **figures(np.flatnonzero(strengths == s))} for s in different] if len(different) > 1 else []
+    by_strength = (
+        [{"strength": float(s), **figures(np.flatnonzero(strengths == s))} for s in different]
+        if len(different) > 1
+        else []
+    )
     return without_nan(
         {
             "all": figures(np.arange(len(labels))),
             "by_strength": by_strength,
             "kept": None if kept.all() else figures(np.flatnonzero(kept)),
             "real": real_distances(real, origins.real_labels, usable),
-            "duplicates": {name: of | {"pairs": of["pairs"][:LISTED_PAIRS]} for name, of in found.items()},
+            "duplicates": {
+                name: of | {"pairs": of["pairs"][:LISTED_PAIRS]} for name, of in found.items()
+            },
         }
     )
 
 
-def duplicates(features: np.ndarray, real_features: np.ndarray, origins: Origins, usable: np.ndarray) -> dict:
+def duplicates(
+    features: np.ndarray, real_features: np.ndarray, origins: Origins, usable: np.ndarray
+) -> dict:
     """`near_duplicates` among the usable real images, bool (m,)."""
     if usable.all():  # as usual: what is memory-mapped need not be copied
         return near_duplicates(features, origins.sources, origins.targets, real_features)
     rows = np.flatnonzero(usable)
     places = np.searchsorted(rows, np.stack([origins.sources, origins.targets]))
     found = near_duplicates(features, *places, real_features[rows])
-    return found | {"pairs": [[row, int(rows[place]), distance] for row, place, distance in found["pairs"]]}
+    return found | {
+        "pairs": [[row, int(rows[place]), distance] for row, place, distance in found["pairs"]]
+    }
 
 
 def real_distances(real: Views, labels: np.ndarray, usable: np.ndarray) -> dict:
-    """Mean distances of real images from each other, of one class and of different ones: what drift and novelty are to be compared with."""
+    """Mean distances of real images from each other, of one class and of different ones: what drift
+    and novelty are to be compared with.
+    """
     rows = np.sort(np.random.default_rng(0).permutation(usable)[:COMPARED])
     found = {}
     for side in ("foreground", "background"):
@@ -80,11 +106,21 @@ def real_distances(real: Views, labels: np.ndarray, usable: np.ndarray) -> dict:
     return found
 
 
-def class_facts(scores: Scores, labels: np.ndarray, kept: np.ndarray, class_names: list[str], judged: dict[int, tuple[int, int]]) -> list:
-    """What was found of every class that occurs. `judged`: label -> the real images that the judge is right on, and all of them."""
+def class_facts(
+    scores: Scores,
+    labels: np.ndarray,
+    kept: np.ndarray,
+    class_names: list[str],
+    judged: dict[int, tuple[int, int]],
+) -> list:
+    """What was found of every class that occurs. `judged`: label -> the real images that the judge
+    is right on, and all of them.
+    """
     agrees = scores["judge_label"] == labels
     facts = []
-    for label, images, share, probability in fidelity_by_class(agrees, scores["judge_label_probability"], labels):
+    for label, images, share, probability in fidelity_by_class(
+        agrees, scores["judge_label_probability"], labels
+    ):
         right, seen = judged.get(label, (0, 0))
         facts.append(
             {
@@ -119,16 +155,22 @@ def evaluation_text(facts: dict) -> str:
     lines = [f"masks: {facts['masks']}"]
     accuracy = facts["judge_accuracy"]
     if accuracy is not None:
-        lines.append(f"the judge on {accuracy['images']} real images of {accuracy['split']}: right on {accuracy['accuracy']:.3f}")
+        lines.append(
+            f"the judge on {accuracy['images']} real images of {accuracy['split']}: right on {accuracy['accuracy']:.3f}"
+        )
     table = [("strength", *(column.replace("_", " ") for column in COLUMNS))]
     groups = [(f"{of['strength']:g}", of) for of in facts["by_strength"]] + [("all", facts["all"])]
     for name, of_rows in groups + ([] if facts["kept"] is None else [("kept", facts["kept"])]):
         table.append((name, *(_shown(of_rows[column]) for column in COLUMNS)))
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-    lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+    lines += [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in table
+    ]
     worst = sorted(facts["by_class"], key=lambda of: of["label_fidelity"])[:5]
     lines.append(
-        "classes whose label is kept least: " + ", ".join(f"{' '.join(of['class'].split())} {of['label_fidelity']:.2f}" for of in worst)
+        "classes whose label is kept least: "
+        + ", ".join(f"{' '.join(of['class'].split())} {of['label_fidelity']:.2f}" for of in worst)
     )
     return "\n".join(lines)
 

@@ -1,4 +1,6 @@
-"""Views of synthetic images and of their sources -> a few numbers a row, which become columns of the dataset."""
+"""Views of synthetic images and of their sources -> a few numbers a row, which become columns of
+the dataset.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ Scores = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Origins:
-    """What n rows were made from: `sources` and `targets`, positions among m real images, `labels` and `strengths`, (n,) each; and
-    `real_labels`, int64 (m,), of the real images."""
+    """What n rows were made from: `sources` and `targets`, positions among m real images, `labels`
+    and `strengths`, (n,) each; and `real_labels`, int64 (m,), of the real images.
+    """
 
     sources: np.ndarray
     targets: np.ndarray
@@ -32,25 +35,40 @@ class Origins:
 def scored_features(class_names: list[str]) -> Features:
     """The columns of an evaluated dataset: the generation's, then the scores."""
     columns = shard_features(class_names)
-    scores = ("judge_label_probability", "foreground_drift", "background_novelty", "background_novelty_in_class")
-    return Features(columns | {"judge_label": columns["label"]} | {name: Value("float64") for name in scores})
+    scores = (
+        "judge_label_probability",
+        "foreground_drift",
+        "background_novelty",
+        "background_novelty_in_class",
+    )
+    return Features(
+        columns | {"judge_label": columns["label"]} | {name: Value("float64") for name in scores}
+    )
 
 
 def row_scores(synthetic: Views, real: Views, origins: Origins) -> Scores:
-    """The scores of n synthetic images by column name, (n,) each: `judge_label` int64, the others float64, NaN where there is none."""
+    """The scores of n synthetic images by column name, (n,) each: `judge_label` int64, the others
+    float64, NaN where there is none.
+    """
     labels = origins.labels
     rows = np.flatnonzero(real.usable)
     return {
         "judge_label": synthetic.probabilities.argmax(axis=1),
-        "judge_label_probability": label_probabilities(synthetic.probabilities, labels).astype(np.float64),
+        "judge_label_probability": label_probabilities(synthetic.probabilities, labels).astype(
+            np.float64
+        ),
         "foreground_drift": _distances(synthetic.foreground, real.foreground, origins.sources),
         "background_novelty": _distances(synthetic.background, real.background, origins.sources),
-        "background_novelty_in_class": novelty_in_class(synthetic.background, labels, real.background, _only(origins.real_labels, rows)),
+        "background_novelty_in_class": novelty_in_class(
+            synthetic.background, labels, real.background, _only(origins.real_labels, rows)
+        ),
     }
 
 
 def rows_to_keep(probabilities: np.ndarray, share: float) -> np.ndarray:
-    """bool (n,): the share of rows with the highest probability, float (n,), at least one; of equal ones the first."""
+    """bool (n,): the share of rows with the highest probability, float (n,), at least one; of equal
+    ones the first.
+    """
     wanted = max(1, round(share * len(probabilities)))
     kept = np.zeros(len(probabilities), bool)
     kept[np.argsort(-probabilities, kind="stable")[:wanted]] = True
@@ -63,7 +81,9 @@ def _distances(features: np.ndarray, real: np.ndarray, sources: np.ndarray) -> n
 
 
 def _only(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The labels of these rows, -1 elsewhere: images without views have no background to compare with."""
+    """The labels of these rows, -1 elsewhere: images without views have no background to compare
+    with.
+    """
     kept = np.full_like(labels, -1)
     kept[rows] = labels[rows]
     return kept

@@ -1,4 +1,6 @@
-"""What an evaluated version was made from: its generation's settings, source images, masks, and the judge's own accuracy."""
+"""What an evaluated version was made from: its generation's settings, source images, masks, and the
+judge's own accuracy.
+"""
 
 from __future__ import annotations
 
@@ -37,36 +39,57 @@ MODEL_FREE = {
 
 
 def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
-    """Why this judge may say the wrong thing, in sentences; none where nothing speaks against it. `subset`: of the sources."""
+    """Why this judge may say the wrong thing, in sentences; none where nothing speaks against it.
+    `subset`: of the sources.
+    """
     found = []
     if trust.reads_background:
-        found.append(f"The judge reads the background ({trust}): it takes good changes of background for lost labels.")
+        found.append(
+            f"The judge reads the background ({trust}): it takes good changes of background for lost labels."
+        )
     trained_on = judge.facts.get("subset", {})
-    same = all(subset[name] == trained_on.get(name) for name in ("dataset_config_name", "dataset_split", "rows_sha256"))
+    same = all(
+        subset[name] == trained_on.get(name)
+        for name in ("dataset_config_name", "dataset_split", "rows_sha256")
+    )
     if same and same_content(subset["dataset"], trained_on["dataset"]):
-        found.append("The judge was trained on the source images, whose foregrounds it knows: an independent one would agree less.")
+        found.append(
+            "The judge was trained on the source images, whose foregrounds it knows: an independent one would agree less."
+        )
     if judge.facts.get("synthetic"):
         found.append("The judge was trained on synthetic images: it is no independent one.")
     return found
 
 
-def generation_settings(settings: EvaluationSettings, folder: Path, output: Path) -> AugmentSettings:
+def generation_settings(
+    settings: EvaluationSettings, folder: Path, output: Path
+) -> AugmentSettings:
     """The settings of the generation, with its preset applied."""
     path = folder / "sgdmix" / settings.synthetic_config_name / "config.yaml"
-    return apply_preset(parse_settings(AugmentSettings, ["--config", str(path), f"--output_dir={output}"]))
+    return apply_preset(
+        parse_settings(AugmentSettings, ["--config", str(path), f"--output_dir={output}"])
+    )
 
 
 def source_pin(settings: EvaluationSettings, manifest: dict) -> Pin:
-    """The source dataset at its pin. Raises `UserError` where that was a local folder whose path was not given."""
+    """The source dataset at its pin. Raises `UserError` where that was a local folder whose path
+    was not given.
+    """
     stated = manifest["pins"]["dataset_name"]
     if settings.dataset_name is None and stated.rpartition("@")[2].startswith(LOCAL):
-        raise UserError(f"the dataset was made from a local folder ({stated.partition('@')[0]}): give its path with --dataset_name")
+        raise UserError(
+            f"the dataset was made from a local folder ({stated.partition('@')[0]}): give its path with --dataset_name"
+        )
     return resolve(settings.dataset_name or stated, repo_type="dataset")
 
 
-def mask_settings(settings: EvaluationSettings, recipe: AugmentSettings, manifest: dict) -> tuple[AugmentSettings, Pin | None, str]:
-    """The settings that find the sources' foregrounds, the classifier they need, and both in words: those of the generation, or, where the
-    classifier behind its maps is not at hand, model-free ones. Raises `UserError` when another classifier is given."""
+def mask_settings(
+    settings: EvaluationSettings, recipe: AugmentSettings, manifest: dict
+) -> tuple[AugmentSettings, Pin | None, str]:
+    """The settings that find the sources' foregrounds, the classifier they need, and both in words:
+    those of the generation, or, where the classifier behind its maps is not at hand, model-free
+    ones. Raises `UserError` when another classifier is given.
+    """
     method = manifest["saliency"]["method"]
     words = f"the generation's ({method}, {recipe.threshold_method}{', GrabCut' if recipe.mask_refinement == 'grabcut' else ''})"
     if method not in CAM_METHODS:
@@ -94,14 +117,26 @@ def mask_settings(settings: EvaluationSettings, recipe: AugmentSettings, manifes
 def origins_of(rows: PublishedRows, split: Split) -> Origins:
     """What the rows were made from, with positions in the split's subset."""
     targets = rows.rows.data.column("target_index").to_numpy()
-    sources, targets = (np.searchsorted(split.subset, indices) for indices in (rows.sources, targets))
+    sources, targets = (
+        np.searchsorted(split.subset, indices) for indices in (rows.sources, targets)
+    )
     return Origins(sources, targets, rows.labels, rows.strengths, split.labels[split.subset])
 
 
-def all_views(rows: PublishedRows, split: Split, judge: Judge, maker: RowMaker, folder: Path) -> tuple[Views, Views]:
+def all_views(
+    rows: PublishedRows, split: Split, judge: Judge, maker: RowMaker, folder: Path
+) -> tuple[Views, Views]:
     """The views of the sources and of the synthetic images, both through the sources' masks."""
     synthetic = split_of(rows.rows, rows.pin, "image", "label")
-    names = ("threshold_method", "threshold_quantile", "mask_refinement", "largest_component", "fill_holes", "mask_dilation", "resolution")
+    names = (
+        "threshold_method",
+        "threshold_quantile",
+        "mask_refinement",
+        "largest_component",
+        "fill_holes",
+        "mask_dilation",
+        "resolution",
+    )
     key = {"maps": maker.maps.key} | {name: getattr(maker.settings, name) for name in names}
     with tqdm(total=len(split.subset) + len(synthetic.subset), desc="views", unit="image") as bar:
 
@@ -119,23 +154,34 @@ def all_views(rows: PublishedRows, split: Split, judge: Judge, maker: RowMaker, 
             return np.asarray(rows.image(position)), source(int(rows.sources[position]))[1]
 
         real = compute_views(folder, key, split, judge, real_image)
-        return real, compute_views(folder, key | {"synthetic": str(rows.pin)}, synthetic, judge, synthetic_image)
+        return real, compute_views(
+            folder, key | {"synthetic": str(rows.pin)}, synthetic, judge, synthetic_image
+        )
 
 
-def judge_on_real(settings: EvaluationSettings, recipe: AugmentSettings, split: Split, judge: Judge) -> tuple[dict | None, dict]:
-    """How often the judge is right on the real images of the evaluation split, as they are stored: overall, and by label (right, images).
-    Nothing without such a split."""
+def judge_on_real(
+    settings: EvaluationSettings, recipe: AugmentSettings, split: Split, judge: Judge
+) -> tuple[dict | None, dict]:
+    """How often the judge is right on the real images of the evaluation split, as they are stored:
+    overall, and by label (right, images). Nothing without such a split.
+    """
     if settings.eval_split is None:
         return None, {}
     real = load_evaluation_split(recipe, settings.eval_split, like=split)
     rows = real.decodable()
     if not len(rows):
-        raise UserError(f"split {settings.eval_split!r} of {split.pin.name} has no image that can be decoded: give another --eval_split")
+        raise UserError(
+            f"split {settings.eval_split!r} of {split.pin.name} has no image that can be decoded: give another --eval_split"
+        )
     judged: dict[int, tuple[int, int]] = {}
     with tqdm(total=len(rows), desc="judge on real images", unit="image") as bar:
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
-            for label, predicted in zip(real.labels[batch].tolist(), judge.predict([real.image(row) for row in batch]), strict=True):
+            for label, predicted in zip(
+                real.labels[batch].tolist(),
+                judge.predict([real.image(row) for row in batch]),
+                strict=True,
+            ):
                 right, images = judged.get(label, (0, 0))
                 judged[label] = (right + int(predicted == label), images + 1)
             bar.update(len(batch))

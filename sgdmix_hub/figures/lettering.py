@@ -1,4 +1,6 @@
-"""Text in pictures: a font that has its letters, escapes for those that no font here has, and what fits into a width."""
+"""Text in pictures: a font that has its letters, escapes for those that no font here has, and what
+fits into a width.
+"""
 
 from __future__ import annotations
 
@@ -22,28 +24,38 @@ def _dejavu() -> tuple[str, frozenset[str]]:
 
 @lru_cache
 def font_for(is_ascii: bool, size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, which has the letters of ASCII alone, or one with those of Latin, Greek, Cyrillic and more."""
+    """Pillow's own font, which has the letters of ASCII alone, or one with those of Latin, Greek,
+    Cyrillic and more.
+    """
     return ImageFont.load_default(size) if is_ascii else ImageFont.truetype(_dejavu()[0], size)
 
 
 def drawable(text: str) -> str:
-    """The text with an escape, as in Python, for each character that would be drawn as an empty box, or not at all."""
+    """The text with an escape, as in Python, for each character that would be drawn as an empty
+    box, or not at all.
+    """
     text = text[:LONGEST_DRAWN]
     if text.isascii() and text.isprintable():
         return text
     known = _dejavu()[1]
-    return "".join(c if c.isprintable() and c in known else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() and c in known else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def fitted(text: str, size: int, room: float) -> tuple[str, ImageFont.FreeTypeFont]:
-    """A line of text, or as much of its beginning as fits into `room` pixels with an ellipsis, and the font to draw it with."""
+    """A line of text, or as much of its beginning as fits into `room` pixels with an ellipsis, and
+    the font to draw it with.
+    """
     text = drawable(text)
     font = font_for(text.isascii(), size)
     return shortened(text, font, room), font
 
 
 def shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    """The text, or as much of its beginning as fits into `room` pixels with an ellipsis: a text that is longer is wider."""
+    """The text, or as much of its beginning as fits into `room` pixels with an ellipsis: a text
+    that is longer is wider.
+    """
     if font.getlength(text) <= room:
         return text
     fits, too_long = 0, len(text)

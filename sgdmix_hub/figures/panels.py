@@ -1,4 +1,6 @@
-"""Pictures of what happened to images: one row an image, its panels from left to right under their titles."""
+"""Pictures of what happened to images: one row an image, its panels from left to right under their
+titles.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ OUTLINE_COLOUR = (255, 64, 220)
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One row: `panels` in the order of the titles, uint8 (h, w, 3) each, and the line of text above them."""
+    """One row: `panels` in the order of the titles, uint8 (h, w, 3) each, and the line of text
+    above them.
+    """
 
     panels: list[np.ndarray]
     caption: str
@@ -38,7 +42,9 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture, uint8 (h, w, 3), and the text above it; where there is none, `pixels` is the reason, written in its place."""
+    """One picture, uint8 (h, w, 3), and the text above it; where there is none, `pixels` is the
+    reason, written in its place.
+    """
 
     pixels: np.ndarray | str
     caption: str = ""
@@ -66,7 +72,9 @@ def mask_panel(image: MaskedImage) -> np.ndarray:
 
 
 def outlined_panel(image: MaskedImage, size: int) -> np.ndarray:
-    """As `mask_panel`, at size x size and with the mask's outline drawn: what is dark already does not look dimmed."""
+    """As `mask_panel`, at size x size and with the mask's outline drawn: what is dark already does
+    not look dimmed.
+    """
     mask = resize_mask(image.mask, size)
     pixels = cv2.resize(mask_panel(image), (size, size), interpolation=cv2.INTER_AREA)
     outline = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
@@ -75,38 +83,61 @@ def outlined_panel(image: MaskedImage, size: int) -> np.ndarray:
 
 def draw_contact_sheet(rows: list[SheetRow], titles: Sequence[str] = TITLES) -> Image.Image:
     """All rows as one RGB picture, panels enlarged to 160 pixels."""
-    captioned = [[Panel(panel, "" if column else row.caption) for column, panel in enumerate(row.panels)] for row in rows]
+    captioned = [
+        [Panel(panel, "" if column else row.caption) for column, panel in enumerate(row.panels)]
+        for row in rows
+    ]
     return draw_panels([Group("", list(titles))], captioned, PANEL, FONT_SIZE)
 
 
-def draw_panels(groups: list[Group], rows: list[list[Panel]], size: int, font_size: int) -> Image.Image:
-    """Groups of columns, with one panel a column in every row, as one RGB picture; panels are drawn at size x size.
+def draw_panels(
+    groups: list[Group], rows: list[list[Panel]], size: int, font_size: int
+) -> Image.Image:
+    """Groups of columns, with one panel a column in every row, as one RGB picture; panels are drawn
+    at size x size.
 
-    A caption that is longer than its panel runs on over those without one, and is cut off where there are none.
+    A caption that is longer than its panel runs on over those without one, and is cut off where
+    there are none.
     """
     titles = [title for group in groups for title in group.columns]
     lines = max(title.count("\n") for title in titles) + 1
     head = GROUP_HEIGHT * any(group.title for group in groups)
     rows_top = head + TITLE_HEIGHT + (lines - 1) * font_size
     lefts, spans = _places(groups, size)
-    sheet = Image.new("RGB", (spans[-1][1] + GAP, rows_top + len(rows) * (CAPTION_HEIGHT + size + GAP)), "white")
+    sheet = Image.new(
+        "RGB", (spans[-1][1] + GAP, rows_top + len(rows) * (CAPTION_HEIGHT + size + GAP)), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for group, (left, right) in zip(groups, spans, strict=True):
         if group.title:
             draw.rectangle((left, 2, right - 1, head - 2), fill=GROUP_COLOUR)
-            draw.text(((left + right) / 2, head / 2), group.title, fill="black", font=font_for(True, font_size), anchor="mm")
+            draw.text(
+                ((left + right) / 2, head / 2),
+                group.title,
+                fill="black",
+                font=font_for(True, font_size),
+                anchor="mm",
+            )
     for left, title in zip(lefts, titles, strict=True):
         middle = (left + size / 2, (head + rows_top) / 2)
         written = [fitted(line, font_size, size + GAP) for line in title.splitlines()]
-        text, font = "\n".join(line for line, _ in written), font_for(all(line.isascii() for line in title.splitlines()), font_size)
+        text, font = (
+            "\n".join(line for line, _ in written),
+            font_for(all(line.isascii() for line in title.splitlines()), font_size),
+        )
         draw.text(middle, text, fill="black", font=font, anchor="mm", align="center", spacing=1)
     for number, row in enumerate(rows):
         top = rows_top + number * (CAPTION_HEIGHT + size + GAP)
-        ends = [next((n for n in range(c + 1, len(row)) if row[n].caption), None) for c in range(len(row))]
+        ends = [
+            next((n for n in range(c + 1, len(row)) if row[n].caption), None)
+            for c in range(len(row))
+        ]
         for panel, left, end in zip(row, lefts, ends, strict=True):
             room = (sheet.width if end is None else lefts[end]) - GAP - left
             text, font = fitted(panel.caption, font_size, room)
-            draw.text((left, top + CAPTION_HEIGHT / 2), text, fill=CAPTION_COLOUR, font=font, anchor="lm")
+            draw.text(
+                (left, top + CAPTION_HEIGHT / 2), text, fill=CAPTION_COLOUR, font=font, anchor="lm"
+            )
             _draw_panel(sheet, draw, panel.pixels, (left, top + CAPTION_HEIGHT), size, font_size)
     return sheet
 
@@ -122,7 +153,12 @@ def _places(groups: list[Group], size: int) -> tuple[list[int], list[tuple[int, 
 
 
 def _draw_panel(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, pixels: np.ndarray | str, place: tuple[int, int], size: int, font_size: int
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    pixels: np.ndarray | str,
+    place: tuple[int, int],
+    size: int,
+    font_size: int,
 ) -> None:
     if isinstance(pixels, str):
         left, top = place
@@ -137,8 +173,15 @@ def _draw_panel(
 def stacked(parts: list[Image.Image | list[str]], font_size: int) -> Image.Image:
     """Pictures and lines of text, one below the other, as one RGB picture."""
     line_height = round(font_size * 1.5)
-    heights = [part.height if isinstance(part, Image.Image) else len(part) * line_height + GAP for part in parts]
-    page = Image.new("RGB", (max(part.width for part in parts if isinstance(part, Image.Image)), sum(heights)), "white")
+    heights = [
+        part.height if isinstance(part, Image.Image) else len(part) * line_height + GAP
+        for part in parts
+    ]
+    page = Image.new(
+        "RGB",
+        (max(part.width for part in parts if isinstance(part, Image.Image)), sum(heights)),
+        "white",
+    )
     draw, top = ImageDraw.Draw(page), 0
     for part, height in zip(parts, heights, strict=True):
         if isinstance(part, Image.Image):
@@ -153,6 +196,8 @@ def stacked(parts: list[Image.Image | list[str]], font_size: int) -> Image.Image
 
 
 def in_few_colours(picture: Image.Image) -> Image.Image:
-    """The picture in 256 colours, dithered: half the bytes of a PNG of photographs, and hardly to be told from it."""
+    """The picture in 256 colours, dithered: half the bytes of a PNG of photographs, and hardly to
+    be told from it.
+    """
     palette = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE)
     return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)

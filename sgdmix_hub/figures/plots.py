@@ -21,7 +21,10 @@ def draw_statistics(statistics: RowStatistics, path: Path) -> None:
 
     figure = Figure(figsize=(8, 2.6), layout="constrained")
     FigureCanvasAgg(figure)
-    titles = {"saliency distance of source and target (RMS)": statistics.distance, "share of pixels kept from the source": statistics.area}
+    titles = {
+        "saliency distance of source and target (RMS)": statistics.distance,
+        "share of pixels kept from the source": statistics.area,
+    }
     for axes, (title, distribution) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         counts, edges = distribution.bars()
         axes.stairs(counts, edges, fill=True, color="#35618f")

@@ -18,16 +18,24 @@ SHEET_ROWS = 8
 
 
 def contact_sheet(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards):
-    """A picture of rows spread over the plan: their stages are made again, the refined images are those of the shards."""
+    """A picture of rows spread over the plan: their stages are made again, the refined images are
+    those of the shards.
+    """
     skipped = {(record["source_index"], record["variant"]) for record in shards.skipped()}
-    keys = zip(shards.plan["source_index"].to_numpy().tolist(), shards.plan["variant"].to_numpy().tolist(), strict=True)
+    keys = zip(
+        shards.plan["source_index"].to_numpy().tolist(),
+        shards.plan["variant"].to_numpy().tolist(),
+        strict=True,
+    )
     finished = [position for position, key in enumerate(keys) if key not in skipped]
     spread = np.linspace(0, len(finished) - 1, min(SHEET_ROWS, len(finished))).round().astype(int)
     rows = [_sheet_row(settings, inputs, maker, shards, finished[i]) for i in spread]
     return draw_contact_sheet(rows)
 
 
-def _sheet_row(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, position: int) -> SheetRow:
+def _sheet_row(
+    settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, position: int
+) -> SheetRow:
     (row,) = shards.plan_rows(position, 1)
     mixture = maker.filled_mixture(row)
     panels = [
@@ -40,7 +48,11 @@ def _sheet_row(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shard
         _refined_image(shards, position, row),
     ]
     names, labels = inputs.split.class_names, inputs.split.labels
-    foreground = "" if settings.foreground_strength is None else f" (foreground {settings.foreground_strength:g})"
+    foreground = (
+        ""
+        if settings.foreground_strength is None
+        else f" (foreground {settings.foreground_strength:g})"
+    )
     caption = (
         f"{names[labels[row.source_index]]}  {_partner(settings, names[labels[row.target_index]])}"
         f"     S = {row.strength:g}{foreground}   distance = {row.saliency_distance:.3f}"
@@ -56,8 +68,12 @@ def _partner(settings: AugmentSettings, name: str) -> str:
 
 def _refined_image(shards: Shards, position: int, row: PlanRow) -> np.ndarray:
     """The published image of one planned row."""
-    table = pq.read_table(shards.path(position // shards.rows_per_shard), columns=["image", "source_index", "variant"])
-    for cell, source, variant in zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True):
+    table = pq.read_table(
+        shards.path(position // shards.rows_per_shard), columns=["image", "source_index", "variant"]
+    )
+    for cell, source, variant in zip(
+        *(table.column(name).to_pylist() for name in table.column_names), strict=True
+    ):
         if (source, variant) == (row.source_index, row.variant):
             return np.asarray(decode_image(cell).convert("RGB"))
     raise LookupError(f"row {row.source_index}, variant {row.variant} is in no shard")

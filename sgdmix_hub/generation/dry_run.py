@@ -1,4 +1,6 @@
-"""What a generation is going to make, how long it takes and how big it gets: from its plan, and from a few rows that are really made."""
+"""What a generation is going to make, how long it takes and how big it gets: from its plan, and
+from a few rows that are really made.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ TRIED_BATCHES = 2  # of each strength, after one that is not timed
 
 @dataclass(frozen=True)
 class Trial:
-    """A few rows, made and thrown away: how many were tried and made, why the others were not, the images' bytes, and the seconds."""
+    """A few rows, made and thrown away: how many were tried and made, why the others were not, the
+    images' bytes, and the seconds.
+    """
 
     tried: int
     made: int
@@ -30,7 +34,9 @@ class Trial:
 
 
 def try_rows(maker: RowMaker, shards: Shards, unfinished: list[int]) -> Trial | None:
-    """The first rows of each strength that are still to be made, after a batch of each that warms everything up; None without any."""
+    """The first rows of each strength that are still to be made, after a batch of each that warms
+    everything up; None without any.
+    """
     settings = maker.settings
     wanted = dict.fromkeys(settings.strength, (1 + TRIED_BATCHES) * settings.batch_size)
     chosen: dict[float, list[PlanRow]] = {strength: [] for strength in settings.strength}
@@ -60,7 +66,9 @@ def try_rows(maker: RowMaker, shards: Shards, unfinished: list[int]) -> Trial | 
     return Trial(len(timed), len(sizes), reasons, sum(sizes), time.monotonic() - started)
 
 
-def estimate_text(shards: Shards, unfinished: list[int], trial: Trial | None, maker: RowMaker, num_processes: int) -> str:
+def estimate_text(
+    shards: Shards, unfinished: list[int], trial: Trial | None, maker: RowMaker, num_processes: int
+) -> str:
     """What a dry run tells, a line a fact."""
     to_make = sum(map(shards.size, unfinished))
     reasons = Counter(reason for reason in shards.plan["skip"].to_pylist() if reason is not None)
@@ -74,14 +82,24 @@ def estimate_text(shards: Shards, unfinished: list[int], trial: Trial | None, ma
         return "\n".join(lines)
     device = environment(maker.settings)["device"]
     lines[-1] += f"; of {trial.tried} rows tried: {most_common(trial.reasons) or 0}"
-    lines.append(f"speed       {trial.tried / trial.seconds:.3g} images/s a process, measured on {trial.tried} rows on {device}")
+    lines.append(
+        f"speed       {trial.tried / trial.seconds:.3g} images/s a process, measured on {trial.tried} rows on {device}"
+    )
     seconds = trial.seconds / trial.tried * (to_make - sum(reasons.values()))
-    share = f"{duration(seconds / num_processes)} with {num_processes} processes" if num_processes > 1 else "one process"
-    lines.append(f"time        {seconds / 3600:.2f} accelerator-hours: {duration(seconds)}, {share}")
+    share = (
+        f"{duration(seconds / num_processes)} with {num_processes} processes"
+        if num_processes > 1
+        else "one process"
+    )
+    lines.append(
+        f"time        {seconds / 3600:.2f} accelerator-hours: {duration(seconds)}, {share}"
+    )
     if trial.made:
         size = trial.image_bytes / trial.made
         gigabytes = size * (len(shards.plan) - sum(reasons.values())) / 1e9
-        lines.append(f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB an image ({maker.settings.image_format})")
+        lines.append(
+            f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB an image ({maker.settings.image_format})"
+        )
     return "\n".join(lines)
 
 
@@ -89,7 +107,9 @@ def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None
     """Raises `UserError` when a run would make nothing of what is left."""
     reasons = trial.reasons if trial else shards.plan["skip"].to_pylist()
     if unfinished and not (trial and trial.made):
-        raise UserError(f"not one row could be made ({most_common(reasons)}): a run would leave no dataset")
+        raise UserError(
+            f"not one row could be made ({most_common(reasons)}): a run would leave no dataset"
+        )
 
 
 def most_common(reasons: Iterable[str], kinds: int = 3) -> str:

@@ -1,8 +1,9 @@
-"""Images -> the bytes of image files, in worker processes: Pillow's PNG encoder gains nothing from threads.
+"""Images -> the bytes of image files, in worker processes: Pillow's PNG encoder gains nothing from
+threads.
 
-A worker is a program of its own that loads this module alone, not the libraries of the program that starts it, and is spoken to through its
-standard input and output. They share no lock and no semaphore: one that is killed, at whatever moment, is an end of file to its parent,
-never a wait.
+A worker is a program of its own that loads this module alone, not the libraries of the program that
+starts it, and is spoken to through its standard input and output. They share no lock and no
+semaphore: one that is killed, at whatever moment, is an end of file to its parent, never a wait.
 
     to a worker     height and width, uint32; the pixels
     from it         whether they were encoded, bool; the length, uint64; the file's bytes, or why not
@@ -29,14 +30,20 @@ from sgdmix_hub.runtime.parent_death import signal_with_parent
 
 ENCODER_OPTIONS = {"png": {}, "jpeg": {"quality": 95}, "webp": {"quality": 95}}
 SIZE, ANSWER = struct.Struct("<II"), struct.Struct("<?Q")
-FOR_THE_PROGRAM = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM}  # a worker ends when its program does
+FOR_THE_PROGRAM = {
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGTERM,
+}  # a worker ends when its program does
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sgdmix_hub.generation.encoding import work; work(*sys.argv[2:])"
 
 
 def encode_image(pixels: np.ndarray, image_format: str) -> bytes:
     """uint8 (h, w, 3) as the bytes of an image file."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=image_format.upper(), **ENCODER_OPTIONS[image_format])
+    Image.fromarray(pixels).save(
+        buffer, format=image_format.upper(), **ENCODER_OPTIONS[image_format]
+    )
     return buffer.getvalue()
 
 
@@ -83,10 +90,19 @@ class Encoders:
 
 
 def _start_worker(image_format: str) -> subprocess.Popen:
-    """Called on the main thread: Linux takes the death of the thread that starts a process for its parent's."""
+    """Called on the main thread: Linux takes the death of the thread that starts a process for its
+    parent's.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PROGRAM)  # which the worker inherits
     try:
-        command = [sys.executable, "-c", START, json.dumps(sys.path), str(os.getpid()), image_format]
+        command = [
+            sys.executable,
+            "-c",
+            START,
+            json.dumps(sys.path),
+            str(os.getpid()),
+            image_format,
+        ]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -98,7 +114,9 @@ def work(parent: str, image_format: str) -> None:
         return
     while header := sys.stdin.buffer.read(SIZE.size):
         height, width = SIZE.unpack(header)
-        pixels = np.frombuffer(_read(sys.stdin.buffer, height * width * 3), np.uint8).reshape(height, width, 3)
+        pixels = np.frombuffer(_read(sys.stdin.buffer, height * width * 3), np.uint8).reshape(
+            height, width, 3
+        )
         try:
             encoded, content = True, encode_image(pixels, image_format)
         except Exception as error:

@@ -1,4 +1,6 @@
-"""The pinned inputs of a generation, and whether they and the settings are those that a folder's run began with."""
+"""The pinned inputs of a generation, and whether they and the settings are those that a folder's
+run began with.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,13 @@ from sgdmix_hub.models.adapters import Adapter, check_base, read_adapter
 from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
-from sgdmix_hub.settings.generation import MAY_MOVE_LAST_BITS, PINNED_INPUTS, AugmentSettings, fingerprint, published_settings
+from sgdmix_hub.settings.generation import (
+    MAY_MOVE_LAST_BITS,
+    PINNED_INPUTS,
+    AugmentSettings,
+    fingerprint,
+    published_settings,
+)
 from sgdmix_hub.settings.method import CAM_METHODS
 
 from .plan_file import begun_run, has_begun, note_run
@@ -47,20 +55,31 @@ class Inputs:
 
 
 def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
-    """Pins everything the settings name, once for all ranks, and checks that it belongs together. Raises `UserError`. A collective."""
+    """Pins everything the settings name, once for all ranks, and checks that it belongs together.
+    Raises `UserError`. A collective.
+    """
 
     def pin(setting: str, asked: str, repo_type: str = "model") -> Pin:
-        return on_rank_zero(lambda: _earlier_pin(state_folder, setting, asked) or resolve(asked, repo_type))
+        return on_rank_zero(
+            lambda: _earlier_pin(state_folder, setting, asked) or resolve(asked, repo_type)
+        )
 
     split = load_split(settings, pin("dataset_name", settings.dataset_name, "dataset"))
-    if settings.saliency_method == "mask-column" and not isinstance(split.rows.features.get(settings.mask_column), ImageFeature):
-        raise UserError(f"{split.pin.name} has no image column {settings.mask_column!r} for its masks")
+    if settings.saliency_method == "mask-column" and not isinstance(
+        split.rows.features.get(settings.mask_column), ImageFeature
+    ):
+        raise UserError(
+            f"{split.pin.name} has no image column {settings.mask_column!r} for its masks"
+        )
     adapter_pin = adapter = base = classifier = None
     if settings.refines:
         if settings.adapter is not None:
             adapter_pin = pin("adapter", settings.adapter)
             adapter = read_adapter(adapter_pin)
-        base = pin("pretrained_model_name_or_path", settings.pretrained_model_name_or_path or adapter.facts["base"])
+        base = pin(
+            "pretrained_model_name_or_path",
+            settings.pretrained_model_name_or_path or adapter.facts["base"],
+        )
         on_rank_zero(lambda: check_supported(base))
     if settings.saliency_method in CAM_METHODS:
         classifier = pin("classifier", settings.classifier)
@@ -70,7 +89,9 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
 
 
 def _earlier_pin(state_folder: Path, setting: str, asked: str) -> Pin | None:
-    """The Hub pin a run that goes on began with: a branch may have moved since. None for a new run, another name, or a local folder."""
+    """The Hub pin a run that goes on began with: a branch may have moved since. None for a new run,
+    another name, or a local folder.
+    """
     if not has_begun(state_folder):
         return None
     run = begun_run(state_folder)
@@ -85,24 +106,36 @@ def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:
     if inputs.adapter is not None:
         facts = inputs.adapter.facts
         if inputs.adapter.class_names != inputs.split.class_names:
-            raise UserError(f"the adapter {inputs.adapter_pin.name} was trained on other classes than {inputs.split.pin.name} has")
+            raise UserError(
+                f"the adapter {inputs.adapter_pin.name} was trained on other classes than {inputs.split.pin.name} has"
+            )
         check_base(inputs.adapter, inputs.base)
         if not settings.allow_other_subset:
             check_same_subset(subset, facts["subset"], "adapter")
     if inputs.classifier is not None:
-        facts = read_classifier_facts(Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS)
+        facts = read_classifier_facts(
+            Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS
+        )
         if "subset" in facts and not settings.allow_other_subset:
             check_same_subset(subset, facts["subset"], "classifier")
 
 
 def environment(settings: AugmentSettings) -> dict[str, str]:
     """What may move last bits: device model, threads, batch size, versions."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} cpu"
-    return {"device": device} | {name: str(getattr(settings, name)) for name in MAY_MOVE_LAST_BITS} | versions()
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} cpu"
+    )
+    return (
+        {"device": device}
+        | {name: str(getattr(settings, name)) for name in MAY_MOVE_LAST_BITS}
+        | versions()
+    )
 
 
 def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) -> None:
-    """Compares with the run that began in this folder: refuses other images, warns about other last bits, else notes this run."""
+    """Compares with the run that began in this folder: refuses other images, warns about other last
+    bits, else notes this run.
+    """
     current = {
         "fingerprint": fingerprint(settings, inputs.pins),
         "settings": published_settings(settings, inputs.pins),
@@ -119,11 +152,17 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
             for name in _different(before["settings"], current["settings"])
             if name not in MAY_MOVE_LAST_BITS
         ]
-        raise UserError(f"{state_folder.parent} holds a run with other settings ({', '.join(changes)}): choose another --output_dir")
+        raise UserError(
+            f"{state_folder.parent} holds a run with other settings ({', '.join(changes)}): choose another --output_dir"
+        )
     moved = _different(before["environment"], current["environment"])
     if moved:
-        say(f"warning: {', '.join(moved)} changed since this run began: images made from here on may differ by rounding")
+        say(
+            f"warning: {', '.join(moved)} changed since this run began: images made from here on may differ by rounding"
+        )
 
 
 def _different(before: dict, current: dict) -> list[str]:
-    return [name for name in sorted(set(before) | set(current)) if before.get(name) != current.get(name)]
+    return [
+        name for name in sorted(set(before) | set(current)) if before.get(name) != current.get(name)
+    ]

@@ -36,7 +36,9 @@ PLAN_GROUP = 2**14  # rows that are turned into columns at once
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One image to make: row numbers of the pinned split, the noise seed, and, where it cannot be made, why (`skip`)."""
+    """One image to make: row numbers of the pinned split, the noise seed, and, where it cannot be
+    made, why (`skip`).
+    """
 
     source_index: int
     variant: int
@@ -47,13 +49,26 @@ class PlanRow:
     skip: str | None
 
 
-def make_plan(settings: AugmentSettings, split: Split, maps: SaliencyMaps, backgrounds: RowStore | None = None) -> Iterator[PlanRow]:
-    """Every source of the subset times its variants, in that order. Targets come from the maps of all processes, so this runs once.
+def make_plan(
+    settings: AugmentSettings, split: Split, maps: SaliencyMaps, backgrounds: RowStore | None = None
+) -> Iterator[PlanRow]:
+    """Every source of the subset times its variants, in that order. Targets come from the maps of
+    all processes, so this runs once.
 
-    `backgrounds`: float32 (D,) a row, features of the images' backgrounds, where selection needs them.
+    `backgrounds`: float32 (D,) a row, features of the images' backgrounds, where selection needs
+    them.
     """
-    usable = np.array([row for row in split.subset if int(row) not in maps.unusable], dtype=np.int64)
-    targets = select_targets(usable, usable, split.labels, maps, settings, None if backgrounds is None else backgrounds[usable])
+    usable = np.array(
+        [row for row in split.subset if int(row) not in maps.unusable], dtype=np.int64
+    )
+    targets = select_targets(
+        usable,
+        usable,
+        split.labels,
+        maps,
+        settings,
+        None if backgrounds is None else backgrounds[usable],
+    )
     for source in split.subset.tolist():
         reason, chosen = maps.unusable.get(source), [Target(NO_TARGET, 0.0)] * settings.num_variants
         if reason is None:

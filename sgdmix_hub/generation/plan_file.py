@@ -1,11 +1,12 @@
-"""What a generation began with, as files of its state folder, each of which is told from a torn or changed one.
+"""What a generation began with, as files of its state folder, each of which is told from a torn or
+changed one.
 
-    run.json       settings, pins and environment, with a checksum of its own; written when the run begins
-    plan.parquet   the plan
+    run.json       settings, pins and environment, with a checksum of its own; written when the run
+    begins plan.parquet   the plan
     plan.json      then its record: the plan's sha256, and a copy of run.json; with a checksum of its own
 
-The plan is a pure function of settings and maps: one that was damaged is made again and has to have the sha256 that was recorded. So no
-damage to these files costs a finished shard.
+The plan is a pure function of settings and maps: one that was damaged is made again and has to have
+the sha256 that was recorded. So no damage to these files costs a finished shard.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.files import DamagedFile, file_sha256, made_again, read_sealed, write_atomically, write_sealed
+from sgdmix_hub.files import (
+    DamagedFile,
+    file_sha256,
+    made_again,
+    read_sealed,
+    write_atomically,
+    write_sealed,
+)
 from sgdmix_hub.runtime.ranks import say
 
 RUN, PLAN, RECORD = "run.json", "plan.parquet", "plan.json"
@@ -31,7 +39,9 @@ def note_run(state_folder: Path, run: dict) -> None:
 
 
 def begun_run(state_folder: Path) -> dict:
-    """What the run in this folder began with; a damaged run.json is made again from its copy. Raises `UserError` without either."""
+    """What the run in this folder began with; a damaged run.json is made again from its copy.
+    Raises `UserError` without either.
+    """
     path, record = state_folder / RUN, state_folder / RECORD
     try:
         return read_sealed(path)
@@ -67,7 +77,9 @@ class PlanFile:
         return whole
 
     def settle(self) -> bool:
-        """Whether there is a plan to go by. A damaged one is removed, so that everybody waits for the one that is made again."""
+        """Whether there is a plan to go by. A damaged one is removed, so that everybody waits for
+        the one that is made again.
+        """
         whole = self.is_whole()
         if whole:
             self._note(self._expected)
@@ -76,7 +88,9 @@ class PlanFile:
         return whole
 
     def put(self, write: Callable[[Path], None]) -> None:
-        """`write(path)` the plan, then its record. Raises `UserError` when it has to be another plan's equal, and is not."""
+        """`write(path)` the plan, then its record. Raises `UserError` when it has to be another
+        plan's equal, and is not.
+        """
 
         def checked(temporary: Path) -> None:
             write(temporary)
@@ -99,7 +113,9 @@ class PlanFile:
         write_sealed(self._record, facts)
 
     def _stated(self) -> tuple[str | None, DamagedFile | None]:
-        """The plan's sha256 by its record or, where that is damaged or was never written, by the records of shards; and the damage."""
+        """The plan's sha256 by its record or, where that is damaged or was never written, by the
+        records of shards; and the damage.
+        """
         try:
             return read_sealed(self._record)["sha256"], None
         except FileNotFoundError:

@@ -14,15 +14,24 @@ SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records: a shared file system
 
 
 class Progress:
-    """One bar for the rows of all ranks: this one's as they are done, the others' as their shards are recorded; what an earlier attempt
-    finished is there from the start and does not count for the speed."""
+    """One bar for the rows of all ranks: this one's as they are done, the others' as their shards
+    are recorded; what an earlier attempt finished is there from the start and does not count for
+    the speed.
+    """
 
     def __init__(self, shards: Shards, unfinished: list[int], mine: list[int], shown: bool):
         self.shards = shards
         self.others = set(unfinished) - set(mine) if shown else set()
         to_make = sum(map(shards.size, unfinished))
         total = len(shards.plan)
-        self.bar = tqdm(total=total, initial=total - to_make, desc="sgd-mix", unit="image", mininterval=BAR_SECONDS, disable=not shown)
+        self.bar = tqdm(
+            total=total,
+            initial=total - to_make,
+            desc="sgd-mix",
+            unit="image",
+            mininterval=BAR_SECONDS,
+            disable=not shown,
+        )
         self._looked = time.monotonic()
 
     def __enter__(self) -> Progress:

@@ -1,4 +1,6 @@
-"""The rows of the augmented dataset: a planned row -> its mixture -> its refined image and its columns."""
+"""The rows of the augmented dataset: a planned row -> its mixture -> its refined image and its
+columns.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,17 @@ MASKED_IMAGES_KEPT = 256
 
 
 class RowMaker:
-    """Makes rows of a plan. Mixtures may be made on several threads at once; the diffusion model is loaded on demand, and never where all
-    strengths are 0."""
+    """Makes rows of a plan. Mixtures may be made on several threads at once; the diffusion model is
+    loaded on demand, and never where all strengths are 0.
+    """
 
-    def __init__(self, settings: AugmentSettings, inputs: Inputs, maps: SaliencyMaps | RowValues, pipeline: SGDMixPipeline | None = None):
+    def __init__(
+        self,
+        settings: AugmentSettings,
+        inputs: Inputs,
+        maps: SaliencyMaps | RowValues,
+        pipeline: SGDMixPipeline | None = None,
+    ):
         """`pipeline`: one that is loaded already."""
         self.settings = settings
         self.inputs = inputs
@@ -35,11 +44,17 @@ class RowMaker:
         self.pipeline = pipeline or SGDMixPipeline(settings, refiner=None)
 
     def load_refiner(self, device: torch.device) -> None:
-        """Loads the diffusion model and its adapter. Raises `UserError` when they do not fit each other."""
+        """Loads the diffusion model and its adapter. Raises `UserError` when they do not fit each
+        other.
+        """
         if self.settings.refines and self.pipeline.refiner is None:
-            from sgdmix_hub.models.refine import Refiner  # seconds of the start of a program that mixes alone
+            from sgdmix_hub.models.refine import (
+                Refiner,
+            )  # seconds of the start of a program that mixes alone
 
-            refiner = Refiner(self.inputs.base, self.inputs.adapter, self.prompt, self.settings, device)
+            refiner = Refiner(
+                self.inputs.base, self.inputs.adapter, self.prompt, self.settings, device
+            )
             self.pipeline = SGDMixPipeline(self.settings, refiner)
 
     def mixture(self, row: PlanRow) -> Mixture:
@@ -47,7 +62,9 @@ class RowMaker:
         if row.skip is not None:
             raise UnusableRow(row.skip)
         source = self.masked_image(row.source_index)
-        return self.pipeline.mix(source, self.masked_image(row.target_index, self.pipeline.target_aspect(source)))
+        return self.pipeline.mix(
+            source, self.masked_image(row.target_index, self.pipeline.target_aspect(source))
+        )
 
     def mixture_or_reason(self, row: PlanRow) -> Mixture | str:
         """The mixture of one planned row, or why there is none."""
@@ -57,8 +74,9 @@ class RowMaker:
             return str(reason)
 
     def filled_mixture(self, row: PlanRow) -> Mixture:
-        """The mixture of one planned row as it is refined, also where a diffusion model, which has to be loaded, fills its hole. Raises as
-        `mixture` does."""
+        """The mixture of one planned row as it is refined, also where a diffusion model, which has
+        to be loaded, fills its hole. Raises as `mixture` does.
+        """
         mixture = self.mixture(row)
         (filled,) = self.pipeline.inpaint([mixture], [row.seed])
         if isinstance(filled, str):
@@ -69,7 +87,9 @@ class RowMaker:
         image = self.inputs.split.image(index)
         if aspect is not None and aspect_box(*image.size, aspect) == (0, 0, *image.size):
             return self.masked_image(index)  # the crop takes nothing away
-        return self.pipeline.mask(image, self.maps[index], aspect, stored_mask(self.settings, self.inputs.split, index))
+        return self.pipeline.mask(
+            image, self.maps[index], aspect, stored_mask(self.settings, self.inputs.split, index)
+        )
 
     def label(self, row: PlanRow) -> int:
         """The class that the image is labelled with, and that its prompt names."""
@@ -83,8 +103,15 @@ class RowMaker:
         return name_prompt(self.inputs.split.class_names[label], self.settings.prompt_template)
 
     def refined(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[np.ndarray | str]:
-        """The finished images, uint8 (size, size, 3), of at most a batch of rows of one strength, or why there is none."""
-        return self.pipeline.finish(mixtures, [self.label(row) for row in rows], [row.seed for row in rows], rows[0].strength)
+        """The finished images, uint8 (size, size, 3), of at most a batch of rows of one strength,
+        or why there is none.
+        """
+        return self.pipeline.finish(
+            mixtures,
+            [self.label(row) for row in rows],
+            [row.seed for row in rows],
+            rows[0].strength,
+        )
 
     def columns(self, row: PlanRow, foreground_area: float) -> dict:
         """A row's columns but its image."""
@@ -97,7 +124,9 @@ class RowMaker:
             "variant": row.variant,
             "strength": row.strength,
             "effective_strength": effective_strength(settings, row.strength),
-            "foreground_strength": row.strength if settings.foreground_strength is None else settings.foreground_strength,
+            "foreground_strength": row.strength
+            if settings.foreground_strength is None
+            else settings.foreground_strength,
             "seed": row.seed,
             "saliency_distance": row.saliency_distance,
             "foreground_area": foreground_area,

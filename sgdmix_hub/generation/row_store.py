@@ -1,10 +1,11 @@
-"""One array a row of a subset, on disk: made in blocks by any number of processes, merged once, memory-mapped.
+"""One array a row of a subset, on disk: made in blocks by any number of processes, merged once,
+memory-mapped.
 
     block-00000.npy, block-00000.json    a block's values, then its record: its done-marker
     values.npy, unusable.json            the merged values, then their record
 
-A block is the same whatever process makes it. Records hold checksums, their own too: what was torn or changed is named and made again, of
-merged values the blocks that have changed alone.
+A block is the same whatever process makes it. Records hold checksums, their own too: what was torn
+or changed is named and made again, of merged values the blocks that have changed alone.
 """
 
 from __future__ import annotations
@@ -37,13 +38,18 @@ Block = tuple[np.ndarray, dict[str, str]]
 
 
 class RowStore:
-    """The values of a split's subset, indexed by the split's rows; `unusable` maps a row to the reason why it has none (zeros)."""
+    """The values of a split's subset, indexed by the split's rows; `unusable` maps a row to the
+    reason why it has none (zeros).
+    """
 
     def __init__(self, folder: Path, split: Split):
         self._values = np.load(folder / "values.npy", mmap_mode="r")
         self._position = np.full(len(split.rows), -1, dtype=np.int64)
         self._position[split.subset] = np.arange(len(split.subset))
-        self.unusable = {int(row): reason for row, reason in read_sealed(folder / "unusable.json")["unusable"].items()}
+        self.unusable = {
+            int(row): reason
+            for row, reason in read_sealed(folder / "unusable.json")["unusable"].items()
+        }
 
     def __getitem__(self, rows) -> np.ndarray:
         """The value of one row, or the stacked values of an array of rows."""
@@ -57,7 +63,9 @@ class RowStore:
 
 @dataclass(frozen=True)
 class RowValues:
-    """One array a row, in memory, indexed by the split's rows as a `RowStore` is; `rows` is ascending."""
+    """One array a row, in memory, indexed by the split's rows as a `RowStore` is; `rows` is
+    ascending.
+    """
 
     rows: np.ndarray
     values: np.ndarray
@@ -67,11 +75,19 @@ class RowValues:
         return self.values[np.searchsorted(self.rows, rows)]
 
 
-def compute_rows(folder: Path, split: Split, prepare: Callable[[], Callable[[np.ndarray], Block]], rank: int, world_size: int) -> RowStore:
-    """The store in `folder`, made where it is missing: every process makes its blocks, rank 0 merges, the others wait for the merged file.
+def compute_rows(
+    folder: Path,
+    split: Split,
+    prepare: Callable[[], Callable[[np.ndarray], Block]],
+    rank: int,
+    world_size: int,
+) -> RowStore:
+    """The store in `folder`, made where it is missing: every process makes its blocks, rank 0
+    merges, the others wait for the merged file.
 
-    `prepare` loads what making blocks needs, and is called where there is a block to make alone; what it returns gives, for the rows of
-    a block, their values (k, ...) and the reasons for rows without one. A collective.
+    `prepare` loads what making blocks needs, and is called where there is a block to make alone;
+    what it returns gives, for the rows of a block, their values (k, ...) and the reasons for rows
+    without one. A collective.
     """
     on_rank_zero(lambda: _drop_damaged(folder, _blocks(split)))
     if not (folder / "unusable.json").exists():
@@ -83,10 +99,15 @@ def compute_rows(folder: Path, split: Split, prepare: Callable[[], Callable[[np.
 
 
 def _blocks(split: Split) -> list[np.ndarray]:
-    return [split.subset[start : start + BLOCK_ROWS] for start in range(0, len(split.subset), BLOCK_ROWS)]
+    return [
+        split.subset[start : start + BLOCK_ROWS]
+        for start in range(0, len(split.subset), BLOCK_ROWS)
+    ]
 
 
-def _compute_blocks(folder: Path, split: Split, prepare: Callable, rank: int, world_size: int) -> None:
+def _compute_blocks(
+    folder: Path, split: Split, prepare: Callable, rank: int, world_size: int
+) -> None:
     blocks = _blocks(split)
     mine = [b for b in range(rank, len(blocks), world_size) if not _marker(folder, b).exists()]
     if not mine:
@@ -110,15 +131,21 @@ def _write_values(marker: Path, values: np.ndarray) -> None:
 
 def _digest(values: np.ndarray) -> str:
     """sha256 of an array: of its numbers, and of what they are."""
-    return hashlib.sha256(f"{values.dtype.str} {values.shape}".encode() + values.tobytes()).hexdigest()
+    return hashlib.sha256(
+        f"{values.dtype.str} {values.shape}".encode() + values.tobytes()
+    ).hexdigest()
 
 
 def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
-    """Names and drops what is not as it was written, and what dead processes left: what is missing then is made."""
+    """Names and drops what is not as it was written, and what dead processes left: what is missing
+    then is made.
+    """
     clear_abandoned(folder)
     merged = folder / "unusable.json"
     if merged.exists():
-        damage = _damage(merged, lambda record: file_sha256(folder / "values.npy") == record["values"])
+        damage = _damage(
+            merged, lambda record: file_sha256(folder / "values.npy") == record["values"]
+        )
         if damage is None:
             return
         say(made_again(damage))
@@ -128,7 +155,12 @@ def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
         marker = _marker(folder, block)
         if not marker.exists():
             continue
-        damage = _damage(marker, lambda record, marker=marker: _digest(_load(marker.with_suffix(".npy"))) == record["values"])
+        damage = _damage(
+            marker,
+            lambda record, marker=marker: (
+                _digest(_load(marker.with_suffix(".npy"))) == record["values"]
+            ),
+        )
         if damage is not None:
             say(made_again(damage))
             marker.unlink()
@@ -136,7 +168,11 @@ def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
 
 def _damage(record: Path, fits: Callable[[dict], bool]) -> DamagedFile | None:
     """What is wrong with values or with their record, which `fits` compares."""
-    values = record.with_name("values.npy") if record.name == "unusable.json" else record.with_suffix(".npy")
+    values = (
+        record.with_name("values.npy")
+        if record.name == "unusable.json"
+        else record.with_suffix(".npy")
+    )
     try:
         return None if values.exists() and fits(read_sealed(record)) else DamagedFile(values)
     except DamagedFile as damage:
@@ -152,14 +188,18 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _cut_again(folder: Path, blocks: list[np.ndarray]) -> None:
-    """Takes the merged values apart into the blocks' files again; those that are not as the blocks' records say are found there."""
+    """Takes the merged values apart into the blocks' files again; those that are not as the blocks'
+    records say are found there.
+    """
     try:
         values = _load(folder / "values.npy")
     except (DamagedFile, FileNotFoundError):
         return
     for block in range(len(blocks)):
         start = block * BLOCK_ROWS
-        _write_values(_marker(folder, block), np.asarray(values[start : start + len(blocks[block])]))
+        _write_values(
+            _marker(folder, block), np.asarray(values[start : start + len(blocks[block])])
+        )
 
 
 def _save_array(path: Path, values: np.ndarray) -> None:
@@ -168,7 +208,9 @@ def _save_array(path: Path, values: np.ndarray) -> None:
 
 
 def _take_room(path: Path) -> None:
-    """Has the file system set a file's whole length aside: a full disk that is met through a memory map kills the process."""
+    """Has the file system set a file's whole length aside: a full disk that is met through a memory
+    map kills the process.
+    """
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -192,13 +234,18 @@ def _merge(folder: Path, split: Split) -> None:
             return  # another run that shares the folder has merged them
         if merged is None:
             shape = (len(split.subset), *values.shape[1:])
-            merged = np.lib.format.open_memmap(temporary, mode="w+", dtype=values.dtype, shape=shape)
+            merged = np.lib.format.open_memmap(
+                temporary, mode="w+", dtype=values.dtype, shape=shape
+            )
             _take_room(temporary)
         merged[start : start + len(rows)] = values
         unusable |= read_sealed(marker)["unusable"]
     merged.flush()
     sync(temporary)
     os.replace(temporary, folder / "values.npy")
-    write_sealed(folder / "unusable.json", {"values": file_sha256(folder / "values.npy"), "unusable": unusable})
+    write_sealed(
+        folder / "unusable.json",
+        {"values": file_sha256(folder / "values.npy"), "unusable": unusable},
+    )
     for number in range(len(blocks)):
         _marker(folder, number).with_suffix(".npy").unlink(missing_ok=True)

@@ -1,4 +1,6 @@
-"""The saliency maps of a whole split: which method makes them, after the trust test, and where they are kept."""
+"""The saliency maps of a whole split: which method makes them, after the trust test, and where they
+are kept.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.backgrounds import BANDS, FEATURES_PER_BAND, SIZE, background_features
 from sgdmix_hub.method.masks import foreground_mask, share_of
 from sgdmix_hub.method.saliency.cam import SMALLEST_GRID, CamSaliency
-from sgdmix_hub.method.saliency.model_free import MAP_SIZE, is_blank, mask_column_map, model_free_map
+from sgdmix_hub.method.saliency.model_free import (
+    MAP_SIZE,
+    is_blank,
+    mask_column_map,
+    model_free_map,
+)
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
@@ -44,8 +51,9 @@ LARGEST_SCALE = 1.5  # of the size a classifier was trained at; at twice that si
 
 @dataclass(frozen=True)
 class SaliencyMaps:
-    """The maps of a split's subset, indexed by the split's rows, with the name of their store, the method that made them, and what the
-    trust test of a CAM found."""
+    """The maps of a split's subset, indexed by the split's rows, with the name of their store, the
+    method that made them, and what the trust test of a CAM found.
+    """
 
     store: RowStore
     key: str
@@ -63,26 +71,46 @@ class SaliencyMaps:
 
 
 def compute_maps(
-    settings: AugmentSettings, split: Split, classifier: Pin | None, rank: int, world_size: int, device: torch.device
+    settings: AugmentSettings,
+    split: Split,
+    classifier: Pin | None,
+    rank: int,
+    world_size: int,
+    device: torch.device,
 ) -> SaliencyMaps:
     """All maps of the split's subset, each made once by some process of the launch."""
     root, trust = saliency_root(settings), None
     if settings.saliency_method in CAM_METHODS:
-        trust = _tested(settings, split, classifier, root / store_key(settings, split, classifier), rank, device)
+        trust = _tested(
+            settings, split, classifier, root / store_key(settings, split, classifier), rank, device
+        )
         if trust.reads_background and settings.trust_test == "fall-back":
             settings, classifier = replace(settings, saliency_method=FALL_BACK), None
     key = store_key(settings, split, classifier)
 
     def prepare() -> Callable[[np.ndarray], Block]:
-        cam = None if settings.saliency_method not in CAM_METHODS else load_cam(settings, split, classifier, device)
+        cam = (
+            None
+            if settings.saliency_method not in CAM_METHODS
+            else load_cam(settings, split, classifier, device)
+        )
         return lambda rows: block_maps(settings, split, rows, cam)
 
-    return SaliencyMaps(compute_rows(root / key, split, prepare, rank, world_size), key, settings.saliency_method, trust)
+    return SaliencyMaps(
+        compute_rows(root / key, split, prepare, rank, world_size),
+        key,
+        settings.saliency_method,
+        trust,
+    )
 
 
 def saliency_root(settings: AugmentSettings) -> Path:
     """The folder of all stores of a run, or of all runs that share it."""
-    return Path(settings.saliency_dir) if settings.saliency_dir else Path(settings.output_dir) / "state" / "saliency"
+    return (
+        Path(settings.saliency_dir)
+        if settings.saliency_dir
+        else Path(settings.output_dir) / "state" / "saliency"
+    )
 
 
 def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -> str:
@@ -101,7 +129,11 @@ def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -
     if settings.max_image_pixels is not None:
         inputs |= {"max_image_pixels": settings.max_image_pixels}
     if method in CAM_METHODS:
-        inputs |= {"classifier": str(classifier), "layer": settings.saliency_layer, "input_size": settings.saliency_input_size}
+        inputs |= {
+            "classifier": str(classifier),
+            "layer": settings.saliency_layer,
+            "input_size": settings.saliency_input_size,
+        }
     if method == "mask-column":
         inputs |= {"mask_column": settings.mask_column}
     if method == "spectral-residual":
@@ -110,9 +142,15 @@ def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -
     return f"{method}-{digest[:16]}"
 
 
-def load_cam(settings: AugmentSettings, split: Split, classifier: Pin, device: torch.device) -> CamSaliency:
-    """The CAM that the settings name. Raises `UserError` when the classifier has other classes than the dataset."""
-    from sgdmix_hub.models.classifier import Classifier  # transformers' models: a second of the start of a program that needs none
+def load_cam(
+    settings: AugmentSettings, split: Split, classifier: Pin, device: torch.device
+) -> CamSaliency:
+    """The CAM that the settings name. Raises `UserError` when the classifier has other classes than
+    the dataset.
+    """
+    from sgdmix_hub.models.classifier import (
+        Classifier,
+    )  # transformers' models: a second of the start of a program that needs none
 
     network = Classifier(classifier, device)
     if network.class_names != split.class_names:
@@ -120,10 +158,19 @@ def load_cam(settings: AugmentSettings, split: Split, classifier: Pin, device: t
             f"the classifier's {len(network.class_names)} classes are not the dataset's {len(split.class_names)}: "
             "train one with sgdmix train-classifier"
         )
-    return CamSaliency(network, settings.saliency_method, settings.saliency_layer, settings.saliency_input_size)
+    return CamSaliency(
+        network, settings.saliency_method, settings.saliency_layer, settings.saliency_input_size
+    )
 
 
-def _tested(settings: AugmentSettings, split: Split, classifier: Pin, folder: Path, rank: int, device: torch.device) -> Trust:
+def _tested(
+    settings: AugmentSettings,
+    split: Split,
+    classifier: Pin,
+    folder: Path,
+    rank: int,
+    device: torch.device,
+) -> Trust:
     """What the trust test finds; rank 0 makes it once and warns."""
     path = folder / "trust.json"
     on_rank_zero(lambda: _drop_damaged_test(path))
@@ -135,8 +182,14 @@ def _tested(settings: AugmentSettings, split: Split, classifier: Pin, folder: Pa
     wait_for_file(path)
     trust = Trust(**read_sealed(path))
     if trust.reads_background:
-        remedy = f"taking {FALL_BACK} instead" if settings.trust_test == "fall-back" else f"try --saliency_method {FALL_BACK}"
-        say(f"warning: the classifier reads the background ({trust}), so its maps find the background: {remedy}")
+        remedy = (
+            f"taking {FALL_BACK} instead"
+            if settings.trust_test == "fall-back"
+            else f"try --saliency_method {FALL_BACK}"
+        )
+        say(
+            f"warning: the classifier reads the background ({trust}), so its maps find the background: {remedy}"
+        )
     return trust
 
 
@@ -166,8 +219,12 @@ def doubts_of_size(cam: CamSaliency) -> list[str]:
     return found
 
 
-def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, cam: CamSaliency | None) -> Block:
-    """Maps of one block, float16 (k, 64, 64), zeros where there is none, and the reasons for those, by row."""
+def block_maps(
+    settings: AugmentSettings, split: Split, rows: np.ndarray, cam: CamSaliency | None
+) -> Block:
+    """Maps of one block, float16 (k, 64, 64), zeros where there is none, and the reasons for those,
+    by row.
+    """
     maps = np.zeros((len(rows), MAP_SIZE, MAP_SIZE), np.float16)
     unusable: dict[str, str] = {}
     images: list[tuple[int, Image.Image]] = []
@@ -181,7 +238,9 @@ def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, cam: C
             unusable[str(row)] = str(reason)
     if images:
         positions, decoded = zip(*images, strict=True)
-        maps[list(positions)] = cam.image_maps(decoded, split.labels[rows[list(positions)]].tolist(), settings.resize)
+        maps[list(positions)] = cam.image_maps(
+            decoded, split.labels[rows[list(positions)]].tolist(), settings.resize
+        )
     for position, row in enumerate(rows):
         if str(row) not in unusable and is_blank(maps[position]):
             unusable[str(row)] = "blank saliency map"
@@ -190,31 +249,58 @@ def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, cam: C
 
 def _model_free_map(settings: AugmentSettings, split: Split, row: int) -> np.ndarray:
     image, stored = split.image(row), stored_mask(settings, split, row)
-    return model_free_map(image, settings) if stored is None else mask_column_map(stored, settings.resize)
+    return (
+        model_free_map(image, settings)
+        if stored is None
+        else mask_column_map(stored, settings.resize)
+    )
 
 
 def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Image | None:
-    """The foreground mask that the dataset brings, where the settings take masks from it. Raises `UnusableImage`."""
-    return split.image(row, settings.mask_column) if settings.saliency_method == "mask-column" else None
+    """The foreground mask that the dataset brings, where the settings take masks from it. Raises
+    `UnusableImage`.
+    """
+    return (
+        split.image(row, settings.mask_column)
+        if settings.saliency_method == "mask-column"
+        else None
+    )
 
 
-def compute_backgrounds(settings: AugmentSettings, split: Split, maps: SaliencyMaps, rank: int, world_size: int) -> RowStore:
-    """The features of every image of the subset that has a saliency map, zeros elsewhere; each made once by some process of the launch."""
+def compute_backgrounds(
+    settings: AugmentSettings, split: Split, maps: SaliencyMaps, rank: int, world_size: int
+) -> RowStore:
+    """The features of every image of the subset that has a saliency map, zeros elsewhere; each made
+    once by some process of the launch.
+    """
     inputs = {name: getattr(settings, name) for name in MASK_SETTINGS} | {"maps": maps.key}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
     def prepare() -> Callable[[np.ndarray], Block]:
-        return lambda rows: (np.stack([features_of(settings, split, maps, row) for row in rows]), {})
+        return lambda rows: (
+            np.stack([features_of(settings, split, maps, row) for row in rows]),
+            {},
+        )
 
-    return compute_rows(saliency_root(settings) / f"backgrounds-{digest[:16]}", split, prepare, rank, world_size)
+    return compute_rows(
+        saliency_root(settings) / f"backgrounds-{digest[:16]}", split, prepare, rank, world_size
+    )
 
 
-def features_of(settings: AugmentSettings, split: Split, maps: SaliencyMaps, row: int) -> np.ndarray:
-    """The features of one image of a split, float32 (16,); zeros where it has no saliency map, or no mask."""
+def features_of(
+    settings: AugmentSettings, split: Split, maps: SaliencyMaps, row: int
+) -> np.ndarray:
+    """The features of one image of a split, float32 (16,); zeros where it has no saliency map, or
+    no mask.
+    """
     if int(row) not in maps.unusable:
         with suppress(UnusableRow):
             image, stored = split.image(row), stored_mask(settings, split, row)
             pixels = np.asarray(square(image, SIZE, settings.resize))
-            share = None if stored is None else share_of(stored, image.size, None, SIZE, settings.resize)
+            share = (
+                None
+                if stored is None
+                else share_of(stored, image.size, None, SIZE, settings.resize)
+            )
             return background_features(pixels, foreground_mask(pixels, maps[row], settings, share))
     return np.zeros(BANDS * FEATURES_PER_BAND, np.float32)

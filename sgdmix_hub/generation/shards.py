@@ -1,4 +1,6 @@
-"""The plan (one row per source and variant), the shards it is cut into, their completion records, and resuming."""
+"""The plan (one row per source and variant), the shards it is cut into, their completion records,
+and resuming.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
-from sgdmix_hub.files import DamagedFile, file_sha256, made_again, read_sealed, write_atomically, write_sealed
+from sgdmix_hub.files import (
+    DamagedFile,
+    file_sha256,
+    made_again,
+    read_sealed,
+    write_atomically,
+    write_sealed,
+)
 from sgdmix_hub.runtime.ranks import say
 
 from .plan import PlanRow
 
 
 class Shards:
-    """The shards of one plan in a state folder: `shard-00000.parquet` and, written after it, its record `shard-00000.json`."""
+    """The shards of one plan in a state folder: `shard-00000.parquet` and, written after it, its
+    record `shard-00000.json`.
+    """
 
     def __init__(self, folder: Path, plan_path: Path, rows_per_shard: int):
         self.folder = folder
@@ -54,8 +65,9 @@ class Shards:
         return self.record_path(number).exists()
 
     def check(self, number: int) -> bool:
-        """Whether the shard of this very plan is there, with the bytes its record states. Raises `DamagedFile` when it or its record is
-        torn or was changed."""
+        """Whether the shard of this very plan is there, with the bytes its record states. Raises
+        `DamagedFile` when it or its record is torn or was changed.
+        """
         if not self.is_recorded(number):
             return False
         record = self.record(number)
@@ -73,7 +85,9 @@ class Shards:
             return False
 
     def unfinished(self) -> list[int]:
-        """The shards to make, ascending; those that are there, but not as they were made, are named."""
+        """The shards to make, ascending; those that are there, but not as they were made, are
+        named.
+        """
         numbers = []
         for number in range(len(self)):
             try:
@@ -86,7 +100,9 @@ class Shards:
         return numbers
 
     def drop_unfinished(self) -> list[int]:
-        """The shards to make; records that they have are dropped, so that nobody takes one for done."""
+        """The shards to make; records that they have are dropped, so that nobody takes one for
+        done.
+        """
         numbers = self.unfinished()
         for number in numbers:
             self.record_path(number).unlink(missing_ok=True)
@@ -101,11 +117,18 @@ class Shards:
         columns = {name: [row[name] for row in rows] for name in features}
         table = pa.table(columns, schema=features.arrow_schema)
         write_atomically(self.path(number), lambda temporary: pq.write_table(table, temporary))
-        record = {"rows": len(rows), "sha256": file_sha256(self.path(number)), "plan_sha256": self.plan_sha256, **facts}
+        record = {
+            "rows": len(rows),
+            "sha256": file_sha256(self.path(number)),
+            "plan_sha256": self.plan_sha256,
+            **facts,
+        }
         write_sealed(self.record_path(number), record)
 
     def link_into(self, number: int, path: Path) -> None:
-        """Puts a finished shard at another place of the same file system, without copying where links are allowed."""
+        """Puts a finished shard at another place of the same file system, without copying where
+        links are allowed.
+        """
         try:
             os.link(self.path(number), path)
         except OSError:

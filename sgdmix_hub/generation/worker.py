@@ -1,8 +1,9 @@
-"""The flow of one process: its shards' rows are mixed ahead on threads, refined in batches of one strength, encoded in worker processes,
-and written while the next shard is under way.
+"""The flow of one process: its shards' rows are mixed ahead on threads, refined in batches of one
+strength, encoded in worker processes, and written while the next shard is under way.
 
-At most two shards are in memory: the one that is being made and the one that is being written. What runs ahead changes no byte: a row's
-image depends on the row alone, and a shard's rows are put in the plan's order.
+At most two shards are in memory: the one that is being made and the one that is being written. What
+runs ahead changes no byte: a row's image depends on the row alone, and a shard's rows are put in
+the plan's order.
 """
 
 from __future__ import annotations
@@ -29,9 +30,15 @@ WriteShard = Callable[[int, list[dict], list[dict], float], None]
 
 
 def make_shards(
-    maker: RowMaker, shards: Iterable[tuple[int, list[PlanRow]]], num_workers: int, write: WriteShard, advance: Callable[[int], None]
+    maker: RowMaker,
+    shards: Iterable[tuple[int, list[PlanRow]]],
+    num_workers: int,
+    write: WriteShard,
+    advance: Callable[[int], None],
 ) -> None:
-    """Makes shard after shard; `write` is called for each on a thread of its own, and `advance(n)` is told of n more rows done."""
+    """Makes shard after shard; `write` is called for each on a thread of its own, and `advance(n)`
+    is told of n more rows done.
+    """
     settings = maker.settings
     with (
         Encoders(num_workers, settings.image_format) as encoders,
@@ -39,28 +46,55 @@ def make_shards(
         ThreadPoolExecutor(num_workers, "mix") as mixers,
     ):
         writing: Future | None = None
-        ordered = ((number, row) for number, rows in shards for row in sorted(rows, key=lambda row: row.strength))
-        mixed = computed_ahead(mixers, lambda item: (*item, maker.mixture_or_reason(item[1])), ordered, AHEAD * settings.batch_size)
+        ordered = (
+            (number, row)
+            for number, rows in shards
+            for row in sorted(rows, key=lambda row: row.strength)
+        )
+        mixed = computed_ahead(
+            mixers,
+            lambda item: (*item, maker.mixture_or_reason(item[1])),
+            ordered,
+            AHEAD * settings.batch_size,
+        )
         started = time.monotonic()
         for number, items in groupby(mixed, key=lambda item: item[0]):
             made, skipped = [], []
-            for row, mixture, image in refined_rows(maker, ((row, mixture) for _, row, mixture in items), skipped, advance):
+            for row, mixture, image in refined_rows(
+                maker, ((row, mixture) for _, row, mixture in items), skipped, advance
+            ):
                 made.append((row, mixture.foreground_area, encoders.encode(image)))
             if writing is not None:
                 writing.result()
-            writing = writer.submit(_write, write, number, maker, made, skipped, time.monotonic() - started)
+            writing = writer.submit(
+                _write, write, number, maker, made, skipped, time.monotonic() - started
+            )
             started = time.monotonic()
         if writing is not None:
             writing.result()
 
 
-def _write(write: WriteShard, number: int, maker: RowMaker, made: list[tuple[PlanRow, float, Future]], skipped: list[dict], seconds: float):
-    """Puts a shard's rows in the plan's order, their images as soon as they are encoded, and writes it."""
+def _write(
+    write: WriteShard,
+    number: int,
+    maker: RowMaker,
+    made: list[tuple[PlanRow, float, Future]],
+    skipped: list[dict],
+    seconds: float,
+):
+    """Puts a shard's rows in the plan's order, their images as soon as they are encoded, and writes
+    it.
+    """
     rows = []
     for row, foreground_area, encoded in sorted(made, key=in_plan_order):
         image = {"bytes": encoded.result(), "path": maker.image_name(row)}
         rows.append({"image": image} | maker.columns(row, foreground_area))
-    write(number, rows, sorted(skipped, key=lambda record: (record["source_index"], record["variant"])), seconds)
+    write(
+        number,
+        rows,
+        sorted(skipped, key=lambda record: (record["source_index"], record["variant"])),
+        seconds,
+    )
 
 
 def in_plan_order(item: tuple) -> tuple[int, int]:
@@ -68,8 +102,12 @@ def in_plan_order(item: tuple) -> tuple[int, int]:
     return item[0].source_index, item[0].variant
 
 
-def computed_ahead(threads: ThreadPoolExecutor, function: Callable, items: Iterable, depth: int) -> Iterator:
-    """`function(item)` for every item, in order, up to `depth` items ahead of the one that is asked for."""
+def computed_ahead(
+    threads: ThreadPoolExecutor, function: Callable, items: Iterable, depth: int
+) -> Iterator:
+    """`function(item)` for every item, in order, up to `depth` items ahead of the one that is asked
+    for.
+    """
     pending: deque[Future] = deque()
     for item in items:
         pending.append(threads.submit(function, item))
@@ -80,9 +118,13 @@ def computed_ahead(threads: ThreadPoolExecutor, function: Callable, items: Itera
 
 
 def refined_rows(
-    maker: RowMaker, mixed: Iterable[tuple[PlanRow, Mixture | str]], skipped: list[dict], advance: Callable[[int], None]
+    maker: RowMaker,
+    mixed: Iterable[tuple[PlanRow, Mixture | str]],
+    skipped: list[dict],
+    advance: Callable[[int], None],
 ) -> Iterator[tuple[PlanRow, Mixture, np.ndarray]]:
-    """Rows of a plan with their mixtures and finished images, uint8 (size, size, 3); rows without one go to `skipped` with their reasons.
+    """Rows of a plan with their mixtures and finished images, uint8 (size, size, 3); rows without
+    one go to `skipped` with their reasons.
 
     `mixed`: rows, one strength after the other, with their mixtures or why there is none.
     """
@@ -97,9 +139,14 @@ def refined_rows(
 
 
 def batches(
-    mixed: Iterable[tuple[PlanRow, Mixture | str]], batch_size: int, skipped: list[dict], advance: Callable[[int], None]
+    mixed: Iterable[tuple[PlanRow, Mixture | str]],
+    batch_size: int,
+    skipped: list[dict],
+    advance: Callable[[int], None],
 ) -> Iterator[tuple[list[PlanRow], list[Mixture]]]:
-    """Rows and mixtures in batches of one strength; rows without a mixture go to `skipped` with their reasons."""
+    """Rows and mixtures in batches of one strength; rows without a mixture go to `skipped` with
+    their reasons.
+    """
 
     def usable() -> Iterator[tuple[PlanRow, Mixture]]:
         for row, mixture in mixed:

@@ -1,4 +1,6 @@
-"""The Hub's client as this package uses it: a token, time limits, calls asked again where the client does not, and errors in one line."""
+"""The Hub's client as this package uses it: a token, time limits, calls asked again where the
+client does not, and errors in one line.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,19 @@ from json import JSONDecodeError
 from typing import TypeVar
 
 from huggingface_hub import HfApi, get_token, set_client_factory
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import _http, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, validate_repo_id
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import (
+    _http,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    validate_repo_id,
+)
 
 from sgdmix_hub.errors import UserError, first_line, one_line, shown
 
@@ -30,9 +43,12 @@ ADVICE = {
 Value = TypeVar("Value")
 
 
-def patiently(call: Callable[[], Value], passes: Callable[[BaseException], bool] | None = None) -> Value:
-    """What `call` gives. Where the Hub is busy or out of reach (or what else `passes`) it is called again, so nothing may go wrong when it
-    happens twice."""
+def patiently(
+    call: Callable[[], Value], passes: Callable[[BaseException], bool] | None = None
+) -> Value:
+    """What `call` gives. Where the Hub is busy or out of reach (or what else `passes`) it is called
+    again, so nothing may go wrong when it happens twice.
+    """
     passes = passes or is_passing
     for wait in attempts():
         try:
@@ -44,11 +60,14 @@ def patiently(call: Callable[[], Value], passes: Callable[[BaseException], bool]
 
 
 def fetch(call: Callable[[], Value], what: str) -> Value:
-    """What a call gives that fetches from the Hub; a busy Hub is waited for, one that does not answer is not: where there is no network,
-    every try would take its minute. Raises `UserError`."""
+    """What a call gives that fetches from the Hub; a busy Hub is waited for, one that does not
+    answer is not: where there is no network, every try would take its minute. Raises `UserError`.
+    """
     try:
         return patiently(call, is_busy)
-    except Exception as error:  # the client's own errors, and those of whatever HTTP library is below it
+    except (
+        Exception
+    ) as error:  # the client's own errors, and those of whatever HTTP library is below it
         raise UserError(f"cannot fetch {shown(what)}: {cause_of(error)}") from error
 
 
@@ -58,7 +77,9 @@ def attempts() -> tuple[float | None, ...]:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether a call that ended so may succeed a little later, or has succeeded already and its reply was lost."""
+    """Whether a call that ended so may succeed a little later, or has succeeded already and its
+    reply was lost.
+    """
     if isinstance(error, JSONDecodeError):  # the page of a proxy that could not reach the Hub
         return True
     error = hub_error(error)
@@ -71,11 +92,17 @@ def is_passing(error: BaseException) -> bool:
 def is_busy(error: BaseException) -> bool:
     """Whether the Hub itself, or what stands before it, asks to be called later."""
     status = status_of(error)
-    return isinstance(error, JSONDecodeError) or status in (408, 429) or (status is not None and status >= 500)
+    return (
+        isinstance(error, JSONDecodeError)
+        or status in (408, 429)
+        or (status is not None and status >= 500)
+    )
 
 
 def cause_of(error: BaseException) -> str:
-    """One line that says why a call failed: what stands behind the client's own words where these say less."""
+    """One line that says why a call failed: what stands behind the client's own words where these
+    say less.
+    """
     if isinstance(error, JSONDecodeError):
         return "the Hub's answer is not one of the Hub"
     found = hub_error(error)
@@ -103,7 +130,9 @@ def status_of(error: BaseException) -> int | None:
 
 
 def hub_error(error: BaseException | None) -> BaseException | None:
-    """The error of connection or answer that stands behind another one (what ended an upload is behind a RuntimeError), or None."""
+    """The error of connection or answer that stands behind another one (what ended an upload is
+    behind a RuntimeError), or None.
+    """
     while error is not None and not isinstance(error, (ConnectionError, HTTPError)):
         error = error.__cause__
     return error
@@ -111,7 +140,9 @@ def hub_error(error: BaseException | None) -> BaseException | None:
 
 @contextmanager
 def hub_client(repo_id: str, token: str | None, timeout: float) -> Iterator[HfApi]:
-    """A client with a token and a time limit, whose errors become one line for the user, without the token."""
+    """A client with a token and a time limit, whose errors become one line for the user, without
+    the token.
+    """
     check_name(repo_id)
     token = usable_token(token)
     try:
@@ -138,7 +169,9 @@ def usable_token(token: str | None) -> str:
     """The token given, or the one of this machine."""
     found = (token or get_token() or "").strip()
     if not found:
-        raise UserError("no token for the Hub: log in with `hf auth login`, or set HF_TOKEN to a token with write permission")
+        raise UserError(
+            "no token for the Hub: log in with `hf auth login`, or set HF_TOKEN to a token with write permission"
+        )
     if not re.fullmatch(r"[!-~]+", found):  # HTTP libraries quote the header that they cannot send
         raise UserError("the token holds characters that no token has: copy it again")
     return found
@@ -146,8 +179,9 @@ def usable_token(token: str | None) -> str:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Calls of the Hub's client end after so long without a byte: on its own it waits for ever. What it was set up with (proxies,
-    certificates) is kept."""
+    """Calls of the Hub's client end after so long without a byte: on its own it waits for ever.
+    What it was set up with (proxies, certificates) is kept.
+    """
     factory = _http._GLOBAL_CLIENT_FACTORY
 
     def limited():
@@ -164,7 +198,9 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """The client's own bars are off: one that a failed upload leaves open is drawn again below the line that says why it failed."""
+    """The client's own bars are off: one that a failed upload leaves open is drawn again below the
+    line that says why it failed.
+    """
     if are_progress_bars_disabled():
         yield
         return

@@ -1,4 +1,6 @@
-"""The files of other people that steer a run: the forms of manifest.json, adapter.json and classifier.json."""
+"""The files of other people that steer a run: the forms of manifest.json, adapter.json and
+classifier.json.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ VERSIONS = mapping(NAME, NAME)
 MANIFEST = record(
     {
         "fingerprint": SHA256,
-        "pins": record({"dataset_name": PIN}, {"adapter": PIN, "pretrained_model_name_or_path": PIN, "classifier": PIN}),
+        "pins": record(
+            {"dataset_name": PIN},
+            {"adapter": PIN, "pretrained_model_name_or_path": PIN, "classifier": PIN},
+        ),
         "subset": SUBSET,
         "rows": COUNT,
         "planned_rows": COUNT,
@@ -50,7 +55,18 @@ MANIFEST = record(
     {
         "prompt_class": of_kind("source or target", lambda value: value in ("source", "target")),
         "saliency": record(
-            {"method": NAME, "trust": optional(record({"foreground_accuracy": SHARE, "background_accuracy": SHARE, "images": COUNT}))}
+            {
+                "method": NAME,
+                "trust": optional(
+                    record(
+                        {
+                            "foreground_accuracy": SHARE,
+                            "background_accuracy": SHARE,
+                            "images": COUNT,
+                        }
+                    )
+                ),
+            }
         ),
         "stated": record(
             {
@@ -64,9 +80,21 @@ MANIFEST = record(
         "evaluation": record({"synthetic": NAME, "pins": mapping(PIN, NAME)}),
     },
 )
-ARM = record({"accuracy": SHARE, "interval": listing(SHARE, 2), "images": COUNT, "by_class": listing(listing(COUNT, 3))})
+ARM = record(
+    {
+        "accuracy": SHARE,
+        "interval": listing(SHARE, 2),
+        "images": COUNT,
+        "by_class": listing(listing(COUNT, 3)),
+    }
+)
 FIDELITY = record(
-    {"judge": PIN, "strength": SHARE, "arms": record({"noise, adapter": ARM, "mixed, adapter": ARM})}, {"judge_accuracy": optional(SHARE)}
+    {
+        "judge": PIN,
+        "strength": SHARE,
+        "arms": record({"noise, adapter": ARM, "mixed, adapter": ARM}),
+    },
+    {"judge_accuracy": optional(SHARE)},
 )
 ADAPTER = record(
     {
@@ -74,7 +102,9 @@ ADAPTER = record(
         "metaclass": NAME,
         "prompt_template": of_kind(
             "one line that holds {token} once and {metaclass} once",
-            lambda value: NAME(value) is None and value.count("{token}") == value.count("{metaclass}") == 1,
+            lambda value: (
+                NAME(value) is None and value.count("{token}") == value.count("{metaclass}") == 1
+            ),
         ),
         "base": PIN,
         "subset": SUBSET,
@@ -95,7 +125,9 @@ CLASSIFIER = record(
 
 
 def read_manifest(path: Path) -> dict:
-    """A generation's manifest. Raises `UserError`, for one that was changed since it was written too."""
+    """A generation's manifest. Raises `UserError`, for one that was changed since it was written
+    too.
+    """
     manifest = read_formed(path, MANIFEST)
     if manifest != sealed(manifest):
         raise UserError(f"{shown(path)} was changed since it was written: fetch or make it again")
@@ -111,5 +143,7 @@ def read_adapter_facts(path: Path, version: int) -> dict:
 
 
 def read_classifier_facts(path: Path) -> dict:
-    """What a classifier's training wrote down of it; nothing for one from elsewhere, which has no such file. Raises `UserError`."""
+    """What a classifier's training wrote down of it; nothing for one from elsewhere, which has no
+    such file. Raises `UserError`.
+    """
     return read_formed(path, CLASSIFIER) if path.is_file() else {}

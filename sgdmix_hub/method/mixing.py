@@ -1,4 +1,6 @@
-"""Two images and their foreground masks -> the mixed image. Images are uint8 (size, size, 3), masks bool (size, size)."""
+"""Two images and their foreground masks -> the mixed image. Images are uint8 (size, size, 3), masks
+bool (size, size).
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ KEPT = {
 
 
 def kept_mask(source_mask: np.ndarray, target_mask: np.ndarray, method: str) -> np.ndarray:
-    """Which pixels of the mixture come from the source, bool. Raises `KeyError` on another method than these:
+    """Which pixels of the mixture come from the source, bool. Raises `KeyError` on another method
+    than these:
 
-    - `union` (Eq. 9): wherever either image has foreground, so that only the target's background is shown;
+    - `union` (Eq. 9): wherever either image has foreground, so that only the target's background is
+      shown;
     - `source`: the source's foreground alone, over the whole target;
     - `inpaint`: the source's foreground alone, over the target whose own foreground was inpainted;
     - `none`: everything.
@@ -28,7 +32,9 @@ def kept_mask(source_mask: np.ndarray, target_mask: np.ndarray, method: str) -> 
     return KEPT[method](source_mask, target_mask)
 
 
-def compose(foreground: np.ndarray, background: np.ndarray, mask: np.ndarray, feather: float = 0.0) -> np.ndarray:
+def compose(
+    foreground: np.ndarray, background: np.ndarray, mask: np.ndarray, feather: float = 0.0
+) -> np.ndarray:
     """mask * foreground + (1 - mask) * background (Eq. 10); pixel-exact without a feather.
 
     `feather`: sigma of a Gaussian that softens the mask's edge, as a share of the image size.
@@ -42,11 +48,15 @@ def compose(foreground: np.ndarray, background: np.ndarray, mask: np.ndarray, fe
 
 
 def inpainting_hole(mask: np.ndarray) -> np.ndarray:
-    """The pixels that inpainting fills: the foreground and a margin; none where that leaves nothing to fill from."""
+    """The pixels that inpainting fills: the foreground and a margin; none where that leaves nothing
+    to fill from.
+    """
     hole = widen(mask, INPAINT_MARGIN)
     return np.zeros_like(hole) if hole.all() else hole
 
 
 def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """The image with the hole filled in from around it (Telea, OpenCV)."""
-    return cv2.inpaint(image, hole.astype(np.uint8), inpaintRadius=INPAINT_RADIUS, flags=cv2.INPAINT_TELEA)
+    return cv2.inpaint(
+        image, hole.astype(np.uint8), inpaintRadius=INPAINT_RADIUS, flags=cv2.INPAINT_TELEA
+    )

@@ -1,6 +1,8 @@
-"""Which image each source is mixed with: N candidates drawn at random, and the one that `selection_method` prefers (`l2` is Eq. 7).
+"""Which image each source is mixed with: N candidates drawn at random, and the one that
+`selection_method` prefers (`l2` is Eq. 7).
 
-Inside this module a usable row is named by its position in `usable`, which is ascending: the lowest position is the lowest row.
+Inside this module a usable row is named by its position in `usable`, which is ascending: the lowest
+position is the lowest row.
 """
 
 from __future__ import annotations
@@ -19,35 +21,45 @@ ROWS_AT_ONCE = 256  # maps converted at once: 4 MB of float32
 SOURCES_AT_ONCE = 64  # from here on a matrix product gets no faster
 DRAWN_AT_ONCE = 2**21
 
-# A float32 dot product of k terms is off by at most g * sum|a b| <= g * (|a|^2 + |b|^2) / 2, g = k u / (1 - k u), u = 2^-24, in any order
-# of summation (Higham, Accuracy and Stability, 3.5). k = 4096: g = 2.442e-4; the rest of the margin covers the roundings in float64.
+# A float32 dot product of k terms is off by at most g * sum|a b| <= g * (|a|^2 + |b|^2) / 2, g = k
+# u / (1 - k u), u = 2^-24, in any order of summation (Higham, Accuracy and Stability, 3.5). k =
+# 4096: g = 2.442e-4; the rest of the margin covers the roundings in float64.
 DOT_ERROR = 2.5e-4
 
 
 @dataclass(frozen=True)
 class Target:
-    """The target of one (source, variant): its row, or `NO_TARGET` without a candidate; `distance` is the RMS difference of the maps."""
+    """The target of one (source, variant): its row, or `NO_TARGET` without a candidate; `distance`
+    is the RMS difference of the maps.
+    """
 
     index: int
     distance: float
 
 
 def select_targets(
-    sources: np.ndarray, usable: np.ndarray, labels: np.ndarray, maps, settings: AugmentSettings, backgrounds: np.ndarray | None = None
+    sources: np.ndarray,
+    usable: np.ndarray,
+    labels: np.ndarray,
+    maps,
+    settings: AugmentSettings,
+    backgrounds: np.ndarray | None = None,
 ) -> Iterator[list[Target]]:
     """The targets of every source's variants, source by source.
 
-    `sources`, `usable`: int, ascending rows, every source usable; `labels`: int, by row; `maps[rows]`: float16 (k, 64, 64), finite;
-    `backgrounds`: float32 (len(usable), D), features of the usable rows' backgrounds, for `novel-background` alone. `settings` has its
-    preset applied.
+    `sources`, `usable`: int, ascending rows, every source usable; `labels`: int, by row;
+    `maps[rows]`: float16 (k, 64, 64), finite; `backgrounds`: float32 (len(usable), D), features of
+    the usable rows' backgrounds, for `novel-background` alone. `settings` has its preset applied.
 
-    The pool of a source is the usable rows that `target_classes` allows but itself, ascending. A draw from it is a pure function of
-    (seed, source, variant). Rules: `l2` takes the nearest map, `dissimilar` the farthest, `novel-background` the background farthest
-    from the mean one of the source's label, each the lowest row of equals; `random` takes the first drawn.
+    The pool of a source is the usable rows that `target_classes` allows but itself, ascending. A
+    draw from it is a pure function of (seed, source, variant). Rules: `l2` takes the nearest map,
+    `dissimilar` the farthest, `novel-background` the background farthest from the mean one of the
+    source's label, each the lowest row of equals; `random` takes the first drawn.
 
-    Variants get different targets until the pool is used up, then all over again. An image is the target of at most `max_target_reuse`
-    rows as long as that leaves a choice: where all that were drawn have reached it, the whole pool is looked at, and where that has
-    too, the least used of the pool are taken, those that were drawn first.
+    Variants get different targets until the pool is used up, then all over again. An image is the
+    target of at most `max_target_reuse` rows as long as that leaves a choice: where all that were
+    drawn have reached it, the whole pool is looked at, and where that has too, the least used of
+    the pool are taken, those that were drawn first.
     """
     selection = _Selection(usable, labels, maps, settings, backgrounds)
     positions = np.searchsorted(usable, sources)
@@ -59,28 +71,50 @@ def select_targets(
 def _block_size(rows: int, num_candidates: int, num_variants: int) -> int:
     """How many sources are compared with the union of their candidates in one matrix product.
 
-    Shared candidates are read once, but every source is compared with all of the union: worth it as far as a source wants most of it.
+    Shared candidates are read once, but every source is compared with all of the union: worth it as
+    far as a source wants most of it.
     """
     drawn = max(min(num_candidates, rows) * num_variants, 1)
-    return max(1, min(SOURCES_AT_ONCE, SOURCES_AT_ONCE * drawn // max(rows, 1), DRAWN_AT_ONCE // drawn))
+    return max(
+        1, min(SOURCES_AT_ONCE, SOURCES_AT_ONCE * drawn // max(rows, 1), DRAWN_AT_ONCE // drawn)
+    )
 
 
 class _Selection:
-    """`select_targets` for one block of sources after the other; `uses` (n,) counts how many rows each position is the target of."""
+    """`select_targets` for one block of sources after the other; `uses` (n,) counts how many rows
+    each position is the target of.
+    """
 
-    def __init__(self, usable: np.ndarray, labels: np.ndarray, maps, settings: AugmentSettings, backgrounds: np.ndarray | None):
+    def __init__(
+        self,
+        usable: np.ndarray,
+        labels: np.ndarray,
+        maps,
+        settings: AugmentSettings,
+        backgrounds: np.ndarray | None,
+    ):
         self.usable, self.maps, self.settings = usable, maps, settings
         self.pools = Pools(labels[usable], settings.target_classes)
         self.uses = np.zeros(len(usable), np.int64)
         self.rule = RULES[settings.selection_method](self, backgrounds)
 
     def targets(self, positions: np.ndarray) -> Iterator[list[Target]]:
-        draws = [[self._draw(position, variant) for variant in range(self.settings.num_variants)] for position in positions]
-        candidates = np.unique(np.concatenate([of_variant for drawn in draws for of_variant in drawn]))
+        draws = [
+            [self._draw(position, variant) for variant in range(self.settings.num_variants)]
+            for position in positions
+        ]
+        candidates = np.unique(
+            np.concatenate([of_variant for drawn in draws for of_variant in drawn])
+        )
         costs = self.rule.costs(positions, candidates)
         for position, drawn, of_candidates in zip(positions, draws, costs, strict=True):
-            drawn_costs = [of_candidates[np.searchsorted(candidates, of_variant)] for of_variant in drawn]
-            yield [self._target(position, chosen) for chosen in self._choose(position, drawn, drawn_costs)]
+            drawn_costs = [
+                of_candidates[np.searchsorted(candidates, of_variant)] for of_variant in drawn
+            ]
+            yield [
+                self._target(position, chosen)
+                for chosen in self._choose(position, drawn, drawn_costs)
+            ]
 
     def _rng(self, position: int, variant: int, stream: RandomStream) -> np.random.Generator:
         return generator(stream, self.settings.seed, self.usable[position], variant)
@@ -90,8 +124,12 @@ class _Selection:
         size = self.pools.size(position)
         if size == 0:
             return np.empty(0, np.int64)
-        places = self._rng(position, variant, RandomStream.CANDIDATES).choice(size, min(self.settings.num_candidates, size), replace=False)
-        return self.pools.take(position, places if self.settings.selection_method == "random" else np.sort(places))
+        places = self._rng(position, variant, RandomStream.CANDIDATES).choice(
+            size, min(self.settings.num_candidates, size), replace=False
+        )
+        return self.pools.take(
+            position, places if self.settings.selection_method == "random" else np.sort(places)
+        )
 
     def _choose(self, position: int, drawn: list[np.ndarray], costs: list[np.ndarray]) -> list[int]:
         """A position for every variant, `NO_TARGET` where the pool is empty; counts them in `uses`."""
@@ -100,24 +138,34 @@ class _Selection:
             return [NO_TARGET] * len(drawn)
         chosen: list[int] = []
         for variant, (candidates, candidate_costs) in enumerate(zip(drawn, costs, strict=True)):
-            taken = chosen[variant // size * size :]  # the pool is gone through once before any of it comes again
+            taken = chosen[
+                variant // size * size :
+            ]  # the pool is gone through once before any of it comes again
             free = self._free(candidates, taken, self.settings.max_target_reuse)
             if free.any():
                 best = self.rule.best(position, candidates[free], candidate_costs[free])
             else:
                 left = self._left(position, variant, candidates, taken)
-                best = self.rule.best(position, left, self.rule.costs(np.array([position]), left)[0])
+                best = self.rule.best(
+                    position, left, self.rule.costs(np.array([position]), left)[0]
+                )
             self.uses[best] += 1
             chosen.append(int(best))
         return chosen
 
     def _free(self, candidates: np.ndarray, taken: list[int], max_reuse: int | None) -> np.ndarray:
         """bool: which candidates this source has not taken and `max_reuse` still allows."""
-        free = np.ones(len(candidates), bool) if max_reuse is None else self.uses[candidates] < max_reuse
+        free = (
+            np.ones(len(candidates), bool)
+            if max_reuse is None
+            else self.uses[candidates] < max_reuse
+        )
         return free & ~np.isin(candidates, taken) if taken else free
 
     def _left(self, position: int, variant: int, drawn: np.ndarray, taken: list[int]) -> np.ndarray:
-        """What to choose from when none of the drawn is free: the free of the pool; else its least used, the drawn among them first."""
+        """What to choose from when none of the drawn is free: the free of the pool; else its least
+        used, the drawn among them first.
+        """
         pool = self.pools.whole(position)
         free = self._free(pool, taken, self.settings.max_target_reuse)
         if not free.any():
@@ -127,19 +175,30 @@ class _Selection:
                 return drawn[again]
             free = self._free(pool, taken, least)
         left = pool[free]
-        return self._rng(position, variant, RandomStream.POOL).permutation(left) if self.settings.selection_method == "random" else left
+        return (
+            self._rng(position, variant, RandomStream.POOL).permutation(left)
+            if self.settings.selection_method == "random"
+            else left
+        )
 
     def _target(self, position: int, target: int) -> Target:
         if target == NO_TARGET:
             return Target(NO_TARGET, float("nan"))
         index = int(self.usable[target])
-        return Target(index, float(rms_distances(self.maps[self.usable[position]], self.maps[self.usable[[target]]])[0]))
+        return Target(
+            index,
+            float(
+                rms_distances(self.maps[self.usable[position]], self.maps[self.usable[[target]]])[0]
+            ),
+        )
 
 
 class Pools:
-    """The pool of every position, ascending, by index arithmetic: no pool is written down to draw from it.
+    """The pool of every position, ascending, by index arithmetic: no pool is written down to draw
+    from it.
 
-    `group` (n,): the number of each position's label; `members[g]`: the positions with that label, ascending.
+    `group` (n,): the number of each position's label; `members[g]`: the positions with that label,
+    ascending.
     """
 
     def __init__(self, labels: np.ndarray, target_classes: str):
@@ -160,7 +219,8 @@ class Pools:
         """The pool's elements at `places`, int64 in [0, size)."""
         group = self.group[position]
         if self.target_classes == "other":
-            # A place moves up by one for every member of the label before it: member m has m - (members before m) others before it.
+            # A place moves up by one for every member of the label before it: member m has m -
+            # (members before m) others before it.
             return places + np.searchsorted(self._gaps[group], places, side="right")
         if self.target_classes == "same":
             members = self.members[group]
@@ -182,7 +242,9 @@ class DrawOrder:
 
 
 class MapDistance:
-    """The nearest saliency map (`sign` 1) or the farthest (-1): squared distances from float32 dot products, then exactly."""
+    """The nearest saliency map (`sign` 1) or the farthest (-1): squared distances from float32 dot
+    products, then exactly.
+    """
 
     def __init__(self, maps, usable: np.ndarray, sign: int):
         self.maps, self.usable, self.sign = maps, usable, sign
@@ -192,16 +254,22 @@ class MapDistance:
             self.squares[part] = np.einsum("ij,ij->i", values, values)
 
     def _values(self, positions: np.ndarray) -> np.ndarray:
-        """float32 (k, 4096). By way of torch, which converts float16 ten times faster than NumPy 2.4."""
+        """float32 (k, 4096). By way of torch, which converts float16 ten times faster than NumPy
+        2.4.
+        """
         return torch.from_numpy(self.maps[self.usable[positions]]).float().flatten(1).numpy()
 
     def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """float64 (p, c): squared distances times `sign`, off by at most `DOT_ERROR` times the sum of both maps' squares."""
+        """float64 (p, c): squared distances times `sign`, off by at most `DOT_ERROR` times the sum
+        of both maps' squares.
+        """
         own = self._values(positions).T
         costs = np.empty((len(positions), len(candidates)))
         for part in _parts(len(candidates)):
             dots = self._values(candidates[part]) @ own
-            costs[:, part] = self.squares[positions, None] + self.squares[candidates[part]] - 2.0 * dots.T
+            costs[:, part] = (
+                self.squares[positions, None] + self.squares[candidates[part]] - 2.0 * dots.T
+            )
         return self.sign * costs
 
     def best(self, position: int, candidates: np.ndarray, costs: np.ndarray) -> int:
@@ -210,16 +278,20 @@ class MapDistance:
         if len(possible) == 1:
             return possible[0]
         own = self.maps[self.usable[position]]
-        exact = [rms_distances(own, self.maps[self.usable[possible[part]]]) for part in _parts(len(possible))]
+        exact = [
+            rms_distances(own, self.maps[self.usable[possible[part]]])
+            for part in _parts(len(possible))
+        ]
         return possible[np.argmin(self.sign * np.concatenate(exact))]
 
 
 class BackgroundNovelty:
     """`novel-background`: the background that differs most from those of the source's label.
 
-    Features are standardised over the usable rows, constant ones dropped. The cost is minus the squared Euclidean distance to the mean
-    m of the label's backgrounds b. The mean square distance to all of them is that plus a constant, sum |c - b|^2 / k = |c - m|^2 +
-    sum |b - m|^2 / k, so that the largest RMS distance to them is the largest distance to m.
+    Features are standardised over the usable rows, constant ones dropped. The cost is minus the
+    squared Euclidean distance to the mean m of the label's backgrounds b. The mean square distance
+    to all of them is that plus a constant, sum |c - b|^2 / k = |c - m|^2 + sum |b - m|^2 / k, so
+    that the largest RMS distance to them is the largest distance to m.
     """
 
     def __init__(self, backgrounds: np.ndarray, pools: Pools):
@@ -240,7 +312,9 @@ class BackgroundNovelty:
         for part in _parts(len(candidates)):
             features = self._standardised(candidates[part])
             for place, position in enumerate(positions):
-                costs[place, part] = -np.square(features - self.centroids[self.group[position]]).sum(axis=1)
+                costs[place, part] = -np.square(
+                    features - self.centroids[self.group[position]]
+                ).sum(axis=1)
         return costs
 
     def best(self, position: int, candidates: np.ndarray, costs: np.ndarray) -> int:
@@ -251,14 +325,20 @@ class BackgroundNovelty:
 RULES = {
     "random": lambda selection, backgrounds: DrawOrder(),
     "l2": lambda selection, backgrounds: MapDistance(selection.maps, selection.usable, sign=1),
-    "dissimilar": lambda selection, backgrounds: MapDistance(selection.maps, selection.usable, sign=-1),
-    "novel-background": lambda selection, backgrounds: BackgroundNovelty(backgrounds, selection.pools),
+    "dissimilar": lambda selection, backgrounds: MapDistance(
+        selection.maps, selection.usable, sign=-1
+    ),
+    "novel-background": lambda selection, backgrounds: BackgroundNovelty(
+        backgrounds, selection.pools
+    ),
 }
 
 
 def _parts(length: int) -> Iterator[slice]:
     """[0, length) in parts whose maps fit the memory and the cache."""
-    return (slice(start, min(start + ROWS_AT_ONCE, length)) for start in range(0, length, ROWS_AT_ONCE))
+    return (
+        slice(start, min(start + ROWS_AT_ONCE, length)) for start in range(0, length, ROWS_AT_ONCE)
+    )
 
 
 def rms_distances(source_map: np.ndarray, candidate_maps: np.ndarray) -> np.ndarray:

@@ -8,11 +8,17 @@ DESCRIPTION = "Share of correct predictions, and its mean over the classes that 
 
 
 class ClassAccuracy(evaluate.Metric):
-    """`compute(predictions=, references=)` with integer labels -> `accuracy`, `mean_class_accuracy`, both in [0, 1]."""
+    """`compute(predictions=, references=)` with integer labels -> `accuracy`,
+    `mean_class_accuracy`, both in [0, 1].
+    """
 
     def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
-        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description="", features=features)
+        features = datasets.Features(
+            {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+        )
+        return evaluate.MetricInfo(
+            description=DESCRIPTION, citation="", inputs_description="", features=features
+        )
 
     def _compute(self, predictions, references):
         correct = np.asarray(predictions) == np.asarray(references)

@@ -1,6 +1,8 @@
-"""Whether synthetic images still show their labels, as a classifier sees them, as an `evaluate` metric.
+"""Whether synthetic images still show their labels, as a classifier sees them, as an `evaluate`
+metric.
 
-It is worth what the classifier is worth: one that reads backgrounds calls every good change of background a lost label.
+It is worth what the classifier is worth: one that reads backgrounds calls every good change of
+background a lost label.
 """
 
 import datasets
@@ -11,7 +13,8 @@ DESCRIPTION = "Share of images that an independent classifier gives their label,
 
 
 class LabelFidelity(evaluate.Metric):
-    """`compute(predictions=, references=, label_probabilities=)`, one entry an image -> what the classifier says of the labels.
+    """`compute(predictions=, references=, label_probabilities=)`, one entry an image -> what the
+    classifier says of the labels.
 
     Columns:
     - `predictions`, `references`: integers, the class that the classifier sees and the label;
@@ -21,13 +24,23 @@ class LabelFidelity(evaluate.Metric):
     - `label_fidelity`, in [0, 1]: share of the images that it gives their label;
     - `mean_class_label_fidelity`: the mean of the classes' shares (each class counts alike);
     - `mean_label_probability`: mean probability of the label;
-    - `by_class`: a list of [label, images, label fidelity, mean probability], for the classes that occur, ascending.
+    - `by_class`: a list of [label, images, label fidelity, mean probability], for the classes that
+      occur, ascending.
     """
 
     def _info(self):
         integer = datasets.Value("int64")
-        features = {"predictions": integer, "references": integer, "label_probabilities": datasets.Value("float64")}
-        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description="", features=datasets.Features(features))
+        features = {
+            "predictions": integer,
+            "references": integer,
+            "label_probabilities": datasets.Value("float64"),
+        }
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation="",
+            inputs_description="",
+            features=datasets.Features(features),
+        )
 
     def _compute(self, predictions, references, label_probabilities):
         agrees = np.asarray(predictions) == np.asarray(references)
@@ -42,12 +55,17 @@ class LabelFidelity(evaluate.Metric):
 
 
 def label_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The probability of each row's label, (n,), of probabilities (n, classes) and integer labels (n,)."""
+    """The probability of each row's label, (n,), of probabilities (n, classes) and integer labels
+    (n,).
+    """
     return np.take_along_axis(probabilities, np.asarray(labels)[:, None], axis=1)[:, 0]
 
 
-def fidelity_by_class(agrees: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> list[list]:
-    """[label, images, share that agrees, mean probability of the label] for every label that occurs, ascending.
+def fidelity_by_class(
+    agrees: np.ndarray, probabilities: np.ndarray, labels: np.ndarray
+) -> list[list]:
+    """[label, images, share that agrees, mean probability of the label] for every label that
+    occurs, ascending.
 
     `agrees`: bool (n,); `probabilities`: of the label, (n,) in [0, 1]; `labels`: integers (n,).
     """

@@ -1,4 +1,6 @@
-"""Adapters: LoRA weights of the UNet, one learned token a class, and `adapter.json`, in one folder that stock diffusers reads."""
+"""Adapters: LoRA weights of the UNet, one learned token a class, and `adapter.json`, in one folder
+that stock diffusers reads.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +41,18 @@ LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 LARGEST_RANK, LARGEST_ALPHA = 4096, 10**6
 # What trainings here choose; all else in a description is peft's default.
 LORA_CHOICES = {
-    "r": of_kind(f"a whole number from 1 to {LARGEST_RANK}", lambda value: type(value) is int and 1 <= value <= LARGEST_RANK),
-    "lora_alpha": of_kind(f"a number up to {LARGEST_ALPHA}", lambda value: NUMBER(value) is None and 0 < value <= LARGEST_ALPHA),
+    "r": of_kind(
+        f"a whole number from 1 to {LARGEST_RANK}",
+        lambda value: type(value) is int and 1 <= value <= LARGEST_RANK,
+    ),
+    "lora_alpha": of_kind(
+        f"a number up to {LARGEST_ALPHA}",
+        lambda value: NUMBER(value) is None and 0 < value <= LARGEST_ALPHA,
+    ),
     "lora_dropout": SHARE,
-    "target_modules": of_kind(f"the list of {', '.join(LORA_TARGETS)}", lambda value: value == sorted(LORA_TARGETS)),
+    "target_modules": of_kind(
+        f"the list of {', '.join(LORA_TARGETS)}", lambda value: value == sorted(LORA_TARGETS)
+    ),
     "init_lora_weights": of_kind("gaussian", lambda value: value == "gaussian"),
     "peft_version": NAME,
 }
@@ -67,9 +77,13 @@ class Adapter:
 def read_adapter(pin: Pin) -> Adapter:
     """A pinned adapter's facts. Raises `UserError` when files are missing or of another format."""
     folder = local_folder(pin, allow_patterns=[LORA_FILE, TOKENS_FILE, FACTS_FILE])
-    missing = [name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()]
+    missing = [
+        name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()
+    ]
     if missing == [TOKENS_FILE, FACTS_FILE]:
-        raise UserError(f"{pin.name} is a LoRA of another program, without learned tokens: train an adapter with sgdmix train-adapter")
+        raise UserError(
+            f"{pin.name} is a LoRA of another program, without learned tokens: train an adapter with sgdmix train-adapter"
+        )
     if missing:
         raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
     return Adapter(folder, read_adapter_facts(Path(folder) / FACTS_FILE, FORMAT))
@@ -78,10 +92,14 @@ def read_adapter(pin: Pin) -> Adapter:
 def check_base(adapter: Adapter, base: Pin) -> None:
     """Raises `UserError` when an adapter was trained on another base model."""
     if not same_content(str(base), adapter.facts["base"]):
-        raise UserError(f"the adapter was trained on {adapter.facts['base']}, not on {base}: give that base")
+        raise UserError(
+            f"the adapter was trained on {adapter.facts['base']}, not on {base}: give that base"
+        )
 
 
-def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tensor, num_vectors: int, facts: dict) -> None:
+def save_adapter(
+    folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tensor, num_vectors: int, facts: dict
+) -> None:
     """Writes LoRA weights, learned tokens (float32 (classes * num_vectors, dim)) and facts.
 
     The LoRA metadata carries alpha: without it diffusers reloads alpha = rank, silently.
@@ -96,20 +114,30 @@ def save_adapter(folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tens
     lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     (metadata,) = _collate_lora_metadata({"unet": unet}).values()
     # peft keeps sets, whose order is another one in every process
-    metadata = {name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()}
+    metadata = {
+        name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()
+    }
     StableDiffusionPipeline.save_lora_weights(
-        folder, unet_lora_layers=lora_layers, safe_serialization=True, unet_lora_adapter_metadata=metadata
+        folder,
+        unet_lora_layers=lora_layers,
+        safe_serialization=True,
+        unet_lora_adapter_metadata=metadata,
     )
     sort_metadata(folder / LORA_FILE)
     vectors = learned_tokens.detach().float().cpu().unflatten(0, (-1, num_vectors))
     # diffusers reads a row (dim,) as one token and rows (k, dim) as k of them
-    rows = {token_for(label): (rows[0] if num_vectors == 1 else rows).clone() for label, rows in enumerate(vectors)}
+    rows = {
+        token_for(label): (rows[0] if num_vectors == 1 else rows).clone()
+        for label, rows in enumerate(vectors)
+    }
     save_file(rows, folder / TOKENS_FILE, metadata={"format": "pt"})
     write_json(folder / FACTS_FILE, {"format": FORMAT, **facts})
 
 
 def sort_metadata(path: Path) -> None:
-    """Puts a safetensors file's metadata in order, which is another one in every process: the same weights become the same bytes."""
+    """Puts a safetensors file's metadata in order, which is another one in every process: the same
+    weights become the same bytes.
+    """
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
@@ -136,13 +164,17 @@ def quiet_libraries():
 
 
 def check_lora(path: Path, unet: torch.nn.Module) -> None:
-    """Raises `UserError` unless a LoRA file is as `save_adapter` writes it for this UNet: weights for every layer of `LORA_TARGETS`, and a
-    description that peft may follow. Diffusers passes over weights that are missing or have other names."""
+    """Raises `UserError` unless a LoRA file is as `save_adapter` writes it for this UNet: weights
+    for every layer of `LORA_TARGETS`, and a description that peft may follow. Diffusers passes over
+    weights that are missing or have other names.
+    """
     with safe_open(path, "pt") as file:
         names, metadata = set(file.keys()), file.metadata() or {}
     fault = fault_of_description(metadata.get(LORA_DESCRIPTION, "{}"))
     if fault is not None:
-        raise UserError(f"{path.name} of the adapter is not as a training here writes it: its {LORA_DESCRIPTION} {fault}")
+        raise UserError(
+            f"{path.name} of the adapter is not as a training here writes it: its {LORA_DESCRIPTION} {fault}"
+        )
     ends = tuple(f".{target}" for target in LORA_TARGETS)
     layers = [name for name, _ in unet.named_modules() if name.endswith(ends)]
     expected = {f"unet.{layer}.lora.{half}.weight" for layer in layers for half in ("down", "up")}
@@ -152,8 +184,9 @@ def check_lora(path: Path, unet: torch.nn.Module) -> None:
 
 
 def fault_of_description(text: str) -> str | None:
-    """What is wrong with a LoRA's description, which anybody may have written: peft takes texts in it for patterns, which may run for
-    ever, and numbers for sizes."""
+    """What is wrong with a LoRA's description, which anybody may have written: peft takes texts in
+    it for patterns, which may run for ever, and numbers for sizes.
+    """
     from peft import LoraConfig
 
     try:
@@ -161,19 +194,32 @@ def fault_of_description(text: str) -> str | None:
     except (ValueError, AttributeError, RecursionError) as error:
         return f"is no description: {first_line(error)}"
     usual = LoraConfig().to_dict()
-    strange = [name for name, value in values.items() if name not in LORA_CHOICES and (name not in usual or value != usual[name])]
+    strange = [
+        name
+        for name, value in values.items()
+        if name not in LORA_CHOICES and (name not in usual or value != usual[name])
+    ]
     return f"chooses {shown(strange[0])}" if strange else record(LORA_CHOICES)(values)
 
 
 def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
-    """Loads an adapter into a pipeline of its base, through diffusers' own loaders. Raises `UserError` when it does not fit."""
+    """Loads an adapter into a pipeline of its base, through diffusers' own loaders. Raises
+    `UserError` when it does not fit.
+    """
     try:
         tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
-        missing = [token for token in map(token_for, range(len(adapter.class_names))) if token not in tokens]
+        missing = [
+            token
+            for token in map(token_for, range(len(adapter.class_names)))
+            if token not in tokens
+        ]
         if missing:
-            raise UserError(f"the adapter has no learned token {missing[0]}: {TOKENS_FILE} is not the one of its {FACTS_FILE}")
+            raise UserError(
+                f"the adapter has no learned token {missing[0]}: {TOKENS_FILE} is not the one of its {FACTS_FILE}"
+            )
         check_lora(Path(adapter.folder) / LORA_FILE, pipeline.unet)
-        # The loaders talk about text-encoder LoRA that was never trained, and about rows that are overwritten at once.
+        # The loaders talk about text-encoder LoRA that was never trained, and about rows that are
+        # overwritten at once.
         with quiet_libraries():
             pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)
             # A dictionary a token: a file with several is refused when it is given by path.

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers.utils import logging
 from safetensors import safe_open
 
@@ -41,7 +47,9 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def no_loading_bar():
-    """Without diffusers' bar of a pipeline's parts, for a while: the programs show one of their own a stage."""
+    """Without diffusers' bar of a pipeline's parts, for a while: the programs show one of their own
+    a stage.
+    """
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -52,8 +60,9 @@ def no_loading_bar():
 
 
 def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **options) -> Pipeline:
-    """The pinned base model as a pipeline, safetensors only. Of a launch, rank 0 alone passes on more than diffusers' errors, from here
-    on. Raises `UserError`."""
+    """The pinned base model as a pipeline, safetensors only. Of a launch, rank 0 alone passes on
+    more than diffusers' errors, from here on. Raises `UserError`.
+    """
     check_supported(base)
     if launched_rank() != 0:
         logging.set_verbosity_error()
@@ -79,9 +88,13 @@ def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **o
 
 
 def _check_prompt_length(base: Pin, pipeline: DiffusionPipeline) -> None:
-    """Raises `UserError` where the tokenizer would pad a prompt to more tokens than the text encoder reads: to 10^30 where it states no
-    length."""
-    padded, read = pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings
+    """Raises `UserError` where the tokenizer would pad a prompt to more tokens than the text
+    encoder reads: to 10^30 where it states no length.
+    """
+    padded, read = (
+        pipeline.tokenizer.model_max_length,
+        pipeline.text_encoder.config.max_position_embeddings,
+    )
     if padded > read:
         raise UserError(
             f"the base model {base.name} pads prompts to {shown(padded)} tokens, of which its text encoder reads {read}: set "
@@ -90,17 +103,23 @@ def _check_prompt_length(base: Pin, pipeline: DiffusionPipeline) -> None:
 
 
 def _check_whole(base: Pin, pipeline: DiffusionPipeline) -> None:
-    """Raises `UserError` where a network of the base has more weights than its file: the libraries draw the others at random and say so in
-    a note. They are counted, since names differ between versions of the libraries."""
+    """Raises `UserError` where a network of the base has more weights than its file: the libraries
+    draw the others at random and say so in a note. They are counted, since names differ between
+    versions of the libraries.
+    """
     folder = Path(local_folder(base, [f"{part}/{name}" for part, name in WEIGHTS.items()]))
     for part, name in WEIGHTS.items():
         network, file = getattr(pipeline, part, None), folder / part / name
-        if network is None or not file.is_file():  # large ones are stored in parts, which their index lists
+        if (
+            network is None or not file.is_file()
+        ):  # large ones are stored in parts, which their index lists
             continue
         with safe_open(file, framework="pt") as weights:
             stored, needed = len(weights.keys()), sum(1 for _ in network.parameters())
         if stored < needed:
-            raise UserError(f"the base model {base.name} is not whole: {part} has {needed} weights, its file {stored}")
+            raise UserError(
+                f"the base model {base.name} is not whole: {part} has {needed} weights, its file {stored}"
+            )
 
 
 def with_scheduler(pipeline: Pipeline, name: str) -> Pipeline:

@@ -1,7 +1,8 @@
-"""The one prompt builder: class -> learned tokens -> prompt, the same in training, sampling and cards.
+"""The one prompt builder: class -> learned tokens -> prompt, the same in training, sampling and
+cards.
 
-Tokens are made from the class's number. Names may collide, differ in case alone (tokenizers match added tokens in any case), or hold
-anything; `adapter.json` maps the names to the tokens.
+Tokens are made from the class's number. Names may collide, differ in case alone (tokenizers match
+added tokens in any case), or hold anything; `adapter.json` maps the names to the tokens.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from sgdmix_hub.errors import UserError
 
 
 def token_for(label: int) -> str:
-    """The learned token of a class, as it is written in prompts; where a class has several, it stands for all of them."""
+    """The learned token of a class, as it is written in prompts; where a class has several, it
+    stands for all of them.
+    """
     return f"<class_{label}>"
 
 
 def tokens_of(label: int, num_vectors: int) -> list[str]:
-    """All learned tokens of a class, by the names under which diffusers loads an embedding of several vectors."""
+    """All learned tokens of a class, by the names under which diffusers loads an embedding of
+    several vectors.
+    """
     return [token_for(label), *(f"{token_for(label)}_{number}" for number in range(1, num_vectors))]
 
 
@@ -27,9 +32,13 @@ def prompt_for(label: int, metaclass: str, template: str) -> str:
 
 
 def expanded_prompt(label: int, num_vectors: int, metaclass: str, template: str) -> str:
-    """The prompt of a class with all its tokens, as diffusers' `maybe_convert_prompt` writes it, which asks every token of a prompt whether
-    it is one of the added ones: minutes for thousands of classes."""
-    return template.replace("{token}", " ".join(tokens_of(label, num_vectors))).replace("{metaclass}", metaclass)
+    """The prompt of a class with all its tokens, as diffusers' `maybe_convert_prompt` writes it,
+    which asks every token of a prompt whether it is one of the added ones: minutes for thousands of
+    classes.
+    """
+    return template.replace("{token}", " ".join(tokens_of(label, num_vectors))).replace(
+        "{metaclass}", metaclass
+    )
 
 
 def name_prompt(class_name: str, template: str) -> str:
@@ -43,24 +52,33 @@ def bare_prompt(metaclass: str, template: str) -> str:
 
 
 def add_tokens(tokenizer, num_classes: int, num_vectors: int) -> None:
-    """Adds every class's tokens, in the order of the classes. Raises `UserError` when the tokenizer has one of them, in any case."""
+    """Adds every class's tokens, in the order of the classes. Raises `UserError` when the tokenizer
+    has one of them, in any case.
+    """
     tokens = [token for label in range(num_classes) for token in tokens_of(label, num_vectors)]
     known = {word.lower() for word in tokenizer.get_vocab()}
     taken = next((token for token in tokens if token in known), None)
     if taken is not None:
-        raise UserError(f"the base model's tokenizer already has {taken}: it was adapted before, use the original base")
+        raise UserError(
+            f"the base model's tokenizer already has {taken}: it was adapted before, use the original base"
+        )
     tokenizer.add_tokens(tokens)
 
 
-def prompt_ids(pipeline, num_classes: int, num_vectors: int, metaclass: str, template: str) -> torch.Tensor:
-    """Input ids, int64 (num_classes + 1, length), of the classes' prompts and, last, of the prompt without a class.
+def prompt_ids(
+    pipeline, num_classes: int, num_vectors: int, metaclass: str, template: str
+) -> torch.Tensor:
+    """Input ids, int64 (num_classes + 1, length), of the classes' prompts and, last, of the prompt
+    without a class.
 
-    `pipeline` is a diffusers pipeline whose tokenizer has the tokens. Raises `UserError` when a prompt does not fit the text encoder, or
-    when the tokenizer does not find the tokens in it.
+    `pipeline` is a diffusers pipeline whose tokenizer has the tokens. Raises `UserError` when a
+    prompt does not fit the text encoder, or when the tokenizer does not find the tokens in it.
     """
     tokenizer = pipeline.tokenizer
     prompts = [prompt_for(label, metaclass, template) for label in range(num_classes)]
-    expanded = [expanded_prompt(label, num_vectors, metaclass, template) for label in range(num_classes)]
+    expanded = [
+        expanded_prompt(label, num_vectors, metaclass, template) for label in range(num_classes)
+    ]
     expanded.append(bare_prompt(metaclass, template))
     length = max(len(ids) for ids in tokenizer(expanded).input_ids)
     if length > tokenizer.model_max_length:
@@ -68,10 +86,16 @@ def prompt_ids(pipeline, num_classes: int, num_vectors: int, metaclass: str, tem
             f"the prompt takes {length} tokens, the text encoder reads {tokenizer.model_max_length}: shorten prompt_template "
             "or lower num_vectors"
         )
-    ids = tokenizer(expanded, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    for label, (prompt, short) in enumerate(zip(prompts, tokenizer(prompts).input_ids, strict=True)):
+    ids = tokenizer(
+        expanded, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
+    for label, (prompt, short) in enumerate(
+        zip(prompts, tokenizer(prompts).input_ids, strict=True)
+    ):
         wanted = tokenizer.convert_tokens_to_ids(tokens_of(label, num_vectors))
         # diffusers, which draws with the short prompt, looks for the first token in it
         if wanted[0] not in short or not set(wanted) <= set(ids[label].tolist()):
-            raise UserError(f"the tokenizer lost {token_for(label)} in {prompt!r}: put spaces around {{token}}")
+            raise UserError(
+                f"the tokenizer lost {token_for(label)} in {prompt!r}: put spaces around {{token}}"
+            )
     return ids

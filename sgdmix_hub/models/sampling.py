@@ -1,4 +1,6 @@
-"""Images drawn by a pipeline, from noise or from other images: to look at, to judge, or as a prior for a training."""
+"""Images drawn by a pipeline, from noise or from other images: to look at, to judge, or as a prior
+for a training.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,19 @@ def draw_images(
     strength: float | None = None,
     desc: str | None = None,
 ) -> np.ndarray:
-    """One image a prompt, uint8 (n, resolution, resolution, 3): from noise, or from `images`, uint8 of that shape, at a `strength`.
+    """One image a prompt, uint8 (n, resolution, resolution, 3): from noise, or from `images`, uint8
+    of that shape, at a `strength`.
 
-    Each draws from its own CPU generator, and a batch that is not full is padded: an image depends on its prompt, seed and source, not on
-    what else is drawn. With `desc` there is a progress bar of that name.
+    Each draws from its own CPU generator, and a batch that is not full is padded: an image depends
+    on its prompt, seed and source, not on what else is drawn. With `desc` there is a progress bar
+    of that name.
     """
     pipeline.set_progress_bar_config(disable=True)
-    options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "output_type": "np"}
+    options = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "output_type": "np",
+    }
     if images is None:
         draw, options = pipeline, options | {"height": resolution, "width": resolution}
     else:
@@ -49,9 +57,13 @@ def draw_images(
             rows = list(range(start, min(start + batch_size, len(prompts))))
             padded = rows + rows[-1:] * (batch_size - len(rows))
             if images is not None:
-                options["image"] = torch.from_numpy(images[padded]).permute(0, 3, 1, 2).float() / 255
+                options["image"] = (
+                    torch.from_numpy(images[padded]).permute(0, 3, 1, 2).float() / 255
+                )
             generators = [torch.Generator().manual_seed(seeds[row]) for row in padded]
-            made = draw([prompts[row] for row in padded], generator=generators, **options).images[: len(rows)]
+            made = draw([prompts[row] for row in padded], generator=generators, **options).images[
+                : len(rows)
+            ]
             drawn.append(to_uint8(torch.from_numpy(made)).numpy())
             bar.update(len(rows))
     return np.concatenate(drawn)
@@ -60,12 +72,16 @@ def draw_images(
 def drawing_options(settings: AdapterSettings) -> dict:
     """How an adapter's training draws images."""
     names = ("resolution", "num_inference_steps", "guidance_scale")
-    return {name: getattr(settings, name) for name in names} | {"batch_size": settings.train_batch_size}
+    return {name: getattr(settings, name) for name in names} | {
+        "batch_size": settings.train_batch_size
+    }
 
 
 @contextlib.contextmanager
 def drawing(model: torch.nn.Module, device: torch.device, dtype: torch.dtype):
-    """A model that is being trained, ready to draw for a while: in evaluation mode, its frozen part's precision for all of it."""
+    """A model that is being trained, ready to draw for a while: in evaluation mode, its frozen
+    part's precision for all of it.
+    """
     model.eval()
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         yield

@@ -1,12 +1,14 @@
-"""The card of one configuration and the card that a repository has already -> the repository's card, as a function on text.
+"""The card of one configuration and the card that a repository has already -> the repository's
+card, as a function on text.
 
     ---
     YAML              configs, dataset_info and sgdmix by configuration; everything else that stood there stays
     ---
     # Title
-    <!-- sgdmix:default:begin -->  what a run says of its configuration, replaced as a whole  <!-- sgdmix:default:end -->
-    <!-- sgdmix:strong:begin -->   another configuration's, kept as it stands                 <!-- sgdmix:strong:end -->
-    <!-- sgdmix-versions:begin --> a table of all versions, from the YAML                     <!-- sgdmix-versions:end -->
+    <!-- sgdmix:default:begin -->  what a run says of its configuration, replaced as a whole  <!--
+    sgdmix:default:end --> <!-- sgdmix:strong:begin -->   another configuration's, kept as it stands
+    <!-- sgdmix:strong:end --> <!-- sgdmix-versions:begin --> a table of all versions, from the YAML
+    <!-- sgdmix-versions:end -->
 
 What people wrote outside the marks is kept too.
 """
@@ -30,7 +32,8 @@ SIZES = (
     (10**9, "100M<n<1B"),
 )
 
-# What a run writes where it cannot know yet under which name and as which version it will be published.
+# What a run writes where it cannot know yet under which name and as which version it will be
+# published.
 UNPUBLISHED_NAME = "path/or/name/of/this/repository"
 UNPUBLISHED_VERSION = "version-of-this-dataset"
 MARK = "<!-- sgdmix"
@@ -59,7 +62,9 @@ def read_card(text: str) -> Card:
     try:
         data = read_card_yaml(match[1])
     except ValueError as error:
-        raise UserError(one_line(f"the repository's README.md has YAML that cannot be read: mend it ({error})")) from None
+        raise UserError(
+            one_line(f"the repository's README.md has YAML that cannot be read: mend it ({error})")
+        ) from None
     return Card(data, text[match.end() :].strip("\n"))
 
 
@@ -78,22 +83,37 @@ def merge_cards(theirs: str | None, ours: str, config_name: str, repo_id: str, v
     Merging the same card as the same version a second time changes nothing. Raises `UserError`.
     """
     new = published_card(ours, repo_id, version)
-    if config_name not in _mapping(new.data, "sgdmix") or _marked_part(f"sgdmix:{config_name}", new.body) is None:
-        raise UserError(f"the run's README.md does not say what {config_name} is, or has lost its marks: run the generation again")
+    if (
+        config_name not in _mapping(new.data, "sgdmix")
+        or _marked_part(f"sgdmix:{config_name}", new.body) is None
+    ):
+        raise UserError(
+            f"the run's README.md does not say what {config_name} is, or has lost its marks: run the generation again"
+        )
     old = read_card(theirs or "")
     data = _merged_data(old.data, new.data, config_name, version)
     return str(Card(data, _merged_body(old.body, new.body, config_name, data["sgdmix"])))
 
 
-def same_on_card(theirs: str | None, ours: str, config_name: str, repo_id: str, version: str) -> bool:
-    """Whether a repository's card says of a configuration what its run's card says, published as `version`."""
+def same_on_card(
+    theirs: str | None, ours: str, config_name: str, repo_id: str, version: str
+) -> bool:
+    """Whether a repository's card says of a configuration what its run's card says, published as
+    `version`.
+    """
     part = _own_part(read_card(theirs or ""), config_name)
-    named = re.search(r"hf://datasets/([^@\s]+)@", part[-1] or "")  # repositories are renamed, what was published stays
-    return part == _own_part(published_card(ours, named[1] if named else repo_id, version), config_name)
+    named = re.search(
+        r"hf://datasets/([^@\s]+)@", part[-1] or ""
+    )  # repositories are renamed, what was published stays
+    return part == _own_part(
+        published_card(ours, named[1] if named else repo_id, version), config_name
+    )
 
 
 def newest_versions(card: str) -> set[str]:
-    """The version that each configuration on a repository's card was published as last. Raises `UserError`."""
+    """The version that each configuration on a repository's card was published as last. Raises
+    `UserError`.
+    """
     methods = _mapping(read_card(card).data, "sgdmix")
     histories = [_listing(_mapping(methods, name).get(HISTORY)) for name in methods]
     return {history[-1]["version"] for history in histories if history}
@@ -102,7 +122,10 @@ def newest_versions(card: str) -> set[str]:
 def published_card(ours: str, repo_id: str, version: str) -> Card:
     """A run's card with the names that it was waiting for."""
     card = read_card(ours)
-    return Card(card.data, card.body.replace(UNPUBLISHED_NAME, repo_id).replace(UNPUBLISHED_VERSION, version))
+    return Card(
+        card.data,
+        card.body.replace(UNPUBLISHED_NAME, repo_id).replace(UNPUBLISHED_VERSION, version),
+    )
 
 
 def size_category(num_rows: int) -> str:
@@ -113,7 +136,12 @@ def size_category(num_rows: int) -> str:
 def plain(text: str) -> str:
     """Untrusted text as one line of Markdown without any markup of its own."""
     one_line = " ".join(str(text).split())
-    escaped = one_line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("{", "&#123;")
+    escaped = (
+        one_line.replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+        .replace("{", "&#123;")
+    )
     return re.sub(r"([\\`*_\[\]|#!~$])", r"\\\1", escaped)
 
 
@@ -123,10 +151,17 @@ def _merged_data(old: dict, new: dict, config_name: str, version: str) -> dict:
     now = new["sgdmix"][config_name]
     methods[config_name] = now | {HISTORY: _history(_mapping(methods, config_name), now, version)}
     licences = _distinct([_mapping(methods, name).get("license") for name in methods])
-    infos = _by_configuration(_listing(old.get("dataset_info"))) | _by_configuration(_listing(new["dataset_info"]))
-    rows = sum(split.get("num_examples") or 0 for info in infos.values() for split in _listing(info.get("splits")))
+    infos = _by_configuration(_listing(old.get("dataset_info"))) | _by_configuration(
+        _listing(new["dataset_info"])
+    )
+    rows = sum(
+        split.get("num_examples") or 0
+        for info in infos.values()
+        for split in _listing(info.get("splits"))
+    )
     listed = {
-        name: _distinct([*_listing(old.get(name)), *_listing(new.get(name))]) for name in ("task_categories", "source_datasets", "tags")
+        name: _distinct([*_listing(old.get(name)), *_listing(new.get(name))])
+        for name in ("task_categories", "source_datasets", "tags")
     }
     return dict(old) | {
         "license": licences[0] if len(licences) == 1 else licences,
@@ -140,9 +175,13 @@ def _merged_data(old: dict, new: dict, config_name: str, version: str) -> dict:
 
 
 def _merged_configs(old: list[dict], new: dict) -> list[dict]:
-    """All configurations, exactly one of them the default: the one of that name, else the one that was it before."""
+    """All configurations, exactly one of them the default: the one of that name, else the one that
+    was it before.
+    """
     configs = {config.get("config_name", "default"): dict(config) for config in old}
-    before = next((name for name, config in configs.items() if config.get("default")), new["config_name"])
+    before = next(
+        (name for name, config in configs.items() if config.get("default")), new["config_name"]
+    )
     configs[new["config_name"]] = dict(new)
     default = "default" if "default" in configs else before
     for name, config in configs.items():
@@ -158,16 +197,22 @@ def _by_configuration(infos: list[dict]) -> dict[str, dict]:
 
 
 def _history(before: dict, now: dict, version: str) -> list[dict]:
-    """The versions of a configuration, oldest first, each with what is not as in the one before: setting -> [old, new]."""
+    """The versions of a configuration, oldest first, each with what is not as in the one before:
+    setting -> [old, new].
+    """
     history = [dict(entry) for entry in _listing(before.get(HISTORY))]
     settings = _settings(before)
-    if history and history[-1]["version"] == version:  # an earlier attempt at it, whose tag was never set
+    if (
+        history and history[-1]["version"] == version
+    ):  # an earlier attempt at it, whose tag was never set
         settings |= {name: old for name, (old, _) in history[-1]["changed"].items()}
     history = [entry for entry in history if entry["version"] != version]
     changed = {}
     if history:
         current = _settings(now)
-        names = [name for name in {**settings, **current} if settings.get(name) != current.get(name)]
+        names = [
+            name for name in {**settings, **current} if settings.get(name) != current.get(name)
+        ]
         changed = {name: [settings.get(name), current.get(name)] for name in names}
     return [*history, {"version": version, "rows": now["rows"], "changed": changed}]
 
@@ -182,7 +227,11 @@ def _settings(method: dict) -> dict:
 
 def _own_part(card: Card, config_name: str) -> tuple:
     """All that a card says of one configuration, without its history."""
-    method = {name: value for name, value in _mapping(_mapping(card.data, "sgdmix"), config_name).items() if name != HISTORY}
+    method = {
+        name: value
+        for name, value in _mapping(_mapping(card.data, "sgdmix"), config_name).items()
+        if name != HISTORY
+    }
     info = _by_configuration(_listing(card.data.get("dataset_info"))).get(config_name)
     part = _marked_part(f"sgdmix:{config_name}", card.body)
     return method, info, part and card.body[part]
@@ -198,7 +247,11 @@ def _listing(value) -> list:
 
 
 def _distinct(values: list) -> list:
-    return [value for position, value in enumerate(values) if value is not None and value not in values[:position]]
+    return [
+        value
+        for position, value in enumerate(values)
+        if value is not None and value not in values[:position]
+    ]
 
 
 def _merged_body(old: str, new: str, config_name: str, methods: dict) -> str:
@@ -213,7 +266,9 @@ def _merged_body(old: str, new: str, config_name: str, methods: dict) -> str:
         body = body[: part.start] + ours + body[part.stop :]
     else:
         if f"<!-- {mark}:" in body:
-            raise UserError(f"the repository's README.md has lost one of the two marks of {config_name}: put it back or take both away")
+            raise UserError(
+                f"the repository's README.md has lost one of the two marks of {config_name}: put it back or take both away"
+            )
         body = f"{body}\n\n{ours}"
     return f"{body}\n\n{versions}"
 
@@ -223,7 +278,9 @@ def _marked(mark: str, text: str) -> str:
 
 
 def _marked_part(mark: str, text: str, start: int = 0) -> slice | None:
-    """Where the first part between two marks is, with them; looked for in one pass, however many marks there are."""
+    """Where the first part between two marks is, with them; looked for in one pass, however many
+    marks there are.
+    """
     begin = _line(f"<!-- {mark}:begin -->").search(text, start)
     end = begin and _line(f"<!-- {mark}:end -->").search(text, begin.end())
     return slice(begin.start(), end.end()) if end else None
@@ -246,9 +303,19 @@ def _versions_table(methods: dict) -> str:
     rows = []
     for config_name in methods:
         for place, entry in enumerate(_listing(_mapping(methods, config_name).get(HISTORY))):
-            cells = (plain(entry["version"]), plain(config_name), str(entry["rows"]), _change_text(entry["changed"], place == 0))
+            cells = (
+                plain(entry["version"]),
+                plain(config_name),
+                str(entry["rows"]),
+                _change_text(entry["changed"], place == 0),
+            )
             rows.append((_natural(entry["version"]), " | ".join(cells)))
-    lines = ["## Versions", "", "| Version | Configuration | Images | What changed |", "|---|---|---|---|"]
+    lines = [
+        "## Versions",
+        "",
+        "| Version | Configuration | Images | What changed |",
+        "|---|---|---|---|",
+    ]
     lines += [f"| {cells} |" for _, cells in sorted(rows)]
     lines += ["", "A version is a tag; it is never moved."]
     return "\n".join(lines)
@@ -257,7 +324,10 @@ def _versions_table(methods: dict) -> str:
 def _change_text(changed: dict, first: bool) -> str:
     if not changed:
         return "first version" if first else "the same settings"
-    return "; ".join(f"{plain(name)} {plain(_shown(old))} → {plain(_shown(new))}" for name, (old, new) in changed.items())
+    return "; ".join(
+        f"{plain(name)} {plain(_shown(old))} → {plain(_shown(new))}"
+        for name, (old, new) in changed.items()
+    )
 
 
 def _shown(value) -> str:
@@ -266,4 +336,6 @@ def _shown(value) -> str:
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
     """A sort key by which v1.10.0 comes after v1.9.0."""
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", text)]
+    return [
+        (1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", text)
+    ]

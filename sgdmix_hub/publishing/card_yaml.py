@@ -1,4 +1,6 @@
-"""The YAML at the top of a card, which anybody may have written: read with limits, its form checked where cards are merged."""
+"""The YAML at the top of a card, which anybody may have written: read with limits, its form checked
+where cards are merged.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from sgdmix_hub.forms import COUNT, TEXT, Form, listing, mapping, optional, reco
 DEEPEST = 40  # levels of lists and mappings: libyaml's composer ends the process where there are tens of thousands
 LONGEST = 2**24  # characters; those of 10,000 classes are 600,000
 MOST_VALUES = 2_000_000  # with every alias written out; 10,000 classes are 20,000
-# libyaml's, where PyYAML was built with it: ten times as fast, and the only ones that keep U+0085 in a name
+# libyaml's, where PyYAML was built with it: ten times as fast, and the only ones that keep U+0085
+# in a name
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -39,7 +42,9 @@ CARD = record(
     {},
     {
         "configs": one_or_more(record({}, {"config_name": TEXT})),
-        "dataset_info": one_or_more(record({}, {"config_name": TEXT, "splits": one_or_more(SPLIT)})),
+        "dataset_info": one_or_more(
+            record({}, {"config_name": TEXT, "splits": one_or_more(SPLIT)})
+        ),
         "sgdmix": optional(mapping(record({}, {"history": one_or_more(VERSION)}), TEXT)),
     },
 )
@@ -51,14 +56,18 @@ def write_card_yaml(values: dict) -> str:
 
 
 def read_card_yaml(text: str) -> dict:
-    """The mapping that a card's YAML holds; empty where it holds something else. Raises `ValueError` when it cannot be read, is nested too
-    deep or too large, or has another form than cards have."""
+    """The mapping that a card's YAML holds; empty where it holds something else. Raises
+    `ValueError` when it cannot be read, is nested too deep or too large, or has another form than
+    cards have.
+    """
     try:
         if len(text) > LONGEST:
             raise ValueError(f"longer than {LONGEST} characters")
         check_shape(text)
         data = yaml.load(text, Loader=LOADER)
-    except Exception as error:  # YAML's own errors, and whatever dates and numbers that are none raise
+    except (
+        Exception
+    ) as error:  # YAML's own errors, and whatever dates and numbers that are none raise
         raise ValueError(" ".join(str(error).split()) or first_line(error)) from error
     if not isinstance(data, dict):
         return {}
@@ -71,8 +80,9 @@ def read_card_yaml(text: str) -> dict:
 
 
 def check_shape(text: str) -> None:
-    """Raises `ValueError` where a text is nested deeper than cards are, or asks for mappings to be merged, which multiplies them: before
-    anything is built from it."""
+    """Raises `ValueError` where a text is nested deeper than cards are, or asks for mappings to be
+    merged, which multiplies them: before anything is built from it.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -86,13 +96,20 @@ def check_shape(text: str) -> None:
 
 
 def size_of(value: object, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
-    """How many values and how many levels there are with every alias written out. Raises `ValueError` for more than `DEEPEST` levels, of
-    which a list that holds itself has no end."""
+    """How many values and how many levels there are with every alias written out. Raises
+    `ValueError` for more than `DEEPEST` levels, of which a list that holds itself has no end.
+    """
     if not isinstance(value, (dict, list, tuple, set)):
         return 1, 0
     if id(value) not in known and depth <= DEEPEST:
-        sizes = [size_of(part, known, depth + 1) for part in (value.values() if isinstance(value, dict) else value)]
-        known[id(value)] = 1 + sum(count for count, _ in sizes), 1 + max((levels for _, levels in sizes), default=0)
+        sizes = [
+            size_of(part, known, depth + 1)
+            for part in (value.values() if isinstance(value, dict) else value)
+        ]
+        known[id(value)] = (
+            1 + sum(count for count, _ in sizes),
+            1 + max((levels for _, levels in sizes), default=0),
+        )
     if depth > DEEPEST or depth + known[id(value)][1] > DEEPEST:
         raise ValueError(f"nested deeper than {DEEPEST} levels")
     return known[id(value)]

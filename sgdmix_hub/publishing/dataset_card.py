@@ -1,4 +1,6 @@
-"""Facts of a run -> the card of its configuration: YAML the Hub accepts, and a body whose structure no class name can change."""
+"""Facts of a run -> the card of its configuration: YAML the Hub accepts, and a body whose structure
+no class name can change.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,10 @@ MOST_REASONS = 10  # why rows were skipped; the manifest names every one
 
 @dataclass(frozen=True)
 class CardEvaluation:
-    """What a judge measured of the rows after the generation, in words, and how many of the `rows_before` it had dropped. `by_class`:
-    class, images, share that the judge gives their label, its accuracy on real images, rows dropped."""
+    """What a judge measured of the rows after the generation, in words, and how many of the
+    `rows_before` it had dropped. `by_class`: class, images, share that the judge gives their label,
+    its accuracy on real images, rows dropped.
+    """
 
     judge: str
     warnings: list[str]
@@ -80,10 +84,15 @@ class CardFacts:
 
 
 def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
-    """The card as Markdown. `settings` with the preset applied. Raises `UserError` on prose that would swallow what follows it."""
+    """The card as Markdown. `settings` with the preset applied. Raises `UserError` on prose that
+    would swallow what follows it.
+    """
     prose = read_prose(settings.card) if settings.card else ""
     class_names = facts.features["label"].names
-    table = [(plain_name(name), count) for name, count in zip(class_names[:LARGEST_TABLE], facts.rows_by_label, strict=False)]
+    table = [
+        (plain_name(name), count)
+        for name, count in zip(class_names[:LARGEST_TABLE], facts.rows_by_label, strict=False)
+    ]
     reasons = Counter(plain(record["reason"]) for record in facts.skipped).most_common()
     source, _, revision = facts.pins["dataset_name"].partition("@")
     on_hub = not revision.startswith(LOCAL)
@@ -107,7 +116,11 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         chosen=_chosen(settings),
         deviations=preset_deviations(settings),
         pins={name: plain(pin) for name, pin in facts.pins.items()},
-        local_inputs=[f"`--{name}`" for name, pin in facts.pins.items() if pin.rpartition("@")[2].startswith(LOCAL)],
+        local_inputs=[
+            f"`--{name}`"
+            for name, pin in facts.pins.items()
+            if pin.rpartition("@")[2].startswith(LOCAL)
+        ],
         versions=facts.versions,
         fingerprint=facts.fingerprint,
         num_rows=sum(facts.rows_by_label),
@@ -122,7 +135,10 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         mean_area=facts.mean_area,
         quality=[(plain(name), plain(value)) for name, value in facts.quality],
         evaluation=_plain_evaluation(facts.evaluation),
-        licences={name: f"({plain(text)})" if text else "(not stated)" for name, text in facts.licenses.items()},
+        licences={
+            name: f"({plain(text)})" if text else "(not stated)"
+            for name, text in facts.licenses.items()
+        },
         on_hub=on_hub,
         source=plain(source),
         source_url=quote(source),
@@ -145,12 +161,16 @@ def _plain_evaluation(evaluation: CardEvaluation | None) -> CardEvaluation | Non
         masks=plain(evaluation.masks),
         warnings=[plain(warning) for warning in evaluation.warnings],
         figures=[(plain(name), plain(value)) for name, value in evaluation.figures],
-        by_class=[(plain_name(name), *cells) for name, *cells in evaluation.by_class[:LARGEST_TABLE]],
+        by_class=[
+            (plain_name(name), *cells) for name, *cells in evaluation.by_class[:LARGEST_TABLE]
+        ],
     )
 
 
 def read_prose(path: str) -> str:
-    """The prose of a card. Raises `UserError` when it is left open at its end, or holds a mark of the card's own."""
+    """The prose of a card. Raises `UserError` when it is left open at its end, or holds a mark of
+    the card's own.
+    """
     prose = Path(path).read_text(encoding="utf-8").strip()
     fence = None
     for line in prose.splitlines():
@@ -162,7 +182,9 @@ def read_prose(path: str) -> str:
     if fence is not None:
         raise UserError(f"card {path}: a block of code that begins with {fence} does not end")
     if MARK in prose or prose.count("<!--") != prose.count("-->"):
-        raise UserError(f"card {path}: a comment does not end, or is one of the card's own marks ({MARK} ...)")
+        raise UserError(
+            f"card {path}: a comment does not end, or is one of the card's own marks ({MARK} ...)"
+        )
     return prose
 
 
@@ -204,7 +226,12 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
         pretty_name=facts.title,
         sgdmix={settings.config_name: _machine_readable(settings, facts)},
     )
-    split = SplitInfo(name="train", num_bytes=facts.parquet_bytes, num_examples=num_rows, dataset_name=settings.config_name)
+    split = SplitInfo(
+        name="train",
+        num_bytes=facts.parquet_bytes,
+        num_examples=num_rows,
+        dataset_name=settings.config_name,
+    )
     info = DatasetInfo(
         features=facts.features,
         config_name=settings.config_name,
@@ -214,7 +241,9 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
     )
     DatasetInfosDict({settings.config_name: info}).to_dataset_card_data(card_data)
     files = [{"split": "train", "path": f"{data_folder(settings.config_name)}/train-*"}]
-    card_data["configs"] = [{"config_name": settings.config_name, "data_files": files, "default": True}]
+    card_data["configs"] = [
+        {"config_name": settings.config_name, "data_files": files, "default": True}
+    ]
     return card_data
 
 
@@ -231,7 +260,9 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
     strength = settings.stated_strength
     method = {
         "strength": strength,
-        "foreground_strength": strength if settings.foreground_strength is None else settings.foreground_strength,
+        "foreground_strength": strength
+        if settings.foreground_strength is None
+        else settings.foreground_strength,
         "paste_foreground": settings.paste_foreground,
         "num_candidates": settings.num_candidates,
         "saliency_method": facts.saliency["method"],
@@ -261,7 +292,11 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
 def _judged(evaluation: CardEvaluation) -> dict:
     """What was measured and dropped after the generation."""
     found = {"judge": evaluation.judge, "label_fidelity": round(evaluation.label_fidelity, 4)}
-    return found if evaluation.keep is None else found | {"keep": evaluation.keep, "dropped": evaluation.dropped}
+    return (
+        found
+        if evaluation.keep is None
+        else found | {"keep": evaluation.keep, "dropped": evaluation.dropped}
+    )
 
 
 def strength_text(settings: AugmentSettings) -> str:

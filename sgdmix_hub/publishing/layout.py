@@ -1,4 +1,6 @@
-"""Where the files of a published dataset lie, its columns, and the facts that its manifest states of them."""
+"""Where the files of a published dataset lie, its columns, and the facts that its manifest states
+of them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from sgdmix_hub.errors import TooManySkipped
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.settings.generation import AugmentSettings
 
-EVALUATION = "evaluation"  # in a manifest: what was measured of the rows, and dropped, after the generation
+EVALUATION = (
+    "evaluation"  # in a manifest: what was measured of the rows, and dropped, after the generation
+)
 
 
 def data_folder(config_name: str) -> str:
@@ -26,7 +30,9 @@ def assets_folder(config_name: str) -> str:
 def damaged_files(folder: Path, manifest: dict) -> list[str]:
     """Names of the manifest's files that are missing or have other bytes."""
     return [
-        name for name, facts in manifest["files"].items() if not (folder / name).is_file() or file_sha256(folder / name) != facts["sha256"]
+        name
+        for name, facts in manifest["files"].items()
+        if not (folder / name).is_file() or file_sha256(folder / name) != facts["sha256"]
     ]
 
 
@@ -36,7 +42,9 @@ def manifest_path(repo: Path, settings: AugmentSettings) -> Path:
 
 
 def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
-    """Raises `TooManySkipped` when a manifest, which lies at `path`, has more skipped rows than `max_skipped` allows."""
+    """Raises `TooManySkipped` when a manifest, which lies at `path`, has more skipped rows than
+    `max_skipped` allows.
+    """
     skipped, planned = len(manifest["skipped"]), manifest["planned_rows"]
     if skipped > max_skipped * planned:
         raise TooManySkipped(
@@ -52,7 +60,13 @@ def shard_name(number: int, count: int) -> str:
 def file_facts(folder: Path) -> dict[str, dict]:
     """sha256 and size of every file in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
+    return {
+        path.relative_to(folder).as_posix(): {
+            "sha256": file_sha256(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in files
+    }
 
 
 def shard_features(class_names: list[str]) -> Features:

@@ -1,4 +1,6 @@
-"""Facts of a training -> the card of its model: what it was made from and how, what it is worth, and how to use it."""
+"""Facts of a training -> the card of its model: what it was made from and how, what it is worth,
+and how to use it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,12 @@ from sgdmix_hub.hub.pins import LOCAL
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
 from sgdmix_hub.models.prompts import prompt_for
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, TrainingSettings, deviations
+from sgdmix_hub.settings.training import (
+    AdapterSettings,
+    ClassifierSettings,
+    TrainingSettings,
+    deviations,
+)
 
 from .card_merge import UNPUBLISHED_NAME, plain
 from .card_text import LONGEST_NAME, card_text, plain_name
@@ -36,7 +43,14 @@ BORROWED = {
         "max_grad_norm",
         "random_flip",
     ),
-    ClassifierSettings: ("num_train_epochs", "optim", "weight_decay", "warmup_ratio", "label_smoothing_factor", "synthetic_probability"),
+    ClassifierSettings: (
+        "num_train_epochs",
+        "optim",
+        "weight_decay",
+        "warmup_ratio",
+        "label_smoothing_factor",
+        "synthetic_probability",
+    ),
 }
 
 
@@ -53,7 +67,14 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         pipeline_tag="text-to-image",
         base_model=None if base_revision.startswith(LOCAL) else base_name,
         datasets=_on_hub(facts["subset"]["dataset"]),
-        tags=["sgd-mix", "lora", "textual_inversion", "dreambooth", "data-augmentation", "arxiv:2505.11813"],
+        tags=[
+            "sgd-mix",
+            "lora",
+            "textual_inversion",
+            "dreambooth",
+            "data-augmentation",
+            "arxiv:2505.11813",
+        ],
         instance_prompt=_prompt(facts, 0),
     )
     _write_card(
@@ -70,7 +91,9 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         metaclass_code=_code(facts["metaclass"]),
         prompt_template=_code(facts["prompt_template"]),
         classes=_class_rows(facts),
-        example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),  # a string of Python's too
+        example_prompt=json.dumps(
+            _prompt(facts, 0), ensure_ascii=False
+        ),  # a string of Python's too
         example_class=" ".join(names[0].split())[:LONGEST_NAME],
         dataset=facts["subset"]["dataset"].partition("@")[0],
         fidelity=fidelity,
@@ -92,7 +115,9 @@ def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
         license=settings.license,
         library_name="transformers",
         pipeline_tag="image-classification",
-        base_model=None if facts["model"].rpartition("@")[2].startswith(LOCAL) else facts["model"].partition("@")[0],
+        base_model=None
+        if facts["model"].rpartition("@")[2].startswith(LOCAL)
+        else facts["model"].partition("@")[0],
         datasets=datasets,
         tags=["sgd-mix", "arxiv:2505.11813"],
         model_name=title if metrics and measured_on else None,
@@ -127,18 +152,34 @@ def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
         eval_split=plain(facts["settings"]["eval_split"]),
         eval_dataset=plain(facts["eval_dataset"]) if facts["eval_dataset"] else None,
         group_column=plain(facts["settings"]["group_column"]),
-        groups=[[plain_name(label), plain_name(attribute), images, share] for label, attribute, images, share in groups[:LARGEST_TABLE]],
+        groups=[
+            [plain_name(label), plain_name(attribute), images, share]
+            for label, attribute, images, share in groups[:LARGEST_TABLE]
+        ],
         num_groups=len(groups),
     )
 
 
-def _write_card(folder: Path, data: ModelCardData, template: str, settings: TrainingSettings, facts: dict, **fields) -> None:
+def _write_card(
+    folder: Path,
+    data: ModelCardData,
+    template: str,
+    settings: TrainingSettings,
+    facts: dict,
+    **fields,
+) -> None:
     """Renders a template with what the cards of both trainings share."""
     changed = deviations(type(settings), facts["settings"])
-    kept = {name: facts["settings"][name] for name in BORROWED[type(settings)] if name not in changed}
+    kept = {
+        name: facts["settings"][name] for name in BORROWED[type(settings)] if name not in changed
+    }
     values = ", ".join(f"{name} = {value}" for name, value in kept.items())
     subset = facts["subset"]
-    limits = [f"{subset[name]} {name}" for name in ("examples_per_class", "imbalance_factor") if subset[name] is not None]
+    limits = [
+        f"{subset[name]} {name}"
+        for name in ("examples_per_class", "imbalance_factor")
+        if subset[name] is not None
+    ]
     card = card_text(
         data,
         TEMPLATES / template,
@@ -149,7 +190,9 @@ def _write_card(folder: Path, data: ModelCardData, template: str, settings: Trai
         data=plain(subset["dataset"]),
         few_shot=f" ({', '.join(limits)}, subset seed {subset['subset_seed']})" if limits else "",
         changed={name: plain(value) for name, value in changed.items()},
-        borrowed=f"The paper states none of them; borrowed from {PEER}: {values}." if values else "",
+        borrowed=f"The paper states none of them; borrowed from {PEER}: {values}."
+        if values
+        else "",
         license=settings.license,
         base_license=plain(facts["base_license"]) if facts["base_license"] else None,
         **fields,
@@ -160,19 +203,26 @@ def _write_card(folder: Path, data: ModelCardData, template: str, settings: Trai
 
 
 def _class_rows(facts: dict) -> list[list[str]]:
-    """A row for each class that the card lists: name, token and, where they were judged, what share of its images shows it, arm by arm."""
+    """A row for each class that the card lists: name, token and, where they were judged, what share
+    of its images shows it, arm by arm.
+    """
     classes = list(zip(facts["class_names"], facts["tokens"], strict=True))[:LARGEST_TABLE]
     rows = [[plain_name(name), f"`{token}`"] for name, token in classes]
     if "fidelity" in facts:
         for arm in JUDGED_ARMS:
-            shares = {label: f"{right / images:.2f}" for label, right, images in facts["fidelity"]["arms"][arm]["by_class"]}
+            shares = {
+                label: f"{right / images:.2f}"
+                for label, right, images in facts["fidelity"]["arms"][arm]["by_class"]
+            }
             for label, row in enumerate(rows):
                 row.append(shares.get(label, ""))
     return rows
 
 
 def _on_hub(pin: str) -> list[str] | None:
-    """The repository of a published pin for the card's YAML; None for a local folder, which the Hub does not know."""
+    """The repository of a published pin for the card's YAML; None for a local folder, which the Hub
+    does not know.
+    """
     name, _, revision = pin.partition("@")
     return None if revision.startswith(LOCAL) else [name]
 
@@ -194,4 +244,7 @@ def _share(scores: dict) -> str:
 def _confused(scores: dict, names: list[str]) -> list[str]:
     """The pairs of classes that are confused most, in words."""
     most = sorted(scores["confused"], key=lambda pair: -pair[2])[:MOST_CONFUSED]
-    return [f"{plain_name(names[label])} shown as {plain_name(names[predicted])}: {times} times" for label, predicted, times in most]
+    return [
+        f"{plain_name(names[label])} shown as {plain_name(names[predicted])}: {times} times"
+        for label, predicted, times in most
+    ]

@@ -1,4 +1,6 @@
-"""Rows by class, saliency distances and foreground areas of a generation, counted shard by shard, and drawn."""
+"""Rows by class, saliency distances and foreground areas of a generation, counted shard by shard,
+and drawn.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class RowStatistics:
 def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
     """Reads three columns of one parquet file after the other."""
     rows = np.zeros(num_classes, np.int64)
-    counts = {name: np.zeros(FINE_BINS, np.int64) for name in ("saliency_distance", "foreground_area")}
+    counts = {
+        name: np.zeros(FINE_BINS, np.int64) for name in ("saliency_distance", "foreground_area")
+    }
     totals = dict.fromkeys(counts, 0.0)
     for path in shards:
         table = pq.read_table(path, columns=["label", *counts])

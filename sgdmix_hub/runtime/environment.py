@@ -1,4 +1,6 @@
-"""Versions and devices: those that have a hand in a run's bytes, and what `sgdmix env` says for a bug report: no names, paths or tokens."""
+"""Versions and devices: those that have a hand in a run's bytes, and what `sgdmix env` says for a
+bug report: no names, paths or tokens.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,16 @@ def report() -> str:
     """One line a fact."""
     import torch
 
-    facts = {"sgdmix_hub": __version__, "Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    facts = {
+        "sgdmix_hub": __version__,
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     facts |= {library: installed(library) for library in (*LIBRARIES, *ALSO_REPORTED)}
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    facts["GPUs"] = ", ".join(f"{devices.count(name)} x {name}" for name in sorted(set(devices))) or "none"
+    facts["GPUs"] = (
+        ", ".join(f"{devices.count(name)} x {name}" for name in sorted(set(devices))) or "none"
+    )
     return "\n".join(f"{name:<24}{value}" for name, value in facts.items())
 
 
@@ -54,4 +62,7 @@ def main(words: list[str]) -> None:
 
 def versions() -> dict[str, str]:
     """The libraries that have a hand in the bytes."""
-    return {library: version(library) for library in LIBRARIES} | {"sgdmix_hub": __version__, "opencv": cv2.__version__}
+    return {library: version(library) for library in LIBRARIES} | {
+        "sgdmix_hub": __version__,
+        "opencv": cv2.__version__,
+    }

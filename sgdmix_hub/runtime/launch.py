@@ -1,7 +1,9 @@
-"""The processes of one launch: ranks and devices, the output folder's lock, waiting on files, stop signals, ends and exit codes.
+"""The processes of one launch: ranks and devices, the output folder's lock, waiting on files, stop
+signals, ends and exit codes.
 
-Rank discipline: rank 0 makes what exists once (pins' checks, merged maps, plan, repo/) and the others wait for the FILES. Saliency and
-generation hold no collective, so a slow rank times nobody out.
+Rank discipline: rank 0 makes what exists once (pins' checks, merged maps, plan, repo/) and the
+others wait for the FILES. Saliency and generation hold no collective, so a slow rank times nobody
+out.
 """
 
 from __future__ import annotations
@@ -22,7 +24,14 @@ import datasets
 import torch
 import transformers
 
-from sgdmix_hub.errors import EncoderDied, Preempted, TooManySkipped, UserError, first_line, one_line
+from sgdmix_hub.errors import (
+    EncoderDied,
+    Preempted,
+    TooManySkipped,
+    UserError,
+    first_line,
+    one_line,
+)
 from sgdmix_hub.files import write_json
 from sgdmix_hub.settings.parsing import Settings, parse_settings
 
@@ -41,8 +50,9 @@ SETTLE_SECONDS = 1.0  # from a broken connection to the launcher's SIGTERM
 
 
 class DiedWithoutAWord(Exception):
-    """Other processes of this launch, or workers, were killed from outside, or crashed outside Python. Exit code 1: it may well happen
-    again."""
+    """Other processes of this launch, or workers, were killed from outside, or crashed outside
+    Python. Exit code 1: it may well happen again.
+    """
 
 
 EXIT_CODES = {UserError: EXIT_USER_ERROR, TooManySkipped: EXIT_SKIPPED, Preempted: EXIT_PREEMPTED}
@@ -57,17 +67,25 @@ def end_stopped() -> NoReturn:
 
 
 def stop_with_launcher() -> None:
-    """Asks Linux for a SIGTERM when the launcher dies: a killed launcher would leave its processes behind as orphans that write on."""
-    if "ACCELERATE_MIXED_PRECISION" in os.environ and not signal_with_parent(signal.SIGTERM, os.getppid()):
+    """Asks Linux for a SIGTERM when the launcher dies: a killed launcher would leave its processes
+    behind as orphans that write on.
+    """
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and not signal_with_parent(
+        signal.SIGTERM, os.getppid()
+    ):
         os._exit(EXIT_PREEMPTED)
 
 
-def launch(main: Callable[[Settings], None], settings_class: type[Settings], argv: list[str] | None = None) -> None:
-    """Runs `main` on the parsed settings and ends the process with the exit code that the failure stands for.
+def launch(
+    main: Callable[[Settings], None], settings_class: type[Settings], argv: list[str] | None = None
+) -> None:
+    """Runs `main` on the parsed settings and ends the process with the exit code that the failure
+    stands for.
 
-    0 done; 2 a mistake of the user, a place that cannot be used, a full disk or not enough memory, in one line; 3 too many rows skipped;
-    75 stopped by SIGTERM, Ctrl-C or SIGHUP; 1 a killed process, in one line, and anything else, with a traceback. The line is printed
-    once; where there is an output folder it is in its `state/error.json` too,
+    0 done; 2 a mistake of the user, a place that cannot be used, a full disk or not enough memory,
+    in one line; 3 too many rows skipped; 75 stopped by SIGTERM, Ctrl-C or SIGHUP; 1 a killed
+    process, in one line, and anything else, with a traceback. The line is printed once; where there
+    is an output folder it is in its `state/error.json` too,
     because `accelerate launch` prints a report of its own after it and turns every code into 1.
     """
     heed_signals(end_stopped)
@@ -92,7 +110,8 @@ def launch(main: Callable[[Settings], None], settings_class: type[Settings], arg
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    # A failed rank must not hang in the others' collectives while Python shuts down, and gloo sometimes aborts in that shutdown.
+    # A failed rank must not hang in the others' collectives while Python shuts down, and gloo
+    # sometimes aborts in that shutdown.
     if code or distributed:
         os._exit(code)
 
@@ -104,18 +123,30 @@ def check_named(output_dir: str) -> None:
 
 
 def end_together(settings: Settings) -> None:
-    """Waits for the other ranks. What fails here, when this one's work is done, costs nothing: it is said, and the work counts."""
+    """Waits for the other ranks. What fails here, when this one's work is done, costs nothing: it
+    is said, and the work counts.
+    """
     try:
         torch.distributed.barrier()
     except Exception as error:
         why = reason(error, settings)
         if is_speaker(settings):
-            why = f"rank {dead_ranks()[0]} died" if dead_ranks() else f"the other ranks were lost ({first_line(why)})"
-            print(f"sgdmix_hub: {one_line(f'{why} when everything was done: nothing is lost')}", file=sys.stderr, flush=True)
+            why = (
+                f"rank {dead_ranks()[0]} died"
+                if dead_ranks()
+                else f"the other ranks were lost ({first_line(why)})"
+            )
+            print(
+                f"sgdmix_hub: {one_line(f'{why} when everything was done: nothing is lost')}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def fail(error: Exception, settings: Settings | None) -> int:
-    """Says why this process ends, if it is the one to say it, and returns its exit code; whoever calls it ends the process."""
+    """Says why this process ends, if it is the one to say it, and returns its exit code; whoever
+    calls it ends the process.
+    """
     _ending.acquire()  # for good: the main thread and the one that ends a stopped process do not both report
     error = reason(error, settings)
     code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
@@ -125,8 +156,12 @@ def fail(error: Exception, settings: Settings | None) -> int:
 
 
 def reason(error: Exception, settings: Settings | None) -> Exception:
-    """What the end of this process is to be blamed on. What breaks after another rank's death or a signal to stop breaks because of it."""
-    if isinstance(error, UserError):  # it may tell of a library's failure that a full disk is behind
+    """What the end of this process is to be blamed on. What breaks after another rank's death or a
+    signal to stop breaks because of it.
+    """
+    if isinstance(
+        error, UserError
+    ):  # it may tell of a library's failure that a full disk is behind
         return lack_of_room(error, settings) or error
     if isinstance(error, TooManySkipped):
         return error
@@ -134,7 +169,10 @@ def reason(error: Exception, settings: Settings | None) -> Exception:
     if lack is not None:
         return lack
     deadline = time.monotonic() + (0 if launch_folder() is None else SETTLE_SECONDS)
-    while not (stopped_by() or isinstance(error, Preempted) or dead_ranks()) and time.monotonic() < deadline:
+    while (
+        not (stopped_by() or isinstance(error, Preempted) or dead_ranks())
+        and time.monotonic() < deadline
+    ):
         time.sleep(POLL_SECONDS)
     dead = dead_ranks()
     if dead:
@@ -145,13 +183,17 @@ def reason(error: Exception, settings: Settings | None) -> Exception:
     if stopped_by():
         return stopped()
     if isinstance(error, EncoderDied):
-        return DiedWithoutAWord(f"an encoding process died (killed, perhaps because memory ran out): mend that, then {GOES_ON}")
+        return DiedWithoutAWord(
+            f"an encoding process died (killed, perhaps because memory ran out): mend that, then {GOES_ON}"
+        )
     return useless_place(error) or error
 
 
 def quiet_other_ranks() -> None:
-    """One progress bar a stage: the libraries' own are off, and every rank but the first shows errors only. diffusers is quieted where a
-    model is loaded (refine.py): here it would add seconds to the start of every program, and not all need it."""
+    """One progress bar a stage: the libraries' own are off, and every rank but the first shows
+    errors only. diffusers is quieted where a model is loaded (refine.py): here it would add seconds
+    to the start of every program, and not all need it.
+    """
     for library in (transformers.utils.logging, datasets.utils.logging):
         library.disable_progress_bar()
     if launched_rank() != 0:
@@ -160,18 +202,23 @@ def quiet_other_ranks() -> None:
 
 
 def is_speaker(settings: Settings | None) -> bool:
-    """Whether it is this rank that says why the launch fails: rank 0, or one that fails alone; of a machine where others have died without
-    a word, the first that is left."""
+    """Whether it is this rank that says why the launch fails: rank 0, or one that fails alone; of a
+    machine where others have died without a word, the first that is left.
+    """
     dead = dead_ranks()
     if dead:
         first = launched_rank() - int(os.environ["LOCAL_RANK"])
-        return launched_rank() == min(set(range(first, first + int(os.environ["LOCAL_WORLD_SIZE"]))) - set(dead))
+        return launched_rank() == min(
+            set(range(first, first + int(os.environ["LOCAL_WORLD_SIZE"]))) - set(dead)
+        )
     return launched_rank() == 0 or (settings is not None and is_left_alone())
 
 
 def is_left_alone() -> bool:
-    """Whether nobody stops this rank in the moments after its error. Where rank 0 failed, the launcher ends the others at once: what they
-    then run into (a broken connection) is not the reason, and rank 0 has said it."""
+    """Whether nobody stops this rank in the moments after its error. Where rank 0 failed, the
+    launcher ends the others at once: what they then run into (a broken connection) is not the
+    reason, and rank 0 has said it.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and not stopped_by():
         time.sleep(POLL_SECONDS)

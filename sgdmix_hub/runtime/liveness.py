@@ -1,4 +1,6 @@
-"""Which ranks of this launch, on this machine, died without a word: each leaves a note that it removes before it ends by itself."""
+"""Which ranks of this launch, on this machine, died without a word: each leaves a note that it
+removes before it ends by itself.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,25 @@ def launched_rank() -> int:
 
 
 def launch_folder() -> Path | None:
-    """A folder of this machine that this very launch has for itself: torchrun makes it. None without torchrun."""
+    """A folder of this machine that this very launch has for itself: torchrun makes it. None
+    without torchrun.
+    """
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(error_file).parents[1] if error_file else None
 
 
 def leave_note() -> None:
-    """Says to the other ranks of this machine that this one runs: by a file that it removes before it ends by itself, and on which it
-    holds a lock, which the system takes away however it ends."""
+    """Says to the other ranks of this machine that this one runs: by a file that it removes before
+    it ends by itself, and on which it holds a lock, which the system takes away however it ends.
+    """
     folder = launch_folder()
     if folder is None:
         return
     working = folder / f".rank-{launched_rank()}"
     try:
-        note = os.open(working, os.O_RDWR | os.O_CREAT)  # open to the end: closing it would give the lock away
+        note = os.open(
+            working, os.O_RDWR | os.O_CREAT
+        )  # open to the end: closing it would give the lock away
         fcntl.lockf(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
         working.rename(folder / f"rank-{launched_rank()}")
     except OSError:  # no room, or no locks: its death will look like a stop

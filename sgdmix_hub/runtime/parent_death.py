@@ -10,7 +10,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def signal_with_parent(number: int, parent: int) -> bool:
-    """Asks Linux for a signal at the death of the process `parent`, which started this one; False when it is dead already.
+    """Asks Linux for a signal at the death of the process `parent`, which started this one; False
+    when it is dead already.
 
     Elsewhere nothing is asked for.
     """

@@ -1,4 +1,6 @@
-"""What an error means that comes from a file or folder which cannot be read or written: one line of advice."""
+"""What an error means that comes from a file or folder which cannot be read or written: one line of
+advice.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ ADVICE = {
 
 
 def useless_place(error: Exception) -> UserError | None:
-    """The advice for a place that cannot be used, however deep in the libraries the error was raised from; None for other errors."""
+    """The advice for a place that cannot be used, however deep in the libraries the error was
+    raised from; None for other errors.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in ADVICE:
@@ -45,10 +49,20 @@ def unwritable(folder: object, error: OSError | ValueError) -> UserError:
     """The advice for a folder of output that cannot even be made."""
     if isinstance(error, OSError) and error.errno in ADVICE:
         return UserError(f"{_what(error)}: {ADVICE[error.errno]}")
-    what = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else first_line(error)
-    return UserError(f"{shown(folder, 120)} cannot be written ({what}): choose another --output_dir")
+    what = (
+        os.strerror(error.errno).lower()
+        if isinstance(error, OSError) and error.errno
+        else first_line(error)
+    )
+    return UserError(
+        f"{shown(folder, 120)} cannot be written ({what}): choose another --output_dir"
+    )
 
 
 def _what(error: OSError) -> str:
     place = error.filename2 or error.filename
-    return first_line(error) if place is None else f"{shown(place, 120)}: {os.strerror(error.errno).lower()}"
+    return (
+        first_line(error)
+        if place is None
+        else f"{shown(place, 120)}: {os.strerror(error.errno).lower()}"
+    )

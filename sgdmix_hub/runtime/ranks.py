@@ -16,12 +16,16 @@ from sgdmix_hub.errors import UserError
 
 from .liveness import launched_rank
 
-COLLECTIVE_TIMEOUT = datetime.timedelta(days=1)  # rank 0 may check terabytes while the others wait; a dead rank ends the launch anyway
+COLLECTIVE_TIMEOUT = datetime.timedelta(
+    days=1
+)  # rank 0 may check terabytes while the others wait; a dead rank ends the launch anyway
 Value = TypeVar("Value")
 
 
 def start_processes(num_threads: int) -> PartialState:
-    """This process's place in the launch. Without a GPU the processes talk over gloo, with `num_threads` threads each."""
+    """This process's place in the launch. Without a GPU the processes talk over gloo, with
+    `num_threads` threads each.
+    """
     cpu = not torch.cuda.is_available()
     state = PartialState(cpu=cpu, timeout=COLLECTIVE_TIMEOUT)
     AcceleratorState._reset_state()  # the mixed precision of a stage before this one in the same process
@@ -33,7 +37,9 @@ def start_processes(num_threads: int) -> PartialState:
 
 
 def on_rank_zero(function: Callable[[], Value]) -> Value:
-    """What `function` gives on rank 0, on every rank; its `UserError` is raised on every rank too. A collective."""
+    """What `function` gives on rank 0, on every rank; its `UserError` is raised on every rank too.
+    A collective.
+    """
     outcome = None
     if PartialState().is_main_process:
         try:

@@ -1,5 +1,6 @@
-"""Room in /dev/shm, through which the workers of data loaders hand over their work: containers often have 64 MB. Where it is full, they
-wait for ever."""
+"""Room in /dev/shm, through which the workers of data loaders hand over their work: containers
+often have 64 MB. Where it is full, they wait for ever.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ PREFETCHED = 2  # batches a worker of a data loader makes ahead: PyTorch's defau
 
 
 def loader_bytes(num_workers: int, batch_size: int, image_size: int, num_processes: int = 1) -> int:
-    """The bytes that the workers of data loaders have in shared memory at most, one loader a process: batches of float32 images."""
+    """The bytes that the workers of data loaders have in shared memory at most, one loader a
+    process: batches of float32 images.
+    """
     return num_processes * num_workers * PREFETCHED * batch_size * 3 * image_size**2 * 4
 
 
@@ -26,7 +29,9 @@ def free_bytes(folder: str = FOLDER) -> int | None:
 
 
 def check_shared_memory(needed: int, who: str, remedy: str, folder: str = FOLDER) -> None:
-    """Raises `UserError` when `needed` bytes are more than are left. `who` needs them; `remedy`: what else helps than more of it."""
+    """Raises `UserError` when `needed` bytes are more than are left. `who` needs them; `remedy`:
+    what else helps than more of it.
+    """
     free = free_bytes(folder)
     if free is not None and free < needed:
         raise UserError(

@@ -22,7 +22,9 @@ CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class FailureReport:
-    """`state/error.json` of this launch's output folder, in which one process says why the launch fails."""
+    """`state/error.json` of this launch's output folder, in which one process says why the launch
+    fails.
+    """
 
     def __init__(self):
         self.path: Path | None = None
@@ -46,7 +48,9 @@ class FolderInUse(UserError):
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from the one that replaces it, whatever the clocks of the machines say; None where there is none."""
+    """What tells a file from the one that replaces it, whatever the clocks of the machines say;
+    None where there is none.
+    """
     try:
         stat = path.stat()
     except OSError:
@@ -56,22 +60,31 @@ def _file_identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def lock_folder(state_folder: Path, name: str = "lock", finished: Path | None = None):
-    """Holds the lock file while the run lasts, and clears what killed runs left. Raises `FolderInUse` when another run holds it, and
-    `UserError` where nothing can be written, unless `finished` is there: whether a run is done can be asked in a read-only place too."""
+    """Holds the lock file while the run lasts, and clears what killed runs left. Raises
+    `FolderInUse` when another run holds it, and `UserError` where nothing can be written, unless
+    `finished` is there: whether a run is done can be asked in a read-only place too.
+    """
     opened = _open_lock(state_folder / name, finished)
     if opened is None:
         yield
         return
     with opened as file:
         try:
-            # lockf, not flock: a data loader's workers, which outlive a killed process for a while, do not hold their parent's lock
+            # lockf, not flock: a data loader's workers, which outlive a killed process for a while,
+            # do not hold their parent's lock
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise FolderInUse(f"{state_folder.parent} is in use by another run: wait for it or choose another --output_dir") from None
+            raise FolderInUse(
+                f"{state_folder.parent} is in use by another run: wait for it or choose another --output_dir"
+            ) from None
         except OSError as error:
-            raise UserError(f"the file system of {state_folder} has no file locks ({error.strerror}): choose another one") from None
+            raise UserError(
+                f"the file system of {state_folder} has no file locks ({error.strerror}): choose another one"
+            ) from None
         if state_folder / "error.json" == REPORT.path and not another_failed():
-            REPORT.path.unlink(missing_ok=True)  # an earlier attempt's: should this one be killed, it must not speak for it
+            REPORT.path.unlink(
+                missing_ok=True
+            )  # an earlier attempt's: should this one be killed, it must not speak for it
         clear_abandoned(state_folder)
         reserve = state_folder / RESERVE
         with suppress(OSError):
@@ -83,25 +96,35 @@ def lock_folder(state_folder: Path, name: str = "lock", finished: Path | None = 
 
 
 def _open_lock(path: Path, finished: Path | None) -> TextIO | None:
-    """The lock file, or None where nothing can be written and nothing needs to be. Raises `UserError`."""
+    """The lock file, or None where nothing can be written and nothing needs to be. Raises
+    `UserError`.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "a")
     except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) in CANNOT_WRITE and finished is not None and finished.exists():
+        if (
+            getattr(error, "errno", None) in CANNOT_WRITE
+            and finished is not None
+            and finished.exists()
+        ):
             return None
         raise unwritable(path.parent.parent, error) from error
 
 
 def wait_for_file(path: Path) -> None:
-    """Waits until another process has put the file in place. Raises `Preempted` when this one is told to stop."""
+    """Waits until another process has put the file in place. Raises `Preempted` when this one is
+    told to stop.
+    """
     while not path.exists():
         stop_if_requested()
         time.sleep(POLL_SECONDS)
 
 
 def stop_if_requested() -> None:
-    """Raises `Preempted` once a signal to stop has come, or once a process of this launch, on whatever node, has reported a failure."""
+    """Raises `Preempted` once a signal to stop has come, or once a process of this launch, on
+    whatever node, has reported a failure.
+    """
     if stopped_by() is not None:
         raise stopped()
     if another_failed():
@@ -109,7 +132,9 @@ def stop_if_requested() -> None:
 
 
 def another_failed() -> bool:
-    """Whether `state/error.json` was written since this process started: launchers of several nodes do not stop each other."""
+    """Whether `state/error.json` was written since this process started: launchers of several nodes
+    do not stop each other.
+    """
     return REPORT.is_new
 
 

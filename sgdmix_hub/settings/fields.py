@@ -1,4 +1,6 @@
-"""The fields of settings: a default, the text of `--help`, bounds; and one check of their values, for Python and command line alike."""
+"""The fields of settings: a default, the text of `--help`, bounds; and one check of their values,
+for Python and command line alike.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ LONGEST_NAME = 100  # of columns, splits, repositories: no library or file syste
 LONGEST_PROMPT = 1000
 MOST_VALUES = 100  # in a list
 LARGEST_SEED = 2**32 - 1  # NumPy's own generator, which trainings seed too, takes no more
-UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line ends: none is part of a name or a prompt
+UNWRITABLE = (
+    "Cc",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # control characters, lone surrogates, line ends: none is part of a name or a prompt
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,9 @@ class Bounds:
 
 
 def setting(default, help: str, **bounds):
-    """A dataclass field with a default, the text that `--help` shows, and `Bounds`: every number has a lower and an upper one."""
+    """A dataclass field with a default, the text that `--help` shows, and `Bounds`: every number
+    has a lower and an upper one.
+    """
     metadata = {"help": help, "bounds": Bounds(**bounds)}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
@@ -61,13 +70,24 @@ def required(help: str, **bounds):
 
 
 class Checked:
-    """Settings that cannot exist with a value of the wrong type, an unknown word, or a number out of its bounds."""
+    """Settings that cannot exist with a value of the wrong type, an unknown word, or a number out
+    of its bounds.
+    """
 
     def __post_init__(self) -> None:
         """Puts every field's value into the type that it is declared with. Raises `UserError`."""
         hints = hints_of(type(self))
         for field in dataclasses.fields(self):
-            setattr(self, field.name, checked(field.name, getattr(self, field.name), hints[field.name], field.metadata["bounds"]))
+            setattr(
+                self,
+                field.name,
+                checked(
+                    field.name,
+                    getattr(self, field.name),
+                    hints[field.name],
+                    field.metadata["bounds"],
+                ),
+            )
 
 
 @lru_cache
@@ -77,8 +97,10 @@ def hints_of(settings_class: type) -> dict[str, Any]:
 
 
 def checked(name: str, value: object, hint: Any, bounds: Bounds) -> object:
-    """A setting's value as its type `hint` has it: numbers may be NumPy's, a word of a `Literal` torch's data type, a text a path, one
-    number stands for a list of it. Raises `UserError`, which names the setting, the value, and what to give."""
+    """A setting's value as its type `hint` has it: numbers may be NumPy's, a word of a `Literal`
+    torch's data type, a text a path, one number stands for a list of it. Raises `UserError`, which
+    names the setting, the value, and what to give.
+    """
     options = get_args(hint)
     if type(None) in options:
         if value is None:
@@ -122,8 +144,14 @@ def _number(name: str, value: object, bounds: Bounds) -> float:
 
 def _numbers(name: str, value: object, bounds: Bounds) -> list[float]:
     values = [value] if isinstance(value, Real) else value
-    if isinstance(values, str) or not hasattr(values, "__len__") or not 1 <= len(values) <= MOST_VALUES:
-        raise UserError(f"{name} is {shown(value)}: give a number, or a list of at most {MOST_VALUES}")
+    if (
+        isinstance(values, str)
+        or not hasattr(values, "__len__")
+        or not 1 <= len(values) <= MOST_VALUES
+    ):
+        raise UserError(
+            f"{name} is {shown(value)}: give a number, or a list of at most {MOST_VALUES}"
+        )
     return [_number(name, number, bounds) for number in values]
 
 
@@ -143,5 +171,7 @@ def _text(name: str, value: object, bounds: Bounds) -> str:
     if len(text) > longest:
         raise UserError(f"{name} has {len(text)} characters: give at most {longest}")
     if any(unicodedata.category(character) in UNWRITABLE for character in text):
-        raise UserError(f"{name} is {shown(text)}: it holds a character that cannot be written; leave that out")
+        raise UserError(
+            f"{name} is {shown(text)}: it holds a character that cannot be written; leave that out"
+        )
     return str(text)

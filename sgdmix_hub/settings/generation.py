@@ -30,10 +30,32 @@ from .hub import HubSettings
 from .method import CAM_METHODS, NAME_PROMPT, MethodSettings, apply_preset
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
-PUSH = ("push_to_hub", "hub_dataset_id", "tag", "hub_private_repo", "hub_branch", "allow_local_inputs")
-PLACE_AND_SPEED = ("output_dir", "saliency_dir", "num_workers", "dry_run", "verify", "max_skipped", "license", "card", "config", *PUSH)
+PUSH = (
+    "push_to_hub",
+    "hub_dataset_id",
+    "tag",
+    "hub_private_repo",
+    "hub_branch",
+    "allow_local_inputs",
+)
+PLACE_AND_SPEED = (
+    "output_dir",
+    "saliency_dir",
+    "num_workers",
+    "dry_run",
+    "verify",
+    "max_skipped",
+    "license",
+    "card",
+    "config",
+    *PUSH,
+)
 PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
-FOLDERS = ("data", "sgdmix", "assets")  # of every published repository: no names for a configuration
+FOLDERS = (
+    "data",
+    "sgdmix",
+    "assets",
+)  # of every published repository: no names for a configuration
 LONGEST_CONFIG_NAME = 100  # bytes: it names folders
 
 
@@ -41,25 +63,65 @@ LONGEST_CONFIG_NAME = 100  # bytes: it names folders
 class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     """One generation: SGD-Mix mapped over a split."""
 
-    config: str | None = setting(None, "YAML file with settings, or hf://...; the command line wins; a published one brings its plan")
-    adapter: str | None = setting(None, "trained adapter as org/name[@revision] or folder; without one the base is told class names")
-    pretrained_model_name_or_path: str | None = setting(None, "base model; the one the adapter was trained on by default")
-    prompt_template: str = setting(NAME_PROMPT, "prompt of a base model without an adapter", at_most=LONGEST_PROMPT)
-    classifier: str | None = setting(None, "classifier that a CAM looks through, as org/name[@revision] or folder")
-    allow_other_subset: bool = setting(False, "accept an adapter or classifier that was trained on another subset")
-    config_name: str = setting("default", "configuration of the published dataset", at_most=LONGEST_CONFIG_NAME)
-    card: str | None = setting(None, "Markdown file with prose for the dataset card")
-    license: str | None = setting(None, "licence of the augmented dataset; publishing without one is refused", at_most=LONGEST_NAME)
-    saliency_dir: str | None = setting(None, "folder of saliency maps shared between runs; inside state/ by default")
-    image_format: Literal["png", "jpeg", "webp"] = setting("png", "format of the published images")
-    rows_per_shard: int = setting(128, "rows in one parquet file, the unit of resuming", at_least=1, at_most=10**5)
-    num_workers: int = setting(
-        2, "threads that mix images ahead of the diffusion model, and processes that encode them; each per process", at_least=1, at_most=256
+    config: str | None = setting(
+        None,
+        "YAML file with settings, or hf://...; the command line wins; a published one brings its plan",
     )
-    dry_run: bool = setting(False, "say what the run would make, how long it would take and how big it would be, and make nothing")
-    verify: bool = setting(False, "read a finished repo/ whole and compare it with its manifest, which a rerun does not do otherwise")
-    max_skipped: float = setting(0.01, "share of skipped rows above which the run ends with exit code 3", at_least=0, at_most=1)
-    push_to_hub: bool = setting(False, "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN")
+    adapter: str | None = setting(
+        None,
+        "trained adapter as org/name[@revision] or folder; without one the base is told class names",
+    )
+    pretrained_model_name_or_path: str | None = setting(
+        None, "base model; the one the adapter was trained on by default"
+    )
+    prompt_template: str = setting(
+        NAME_PROMPT, "prompt of a base model without an adapter", at_most=LONGEST_PROMPT
+    )
+    classifier: str | None = setting(
+        None, "classifier that a CAM looks through, as org/name[@revision] or folder"
+    )
+    allow_other_subset: bool = setting(
+        False, "accept an adapter or classifier that was trained on another subset"
+    )
+    config_name: str = setting(
+        "default", "configuration of the published dataset", at_most=LONGEST_CONFIG_NAME
+    )
+    card: str | None = setting(None, "Markdown file with prose for the dataset card")
+    license: str | None = setting(
+        None,
+        "licence of the augmented dataset; publishing without one is refused",
+        at_most=LONGEST_NAME,
+    )
+    saliency_dir: str | None = setting(
+        None, "folder of saliency maps shared between runs; inside state/ by default"
+    )
+    image_format: Literal["png", "jpeg", "webp"] = setting("png", "format of the published images")
+    rows_per_shard: int = setting(
+        128, "rows in one parquet file, the unit of resuming", at_least=1, at_most=10**5
+    )
+    num_workers: int = setting(
+        2,
+        "threads that mix images ahead of the diffusion model, and processes that encode them; each per process",
+        at_least=1,
+        at_most=256,
+    )
+    dry_run: bool = setting(
+        False,
+        "say what the run would make, how long it would take and how big it would be, and make nothing",
+    )
+    verify: bool = setting(
+        False,
+        "read a finished repo/ whole and compare it with its manifest, which a rerun does not do otherwise",
+    )
+    max_skipped: float = setting(
+        0.01,
+        "share of skipped rows above which the run ends with exit code 3",
+        at_least=0,
+        at_most=1,
+    )
+    push_to_hub: bool = setting(
+        False, "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN"
+    )
 
     def validate(self) -> None:
         DataSettings.validate(self)
@@ -68,12 +130,16 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         if self.push_to_hub:
             self.validate_hub()
             if self.license is None:
-                raise UserError("push_to_hub needs --license: say under which one others may use the dataset")
+                raise UserError(
+                    "push_to_hub needs --license: say under which one others may use the dataset"
+                )
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
         method = apply_preset(self).saliency_method
         if method in CAM_METHODS and self.classifier is None:
-            raise UserError(f"{method} needs a classifier: give --classifier org/name@revision or a folder")
+            raise UserError(
+                f"{method} needs a classifier: give --classifier org/name@revision or a folder"
+            )
         if method == "mask-column" and self.mask_column is None:
             raise UserError("saliency_method mask-column needs --mask_column")
         if self.card is not None and not os.path.isfile(self.card):
@@ -87,27 +153,41 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 "--pretrained_model_name_or_path alone, which is then told the names of the classes"
             )
         if self.prompt_template.count("{class_name}") != 1:
-            raise UserError(f"prompt_template must hold {{class_name}} exactly once: {self.prompt_template!r}")
+            raise UserError(
+                f"prompt_template must hold {{class_name}} exactly once: {self.prompt_template!r}"
+            )
         if self.inpainting_method == "diffusion":
-            raise UserError("inpainting_method diffusion needs an adapter, which knows the metaclass that a hole must not show")
+            raise UserError(
+                "inpainting_method diffusion needs an adapter, which knows the metaclass that a hole must not show"
+            )
 
 
 def check_config_name(name: str) -> None:
     """Raises `UserError` on what no configuration of a published dataset can be called: it is the name of its folders."""
     if not re.fullmatch(r"(?=.*[^\W_])[\w-]+", name) or len(name.encode()) > LONGEST_CONFIG_NAME:
-        raise UserError(f"config_name {shown(name)!r}: use letters, digits, - and _, at most {LONGEST_CONFIG_NAME} of them")
+        raise UserError(
+            f"config_name {shown(name)!r}: use letters, digits, - and _, at most {LONGEST_CONFIG_NAME} of them"
+        )
     if name in FOLDERS:
-        raise UserError(f"config_name {name} is the name of a folder of every published dataset: choose another")
+        raise UserError(
+            f"config_name {name} is the name of a folder of every published dataset: choose another"
+        )
 
 
 def published_settings(settings: AugmentSettings, pins: dict[str, str]) -> dict:
     """What goes into the published config.yaml: the first two groups, inputs replaced by their pins, nothing about places."""
     values = dataclasses.asdict(settings) | dict.fromkeys(PINNED_INPUTS) | pins
     values["strength"] = settings.stated_strength
-    return {name: value for name, value in values.items() if name not in PLACE_AND_SPEED and value is not None}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in PLACE_AND_SPEED and value is not None
+    }
 
 
 def fingerprint(settings: AugmentSettings, pins: dict[str, str]) -> str:
     """sha256 over the settings that change the images, with the inputs' pins."""
-    values = {k: v for k, v in published_settings(settings, pins).items() if k not in MAY_MOVE_LAST_BITS}
+    values = {
+        k: v for k, v in published_settings(settings, pins).items() if k not in MAY_MOVE_LAST_BITS
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,6 @@
-"""SGD-Mix's own settings: the method's choices by name, and the presets that name whole sets of them."""
+"""SGD-Mix's own settings: the method's choices by name, and the presets that name whole sets of
+them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from sgdmix_hub.errors import UserError
 
 from .fields import LONGEST_NAME, Checked, setting
 
-# Class activation maps of pytorch-grad-cam look through a classifier; the model-free methods look at the image alone.
+# Class activation maps of pytorch-grad-cam look through a classifier; the model-free methods look
+# at the image alone.
 CAM_METHODS = (
     "grad-cam",
     "grad-cam++",
@@ -29,46 +32,93 @@ ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle"
 
 @dataclass(kw_only=True)
 class MethodSettings(Checked):
-    """SGD-Mix itself: how images are masked, matched, mixed and refined. Fields left at None in the first block take the preset's value."""
+    """SGD-Mix itself: how images are masked, matched, mixed and refined. Fields left at None in the
+    first block take the preset's value.
+    """
 
-    preset: Literal["paper", "recommended"] = setting("paper", "named set of choices for the fields below")
-    saliency_method: SaliencyMethod | None = setting(None, "what tells foreground from background, as a map")
+    preset: Literal["paper", "recommended"] = setting(
+        "paper", "named set of choices for the fields below"
+    )
+    saliency_method: SaliencyMethod | None = setting(
+        None, "what tells foreground from background, as a map"
+    )
     trust_test: Literal["warn", "fall-back"] | None = setting(
         None, "when the classifier reads the background: warn, or use minimum-barrier"
     )
-    threshold_method: ThresholdMethod | None = setting(None, "threshold of the saliency map: scikit-image's, or quantile")
+    threshold_method: ThresholdMethod | None = setting(
+        None, "threshold of the saliency map: scikit-image's, or quantile"
+    )
     largest_component: bool | None = setting(None, "keep the mask's largest connected part alone")
     fill_holes: bool | None = setting(None, "fill the holes of the mask")
-    mask_dilation: float | None = setting(None, "widen the mask by this share of the image size", at_least=0, at_most=0.5)
-    mask_refinement: Literal["none", "grabcut"] | None = setting(None, "refinement of the thresholded mask")
+    mask_dilation: float | None = setting(
+        None, "widen the mask by this share of the image size", at_least=0, at_most=0.5
+    )
+    mask_refinement: Literal["none", "grabcut"] | None = setting(
+        None, "refinement of the thresholded mask"
+    )
     selection_method: Literal["l2", "random", "dissimilar", "novel-background"] | None = setting(
         None, "how the target is chosen among the candidates"
     )
-    target_classes: Literal["any", "other", "same"] | None = setting(None, "classes that candidates are drawn from")
-    crop_target: bool | None = setting(None, "crop the target to the source's aspect ratio before both become square")
+    target_classes: Literal["any", "other", "same"] | None = setting(
+        None, "classes that candidates are drawn from"
+    )
+    crop_target: bool | None = setting(
+        None, "crop the target to the source's aspect ratio before both become square"
+    )
     mixing_method: Literal["union", "source", "inpaint", "none"] | None = setting(
         None, "how source and target are mixed; none refines the source as it is"
     )
     feather: float | None = setting(
-        None, "sigma of the mask's soft edge, as a share of the image size; 0 is a hard edge", at_least=0, at_most=0.5
+        None,
+        "sigma of the mask's soft edge, as a share of the image size; 0 is a hard edge",
+        at_least=0,
+        at_most=0.5,
     )
     foreground_strength: float | None = setting(
-        None, "another, lower strength for the source's foreground; the paper's is S everywhere", at_least=0, at_most=1
+        None,
+        "another, lower strength for the source's foreground; the paper's is S everywhere",
+        at_least=0,
+        at_most=1,
     )
-    paste_foreground: bool | None = setting(None, "paste the source's foreground over the refined image")
+    paste_foreground: bool | None = setting(
+        None, "paste the source's foreground over the refined image"
+    )
 
-    saliency_layer: str | None = setting(None, "module whose activations a CAM reads; the last stage by default", at_most=LONGEST_NAME)
+    saliency_layer: str | None = setting(
+        None,
+        "module whose activations a CAM reads; the last stage by default",
+        at_most=LONGEST_NAME,
+    )
     saliency_input_size: int | None = setting(
-        None, "input size of the classifier for saliency; by default its own, or what gives 7x7 cells", at_least=1, at_most=4096
+        None,
+        "input size of the classifier for saliency; by default its own, or what gives 7x7 cells",
+        at_least=1,
+        at_most=4096,
     )
-    saliency_sigma: float = setting(6.0, "Gaussian of the spectral residual, in pixels of the 64x64 map", above=0, at_most=64)
-    threshold_quantile: float = setting(0.8, "for threshold_method quantile: share of the map that is background", at_least=0, at_most=1)
-    mask_column: str | None = setting(None, "column with foreground masks, for saliency_method mask-column", at_most=LONGEST_NAME)
+    saliency_sigma: float = setting(
+        6.0, "Gaussian of the spectral residual, in pixels of the 64x64 map", above=0, at_most=64
+    )
+    threshold_quantile: float = setting(
+        0.8,
+        "for threshold_method quantile: share of the map that is background",
+        at_least=0,
+        at_most=1,
+    )
+    mask_column: str | None = setting(
+        None, "column with foreground masks, for saliency_method mask-column", at_most=LONGEST_NAME
+    )
     max_target_reuse: int | None = setting(
-        None, "how many rows one image may be the target of; no limit when not given", at_least=1, at_most=10**7
+        None,
+        "how many rows one image may be the target of; no limit when not given",
+        at_least=1,
+        at_most=10**7,
     )
-    inpainting_method: Literal["opencv", "diffusion"] = setting("opencv", "what fills the target's foreground for mixing_method inpaint")
-    prompt_class: Literal["source", "target"] = setting("source", "whose class prompt and label name")
+    inpainting_method: Literal["opencv", "diffusion"] = setting(
+        "opencv", "what fills the target's foreground for mixing_method inpaint"
+    )
+    prompt_class: Literal["source", "target"] = setting(
+        "source", "whose class prompt and label name"
+    )
 
     strength: list[float] = setting(
         [0.7],
@@ -76,20 +126,36 @@ class MethodSettings(Checked):
         at_least=0,
         at_most=1,
     )
-    num_candidates: int = setting(50, "N: candidates that the target is chosen from", at_least=1, at_most=10**7)
+    num_candidates: int = setting(
+        50, "N: candidates that the target is chosen from", at_least=1, at_most=10**7
+    )
     num_variants: int = setting(1, "images made from each source image", at_least=1, at_most=10**4)
-    guidance_scale: float = setting(7.5, "classifier-free guidance; off when <= 1", at_least=0, at_most=100)
-    num_inference_steps: int = setting(25, "diffusion steps at strength 1", at_least=1, at_most=1000)
+    guidance_scale: float = setting(
+        7.5, "classifier-free guidance; off when <= 1", at_least=0, at_most=100
+    )
+    num_inference_steps: int = setting(
+        25, "diffusion steps at strength 1", at_least=1, at_most=1000
+    )
     scheduler: Literal["dpmsolver++", "ddim", "euler", "unipc"] = setting("dpmsolver++", "sampler")
-    safety_checker: bool = setting(True, "keep the base model's safety checker; the rows it flags are skipped")
-    resolution: int = setting(512, "images are made at resolution x resolution", at_least=8, at_most=4096, multiple_of=8)
+    safety_checker: bool = setting(
+        True, "keep the base model's safety checker; the rows it flags are skipped"
+    )
+    resolution: int = setting(
+        512, "images are made at resolution x resolution", at_least=8, at_most=4096, multiple_of=8
+    )
     resize: Literal["stretch", "center-crop"] = setting("stretch", "how an image becomes square")
-    dtype: Literal["float32", "float16", "bfloat16"] = setting("float32", "precision of the diffusion model")
+    dtype: Literal["float32", "float16", "bfloat16"] = setting(
+        "float32", "precision of the diffusion model"
+    )
     batch_size: int = setting(8, "images refined at once", at_least=1, at_most=4096)
-    compile: bool = setting(False, "compile the diffusion model; on a CPU that needs a C++ compiler")
+    compile: bool = setting(
+        False, "compile the diffusion model; on a CPU that needs a C++ compiler"
+    )
 
     def __post_init__(self) -> None:
-        """A single strength may be given as a number; the order of several plays no part. Raises `UserError`."""
+        """A single strength may be given as a number; the order of several plays no part. Raises
+        `UserError`.
+        """
         super().__post_init__()
         self.strength = sorted(self.strength)
 
@@ -113,24 +179,37 @@ class MethodSettings(Checked):
                     f"give strength 0 (mixing alone) or at least {smallest:g}"
                 )
         if len(set(self.strength)) < len(self.strength):
-            raise UserError(f"strength names {max(self.strength, key=self.strength.count):g} twice: give every value once")
+            raise UserError(
+                f"strength names {max(self.strength, key=self.strength.count):g} twice: give every value once"
+            )
         if self.foreground_strength is not None and self.foreground_strength > min(self.strength):
-            raise UserError(f"foreground_strength is {self.foreground_strength}: give a value in [0, strength {min(self.strength)}]")
+            raise UserError(
+                f"foreground_strength is {self.foreground_strength}: give a value in [0, strength {min(self.strength)}]"
+            )
         if self.prompt_class == "target" and not min(self.strength) > 0:
-            raise UserError("prompt_class target needs strengths above 0: without refinement no prompt is read")
-        if self.inpainting_method == "diffusion" and (apply_preset(self).mixing_method != "inpaint" or not self.refines):
+            raise UserError(
+                "prompt_class target needs strengths above 0: without refinement no prompt is read"
+            )
+        if self.inpainting_method == "diffusion" and (
+            apply_preset(self).mixing_method != "inpaint" or not self.refines
+        ):
             raise UserError(
                 "inpainting_method diffusion needs mixing_method inpaint and a strength above 0, which loads the diffusion model"
             )
         if apply_preset(self).mixing_method == "none" and min(self.strength) == 0:
-            raise UserError("mixing_method none needs strengths above 0: at 0 it would copy the source")
+            raise UserError(
+                "mixing_method none needs strengths above 0: at 0 it would copy the source"
+            )
         if self.inpainting_method == "diffusion" and self.num_inference_steps < 2:
-            raise UserError("inpainting_method diffusion needs at least 2 num_inference_steps: it paints at a strength below 1")
+            raise UserError(
+                "inpainting_method diffusion needs at least 2 num_inference_steps: it paints at a strength below 1"
+            )
 
 
 Method = TypeVar("Method", bound=MethodSettings)
 
-# The settings a preset names. `paper` is Eq. 7-10; `recommended` is what measured better in benchmarks/ (README shows by how much).
+# The settings a preset names. `paper` is Eq. 7-10; `recommended` is what measured better in
+# benchmarks/ (README shows by how much).
 PRESETS = {
     "paper": {
         "saliency_method": "grad-cam",
@@ -179,17 +258,27 @@ def effective_strength(settings: MethodSettings, strength: float) -> float:
 
 
 def smallest_strength(num_inference_steps: int) -> float:
-    """The smallest S, in hundredths, that runs a step: `int(steps * S)` is taken in floating point, as diffusers does."""
+    """The smallest S, in hundredths, that runs a step: `int(steps * S)` is taken in floating point,
+    as diffusers does.
+    """
     return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
 
 
 def apply_preset(settings: Method) -> Method:
     """A copy in which every field left at None has the preset's value."""
-    chosen = {name: value for name, value in PRESETS[settings.preset].items() if getattr(settings, name) is None}
+    chosen = {
+        name: value
+        for name, value in PRESETS[settings.preset].items()
+        if getattr(settings, name) is None
+    }
     return dataclasses.replace(settings, **chosen)
 
 
 def preset_deviations(settings: MethodSettings) -> dict:
     """The settings that differ from what their preset says."""
     preset = PRESETS[settings.preset]
-    return {name: getattr(settings, name) for name in preset if getattr(settings, name) not in (None, preset[name])}
+    return {
+        name: getattr(settings, name)
+        for name in preset
+        if getattr(settings, name) not in (None, preset[name])
+    }

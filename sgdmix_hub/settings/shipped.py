@@ -1,4 +1,6 @@
-"""Files that ship in the package: launch settings for accelerate, and recipes. Found by their names."""
+"""Files that ship in the package: launch settings for accelerate, and recipes. Found by their
+names.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def accelerate_config(name: str) -> Path:
         return ACCELERATE_CONFIGS / f"{name}.yaml"
     if os.path.isfile(name):
         return Path(name)
-    raise UserError(f"no launch settings {shown(name)!r}: give a file of `accelerate config`, or one of {', '.join(names)}")
+    raise UserError(
+        f"no launch settings {shown(name)!r}: give a file of `accelerate config`, or one of {', '.join(names)}"
+    )
 
 
 def recipe_folder(name: str) -> Path:
@@ -33,7 +37,15 @@ def recipe_folder(name: str) -> Path:
 
 
 def shipped_recipe_file(location: str) -> Path | None:
-    """The file of a recipe that ships, named as `cub-sgdmix/generate.yaml`; None for any other name."""
+    """The file of a recipe that ships, named as `cub-sgdmix/generate.yaml`; None for any other
+    name.
+    """
     folder, _, name = location.partition("/")
-    found = [path for recipe in RECIPES.iterdir() if recipe.name == folder for path in recipe.glob("*.yaml") if path.name == name]
+    found = [
+        path
+        for recipe in RECIPES.iterdir()
+        if recipe.name == folder
+        for path in recipe.glob("*.yaml")
+        if path.name == name
+    ]
     return found[0] if found else None

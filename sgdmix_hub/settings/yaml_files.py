@@ -1,6 +1,8 @@
-"""YAML files of settings: flat, small, and read plainly. Values are texts, YAML 1.2's numbers and truth values, or lists of numbers.
+"""YAML files of settings: flat, small, and read plainly. Values are texts, YAML 1.2's numbers and
+truth values, or lists of numbers.
 
-PyYAML's own loader follows YAML 1.1, where 12:30:45 is 45045, 0x1F is 31, and `no` is false. Here these are the texts they look like.
+PyYAML's own loader follows YAML 1.1, where 12:30:45 is 45045, 0x1F is 31, and `no` is false. Here
+these are the texts they look like.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Strict and small: a key stands once, nothing refers to something else, and few values are more than text."""
+    """Strict and small: a key stands once, nothing refers to something else, and few values are
+    more than text.
+    """
 
     yaml_implicit_resolvers = {}
     depth = 0
@@ -46,14 +50,26 @@ class PlainLoader(yaml.SafeLoader):
 for tag, pattern, first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]{1,30}", list("-+0123456789")),  # longer ones are texts, which no setting takes for a number
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.0123456789")),
+    (
+        "int",
+        r"[-+]?[0-9]{1,30}",
+        list("-+0123456789"),
+    ),  # longer ones are texts, which no setting takes for a number
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
 ):
-    PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), first)
+    PlainLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), first
+    )
 
 
 def decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    """`007` is seven, as on the command line, and no octal number. Raises `ConstructorError` on `!!int` of anything else."""
+    """`007` is seven, as on the command line, and no octal number. Raises `ConstructorError` on
+    `!!int` of anything else.
+    """
     try:
         return int(loader.construct_scalar(node))
     except ValueError as error:
@@ -64,16 +80,25 @@ PlainLoader.add_constructor("tag:yaml.org,2002:int", decimal)
 
 
 def read_yaml(path: str | Path) -> dict:
-    """A YAML file as a flat dictionary: name -> text, number, truth value, or a list of numbers. Raises `UserError`, with the file's name,
-    when it cannot be read, is malformed, large, nested, or holds a null."""
+    """A YAML file as a flat dictionary: name -> text, number, truth value, or a list of numbers.
+    Raises `UserError`, with the file's name, when it cannot be read, is malformed, large, nested,
+    or holds a null.
+    """
     name = shown(path)
     text = _text_of(path, name)
     try:
         values = yaml.load(text, Loader=PlainLoader)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # a tag may ask for what a value is not
-        raise UserError(f"{name} is not valid YAML: {shown(' '.join(str(error).split()), 200)}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:  # a tag may ask for what a value is not
+        raise UserError(
+            f"{name} is not valid YAML: {shown(' '.join(str(error).split()), 200)}"
+        ) from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"{name}: expected lines of `name: value`")
@@ -89,14 +114,18 @@ def _text_of(path: str | Path, name: str) -> str:
         with open(path, "rb") as file:
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
-            raise UserError(f"{name} is larger than {LARGEST_FILE} bytes: it holds more than settings")
+            raise UserError(
+                f"{name} is larger than {LARGEST_FILE} bytes: it holds more than settings"
+            )
         return content.decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"{name}: no such file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not valid YAML: {error}") from None
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
-        raise UserError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(
+            f"{name} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def _check_flat(name: str, key: object, value: object) -> None:
@@ -104,8 +133,14 @@ def _check_flat(name: str, key: object, value: object) -> None:
         raise UserError(f"{name}: {shown(key)} is no name of a setting")
     if value is None:
         raise UserError(f"{name}: {key} has no value: give one or leave the line out")
-    if isinstance(value, list) and value:  # of numbers alone: a text in a list could pass for the name of another setting
-        if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in value):
+    if (
+        isinstance(value, list) and value
+    ):  # of numbers alone: a text in a list could pass for the name of another setting
+        if not all(
+            isinstance(number, (int, float)) and not isinstance(number, bool) for number in value
+        ):
             raise UserError(f"{name}: {key} must be one value or a list of numbers")
     elif not isinstance(value, (str, int, float, bool)):
-        raise UserError(f"{name}: {key} must be one value or a list of numbers, not a {type(value).__name__}")
+        raise UserError(
+            f"{name}: {key} must be one value or a list of numbers, not a {type(value).__name__}"
+        )

@@ -1,4 +1,6 @@
-"""The record of a training: one line of JSON every few steps, the same to a tracker, and the loss as a curve."""
+"""The record of a training: one line of JSON every few steps, the same to a tracker, and the loss
+as a curve.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ from sgdmix_hub.figures.plots import CURVE_POINTS
 def check_tracker(report_to: str) -> None:
     """Raises `UserError` when the tracker's package is not installed."""
     if report_to != "none" and find_spec(report_to) is None:
-        raise UserError(f"report_to {report_to} needs the package {report_to}: pip install {report_to}")
+        raise UserError(
+            f"report_to {report_to} needs the package {report_to}: pip install {report_to}"
+        )
 
 
 def track_image(tracker: GeneralTracker, name: str, image: Image.Image, step: int) -> None:
-    """An RGB image to one of accelerate's trackers, each of which takes images in a way of its own, or not at all."""
+    """An RGB image to one of accelerate's trackers, each of which takes images in a way of its own,
+    or not at all.
+    """
     if tracker.name == "tensorboard":
         tracker.tracker.add_image(name, np.asarray(image), step, dataformats="HWC")
     elif hasattr(tracker, "log_images"):
@@ -30,7 +36,9 @@ def track_image(tracker: GeneralTracker, name: str, image: Image.Image, step: in
 
 
 class TrainingLog:
-    """Lines of JSON, each with its step. A training that goes on from a step takes back the lines behind it."""
+    """Lines of JSON, each with its step. A training that goes on from a step takes back the lines
+    behind it.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -48,7 +56,9 @@ class TrainingLog:
             file.write(_line(record))
 
     def records(self) -> list[dict]:
-        """All whole lines: the last one may have been cut off by a kill. Raises `UserError` when another one is not readable."""
+        """All whole lines: the last one may have been cut off by a kill. Raises `UserError` when
+        another one is not readable.
+        """
         if not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -65,7 +75,10 @@ class TrainingLog:
         records = [record for record in self.records() if "loss" in record]
         width = -(-len(records) // CURVE_POINTS)
         parts = [records[start : start + width] for start in range(0, len(records), width or 1)]
-        return [[part[-1]["step"], round(sum(record["loss"] for record in part) / len(part), 5)] for part in parts]
+        return [
+            [part[-1]["step"], round(sum(record["loss"] for record in part) / len(part), 5)]
+            for part in parts
+        ]
 
 
 def _line(record: dict) -> str:

@@ -20,24 +20,38 @@ def check_push(settings: TrainingSettings) -> None:
 def push_trained(settings: TrainingSettings, folder: Path, message: str) -> None:
     """Pushes a finished training's files in one commit with this title. Raises `UserError`."""
     if settings.push_to_hub:
-        pin = push_folder(folder, settings.hub_model_id, private=settings.hub_private_repo, message=message)
+        pin = push_folder(
+            folder, settings.hub_model_id, private=settings.hub_private_repo, message=message
+        )
         say(f"pushed as {pin}")
 
 
 def is_finished(path: Path, facts: dict) -> bool:
-    """Whether a training has left its facts in place. Raises `UserError` when they are those of another training."""
+    """Whether a training has left its facts in place. Raises `UserError` when they are those of
+    another training.
+    """
     if not path.exists():
         return False
     try:
         different = different_facts(read_json(path), facts)
     except (ValueError, TypeError, AttributeError):
-        raise UserError(f"{path} is torn or was changed since it was written: remove it, then the same command makes it again") from None
+        raise UserError(
+            f"{path} is torn or was changed since it was written: remove it, then the same command makes it again"
+        ) from None
     if different:
-        raise UserError(f"{path.parent} holds the result of another {', '.join(different)}: choose another --output_dir or remove it")
+        raise UserError(
+            f"{path.parent} holds the result of another {', '.join(different)}: choose another --output_dir or remove it"
+        )
     return True
 
 
 def different_facts(before: dict, facts: dict) -> list[str]:
     """The facts, and the settings among them, that are not what was written down `before`."""
-    different = [name for name, value in facts.items() if name != "settings" and before.get(name) != value]
-    return different + [name for name, value in facts["settings"].items() if before.get("settings", {}).get(name) != value]
+    different = [
+        name for name, value in facts.items() if name != "settings" and before.get(name) != value
+    ]
+    return different + [
+        name
+        for name, value in facts["settings"].items()
+        if before.get("settings", {}).get(name) != value
+    ]

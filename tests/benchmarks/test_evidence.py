@@ -1,4 +1,6 @@
-"""The evidence's statistics, tables and plots, from figures made up for the purpose; and which runs belong to it."""
+"""The evidence's statistics, tables and plots, from figures made up for the purpose; and which runs
+belong to it.
+"""
 
 import shutil
 import sys
@@ -32,8 +34,15 @@ test_accuracies.__test__ = False  # no test, whatever its name
 
 
 def seed_figures(rng, arms=ARMS, points=()):
-    accuracies = {arm: {"accuracy": {"0": both(rng)}} if recipe.generation is None else synthetic(rng) for arm, recipe in arms.items()}
-    return {"hours": 0.5, "judge": 0.8, "arms": accuracies | {point: {"accuracy": {"0.5": both(rng)}} for point in points}}
+    accuracies = {
+        arm: {"accuracy": {"0": both(rng)}} if recipe.generation is None else synthetic(rng)
+        for arm, recipe in arms.items()
+    }
+    return {
+        "hours": 0.5,
+        "judge": 0.8,
+        "arms": accuracies | {point: {"accuracy": {"0.5": both(rng)}} for point in points},
+    }
 
 
 def synthetic(rng):
@@ -52,7 +61,9 @@ def seeds():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_rejects_exactly_what_the_step_down_procedure_rejects(p_values):
-    """Holm's procedure as he wrote it down: from the smallest on, until one is not below alpha over the number that is left."""
+    """Holm's procedure as he wrote it down: from the smallest on, until one is not below alpha over
+    the number that is left.
+    """
     adjusted = holm(p_values)
     for alpha in (0.01, 0.05, 0.2):
         rejected = np.zeros(len(p_values), bool)
@@ -65,11 +76,16 @@ def test_holm_rejects_exactly_what_the_step_down_procedure_rejects(p_values):
 
 
 def test_holm_counts_real_comparisons_alone():
-    assert holm([0.01, float("nan"), 0.04]) == pytest.approx([0.02, float("nan"), 0.04], nan_ok=True)
+    assert holm([0.01, float("nan"), 0.04]) == pytest.approx(
+        [0.02, float("nan"), 0.04], nan_ok=True
+    )
 
 
 def test_p_is_that_of_the_paired_t_test(seeds):
-    first, second = ([seed["arms"][arm]["accuracy"]["0.5"]["test"] for seed in seeds.values()] for arm in (RECOMMENDED, "true masks"))
+    first, second = (
+        [seed["arms"][arm]["accuracy"]["0.5"]["test"] for seed in seeds.values()]
+        for arm in (RECOMMENDED, "true masks")
+    )
     differences = np.subtract(first, second)
     t = differences.mean() / (differences.std(ddof=1) / 5**0.5)
     assert paired_p(first, second) == pytest.approx(2 * stats.t.sf(abs(t), 4))
@@ -91,38 +107,63 @@ def test_tables_say_what_was_not_run_and_pair_by_seed(seeds):
         del seed["arms"]["mixup"]
         seed["arms"].pop(CEILING)
     table = overview({"shift": seeds, "full": seeds})
-    assert "(3 of 5 seeds)" in next(line for line in table.splitlines() if line.startswith("| cutmix"))
-    assert next(line for line in table.splitlines() if line.startswith("| mixup")) == "| mixup |" + " not run |" * len(TASKS)
-    # there is no tie to be freed from
-    assert next(line for line in table.splitlines() if line.startswith(f"| {CEILING}")) == f"| {CEILING} | not run |" + "  |" * (
-        len(TASKS) - 1
+    assert "(3 of 5 seeds)" in next(
+        line for line in table.splitlines() if line.startswith("| cutmix")
     )
+    assert next(
+        line for line in table.splitlines() if line.startswith("| mixup")
+    ) == "| mixup |" + " not run |" * len(TASKS)
+    # there is no tie to be freed from
+    assert next(
+        line for line in table.splitlines() if line.startswith(f"| {CEILING}")
+    ) == f"| {CEILING} | not run |" + "  |" * (len(TASKS) - 1)
     text = comparisons(seeds)
     row = next(line for line in text.splitlines() if line.startswith("| cutmix"))
     ours = test_accuracies(seeds, RECOMMENDED)
-    theirs = [seeds[number]["arms"]["cutmix"]["accuracy"]["0"]["test"] for number in ("3", "4", "5")]
+    theirs = [
+        seeds[number]["arms"]["cutmix"]["accuracy"]["0"]["test"] for number in ("3", "4", "5")
+    ]
     difference = np.mean(np.subtract([ours[number] for number in ("3", "4", "5")], theirs))
     assert f"| {difference:+.3f} ± " in row and "mixup" not in text
 
 
 def test_every_arm_and_point_is_what_the_programs_take():
     """Before hours are spent: all recipes parse, and no two share a folder."""
-    points = {name: arm for _, _, arms, _ in ablation_jobs(list(ABLATIONS), [1]) for name, arm in arms.items()}
+    points = {
+        name: arm
+        for _, _, arms, _ in ablation_jobs(list(ABLATIONS), [1])
+        for name, arm in arms.items()
+    }
     names = [*ARMS, *points]
     assert len({slug(name) for name in names}) == len(names)
     for arm in (ARMS | points).values():
         settings_from(ClassifierSettings, dataset_name="a", output_dir="o", **arm.training)
         if arm.generation is not None:
-            given = {"dataset_name": "a", "output_dir": "o", "classifier": "c"} | ({} if arm.without_adapter else {"adapter": "d"})
-            apply_preset(settings_from(AugmentSettings, **(given | BASE | GENERATION | arm.generation)))
+            given = {"dataset_name": "a", "output_dir": "o", "classifier": "c"} | (
+                {} if arm.without_adapter else {"adapter": "d"}
+            )
+            apply_preset(
+                settings_from(AugmentSettings, **(given | BASE | GENERATION | arm.generation))
+            )
 
 
 def test_points_that_are_arms_of_the_table_are_measured_once():
-    shared = {point_arm(*point) for point in (("strength", "paper", "0.5"), ("masks", "paper", "Grad-CAM"), ("candidates", "paper", "50"))}
+    shared = {
+        point_arm(*point)
+        for point in (
+            ("strength", "paper", "0.5"),
+            ("masks", "paper", "Grad-CAM"),
+            ("candidates", "paper", "50"),
+        )
+    }
     assert shared == {PAPER}
     assert point_arm("selection", "recommended", "l2") == RECOMMENDED
-    assert point_arm("masks", "paper", "true masks") == "masks paper true masks"  # the table's are mixed otherwise
-    assert not {name for _, _, arms, _ in ablation_jobs(list(ABLATIONS), None) for name in arms} & set(ARMS)
+    assert (
+        point_arm("masks", "paper", "true masks") == "masks paper true masks"
+    )  # the table's are mixed otherwise
+    assert not {
+        name for _, _, arms, _ in ablation_jobs(list(ABLATIONS), None) for name in arms
+    } & set(ARMS)
 
 
 def test_figures_of_an_earlier_folder_are_taken_up_and_own_ones_kept(seeds, tmp_path):
@@ -142,14 +183,22 @@ def test_jobs_are_whole_seeds_in_turn():
 def test_tables_are_put_between_the_marks_again_and_again():
     once = with_tables(f"# Title\n\n{BEGIN}{END}\n\nProse.\n", "| 1 |")
     assert with_tables(once, "| 1 |") == once and "| 1 |" in once and once.endswith("\n\nProse.\n")
-    assert "| 1 |" not in with_tables(once, "| 2 |") and with_tables(once, "| 2 |").startswith("# Title")
+    assert "| 1 |" not in with_tables(once, "| 2 |") and with_tables(once, "| 2 |").startswith(
+        "# Title"
+    )
 
 
 def test_pictures_are_drawn_of_what_there_is(seeds, tmp_path):
     rng = np.random.default_rng(1)
-    points = [point_arm("strength", line, point) for line, points in ABLATIONS["strength"].points.items() for point in points]
+    points = [
+        point_arm("strength", line, point)
+        for line, points in ABLATIONS["strength"].points.items()
+        for point in points
+    ]
     for number in ("2", "4"):
-        seeds[number]["arms"] |= {name: {"accuracy": {"0.5": both(rng)}} for name in points if name not in ARMS}
+        seeds[number]["arms"] |= {
+            name: {"accuracy": {"0.5": both(rng)}} for name in points if name not in ARMS
+        }
     seeds["5"]["arms"][points[0]] = {"accuracy": {"0.5": both(rng)}}  # of one that was stopped
     write_json(tmp_path / "shift" / "seed-10" / "figures.json", seeds["1"])
     write_json(tmp_path / "shift" / "seed-2" / "figures.json", seeds["2"])
@@ -169,9 +218,15 @@ def test_pictures_are_drawn_of_what_there_is(seeds, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("npm") is None, reason="no npm")
 def test_photographs_come_from_the_package_and_no_split_shares_one(tmp_path):
-    make_photographs(tmp_path / "photographs", tmp_path / "package", seed=1, train=4, validation=3, test=5)
+    make_photographs(
+        tmp_path / "photographs", tmp_path / "package", seed=1, train=4, validation=3, test=5
+    )
     splits = load_dataset(str(tmp_path / "photographs"))
-    assert {name: len(rows) for name, rows in splits.items()} == {"train": 24, "validation": 18, "test": 30}
+    assert {name: len(rows) for name, rows in splits.items()} == {
+        "train": 24,
+        "validation": 18,
+        "test": 30,
+    }
     assert splits["train"].features["label"].names == list(ANIMALS.values())
     for name, rows in splits.items():
         assert rows[0]["image"].size == rows[0]["centre"].size == (32, 32)

@@ -1,4 +1,6 @@
-"""The generation's benchmark at its smallest: what it measures with, and its program, whose table says what its JSON says."""
+"""The generation's benchmark at its smallest: what it measures with, and its program, whose table
+says what its JSON says.
+"""
 
 import json
 import os
@@ -31,10 +33,18 @@ def test_clock_counts_every_moment_once_under_the_innermost_name():
     started = time.perf_counter()
     with clock.running("rest"):
         outer()
-        assert list(clock.waited_for("waiting", (time.sleep(0.01) or n for n in range(3)))) == [0, 1, 2]
+        assert list(clock.waited_for("waiting", (time.sleep(0.01) or n for n in range(3)))) == [
+            0,
+            1,
+            2,
+        ]
     assert sum(clock.seconds.values()) == pytest.approx(time.perf_counter() - started, abs=0.002)
     assert clock.calls == {"outer": 1, "inner": 1, "waiting": 4}
-    assert clock.seconds["inner"] >= 0.02 and clock.seconds["outer"] >= 0.01 and clock.seconds["waiting"] >= 0.03
+    assert (
+        clock.seconds["inner"] >= 0.02
+        and clock.seconds["outer"] >= 0.01
+        and clock.seconds["waiting"] >= 0.03
+    )
     assert sum(clock.cpu_seconds.values()) < sum(clock.seconds.values())
 
 
@@ -42,8 +52,14 @@ def test_kernels_have_kinds():
     product = kind_of("sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_nhwc")
     other = kind_of("void at::native::vectorized_elementwise_kernel")
     assert product == kind_of("nvjet_hsh_128x128_64x4") != other
-    assert kind_of("pytorch_flash::flash_fwd_kernel") == kind_of("fmha_cutlassF_bf16") == "attention"
-    assert kind_of("triton_red_fused_native_group_norm_0") == kind_of("triton_poi_fused_convolution_3") == other
+    assert (
+        kind_of("pytorch_flash::flash_fwd_kernel") == kind_of("fmha_cutlassF_bf16") == "attention"
+    )
+    assert (
+        kind_of("triton_red_fused_native_group_norm_0")
+        == kind_of("triton_poi_fused_convolution_3")
+        == other
+    )
 
 
 def test_nothing_measured_reads_not_measured():
@@ -54,24 +70,56 @@ def test_nothing_measured_reads_not_measured():
 def test_program_measures_and_the_table_quotes_the_json(tmp_path):
     results = tmp_path / "generation.json"
     results.write_text(json.dumps({"scaling": {"machine": MACHINE, "figures": SCALING}}))
-    small = ["--rows", 4, "--turns", 1, "--places", "one core", "--work_dir", tmp_path / "work", "--results", tmp_path / "generation"]
-    command = [sys.executable, ROOT / "benchmarks" / "generation.py", "--parts", "speed", "time", *small]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    small = [
+        "--rows",
+        4,
+        "--turns",
+        1,
+        "--places",
+        "one core",
+        "--work_dir",
+        tmp_path / "work",
+        "--results",
+        tmp_path / "generation",
+    ]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "generation.py",
+        "--parts",
+        "speed",
+        "time",
+        *small,
+    ]
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(results.read_text())
     assert set(figures) == {"scaling", "speed", "time"}
     (place,) = figures["speed"]["figures"]["places"]
     ours, reference = (place["turns"][0][kind] for kind in ("ours", "reference"))
     assert ours["rows"] == reference["rows"] == 4
-    assert ours["mean_pixel"] == pytest.approx(reference["mean_pixel"], abs=0.1)  # the same rows, whoever makes them
+    assert ours["mean_pixel"] == pytest.approx(
+        reference["mean_pixel"], abs=0.1
+    )  # the same rows, whoever makes them
     assert place["ratio"] == pytest.approx(reference["seconds"] / ours["seconds"])
     runs = figures["time"]["figures"]["runs"]
     assert [run["preset"] for run in runs] == ["paper", "recommended"]
     for run in runs:
-        assert sum(run["wall"].values()) == pytest.approx(run["seconds"], rel=0.05) and min(run["wall"].values()) >= 0
+        assert (
+            sum(run["wall"].values()) == pytest.approx(run["seconds"], rel=0.05)
+            and min(run["wall"].values()) >= 0
+        )
         assert 0 < outside(run) < 1
     text = (tmp_path / "generation.md").read_text()
-    assert text == render(figures) and f"**{place['ratio']:.2f}**" in text and f"**{SCALING['ratio']:.2f}**" in text
+    assert (
+        text == render(figures)
+        and f"**{place['ratio']:.2f}**" in text
+        and f"**{SCALING['ratio']:.2f}**" in text
+    )
     assert text.count(NOT_MEASURED) == 6 + 5
 
 

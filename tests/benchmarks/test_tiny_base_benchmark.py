@@ -1,4 +1,6 @@
-"""What benchmarks/tiny_base.py measures with: the Fréchet distance, what a caption states, and the program at tiny sizes."""
+"""What benchmarks/tiny_base.py measures with: the Fréchet distance, what a caption states, and the
+program at tiny sizes.
+"""
 
 import json
 import os
@@ -33,16 +35,24 @@ def test_frechet_distance_of_diagonal_gaussians_is_the_closed_form():
     expected = np.square(means[0] - means[1]).sum() + np.square(deviations[0] - deviations[1]).sum()
     turn, _ = np.linalg.qr(rng.normal(size=(40, 40)))
     for basis in (np.eye(40), turn):
-        first, second = ((basis @ mean, basis @ np.diag(deviation**2) @ basis.T) for mean, deviation in zip(means, deviations, strict=True))
+        first, second = (
+            (basis @ mean, basis @ np.diag(deviation**2) @ basis.T)
+            for mean, deviation in zip(means, deviations, strict=True)
+        )
         assert between_gaussians(*first, *second) == pytest.approx(expected, rel=1e-7)
 
 
 def test_frechet_distance_agrees_with_the_matrix_square_root():
     rng = np.random.default_rng(1)
-    first, second = rng.normal(size=(300, 12)) @ rng.normal(size=(12, 12)), rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12)) + 1
+    first, second = (
+        rng.normal(size=(300, 12)) @ rng.normal(size=(12, 12)),
+        rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12)) + 1,
+    )
     covariances = np.cov(first.T), np.cov(second.T)
     root = sqrtm(covariances[0] @ covariances[1]).real
-    expected = np.square(first.mean(0) - second.mean(0)).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
+    expected = np.square(first.mean(0) - second.mean(0)).sum() + np.trace(
+        covariances[0] + covariances[1] - 2 * root
+    )
     assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-8)
     assert frechet_distance(first, first + 2) == pytest.approx(4 * 12)
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-8)
@@ -58,7 +68,9 @@ def test_a_full_caption_states_everything_and_nothing_that_is_otherwise():
         assert states["crest"] == (bird.crest != "none")
         for name in names[1:]:
             other = next(value for value in ATTRIBUTES[name] if value != getattr(bird, name))
-            assert not stated_in(caption, replace(bird, **{name: other}), background)[names.index(name)]
+            assert not stated_in(caption, replace(bird, **{name: other}), background)[
+                names.index(name)
+            ]
         other = next(place for place in world.PLACES if place != background)
         assert not stated_in(caption, bird, other)[0]
     assert not any(stated_in("a photo of a bird", bird, background))
@@ -67,21 +79,29 @@ def test_a_full_caption_states_everything_and_nothing_that_is_otherwise():
 def test_the_sheet_asks_in_words_the_base_knows_for_every_kind_and_colour():
     words = set(world.vocabulary())
     assert all(set((OPENING + caption).replace(",", " ,").split()) <= words for caption in CAPTIONS)
-    places = [sum(caption.endswith(place) for caption in CAPTIONS) for place in world.PLACES.values()]
+    places = [
+        sum(caption.endswith(place) for caption in CAPTIONS) for place in world.PLACES.values()
+    ]
     assert places == [2] * len(world.PLACES)
     parts = {"wing_pattern": "wings", "tail_shape": "tail", "beak_shape": "beak", "crest": "crest"}
     for name, part in parts.items():
         for kind in set(ATTRIBUTES[name]) - {"none"}:
-            assert any(f"{kind} {color} {part}" in caption for caption in CAPTIONS for color in COLORS), (kind, part)
+            assert any(
+                f"{kind} {color} {part}" in caption for caption in CAPTIONS for color in COLORS
+            ), (kind, part)
     assert all(any(caption.startswith(f"{color} bird") for caption in CAPTIONS) for color in COLORS)
 
 
 def test_a_log_with_a_repeated_step_keeps_the_later_one(tmp_path):
     records = [("vae", 250, 20.0), ("vae", 500, 21.0), ("vae", 500, 22.0), ("decoder", 250, 23.0)]
-    lines = [json.dumps({"stage": stage, "step": step, "psnr": psnr}) for stage, step, psnr in records]
+    lines = [
+        json.dumps({"stage": stage, "step": step, "psnr": psnr}) for stage, step, psnr in records
+    ]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     stages = read_log(tmp_path / "log.jsonl")
-    assert [record["psnr"] for record in stages["vae"]] == [20.0, 22.0] and len(stages["decoder"]) == 1
+    assert [record["psnr"] for record in stages["vae"]] == [20.0, 22.0] and len(
+        stages["decoder"]
+    ) == 1
 
 
 @pytest.fixture
@@ -103,8 +123,12 @@ def test_kept_samples_are_not_made_again_and_are_what_the_pipeline_makes(pipelin
 @pytest.mark.slow
 def test_program_measures_two_bases_side_by_side(tmp_path):
     base = ROOT / "sgdmix_hub" / "demo" / "tiny_base"
-    (tmp_path / "log.jsonl").write_text('{"stage": "vae", "step": 1, "psnr": 9}\n{"stage": "unet", "step": 1, "loss": 1}\n')
-    folders = [word for name in ("work_dir", "docs", "results") for word in (f"--{name}", tmp_path / name)]
+    (tmp_path / "log.jsonl").write_text(
+        '{"stage": "vae", "step": 1, "psnr": 9}\n{"stage": "unet", "step": 1, "loss": 1}\n'
+    )
+    folders = [
+        word for name in ("work_dir", "docs", "results") for word in (f"--{name}", tmp_path / name)
+    ]
     sizes = ["--images", 8, "--judge_images", 64, "--judge_epochs", 1]
 
     def run(*bases):
@@ -118,7 +142,12 @@ def test_program_measures_two_bases_side_by_side(tmp_path):
             *folders,
             *sizes,
         ]
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        return subprocess.run(
+            list(map(str, command)),
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
 
     assert run("a=nowhere").returncode == 2
     finished = run(f"one={base}", f"two={base}")

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sgdmix_hub.data.images import square
-from sgdmix_hub.data.splits import decode_image, load_evaluation_split, load_split, subset_record, to_rgb
+from sgdmix_hub.data.splits import (
+    decode_image,
+    load_evaluation_split,
+    load_split,
+    subset_record,
+    to_rgb,
+)
 from sgdmix_hub.data.subsets import NO_LABEL, check_same_subset
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.errors import UnusableImage, UserError
@@ -37,7 +43,9 @@ STORED_FOR = {  # orientation -> how an upright image is stored, undone by what 
 def known_rgb():
     """A picture without symmetries: gradients, and a bright block in one corner."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
-    picture = np.stack([x * 255 // (WIDTH - 1), y * 255 // (HEIGHT - 1), 128 + 0 * x], axis=-1).astype(np.uint8)
+    picture = np.stack(
+        [x * 255 // (WIDTH - 1), y * 255 // (HEIGHT - 1), 128 + 0 * x], axis=-1
+    ).astype(np.uint8)
     picture[2:8, 4:14] = (250, 240, 20)
     return Image.fromarray(picture)
 
@@ -58,7 +66,9 @@ def half_transparent(image):
     visible[:, WIDTH // 2 :] = True
     with_alpha = image.copy()
     with_alpha.putalpha(Image.fromarray(np.uint8(visible) * 255))
-    return with_alpha, Image.fromarray(np.where(visible[..., None], np.asarray(image.convert("RGB")), 255).astype(np.uint8))
+    return with_alpha, Image.fromarray(
+        np.where(visible[..., None], np.asarray(image.convert("RGB")), 255).astype(np.uint8)
+    )
 
 
 def palette_transparent():
@@ -74,7 +84,9 @@ def palette_transparent():
 
 
 def sixteen_bit(top=65535):
-    return Image.fromarray((np.asarray(known_grey()).astype(np.float64) / 255 * top).round().astype(np.uint16))
+    return Image.fromarray(
+        (np.asarray(known_grey()).astype(np.float64) / 255 * top).round().astype(np.uint16)
+    )
 
 
 def bilevel():
@@ -84,14 +96,30 @@ def bilevel():
 CASES = {
     "RGB": lambda: (cell(known_rgb(), "PNG"), known_rgb()),
     "grey": lambda: (cell(known_grey(), "PNG"), known_grey()),
-    "RGBA": lambda: (cell(half_transparent(known_rgb())[0], "PNG"), half_transparent(known_rgb())[1]),
-    "LA": lambda: (cell(half_transparent(known_grey())[0], "PNG"), half_transparent(known_grey())[1]),
+    "RGBA": lambda: (
+        cell(half_transparent(known_rgb())[0], "PNG"),
+        half_transparent(known_rgb())[1],
+    ),
+    "LA": lambda: (
+        cell(half_transparent(known_grey())[0], "PNG"),
+        half_transparent(known_grey())[1],
+    ),
     "palette": lambda: (cell(known_rgb().quantize(256), "PNG"), known_rgb()),
-    "palette with transparency": lambda: (cell(palette_transparent()[0], "PNG", transparency=0), palette_transparent()[1]),
-    "GIF with transparency": lambda: (cell(palette_transparent()[0], "GIF", transparency=0), palette_transparent()[1]),
+    "palette with transparency": lambda: (
+        cell(palette_transparent()[0], "PNG", transparency=0),
+        palette_transparent()[1],
+    ),
+    "GIF with transparency": lambda: (
+        cell(palette_transparent()[0], "GIF", transparency=0),
+        palette_transparent()[1],
+    ),
     "RGB with a transparent colour": lambda: (
         cell(known_rgb(), "PNG", transparency=(250, 240, 20)),
-        Image.fromarray(np.where((np.asarray(known_rgb()) == (250, 240, 20)).all(-1, keepdims=True), 255, known_rgb()).astype(np.uint8)),
+        Image.fromarray(
+            np.where(
+                (np.asarray(known_rgb()) == (250, 240, 20)).all(-1, keepdims=True), 255, known_rgb()
+            ).astype(np.uint8)
+        ),
     ),
     "CMYK": lambda: (cell(known_rgb().convert("CMYK"), "TIFF"), known_rgb()),
     "CMYK JPEG": lambda: (cell(known_rgb().convert("CMYK"), "JPEG", quality=98), known_rgb()),
@@ -100,10 +128,19 @@ CASES = {
     "32 bit": lambda: (cell(sixteen_bit().convert("I"), "TIFF"), known_grey()),
     "1 bit": lambda: (cell(bilevel(), "PNG"), bilevel()),
     "float up to 255": lambda: (cell(known_grey().convert("F"), "TIFF"), known_grey()),
-    "float up to 1": lambda: (cell(Image.fromarray(np.asarray(known_grey(), np.float32) / 255), "TIFF"), known_grey()),
+    "float up to 1": lambda: (
+        cell(Image.fromarray(np.asarray(known_grey(), np.float32) / 255), "TIFF"),
+        known_grey(),
+    ),
     "YCbCr": lambda: (cell(known_rgb().convert("YCbCr"), "TIFF"), known_rgb()),
-    "LAB": lambda: (cell(Image.fromarray(np.full((HEIGHT, WIDTH, 3), 128, np.uint8), "LAB"), "TIFF"), None),
-    "WebP": lambda: (cell(half_transparent(known_rgb())[0], "WEBP", lossless=True), half_transparent(known_rgb())[1]),
+    "LAB": lambda: (
+        cell(Image.fromarray(np.full((HEIGHT, WIDTH, 3), 128, np.uint8), "LAB"), "TIFF"),
+        None,
+    ),
+    "WebP": lambda: (
+        cell(half_transparent(known_rgb())[0], "WEBP", lossless=True),
+        half_transparent(known_rgb())[1],
+    ),
 }
 
 
@@ -114,14 +151,20 @@ def test_every_mode_becomes_rgb_of_the_same_content(name):
     image = to_rgb(decode_image(stored))
     assert image.mode == "RGB" and image.size == (WIDTH, HEIGHT)
     if expected is not None:
-        difference = np.abs(np.asarray(image).astype(int) - np.asarray(expected.convert("RGB")).astype(int))
+        difference = np.abs(
+            np.asarray(image).astype(int) - np.asarray(expected.convert("RGB")).astype(int)
+        )
         assert difference.mean() < 4, f"mean difference {difference.mean()}"
 
 
 @pytest.mark.parametrize("orientation", STORED_FOR)
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
 def test_images_are_upright_as_exif_says(orientation, file_format):
-    stored = known_rgb() if STORED_FOR[orientation] is None else known_rgb().transpose(STORED_FOR[orientation])
+    stored = (
+        known_rgb()
+        if STORED_FOR[orientation] is None
+        else known_rgb().transpose(STORED_FOR[orientation])
+    )
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     options = {"quality": 98, "subsampling": 0} if file_format == "JPEG" else {}
@@ -132,12 +175,21 @@ def test_images_are_upright_as_exif_says(orientation, file_format):
 
 def test_a_path_is_read_where_there_are_no_bytes(tmp_path):
     known_rgb().save(tmp_path / "bird.png")
-    image = decode_image({"bytes": None, "path": str(tmp_path / "bird.png")}, files_in=str(tmp_path.resolve()))
+    image = decode_image(
+        {"bytes": None, "path": str(tmp_path / "bird.png")}, files_in=str(tmp_path.resolve())
+    )
     assert np.array_equal(np.asarray(image), np.asarray(known_rgb()))
 
 
 @pytest.mark.parametrize(
-    "empty", [None, {"bytes": b"", "path": None}, {"bytes": None, "path": None}, {"bytes": None, "path": "/absent.png"}], ids=repr
+    "empty",
+    [
+        None,
+        {"bytes": b"", "path": None},
+        {"bytes": None, "path": None},
+        {"bytes": None, "path": "/absent.png"},
+    ],
+    ids=repr,
 )
 def test_a_cell_without_an_image_is_unusable(empty):
     with pytest.raises(UnusableImage):
@@ -149,7 +201,9 @@ def test_a_cell_without_an_image_is_unusable(empty):
 @given(data=st.data())
 @settings(max_examples=60)
 def test_damaged_bytes_are_an_image_or_unusable(file_format, data):
-    """Whatever happened to a file, one row is lost and not the run: no other exception leaves the decoder."""
+    """Whatever happened to a file, one row is lost and not the run: no other exception leaves the
+    decoder.
+    """
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     options = {} if file_format in ("GIF", "BMP") else {"exif": exif}
@@ -195,7 +249,12 @@ def test_a_truncated_image_is_unusable_with_the_same_reason_every_time(file_form
     assert len(reasons) == 1 and "corrupt" in reasons.pop()
 
 
-@given(width=st.integers(1, 90), height=st.integers(1, 90), size=st.integers(1, 40), resize=st.sampled_from(["stretch", "center-crop"]))
+@given(
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    size=st.integers(1, 40),
+    resize=st.sampled_from(["stretch", "center-crop"]),
+)
 @settings(max_examples=40)
 def test_squares_have_the_size_asked_for(width, height, size, resize):
     assert square(Image.new("RGB", (width, height)), size, resize).size == (size, size)
@@ -216,7 +275,10 @@ def test_stretching_keeps_everything_and_cropping_keeps_the_aspect_ratio():
 def write_dataset(folder, labels, feature, images=None, split="train"):
     """One split of a dataset in a folder, saved as the Hub stores it."""
     images = images or [cell(known_rgb(), "PNG") for _ in labels]
-    rows = Dataset.from_dict({"image": images, "label": labels}, features=Features({"image": ImageFeature(), "label": feature}))
+    rows = Dataset.from_dict(
+        {"image": images, "label": labels},
+        features=Features({"image": ImageFeature(), "label": feature}),
+    )
     (folder / "data").mkdir(parents=True, exist_ok=True)
     rows.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
@@ -233,12 +295,22 @@ def split_of(settings):
 @pytest.mark.parametrize(
     ("feature", "values", "labels", "names"),
     [
-        (ClassLabel(names=["kite", "tern", "finch"]), [2, 0, None, 2], [2, 0, NO_LABEL, 2], ["kite", "tern", "finch"]),
+        (
+            ClassLabel(names=["kite", "tern", "finch"]),
+            [2, 0, None, 2],
+            [2, 0, NO_LABEL, 2],
+            ["kite", "tern", "finch"],
+        ),
         (Value("string"), ["tern", "kite", None, "tern"], [1, 0, NO_LABEL, 1], ["kite", "tern"]),
         (Value("int64"), [7, 3, None, 7], [1, 0, NO_LABEL, 1], ["3", "7"]),
         (Value("uint8"), [200, 3, None, 200], [1, 0, NO_LABEL, 1], ["3", "200"]),
         (Value("int64"), [10, 9, None, 10], [1, 0, NO_LABEL, 1], ["9", "10"]),
-        (Value("large_string"), ["tern", "kite", None, "tern"], [1, 0, NO_LABEL, 1], ["kite", "tern"]),
+        (
+            Value("large_string"),
+            ["tern", "kite", None, "tern"],
+            [1, 0, NO_LABEL, 1],
+            ["kite", "tern"],
+        ),
     ],
     ids=["class label", "string", "int64", "uint8", "numbers in numeric order", "large string"],
 )
@@ -249,7 +321,9 @@ def test_labels_of_every_kind(tmp_path, feature, values, labels, names):
     assert split.subset.tolist() == [0, 1, 3]
 
 
-@pytest.mark.parametrize(("feature", "value"), [(Value("float32"), 0.5), (Value("bool"), True), (Value("int64"), None)])
+@pytest.mark.parametrize(
+    ("feature", "value"), [(Value("float32"), 0.5), (Value("bool"), True), (Value("int64"), None)]
+)
 def test_labels_that_are_none_are_refused(tmp_path, feature, value):
     with pytest.raises(UserError, match="label"):
         split_of(data_settings(write_dataset(tmp_path / "data", [value], feature)))
@@ -260,14 +334,20 @@ def test_a_split_gives_upright_rgb_and_names_its_pin(birds):
     rows = load_dataset(str(birds), split="train")
     assert len(split.rows) == 24 and split.class_names == rows.features["label"].names
     for index in (0, 7, 23):
-        assert np.array_equal(np.asarray(split.image(index)), np.asarray(rows[index]["image"].convert("RGB")))
-        assert np.array_equal(np.asarray(split.image(index, "mask")), np.asarray(rows[index]["mask"]))
+        assert np.array_equal(
+            np.asarray(split.image(index)), np.asarray(rows[index]["image"].convert("RGB"))
+        )
+        assert np.array_equal(
+            np.asarray(split.image(index, "mask")), np.asarray(rows[index]["mask"])
+        )
         assert split.labels[index] == rows[index]["label"]
     assert str(split.pin).startswith(f"{birds.name}@sha256-")
 
 
 def test_a_changed_dataset_is_another_one_even_under_the_same_path(tmp_path):
-    """`datasets` caches by path: the pin and the rows must both be those of what is in the folder now."""
+    """`datasets` caches by path: the pin and the rows must both be those of what is in the folder
+    now.
+    """
     folder = write_dataset(tmp_path / "data", ["kite"], Value("string"))
     before = split_of(data_settings(folder))
     (folder / "data" / "train-00000-of-00001.parquet").unlink()
@@ -279,7 +359,9 @@ def test_a_changed_dataset_is_another_one_even_under_the_same_path(tmp_path):
 
 def test_corrupt_rows_are_found(tmp_path):
     images = [cell(known_rgb(), "PNG"), {"bytes": b"no image", "path": None}, None]
-    split = split_of(data_settings(write_dataset(tmp_path / "data", ["a", "a", "a"], Value("string"), images)))
+    split = split_of(
+        data_settings(write_dataset(tmp_path / "data", ["a", "a", "a"], Value("string"), images))
+    )
     assert split.image(0).mode == "RGB"
     for row in (1, 2):
         with pytest.raises(UnusableImage):
@@ -323,16 +405,24 @@ def test_a_split_of_another_name_or_seed_is_another_subset(birds):
 
     mine = record()
     check_same_subset(mine, record(), "adapter")
-    # Three of six and "all there are, at most three of them" are one subset, however it was asked for.
+    # Three of six and "all there are, at most three of them" are one subset, however it was asked
+    # for.
     check_same_subset(record(examples_per_class=6), record(examples_per_class=None), "adapter")
-    for other in (record(subset_seed=1), record(examples_per_class=2), record(dataset_split="test"), record(examples_per_class=None)):
+    for other in (
+        record(subset_seed=1),
+        record(examples_per_class=2),
+        record(dataset_split="test"),
+        record(examples_per_class=None),
+    ):
         with pytest.raises(UserError, match="adapter was trained on another subset"):
             check_same_subset(mine, other, "adapter")
     for key in ("dataset", "rows_sha256"):
         with pytest.raises(UserError, match=key):
             check_same_subset(mine, mine | {key: "other"}, "classifier")
         with pytest.raises(UserError, match=key):
-            check_same_subset(mine, {name: value for name, value in mine.items() if name != key}, "classifier")
+            check_same_subset(
+                mine, {name: value for name, value in mine.items() if name != key}, "classifier"
+            )
 
 
 def test_an_evaluation_split_is_whole_and_numbered_like_the_training_split(birds, tmp_path):
@@ -340,7 +430,11 @@ def test_an_evaluation_split_is_whole_and_numbered_like_the_training_split(birds
     split = split_of(chosen)
     assert len(split.subset) == 4
     assert len(load_evaluation_split(chosen, "test", like=split).subset) == 16
-    for name, values in {"train": ["a", "b", "c"], "test": ["c", "b", "c"], "validation": ["b", "d", "a"]}.items():
+    for name, values in {
+        "train": ["a", "b", "c"],
+        "test": ["c", "b", "c"],
+        "validation": ["b", "d", "a"],
+    }.items():
         write_dataset(tmp_path / "data", values, Value("string"), split=name)
     chosen = data_settings(tmp_path / "data")
     split = split_of(chosen)
@@ -352,5 +446,8 @@ def test_an_evaluation_split_is_whole_and_numbered_like_the_training_split(birds
 def test_a_copy_of_a_dataset_is_the_same_dataset(birds, tmp_path):
     """What counts is the content: a copy under the same name has the same pin and subset."""
     save_dataset(make_dataset(4, 6, 2, 4, seed=0, resolution=32), tmp_path / birds.name)
-    records = [subset_record(data_settings(folder), split_of(data_settings(folder))) for folder in (birds, tmp_path / birds.name)]
+    records = [
+        subset_record(data_settings(folder), split_of(data_settings(folder)))
+        for folder in (birds, tmp_path / birds.name)
+    ]
     assert records[0] == records[1]

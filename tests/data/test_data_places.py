@@ -1,4 +1,6 @@
-"""Data never names places: a cell is bytes or names a file inside the dataset, and no reason tells what lies on the reader's disk."""
+"""Data never names places: a cell is bytes or names a file inside the dataset, and no reason tells
+what lies on the reader's disk.
+"""
 
 import os
 import subprocess
@@ -32,9 +34,15 @@ from sgdmix_hub.settings.method import MethodSettings, apply_preset
 def write_cells(folder, cells):
     """A dataset whose parquet holds just these cells, as any tool may write them."""
     schema = Features(image=ImageFeature(), label=ClassLabel(names=["kite", "tern"])).arrow_schema
-    arrays = [pa.array(cells, schema.field("image").type), pa.array([i % 2 for i in range(len(cells))], pa.int64())]
+    arrays = [
+        pa.array(cells, schema.field("image").type),
+        pa.array([i % 2 for i in range(len(cells))], pa.int64()),
+    ]
     (folder / "data").mkdir(parents=True)
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), folder / "data" / "train-00000-of-00001.parquet")
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=schema),
+        folder / "data" / "train-00000-of-00001.parquet",
+    )
     return folder
 
 
@@ -65,7 +73,9 @@ def secret(tmp_path):
     return path
 
 
-def test_a_cell_that_names_a_file_outside_a_folder_is_refused_whether_the_file_is_there_or_not(secret, tmp_path, monkeypatch):
+def test_a_cell_that_names_a_file_outside_a_folder_is_refused_whether_the_file_is_there_or_not(
+    secret, tmp_path, monkeypatch
+):
     folder = tmp_path / "stranger"
     (folder / "sub").mkdir(parents=True)
     os.symlink(secret, folder / "link.png")
@@ -86,11 +96,15 @@ def test_a_cell_that_names_a_file_outside_a_folder_is_refused_whether_the_file_i
         "nul\0byte",
         "~/photo.png",
     ]
-    cells = [{"bytes": png(picture(0)), "path": str(secret)}] + [{"bytes": None, "path": str(path)} for path in named]
+    cells = [{"bytes": png(picture(0)), "path": str(secret)}] + [
+        {"bytes": None, "path": str(path)} for path in named
+    ]
     split = split_of(write_cells(folder, cells))
     monkeypatch.chdir(secret.parent)
     assert reasons_of(split) == dict.fromkeys(range(1, len(cells)), OUTSIDE)
-    assert np.array_equal(np.asarray(split.image(0)), np.asarray(picture(0)))  # the path beside bytes is a name alone
+    assert np.array_equal(
+        np.asarray(split.image(0)), np.asarray(picture(0))
+    )  # the path beside bytes is a name alone
 
 
 def test_a_cell_may_name_a_file_inside_the_folder(tmp_path):
@@ -104,7 +118,9 @@ def test_a_cell_may_name_a_file_inside_the_folder(tmp_path):
     assert split.file_name(0) == "images/one.png"
 
 
-def test_a_folder_of_images_is_read_also_through_a_link_to_it_and_its_files_are_named_inside_it(tmp_path):
+def test_a_folder_of_images_is_read_also_through_a_link_to_it_and_its_files_are_named_inside_it(
+    tmp_path,
+):
     real = image_folder(tmp_path / "real" / "birds")
     (real / "train" / "kite" / "1.png").write_bytes(b"")
     os.symlink(real, tmp_path / "link")
@@ -125,7 +141,8 @@ def test_a_snapshot_of_the_hub_cache_is_a_folder_whose_files_are_links_to_its_bl
 
 def test_a_folder_that_lies_in_one_called_snapshots_is_no_cache(secret, tmp_path):
     folder = write_cells(
-        tmp_path / "snapshots" / "stranger", [{"bytes": png(picture(0)), "path": None}, {"bytes": None, "path": str(secret)}]
+        tmp_path / "snapshots" / "stranger",
+        [{"bytes": png(picture(0)), "path": None}, {"bytes": None, "path": str(secret)}],
     )
     assert reasons_of(split_of(folder)) == {1: OUTSIDE}
 
@@ -134,7 +151,9 @@ DATA = "data/train-00000-of-00001.parquet"
 CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n---\n"
 
 
-@pytest.mark.parametrize("path", ["../private/{data}", "{private}/{data}", "file://{private}/{data}", "link/{data}"])
+@pytest.mark.parametrize(
+    "path", ["../private/{data}", "{private}/{data}", "file://{private}/{data}", "link/{data}"]
+)
 def test_a_card_that_names_data_outside_its_folder_is_refused(path, tmp_path):
     """The rows would be made, and published, as if they were the stranger's own."""
     private = write_cells(tmp_path / "private", [{"bytes": png(picture(0)), "path": None}] * 2)
@@ -160,7 +179,9 @@ def test_where_no_folder_is_given_a_cell_is_bytes(secret):
 def test_a_dataset_in_hand_may_hold_paths_as_its_user_wrote_them(tmp_path):
     image_folder(tmp_path / "birds")
     rows = load_dataset("imagefolder", data_dir=str(tmp_path / "birds"), split="train")
-    settings = apply_preset(MethodSettings(strength=0.0, resolution=32, saliency_method="spectral-residual"))
+    settings = apply_preset(
+        MethodSettings(strength=0.0, resolution=32, saliency_method="spectral-residual")
+    )
     mapped = MappedSplit(SGDMixPipeline(settings, refiner=None), rows)
     assert len(rows.map(mapped, **mapped.options)) == 6
 
@@ -181,21 +202,37 @@ def test_neither_manifest_nor_card_tells_what_is_on_the_disk(secret, tmp_path):
         )
     )
     manifest = read_json(output / "repo" / "sgdmix" / "default" / "manifest.json")
-    assert manifest["rows"] == 6 and {record["reason"] for record in manifest["skipped"]} == {OUTSIDE}
+    assert manifest["rows"] == 6 and {record["reason"] for record in manifest["skipped"]} == {
+        OUTSIDE
+    }
     for path in (output / "repo").rglob("*"):
         if path.suffix in (".md", ".json", ".yaml"):
             assert "private" not in path.read_text() and str(tmp_path) not in path.read_text(), path
 
 
-@pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"%PDF-1.4\n", b"8BPS\0\1", b"\x0a\5\1\x08"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"%PDF-1.4\n",
+        b"8BPS\0\1",
+        b"\x0a\5\1\x08",
+    ],
+)
 def test_only_formats_of_the_allow_list_are_opened(start):
     with pytest.raises(UnusableImage, match="corrupt image: cannot identify image file$"):
         decode_image({"bytes": start + bytes(200), "path": None})
 
 
-@pytest.mark.parametrize(("side", "limit", "is_read"), [(10, None, True), (10, 99, False), (10, 100, True), (13_400, None, False)])
+@pytest.mark.parametrize(
+    ("side", "limit", "is_read"),
+    [(10, None, True), (10, 99, False), (10, 100, True), (13_400, None, False)],
+)
 def test_an_image_above_the_pixel_limit_is_refused_by_its_name(side, limit, is_read, recwarn):
-    stored = {"bytes": png_of(side) if side > 10_000 else encoded(Image.new("1", (side, side)), "PNG"), "path": None}
+    stored = {
+        "bytes": png_of(side) if side > 10_000 else encoded(Image.new("1", (side, side)), "PNG"),
+        "path": None,
+    }
     if is_read:
         assert decode_image(stored, max_pixels=limit).size == (side, side)
     else:
@@ -205,7 +242,10 @@ def test_an_image_above_the_pixel_limit_is_refused_by_its_name(side, limit, is_r
 
 
 def test_the_pixel_limit_is_a_setting_of_every_program_and_of_the_fingerprint(tmp_path):
-    cells = [{"bytes": encoded(Image.new("RGB", size), "PNG"), "path": None} for size in ((10, 10), (20, 20))]
+    cells = [
+        {"bytes": encoded(Image.new("RGB", size), "PNG"), "path": None}
+        for size in ((10, 10), (20, 20))
+    ]
     split = split_of(write_cells(tmp_path / "data", cells), max_image_pixels=100)
     assert reasons_of(split) == {1: "larger than max_image_pixels (100)"}
     with pytest.raises(UserError, match="max_image_pixels is 0"):
@@ -222,15 +262,26 @@ Image.new("1", (9_500, 9_500)).save(buffer, "PNG")
 assert decode_image({"bytes": buffer.getvalue(), "path": None}).size == (9_500, 9_500)
 assert decode_image({"bytes": buffer.getvalue(), "path": None}, max_pixels=400_000_000).size == (9_500, 9_500)
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=launch_environment(), capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=launch_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_on_the_hub_cells_hold_bytes_or_name_files_of_their_own_repository(hub, secret, tmp_path):
-    """A folder of images on the Hub works, also once more from the cache; a path in a parquet is refused, wherever it leads; when the files
-    behind a prepared dataset are gone, that is said."""
+    """A folder of images on the Hub works, also once more from the cache; a path in a parquet is
+    refused, wherever it leads; when the files behind a prepared dataset are gone, that is said.
+    """
     image_folder(tmp_path / "birds")
-    write_cells(tmp_path / "paths", [{"bytes": png(picture(0)), "path": None}, {"bytes": None, "path": str(secret)}])
+    write_cells(
+        tmp_path / "paths",
+        [{"bytes": png(picture(0)), "path": None}, {"bytes": None, "path": str(secret)}],
+    )
     found = run_client(
         hub,
         """
@@ -266,16 +317,24 @@ print(json.dumps(found))
 """,
         tmp_path,
     )
-    assert found["folder"] == {} and found["file"].endswith("train/tern/1.png") and found["paths"] == {"1": OUTSIDE}
+    assert (
+        found["folder"] == {}
+        and found["file"].endswith("train/tern/1.png")
+        and found["paths"] == {"1": OUTSIDE}
+    )
     assert OUTSIDE in found["other"]
-    assert found["gone"].startswith("the files behind the cached dataset birds/birds are gone: remove ")
+    assert found["gone"].startswith(
+        "the files behind the cached dataset birds/birds are gone: remove "
+    )
 
 
 def test_on_the_hub_a_card_cannot_name_data_of_another_repository(hub, tmp_path):
     """The reader's token may open what its author cannot."""
     write_cells(tmp_path / "private", [{"bytes": png(picture(0)), "path": None}] * 2)
     (tmp_path / "stranger").mkdir()
-    (tmp_path / "stranger" / "README.md").write_text(CARD.format(path=f"hf://datasets/birds/private/{DATA}"))
+    (tmp_path / "stranger" / "README.md").write_text(
+        CARD.format(path=f"hf://datasets/birds/private/{DATA}")
+    )
     told = run_client(
         hub,
         """

@@ -1,4 +1,6 @@
-"""What is plain from the data is said when it is loaded: what was taken, what was left out, and why something cannot be loaded."""
+"""What is plain from the data is said when it is loaded: what was taken, what was left out, and why
+something cannot be loaded.
+"""
 
 import resource
 import shutil
@@ -27,7 +29,9 @@ from sgdmix_hub.settings.programs import PreviewSettings, RunSettings
 from sgdmix_hub.settings.training import ClassifierSettings
 
 NAMES = ["heron", "kite", "tern"]
-LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 146946961\n"
+LFS_POINTER = (
+    "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 146946961\n"
+)
 
 
 def image_folder(folder, names=NAMES, split="train", per_class=4):
@@ -40,14 +44,23 @@ def image_folder(folder, names=NAMES, split="train", per_class=4):
 
 
 def write_labels(folder, labels, feature, split="train", **columns):
-    """A split in which the labels stand as they are, as a tool other than `datasets` may write them."""
-    features = Features(image=ImageFeature(), label=feature, **{name: of for name, (_, of) in columns.items()})
+    """A split in which the labels stand as they are, as a tool other than `datasets` may write
+    them.
+    """
+    features = Features(
+        image=ImageFeature(), label=feature, **{name: of for name, (_, of) in columns.items()}
+    )
     schema = features.arrow_schema
     cells = [{"bytes": png(picture(number, 24, 16)), "path": None} for number in range(len(labels))]
-    values = {"image": cells, "label": labels} | {name: given for name, (given, _) in columns.items()}
+    values = {"image": cells, "label": labels} | {
+        name: given for name, (given, _) in columns.items()
+    }
     arrays = [pa.array(values[field.name], field.type) for field in schema]
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), folder / "data" / f"{split}-00000-of-00001.parquet")
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=schema),
+        folder / "data" / f"{split}-00000-of-00001.parquet",
+    )
     return folder
 
 
@@ -86,7 +99,9 @@ configs:
 
 
 def test_folders_of_one_name_and_one_readme_give_their_own_rows(tmp_path):
-    """A folder whose labels were corrected, and a copy of it elsewhere: `datasets` alone takes them all for the first."""
+    """A folder whose labels were corrected, and a copy of it elsewhere: `datasets` alone takes them
+    all for the first.
+    """
     found = {}
     for parent, labels in (("first", [0, 1, 2]), ("second", [2, 1, 0]), ("third", [1, 1, 1])):
         folder = write_labels(tmp_path / parent / "set", labels, ClassLabel(names=NAMES))
@@ -147,17 +162,27 @@ def test_class_labels_without_names_are_refused(tmp_path):
     assert "has no class names" in refusal(folder)
 
 
-def test_minus_one_is_no_label_in_class_labels_and_in_plain_integers_but_a_value_in_a_column_of_groups(tmp_path, capsys):
+def test_minus_one_is_no_label_in_class_labels_and_in_plain_integers_but_a_value_in_a_column_of_groups(
+    tmp_path, capsys
+):
     for feature in (ClassLabel(names=["0", "1"]), Value("int64")):
         groups = ([-1, 1, 1, -1], Value("int64"))
-        folder = write_labels(tmp_path / type(feature).__name__, [0, -1, 1, 0], feature, group=groups)
+        folder = write_labels(
+            tmp_path / type(feature).__name__, [0, -1, 1, 0], feature, group=groups
+        )
         split = split_of(folder)
-        assert split.class_names == ["0", "1"] and split.labels.tolist() == [0, -1, 1, 0] and split.subset.tolist() == [0, 2, 3]
+        assert (
+            split.class_names == ["0", "1"]
+            and split.labels.tolist() == [0, -1, 1, 0]
+            and split.subset.tolist() == [0, 2, 3]
+        )
         assert "3 images of 2 classes" in said(capsys, folder)
         assert attributes_of(split, "group")[1] == ["-1", "1"]
 
 
-def test_an_evaluation_split_without_labels_or_images_is_refused_before_anything_is_trained(tmp_path):
+def test_an_evaluation_split_without_labels_or_images_is_refused_before_anything_is_trained(
+    tmp_path,
+):
     folder = write_labels(tmp_path / "data", [0, 1, 2], ClassLabel(names=NAMES))
     write_labels(folder, [-1, -1], ClassLabel(names=NAMES), split="test")
     split = split_of(folder)
@@ -171,9 +196,15 @@ def test_an_evaluation_split_without_labels_or_images_is_refused_before_anything
 def test_one_line_says_what_was_loaded_and_what_was_left_out(tmp_path, capsys):
     labels = [0, 1, 2, 0, 1, 2, -1, None]
     folder = write_labels(tmp_path / "birds", labels, ClassLabel(names=[*NAMES, "wren"]))
-    assert said(capsys, folder) == "6 images of 3 of 4 classes (wren has none), split 'train' of birds, 2 left out (2 without a label)\n"
+    assert (
+        said(capsys, folder)
+        == "6 images of 3 of 4 classes (wren has none), split 'train' of birds, 2 left out (2 without a label)\n"
+    )
     line = said(capsys, folder, examples_per_class=1)
-    assert line.startswith("3 images of 3 of 4") and "5 left out (2 without a label, 3 outside the subset)" in line
+    assert (
+        line.startswith("3 images of 3 of 4")
+        and "5 left out (2 without a label, 3 outside the subset)" in line
+    )
     whole = image_folder(tmp_path / "whole")
     assert said(capsys, whole) == "12 images of 3 classes, split 'train' of whole\n"
 
@@ -189,30 +220,52 @@ def test_trainings_name_the_images_that_cannot_be_decoded(tmp_path, capsys):
     assert line.startswith(
         "8 images of 3 classes, split 'train' of photos, 4 left out (4 that cannot be decoded: row 1 train/heron/001.png: "
     )
-    assert line.count("\n") == 1 and "row 5 train/kite/001.png" in line and "tern/003.png" not in line
+    assert (
+        line.count("\n") == 1 and "row 5 train/kite/001.png" in line and "tern/003.png" not in line
+    )
 
 
 def test_a_generation_names_the_images_without_a_map_before_it_makes_rows(tmp_path, capsys):
     folder = image_folder(tmp_path / "photos")
     (folder / "train" / "kite" / "002.png").write_bytes(b"<html>")
-    values = {"strength": 0.0, "saliency_method": "spectral-residual", "resolution": 32, "max_skipped": 1.0}
-    augment.main(AugmentSettings(dataset_name=str(folder), output_dir=str(tmp_path / "run"), **values))
+    values = {
+        "strength": 0.0,
+        "saliency_method": "spectral-residual",
+        "resolution": 32,
+        "max_skipped": 1.0,
+    }
+    augment.main(
+        AugmentSettings(dataset_name=str(folder), output_dir=str(tmp_path / "run"), **values)
+    )
     first, second = capsys.readouterr().out.splitlines()[:2]
     assert first == "12 images of 3 classes, split 'train' of photos"
-    assert second.startswith("warning: 1 image of photos cannot be used: row 6 train/kite/002.png: corrupt image")
-    assert "002.png" not in "".join(path.read_text() for path in (tmp_path / "run" / "repo").rglob("*.[jm][sd]*"))
+    assert second.startswith(
+        "warning: 1 image of photos cannot be used: row 6 train/kite/002.png: corrupt image"
+    )
+    assert "002.png" not in "".join(
+        path.read_text() for path in (tmp_path / "run" / "repo").rglob("*.[jm][sd]*")
+    )
 
 
 def test_class_folders_that_are_taken_for_splits_are_told(tmp_path, capsys):
-    folder = image_folder(tmp_path / "rails", ["bullet_train", "steam_train", "tram", "bus"], split="")
+    folder = image_folder(
+        tmp_path / "rails", ["bullet_train", "steam_train", "tram", "bus"], split=""
+    )
     line, warning = said(capsys, folder).splitlines()
     assert line == "8 images of 2 classes, split 'train' of rails"
-    assert warning.startswith("warning: 8 image files of rails in no split, bus/000.png first: ") and "train/" in warning
+    assert (
+        warning.startswith("warning: 8 image files of rails in no split, bus/000.png first: ")
+        and "train/" in warning
+    )
     assert split_of(image_folder(tmp_path / "whole")).strays == ()
 
 
 @pytest.mark.parametrize(
-    ("names", "word"), [(["bullet_train", "tram", "bus"], "class folders give labels"), (["test_tube", "beaker"], "train, test or val")]
+    ("names", "word"),
+    [
+        (["bullet_train", "tram", "bus"], "class folders give labels"),
+        (["test_tube", "beaker"], "train, test or val"),
+    ],
 )
 def test_a_folder_that_lost_its_labels_or_its_split_to_a_name_is_told_so(names, word, tmp_path):
     assert word in refusal(image_folder(tmp_path / "data", names, split=""))
@@ -222,7 +275,10 @@ def test_a_stray_image_or_a_single_class_folder_drops_the_labels_and_is_told_so(
     stray = image_folder(tmp_path / "stray")
     shutil.copy(stray / "train" / "kite" / "000.png", stray / "train" / "cover.png")
     for folder in (stray, image_folder(tmp_path / "single", ["heron"])):
-        assert "has no column 'label': it has image (class folders give labels where there are at least two" in refusal(folder)
+        assert (
+            "has no column 'label': it has image (class folders give labels where there are at least two"
+            in refusal(folder)
+        )
 
 
 @pytest.mark.parametrize(
@@ -238,7 +294,12 @@ def test_a_stray_image_or_a_single_class_folder_drops_the_labels_and_is_told_so(
 def test_an_output_folder_inside_the_datasets_is_refused_at_once(settings_class, values, tmp_path):
     folder = image_folder(tmp_path / "flat", split="")
     (tmp_path / "link").symlink_to(folder)
-    for inside in (folder, folder / "outputs", folder / "a" / ".." / "b", tmp_path / "link" / "run"):
+    for inside in (
+        folder,
+        folder / "outputs",
+        folder / "a" / ".." / "b",
+        tmp_path / "link" / "run",
+    ):
         with pytest.raises(UserError, match="lies inside the dataset's folder"):
             settings_class(dataset_name=str(folder), output_dir=str(inside), **values).validate()
     for outside in (tmp_path, tmp_path / "flat-run", tmp_path / "run"):
@@ -247,9 +308,15 @@ def test_an_output_folder_inside_the_datasets_is_refused_at_once(settings_class,
 
 def test_maps_are_not_kept_inside_the_dataset_either(tmp_path):
     folder = image_folder(tmp_path / "flat", split="")
-    values = {"strength": 0.0, "saliency_method": "spectral-residual", "output_dir": str(tmp_path / "run")}
+    values = {
+        "strength": 0.0,
+        "saliency_method": "spectral-residual",
+        "output_dir": str(tmp_path / "run"),
+    }
     with pytest.raises(UserError, match="saliency_dir .* lies inside the dataset's folder"):
-        AugmentSettings(dataset_name=str(folder), saliency_dir=str(folder / "maps"), **values).validate()
+        AugmentSettings(
+            dataset_name=str(folder), saliency_dir=str(folder / "maps"), **values
+        ).validate()
 
 
 # ---- why a dataset cannot be loaded ----
@@ -259,10 +326,16 @@ def test_the_configurations_are_named_with_the_setting_that_chooses_one(tmp_path
     folder = tmp_path / "multi"
     for name in ("small", "full"):
         write_labels(folder / name, [0, 1, 2], ClassLabel(names=NAMES))
-    lines = "".join(f"- config_name: {name}\n  data_files: {name}/data/*.parquet\n" for name in ("small", "full"))
+    lines = "".join(
+        f"- config_name: {name}\n  data_files: {name}/data/*.parquet\n"
+        for name in ("small", "full")
+    )
     (folder / "README.md").write_text(f"---\nconfigs:\n{lines}---\n")
     assert all(word in refusal(folder) for word in ("--dataset_config_name", "small, full"))
-    assert all(word in refusal(folder, dataset_config_name="other") for word in ("--dataset_config_name", "small", "full"))
+    assert all(
+        word in refusal(folder, dataset_config_name="other")
+        for word in ("--dataset_config_name", "small", "full")
+    )
     assert len(split_of(folder, dataset_config_name="full").subset) == 3
 
 
@@ -303,7 +376,10 @@ def test_pointers_of_git_lfs_are_told(tmp_path):
     for path in folder.rglob("*.png"):
         path.write_text(LFS_POINTER)
     line = refusal(folder)
-    assert "not one of the 12 images of split 'train' of images can be decoded" in line and "git lfs pull" in line
+    assert (
+        "not one of the 12 images of split 'train' of images can be decoded" in line
+        and "git lfs pull" in line
+    )
 
 
 def test_a_full_disk_inside_datasets_is_a_full_disk(tmp_path):
@@ -322,6 +398,8 @@ def test_a_full_disk_inside_datasets_is_a_full_disk(tmp_path):
 
 def test_a_dataset_that_save_to_disk_wrote_is_loaded(tmp_path):
     folder = write_labels(tmp_path / "data", [0, 1, 2], ClassLabel(names=NAMES))
-    load_rows(resolve(str(folder), repo_type="dataset"), None, "train").rows.save_to_disk(tmp_path / "saved")
+    load_rows(resolve(str(folder), repo_type="dataset"), None, "train").rows.save_to_disk(
+        tmp_path / "saved"
+    )
     split = split_of(tmp_path / "saved")
     assert (split.labels.tolist(), split.class_names) == ([0, 1, 2], NAMES)

@@ -58,11 +58,15 @@ def decoded(files):
     return found
 
 
-def test_over_five_hundred_odd_files_are_images_or_have_a_short_reason_without_places(files, decoded):
+def test_over_five_hundred_odd_files_are_images_or_have_a_short_reason_without_places(
+    files, decoded
+):
     assert len(files) > 500
     for name, found in decoded.items():
         if isinstance(found, str):
-            assert len(found) < 120 and found.isprintable() and "/" not in found and "0x" not in found, (name, found)
+            assert (
+                len(found) < 120 and found.isprintable() and "/" not in found and "0x" not in found
+            ), (name, found)
         else:
             assert found.mode == "RGB", name
     assert sum(not isinstance(found, str) for found in decoded.values()) > 200
@@ -70,10 +74,14 @@ def test_over_five_hundred_odd_files_are_images_or_have_a_short_reason_without_p
 
 @pytest.fixture(scope="module")
 def images(decoded):
-    """The images by name; of the many that look like one picture, since their damage does not show, a few."""
+    """The images by name; of the many that look like one picture, since their damage does not show,
+    a few.
+    """
     found = {name: image for name, image in decoded.items() if not isinstance(image, str)}
     alike = [name for name in found if "flipped bits" in name or " cut to " in name]
-    return {name: image for name, image in found.items() if name not in alike or name in alike[::20]}
+    return {
+        name: image for name, image in found.items() if name not in alike or name in alike[::20]
+    }
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -99,18 +107,33 @@ def test_every_odd_image_is_mixed_or_has_no_foreground(recipe, images):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(files, decoded, classifier, tmp_path):
-    chosen = list(files)[::25] + [name for name in files if name.startswith(("checks", "scales", "jittered"))][::6]
-    data = write_dataset(tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))])
+def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
+    files, decoded, classifier, tmp_path
+):
+    chosen = (
+        list(files)[::25]
+        + [name for name in files if name.startswith(("checks", "scales", "jittered"))][::6]
+    )
+    data = write_dataset(
+        tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))]
+    )
     settings = AugmentSettings(
-        dataset_name=str(data), output_dir=str(tmp_path / "run"), preset="recommended", strength=0.0, resolution=32, max_skipped=1.0
+        dataset_name=str(data),
+        output_dir=str(tmp_path / "run"),
+        preset="recommended",
+        strength=0.0,
+        resolution=32,
+        max_skipped=1.0,
     )
     augment.main(settings)
     manifest = manifest_of(tmp_path / "run")
     skipped = {record["source_index"] for record in manifest["skipped"]}
     unusable = {row for row, name in enumerate(chosen) if isinstance(decoded[name], str)}
     assert manifest["rows"] + len(skipped) == manifest["planned_rows"] == len(chosen)
-    assert len(published_rows(tmp_path / "run")) == manifest["rows"] > len(chosen) // 3 and unusable <= skipped
+    assert (
+        len(published_rows(tmp_path / "run")) == manifest["rows"] > len(chosen) // 3
+        and unusable <= skipped
+    )
     split = load_split(settings, resolve(str(data), repo_type="dataset"))
     reader = Classifier(resolve(str(classifier)), torch.device("cpu"))
     assert trust_test(reader, 64, split, "stretch").images == len(chosen) - len(unusable)
@@ -118,16 +141,35 @@ def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_preview_over_odd_rows_is_drawn(files, tmp_path, capsys):
-    chosen = list(files)[10::50] + [name for name in files if name.startswith(("checks", "scales"))][:4]
-    data = write_dataset(tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))])
-    preview.main(PreviewSettings(dataset_name=str(data), output_dir=str(tmp_path / "preview"), resolution=32, num_candidates=3))
+    chosen = (
+        list(files)[10::50] + [name for name in files if name.startswith(("checks", "scales"))][:4]
+    )
+    data = write_dataset(
+        tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))]
+    )
+    preview.main(
+        PreviewSettings(
+            dataset_name=str(data),
+            output_dir=str(tmp_path / "preview"),
+            resolution=32,
+            num_candidates=3,
+        )
+    )
     facts = read_json(tmp_path / "preview" / "preview.json")
     assert facts["images"] + len(facts["left_out"]) == len(chosen) and facts["images"] > 8
-    assert f"warning: {len(facts['left_out'])} images of odd cannot be used: row " in capsys.readouterr().out
+    assert (
+        f"warning: {len(facts['left_out'])} images of odd cannot be used: row "
+        in capsys.readouterr().out
+    )
 
 
 def test_what_says_nothing_about_a_row_is_not_its_reason():
-    for error in (MemoryError("no room"), UserError("mend it"), Preempted("stop"), KeyboardInterrupt()):
+    for error in (
+        MemoryError("no room"),
+        UserError("mend it"),
+        Preempted("stop"),
+        KeyboardInterrupt(),
+    ):
         with pytest.raises(type(error)), one_row("mask"):
             raise error
     no_memory = cv2.error("Failed to allocate 99 bytes")
@@ -150,8 +192,13 @@ def test_a_pipeline_called_with_odd_images_gives_an_image_or_none_for_each(image
     truncated = tmp_path / "truncated.png"
     truncated.write_bytes(encoded(picture(1), "PNG")[:-200])
     called = [*list(images.values())[::10], Image.open(truncated), picture(2)]
-    pipeline = SGDMixPipeline(apply_preset(MethodSettings(preset="recommended", strength=0.0, resolution=32)), refiner=None)
+    pipeline = SGDMixPipeline(
+        apply_preset(MethodSettings(preset="recommended", strength=0.0, resolution=32)),
+        refiner=None,
+    )
     with pytest.warns(UserWarning, match=rf"image {len(called) - 2}: corrupt image"):
-        refined = pipeline(called, called[:1] * len(called), [0] * len(called), seeds=list(range(len(called))))
+        refined = pipeline(
+            called, called[:1] * len(called), [0] * len(called), seeds=list(range(len(called)))
+        )
     assert [image is None for image in refined[-2:]] == [True, False]
     assert all(image is None or image.size == (32, 32) for image in refined)

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from sgdmix_hub.data.subsets import NO_LABEL, subset_indices
 
-label_lists = st.lists(st.integers(NO_LABEL, 5), max_size=120).map(lambda labels: np.array(labels, dtype=np.int64))
+label_lists = st.lists(st.integers(NO_LABEL, 5), max_size=120).map(
+    lambda labels: np.array(labels, dtype=np.int64)
+)
 
 
 @given(labels=label_lists, shots=st.integers(1, 12), seed=st.integers(0, 1000))
@@ -20,24 +22,34 @@ def test_few_shot_draws_exactly_the_shots_of_each_class(labels, shots, seed):
     assert NO_LABEL not in labels[rows]
 
 
-@given(labels=label_lists, shots=st.integers(1, 4), seed=st.integers(0, 1000), label=st.integers(0, 5))
+@given(
+    labels=label_lists, shots=st.integers(1, 4), seed=st.integers(0, 1000), label=st.integers(0, 5)
+)
 @settings(max_examples=60)
 def test_the_shots_of_a_class_do_not_depend_on_the_other_classes(labels, shots, seed, label):
     alone = np.where(labels == label, labels, NO_LABEL)
     all_classes = subset_indices(labels, 6, seed, examples_per_class=shots)
-    assert np.array_equal(all_classes[labels[all_classes] == label], subset_indices(alone, 6, seed, examples_per_class=shots))
+    assert np.array_equal(
+        all_classes[labels[all_classes] == label],
+        subset_indices(alone, 6, seed, examples_per_class=shots),
+    )
 
 
 @given(labels=label_lists, seed=st.integers(0, 1000))
 @settings(max_examples=30)
 def test_fewer_shots_are_a_subset_of_more(labels, seed):
-    subsets = [set(subset_indices(labels, 6, seed, examples_per_class=shots).tolist()) for shots in (1, 3, 9)]
+    subsets = [
+        set(subset_indices(labels, 6, seed, examples_per_class=shots).tolist())
+        for shots in (1, 3, 9)
+    ]
     assert subsets[0] <= subsets[1] <= subsets[2]
 
 
 def test_the_seed_chooses_the_shots():
     labels = np.repeat(np.arange(4), 50)
-    draws = {tuple(subset_indices(labels, 4, seed, examples_per_class=5).tolist()) for seed in range(20)}
+    draws = {
+        tuple(subset_indices(labels, 4, seed, examples_per_class=5).tolist()) for seed in range(20)
+    }
     assert len(draws) == 20
 
 
@@ -46,7 +58,13 @@ def test_without_subset_settings_all_labelled_rows_are_used():
     assert subset_indices(labels, 2, 0).tolist() == [0, 2, 3]
 
 
-@given(classes=st.integers(1, 30), per_class=st.integers(1, 60), factor=st.floats(0.01, 1.0), seed=st.integers(0, 100), order=st.randoms())
+@given(
+    classes=st.integers(1, 30),
+    per_class=st.integers(1, 60),
+    factor=st.floats(0.01, 1.0),
+    seed=st.integers(0, 100),
+    order=st.randoms(),
+)
 @settings(max_examples=80)
 def test_long_tail_of_balanced_classes_falls_to_the_factor(classes, per_class, factor, seed, order):
     labels = np.repeat(np.arange(classes), per_class)
@@ -64,9 +82,17 @@ def test_long_tail_of_balanced_classes_falls_to_the_factor(classes, per_class, f
         assert abs(count - max(1, exact)) <= 1
 
 
-@given(labels=label_lists, factor=st.floats(0.01, 1.0), shots=st.integers(1, 5), seed=st.integers(0, 100))
+@given(
+    labels=label_lists,
+    factor=st.floats(0.01, 1.0),
+    shots=st.integers(1, 5),
+    seed=st.integers(0, 100),
+)
 @settings(max_examples=40)
 def test_few_shot_and_long_tail_together_keep_the_smaller_number(labels, factor, shots, seed):
     both = subset_indices(labels, 6, seed, shots, factor)
-    for alone in (subset_indices(labels, 6, seed, shots), subset_indices(labels, 6, seed, imbalance_factor=factor)):
+    for alone in (
+        subset_indices(labels, 6, seed, shots),
+        subset_indices(labels, 6, seed, imbalance_factor=factor),
+    ):
         assert set(both.tolist()) <= set(alone.tolist())

@@ -1,4 +1,6 @@
-"""What evaluation.json says, from views and scores that are made up: whole, by strength, and with images that cannot be used."""
+"""What evaluation.json says, from views and scores that are made up: whole, by strength, and with
+images that cannot be used.
+"""
 
 import json
 import math
@@ -16,11 +18,15 @@ ROWS, REAL = 60, 20
 
 def views(rng, rows, usable=None):
     sizes = {"probabilities": 3, "whole": 5, "foreground": 5, "background": 5, "thumbnails": 768}
-    values = {name: rng.standard_normal((rows, width)).astype(np.float32) for name, width in sizes.items()}
+    values = {
+        name: rng.standard_normal((rows, width)).astype(np.float32) for name, width in sizes.items()
+    }
     exponents = np.exp(values["probabilities"])
     values["probabilities"] = exponents / exponents.sum(axis=1, keepdims=True)
     usable = np.ones(rows, bool) if usable is None else usable
-    return Views(**{name: np.where(usable[:, None], of, 0) for name, of in values.items()}, usable=usable)
+    return Views(
+        **{name: np.where(usable[:, None], of, 0) for name, of in values.items()}, usable=usable
+    )
 
 
 @pytest.fixture
@@ -41,13 +47,19 @@ def test_the_figures_of_a_strength_are_those_of_its_rows_alone(made):
     synthetic, real, origins = made
     scores, all_kept = row_scores(synthetic, real, origins), np.ones(ROWS, bool)
     facts = evaluate(scores, synthetic, real, origins, all_kept)
-    assert [of["strength"] for of in facts["by_strength"]] == [0, 0.25, 0.5] and facts["kept"] is None
+    assert [of["strength"] for of in facts["by_strength"]] == [0, 0.25, 0.5] and facts[
+        "kept"
+    ] is None
     for of_strength in facts["by_strength"]:
         rows = np.flatnonzero(origins.strengths == of_strength.pop("strength"))
-        parts = (getattr(origins, name)[rows] for name in ("sources", "targets", "labels", "strengths"))
+        parts = (
+            getattr(origins, name)[rows] for name in ("sources", "targets", "labels", "strengths")
+        )
         alone = Origins(*parts, origins.real_labels)
         part = rows_of(synthetic, rows)
-        expected = evaluate(row_scores(part, real, alone), part, real, alone, np.ones(len(rows), bool))
+        expected = evaluate(
+            row_scores(part, real, alone), part, real, alone, np.ones(len(rows), bool)
+        )
         assert expected["by_strength"] == []
         # which rows a subset of the kernel distance holds depends on their order alone
         assert of_strength == pytest.approx(expected["all"])
@@ -62,7 +74,9 @@ def test_images_that_cannot_be_used_are_compared_with_nothing(made):
     synthetic, real, origins = made
     twin = (origins.sources[7] + 3) % REAL
     synthetic.whole[7] = real.whole[twin] + 1e-5
-    expected = evaluate(row_scores(synthetic, real, origins), synthetic, real, origins, np.ones(ROWS, bool))
+    expected = evaluate(
+        row_scores(synthetic, real, origins), synthetic, real, origins, np.ones(ROWS, bool)
+    )
     assert expected["duplicates"]["features"]["pairs"][0][:2] == [7, twin]
     usable = np.ones(REAL + 4, bool)
     usable[[0, 5, 6, REAL + 3]] = False
@@ -73,16 +87,26 @@ def test_images_that_cannot_be_used_are_compared_with_nothing(made):
         spread[name][places] = getattr(real, name)
     labels = np.zeros(REAL + 4, int)
     labels[places] = origins.real_labels
-    moved = Origins(places[origins.sources], places[origins.targets], origins.labels, origins.strengths, labels)
+    moved = Origins(
+        places[origins.sources], places[origins.targets], origins.labels, origins.strengths, labels
+    )
     with_gaps = Views(**spread, usable=usable)
-    found = evaluate(row_scores(synthetic, with_gaps, moved), synthetic, with_gaps, moved, np.ones(ROWS, bool))
+    found = evaluate(
+        row_scores(synthetic, with_gaps, moved), synthetic, with_gaps, moved, np.ones(ROWS, bool)
+    )
     for space, of_space in expected["duplicates"].items():
-        assert found["duplicates"][space].pop("pairs") == [[row, int(places[other]), d] for row, other, d in of_space.pop("pairs")]
+        assert found["duplicates"][space].pop("pairs") == [
+            [row, int(places[other]), d] for row, other, d in of_space.pop("pairs")
+        ]
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(expected))
 
 
 def test_what_is_not_a_number_is_none():
-    assert without_nan({"a": [1, math.nan, {"b": math.nan}], "c": "nan", "d": 0.5}) == {"a": [1, None, {"b": None}], "c": "nan", "d": 0.5}
+    assert without_nan({"a": [1, math.nan, {"b": math.nan}], "c": "nan", "d": 0.5}) == {
+        "a": [1, None, {"b": None}],
+        "c": "nan",
+        "d": 0.5,
+    }
 
 
 def test_classes_are_counted_and_the_text_names_the_worst(made):
@@ -91,14 +115,22 @@ def test_classes_are_counted_and_the_text_names_the_worst(made):
     kept = scores["judge_label_probability"] > 0.2
     by_class = class_facts(scores, origins.labels, kept, NAMES, {0: (3, 4)})
     assert [of["class"] for of in by_class] == NAMES
-    assert [(of["judge_accuracy"], of["real_images"]) for of in by_class] == [(0.75, 4), (None, 0), (None, 0)]
+    assert [(of["judge_accuracy"], of["real_images"]) for of in by_class] == [
+        (0.75, 4),
+        (None, 0),
+        (None, 0),
+    ]
     for label, of in enumerate(by_class):
         here = origins.labels == label
         assert (of["images"], of["dropped"]) == (here.sum(), (here & ~kept).sum())
         assert of["label_fidelity"] == pytest.approx((scores["judge_label"] == label)[here].mean())
     facts = evaluate(scores, synthetic, real, origins, kept)
-    text = evaluation_text(facts | {"by_class": by_class, "masks": "model-free", "judge_accuracy": None})
+    text = evaluation_text(
+        facts | {"by_class": by_class, "masks": "model-free", "judge_accuracy": None}
+    )
     lines = text.splitlines()
-    assert len(lines) == 8 and sum("evil" in line for line in lines) <= 1  # a name with a line break is one line
+    assert (
+        len(lines) == 8 and sum("evil" in line for line in lines) <= 1
+    )  # a name with a line break is one line
     assert [line.split()[0] for line in lines[2:-1]] == ["0", "0.25", "0.5", "all", "kept"]
     assert f"{facts['all']['label_fidelity']:.3f}" in lines[5]

@@ -1,4 +1,6 @@
-"""The preview: one page and its figures, which are those of a generation's own functions on the drawn images."""
+"""The preview: one page and its figures, which are those of a generation's own functions on the
+drawn images.
+"""
 
 import json
 
@@ -32,12 +34,20 @@ def preview(logs, **settings):
     ended = run_script(arguments(settings), logs, PREVIEW)
     assert ended.returncode == 0, ended.stderr
     output = settings["output_dir"]
-    return ended, json.loads((output / "preview.json").read_text()), (output / "preview.png").read_bytes()
+    return (
+        ended,
+        json.loads((output / "preview.json").read_text()),
+        (output / "preview.png").read_bytes(),
+    )
 
 
 def generation(birds, folder, **choices):
     """Settings, inputs, maps and plan of a generation by mixing alone."""
-    settings = apply_preset(AugmentSettings(dataset_name=str(birds), output_dir=str(folder), strength=0.0, resolution=32, **choices))
+    settings = apply_preset(
+        AugmentSettings(
+            dataset_name=str(birds), output_dir=str(folder), strength=0.0, resolution=32, **choices
+        )
+    )
     inputs = resolve_inputs(settings, folder / "state")
     maps = compute_maps(settings, inputs.split, inputs.classifier, 0, 1, CPU)
     return settings, inputs, maps, list(make_plan(settings, inputs.split, maps))
@@ -51,13 +61,21 @@ def true_mask(split, row):
 def whole(birds, classifier, tmp_path_factory):
     """A preview with everything: how it ended, its figures, its page."""
     folder = tmp_path_factory.mktemp("whole")
-    settings = {"dataset_name": birds, "classifier": classifier, "mask_column": "mask", "resolution": 32, "num_candidates": 5}
+    settings = {
+        "dataset_name": birds,
+        "classifier": classifier,
+        "mask_column": "mask",
+        "resolution": 32,
+        "num_candidates": 5,
+    }
     return preview(folder, **settings, output_dir=folder / "preview")
 
 
 def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifier, tmp_path):
     _, facts, _ = whole
-    assert [(of["saliency_method"], of["mask_refinement"], of["presets"]) for of in facts["masks"]] == [
+    assert [
+        (of["saliency_method"], of["mask_refinement"], of["presets"]) for of in facts["masks"]
+    ] == [
         ("grad-cam", "none", ["paper"]),
         ("grad-cam", "grabcut", []),
         ("minimum-barrier", "none", []),
@@ -67,13 +85,17 @@ def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifie
     ]
     for number, of_recipe in enumerate(facts["masks"]):
         choices = {name: of_recipe[name] for name in ("saliency_method", "mask_refinement")}
-        settings, inputs, maps, _ = generation(birds, tmp_path / str(number), classifier=str(classifier), **choices)
+        settings, inputs, maps, _ = generation(
+            birds, tmp_path / str(number), classifier=str(classifier), **choices
+        )
         split, pipeline = inputs.split, SGDMixPipeline(settings, refiner=None)
         masks = np.stack([pipeline.mask(split.image(row), maps[row]).mask for row in split.subset])
         assert of_recipe["foreground_area"] == masks.mean()
         assert of_recipe["empty"] == np.mean([not mask.any() for mask in masks])
         true = np.stack([true_mask(split, row) for row in split.subset])
-        quality = MaskQuality().compute(predictions=masks.astype(np.uint8), references=true.astype(np.uint8))
+        quality = MaskQuality().compute(
+            predictions=masks.astype(np.uint8), references=true.astype(np.uint8)
+        )
         assert facts["best_fixed_iou"] == pytest.approx(quality.pop("best_fixed_iou"))
         assert {name: of_recipe[name] for name in quality} == pytest.approx(quality)
 
@@ -86,9 +108,13 @@ def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifie
         ("union", {"preset": "recommended", "mixing_method": "union", "feather": 0.0}),
     ],
 )
-def test_mixture_figures_are_those_of_the_generations_mixtures(whole, birds, classifier, tmp_path, name, choices):
+def test_mixture_figures_are_those_of_the_generations_mixtures(
+    whole, birds, classifier, tmp_path, name, choices
+):
     _, facts, _ = whole
-    settings, inputs, maps, plan = generation(birds, tmp_path, classifier=str(classifier), num_candidates=5, **choices)
+    settings, inputs, maps, plan = generation(
+        birds, tmp_path, classifier=str(classifier), num_candidates=5, **choices
+    )
     maker, split = RowMaker(settings, inputs, maps), inputs.split
     rows = [row for row in plan if row.skip is None]
     mixtures = [maker.mixture(row) for row in rows]
@@ -114,11 +140,20 @@ def test_trust_test_and_classifier_are_reported(whole, birds, classifier, tmp_pa
     assert facts["trust"] == {**vars(trust), "reads_background": trust.reads_background}
     assert facts["cam"] == {"layer": cam.layer_name, "input_size": 64, "cells": [8, 8]}
     assert str(trust) in ended.stdout
-    assert (facts["classifier"], facts["dataset"]) == (str(inputs.classifier), str(inputs.split.pin))
+    assert (facts["classifier"], facts["dataset"]) == (
+        str(inputs.classifier),
+        str(inputs.split.pin),
+    )
 
 
 def test_same_seed_same_page(whole, birds, classifier, tmp_path):
-    settings = {"dataset_name": birds, "classifier": classifier, "mask_column": "mask", "resolution": 32, "num_candidates": 5}
+    settings = {
+        "dataset_name": birds,
+        "classifier": classifier,
+        "mask_column": "mask",
+        "resolution": 32,
+        "num_candidates": 5,
+    }
     again = preview(tmp_path, **settings, output_dir=tmp_path / "again")
     assert again[1:] == whole[1:]
 
@@ -127,21 +162,40 @@ def test_without_classifier_and_masks(birds, tmp_path):
     settings = {"dataset_name": birds, "resolution": 32, "num_images": 5, "num_candidates": 5}
     ended, facts, page = preview(tmp_path, **settings, output_dir=tmp_path / "preview")
     assert "No classifier was given" in ended.stdout and "recommended" in ended.stdout
-    assert (facts["trust"], facts["cam"], facts["best_fixed_iou"], facts["mixtures"]) == (None, None, None, [])
+    assert (facts["trust"], facts["cam"], facts["best_fixed_iou"], facts["mixtures"]) == (
+        None,
+        None,
+        None,
+        [],
+    )
     assert [(of["saliency_method"], of["presets"]) for of in facts["masks"][::2]] == [
         ("spectral-residual", ["paper"]),
         ("minimum-barrier", []),
     ]
     assert all("iou" not in of_recipe for of_recipe in facts["masks"])
-    rules = [(of["selection_method"], of["target_classes"], of["same_class_share"]) for of in facts["targets"]]
+    rules = [
+        (of["selection_method"], of["target_classes"], of["same_class_share"])
+        for of in facts["targets"]
+    ]
     assert rules[0][:2] == ("l2", "any")
-    assert rules[1:] == [(rule, "other", 0.0) for rule in ("l2", "dissimilar", "novel-background", "random")]
+    assert rules[1:] == [
+        (rule, "other", 0.0) for rule in ("l2", "dissimilar", "novel-background", "random")
+    ]
     assert len(facts["shown"]) == 5 and facts["images"] == 24
     with Image.open(tmp_path / "preview" / "preview.png") as picture:
         assert picture.width < 2400 and picture.format == "PNG"
-    assert sorted(path.name for path in (tmp_path / "preview").iterdir()) == ["preview.json", "preview.png"]
-    _, other_facts, other_page = preview(tmp_path, **settings, output_dir=tmp_path / "other", seed=1)
-    assert other_page != page and other_facts["shown"] != facts["shown"] and other_facts["targets"] != facts["targets"]
+    assert sorted(path.name for path in (tmp_path / "preview").iterdir()) == [
+        "preview.json",
+        "preview.png",
+    ]
+    _, other_facts, other_page = preview(
+        tmp_path, **settings, output_dir=tmp_path / "other", seed=1
+    )
+    assert (
+        other_page != page
+        and other_facts["shown"] != facts["shown"]
+        and other_facts["targets"] != facts["targets"]
+    )
 
 
 def test_images_of_no_use(source_rows, tmp_path):
@@ -149,7 +203,9 @@ def test_images_of_no_use(source_rows, tmp_path):
     images[2] = images[2][:40]
     images[5] = png(Image.new("RGB", (32, 32), (90, 90, 90)))
     data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows[:8]])
-    ended, facts, _ = preview(tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=32, num_images=8)
+    ended, facts, _ = preview(
+        tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=32, num_images=8
+    )
     assert facts["images"] == 7 and sorted(facts["shown"]) == [0, 1, 3, 4, 5, 6, 7]
     assert list(facts["left_out"]) == ["2"] and facts["left_out"]["2"].startswith("corrupt image")
     assert "1 image of " in ended.stdout and "cannot be used: row 2: corrupt image" in ended.stdout
@@ -158,14 +214,18 @@ def test_images_of_no_use(source_rows, tmp_path):
 
 def test_one_image_alone_has_no_target(source_rows, tmp_path):
     data = write_dataset(tmp_path / "data", [source_rows[0]["image"]["bytes"]], [0])
-    _, facts, _ = preview(tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=32)
+    _, facts, _ = preview(
+        tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=32
+    )
     assert {of_rule["effective_targets"] for of_rule in facts["targets"]} == {None}
 
 
 def test_large_split_is_drawn_from_and_blank_images_have_empty_masks(tmp_path):
     images = [png(Image.new("RGB", (8, 8), (row, 90, 90))) for row in range(MEASURED + 5)]
     data = write_dataset(tmp_path / "data", images, [row % 3 for row in range(len(images))])
-    _, facts, _ = preview(tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=8, num_images=3)
+    _, facts, _ = preview(
+        tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=8, num_images=3
+    )
     assert facts["images"] == MEASURED
     assert sorted(row % 3 for row in facts["shown"]) == [0, 1, 2]
     assert {of_recipe["empty"] for of_recipe in facts["masks"]} == {1.0}
@@ -191,14 +251,21 @@ def test_a_mistake_ends_in_one_line(birds, tmp_path, wrong, words):
 
 
 def test_classifier_of_other_classes_is_refused(source_rows, classifier, tmp_path):
-    data = write_dataset(tmp_path / "data", [row["image"]["bytes"] for row in source_rows[:4]], [0, 0, 1, 1])
+    data = write_dataset(
+        tmp_path / "data", [row["image"]["bytes"] for row in source_rows[:4]], [0, 0, 1, 1]
+    )
     chosen = {"dataset_name": data, "output_dir": tmp_path / "preview", "classifier": classifier}
     one_line(run_script(arguments(chosen), tmp_path, PREVIEW), "classifier's 4 classes")
 
 
 def test_no_usable_image_is_an_error(tmp_path):
     data = write_dataset(tmp_path / "data", [b"none", b""], [0, 1])
-    one_line(run_script(arguments({"dataset_name": data, "output_dir": tmp_path / "preview"}), tmp_path, PREVIEW), "can be decoded")
+    one_line(
+        run_script(
+            arguments({"dataset_name": data, "output_dir": tmp_path / "preview"}), tmp_path, PREVIEW
+        ),
+        "can be decoded",
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Whole generations: the same bytes whatever happens on the way, the rows that were promised, and an honest end."""
+"""Whole generations: the same bytes whatever happens on the way, the rows that were promised, and
+an honest end.
+"""
 
 import fcntl
 import io
@@ -54,7 +56,9 @@ def reference(finished_generation):
 
 
 @pytest.mark.parametrize("num_processes", [2, 3])
-def test_published_bytes_do_not_depend_on_the_number_of_processes(num_processes, settings, reference, tmp_path):
+def test_published_bytes_do_not_depend_on_the_number_of_processes(
+    num_processes, settings, reference, tmp_path
+):
     done = launch([SCRIPT, *arguments(settings | {"output_dir": tmp_path / "run"})], num_processes)
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "run" / "repo") == digests(reference / "repo")
@@ -103,7 +107,10 @@ def test_sigterm_ends_with_75_and_the_same_command_finishes(settings, reference,
 
 @pytest.mark.parametrize("num_workers", [1, 4])
 def test_published_bytes_do_not_depend_on_the_workers(num_workers, settings, reference, tmp_path):
-    ended = run_script(arguments(settings | {"output_dir": tmp_path / "run", "num_workers": num_workers}), tmp_path / "logs")
+    ended = run_script(
+        arguments(settings | {"output_dir": tmp_path / "run", "num_workers": num_workers}),
+        tmp_path / "logs",
+    )
     assert ended.returncode == 0, ended.stderr
     assert digests(tmp_path / "run" / "repo") == digests(reference / "repo")
 
@@ -119,20 +126,28 @@ def test_published_bytes_are_those_of_five_processes_too(settings, reference, tm
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_twenty_kills_end_in_the_same_bytes(settings, tmp_path):
-    """Each at another moment, every second one while a shard or its record is about to be renamed, each time with other processes."""
+    """Each at another moment, every second one while a shard or its record is about to be renamed,
+    each time with other processes.
+    """
     many = settings | {"rows_per_shard": 2, "num_variants": 4}  # 48 shards
     ended = run_script(arguments(many | {"output_dir": tmp_path / "whole"}), tmp_path / "logs")
     assert ended.returncode == 0, ended.stderr
     rng, output, renaming = random.Random(0), tmp_path / "run", 0
     for kill in range(20):
-        launched = start(launch_command([SCRIPT, *arguments(many | {"output_dir": output})], rng.choice([1, 2, 3, 5])))
+        launched = start(
+            launch_command(
+                [SCRIPT, *arguments(many | {"output_dir": output})], rng.choice([1, 2, 3, 5])
+            )
+        )
         wanted = len(records(output)) + 1
         while launched.poll() is None and len(records(output)) < wanted:
             time.sleep(0.001)
         if kill % 2:
             time.sleep(rng.random() / 2)
         else:
-            while launched.poll() is None and not list((output / "state" / "shards").glob(".shard-*.tmp")):
+            while launched.poll() is None and not list(
+                (output / "state" / "shards").glob(".shard-*.tmp")
+            ):
                 pass
         for process in (*processes_of(output), launched):
             process.kill()
@@ -140,12 +155,16 @@ def test_twenty_kills_end_in_the_same_bytes(settings, tmp_path):
         assert not alive_in_the_end(processes_of(output))
         renaming += bool(list((output / "state" / "shards").glob(".shard-*.tmp")))
         assert all(shards_of(output, 2).is_finished(number) for number in records(output))
-        print(f"kill {kill}: {len(records(output))} of 48 shards, {renaming} kills left a file that was not renamed")
+        print(
+            f"kill {kill}: {len(records(output))} of 48 shards, {renaming} kills left a file that was not renamed"
+        )
     done = launch([SCRIPT, *arguments(many | {"output_dir": output})], 3)
     assert done.returncode == 0, done.stderr
     assert digests(output / "repo") == digests(tmp_path / "whole" / "repo")
     rows = published_rows(output)
-    assert [(row["source_index"], row["variant"]) for row in rows] == [(s, v) for s in range(ROWS) for v in range(4)]
+    assert [(row["source_index"], row["variant"]) for row in rows] == [
+        (s, v) for s in range(ROWS) for v in range(4)
+    ]
 
 
 # ---- one folder, one run ----
@@ -200,29 +219,48 @@ def test_folder_in_use_is_refused_and_untouched(num_processes, settings, referen
         else:
             done = launch([SCRIPT, *args], num_processes)
             assert done.returncode != 0
-            assert sum(line.startswith("sgdmix_hub: ") for line in done.stderr.splitlines()) == 1, done.stderr
+            assert sum(line.startswith("sgdmix_hub: ") for line in done.stderr.splitlines()) == 1, (
+                done.stderr
+            )
     assert snapshot(output) == before
 
 
 # ---- what is published ----
 
 
-def test_every_row_keeps_its_label_and_every_source_gets_its_variants(settings, reference, source_rows):
+def test_every_row_keeps_its_label_and_every_source_gets_its_variants(
+    settings, reference, source_rows
+):
     rows = published_rows(reference)
     labels = [row["label"] for row in source_rows]
-    assert Counter((row["source_index"], row["variant"]) for row in rows) == Counter((s, v) for s in range(ROWS) for v in range(2))
-    assert [(row["source_index"], row["variant"]) for row in rows] == [(s, v) for s in range(ROWS) for v in range(2)]
+    assert Counter((row["source_index"], row["variant"]) for row in rows) == Counter(
+        (s, v) for s in range(ROWS) for v in range(2)
+    )
+    assert [(row["source_index"], row["variant"]) for row in rows] == [
+        (s, v) for s in range(ROWS) for v in range(2)
+    ]
     for row in rows:
         assert row["label"] == labels[row["source_index"]]
         assert row["target_label"] == labels[row["target_index"]]
         assert row["target_index"] != row["source_index"]
         assert row["prompt"] == f"a photo of a <class_{row['label']}> bird"
-        assert (row["strength"], row["effective_strength"], row["foreground_strength"]) == (0.6, 0.5, 0.6)
+        assert (row["strength"], row["effective_strength"], row["foreground_strength"]) == (
+            0.6,
+            0.5,
+            0.6,
+        )
         assert 0 < row["foreground_area"] <= 1 and row["saliency_distance"] >= 0
         image = Image.open(io.BytesIO(row["image"]["bytes"]))
         assert (image.mode, image.size, image.format) == ("RGB", (32, 32), "PNG")
-    assert all(first["target_index"] != second["target_index"] for first, second in zip(rows[::2], rows[1::2], strict=True))
-    assert len({row["seed"] for row in rows}) == len(rows) == len({row["image"]["bytes"] for row in rows})
+    assert all(
+        first["target_index"] != second["target_index"]
+        for first, second in zip(rows[::2], rows[1::2], strict=True)
+    )
+    assert (
+        len({row["seed"] for row in rows})
+        == len(rows)
+        == len({row["image"]["bytes"] for row in rows})
+    )
 
 
 def test_manifest_names_every_file_and_the_config_no_place(settings, reference):
@@ -234,12 +272,17 @@ def test_manifest_names_every_file_and_the_config_no_place(settings, reference):
     config = yaml.safe_load((reference / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
     assert not {"output_dir", "saliency_dir", "card", "max_skipped"} & config.keys()
     assert config["strength"] == 0.6 and config["dataset_name"] == manifest["pins"]["dataset_name"]
-    places = [str(place).encode() for place in (reference.parent, settings["dataset_name"], settings["adapter"])]
+    places = [
+        str(place).encode()
+        for place in (reference.parent, settings["dataset_name"], settings["adapter"])
+    ]
     for path in (reference / "repo").rglob("*"):
         assert path.is_dir() or not any(place in path.read_bytes() for place in places)
 
 
-def test_adapter_of_another_subset_is_refused_unless_asked_for(settings, tiny_base, birds, tmp_path):
+def test_adapter_of_another_subset_is_refused_unless_asked_for(
+    settings, tiny_base, birds, tmp_path
+):
     train_adapter.main(
         AdapterSettings(
             dataset_name=str(birds),
@@ -251,7 +294,11 @@ def test_adapter_of_another_subset_is_refused_unless_asked_for(settings, tiny_ba
             resolution=32,
         )
     )
-    chosen = settings | {"adapter": tmp_path / "adapter", "output_dir": tmp_path / "run", "num_variants": 1}
+    chosen = settings | {
+        "adapter": tmp_path / "adapter",
+        "output_dir": tmp_path / "run",
+        "num_variants": 1,
+    }
     one_line(run_script(arguments(chosen), tmp_path), "adapter", "another subset")
     assert not (tmp_path / "run" / "repo").exists()
     allowed = run_script([*arguments(chosen), "--allow_other_subset"], tmp_path)
@@ -263,8 +310,15 @@ def test_adapter_of_another_base_is_refused(settings, tiny_base, tmp_path):
     other = tmp_path / "other-base"
     shutil.copytree(tiny_base, other)
     config = json.loads((other / "scheduler" / "scheduler_config.json").read_text())
-    (other / "scheduler" / "scheduler_config.json").write_text(json.dumps(config | {"beta_end": 0.02}))
-    refused = run_script(arguments(settings | {"pretrained_model_name_or_path": other, "output_dir": tmp_path / "run"}), tmp_path)
+    (other / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps(config | {"beta_end": 0.02})
+    )
+    refused = run_script(
+        arguments(
+            settings | {"pretrained_model_name_or_path": other, "output_dir": tmp_path / "run"}
+        ),
+        tmp_path,
+    )
     one_line(refused, "adapter", "other-base")
     assert not (tmp_path / "run" / "repo").exists()
 
@@ -301,7 +355,12 @@ def test_bad_settings_end_in_one_line_before_anything_is_written(wrong, named, s
 
 def long_run(settings: dict, output: Path) -> subprocess.Popen:
     """A launch in two processes whose every batch takes a while, with its first shard finished."""
-    slow = settings | {"output_dir": output, "num_inference_steps": 200, "rows_per_shard": 4, "num_variants": 4}
+    slow = settings | {
+        "output_dir": output,
+        "num_inference_steps": 200,
+        "rows_per_shard": 4,
+        "num_variants": 4,
+    }
     launched = start(launch_command([SCRIPT, *arguments(slow)], 2))
     wait_for_records(launched, output)
     return launched
@@ -326,7 +385,12 @@ def test_killed_launcher_leaves_no_orphan(settings, reference, tmp_path):
     output = tmp_path / "run"
     launched = long_run(settings, output)
     processes = psutil.Process(launched.pid).children(recursive=True)  # encoders included
-    assert sum("sgdmix_hub.generation.encoding" in " ".join(process.cmdline()) for process in processes) >= 2
+    assert (
+        sum(
+            "sgdmix_hub.generation.encoding" in " ".join(process.cmdline()) for process in processes
+        )
+        >= 2
+    )
     launched.kill()
     launched.communicate()
     assert not alive_in_the_end(processes)

@@ -1,4 +1,6 @@
-"""One flipped bit in each kind of file that a run leaves and reads again: none passes, each is named, and what can be is made again."""
+"""One flipped bit in each kind of file that a run leaves and reads again: none passes, each is
+named, and what can be is made again.
+"""
 
 import json
 import pickle
@@ -86,13 +88,27 @@ def store(output: Path) -> Path:
 
 
 @pytest.mark.parametrize("seed", FLIPS)
-def test_flipped_state_is_named_and_made_again_to_the_same_bytes(seed, settings, reference, unfinished, capsys):
-    """One bit in the plan, in run.json, in the maps or in their record, in a shard, and in the record of another: all at once."""
+def test_flipped_state_is_named_and_made_again_to_the_same_bytes(
+    seed, settings, reference, unfinished, capsys
+):
+    """One bit in the plan, in run.json, in the maps or in their record, in a shard, and in the
+    record of another: all at once.
+    """
     state = unfinished / "state"
     shard, record = (f"shard-{number:05d}" for number in (seed % SHARDS, (seed + 5) % SHARDS))
     maps = store(unfinished) / ("values.npy" if seed % 2 else "unusable.json")
-    damaged = [state / PLAN, state / RUN, maps, state / "shards" / f"{shard}.parquet", state / "shards" / f"{record}.json"]
-    kept = {path: path.stat().st_mtime_ns for path in (state / "shards").glob("*.parquet") if path.stem not in (shard, record)}
+    damaged = [
+        state / PLAN,
+        state / RUN,
+        maps,
+        state / "shards" / f"{shard}.parquet",
+        state / "shards" / f"{record}.json",
+    ]
+    kept = {
+        path: path.stat().st_mtime_ns
+        for path in (state / "shards").glob("*.parquet")
+        if path.stem not in (shard, record)
+    }
     for path in damaged:
         flip(path, seed)
     run_again(settings, unfinished)
@@ -103,8 +119,13 @@ def test_flipped_state_is_named_and_made_again_to_the_same_bytes(seed, settings,
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
 
 
-@pytest.mark.parametrize("name", [PLAN, RECORD, RUN, "values.npy", "unusable.json", "shard-00003.parquet", "shard-00003.json"])
-def test_empty_state_is_named_and_made_again_to_the_same_bytes(name, settings, reference, unfinished, capsys):
+@pytest.mark.parametrize(
+    "name",
+    [PLAN, RECORD, RUN, "values.npy", "unusable.json", "shard-00003.parquet", "shard-00003.json"],
+)
+def test_empty_state_is_named_and_made_again_to_the_same_bytes(
+    name, settings, reference, unfinished, capsys
+):
     (path,) = (unfinished / "state").rglob(name)
     empty(path)
     run_again(settings, unfinished)
@@ -122,14 +143,18 @@ def test_flipped_record_of_the_plan_costs_no_shard(seed, settings, unfinished, c
     assert shards_of(unfinished, 1).unfinished() == []
 
 
-def test_a_plan_that_cannot_be_made_again_as_it_was_is_refused_and_costs_no_shard(settings, unfinished):
+def test_a_plan_that_cannot_be_made_again_as_it_was_is_refused_and_costs_no_shard(
+    settings, unfinished
+):
     state = unfinished / "state"
     flip(state / PLAN, 0)
     plan = PlanFile(state)
     assert not plan.settle()
     with pytest.raises(UserError, match="another plan"):
         plan.put(lambda path: path.write_bytes(b"another"))
-    assert len(list((state / "shards").glob("shard-*.json"))) == SHARDS and not (state / PLAN).exists()
+    assert (
+        len(list((state / "shards").glob("shard-*.json"))) == SHARDS and not (state / PLAN).exists()
+    )
 
 
 def test_a_run_that_is_written_down_nowhere_is_refused(settings, unfinished):
@@ -154,7 +179,12 @@ def test_a_dry_run_names_a_flipped_plan_and_touches_nothing(seed, settings, unfi
 
 
 def test_every_single_flip_of_a_sealed_json_is_found(tmp_path):
-    values = {"rows": 3, "skipped": [{"reason": "bl\u00e4nk", "source_index": 7}], "seconds": 0.25, "none": None}
+    values = {
+        "rows": 3,
+        "skipped": [{"reason": "bl\u00e4nk", "source_index": 7}],
+        "seconds": 0.25,
+        "none": None,
+    }
     path = tmp_path / "sealed.json"
     write_sealed(path, values)
     assert read_sealed(path) == values
@@ -172,11 +202,17 @@ def test_every_single_flip_of_a_sealed_json_is_found(tmp_path):
 @pytest.mark.parametrize("seed", FLIPS)
 def test_only_the_changed_block_of_merged_values_is_made_again(seed, source_rows, tmp_path, capsys):
     data = many_rows(tmp_path / "data", source_rows, 2 * BLOCK_ROWS + 5)
-    split = load_split(AugmentSettings(dataset_name=str(data), output_dir="unused", strength=0), resolve(str(data), "dataset"))
+    split = load_split(
+        AugmentSettings(dataset_name=str(data), output_dir="unused", strength=0),
+        resolve(str(data), "dataset"),
+    )
     made = []
 
     def prepare():
-        return lambda rows: (made.append(int(rows[0])) or np.repeat(rows[:, None], 40, axis=1).astype(np.float32), {})
+        return lambda rows: (
+            made.append(int(rows[0])) or np.repeat(rows[:, None], 40, axis=1).astype(np.float32),
+            {},
+        )
 
     folder = tmp_path / "store"
     compute_rows(folder, split, prepare, 0, 1)
@@ -185,12 +221,20 @@ def test_only_the_changed_block_of_merged_values_is_made_again(seed, source_rows
     made.clear()
     compute_rows(folder, split, prepare, 0, 1)
     assert f"{folder / 'values.npy'} is torn or was changed" in capsys.readouterr().out
-    assert (folder / "values.npy").read_bytes() == whole and len(made) <= 1 and not list(folder.glob("*.npy.*"))
+    assert (
+        (folder / "values.npy").read_bytes() == whole
+        and len(made) <= 1
+        and not list(folder.glob("*.npy.*"))
+    )
 
 
 def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_path, capsys):
     asked = AugmentSettings(
-        dataset_name=str(birds), output_dir=str(tmp_path), classifier=str(classifier), saliency_method="grad-cam", strength=0.0
+        dataset_name=str(birds),
+        output_dir=str(tmp_path),
+        classifier=str(classifier),
+        saliency_method="grad-cam",
+        strength=0.0,
     )
     split, pin = load_split(asked, resolve(str(birds), "dataset")), resolve(str(classifier))
     found = compute_maps(apply_preset(asked), split, pin, 0, 1, torch.device("cpu")).trust
@@ -198,7 +242,9 @@ def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_pat
     whole = path.read_bytes()
     flip(path, 0)
     assert compute_maps(apply_preset(asked), split, pin, 0, 1, torch.device("cpu")).trust == found
-    assert f"{path} is torn or was changed" in capsys.readouterr().out and path.read_bytes() == whole
+    assert (
+        f"{path} is torn or was changed" in capsys.readouterr().out and path.read_bytes() == whole
+    )
 
 
 # ---- repo/ ----
@@ -207,8 +253,12 @@ def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_pat
 @pytest.mark.parametrize("name", ["data/train-00003-of-00016.parquet", "sgdmix/default/plan.parquet", "sgdmix/default/config.yaml",
                                   "assets/contact_sheet.png", "sgdmix/default/manifest.json"])  # fmt: skip
 def test_flipped_files_of_a_finished_repository_are_found_by_verify(name, settings, finished):
-    asked = apply_preset(AugmentSettings(**settings | {"output_dir": str(finished), "verify": True}))
-    pins = json.loads((finished / "repo" / "sgdmix" / "default" / "manifest.json").read_text())["pins"]
+    asked = apply_preset(
+        AugmentSettings(**settings | {"output_dir": str(finished), "verify": True})
+    )
+    pins = json.loads((finished / "repo" / "sgdmix" / "default" / "manifest.json").read_text())[
+        "pins"
+    ]
     path = finished / "repo" / name
     whole = path.read_bytes()
     assert is_complete(finished / "repo", asked, pins)
@@ -239,7 +289,9 @@ def test_verify_names_every_damaged_file_and_a_rerun_makes_it_again(settings, re
     run_again(settings, finished)  # by the sizes all is well
     with pytest.raises(UserError) as refused:
         run_again(settings, finished, verify=True)
-    assert all(name in str(refused.value) for name in names) and "remove that folder" in str(refused.value)
+    assert all(name in str(refused.value) for name in names) and "remove that folder" in str(
+        refused.value
+    )
     shutil.rmtree(finished / "repo")
     run_again(settings, finished)
     assert digests(finished / "repo") == digests(reference / "repo")

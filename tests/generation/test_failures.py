@@ -1,4 +1,6 @@
-"""Runs that are killed, stopped, refused, or run out of room or memory: what they say, what they leave, and that they go on."""
+"""Runs that are killed, stopped, refused, or run out of room or memory: what they say, what they
+leave, and that they go on.
+"""
 
 import json
 import os
@@ -46,7 +48,9 @@ def reference(settings, tmp_path_factory):
 
 
 def started(settings: dict, output: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
-    """A launch in two processes that has finished its first shard; with all its processes, workers included."""
+    """A launch in two processes that has finished its first shard; with all its processes, workers
+    included.
+    """
     launched = start(launch_command([SCRIPT, *arguments(settings | {"output_dir": output})], 2))
     wait_for_records(launched, output)
     return launched, psutil.Process(launched.pid).children(recursive=True)
@@ -67,7 +71,9 @@ def lines_of(stderr: str) -> list[str]:
 
 
 def finishes(settings: dict, output: Path, reference: dict, logs: Path) -> None:
-    """The same command ends in the files of a run that nothing happened to, and forgets the failure."""
+    """The same command ends in the files of a run that nothing happened to, and forgets the
+    failure.
+    """
     ended = run_script(arguments(settings | {"output_dir": output}), logs)
     assert ended.returncode == 0, ended.stderr
     assert digests(output / "repo") == reference
@@ -82,7 +88,9 @@ def finishes(settings: dict, output: Path, reference: dict, logs: Path) -> None:
 def test_killed_rank_is_named_and_takes_the_launch_down(victim, settings, reference, tmp_path):
     output = tmp_path / "run"
     (output / "state").mkdir(parents=True)
-    (output / "state" / "error.json").write_text('{"exit_code": 75, "message": "of an earlier attempt"}')
+    (output / "state" / "error.json").write_text(
+        '{"exit_code": 75, "message": "of an earlier attempt"}'
+    )
     launched, processes = started(settings, output)
     assert not (output / "state" / "error.json").exists()
     rank(victim, processes).kill()
@@ -98,9 +106,13 @@ def test_killed_rank_is_named_and_takes_the_launch_down(victim, settings, refere
 
 
 @pytest.mark.slow
-def test_killed_rank_of_a_training_is_named_without_the_broken_connection(birds, tiny_base, tmp_path):
+def test_killed_rank_of_a_training_is_named_without_the_broken_connection(
+    birds, tiny_base, tmp_path
+):
     output = tmp_path / "run"
-    training = adapter_settings(birds, tiny_base, output, max_train_steps=10**6, logging_steps=1, train_batch_size=1)
+    training = adapter_settings(
+        birds, tiny_base, output, max_train_steps=10**6, logging_steps=1, train_batch_size=1
+    )
     launched = start(launch_command([ADAPTER, *arguments(training)], 2))
     while last_step(output) < 2:
         assert launched.poll() is None, launched.communicate()
@@ -138,8 +150,13 @@ def test_second_run_is_refused_and_sigterm_to_the_first_is_75(settings, referenc
 
 
 def is_at_rest(process: psutil.Process) -> bool:
-    """Whether all threads of a suspended process have stopped: one may finish what it is at first, such as a rename."""
-    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{process.pid}/task").glob("*/stat")]
+    """Whether all threads of a suspended process have stopped: one may finish what it is at first,
+    such as a rename.
+    """
+    states = [
+        path.read_text().rpartition(")")[2].split()[0]
+        for path in Path(f"/proc/{process.pid}/task").glob("*/stat")
+    ]
     return all(state in "TtZ" for state in states)
 
 
@@ -150,7 +167,12 @@ def test_sigterm_to_one_rank_stops_all(settings, tmp_path):
     stops_with_75(rank(1, processes), launched, processes, output)
 
 
-def stops_with_75(told: subprocess.Popen | psutil.Process, launched: subprocess.Popen, processes: list[psutil.Process], output: Path):
+def stops_with_75(
+    told: subprocess.Popen | psutil.Process,
+    launched: subprocess.Popen,
+    processes: list[psutil.Process],
+    output: Path,
+):
     told.send_signal(signal.SIGTERM)
     stopped = time.monotonic()
     _, stderr = launched.communicate()
@@ -187,7 +209,9 @@ def test_sigterm_is_75_where_a_process_never_comes_to_look(mixing, tmp_path):
     """Rank 0 waits for rank 1 in a collective, where Python hands it no signal."""
     (tmp_path / "stuck.py").write_text(STUCK)
     output = tmp_path / "run"
-    launched = start(launch_command([tmp_path / "stuck.py", *arguments(mixing | {"output_dir": output})], 2))
+    launched = start(
+        launch_command([tmp_path / "stuck.py", *arguments(mixing | {"output_dir": output})], 2)
+    )
     assert [launched.stdout.readline() for _ in range(2)] == ["stuck\n"] * 2
     processes = psutil.Process(launched.pid).children(recursive=True)
     time.sleep(1)  # for rank 0 to be in its collective
@@ -207,7 +231,11 @@ def small_disk(tmp_path):
     """A file system of its own that holds a part of the run."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "sgdmix-hub-test", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "sgdmix-hub-test", folder],
+        capture_output=True,
+        text=True,
+    )
     if mounted.returncode != 0:
         pytest.skip(f"mounting is not allowed here: {mounted.stderr.strip()}")
     yield folder
@@ -218,16 +246,29 @@ def temporary_files(output: Path) -> list[Path]:
     return [path for path in output.rglob("*") if path.is_file() and path.name.endswith(".tmp")]
 
 
-def test_full_disk_is_one_line_and_the_finished_shards_are_kept(settings, reference, small_disk, tmp_path):
+def test_full_disk_is_one_line_and_the_finished_shards_are_kept(
+    settings, reference, small_disk, tmp_path
+):
     output = small_disk / "run"
-    one_line(run_script(arguments(settings | {"output_dir": output}), tmp_path / "logs"), "no space left on device", str(output), "goes on")
+    one_line(
+        run_script(arguments(settings | {"output_dir": output}), tmp_path / "logs"),
+        "no space left on device",
+        str(output),
+        "goes on",
+    )
     assert error_of(output)["exit_code"] == 2
     finished = records(output)
     assert finished and not temporary_files(output) and not (output / "repo").exists()
-    kept = {number: (output / "state" / "shards" / f"shard-{number:05d}.parquet").stat().st_mtime_ns for number in finished}
+    kept = {
+        number: (output / "state" / "shards" / f"shard-{number:05d}.parquet").stat().st_mtime_ns
+        for number in finished
+    }
     subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
     finishes(settings, output, reference, tmp_path / "logs")
-    assert kept == {number: (output / "state" / "shards" / f"shard-{number:05d}.parquet").stat().st_mtime_ns for number in finished}
+    assert kept == {
+        number: (output / "state" / "shards" / f"shard-{number:05d}.parquet").stat().st_mtime_ns
+        for number in finished
+    }
 
 
 # ---- no memory, and what libraries say of a full disk in words ----
@@ -255,14 +296,22 @@ launch(main, AugmentSettings)
 
 def ends(statement: str, mixing: dict, output: Path, folder: Path):
     (folder / "ends.py").write_text(ENDS.format(statement=statement))
-    return run_script(arguments(mixing | {"output_dir": output}), folder / "logs", str(folder / "ends.py"))
+    return run_script(
+        arguments(mixing | {"output_dir": output}), folder / "logs", str(folder / "ends.py")
+    )
 
 
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        ("np.empty(2**56, np.uint8)", ("out of memory", "--batch_size (it is 8)", "Unable to allocate 64.0 PiB")),
-        ("torch.empty(2**56)", ("out of memory", "--batch_size (it is 8)", "can't allocate memory")),
+        (
+            "np.empty(2**56, np.uint8)",
+            ("out of memory", "--batch_size (it is 8)", "Unable to allocate 64.0 PiB"),
+        ),
+        (
+            "torch.empty(2**56)",
+            ("out of memory", "--batch_size (it is 8)", "can't allocate memory"),
+        ),
     ],
 )
 def test_no_memory_is_one_line_that_names_the_batch_size(statement, words, mixing, tmp_path):
@@ -274,11 +323,20 @@ def test_no_memory_is_one_line_that_names_the_batch_size(statement, words, mixin
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_no_gpu_memory_is_one_line_that_names_the_batch_size(mixing, tmp_path):
     (tmp_path / "ends.py").write_text(ENDS.format(statement="torch.empty(2**46, device='cuda')"))
-    ended = start([sys.executable, tmp_path / "ends.py", *arguments(mixing | {"output_dir": tmp_path / "run"})])
+    ended = start(
+        [
+            sys.executable,
+            tmp_path / "ends.py",
+            *arguments(mixing | {"output_dir": tmp_path / "run"}),
+        ]
+    )
     _, stderr = ended.communicate()
     (line,) = lines_of(stderr)
     assert ended.returncode == 2 and "Traceback" not in stderr
-    assert all(words in line for words in ("out of GPU memory", "--batch_size (it is 8)", "Tried to allocate"))
+    assert all(
+        words in line
+        for words in ("out of GPU memory", "--batch_size (it is 8)", "Tried to allocate")
+    )
 
 
 WRITES = [
@@ -292,20 +350,26 @@ WRITES = [
 @pytest.mark.parametrize("statement", WRITES)
 def test_full_disk_is_told_from_what_libraries_say(statement, mixing, small_disk, tmp_path):
     output = small_disk / "run"
-    one_line(ends(statement, mixing, output, tmp_path), "no space left on device", str(output), "goes on")
+    one_line(
+        ends(statement, mixing, output, tmp_path), "no space left on device", str(output), "goes on"
+    )
     assert error_of(output)["exit_code"] == 2  # there was room left for it
 
 
 def test_limit_on_the_size_of_files_is_one_line(mixing, tmp_path):
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16)); "
-    one_line(ends(limit + WRITES[0], mixing, tmp_path / "run", tmp_path), "file too large", "ulimit -f")
+    one_line(
+        ends(limit + WRITES[0], mixing, tmp_path / "run", tmp_path), "file too large", "ulimit -f"
+    )
 
 
 # ---- SLURM ----
 
 
 def stubs(folder: Path, srun: str) -> dict[str, str]:
-    """The environment of a batch script: SLURM's variables, and its commands, which this machine has not."""
+    """The environment of a batch script: SLURM's variables, and its commands, which this machine
+    has not.
+    """
     folder.mkdir()
     scontrol = f"""#!/bin/bash
 if [[ $1 == show ]]; then printf '127.0.0.1\\nsecond\\n'; else echo "$*" >> {folder}/requeued; fi
@@ -314,7 +378,12 @@ if [[ $1 == show ]]; then printf '127.0.0.1\\nsecond\\n'; else echo "$*" >> {fol
         (folder / name).write_text(program)
         (folder / name).chmod(0o755)
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1"}
+    job = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_NNODES": "2",
+        "SLURM_GPUS_ON_NODE": "1",
+    }
     return launch_environment(job | {"PATH": path})
 
 
@@ -330,22 +399,45 @@ if [[ $1 == show ]]; then printf '127.0.0.1\\nsecond\\n'; else echo "$*" >> {fol
         (137, None, False),
     ],
 )
-def test_slurm_script_queues_again_what_was_stopped_and_nothing_else(status, report, requeued, tmp_path):
+def test_slurm_script_queues_again_what_was_stopped_and_nothing_else(
+    status, report, requeued, tmp_path
+):
     output = tmp_path / "the output"
     (output / "state").mkdir(parents=True)
-    (output / "state" / "error.json").write_text(json.dumps({"exit_code": 2, "message": "of an earlier attempt"}))
-    write = f"""echo '{{"exit_code": {report}, "message": "why"}}' > '{output}/state/error.json'""" if report is not None else ""
-    environment = stubs(tmp_path / "bin", f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/words\n{write}\nexit {status}\n')
-    ended = subprocess.run(["bash", SLURM, output, SCRIPT, "--strength", "0"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    (output / "state" / "error.json").write_text(
+        json.dumps({"exit_code": 2, "message": "of an earlier attempt"})
+    )
+    write = (
+        f"""echo '{{"exit_code": {report}, "message": "why"}}' > '{output}/state/error.json'"""
+        if report is not None
+        else ""
+    )
+    environment = stubs(
+        tmp_path / "bin",
+        f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/words\n{write}\nexit {status}\n',
+    )
+    ended = subprocess.run(
+        ["bash", SLURM, output, SCRIPT, "--strength", "0"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == (0 if requeued or status == 0 else 1), ended.stderr
     assert (tmp_path / "bin" / "requeued").exists() == requeued
     if requeued:
         assert (tmp_path / "bin" / "requeued").read_text() == f"requeue {os.getpid()}\n"
-    assert (tmp_path / "words").read_text().splitlines()[-5:] == [SCRIPT, "--strength", "0", "--output_dir", str(output)]
+    assert (tmp_path / "words").read_text().splitlines()[-5:] == [
+        SCRIPT,
+        "--strength",
+        "0",
+        "--output_dir",
+        str(output),
+    ]
 
 
-# Two tasks beside each other, on the machine that there is. Like SLURM's, it passes SIGTERM on, stops the others when one fails, and ends
-# with the highest of their codes.
+# Two tasks beside each other, on the machine that there is. Like SLURM's, it passes SIGTERM on,
+# stops the others when one fails, and ends with the highest of their codes.
 SRUN = f"""#!{sys.executable}
 import os, signal, subprocess, sys, time
 
@@ -371,12 +463,16 @@ sys.exit(max(task.wait() for task in tasks))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("event", ["time is up", pytest.param("a node's only process is killed", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "event", ["time is up", pytest.param("a node's only process is killed", marks=pytest.mark.soak)]
+)
 def test_slurm_script_on_two_nodes(event, settings, tmp_path):
     output = tmp_path / "run"
     job = stubs(tmp_path / "bin", SRUN)
     command = ["bash", SLURM, output, SCRIPT, *arguments(settings)]
-    batch = subprocess.Popen(command, cwd=ROOT, env=job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    batch = subprocess.Popen(
+        command, cwd=ROOT, env=job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for_records(batch, output)
     (srun,) = psutil.Process(batch.pid).children()
     step = srun.children(recursive=True)

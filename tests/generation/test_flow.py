@@ -20,10 +20,16 @@ def plan_row(number, strength):
     return PlanRow(number, 0, number + 1, number, strength, 0.0, None)
 
 
-@given(rows=st.lists(st.tuples(st.sampled_from([0.0, 0.3, 0.5]), st.booleans()), max_size=40), batch_size=st.integers(1, 7))
+@given(
+    rows=st.lists(st.tuples(st.sampled_from([0.0, 0.3, 0.5]), st.booleans()), max_size=40),
+    batch_size=st.integers(1, 7),
+)
 @settings(max_examples=100)
 def test_batches_hold_every_usable_row_once_and_one_strength_each(rows, batch_size):
-    planned = sorted((plan_row(number, strength) for number, (strength, _) in enumerate(rows)), key=lambda row: row.strength)
+    planned = sorted(
+        (plan_row(number, strength) for number, (strength, _) in enumerate(rows)),
+        key=lambda row: row.strength,
+    )
     usable = {number for number, (_, good) in enumerate(rows) if good}
     skipped, told = [], []
     mixed = [(row, row.source_index if row.source_index in usable else "blank") for row in planned]
@@ -31,11 +37,18 @@ def test_batches_hold_every_usable_row_once_and_one_strength_each(rows, batch_si
     for batch, mixtures in made:
         assert 1 <= len(batch) <= batch_size and len({row.strength for row in batch}) == 1
         assert mixtures == [row.source_index for row in batch]
-    assert [row for batch, _ in made for row in batch] == [row for row in planned if row.source_index in usable]
-    assert [record["source_index"] for record in skipped] == [row.source_index for row in planned if row.source_index not in usable]
+    assert [row for batch, _ in made for row in batch] == [
+        row for row in planned if row.source_index in usable
+    ]
+    assert [record["source_index"] for record in skipped] == [
+        row.source_index for row in planned if row.source_index not in usable
+    ]
     assert {record["reason"] for record in skipped} <= {"blank"} and sum(told) == len(skipped)
     # no more batches than the strengths need: what is skipped leaves no hole
-    needed = sum(-(-sum(row.strength == s and row.source_index in usable for row in planned) // batch_size) for s in (0.0, 0.3, 0.5))
+    needed = sum(
+        -(-sum(row.strength == s and row.source_index in usable for row in planned) // batch_size)
+        for s in (0.0, 0.3, 0.5)
+    )
     assert len(made) == needed
 
 
@@ -68,7 +81,9 @@ def test_worker_processes_give_the_bytes_that_this_process_gives(image_format):
     images = np.random.default_rng(0).integers(0, 256, (6, 20, 20, 3), np.uint8)
     with Encoders(2, image_format) as encoders:
         encoded = [encoders.encode(image) for image in images]
-        assert [future.result() for future in encoded] == [encode_image(image, image_format) for image in images]
+        assert [future.result() for future in encoded] == [
+            encode_image(image, image_format) for image in images
+        ]
 
 
 def test_encoders_are_small_and_gone_in_the_end():
@@ -77,7 +92,11 @@ def test_encoders_are_small_and_gone_in_the_end():
     with Encoders(2, "png") as encoders:
         encoders.encode(np.zeros((8, 8, 3), np.uint8)).result()
         started = set(psutil.Process().children()) - before
-        workers = [child for child in started if "sgdmix_hub.generation.encoding" in " ".join(child.cmdline())]
+        workers = [
+            child
+            for child in started
+            if "sgdmix_hub.generation.encoding" in " ".join(child.cmdline())
+        ]
         assert len(workers) == 2
         assert all(worker.memory_info().rss < 150e6 for worker in workers)
     assert psutil.wait_procs(workers, timeout=10)[1] == []
@@ -89,7 +108,11 @@ def test_a_killed_encoder_is_a_failure_and_never_a_wait(stopped):
     image = np.zeros((2000, 2000, 3), np.uint8)
     with Encoders(1, "png") as encoders:
         encoders.encode(np.zeros((8, 8, 3), np.uint8)).result()
-        (worker,) = [child for child in psutil.Process().children() if "sgdmix_hub.generation.encoding" in " ".join(child.cmdline())]
+        (worker,) = [
+            child
+            for child in psutil.Process().children()
+            if "sgdmix_hub.generation.encoding" in " ".join(child.cmdline())
+        ]
         if stopped:
             worker.suspend()
         encoded = [encoders.encode(image) for _ in range(3)]

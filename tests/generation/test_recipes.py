@@ -1,4 +1,6 @@
-"""Every recipe that ships, driven up to the plan on a tiny dataset with the columns, class names and splits of the one it names."""
+"""Every recipe that ships, driven up to the plan on a tiny dataset with the columns, class names
+and splits of the one it names.
+"""
 
 import dataclasses
 import io
@@ -43,8 +45,14 @@ from sgdmix_hub.training.adapter.model import load_adapted
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.name for path in (ROOT / "sgdmix_hub" / "recipes").iterdir() if path.is_dir())
 PUBLISHED = [name for name in RECIPES if name != "demo-birds"]  # whose source is drawn by a program
-DATA = {field.name for field in dataclasses.fields(DataSettings)} - {"seed", "output_dir", "num_threads"}
-SOURCES = re.compile(r"paper|Diff-Mix|UniDiffDA|DA-Fusion|DiffuseMix|Group DRO|benchmarks/results/\w+\.md")
+DATA = {field.name for field in dataclasses.fields(DataSettings)} - {
+    "seed",
+    "output_dir",
+    "num_threads",
+}
+SOURCES = re.compile(
+    r"paper|Diff-Mix|UniDiffDA|DA-Fusion|DiffuseMix|Group DRO|benchmarks/results/\w+\.md"
+)
 TINY_RESNET = "sgdmix_hub/demo/tiny_resnet"
 TINY = {"resolution": 32, "saliency_input_size": 128}  # the tiny ResNet's maps then have 8x8 cells
 MODES = ("RGB", "L", "RGBA", "P", "CMYK")
@@ -53,14 +61,19 @@ SIZES = ((97, 61), (45, 80), (160, 40), (24, 31))
 
 @dataclass(frozen=True)
 class Schema:
-    """A dataset as its page on the Hub shows it: some of its class names, its splits, and its other columns."""
+    """A dataset as its page on the Hub shows it: some of its class names, its splits, and its other
+    columns.
+    """
 
     names: list[str]
     splits: tuple[str, ...] = ("train", "test")
     more: dict = field(default_factory=dict)  # column -> feature
 
 
-PLACES = {"place": ClassLabel(names=["land", "water"]), "bird": ClassLabel(names=["Black_footed_Albatross", "Laysan_Albatross"])}
+PLACES = {
+    "place": ClassLabel(names=["land", "water"]),
+    "bird": ClassLabel(names=["Black_footed_Albatross", "Laysan_Albatross"]),
+}
 AIRCRAFT = Schema(
     ["707-320", "747-100", "F/A-18", "F-16A/B", "Global Express"],
     splits=("train",),
@@ -74,7 +87,13 @@ AIRCRAFT = Schema(
 )
 SCHEMAS = {
     "bentrevett/caltech-ucsd-birds-200-2011": Schema(
-        ["001.Black_footed_Albatross", "022.Chuck_will_Widow", "067.Anna_Hummingbird", "100.Brown_Pelican", "200.Common_Yellowthroat"],
+        [
+            "001.Black_footed_Albatross",
+            "022.Chuck_will_Widow",
+            "067.Anna_Hummingbird",
+            "100.Brown_Pelican",
+            "200.Common_Yellowthroat",
+        ],
         more={"bbox": List(Value("float64"))},
     ),
     "tanganke/stanford_cars": Schema(
@@ -91,12 +110,20 @@ SCHEMAS = {
         splits=("train", "validation", "test"),
         more={"file_name": Value("string")},
     ),
-    "Donghyun99/Stanford-Dogs": Schema(["Japanese_spaniel", "n02085620-Chihuahua", "Shih-Tzu", "wire-haired_fox_terrier", "dhole"]),
+    "Donghyun99/Stanford-Dogs": Schema(
+        ["Japanese_spaniel", "n02085620-Chihuahua", "Shih-Tzu", "wire-haired_fox_terrier", "dhole"]
+    ),
     "Multimodal-Fatima/FGVC_Aircraft_train": AIRCRAFT,
-    "Multimodal-Fatima/FGVC_Aircraft_test": dataclasses.replace(AIRCRAFT, splits=("test",), more={"other_caption": Value("string")}),
-    "grodino/waterbirds": Schema(["landbird", "waterbird"], splits=("train", "validation", "test"), more=PLACES),
+    "Multimodal-Fatima/FGVC_Aircraft_test": dataclasses.replace(
+        AIRCRAFT, splits=("test",), more={"other_caption": Value("string")}
+    ),
+    "grodino/waterbirds": Schema(
+        ["landbird", "waterbird"], splits=("train", "validation", "test"), more=PLACES
+    ),
 }
-ANY = Schema(["1", "2", "10", "Two words", "two words", "<class_0>"], splits=("train", "validation", "test"))  # for a recipe that is new
+ANY = Schema(
+    ["1", "2", "10", "Two words", "two words", "<class_0>"], splits=("train", "validation", "test")
+)  # for a recipe that is new
 
 
 def encoded(number: int) -> dict:
@@ -104,7 +131,9 @@ def encoded(number: int) -> dict:
     pixels, _, _ = disc_on_texture(number, size=64)
     mode, size = MODES[number % len(MODES)], SIZES[number % len(SIZES)]
     buffer = io.BytesIO()
-    Image.fromarray(pixels).resize(size).convert(mode).save(buffer, "JPEG" if mode == "CMYK" else "PNG")
+    Image.fromarray(pixels).resize(size).convert(mode).save(
+        buffer, "JPEG" if mode == "CMYK" else "PNG"
+    )
     return {"bytes": buffer.getvalue(), "path": None}
 
 
@@ -117,14 +146,31 @@ def value_of(feature, number: int):
     return f"text {number}" if feature.dtype == "string" else number
 
 
-def write_split(folder: Path, schema: Schema, split: str, per_class: int, image_column: str = "image", label_column: str = "label") -> None:
+def write_split(
+    folder: Path,
+    schema: Schema,
+    split: str,
+    per_class: int,
+    image_column: str = "image",
+    label_column: str = "label",
+) -> None:
     """A parquet file as the Hub's own push writes it, the classes mixed."""
     labels = list(range(len(schema.names))) * per_class
-    columns = {name: [value_of(feature, number) for number in range(len(labels))] for name, feature in schema.more.items()}
-    columns |= {image_column: [encoded(number) for number in range(len(labels))], label_column: labels}
-    features = Features(schema.more | {image_column: ImageFeature(), label_column: ClassLabel(names=schema.names)})
+    columns = {
+        name: [value_of(feature, number) for number in range(len(labels))]
+        for name, feature in schema.more.items()
+    }
+    columns |= {
+        image_column: [encoded(number) for number in range(len(labels))],
+        label_column: labels,
+    }
+    features = Features(
+        schema.more | {image_column: ImageFeature(), label_column: ClassLabel(names=schema.names)}
+    )
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    Dataset.from_dict(columns, features=features).to_parquet(
+        folder / "data" / f"{split}-00000-of-00001.parquet"
+    )
 
 
 @dataclass
@@ -152,13 +198,23 @@ def in_the_checkout():
 
 
 def run_settings(recipe: str, *given: str) -> RunSettings:
-    """What `sgdmix run` gets: of the demo what `sgdmix demo` writes, else what docs/recipes.md says; `given` wins."""
+    """What `sgdmix run` gets: of the demo what `sgdmix demo` writes, else what docs/recipes.md
+    says; `given` wins.
+    """
     folder = Path("sgdmix_hub/recipes") / recipe
     if recipe == "demo-birds":
-        return parse_settings(RunSettings, [*as_arguments(run_demo.run_settings(Path("outputs/demo"))), *given])
+        return parse_settings(
+            RunSettings, [*as_arguments(run_demo.run_settings(Path("outputs/demo"))), *given]
+        )
     adapter, generation = read_yaml(folder / "adapter.yaml"), read_yaml(folder / "generate.yaml")
-    words = [f"--recipe={recipe}", f"--dataset_name={adapter['dataset_name']}", f"--metaclass={adapter['metaclass']}"]
-    return parse_settings(RunSettings, [*words, f"--output_dir={generation['output_dir']}", "--license=other", *given])
+    words = [
+        f"--recipe={recipe}",
+        f"--dataset_name={adapter['dataset_name']}",
+        f"--metaclass={adapter['metaclass']}",
+    ]
+    return parse_settings(
+        RunSettings, [*words, f"--output_dir={generation['output_dir']}", "--license=other", *given]
+    )
 
 
 def stages_of(settings: RunSettings) -> list:
@@ -172,11 +228,25 @@ def driven(request, tiny_base, tmp_path_factory) -> Driven:
     schema = SCHEMAS.get(named, ANY)
     first, *_ = stages_of(run_settings(recipe))
     for split in schema.splits:
-        write_split(folder / "source", schema, split, 4 if split == first.dataset_split else 1, first.image_column, first.label_column)
+        write_split(
+            folder / "source",
+            schema,
+            split,
+            4 if split == first.dataset_split else 1,
+            first.image_column,
+            first.label_column,
+        )
     given = {}
     if first.eval_dataset_name:
         schema_there = SCHEMAS[first.eval_dataset_name]
-        write_split(folder / "evaluation", schema_there, first.eval_split, 1, first.image_column, first.label_column)
+        write_split(
+            folder / "evaluation",
+            schema_there,
+            first.eval_split,
+            1,
+            first.image_column,
+            first.label_column,
+        )
         given["eval_dataset_name"] = folder / "evaluation"
     given |= {
         "dataset_name": folder / "source",
@@ -185,8 +255,12 @@ def driven(request, tiny_base, tmp_path_factory) -> Driven:
         "pretrained_model_name_or_path": tiny_base,
         "resolution": TINY["resolution"],
     }
-    classifier, adapter, generation, downstream = stages_of(run_settings(recipe, *(f"--{name}={value}" for name, value in given.items())))
-    generation = apply_preset(dataclasses.replace(generation, saliency_input_size=TINY["saliency_input_size"]))
+    classifier, adapter, generation, downstream = stages_of(
+        run_settings(recipe, *(f"--{name}={value}" for name, value in given.items()))
+    )
+    generation = apply_preset(
+        dataclasses.replace(generation, saliency_input_size=TINY["saliency_input_size"])
+    )
     state = start_processes(1)
 
     split = load_split(adapter, resolve(adapter.dataset_name, "dataset"))
@@ -196,28 +270,44 @@ def driven(request, tiny_base, tmp_path_factory) -> Driven:
     maps = compute_maps(generation, inputs.split, inputs.classifier, 0, 1, state.device)
     plan = list(make_plan(generation, inputs.split, maps))
     labels = list(range(len(schema.names))) * 4
-    return Driven(schema, classifier, adapter, generation, downstream, inputs, labels, ids, tokenizer, plan)
+    return Driven(
+        schema, classifier, adapter, generation, downstream, inputs, labels, ids, tokenizer, plan
+    )
 
 
 def write_classifier(settings: ClassifierSettings, split: Split) -> None:
     """What a training of the classifier leaves, without the training."""
     torch.manual_seed(0)
     pin = resolve(settings.model)
-    network, preprocessing = build_for_training(pin, split.class_names, TINY["saliency_input_size"], None, from_scratch=True)
+    network, preprocessing = build_for_training(
+        pin, split.class_names, TINY["saliency_input_size"], None, from_scratch=True
+    )
     with torch.no_grad():
-        network.classifier[-1].weight.abs_()  # untrained, but Grad-CAM finds something in every image
+        network.classifier[
+            -1
+        ].weight.abs_()  # untrained, but Grad-CAM finds something in every image
     save_classifier(network, preprocessing, Path(settings.output_dir))
     facts = classifier_facts(settings, split, pin, None) | {"preprocessing": preprocessing.record()}
     write_json(Path(settings.output_dir) / CLASSIFIER_FACTS, facts)
 
 
 def write_adapter(settings: AdapterSettings, split: Split) -> tuple[CLIPTokenizer, torch.Tensor]:
-    """What a training of the adapter leaves, without the training; and the tokenizer with the ids of the prompts it would train on."""
+    """What a training of the adapter leaves, without the training; and the tokenizer with the ids
+    of the prompts it would train on.
+    """
     base = resolve(settings.pretrained_model_name_or_path)
     pipeline, model = load_adapted(base, settings, len(split.class_names))
-    ids = prompt_ids(pipeline, len(split.class_names), settings.num_vectors, settings.metaclass, settings.prompt_template)
+    ids = prompt_ids(
+        pipeline,
+        len(split.class_names),
+        settings.num_vectors,
+        settings.metaclass,
+        settings.prompt_template,
+    )
     facts = adapter_facts(settings, split, base)
-    save_adapter(Path(settings.output_dir), model.unet, model.tokens.learned, settings.num_vectors, facts)
+    save_adapter(
+        Path(settings.output_dir), model.unet, model.tokens.learned, settings.num_vectors, facts
+    )
     return pipeline.tokenizer, ids
 
 
@@ -235,12 +325,21 @@ def test_stages_alone_are_those_of_the_whole_run(recipe):
         )
     }
     assert parsed["classifier"] == classifier and parsed["adapter"] == adapter
-    base = parsed["generate"].pretrained_model_name_or_path or adapter.pretrained_model_name_or_path  # the adapter's by default
-    alone = dataclasses.replace(parsed["generate"], pretrained_model_name_or_path=base, config=None)  # where a published plan may lie
+    base = (
+        parsed["generate"].pretrained_model_name_or_path or adapter.pretrained_model_name_or_path
+    )  # the adapter's by default
+    alone = dataclasses.replace(
+        parsed["generate"], pretrained_model_name_or_path=base, config=None
+    )  # where a published plan may lie
     assert alone == generation
-    links = {name: getattr(downstream, name) for name in ("output_dir", "synthetic", "synthetic_config_name")}
+    links = {
+        name: getattr(downstream, name)
+        for name in ("output_dir", "synthetic", "synthetic_config_name")
+    }
     assert links["synthetic"] == str(Path(generation.output_dir) / "repo")
-    if not (folder / "downstream.yaml").exists():  # with and without the dataset, everything else is the same
+    if not (
+        folder / "downstream.yaml"
+    ).exists():  # with and without the dataset, everything else is the same
         assert downstream == dataclasses.replace(classifier, **links)
 
 
@@ -248,8 +347,14 @@ def test_all_stages_read_the_same_data(driven):
     settings = [driven.classifier, driven.adapter, driven.generation, driven.downstream]
     for name in DATA:
         assert len({str(getattr(each, name)) for each in settings}) == 1, name
-    assert driven.adapter.resolution == driven.generation.resolution and driven.adapter.resize == driven.generation.resize
-    assert driven.generation.pretrained_model_name_or_path == driven.adapter.pretrained_model_name_or_path
+    assert (
+        driven.adapter.resolution == driven.generation.resolution
+        and driven.adapter.resize == driven.generation.resize
+    )
+    assert (
+        driven.generation.pretrained_model_name_or_path
+        == driven.adapter.pretrained_model_name_or_path
+    )
     assert driven.adapter.judged_strength in driven.generation.strength
     for name in ("model", "eval_split", "eval_dataset_name"):
         assert getattr(driven.downstream, name) == getattr(driven.classifier, name)
@@ -260,9 +365,17 @@ def test_sizes_and_steps_of_the_stages_go_together(recipe):
     """What `driven` makes smaller, as the recipe says it."""
     classifier, adapter, generation, _ = stages_of(run_settings(recipe))
     assert adapter.resolution == generation.resolution and adapter.resize == generation.resize
-    assert (adapter.num_inference_steps, adapter.guidance_scale) == (generation.num_inference_steps, generation.guidance_scale)
-    if apply_preset(generation).saliency_method in CAM_METHODS:  # a ResNet-50 has a cell for 32 pixels
-        assert generation.saliency_input_size >= classifier.image_size and generation.saliency_input_size // 32 >= 7
+    assert (adapter.num_inference_steps, adapter.guidance_scale) == (
+        generation.num_inference_steps,
+        generation.guidance_scale,
+    )
+    if (
+        apply_preset(generation).saliency_method in CAM_METHODS
+    ):  # a ResNet-50 has a cell for 32 pixels
+        assert (
+            generation.saliency_input_size >= classifier.image_size
+            and generation.saliency_input_size // 32 >= 7
+        )
         assert generation.saliency_input_size <= LARGEST_SCALE * classifier.resize_size
 
 
@@ -278,27 +391,43 @@ def test_labels_keep_the_names_and_the_evaluation_split_has_them_too(driven):
         if settings.validation_split:
             evaluations.append(load_evaluation_split(settings, settings.validation_split, split))
         for evaluation in evaluations:
-            assert evaluation.class_names == stored and evaluation.labels.tolist() == list(range(len(stored)))
+            assert evaluation.class_names == stored and evaluation.labels.tolist() == list(
+                range(len(stored))
+            )
             assert len(evaluation.decodable()) == len(stored)
     else:
         assert driven.schema.splits == (settings.dataset_split,)
 
 
 def test_every_class_has_a_prompt_of_its_own_without_its_name(driven):
-    """Whatever a class is called, there is nothing to clean: prompts hold tokens, and the tokenizer tells them apart."""
+    """Whatever a class is called, there is nothing to clean: prompts hold tokens, and the tokenizer
+    tells them apart.
+    """
     adapter = read_adapter(driven.inputs.adapter_pin)
     names = driven.schema.names
     prompts = [adapter.prompt(label) for label in range(len(names))]
-    assert prompts == [f"a photo of a <class_{label}> {driven.adapter.metaclass}" for label in range(len(names))]
-    assert len({tuple(row) for row in driven.ids.tolist()}) == len(names) + 1  # the last is the prompt without a class
+    assert prompts == [
+        f"a photo of a <class_{label}> {driven.adapter.metaclass}" for label in range(len(names))
+    ]
+    assert (
+        len({tuple(row) for row in driven.ids.tolist()}) == len(names) + 1
+    )  # the last is the prompt without a class
     for label in range(len(names)):
         token = driven.tokenizer.convert_tokens_to_ids(f"<class_{label}>")
-        assert [token in row for row in driven.ids.tolist()] == [other == label for other in range(len(names) + 1)]
+        assert [token in row for row in driven.ids.tolist()] == [
+            other == label for other in range(len(names) + 1)
+        ]
 
 
 def test_the_plan_has_every_variant_of_every_source(driven):
     settings, split = driven.generation, driven.inputs.split
-    chosen = subset_indices(np.array(driven.labels), len(driven.schema.names), settings.subset_seed, None, settings.imbalance_factor)
+    chosen = subset_indices(
+        np.array(driven.labels),
+        len(driven.schema.names),
+        settings.subset_seed,
+        None,
+        settings.imbalance_factor,
+    )
     assert split.subset.tolist() == chosen.tolist()
     assert (len(chosen) < len(driven.labels)) == (settings.imbalance_factor is not None)
     planned = [(row.source_index, row.variant) for row in driven.plan]
@@ -314,7 +443,11 @@ def test_the_plan_has_every_variant_of_every_source(driven):
         assert {row.strength for row in rows} <= set(settings.strength)
         if settings.target_classes == "other":
             assert label not in {driven.labels[target] for target in targets}
-        pool = sum(settings.target_classes == "any" or driven.labels[row] != label for row in chosen if row != source)
+        pool = sum(
+            settings.target_classes == "any" or driven.labels[row] != label
+            for row in chosen
+            if row != source
+        )
         assert len(set(targets)) == min(pool, settings.num_variants)
 
 
@@ -322,29 +455,58 @@ def test_the_plan_has_every_variant_of_every_source(driven):
 def test_every_value_says_where_it_comes_from(recipe):
     folder = ROOT / "sgdmix_hub" / "recipes" / recipe
     wanted = {
-        "classifier": ("image_size", "num_train_epochs", "learning_rate", "per_device_train_batch_size"),
-        "adapter": ("metaclass", "max_train_steps", "rank", "learning_rate", "token_learning_rate", "train_batch_size"),
-        "generate": ("strength", "num_candidates", "num_variants", "num_inference_steps", "guidance_scale", "scheduler"),
+        "classifier": (
+            "image_size",
+            "num_train_epochs",
+            "learning_rate",
+            "per_device_train_batch_size",
+        ),
+        "adapter": (
+            "metaclass",
+            "max_train_steps",
+            "rank",
+            "learning_rate",
+            "token_learning_rate",
+            "train_batch_size",
+        ),
+        "generate": (
+            "strength",
+            "num_candidates",
+            "num_variants",
+            "num_inference_steps",
+            "guidance_scale",
+            "scheduler",
+        ),
         "downstream": (),
     }
     for path in folder.glob("*.yaml"):
-        lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+        lines = [
+            line for line in path.read_text().splitlines() if line and not line.startswith("#")
+        ]
         comments = dict(re.fullmatch(r"(\w+): \S+  # (.+)", line).groups() for line in lines)
         assert comments.keys() == read_yaml(path).keys()
         assert "check on first use" in comments["dataset_name"]
         for name in wanted[path.stem]:
-            assert SOURCES.search(comments[name]), f"{path.name}: {name} names no source: {comments[name]!r}"
+            assert SOURCES.search(comments[name]), (
+                f"{path.name}: {name} names no source: {comments[name]!r}"
+            )
     prose = (folder / "card.md").read_text()
     assert "paper" in prose and "Diff-Mix" in prose  # what is borrowed is said on the card too
 
 
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_the_table_of_recipes_says_what_they_do(recipe):
-    rows = re.findall(rf"^\| `{recipe}` \| (.+) \|$", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        rf"^\| `{recipe}` \| (.+) \|$", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE
+    )
     assert len(rows) == 1
     columns, _, metaclass, strength, candidates, variants, _ = rows[0].split(" | ")
     _, adapter, generation, _ = stages_of(run_settings(recipe))
     assert f"`{generation.dataset_name}`" in columns or "the same" in columns
-    assert (metaclass, float(strength), int(candidates)) == (adapter.metaclass, generation.stated_strength, generation.num_candidates)
+    assert (metaclass, float(strength), int(candidates)) == (
+        adapter.metaclass,
+        generation.stated_strength,
+        generation.num_candidates,
+    )
     assert int(variants) == generation.num_variants
     assert (generation.imbalance_factor is None) == ("imbalance_factor" not in columns)

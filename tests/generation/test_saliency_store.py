@@ -1,4 +1,6 @@
-"""The stores of maps: whose they are, the same from any number of processes, and what happens to rows without a map."""
+"""The stores of maps: whose they are, the same from any number of processes, and what happens to
+rows without a map.
+"""
 
 import dataclasses
 
@@ -14,7 +16,11 @@ from sgdmix_hub.errors import Preempted
 from sgdmix_hub.generation.row_store import BLOCK_ROWS, compute_rows
 from sgdmix_hub.generation.saliency_maps import compute_maps, saliency_root, store_key
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.method.saliency.model_free import mask_column_map, minimum_barrier_map, spectral_residual_map
+from sgdmix_hub.method.saliency.model_free import (
+    mask_column_map,
+    minimum_barrier_map,
+    spectral_residual_map,
+)
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 
@@ -23,7 +29,9 @@ CPU = torch.device("cpu")
 
 def store_settings(dataset, output, **values):
     chosen = {"saliency_method": "minimum-barrier", "strength": 0.0, "resolution": 32} | values
-    return apply_preset(AugmentSettings(dataset_name=str(dataset), output_dir=str(output), **chosen))
+    return apply_preset(
+        AugmentSettings(dataset_name=str(dataset), output_dir=str(output), **chosen)
+    )
 
 
 def split_of(asked):
@@ -33,10 +41,22 @@ def split_of(asked):
 @pytest.mark.parametrize(
     ("values", "map_of"),
     [
-        ({"saliency_method": "minimum-barrier"}, lambda image, mask: minimum_barrier_map(image, "stretch")),
-        ({"saliency_method": "spectral-residual"}, lambda image, mask: spectral_residual_map(image, "stretch", 6.0)),
-        ({"saliency_method": "spectral-residual", "saliency_sigma": 2.5}, lambda image, mask: spectral_residual_map(image, "stretch", 2.5)),
-        ({"saliency_method": "mask-column", "mask_column": "mask"}, lambda image, mask: mask_column_map(mask, "stretch")),
+        (
+            {"saliency_method": "minimum-barrier"},
+            lambda image, mask: minimum_barrier_map(image, "stretch"),
+        ),
+        (
+            {"saliency_method": "spectral-residual"},
+            lambda image, mask: spectral_residual_map(image, "stretch", 6.0),
+        ),
+        (
+            {"saliency_method": "spectral-residual", "saliency_sigma": 2.5},
+            lambda image, mask: spectral_residual_map(image, "stretch", 2.5),
+        ),
+        (
+            {"saliency_method": "mask-column", "mask_column": "mask"},
+            lambda image, mask: mask_column_map(mask, "stretch"),
+        ),
     ],
 )
 def test_a_store_holds_the_map_of_every_row(values, map_of, birds, tmp_path):
@@ -47,38 +67,59 @@ def test_a_store_holds_the_map_of_every_row(values, map_of, birds, tmp_path):
     stacked = maps[split.subset]
     assert stacked.dtype == np.float16 and stacked.shape == (len(split.subset), 64, 64)
     for row in split.subset[::5]:
-        assert np.array_equal(maps[row], map_of(split.image(row), split.image(row, "mask")).astype(np.float16))
+        assert np.array_equal(
+            maps[row], map_of(split.image(row), split.image(row, "mask")).astype(np.float16)
+        )
 
 
 def test_two_processes_make_the_same_store_and_a_third_run_only_reads_it(source_rows, tmp_path):
     data = many_rows(tmp_path / "data", source_rows, 2 * BLOCK_ROWS + 20, damaged=[3, 200])
 
     def work(output, rank=0, world_size=1, shared=None):
-        asked = store_settings(data, tmp_path / output, saliency_method="spectral-residual", saliency_dir=shared)
+        asked = store_settings(
+            data, tmp_path / output, saliency_method="spectral-residual", saliency_dir=shared
+        )
         return asked, compute_maps(asked, split_of(asked), None, rank, world_size, CPU)
 
     asked, alone = work("one")
     _, together = in_two_processes(lambda rank: work("two", rank, 2))
-    folders = [saliency_root(store_settings(data, tmp_path / name)) / alone.key for name in ("one", "two")]
+    folders = [
+        saliency_root(store_settings(data, tmp_path / name)) / alone.key for name in ("one", "two")
+    ]
     assert (folders[0] / "values.npy").read_bytes() == (folders[1] / "values.npy").read_bytes()
     assert alone.unusable == together.unusable and sorted(alone.unusable) == [3, 200]
-    assert all("corrupt" in reason for reason in alone.unusable.values()) and not alone[[3, 200]].any()
+    assert (
+        all("corrupt" in reason for reason in alone.unusable.values()) and not alone[[3, 200]].any()
+    )
     before = snapshot(folders[0].parent)
-    assert np.array_equal(work("three", shared=str(folders[0].parent))[1][np.arange(40)], alone[np.arange(40)])
+    assert np.array_equal(
+        work("three", shared=str(folders[0].parent))[1][np.arange(40)], alone[np.arange(40)]
+    )
     assert snapshot(folders[0].parent) == before
 
 
 def test_blocks_that_are_there_are_not_made_again(source_rows, tmp_path):
     """A run that was stopped after its second block: the third alone is missing."""
-    split = split_of(store_settings(many_rows(tmp_path / "data", source_rows, 2 * BLOCK_ROWS + 5), tmp_path / "run"))
+    split = split_of(
+        store_settings(
+            many_rows(tmp_path / "data", source_rows, 2 * BLOCK_ROWS + 5), tmp_path / "run"
+        )
+    )
     made = []
 
     def prepare():
-        return lambda rows: (made.append(len(rows)) or rows[:, None].astype(np.float32), {str(rows[0]): "the first of its block"})
+        return lambda rows: (
+            made.append(len(rows)) or rows[:, None].astype(np.float32),
+            {str(rows[0]): "the first of its block"},
+        )
 
     whole = compute_rows(tmp_path / "whole", split, prepare, 0, 1)
     assert made == [BLOCK_ROWS, BLOCK_ROWS, 5]
-    assert np.array_equal(whole[split.subset], split.subset[:, None]) and list(whole.unusable) == [0, 128, 256]
+    assert np.array_equal(whole[split.subset], split.subset[:, None]) and list(whole.unusable) == [
+        0,
+        128,
+        256,
+    ]
     stopped = tmp_path / "stopped"
 
     def two_blocks():
@@ -109,16 +150,33 @@ def test_a_store_belongs_to_everything_its_maps_depend_on(birds, classifier, tmp
     for method, own in {
         "grad-cam": {"saliency_layer": "resnet.encoder.stages.0", "saliency_input_size": 128},
         "spectral-residual": {"saliency_sigma": 3.0},
-        "mask-column": {"mask_column": "other", "image_column": "other"},  # a damaged image has no map either
+        "mask-column": {
+            "mask_column": "other",
+            "image_column": "other",
+        },  # a damaged image has no map either
         "minimum-barrier": {"image_column": "other"},
     }.items():
         plain = key(saliency_method=method)
         assert plain.startswith(method + "-")
         for name, value in ({"resize": "center-crop"} | own).items():
             assert key(saliency_method=method, **{name: value}) != plain, name
-        for name, value in {"seed": 3, "threshold_method": "li", "feather": 0.1, "num_variants": 2, "saliency_dir": "elsewhere"}.items():
+        for name, value in {
+            "seed": 3,
+            "threshold_method": "li",
+            "feather": 0.1,
+            "num_variants": 2,
+            "saliency_dir": "elsewhere",
+        }.items():
             assert key(saliency_method=method, **{name: value}) == plain, name
-    assert key(saliency_method="minimum-barrier", saliency_sigma=3.0, saliency_layer="other", mask_column="other") == key()
+    assert (
+        key(
+            saliency_method="minimum-barrier",
+            saliency_sigma=3.0,
+            saliency_layer="other",
+            mask_column="other",
+        )
+        == key()
+    )
     fewer = dataclasses.replace(split, subset=split.subset[1:])
     assert store_key(base, fewer, pin) != store_key(base, split, pin)
 
@@ -129,5 +187,7 @@ def test_maps_that_separate_nothing_are_unusable(tmp_path, source_rows):
     for method in ("minimum-barrier", "spectral-residual"):
         asked = store_settings(data, tmp_path / "run", saliency_method=method)
         maps = compute_maps(asked, split_of(asked), None, 0, 1, CPU)
-        assert maps.unusable[1] == "blank saliency map" and maps.unusable[2].startswith("corrupt image")
+        assert maps.unusable[1] == "blank saliency map" and maps.unusable[2].startswith(
+            "corrupt image"
+        )
         assert sorted(maps.unusable) == [1, 2]

@@ -1,4 +1,6 @@
-"""The loopback Hub under the real client: what is uploaded and committed arrives, and what it refuses changes nothing."""
+"""The loopback Hub under the real client: what is uploaded and committed arrives, and what it
+refuses changes nothing.
+"""
 
 import pytest
 from hub_files import FILES, write_files
@@ -34,10 +36,14 @@ print(json.dumps({
 
 def test_a_folder_is_uploaded_listed_and_verified(hub, folder):
     seen = run_client(hub, UPLOAD, folder)
-    assert hub.content("model", "birds/model") == FILES | {".gitattributes": hub.content("model", "birds/model")[".gitattributes"]}
+    assert hub.content("model", "birds/model") == FILES | {
+        ".gitattributes": hub.content("model", "birds/model")[".gitattributes"]
+    }
     assert seen["user"] == "ada" and seen["license"] == "mit"
     assert len(set(seen["commits"])) == 1 and len(seen["commits"][0]) == 40
-    assert {name: seen["sizes"][name] for name in FILES} == {name: len(content) for name, content in FILES.items()}
+    assert {name: seen["sizes"][name] for name in FILES} == {
+        name: len(content) for name, content in FILES.items()
+    }
     assert seen["lfs"] == ["weights/model.safetensors"]
     assert seen["top"] == [".gitattributes", "README.md", "config.json", "weights"]
     assert seen["inside"] == ["weights/model.safetensors", "weights/notes.txt"]
@@ -45,7 +51,9 @@ def test_a_folder_is_uploaded_listed_and_verified(hub, folder):
     assert seen["titles"] == [["all of it", "ada"], ["initial commit", "ada"]]
     assert seen["checked"] == [len(FILES), 0, [".gitattributes"]]
     assert len(hub.calls_of("PUT", "/lfs/")) == 1 and len(hub.calls_of("POST", "/commit/")) == 1
-    assert all(call.user is None for call in hub.calls_of("PUT", "/lfs/"))  # another origin gets no token
+    assert all(
+        call.user is None for call in hub.calls_of("PUT", "/lfs/")
+    )  # another origin gets no token
 
 
 COMMITS = """
@@ -119,8 +127,15 @@ def test_a_large_file_is_uploaded_in_parts(hub, tmp_path):
     assert run_client(hub, PARTS, tmp_path / "folder" / "parts.bin") == []
     assert hub.content("dataset", "birds/data")["parts.bin"] == bytes(range(250)) * 100
     parts = hub.calls_of("PUT", "/lfs/[0-9a-f]{16}/")
-    assert [(call.path[-1], call.status) for call in parts] == [("1", 200), ("2", None), ("2", 200), ("3", 200)]
-    assert all(call.user is None for call in parts + hub.calls_of("POST", "/complete-multipart/"))  # signed addresses need no token
+    assert [(call.path[-1], call.status) for call in parts] == [
+        ("1", 200),
+        ("2", None),
+        ("2", 200),
+        ("3", 200),
+    ]
+    assert all(
+        call.user is None for call in parts + hub.calls_of("POST", "/complete-multipart/")
+    )  # signed addresses need no token
     assert len(hub.calls_of("PUT", "/lfs/[0-9a-f]{64}")) == 1 and not hub.parted_uploads
 
 
@@ -159,8 +174,17 @@ def test_with_xet_large_files_go_up_and_down_by_it(hub, tmp_path):
     assert hub.calls_of("GET", "/xet-write-token/") and hub.calls_of("GET", "/xet-read-token/")
     assert not hub.calls_of("PUT", "/lfs/") and not hub.calls_of("GET", "/lfs/")
     assert hub.content("dataset", "birds/data")["a.bin"] == bytes(range(256)) * 40
-    assert run_client(hub, XET.replace("create_repo(", "create_repo(exist_ok=True, repo_id="), HF_HUB_DISABLE_XET="1") is True
-    assert [call.status for call in hub.calls_of("GET", "/lfs/")] == [200]  # whoever has no Xet reads the same bytes
+    assert (
+        run_client(
+            hub,
+            XET.replace("create_repo(", "create_repo(exist_ok=True, repo_id="),
+            HF_HUB_DISABLE_XET="1",
+        )
+        is True
+    )
+    assert [call.status for call in hub.calls_of("GET", "/lfs/")] == [
+        200
+    ]  # whoever has no Xet reads the same bytes
 
 
 ATTRIBUTES = """
@@ -180,8 +204,15 @@ print(json.dumps([by_lfs("model"), by_lfs("dataset"), api.list_repo_files(repo)]
 
 def test_attributes_and_ignored_files_are_heeded(hub):
     by_lfs, by_lfs_of_dataset, names = run_client(hub, ATTRIBUTES)
-    assert by_lfs == ["a.parquet", "b.txt", "more/state.txt"] and by_lfs_of_dataset == ["a.parquet", "a.png"]
-    assert not {"b.log", "state/b.txt"} & set(names) and {"b.txt", "b.parquet", "more/state.txt"} <= set(names)
+    assert by_lfs == ["a.parquet", "b.txt", "more/state.txt"] and by_lfs_of_dataset == [
+        "a.parquet",
+        "a.png",
+    ]
+    assert not {"b.log", "state/b.txt"} & set(names) and {
+        "b.txt",
+        "b.parquet",
+        "more/state.txt",
+    } <= set(names)
 
 
 COPIES = """
@@ -198,7 +229,10 @@ print(json.dumps([file.size for file in api.get_paths_info(repo, ["folder/b.txt"
 def test_files_are_copied_from_other_revisions(hub):
     assert run_client(hub, COPIES) == [1, 1]
     content = hub.content("model", "birds/model")
-    assert (content["folder/b.txt"], content["folder/b.bin"]) == (b"1", b"2") and "a.txt" not in content
+    assert (content["folder/b.txt"], content["folder/b.bin"]) == (
+        b"1",
+        b"2",
+    ) and "a.txt" not in content
 
 
 # Past the client, which would refuse most of it itself.
@@ -238,4 +272,8 @@ def test_what_the_hub_cannot_keep_is_refused(hub):
     assert seen.pop("outside") == 422
     assert set(seen.values()) == {400} and len(seen) == 5
     # As on the real Hub, a commit may change nothing: clients that want none ask first.
-    assert [commit.title for commit in hub.repository("model", "birds/model").history("main")] == ["by hand", "by hand", "initial commit"]
+    assert [commit.title for commit in hub.repository("model", "birds/model").history("main")] == [
+        "by hand",
+        "by hand",
+        "initial commit",
+    ]

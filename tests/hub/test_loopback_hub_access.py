@@ -20,10 +20,19 @@ WRITES = ("create", "commit", "commit by LFS", "tag", "check")
 
 @pytest.mark.parametrize(
     ("token", "seen_private", "refused_writes"),
-    [(WRITE_TOKEN, None, None), (READ_TOKEN, None, 403), (STRANGER_TOKEN, 404, 403), ("", 401, 401), ("hf_unknown", 401, 401)],
+    [
+        (WRITE_TOKEN, None, None),
+        (READ_TOKEN, None, 403),
+        (STRANGER_TOKEN, 404, 403),
+        ("", 401, 401),
+        ("hf_unknown", 401, 401),
+    ],
 )
 def test_tokens_open_what_they_may(hub, token, seen_private, refused_writes):
-    run_client(hub, 'api.create_repo("birds/open"); api.create_repo("birds/closed", private=True); print(0)')
+    run_client(
+        hub,
+        'api.create_repo("birds/open"); api.create_repo("birds/closed", private=True); print(0)',
+    )
     before = hub.content("model", "birds/open")
     seen = run_client(hub, ACCESS, token, token=token)
     unknown = token == "hf_unknown"
@@ -36,11 +45,21 @@ def test_tokens_open_what_they_may(hub, token, seen_private, refused_writes):
 
 def test_a_member_with_the_role_read_sees_private_repositories_and_changes_none(hub):
     hub.accounts["hf_member"] = Account("bob", readable=("birds",))
-    run_client(hub, 'api.create_repo("birds/open"); api.create_repo("birds/closed", private=True); print(0)')
+    run_client(
+        hub,
+        'api.create_repo("birds/open"); api.create_repo("birds/closed", private=True); print(0)',
+    )
     seen = run_client(hub, ACCESS, "", token="hf_member")
     assert seen["read"] is seen["read private"] is None
     assert {seen[call][-1] for call in WRITES} == {403}
-    assert run_client(hub, 'api.create_repo("mine"); print(json.dumps(api.whoami()["name"]))', token="hf_member") == "bob"
+    assert (
+        run_client(
+            hub,
+            'api.create_repo("mine"); print(json.dumps(api.whoami()["name"]))',
+            token="hf_member",
+        )
+        == "bob"
+    )
     assert ("model", "bob/mine") in hub.repositories
 
 
@@ -58,11 +77,19 @@ print(json.dumps({
 
 def test_a_fine_grained_token_writes_to_its_repositories_alone(hub):
     hub.accounts["hf_fine"] = Account("ada", ("birds",), only=("birds/open",))
-    run_client(hub, 'api.create_repo("birds/open"); api.create_repo("birds/closed", private=True); print(0)')
+    run_client(
+        hub,
+        'api.create_repo("birds/open"); api.create_repo("birds/closed", private=True); print(0)',
+    )
     seen = run_client(hub, FINE_GRAINED, token="hf_fine")
     assert seen["there"] == f"{hub.url}/birds/open" and seen["role"] == "fineGrained"
-    assert seen["commit"] is None and seen["not there"] == seen["elsewhere"] == ["HfHubHTTPError", 403]
-    assert hub.content("model", "birds/open")["a.txt"] == b"1" and "a.txt" not in hub.content("model", "birds/closed")
+    assert seen["commit"] is None and seen["not there"] == seen["elsewhere"] == [
+        "HfHubHTTPError",
+        403,
+    ]
+    assert hub.content("model", "birds/open")["a.txt"] == b"1" and "a.txt" not in hub.content(
+        "model", "birds/closed"
+    )
 
 
 GATED = """
@@ -78,8 +105,15 @@ print(json.dumps({
 def test_a_gated_dataset_is_seen_by_all_and_read_by_those_who_may(hub):
     gate = 'api.create_repo("birds/data", repo_type="dataset"); api.upload_file(repo_id="birds/data", repo_type="dataset", '
     gate += 'path_in_repo="a.txt", path_or_fileobj=b"1"); api.update_repo_settings("birds/data", repo_type="dataset", gated="manual"); '
-    assert run_client(hub, gate + 'print(json.dumps(api.dataset_info("birds/data").gated))') == "manual"
-    for token, answer in [(WRITE_TOKEN, None), (STRANGER_TOKEN, ["GatedRepoError", 403]), ("", ["GatedRepoError", 401])]:
+    assert (
+        run_client(hub, gate + 'print(json.dumps(api.dataset_info("birds/data").gated))')
+        == "manual"
+    )
+    for token, answer in [
+        (WRITE_TOKEN, None),
+        (STRANGER_TOKEN, ["GatedRepoError", 403]),
+        ("", ["GatedRepoError", 401]),
+    ]:
         seen = run_client(hub, GATED, token=token)
         assert seen["info"] is None and seen["files"] == [".gitattributes", "a.txt"]
         assert seen["read"] == seen["check"] == answer

@@ -38,8 +38,11 @@ def test_planned_faults_happen_as_often_as_planned(hub, folder, tmp_path):
     hub.fail("PUT", "/lfs/", cut=True)
     hub.fail("GET", "/refs", status=418, times=2)
     hub.fail("GET", "/lfs/", rewrite=lambda body: body[:-1] + b"!")
-    # The first commit, with its name changed on the way, and then one that is made while its answer is lost.
-    hub.fail("POST", "/commit/", rewrite=lambda body: body.replace(b"Upload folder", b"Renamed folder"))
+    # The first commit, with its name changed on the way, and then one that is made while its answer
+    # is lost.
+    hub.fail(
+        "POST", "/commit/", rewrite=lambda body: body.replace(b"Upload folder", b"Renamed folder")
+    )
     hub.fail("POST", "/commit/", lose_reply=True)
     seen = run_client(hub, FAULTS, folder, tmp_path / "copy")
     assert seen["delayed"] is None and seen["seconds"] >= 0.5
@@ -90,7 +93,9 @@ def test_a_hub_hangs_with_and_without_an_effect_or_asks_to_wait(hub):
     assert seen["first"] == ["ReadTimeout", []] and seen["second"] == ["ReadTimeout", ["v1.0.0"]]
     assert [call.status for call in hub.calls_of("POST", "/tag/")] == [None, None]
     assert seen["busy"] == ["HfHubHTTPError", 429] and seen["names"] == [".gitattributes"]
-    assert seen["seconds"] >= 3  # what was asked for and one more; the client's own first wait is one
+    assert (
+        seen["seconds"] >= 3
+    )  # what was asked for and one more; the client's own first wait is one
 
 
 INTERRUPTIONS = """

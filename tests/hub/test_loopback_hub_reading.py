@@ -1,4 +1,6 @@
-"""Reading from the loopback Hub: files, datasets, listings, by the clients of huggingface_hub, datasets and fsspec."""
+"""Reading from the loopback Hub: files, datasets, listings, by the clients of huggingface_hub,
+datasets and fsspec.
+"""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +27,9 @@ print(json.dumps(Path(api.hf_hub_download(repo, "config.json")).read_text()))
 def test_files_come_back_as_they_were_at_a_tag(hub, folder, tmp_path):
     assert run_client(hub, DOWNLOAD, folder, tmp_path / "copy") == "later"
     assert {name: (tmp_path / "copy" / name).read_bytes() for name in FILES} == FILES
-    assert hub.calls_of("GET", "/lfs/") and all(call.user is None for call in hub.calls_of("GET", "/lfs/"))
+    assert hub.calls_of("GET", "/lfs/") and all(
+        call.user is None for call in hub.calls_of("GET", "/lfs/")
+    )
 
 
 LOAD = """
@@ -63,7 +67,9 @@ def test_a_pushed_dataset_is_loaded_and_streamed_by_its_tag(hub, tmp_path, with_
     hub.xet_storage = tmp_path / "xet" if with_xet else None
     seen = run_client(hub, PUSH)
     assert seen == {"v1.0.0": [list(range(6))] * 2, "v2.0.0": [list(range(8))] * 2}
-    assert any(call.status == 206 for call in hub.calls_of("GET", "/lfs/"))  # streaming reads parts of files
+    assert any(
+        call.status == 206 for call in hub.calls_of("GET", "/lfs/")
+    )  # streaming reads parts of files
     assert [call.status for call in hub.calls if call.status and call.status >= 500] == []
 
 
@@ -98,12 +104,25 @@ print(json.dumps({
 
 def test_the_file_system_reads_parts_and_writes_copies_and_removes(hub, folder):
     seen = run_client(hub, FILE_SYSTEM, folder)
-    assert seen["part"] == [250, 251, 252, 253, 254, 255, 0, 1, 2, 3] and seen["ends"] == [[0, 1], [254, 255]]
+    assert seen["part"] == [250, 251, 252, 253, 254, 255, 0, 1, 2, 3] and seen["ends"] == [
+        [0, 1],
+        [254, 255],
+    ]
     names = [".gitattributes", "README.md", "config.json", "copy.safetensors"]
     assert seen["now"] == [f"datasets/birds/data/{name}" for name in names]
-    assert seen["then"] == ["{}", "datasets/birds/data@v1%2Fa/weights/model.safetensors"] and seen["empty"] == ""
-    assert seen["commit"] is True and seen["title"].startswith("Upload config.json") and seen["missing"] == [False] * 3
-    assert hub.content("dataset", "birds/data")["copy.safetensors"] == FILES["weights/model.safetensors"]
+    assert (
+        seen["then"] == ["{}", "datasets/birds/data@v1%2Fa/weights/model.safetensors"]
+        and seen["empty"] == ""
+    )
+    assert (
+        seen["commit"] is True
+        and seen["title"].startswith("Upload config.json")
+        and seen["missing"] == [False] * 3
+    )
+    assert (
+        hub.content("dataset", "birds/data")["copy.safetensors"]
+        == FILES["weights/model.safetensors"]
+    )
 
 
 RANGES = """
@@ -161,15 +180,24 @@ def test_long_listings_come_in_pages(hub):
     hub.page_size = 3
     seen = run_client(hub, PAGES)
     folders = [f"data/part {number}" for number in range(4)]
-    assert sorted(seen["tree"]) == sorted([".gitattributes", "data", *folders, *(f"{name}/a.txt" for name in folders)])
+    assert sorted(seen["tree"]) == sorted(
+        [".gitattributes", "data", *folders, *(f"{name}/a.txt" for name in folders)]
+    )
     assert seen["inside"] == ["data/part 2/a.txt"]
     assert seen["commits"] == [f"{name}/a.txt" for name in reversed(folders)] + ["initial commit"]
-    assert seen["changed by"] == {".gitattributes": "initial commit", "data": "data/part 3/a.txt"} | {
-        path: f"{name}/a.txt" for name in folders for path in (name, f"{name}/a.txt")
-    }
+    assert seen["changed by"] == {
+        ".gitattributes": "initial commit",
+        "data": "data/part 3/a.txt",
+    } | {path: f"{name}/a.txt" for name in folders for path in (name, f"{name}/a.txt")}
     assert seen["path changed by"] == ["data/part 3/a.txt", "data/part 0/a.txt"]
-    assert seen["picked"] == [True, True, None, None] and seen["bad pick"] == ["BadRequestError", 400]
-    assert len(hub.calls_of("GET", "/tree/next%2Ftry$")) == 4 and len(hub.calls_of("GET", "/commits/")) == 2
+    assert seen["picked"] == [True, True, None, None] and seen["bad pick"] == [
+        "BadRequestError",
+        400,
+    ]
+    assert (
+        len(hub.calls_of("GET", "/tree/next%2Ftry$")) == 4
+        and len(hub.calls_of("GET", "/commits/")) == 2
+    )
 
 
 LISTS = """

@@ -11,7 +11,12 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.hub.pins import content_hash, local_folder, resolve
 
-FILES = {"config.json": b"{}", "data/train.parquet": b"rows", "data/test.parquet": b"", "README.md": b"# Birds\n"}
+FILES = {
+    "config.json": b"{}",
+    "data/train.parquet": b"rows",
+    "data/test.parquet": b"",
+    "README.md": b"# Birds\n",
+}
 
 
 def write_files(folder, files):
@@ -39,7 +44,10 @@ def test_any_byte_changes_the_hash(tmp_path_factory, data):
     position = data.draw(st.integers(0, len(content) - 1))
     changed = bytearray(content)
     changed[position] ^= data.draw(st.integers(1, 255))
-    folders = [write_files(tmp_path_factory.mktemp("bytes"), {"a/b.bin": bytes(value)}) for value in (content, changed)]
+    folders = [
+        write_files(tmp_path_factory.mktemp("bytes"), {"a/b.bin": bytes(value)})
+        for value in (content, changed)
+    ]
     assert content_hash(folders[0]) != content_hash(folders[1])
 
 
@@ -63,7 +71,9 @@ def test_moved_content_changes_the_hash(tmp_path):
     assert content_hash(first) != content_hash(second)
 
 
-@pytest.mark.parametrize("hidden", [".gitattributes", ".cache/huggingface/download.lock", "data/.part", ".git/HEAD"])
+@pytest.mark.parametrize(
+    "hidden", [".gitattributes", ".cache/huggingface/download.lock", "data/.part", ".git/HEAD"]
+)
 def test_hidden_files_do_not_count(folder, hidden):
     before = content_hash(folder)
     write_files(folder, {hidden: b"anything"})
@@ -71,7 +81,9 @@ def test_hidden_files_do_not_count(folder, hidden):
 
 
 def test_a_folder_below_a_hidden_one_is_hashed_like_any_other(folder, tmp_path):
-    assert content_hash(folder) == content_hash(shutil.copytree(folder, tmp_path / ".hidden" / "birds"))
+    assert content_hash(folder) == content_hash(
+        shutil.copytree(folder, tmp_path / ".hidden" / "birds")
+    )
 
 
 def test_file_sha256_is_that_of_hashlib(tmp_path):
@@ -93,7 +105,20 @@ def test_the_pin_of_a_local_folder_is_no_name_for_it(folder):
         resolve(str(resolve(str(folder))))
 
 
-@pytest.mark.parametrize("name", ["birds", "", "@main", "org/birds/train", "/no/such/folder", "org/", "/birds", "a b/c", "org@main"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "birds",
+        "",
+        "@main",
+        "org/birds/train",
+        "/no/such/folder",
+        "org/",
+        "/birds",
+        "a b/c",
+        "org@main",
+    ],
+)
 def test_what_is_neither_a_folder_nor_a_repository_is_refused(name):
     with pytest.raises(UserError, match="no such folder"):
         resolve(name)
@@ -107,7 +132,9 @@ def test_names_the_hub_does_not_allow_are_refused(name):
 
 @pytest.mark.parametrize("repo_type", ["model", "dataset"])
 def test_without_the_hub_a_repository_cannot_be_pinned(repo_type):
-    """A cached version must not be taken for the one that was asked for: offline is an error, not a guess."""
+    """A cached version must not be taken for the one that was asked for: offline is an error, not a
+    guess.
+    """
     with pytest.raises(UserError, match="org/birds"):
         resolve("org/birds@v1.0.0", repo_type)
 

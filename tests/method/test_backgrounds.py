@@ -27,15 +27,22 @@ def scene(seed):
     """A picture of noise and an elliptic foreground in its middle."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:SIZE, :SIZE]
-    mask = ((y - rng.uniform(24, 40)) / rng.uniform(5, 16)) ** 2 + ((x - rng.uniform(24, 40)) / rng.uniform(5, 16)) ** 2 < 1
+    mask = ((y - rng.uniform(24, 40)) / rng.uniform(5, 16)) ** 2 + (
+        (x - rng.uniform(24, 40)) / rng.uniform(5, 16)
+    ) ** 2 < 1
     smooth = scipy.ndimage.gaussian_filter(rng.random((SIZE, SIZE, 3)), (2, 2, 0))
     return np.uint8((smooth - smooth.min()) / np.ptp(smooth) * 255), mask
 
 
 def features_by_scipy(pixels, shown):
-    """Of one set of pixels: mean Lab, mean slopes of L, deviation of Lab; by scikit-image and SciPy."""
+    """Of one set of pixels: mean Lab, mean slopes of L, deviation of Lab; by scikit-image and
+    SciPy.
+    """
     lab = skimage.color.rgb2lab(pixels)
-    slopes = [np.abs(scipy.ndimage.sobel(lab[..., 0], axis, mode="mirror"))[shown].mean() for axis in (1, 0)]
+    slopes = [
+        np.abs(scipy.ndimage.sobel(lab[..., 0], axis, mode="mirror"))[shown].mean()
+        for axis in (1, 0)
+    ]
     return [*lab[shown].mean(axis=0), *slopes, *lab[shown].std(axis=0)]
 
 
@@ -87,8 +94,15 @@ def test_without_background_there_are_zeros_and_a_covered_half_is_told_by_the_ot
 
 
 def background_settings(dataset, output, **values):
-    chosen = {"saliency_method": "spectral-residual", "strength": 0.0, "resolution": 32, "selection_method": "novel-background"} | values
-    return apply_preset(AugmentSettings(dataset_name=str(dataset), output_dir=str(output), **chosen))
+    chosen = {
+        "saliency_method": "spectral-residual",
+        "strength": 0.0,
+        "resolution": 32,
+        "selection_method": "novel-background",
+    } | values
+    return apply_preset(
+        AugmentSettings(dataset_name=str(dataset), output_dir=str(output), **chosen)
+    )
 
 
 def backgrounds_of(asked, rank=0, world_size=1):
@@ -105,7 +119,9 @@ def test_the_store_holds_the_features_of_every_usable_row(source_rows, resize, t
     assert list(maps.unusable) == [5] and not backgrounds[5].any()
     assert backgrounds[split.subset].shape == (24, 2 * HALF)
     for row in (0, 7, 23):
-        pixels = np.asarray(split.image(row).resize((SIZE, SIZE), 3))  # square images: both ways are Pillow's bicubic
+        pixels = np.asarray(
+            split.image(row).resize((SIZE, SIZE), 3)
+        )  # square images: both ways are Pillow's bicubic
         expected = background_features(pixels, foreground_mask(pixels, maps[row], asked))
         assert np.array_equal(backgrounds[row], expected) and expected.any()
 
@@ -113,10 +129,15 @@ def test_the_store_holds_the_features_of_every_usable_row(source_rows, resize, t
 def test_two_processes_make_the_same_store(source_rows, tmp_path):
     data = many_rows(tmp_path / "data", source_rows, 300, damaged=[150])
     alone = backgrounds_of(background_settings(data, tmp_path / "one"))[2]
-    split, _, together = in_two_processes(lambda rank: backgrounds_of(background_settings(data, tmp_path / "two"), rank, 2))
+    split, _, together = in_two_processes(
+        lambda rank: backgrounds_of(background_settings(data, tmp_path / "two"), rank, 2)
+    )
     assert np.array_equal(alone[split.subset], together[split.subset])
     ones, twos = (
-        {path.name: (path / "values.npy").read_bytes() for path in (tmp_path / name / "state" / "saliency").iterdir()}
+        {
+            path.name: (path / "values.npy").read_bytes()
+            for path in (tmp_path / name / "state" / "saliency").iterdir()
+        }
         for name in ("one", "two")
     )
     assert ones == twos and len(ones) == 2
@@ -130,9 +151,16 @@ def test_another_mask_has_another_store_and_another_draw_has_not(source_rows, tm
         return {path.name for path in (tmp_path / "run" / "state" / "saliency").iterdir()}
 
     first = stores()
-    assert stores(num_candidates=3, seed=5, feather=0.1, num_variants=2, max_target_reuse=1) == first
+    assert (
+        stores(num_candidates=3, seed=5, feather=0.1, num_variants=2, max_target_reuse=1) == first
+    )
     known = first
-    for values in ({"threshold_method": "yen"}, {"mask_dilation": 0.1}, {"fill_holes": True}, {"mask_refinement": "grabcut"}):
+    for values in (
+        {"threshold_method": "yen"},
+        {"mask_dilation": 0.1},
+        {"fill_holes": True},
+        {"mask_refinement": "grabcut"},
+    ):
         now = stores(**values)
         assert len(now - known) == 1
         known = now

@@ -11,7 +11,12 @@ from PIL import Image
 from pytorch_grad_cam.ablation_layer import AblationLayerVit
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
-from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.demo.domain import make_dataset
@@ -78,8 +83,13 @@ def images():
 
 
 def pixels_of(images, size):
-    """The classifier's input by another way: Pillow's resize, torch's arithmetic, the mean and deviation of ViTImageProcessor."""
-    stretched = [torch.from_numpy(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).copy()) for image in images]
+    """The classifier's input by another way: Pillow's resize, torch's arithmetic, the mean and
+    deviation of ViTImageProcessor.
+    """
+    stretched = [
+        torch.from_numpy(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).copy())
+        for image in images
+    ]
     return (torch.stack(stretched).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
 
 
@@ -109,14 +119,18 @@ def tokens_to_maps(tokens):
 
 
 def stock_maps(folder, method, pixels, labels, layer_of=last_stage, model=None):
-    """What pytorch-grad-cam gives for a model and a layer of ours, without the package, shrunk to 64x64 by OpenCV."""
+    """What pytorch-grad-cam gives for a model and a layer of ours, without the package, shrunk to
+    64x64 by OpenCV.
+    """
     model = model or AutoModelForImageClassification.from_pretrained(folder).eval()
     options = {"reshape_transform": tokens_to_maps} if layer_of is last_norm else {}
     if method == "ablation-cam" and layer_of is last_norm:
         options["ablation_layer"] = AblationLayerVit()
     cam = getattr(pytorch_grad_cam, STOCK[method])(LogitsOf(model), [layer_of(model)], **options)
     maps = cam(pixels, [ClassifierOutputTarget(label) for label in labels])
-    return np.stack([cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in maps])
+    return np.stack(
+        [cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in maps]
+    )
 
 
 # ---- the maps ----
@@ -129,7 +143,9 @@ def test_every_method_that_the_settings_know_is_there():
 @pytest.mark.parametrize("method", CAMS)
 @pytest.mark.parametrize("model", ["classifier", "vit"])
 def test_a_map_is_bit_for_bit_that_of_pytorch_grad_cam(model, method, images, request, capfd):
-    """The frozen weights and the cut graph save work and change nothing, a second time neither; no bar is shown."""
+    """The frozen weights and the cut graph save work and change nothing, a second time neither; no
+    bar is shown.
+    """
     pictures, labels = images
     folder = request.getfixturevalue(model)
     saliency = cam_of(folder, method)
@@ -139,11 +155,16 @@ def test_a_map_is_bit_for_bit_that_of_pytorch_grad_cam(model, method, images, re
     maps = saliency.maps(pixels, labels)
     again = saliency.maps(pixels, labels)
     assert capfd.readouterr().err == ""
-    expected = stock_maps(folder, method, pixels, labels, last_stage if model == "classifier" else last_norm)
+    expected = stock_maps(
+        folder, method, pixels, labels, last_stage if model == "classifier" else last_norm
+    )
     assert maps.dtype == np.float32 and maps.shape == (len(labels), MAP_SIZE, MAP_SIZE)
     assert np.ptp(expected) > 0.5 and maps.min() >= 0 and maps.max() <= 1
     assert np.array_equal(maps, expected) and np.array_equal(again, maps)
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in saliency.classifier.model.parameters())
+    assert all(
+        parameter.grad is None and not parameter.requires_grad
+        for parameter in saliency.classifier.model.parameters()
+    )
 
 
 @pytest.mark.parametrize("size", [72, 128])
@@ -170,19 +191,27 @@ def test_the_map_is_that_of_the_label_given_whatever_its_neighbours(model, image
 
 @pytest.mark.parametrize("method", ["grad-cam", "layer-cam", "ablation-cam"])
 def test_another_layer_can_be_read_also_before_one_that_works_in_place(classifier, images, method):
-    """The normalisation in front of an activation in place: what is handed on must not be a leaf that autograd forbids to change."""
+    """The normalisation in front of an activation in place: what is handed on must not be a leaf
+    that autograd forbids to change.
+    """
     pictures, labels = images
     pixels = pixels_of(pictures, 64)
     name = "resnet.encoder.stages.1.layers.0.layer.0.normalization"
     saliency = cam_of(classifier, method, layer=name)
     stock = AutoModelForImageClassification.from_pretrained(classifier).eval()
-    assert np.array_equal(saliency.maps(pixels, labels), stock_maps(None, method, pixels, labels, lambda m: m.get_submodule(name), stock))
+    assert np.array_equal(
+        saliency.maps(pixels, labels),
+        stock_maps(None, method, pixels, labels, lambda m: m.get_submodule(name), stock),
+    )
     for model in (saliency.classifier.model, stock):
         activations = [module for module in model.modules() if isinstance(module, nn.ReLU)]
         assert activations
         for activation in activations:
             activation.inplace = True
-    assert np.array_equal(saliency.maps(pixels, labels), stock_maps(None, method, pixels, labels, lambda m: m.get_submodule(name), stock))
+    assert np.array_equal(
+        saliency.maps(pixels, labels),
+        stock_maps(None, method, pixels, labels, lambda m: m.get_submodule(name), stock),
+    )
 
 
 def test_maps_that_separate_nothing_are_blank(classifier, images, tmp_path):
@@ -203,7 +232,12 @@ def test_predictions_are_the_models_before_and_after_maps(classifier, images, me
     pictures, labels = images
     pixels = pixels_of(pictures, 64)
     with torch.no_grad():
-        expected = AutoModelForImageClassification.from_pretrained(classifier).eval()(pixel_values=pixels).logits.argmax(-1).numpy()
+        expected = (
+            AutoModelForImageClassification.from_pretrained(classifier)
+            .eval()(pixel_values=pixels)
+            .logits.argmax(-1)
+            .numpy()
+        )
     saliency = cam_of(classifier, method)
     assert np.array_equal(saliency.classifier.logits(pixels).argmax(-1), expected)
     maps = saliency.maps(pixels, labels)
@@ -220,7 +254,9 @@ def test_an_unknown_layer_is_refused_with_one_that_exists(classifier):
     cam_of(classifier, "grad-cam", layer=re.findall(r"'([^']+)'", str(error.value))[-1])
 
 
-@pytest.mark.parametrize("layer", ["resnet.encoder", "resnet.encoder.stages", "classifier.1", "resnet"])
+@pytest.mark.parametrize(
+    "layer", ["resnet.encoder", "resnet.encoder.stages", "classifier.1", "resnet"]
+)
 def test_a_module_that_gives_no_maps_is_refused(classifier, layer):
     """One that gives an output object, one that is only a list, one that gives a vector."""
     with pytest.raises(UserError, match=f"{re.escape(repr(layer))}.*saliency_layer"):
@@ -247,11 +283,15 @@ def test_an_input_size_that_is_given_is_kept(classifier, images, size):
     saliency = cam_of(classifier, "grad-cam", input_size=size)
     assert saliency.size == size and max(saliency.grid) < SMALLEST_GRID
     pixels = saliency.pixel_values(images[0][0], "stretch")[None]
-    assert np.array_equal(saliency.maps(pixels, [0]), stock_maps(classifier, "grad-cam", pixels, [0]))
+    assert np.array_equal(
+        saliency.maps(pixels, [0]), stock_maps(classifier, "grad-cam", pixels, [0])
+    )
 
 
 def test_a_layer_of_one_cell_is_refused(classifier):
-    """Of the pooling there is one cell whatever the input: every map would be blank, and every row skipped."""
+    """Of the pooling there is one cell whatever the input: every map would be blank, and every row
+    skipped.
+    """
     with pytest.raises(UserError, match="resnet.pooler.* one cell.*saliency_layer"):
         cam_of(classifier, "grad-cam", layer="resnet.pooler")
 
@@ -260,7 +300,11 @@ def test_a_vit_with_a_coarse_grid_keeps_its_input_size(tmp_path, images):
     """It has position embeddings for one size alone."""
     saliency = cam_of(save_vit(tmp_path, image_size=32, patch_size=8), "grad-cam")
     assert (saliency.size, saliency.grid) == (32, (4, 4))
-    assert saliency.maps(saliency.pixel_values(images[0][0], "stretch")[None], [0]).shape == (1, MAP_SIZE, MAP_SIZE)
+    assert saliency.maps(saliency.pixel_values(images[0][0], "stretch")[None], [0]).shape == (
+        1,
+        MAP_SIZE,
+        MAP_SIZE,
+    )
 
 
 def test_an_input_size_that_the_classifier_cannot_take_is_a_users_mistake(vit):
@@ -281,5 +325,7 @@ def test_coarse_maps_are_made_and_warned_of_once(classifier, birds, tmp_path, ca
     for warnings in (1, 0):
         maps = compute_maps(apply_preset(asked), split, resolve(str(classifier)), 0, 1, CPU)
         lines = [line for line in capsys.readouterr().out.splitlines() if "7x7" in line]
-        assert len(lines) == warnings and all("4x4" in line and "saliency_input_size" in line for line in lines)
+        assert len(lines) == warnings and all(
+            "4x4" in line and "saliency_input_size" in line for line in lines
+        )
     assert maps[split.subset].shape == (len(split.subset), MAP_SIZE, MAP_SIZE)

@@ -1,4 +1,6 @@
-"""Which layer a CAM reads, a row for each kind of network: its maps are of every image, lie where the image is, and show something."""
+"""Which layer a CAM reads, a row for each kind of network: its maps are of every image, lie where
+the image is, and show something.
+"""
 
 import re
 
@@ -55,7 +57,9 @@ def picture(corner=None):
     pixels = np.full((96, 96, 3), 128, np.uint8)
     if corner is not None:
         top, left = (60 * of for of in corner)
-        pixels[top : top + 36, left : left + 36] = np.where(np.arange(36)[:, None, None] % 12 < 6, [255, 60, 0], [0, 40, 255])
+        pixels[top : top + 36, left : left + 36] = np.where(
+            np.arange(36)[:, None, None] % 12 < 6, [255, 60, 0], [0, 40, 255]
+        )
     return Image.fromarray(pixels)
 
 
@@ -83,40 +87,61 @@ def test_activations_change_where_the_image_does(named_cam):
         half = change.shape[0] // 2
         sides = slice(half), slice(-half, None)
         found.append([float(change[sides[top], sides[left]].mean()) for top, left in CORNERS])
-    shares = np.array(found) / np.sum(found, axis=1, keepdims=True)  # squeeze and excitation changes a little everywhere
+    shares = np.array(found) / np.sum(
+        found, axis=1, keepdims=True
+    )  # squeeze and excitation changes a little everywhere
     assert np.argmax(shares, axis=0).tolist() == [0, 1, 2, 3]
 
 
 def test_maps_are_of_each_image_alone_and_show_something(named_cam):
     _, cam = named_cam
     rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 256, (6, 9, 3), np.uint8)).resize((90, 60)) for _ in range(4)]
+    images = [
+        Image.fromarray(rng.integers(0, 256, (6, 9, 3), np.uint8)).resize((90, 60))
+        for _ in range(4)
+    ]
     pixels = torch.stack([cam.pixel_values(image, "stretch") for image in images])
     assert pixels.shape == (4, 3, cam.size, cam.size)
     shown = 0
     for label in range(len(NAMES)):
         maps = cam.maps(pixels, [label] * 4)
-        assert maps.shape == (4, MAP_SIZE, MAP_SIZE) and np.isfinite(maps).all() and maps.min() >= 0 and maps.max() <= 1
+        assert (
+            maps.shape == (4, MAP_SIZE, MAP_SIZE)
+            and np.isfinite(maps).all()
+            and maps.min() >= 0
+            and maps.max() <= 1
+        )
         alone = np.concatenate([cam.maps(one[None], [label]) for one in pixels])
         np.testing.assert_allclose(maps, alone, atol=2e-3)
         shown += sum(not is_blank(of_image) for of_image in maps)
-    assert shown >= 6  # of 12: where all that a random network sees speaks against a label, its map is rightly empty
+    assert (
+        shown >= 6
+    )  # of 12: where all that a random network sees speaks against a label, its map is rightly empty
 
 
 # ---- what gives no maps ----
 
 
 def test_a_layer_that_turns_an_image_into_several_is_refused(tmp_path):
-    """MobileViT's transformers see four images for every one: the maps of the first would be taken for those of four."""
+    """MobileViT's transformers see four images for every one: the maps of the first would be taken
+    for those of four.
+    """
     classifier = Classifier(resolve(str(save_tiny("mobilevit", tmp_path / "mobilevit"))), CPU)
-    inner = [name for name, _ in classifier.model.named_modules() if name.endswith("layernorm_before")][-1]
+    inner = [
+        name for name, _ in classifier.model.named_modules() if name.endswith("layernorm_before")
+    ][-1]
     with pytest.raises(UserError, match="8 maps for 2 images.*saliency_layer"):
         CamSaliency(classifier, "grad-cam", layer=inner, input_size=SIDE)
 
 
 def levit():
     return hf.LevitConfig(
-        image_size=SIDE, hidden_sizes=[16, 16, 16], num_attention_heads=[2, 2, 2], depths=[1, 1, 1], key_dim=[8, 8, 8], num_labels=3
+        image_size=SIDE,
+        hidden_sizes=[16, 16, 16],
+        num_attention_heads=[2, 2, 2],
+        depths=[1, 1, 1],
+        key_dim=[8, 8, 8],
+        num_labels=3,
     )
 
 
@@ -134,7 +159,9 @@ def test_a_network_without_any_known_layer_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("shape", "last"), [((2, 65, 16), True), ((2, 7, 7, 16), True), ((2, 16, 7, 7), False), ((2, 8, 8, 8), False)], ids=str
+    ("shape", "last"),
+    [((2, 65, 16), True), ((2, 7, 7, 16), True), ((2, 16, 7, 7), False), ((2, 8, 8, 8), False)],
+    ids=str,
 )
 def test_channels_are_found_in_either_place(shape, last):
     assert maps_last(torch.Size(shape)) == last

@@ -1,4 +1,6 @@
-"""Masks: thresholds against scikit-image and OpenCV, what GrabCut adds, and the clean-up against scikit-image."""
+"""Masks: thresholds against scikit-image and OpenCV, what GrabCut adds, and the clean-up against
+scikit-image.
+"""
 
 import cv2
 import numpy as np
@@ -30,7 +32,12 @@ masks = numpy_strategies.arrays(bool, (24, 24))
 
 
 def mask_settings(**values):
-    unused = {"dataset_name": "unused", "output_dir": "unused", "classifier": "unused", "strength": 0.0}
+    unused = {
+        "dataset_name": "unused",
+        "output_dir": "unused",
+        "classifier": "unused",
+        "strength": 0.0,
+    }
     return apply_preset(AugmentSettings(**(unused | values)))
 
 
@@ -38,7 +45,9 @@ def mask_settings(**values):
 
 
 def of_scikit_image(values, method):
-    """scikit-image's threshold in float64; the maximum, above which nothing lies, of a map that it finds none for."""
+    """scikit-image's threshold in float64; the maximum, above which nothing lies, of a map that it
+    finds none for.
+    """
     if np.ptp(values) == 0:
         return values.max()
     try:
@@ -52,7 +61,11 @@ def of_scikit_image(values, method):
 @example(values=np.full((16, 16), 0.25, np.float16))
 @settings(max_examples=60)
 def test_a_threshold_is_exactly_that_of_scikit_image(method, values):
-    assert threshold(values, method) == threshold(values.astype(np.float64), method) == of_scikit_image(values, method)
+    assert (
+        threshold(values, method)
+        == threshold(values.astype(np.float64), method)
+        == of_scikit_image(values, method)
+    )
 
 
 @pytest.mark.parametrize("method", THRESHOLDS)
@@ -70,10 +83,18 @@ def test_a_threshold_of_a_saliency_map_lies_inside_it_and_parts_it(method):
 @given(seed=st.integers(0, 10_000), levels=st.integers(2, 256), peaks=st.integers(1, 3))
 @settings(max_examples=200)
 def test_otsu_parts_a_map_of_bytes_where_opencv_does(seed, levels, peaks):
-    """OpenCV's 256 bins are the bytes and its threshold the last of them below; scikit-image's is the middle of that bin."""
+    """OpenCV's 256 bins are the bytes and its threshold the last of them below; scikit-image's is
+    the middle of that bin.
+    """
     rng = np.random.default_rng(seed)
-    values = np.clip(rng.normal(rng.uniform(0, levels, peaks), rng.uniform(0.1, 0.3) * levels, (256, peaks)), 0, levels - 1)
-    values = np.uint8(np.append(values.astype(int), [0, levels - 1]) * 255 // (levels - 1))  # the first and the last byte are there
+    values = np.clip(
+        rng.normal(rng.uniform(0, levels, peaks), rng.uniform(0.1, 0.3) * levels, (256, peaks)),
+        0,
+        levels - 1,
+    )
+    values = np.uint8(
+        np.append(values.astype(int), [0, levels - 1]) * 255 // (levels - 1)
+    )  # the first and the last byte are there
     last_below, _ = cv2.threshold(values, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     for scale in (1, 255):
         our_bin = threshold(values / scale) * scale * 256 / 255 - 0.5
@@ -118,7 +139,9 @@ def test_a_map_without_two_modes_has_an_empty_mask_for_minimum():
 @pytest.mark.parametrize("method", [*THRESHOLDS, "quantile"])
 def test_at_its_own_size_the_mask_is_what_lies_strictly_above_the_threshold(method):
     for seed in range(10):
-        saliency_map = np.round(smooth_map(seed) * 8) / 8  # thresholds are met exactly, by some methods
+        saliency_map = (
+            np.round(smooth_map(seed) * 8) / 8
+        )  # thresholds are met exactly, by some methods
         found = threshold(saliency_map, method)
         mask = threshold_mask(saliency_map, 64, method)
         assert np.array_equal(mask, saliency_map > found) and not mask[saliency_map == found].any()
@@ -128,7 +151,14 @@ def test_at_its_own_size_the_mask_is_what_lies_strictly_above_the_threshold(meth
 def test_masks_of_one_map_have_the_same_shape_at_every_size(size):
     for seed in range(6):
         small = threshold_mask(smooth_map(seed), 64)
-        scaled = cv2.resize(np.float32(threshold_mask(smooth_map(seed), size)), (64, 64), interpolation=cv2.INTER_AREA) > 0.5
+        scaled = (
+            cv2.resize(
+                np.float32(threshold_mask(smooth_map(seed), size)),
+                (64, 64),
+                interpolation=cv2.INTER_AREA,
+            )
+            > 0.5
+        )
         assert iou(small, scaled) > 0.8
 
 
@@ -143,7 +173,10 @@ def refined(image, saliency_map):
 @pytest.mark.parametrize("seed", range(5))
 def test_grabcut_finds_a_disc_better_than_otsu_alone(seed, size):
     image, disc, saliency_map = disc_on_texture(seed, size)
-    otsu, mask = (foreground_mask(image, saliency_map, mask_settings(mask_refinement=name)) for name in ("none", "grabcut"))
+    otsu, mask = (
+        foreground_mask(image, saliency_map, mask_settings(mask_refinement=name))
+        for name in ("none", "grabcut")
+    )
     assert mask.shape == (size, size) and mask.dtype == bool
     assert iou(mask, disc) > max(iou(otsu, disc) + 0.1, 0.9)
 
@@ -168,7 +201,10 @@ def test_grabcut_leaves_its_inputs_alone():
     for array in (image, saliency_map, coarse):
         array.flags.writeable = False
     grabcut_mask(image, saliency_map, coarse)
-    assert all(np.array_equal(array, kept) for array, kept in zip((image, saliency_map, coarse), before, strict=True))
+    assert all(
+        np.array_equal(array, kept)
+        for array, kept in zip((image, saliency_map, coarse), before, strict=True)
+    )
 
 
 @pytest.mark.parametrize("size", [32, GRABCUT_SIZE, 200])
@@ -184,7 +220,11 @@ def test_grabcut_keeps_a_coarse_mask_of_nothing_or_everything(size, value):
 def test_grabcut_never_gives_nothing_or_everything_where_the_threshold_gives_something(seed, size):
     """Noise, and plain images, whose colours tell nothing."""
     rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (size, size, 3), np.uint8) if seed % 2 else np.full((size, size, 3), rng.integers(0, 256, 3), np.uint8)
+    image = (
+        rng.integers(0, 256, (size, size, 3), np.uint8)
+        if seed % 2
+        else np.full((size, size, 3), rng.integers(0, 256, 3), np.uint8)
+    )
     saliency_map = smooth_map(seed, blobs=1 + seed % 4)
     assert threshold_mask(saliency_map, size).any()
     mask = refined(image, saliency_map)
@@ -193,7 +233,9 @@ def test_grabcut_never_gives_nothing_or_everything_where_the_threshold_gives_som
 
 @pytest.mark.parametrize("seed", range(3))
 def test_grabcut_stays_near_the_coarse_mask_that_it_is_given(seed):
-    """The same image and map with only the left half of the mask: what is far from it is certain background."""
+    """The same image and map with only the left half of the mask: what is far from it is certain
+    background.
+    """
     image, _, saliency_map = disc_on_texture(seed)
     coarse = threshold_mask(saliency_map, 128)
     coarse[:, np.flatnonzero(coarse.any(axis=0))[0] + 4 :] = False
@@ -244,7 +286,12 @@ def test_filled_holes_are_what_the_border_cannot_reach(mask):
     assert np.array_equal(clean_up(mask, mask_settings(fill_holes=True)), without_holes(mask))
 
 
-@given(mask=masks, largest=st.booleans(), fill=st.booleans(), dilation=st.sampled_from([0.0, 0.05, 0.2]))
+@given(
+    mask=masks,
+    largest=st.booleans(),
+    fill=st.booleans(),
+    dilation=st.sampled_from([0.0, 0.05, 0.2]),
+)
 @settings(max_examples=60)
 def test_clean_up_does_what_is_asked_in_this_order(mask, largest, fill, dilation):
     """A hole in the largest part is filled after the others are gone, and widened last."""
@@ -261,17 +308,29 @@ def test_clean_up_does_what_is_asked_in_this_order(mask, largest, fill, dilation
 def test_the_foreground_is_the_threshold_then_grabcut_then_clean_up(method, refinement):
     image, _, saliency_map = disc_on_texture(4)
     asked = mask_settings(
-        threshold_method=method, threshold_quantile=0.7, mask_refinement=refinement, largest_component=True, mask_dilation=0.02
+        threshold_method=method,
+        threshold_quantile=0.7,
+        mask_refinement=refinement,
+        largest_component=True,
+        mask_dilation=0.02,
     )
     mask = threshold_mask(saliency_map, 128, method, 0.7)
     mask = mask if refinement == "none" else grabcut_mask(image, saliency_map, mask)
-    assert np.array_equal(foreground_mask(image, saliency_map, asked), widen(largest_component(mask), 0.02))
+    assert np.array_equal(
+        foreground_mask(image, saliency_map, asked), widen(largest_component(mask), 0.02)
+    )
     paper = mask_settings()
-    assert np.array_equal(foreground_mask(image, saliency_map, paper), threshold_mask(saliency_map, 128))
+    assert np.array_equal(
+        foreground_mask(image, saliency_map, paper), threshold_mask(saliency_map, 128)
+    )
 
 
 @pytest.mark.parametrize("wanted", [0.1, 0.35])
 def test_the_quantile_setting_says_how_much_is_foreground(wanted):
     image, _, saliency_map = disc_on_texture(2)
-    mask = foreground_mask(image, saliency_map, mask_settings(threshold_method="quantile", threshold_quantile=1 - wanted))
+    mask = foreground_mask(
+        image,
+        saliency_map,
+        mask_settings(threshold_method="quantile", threshold_quantile=1 - wanted),
+    )
     assert mask.mean() == pytest.approx(wanted, abs=0.01)

@@ -26,7 +26,13 @@ def naive_mix(source, target, source_mask, target_mask, method):
     return mixed
 
 
-@given(source=images, target=images, source_mask=masks, target_mask=masks, method=st.sampled_from(["union", "source"]))
+@given(
+    source=images,
+    target=images,
+    source_mask=masks,
+    target_mask=masks,
+    method=st.sampled_from(["union", "source"]),
+)
 @settings(max_examples=120)
 def test_union_and_source_are_exact_to_the_pixel(source, target, source_mask, target_mask, method):
     kept = kept_mask(source_mask, target_mask, method)
@@ -58,7 +64,10 @@ def test_inputs_are_left_alone(image, other, mask, feather):
     before = image.copy(), other.copy(), mask.copy()
     compose(image, other, mask, feather)
     inpaint(image, inpainting_hole(mask))
-    assert all(np.array_equal(array, kept) for array, kept in zip((image, other, mask), before, strict=True))
+    assert all(
+        np.array_equal(array, kept)
+        for array, kept in zip((image, other, mask), before, strict=True)
+    )
 
 
 def flatness(mixed, source_mask):
@@ -67,7 +76,9 @@ def flatness(mixed, source_mask):
 
 
 def scene(size, radius_of_source=0.2, radius_of_target=0.25):
-    """A blue object on noise as the source; as the target a red one on flat green. Masks are the true ones."""
+    """A blue object on noise as the source; as the target a red one on flat green. Masks are the
+    true ones.
+    """
     y, x = np.mgrid[:size, :size] / size
     source_mask = (y - 0.3) ** 2 + (x - 0.3) ** 2 < radius_of_source**2
     target_mask = (y - 0.6) ** 2 + (x - 0.6) ** 2 < radius_of_target**2
@@ -79,7 +90,11 @@ def scene(size, radius_of_source=0.2, radius_of_target=0.25):
 
 
 def mixed_over_inpainted(source, target, source_mask, target_mask):
-    return compose(source, inpaint(target, inpainting_hole(target_mask)), kept_mask(source_mask, target_mask, "inpaint"))
+    return compose(
+        source,
+        inpaint(target, inpainting_hole(target_mask)),
+        kept_mask(source_mask, target_mask, "inpaint"),
+    )
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
@@ -94,7 +109,9 @@ def test_inpainting_leaves_no_colour_of_the_target_in_a_flat_background(size):
 
 def test_inpainting_copes_with_a_mask_that_is_a_little_too_small():
     source, target, source_mask, target_mask = scene(64)
-    mixed = mixed_over_inpainted(source, target, source_mask, scipy.ndimage.binary_erosion(target_mask))
+    mixed = mixed_over_inpainted(
+        source, target, source_mask, scipy.ndimage.binary_erosion(target_mask)
+    )
     assert flatness(mixed, source_mask) <= TELEA_ROUNDING
 
 
@@ -102,16 +119,22 @@ def test_inpainting_copes_with_a_mask_that_is_a_little_too_small():
 @settings(max_examples=60)
 def test_the_hole_is_the_foreground_with_a_margin_unless_that_is_everything(mask):
     hole = inpainting_hole(mask)
-    distance = scipy.ndimage.distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, np.inf)
+    distance = (
+        scipy.ndimage.distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, np.inf)
+    )
     widened = distance <= 1
-    assert not hole.all() and not (hole & (distance > 3)).any()  # 5 % of 40 pixels, and the disc's corners
+    assert (
+        not hole.all() and not (hole & (distance > 3)).any()
+    )  # 5 % of 40 pixels, and the disc's corners
     assert hole.any() == (mask.any() and not cv2_dilated(mask).all())
     assert not hole.any() or hole[widened].all()
 
 
 def cv2_dilated(mask):
     """The mask dilated by OpenCV's ellipse of 5 x 5 pixels, by way of SciPy."""
-    disc = np.array([[0, 0, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]], bool)
+    disc = np.array(
+        [[0, 0, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]], bool
+    )
     return scipy.ndimage.binary_dilation(mask, disc)
 
 
@@ -132,7 +155,9 @@ def test_inpainting_changes_the_hole_alone():
 def test_a_feather_stays_between_the_two_images(source, target, mask, feather):
     mixed = compose(source, target, mask, feather)
     assert mixed.dtype == np.uint8
-    assert (mixed >= np.minimum(source, target)).all() and (mixed <= np.maximum(source, target)).all()
+    assert (mixed >= np.minimum(source, target)).all() and (
+        mixed <= np.maximum(source, target)
+    ).all()
 
 
 @pytest.mark.parametrize("size", [32, 64, 256])

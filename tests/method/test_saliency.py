@@ -1,4 +1,6 @@
-"""Saliency maps without a model: the spectral residual against OpenCV's, minimum barriers against the exact ones, masks as maps."""
+"""Saliency maps without a model: the spectral residual against OpenCV's, minimum barriers against
+the exact ones, masks as maps.
+"""
 
 import heapq
 from pathlib import Path
@@ -30,7 +32,9 @@ from sgdmix_hub.method.saliency.model_free import (
     spectral_residual_map,
 )
 
-OPENCV = Path(__file__).parents[1] / "support" / "data_files" / "opencv_saliency.npz"  # made by the script beside it
+OPENCV = (
+    Path(__file__).parents[1] / "support" / "data_files" / "opencv_saliency.npz"
+)  # made by the script beside it
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,11 @@ def birds_at_64():
 
 
 def test_maps_that_separate_nothing_are_blank():
-    assert is_blank(np.full((4, 4), 0.3)) and is_blank(np.array([[0.1, np.nan]])) and is_blank(np.array([[0.1, np.inf]]))
+    assert (
+        is_blank(np.full((4, 4), 0.3))
+        and is_blank(np.array([[0.1, np.nan]]))
+        and is_blank(np.array([[0.1, np.inf]]))
+    )
     assert not is_blank(np.array([[0.0, 1e-3]], np.float16))
 
 
@@ -48,7 +56,9 @@ def test_maps_that_separate_nothing_are_blank():
 
 
 def second_spectral_residual(grey, sigma=6.0):
-    """Hou & Zhang from the paper: real transform, residual as a ratio of amplitudes, power, Gaussian."""
+    """Hou & Zhang from the paper: real transform, residual as a ratio of amplitudes, power,
+    Gaussian.
+    """
     spectrum = scipy.fft.fft2(np.asarray(grey, np.float64))
     amplitude = np.abs(spectrum) + 1e-12
     average = scipy.ndimage.uniform_filter(np.log(amplitude), size=3, mode="wrap")
@@ -64,7 +74,9 @@ def correlation(first, second):
 
 @pytest.mark.parametrize("number", range(len(np.load(OPENCV)["images"])))
 def test_the_residual_is_that_of_opencv(number):
-    """cv2.saliency does the same up to its Gaussian, which it takes of the amplitude and not of its square."""
+    """cv2.saliency does the same up to its Gaussian, which it takes of the amplitude and not of its
+    square.
+    """
     stored = np.load(OPENCV)
     image, theirs = stored["images"][number], stored["maps"][number].astype(np.float64)
     amplitude = residual_amplitude(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
@@ -77,7 +89,10 @@ def test_spectral_residual_agrees_with_a_second_implementation(birds_at_64):
     for image in birds_at_64:
         grey = np.asarray(image.convert("L"), np.float64)
         for sigma in (2.5, 6.0):
-            assert correlation(spectral_residual(grey, sigma), second_spectral_residual(grey, sigma)) > 0.99
+            assert (
+                correlation(spectral_residual(grey, sigma), second_spectral_residual(grey, sigma))
+                > 0.99
+            )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -115,11 +130,16 @@ def test_a_plain_image_has_no_salient_part():
 
 
 def minimax(values, lowest):
-    """The lowest maximum over the 4-connected paths to the border on which no value is below `lowest`; inf where there is none."""
+    """The lowest maximum over the 4-connected paths to the border on which no value is below
+    `lowest`; inf where there is none.
+    """
     height, width = values.shape
     reached = np.full(values.shape, np.inf)
     border = [
-        (y, x) for y in range(height) for x in range(width) if (y in (0, height - 1) or x in (0, width - 1)) and values[y, x] >= lowest
+        (y, x)
+        for y in range(height)
+        for x in range(width)
+        if (y in (0, height - 1) or x in (0, width - 1)) and values[y, x] >= lowest
     ]
     queue = [(values[place], place) for place in border]
     heapq.heapify(queue)
@@ -135,24 +155,37 @@ def minimax(values, lowest):
 
 
 def exact_barrier(values):
-    """The exact minimum barrier distance: for every lowest value that a path may have, the lowest maximum."""
+    """The exact minimum barrier distance: for every lowest value that a path may have, the lowest
+    maximum.
+    """
     return np.min([minimax(values, lowest) - lowest for lowest in np.unique(values)], axis=0)
 
 
-@given(values=numpy_strategies.arrays(np.float32, st.tuples(st.integers(3, 8), st.integers(3, 8)), elements=st.integers(0, 6).map(float)))
+@given(
+    values=numpy_strategies.arrays(
+        np.float32,
+        st.tuples(st.integers(3, 8), st.integers(3, 8)),
+        elements=st.integers(0, 6).map(float),
+    )
+)
 @settings(max_examples=120)
 def test_the_barrier_is_never_below_the_exact_one(values):
     found = barrier_distance(values)
     exact = exact_barrier(values)
     assert found.dtype == np.float32 and (found >= exact).all()
     assert not found[[0, -1]].any() and not found[:, [0, -1]].any()
-    straight = [np.ptp(values[: y + 1, x]) for y in range(len(values)) for x in range(values.shape[1])]
+    straight = [
+        np.ptp(values[: y + 1, x]) for y in range(len(values)) for x in range(values.shape[1])
+    ]
     assert (found.ravel() <= straight).all()  # a path straight up is one that the scans try
 
 
 def test_the_barrier_is_not_far_above_the_exact_one():
     rng = np.random.default_rng(0)
-    images = [cv2.resize(rng.random((4, 4), np.float32), (8, 8), interpolation=cv2.INTER_CUBIC) for _ in range(30)]
+    images = [
+        cv2.resize(rng.random((4, 4), np.float32), (8, 8), interpolation=cv2.INTER_CUBIC)
+        for _ in range(30)
+    ]
     exact = np.stack([exact_barrier(values) for values in images])
     found = np.stack([barrier_distance(values) for values in images])
     assert found.sum() < 1.1 * exact.sum()
@@ -178,7 +211,10 @@ def test_the_barrier_of_a_simple_image_is_the_exact_one(name, values):
     assert np.array_equal(barrier_distance(values), exact_barrier(values))
 
 
-@given(values=numpy_strategies.arrays(np.float32, (7, 6), elements=st.integers(0, 50).map(float)), by=st.integers(-30, 30))
+@given(
+    values=numpy_strategies.arrays(np.float32, (7, 6), elements=st.integers(0, 50).map(float)),
+    by=st.integers(-30, 30),
+)
 @settings(max_examples=40)
 def test_the_barrier_is_one_of_differences(values, by):
     found = barrier_distance(values)
@@ -195,7 +231,9 @@ def contrast_by_scipy(lab):
         colors = strip.reshape(-1, 3).astype(np.float64)
         inverse = np.linalg.inv(np.cov(colors, rowvar=False) + np.eye(3))
         pixels = lab.reshape(-1, 3).astype(np.float64)
-        distance = scipy.spatial.distance.cdist(pixels, colors.mean(axis=0, keepdims=True), "mahalanobis", VI=inverse)
+        distance = scipy.spatial.distance.cdist(
+            pixels, colors.mean(axis=0, keepdims=True), "mahalanobis", VI=inverse
+        )
         distances.append(distance.reshape(height, width) / distance.max())
     return np.sort(distances, axis=0)[:3].sum(axis=0)
 
@@ -229,19 +267,26 @@ def test_a_coloured_disc_is_found(ground, seed):
 
 
 @pytest.mark.parametrize(
-    "turned", [lambda p: p[:, ::-1], lambda p: p[::-1], lambda p: p.swapaxes(0, 1)], ids=["mirror", "flip", "transpose"]
+    "turned",
+    [lambda p: p[:, ::-1], lambda p: p[::-1], lambda p: p.swapaxes(0, 1)],
+    ids=["mirror", "flip", "transpose"],
 )
 def test_turned_images_have_nearly_the_turned_maps(turned, birds_at_64):
-    """The contrast to the border turns with the image. The barriers are what a few scans in a fixed order found: they need not, and turn
-    exactly where they are exact."""
+    """The contrast to the border turns with the image. The barriers are what a few scans in a fixed
+    order found: they need not, and turn exactly where they are exact.
+    """
     for image in birds_at_64:
         pixels = np.asarray(image)
         again = np.ascontiguousarray(turned(pixels))
         assert correlation(minimum_barrier(again), turned(minimum_barrier(pixels))) > 0.995
         lab = pixels.astype(np.float32)
-        np.testing.assert_allclose(border_contrast(turned(lab)), turned(border_contrast(lab)), rtol=1e-9)
+        np.testing.assert_allclose(
+            border_contrast(turned(lab)), turned(border_contrast(lab)), rtol=1e-9
+        )
     for _, values in simple_images():
-        assert np.array_equal(barrier_distance(np.ascontiguousarray(turned(values))), turned(barrier_distance(values)))
+        assert np.array_equal(
+            barrier_distance(np.ascontiguousarray(turned(values))), turned(barrier_distance(values))
+        )
 
 
 # ---- masks from the dataset ----
@@ -250,7 +295,9 @@ def test_turned_images_have_nearly_the_turned_maps(turned, birds_at_64):
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_a_mask_of_any_mode_becomes_its_share_of_each_cell(mode, scale):
-    """Class indices such as 1 count as foreground like 255 does; the map is the mean of each cell, written out here."""
+    """Class indices such as 1 count as foreground like 255 does; the map is the mean of each cell,
+    written out here.
+    """
     rng = np.random.default_rng(scale)
     mask = rng.random((MAP_SIZE * scale, MAP_SIZE * scale)) < 0.4
     if mode == "1":
@@ -281,4 +328,6 @@ def test_masks_and_images_go_through_the_same_geometry():
     tall = np.zeros((96, 64), np.uint8)
     tall[16:80] = 255  # what a centre crop of a 64x96 image keeps
     assert mask_column_map(Image.fromarray(tall), "center-crop").min() == 1
-    assert mask_column_map(Image.fromarray(tall), "stretch").mean() == pytest.approx(64 / 96, abs=0.01)
+    assert mask_column_map(Image.fromarray(tall), "stretch").mean() == pytest.approx(
+        64 / 96, abs=0.01
+    )

@@ -1,4 +1,6 @@
-"""Masks that a dataset brings: read as shares of foreground in [0, 1], cut at one half, at the image's size."""
+"""Masks that a dataset brings: read as shares of foreground in [0, 1], cut at one half, at the
+image's size.
+"""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,13 +31,21 @@ def bird_with_crest(side=SIDE):
 def matte(bird):
     """The bird as a segmentation model gives it: nearly white, on a background of 0 to 2 of 255."""
     rng = np.random.default_rng(0)
-    return Image.fromarray(np.where(bird, rng.integers(200, 256, bird.shape), rng.integers(0, 3, bird.shape)).astype(np.uint8))
+    return Image.fromarray(
+        np.where(bird, rng.integers(200, 256, bird.shape), rng.integers(0, 3, bird.shape)).astype(
+            np.uint8
+        )
+    )
 
 
 def mask_of(stored, *, aspect=None, resolution=SIDE, size=(SIDE, SIDE), **values):
-    settings = apply_preset(MethodSettings(strength=0.0, resolution=resolution, saliency_method="mask-column", **values))
+    settings = apply_preset(
+        MethodSettings(strength=0.0, resolution=resolution, saliency_method="mask-column", **values)
+    )
     pipeline = SGDMixPipeline(settings, refiner=None)
-    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8))
+    image = Image.fromarray(
+        np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    )
     saliency_map = mask_column_map(stored, settings.resize).astype(np.float16)
     return pipeline.mask(image, saliency_map, aspect, stored).mask
 
@@ -65,7 +75,9 @@ def test_a_mask_is_cropped_with_its_image():
     bird = bird_with_crest()
     stored = Image.fromarray(np.uint8(bird) * 255)
     left = SIDE // 4
-    cropped = np.asarray(Image.fromarray(bird[:, left : SIDE - left]).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    cropped = np.asarray(
+        Image.fromarray(bird[:, left : SIDE - left]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    )
     mask = mask_of(stored, aspect=0.5)
     assert (mask & cropped).sum() / (mask | cropped).sum() > 0.97
     wide = Image.fromarray(np.pad(np.uint8(bird) * 255, ((0, 0), (SIDE // 2, SIDE // 2))))
@@ -94,7 +106,9 @@ MODES = {
     "16 bits": lambda bird: Image.fromarray(np.uint16(bird) * 65535),
     "32 bits": lambda bird: Image.fromarray(np.int32(bird) * 255),
     "floats": lambda bird: Image.fromarray(np.float32(bird)),
-    "red": lambda bird: Image.fromarray(np.dstack([np.uint8(bird) * 255, *np.zeros((2, *bird.shape), np.uint8)])),
+    "red": lambda bird: Image.fromarray(
+        np.dstack([np.uint8(bird) * 255, *np.zeros((2, *bird.shape), np.uint8)])
+    ),
     "with alpha": lambda bird: Image.fromarray(np.uint8(bird) * 255).convert("RGBA"),
 }
 
@@ -103,7 +117,11 @@ MODES = {
 def test_masks_of_every_mode_are_read(mode):
     bird = bird_with_crest(64)
     share = foreground_share(MODES[mode](bird))
-    assert share.dtype == np.float32 and np.array_equal(share > 0.5, bird) and set(np.unique(share)) <= {0.0, 1.0}
+    assert (
+        share.dtype == np.float32
+        and np.array_equal(share > 0.5, bird)
+        and set(np.unique(share)) <= {0.0, 1.0}
+    )
 
 
 def test_half_shares_stay_shares_and_numbers_that_are_none_are_background():
@@ -121,7 +139,9 @@ def test_a_generation_keeps_exactly_what_the_masks_of_its_dataset_show(tmp_path)
         rows["image"].append(Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)))
         rows["mask"].append(matte(bird))
         rows["label"].append(number % 2)
-    features = Features(image=ImageFeature(), label=ClassLabel(names=["kite", "tern"]), mask=ImageFeature())
+    features = Features(
+        image=ImageFeature(), label=ClassLabel(names=["kite", "tern"]), mask=ImageFeature()
+    )
     (tmp_path / "birds").mkdir()
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "birds" / "train.parquet")
     for selection in ("l2", "novel-background"):
@@ -138,4 +158,6 @@ def test_a_generation_keeps_exactly_what_the_masks_of_its_dataset_show(tmp_path)
         augment.main(settings)
         (shard,) = (tmp_path / selection / "repo" / "data").glob("*.parquet")
         for row in pq.read_table(shard).to_pylist():
-            assert row["foreground_area"] == pytest.approx(birds[row["source_index"]].mean(), abs=1e-6)
+            assert row["foreground_area"] == pytest.approx(
+                birds[row["source_index"]].mean(), abs=1e-6
+            )

@@ -1,4 +1,6 @@
-"""Generations at several strengths: a source's variants take them in turn, and a row is what it would be at its own alone."""
+"""Generations at several strengths: a source's variants take them in turn, and a row is what it
+would be at its own alone.
+"""
 
 import pytest
 import yaml
@@ -10,7 +12,13 @@ from launching import launch
 def strengths(generation_settings, tmp_path_factory):
     """The same rows at three strengths, one of them mixing alone."""
     output = tmp_path_factory.mktemp("strengths") / "run"
-    args = [*arguments(generation_settings | {"output_dir": output, "num_variants": 3, "strength": 0}), "--strength", "0.9", "0", "0.5"]
+    args = [
+        *arguments(generation_settings | {"output_dir": output, "num_variants": 3, "strength": 0}),
+        "--strength",
+        "0.9",
+        "0",
+        "0.5",
+    ]
     ended = run_script(args, output.parent / "logs")
     assert ended.returncode == 0, ended.stderr
     return output
@@ -18,10 +26,20 @@ def strengths(generation_settings, tmp_path_factory):
 
 def test_a_sources_variants_take_the_strengths_in_turn(strengths):
     rows = published_rows(strengths)
-    assert [(row["source_index"], row["variant"]) for row in rows] == [(s, v) for s in range(ROWS) for v in range(3)]
+    assert [(row["source_index"], row["variant"]) for row in rows] == [
+        (s, v) for s in range(ROWS) for v in range(3)
+    ]
     for first in range(0, len(rows), 3):
         assert sorted(row["strength"] for row in rows[first : first + 3]) == [0.0, 0.5, 0.9]
-    assert len({tuple(row["strength"] for row in rows[first : first + 3]) for first in range(0, len(rows), 3)}) > 3
+    assert (
+        len(
+            {
+                tuple(row["strength"] for row in rows[first : first + 3])
+                for first in range(0, len(rows), 3)
+            }
+        )
+        > 3
+    )
     for row in rows:
         assert row["effective_strength"] == {0.0: 0.0, 0.5: 0.5, 0.9: 0.75}[row["strength"]]
         assert row["foreground_strength"] == row["strength"]
@@ -29,13 +47,20 @@ def test_a_sources_variants_take_the_strengths_in_turn(strengths):
     config = yaml.safe_load((strengths / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
     assert config["strength"] == [0.0, 0.5, 0.9]
     card = (strengths / "repo" / "README.md").read_text()
-    assert "| strength S | 0, 0.5, 0.9, in turn for the variants of a source (effective 0, 0.5, 0.75: 4 steps" in card
+    assert (
+        "| strength S | 0, 0.5, 0.9, in turn for the variants of a source (effective 0, 0.5, 0.75: 4 steps"
+        in card
+    )
 
 
 def test_a_row_is_the_one_of_a_run_at_its_strength_alone(generation_settings, strengths, tmp_path):
     """Targets, seeds and bits of a row do not depend on what other strengths there are."""
     ended = run_script(
-        arguments(generation_settings | {"output_dir": tmp_path / "run", "num_variants": 3, "strength": 0.5}), tmp_path / "logs"
+        arguments(
+            generation_settings
+            | {"output_dir": tmp_path / "run", "num_variants": 3, "strength": 0.5}
+        ),
+        tmp_path / "logs",
     )
     assert ended.returncode == 0, ended.stderr
     alone = published_rows(tmp_path / "run")
@@ -45,9 +70,13 @@ def test_a_row_is_the_one_of_a_run_at_its_strength_alone(generation_settings, st
 
 
 @pytest.mark.soak
-def test_several_strengths_give_the_same_bytes_in_two_processes(generation_settings, strengths, tmp_path):
+def test_several_strengths_give_the_same_bytes_in_two_processes(
+    generation_settings, strengths, tmp_path
+):
     args = [
-        *arguments(generation_settings | {"output_dir": tmp_path / "run", "num_variants": 3, "strength": 0}),
+        *arguments(
+            generation_settings | {"output_dir": tmp_path / "run", "num_variants": 3, "strength": 0}
+        ),
         "--strength",
         "0",
         "0.5",

@@ -1,4 +1,6 @@
-"""Target selection against a loop that does what Eq. 7 and the other rules say, and what a draw may depend on."""
+"""Target selection against a loop that does what Eq. 7 and the other rules say, and what a draw may
+depend on.
+"""
 
 import math
 
@@ -19,7 +21,9 @@ from sgdmix_hub.settings.method import apply_preset
 
 ROWS = 30
 # Classes of 9, 12, 8 and one row, not in blocks, numbered with gaps.
-LABELS = np.array([5, 0, 0, 2, 0, 5, 2, 0, 5, 0, 2, 0, 0, 5, 5, 2, 0, 7, 5, 2, 0, 2, 0, 5, 5, 0, 2, 2, 0, 5])
+LABELS = np.array(
+    [5, 0, 0, 2, 0, 5, 2, 0, 5, 0, 2, 0, 0, 5, 5, 2, 0, 7, 5, 2, 0, 2, 0, 5, 5, 0, 2, 2, 0, 5]
+)
 METHODS = ["l2", "dissimilar", "random", "novel-background"]
 CLASSES = ["any", "other", "same"]
 EVERY_ROW = np.arange(ROWS)
@@ -39,7 +43,9 @@ def maps():
 @pytest.fixture(scope="module")
 def backgrounds():
     """Random features on very different scales, two rows equal, and one feature that says nothing."""
-    features = np.random.default_rng(1).random((ROWS, 6)).astype(np.float32) * np.array([1, 1e3, 1e-3, 1, 1, 0], np.float32)
+    features = np.random.default_rng(1).random((ROWS, 6)).astype(np.float32) * np.array(
+        [1, 1e3, 1e-3, 1, 1, 0], np.float32
+    )
     features[:, 5] = 0.1
     features[21] = features[6]
     return features
@@ -71,27 +77,49 @@ def augment_settings(method="l2", classes="any", candidates=50, variants=1, max_
 
 def select(maps, backgrounds, sources=EVERY_ROW, usable=EVERY_ROW, **choices):
     """The rows of the targets, one list a source."""
-    targets = select_targets(sources, usable, LABELS, maps, augment_settings(**choices), backgrounds[usable])
+    targets = select_targets(
+        sources, usable, LABELS, maps, augment_settings(**choices), backgrounds[usable]
+    )
     return [[target.index for target in of_source] for of_source in targets]
 
 
 def pool_of(source, usable, classes):
-    allowed = {"any": True, "other": LABELS[usable] != LABELS[source], "same": LABELS[usable] == LABELS[source]}[classes]
+    allowed = {
+        "any": True,
+        "other": LABELS[usable] != LABELS[source],
+        "same": LABELS[usable] == LABELS[source],
+    }[classes]
     return usable[allowed & (usable != source)]
 
 
 def background_distances(backgrounds, usable, label):
     """Euclidean distances, by row, of standardised features to their mean over the label's rows."""
-    varying = [column for column in backgrounds[usable].T.astype(np.float64) if len(set(column)) > 1]
+    varying = [
+        column for column in backgrounds[usable].T.astype(np.float64) if len(set(column)) > 1
+    ]
     standard = [(column - np.mean(column)) / np.std(column) for column in varying]
     centre = [np.mean(column[LABELS[usable] == label]) for column in standard]
-    return {int(row): math.dist([column[place] for column in standard], centre) for place, row in enumerate(usable)}
+    return {
+        int(row): math.dist([column[place] for column in standard], centre)
+        for place, row in enumerate(usable)
+    }
 
 
 def naive_targets(
-    map_distances, backgrounds, sources, usable, method="l2", classes="any", candidates=50, variants=1, max_reuse=None, seed=0
+    map_distances,
+    backgrounds,
+    sources,
+    usable,
+    method="l2",
+    classes="any",
+    candidates=50,
+    variants=1,
+    max_reuse=None,
+    seed=0,
 ):
-    """The same targets, from lists that are searched through. `random` draws again from the pool where no drawn row is left."""
+    """The same targets, from lists that are searched through. `random` draws again from the pool
+    where no drawn row is left.
+    """
     uses = dict.fromkeys(usable.tolist(), 0)
     plan = []
     for source in sources.tolist():
@@ -129,7 +157,9 @@ def naive_targets(
     return plan
 
 
-usable_rows = st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS, unique=True).map(lambda rows: np.array(sorted(rows)))
+usable_rows = st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS, unique=True).map(
+    lambda rows: np.array(sorted(rows))
+)
 
 
 @pytest.mark.parametrize("classes", CLASSES)
@@ -145,15 +175,25 @@ usable_rows = st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS, uniq
 def test_targets_are_those_of_the_naive_loop(
     maps, backgrounds, map_distances, method, classes, usable, candidates, variants, max_reuse, seed
 ):
-    choices = {"classes": classes, "candidates": candidates, "variants": variants, "max_reuse": max_reuse, "seed": seed}
+    choices = {
+        "classes": classes,
+        "candidates": candidates,
+        "variants": variants,
+        "max_reuse": max_reuse,
+        "seed": seed,
+    }
     assert select(maps, backgrounds, usable, usable, method=method, **choices) == naive_targets(
         map_distances, backgrounds, usable, usable, method, **choices
     )
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_distances_are_those_of_the_maps_whatever_the_rule(maps, backgrounds, map_distances, method):
-    selected = select_targets(EVERY_ROW, EVERY_ROW, LABELS, maps, augment_settings(method, variants=3), backgrounds)
+def test_distances_are_those_of_the_maps_whatever_the_rule(
+    maps, backgrounds, map_distances, method
+):
+    selected = select_targets(
+        EVERY_ROW, EVERY_ROW, LABELS, maps, augment_settings(method, variants=3), backgrounds
+    )
     for source, targets in enumerate(selected):
         for target in targets:
             assert target.distance == pytest.approx(map_distances[source, target.index], rel=1e-12)
@@ -165,20 +205,38 @@ def test_more_rows_than_are_compared_at_once(sign):
     blobs = np.random.default_rng(2).integers(0, 5, (700, 4, 4)) / 4
     maps = blobs.repeat(16, axis=1).repeat(16, axis=2).astype(np.float16)
     rows, labels = np.arange(700), np.zeros(700, np.int64)
-    chosen = select_targets(rows, rows, labels, maps, augment_settings("l2" if sign == 1 else "dissimilar", candidates=1000))
-    squares = sign * np.square(blobs[:, None] - blobs[None]).sum(axis=(2, 3))  # exact: multiples of 1/16
+    chosen = select_targets(
+        rows,
+        rows,
+        labels,
+        maps,
+        augment_settings("l2" if sign == 1 else "dissimilar", candidates=1000),
+    )
+    squares = sign * np.square(blobs[:, None] - blobs[None]).sum(
+        axis=(2, 3)
+    )  # exact: multiples of 1/16
     np.fill_diagonal(squares, np.inf)
     assert [target.index for [target] in chosen] == squares.argmin(axis=1).tolist()
 
 
-@given(seed=st.integers(0, 1000), low=st.floats(0, 1), width=st.floats(0, 1), sign=st.sampled_from([1, -1]))
+@given(
+    seed=st.integers(0, 1000),
+    low=st.floats(0, 1),
+    width=st.floats(0, 1),
+    sign=st.sampled_from([1, -1]),
+)
 @settings(max_examples=40)
 def test_quick_distances_are_as_near_as_they_say(seed, low, width, sign):
-    """Nearly equal maps far from zero are the worst case: their distance is a small difference of large sums."""
+    """Nearly equal maps far from zero are the worst case: their distance is a small difference of
+    large sums.
+    """
     maps = (low + width * np.random.default_rng(seed).random((6, 64, 64))).astype(np.float16)
     rows = np.arange(6)
     quick = MapDistance(maps, rows, sign).costs(rows, rows)
-    exact = [[math.fsum(np.square(a.astype(np.float64) - b.astype(np.float64)).ravel()) for b in maps] for a in maps]
+    exact = [
+        [math.fsum(np.square(a.astype(np.float64) - b.astype(np.float64)).ravel()) for b in maps]
+        for a in maps
+    ]
     squares = np.array([math.fsum(np.square(m.astype(np.float64)).ravel()) for m in maps])
     assert (np.abs(sign * quick - exact) <= DOT_ERROR * (squares[:, None] + squares)).all()
 
@@ -192,7 +250,9 @@ def test_quick_distances_are_as_near_as_they_say(seed, low, width, sign):
     classes=st.sampled_from(CLASSES),
 )
 @settings(max_examples=60)
-def test_a_target_depends_on_seed_source_and_variant_alone(maps, backgrounds, sources, candidates, variants, seed, method, classes):
+def test_a_target_depends_on_seed_source_and_variant_alone(
+    maps, backgrounds, sources, candidates, variants, seed, method, classes
+):
     choices = {"candidates": candidates, "seed": seed, "method": method, "classes": classes}
     every = select(maps, backgrounds, variants=5, **choices)
     np.random.seed(seed)  # global random numbers play no part
@@ -202,7 +262,11 @@ def test_a_target_depends_on_seed_source_and_variant_alone(maps, backgrounds, so
 
 def test_seed_and_source_change_the_draw(backgrounds):
     maps = np.zeros((ROWS, 64, 64), np.float16)
-    draws = [tuple(row) for seed in range(10) for row in select(maps, backgrounds, candidates=3, variants=4, seed=seed)]
+    draws = [
+        tuple(row)
+        for seed in range(10)
+        for row in select(maps, backgrounds, candidates=3, variants=4, seed=seed)
+    ]
     assert len(set(draws)) == len(draws)
 
 
@@ -215,9 +279,17 @@ def test_seed_and_source_change_the_draw(backgrounds):
     max_reuse=st.sampled_from([None, 1, 3]),
 )
 @settings(max_examples=80)
-def test_targets_differ_while_there_are_candidates(maps, backgrounds, size, candidates, variants, seed, method, max_reuse):
+def test_targets_differ_while_there_are_candidates(
+    maps, backgrounds, size, candidates, variants, seed, method, max_reuse
+):
     usable = EVERY_ROW[:size]
-    choices = {"candidates": candidates, "variants": variants, "seed": seed, "method": method, "max_reuse": max_reuse}
+    choices = {
+        "candidates": candidates,
+        "variants": variants,
+        "seed": seed,
+        "method": method,
+        "max_reuse": max_reuse,
+    }
     for source, chosen in enumerate(select(maps, backgrounds, usable, usable, **choices)):
         assert len(chosen) == variants
         if size == 1:
@@ -239,7 +311,13 @@ def test_targets_differ_while_there_are_candidates(maps, backgrounds, size, cand
 def test_no_image_is_used_more_often_than_allowed_while_there_is_another(
     maps, backgrounds, candidates, variants, max_reuse, seed, method, classes
 ):
-    choices = {"candidates": candidates, "variants": variants, "seed": seed, "method": method, "classes": classes}
+    choices = {
+        "candidates": candidates,
+        "variants": variants,
+        "seed": seed,
+        "method": method,
+        "classes": classes,
+    }
     uses = np.zeros(ROWS, int)
     for source, chosen in enumerate(select(maps, backgrounds, max_reuse=max_reuse, **choices)):
         for variant, target in enumerate(chosen):
@@ -262,7 +340,9 @@ def test_a_limit_changes_nothing_until_it_is_reached(maps, backgrounds):
 
 
 def test_a_class_of_one_has_no_target_in_its_class(maps, backgrounds):
-    [[target]] = select_targets(np.array([17]), EVERY_ROW, LABELS, maps, augment_settings(classes="same"), backgrounds)
+    [[target]] = select_targets(
+        np.array([17]), EVERY_ROW, LABELS, maps, augment_settings(classes="same"), backgrounds
+    )
     assert target.index == -1 and math.isnan(target.distance)
 
 
@@ -270,7 +350,14 @@ def test_a_class_of_one_has_no_target_in_its_class(maps, backgrounds):
 def test_equals_take_the_lowest_row(method):
     maps, backgrounds = np.full((10, 64, 64), 0.3, np.float16), np.ones((10, 3), np.float32)
     rows = np.arange(10)
-    targets = select_targets(rows[:1], rows, np.zeros(10, int), maps, augment_settings(method, candidates=9, variants=9), backgrounds)
+    targets = select_targets(
+        rows[:1],
+        rows,
+        np.zeros(10, int),
+        maps,
+        augment_settings(method, candidates=9, variants=9),
+        backgrounds,
+    )
     assert [[target.index for target in of_source] for of_source in targets] == [list(range(1, 10))]
 
 
@@ -278,9 +365,15 @@ def test_equals_take_the_lowest_row(method):
 def test_draws_are_uniform(maps, backgrounds, classes):
     pool = pool_of(1, EVERY_ROW, classes)
     source = np.array([1])
-    drawn = [select(maps, backgrounds, source, method="random", classes=classes, seed=seed)[0][0] for seed in range(100 * len(pool))]
+    drawn = [
+        select(maps, backgrounds, source, method="random", classes=classes, seed=seed)[0][0]
+        for seed in range(100 * len(pool))
+    ]
     assert drawn == [
-        select(maps[::-1].copy(), backgrounds, source, method="random", classes=classes, seed=seed)[0][0] for seed in range(100 * len(pool))
+        select(maps[::-1].copy(), backgrounds, source, method="random", classes=classes, seed=seed)[
+            0
+        ][0]
+        for seed in range(100 * len(pool))
     ]
     counts = np.bincount(drawn, minlength=ROWS)
     assert counts.sum() == counts[pool].sum()
@@ -296,16 +389,25 @@ def test_row_seeds_fit_a_generator_and_do_not_change(seed, source):
 
 
 def test_row_seeds_are_distinct():
-    seeds = {row_seed(seed, source, variant) for seed in range(4) for source in range(200) for variant in range(5)}
+    seeds = {
+        row_seed(seed, source, variant)
+        for seed in range(4)
+        for source in range(200)
+        for variant in range(5)
+    }
     assert len(seeds) == 4 * 200 * 5
 
 
 def test_distances_are_those_of_the_naive_loop_and_have_no_overflow(maps):
     distances = rms_distances(maps[0], maps[1:6])
     assert distances.dtype == np.float64
-    np.testing.assert_allclose(distances, [naive_distance(maps[0], m) for m in maps[1:6]], rtol=1e-12)
+    np.testing.assert_allclose(
+        distances, [naive_distance(maps[0], m) for m in maps[1:6]], rtol=1e-12
+    )
     # The sum of 4096 squares would overflow float16.
-    assert rms_distances(np.zeros((64, 64), np.float16), np.full((1, 64, 64), 30, np.float16)).tolist() == [30.0]
+    assert rms_distances(
+        np.zeros((64, 64), np.float16), np.full((1, 64, 64), 30, np.float16)
+    ).tolist() == [30.0]
 
 
 @pytest.fixture
@@ -336,9 +438,15 @@ def birds_plan(birds, tmp_path):
 def test_a_plan_gives_every_source_its_variants_and_never_itself(birds_plan, target_classes):
     settings_, split, maps = birds_plan(target_classes=target_classes)
     plan = list(make_plan(settings_, split, maps))
-    assert [(row.source_index, row.variant) for row in plan] == [(source, v) for source in split.subset.tolist() for v in range(3)]
+    assert [(row.source_index, row.variant) for row in plan] == [
+        (source, v) for source in split.subset.tolist() for v in range(3)
+    ]
     for row in plan:
-        assert row.skip is None and row.target_index in split.subset and row.target_index != row.source_index
+        assert (
+            row.skip is None
+            and row.target_index in split.subset
+            and row.target_index != row.source_index
+        )
         assert row.seed == row_seed(0, row.source_index, row.variant)
         if target_classes != "any":
             same = split.labels[row.target_index] == split.labels[row.source_index]
@@ -351,9 +459,13 @@ def test_an_image_without_a_map_is_skipped_and_is_nobodys_target(birds_plan):
     settings_, split, maps = birds_plan(selection_method="novel-background")
     lost = int(split.subset[1])
     maps.unusable[lost] = "blank saliency map"
-    backgrounds = np.random.default_rng(0).random((len(split.rows), 4)).astype(np.float32)  # by row, as the store is
+    backgrounds = (
+        np.random.default_rng(0).random((len(split.rows), 4)).astype(np.float32)
+    )  # by row, as the store is
     plan = list(make_plan(settings_, split, maps, backgrounds))
-    assert [(row.source_index, row.variant) for row in plan] == [(source, v) for source in split.subset.tolist() for v in range(3)]
+    assert [(row.source_index, row.variant) for row in plan] == [
+        (source, v) for source in split.subset.tolist() for v in range(3)
+    ]
     assert {row.source_index for row in plan if row.skip} == {lost}
     assert {row.skip for row in plan if row.source_index == lost} == {"blank saliency map"}
     assert lost not in [row.target_index for row in plan]

@@ -1,4 +1,6 @@
-"""The trust test on classifiers that are known to read the foreground or the background, and what a run makes of it."""
+"""The trust test on classifiers that are known to read the foreground or the background, and what a
+run makes of it.
+"""
 
 import json
 import re
@@ -34,13 +36,17 @@ def tied_birds(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tied_split(tied_birds):
-    return load_split(settings_of(tied_birds, "unused", "unused"), resolve(str(tied_birds), repo_type="dataset"))
+    return load_split(
+        settings_of(tied_birds, "unused", "unused"), resolve(str(tied_birds), repo_type="dataset")
+    )
 
 
 @pytest.fixture(scope="module")
 def reader_of(tied_split, classifier, tmp_path_factory):
-    """`reader_of(side)`: the folder of the ResNet of `classifier`, trained on what the TRUE masks leave of the tied birds: their
-    `foreground` or their `background`; in place of the other is one colour, another every time."""
+    """`reader_of(side)`: the folder of the ResNet of `classifier`, trained on what the TRUE masks
+    leave of the tied birds: their `foreground` or their `background`; in place of the other is one
+    colour, another every time.
+    """
 
     def train(side):
         torch.manual_seed(0)
@@ -70,13 +76,20 @@ def reader_of(tied_split, classifier, tmp_path_factory):
 def wilson(right, images, z=1.959964):
     """Wilson's interval, from its formula."""
     share = right / images
-    middle, width = share + z * z / (2 * images), z * np.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
+    middle, width = (
+        share + z * z / (2 * images),
+        z * np.sqrt(share * (1 - share) / images + z * z / (4 * images * images)),
+    )
     return (middle - width) / (1 + z * z / images), (middle + width) / (1 + z * z / images)
 
 
 def settings_of(dataset, classifier, output, **values):
     chosen = {"saliency_method": "grad-cam", "strength": 0.0, "resolution": 32} | values
-    return apply_preset(AugmentSettings(dataset_name=str(dataset), classifier=str(classifier), output_dir=str(output), **chosen))
+    return apply_preset(
+        AugmentSettings(
+            dataset_name=str(dataset), classifier=str(classifier), output_dir=str(output), **chosen
+        )
+    )
 
 
 def trust_in(folder, split, resize="stretch"):
@@ -87,7 +100,9 @@ def trust_in(folder, split, resize="stretch"):
 
 
 def test_each_reader_is_right_on_its_side(reader_of, tied_split):
-    foreground, background = (trust_in(reader_of(side), tied_split) for side in ("foreground", "background"))
+    foreground, background = (
+        trust_in(reader_of(side), tied_split) for side in ("foreground", "background")
+    )
     assert foreground.images == background.images == len(tied_split.subset)
     assert not foreground.reads_background and background.reads_background
     assert foreground.foreground_accuracy > foreground.background_accuracy + 0.2
@@ -95,17 +110,23 @@ def test_each_reader_is_right_on_its_side(reader_of, tied_split):
     for trust in (foreground, background):
         assert f"{trust.foreground_accuracy:.2f} of 32 images by their foreground" in str(trust)
         assert f"{trust.background_accuracy:.2f} by their background" in str(trust)
-        for accuracy, stated in zip(vars(trust).values(), re.findall(r"([\d.]+) to ([\d.]+)", str(trust)), strict=False):
+        for accuracy, stated in zip(
+            vars(trust).values(), re.findall(r"([\d.]+) to ([\d.]+)", str(trust)), strict=False
+        ):
             low, high = wilson(round(accuracy * 32), 32)
             assert stated == (f"{low:.2f}", f"{high:.2f}")
 
 
 def test_the_same_images_give_the_same_answer(reader_of, tied_split):
-    assert trust_in(reader_of("background"), tied_split) == trust_in(reader_of("background"), tied_split)
+    assert trust_in(reader_of("background"), tied_split) == trust_in(
+        reader_of("background"), tied_split
+    )
 
 
 @pytest.mark.parametrize("answer", [0, 3])
-def test_a_classifier_of_one_answer_is_right_on_one_class_and_reads_nothing(answer, classifier, tied_split, tmp_path):
+def test_a_classifier_of_one_answer_is_right_on_one_class_and_reads_nothing(
+    answer, classifier, tied_split, tmp_path
+):
     model = AutoModelForImageClassification.from_pretrained(classifier)
     torch.nn.init.zeros_(model.classifier[1].weight)
     with torch.no_grad():
@@ -120,16 +141,22 @@ def test_damaged_images_are_left_out(classifier, source_rows, tmp_path):
     images = [row["image"]["bytes"] for row in source_rows]
     images[3] = b"no image"
     folder = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows])
-    split = load_split(settings_of(folder, "unused", "unused"), resolve(str(folder), repo_type="dataset"))
+    split = load_split(
+        settings_of(folder, "unused", "unused"), resolve(str(folder), repo_type="dataset")
+    )
     assert trust_in(classifier, split).images == 23
 
 
 @pytest.mark.slow
 def test_a_large_subset_is_drawn_from(classifier, source_rows, tmp_path):
     folder = write_dataset(
-        tmp_path / "many", [row["image"]["bytes"] for row in source_rows] * 12, [row["label"] for row in source_rows] * 12
+        tmp_path / "many",
+        [row["image"]["bytes"] for row in source_rows] * 12,
+        [row["label"] for row in source_rows] * 12,
     )
-    split = load_split(settings_of(folder, "unused", "unused"), resolve(str(folder), repo_type="dataset"))
+    split = load_split(
+        settings_of(folder, "unused", "unused"), resolve(str(folder), repo_type="dataset")
+    )
     assert len(split.subset) == 288 and trust_in(classifier, split).images == TRUST_ROWS
 
 
@@ -148,39 +175,79 @@ def test_only_recommended_falls_back_and_only_from_a_reader_of_backgrounds(
     asked = settings_of(tied_birds, reader_of(side), tmp_path, preset=preset)
     maps = compute_maps(asked, tied_split, resolve(asked.classifier), 0, 1, CPU)
     falls = preset == "recommended" and side == "background"
-    assert maps.method == ("minimum-barrier" if falls else "grad-cam") == maps.key.rpartition("-")[0]
+    assert (
+        maps.method == ("minimum-barrier" if falls else "grad-cam") == maps.key.rpartition("-")[0]
+    )
     assert maps.trust == trust_in(reader_of(side), tied_split)
     warnings = warnings_in(capsys.readouterr().out)
     assert len(warnings) == (side == "background")
-    assert all(("taking minimum-barrier instead" in line) == falls and str(maps.trust) in line for line in warnings)
+    assert all(
+        ("taking minimum-barrier instead" in line) == falls and str(maps.trust) in line
+        for line in warnings
+    )
     for row in tied_split.subset[:4] if falls else []:
-        assert np.array_equal(maps[row], minimum_barrier_map(tied_split.image(row), "stretch").astype(np.float16))
+        assert np.array_equal(
+            maps[row], minimum_barrier_map(tied_split.image(row), "stretch").astype(np.float16)
+        )
 
 
 def test_the_preset_can_be_overruled(reader_of, tied_birds, tied_split, tmp_path):
-    for preset, wish, method in (("recommended", "warn", "grad-cam"), ("paper", "fall-back", "minimum-barrier")):
-        asked = settings_of(tied_birds, reader_of("background"), tmp_path / preset, preset=preset, trust_test=wish)
-        assert compute_maps(asked, tied_split, resolve(asked.classifier), 0, 1, CPU).method == method
+    for preset, wish, method in (
+        ("recommended", "warn", "grad-cam"),
+        ("paper", "fall-back", "minimum-barrier"),
+    ):
+        asked = settings_of(
+            tied_birds, reader_of("background"), tmp_path / preset, preset=preset, trust_test=wish
+        )
+        assert (
+            compute_maps(asked, tied_split, resolve(asked.classifier), 0, 1, CPU).method == method
+        )
 
 
-def test_runs_of_one_saliency_dir_share_test_and_maps(reader_of, tied_birds, tied_split, tmp_path, capsys):
-    """Whether they fell back or asked for minimum-barrier; another method through the same classifier is tested for itself."""
+def test_runs_of_one_saliency_dir_share_test_and_maps(
+    reader_of, tied_birds, tied_split, tmp_path, capsys
+):
+    """Whether they fell back or asked for minimum-barrier; another method through the same
+    classifier is tested for itself.
+    """
     shared = tmp_path / "maps"
-    asked = settings_of(tied_birds, reader_of("background"), tmp_path / "a", preset="recommended", saliency_dir=str(shared))
+    asked = settings_of(
+        tied_birds,
+        reader_of("background"),
+        tmp_path / "a",
+        preset="recommended",
+        saliency_dir=str(shared),
+    )
     first = compute_maps(asked, tied_split, resolve(asked.classifier), 0, 1, CPU)
     before = snapshot(shared)
     assert sorted(path.name for path in shared.rglob("trust.json")) == ["trust.json"]
-    again = settings_of(tied_birds, reader_of("background"), tmp_path / "b", preset="recommended", saliency_dir=str(shared))
+    again = settings_of(
+        tied_birds,
+        reader_of("background"),
+        tmp_path / "b",
+        preset="recommended",
+        saliency_dir=str(shared),
+    )
     second = compute_maps(again, tied_split, resolve(again.classifier), 0, 1, CPU)
-    direct = settings_of(tied_birds, "unused", tmp_path / "c", saliency_method="minimum-barrier", saliency_dir=str(shared))
+    direct = settings_of(
+        tied_birds,
+        "unused",
+        tmp_path / "c",
+        saliency_method="minimum-barrier",
+        saliency_dir=str(shared),
+    )
     third = compute_maps(direct, tied_split, None, 0, 1, CPU)
     assert snapshot(shared) == before and first.key == second.key == third.key
     assert second.trust == first.trust and third.trust is None
-    assert len(warnings_in(capsys.readouterr().out)) == 2  # one a run, also where the test was another's
+    assert (
+        len(warnings_in(capsys.readouterr().out)) == 2
+    )  # one a run, also where the test was another's
 
 
 @pytest.mark.soak
-def test_a_run_of_two_processes_falls_back_says_so_once_and_tells_it_on_the_card(reader_of, tied_birds, tmp_path):
+def test_a_run_of_two_processes_falls_back_says_so_once_and_tells_it_on_the_card(
+    reader_of, tied_birds, tmp_path
+):
     chosen = {
         "dataset_name": tied_birds,
         "classifier": reader_of("background"),
@@ -190,14 +257,19 @@ def test_a_run_of_two_processes_falls_back_says_so_once_and_tells_it_on_the_card
         "resolution": 32,
         "rows_per_shard": 8,
     }
-    done = launch(["scripts/augment_dataset.py", *arguments(chosen | {"output_dir": tmp_path / "two"})], 2)
+    done = launch(
+        ["scripts/augment_dataset.py", *arguments(chosen | {"output_dir": tmp_path / "two"})], 2
+    )
     assert done.returncode == 0, done.stderr
     assert len(warnings_in(done.stdout + done.stderr)) == 1
     facts = manifest_of(tmp_path / "two")["saliency"]
     trust = Trust(**facts["trust"])
     assert facts["method"] == "minimum-barrier" and trust.reads_background
     card = (tmp_path / "two" / "repo" / "README.md").read_text()
-    assert "| saliency method | minimum-barrier (instead of grad-cam, which failed the trust test) |" in card
+    assert (
+        "| saliency method | minimum-barrier (instead of grad-cam, which failed the trust test) |"
+        in card
+    )
     without_intervals = str(trust).partition(" (95")[0]
     assert f"| trust test of the classifier | {without_intervals} |" in card
     one = run_script(arguments(chosen | {"output_dir": tmp_path / "one"}), tmp_path / "logs")

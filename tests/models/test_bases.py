@@ -44,21 +44,48 @@ def bases(tiny_base, tmp_path_factory):
         cross_attention_dim=64,
     )
     names = ("vae", "text_encoder", "tokenizer", "scheduler")
-    other = {"text_encoder_2": CLIPTextModelWithProjection(text), "tokenizer_2": parts["tokenizer"], "unet": unet}
-    StableDiffusionXLPipeline(**{name: parts[name] for name in names}, **other).save_pretrained(folder / "sdxl")
+    other = {
+        "text_encoder_2": CLIPTextModelWithProjection(text),
+        "tokenizer_2": parts["tokenizer"],
+        "unet": unet,
+    }
+    StableDiffusionXLPipeline(**{name: parts[name] for name in names}, **other).save_pretrained(
+        folder / "sdxl"
+    )
     inpainting = edited(tiny_base, folder / "inpainting", "unet/config.json", in_channels=9)
     weights = load_file(inpainting / "unet" / "diffusion_pytorch_model.safetensors")
-    weights["conv_in.weight"] = torch.cat([weights["conv_in.weight"]] * 3, dim=1)[:, :9].contiguous()
-    save_file(weights, inpainting / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    edited(folder / "sdxl", folder / "renamed sdxl", "model_index.json", _class_name="StableDiffusionPipeline")
+    weights["conv_in.weight"] = torch.cat([weights["conv_in.weight"]] * 3, dim=1)[
+        :, :9
+    ].contiguous()
+    save_file(
+        weights,
+        inpainting / "unet" / "diffusion_pytorch_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    edited(
+        folder / "sdxl",
+        folder / "renamed sdxl",
+        "model_index.json",
+        _class_name="StableDiffusionPipeline",
+    )
     edited(tiny_base, folder / "flow", "model_index.json", _class_name="FluxPipeline")
     shutil.rmtree(folder / "flow" / "unet")
     shutil.copytree(tiny_base / "unet", folder / "unet alone")
     no_unet = shutil.copytree(tiny_base, folder / "no unet")
     shutil.rmtree(no_unet / "unet")
-    for name, content in (("torn", "{"), ("list", "[]"), ("binary", "\x00\x01"), ("deep", "[" * 100_000)):
+    for name, content in (
+        ("torn", "{"),
+        ("list", "[]"),
+        ("binary", "\x00\x01"),
+        ("deep", "[" * 100_000),
+    ):
         (shutil.copytree(tiny_base, folder / name) / "unet" / "config.json").write_text(content)
-    edited(tiny_base, folder / "long schedule", "scheduler/scheduler_config.json", num_train_timesteps=10**9)
+    edited(
+        tiny_base,
+        folder / "long schedule",
+        "scheduler/scheduler_config.json",
+        num_train_timesteps=10**9,
+    )
     return folder
 
 
@@ -78,29 +105,53 @@ SAID = {
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_an_unsupported_base_is_refused_in_a_line_by_all_that_load_one(name, bases, birds, tmp_path):
+def test_an_unsupported_base_is_refused_in_a_line_by_all_that_load_one(
+    name, bases, birds, tmp_path
+):
     base = bases / name
-    training = {"dataset_name": str(birds), "output_dir": str(tmp_path / "adapter"), "metaclass": "bird"}
+    training = {
+        "dataset_name": str(birds),
+        "output_dir": str(tmp_path / "adapter"),
+        "metaclass": "bird",
+    }
     settings = AdapterSettings(**training, pretrained_model_name_or_path=str(base))
-    generation = {"dataset_name": str(birds), "output_dir": str(tmp_path / "run"), "preset": "recommended", "resolution": 32}
+    generation = {
+        "dataset_name": str(birds),
+        "output_dir": str(tmp_path / "run"),
+        "preset": "recommended",
+        "resolution": 32,
+    }
     for use in (
         lambda: check_supported(resolve(str(base))),
         lambda: load_base(StableDiffusionPipeline, resolve(str(base)), torch.float32),
         lambda: load_adapted(resolve(str(base)), settings, 2),
         lambda: train_adapter.main(settings),
-        lambda: augment.main(AugmentSettings(**generation, pretrained_model_name_or_path=str(base))),
+        lambda: augment.main(
+            AugmentSettings(**generation, pretrained_model_name_or_path=str(base))
+        ),
         lambda: SGDMixPipeline.from_pretrained(
-            preset="recommended", strength=0.5, pretrained_model_name_or_path=str(base), class_names=["a", "b"], resolution=32
+            preset="recommended",
+            strength=0.5,
+            pretrained_model_name_or_path=str(base),
+            class_names=["a", "b"],
+            resolution=32,
         ),
     ):
         with pytest.raises(UserError, match=SAID[name]) as refusal:
             use()
         assert name in ("torn", "list", "binary", "deep") or str(refusal.value).endswith(ADVICE)
-    assert not list((tmp_path / "run").rglob("*.npy")) and not list((tmp_path / "run").rglob("plan.parquet"))
+    assert not list((tmp_path / "run").rglob("*.npy")) and not list(
+        (tmp_path / "run").rglob("plan.parquet")
+    )
 
 
 def test_bases_of_stable_diffusion_are_taken(tiny_base, prudish_base, tmp_path):
-    other_name = edited(tiny_base, tmp_path / "img2img", "model_index.json", _class_name="StableDiffusionImg2ImgPipeline")
+    other_name = edited(
+        tiny_base,
+        tmp_path / "img2img",
+        "model_index.json",
+        _class_name="StableDiffusionImg2ImgPipeline",
+    )
     for base in (tiny_base, prudish_base, other_name):
         check_supported(resolve(str(base)))
 
@@ -117,7 +168,9 @@ def test_bases_of_stable_diffusion_are_taken(tiny_base, prudish_base, tmp_path):
         ("model_index.json", {"tokenizer": "CLIPTokenizer"}, "cannot load the base model odd"),
     ],
 )
-def test_a_base_that_would_fill_the_memory_or_end_in_a_traceback_is_refused(file, values, said, tiny_base, tmp_path):
+def test_a_base_that_would_fill_the_memory_or_end_in_a_traceback_is_refused(
+    file, values, said, tiny_base, tmp_path
+):
     base = edited(tiny_base, tmp_path / "odd", file, **values)
     with pytest.raises(UserError, match=said):
         load_base(StableDiffusionPipeline, resolve(str(base)), torch.float32)
@@ -139,7 +192,9 @@ except UserError as error:
 def test_a_base_on_the_hub_is_refused_before_its_weights_are_fetched(bases, hub):
     assert SAID["inpainting"] in run_client(hub, ON_THE_HUB, bases / "inpainting")
     fetched = [call.path for call in hub.calls if call.method == "GET"]
-    assert any(path.endswith("unet/config.json") for path in fetched) and not any("safetensors" in path for path in fetched)
+    assert any(path.endswith("unet/config.json") for path in fetched) and not any(
+        "safetensors" in path for path in fetched
+    )
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])

@@ -1,4 +1,6 @@
-"""One classifier, one transform: whoever asks a trained classifier gets the answer that its training measured."""
+"""One classifier, one transform: whoever asks a trained classifier gets the answer that its
+training measured.
+"""
 
 import shutil
 from pathlib import Path
@@ -39,7 +41,10 @@ def oblong_birds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "oblong"
     splits = make_dataset(4, 6, 1, 16, seed=3, resolution=48)
     for name, rows in splits.items():
-        splits[name] = rows.map(lambda row, place: {"image": row["image"].resize([(70, 44), (40, 62)][place % 2])}, with_indices=True)
+        splits[name] = rows.map(
+            lambda row, place: {"image": row["image"].resize([(70, 44), (40, 62)][place % 2])},
+            with_indices=True,
+        )
     save_dataset(splits, folder)
     return folder
 
@@ -47,8 +52,18 @@ def oblong_birds(tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings_at(oblong_birds, classifier):
     def made(output, **more):
-        settings = {"dataset_name": str(oblong_birds), "model": str(classifier), "output_dir": str(output), "eval_split": "test"}
-        settings |= {"num_train_epochs": 1.0, "per_device_train_batch_size": 8, "image_size": 32, "learning_rate": 0.05}
+        settings = {
+            "dataset_name": str(oblong_birds),
+            "model": str(classifier),
+            "output_dir": str(output),
+            "eval_split": "test",
+        }
+        settings |= {
+            "num_train_epochs": 1.0,
+            "per_device_train_batch_size": 8,
+            "image_size": 32,
+            "learning_rate": 0.05,
+        }
         return settings | more
 
     return made
@@ -74,9 +89,13 @@ def splits_of(dataset):
 
 @pytest.fixture(scope="module", params=[None, 40], ids=["whole", "cropped"])
 def trained(request, settings_at, tmp_path_factory):
-    """A classifier that learned enough to be right now and then, on stretched images or on crops of them."""
+    """A classifier that learned enough to be right now and then, on stretched images or on crops of
+    them.
+    """
     folder = tmp_path_factory.mktemp("trained") / "classifier"
-    return train(settings_at(folder, resize_size=request.param, num_train_epochs=20.0, learning_rate=0.1))
+    return train(
+        settings_at(folder, resize_size=request.param, num_train_epochs=20.0, learning_rate=0.1)
+    )
 
 
 def test_accuracy_is_the_same_to_the_last_image_whoever_measures_it(trained, oblong_birds):
@@ -87,14 +106,25 @@ def test_accuracy_is_the_same_to_the_last_image_whoever_measures_it(trained, obl
     pin = resolve(str(trained))
     judge = Judge(pin, split.class_names, CPU)
     cam = CamSaliency(Classifier(pin, CPU), "grad-cam")
-    cam.image_maps(images[:3], labels[:3].tolist(), "stretch")  # leaves nothing behind in the network
-    evaluation = EvaluationSettings(synthetic="unused", judge=str(trained), output_dir="unused", eval_split="test")
+    cam.image_maps(
+        images[:3], labels[:3].tolist(), "stretch"
+    )  # leaves nothing behind in the network
+    evaluation = EvaluationSettings(
+        synthetic="unused", judge=str(trained), output_dir="unused", eval_split="test"
+    )
     recipe = AugmentSettings(dataset_name=str(oblong_birds), output_dir="unused", resolution=32)
     of_real, by_label = judge_on_real(evaluation, recipe, split, judge)
     found = {
         "training": accuracy,
         "judge": float(np.mean(judge.predict(images) == labels)),
-        "one by one": float(np.mean([judge.predict([image])[0] == label for image, label in zip(images, labels, strict=True)])),
+        "one by one": float(
+            np.mean(
+                [
+                    judge.predict([image])[0] == label
+                    for image, label in zip(images, labels, strict=True)
+                ]
+            )
+        ),
         "cam": float(np.mean(cam.classifier.predict(images) == labels)),
         "evaluation": of_real["accuracy"],
         "its labels": sum(right for right, _ in by_label.values()) / len(labels),
@@ -103,26 +133,41 @@ def test_accuracy_is_the_same_to_the_last_image_whoever_measures_it(trained, obl
     assert of_real["images"] == len(labels) == 64
 
 
-def test_a_cam_sees_the_pixels_that_were_trained_on_and_what_was_cropped_around_them(trained, oblong_birds):
+def test_a_cam_sees_the_pixels_that_were_trained_on_and_what_was_cropped_around_them(
+    trained, oblong_birds
+):
     _, test = splits_of(oblong_birds)
     classifier = Classifier(resolve(str(trained)), CPU)
     recorded = recorded_preprocessing(facts_of(trained)["preprocessing"], "it")
-    assert classifier.preprocessing == recorded and classifier.size == 32 and recorded.interpolation == "bilinear"
+    assert (
+        classifier.preprocessing == recorded
+        and classifier.size == 32
+        and recorded.interpolation == "bilinear"
+    )
     scale = classifier.whole_size
     assert scale == recorded.resize_size == (facts_of(trained)["settings"]["resize_size"] or 32)
     cam = CamSaliency(classifier, "grad-cam", input_size=scale)
     before = (scale - 32) // 2
     for row in test.subset[:8]:
         whole = cam.pixel_values(test.image(row), "stretch")
-        assert torch.equal(whole[:, before : before + 32, before : before + 32], classifier.transform(test.image(row)))
+        assert torch.equal(
+            whole[:, before : before + 32, before : before + 32],
+            classifier.transform(test.image(row)),
+        )
 
 
 def test_maps_far_above_the_trained_size_are_doubted(trained):
     classifier = Classifier(resolve(str(trained)), CPU)
     scale = classifier.whole_size
     for size, doubts in ((int(1.5 * scale), 0), (2 * scale, 1)):
-        found = [doubt for doubt in doubts_of_size(CamSaliency(classifier, "grad-cam", input_size=size)) if "was trained at" in doubt]
-        assert len(found) == doubts and all(f"{scale}" in doubt and "saliency_input_size" in doubt for doubt in found)
+        found = [
+            doubt
+            for doubt in doubts_of_size(CamSaliency(classifier, "grad-cam", input_size=size))
+            if "was trained at" in doubt
+        ]
+        assert len(found) == doubts and all(
+            f"{scale}" in doubt and "saliency_input_size" in doubt for doubt in found
+        )
 
 
 # ---- for everybody else ----
@@ -166,7 +211,9 @@ def test_the_stock_pipeline_gives_the_answers_of_the_classifier(tuned, oblong_bi
         torch.testing.assert_close(classifier.transform(image), stock, atol=2e-6, rtol=1e-5)
     pipeline = hf.pipeline("image-classification", model=str(tuned), top_k=None)
     for shown, tolerance in ((fitting, 1e-4), (images, 0.05)):
-        scores = [{found["label"]: found["score"] for found in answer} for answer in pipeline(shown)]
+        scores = [
+            {found["label"]: found["score"] for found in answer} for answer in pipeline(shown)
+        ]
         stock = np.array([[of[name] for name in split.class_names] for of in scores])
         np.testing.assert_allclose(classifier.probabilities(shown), stock, atol=tolerance)
         sure = np.sort(stock, axis=1)[:, -1] - np.sort(stock, axis=1)[:, -2] > 2 * tolerance
@@ -181,7 +228,14 @@ def changed(dataset, folder, split, column, value):
     (path,) = (shutil.copytree(dataset, folder) / "data").glob(f"{split}-*")
     table = pq.read_table(path)
     place = table.column_names.index(column)
-    pq.write_table(table.set_column(place, table.schema.field(place), pa.array([value] * len(table), table.schema.field(place).type)), path)
+    pq.write_table(
+        table.set_column(
+            place,
+            table.schema.field(place),
+            pa.array([value] * len(table), table.schema.field(place).type),
+        ),
+        path,
+    )
     return folder
 
 
@@ -189,7 +243,9 @@ WITHHELD = ("label", -1, "has no labelled row")
 CORRUPT = ("image", {"bytes": b"version https://git-lfs", "path": None}, "can be decoded")
 
 
-@pytest.mark.parametrize(("column", "value", "told"), [WITHHELD, CORRUPT], ids=["unlabelled", "corrupt"])
+@pytest.mark.parametrize(
+    ("column", "value", "told"), [WITHHELD, CORRUPT], ids=["unlabelled", "corrupt"]
+)
 @pytest.mark.parametrize("setting", ["eval_split", "validation_split", "dataset_split"])
 def test_a_split_of_which_nothing_can_be_used_is_told_before_the_first_step(
     setting, column, value, told, oblong_birds, settings_at, tmp_path
@@ -207,19 +263,33 @@ def measured(folder):
     return {name: facts.get(name) for name in ("metrics", "groups", "settings", "eval_dataset")}
 
 
-def test_a_finished_classifier_is_measured_on_another_split_without_training(settings_at, oblong_birds, tmp_path):
-    """Weights are the same whatever is measured: the figures are those of a training that had been asked for them at once."""
+def test_a_finished_classifier_is_measured_on_another_split_without_training(
+    settings_at, oblong_birds, tmp_path
+):
+    """Weights are the same whatever is measured: the figures are those of a training that had been
+    asked for them at once.
+    """
     folder = train(settings_at(tmp_path / "classifier", eval_split=None))
     weights = (folder / "model.safetensors").stat().st_mtime_ns
     assert "metrics" not in facts_of(folder)
     groups = {"eval_split": "test", "group_column": "background"}
     at_once = train(settings_at(tmp_path / "at_once", **groups))
-    for more in (groups, {"eval_split": "validation"}, {"eval_split": "test", "many_shot": 5, "few_shot": 2}, groups):
+    for more in (
+        groups,
+        {"eval_split": "validation"},
+        {"eval_split": "test", "many_shot": 5, "few_shot": 2},
+        groups,
+    ):
         assert train(settings_at(folder, **more)) == folder
         facts = facts_of(folder)
-        assert {name: facts["settings"][name] for name in more} == more and ("groups" in facts) == ("group_column" in more)
+        assert {name: facts["settings"][name] for name in more} == more and ("groups" in facts) == (
+            "group_column" in more
+        )
         assert f"{facts['metrics']['accuracy']:.4f}" in (folder / "README.md").read_text()
-    assert measured(folder) == measured(at_once) and facts_of(folder).keys() == facts_of(at_once).keys()
+    assert (
+        measured(folder) == measured(at_once)
+        and facts_of(folder).keys() == facts_of(at_once).keys()
+    )
     before = (folder / CLASSIFIER_FACTS).stat().st_mtime_ns
     train(settings_at(folder, eval_split=None))  # asks for nothing that is not there
     train(settings_at(folder, **groups))
@@ -228,20 +298,40 @@ def test_a_finished_classifier_is_measured_on_another_split_without_training(set
 
 
 def test_what_is_measured_bars_nobody_from_going_on(settings_at, tmp_path):
-    folder = train(settings_at(tmp_path / "classifier", checkpointing_steps=1, num_train_epochs=2.0))
+    folder = train(
+        settings_at(tmp_path / "classifier", checkpointing_steps=1, num_train_epochs=2.0)
+    )
     (folder / CLASSIFIER_FACTS).unlink()
     shutil.rmtree(folder / "state" / "checkpoints" / "checkpoint-6")
-    train(settings_at(folder, checkpointing_steps=1, num_train_epochs=2.0, eval_split="validation", many_shot=50))
-    fresh = train(settings_at(tmp_path / "fresh", num_train_epochs=2.0, eval_split="validation", many_shot=50))
+    train(
+        settings_at(
+            folder,
+            checkpointing_steps=1,
+            num_train_epochs=2.0,
+            eval_split="validation",
+            many_shot=50,
+        )
+    )
+    fresh = train(
+        settings_at(tmp_path / "fresh", num_train_epochs=2.0, eval_split="validation", many_shot=50)
+    )
     assert facts_of(folder)["metrics"] == facts_of(fresh)["metrics"]
     assert (folder / "model.safetensors").read_bytes() == (fresh / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="learning_rate"):
         train(settings_at(folder, num_train_epochs=2.0, learning_rate=0.01))
 
 
-@pytest.mark.parametrize("processor", [hf.Siglip2ImageProcessor(), hf.DetrImageProcessor()], ids=["patches", "several sizes"])
-def test_a_base_whose_images_cannot_be_made_is_told_before_the_training(processor, classifier, settings_at, tmp_path):
+@pytest.mark.parametrize(
+    "processor",
+    [hf.Siglip2ImageProcessor(), hf.DetrImageProcessor()],
+    ids=["patches", "several sizes"],
+)
+def test_a_base_whose_images_cannot_be_made_is_told_before_the_training(
+    processor, classifier, settings_at, tmp_path
+):
     base = shutil.copytree(classifier, tmp_path / "base")
     processor.save_pretrained(base)
-    refused = run(arguments(settings_at(tmp_path / "classifier", model=base)), tmp_path / "logs", CLASSIFIER)
+    refused = run(
+        arguments(settings_at(tmp_path / "classifier", model=base)), tmp_path / "logs", CLASSIFIER
+    )
     one_line(refused, type(processor).__name__)

@@ -1,4 +1,6 @@
-"""The judge of an adapter: what it counts, whom it takes, and that its say depends on nothing but what is judged."""
+"""The judge of an adapter: what it counts, whom it takes, and that its say depends on nothing but
+what is judged.
+"""
 
 import dataclasses
 import json
@@ -41,7 +43,12 @@ def settings_at(birds, tiny_base, classifier):
     """Settings of an adapter that is judged at an output folder."""
 
     def made(output, **more):
-        judging = {"judge": str(classifier), "num_judged_images": 2, "judged_strength": 0.5, "max_train_steps": 2}
+        judging = {
+            "judge": str(classifier),
+            "num_judged_images": 2,
+            "judged_strength": 0.5,
+            "max_train_steps": 2,
+        }
         return adapter_settings(birds, tiny_base, output, **(judging | more))
 
     return made
@@ -71,7 +78,11 @@ def test_scores_are_counts_with_wilsons_interval(pairs):
     right = sum(label == guess for label, guess in pairs)
     share, z = right / count, 1.959963984540054
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    half = (
+        z
+        / (1 + z * z / count)
+        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    )
     assert scores["images"] == count and scores["accuracy"] == round(share, 4)
     assert scores["interval"] == pytest.approx([middle - half, middle + half], abs=1e-4)
     assert 0 <= scores["interval"][0] <= share <= scores["interval"][1] <= 1
@@ -81,7 +92,9 @@ def test_scores_are_counts_with_wilsons_interval(pairs):
             confused[label, guess] = confused.get((label, guess), 0) + 1
     assert {(label, guess): times for label, guess, times in scores["confused"]} == confused
     assert right + sum(times for _, _, times in scores["confused"]) == count
-    assert scores["by_class"] == [[label, pairs.count((label, label)), labels.count(label)] for label in sorted(set(labels))]
+    assert scores["by_class"] == [
+        [label, pairs.count((label, label)), labels.count(label)] for label in sorted(set(labels))
+    ]
     matrix = confusion_matrix(scores, 5)
     assert np.allclose(matrix, sklearn_matrix(labels, predicted, labels=range(5), normalize="true"))
 
@@ -92,7 +105,10 @@ def test_scores_are_counts_with_wilsons_interval(pairs):
 def test_the_judge_sees_images_as_transformers_shows_them(classifier, class_names):
     """Through the classifier's own image processor, alone or among others."""
     judge = Judge(resolve(str(classifier)), class_names, torch.device("cpu"))
-    images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8) // np.arange(1, 41, dtype=np.uint8)[:, None, None, None]
+    images = (
+        np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
+        // np.arange(1, 41, dtype=np.uint8)[:, None, None, None]
+    )
     predicted = judge.predict(images)
     processor = AutoImageProcessor.from_pretrained(classifier)
     model = AutoModelForImageClassification.from_pretrained(classifier)
@@ -100,17 +116,26 @@ def test_the_judge_sees_images_as_transformers_shows_them(classifier, class_name
         inputs = processor([Image.fromarray(image) for image in images], return_tensors="pt")
         expected = model(**inputs).logits.argmax(-1).numpy()
     assert np.array_equal(predicted, expected)
-    assert np.array_equal(np.concatenate([judge.predict(images[:7]), judge.predict(images[7:])]), predicted)
+    assert np.array_equal(
+        np.concatenate([judge.predict(images[:7]), judge.predict(images[7:])]), predicted
+    )
     assert len(judge.predict(images[:0])) == 0
 
 
 @pytest.mark.parametrize(
     "change",
-    [lambda names: names[::-1], lambda names: [*names[:-1], "other bird"], lambda names: [*names, "fifth bird"], lambda names: names[:2]],
+    [
+        lambda names: names[::-1],
+        lambda names: [*names[:-1], "other bird"],
+        lambda names: [*names, "fifth bird"],
+        lambda names: names[:2],
+    ],
     ids=["other order", "other name", "one more", "fewer"],
 )
 def test_a_judge_of_other_classes_is_refused(change, classifier, class_names):
-    """It would be asked about classes it does not know, and the share of right answers would be wrong without a word."""
+    """It would be asked about classes it does not know, and the share of right answers would be
+    wrong without a word.
+    """
     with pytest.raises(UserError, match="the judge classifier has other classes than the dataset"):
         Judge(resolve(str(classifier)), change(class_names), torch.device("cpu"))
 
@@ -120,14 +145,25 @@ def test_a_folder_that_is_no_classifier_is_refused(tiny_base, class_names):
         Judge(resolve(str(tiny_base)), class_names, torch.device("cpu"))
 
 
-def test_a_judge_that_cannot_judge_is_refused_before_anything_is_trained(settings_at, classifier, tmp_path):
+def test_a_judge_that_cannot_judge_is_refused_before_anything_is_trained(
+    settings_at, classifier, tmp_path
+):
     other = shutil.copytree(classifier, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     names = dict(enumerate(reversed(list(config["id2label"].values()))))
-    (other / "config.json").write_text(json.dumps(config | {"id2label": names, "label2id": {name: label for label, name in names.items()}}))
-    refused = run(arguments(settings_at(tmp_path / "adapter", judge=other)), tmp_path / "logs", ADAPTER)
+    (other / "config.json").write_text(
+        json.dumps(
+            config | {"id2label": names, "label2id": {name: label for label, name in names.items()}}
+        )
+    )
+    refused = run(
+        arguments(settings_at(tmp_path / "adapter", judge=other)), tmp_path / "logs", ADAPTER
+    )
     one_line(refused, "other classes")
-    assert not (tmp_path / "adapter" / FACTS_FILE).exists() and not (tmp_path / "adapter" / "state" / "log.jsonl").exists()
+    assert (
+        not (tmp_path / "adapter" / FACTS_FILE).exists()
+        and not (tmp_path / "adapter" / "state" / "log.jsonl").exists()
+    )
 
 
 # ---- what is judged ----
@@ -143,10 +179,17 @@ def test_every_class_is_judged_on_as_many_of_its_mixed_images(chosen, tmp_path):
     split = load_split(chosen, resolve(chosen.dataset_name, "dataset"))
     sources = mixed_sources(chosen, split, tmp_path, 3)
     assert sources.images.shape == (12, 32, 32, 3) and sources.images.dtype == np.uint8
-    assert sources.labels == sorted(sources.labels) and {sources.labels.count(label) for label in range(4)} == {3}
-    assert len(set(sources.seeds)) == 12 and len({image.tobytes() for image in sources.images}) == 12
+    assert sources.labels == sorted(sources.labels) and {
+        sources.labels.count(label) for label in range(4)
+    } == {3}
+    assert (
+        len(set(sources.seeds)) == 12 and len({image.tobytes() for image in sources.images}) == 12
+    )
     again = mixed_sources(chosen, split, tmp_path, 3)
-    assert np.array_equal(again.images, sources.images) and (again.labels, again.seeds) == (sources.labels, sources.seeds)
+    assert np.array_equal(again.images, sources.images) and (again.labels, again.seeds) == (
+        sources.labels,
+        sources.seeds,
+    )
     more = mixed_sources(chosen, split, tmp_path, 100)
     assert len(more.labels) == 24
     other = mixed_sources(dataclasses.replace(chosen, seed=1), split, tmp_path / "other", 3)
@@ -154,20 +197,37 @@ def test_every_class_is_judged_on_as_many_of_its_mixed_images(chosen, tmp_path):
 
 
 def test_a_drawn_image_depends_on_its_prompt_seed_and_source_alone(tiny_base):
-    """Not on what else is drawn, so that processes may share the drawing; and it is what stock diffusers draws."""
+    """Not on what else is drawn, so that processes may share the drawing; and it is what stock
+    diffusers draws.
+    """
     from diffusers import StableDiffusionPipeline
 
-    base = load_base(StableDiffusionPipeline, resolve(str(tiny_base)), torch.float32, safety_checker=None, requires_safety_checker=False)
+    base = load_base(
+        StableDiffusionPipeline,
+        resolve(str(tiny_base)),
+        torch.float32,
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
     pipeline = with_scheduler(base, "dpmsolver++")
     options = {"resolution": 32, "num_inference_steps": 3, "guidance_scale": 2.0, "batch_size": 2}
-    prompts, seeds = [f"a {color} bird" for color in ("red", "white", "blue", "yellow", "black")], [9, 8, 7, 6, 5]
+    prompts, seeds = (
+        [f"a {color} bird" for color in ("red", "white", "blue", "yellow", "black")],
+        [9, 8, 7, 6, 5],
+    )
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     for source in ({}, {"images": images, "strength": 0.7}):
         whole = draw_images(pipeline, prompts, seeds, **options, **source)
         assert whole.shape == images.shape and whole.dtype == np.uint8
         for rows in ([4, 1, 3], [2]):
             part = {"images": images[rows], "strength": 0.7} if source else {}
-            drawn = draw_images(pipeline, [prompts[row] for row in rows], [seeds[row] for row in rows], **options, **part)
+            drawn = draw_images(
+                pipeline,
+                [prompts[row] for row in rows],
+                [seeds[row] for row in rows],
+                **options,
+                **part,
+            )
             assert np.array_equal(drawn, whole[rows])
     assert draw_images(pipeline, [], [], **options).shape == (0, 32, 32, 3)
     stock = pipeline(
@@ -178,7 +238,10 @@ def test_a_drawn_image_depends_on_its_prompt_seed_and_source_alone(tiny_base):
         height=32,
         width=32,
     ).images
-    assert np.array_equal(draw_images(pipeline, prompts[:2], seeds[:2], **options), np.stack([np.asarray(image) for image in stock]))
+    assert np.array_equal(
+        draw_images(pipeline, prompts[:2], seeds[:2], **options),
+        np.stack([np.asarray(image) for image in stock]),
+    )
 
 
 # ---- what is left ----
@@ -194,27 +257,46 @@ def test_what_the_judge_says_is_in_adapter_json_and_on_the_card(judged, classifi
     for name, scores in fidelity["arms"].items():
         low, high = scores["interval"]
         assert f"{scores['accuracy']:.3f} [{low:.3f}, {high:.3f}] of 8" in card, name
-    assert "mixed images refined at S = 0.5" in card and fidelity["judge"] in card and "Not measured" not in card
+    assert (
+        "mixed images refined at S = 0.5" in card
+        and fidelity["judge"] in card
+        and "Not measured" not in card
+    )
     assert card.count("shown as") == min(5, len(fidelity["arms"]["noise, adapter"]["confused"]))
     assert str(classifier.parent) not in card + (judged / FACTS_FILE).read_text()
 
 
 def test_judged_again_by_the_same_judge_nothing_is_done(copied, settings_at):
-    before = (copied / FACTS_FILE).stat().st_mtime_ns, (copied / FACTS_FILE).read_bytes(), (copied / "README.md").read_bytes()
+    before = (
+        (copied / FACTS_FILE).stat().st_mtime_ns,
+        (copied / FACTS_FILE).read_bytes(),
+        (copied / "README.md").read_bytes(),
+    )
     train(settings_at(copied))
-    assert ((copied / FACTS_FILE).stat().st_mtime_ns, (copied / FACTS_FILE).read_bytes(), (copied / "README.md").read_bytes()) == before
+    assert (
+        (copied / FACTS_FILE).stat().st_mtime_ns,
+        (copied / FACTS_FILE).read_bytes(),
+        (copied / "README.md").read_bytes(),
+    ) == before
     train(settings_at(copied, judge=None))
-    assert (copied / FACTS_FILE).read_bytes() == before[1] and (copied / "README.md").read_bytes() == before[2]
+    assert (copied / FACTS_FILE).read_bytes() == before[1] and (
+        copied / "README.md"
+    ).read_bytes() == before[2]
 
 
-def test_another_judge_judges_again_and_its_own_accuracy_is_told(copied, classifier, settings_at, tmp_path):
+def test_another_judge_judges_again_and_its_own_accuracy_is_told(
+    copied, classifier, settings_at, tmp_path
+):
     before = facts_of(copied)
     other = shutil.copytree(classifier, tmp_path / "other")
     (other / "classifier.json").write_text(json.dumps({"metrics": {"accuracy": 0.875}}))
     train(settings_at(copied, judge=str(other), num_judged_images=1))
     after = facts_of(copied)
     assert after["fidelity"]["judge"] == str(resolve(str(other))) != before["fidelity"]["judge"]
-    assert after["fidelity"]["judge_accuracy"] == 0.875 and after["fidelity"]["arms"]["mixed"]["images"] == 4
+    assert (
+        after["fidelity"]["judge_accuracy"] == 0.875
+        and after["fidelity"]["arms"]["mixed"]["images"] == 4
+    )
     assert {name: value for name, value in after.items() if name != "fidelity"} == {
         name: value for name, value in before.items() if name != "fidelity"
     }
@@ -231,5 +313,8 @@ def test_two_processes_judge_as_one(copied, judged, settings_at):
     done = launch([ADAPTER, *arguments(settings_at(copied))], 2)
     assert done.returncode == 0, done.stderr
     assert facts_of(copied)["fidelity"] == said
-    assert done.stdout.count("nothing to train") == 1 and done.stdout.count("show their class to the judge") == 1
+    assert (
+        done.stdout.count("nothing to train") == 1
+        and done.stdout.count("show their class to the judge") == 1
+    )
     assert (copied / "README.md").read_bytes() == (judged / "README.md").read_bytes()

@@ -17,17 +17,27 @@ from tiny_classifiers import ALL, NAMES, SIDE, SQUARE, save_tiny
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.classifier import Classifier, build_for_training
-from sgdmix_hub.models.preprocessing import Preprocessing, measured_preprocessing, recorded_preprocessing, stock_processor
+from sgdmix_hub.models.preprocessing import (
+    Preprocessing,
+    measured_preprocessing,
+    recorded_preprocessing,
+    stock_processor,
+)
 
 CPU = torch.device("cpu")
 SIZES = [(90, 60), (50, 110), (64, 64), (300, 200)]
 
 
 def pictures(sizes=SIZES):
-    """Smooth random images: a resize that rounds in another way moves them by little, another crop or value by much."""
+    """Smooth random images: a resize that rounds in another way moves them by little, another crop
+    or value by much.
+    """
     rng = np.random.default_rng(0)
     small = [Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8)) for _ in sizes]
-    return [image.resize(size, Image.Resampling.BICUBIC) for image, size in zip(small, sizes, strict=True)]
+    return [
+        image.resize(size, Image.Resampling.BICUBIC)
+        for image, size in zip(small, sizes, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module", params=ALL)
@@ -37,12 +47,16 @@ def foreign(request, tmp_path_factory):
 
 
 def test_a_classifier_from_elsewhere_scores_as_through_its_own_image_processor(foreign):
-    """Also without normalisation, in BGR, cropped, normalised twice; images of any shape, alone or among others."""
+    """Also without normalisation, in BGR, cropped, normalised twice; images of any shape, alone or
+    among others.
+    """
     classifier = Classifier(resolve(str(foreign)), CPU)
     processor = hf.AutoImageProcessor.from_pretrained(foreign)
     model = hf.AutoModelForImageClassification.from_pretrained(foreign).eval()
     with torch.no_grad():
-        stock = torch.cat([model(**processor(images=image, return_tensors="pt")).logits for image in pictures()])
+        stock = torch.cat(
+            [model(**processor(images=image, return_tensors="pt")).logits for image in pictures()]
+        )
     ours = torch.cat([classifier.logits(classifier.transform(image)[None]) for image in pictures()])
     assert stock.max() - stock.min() > 0.01
     torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-5)
@@ -58,7 +72,9 @@ def test_a_whole_image_has_the_values_and_the_scale_that_the_processor_gives_its
     assert found.size == SIDE <= found.resize_size
     (image,) = pictures([(found.resize_size,) * 2])
     before = (found.resize_size - SIDE) // 2
-    middle = found.whole(image, found.resize_size, "stretch")[:, before : before + SIDE, before : before + SIDE]
+    middle = found.whole(image, found.resize_size, "stretch")[
+        :, before : before + SIDE, before : before + SIDE
+    ]
     seen = classifier.transform(image)
     one_level = 1 / 255 / min(found.std)
     assert (middle - seen).abs().mean() < 2 * one_level  # a crop may be one pixel further
@@ -77,12 +93,30 @@ UNUSABLE = {
     "no resize": (hf.BitImageProcessor(do_resize=False, crop_size=SQUARE), "scale"),
     "padding": (hf.BitImageProcessor(do_resize=False), "pads"),
     "nothing": (hf.ViTImageProcessor(do_resize=False), r"\(1, 3, 64, 96\)"),
-    "broken": (hf.ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=[0.5, 0.5]), "fails"),
-    "no spread": (hf.ViTImageProcessor(size=SQUARE, image_std=[float("inf")] * 3), "black from white"),
-    "gigantic": (hf.ViTImageProcessor(size={"height": 10**5, "width": 10**5}), "has a size of 100000: 8192 is the largest"),
-    "cropped from gigantic": (hf.ConvNextImageProcessor(size={"shortest_edge": 10**5}), "has a size of 100000"),
-    "a gigantic crop": (hf.BitImageProcessor(crop_size={"height": 10**5, "width": 64}), "has a crop_size of 100000"),
-    "infinite": (hf.ViTImageProcessor(size=SQUARE, image_std=[1e-45] * 3), "black from white|fails"),
+    "broken": (
+        hf.ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=[0.5, 0.5]),
+        "fails",
+    ),
+    "no spread": (
+        hf.ViTImageProcessor(size=SQUARE, image_std=[float("inf")] * 3),
+        "black from white",
+    ),
+    "gigantic": (
+        hf.ViTImageProcessor(size={"height": 10**5, "width": 10**5}),
+        "has a size of 100000: 8192 is the largest",
+    ),
+    "cropped from gigantic": (
+        hf.ConvNextImageProcessor(size={"shortest_edge": 10**5}),
+        "has a size of 100000",
+    ),
+    "a gigantic crop": (
+        hf.BitImageProcessor(crop_size={"height": 10**5, "width": 64}),
+        "has a crop_size of 100000",
+    ),
+    "infinite": (
+        hf.ViTImageProcessor(size=SQUARE, image_std=[1e-45] * 3),
+        "black from white|fails",
+    ),
 }
 
 
@@ -95,12 +129,16 @@ def test_a_processor_that_gives_no_square_images_of_one_scale_is_refused_by_its_
 
 
 def test_a_classifier_whose_weights_are_not_all_there_is_refused(classifier, tmp_path):
-    """Its head would be drawn at random, in every process another one; only a training may draw one."""
+    """Its head would be drawn at random, in every process another one; only a training may draw
+    one.
+    """
     folder = shutil.copytree(classifier, tmp_path / "headless")
     weights = load_file(folder / "model.safetensors")
     kept = {name: value for name, value in weights.items() if not name.startswith("classifier.")}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lack classifier\.1\.bias and others, which would be drawn at random"):
+    with pytest.raises(
+        UserError, match=r"lack classifier\.1\.bias and others, which would be drawn at random"
+    ):
         Classifier(resolve(str(folder)), CPU)
     network, _ = build_for_training(resolve(str(folder)), ["heron", "kite"], SIDE, None, False)
     assert network.config.num_labels == 2
@@ -109,7 +147,9 @@ def test_a_classifier_whose_weights_are_not_all_there_is_refused(classifier, tmp
 def test_a_folder_that_names_another_model_for_its_weights_is_refused(classifier, tmp_path):
     """Transformers would take them from there, at no pin."""
     folder = shutil.copytree(classifier, tmp_path / "pointer")
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "eve/other", "peft_type": "LORA"}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "eve/other", "peft_type": "LORA"})
+    )
     with pytest.raises(UserError, match="adapter_config.json makes it an adapter of another model"):
         Classifier(resolve(str(folder)), CPU)
 
@@ -135,7 +175,12 @@ def test_a_record_is_read_as_it_was_written():
 def test_a_record_that_no_training_wrote_is_refused_in_one_line(name, value):
     if name in ("mean", "std") and isinstance(value, list) and len(value) == 3:
         return
-    for record in (RECORD | {name: value}, {key: of for key, of in RECORD.items() if key != name}, RECORD | {"more": value}, value):
+    for record in (
+        RECORD | {name: value},
+        {key: of for key, of in RECORD.items() if key != name},
+        RECORD | {"more": value},
+        value,
+    ):
         with pytest.raises(UserError, match="classifier.json of it") as error:
             recorded_preprocessing(record, "it")
         assert str(error.value).isprintable() and len(str(error.value)) <= 300
@@ -151,15 +196,25 @@ def test_a_damaged_classifier_json_is_told_in_one_line(text, classifier, tmp_pat
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
-def test_code_of_a_classifiers_own_is_neither_run_nor_asked_about(known, file, classifier, tmp_path, monkeypatch):
+def test_code_of_a_classifiers_own_is_neither_run_nor_asked_about(
+    known, file, classifier, tmp_path, monkeypatch
+):
     """Where transformers knows the classifier, its own code is taken; else one line says why not."""
     folder = shutil.copytree(classifier, tmp_path / "custom")
     (folder / "custom.py").write_text("raise SystemExit('run')")
     values = json.loads((folder / file).read_text())
-    names = {"AutoConfig": "custom.C", "AutoModelForImageClassification": "custom.M", "AutoImageProcessor": "custom.P"}
+    names = {
+        "AutoConfig": "custom.C",
+        "AutoModelForImageClassification": "custom.M",
+        "AutoImageProcessor": "custom.P",
+    }
     values["auto_map"] = names
     if not known:
-        values |= {"model_type": "custom"} if file == "config.json" else {"image_processor_type": "CustomProcessor"}
+        values |= (
+            {"model_type": "custom"}
+            if file == "config.json"
+            else {"image_processor_type": "CustomProcessor"}
+        )
     (folder / file).write_text(json.dumps(values))
     monkeypatch.setattr(sys, "stdin", None)  # whoever asks finds nobody
     if known:
@@ -174,11 +229,17 @@ def test_code_of_a_classifiers_own_is_neither_run_nor_asked_about(known, file, c
 @pytest.mark.parametrize(("size", "resize_size"), [(64, 64), (48, 64), (47, 64)])
 def test_the_stock_processor_does_the_same(interpolation, channels, size, resize_size):
     """To the bit where nothing is resized; else to the rounding of the resize."""
-    values = ((0.0,) * 3, (1.0,) * 3) if channels == "bgr" else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    values = (
+        ((0.0,) * 3, (1.0,) * 3)
+        if channels == "bgr"
+        else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     preprocessing = Preprocessing(size, resize_size, interpolation, *values, channels)
     processor, transform = stock_processor(preprocessing), preprocessing.evaluation()
     for image in pictures():
-        difference = (processor(images=image, return_tensors="pt")["pixel_values"][0] - transform(image)).abs()
+        difference = (
+            processor(images=image, return_tensors="pt")["pixel_values"][0] - transform(image)
+        ).abs()
         level = 1 / 255 / min(preprocessing.std)
         assert difference.max() < (1e-5 if image.size == (resize_size,) * 2 else 3 * level)
         assert difference.mean() < level
@@ -195,7 +256,9 @@ def test_names_of_classes_are_those_of_the_head(foreign):
 
 
 def test_a_checkpoint_as_timm_itself_saves_it_is_taken(tmp_path):
-    """Its config.json repeats the number of classes among the model's arguments, which transformers alone does not survive."""
+    """Its config.json repeats the number of classes among the model's arguments, which transformers
+    alone does not survive.
+    """
     import timm
     from timm.models import save_for_hf
 

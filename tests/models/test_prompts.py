@@ -1,4 +1,6 @@
-"""Prompts: the one builder of tokens and prompts, whatever the classes are called, through a real tokenizer and stock diffusers."""
+"""Prompts: the one builder of tokens and prompts, whatever the classes are called, through a real
+tokenizer and stock diffusers.
+"""
 
 import pytest
 import torch
@@ -11,7 +13,14 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import write_json
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, read_adapter
-from sgdmix_hub.models.prompts import add_tokens, bare_prompt, prompt_for, prompt_ids, token_for, tokens_of
+from sgdmix_hub.models.prompts import (
+    add_tokens,
+    bare_prompt,
+    prompt_for,
+    prompt_ids,
+    token_for,
+    tokens_of,
+)
 
 TEMPLATE = "a photo of a {token} {metaclass}"
 ODD = [
@@ -37,20 +46,25 @@ ODD = [
 
 @pytest.fixture(scope="module")
 def base(tiny_base):
-    return StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None, requires_safety_checker=False)
+    return StableDiffusionPipeline.from_pretrained(
+        tiny_base, safety_checker=None, requires_safety_checker=False
+    )
 
 
 @pytest.fixture
 def pipeline(base, tiny_base):
     """The tiny base with a tokenizer that has its own words alone."""
     return StableDiffusionPipeline(
-        **base.components | {"tokenizer": CLIPTokenizer.from_pretrained(tiny_base / "tokenizer")}, requires_safety_checker=False
+        **base.components | {"tokenizer": CLIPTokenizer.from_pretrained(tiny_base / "tokenizer")},
+        requires_safety_checker=False,
     )
 
 
 def words(pipeline, ids) -> list[str]:
     """What a row of ids is made of, without the special tokens around it."""
-    return [word for word in pipeline.tokenizer.convert_ids_to_tokens(ids) if not word.startswith("<|")]
+    return [
+        word for word in pipeline.tokenizer.convert_ids_to_tokens(ids) if not word.startswith("<|")
+    ]
 
 
 def test_tokens_are_distinct_whatever_the_case():
@@ -58,7 +72,9 @@ def test_tokens_are_distinct_whatever_the_case():
     tokens = [token_for(label).lower() for label in range(1000)]
     assert len(set(tokens)) == 1000
     # Nor may one token be found inside another.
-    assert not any(first in second for first in tokens[:120] for second in tokens[:120] if first != second)
+    assert not any(
+        first in second for first in tokens[:120] for second in tokens[:120] if first != second
+    )
 
 
 @given(label=st.integers(0, 10_000), metaclass=st.text(min_size=1, max_size=12))
@@ -69,14 +85,28 @@ def test_a_prompt_holds_the_token_and_the_metaclass_as_they_are(label, metaclass
 
 
 def test_a_thousand_odd_names_become_tokens_and_names_again(pipeline, tmp_path):
-    """Through adapter.json and the tokenizer, in any case: nothing of a name reaches the text encoder."""
+    """Through adapter.json and the tokenizer, in any case: nothing of a name reaches the text
+    encoder.
+    """
     plain = [f"Bird {number}" for number in range(500 - len(ODD))]
-    names = ODD + plain + [name.upper() for name in plain] + [f"{name}/{number}" for number, name in enumerate(ODD * 2)]
+    names = (
+        ODD
+        + plain
+        + [name.upper() for name in plain]
+        + [f"{name}/{number}" for number, name in enumerate(ODD * 2)]
+    )
     names = names[:1000]
     assert len(names) == len(set(names)) == 1000 > len({name.lower() for name in names})
-    facts = {"format": 1, "class_names": names, "tokens": [token_for(label) for label in range(1000)]}
+    facts = {
+        "format": 1,
+        "class_names": names,
+        "tokens": [token_for(label) for label in range(1000)],
+    }
     pin = f"org/birds@{'0' * 40}"
-    facts |= {"base": pin, "subset": {"dataset": pin, "dataset_config_name": None, "dataset_split": "train"}}
+    facts |= {
+        "base": pin,
+        "subset": {"dataset": pin, "dataset_config_name": None, "dataset_split": "train"},
+    }
     write_json(tmp_path / FACTS_FILE, facts | {"metaclass": "bird", "prompt_template": TEMPLATE})
     for name in (LORA_FILE, TOKENS_FILE):
         (tmp_path / name).touch()
@@ -86,29 +116,51 @@ def test_a_thousand_odd_names_become_tokens_and_names_again(pipeline, tmp_path):
     name_of = dict(zip(adapter.facts["tokens"], adapter.class_names, strict=True))
     for change in (str, str.lower, str.upper):
         prompts = [change(adapter.prompt(label)) for label in range(1000)]
-        found = [[name_of[word] for word in words(pipeline, ids) if word in name_of] for ids in pipeline.tokenizer(prompts).input_ids]
+        found = [
+            [name_of[word] for word in words(pipeline, ids) if word in name_of]
+            for ids in pipeline.tokenizer(prompts).input_ids
+        ]
         assert found == [[name] for name in names]
 
 
 @pytest.mark.parametrize("num_vectors", [1, 2, 5])
 def test_several_vectors_stand_in_the_prompt_in_order(num_vectors, pipeline, tiny_base):
-    """The ids are those that stock diffusers makes of the short prompt when it has loaded the embeddings."""
+    """The ids are those that stock diffusers makes of the short prompt when it has loaded the
+    embeddings.
+    """
     old = len(pipeline.tokenizer)
-    rows = torch.randn(12, num_vectors, pipeline.text_encoder.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(
+        12,
+        num_vectors,
+        pipeline.text_encoder.config.hidden_size,
+        generator=torch.Generator().manual_seed(0),
+    )
     add_tokens(pipeline.tokenizer, 12, num_vectors)
     ids = prompt_ids(pipeline, 12, num_vectors, "bird", TEMPLATE)
     assert ids.shape == (13, pipeline.tokenizer.model_max_length) and ids.dtype == torch.int64
     for label, row in enumerate(ids[:12]):
         assert words(pipeline, row)[-num_vectors - 1 : -1] == tokens_of(label, num_vectors)
         learned = [number for number in row.tolist() if number >= old]
-        assert learned == list(range(old + label * num_vectors, old + (label + 1) * num_vectors))  # rows of the embedding, class by class
+        assert learned == list(
+            range(old + label * num_vectors, old + (label + 1) * num_vectors)
+        )  # rows of the embedding, class by class
     assert not (ids[12] >= old).any()
 
     stock = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
-    stock.load_textual_inversion([{token_for(label): rows[label] if num_vectors > 1 else rows[label, 0]} for label in range(12)])
+    stock.load_textual_inversion(
+        [
+            {token_for(label): rows[label] if num_vectors > 1 else rows[label, 0]}
+            for label in range(12)
+        ]
+    )
     for label in (0, 1, 11):
         prompt = stock.maybe_convert_prompt(prompt_for(label, "bird", TEMPLATE), stock.tokenizer)
-        made = stock.tokenizer(prompt, padding="max_length", max_length=stock.tokenizer.model_max_length, return_tensors="pt").input_ids[0]
+        made = stock.tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=stock.tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids[0]
         assert words(stock, made) == words(pipeline, ids[label])
         kept = stock.text_encoder.get_input_embeddings().weight[made[made >= old]]
         assert torch.equal(kept, rows[label])
@@ -117,13 +169,16 @@ def test_several_vectors_stand_in_the_prompt_in_order(num_vectors, pipeline, tin
 def test_the_prompt_without_a_class_is_the_bases_own(pipeline):
     add_tokens(pipeline.tokenizer, 2, 1)
     ids = prompt_ids(pipeline, 2, 1, "red bird", TEMPLATE)
-    written = pipeline.tokenizer("a photo of a red bird", padding="max_length", max_length=ids.shape[1], return_tensors="pt").input_ids
+    written = pipeline.tokenizer(
+        "a photo of a red bird", padding="max_length", max_length=ids.shape[1], return_tensors="pt"
+    ).input_ids
     assert torch.equal(ids[2:], written)
     assert words(pipeline, ids[0])[-3:] == ["<class_0>", "red</w>", "bird</w>"]
 
 
 @given(
-    metaclass=st.sampled_from(["bird", "sports car", "house  sparrow"]), template=st.permutations(["{token}", "{metaclass}", "a photo of"])
+    metaclass=st.sampled_from(["bird", "sports car", "house  sparrow"]),
+    template=st.permutations(["{token}", "{metaclass}", "a photo of"]),
 )
 def test_the_prompt_without_a_class_has_no_gap(metaclass, template):
     prompt = bare_prompt(metaclass, " ".join(template))
@@ -135,7 +190,9 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_limit(pipeline):
     """The text encoder would cut it off, and perhaps the token with it."""
     add_tokens(pipeline.tokenizer, 3, 30)
     limit = pipeline.tokenizer.model_max_length
-    with pytest.raises(UserError, match=rf"takes \d+ tokens, the text encoder reads {limit}: .*num_vectors"):
+    with pytest.raises(
+        UserError, match=rf"takes \d+ tokens, the text encoder reads {limit}: .*num_vectors"
+    ):
         prompt_ids(pipeline, 3, 30, "bird " * 6, TEMPLATE)
     assert prompt_ids(pipeline, 3, 30, "bird", TEMPLATE).shape == (4, limit)
 
@@ -161,13 +218,21 @@ def test_a_base_that_has_one_of_the_tokens_is_refused_in_any_case(taken, pipelin
 
 
 @pytest.mark.parametrize(
-    "template", ["photo of {token}{metaclass}", "({token}), a {metaclass}", "x{token}y {metaclass}", "{metaclass}:{token}."]
+    "template",
+    [
+        "photo of {token}{metaclass}",
+        "({token}), a {metaclass}",
+        "x{token}y {metaclass}",
+        "{metaclass}:{token}.",
+    ],
 )
 def test_tokens_are_found_where_they_touch_other_letters(template, pipeline):
     add_tokens(pipeline.tokenizer, 11, 1)
     ids = prompt_ids(pipeline, 11, 1, "bird", template)
     for label in range(11):
-        assert [word for word in words(pipeline, ids[label]) if word.startswith("<class_")] == [token_for(label)]
+        assert [word for word in words(pipeline, ids[label]) if word.startswith("<class_")] == [
+            token_for(label)
+        ]
 
 
 @pytest.mark.parametrize("template", ["{token}_1 {metaclass}", "a {token}_1{metaclass}"])
@@ -179,17 +244,27 @@ def test_a_template_in_which_a_token_becomes_another_is_refused(template, pipeli
 
 
 @pytest.mark.parametrize("num_vectors", [1, 3])
-@pytest.mark.parametrize("template", [TEMPLATE, "{metaclass}, {token}", "the {token} of {metaclass} at dawn"])
-def test_the_ids_of_fifty_classes_are_those_of_diffusers_own_expansion(num_vectors, template, pipeline):
+@pytest.mark.parametrize(
+    "template", [TEMPLATE, "{metaclass}, {token}", "the {token} of {metaclass} at dawn"]
+)
+def test_the_ids_of_fifty_classes_are_those_of_diffusers_own_expansion(
+    num_vectors, template, pipeline
+):
     add_tokens(pipeline.tokenizer, 50, num_vectors)
-    prompts = [prompt_for(label, "red bird", template) for label in range(50)] + [bare_prompt("red bird", template)]
+    prompts = [prompt_for(label, "red bird", template) for label in range(50)] + [
+        bare_prompt("red bird", template)
+    ]
     expanded = pipeline.maybe_convert_prompt(prompts, pipeline.tokenizer)
     length = pipeline.tokenizer.model_max_length
-    stock = pipeline.tokenizer(expanded, padding="max_length", max_length=length, return_tensors="pt").input_ids
+    stock = pipeline.tokenizer(
+        expanded, padding="max_length", max_length=length, return_tensors="pt"
+    ).input_ids
     assert torch.equal(prompt_ids(pipeline, 50, num_vectors, "red bird", template), stock)
 
 
 def test_the_ids_of_thousands_of_classes_take_seconds(pipeline):
-    """Asking every token of every prompt whether it is an added one took a minute at 2,000 classes, and hours at these."""
+    """Asking every token of every prompt whether it is an added one took a minute at 2,000 classes,
+    and hours at these.
+    """
     add_tokens(pipeline.tokenizer, 10_000, 2)
     assert prompt_ids(pipeline, 10_000, 2, "bird", TEMPLATE).shape[0] == 10_001

@@ -33,8 +33,20 @@ def make_refiner(tiny_base, adapter):
     """A refiner of tiny_base (or another base) and the adapter, with settings of one's own."""
 
     def make(base=tiny_base, **values):
-        defaults = {"strength": 0.5, "num_inference_steps": 6, "guidance_scale": 5.0, "batch_size": BATCH, "resolution": SIZE}
-        settings = AugmentSettings(dataset_name="unused", output_dir="unused", adapter="unused", classifier="unused", **(defaults | values))
+        defaults = {
+            "strength": 0.5,
+            "num_inference_steps": 6,
+            "guidance_scale": 5.0,
+            "batch_size": BATCH,
+            "resolution": SIZE,
+        }
+        settings = AugmentSettings(
+            dataset_name="unused",
+            output_dir="unused",
+            adapter="unused",
+            classifier="unused",
+            **(defaults | values),
+        )
         learned = read_adapter(resolve(str(adapter)))
         return Refiner(resolve(str(base)), learned, learned.prompt, apply_preset(settings), CPU)
 
@@ -64,7 +76,13 @@ def refine(request, make_refiner, images, foregrounds):
     refiner = make_refiner(foreground_strength=request.param)
 
     def refine_rows(rows):
-        return refiner.refine(images[rows], foregrounds[rows], [LABELS[row] for row in rows], [SEEDS[row] for row in rows], STRENGTH)
+        return refiner.refine(
+            images[rows],
+            foregrounds[rows],
+            [LABELS[row] for row in rows],
+            [SEEDS[row] for row in rows],
+            STRENGTH,
+        )
 
     return refine_rows
 
@@ -91,16 +109,24 @@ def test_label_seed_and_image_all_matter(refiner, images, foregrounds):
 
     whole = refined()
     inverted = np.concatenate([255 - images[:1], images[1:]])
-    for other in (refined(labels=[1, *LABELS[1:]]), refined(seeds=[7, *SEEDS[1:]]), refined(pixels=inverted)):
+    for other in (
+        refined(labels=[1, *LABELS[1:]]),
+        refined(seeds=[7, *SEEDS[1:]]),
+        refined(pixels=inverted),
+    ):
         assert not np.array_equal(other[0], whole[0])
         assert np.array_equal(other[1:], whole[1:])
 
 
 def stock_pipeline(base, adapter, scheduler="dpmsolver++"):
     """Stock diffusers, as an adapter's card tells its users to load it, with one of our samplers."""
-    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
+        base, safety_checker=None, requires_safety_checker=False
+    )
     pipeline.load_lora_weights(str(adapter))
-    pipeline.load_textual_inversion([{name: row} for name, row in load_file(adapter / "learned_embeds.safetensors").items()])
+    pipeline.load_textual_inversion(
+        [{name: row} for name, row in load_file(adapter / "learned_embeds.safetensors").items()]
+    )
     pipeline.set_progress_bar_config(disable=True)
     return with_scheduler(pipeline, scheduler)
 
@@ -113,8 +139,12 @@ def difference(mine, theirs):
 
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
-def test_the_images_are_those_of_the_stock_pipeline(make_refiner, tiny_base, adapter, images, foregrounds, scheduler, guidance_scale):
-    """But for rounding: the stock pipeline encodes row by row and keeps the adapter beside the weights."""
+def test_the_images_are_those_of_the_stock_pipeline(
+    make_refiner, tiny_base, adapter, images, foregrounds, scheduler, guidance_scale
+):
+    """But for rounding: the stock pipeline encodes row by row and keeps the adapter beside the
+    weights.
+    """
     stock = stock_pipeline(tiny_base, adapter, scheduler)
     ours = make_refiner(scheduler=scheduler, guidance_scale=guidance_scale)
     for label, strength in ((0, 0.5), (3, 0.9), (3, 1.0)):
@@ -132,14 +162,25 @@ def test_the_images_are_those_of_the_stock_pipeline(make_refiner, tiny_base, ada
         assert largest <= 1 and share < 0.001
 
 
-def test_with_the_adapter_beside_the_weights_the_images_are_the_same(make_refiner, images, foregrounds):
-    """As it is where the base model without it is needed too, for inpainting; the adapter's share is far above the tolerance."""
+def test_with_the_adapter_beside_the_weights_the_images_are_the_same(
+    make_refiner, images, foregrounds
+):
+    """As it is where the base model without it is needed too, for inpainting; the adapter's share
+    is far above the tolerance.
+    """
     fused = make_refiner().refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
-    kept = make_refiner(preset="recommended", foreground_strength=0.5, inpainting_method="diffusion")
-    largest, share = difference(kept.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(fused))
+    kept = make_refiner(
+        preset="recommended", foreground_strength=0.5, inpainting_method="diffusion"
+    )
+    largest, share = difference(
+        kept.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(fused)
+    )
     assert largest <= 1 and share < 0.001
     kept.pipeline.unet.disable_adapters()
-    assert difference(kept.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(fused))[1] > 0.01
+    assert (
+        difference(kept.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(fused))[1]
+        > 0.01
+    )
 
 
 def test_each_batch_has_the_strength_that_it_is_given(refiner, images, foregrounds):
@@ -160,14 +201,20 @@ def test_a_compiled_model_makes_the_same_images(make_refiner, images, foreground
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
     plain = make_refiner().refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
     compiled = make_refiner(compile=True)
-    largest, share = difference(compiled.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(plain))
+    largest, share = difference(
+        compiled.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(plain)
+    )
     assert largest <= 1 and share < 0.001
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
-def test_the_same_strength_for_the_foreground_is_one_strength(make_refiner, images, foregrounds, scheduler):
+def test_the_same_strength_for_the_foreground_is_one_strength(
+    make_refiner, images, foregrounds, scheduler
+):
     one = make_refiner(scheduler=scheduler).refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
-    two = make_refiner(scheduler=scheduler, foreground_strength=0.5).refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
+    two = make_refiner(scheduler=scheduler, foreground_strength=0.5).refine(
+        images, foregrounds, LABELS, SEEDS, STRENGTH
+    )
     assert np.array_equal(one, two)
 
 
@@ -175,7 +222,9 @@ def test_a_base_with_another_number_of_latent_channels(make_refiner, images, for
     """diffusers' img2img takes for latents whatever has four channels, and nothing else."""
     build_tiny_pipeline(latent_channels=8).save_pretrained(tmp_path / "base")
     results = [
-        make_refiner(base=tmp_path / "base", foreground_strength=strength).refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
+        make_refiner(base=tmp_path / "base", foreground_strength=strength).refine(
+            images, foregrounds, LABELS, SEEDS, STRENGTH
+        )
         for strength in (None, 0.5, 0.0)
     ]
     assert np.array_equal(results[0], results[1]) and not np.array_equal(results[0], results[2])
@@ -189,7 +238,10 @@ def test_a_foreground_at_strength_zero_is_what_the_vae_makes_of_it(make_refiner,
     vae, generators = refiner.pipeline.vae, [torch.Generator().manual_seed(seed) for seed in SEEDS]
     with torch.no_grad():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = [vae.encode(row[None]).latent_dist.sample(generator) for row, generator in zip(pixels, generators, strict=True)]
+        latents = [
+            vae.encode(row[None]).latent_dist.sample(generator)
+            for row, generator in zip(pixels, generators, strict=True)
+        ]
         expected = (vae.decode(torch.cat(latents)).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     assert difference(refined, to_uint8(expected).numpy())[0] <= 1
 
@@ -200,26 +252,39 @@ def test_a_foreground_at_strength_zero_is_what_the_vae_makes_of_it(make_refiner,
 def finished(refiner, images, foregrounds, rows=3):
     """What the pipeline makes of mixtures: images, or reasons."""
     pipeline = SGDMixPipeline(refiner.settings, refiner)
-    masked = [MaskedImage(image, mask, 1.0) for image, mask in zip(images, foregrounds, strict=True)]
+    masked = [
+        MaskedImage(image, mask, 1.0) for image, mask in zip(images, foregrounds, strict=True)
+    ]
     mixtures = [pipeline.mix(masked[row], masked[(row + 1) % BATCH]) for row in range(rows)]
     return pipeline.refine(mixtures, LABELS[:rows], SEEDS[:rows], STRENGTH)
 
 
-def test_flagged_rows_have_a_reason_and_never_an_image(make_refiner, prudish_base, images, foregrounds):
+def test_flagged_rows_have_a_reason_and_never_an_image(
+    make_refiner, prudish_base, images, foregrounds
+):
     outcome = finished(make_refiner(prudish_base, safety_checker=True), images, foregrounds)
     assert outcome == ["flagged by the safety checker"] * 3
 
 
-def test_without_the_safety_checker_the_same_rows_are_images(make_refiner, prudish_base, refiner, images, foregrounds):
+def test_without_the_safety_checker_the_same_rows_are_images(
+    make_refiner, prudish_base, refiner, images, foregrounds
+):
     outcome = finished(make_refiner(prudish_base, safety_checker=False), images, foregrounds)
     expected = finished(refiner, images, foregrounds)
     assert all(image.dtype == np.uint8 and image.shape == (SIZE, SIZE, 3) for image in outcome)
-    assert all(np.array_equal(first, second) for first, second in zip(outcome, expected, strict=True))
+    assert all(
+        np.array_equal(first, second) for first, second in zip(outcome, expected, strict=True)
+    )
 
 
-@pytest.mark.parametrize(("bias", "reason"), [(float("nan"), "refined image is not finite"), (0.25, "refined image is constant")])
+@pytest.mark.parametrize(
+    ("bias", "reason"),
+    [(float("nan"), "refined image is not finite"), (0.25, "refined image is constant")],
+)
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_outputs_of_a_broken_decoder_have_a_reason(make_refiner, tiny_base, tmp_path, images, foregrounds, bias, reason):
+def test_outputs_of_a_broken_decoder_have_a_reason(
+    make_refiner, tiny_base, tmp_path, images, foregrounds, bias, reason
+):
     base = shutil.copytree(tiny_base, tmp_path / "base")
     weights = load_file(base / VAE_WEIGHTS)
     weights["decoder.conv_out.weight"].zero_()
@@ -234,9 +299,27 @@ def test_reasons():
     for row, value in ((1, float("nan")), (2, float("inf")), (3, -float("inf"))):
         images[row, 0, 1, 2] = value
     images[4] = 0.7 + good[4] * 1e-4
-    constant, not_finite, flagged = "refined image is constant", "refined image is not finite", "flagged by the safety checker"
-    assert unusable_reasons(images, [False] * 8) == [None, not_finite, not_finite, not_finite, constant, None]
-    assert unusable_reasons(images, [True, True, False, False, True, False]) == [flagged, flagged, not_finite, not_finite, flagged, None]
+    constant, not_finite, flagged = (
+        "refined image is constant",
+        "refined image is not finite",
+        "flagged by the safety checker",
+    )
+    assert unusable_reasons(images, [False] * 8) == [
+        None,
+        not_finite,
+        not_finite,
+        not_finite,
+        constant,
+        None,
+    ]
+    assert unusable_reasons(images, [True, True, False, False, True, False]) == [
+        flagged,
+        flagged,
+        not_finite,
+        not_finite,
+        flagged,
+        None,
+    ]
 
 
 def test_uint8_is_the_nearest_value():

@@ -1,4 +1,6 @@
-"""Stable Diffusion 1.5's layout at the smallest size that keeps it: trained on, saved, and loaded by stock diffusers."""
+"""Stable Diffusion 1.5's layout at the smallest size that keeps it: trained on, saved, and loaded
+by stock diffusers.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """Four levels with two blocks each, attention on the first three, an f8 autoencoder, 77 tokens, noise prediction, PNDM."""
+    """Four levels with two blocks each, attention on the first three, an f8 autoencoder, 77 tokens,
+    noise prediction, PNDM.
+    """
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     tokenizer.model_max_length = 77
@@ -41,12 +45,23 @@ def base(tmp_path_factory):
         layers_per_block=2,
         norm_num_groups=4,
     )
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "skip_prk_steps": True, "steps_offset": 1}
+    schedule = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+    }
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
-        unet=UNet2DConditionModel(sample_size=SIZE // 8, block_out_channels=(32, 64, 64, 64), cross_attention_dim=32, attention_head_dim=8),
+        unet=UNet2DConditionModel(
+            sample_size=SIZE // 8,
+            block_out_channels=(32, 64, 64, 64),
+            cross_attention_dim=32,
+            attention_head_dim=8,
+        ),
         scheduler=PNDMScheduler(**schedule),
         safety_checker=None,
         feature_extractor=None,
@@ -76,7 +91,8 @@ def test_an_adapter_of_this_layout_is_what_stock_diffusers_loads(base, birds, tm
             judged_strength=0.5,
         )
     )
-    # two attentions with four projections each, in 6 blocks down, 1 in the middle, 9 up; two matrices each
+    # two attentions with four projections each, in 6 blocks down, 1 in the middle, 9 up; two
+    # matrices each
     assert len(load_file(adapter / LORA_FILE)) == 2 * 4 * (6 + 1 + 9) * 2
     assert len(load_file(adapter / TOKENS_FILE)) == 4
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)

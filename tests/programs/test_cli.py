@@ -14,7 +14,12 @@ from sgdmix_hub import cli
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
-from sgdmix_hub.settings.shipped import ACCELERATE_CONFIGS, RECIPES, accelerate_config, recipe_folder
+from sgdmix_hub.settings.shipped import (
+    ACCELERATE_CONFIGS,
+    RECIPES,
+    accelerate_config,
+    recipe_folder,
+)
 
 HEAVY = ("torch", "datasets", "diffusers", "cv2", "accelerate", "matplotlib")
 ANSWER = """
@@ -31,7 +36,13 @@ finally:
 def answer(*words: str) -> subprocess.CompletedProcess:
     """What `sgdmix WORDS` says, and which heavy libraries it loaded to say it."""
     code = ANSWER.format(heavy=HEAVY)
-    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT, env=launch_environment())
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=launch_environment(),
+    )
 
 
 def test_the_help_names_every_program(capsys):
@@ -52,11 +63,27 @@ def test_a_programs_help_loads_no_heavy_library(name):
     ("words", "said"),
     [
         (["agument"], "no program 'agument'"),
-        (["augment", "--dataset_name", "a/b", "--output_dir", "out", "--strenght", "1"], "no such setting: --strenght"),
+        (
+            ["augment", "--dataset_name", "a/b", "--output_dir", "out", "--strenght", "1"],
+            "no such setting: --strenght",
+        ),
         (["augment", "--accelerate", "gpu9"], "no launch settings 'gpu9'"),
         (["augment", "--accelerate"], "--accelerate needs a value"),
         (["augment", "--num_processes", "2"], "give --accelerate too"),
-        (["run", "--recipe", "cub", "--dataset_name", "a/b", "--metaclass", "bird", "--output_dir", "out"], "no recipe 'cub'"),
+        (
+            [
+                "run",
+                "--recipe",
+                "cub",
+                "--dataset_name",
+                "a/b",
+                "--metaclass",
+                "bird",
+                "--output_dir",
+                "out",
+            ],
+            "no recipe 'cub'",
+        ),
         (["env", "--all"], "takes no settings"),
     ],
 )
@@ -68,10 +95,24 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, said):
 
 
 def test_launch_options_are_taken_out_of_the_programs_settings():
-    words = ["--seed", "1", "--accelerate=gpu8", "--num_processes", "4", "--strength", "0.3", "0.5", "--machine_rank=1"]
+    words = [
+        "--seed",
+        "1",
+        "--accelerate=gpu8",
+        "--num_processes",
+        "4",
+        "--strength",
+        "0.3",
+        "0.5",
+        "--machine_rank=1",
+    ]
     config = str(ACCELERATE_CONFIGS / "gpu8.yaml")
     options = ["--num_processes", "4", "--machine_rank", "1"]
-    assert cli.take_launch_options(words) == (config, options, ["--seed", "1", "--strength", "0.3", "0.5"])
+    assert cli.take_launch_options(words) == (
+        config,
+        options,
+        ["--seed", "1", "--strength", "0.3", "0.5"],
+    )
 
 
 def test_launch_settings_may_be_a_file(tmp_path):
@@ -96,22 +137,55 @@ def test_a_folder_of_ones_own_comes_before_a_recipe_that_ships(tmp_path, monkeyp
 
 
 def test_it_starts_the_processes_of_its_launch_settings(birds, tmp_path):
-    settings = {"dataset_name": birds, "output_dir": tmp_path / "out", "strength": 0, "preset": "recommended", "resolution": 32}
-    command = [sys.executable, "-m", "sgdmix_hub.cli", "augment", "--accelerate", "cpu2", *arguments(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=launch_environment({"PYTHONPATH": str(ROOT)}))
+    settings = {
+        "dataset_name": birds,
+        "output_dir": tmp_path / "out",
+        "strength": 0,
+        "preset": "recommended",
+        "resolution": 32,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "sgdmix_hub.cli",
+        "augment",
+        "--accelerate",
+        "cpu2",
+        *arguments(settings),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=launch_environment({"PYTHONPATH": str(ROOT)}),
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "repo" / "README.md").is_file()
 
 
 def test_the_wheel_holds_recipes_launch_settings_templates_and_the_demos_models(tmp_path):
-    shutil.copytree(ROOT / "sgdmix_hub", tmp_path / "sgdmix_hub", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "sgdmix_hub", tmp_path / "sgdmix_hub", ignore=shutil.ignore_patterns("__pycache__")
+    )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     build = "from setuptools import build_meta; build_meta.build_wheel('.')"
-    done = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    shipped = [path for folder in (RECIPES, ACCELERATE_CONFIGS) for path in folder.rglob("*") if path.is_file()]
+    shipped = [
+        path
+        for folder in (RECIPES, ACCELERATE_CONFIGS)
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
     assert {path.relative_to(ROOT).as_posix() for path in shipped} <= names
-    assert {"sgdmix_hub/py.typed", "sgdmix_hub/demo/tiny_base/model_index.json", "sgdmix_hub/templates/dataset_card.md"} <= names
+    assert {
+        "sgdmix_hub/py.typed",
+        "sgdmix_hub/demo/tiny_base/model_index.json",
+        "sgdmix_hub/templates/dataset_card.md",
+    } <= names

@@ -1,4 +1,6 @@
-"""The offline domain, the command that writes it, the packaged tiny base and the script that trained it."""
+"""The offline domain, the command that writes it, the packaged tiny base and the script that
+trained it.
+"""
 
 import json
 import os
@@ -19,7 +21,14 @@ from sgdmix_hub.demo import train_tiny_base
 from sgdmix_hub.demo.backgrounds import BACKGROUNDS
 from sgdmix_hub.demo.birds import render_bird, render_scene
 from sgdmix_hub.demo.domain import make_dataset, make_species, save_dataset
-from sgdmix_hub.demo.tiny_training import CHECKPOINT_EVERY, HELD_OUT, Stage, psnr, render_world, to_tensor
+from sgdmix_hub.demo.tiny_training import (
+    CHECKPOINT_EVERY,
+    HELD_OUT,
+    Stage,
+    psnr,
+    render_world,
+    to_tensor,
+)
 from sgdmix_hub.demo.tiny_unet import build_tokenizer, tokenize
 from sgdmix_hub.demo.world import random_scene, vocabulary
 
@@ -61,13 +70,18 @@ def test_mask_is_where_the_bird_differs_from_the_plain_background():
 def test_no_fixed_mask_is_a_good_one():
     masks = np.stack([rendered(index)[1] for index in range(150)])
     share = masks.mean(0)
-    best = max(np.mean([iou(mask, share > level) for mask in masks]) for level in np.arange(0.05, 0.5, 0.05))
+    best = max(
+        np.mean([iou(mask, share > level) for mask in masks])
+        for level in np.arange(0.05, 0.5, 0.05)
+    )
     assert best < 0.5
 
 
 def test_every_background_varies_and_any_resolution_works():
     for name in BACKGROUNDS:
-        first, second = (render_scene(name, np.random.default_rng(k), resolution=96)[0] for k in range(2))
+        first, second = (
+            render_scene(name, np.random.default_rng(k), resolution=96)[0] for k in range(2)
+        )
         assert first.shape == (96, 96, 3) and first.std() > 5
         assert (first != second).any(2).mean() > 0.5
 
@@ -94,7 +108,10 @@ def test_dataset_is_deterministic_and_an_image_depends_only_on_its_own_key():
 
 def test_tie_binds_the_background_in_train_only():
     dataset = make_dataset(4, 20, 20, 20, seed=0, tie=1.0)
-    shares = {split: np.mean(np.array(data["background"]) == np.array(data["label"])) for split, data in dataset.items()}
+    shares = {
+        split: np.mean(np.array(data["background"]) == np.array(data["label"]))
+        for split, data in dataset.items()
+    }
     assert shares["train"] == 1.0
     assert shares["validation"] < 0.3 and shares["test"] < 0.3
 
@@ -104,12 +121,19 @@ def test_saved_folder_loads_with_all_splits_and_features(tmp_path):
     for copy in ("a", "b"):
         save_dataset(dataset, tmp_path / copy)
     loaded = load_dataset(str(tmp_path / "a"), cache_dir=str(tmp_path / "cache"))
-    assert {split: len(data) for split, data in loaded.items()} == {"train": 9, "validation": 6, "test": 3}
+    assert {split: len(data) for split, data in loaded.items()} == {
+        "train": 9,
+        "validation": 6,
+        "test": 3,
+    }
     for split, data in loaded.items():
         assert data.features == dataset[split].features
         assert data["label"] == dataset[split]["label"]
         for column in ("image", "mask"):
-            assert all(np.array_equal(a, b) for a, b in zip(pixels(data, column), pixels(dataset[split], column), strict=True))
+            assert all(
+                np.array_equal(a, b)
+                for a, b in zip(pixels(data, column), pixels(dataset[split], column), strict=True)
+            )
     assert loaded["train"][0]["mask"].mode == "L"
     assert set(np.unique(loaded["train"][0]["mask"])) == {0, 255}
     for path in sorted((tmp_path / "a").rglob("*.*")):
@@ -123,14 +147,27 @@ def make_birds(*arguments):
 
 
 def test_command_writes_once_and_refuses_other_settings(tmp_path):
-    sizes = ("--num_species", 2, "--train_per_class", 1, "--validation_per_class", 1, "--test_per_class", 1)
+    sizes = (
+        "--num_species",
+        2,
+        "--train_per_class",
+        1,
+        "--validation_per_class",
+        1,
+        "--test_per_class",
+        1,
+    )
     folder = tmp_path / "birds"
     assert make_birds("--output_dir", folder, *sizes).returncode == 0
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = make_birds("--output_dir", folder, *sizes)
     assert again.returncode == 0 and "already" in again.stdout
     refused = make_birds("--output_dir", folder, *sizes, "--tie", 0.5)
-    assert refused.returncode == 2 and "tie" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    assert (
+        refused.returncode == 2
+        and "tie" in refused.stderr
+        and len(refused.stderr.splitlines()) == 1
+    )
     assert written == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     impossible = make_birds("--output_dir", tmp_path / "other", "--tie", 2)
     assert impossible.returncode == 2 and not (tmp_path / "other").exists()
@@ -141,19 +178,31 @@ def test_every_word_is_one_token_and_any_text_can_be_spelled():
     assert all(len(tokenizer.tokenize(word)) == 1 for word in vocabulary())
     ids = tokenize(tokenizer, ["a photo of a <class_3> bird", "ÜñЖ☃ 鳥 🐦 42"])
     assert ids.shape == (2, tokenizer.model_max_length)
-    assert all((row == tokenizer.unk_token_id).sum() == (row == tokenizer.pad_token_id).sum() for row in ids)
+    assert all(
+        (row == tokenizer.unk_token_id).sum() == (row == tokenizer.pad_token_id).sum()
+        for row in ids
+    )
     assert tokenizer.unk_token not in tokenizer.tokenize("ÜñЖ☃ 鳥 🐦 42")
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
 @pytest.fixture(scope="module")
 def tiny_base():
-    return StableDiffusionImg2ImgPipeline.from_pretrained(train_tiny_base.TINY_BASE, dtype=torch.float32, use_safetensors=True)
+    return StableDiffusionImg2ImgPipeline.from_pretrained(
+        train_tiny_base.TINY_BASE, dtype=torch.float32, use_safetensors=True
+    )
 
 
 def test_packaged_base_is_small_and_reconstructs_held_out_birds(tiny_base):
-    assert sum(path.stat().st_size for path in train_tiny_base.TINY_BASE.rglob("*") if path.is_file()) <= 15e6
-    assert all(p.dtype == torch.float32 for name in ("vae", "unet", "text_encoder") for p in getattr(tiny_base, name).parameters())
+    assert (
+        sum(path.stat().st_size for path in train_tiny_base.TINY_BASE.rglob("*") if path.is_file())
+        <= 15e6
+    )
+    assert all(
+        p.dtype == torch.float32
+        for name in ("vae", "unet", "text_encoder")
+        for p in getattr(tiny_base, name).parameters()
+    )
     images = to_tensor(render_world(192, 0, HELD_OUT))
     with torch.inference_mode():
         decoded = tiny_base.vae.decode(tiny_base.vae.encode(images).latent_dist.mode()).sample
@@ -175,7 +224,10 @@ def test_packaged_base_translates_images_and_follows_its_prompt(tiny_base):
         }
         return tiny_base([prompt] * len(images), image=images, **settings).images
 
-    day, night = translated("a photo of a red bird in the snow"), translated("a photo of a red bird at night")
+    day, night = (
+        translated("a photo of a red bird in the snow"),
+        translated("a photo of a red bird at night"),
+    )
     assert day.shape == (4, 64, 64, 3) and np.isfinite(day).all()
     assert day.mean() > night.mean() + 0.02
 
@@ -183,7 +235,9 @@ def test_packaged_base_translates_images_and_follows_its_prompt(tiny_base):
 def test_a_stopped_stage_goes_on_to_the_same_weights(tmp_path):
     def stage_in(folder):
         torch.manual_seed(0)
-        return Stage("linear", torch.nn.Linear(3, 1), tmp_path / folder, CHECKPOINT_EVERY + 20, 1e-2, seed=0)
+        return Stage(
+            "linear", torch.nn.Linear(3, 1), tmp_path / folder, CHECKPOINT_EVERY + 20, 1e-2, seed=0
+        )
 
     def loss_until(stage, last_step):
         def loss_fn(step, generator):
@@ -201,15 +255,25 @@ def test_a_stopped_stage_goes_on_to_the_same_weights(tmp_path):
     resumed = stage_in("stopped")
     assert resumed.step == CHECKPOINT_EVERY
     resumed.run(loss_until(resumed, None))
-    expected, found = (load_file(tmp_path / name / "linear.safetensors") for name in ("whole", "stopped"))
-    assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
+    expected, found = (
+        load_file(tmp_path / name / "linear.safetensors") for name in ("whole", "stopped")
+    )
+    assert expected.keys() == found.keys() and all(
+        torch.equal(expected[key], found[key]) for key in expected
+    )
 
 
 @pytest.mark.slow
 def test_all_stages_give_a_pipeline_that_loads(tmp_path):
     sizes = {"num_images": 40, "vae_steps": 2, "unet_steps": 2, "decoder_steps": 1, "device": "cpu"}
     folders = {"work_dir": tmp_path / "work", "output_dir": tmp_path / "base"}
-    train_tiny_base.main([word for name, value in (sizes | folders).items() for word in (f"--{name}", str(value))])
+    train_tiny_base.main(
+        [word for name, value in (sizes | folders).items() for word in (f"--{name}", str(value))]
+    )
     index = json.loads((tmp_path / "base" / "model_index.json").read_text())
-    assert index["vae"] == ["diffusers", "AutoencoderKL"] and index["requires_safety_checker"] is False
-    StableDiffusionImg2ImgPipeline.from_pretrained(tmp_path / "base", dtype=torch.float32, use_safetensors=True)
+    assert (
+        index["vae"] == ["diffusers", "AutoencoderKL"] and index["requires_safety_checker"] is False
+    )
+    StableDiffusionImg2ImgPipeline.from_pretrained(
+        tmp_path / "base", dtype=torch.float32, use_safetensors=True
+    )

@@ -14,11 +14,19 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 # what a page leaves to its reader, and what has to be there for the settings to be checked
 STANDS_FOR = {"$NODE": "1", "$FIRST_NODE": "10.0.0.1", "...": ""}
-GIVEN = ["--output_dir=out", "--dataset_name=org/birds", "--adapter=org/adapter", "--classifier=org/classifier", "--metaclass=bird"]
+GIVEN = [
+    "--output_dir=out",
+    "--dataset_name=org/birds",
+    "--adapter=org/adapter",
+    "--classifier=org/classifier",
+    "--metaclass=bird",
+]
 
 
 def commands(page) -> list[str]:
-    """The `sgdmix PROGRAM ...` of a page's indented blocks and code blocks, with their continued lines."""
+    """The `sgdmix PROGRAM ...` of a page's indented blocks and code blocks, with their continued
+    lines.
+    """
     text = re.sub(r"\\\n\s+", " ", page.read_text())
     return re.findall(r"^(?:\s{4}|\$ )(sgdmix [a-z-]+ .*?)(?:\s+#.*)?$", text, re.MULTILINE)
 
@@ -60,14 +68,20 @@ def test_links_lead_to_files_and_headings(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_tests_and_modules_that_are_named_exist(page):
-    files = {path.name for folder in ("tests", "sgdmix_hub", "benchmarks", "scripts", "examples") for path in (ROOT / folder).rglob("*")}
+    files = {
+        path.name
+        for folder in ("tests", "sgdmix_hub", "benchmarks", "scripts", "examples")
+        for path in (ROOT / folder).rglob("*")
+    }
     for name in re.findall(r"`(?:[\w/.]*/)?(\w+\.py)`", page.read_text()):
         assert name in files, name
 
 
 def test_python_blocks_compile():
     for page in PAGES:
-        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for block in re.findall(
+            r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+        ):
             compile(block, str(page), "exec")
 
 

@@ -25,7 +25,15 @@ def run_example(name, *words, cwd):
 def published(birds, tmp_path_factory):
     """The output folder of a generation at S = 0."""
     folder = tmp_path_factory.mktemp("examples") / "out"
-    words = arguments({"dataset_name": birds, "output_dir": folder, "strength": 0, "preset": "recommended", "resolution": 32})
+    words = arguments(
+        {
+            "dataset_name": birds,
+            "output_dir": folder,
+            "strength": 0,
+            "preset": "recommended",
+            "resolution": 32,
+        }
+    )
     augment.main(parse_settings(AugmentSettings, words))
     return folder
 
@@ -41,7 +49,9 @@ def test_quickstart(birds, tmp_path):
 
 
 def test_map_a_split(birds, tmp_path):
-    assert "24 real and 48 synthetic images" in run_example("map_a_split.py", birds, "both", cwd=tmp_path)
+    assert "24 real and 48 synthetic images" in run_example(
+        "map_a_split.py", birds, "both", cwd=tmp_path
+    )
 
 
 def test_train_on_published(birds, published, tmp_path):
@@ -50,6 +60,6 @@ def test_train_on_published(birds, published, tmp_path):
 
 
 def test_every_example_has_a_test():
-    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {name[5:] for name in globals() if name.startswith("test_")} - {
-        "every_example_has_a_test"
-    }
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {
+        name[5:] for name in globals() if name.startswith("test_")
+    } - {"every_example_has_a_test"}

@@ -33,14 +33,21 @@ MIXING = METHOD | {"strength": 0, "foreground_strength": 0.0}
 
 @pytest.fixture(scope="module")
 def pipeline(adapter, tiny_base):
-    return SGDMixPipeline.from_pretrained(str(adapter), pretrained_model_name_or_path=str(tiny_base), **METHOD)
+    return SGDMixPipeline.from_pretrained(
+        str(adapter), pretrained_model_name_or_path=str(tiny_base), **METHOD
+    )
 
 
 @pytest.fixture(scope="module")
 def generated(birds, adapter, tiny_base, tmp_path_factory):
     """What a generation with the same settings publishes."""
     output = tmp_path_factory.mktemp("generated")
-    values = METHOD | {"dataset_name": birds, "adapter": adapter, "pretrained_model_name_or_path": tiny_base, "output_dir": output}
+    values = METHOD | {
+        "dataset_name": birds,
+        "adapter": adapter,
+        "pretrained_model_name_or_path": tiny_base,
+        "output_dir": output,
+    }
     strengths = ["--strength", *map(str, values.pop("strength"))]
     ended = run_script([*arguments(values), *strengths], output / "logs")
     assert ended.returncode == 0, ended.stderr
@@ -61,8 +68,14 @@ def test_a_mapped_split_gives_the_rows_of_a_generation(pipeline, dataset, genera
 
 def test_a_mapped_split_is_cached_by_its_settings(pipeline, dataset, tiny_base, adapter):
     mapped = MappedSplit(pipeline, dataset)
-    assert mapped.options["new_fingerprint"] == MappedSplit(pipeline, dataset).options["new_fingerprint"]
-    others = [MappedSplit(pipeline, dataset, seed=1), MappedSplit(SGDMixPipeline.from_pretrained(**MIXING), dataset)]
+    assert (
+        mapped.options["new_fingerprint"]
+        == MappedSplit(pipeline, dataset).options["new_fingerprint"]
+    )
+    others = [
+        MappedSplit(pipeline, dataset, seed=1),
+        MappedSplit(SGDMixPipeline.from_pretrained(**MIXING), dataset),
+    ]
     assert len({split.options["new_fingerprint"] for split in (mapped, *others)}) == 3
 
 
@@ -83,17 +96,27 @@ def with_other_lora(folder):
 def with_other_weights(folder):
     file = next(folder.rglob("model.safetensors"))
     weights = load_file(file)
-    save_file({name: row + 0.5 if row.is_floating_point() else row for name, row in weights.items()}, file, metadata={"format": "pt"})
+    save_file(
+        {name: row + 0.5 if row.is_floating_point() else row for name, row in weights.items()},
+        file,
+        metadata={"format": "pt"},
+    )
 
 
-def test_another_adapter_has_a_cache_of_its_own_and_the_same_one_has_the_same(adapter, tiny_base, dataset, tmp_path):
+def test_another_adapter_has_a_cache_of_its_own_and_the_same_one_has_the_same(
+    adapter, tiny_base, dataset, tmp_path
+):
     """The normal loop: train again, map again. What `map` gives must be the new adapter's images."""
 
     def mapped_with(folder):
-        pipeline = SGDMixPipeline.from_pretrained(str(folder), pretrained_model_name_or_path=str(tiny_base), **METHOD | {"strength": 1.0})
+        pipeline = SGDMixPipeline.from_pretrained(
+            str(folder), pretrained_model_name_or_path=str(tiny_base), **METHOD | {"strength": 1.0}
+        )
         split = MappedSplit(pipeline, dataset.select(range(6)))
         rows = split.split.rows.map(split, **split.options)
-        return split.options["new_fingerprint"], [row["bytes"] for row in rows.cast_column("image", ImageFeature(decode=False))["image"]]
+        return split.options["new_fingerprint"], [
+            row["bytes"] for row in rows.cast_column("image", ImageFeature(decode=False))["image"]
+        ]
 
     first, again = mapped_with(adapter), mapped_with(adapter)
     moved = mapped_with(copied(adapter, tmp_path / "same", lambda folder: None))
@@ -104,42 +127,61 @@ def test_another_adapter_has_a_cache_of_its_own_and_the_same_one_has_the_same(ad
 
 def test_another_classifier_has_a_cache_of_its_own(classifier, dataset, tmp_path):
     def fingerprint(folder):
-        return MappedSplit(SGDMixPipeline.from_pretrained(classifier=str(folder), strength=0, resolution=32), dataset).options[
-            "new_fingerprint"
-        ]
+        return MappedSplit(
+            SGDMixPipeline.from_pretrained(classifier=str(folder), strength=0, resolution=32),
+            dataset,
+        ).options["new_fingerprint"]
 
     other = copied(classifier, tmp_path, with_other_weights)
     assert fingerprint(classifier) == fingerprint(classifier) != fingerprint(other)
 
 
-def test_another_base_and_another_version_of_the_package_have_caches_of_their_own(tiny_base, dataset, class_names, tmp_path, monkeypatch):
+def test_another_base_and_another_version_of_the_package_have_caches_of_their_own(
+    tiny_base, dataset, class_names, tmp_path, monkeypatch
+):
     few = dataset.select(range(6))
 
     def fingerprint(base):
         pipeline = SGDMixPipeline.from_pretrained(
-            pretrained_model_name_or_path=str(base), class_names=class_names, **METHOD | {"strength": 0.5, "preset": "recommended"}
+            pretrained_model_name_or_path=str(base),
+            class_names=class_names,
+            **METHOD | {"strength": 0.5, "preset": "recommended"},
         )
         return MappedSplit(pipeline, few).options["new_fingerprint"]
 
     first = fingerprint(tiny_base)
-    assert first == fingerprint(tiny_base) != fingerprint(copied(tiny_base, tmp_path, with_other_weights))
+    assert (
+        first
+        == fingerprint(tiny_base)
+        != fingerprint(copied(tiny_base, tmp_path, with_other_weights))
+    )
     monkeypatch.setattr(environment, "__version__", "99.0.0")
     assert fingerprint(tiny_base) != first
 
 
-def test_a_base_without_an_adapter_is_told_the_names_of_the_classes(tiny_base, dataset, class_names):
-    pipeline = SGDMixPipeline.from_pretrained(pretrained_model_name_or_path=str(tiny_base), class_names=class_names, **METHOD)
+def test_a_base_without_an_adapter_is_told_the_names_of_the_classes(
+    tiny_base, dataset, class_names
+):
+    pipeline = SGDMixPipeline.from_pretrained(
+        pretrained_model_name_or_path=str(tiny_base), class_names=class_names, **METHOD
+    )
     assert pipeline.refiner.prompt(2) == f"a photo of a {' '.join(class_names[2].split('_'))}"
     mapped = MappedSplit(pipeline, dataset.select(range(4)))
     rows = mapped.split.rows.map(mapped, **mapped.options)
-    assert set(rows["prompt"]) <= {pipeline.refiner.prompt(label) for label in range(len(class_names))} and len(rows) > 0
+    assert (
+        set(rows["prompt"]) <= {pipeline.refiner.prompt(label) for label in range(len(class_names))}
+        and len(rows) > 0
+    )
     with pytest.raises(UserError, match="class_names"):
         SGDMixPipeline.from_pretrained(pretrained_model_name_or_path=str(tiny_base), **METHOD)
 
 
 def test_a_split_whose_class_numbers_mean_something_else_is_refused(pipeline, classifier, dataset):
     swapped = dataset.cast_column("label", ClassLabel(names=dataset.features["label"].names[::-1]))
-    for model in (pipeline, SGDMixPipeline.from_pretrained(strength=0, resolution=32, classifier=str(classifier))):
+    for model in (
+        pipeline,
+        SGDMixPipeline.from_pretrained(strength=0, resolution=32, classifier=str(classifier)),
+    ):
         with pytest.raises(UserError, match="other classes"):
             MappedSplit(model, swapped)
 
@@ -160,7 +202,9 @@ def test_a_call_refines_images_with_the_targets_that_it_is_given(pipeline, datas
         strength=0.5,
     )
     for image, row in zip(refined, rows, strict=True):
-        assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))))
+        assert np.array_equal(
+            np.asarray(image), np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+        )
 
 
 def test_an_image_that_cannot_be_used_is_none_with_a_warning(pipeline, dataset):
@@ -173,7 +217,9 @@ def test_an_image_that_cannot_be_used_is_none_with_a_warning(pipeline, dataset):
 def test_corrupt_rows_are_left_out_of_a_mapped_split_with_a_warning(dataset):
     cells = dataset.cast_column("image", ImageFeature(decode=False))[:8]
     cells["image"][3]["bytes"] = b"no image"
-    broken = dataset.select(range(8)).map(lambda rows: cells, batched=True, features=dataset.features)
+    broken = dataset.select(range(8)).map(
+        lambda rows: cells, batched=True, features=dataset.features
+    )
     mapped = MappedSplit(SGDMixPipeline.from_pretrained(**MIXING), broken)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -206,7 +252,11 @@ def test_a_call_with_something_missing_says_what(pipeline, dataset, classifier):
     looking = SGDMixPipeline.from_pretrained(strength=0, resolution=32, classifier=str(classifier))
     with pytest.raises(ValueError, match="target_labels"):
         looking([image], [image], [0], seeds=[0])
-    (mixed,) = looking([image], [dataset[20]["image"]], [0], seeds=[0], target_labels=[dataset[20]["label"]])
+    (mixed,) = looking(
+        [image], [dataset[20]["image"]], [0], seeds=[0], target_labels=[dataset[20]["label"]]
+    )
     assert mixed is None or mixed.size == (32, 32)
     with pytest.raises(ValueError, match="mask-column"):
-        SGDMixPipeline.from_pretrained(strength=0, saliency_method="mask-column")([image], [image], [0], seeds=[0])
+        SGDMixPipeline.from_pretrained(strength=0, saliency_method="mask-column")(
+            [image], [image], [0], seeds=[0]
+        )

@@ -1,5 +1,6 @@
-"""The stages in order on single rows: what is kept of the source and shown of the target, how targets are cropped, which rows cannot be
-made."""
+"""The stages in order on single rows: what is kept of the source and shown of the target, how
+targets are cropped, which rows cannot be made.
+"""
 
 import dataclasses
 import io
@@ -60,7 +61,9 @@ def refiner(settings, adapter, tiny_base):
 
 @pytest.fixture(scope="module")
 def pair():
-    """Two images of other sizes and their maps: a bright square left of the middle, and one right of it."""
+    """Two images of other sizes and their maps: a bright square left of the middle, and one right
+    of it.
+    """
     rng = np.random.default_rng(0)
     images, maps = [], []
     for left in (12, 36):
@@ -83,7 +86,9 @@ def test_a_mixture_is_eq_9_and_10_at_the_runs_resolution(settings, pair):
     mixture = mixture_of(SGDMixPipeline(settings, refiner=None), pair)
     union = mixture.source.mask | mixture.target.mask
     assert mixture.mixed.shape == (SIZE, SIZE, 3)
-    assert np.array_equal(mixture.mixed, np.where(union[..., None], mixture.source.pixels, mixture.target.pixels))
+    assert np.array_equal(
+        mixture.mixed, np.where(union[..., None], mixture.source.pixels, mixture.target.pixels)
+    )
     assert mixture.foreground_area == union.mean() and 0 < mixture.foreground_area < 1
 
 
@@ -96,8 +101,13 @@ def test_a_mixture_is_eq_9_and_10_at_the_runs_resolution(settings, pair):
 def test_every_pixel_is_kept_or_inpainted_or_shown(settings, source_mask, target_mask, method):
     source_mask[0, 0] = True
     rng = np.random.default_rng(0)
-    source, target = (MaskedImage(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8), mask, 1.0) for mask in (source_mask, target_mask))
-    mixture = SGDMixPipeline(dataclasses.replace(settings, mixing_method=method), refiner=None).mix(source, target)
+    source, target = (
+        MaskedImage(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8), mask, 1.0)
+        for mask in (source_mask, target_mask)
+    )
+    mixture = SGDMixPipeline(dataclasses.replace(settings, mixing_method=method), refiner=None).mix(
+        source, target
+    )
     assert (mixture.kept | mixture.hole | mixture.shown).all()
     assert not (mixture.shown & (mixture.kept | mixture.hole)).any()
     assert mixture.foreground_area == mixture.kept.mean()
@@ -113,7 +123,9 @@ def test_every_pixel_is_kept_or_inpainted_or_shown(settings, source_mask, target
         assert not (mixture.shown & target_mask).any()
 
 
-def test_a_pasted_foreground_is_the_sources_to_the_pixel_and_the_rest_is_refined(settings, refiner, pair):
+def test_a_pasted_foreground_is_the_sources_to_the_pixel_and_the_rest_is_refined(
+    settings, refiner, pair
+):
     pasting = SGDMixPipeline(dataclasses.replace(settings, paste_foreground=True), refiner)
     mixture = mixture_of(pasting, pair)
     (pasted,) = pasting.refine([mixture], [0], [7], 0.5)
@@ -164,8 +176,12 @@ def test_image_and_map_stay_aligned_when_they_are_cropped(width, height, aspect,
     centre_x, centre_y = rng.uniform(0.3, 0.7, 2) * (width, height)
     mask = ((x - centre_x) / width) ** 2 + ((y - centre_y) / height) ** 2 < 0.3**2
     image = Image.fromarray(np.uint8(mask) * 255)
-    cropped, cropped_map = crop_to_aspect(image, mask_column_map(image, "stretch").astype(np.float16), aspect)
-    assert cropped.size == (lambda box: (box[2] - box[0], box[3] - box[1]))(aspect_box(width, height, aspect))
+    cropped, cropped_map = crop_to_aspect(
+        image, mask_column_map(image, "stretch").astype(np.float16), aspect
+    )
+    assert cropped.size == (lambda box: (box[2] - box[0], box[3] - box[1]))(
+        aspect_box(width, height, aspect)
+    )
     assert cropped_map.shape == (64, 64) and cropped_map.dtype == np.float32
     expected = mask_column_map(cropped, "stretch")
     assert np.abs(cropped_map - expected).mean() < 0.06
@@ -173,23 +189,33 @@ def test_image_and_map_stay_aligned_when_they_are_cropped(width, height, aspect,
         assert iou(cropped_map > 0.5, expected > 0.5) > 0.85
 
 
-@pytest.mark.parametrize(("width", "height", "aspect"), [(300, 100, 1.0), (100, 300, 1.0), (200, 100, 0.5), (90, 120, 2.0)])
+@pytest.mark.parametrize(
+    ("width", "height", "aspect"),
+    [(300, 100, 1.0), (100, 300, 1.0), (200, 100, 0.5), (90, 120, 2.0)],
+)
 def test_a_ramp_is_cut_where_its_image_is(width, height, aspect):
-    """The map says how far across and how far down a pixel lies in the whole image; so it does after the crop."""
+    """The map says how far across and how far down a pixel lies in the whole image; so it does
+    after the crop.
+    """
     left, top, right, bottom = aspect_box(width, height, aspect)
     for axis, (start, stop, length) in enumerate([(top, bottom, height), (left, right, width)]):
         ramp = np.moveaxis(np.broadcast_to((np.arange(64) + 0.5) / 64, (64, 64)), 1, axis)
         _, cut = crop_to_aspect(Image.new("RGB", (width, height)), ramp, aspect)
         expected = (start + (np.arange(64) + 0.5) / 64 * (stop - start)) / length
         line = np.moveaxis(cut, axis, 1)
-        assert np.abs(line - expected).max() <= 0.5 / 64 + 1e-6  # at the image's own edge there is nothing to interpolate with
+        assert (
+            np.abs(line - expected).max() <= 0.5 / 64 + 1e-6
+        )  # at the image's own edge there is nothing to interpolate with
         assert np.abs(line - expected)[:, 8:-8].max() < 1e-3
 
 
 def test_a_target_of_the_sources_aspect_is_not_touched(settings, pair):
     (image, _), (saliency_map, _) = pair
     pipeline = SGDMixPipeline(settings, refiner=None)
-    whole, same = pipeline.mask(image, saliency_map), pipeline.mask(image, saliency_map, image.width / image.height)
+    whole, same = (
+        pipeline.mask(image, saliency_map),
+        pipeline.mask(image, saliency_map, image.width / image.height),
+    )
     assert whole.aspect == same.aspect == 40 / 48
     assert np.array_equal(whole.pixels, same.pixels) and np.array_equal(whole.mask, same.mask)
 
@@ -201,7 +227,9 @@ def test_objects_keep_their_proportions_to_the_source(settings):
         disc = (x - width / 2) ** 2 + (y - height / 2) ** 2 < 15**2
         image = Image.fromarray(np.repeat(np.uint8(disc)[..., None] * 255, 3, axis=2))
         saliency_map = mask_column_map(image.convert("L"), "stretch")
-        masked = SGDMixPipeline(dataclasses.replace(settings, resolution=128), None).mask(image, saliency_map, aspect)
+        masked = SGDMixPipeline(dataclasses.replace(settings, resolution=128), None).mask(
+            image, saliency_map, aspect
+        )
         across, down = masked.mask.any(axis=0).sum(), masked.mask.any(axis=1).sum()
         assert down / across == pytest.approx(aspect, rel=0.12)
         assert iou(masked.mask, masked.pixels[..., 0] > 127) > 0.85
@@ -214,14 +242,20 @@ def mixed_sizes(source_rows, tmp_path_factory):
     for number, row in enumerate(source_rows[:8]):
         image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB").resize((96, 96))
         buffer = io.BytesIO()
-        image.crop([(0, 0, 96, 96), (0, 20, 96, 76), (0, 0, 96, 96), (18, 0, 78, 96)][number % 4]).save(buffer, "PNG")
+        image.crop(
+            [(0, 0, 96, 96), (0, 20, 96, 76), (0, 0, 96, 96), (18, 0, 78, 96)][number % 4]
+        ).save(buffer, "PNG")
         images.append(buffer.getvalue())
-    return write_dataset(tmp_path_factory.mktemp("data") / "mixed", images, [row["label"] for row in source_rows[:8]])
+    return write_dataset(
+        tmp_path_factory.mktemp("data") / "mixed", images, [row["label"] for row in source_rows[:8]]
+    )
 
 
 @pytest.mark.parametrize("resize", ["stretch", "center-crop"])
 def test_crop_target_crops_what_is_stretched_and_nothing_else(mixed_sizes, resize, tmp_path):
-    """Against Pillow: cut to the source's aspect, then stretched. A centre crop has made all images square."""
+    """Against Pillow: cut to the source's aspect, then stretched. A centre crop has made all images
+    square.
+    """
     asked = AugmentSettings(
         dataset_name=str(mixed_sizes),
         output_dir=str(tmp_path),
@@ -238,9 +272,13 @@ def test_crop_target_crops_what_is_stretched_and_nothing_else(mixed_sizes, resiz
     cropping = RowMaker(dataclasses.replace(asked, crop_target=True), inputs, maps)
     changed = 0
     for row in plan:
-        source, target = (inputs.split.image(index) for index in (row.source_index, row.target_index))
+        source, target = (
+            inputs.split.image(index) for index in (row.source_index, row.target_index)
+        )
         plain, cropped = as_they_are.mixture(row), cropping.mixture(row)
-        assert np.array_equal(plain.source.pixels, cropped.source.pixels) and np.array_equal(plain.source.mask, cropped.source.mask)
+        assert np.array_equal(plain.source.pixels, cropped.source.pixels) and np.array_equal(
+            plain.source.mask, cropped.source.mask
+        )
         if resize == "stretch":
             box = aspect_box(*target.size, source.width / source.height)
             expected = target.crop(box).resize((SIZE, SIZE), Image.Resampling.BICUBIC)

@@ -36,7 +36,11 @@ def last_call(path):
 def test_a_program_runs_by_its_module_as_by_its_script(program):
     script = {"augment": "augment_dataset"}.get(program, program)
     expected = f"launch(main, {PROGRAMS[program].__name__})"
-    assert last_call(ROOT / "sgdmix_hub" / f"{program}.py") == last_call(ROOT / "scripts" / f"{script}.py") == expected
+    assert (
+        last_call(ROOT / "sgdmix_hub" / f"{program}.py")
+        == last_call(ROOT / "scripts" / f"{script}.py")
+        == expected
+    )
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -52,5 +56,7 @@ def test_help_names_every_setting(program, capsys):
 def test_a_module_answers_a_mistake_with_a_line_and_exit_code_2():
     words = ["--dataset_name", "absent", "--output_dir", "out", "--num_images=1e23"]
     command = [sys.executable, "-m", "sgdmix_hub.preview", *words]
-    ended = subprocess.run(command, cwd=ROOT, env=launch_environment(), capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        command, cwd=ROOT, env=launch_environment(), capture_output=True, text=True, timeout=300
+    )
     assert ended.returncode == 2 and "num_images" in ended.stderr.splitlines()[-1]

@@ -1,4 +1,6 @@
-"""All stages in a row, as a user launches them: what they leave, what they say, and what a second launch does."""
+"""All stages in a row, as a user launches them: what they leave, what they say, and what a second
+launch does.
+"""
 
 import json
 import re
@@ -37,11 +39,21 @@ STAGES = ("classifier", "adapter", "repo", "downstream")
 
 
 def write_recipe(folder: Path, model: Path, **changes: dict) -> Path:
-    """A recipe folder whose classifiers are made like `model`; `changes` by file, without its ending, are put over it."""
-    trained = {"model": str(model), "from_scratch": True, "eval_split": "test", "num_train_epochs": 1, "synthetic_probability": 0.5}
+    """A recipe folder whose classifiers are made like `model`; `changes` by file, without its
+    ending, are put over it.
+    """
+    trained = {
+        "model": str(model),
+        "from_scratch": True,
+        "eval_split": "test",
+        "num_train_epochs": 1,
+        "synthetic_probability": 0.5,
+    }
     folder.mkdir(parents=True)
     for name, values in ({"classifier.yaml": trained} | RECIPE).items():
-        (folder / name).write_text(yaml.safe_dump(values | changes.get(name.removesuffix(".yaml"), {})))
+        (folder / name).write_text(
+            yaml.safe_dump(values | changes.get(name.removesuffix(".yaml"), {}))
+        )
     (folder / "card.md").write_text("Prose of this very recipe.\n")
     return folder
 
@@ -61,7 +73,9 @@ def run_arguments(birds: Path, tiny_base: Path, recipe: Path, output: Path) -> l
 
 def run_script(args: list[str]) -> subprocess.CompletedProcess:
     """The script without a launcher: one process, with its true exit code."""
-    return subprocess.run([sys.executable, *args], cwd=ROOT, env=launch_environment(), capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *args], cwd=ROOT, env=launch_environment(), capture_output=True, text=True
+    )
 
 
 def stage_files(output: Path) -> dict[str, dict[str, tuple[int, int]]]:
@@ -80,7 +94,9 @@ def stage_files(output: Path) -> dict[str, dict[str, tuple[int, int]]]:
 def whole_run(birds, tiny_base, classifier, tmp_path_factory):
     """Arguments, output folder and result of one run in two processes."""
     folder = tmp_path_factory.mktemp("run")
-    args = run_arguments(birds, tiny_base, write_recipe(folder / "recipe", classifier), folder / "outputs" / "run")
+    args = run_arguments(
+        birds, tiny_base, write_recipe(folder / "recipe", classifier), folder / "outputs" / "run"
+    )
     done = launch(args, 2)
     assert done.returncode == 0, done.stderr
     return args, folder / "outputs" / "run", done
@@ -88,7 +104,9 @@ def whole_run(birds, tiny_base, classifier, tmp_path_factory):
 
 def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
     _, output, done = whole_run
-    ((folder, images, skipped),) = re.findall(r"^Augmented dataset +(\S+)  \((\d+) images, (\d+) skipped\)$", done.stdout, re.MULTILINE)
+    ((folder, images, skipped),) = re.findall(
+        r"^Augmented dataset +(\S+)  \((\d+) images, (\d+) skipped\)$", done.stdout, re.MULTILINE
+    )
     assert Path(folder) == output / "repo"
     assert int(images) > 0 and int(images) + int(skipped) == 48
     (line,) = re.findall(r"^Load it +(.+)$", done.stdout, re.MULTILINE)
@@ -106,7 +124,9 @@ def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
         sheet.load()
         assert sheet.width > 500 and sheet.height > 500
     ((split, real, augmented),) = re.findall(
-        r"^Accuracy on (\w+) +real images only ([\d.]+), with SGD-Mix ([\d.]+)", done.stdout, re.MULTILINE
+        r"^Accuracy on (\w+) +real images only ([\d.]+), with SGD-Mix ([\d.]+)",
+        done.stdout,
+        re.MULTILINE,
     )
     assert split == "test"
     for name, said in (("classifier", real), ("downstream", augmented)):
@@ -125,15 +145,26 @@ def test_every_line_is_said_once_however_many_processes(whole_run):
 def test_stages_are_linked_and_the_recipe_reaches_them(whole_run):
     _, output, _ = whole_run
     adapter = json.loads((output / "adapter" / "adapter.json").read_text())
-    assert adapter["metaclass"] == "bird" and adapter["settings"]["rank"] == 4 and adapter["settings"]["resolution"] == 32
+    assert (
+        adapter["metaclass"] == "bird"
+        and adapter["settings"]["rank"] == 4
+        and adapter["settings"]["resolution"] == 32
+    )
     config = yaml.safe_load((output / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
     assert (config["strength"], config["num_variants"], config["num_candidates"]) == (0.5, 2, 50)
-    assert config["classifier"].startswith("classifier@") and config["adapter"].startswith("adapter@")
+    assert config["classifier"].startswith("classifier@") and config["adapter"].startswith(
+        "adapter@"
+    )
     card = (output / "repo" / "README.md").read_text()
     assert "Prose of this very recipe." in card and "license: apache-2.0" in card
-    real, downstream = (json.loads((output / name / "classifier.json").read_text()) for name in ("classifier", "downstream"))
+    real, downstream = (
+        json.loads((output / name / "classifier.json").read_text())
+        for name in ("classifier", "downstream")
+    )
     assert real["synthetic"] is None and downstream["synthetic"].startswith("repo@")
-    different = {name for name in real["settings"] if real["settings"][name] != downstream["settings"][name]}
+    different = {
+        name for name in real["settings"] if real["settings"][name] != downstream["settings"][name]
+    }
     assert not different
     assert real["subset"] == downstream["subset"] == adapter["subset"]
 
@@ -143,9 +174,14 @@ def test_classifiers_of_two_processes_are_what_transformers_loads(whole_run, cla
     for name in ("classifier", "downstream"):
         model = AutoModelForImageClassification.from_pretrained(output / name, use_safetensors=True)
         assert [model.config.id2label[label] for label in range(len(class_names))] == class_names
-        assert model.config.label2id == {class_name: label for label, class_name in enumerate(class_names)}
+        assert model.config.label2id == {
+            class_name: label for label, class_name in enumerate(class_names)
+        }
         assert AutoImageProcessor.from_pretrained(output / name).size["height"] == 64
-        assert json.loads((output / name / "classifier.json").read_text())["class_names"] == class_names
+        assert (
+            json.loads((output / name / "classifier.json").read_text())["class_names"]
+            == class_names
+        )
     assert not [path for path in output.iterdir() if path.name.endswith(".working")]
 
 
@@ -174,7 +210,9 @@ def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(wh
     """`make demo-hub`, at this size. The run's own files stay as they are."""
     args, finished, _ = whole_run
     output = shutil.copytree(finished, tmp_path / "run")
-    run = dict(word.removeprefix("--").split("=") for word in args[1:]) | {"output_dir": str(output)}
+    run = dict(word.removeprefix("--").split("=") for word in args[1:]) | {
+        "output_dir": str(output)
+    }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     (output / "hub" / "adapter").mkdir(parents=True)  # as an earlier launch leaves it
     before = stage_files(output)
@@ -184,7 +222,8 @@ def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(wh
     said += r".*  v1.0.0: \d+ rows, S = 0.5, .*  v1.1.0: 48 rows, S = 0.0, .*  v1.1.0 made again: the same plan and the same 4 shards"
     assert re.search(said, done.stdout, re.DOTALL), done.stdout
     assert (
-        "holds data/train-00000-of-00004.parquet (4 of them), .gitattributes, README.md" in done.stdout
+        "holds data/train-00000-of-00004.parquet (4 of them), .gitattributes, README.md"
+        in done.stdout
         and "hf_" not in done.stdout + done.stderr
     )
     assert stage_files(output) == before
@@ -195,11 +234,14 @@ def test_a_run_that_is_not_there_is_not_published(tmp_path):
     done = run_script(["-m", "sgdmix_hub.demo.publish_birds", f"--config={tmp_path / 'run.yaml'}"])
     assert (
         done.returncode == 2
-        and done.stderr == f"publish_birds: {tmp_path}/run/classifier/classifier.json is missing: run `make demo` first\n"
+        and done.stderr
+        == f"publish_birds: {tmp_path}/run/classifier/classifier.json is missing: run `make demo` first\n"
     )
 
 
-def test_bad_value_for_the_last_stage_stops_before_the_first(birds, tiny_base, classifier, tmp_path):
+def test_bad_value_for_the_last_stage_stops_before_the_first(
+    birds, tiny_base, classifier, tmp_path
+):
     recipe = write_recipe(tmp_path / "recipe", classifier)
     (recipe / "downstream.yaml").write_text("synthetic_probability: 1.5\n")
     done = run_script(run_arguments(birds, tiny_base, recipe, tmp_path / "run"))
@@ -221,7 +263,9 @@ def test_bad_value_for_the_last_stage_stops_before_the_first(birds, tiny_base, c
 )
 def test_bad_value_in_a_recipe_names_its_stage(file, wrong, birds, tiny_base, classifier, tmp_path):
     recipe = write_recipe(tmp_path / "recipe", classifier, **{file: wrong})
-    settings = parse_settings(RunSettings, run_arguments(birds, tiny_base, recipe, tmp_path / "run")[1:])
+    settings = parse_settings(
+        RunSettings, run_arguments(birds, tiny_base, recipe, tmp_path / "run")[1:]
+    )
     (name,) = wrong
     with pytest.raises(UserError, match=rf"{file}.*{name}"):
         all_stages(settings)
@@ -229,31 +273,66 @@ def test_bad_value_in_a_recipe_names_its_stage(file, wrong, birds, tiny_base, cl
 
 def test_the_mixtures_for_bootstrapped_saliency_are_of_the_recipes_own_rows(tmp_path):
     """A recipe that names split, columns and subset: all stages work on the same rows."""
-    data = "label_column: species\ndataset_split: validation\nimbalance_factor: 0.5\nsubset_seed: 3\n"
+    data = (
+        "label_column: species\ndataset_split: validation\nimbalance_factor: 0.5\nsubset_seed: 3\n"
+    )
     for name in ("classifier", "adapter", "generate"):
-        extra = "adapter: a/b\nclassifier: c/d\n" if name == "generate" else "model: e/f\n" if name == "classifier" else "metaclass: bird\n"
+        extra = (
+            "adapter: a/b\nclassifier: c/d\n"
+            if name == "generate"
+            else "model: e/f\n"
+            if name == "classifier"
+            else "metaclass: bird\n"
+        )
         (tmp_path / f"{name}.yaml").write_text(data + extra)
-    args = {"dataset_name": "org/birds", "output_dir": str(tmp_path / "run"), "metaclass": "bird", "recipe": str(tmp_path)}
+    args = {
+        "dataset_name": "org/birds",
+        "output_dir": str(tmp_path / "run"),
+        "metaclass": "bird",
+        "recipe": str(tmp_path),
+    }
     stages = all_stages(RunSettings(**args, bootstrap_saliency=True))
     assert len(stages) == 6
     for stage in stages:
-        chosen = [getattr(stage.settings, name) for name in ("label_column", "dataset_split", "imbalance_factor", "subset_seed")]
+        chosen = [
+            getattr(stage.settings, name)
+            for name in ("label_column", "dataset_split", "imbalance_factor", "subset_seed")
+        ]
         assert chosen == ["species", "validation", 0.5, 3], stage.title
 
 
-def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free_mixtures(birds, tiny_base, classifier, tmp_path):
-    args = run_arguments(birds, tiny_base, write_recipe(tmp_path / "recipe", classifier, generate={"strength": 0}), tmp_path / "run")
+def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free_mixtures(
+    birds, tiny_base, classifier, tmp_path
+):
+    args = run_arguments(
+        birds,
+        tiny_base,
+        write_recipe(tmp_path / "recipe", classifier, generate={"strength": 0}),
+        tmp_path / "run",
+    )
     done = run_script([*args, "--bootstrap_saliency=true"])
     assert done.returncode == 0, done.stderr
-    assert [line.partition(" ")[0] for line in done.stdout.splitlines() if re.match(r"\d/\d ", line)] == [f"{n}/6" for n in range(1, 7)]
+    assert [
+        line.partition(" ")[0] for line in done.stdout.splitlines() if re.match(r"\d/\d ", line)
+    ] == [f"{n}/6" for n in range(1, 7)]
     bootstrap = tmp_path / "run" / "bootstrap"
     mixtures = json.loads((bootstrap / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
-    assert mixtures["saliency"] == {"method": "minimum-barrier", "trust": None} and mixtures["rows"] == 4 * 24
+    assert (
+        mixtures["saliency"] == {"method": "minimum-barrier", "trust": None}
+        and mixtures["rows"] == 4 * 24
+    )
     retrained = json.loads((bootstrap / "classifier" / "classifier.json").read_text())
     assert (
-        retrained["synthetic"] == str(resolve(str(bootstrap / "repo"), "dataset")) and retrained["settings"]["synthetic_probability"] == 0.5
+        retrained["synthetic"] == str(resolve(str(bootstrap / "repo"), "dataset"))
+        and retrained["settings"]["synthetic_probability"] == 0.5
     )
-    generated = json.loads((tmp_path / "run" / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
-    assert generated["saliency"]["method"] == "grad-cam" and generated["pins"]["classifier"] == str(resolve(str(bootstrap / "classifier")))
-    config = yaml.safe_load((tmp_path / "run" / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
+    generated = json.loads(
+        (tmp_path / "run" / "repo" / "sgdmix" / "default" / "manifest.json").read_text()
+    )
+    assert generated["saliency"]["method"] == "grad-cam" and generated["pins"]["classifier"] == str(
+        resolve(str(bootstrap / "classifier"))
+    )
+    config = yaml.safe_load(
+        (tmp_path / "run" / "repo" / "sgdmix" / "default" / "config.yaml").read_text()
+    )
     assert config["mask_refinement"] == "grabcut" and config["preset"] == "paper"

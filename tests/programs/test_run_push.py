@@ -1,4 +1,6 @@
-"""All stages in a row that end on the Hub: what is pushed, what is refused before the first stage, and the whole circle."""
+"""All stages in a row that end on the Hub: what is pushed, what is refused before the first stage,
+and the whole circle.
+"""
 
 import json
 import re
@@ -13,10 +15,16 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.run import all_stages
 from sgdmix_hub.settings.programs import RunSettings
 
-DATASET = {"push_to_hub": True, "hub_dataset_id": "me/birds-sgdmix", "tag": "v1.0.0", "license": "mit"}
+DATASET = {
+    "push_to_hub": True,
+    "hub_dataset_id": "me/birds-sgdmix",
+    "tag": "v1.0.0",
+    "license": "mit",
+}
 MODELS = DATASET | {"hub_model_id": "me/birds", "hub_private_repo": True}
 
-# Source and base go to the Hub, then programs of this package run with one token or another, until they end well or with a line.
+# Source and base go to the Hub, then programs of this package run with one token or another, until
+# they end well or with a line.
 CIRCLE = """
 import json, os, sys
 from sgdmix_hub import augment, run
@@ -37,7 +45,8 @@ for name, token, words in json.loads(sys.argv[3]):
     except UserError as error:
         print(error)
 """
-# What follows the Python of a published card: its images are looked at, and its last command is run.
+# What follows the Python of a published card: its images are looked at, and its last command is
+# run.
 TRAINING = """
 mixed = RealAndSynthetic(p=1.0)
 rows = [mixed[index] for index in range(len(mixed))]
@@ -54,7 +63,11 @@ train_classifier.main(parse_settings(ClassifierSettings, sys.argv[1:]))
 
 def stages(folder, **given):
     """The stages' settings, by their place in the run."""
-    given = {"dataset_name": "org/birds", "output_dir": str(folder / "run"), "metaclass": "bird"} | given
+    given = {
+        "dataset_name": "org/birds",
+        "output_dir": str(folder / "run"),
+        "metaclass": "bird",
+    } | given
     return [stage.settings for stage in all_stages(RunSettings(**given))]
 
 
@@ -64,24 +77,51 @@ def pushed(settings):
 
 def test_models_are_pushed_before_the_dataset_that_is_made_with_them(tmp_path):
     classifier, adapter, generation, downstream = stages(tmp_path, **MODELS)
-    assert [pushed(model) for model in (classifier, adapter, downstream)] == ["me/birds-classifier", "me/birds-adapter", None]
-    assert (generation.classifier, generation.adapter) == ("me/birds-classifier", "me/birds-adapter")
-    assert generation.push_to_hub and (generation.hub_dataset_id, generation.tag) == ("me/birds-sgdmix", "v1.0.0")
+    assert [pushed(model) for model in (classifier, adapter, downstream)] == [
+        "me/birds-classifier",
+        "me/birds-adapter",
+        None,
+    ]
+    assert (generation.classifier, generation.adapter) == (
+        "me/birds-classifier",
+        "me/birds-adapter",
+    )
+    assert generation.push_to_hub and (generation.hub_dataset_id, generation.tag) == (
+        "me/birds-sgdmix",
+        "v1.0.0",
+    )
     for settings in (classifier, adapter, generation):
         assert settings.hub_private_repo and settings.license == "mit"
 
 
 def test_of_two_classifiers_the_one_that_saliency_looks_through_is_pushed(tmp_path):
-    first, mixtures, second, adapter, generation, downstream = stages(tmp_path, **MODELS, bootstrap_saliency=True)
-    assert [pushed(model) for model in (first, second, adapter, downstream)] == [None, "me/birds-classifier", "me/birds-adapter", None]
-    assert generation.classifier == "me/birds-classifier" and generation.push_to_hub and not mixtures.push_to_hub
+    first, mixtures, second, adapter, generation, downstream = stages(
+        tmp_path, **MODELS, bootstrap_saliency=True
+    )
+    assert [pushed(model) for model in (first, second, adapter, downstream)] == [
+        None,
+        "me/birds-classifier",
+        "me/birds-adapter",
+        None,
+    ]
+    assert (
+        generation.classifier == "me/birds-classifier"
+        and generation.push_to_hub
+        and not mixtures.push_to_hub
+    )
 
 
-@pytest.mark.parametrize("given", [{}, {name: value for name, value in MODELS.items() if name != "push_to_hub"}])
+@pytest.mark.parametrize(
+    "given", [{}, {name: value for name, value in MODELS.items() if name != "push_to_hub"}]
+)
 def test_nothing_is_pushed_that_was_not_asked_for(tmp_path, given):
     classifier, adapter, generation, downstream = stages(tmp_path, **given)
-    assert not any(settings.push_to_hub for settings in (classifier, adapter, generation, downstream))
-    assert generation.adapter == adapter.output_dir and generation.classifier == classifier.output_dir
+    assert not any(
+        settings.push_to_hub for settings in (classifier, adapter, generation, downstream)
+    )
+    assert (
+        generation.adapter == adapter.output_dir and generation.classifier == classifier.output_dir
+    )
 
 
 def test_what_nobody_could_make_again_is_refused_before_the_first_stage(tmp_path, birds):
@@ -91,44 +131,90 @@ def test_what_nobody_could_make_again_is_refused_before_the_first_stage(tmp_path
         stages(tmp_path, **MODELS, dataset_name=str(birds))
     with pytest.raises(UserError, match="pretrained_model_name_or_path"):
         stages(tmp_path, **MODELS, pretrained_model_name_or_path=str(birds))
-    assert stages(tmp_path, **DATASET, dataset_name=str(birds), allow_local_inputs=True)[2].allow_local_inputs
-    (tmp_path / "generate.yaml").write_text("strength: 0\npreset: recommended\n")  # no model has a part in it
+    assert stages(tmp_path, **DATASET, dataset_name=str(birds), allow_local_inputs=True)[
+        2
+    ].allow_local_inputs
+    (tmp_path / "generate.yaml").write_text(
+        "strength: 0\npreset: recommended\n"
+    )  # no model has a part in it
     assert stages(tmp_path, **DATASET, recipe=str(tmp_path))[2].push_to_hub
 
 
-@pytest.mark.parametrize(("missing", "named"), [("tag", "--tag"), ("hub_dataset_id", "--hub_dataset_id"), ("license", "--license")])
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [("tag", "--tag"), ("hub_dataset_id", "--hub_dataset_id"), ("license", "--license")],
+)
 def test_a_push_that_cannot_end_well_is_refused_before_the_first_stage(tmp_path, missing, named):
     with pytest.raises(UserError, match=named):
         stages(tmp_path, **{name: value for name, value in MODELS.items() if name != missing})
 
 
 @pytest.mark.slow
-def test_one_command_pushes_everything_and_a_colleague_makes_the_same_bytes(birds, tiny_base, classifier, tmp_path):
-    """By name alone: source, base, adapter and classifier come from the Hub, as configuration and plan do. The card's Python and its
-    training command run as they stand."""
-    words = run_arguments("birds/source", "birds/base", write_recipe(tmp_path / "recipe", classifier), tmp_path / "run")[1:]
-    words += ["--push_to_hub", "--hub_dataset_id=birds/sgdmix", "--tag=v1.0.0", "--hub_model_id=birds/demo"]
+def test_one_command_pushes_everything_and_a_colleague_makes_the_same_bytes(
+    birds, tiny_base, classifier, tmp_path
+):
+    """By name alone: source, base, adapter and classifier come from the Hub, as configuration and
+    plan do. The card's Python and its training command run as they stand.
+    """
+    words = run_arguments(
+        "birds/source",
+        "birds/base",
+        write_recipe(tmp_path / "recipe", classifier),
+        tmp_path / "run",
+    )[1:]
+    words += [
+        "--push_to_hub",
+        "--hub_dataset_id=birds/sgdmix",
+        "--tag=v1.0.0",
+        "--hub_model_id=birds/demo",
+    ]
     config = "hf://datasets/birds/sgdmix@v1.0.0/sgdmix/default/config.yaml"
     again = ["--config", config, f"--output_dir={tmp_path / 'again'}", "--max_skipped=0.9"]
     with loopback_hub() as hub:
-        launches = [["run", READ_TOKEN, words], ["run", WRITE_TOKEN, words], ["augment", READ_TOKEN, again]]
+        launches = [
+            ["run", READ_TOKEN, words],
+            ["run", WRITE_TOKEN, words],
+            ["augment", READ_TOKEN, again],
+        ]
         done = run_python(hub, CIRCLE, birds, tiny_base, json.dumps(launches))
         assert done.returncode == 0 and READ_TOKEN not in done.stdout + done.stderr, done.stderr
         lines = done.stdout.splitlines()
         assert "may not write to birds/demo-classifier" in lines[0] and lines[1].startswith("1/4 ")
-        models = {name: hub.repository("model", f"birds/demo-{name}").branches["main"] for name in ("classifier", "adapter")}
+        models = {
+            name: hub.repository("model", f"birds/demo-{name}").branches["main"]
+            for name in ("classifier", "adapter")
+        }
         tag = hub.repository("dataset", "birds/sgdmix").tags["v1.0.0"]
         card = hub.content("dataset", "birds/sgdmix")["README.md"].decode()
         python = "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
-        (line,) = re.findall(r"^accelerate launch -m sgdmix_hub.train_classifier (.*)$", card, re.MULTILINE)
-        more = [f"--model={classifier}", "--num_train_epochs=1", f"--output_dir={tmp_path / 'downstream'}"]
+        (line,) = re.findall(
+            r"^accelerate launch -m sgdmix_hub.train_classifier (.*)$", card, re.MULTILINE
+        )
+        more = [
+            f"--model={classifier}",
+            "--num_train_epochs=1",
+            f"--output_dir={tmp_path / 'downstream'}",
+        ]
         trained = run_python(hub, python + TRAINING, *shlex.split(line), *more, token=READ_TOKEN)
-        assert trained.returncode == 0 and trained.stdout.splitlines()[0] == "24 24 (32, 32)", trained.stderr
+        assert trained.returncode == 0 and trained.stdout.splitlines()[0] == "24 24 (32, 32)", (
+            trained.stderr
+        )
     pins = manifest_of(tmp_path / "run")["pins"]
-    assert {name: pins[name] for name in models} == {name: f"birds/demo-{name}@{oid}" for name, oid in models.items()}
-    assert pins["dataset_name"].startswith("birds/source@") and pins["pretrained_model_name_or_path"].startswith("birds/base@")
-    assert f"published as birds/sgdmix@v1.0.0, commit {tag}" in lines and [line for line in lines if line.startswith("the plan is that of")]
-    assert json.loads((tmp_path / "downstream" / "classifier.json").read_text())["synthetic"] == f"birds/sgdmix@{tag}"
+    assert {name: pins[name] for name in models} == {
+        name: f"birds/demo-{name}@{oid}" for name, oid in models.items()
+    }
+    assert pins["dataset_name"].startswith("birds/source@") and pins[
+        "pretrained_model_name_or_path"
+    ].startswith("birds/base@")
+    assert f"published as birds/sgdmix@v1.0.0, commit {tag}" in lines and [
+        line for line in lines if line.startswith("the plan is that of")
+    ]
+    assert (
+        json.loads((tmp_path / "downstream" / "classifier.json").read_text())["synthetic"]
+        == f"birds/sgdmix@{tag}"
+    )
     ours, theirs = (digests(tmp_path / name / "repo") for name in ("run", "again"))
     shards = {name for name in ours if name.startswith("data/")}
-    assert len(shards) > 1 and all(ours[name] == theirs[name] for name in (*shards, "sgdmix/default/plan.parquet"))
+    assert len(shards) > 1 and all(
+        ours[name] == theirs[name] for name in (*shards, "sgdmix/default/plan.parquet")
+    )

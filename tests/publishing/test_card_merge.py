@@ -1,4 +1,6 @@
-"""The card of a repository and the card of one configuration, merged: nothing of the others is lost, whatever stands there."""
+"""The card of a repository and the card of one configuration, merged: nothing of the others is
+lost, whatever stands there.
+"""
 
 import pytest
 import yaml
@@ -41,18 +43,28 @@ def test_a_first_version_is_the_runs_card_with_its_names_filled_in():
     assert f'load_dataset("{REPO}", revision="v1.0.0", split="train")' in card
     assert f"hf://datasets/{REPO}@v1.0.0/sgdmix/default/config.yaml" in card
     assert "path/or/name" not in card and "version-of-this" not in card
-    assert data_of(card)["sgdmix"]["default"]["history"] == [{"version": "v1.0.0", "rows": 3, "changed": {}}]
+    assert data_of(card)["sgdmix"]["default"]["history"] == [
+        {"version": "v1.0.0", "rows": 3, "changed": {}}
+    ]
     assert same_on_card(card, run_card(), "default", "org/renamed", "v1.0.0")
     assert not same_on_card(card, run_card(rows=4), "default", REPO, "v1.0.0")
 
 
 def test_merging_again_changes_nothing():
-    """An attempt whose tag was never set is repeated: the same version is not there twice, and the versions before it are as they were."""
+    """An attempt whose tag was never set is repeated: the same version is not there twice, and the
+    versions before it are as they were.
+    """
     one, two, strong = run_card(), run_card(strength=0.5), run_card("strong")
-    card = merged(("default", one, "v1.0.0"), ("strong", strong, "v1.1.0"), ("default", two, "v1.2.0"))
+    card = merged(
+        ("default", one, "v1.0.0"), ("strong", strong, "v1.1.0"), ("default", two, "v1.2.0")
+    )
     assert merged(("default", two, "v1.2.0"), theirs=card) == card
     other = merged(("default", run_card(strength=0.6), "v1.2.0"), theirs=card)
-    assert data_of(other)["sgdmix"]["default"]["history"][-1] == {"version": "v1.2.0", "rows": 3, "changed": {"strength": [0.7, 0.6]}}
+    assert data_of(other)["sgdmix"]["default"]["history"][-1] == {
+        "version": "v1.2.0",
+        "rows": 3,
+        "changed": {"strength": [0.7, 0.6]},
+    }
     assert merged(("default", two, "v1.2.0"), theirs=other) == card
 
 
@@ -61,50 +73,104 @@ def test_versions_are_listed_in_their_order_with_what_changed():
     card = merged(
         ("default", run_card(), "v1.9.0"),
         ("strong", run_card("strong", strength=0.9), "v1.9.1"),
-        ("default", run_card(rows=5, strength=0.5, facts={"pins": pins, "versions": {"torch": "2.15.0"}}), "v1.10.0"),
-        ("default", run_card(rows=5, strength=0.5, facts={"pins": pins, "versions": {"torch": "2.15.0"}}), "v1.10.1"),
+        (
+            "default",
+            run_card(rows=5, strength=0.5, facts={"pins": pins, "versions": {"torch": "2.15.0"}}),
+            "v1.10.0",
+        ),
+        (
+            "default",
+            run_card(rows=5, strength=0.5, facts={"pins": pins, "versions": {"torch": "2.15.0"}}),
+            "v1.10.1",
+        ),
     )
     table = [line for line in card.splitlines() if line.startswith("| v1.")]
-    assert [line.split(" | ")[0] for line in table] == ["| v1.9.0", "| v1.9.1", "| v1.10.0", "| v1.10.1"]
-    assert table[1] == "| v1.9.1 | strong | 3 | first version |" and table[3].endswith("| the same settings |")
+    assert [line.split(" | ")[0] for line in table] == [
+        "| v1.9.0",
+        "| v1.9.1",
+        "| v1.10.0",
+        "| v1.10.1",
+    ]
+    assert table[1] == "| v1.9.1 | strong | 3 | first version |" and table[3].endswith(
+        "| the same settings |"
+    )
     changed = data_of(card)["sgdmix"]["default"]["history"][1]["changed"]
-    assert changed["strength"] == [0.7, 0.5] and changed["torch"] == ["2.14.1", "2.15.0"] and changed["sgdmix_hub"] == ["0.1.0", None]
+    assert (
+        changed["strength"] == [0.7, 0.5]
+        and changed["torch"] == ["2.14.1", "2.15.0"]
+        and changed["sgdmix_hub"] == ["0.1.0", None]
+    )
     assert changed["dataset_name"] == [f"org/my_birds@{COMMIT}", pins["dataset_name"]]
 
 
 @pytest.mark.parametrize(
     ("order", "default"),
-    [(["default", "strong"], "default"), (["strong", "default"], "default"), (["strong", "weak"], "strong"), (["weak"], "weak")],
+    [
+        (["default", "strong"], "default"),
+        (["strong", "default"], "default"),
+        (["strong", "weak"], "strong"),
+        (["weak"], "weak"),
+    ],
 )
 def test_exactly_one_configuration_is_the_default(order, default):
     card = merged(*((name, run_card(name), f"v{number}") for number, name in enumerate(order)))
     assert defaults_of(card) == [default]
     infos = DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)
-    assert set(infos) == set(order) and all(infos[name].splits["train"].num_examples == 3 for name in order)
+    assert set(infos) == set(order) and all(
+        infos[name].splits["train"].num_examples == 3 for name in order
+    )
 
 
 def test_rows_of_all_configurations_count_for_the_size():
-    card = merged(("default", run_card(rows=600), "v1"), ("strong", run_card("strong", rows=600), "v2"))
+    card = merged(
+        ("default", run_card(rows=600), "v1"), ("strong", run_card("strong", rows=600), "v2")
+    )
     assert data_of(card)["size_categories"] == ["1K<n<10K"]
-    assert data_of(merged(("strong", run_card("strong", rows=3), "v3"), theirs=card))["size_categories"] == ["n<1K"]
+    assert data_of(merged(("strong", run_card("strong", rows=3), "v3"), theirs=card))[
+        "size_categories"
+    ] == ["n<1K"]
 
 
 def test_licences_and_sources_of_all_configurations_are_stated():
-    strong = run_card("strong", license="mit", facts={"pins": {"dataset_name": f"org/other@{COMMIT}"}})
+    strong = run_card(
+        "strong", license="mit", facts={"pins": {"dataset_name": f"org/other@{COMMIT}"}}
+    )
     data = data_of(merged(("default", run_card(), "v1"), ("strong", strong, "v2")))
-    assert data["license"] == ["cc-by-4.0", "mit"] and data["source_datasets"] == ["org/my_birds", "org/other"]
-    again = data_of(merged(("default", run_card(license="mit"), "v3"), theirs=merged(("default", run_card(), "v1"))))
+    assert data["license"] == ["cc-by-4.0", "mit"] and data["source_datasets"] == [
+        "org/my_birds",
+        "org/other",
+    ]
+    again = data_of(
+        merged(
+            ("default", run_card(license="mit"), "v3"), theirs=merged(("default", run_card(), "v1"))
+        )
+    )
     assert again["license"] == "mit"
 
 
 def test_other_sections_are_kept_verbatim_and_what_people_wrote_too():
     first = merged(("default", run_card(), "v1"), ("strong", run_card("strong"), "v2"))
-    edited = first.replace("# Birds by SGD-Mix", "# Ours\n\nHello.").replace("## Configuration strong", "## Configuration strong (mine)")
-    edited = edited.replace("\nlicense:", "\nextra_gated_prompt: Be nice.\nlicense:", 1) + "\n## Thanks\n"
+    edited = first.replace("# Birds by SGD-Mix", "# Ours\n\nHello.").replace(
+        "## Configuration strong", "## Configuration strong (mine)"
+    )
+    edited = (
+        edited.replace("\nlicense:", "\nextra_gated_prompt: Be nice.\nlicense:", 1)
+        + "\n## Thanks\n"
+    )
     card = merged(("default", run_card(strength=0.5), "v3"), theirs=edited)
-    for kept in ("# Ours\n\nHello.", "## Configuration strong (mine)", "## Thanks", "extra_gated_prompt: Be nice."):
+    for kept in (
+        "# Ours\n\nHello.",
+        "## Configuration strong (mine)",
+        "## Thanks",
+        "extra_gated_prompt: Be nice.",
+    ):
         assert card.count(kept) == 1
-    assert card.count("sgdmix:default:begin") == card.count("sgdmix:strong:begin") == card.count("sgdmix-versions:begin") == 1
+    assert (
+        card.count("sgdmix:default:begin")
+        == card.count("sgdmix:strong:begin")
+        == card.count("sgdmix-versions:begin")
+        == 1
+    )
     assert "| strength S | 0.5 (" in card
 
 
@@ -113,7 +179,16 @@ def test_a_card_with_the_line_ends_of_windows_is_merged_too():
     assert merged(("default", run_card(), "v1"), theirs=card.replace("\n", "\r\n")) == card
 
 
-@pytest.mark.parametrize("theirs", ["", "# Only words\n", "---\nlicense: mit\nviewer: false\n---\n", "---\n- a\n---\n\nBody\n", "---\n"])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        "",
+        "# Only words\n",
+        "---\nlicense: mit\nviewer: false\n---\n",
+        "---\n- a\n---\n\nBody\n",
+        "---\n",
+    ],
+)
 def test_cards_that_are_not_of_this_package_are_completed(theirs):
     card = merged(("default", run_card(), "v1"), theirs=theirs)
     data = data_of(card)
@@ -130,7 +205,9 @@ def test_a_card_that_cannot_be_read_is_told():
         merged(("default", run_card(), "v2"), theirs=broken)
 
 
-@pytest.mark.parametrize("lost", ["<!-- sgdmix:default:begin -->", "<!-- sgdmix:default:end -->", "sgdmix:"])
+@pytest.mark.parametrize(
+    "lost", ["<!-- sgdmix:default:begin -->", "<!-- sgdmix:default:end -->", "sgdmix:"]
+)
 def test_a_runs_card_that_lost_its_marks_is_told(lost):
     with pytest.raises(UserError, match="run the generation again"):
         merged(("default", run_card().replace(f"\n{lost}", "\nlost:"), "v1"))
@@ -140,12 +217,17 @@ def test_a_runs_card_that_lost_its_marks_is_told(lost):
 def test_hostile_names_pass_through_any_number_of_merges(name):
     def three(word):
         facts = {"pins": {"dataset_name": f"{' '.join(word.split()) or 'x'}@sha256-0"}}
-        cards = ("default", run_card(names=(word, "tern")), "v1"), ("strong", run_card("strong", names=(word, "tern")), "v2")
+        cards = (
+            ("default", run_card(names=(word, "tern")), "v1"),
+            ("strong", run_card("strong", names=(word, "tern")), "v2"),
+        )
         return merged(*cards, ("default", run_card(names=(word, "tern"), facts=facts), "v3"))
 
     card = three(name)
     infos = DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)
-    assert [infos[config].features["label"].names for config in ("default", "strong")] == [[name, "tern"]] * 2
+    assert [infos[config].features["label"].names for config in ("default", "strong")] == [
+        [name, "tern"]
+    ] * 2
     assert structure(card) == structure(three("kite"))
 
 
@@ -157,7 +239,9 @@ def test_any_text_is_a_card_that_can_be_merged_with(text):
     assert read_card(card).data["license"] == "cc-by-4.0"
 
 
-@pytest.mark.parametrize("prose", ["```\ncode", "~~~~\n~~~\n", "<!-- open", "<!-- sgdmix:default:end -->", "closed -->"])
+@pytest.mark.parametrize(
+    "prose", ["```\ncode", "~~~~\n~~~\n", "<!-- open", "<!-- sgdmix:default:end -->", "closed -->"]
+)
 def test_prose_that_would_swallow_the_card_is_refused(prose, tmp_path):
     (tmp_path / "card.md").write_text(prose)
     with pytest.raises(UserError, match="card"):
@@ -172,4 +256,7 @@ def test_prose_with_code_and_comments_stands_as_it_is(tmp_path):
 
 def test_the_yaml_of_a_merged_card_holds_no_tags_of_python():
     card = merged(("default", run_card(strength=[0.3, 0.5]), "v1"), ("default", run_card(), "v2"))
-    assert "!!" not in card.split("\n---\n")[0] and yaml.safe_load(card[4:].partition("\n---\n")[0])["sgdmix"]
+    assert (
+        "!!" not in card.split("\n---\n")[0]
+        and yaml.safe_load(card[4:].partition("\n---\n")[0])["sgdmix"]
+    )

@@ -12,7 +12,13 @@ from PIL import Image
 
 from sgdmix_hub.publishing import dataset_card as cards
 from sgdmix_hub.publishing.card_text import card_text
-from sgdmix_hub.publishing.dataset_card import LABELS, CardEvaluation, CardFacts, dataset_card, plain
+from sgdmix_hub.publishing.dataset_card import (
+    LABELS,
+    CardEvaluation,
+    CardFacts,
+    dataset_card,
+    plain,
+)
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
@@ -37,7 +43,13 @@ COMMIT = "0123456789" * 4
 
 
 def card_settings(**values):
-    defaults = {"dataset_name": "unused", "output_dir": "unused", "adapter": "unused", "classifier": "unused", "license": "cc-by-4.0"}
+    defaults = {
+        "dataset_name": "unused",
+        "output_dir": "unused",
+        "adapter": "unused",
+        "classifier": "unused",
+        "license": "cc-by-4.0",
+    }
     return apply_preset(AugmentSettings(**(defaults | values)))
 
 
@@ -49,7 +61,10 @@ def card_facts(class_names, **values):
         "parquet_bytes": 12345,
         "skipped": [],
         "saliency": {"method": "grad-cam", "trust": None},
-        "pins": {"dataset_name": f"org/my_birds@{COMMIT}", "adapter": f"org/birds_adapter@{COMMIT}"},
+        "pins": {
+            "dataset_name": f"org/my_birds@{COMMIT}",
+            "adapter": f"org/birds_adapter@{COMMIT}",
+        },
         "versions": {"torch": "2.14.1", "sgdmix_hub": "0.1.0"},
         "fingerprint": "f" * 64,
         "mean_distance": 0.125,
@@ -65,7 +80,9 @@ def body_of(card):
 
 
 def structure(card):
-    """Headings, fences, rules and the number of table rows and list items of a card's body, read line by line."""
+    """Headings, fences, rules and the number of table rows and list items of a card's body, read
+    line by line.
+    """
     headings, inside_code, rows, items, rules = [], False, 0, 0, 0
     for line in body_of(card).splitlines():
         if line.startswith("```"):
@@ -82,7 +99,11 @@ def structure(card):
 
 
 def names_in(card, config_name="default"):
-    return DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)[config_name].features["label"].names
+    return (
+        DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)[config_name]
+        .features["label"]
+        .names
+    )
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -94,12 +115,18 @@ def test_a_class_of_any_name_reads_back_and_keeps_the_cards_structure(name):
     assert "<script>" not in body_of(hostile)
 
 
-@given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85"), min_size=1, max_size=30))
+@given(
+    name=st.text(
+        st.characters(exclude_categories=["Cs"], exclude_characters="\x85"), min_size=1, max_size=30
+    )
+)
 @settings(max_examples=25)
 def test_a_class_of_any_text_reads_back_and_keeps_the_cards_structure(name):
     hostile = dataset_card(card_settings(), card_facts([name, "tern!"]))
     assert names_in(hostile) == [name, "tern!"]
-    assert structure(hostile) == structure(dataset_card(card_settings(), card_facts(["kite", "tern!"])))
+    assert structure(hostile) == structure(
+        dataset_card(card_settings(), card_facts(["kite", "tern!"]))
+    )
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
@@ -115,9 +142,16 @@ def test_plain_text_is_one_line_without_markup(text):
 def test_titles_pins_and_reasons_are_untrusted_too(name):
     skipped = [{"source_index": 0, "variant": 0, "reason": name}]
     pins = {"dataset_name": f"{' '.join(name.split())}@sha256-{'0' * 64}"}
-    hostile = dataset_card(card_settings(), card_facts(["kite"], title=name, skipped=skipped, pins=pins))
+    hostile = dataset_card(
+        card_settings(), card_facts(["kite"], title=name, skipped=skipped, pins=pins)
+    )
     skipped = [{"source_index": 0, "variant": 0, "reason": "corrupt"}]
-    harmless = dataset_card(card_settings(), card_facts(["kite"], title="Birds", skipped=skipped, pins={"dataset_name": "birds@sha256-0"}))
+    harmless = dataset_card(
+        card_settings(),
+        card_facts(
+            ["kite"], title="Birds", skipped=skipped, pins={"dataset_name": "birds@sha256-0"}
+        ),
+    )
     assert structure(hostile)[0][1:] == structure(harmless)[0][1:]
     assert structure(hostile)[1:] == structure(harmless)[1:]
     assert DatasetCard(hostile).data.pretty_name == name
@@ -128,14 +162,18 @@ def test_titles_pins_and_reasons_are_untrusted_too(name):
 def test_the_card_loads_a_dataset_with_names_like_these(tmp_path, config_name):
     """The card is what `load_dataset` goes by: features, files, and the number of rows."""
     names = HOSTILE[:4]
-    rows = [{"image": Image.new("RGB", (8, 8)), "label": label, "prompt": "x"} for label in range(4)]
+    rows = [
+        {"image": Image.new("RGB", (8, 8)), "label": label, "prompt": "x"} for label in range(4)
+    ]
     features = shard_features(names)
     empty = {name: 0 for name in features if name not in ("image", "label", "prompt")}
     dataset = Dataset.from_list([empty | row for row in rows], features=features)
     folder = tmp_path / "repo" / ("data" if config_name == "default" else config_name)
     folder.mkdir(parents=True)
     dataset.to_parquet(folder / "train-00000-of-00001.parquet")
-    card = dataset_card(card_settings(config_name=config_name), card_facts(names, rows_by_label=[1] * 4))
+    card = dataset_card(
+        card_settings(config_name=config_name), card_facts(names, rows_by_label=[1] * 4)
+    )
     (tmp_path / "repo" / "README.md").write_text(card, encoding="utf-8")
     loaded = load_dataset(str(tmp_path / "repo"), config_name, split="train")
     assert loaded.features == features and loaded["label"][:] == [0, 1, 2, 3]
@@ -157,16 +195,34 @@ def test_the_card_loads_a_dataset_with_names_like_these(tmp_path, config_name):
     ],
 )
 def test_size_categories_are_the_hubs(rows, category):
-    card = DatasetCard(dataset_card(card_settings(), card_facts(["kite", "tern"], rows_by_label=[rows // 2, rows - rows // 2])))
+    card = DatasetCard(
+        dataset_card(
+            card_settings(),
+            card_facts(["kite", "tern"], rows_by_label=[rows // 2, rows - rows // 2]),
+        )
+    )
     assert card.data.size_categories == [category]
-    assert DatasetInfosDict.from_dataset_card_data(card.data)["default"].splits["train"].num_examples == rows
+    assert (
+        DatasetInfosDict.from_dataset_card_data(card.data)["default"].splits["train"].num_examples
+        == rows
+    )
 
 
 def test_the_hub_accepts_no_unknown_fields_and_finds_the_method():
-    data = DatasetCard(dataset_card(card_settings(strength=0.6, num_candidates=20), card_facts(["kite"]))).data
-    assert (data.license, data.task_categories, data.source_datasets) == ("cc-by-4.0", ["image-classification"], ["org/my_birds"])
+    data = DatasetCard(
+        dataset_card(card_settings(strength=0.6, num_candidates=20), card_facts(["kite"]))
+    ).data
+    assert (data.license, data.task_categories, data.source_datasets) == (
+        "cc-by-4.0",
+        ["image-classification"],
+        ["org/my_birds"],
+    )
     method = data.to_dict()["sgdmix"]["default"]
-    assert (method["strength"], method["num_candidates"], method["saliency_method"]) == (0.6, 20, "grad-cam")
+    assert (method["strength"], method["num_candidates"], method["saliency_method"]) == (
+        0.6,
+        20,
+        "grad-cam",
+    )
     assert method["pins"]["dataset_name"] == f"org/my_birds@{COMMIT}"
     local = card_facts(["kite"], pins={"dataset_name": "birds@sha256-" + "0" * 64})
     assert DatasetCard(dataset_card(card_settings(), local)).data.source_datasets is None
@@ -176,7 +232,9 @@ def test_another_configuration_has_its_own_files_and_is_loaded_by_name():
     card = dataset_card(card_settings(config_name="strong"), card_facts(["kite"]))
     data = DatasetCard(card).data.to_dict()
     (configuration,) = data["configs"]
-    assert configuration["config_name"] == "strong" and configuration["data_files"] == [{"split": "train", "path": "strong/train-*"}]
+    assert configuration["config_name"] == "strong" and configuration["data_files"] == [
+        {"split": "train", "path": "strong/train-*"}
+    ]
     assert list(data["sgdmix"]) == ["strong"]
     assert "`sgdmix/strong/plan.parquet`" in card
     assert re.search(r'load_dataset\("[^"]+", "strong", revision="[^"]+", split="train"\)', card)
@@ -193,7 +251,9 @@ def table_of(settings, **facts):
 
 def method_of(settings, **facts):
     """The method as programs read it on the card."""
-    return DatasetCard(dataset_card(settings, card_facts(["kite"], **facts))).data.to_dict()["sgdmix"]["default"]
+    return DatasetCard(dataset_card(settings, card_facts(["kite"], **facts))).data.to_dict()[
+        "sgdmix"
+    ]["default"]
 
 
 @pytest.mark.parametrize("preset", ["paper", "recommended"])
@@ -208,28 +268,49 @@ def test_the_table_shows_every_choice_and_the_deviations(preset):
         assert table[label] == str(getattr(chosen, name)) and method[name] == getattr(chosen, name)
     assert table["preset"] == f"{preset}, except threshold_method = li, mixing_method = source"
     assert table["strength S"].startswith("0.55 (effective 0.5: 10 steps")
-    assert table["candidates N"] == "50" and table["saliency method"] == method["saliency_method"] == chosen.saliency_method
+    assert (
+        table["candidates N"] == "50"
+        and table["saliency method"] == method["saliency_method"] == chosen.saliency_method
+    )
 
 
-@pytest.mark.parametrize(("mixing_method", "shown"), [("union", False), ("source", False), ("inpaint", True)])
+@pytest.mark.parametrize(
+    ("mixing_method", "shown"), [("union", False), ("source", False), ("inpaint", True)]
+)
 def test_what_had_no_part_is_not_on_the_card(mixing_method, shown):
     """How holes are filled where there are none, and a limit that nobody set."""
     chosen = card_settings(mixing_method=mixing_method)
     table, method = table_of(chosen), method_of(chosen)
     assert table["mixing"] == mixing_method
-    assert (table.get("inpainting"), method.get("inpainting_method")) == (("opencv", "opencv") if shown else (None, None))
+    assert (table.get("inpainting"), method.get("inpainting_method")) == (
+        ("opencv", "opencv") if shown else (None, None)
+    )
     assert LABELS["max_target_reuse"] not in table and "max_target_reuse" not in method
 
 
 def test_a_trust_test_is_told_and_so_is_the_method_that_it_led_to():
     trust = {"foreground_accuracy": 0.25, "background_accuracy": 0.756, "images": 64}
     chosen = card_settings(trust_test="fall-back", saliency_layer="resnet.encoder.stages.2")
-    kept, fallen = ({"saliency": {"method": name, "trust": trust}} for name in ("grad-cam", "minimum-barrier"))
+    kept, fallen = (
+        {"saliency": {"method": name, "trust": trust}} for name in ("grad-cam", "minimum-barrier")
+    )
     told = "right on 0.25 of 64 images by their foreground alone, on 0.76 by their background alone"
-    assert table_of(chosen, **kept)["trust test of the classifier"] == table_of(chosen, **fallen)["trust test of the classifier"] == told
-    assert table_of(chosen, **kept)["saliency method"] == "grad-cam, layer `resnet.encoder.stages.2`"
-    assert table_of(chosen, **fallen)["saliency method"] == "minimum-barrier (instead of grad-cam, which failed the trust test)"
-    assert method_of(chosen, **fallen)["saliency_method"] == "minimum-barrier" and method_of(chosen, **fallen)["trust_test"] == trust
+    assert (
+        table_of(chosen, **kept)["trust test of the classifier"]
+        == table_of(chosen, **fallen)["trust test of the classifier"]
+        == told
+    )
+    assert (
+        table_of(chosen, **kept)["saliency method"] == "grad-cam, layer `resnet.encoder.stages.2`"
+    )
+    assert (
+        table_of(chosen, **fallen)["saliency method"]
+        == "minimum-barrier (instead of grad-cam, which failed the trust test)"
+    )
+    assert (
+        method_of(chosen, **fallen)["saliency_method"] == "minimum-barrier"
+        and method_of(chosen, **fallen)["trust_test"] == trust
+    )
     untested = card_settings(saliency_method="minimum-barrier")
     without = {"saliency": {"method": "minimum-barrier", "trust": None}}
     assert table_of(untested, **without)["saliency method"] == "minimum-barrier"
@@ -237,18 +318,30 @@ def test_a_trust_test_is_told_and_so_is_the_method_that_it_led_to():
 
 
 def test_code_spans_show_pins_as_they_are():
-    """Between backticks a backslash is a character: what is escaped for text must not stand in code."""
+    """Between backticks a backslash is a character: what is escaped for text must not stand in
+    code.
+    """
     body = body_of(dataset_card(card_settings(), card_facts(["kite"])))
     assert all("\\" not in span for span in re.findall(r"`[^`\n]+`", body))
     assert f"org/my_birds@{COMMIT}" in body.replace(r"\_", "_")
 
 
 def test_counts_and_reasons_are_those_of_the_run():
-    skipped = [{"source_index": index, "variant": 0, "reason": "blank saliency map"} for index in range(3)]
+    skipped = [
+        {"source_index": index, "variant": 0, "reason": "blank saliency map"} for index in range(3)
+    ]
     skipped += [{"source_index": 9, "variant": 0, "reason": "no candidate"}]
-    body = body_of(dataset_card(card_settings(), card_facts(["kite", "tern"], rows_by_label=[5, 7], skipped=skipped)))
+    body = body_of(
+        dataset_card(
+            card_settings(), card_facts(["kite", "tern"], rows_by_label=[5, 7], skipped=skipped)
+        )
+    )
     assert "12 images" in body and "| kite | 5 |" in body and "| tern | 7 |" in body
-    assert "4 rows were skipped" in body and "- 3 x blank saliency map" in body and "- 1 x no candidate" in body
+    assert (
+        "4 rows were skipped" in body
+        and "- 3 x blank saliency map" in body
+        and "- 1 x no candidate" in body
+    )
     assert "No row was skipped" in body_of(dataset_card(card_settings(), card_facts(["kite"])))
 
 
@@ -263,14 +356,21 @@ def test_many_classes_are_counted_and_not_all_listed():
 def test_prose_stands_on_the_card_as_it_was_written(tmp_path):
     prose = "## Why\n\nBecause {{ title }} {% raw %} of *birds*.\n"
     (tmp_path / "card.md").write_text(prose)
-    assert prose.strip() in body_of(dataset_card(card_settings(card=str(tmp_path / "card.md")), card_facts(["kite"])))
+    assert prose.strip() in body_of(
+        dataset_card(card_settings(card=str(tmp_path / "card.md")), card_facts(["kite"]))
+    )
 
 
 def test_measured_quality_and_the_inputs_licences_are_on_the_card_where_there_are_any():
     quality = [("accuracy | on <test>", "0.912")]
-    pins = {"dataset_name": f"org/my_birds@{COMMIT}", "pretrained_model_name_or_path": f"org/base@{COMMIT}"}
+    pins = {
+        "dataset_name": f"org/my_birds@{COMMIT}",
+        "pretrained_model_name_or_path": f"org/base@{COMMIT}",
+    }
     licenses = {"dataset_name": "cc-by-4.0", "pretrained_model_name_or_path": None}
-    card = dataset_card(card_settings(), card_facts(["kite"], quality=quality, pins=pins, licenses=licenses))
+    card = dataset_card(
+        card_settings(), card_facts(["kite"], quality=quality, pins=pins, licenses=licenses)
+    )
     assert "## Measured quality" in card and "| accuracy \\| on &lt;test&gt; | 0.912 |" in card
     assert re.search(r"the source images \(cc-by-4\.0\), the base model\s+\(not stated\)", card)
     assert "https://huggingface.co/datasets/org/my_birds" in card
@@ -278,7 +378,9 @@ def test_measured_quality_and_the_inputs_licences_are_on_the_card_where_there_ar
 
 
 def test_local_inputs_are_named_where_the_card_says_how_to_make_it_again():
-    local = card_facts(["kite"], pins={"dataset_name": "birds@sha256-0", "adapter": "org/a@" + COMMIT})
+    local = card_facts(
+        ["kite"], pins={"dataset_name": "birds@sha256-0", "adapter": "org/a@" + COMMIT}
+    )
     assert "given as paths: `--dataset_name`." in dataset_card(card_settings(), local)
     assert "given as paths" not in dataset_card(card_settings(), card_facts(["kite"]))
 
@@ -300,21 +402,44 @@ def card_evaluation(name="kite", **values):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_an_evaluations_texts_are_untrusted_too(name):
-    texts = {"judge": f"{name}@{COMMIT}", "warnings": [name], "masks": name, "figures": [(name, name)]}
-    hostile = dataset_card(card_settings(), card_facts([name], evaluation=card_evaluation(name, **texts)))
-    harmless = dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation(warnings=["Beware."])))
+    texts = {
+        "judge": f"{name}@{COMMIT}",
+        "warnings": [name],
+        "masks": name,
+        "figures": [(name, name)],
+    }
+    hostile = dataset_card(
+        card_settings(), card_facts([name], evaluation=card_evaluation(name, **texts))
+    )
+    harmless = dataset_card(
+        card_settings(), card_facts(["kite"], evaluation=card_evaluation(warnings=["Beware."]))
+    )
     assert structure(hostile) == structure(harmless)
     assert "<script>" not in body_of(hostile) and names_in(hostile) == [name]
-    assert method_of(card_settings(), evaluation=card_evaluation(name, **texts))["judge"] == f"{name}@{COMMIT}"
+    assert (
+        method_of(card_settings(), evaluation=card_evaluation(name, **texts))["judge"]
+        == f"{name}@{COMMIT}"
+    )
 
 
 def test_dropped_rows_are_told_where_the_card_counts_and_where_it_says_how_to_make_it_again():
     dropped = card_evaluation(keep=0.9, dropped=1, rows_before=4)
     body = body_of(dataset_card(card_settings(), card_facts(["kite"], evaluation=dropped)))
-    assert "at most 1 for each source image" in body and "1 of them were dropped after the generation (`--keep 0.9`)" in body
-    assert "as they were generated: 4 of" in body and "the 1 rows that were dropped afterwards" in body
-    whole = body_of(dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation())))
-    assert "dropped after" not in whole and "at most" not in whole and "as they were generated: 3 of" in whole
+    assert (
+        "at most 1 for each source image" in body
+        and "1 of them were dropped after the generation (`--keep 0.9`)" in body
+    )
+    assert (
+        "as they were generated: 4 of" in body and "the 1 rows that were dropped afterwards" in body
+    )
+    whole = body_of(
+        dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation()))
+    )
+    assert (
+        "dropped after" not in whole
+        and "at most" not in whole
+        and "as they were generated: 3 of" in whole
+    )
     method = method_of(card_settings(), evaluation=dropped)
     assert (method["keep"], method["dropped"], method["label_fidelity"]) == (0.9, 1, 0.9)
     assert "judge" not in method_of(card_settings())
@@ -344,12 +469,24 @@ def test_reasons_are_counted_and_not_all_listed():
     skipped = [{"reason": f"reason {number}"} for number in range(40) for _ in range(number + 1)]
     body = body_of(dataset_card(card_settings(), card_facts(["a", "b"], skipped=skipped)))
     listed = re.findall(r"^- (\d+) x reason (\d+)$", body, re.MULTILINE)
-    assert [int(times) for times, _ in listed] == list(range(40, 30, -1)) and "820 rows were skipped" in body
+    assert [int(times) for times, _ in listed] == list(
+        range(40, 30, -1)
+    ) and "820 rows were skipped" in body
     assert f"- {sum(range(1, 31))} x 30 more reasons, in `manifest.json`" in body
 
 
 def test_many_classes_and_long_names_make_a_card_that_reads_back():
-    for names in ([f"species {number}" for number in range(10_000)], [f"{number} " + "n" * 10_000 for number in range(300)]):
+    for names in (
+        [f"species {number}" for number in range(10_000)],
+        [f"{number} " + "n" * 10_000 for number in range(300)],
+    ):
         card = dataset_card(card_settings(), card_facts(names))
-        assert list(DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)["default"].features["label"].names) == names
+        assert (
+            list(
+                DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)["default"]
+                .features["label"]
+                .names
+            )
+            == names
+        )
         assert len(body_of(card)) < 100_000 and f"and {len(names) - 250} more classes" in card

@@ -1,4 +1,6 @@
-"""Loaders that know nothing of this package take a published dataset as it is: timm's and the Trainer's, whole and streamed."""
+"""Loaders that know nothing of this package take a published dataset as it is: timm's and the
+Trainer's, whole and streamed.
+"""
 
 import hashlib
 import io
@@ -82,9 +84,18 @@ def hub(publisher, first_version, second_version):
 
 def local_rows(output):
     """Digest of the pixels and label of every published row."""
-    tables = [pq.read_table(path, columns=["image", "label"]) for path in sorted(output.glob("repo/data/*.parquet"))]
+    tables = [
+        pq.read_table(path, columns=["image", "label"])
+        for path in sorted(output.glob("repo/data/*.parquet"))
+    ]
     rows = [row for table in tables for row in table.to_pylist()]
-    return [[hashlib.sha256(Image.open(io.BytesIO(row["image"]["bytes"])).tobytes()).hexdigest(), row["label"]] for row in rows]
+    return [
+        [
+            hashlib.sha256(Image.open(io.BytesIO(row["image"]["bytes"])).tobytes()).hexdigest(),
+            row["label"],
+        ]
+        for row in rows
+    ]
 
 
 def run(hub, code, *args):
@@ -93,9 +104,13 @@ def run(hub, code, *args):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_timms_reader_takes_main_by_its_name_and_a_tag_by_its_snapshot(hub, first_version, second_version):
+def test_timms_reader_takes_main_by_its_name_and_a_tag_by_its_snapshot(
+    hub, first_version, second_version
+):
     found = run(hub, TIMM, REPO, "v1.0.0")
-    assert found["main"]["rows"] == local_rows(second_version) and found["v1.0.0"]["rows"] == local_rows(first_version)
+    assert found["main"]["rows"] == local_rows(second_version) and found["v1.0.0"][
+        "rows"
+    ] == local_rows(first_version)
     for facts in found.values():
         assert facts["classes"] == {name: label for label, name in enumerate(NAMES)}
         assert facts["batch"] == [[4, 3, 32, 32], "torch.float32", 4]

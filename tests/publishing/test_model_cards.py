@@ -1,4 +1,6 @@
-"""Cards of trained models: YAML that the Hub takes, a body that no name can break, settings as they were, and a snippet that runs."""
+"""Cards of trained models: YAML that the Hub takes, a body that no name can break, settings as they
+were, and a snippet that runs.
+"""
 
 import ast
 import dataclasses
@@ -78,10 +80,18 @@ def adapter_card(adapter, tmp_path_factory):
     """The card of an adapter with other facts or settings, as a text."""
 
     def made(facts=None, **values):
-        folder = shutil.copytree(adapter, tmp_path_factory.mktemp("card") / "adapter", ignore=shutil.ignore_patterns("state"))
-        chosen = AdapterSettings(**{"dataset_name": "d", "output_dir": str(folder), "metaclass": "bird"} | values)
+        folder = shutil.copytree(
+            adapter,
+            tmp_path_factory.mktemp("card") / "adapter",
+            ignore=shutil.ignore_patterns("state"),
+        )
+        chosen = AdapterSettings(
+            **{"dataset_name": "d", "output_dir": str(folder), "metaclass": "bird"} | values
+        )
         known = json.loads((folder / FACTS_FILE).read_text())
-        known["settings"] |= {name: value for name, value in recorded(chosen).items() if name in values}
+        known["settings"] |= {
+            name: value for name, value in recorded(chosen).items() if name in values
+        }
         known |= {name: getattr(chosen, name) for name in ("metaclass", "prompt_template")}
         (folder / FACTS_FILE).write_text(json.dumps(known | (facts or {})))
         write_adapter_card(chosen, folder)
@@ -96,7 +106,12 @@ def adapter_card(adapter, tmp_path_factory):
 def trained_classifier(birds, classifier, tmp_path_factory):
     """The folder of a classifier that was trained and measured."""
     folder = tmp_path_factory.mktemp("trained") / "classifier"
-    values = {"dataset_name": str(birds), "model": str(classifier), "output_dir": str(folder), "eval_split": "test"}
+    values = {
+        "dataset_name": str(birds),
+        "model": str(classifier),
+        "output_dir": str(folder),
+        "eval_split": "test",
+    }
     train_classifier.main(ClassifierSettings(**values, num_train_epochs=1.0, learning_rate=0.02))
     return folder
 
@@ -106,10 +121,16 @@ def classifier_card(trained_classifier, tmp_path_factory):
     """The card of that classifier with other facts or settings, as a text."""
 
     def made(facts=None, **values):
-        folder = shutil.copytree(trained_classifier, tmp_path_factory.mktemp("card") / "c", ignore=shutil.ignore_patterns("state"))
+        folder = shutil.copytree(
+            trained_classifier,
+            tmp_path_factory.mktemp("card") / "c",
+            ignore=shutil.ignore_patterns("state"),
+        )
         known = json.loads((folder / CLASSIFIER_FACTS).read_text())
         (folder / CLASSIFIER_FACTS).write_text(json.dumps(known | (facts or {})))
-        chosen = ClassifierSettings(**{"dataset_name": "d", "output_dir": str(folder), "eval_split": "test"} | values)
+        chosen = ClassifierSettings(
+            **{"dataset_name": "d", "output_dir": str(folder), "eval_split": "test"} | values
+        )
         write_classifier_card(chosen, folder)
         card = (folder / "README.md").read_text()
         assert str(folder) not in card
@@ -120,7 +141,15 @@ def classifier_card(trained_classifier, tmp_path_factory):
 
 def judged(judge="birds/judge@" + COMMIT):
     arms = dict.fromkeys(ARMS, SCORES)
-    return {"fidelity": {"judge": judge, "per_class": 2, "strength": 0.7, "judge_accuracy": 0.875, "arms": arms}}
+    return {
+        "fidelity": {
+            "judge": judge,
+            "per_class": 2,
+            "strength": 0.7,
+            "judge_accuracy": 0.875,
+            "arms": arms,
+        }
+    }
 
 
 def grouped(names):
@@ -147,14 +176,23 @@ def outside_code(card):
 
 
 @pytest.mark.parametrize(
-    "name", [EVIL, "```\n# heading\n```", "| a | b |\n|---|---|", "{{ settings }}{% for x in y %}", "\n\n## Licence\n\nnone", "\u2028# x"]
+    "name",
+    [
+        EVIL,
+        "```\n# heading\n```",
+        "| a | b |\n|---|---|",
+        "{{ settings }}{% for x in y %}",
+        "\n\n## Licence\n\nnone",
+        "\u2028# x",
+    ],
 )
 def test_a_class_of_any_name_leaves_the_structure_unharmed(name, adapter_card, classifier_card):
     names = [name, "tern", name * 2, "kite"]
     harmless = ["wren", "tern", "gull", "kite"]
     for made in (adapter_card, classifier_card):
         hostile, plain = (
-            made({"class_names": chosen} | (judged() if made is adapter_card else grouped(chosen))) for chosen in (names, harmless)
+            made({"class_names": chosen} | (judged() if made is adapter_card else grouped(chosen)))
+            for chosen in (names, harmless)
         )
         assert structure(hostile) == structure(plain)
         assert ModelCard(hostile).data.to_dict() == ModelCard(plain).data.to_dict()
@@ -165,7 +203,10 @@ def test_a_class_of_any_name_leaves_the_structure_unharmed(name, adapter_card, c
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
 @settings(max_examples=20)
 def test_a_class_of_any_text_leaves_the_structure_unharmed(name, adapter_card):
-    cards = [adapter_card({"class_names": [chosen, "tern!", "gull!", "kite!"]}) for chosen in (name, "wren")]
+    cards = [
+        adapter_card({"class_names": [chosen, "tern!", "gull!", "kite!"]})
+        for chosen in (name, "wren")
+    ]
     assert structure(cards[0]) == structure(cards[1])
     compile(code_of(cards[0], "python"), "snippet", "exec")
 
@@ -181,27 +222,37 @@ def test_a_class_of_any_text_leaves_the_structure_unharmed(name, adapter_card):
     ],
 )
 @pytest.mark.parametrize("metaclass", ["bird", "sports_car", EVIL])
-def test_prompts_of_any_wording_stand_in_snippet_and_yaml_as_they_are(template, metaclass, adapter_card):
+def test_prompts_of_any_wording_stand_in_snippet_and_yaml_as_they_are(
+    template, metaclass, adapter_card
+):
     card = adapter_card(judged() | {"prompt_template": template, "metaclass": metaclass})
     plain = adapter_card(judged() | {"prompt_template": "of {token} {metaclass}"})
     prompt = template.replace("{token}", "<class_0>").replace("{metaclass}", metaclass)
     assert ModelCard(card).data.instance_prompt == prompt
     headings, _, *others = structure(card)
     assert headings[1:] == structure(plain)[0][1:] and others == list(structure(plain)[2:])
-    calls = [node for node in ast.walk(ast.parse(code_of(card, "python"))) if isinstance(node, ast.Call)]
-    (drawing,) = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "pipeline"]
+    calls = [
+        node for node in ast.walk(ast.parse(code_of(card, "python"))) if isinstance(node, ast.Call)
+    ]
+    (drawing,) = [
+        call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "pipeline"
+    ]
     assert ast.literal_eval(drawing.args[0]) == prompt
 
 
 def test_code_spans_show_words_as_they_are(adapter_card):
     """Between backticks a backslash is a character."""
     card = outside_code(adapter_card(metaclass="sports_car"))
-    assert "`sports_car`" in card and all("\\" not in span for span in re.findall(r"`[^`\n]+`", card))
+    assert "`sports_car`" in card and all(
+        "\\" not in span for span in re.findall(r"`[^`\n]+`", card)
+    )
 
 
 def test_many_classes_are_counted_and_not_all_listed(adapter_card):
     names = [f"species {label}" for label in range(300)]
-    card = adapter_card({"class_names": names, "tokens": [f"<class_{label}>" for label in range(300)]})
+    card = adapter_card(
+        {"class_names": names, "tokens": [f"<class_{label}>" for label in range(300)]}
+    )
     listed = re.findall(r"^\| species (\d+) \| `<class_(\d+)>` \|$", card, re.MULTILINE)
     assert 0 < len(listed) < 300 and all(name == token for name, token in listed)
     assert f"and {300 - len(listed)} more classes" in card
@@ -225,30 +276,45 @@ CHANGED = {
 def test_a_setting_that_is_not_the_default_is_listed_and_a_default_is_not(name, adapter_card):
     defaults = {field.name: field.default for field in dataclasses.fields(AdapterSettings)}
     kept = adapter_card(**{name: defaults[name]})
-    assert name not in table_of(kept) and (name in BORROWED[AdapterSettings]) == (f"{name} = {defaults[name]}" in kept)
+    assert name not in table_of(kept) and (name in BORROWED[AdapterSettings]) == (
+        f"{name} = {defaults[name]}" in kept
+    )
     changed = adapter_card(**{name: CHANGED[name]})
     assert table_of(changed)[name] == str(CHANGED[name]).replace("_", r"\_")
     assert f"{name} = " not in changed
 
 
-def test_what_a_run_was_made_of_is_on_its_card(adapter_card, classifier_card, adapter, trained_classifier):
+def test_what_a_run_was_made_of_is_on_its_card(
+    adapter_card, classifier_card, adapter, trained_classifier
+):
     facts = json.loads((adapter / FACTS_FILE).read_text())
     table = table_of(adapter_card({"base_license": "mit"}))
     assert table["base"].replace("\\", "") == f"{facts['base']}, licence mit"
-    assert facts["subset"]["dataset"] in table["data"].replace("\\", "") and "24 images" in table["data"]
+    assert (
+        facts["subset"]["dataset"] in table["data"].replace("\\", "")
+        and "24 images" in table["data"]
+    )
     assert (table["rank"], table["max_train_steps"], table["learning_rate"]) == ("4", "2", "0.05")
     few = adapter_card({"subset": facts["subset"] | {"examples_per_class": 5, "subset_seed": 3}})
     assert "(5 examples_per_class, subset seed 3)" in few
     metrics = json.loads((trained_classifier / CLASSIFIER_FACTS).read_text())["metrics"]
     table = table_of(classifier_card())
-    assert table["accuracy on test"] == f"{metrics['accuracy']:.4f}" and table["learning_rate"] == "0.02"
+    assert (
+        table["accuracy on test"] == f"{metrics['accuracy']:.4f}"
+        and table["learning_rate"] == "0.02"
+    )
     assert "weight_decay" not in table
 
 
 def test_what_the_judge_said_is_told_or_that_nobody_was_asked(adapter_card):
     card = adapter_card(judged())
-    assert card.count("0.500 [0.200, 0.800] of 8") == 5 and "right on 0.875 of real test images" in card
-    assert "- bare-crowned white finch shown as spiky-crested white finch: 3 times" in card.replace("\\", "")
+    assert (
+        card.count("0.500 [0.200, 0.800] of 8") == 5
+        and "right on 0.875 of real test images" in card
+    )
+    assert "- bare-crowned white finch shown as spiky-crested white finch: 3 times" in card.replace(
+        "\\", ""
+    )
     assert "Not measured" not in card and "Not measured" in adapter_card()
 
 
@@ -261,15 +327,28 @@ def hub():
         yield hub
 
 
-def test_the_hub_takes_the_yaml_and_finds_what_it_looks_for(adapter_card, classifier_card, adapter, trained_classifier, hub, tmp_path):
+def test_the_hub_takes_the_yaml_and_finds_what_it_looks_for(
+    adapter_card, classifier_card, adapter, trained_classifier, hub, tmp_path
+):
     on_hub = {
-        "adapter": subset_of(json.loads((adapter / FACTS_FILE).read_text()), f"birds/data@{COMMIT}") | {"base": f"birds/base@{COMMIT}"},
-        "classifier": subset_of(json.loads((trained_classifier / CLASSIFIER_FACTS).read_text()), f"birds/data@{COMMIT}")
+        "adapter": subset_of(json.loads((adapter / FACTS_FILE).read_text()), f"birds/data@{COMMIT}")
+        | {"base": f"birds/base@{COMMIT}"},
+        "classifier": subset_of(
+            json.loads((trained_classifier / CLASSIFIER_FACTS).read_text()), f"birds/data@{COMMIT}"
+        )
         | {"model": f"birds/resnet@{COMMIT}"},
     }
-    cards = {"evil": adapter_card({"class_names": [EVIL] * 4} | judged()), "local": adapter_card(), "local classifier": classifier_card()}
-    cards["adapter"] = adapter_card(on_hub["adapter"] | judged(), license="mit", hub_model_id="birds/adapter")
-    cards["classifier"] = classifier_card(on_hub["classifier"], license="mit", hub_model_id="birds/classifier")
+    cards = {
+        "evil": adapter_card({"class_names": [EVIL] * 4} | judged()),
+        "local": adapter_card(),
+        "local classifier": classifier_card(),
+    }
+    cards["adapter"] = adapter_card(
+        on_hub["adapter"] | judged(), license="mit", hub_model_id="birds/adapter"
+    )
+    cards["classifier"] = classifier_card(
+        on_hub["classifier"], license="mit", hub_model_id="birds/classifier"
+    )
     for name, card in cards.items():
         (tmp_path / f"{name}.md").write_text(card)
     finished = run_python(hub, VALIDATE, tmp_path)
@@ -278,52 +357,94 @@ def test_the_hub_takes_the_yaml_and_finds_what_it_looks_for(adapter_card, classi
     assert len(hub.calls_of("POST", "/api/validate-yaml")) == len(cards)
 
     found = {name: ModelCard(card).data for name, card in cards.items()}
-    assert (found["adapter"].license, found["adapter"].base_model, found["adapter"].datasets) == ("mit", "birds/base", ["birds/data"])
-    assert found["adapter"].library_name == "diffusers" and found["adapter"].pipeline_tag == "text-to-image"
-    assert found["classifier"].library_name == "transformers" and found["classifier"].base_model == "birds/resnet"
+    assert (found["adapter"].license, found["adapter"].base_model, found["adapter"].datasets) == (
+        "mit",
+        "birds/base",
+        ["birds/data"],
+    )
+    assert (
+        found["adapter"].library_name == "diffusers"
+        and found["adapter"].pipeline_tag == "text-to-image"
+    )
+    assert (
+        found["classifier"].library_name == "transformers"
+        and found["classifier"].base_model == "birds/resnet"
+    )
     (result,) = found["classifier"].eval_results
     metrics = json.loads((trained_classifier / CLASSIFIER_FACTS).read_text())["metrics"]
-    assert (result.metric_type, result.metric_value, result.dataset_type) == ("accuracy", metrics["accuracy"], "birds/data")
+    assert (result.metric_type, result.metric_value, result.dataset_type) == (
+        "accuracy",
+        metrics["accuracy"],
+        "birds/data",
+    )
     assert result.dataset_split == "test"
     for name in ("local", "local classifier"):  # the Hub does not know a folder of this machine
-        assert found[name].base_model is None and found[name].datasets is None and found[name].license is None
+        assert (
+            found[name].base_model is None
+            and found[name].datasets is None
+            and found[name].license is None
+        )
     assert found["local classifier"].eval_results is None
 
 
 @pytest.mark.slow
-def test_the_snippet_on_the_card_runs_as_it_stands_in_another_process(tiny_base, adapter, hub, tmp_path):
+def test_the_snippet_on_the_card_runs_as_it_stands_in_another_process(
+    tiny_base, adapter, hub, tmp_path
+):
     """Base and adapter come from the Hub, and the images are those of this package's own loader."""
     folder = shutil.copytree(adapter, tmp_path / "adapter")
-    values = adapter_settings("unused", tiny_base, folder, hub_model_id="birds/adapter", license="mit")
+    values = adapter_settings(
+        "unused", tiny_base, folder, hub_model_id="birds/adapter", license="mit"
+    )
     pushed = run_python(hub, PUSH, tiny_base, folder, json.dumps(values))
     assert pushed.returncode == 0, pushed.stderr
     card = hub.content("model", "birds/adapter")["README.md"].decode()
     assert hub.repository("model", "birds/base").history("main")[0].oid in code_of(card, "python")
-    done = run_python(hub, code_of(card, "python") + AFTER_THE_SNIPPET, tmp_path / "images.npy", token=None)
+    done = run_python(
+        hub, code_of(card, "python") + AFTER_THE_SNIPPET, tmp_path / "images.npy", token=None
+    )
     assert done.returncode == 0, done.stderr
 
-    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None, requires_safety_checker=False)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        tiny_base, safety_checker=None, requires_safety_checker=False
+    )
     load_into(pipeline, read_adapter(resolve(str(adapter))))
-    options = {"num_inference_steps": 4, "output_type": "np", "generator": torch.Generator().manual_seed(5)}
+    options = {
+        "num_inference_steps": 4,
+        "output_type": "np",
+        "generator": torch.Generator().manual_seed(5),
+    }
     expected = pipeline("a photo of a <class_2> bird", **options).images
     assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
 
 
 PRECISIONS = {
     "single": {"unet": torch.float32, "text_encoder": torch.float32, "vae": torch.float32},
-    "half, as the demo's": {"unet": torch.float16, "text_encoder": torch.float16, "vae": torch.float16},
+    "half, as the demo's": {
+        "unet": torch.float16,
+        "text_encoder": torch.float16,
+        "vae": torch.float16,
+    },
     "bfloat": {"unet": torch.bfloat16, "text_encoder": torch.bfloat16, "vae": torch.bfloat16},
     "mixed": {"unet": torch.float16, "text_encoder": torch.float32, "vae": torch.bfloat16},
 }
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_snippet_runs_as_it_stands_on_a_base_of_any_precision(precision, tiny_base, adapter, adapter_card, tmp_path, monkeypatch):
-    """transformers loads a text encoder as it is stored, diffusers everything else in single precision."""
+def test_the_snippet_runs_as_it_stands_on_a_base_of_any_precision(
+    precision, tiny_base, adapter, adapter_card, tmp_path, monkeypatch
+):
+    """transformers loads a text encoder as it is stored, diffusers everything else in single
+    precision.
+    """
     base = shutil.copytree(tiny_base, tmp_path / "tiny-base")
     for part, dtype in PRECISIONS[precision].items():
         (file,) = (base / part).glob("*.safetensors")
-        save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+        save_file(
+            {name: tensor.to(dtype) for name, tensor in load_file(file).items()},
+            file,
+            metadata={"format": "pt"},
+        )
     (tmp_path / UNPUBLISHED_NAME).parent.mkdir(parents=True)
     shutil.copytree(adapter, tmp_path / UNPUBLISHED_NAME)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,6 @@
-"""Folders pushed by the real client to the loopback Hub: whole in one commit, or a line that says what to do."""
+"""Folders pushed by the real client to the loopback Hub: whole in one commit, or a line that says
+what to do.
+"""
 
 import json
 import socket
@@ -18,7 +20,12 @@ FILES = {
     "samples/empty.txt": b"",
     "weights.safetensors": bytes(range(255, -1, -1)) * 4000,
 }
-UNPUBLISHED = {"state/checkpoint-2/optimizer.bin": b"\0secret", "state/error.json": b"{}", ".env": b"secret", "samples/.cache/x": b"x"}
+UNPUBLISHED = {
+    "state/checkpoint-2/optimizer.bin": b"\0secret",
+    "state/error.json": b"{}",
+    ".env": b"secret",
+    "samples/.cache/x": b"x",
+}
 
 PUSH = """
 import json, sys
@@ -47,14 +54,18 @@ def folder(tmp_path):
 
 def push(hub, folder, code=PUSH, token=WRITE_TOKEN, environment=None, **arguments) -> str:
     """Pushes in a subprocess; gives the pin as a text. Fails the test when the push does."""
-    finished = run_python(hub, code, folder, json.dumps(arguments), token=token, **(environment or {}))
+    finished = run_python(
+        hub, code, folder, json.dumps(arguments), token=token, **(environment or {})
+    )
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 
 
 def refused(hub, folder, code=PUSH, token=WRITE_TOKEN, environment=None, **arguments) -> str:
     """The line that a push ends with that must fail."""
-    finished = run_python(hub, code, folder, json.dumps(arguments), token=token, **(environment or {}))
+    finished = run_python(
+        hub, code, folder, json.dumps(arguments), token=token, **(environment or {})
+    )
     assert finished.returncode == 1 and "Traceback" not in finished.stderr, finished.stderr
     (line,) = [line for line in finished.stderr.splitlines() if line.startswith("user error: ")]
     assert finished.stderr.endswith(line + "\n")  # one line, the last one
@@ -67,7 +78,9 @@ def commits(hub, repo=REPO):
 
 def pushed(hub, repo=REPO):
     """The repository's files but for the one that the Hub makes itself."""
-    return {name: content for name, content in hub.content(*repo).items() if name != ".gitattributes"}
+    return {
+        name: content for name, content in hub.content(*repo).items() if name != ".gitattributes"
+    }
 
 
 def test_a_folder_is_pushed_whole_and_alone_in_one_commit(hub, folder):
@@ -78,7 +91,11 @@ def test_a_folder_is_pushed_whole_and_alone_in_one_commit(hub, folder):
     assert (head.title, head.parent) == ("Two steps of training", first.oid)
     assert not hub.repository(*REPO).private
     assert all(call.user == "ada" or call.path.startswith("/lfs/") for call in hub.calls)
-    assert all(WRITE_TOKEN.encode() not in path.read_bytes() for path in hub.home.rglob("*") if path.is_file())
+    assert all(
+        WRITE_TOKEN.encode() not in path.read_bytes()
+        for path in hub.home.rglob("*")
+        if path.is_file()
+    )
 
 
 def test_the_same_content_again_is_the_same_commit_and_uploads_nothing(hub, folder):
@@ -94,7 +111,10 @@ def test_only_what_changed_is_uploaded_and_other_files_stay(hub, folder):
     (folder / "adapter.json").write_bytes(b'{"format": 2}\n')
     (folder / "weights.safetensors").rename(folder / "more.safetensors")
     push(hub, folder)
-    assert pushed(hub) == FILES | {"adapter.json": b'{"format": 2}\n', "more.safetensors": FILES["weights.safetensors"]}
+    assert pushed(hub) == FILES | {
+        "adapter.json": b'{"format": 2}\n',
+        "more.safetensors": FILES["weights.safetensors"],
+    }
     assert len(commits(hub)) == 3
     assert not hub.calls_of("PUT", "/lfs/")  # the Hub has these bytes
 
@@ -141,7 +161,9 @@ def test_a_push_by_somebody_else_in_between_is_not_overwritten(hub, folder):
     assert "somebody else pushed to birds/adapter" in refused(hub, folder)
     assert [commit.title for commit in commits(hub)] == ["theirs", "initial commit"]
     push(hub, folder)
-    assert [commit.author for commit in commits(hub)] == ["ada", "bob", "ada"] and pushed(hub) == FILES
+    assert [commit.author for commit in commits(hub)] == ["ada", "bob", "ada"] and pushed(
+        hub
+    ) == FILES
 
 
 TOKENS = [
@@ -169,7 +191,9 @@ def test_a_token_that_only_reads_changes_nothing_in_a_repository_that_is_there(h
 
 def test_the_check_makes_the_repository_and_needs_no_call_that_mirrors_lack(hub, folder):
     hub.fail("GET", "/auth-check/write", status=404)
-    assert push(hub, folder, CHECK, private=True) == push(hub, folder, CHECK, private=True) == "None"
+    assert (
+        push(hub, folder, CHECK, private=True) == push(hub, folder, CHECK, private=True) == "None"
+    )
     assert hub.repository(*REPO).private and len(commits(hub)) == 1 and not pushed(hub)
     assert [call.status for call in hub.calls_of("GET", "/auth-check/write")] == [404, 200]
 
@@ -179,7 +203,18 @@ def test_a_token_given_wins_over_that_of_the_environment(hub, folder):
     assert pushed(hub) == FILES
 
 
-@pytest.mark.parametrize("name", ["adapter", "birds/", "birds/adapter/x", "birds/adapter@main", "birds/ad apter", "-birds/adapter", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapter",
+        "birds/",
+        "birds/adapter/x",
+        "birds/adapter@main",
+        "birds/ad apter",
+        "-birds/adapter",
+        "",
+    ],
+)
 def test_bad_names_are_refused_before_anything_is_sent(folder, name):
     with pytest.raises(UserError, match="org/name"):
         push_folder(folder, name, token=WRITE_TOKEN)
@@ -232,7 +267,10 @@ def test_a_hub_that_hangs_is_given_up_and_the_same_command_finishes(hub, folder)
 def test_an_upload_cut_once_goes_on(hub, folder):
     hub.fail("PUT", "/lfs/", cut=True)
     push(hub, folder)
-    assert pushed(hub) == FILES and [call.status for call in hub.calls_of("PUT", "/lfs/")].count(None) == 1
+    assert (
+        pushed(hub) == FILES
+        and [call.status for call in hub.calls_of("PUT", "/lfs/")].count(None) == 1
+    )
 
 
 @pytest.mark.slow
@@ -256,7 +294,10 @@ def test_a_commit_that_was_lost_and_followed_by_somebody_elses_is_found(hub, fol
     """The pin is the commit that was pushed, not what came after it."""
 
     def push_by_somebody(body):
-        lines = [{"key": "header", "value": {"summary": "theirs"}}, {"key": "file", "value": {"path": "x.txt", "content": "dGhlaXJz"}}]
+        lines = [
+            {"key": "header", "value": {"summary": "theirs"}},
+            {"key": "file", "value": {"path": "x.txt", "content": "dGhlaXJz"}},
+        ]
         hub.repository(*REPO).commit("main", lines, "bob", hub.is_stored)
         return body
 

@@ -1,4 +1,6 @@
-"""Generations published to the loopback Hub by the real client: once and completely, or not at all, and read back as they were."""
+"""Generations published to the loopback Hub by the real client: once and completely, or not at all,
+and read back as they were.
+"""
 
 import base64
 import json
@@ -69,18 +71,33 @@ def data_of(hub, repo_id, revision="main"):
 
 def pushed(hub, repo_id, revision="main"):
     """A revision's files but for the card, which is merged, and the one that the Hub makes itself."""
-    return {name: value for name, value in hub.content("dataset", repo_id, revision).items() if name not in ("README.md", ".gitattributes")}
+    return {
+        name: value
+        for name, value in hub.content("dataset", repo_id, revision).items()
+        if name not in ("README.md", ".gitattributes")
+    }
 
 
 def local_files(output):
     repo = output / "repo"
-    return {path.relative_to(repo).as_posix(): path.read_bytes() for path in repo.rglob("*") if path.is_file() and path.name != "README.md"}
+    return {
+        path.relative_to(repo).as_posix(): path.read_bytes()
+        for path in repo.rglob("*")
+        if path.is_file() and path.name != "README.md"
+    }
 
 
 def local_rows(output):
     """[source, variant, target] of every published row."""
-    tables = [pq.read_table(path, columns=["source_index", "variant", "target_index"]) for path in sorted(output.glob("repo/*/train-*"))]
-    return [[row["source_index"], row["variant"], row["target_index"]] for table in tables for row in table.to_pylist()]
+    tables = [
+        pq.read_table(path, columns=["source_index", "variant", "target_index"])
+        for path in sorted(output.glob("repo/*/train-*"))
+    ]
+    return [
+        [row["source_index"], row["variant"], row["target_index"]]
+        for table in tables
+        for row in table.to_pylist()
+    ]
 
 
 def loaded(hub, *words, token=READ_TOKEN, code=LOAD, **environment):
@@ -96,31 +113,42 @@ def published(publisher, first_version, second_version):
     before = digests(first_version), digests(second_version)
     publisher.published(first_version, "birds/published")
     publisher.published(second_version, "birds/published", tag="v1.1.0")
-    assert (digests(first_version), digests(second_version)) == before  # also state/: publishing only reads
+    assert (
+        digests(first_version),
+        digests(second_version),
+    ) == before  # also state/: publishing only reads
     return "birds/published"
 
 
 # ---- one version, and the next ----
 
 
-def test_every_version_is_one_commit_with_exactly_its_files(publisher, published, first_version, second_version):
+def test_every_version_is_one_commit_with_exactly_its_files(
+    publisher, published, first_version, second_version
+):
     hub = publisher.hub
     second, first, initial = history(hub, published)
     assert (second.parent, first.parent) == (first.oid, initial.oid)
     assert repository(hub, published).tags == {"v1.0.0": first.oid, "v1.1.0": second.oid}
     assert pushed(hub, published, "v1.0.0") == local_files(first_version)
-    assert pushed(hub, published, "v1.1.0") == local_files(second_version)  # of 3 shards before, 2 are left
+    assert pushed(hub, published, "v1.1.0") == local_files(
+        second_version
+    )  # of 3 shards before, 2 are left
     assert first.title == "v1.0.0: 12 images by SGD-Mix"
 
 
-def test_a_colleague_loads_every_version_with_its_own_rows(publisher, published, first_version, second_version):
+def test_a_colleague_loads_every_version_with_its_own_rows(
+    publisher, published, first_version, second_version
+):
     for version, output in {"v1.0.0": first_version, "v1.1.0": second_version}.items():
         facts = loaded(publisher.hub, published, version)
         assert facts["rows"] == facts["streamed"] == local_rows(output)
         assert facts["names"] == NAMES and facts["sizes"] == [[32, 32]]
 
 
-def test_load_published_never_gives_another_version_also_when_the_hub_fails(publisher, published, first_version, second_version, tmp_path):
+def test_load_published_never_gives_another_version_also_when_the_hub_fails(
+    publisher, published, first_version, second_version, tmp_path
+):
     hub, cache = publisher.hub, {"HF_HOME": str(tmp_path)}
     first, second = (
         [repository(hub, published).tags[tag], local_rows(o)]
@@ -131,7 +159,15 @@ def test_load_published_never_gives_another_version_also_when_the_hub_fails(publ
     hub.fail("HEAD", f"/datasets/{published}", status=503, times=10**6)
     try:
         for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
-            known, unknown, branch = loaded(hub, published, "v1.0.0", "v1.1.0", "main", code=LOAD_PUBLISHED, **cache | environment)
+            known, unknown, branch = loaded(
+                hub,
+                published,
+                "v1.0.0",
+                "v1.1.0",
+                "main",
+                code=LOAD_PUBLISHED,
+                **cache | environment,
+            )
             assert known == first
             assert "cannot reach the Hub" in unknown and "asked for by its tag" in branch
     finally:
@@ -140,12 +176,26 @@ def test_load_published_never_gives_another_version_also_when_the_hub_fails(publ
 
 def test_the_card_tells_what_changed_and_what_is_in_it(publisher, published, first_version):
     card, data = card_of(publisher.hub, published), data_of(publisher.hub, published)
-    assert "| v1.0.0 | default | 12 | first version |\n| v1.1.0 | default | 24 | num\\_candidates 3 → 5; num\\_variants 1 → 2 |" in card
+    assert (
+        "| v1.0.0 | default | 12 | first version |\n| v1.1.0 | default | 24 | num\\_candidates 3 → 5; num\\_variants 1 → 2 |"
+        in card
+    )
     method = data["sgdmix"]["default"]
-    assert (method["strength"], method["num_candidates"], method["saliency_method"]) == (0.0, 5, "spectral-residual")
-    assert data["license"] == "mit" and data["size_categories"] == ["n<1K"] and data["task_categories"] == ["image-classification"]
+    assert (method["strength"], method["num_candidates"], method["saliency_method"]) == (
+        0.0,
+        5,
+        "spectral-residual",
+    )
+    assert (
+        data["license"] == "mit"
+        and data["size_categories"] == ["n<1K"]
+        and data["task_categories"] == ["image-classification"]
+    )
     assert data["dataset_info"]["splits"][0]["num_examples"] == 24
-    assert f"hf://datasets/{published}@v1.1.0/sgdmix/default/config.yaml" in card and 'revision="v1.1.0"' in card
+    assert (
+        f"hf://datasets/{published}@v1.1.0/sgdmix/default/config.yaml" in card
+        and 'revision="v1.1.0"' in card
+    )
     assert not re.search("path/or/name|version-of", card) and card.count("## How it was made") == 1
     pictures = re.findall(r"\]\((assets/[^)]+)\)", card)
     assert pictures and set(pictures) <= set(pushed(publisher.hub, published))
@@ -162,11 +212,21 @@ def test_the_cards_python_runs(publisher, published, evil_source):
 
 def test_a_hostile_class_name_arrives_and_changes_nothing(publisher, published, first_version):
     card = DatasetCard(card_of(publisher.hub, published))
-    (label,) = [feature for feature in card.data.to_dict()["dataset_info"]["features"] if feature["name"] == "label"]
+    (label,) = [
+        feature
+        for feature in card.data.to_dict()["dataset_info"]["features"]
+        if feature["name"] == "label"
+    ]
     assert label["dtype"]["class_label"]["names"]["0"] == EVIL
     assert "<script>" not in card.text
-    headings = re.findall(r"^#+ .*", re.sub(r"```.*?```", "", card.text, flags=re.DOTALL), re.MULTILINE)
-    assert headings[0] == "# evil-birds SGD-Mix" and all(line.startswith("## ") for line in headings[1:]) and "script" not in str(headings)
+    headings = re.findall(
+        r"^#+ .*", re.sub(r"```.*?```", "", card.text, flags=re.DOTALL), re.MULTILINE
+    )
+    assert (
+        headings[0] == "# evil-birds SGD-Mix"
+        and all(line.startswith("## ") for line in headings[1:])
+        and "script" not in str(headings)
+    )
 
 
 # ---- again ----
@@ -177,16 +237,22 @@ def test_the_same_version_again_is_left_alone(publisher, published, repo_id, fir
     twin = another(hub, published, repo_id)
     head, tags = history(hub, repo_id)[0].oid, dict(twin.tags)
     pin = publisher.published(first_version, repo_id)
-    assert pin == f"{repo_id}@{tags['v1.0.0']}" and (history(hub, repo_id)[0].oid, twin.tags) == (head, tags)
+    assert pin == f"{repo_id}@{tags['v1.0.0']}" and (history(hub, repo_id)[0].oid, twin.tags) == (
+        head,
+        tags,
+    )
     assert {call.method for call in hub.calls if "create" not in call.path} == {"GET"}
 
 
-def test_another_content_under_a_tag_that_is_there_is_refused(publisher, published, repo_id, first_version, second_version, generation):
+def test_another_content_under_a_tag_that_is_there_is_refused(
+    publisher, published, repo_id, first_version, second_version, generation
+):
     hub = publisher.hub
     twin = another(hub, published, repo_id)
     before = copy_of(twin)
-    assert f"{repo_id}@v1.0.0 is published already, with other content (assets/contact_sheet.png" in publisher.refused(
-        second_version, repo_id
+    assert (
+        f"{repo_id}@v1.0.0 is published already, with other content (assets/contact_sheet.png"
+        in publisher.refused(second_version, repo_id)
     )
     other = generation("other-licence", num_candidates=3, license="cc-by-4.0")
     assert "with other content (sgdmix/default/manifest.json)" in publisher.refused(other, repo_id)
@@ -197,7 +263,9 @@ def copy_of(repository):
     return dict(repository.tags), dict(repository.branches), set(repository.commits)
 
 
-def test_another_card_under_a_tag_that_is_there_is_refused(publisher, published, repo_id, first_version, tmp_path):
+def test_another_card_under_a_tag_that_is_there_is_refused(
+    publisher, published, repo_id, first_version, tmp_path
+):
     another(publisher.hub, published, repo_id)
     edited = shutil.copytree(first_version, tmp_path / "edited")
     card = edited / "repo" / "README.md"
@@ -213,14 +281,19 @@ def strong(generation):
     return generation("strong", config_name="strong", num_candidates=7, license="cc-by-4.0")
 
 
-def test_configurations_share_a_repository_and_lose_nothing(publisher, published, repo_id, strong, first_version, second_version):
+def test_configurations_share_a_repository_and_lose_nothing(
+    publisher, published, repo_id, strong, first_version, second_version
+):
     hub = publisher.hub
     another(hub, published, repo_id)
     publisher.published(strong, repo_id, tag="v1.2.0")
     assert pushed(hub, repo_id) == local_files(second_version) | local_files(strong)
     card, data = card_of(hub, repo_id), data_of(hub, repo_id)
     assert section_of(card, "default") == section_of(card_of(hub, repo_id, "v1.1.0"), "default")
-    assert [(config["config_name"], config.get("default")) for config in data["configs"]] == [("default", True), ("strong", None)]
+    assert [(config["config_name"], config.get("default")) for config in data["configs"]] == [
+        ("default", True),
+        ("strong", None),
+    ]
     assert [info["config_name"] for info in data["dataset_info"]] == ["default", "strong"]
     assert data["license"] == ["mit", "cc-by-4.0"] and list(data["sgdmix"]) == ["default", "strong"]
     assert "| v1.2.0 | strong | 12 | first version |" in card and "## Configuration strong" in card
@@ -234,10 +307,14 @@ def test_configurations_share_a_repository_and_lose_nothing(publisher, published
 
 
 def section_of(card, config_name):
-    return re.search(f"<!-- sgdmix:{config_name}:begin -->.*<!-- sgdmix:{config_name}:end -->", card, re.DOTALL)[0]
+    return re.search(
+        f"<!-- sgdmix:{config_name}:begin -->.*<!-- sgdmix:{config_name}:end -->", card, re.DOTALL
+    )[0]
 
 
-def test_a_version_goes_to_a_branch_when_asked_for(publisher, published, repo_id, first_version, second_version):
+def test_a_version_goes_to_a_branch_when_asked_for(
+    publisher, published, repo_id, first_version, second_version
+):
     hub = publisher.hub
     twin = another(hub, published, repo_id)
     head = twin.branches["main"]
@@ -251,11 +328,21 @@ def test_what_people_wrote_and_other_files_stay(publisher, published, repo_id, s
     """Also what makes a repository gated, which is in its card's YAML."""
     hub = publisher.hub
     twin = another(hub, published, repo_id)
-    card = card_of(hub, repo_id, "v1.0.0").replace("# evil-birds SGD-Mix\n", "# Our birds\n\nAsk Ada.\n")
-    card = card.replace("license: mit\n", "\nlicense: mit\nextra_gated_prompt: Be nice.\n", 1) + "\n## Thanks\n\nTo all.\n"
+    card = card_of(hub, repo_id, "v1.0.0").replace(
+        "# evil-birds SGD-Mix\n", "# Our birds\n\nAsk Ada.\n"
+    )
+    card = (
+        card.replace("license: mit\n", "\nlicense: mit\nextra_gated_prompt: Be nice.\n", 1)
+        + "\n## Thanks\n\nTo all.\n"
+    )
     lines = [{"key": "header", "value": {"summary": "by hand"}}]
     for name, content in {"README.md": card, "notes/a.txt": "a", "data/more.csv": "x"}.items():
-        lines.append({"key": "file", "value": {"path": name, "content": base64.b64encode(content.encode()).decode()}})
+        lines.append(
+            {
+                "key": "file",
+                "value": {"path": name, "content": base64.b64encode(content.encode()).decode()},
+            }
+        )
     twin.commit("main", lines, "ada", hub.is_stored)
     publisher.published(second_version, repo_id, tag="v1.3.0")
     merged = card_of(hub, repo_id)
@@ -273,7 +360,11 @@ def test_what_people_wrote_and_other_files_stay(publisher, published, repo_id, s
 
 def test_local_inputs_are_refused_unless_allowed(publisher, repo_id, first_version):
     line = publisher.refused(first_version, repo_id, allow_local_inputs=False)
-    assert "dataset_name evil-birds" in line and "--allow_local_inputs" in line and not publisher.hub.calls
+    assert (
+        "dataset_name evil-birds" in line
+        and "--allow_local_inputs" in line
+        and not publisher.hub.calls
+    )
 
 
 def test_a_generation_without_a_licence_is_refused(publisher, repo_id, generation):
@@ -281,8 +372,13 @@ def test_a_generation_without_a_licence_is_refused(publisher, repo_id, generatio
     assert "--license" in line and not publisher.hub.calls
 
 
-@pytest.mark.parametrize("name", ["data/train-00001-of-00003.parquet", "sgdmix/default/plan.parquet", "assets/statistics.png"])
-def test_a_damaged_file_is_refused_before_anything_is_sent(publisher, repo_id, first_version, tmp_path, name):
+@pytest.mark.parametrize(
+    "name",
+    ["data/train-00001-of-00003.parquet", "sgdmix/default/plan.parquet", "assets/statistics.png"],
+)
+def test_a_damaged_file_is_refused_before_anything_is_sent(
+    publisher, repo_id, first_version, tmp_path, name
+):
     damaged = shutil.copytree(first_version, tmp_path / "damaged")
     path = damaged / "repo" / name
     content = bytearray(path.read_bytes())
@@ -322,7 +418,9 @@ TOKENS = [
 
 
 @pytest.mark.parametrize(("token", "reason"), TOKENS)
-def test_without_permission_nothing_happens(publisher, published, repo_id, first_version, second_version, token, reason):
+def test_without_permission_nothing_happens(
+    publisher, published, repo_id, first_version, second_version, token, reason
+):
     assert reason in publisher.refused(first_version, repo_id, token=token)
     assert ("dataset", repo_id) not in publisher.hub.repositories
     twin = another(publisher.hub, published, repo_id)
@@ -331,46 +429,66 @@ def test_without_permission_nothing_happens(publisher, published, repo_id, first
     assert copy_of(twin) == before
 
 
-def test_private_when_asked_for_and_never_public_by_mistake(publisher, published, repo_id, first_version):
+def test_private_when_asked_for_and_never_public_by_mistake(
+    publisher, published, repo_id, first_version
+):
     publisher.published(first_version, repo_id, hub_private_repo=True)
     assert repository(publisher.hub, repo_id).private
     assert loaded(publisher.hub, repo_id, "v1.0.0")["rows"] == local_rows(first_version)
     assert run_python(publisher.hub, LOAD, repo_id, "v1.0.0", token=None).returncode == 1
-    assert "is public" in publisher.refused(first_version, published, tag="v9", hub_private_repo=True)
+    assert "is public" in publisher.refused(
+        first_version, published, tag="v9", hub_private_repo=True
+    )
 
 
 # ---- somebody else at the same moment ----
 
 
-def test_a_push_in_between_is_not_overwritten_and_the_same_command_finishes(publisher, published, repo_id, first_version):
+def test_a_push_in_between_is_not_overwritten_and_the_same_command_finishes(
+    publisher, published, repo_id, first_version
+):
     hub = publisher.hub
     twin = another(hub, published, repo_id)
 
     def push_by_somebody(body):
-        lines = [{"key": "header", "value": {"summary": "theirs"}}, {"key": "file", "value": {"path": "x.txt", "content": "dGhlaXJz"}}]
+        lines = [
+            {"key": "header", "value": {"summary": "theirs"}},
+            {"key": "file", "value": {"path": "x.txt", "content": "dGhlaXJz"}},
+        ]
         twin.commit("main", lines, "bob", hub.is_stored)
         return body
 
     tags = dict(twin.tags)
     hub.fail("POST", f"{repo_id}/preupload/", rewrite=push_by_somebody)
-    assert f"somebody else pushed to {repo_id}" in publisher.refused(first_version, repo_id, tag="v3.0.0")
+    assert f"somebody else pushed to {repo_id}" in publisher.refused(
+        first_version, repo_id, tag="v3.0.0"
+    )
     assert history(hub, repo_id)[0].title == "theirs" and twin.tags == tags
     publisher.published(first_version, repo_id, tag="v3.0.0")
     assert pushed(hub, repo_id) == local_files(first_version) | {"x.txt": b"theirs"}
 
 
-def test_of_two_publishers_one_wins_and_the_other_is_told_and_can_run_again(publisher, repo_id, first_version, strong):
+def test_of_two_publishers_one_wins_and_the_other_is_told_and_can_run_again(
+    publisher, repo_id, first_version, strong
+):
     """Two processes, one Hub: whoever loses repeats its command, and nothing of either is lost."""
     hub, rival = publisher.hub, Publisher(publisher.hub)
     try:
         publisher.published(first_version, repo_id)
         outputs = {"v2.0.0": first_version, "v2.1.0": strong}
-        hub.fail("POST", f"{repo_id}/preupload/", delay=0.5, times=2)  # both have read the head by then
+        hub.fail(
+            "POST", f"{repo_id}/preupload/", delay=0.5, times=2
+        )  # both have read the head by then
         with ThreadPoolExecutor() as pool:
-            started = [pool.submit(who.publish, strong, repo_id, tag=tag) for who, tag in zip((publisher, rival), outputs, strict=True)]
+            started = [
+                pool.submit(who.publish, strong, repo_id, tag=tag)
+                for who, tag in zip((publisher, rival), outputs, strict=True)
+            ]
         ended = [future.result() for future in started]
         told = [outcome.error for outcome in ended if outcome.error]
-        assert len(told) <= 1 and all(re.search("somebody else|published already", line) for line in told)
+        assert len(told) <= 1 and all(
+            re.search("somebody else|published already", line) for line in told
+        )
         for tag in outputs:
             publisher.published(strong, repo_id, tag=tag)
         assert set(repository(hub, repo_id).tags) == {"v1.0.0", "v2.0.0", "v2.1.0"}
@@ -388,6 +506,10 @@ def test_a_tag_that_somebody_set_in_between_is_told(publisher, published, repo_i
         return body
 
     hub.fail("POST", f"{repo_id}/tag/", rewrite=tag_by_somebody)
-    assert f"{repo_id}@v3.0.0 was published by somebody else" in publisher.refused(first_version, repo_id, tag="v3.0.0")
+    assert f"{repo_id}@v3.0.0 was published by somebody else" in publisher.refused(
+        first_version, repo_id, tag="v3.0.0"
+    )
     assert twin.tags["v3.0.0"] == twin.tags["v1.1.0"]
-    assert "is published already, with other content" in publisher.refused(first_version, repo_id, tag="v3.0.0")
+    assert "is published already, with other content" in publisher.refused(
+        first_version, repo_id, tag="v3.0.0"
+    )

@@ -83,7 +83,10 @@ def check(repo, settings: AugmentSettings) -> None:
 def load_elsewhere(repo, hf_home) -> subprocess.CompletedProcess:
     """`load_dataset(repo)` in a fresh process with empty caches."""
     return subprocess.run(
-        [sys.executable, "-c", LOAD, str(repo)], env=launch_environment({"HF_HOME": str(hf_home)}), capture_output=True, text=True
+        [sys.executable, "-c", LOAD, str(repo)],
+        env=launch_environment({"HF_HOME": str(hf_home)}),
+        capture_output=True,
+        text=True,
     )
 
 
@@ -136,7 +139,14 @@ def test_published_rows_are_found_by_their_source(repo, birds, split, tmp_path):
     assert published.made_from(len(split.rows)) == []
 
 
-@pytest.mark.parametrize("name", ["data/train-00001-of-00005.parquet", "sgdmix/default/plan.parquet", "assets/contact_sheet.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/train-00001-of-00005.parquet",
+        "sgdmix/default/plan.parquet",
+        "assets/contact_sheet.png",
+    ],
+)
 def test_changed_or_missing_file_is_refused_by_name(name, copy):
     load_published(str(copy))
     path = copy / name
@@ -196,16 +206,25 @@ def synthetic_of(published, row) -> list[np.ndarray]:
 
 
 def test_probability_zero_trains_on_real_images_alone(split, some_rows):
-    assert all(is_real(split, row, pixels) and label == split.labels[row] for row, pixels, label in drawn(split, some_rows, 0.0))
+    assert all(
+        is_real(split, row, pixels) and label == split.labels[row]
+        for row, pixels, label in drawn(split, some_rows, 0.0)
+    )
 
 
 def test_probability_one_replaces_every_image_that_has_synthetic_ones(split, some_rows):
     for row, pixels, label in drawn(split, some_rows, 1.0):
         made = synthetic_of(some_rows, row)
         assert len(made) == (0 if row % 3 == 0 else 2)
-        assert any(np.array_equal(pixels, image) for image in made) if made else is_real(split, row, pixels)
+        assert (
+            any(np.array_equal(pixels, image) for image in made)
+            if made
+            else is_real(split, row, pixels)
+        )
         assert label == split.labels[row]
-        assert all(some_rows.rows[position]["label"] == label for position in some_rows.made_from(row))
+        assert all(
+            some_rows.rows[position]["label"] == label for position in some_rows.made_from(row)
+        )
 
 
 def test_probability_between_gives_both_in_about_that_share(split, repo):
@@ -215,7 +234,9 @@ def test_probability_between_gives_both_in_about_that_share(split, repo):
     assert 36 - 22 < real < 36 + 22
 
 
-def test_classifier_trains_with_synthetic_images_and_records_their_pin(repo, birds, classifier, tmp_path):
+def test_classifier_trains_with_synthetic_images_and_records_their_pin(
+    repo, birds, classifier, tmp_path
+):
     args = [
         "scripts/train_classifier.py",
         f"--dataset_name={birds}",
@@ -226,7 +247,9 @@ def test_classifier_trains_with_synthetic_images_and_records_their_pin(repo, bir
         "--num_train_epochs=1",
         "--eval_split=test",
     ]
-    done = subprocess.run([sys.executable, *args], cwd=ROOT, env=launch_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *args], cwd=ROOT, env=launch_environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "downstream" / "classifier.json").read_text())
     assert facts["synthetic"] == str(load_published(str(repo)).pin)

@@ -6,7 +6,18 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from generations import NUM_SHARDS, SCRIPT, arguments, digests, manifest_of, pixels_of, published_rows, records, start, wait_for_records
+from generations import (
+    NUM_SHARDS,
+    SCRIPT,
+    arguments,
+    digests,
+    manifest_of,
+    pixels_of,
+    published_rows,
+    records,
+    start,
+    wait_for_records,
+)
 from launching import ROOT, launch
 from trainings import ADAPTER, TINY
 
@@ -16,7 +27,13 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def on_gpu(script: str, settings: dict) -> list[str]:
     """The command line of a launch on one GPU."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    return [*command, "--config_file", str(ROOT / "sgdmix_hub" / "accelerate_configs" / "gpu1.yaml"), script, *arguments(settings)]
+    return [
+        *command,
+        "--config_file",
+        str(ROOT / "sgdmix_hub" / "accelerate_configs" / "gpu1.yaml"),
+        script,
+        *arguments(settings),
+    ]
 
 
 def finish(script: str, settings: dict) -> None:
@@ -25,7 +42,11 @@ def finish(script: str, settings: dict) -> None:
     assert launched.returncode == 0, stderr
 
 
-@pytest.mark.parametrize("method", [{"dtype": "float16"}, {"dtype": "bfloat16", "compile": True}], ids=["float16", "bfloat16 compiled"])
+@pytest.mark.parametrize(
+    "method",
+    [{"dtype": "float16"}, {"dtype": "bfloat16", "compile": True}],
+    ids=["float16", "bfloat16 compiled"],
+)
 def test_killed_run_is_continued_to_the_same_bytes(method, generation_settings, tmp_path):
     settings = generation_settings | method
     finish(SCRIPT, settings | {"output_dir": tmp_path / "whole"})
@@ -47,16 +68,39 @@ def test_images_are_the_cpus_up_to_rounding(generation_settings, tmp_path):
     finish(SCRIPT, generation_settings | {"output_dir": tmp_path / "gpu"})
     done = launch([SCRIPT, *arguments(generation_settings | {"output_dir": tmp_path / "cpu"})])
     assert done.returncode == 0, done.stderr
-    pairs = list(zip(published_rows(tmp_path / "gpu"), published_rows(tmp_path / "cpu"), strict=True))
+    pairs = list(
+        zip(published_rows(tmp_path / "gpu"), published_rows(tmp_path / "cpu"), strict=True)
+    )
     plan = ("source_index", "variant", "target_index", "seed")
     assert all(gpu[name] == cpu[name] for gpu, cpu in pairs for name in plan)
     differences = [np.abs(pixels_of(gpu).astype(int) - pixels_of(cpu)).mean() for gpu, cpu in pairs]
-    assert np.median(differences) < 1 and max(differences) < 8  # of 255; a map at a threshold may move a mask's edge
+    assert (
+        np.median(differences) < 1 and max(differences) < 8
+    )  # of 255; a map at a threshold may move a mask's edge
 
 
 def test_adapter_trained_in_half_precision_refines(generation_settings, tmp_path):
-    training = TINY | {"dataset_name": generation_settings["dataset_name"], "output_dir": tmp_path / "adapter"}
+    training = TINY | {
+        "dataset_name": generation_settings["dataset_name"],
+        "output_dir": tmp_path / "adapter",
+    }
     base = {"pretrained_model_name_or_path": generation_settings["pretrained_model_name_or_path"]}
-    finish(ADAPTER, training | base | {"mixed_precision": "bf16", "max_train_steps": 4, "judged_strength": 0.5, "num_inference_steps": 4})
-    finish(SCRIPT, generation_settings | {"adapter": tmp_path / "adapter", "dtype": "bfloat16", "output_dir": tmp_path / "run"})
-    assert len(published_rows(tmp_path / "run")) + len(manifest_of(tmp_path / "run")["skipped"]) == 48
+    finish(
+        ADAPTER,
+        training
+        | base
+        | {
+            "mixed_precision": "bf16",
+            "max_train_steps": 4,
+            "judged_strength": 0.5,
+            "num_inference_steps": 4,
+        },
+    )
+    finish(
+        SCRIPT,
+        generation_settings
+        | {"adapter": tmp_path / "adapter", "dtype": "bfloat16", "output_dir": tmp_path / "run"},
+    )
+    assert (
+        len(published_rows(tmp_path / "run")) + len(manifest_of(tmp_path / "run")["skipped"]) == 48
+    )

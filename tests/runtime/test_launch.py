@@ -13,7 +13,8 @@ from accelerate.utils import DistributedType
 
 CONFIGS = Path(__file__).parents[2] / "sgdmix_hub" / "accelerate_configs"
 
-# what `accelerate config` writes for a machine of one's own; a missing one may become a warning at every launch
+# what `accelerate config` writes for a machine of one's own; a missing one may become a warning at
+# every launch
 EXPECTED_KEYS = {
     "compute_environment",
     "debug",
@@ -62,12 +63,22 @@ time.sleep(60)
 
 
 def launch(config: str, program: str, folder: Path) -> subprocess.CompletedProcess:
-    """Runs the program under `accelerate launch --config_file`; it is told the folder to write into."""
+    """Runs the program under `accelerate launch --config_file`; it is told the folder to write
+    into.
+    """
     script = folder / "program.py"
     script.write_text(program)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / config, script, folder],
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            CONFIGS / config,
+            script,
+            folder,
+        ],
         env=environment,
         capture_output=True,
         text=True,
@@ -75,7 +86,9 @@ def launch(config: str, program: str, folder: Path) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize(("config", "world_size", "backend"), [("cpu1.yaml", 1, None), ("cpu2.yaml", 2, "gloo")])
+@pytest.mark.parametrize(
+    ("config", "world_size", "backend"), [("cpu1.yaml", 1, None), ("cpu2.yaml", 2, "gloo")]
+)
 def test_cpu_configs_start_their_processes_without_a_warning(config, world_size, backend, tmp_path):
     done = launch(config, REPORT, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -99,8 +112,16 @@ def test_every_config_holds_what_accelerate_expects(path):
     assert values.keys() >= EXPECTED_KEYS
     config = ClusterConfig.from_yaml_file(path)  # refuses keys it does not know
     assert config.num_processes % config.num_machines == 0
-    assert config.distributed_type == (DistributedType.MULTI_GPU if config.num_processes > 1 else DistributedType.NO)
+    assert config.distributed_type == (
+        DistributedType.MULTI_GPU if config.num_processes > 1 else DistributedType.NO
+    )
 
 
 def test_all_configs_are_there():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"cpu1", "cpu2", "gpu1", "gpu8", "nodes"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
+        "cpu1",
+        "cpu2",
+        "gpu1",
+        "gpu8",
+        "nodes",
+    }

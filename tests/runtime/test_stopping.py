@@ -1,4 +1,6 @@
-"""Signals and kills that a single process meets: one line, its code, error.json, and the same command goes on."""
+"""Signals and kills that a single process meets: one line, its code, error.json, and the same
+command goes on.
+"""
 
 import json
 import os
@@ -11,7 +13,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from generations import ROOT, SCRIPT, _script, alive_in_the_end, arguments, digests, forks, records, run_script
+from generations import (
+    ROOT,
+    SCRIPT,
+    _script,
+    alive_in_the_end,
+    arguments,
+    digests,
+    forks,
+    records,
+    run_script,
+)
 from launching import launch_command, launch_environment
 from trainings import _in_own_group
 
@@ -36,20 +48,30 @@ class Running:
     """A script without a launcher, in a process group of its own, from its first recorded shard on."""
 
     def __init__(self, settings: dict, folder: Path, target=_in_own_group, shards: int = 1):
-        self.settings, self.output, self.logs = settings | {"output_dir": folder / "run"}, folder / "run", folder / "logs"
+        self.settings, self.output, self.logs = (
+            settings | {"output_dir": folder / "run"},
+            folder / "run",
+            folder / "logs",
+        )
         self.logs.mkdir()
         self.process = forks.Process(target=target, args=(*self.script(folder), self.logs))
         self.process.start()
         while len(records(self.output)) < shards:
             assert self.process.is_alive(), (self.logs / "stderr").read_text()
             time.sleep(0.001)
-        self.workers = [child for child in psutil.Process(self.process.pid).children() if ENCODER in " ".join(child.cmdline())]
+        self.workers = [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if ENCODER in " ".join(child.cmdline())
+        ]
 
     def script(self, folder: Path) -> tuple[str, list[str]]:
         return SCRIPT, arguments(self.settings)
 
     def ends(self, code: int, *words: str) -> str:
-        """Ends with one line that holds these words, no traceback, no process left; what error.json says."""
+        """Ends with one line that holds these words, no traceback, no process left; what error.json
+        says.
+        """
         self.process.join(60)
         assert self.process.exitcode == code, (self.logs / "stderr").read_text()
         assert not alive_in_the_end(self.workers)
@@ -67,8 +89,13 @@ class Running:
         assert digests(self.output / "repo") == reference and not list(self.output.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(("number", "named"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGHUP, "SIGHUP"), (signal.SIGTERM, "SIGTERM")])
-def test_signals_to_everybody_are_one_line_and_75_and_the_same_command_finishes(number, named, settings, reference, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "named"),
+    [(signal.SIGINT, "Ctrl-C"), (signal.SIGHUP, "SIGHUP"), (signal.SIGTERM, "SIGTERM")],
+)
+def test_signals_to_everybody_are_one_line_and_75_and_the_same_command_finishes(
+    number, named, settings, reference, tmp_path
+):
     """As a terminal and a batch system send them: to the encoding processes too."""
     running = Running(settings, tmp_path)
     os.killpg(running.process.pid, number)
@@ -155,7 +182,9 @@ def test_a_second_ctrl_c_ends_at_once_what_does_not_come_to_stop(settings, tmp_p
 
 
 @pytest.mark.parametrize("shards", [1, 9])
-def test_a_killed_encoder_is_one_line_and_the_same_command_finishes(shards, settings, reference, tmp_path):
+def test_a_killed_encoder_is_one_line_and_the_same_command_finishes(
+    shards, settings, reference, tmp_path
+):
     running = Running(settings, tmp_path, shards=shards)
     assert len(running.workers) == 2
     running.workers[0].kill()
@@ -185,11 +214,17 @@ launch(main, AugmentSettings)
 @pytest.mark.slow
 def test_a_kill_when_everything_is_done_is_one_line_and_costs_nothing(mixing, tmp_path):
     (tmp_path / "end.py").write_text(AT_THE_END)
-    command = launch_command([tmp_path / "end.py", *arguments(mixing | {"output_dir": tmp_path / "run"})], 2)
-    ended = subprocess.run(command, env=launch_environment(), capture_output=True, text=True, timeout=120)
+    command = launch_command(
+        [tmp_path / "end.py", *arguments(mixing | {"output_dir": tmp_path / "run"})], 2
+    )
+    ended = subprocess.run(
+        command, env=launch_environment(), capture_output=True, text=True, timeout=120
+    )
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("sgdmix_hub: ")]
     assert "rank 1 died when everything was done: nothing is lost" in line
-    assert "DistBackendError" not in ended.stderr and "gloo" not in ended.stderr.lower(), ended.stderr
+    assert "DistBackendError" not in ended.stderr and "gloo" not in ended.stderr.lower(), (
+        ended.stderr
+    )
 
 
 @pytest.mark.slow
@@ -197,7 +232,9 @@ def test_ctrl_c_under_the_launcher_is_one_line_of_the_program(settings, referenc
     """To the whole group, as a terminal sends it, while the launcher sends it once more."""
     output = tmp_path / "run"
     command = launch_command([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
-    launched = subprocess.Popen(command, env=launch_environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    launched = subprocess.Popen(
+        command, env=launch_environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     while not records(output):
         assert launched.poll() is None
         time.sleep(0.001)

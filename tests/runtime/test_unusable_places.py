@@ -1,4 +1,6 @@
-"""Places that a run cannot read or write: one line that says what to do, exit code 2, whatever the system calls it."""
+"""Places that a run cannot read or write: one line that says what to do, exit code 2, whatever the
+system calls it.
+"""
 
 import errno
 import os
@@ -54,13 +56,34 @@ PLACES = {
     "nothing": lambda out: ("", "output_dir is empty"),
     "a name that is too long": lambda out: (out / ("x" * 300), "too long"),
     "state is a file": lambda out: (a_file(out / "state").parents[0], out / "state"),
-    "shards is a file": lambda out: (a_file(out / "state" / "shards").parents[1], out / "state" / "shards"),
-    "saliency is a file": lambda out: (a_file(out / "state" / "saliency").parents[1], out / "state" / "saliency"),
-    "lock is a folder": lambda out: (a_folder(out / "state" / "lock").parents[1], out / "state" / "lock"),
-    "run.json is a folder": lambda out: (a_folder(out / "state" / "run.json").parents[1], out / "state" / "run.json"),
-    "the plan is a folder": lambda out: (a_folder(out / "state" / "plan.parquet").parents[1], out / "state"),
-    "repo.building is a file": lambda out: (a_file(out / "state" / BUILDING).parents[1], out / "state" / BUILDING),
-    "a record is a folder": lambda out: (a_folder(out / "state" / "shards" / "shard-00000.json").parents[2], out / "state" / "shards"),
+    "shards is a file": lambda out: (
+        a_file(out / "state" / "shards").parents[1],
+        out / "state" / "shards",
+    ),
+    "saliency is a file": lambda out: (
+        a_file(out / "state" / "saliency").parents[1],
+        out / "state" / "saliency",
+    ),
+    "lock is a folder": lambda out: (
+        a_folder(out / "state" / "lock").parents[1],
+        out / "state" / "lock",
+    ),
+    "run.json is a folder": lambda out: (
+        a_folder(out / "state" / "run.json").parents[1],
+        out / "state" / "run.json",
+    ),
+    "the plan is a folder": lambda out: (
+        a_folder(out / "state" / "plan.parquet").parents[1],
+        out / "state",
+    ),
+    "repo.building is a file": lambda out: (
+        a_file(out / "state" / BUILDING).parents[1],
+        out / "state" / BUILDING,
+    ),
+    "a record is a folder": lambda out: (
+        a_folder(out / "state" / "shards" / "shard-00000.json").parents[2],
+        out / "state" / "shards",
+    ),
 }
 
 
@@ -81,19 +104,40 @@ def refusal(settings: dict, output: object) -> UserError:
 def test_places_that_cannot_be_written_are_refused_in_one_line(place, mixing, tmp_path):
     output, named = PLACES[place](tmp_path / "run")
     line = str(refusal(mixing | {"strength": 0.0}, output))
-    assert "/".join(Path(named).parts[-2:]) in line and "\n" not in line and len(line) < LONGEST_LINE, line
+    assert (
+        "/".join(Path(named).parts[-2:]) in line and "\n" not in line and len(line) < LONGEST_LINE
+    ), line
     assert any(words in line for words in ("choose", "give", "move", "remove")), line
 
 
 def test_the_program_ends_with_2_and_one_line(mixing, tmp_path):
-    one_line(run_script(arguments(mixing | {"output_dir": a_file(tmp_path / "file")}), tmp_path / "logs"), str(tmp_path / "file"))
-    one_line(run_script(arguments(mixing | {"output_dir": "/dev/null/out"}), tmp_path / "logs"), "/dev/null")
-    one_line(run_script(arguments(mixing | {"output_dir": "/proc/out"}), tmp_path / "logs"), "/proc/out")
+    one_line(
+        run_script(
+            arguments(mixing | {"output_dir": a_file(tmp_path / "file")}), tmp_path / "logs"
+        ),
+        str(tmp_path / "file"),
+    )
+    one_line(
+        run_script(arguments(mixing | {"output_dir": "/dev/null/out"}), tmp_path / "logs"),
+        "/dev/null",
+    )
+    one_line(
+        run_script(arguments(mixing | {"output_dir": "/proc/out"}), tmp_path / "logs"), "/proc/out"
+    )
 
 
-def test_on_a_read_only_place_a_finished_run_is_complete_and_others_are_refused(mixing, read_only, capsys):
+def test_on_a_read_only_place_a_finished_run_is_complete_and_others_are_refused(
+    mixing, read_only, capsys
+):
     folder, close = read_only
-    settings = AugmentSettings(**mixing | {"dataset_name": str(mixing["dataset_name"]), "strength": 0.0, "output_dir": str(folder / "run")})
+    settings = AugmentSettings(
+        **mixing
+        | {
+            "dataset_name": str(mixing["dataset_name"]),
+            "strength": 0.0,
+            "output_dir": str(folder / "run"),
+        }
+    )
     augment.main(settings)
     shutil.copytree(folder / "run", folder / "half")
     shutil.rmtree(folder / "half" / "repo")
@@ -125,12 +169,20 @@ def test_what_the_system_says_of_a_place_becomes_one_line(number):
         wrapped.__cause__ = error
         for raised in (error, wrapped):
             line = str(reason(raised, None))
-            assert line.startswith(f"/some/file: {os.strerror(number).lower()}: ") and len(line) < LONGEST_LINE
+            assert (
+                line.startswith(f"/some/file: {os.strerror(number).lower()}: ")
+                and len(line) < LONGEST_LINE
+            )
 
 
 def test_errors_that_no_place_explains_stay_what_they_are():
     missing = FileNotFoundError(errno.ENOENT, "No such file or directory", "/some/file")
-    for error in (ValueError("a bug"), missing, ConnectionRefusedError(errno.ECONNREFUSED, "refused"), TimeoutError("late")):
+    for error in (
+        ValueError("a bug"),
+        missing,
+        ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+        TimeoutError("late"),
+    ):
         assert useless_place(error) is None and reason(error, None) is error
     handled = ValueError("a bug, after something that was handled")
     handled.__context__ = FileExistsError(errno.EEXIST, "File exists", "/some/file")
@@ -142,7 +194,9 @@ def test_errors_that_no_place_explains_stay_what_they_are():
 
 def test_a_full_cache_behind_a_mistake_of_the_user_is_told():
     full = OSError(errno.ENOSPC, "No space left on device")
-    error = UserError("cannot load split 'train' of small: An error occurred while generating the dataset")
+    error = UserError(
+        "cannot load split 'train' of small: An error occurred while generating the dataset"
+    )
     error.__cause__ = RuntimeError("An error occurred while generating the dataset")
     error.__cause__.__cause__ = full
     assert "no space left on device" in str(reason(error, None))
@@ -159,17 +213,24 @@ def test_the_place_that_is_full_is_named(read_only):
                 file.write(bytes(2**20))
         except OSError:
             pass
-    assert str(folder) in where_it_is_full(str(folder)) and "caches" not in where_it_is_full(str(folder))
+    assert str(folder) in where_it_is_full(str(folder)) and "caches" not in where_it_is_full(
+        str(folder)
+    )
 
 
 def test_shared_memory_is_checked_against_what_the_workers_of_loaders_fill(tmp_path):
-    assert loader_bytes(num_workers=2, batch_size=32, image_size=448) == 2 * 2 * 32 * 3 * 448 * 448 * 4
+    assert (
+        loader_bytes(num_workers=2, batch_size=32, image_size=448) == 2 * 2 * 32 * 3 * 448 * 448 * 4
+    )
     assert loader_bytes(num_workers=0, batch_size=32, image_size=448) == 0
     free = free_bytes(str(tmp_path))
     check_shared_memory(free // 2, "8 workers", "fewer workers, or ", str(tmp_path))
-    check_shared_memory(2**60, "8 workers", "fewer workers, or ", str(tmp_path / "nowhere"))  # not Linux
+    check_shared_memory(
+        2**60, "8 workers", "fewer workers, or ", str(tmp_path / "nowhere")
+    )  # not Linux
     with pytest.raises(
-        UserError, match=r"MB left, 8 workers need up to .* MB: fewer workers, or more shared memory \(docker run --shm-size"
+        UserError,
+        match=r"MB left, 8 workers need up to .* MB: fewer workers, or more shared memory \(docker run --shm-size",
     ):
         check_shared_memory(2**60, "8 workers", "fewer workers, or ", str(tmp_path))
 
@@ -191,7 +252,13 @@ def test_what_a_dead_process_left_is_cleared_and_what_a_living_one_writes_is_not
     os.utime(old, (0, 0))
     users = a_file(mine.with_name(".notes.tmp"))
     with lock_folder(tmp_path / "state"):
-        assert mine.exists() and elsewhere.exists() and users.exists() and not dead.exists() and not old.exists()
+        assert (
+            mine.exists()
+            and elsewhere.exists()
+            and users.exists()
+            and not dead.exists()
+            and not old.exists()
+        )
     clear_abandoned(tmp_path / "nowhere")
 
 
@@ -199,9 +266,26 @@ def test_the_next_run_clears_what_a_killed_one_was_at(mixing, tmp_path):
     output = tmp_path / "run"
     a_file(output / "state" / BUILDING / "half")
     a_file(output / "state" / "dry_run.parquet")
-    left = a_file(output / "state" / "shards" / f".shard-00000.parquet.{dead_process()}@{socket.gethostname()}.tmp")
-    augment.main(AugmentSettings(**mixing | {"dataset_name": str(mixing["dataset_name"]), "strength": 0.0, "output_dir": str(output)}))
-    assert not any(path.exists() for path in (output / "state" / BUILDING, output / "state" / "dry_run.parquet", left))
+    left = a_file(
+        output
+        / "state"
+        / "shards"
+        / f".shard-00000.parquet.{dead_process()}@{socket.gethostname()}.tmp"
+    )
+    augment.main(
+        AugmentSettings(
+            **mixing
+            | {
+                "dataset_name": str(mixing["dataset_name"]),
+                "strength": 0.0,
+                "output_dir": str(output),
+            }
+        )
+    )
+    assert not any(
+        path.exists()
+        for path in (output / "state" / BUILDING, output / "state" / "dry_run.parquet", left)
+    )
     assert not list(output.rglob("*.tmp")) and (output / "repo").exists()
 
 
@@ -210,7 +294,10 @@ def test_the_next_run_clears_what_a_killed_one_was_at(mixing, tmp_path):
 
 @pytest.mark.parametrize("code", [1, 2, 3, 75])
 def test_whatever_is_said_is_one_printable_line_of_at_most_300_characters(code, capsys):
-    for text in ("y" * 1000 + "\nsecond line", "\x1b[31mred\x07, " + "\udc80" * (code != 1) + "\nsecond line"):
+    for text in (
+        "y" * 1000 + "\nsecond line",
+        "\x1b[31mred\x07, " + "\udc80" * (code != 1) + "\nsecond line",
+    ):
         report(code, ValueError(text))
         lines = capsys.readouterr().err.splitlines()
         (line,) = [line for line in lines if line.startswith("sgdmix_hub: ")]
@@ -219,7 +306,11 @@ def test_whatever_is_said_is_one_printable_line_of_at_most_300_characters(code, 
 
 
 def test_loaders_of_a_training_are_checked_before_its_first_step(birds, tmp_path):
-    settings = ClassifierSettings(dataset_name=str(birds), output_dir=str(tmp_path), dataloader_num_workers=1)
+    settings = ClassifierSettings(
+        dataset_name=str(birds), output_dir=str(tmp_path), dataloader_num_workers=1
+    )
     check_loaders(settings, 8, is_evaluated=True)
-    with pytest.raises(UserError, match="1 workers of data loaders need up to .* fewer --dataloader_num_workers"):
+    with pytest.raises(
+        UserError, match="1 workers of data loaders need up to .* fewer --dataloader_num_workers"
+    ):
         check_loaders(settings, 2**16, is_evaluated=True)

@@ -31,7 +31,16 @@ from sgdmix_hub.settings.method import (
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
-REQUIRED = ["--dataset_name", "org/birds", "--output_dir", "out", "--adapter", "org/adapter", "--classifier", "org/classifier"]
+REQUIRED = [
+    "--dataset_name",
+    "org/birds",
+    "--output_dir",
+    "out",
+    "--adapter",
+    "org/adapter",
+    "--classifier",
+    "org/classifier",
+]
 PINS = {name: f"org/{name}@{'0' * 40}" for name in PINNED_INPUTS}
 FIELDS = {field.name: field for field in dataclasses.fields(AugmentSettings)}
 
@@ -47,7 +56,12 @@ def parse_yaml(folder, text, *words):
 
 
 def augment_settings(**values):
-    defaults = {"dataset_name": "org/birds", "output_dir": "out", "adapter": "org/adapter", "classifier": "org/classifier"}
+    defaults = {
+        "dataset_name": "org/birds",
+        "output_dir": "out",
+        "adapter": "org/adapter",
+        "classifier": "org/classifier",
+    }
     return AugmentSettings(**(defaults | values))
 
 
@@ -95,8 +109,23 @@ def augment_settings(**values):
         (["--max_target_reuse", "0"], "max_target_reuse"),
         (["--inpainting_method", "gan"], "inpainting_method"),
         (["--inpainting_method", "diffusion"], "mixing_method"),
-        (["--inpainting_method", "diffusion", "--mixing_method", "inpaint", "--strength", "0"], "strength"),
-        (["--inpainting_method", "diffusion", "--mixing_method", "inpaint", "--num_inference_steps", "1", "--strength", "1"], "steps"),
+        (
+            ["--inpainting_method", "diffusion", "--mixing_method", "inpaint", "--strength", "0"],
+            "strength",
+        ),
+        (
+            [
+                "--inpainting_method",
+                "diffusion",
+                "--mixing_method",
+                "inpaint",
+                "--num_inference_steps",
+                "1",
+                "--strength",
+                "1",
+            ],
+            "steps",
+        ),
         (["--strength", "zero"], "invalid number value: 'zero'"),
         (["--num_variants", "1.5"], "invalid whole number value: '1.5'"),
         (["--config"], "config"),
@@ -113,7 +142,18 @@ def test_mistakes_on_the_command_line_are_refused_by_name(words, named):
 @pytest.mark.parametrize("method", [None, *typing.get_args(SaliencyMethod)])
 def test_a_method_that_looks_through_a_classifier_needs_one(preset, method):
     """Whether it is given or the preset's."""
-    words = ["--dataset_name", "a/b", "--output_dir", "o", "--strength", "0", "--mask_column", "mask", "--preset", preset]
+    words = [
+        "--dataset_name",
+        "a/b",
+        "--output_dir",
+        "o",
+        "--strength",
+        "0",
+        "--mask_column",
+        "mask",
+        "--preset",
+        preset,
+    ]
     words += [] if method is None else ["--saliency_method", method]
     chosen = method or PRESETS[preset]["saliency_method"]
     if chosen in CAM_METHODS:
@@ -126,7 +166,16 @@ def test_a_method_that_looks_through_a_classifier_needs_one(preset, method):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_inpainting_by_diffusion_goes_by_the_presets_mixing(preset):
-    words = ["--preset", preset, "--inpainting_method", "diffusion", "--num_inference_steps", "2", "--strength", "0.5"]
+    words = [
+        "--preset",
+        preset,
+        "--inpainting_method",
+        "diffusion",
+        "--num_inference_steps",
+        "2",
+        "--strength",
+        "0.5",
+    ]
     if PRESETS[preset]["mixing_method"] == "inpaint":
         assert parse(*words).inpainting_method == "diffusion"
     else:
@@ -175,7 +224,11 @@ def test_a_missing_config_and_a_missing_required_setting_are_refused(tmp_path):
     [
         (AdapterSettings, ["--metaclass", " "], "metaclass"),
         (AdapterSettings, ["--metaclass", "bird", "--prompt_template", "a {metaclass}"], "token"),
-        (AdapterSettings, ["--metaclass", "bird", "--prompt_template", "{token} {token} {metaclass}"], "token"),
+        (
+            AdapterSettings,
+            ["--metaclass", "bird", "--prompt_template", "{token} {token} {metaclass}"],
+            "token",
+        ),
         (AdapterSettings, ["--metaclass", "bird", "--learning_rate", "0"], "learning_rate"),
         (AdapterSettings, ["--metaclass", "bird", "--learning_rate", "nan"], "learning_rate"),
         (AdapterSettings, ["--metaclass", "bird", "--snr_gamma", "0"], "snr_gamma"),
@@ -186,7 +239,11 @@ def test_a_missing_config_and_a_missing_required_setting_are_refused(tmp_path):
         (ClassifierSettings, ["--synthetic_gamma", "0"], "synthetic_gamma"),
         (ClassifierSettings, ["--many_shot", "5", "--few_shot", "7"], "few_shot"),
         (ClassifierSettings, ["--validation_share", "1"], "validation_share"),
-        (ClassifierSettings, ["--validation_split", "val", "--validation_share", "0.1"], "give one"),
+        (
+            ClassifierSettings,
+            ["--validation_split", "val", "--validation_share", "0.1"],
+            "give one",
+        ),
         (ClassifierSettings, ["--validation_split", "train"], "trained on"),
         (ClassifierSettings, ["--validation_split", "test", "--eval_split", "test"], "test images"),
         (ClassifierSettings, ["--resize_size", "0"], "resize_size"),
@@ -197,17 +254,27 @@ def test_a_missing_config_and_a_missing_required_setting_are_refused(tmp_path):
 )
 def test_the_other_stages_refuse_impossible_values(settings_class, words, named):
     with pytest.raises(UserError, match=named):
-        parse_settings(settings_class, ["--dataset_name", "org/birds", "--output_dir", "out", *words])
+        parse_settings(
+            settings_class, ["--dataset_name", "org/birds", "--output_dir", "out", *words]
+        )
 
 
 def test_yaml_gives_values_and_the_command_line_wins(tmp_path):
     text = "strength: 0.5\nnum_candidates: 7\nsafety_checker: false\nlicense: cc-by-4.0\n"
     values = parse_yaml(tmp_path, text, "--num_candidates", "9")
-    assert (values.strength, values.num_candidates, values.safety_checker, values.license) == ([0.5], 9, False, "cc-by-4.0")
+    assert (values.strength, values.num_candidates, values.safety_checker, values.license) == (
+        [0.5],
+        9,
+        False,
+        "cc-by-4.0",
+    )
     assert parse_yaml(tmp_path, "", "--seed", "3").seed == 3
 
 
-@pytest.mark.parametrize(("words", "expected"), [([], False), (["--allow_other_subset"], True), (["--allow_other_subset", "false"], False)])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [([], False), (["--allow_other_subset"], True), (["--allow_other_subset", "false"], False)],
+)
 def test_booleans_may_stand_bare(words, expected):
     assert parse(*words).allow_other_subset is expected
 
@@ -235,10 +302,15 @@ def test_the_smallest_strength_is_refused_one_hundredth_lower(steps):
 
 
 def test_strength_zero_mixes_without_an_adapter():
-    values = parse_settings(AugmentSettings, ["--dataset_name", "a/b", "--output_dir", "o", "--classifier", "c/d", "--strength", "0"])
+    values = parse_settings(
+        AugmentSettings,
+        ["--dataset_name", "a/b", "--output_dir", "o", "--classifier", "c/d", "--strength", "0"],
+    )
     assert (values.strength, values.refines, values.adapter) == ([0.0], False, None)
     with pytest.raises(UserError, match="adapter"):
-        parse_settings(AugmentSettings, ["--dataset_name", "a/b", "--output_dir", "o", "--classifier", "c/d"])
+        parse_settings(
+            AugmentSettings, ["--dataset_name", "a/b", "--output_dir", "o", "--classifier", "c/d"]
+        )
 
 
 def test_presets_name_the_same_settings_with_possible_values():
@@ -257,9 +329,21 @@ def test_the_default_is_the_paper():
     chosen = apply_preset(augment_settings())
     assert chosen.preset == "paper"
     assert (chosen.strength, chosen.num_candidates) == ([0.7], 50)
-    assert (chosen.saliency_method, chosen.threshold_method, chosen.trust_test) == ("grad-cam", "otsu", "warn")
-    assert (chosen.selection_method, chosen.mixing_method, chosen.mask_refinement) == ("l2", "union", "none")
-    assert (chosen.largest_component, chosen.fill_holes, chosen.mask_dilation) == (False, False, 0.0)
+    assert (chosen.saliency_method, chosen.threshold_method, chosen.trust_test) == (
+        "grad-cam",
+        "otsu",
+        "warn",
+    )
+    assert (chosen.selection_method, chosen.mixing_method, chosen.mask_refinement) == (
+        "l2",
+        "union",
+        "none",
+    )
+    assert (chosen.largest_component, chosen.fill_holes, chosen.mask_dilation) == (
+        False,
+        False,
+        0.0,
+    )
     assert (chosen.target_classes, chosen.crop_target, chosen.feather) == ("any", False, 0.0)
     assert (chosen.max_target_reuse, chosen.inpainting_method) == (None, "opencv")
 
@@ -299,7 +383,11 @@ def test_the_documented_groups_partition_the_settings():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and len(cells) == 3:
             table[cells[0]] = [name.strip() for name in cells[1].split("(")[0].split(",")]
-    changes, bits, place = table["changes the images"], table["may move last bits"], table["place and speed"]
+    changes, bits, place = (
+        table["changes the images"],
+        table["may move last bits"],
+        table["place and speed"],
+    )
     assert bits == list(MAY_MOVE_LAST_BITS) and place == list(PLACE_AND_SPEED)
     documented = changes + bits + place
     assert len(documented) == len(set(documented))
@@ -308,8 +396,15 @@ def test_the_documented_groups_partition_the_settings():
 
 def other_value(name):
     """A value of the field's type that is not its default."""
-    values = typing.get_args(FIELDS[name].type) or typing.get_args(typing.get_type_hints(AugmentSettings)[name])
-    choices = [choice for value in values for choice in (typing.get_args(value) or [value]) if isinstance(choice, str)]
+    values = typing.get_args(FIELDS[name].type) or typing.get_args(
+        typing.get_type_hints(AugmentSettings)[name]
+    )
+    choices = [
+        choice
+        for value in values
+        for choice in (typing.get_args(value) or [value])
+        if isinstance(choice, str)
+    ]
     base = getattr(augment_settings(), name)
     if isinstance(base, list):
         return [*base, 0.875]
@@ -343,12 +438,20 @@ def test_the_fingerprint_covers_every_pin(name):
 
 
 def test_the_fingerprint_tells_settings_with_swapped_values_apart():
-    first, second = augment_settings(num_candidates=3, num_variants=4), augment_settings(num_candidates=4, num_variants=3)
+    first, second = (
+        augment_settings(num_candidates=3, num_variants=4),
+        augment_settings(num_candidates=4, num_variants=3),
+    )
     assert fingerprint(first, PINS) != fingerprint(second, PINS)
 
 
 def test_published_settings_hold_no_places():
-    places = {"output_dir": "/home/me/out", "saliency_dir": "/home/me/maps", "card": "/home/me/card.md", "dataset_name": "/home/me/birds"}
+    places = {
+        "output_dir": "/home/me/out",
+        "saliency_dir": "/home/me/maps",
+        "card": "/home/me/card.md",
+        "dataset_name": "/home/me/birds",
+    }
     values = augment_settings(**places)
     published = published_settings(values, PINS)
     assert "/home/me" not in str(published)
@@ -357,7 +460,9 @@ def test_published_settings_hold_no_places():
 
 
 def test_an_input_that_is_given_and_not_used_is_not_published_either():
-    """At strength 0 no adapter is pinned, with another saliency method no classifier: their paths must not take the pins' places."""
+    """At strength 0 no adapter is pinned, with another saliency method no classifier: their paths
+    must not take the pins' places.
+    """
     used = {"dataset_name": PINS["dataset_name"]}
     places = {"adapter": "/home/me/adapter", "classifier": "/home/me/classifier"}
     values = augment_settings(strength=0.0, saliency_method="spectral-residual", **places)
@@ -368,8 +473,16 @@ def test_an_input_that_is_given_and_not_used_is_not_published_either():
 
 def test_several_strengths_are_one_list_however_they_are_given(tmp_path):
     given = parse("--strength", "0.9", "0.3", "0.5")
-    assert given.strength == [0.3, 0.5, 0.9] == parse_yaml(tmp_path, "strength: [0.5, 0.9, 0.3]").strength
-    assert parse_yaml(tmp_path, "strength: [0.5, 0.9]", "--strength", "0.7").strength == [0.7] == augment_settings(strength=0.7).strength
+    assert (
+        given.strength
+        == [0.3, 0.5, 0.9]
+        == parse_yaml(tmp_path, "strength: [0.5, 0.9, 0.3]").strength
+    )
+    assert (
+        parse_yaml(tmp_path, "strength: [0.5, 0.9]", "--strength", "0.7").strength
+        == [0.7]
+        == augment_settings(strength=0.7).strength
+    )
     assert published_settings(given, PINS)["strength"] == [0.3, 0.5, 0.9]
     assert published_settings(augment_settings(strength=0.7), PINS)["strength"] == 0.7
 
@@ -377,9 +490,26 @@ def test_several_strengths_are_one_list_however_they_are_given(tmp_path):
 @pytest.mark.parametrize("strength", [0.5, [0.3, 0.5]])
 def test_published_settings_read_back_to_the_same_settings(tmp_path, strength):
     """What is published is a configuration: a rerun from it has the same fingerprint."""
-    chosen = {"preset": "recommended", "strength": strength, "feather": 0.05, "seed": 7, "safety_checker": False}
-    chosen |= {"crop_target": False, "fill_holes": True, "mask_dilation": 0.125, "saliency_method": "layer-cam", "max_target_reuse": 2}
-    chosen |= {"threshold_method": "quantile", "threshold_quantile": 0.7, "saliency_sigma": 3.0, "inpainting_method": "diffusion"}
+    chosen = {
+        "preset": "recommended",
+        "strength": strength,
+        "feather": 0.05,
+        "seed": 7,
+        "safety_checker": False,
+    }
+    chosen |= {
+        "crop_target": False,
+        "fill_holes": True,
+        "mask_dilation": 0.125,
+        "saliency_method": "layer-cam",
+        "max_target_reuse": 2,
+    }
+    chosen |= {
+        "threshold_method": "quantile",
+        "threshold_quantile": 0.7,
+        "saliency_sigma": 3.0,
+        "inpainting_method": "diffusion",
+    }
     values = apply_preset(augment_settings(**chosen))
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(published_settings(values, PINS)))

@@ -1,4 +1,6 @@
-"""Settings are as strict in Python as on the command line; whatever is typed ends in one printable line."""
+"""Settings are as strict in Python as on the command line; whatever is typed ends in one printable
+line.
+"""
 
 import dataclasses
 import random
@@ -60,10 +62,19 @@ def kind_of(hint):
 
 
 def is_safe(message):
-    return len(message) <= LONGEST_LINE and message.isprintable() and message == message.strip() != "" and TOKEN not in message
+    return (
+        len(message) <= LONGEST_LINE
+        and message.isprintable()
+        and message == message.strip() != ""
+        and TOKEN not in message
+    )
 
 
-@pytest.mark.parametrize(("owner", "field"), FIELDS, ids=lambda value: getattr(value, "name", getattr(value, "__name__", "")))
+@pytest.mark.parametrize(
+    ("owner", "field"),
+    FIELDS,
+    ids=lambda value: getattr(value, "name", getattr(value, "__name__", "")),
+)
 def test_a_value_of_another_type_or_out_of_bounds_is_refused_by_name_in_python(owner, field):
     kind, optional = kind_of(hints_of(owner)[field.name])
     for wrong in [*NOT_THESE[kind], *([] if optional else [None])]:
@@ -74,11 +85,17 @@ def test_a_value_of_another_type_or_out_of_bounds_is_refused_by_name_in_python(o
         assert is_safe(str(refusal.value))
 
 
-@pytest.mark.parametrize(("owner", "field"), FIELDS, ids=lambda value: getattr(value, "name", getattr(value, "__name__", "")))
+@pytest.mark.parametrize(
+    ("owner", "field"),
+    FIELDS,
+    ids=lambda value: getattr(value, "name", getattr(value, "__name__", "")),
+)
 def test_every_number_has_a_lower_and_an_upper_bound(owner, field):
     bounds = field.metadata["bounds"]
     if kind_of(hints_of(owner)[field.name])[0] in (int, float, list):
-        assert (bounds.at_least is None) != (bounds.above is None) and (bounds.at_most is None) != (bounds.below is None)
+        assert (bounds.at_least is None) != (bounds.above is None) and (bounds.at_most is None) != (
+            bounds.below is None
+        )
 
 
 @pytest.mark.parametrize(
@@ -100,31 +117,63 @@ def test_an_unknown_word_is_refused_by_the_pipeline_with_the_words_there_are(nam
     with pytest.raises(UserError, match=f"{name} is .*{word}: choose ") as refusal:
         SGDMixPipeline.from_pretrained(strength=0, **{name: word})
     hint = hints_of(MethodSettings)[name]
-    choices = next((typing.get_args(option) for option in typing.get_args(hint) if typing.get_args(option)), typing.get_args(hint))
+    choices = next(
+        (typing.get_args(option) for option in typing.get_args(hint) if typing.get_args(option)),
+        typing.get_args(hint),
+    )
     assert str(refusal.value).endswith(f"choose {', '.join(choices)}")
 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_a_data_type_may_be_torchs_own(name):
-    assert MethodSettings(dtype=getattr(torch, name)).dtype == MethodSettings(dtype=name).dtype == name
-    assert SGDMixPipeline.from_pretrained(strength=0, preset="recommended", torch_dtype=getattr(torch, name)).settings.dtype == name
-    assert SGDMixPipeline.from_pretrained(strength=0, preset="recommended", dtype=name).settings.dtype == name
+    assert (
+        MethodSettings(dtype=getattr(torch, name)).dtype == MethodSettings(dtype=name).dtype == name
+    )
+    assert (
+        SGDMixPipeline.from_pretrained(
+            strength=0, preset="recommended", torch_dtype=getattr(torch, name)
+        ).settings.dtype
+        == name
+    )
+    assert (
+        SGDMixPipeline.from_pretrained(strength=0, preset="recommended", dtype=name).settings.dtype
+        == name
+    )
 
 
 def test_numbers_may_be_numpys_and_become_pythons():
     chosen = MethodSettings(
-        strength=np.array([0.75, 0.5]), num_candidates=np.int64(7), guidance_scale=np.float64(2.5), compile=np.bool_(False), feather=0
+        strength=np.array([0.75, 0.5]),
+        num_candidates=np.int64(7),
+        guidance_scale=np.float64(2.5),
+        compile=np.bool_(False),
+        feather=0,
     )
-    assert (chosen.strength, chosen.num_candidates, chosen.guidance_scale, chosen.compile, chosen.feather) == (
+    assert (
+        chosen.strength,
+        chosen.num_candidates,
+        chosen.guidance_scale,
+        chosen.compile,
+        chosen.feather,
+    ) == (
         [0.5, 0.75],
         7,
         2.5,
         False,
         0.0,
     )
-    for value, kind in ((chosen.num_candidates, int), (chosen.guidance_scale, float), (chosen.compile, bool), (chosen.feather, float)):
+    for value, kind in (
+        (chosen.num_candidates, int),
+        (chosen.guidance_scale, float),
+        (chosen.compile, bool),
+        (chosen.feather, float),
+    ):
         assert type(value) is kind
-    assert MethodSettings(strength=np.float64(0.5)).strength == MethodSettings(strength=(0.5,)).strength == [0.5]
+    assert (
+        MethodSettings(strength=np.float64(0.5)).strength
+        == MethodSettings(strength=(0.5,)).strength
+        == [0.5]
+    )
 
 
 def test_a_folder_may_be_a_path():
@@ -133,21 +182,40 @@ def test_a_folder_may_be_a_path():
 
 def test_a_preset_passes_its_own_check():
     for preset in ("paper", "recommended"):
-        assert apply_preset(apply_preset(MethodSettings(preset=preset))) == apply_preset(MethodSettings(preset=preset))
+        assert apply_preset(apply_preset(MethodSettings(preset=preset))) == apply_preset(
+            MethodSettings(preset=preset)
+        )
 
 
 @pytest.mark.parametrize(
     ("main", "owner", "values", "named"),
     [
-        (augment.main, AugmentSettings, {"strength": 0.5, "preset": "recommended"}, "needs --adapter"),
+        (
+            augment.main,
+            AugmentSettings,
+            {"strength": 0.5, "preset": "recommended"},
+            "needs --adapter",
+        ),
         (augment.main, AugmentSettings, {"strength": 0.0}, "grad-cam needs a classifier"),
-        (augment.main, AugmentSettings, {"strength": [0.5, 0.01], "adapter": "a/b"}, "no diffusion step"),
+        (
+            augment.main,
+            AugmentSettings,
+            {"strength": [0.5, 0.01], "adapter": "a/b"},
+            "no diffusion step",
+        ),
         (preview.main, PreviewSettings, {"saliency_layer": "layer4"}, "saliency_layer"),
-        (train_adapter.main, AdapterSettings, {"metaclass": "bird", "prompt_template": "a bird"}, "token"),
+        (
+            train_adapter.main,
+            AdapterSettings,
+            {"metaclass": "bird", "prompt_template": "a bird"},
+            "token",
+        ),
         (train_classifier.main, ClassifierSettings, {"eval_steps": 5}, "eval_steps"),
     ],
 )
-def test_a_program_called_from_python_refuses_what_its_command_line_refuses(main, owner, values, named, tmp_path):
+def test_a_program_called_from_python_refuses_what_its_command_line_refuses(
+    main, owner, values, named, tmp_path
+):
     with pytest.raises(UserError, match=named):
         main(owner(dataset_name="absent", output_dir=tmp_path / "out", **values))
     assert not list(tmp_path.iterdir())
@@ -161,22 +229,133 @@ def words_of(values):
 
 
 VALUES = [
-    *("", " ", "-", "--", "-1", "0", "1", "1.5", "1e23", "1e400", "-1e400", "nan", "inf", "-inf", "1_0", "0x1F", "0o7", "٣", "½"),
-    *("9" * 5000, "true", "TRUE", "yes", "maybe", "null", "None", "[]", "{}", "[1, 2]", "a=b", "=", "a b", "\t", "\n", "a\nb\nc", "\r"),
-    *("\x1b[31mred", "\0", "\x85", "\u2028", "\u202e", "\ud800", "\udcff", "🐦", "Möwe", "x" * 300, "x" * 70_000, "%s%n", "%(prog)s"),
-    *("{token}", "{class_name}", "../..", "/", "/dev/null", "~", "org/name", "org/name@main", "a@b@c", "hf://x", "@x", TOKEN, f"{TOKEN}\n"),
-    *("hf://datasets/a/b@v1/c.yaml", "-h=3", "--help=3", "--seed", "union", "Union", "l2", "12:30:45", "2026-99-99", "*a", "&a", "<<", "|"),
+    *(
+        "",
+        " ",
+        "-",
+        "--",
+        "-1",
+        "0",
+        "1",
+        "1.5",
+        "1e23",
+        "1e400",
+        "-1e400",
+        "nan",
+        "inf",
+        "-inf",
+        "1_0",
+        "0x1F",
+        "0o7",
+        "٣",
+        "½",
+    ),
+    *(
+        "9" * 5000,
+        "true",
+        "TRUE",
+        "yes",
+        "maybe",
+        "null",
+        "None",
+        "[]",
+        "{}",
+        "[1, 2]",
+        "a=b",
+        "=",
+        "a b",
+        "\t",
+        "\n",
+        "a\nb\nc",
+        "\r",
+    ),
+    *(
+        "\x1b[31mred",
+        "\0",
+        "\x85",
+        "\u2028",
+        "\u202e",
+        "\ud800",
+        "\udcff",
+        "🐦",
+        "Möwe",
+        "x" * 300,
+        "x" * 70_000,
+        "%s%n",
+        "%(prog)s",
+    ),
+    *(
+        "{token}",
+        "{class_name}",
+        "../..",
+        "/",
+        "/dev/null",
+        "~",
+        "org/name",
+        "org/name@main",
+        "a@b@c",
+        "hf://x",
+        "@x",
+        TOKEN,
+        f"{TOKEN}\n",
+    ),
+    *(
+        "hf://datasets/a/b@v1/c.yaml",
+        "-h=3",
+        "--help=3",
+        "--seed",
+        "union",
+        "Union",
+        "l2",
+        "12:30:45",
+        "2026-99-99",
+        "*a",
+        "&a",
+        "<<",
+        "|",
+    ),
 ]
 STRAY = [
-    *("--", "-", "---", "--=", "=", "-x", "-seed=3", "--se=3", "--Seed=3", "--seed-3", "--token", f"--token={TOKEN}"),
-    *(f"--hub_token={TOKEN}", "--config", "--config=", "--config=/", "--config=/dev/null", "--config=" + "x" * 5000, "--config=a\0b"),
-    *("--config=\ud800", "--config=--", "stray", "--no_safety_checker", "--no_safety_checker=3", "--no_random_flip", "--no_seed"),
+    *(
+        "--",
+        "-",
+        "---",
+        "--=",
+        "=",
+        "-x",
+        "-seed=3",
+        "--se=3",
+        "--Seed=3",
+        "--seed-3",
+        "--token",
+        f"--token={TOKEN}",
+    ),
+    *(
+        f"--hub_token={TOKEN}",
+        "--config",
+        "--config=",
+        "--config=/",
+        "--config=/dev/null",
+        "--config=" + "x" * 5000,
+        "--config=a\0b",
+    ),
+    *(
+        "--config=\ud800",
+        "--config=--",
+        "stray",
+        "--no_safety_checker",
+        "--no_safety_checker=3",
+        "--no_random_flip",
+        "--no_seed",
+    ),
     *("@file", "--\ud800=3", "--\x1b[31m=3", "--a\nb=3"),
 ]
 
 
 def malformed(owner, number):
-    """A command line with one to three words that somebody mistyped: a pure function of program and number."""
+    """A command line with one to three words that somebody mistyped: a pure function of program and
+    number.
+    """
     rng = random.Random(f"{owner.__name__} {number}")
     names = [field.name for field in dataclasses.fields(owner) if field.name != "config"]
     words = words_of(REQUIRED[owner])
@@ -196,7 +375,9 @@ def malformed(owner, number):
 
 
 @pytest.mark.parametrize("owner", REQUIRED, ids=lambda owner: owner.__name__)
-def test_2000_malformed_command_lines_of_every_program_end_in_a_line_or_are_taken(owner, tmp_path, monkeypatch):
+def test_2000_malformed_command_lines_of_every_program_end_in_a_line_or_are_taken(
+    owner, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     refused = 0
     for number in range(2000):
@@ -207,11 +388,22 @@ def test_2000_malformed_command_lines_of_every_program_end_in_a_line_or_are_take
             refused += 1
             assert is_safe(str(error)), (words, str(error))
         else:
-            assert owner(**dataclasses.asdict(settings)) == settings  # what is taken passes Python's check as well
+            assert (
+                owner(**dataclasses.asdict(settings)) == settings
+            )  # what is taken passes Python's check as well
     assert 1000 < refused < 2000
 
 
-@pytest.mark.parametrize("words", [[f"--token={TOKEN}"], [f"--hub_token={TOKEN}"], ["--token", TOKEN], [TOKEN], [f"--seed={TOKEN}"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [f"--token={TOKEN}"],
+        [f"--hub_token={TOKEN}"],
+        ["--token", TOKEN],
+        [TOKEN],
+        [f"--seed={TOKEN}"],
+    ],
+)
 def test_a_typed_token_is_not_echoed(words):
     with pytest.raises(UserError) as refusal:
         parse_settings(AugmentSettings, words_of(REQUIRED[AugmentSettings]) + words)
@@ -221,7 +413,9 @@ def test_a_typed_token_is_not_echoed(words):
 @pytest.mark.parametrize("value", ["1_000", "0x10", "٣", "1e3", "+-3", "3.0"])
 def test_whole_numbers_are_plain_digits_on_the_command_line(value):
     with pytest.raises(UserError, match="num_candidates"):
-        parse_settings(AugmentSettings, [*words_of(REQUIRED[AugmentSettings]), f"--num_candidates={value}"])
+        parse_settings(
+            AugmentSettings, [*words_of(REQUIRED[AugmentSettings]), f"--num_candidates={value}"]
+        )
 
 
 # ---- YAML ----
@@ -249,7 +443,10 @@ def test_whole_numbers_are_plain_digits_on_the_command_line(value):
         ("seed: !!binary aGk=", "seed"),
         ("a: 1\n---\na: 2", "YAML"),
         ("config_name: --", "no value"),
-        ("strength: ['--output_dir', elsewhere]", "strength must be one value or a list of numbers"),
+        (
+            "strength: ['--output_dir', elsewhere]",
+            "strength must be one value or a list of numbers",
+        ),
         ("strength: ['--']", "list of numbers"),
         ("strength: [true]", "list of numbers"),
         ("help: true", "help"),
@@ -284,7 +481,9 @@ def test_a_config_that_cannot_be_read_is_refused_in_a_line(tmp_path):
         "/proc/1/mem",
     ):
         with pytest.raises(UserError) as refusal:
-            parse_settings(AugmentSettings, [*words_of(REQUIRED[AugmentSettings]), f"--config={location}"])
+            parse_settings(
+                AugmentSettings, [*words_of(REQUIRED[AugmentSettings]), f"--config={location}"]
+            )
         assert is_safe(str(refusal.value)), location
 
 
@@ -329,7 +528,9 @@ def test_the_committed_recipes_read_as_yamls_own_loader_reads_them():
     assert len(paths) > 20
     for path in paths:
         expected = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert read_yaml(path) == {name: float(value) if value == "1e-4" else value for name, value in expected.items()}
+        assert read_yaml(path) == {
+            name: float(value) if value == "1e-4" else value for name, value in expected.items()
+        }
 
 
 # ---- how errors show values ----
@@ -339,10 +540,13 @@ def test_what_an_error_shows_is_one_printable_line():
     rng = random.Random(0)
     for _ in range(500):
         text = "".join(
-            rng.choice(["a", " ", "\n", "\0", "\x1b", "\ud800", "\u2028", "\x85", "é", "🐦", TOKEN]) for _ in range(rng.randrange(900))
+            rng.choice(["a", " ", "\n", "\0", "\x1b", "\ud800", "\u2028", "\x85", "é", "🐦", TOKEN])
+            for _ in range(rng.randrange(900))
         )
         for said in (str(UserError(text)), one_line(text)):
-            assert len(said) <= LONGEST_LINE and (not said or said.isprintable()) and TOKEN not in said
+            assert (
+                len(said) <= LONGEST_LINE and (not said or said.isprintable()) and TOKEN not in said
+            )
         assert len(shown(text)) <= 80 and (not text or shown(text).isprintable())
 
 
@@ -353,7 +557,11 @@ def test_a_word_that_no_stage_knows_stops_every_stage():
     image, mask = Image.new("RGB", (16, 16)), np.ones((16, 16), bool)
     maps, rows = np.random.default_rng(0).random((3, 64, 64)).astype(np.float16), np.arange(3)
     chosen = apply_preset(MethodSettings(strength=0.0, preset="recommended"))
-    chosen.saliency_method, chosen.mask_refinement, chosen.selection_method = "minimum_barrier", "GrabCut", "L2"
+    chosen.saliency_method, chosen.mask_refinement, chosen.selection_method = (
+        "minimum_barrier",
+        "GrabCut",
+        "L2",
+    )
     for stage in (
         lambda: kept_mask(mask, mask, "inpiant"),
         lambda: square(image, 8, "center_crop"),
@@ -361,5 +569,7 @@ def test_a_word_that_no_stage_knows_stops_every_stage():
         lambda: foreground_mask(np.zeros((16, 16, 3), np.uint8), maps[0], chosen),
         lambda: list(select_targets(rows, rows, np.zeros(3, int), maps, chosen)),
     ):
-        with pytest.raises((KeyError, UnusableRow)):  # what a row's own stages raise is that row's reason
+        with pytest.raises(
+            (KeyError, UnusableRow)
+        ):  # what a row's own stages raise is that row's reason
             stage()

@@ -47,7 +47,9 @@ def arguments(settings: dict) -> list[str]:
 
 
 def run_script(args: list[str], logs: Path, script: str = SCRIPT) -> Ended:
-    """`python scripts/augment_dataset.py ...` without a launcher, in a process of its own, with its true exit code."""
+    """`python scripts/augment_dataset.py ...` without a launcher, in a process of its own, with its
+    true exit code.
+    """
     logs.mkdir(exist_ok=True)
     process = forks.Process(target=_script, args=(script, args, logs))
     process.start()
@@ -65,13 +67,20 @@ def _script(script: str, args: list[str], logs: Path) -> None:
 
 def digests(repo: Path) -> dict[str, str]:
     """sha256 of every published file."""
-    return {path.relative_to(repo).as_posix(): file_sha256(path) for path in repo.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(repo).as_posix(): file_sha256(path)
+        for path in repo.rglob("*")
+        if path.is_file()
+    }
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     """Modification time and size of every file."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in paths
+    }
 
 
 def published_rows(output: Path) -> list[dict]:
@@ -89,7 +98,10 @@ def pixels_of(row: dict) -> np.ndarray:
 
 def records(output: Path) -> list[int]:
     """Numbers of the shards that have their record."""
-    return sorted(int(path.stem.removeprefix("shard-")) for path in (output / "state" / "shards").glob("shard-*.json"))
+    return sorted(
+        int(path.stem.removeprefix("shard-"))
+        for path in (output / "state" / "shards").glob("shard-*.json")
+    )
 
 
 def shards_of(output: Path, rows_per_shard: int) -> Shards:
@@ -98,13 +110,20 @@ def shards_of(output: Path, rows_per_shard: int) -> Shards:
 
 def start(command: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, env=launch_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        list(map(str, command)),
+        cwd=ROOT,
+        env=launch_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
 def wait_for_records(process: subprocess.Popen, output: Path, number: int = 1) -> None:
     while len(records(output)) < number:
-        assert process.poll() is None, "the run ended before it could be disturbed:\n" + process.communicate()[1]
+        assert process.poll() is None, (
+            "the run ended before it could be disturbed:\n" + process.communicate()[1]
+        )
         time.sleep(0.001)
 
 
@@ -113,7 +132,10 @@ def processes_of(output: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if any(str(output) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                any(str(output) in word for word in process.cmdline())
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process)
         except psutil.NoSuchProcess:
             continue
@@ -121,7 +143,9 @@ def processes_of(output: Path) -> list[psutil.Process]:
 
 
 def alive_in_the_end(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that have not ended after a minute: a process may finish the batch it is at. What is still there is killed."""
+    """Those that have not ended after a minute: a process may finish the batch it is at. What is
+    still there is killed.
+    """
     _, alive = psutil.wait_procs(processes, timeout=60)
     for process in alive:
         process.kill()
@@ -144,13 +168,20 @@ def one_line(ended: Ended, *words: str) -> None:
     assert all(word in lines[0] for word in words), lines[0]
 
 
-def write_dataset(folder: Path, images: list[bytes], labels: list[int], names: list[str] | None = None) -> Path:
+def write_dataset(
+    folder: Path, images: list[bytes], labels: list[int], names: list[str] | None = None
+) -> Path:
     """A folder dataset of one split, from encoded images."""
     names = names or [f"class {label}" for label in range(max(labels) + 1)]
     features = Features(image=ImageFeature(), label=ClassLabel(names=names))
-    rows = [{"image": {"bytes": image, "path": None}, "label": label} for image, label in zip(images, labels, strict=True)]
+    rows = [
+        {"image": {"bytes": image, "path": None}, "label": label}
+        for image, label in zip(images, labels, strict=True)
+    ]
     (folder / "data").mkdir(parents=True)
-    Dataset.from_list(rows, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    Dataset.from_list(rows, features=features).to_parquet(
+        folder / "data" / "train-00000-of-00001.parquet"
+    )
     return folder
 
 

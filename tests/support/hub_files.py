@@ -1,4 +1,6 @@
-"""The small folder that the tests of the loopback Hub upload: regular files, one by LFS, an empty one."""
+"""The small folder that the tests of the loopback Hub upload: regular files, one by LFS, an empty
+one.
+"""
 
 FILES = {
     "README.md": b"---\nlicense: mit\n---\n# Birds\n",

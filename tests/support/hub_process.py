@@ -1,5 +1,6 @@
-"""One process that talks to the loopback Hub for many tests: the libraries take seconds to import. Its clock runs faster, as the
-publisher's does: the client's waits are not the tests'."""
+"""One process that talks to the loopback Hub for many tests: the libraries take seconds to import.
+Its clock runs faster, as the publisher's does: the client's waits are not the tests'.
+"""
 
 import json
 import subprocess
@@ -58,7 +59,9 @@ class HubProcess:
         assert json.loads(self.process.stdout.readline()) == "ready"
 
     def __call__(self, expression: str) -> dict:
-        """What the expression gives: `value` or `error`, a line for the user; `waited`, seconds; `warned`, texts."""
+        """What the expression gives: `value` or `error`, a line for the user; `waited`, seconds;
+        `warned`, texts.
+        """
         self.process.stdin.write(json.dumps(expression) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()

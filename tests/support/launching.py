@@ -9,23 +9,49 @@ ROOT = Path(__file__).parents[2]
 
 
 def launch_command(args, num_processes=1):
-    """The command line of `accelerate launch`; `args` is the script, relative to the repository, and its arguments."""
-    config = ROOT / "sgdmix_hub" / "accelerate_configs" / ("cpu1.yaml" if num_processes == 1 else "cpu2.yaml")
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
+    """The command line of `accelerate launch`; `args` is the script, relative to the repository,
+    and its arguments.
+    """
+    config = (
+        ROOT
+        / "sgdmix_hub"
+        / "accelerate_configs"
+        / ("cpu1.yaml" if num_processes == 1 else "cpu2.yaml")
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--config_file",
+        str(config),
+    ]
     if num_processes > 2:
-        command += ["--num_processes", str(num_processes), f"--gpu_ids={','.join(['-1'] * num_processes)}"]
+        command += [
+            "--num_processes",
+            str(num_processes),
+            f"--gpu_ids={','.join(['-1'] * num_processes)}",
+        ]
     return [*command, *map(str, args)]
 
 
 def launch_environment(env=None):
-    """This process's environment with `env` over it, one thread a process, and no sign of a launch around it."""
+    """This process's environment with `env` over it, one thread a process, and no sign of a launch
+    around it.
+    """
     launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    inherited = {name: value for name, value in os.environ.items() if name not in launched and not name.startswith("ACCELERATE_")}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in launched and not name.startswith("ACCELERATE_")
+    }
     return inherited | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | (env or {})
 
 
 def launch(args, num_processes=1, env=None, timeout=300) -> subprocess.CompletedProcess:
-    """Runs `["scripts/augment_dataset.py", "--name", "value", ...]` in `num_processes` CPU processes, from the repository root."""
+    """Runs `["scripts/augment_dataset.py", "--name", "value", ...]` in `num_processes` CPU
+    processes, from the repository root.
+    """
     return subprocess.run(
         launch_command(args, num_processes),
         cwd=ROOT,

@@ -1,6 +1,7 @@
 """The tests' Hub: `sgdmix_hub.demo.loopback_hub`, and Python code that runs against it.
 
-The tests' own process is offline (see conftest.py, and the client reads that once, when it is imported): clients run in subprocesses.
+The tests' own process is offline (see conftest.py, and the client reads that once, when it is
+imported): clients run in subprocesses.
 """
 
 import json
@@ -9,9 +10,25 @@ import sys
 
 from launching import ROOT, launch_environment
 
-from sgdmix_hub.demo.loopback_hub import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, Account, hub_environment, loopback_hub
+from sgdmix_hub.demo.loopback_hub import (
+    READ_TOKEN,
+    STRANGER_TOKEN,
+    WRITE_TOKEN,
+    Account,
+    hub_environment,
+    loopback_hub,
+)
 
-__all__ = ["READ_TOKEN", "STRANGER_TOKEN", "WRITE_TOKEN", "Account", "hub_environment", "loopback_hub", "run_client", "run_python"]
+__all__ = [
+    "READ_TOKEN",
+    "STRANGER_TOKEN",
+    "WRITE_TOKEN",
+    "Account",
+    "hub_environment",
+    "loopback_hub",
+    "run_client",
+    "run_python",
+]
 
 # What the scripts of `run_client` start with.
 CLIENT = """

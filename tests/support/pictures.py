@@ -19,15 +19,21 @@ def smooth_map(seed: int, blobs: int = 2) -> np.ndarray:
 
 
 def disc_on_texture(seed: int, size: int = 128) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A red disc on a green and brown texture, the true disc, and a coarse map: a blob that is off-centre and too large."""
+    """A red disc on a green and brown texture, the true disc, and a coarse map: a blob that is
+    off-centre and too large.
+    """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     centre_y, centre_x = rng.uniform(0.4, 0.6, 2)
     disc = (y - centre_y) ** 2 + (x - centre_x) ** 2 < 0.18**2
     texture = scipy.ndimage.gaussian_filter(rng.random((size, size)), size / 40)
     texture = (texture - texture.min()) / np.ptp(texture)
-    image = np.stack([60 + 60 * texture, 120 + 80 * texture, 50 + 30 * texture], axis=-1) + rng.normal(0, 6, (size, size, 3))
+    image = np.stack(
+        [60 + 60 * texture, 120 + 80 * texture, 50 + 30 * texture], axis=-1
+    ) + rng.normal(0, 6, (size, size, 3))
     image[disc] = np.array([205, 40, 45]) + rng.normal(0, 10, (disc.sum(), 3))
     grid_y, grid_x = np.mgrid[:64, :64] / 64
-    saliency_map = np.exp(-((grid_y - centre_y - 0.06) ** 2 + (grid_x - centre_x + 0.05) ** 2) / 0.03).astype(np.float32)
+    saliency_map = np.exp(
+        -((grid_y - centre_y - 0.06) ** 2 + (grid_x - centre_x + 0.05) ** 2) / 0.03
+    ).astype(np.float32)
     return np.clip(image, 0, 255).astype(np.uint8), disc, saliency_map

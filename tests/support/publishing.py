@@ -1,4 +1,6 @@
-"""What tests of published versions share: a process that publishes to the loopback Hub, and generations that are worth publishing."""
+"""What tests of published versions share: a process that publishes to the loopback Hub, and
+generations that are worth publishing.
+"""
 
 import copy
 import json
@@ -15,7 +17,8 @@ from PIL import Image
 EVIL = 'a": {evil}\n---\n# <script>'
 NAMES = [EVIL, "tern", "kite"]
 
-# One process for many publications: the libraries take seconds to import. Its clock runs faster: the client's waits are not the tests'.
+# One process for many publications: the libraries take seconds to import. Its clock runs faster:
+# the client's waits are not the tests'.
 WORKER = """
 import json, sys, time
 
@@ -81,7 +84,9 @@ class Publisher:
         """Begins a publication; `end` gives its outcome."""
         settings = {"allow_local_inputs": True} | settings
         asked = {"folder": str(folder), "hub_dataset_id": repo_id, "tag": tag} | settings
-        self.process.stdin.write(json.dumps({"settings": asked, "token": token, "timeout": timeout}) + "\n")
+        self.process.stdin.write(
+            json.dumps({"settings": asked, "token": token, "timeout": timeout}) + "\n"
+        )
         self.process.stdin.flush()
 
     def end(self) -> Outcome:

@@ -8,15 +8,21 @@ from generations import write_dataset
 
 
 def many_rows(folder: Path, source_rows: list[dict], number: int, damaged: list[int] = ()) -> Path:
-    """A folder dataset of this many rows, the birds' over and over, with no image in the damaged ones."""
+    """A folder dataset of this many rows, the birds' over and over, with no image in the damaged
+    ones.
+    """
     images = [source_rows[row % len(source_rows)]["image"]["bytes"] for row in range(number)]
     for row in damaged:
         images[row] = b"no image"
-    return write_dataset(folder, images, [source_rows[row % len(source_rows)]["label"] for row in range(number)])
+    return write_dataset(
+        folder, images, [source_rows[row % len(source_rows)]["label"] for row in range(number)]
+    )
 
 
 def in_two_processes(work: Callable):
-    """`work(rank)` for both ranks at once, here in two threads: they meet in the folder's files alone. Gives what rank 0 gets."""
+    """`work(rank)` for both ranks at once, here in two threads: they meet in the folder's files
+    alone. Gives what rank 0 gets.
+    """
     results = {}
     other = threading.Thread(target=lambda: results.update({1: work(1)}), daemon=True)
     other.start()

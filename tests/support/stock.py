@@ -1,4 +1,6 @@
-"""Images refined by an adapter: by stock diffusers in a fresh process that knows nothing of this package, and by ours."""
+"""Images refined by an adapter: by stock diffusers in a fresh process that knows nothing of this
+package, and by ours.
+"""
 
 import subprocess
 import sys
@@ -46,7 +48,12 @@ def stock_images(base: Path, adapter: Path, images: np.ndarray, folder: Path) ->
     np.save(folder / "images.npy", images)
     arguments = [str(base), str(adapter), str(folder / "images.npy"), str(folder / "refined.npy")]
     done = subprocess.run(
-        [sys.executable, "-c", STOCK, *arguments], cwd=folder, env=launch_environment(), capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", STOCK, *arguments],
+        cwd=folder,
+        env=launch_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return np.load(folder / "refined.npy")
@@ -54,7 +61,9 @@ def stock_images(base: Path, adapter: Path, images: np.ndarray, folder: Path) ->
 
 def load_pipeline(base, adapter):
     """A base with an adapter, loaded as the library loads them."""
-    pipeline = load_base(StableDiffusionImg2ImgPipeline, resolve(str(base)), torch.float32, **NO_SAFETY_CHECKER)
+    pipeline = load_base(
+        StableDiffusionImg2ImgPipeline, resolve(str(base)), torch.float32, **NO_SAFETY_CHECKER
+    )
     load_into(with_scheduler(pipeline, "ddim"), read_adapter(resolve(str(adapter))))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -1,4 +1,6 @@
-"""What tests of trainings share: running them at tiny settings, killing them, and comparing what they leave."""
+"""What tests of trainings share: running them at tiny settings, killing them, and comparing what
+they leave.
+"""
 
 import multiprocessing
 import os
@@ -30,11 +32,21 @@ TINY = {
     "guidance_scale": 1.5,
 }
 
-forks.set_forkserver_preload(["sgdmix_hub.augment", "sgdmix_hub.train_adapter", "sgdmix_hub.train_classifier"])
+forks.set_forkserver_preload(
+    ["sgdmix_hub.augment", "sgdmix_hub.train_adapter", "sgdmix_hub.train_classifier"]
+)
 
 
 def adapter_settings(birds, tiny_base, output, **more) -> dict:
-    return TINY | {"dataset_name": str(birds), "pretrained_model_name_or_path": str(tiny_base), "output_dir": str(output)} | more
+    return (
+        TINY
+        | {
+            "dataset_name": str(birds),
+            "pretrained_model_name_or_path": str(tiny_base),
+            "output_dir": str(output),
+        }
+        | more
+    )
 
 
 def train(settings: dict) -> Path:
@@ -57,7 +69,10 @@ def weights(folder: Path) -> dict:
 
 def last_step(folder: Path) -> int:
     """The step of the log's last line; 0 before there is one."""
-    return max([record["step"] for record in TrainingLog(folder / "state" / "log.jsonl").records()], default=0)
+    return max(
+        [record["step"] for record in TrainingLog(folder / "state" / "log.jsonl").records()],
+        default=0,
+    )
 
 
 def step_of(name: str) -> int:
@@ -80,7 +95,9 @@ def run(args: list[str], logs: Path, script: str) -> Ended:
 
 
 def kill(args: list[str], logs: Path, script: str, when: Callable[[], bool]) -> bool:
-    """Runs a script in a process group of its own, and kills the group with SIGKILL as soon as `when()`; whether that came in time."""
+    """Runs a script in a process group of its own, and kills the group with SIGKILL as soon as
+    `when()`; whether that came in time.
+    """
     logs.mkdir(exist_ok=True)
     process = forks.Process(target=_in_own_group, args=(script, args, logs))
     process.start()
@@ -97,5 +114,7 @@ def kill(args: list[str], logs: Path, script: str, when: Callable[[], bool]) -> 
 
 def _in_own_group(script: str, args: list[str], logs: Path) -> None:
     os.setsid()
-    multiprocessing.set_start_method("fork", force=True)  # of data loaders' workers, as in a script of its own
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # of data loaders' workers, as in a script of its own
     _script(script, args, logs)

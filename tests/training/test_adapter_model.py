@@ -1,4 +1,6 @@
-"""What an adapter trains: LoRA weights and learned tokens alone, with the loss that the papers write down."""
+"""What an adapter trains: LoRA weights and learned tokens alone, with the loss that the papers
+write down.
+"""
 
 import numpy as np
 import pytest
@@ -23,7 +25,11 @@ def adapted(tiny_base, **more):
     torch.manual_seed(0)
     chosen = AdapterSettings(**adapter_settings("unused", tiny_base, "unused", **more))
     pipeline, model = load_adapted(resolve(str(tiny_base)), chosen, CLASSES)
-    return pipeline, model, prompt_ids(pipeline, CLASSES, chosen.num_vectors, chosen.metaclass, chosen.prompt_template)
+    return (
+        pipeline,
+        model,
+        prompt_ids(pipeline, CLASSES, chosen.num_vectors, chosen.metaclass, chosen.prompt_template),
+    )
 
 
 def samples(count=4):
@@ -36,7 +42,9 @@ def loss_of(pipeline, model, prompts, labels=(0, 1, 0, CLASSES)):
     """The mean loss of four samples, one of them of no class. The third class is not shown."""
     scheduler = training_scheduler(pipeline)
     latents, noise, timesteps = samples()
-    prediction = model(scheduler.add_noise(latents, noise, timesteps), timesteps, prompts[list(labels)])
+    prediction = model(
+        scheduler.add_noise(latents, noise, timesteps), timesteps, prompts[list(labels)]
+    )
     return denoising_loss(prediction, latents, noise, timesteps, scheduler, None).mean()
 
 
@@ -46,29 +54,49 @@ def loss_of(pipeline, model, prompts, labels=(0, 1, 0, CLASSES)):
 def test_only_lora_on_attention_and_tokens_are_trained(tiny_base):
     pipeline, model, _ = adapted(tiny_base, num_vectors=2)
     parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "vae": pipeline.vae}
-    learning = {f"{part}.{name}" for part, module in parts.items() for name, p in module.named_parameters() if p.requires_grad}
+    learning = {
+        f"{part}.{name}"
+        for part, module in parts.items()
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    }
     tokens = {name for name in learning if name.endswith(".learned")}
     assert len(tokens) == 1
     assert all(".lora_A." in name or ".lora_B." in name for name in learning - tokens)
-    assert {name.partition(".lora_")[0].rpartition("attn")[2][2:] for name in learning - tokens} == set(LORA_TARGETS)
-    projections = [name for name, _ in pipeline.unet.named_modules() if name.endswith(tuple(f".{t}.base_layer" for t in LORA_TARGETS))]
+    assert {
+        name.partition(".lora_")[0].rpartition("attn")[2][2:] for name in learning - tokens
+    } == set(LORA_TARGETS)
+    projections = [
+        name
+        for name, _ in pipeline.unet.named_modules()
+        if name.endswith(tuple(f".{t}.base_layer" for t in LORA_TARGETS))
+    ]
     assert len(learning - tokens) == 2 * len(projections) > 0
     trained = model.trained()
-    assert {id(p) for p in trained.values()} == {id(p) for p in model.parameters() if p.requires_grad}
+    assert {id(p) for p in trained.values()} == {
+        id(p) for p in model.parameters() if p.requires_grad
+    }
     assert trained["tokens"].shape == (CLASSES * 2, 32)
     optimized = [
         p
-        for group in build_optimizer(AdapterSettings(metaclass="bird", dataset_name="unused", output_dir="unused"), model).param_groups
+        for group in build_optimizer(
+            AdapterSettings(metaclass="bird", dataset_name="unused", output_dir="unused"), model
+        ).param_groups
         for p in group["params"]
     ]
-    assert {id(p) for p in optimized} == {id(p) for p in trained.values()} and len(optimized) == len(trained)
+    assert {id(p) for p in optimized} == {id(p) for p in trained.values()} and len(
+        optimized
+    ) == len(trained)
 
 
 def test_what_is_frozen_keeps_its_bits_and_what_was_not_shown_keeps_its_token(tiny_base):
     """Weight decay would move a token that no sample shows."""
     pipeline, model, prompts = adapted(tiny_base, adam_weight_decay=0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = build_optimizer(AdapterSettings(**adapter_settings("unused", tiny_base, "unused", adam_weight_decay=0.5)), model)
+    optimizer = build_optimizer(
+        AdapterSettings(**adapter_settings("unused", tiny_base, "unused", adam_weight_decay=0.5)),
+        model,
+    )
     for _ in range(3):
         loss_of(pipeline, model, prompts).backward()
         optimizer.step()
@@ -84,7 +112,9 @@ def test_what_is_frozen_keeps_its_bits_and_what_was_not_shown_keeps_its_token(ti
             assert torch.equal(value, before[name]), name
 
 
-@pytest.mark.parametrize(("metaclass", "num_vectors"), [("bird", 1), ("red bird", 1), ("bird", 3), ("sparrow-like", 2)])
+@pytest.mark.parametrize(
+    ("metaclass", "num_vectors"), [("bird", 1), ("red bird", 1), ("bird", 3), ("sparrow-like", 2)]
+)
 def test_tokens_begin_as_the_metaclass(metaclass, num_vectors, tiny_base):
     """As the mean of its tokens where it has several."""
     base = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
@@ -100,7 +130,9 @@ def test_an_untrained_adapter_predicts_what_the_base_does(tiny_base):
     _, model, prompts = adapted(tiny_base)
     base = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
     latents, _, timesteps = samples(2)
-    ids = base.tokenizer(["a photo of a bird bird"] * 2, padding="max_length", return_tensors="pt").input_ids
+    ids = base.tokenizer(
+        ["a photo of a bird bird"] * 2, padding="max_length", return_tensors="pt"
+    ).input_ids
     with torch.no_grad():
         expected = base.unet(latents, timesteps, base.text_encoder(ids)[0]).sample
         torch.testing.assert_close(model(latents, timesteps, prompts[[0, 1]]), expected)
@@ -110,7 +142,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_base):
     """Dropout included."""
     gradients = []
     for checkpointing in (False, True):
-        pipeline, model, prompts = adapted(tiny_base, lora_dropout=0.3, gradient_checkpointing=checkpointing)
+        pipeline, model, prompts = adapted(
+            tiny_base, lora_dropout=0.3, gradient_checkpointing=checkpointing
+        )
         model.train()
         with torch.no_grad():
             for name, parameter in model.lora().items():
@@ -136,9 +170,16 @@ def test_half_precision_is_for_what_is_frozen(tiny_base):
 
 def schedule(prediction):
     """A training's noise schedule, and the cumulative product of its alphas, written out."""
-    options = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+    options = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+    }
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    return DDPMScheduler(**options, prediction_type=prediction), torch.from_numpy(np.cumprod(1 - betas)).float()
+    return DDPMScheduler(**options, prediction_type=prediction), torch.from_numpy(
+        np.cumprod(1 - betas)
+    ).float()
 
 
 def columns(values):
@@ -153,26 +194,37 @@ def test_the_loss_is_the_squared_error_to_noise_or_velocity(seed, timesteps):
     timesteps = torch.tensor(timesteps)
     for kind in ("epsilon", "v_prediction"):
         scheduler, products = schedule(kind)
-        alpha, sigma = columns(products[timesteps].sqrt()), columns((1 - products[timesteps]).sqrt())
+        alpha, sigma = (
+            columns(products[timesteps].sqrt()),
+            columns((1 - products[timesteps]).sqrt()),
+        )
         target = noise if kind == "epsilon" else alpha * noise - sigma * latents
         expected = ((prediction - target) ** 2).sum(dim=(1, 2, 3)) / 36
-        torch.testing.assert_close(denoising_loss(prediction, latents, noise, timesteps, scheduler, None), expected)
+        torch.testing.assert_close(
+            denoising_loss(prediction, latents, noise, timesteps, scheduler, None), expected
+        )
 
 
 @given(seed=st.integers(0, 1000), timestep=st.integers(1, 998), gamma=st.floats(0.1, 20))
 @settings(max_examples=60)
 def test_min_snr_weights_the_error_in_the_image_as_the_paper_says(seed, timestep, gamma):
-    """Hang et al. 2023, Eq. 7: min(SNR, gamma) |x_0 - x|^2. A model that predicts noise and one that predicts the velocity, of the same
-    image, have the same loss."""
+    """Hang et al. 2023, Eq. 7: min(SNR, gamma) |x_0 - x|^2. A model that predicts noise and one
+    that predicts the velocity, of the same image, have the same loss.
+    """
     generator = torch.Generator().manual_seed(seed)
     latents, noise, estimated = torch.randn((3, 1, 4, 3, 3), generator=generator)
     timesteps = torch.tensor([timestep])
     for kind in ("epsilon", "v_prediction"):
         scheduler, products = schedule(kind)
-        alpha, sigma = columns(products[timesteps].sqrt()), columns((1 - products[timesteps]).sqrt())
+        alpha, sigma = (
+            columns(products[timesteps].sqrt()),
+            columns((1 - products[timesteps]).sqrt()),
+        )
         noisy = alpha * latents + sigma * noise
         predicted_noise = (noisy - alpha * estimated) / sigma
-        prediction = predicted_noise if kind == "epsilon" else alpha * predicted_noise - sigma * estimated
+        prediction = (
+            predicted_noise if kind == "epsilon" else alpha * predicted_noise - sigma * estimated
+        )
         snr = (products[timesteps] / (1 - products[timesteps])).item()
         expected = min(snr, gamma) * ((latents - estimated) ** 2).mean(dim=(1, 2, 3))
         found = denoising_loss(prediction, latents, noise, timesteps, scheduler, gamma)
@@ -187,7 +239,10 @@ def test_min_snr_weights_the_error_in_the_image_as_the_paper_says(seed, timestep
 def test_token_embedding_is_an_embedding_with_rows_appended(seed, old, new):
     """Values, and the gradient of the learned rows."""
     generator = torch.Generator().manual_seed(seed)
-    own, initial = torch.randn(old, 5, generator=generator), torch.randn(new, 5, generator=generator)
+    own, initial = (
+        torch.randn(old, 5, generator=generator),
+        torch.randn(new, 5, generator=generator),
+    )
     ids = torch.randint(old + new, (3, 7), generator=generator)
     weights = torch.randn(3, 7, 5, generator=generator)
     embedding = TokenEmbedding(nn.Embedding.from_pretrained(own.clone()), initial)
@@ -196,13 +251,18 @@ def test_token_embedding_is_an_embedding_with_rows_appended(seed, old, new):
     (embedding(ids) * weights).sum().backward()
     (reference(ids) * weights).sum().backward()
     torch.testing.assert_close(embedding.learned.grad, reference.weight.grad[old:])
-    assert [name for name, parameter in embedding.named_parameters() if parameter.requires_grad] == ["learned"]
+    assert [
+        name for name, parameter in embedding.named_parameters() if parameter.requires_grad
+    ] == ["learned"]
 
 
 def test_token_embedding_trains_a_copy_in_float32_of_a_half_precision_base():
     initial = torch.zeros(2, 4)
     embedding = TokenEmbedding(nn.Embedding(3, 4).half(), initial)
-    assert embedding(torch.tensor([[0, 4]])).dtype == torch.float16 and embedding.learned.dtype == torch.float32
+    assert (
+        embedding(torch.tensor([[0, 4]])).dtype == torch.float16
+        and embedding.learned.dtype == torch.float32
+    )
     with torch.no_grad():
         embedding.learned += 1
     assert initial.sum() == 0

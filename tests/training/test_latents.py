@@ -1,4 +1,6 @@
-"""Latents: what diffusers' own autoencoder gives, the same bits whether they are kept or encoded again."""
+"""Latents: what diffusers' own autoencoder gives, the same bits whether they are kept or encoded
+again.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ def vae(tiny_base):
 
 @pytest.fixture(scope="module")
 def images(birds):
-    split = load_split(DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset"))
+    split = load_split(
+        DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset")
+    )
     return DomainImages(split, split.subset[:8], seed=0, resolution=32, resize="stretch")
 
 
@@ -32,7 +36,11 @@ def batch(images):
     items = [images[number] for number in range(12)]
     noise = draw_noise(0, list(range(12)), SHAPE, 1000, random_flip=True)
     assert 0 < noise.mirrored.sum() < 12
-    return [item["position"] for item in items], torch.stack([item["pixels"] for item in items]), noise
+    return (
+        [item["position"] for item in items],
+        torch.stack([item["pixels"] for item in items]),
+        noise,
+    )
 
 
 def test_kept_latents_are_those_encoded_anew_to_the_last_bit(vae, images, batch):
@@ -41,28 +49,43 @@ def test_kept_latents_are_those_encoded_anew_to_the_last_bit(vae, images, batch)
     kept.keep(images, mirrored=True, show=False)
     expected = Latents(vae, CPU).draw(pixels, noise, positions)
     assert torch.equal(kept.draw(torch.empty(12, 0), noise, positions), expected)
-    assert torch.equal(kept.draw(pixels, noise), expected)  # without positions: images of another kind
+    assert torch.equal(
+        kept.draw(pixels, noise), expected
+    )  # without positions: images of another kind
 
 
 def test_latents_are_diffusers_own(vae, batch):
-    """`encode(...).latent_dist.sample()`, scaled, from the same noise; one image at a time, as img2img encodes."""
+    """`encode(...).latent_dist.sample()`, scaled, from the same noise; one image at a time, as
+    img2img encodes.
+    """
     _, pixels, noise = batch
     drawn = Latents(vae, CPU).draw(pixels, noise)
     for row, (image, mirrored) in enumerate(zip(pixels, noise.mirrored, strict=True)):
-        shown = torch.from_numpy(np.ascontiguousarray(image.numpy()[:, :, ::-1])) if mirrored else image
+        shown = (
+            torch.from_numpy(np.ascontiguousarray(image.numpy()[:, :, ::-1])) if mirrored else image
+        )
         with torch.no_grad():
             posterior = vae.encode(shown[None]).latent_dist
-        expected = (posterior.mean + torch.exp(0.5 * posterior.logvar) * noise.posterior[row]) * vae.config.scaling_factor
+        expected = (
+            posterior.mean + torch.exp(0.5 * posterior.logvar) * noise.posterior[row]
+        ) * vae.config.scaling_factor
         assert torch.equal(drawn[row], expected[0])
 
 
 def test_latents_are_those_that_img2img_begins_with(tiny_base, vae, images):
-    """The pipeline draws from a generator; drawn from the same one, our noise gives its latents before any noise of the diffusion."""
-    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(tiny_base, safety_checker=None, requires_safety_checker=False)
+    """The pipeline draws from a generator; drawn from the same one, our noise gives its latents
+    before any noise of the diffusion.
+    """
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
+        tiny_base, safety_checker=None, requires_safety_checker=False
+    )
     pixels = images.pixels(3)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        expected = pipeline.vae.encode(pixels[None]).latent_dist.sample(generator) * pipeline.vae.config.scaling_factor
+        expected = (
+            pipeline.vae.encode(pixels[None]).latent_dist.sample(generator)
+            * pipeline.vae.config.scaling_factor
+        )
     posterior = torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(7))
     noise = draw_noise(0, [0], SHAPE, 1000, random_flip=False)
     noise = type(noise)(noise.mirrored, posterior, noise.diffusion, noise.timesteps)
@@ -75,11 +98,15 @@ def test_the_mirrored_latents_are_of_the_mirrored_image(vae, images):
     latents.keep(images, mirrored=True, show=False)
     for position in range(8):
         noise = draw_noise(1, [position], SHAPE, 1000, random_flip=False)
-        mirrored = type(noise)(torch.tensor([True]), noise.posterior, noise.diffusion, noise.timesteps)
+        mirrored = type(noise)(
+            torch.tensor([True]), noise.posterior, noise.diffusion, noise.timesteps
+        )
         found = latents.draw(torch.empty(1, 0), mirrored, [position])
         turned = images.pixels(position).flip(-1)
         assert torch.equal(found, Latents(vae, CPU).draw(turned[None], noise))
-        assert not torch.allclose(found, latents.draw(torch.empty(1, 0), noise, [position]).flip(-1), atol=1e-3)
+        assert not torch.allclose(
+            found, latents.draw(torch.empty(1, 0), noise, [position]).flip(-1), atol=1e-3
+        )
 
 
 def test_latents_of_an_image_do_not_depend_on_the_batch(vae, batch):
@@ -87,7 +114,12 @@ def test_latents_of_an_image_do_not_depend_on_the_batch(vae, batch):
     latents = Latents(vae, CPU)
     whole = latents.draw(pixels, noise)
     for row in range(12):
-        alone = type(noise)(*(getattr(noise, name)[row : row + 1] for name in ("mirrored", "posterior", "diffusion", "timesteps")))
+        alone = type(noise)(
+            *(
+                getattr(noise, name)[row : row + 1]
+                for name in ("mirrored", "posterior", "diffusion", "timesteps")
+            )
+        )
         assert torch.equal(latents.draw(pixels[row : row + 1], alone)[0], whole[row])
 
 
@@ -96,5 +128,8 @@ def test_images_that_are_never_mirrored_are_kept_once(vae, images, batch):
     straight = draw_noise(0, list(range(12)), SHAPE, 1000, random_flip=False)
     latents = Latents(vae, CPU)
     latents.keep(images, mirrored=False, show=False)
-    assert torch.equal(latents.draw(torch.empty(12, 0), straight, positions), Latents(vae, CPU).draw(pixels, straight))
+    assert torch.equal(
+        latents.draw(torch.empty(12, 0), straight, positions),
+        Latents(vae, CPU).draw(pixels, straight),
+    )
     assert not latents.draw(pixels, straight).requires_grad

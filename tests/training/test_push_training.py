@@ -1,4 +1,6 @@
-"""What is trained reaches the Hub: in one command, whole and alone, refused before the training or not at all, and used from there."""
+"""What is trained reaches the Hub: in one command, whole and alone, refused before the training or
+not at all, and used from there.
+"""
 
 import json
 import subprocess
@@ -15,8 +17,22 @@ from trainings import ADAPTER, CLASSIFIER, adapter_settings, run
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE
 
-ADAPTER_FILES = {"README.md", FACTS_FILE, LORA_FILE, TOKENS_FILE, "assets/loss.png", "assets/samples.png"}
-CLASSIFIER_FILES = {"README.md", CLASSIFIER_FACTS, "config.json", "model.safetensors", "preprocessor_config.json", "assets/loss.png"}
+ADAPTER_FILES = {
+    "README.md",
+    FACTS_FILE,
+    LORA_FILE,
+    TOKENS_FILE,
+    "assets/loss.png",
+    "assets/samples.png",
+}
+CLASSIFIER_FILES = {
+    "README.md",
+    CLASSIFIER_FACTS,
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "assets/loss.png",
+}
 REPOSITORIES = {ADAPTER: ("model", "birds/adapter"), CLASSIFIER: ("model", "birds/classifier")}
 PUSH = {"push_to_hub": True, "license": "mit"}
 
@@ -31,10 +47,14 @@ def hub():
 
 @pytest.fixture(scope="module")
 def commands(birds, tiny_base, classifier, tmp_path_factory):
-    """By script, its arguments: what is pushed, and under which name. The classifier's repository is private."""
+    """By script, its arguments: what is pushed, and under which name. The classifier's repository
+    is private.
+    """
     folder = tmp_path_factory.mktemp("pushed")
     settings = {
-        ADAPTER: adapter_settings(birds, tiny_base, folder / "adapter", max_train_steps=3, checkpointing_steps=2),
+        ADAPTER: adapter_settings(
+            birds, tiny_base, folder / "adapter", max_train_steps=3, checkpointing_steps=2
+        ),
         CLASSIFIER: {
             "dataset_name": birds,
             "model": classifier,
@@ -45,14 +65,19 @@ def commands(birds, tiny_base, classifier, tmp_path_factory):
             "hub_private_repo": True,
         },
     }
-    return {script: values | PUSH | {"hub_model_id": REPOSITORIES[script][1]} for script, values in settings.items()}
+    return {
+        script: values | PUSH | {"hub_model_id": REPOSITORIES[script][1]}
+        for script, values in settings.items()
+    }
 
 
 def launch_both(hub, commands):
     """Both scripts at once, under `accelerate launch`."""
     with ThreadPoolExecutor() as pool:
         started = {
-            script: pool.submit(launch, [script, *arguments(values)], env=hub_environment(hub, WRITE_TOKEN))
+            script: pool.submit(
+                launch, [script, *arguments(values)], env=hub_environment(hub, WRITE_TOKEN)
+            )
             for script, values in commands.items()
         }
     ended = {script: future.result() for script, future in started.items()}
@@ -72,7 +97,9 @@ def commits(hub, script):
     return hub.repository(*REPOSITORIES[script]).history("main")
 
 
-@pytest.mark.parametrize(("script", "files"), [(ADAPTER, ADAPTER_FILES), (CLASSIFIER, CLASSIFIER_FILES)])
+@pytest.mark.parametrize(
+    ("script", "files"), [(ADAPTER, ADAPTER_FILES), (CLASSIFIER, CLASSIFIER_FILES)]
+)
 def test_exactly_the_models_files_are_pushed_in_one_commit(script, files, pushed, hub, commands):
     """No checkpoint, no optimizer, no log."""
     content = hub.content(*REPOSITORIES[script])
@@ -88,7 +115,10 @@ def test_exactly_the_models_files_are_pushed_in_one_commit(script, files, pushed
 
 
 def test_the_same_commands_again_train_nothing_and_make_no_second_commit(pushed, hub, commands):
-    before = {script: (snapshot(Path(commands[script]["output_dir"])), commits(hub, script)) for script in commands}
+    before = {
+        script: (snapshot(Path(commands[script]["output_dir"])), commits(hub, script))
+        for script in commands
+    }
     ended = launch_both(hub, commands)
     for script, done in ended.items():
         files, history = before[script]
@@ -105,11 +135,17 @@ def test_the_token_is_written_nowhere(pushed, hub, commands):
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 20
     assert not [path for path in files if WRITE_TOKEN.encode() in path.read_bytes()]
-    contents = [content for repository in REPOSITORIES.values() for content in hub.content(*repository).values()]
+    contents = [
+        content
+        for repository in REPOSITORIES.values()
+        for content in hub.content(*repository).values()
+    ]
     assert not any(WRITE_TOKEN.encode() in content for content in contents)
 
 
-def test_a_colleague_generates_with_what_was_pushed(pushed, hub, commands, birds, tiny_base, tmp_path):
+def test_a_colleague_generates_with_what_was_pushed(
+    pushed, hub, commands, birds, tiny_base, tmp_path
+):
     """With a token that reads; the pins are the commits that `main` stood at."""
     settings = {
         "dataset_name": birds,
@@ -124,13 +160,17 @@ def test_a_colleague_generates_with_what_was_pushed(pushed, hub, commands, birds
         "num_candidates": 5,
         "max_skipped": 0.9,  # a classifier of one epoch finds nothing in some images
     }
-    done = launch(["scripts/augment_dataset.py", *arguments(settings)], env=hub_environment(hub, READ_TOKEN))
+    done = launch(
+        ["scripts/augment_dataset.py", *arguments(settings)], env=hub_environment(hub, READ_TOKEN)
+    )
     assert done.returncode == 0, done.stderr
     pins = manifest_of(tmp_path / "run")["pins"]
     assert pins["adapter"] == f"birds/adapter@{commits(hub, ADAPTER)[0].oid}"
     assert pins["classifier"] == f"birds/classifier@{commits(hub, CLASSIFIER)[0].oid}"
     rows = published_rows(tmp_path / "run")
-    assert rows and {row["prompt"] for row in rows} <= {f"a photo of a <class_{label}> bird" for label in range(4)}
+    assert rows and {row["prompt"] for row in rows} <= {
+        f"a photo of a <class_{label}> bird" for label in range(4)
+    }
     assert READ_TOKEN not in done.stdout + done.stderr
 
 
@@ -138,15 +178,23 @@ def test_a_colleague_generates_with_what_was_pushed(pushed, hub, commands, birds
 
 
 def nothing_was_trained(output):
-    left = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()} if output.exists() else set()
+    left = (
+        {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+        if output.exists()
+        else set()
+    )
     return left <= {"state/lock", "state/error.json"}
 
 
 @pytest.mark.parametrize("script", REPOSITORIES)
-@pytest.mark.parametrize(("missing", "named"), [("license", "--license"), ("hub_model_id", "--hub_model_id org/name")])
+@pytest.mark.parametrize(
+    ("missing", "named"), [("license", "--license"), ("hub_model_id", "--hub_model_id org/name")]
+)
 def test_a_push_without_a_licence_or_a_name_is_refused(script, missing, named, commands, tmp_path):
     """Without asking the Hub: the tests' own process is offline."""
-    values = {name: value for name, value in commands[script].items() if name != missing} | {"output_dir": tmp_path / "out"}
+    values = {name: value for name, value in commands[script].items() if name != missing} | {
+        "output_dir": tmp_path / "out"
+    }
     one_line(run(arguments(values), tmp_path / "logs", script), named)
     assert not (tmp_path / "out").exists()
 
@@ -167,7 +215,12 @@ def start(hub, script, values, token):
 def test_a_token_that_may_not_write_is_refused_before_the_training(commands, tmp_path):
     with loopback_hub() as hub:
         outputs = {script: tmp_path / Path(script).stem for script in commands}
-        started = {script: start(hub, script, commands[script] | {"output_dir": outputs[script]}, READ_TOKEN) for script in commands}
+        started = {
+            script: start(
+                hub, script, commands[script] | {"output_dir": outputs[script]}, READ_TOKEN
+            )
+            for script in commands
+        }
         for script, process in started.items():
             _, errors = process.communicate(timeout=300)
             (line,) = [line for line in errors.splitlines() if line.startswith("sgdmix_hub: ")]

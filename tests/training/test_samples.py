@@ -1,4 +1,6 @@
-"""Samples: which image, mirrored or not, under which noise, is a function of (seed, number), whoever asks and from whichever step on."""
+"""Samples: which image, mirrored or not, under which noise, is a function of (seed, number),
+whoever asks and from whichever step on.
+"""
 
 import dataclasses
 from itertools import pairwise
@@ -18,7 +20,13 @@ from sgdmix_hub.seeds import sample_seed
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.adapter.batches import training_batches
-from sgdmix_hub.training.adapter.dataset import ClassImages, DomainImages, SampleOrder, Share, draw_noise
+from sgdmix_hub.training.adapter.dataset import (
+    ClassImages,
+    DomainImages,
+    SampleOrder,
+    Share,
+    draw_noise,
+)
 
 SHAPE = (4, 8, 8)
 TIMESTEPS = 1000
@@ -28,7 +36,9 @@ sizes = st.integers(1, 6)
 
 @pytest.fixture(scope="module")
 def split(birds):
-    return load_split(DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset"))
+    return load_split(
+        DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset")
+    )
 
 
 # ---- the order ----
@@ -37,24 +47,38 @@ def split(birds):
 @given(seed=seeds, count=st.integers(1, 40), epoch=st.integers(0, 50))
 def test_every_epoch_shows_each_row_once(seed, count, epoch):
     order = SampleOrder(np.arange(count) + 7, seed)
-    assert sorted(order[number] for number in range(epoch * count, (epoch + 1) * count)) == list(range(count))
+    assert sorted(order[number] for number in range(epoch * count, (epoch + 1) * count)) == list(
+        range(count)
+    )
 
 
-@given(seed=seeds, count=st.integers(1, 20), asked=st.lists(st.integers(0, 500), min_size=1, max_size=30))
+@given(
+    seed=seeds,
+    count=st.integers(1, 20),
+    asked=st.lists(st.integers(0, 500), min_size=1, max_size=30),
+)
 def test_the_order_is_a_function_of_seed_and_number_alone(seed, count, asked):
-    """However it is asked: a loader's workers see every other number, a resumed training the last ones alone."""
+    """However it is asked: a loader's workers see every other number, a resumed training the last
+    ones alone.
+    """
     order = SampleOrder(np.arange(count), seed)
     before = [order[number] for number in range(max(asked) + 1)]
     assert [order[number] for number in asked] == [before[number] for number in asked]
-    assert [SampleOrder(np.arange(count), seed)[number] for number in asked] == [before[number] for number in asked]
+    assert [SampleOrder(np.arange(count), seed)[number] for number in asked] == [
+        before[number] for number in asked
+    ]
 
 
 def test_orders_of_epochs_and_seeds_are_unrelated():
-    """Each image follows each other one about equally often: no epoch is a rotation of the one before."""
+    """Each image follows each other one about equally often: no epoch is a rotation of the one
+    before.
+    """
     count, epochs = 6, 600
     order = SampleOrder(np.arange(count), 0)
     shown = np.array([order[number] for number in range(count * epochs)]).reshape(epochs, count)
-    assert len({tuple(row) for row in shown}) > 0.5 * 720  # of 6! orders; 600 draws with replacement show 407 in the mean
+    assert (
+        len({tuple(row) for row in shown}) > 0.5 * 720
+    )  # of 6! orders; 600 draws with replacement show 407 in the mean
     pairs = np.zeros((count, count))
     for row in shown:
         for first, second in pairwise(row):
@@ -68,18 +92,36 @@ def test_orders_of_epochs_and_seeds_are_unrelated():
 
 
 @given(processes=sizes, batch=sizes, accumulation=sizes, step=st.integers(0, 1000))
-def test_an_optimizer_step_has_the_same_samples_however_they_are_spread(processes, batch, accumulation, step):
+def test_an_optimizer_step_has_the_same_samples_however_they_are_spread(
+    processes, batch, accumulation, step
+):
     shares = [Share(rank, processes, batch, accumulation) for rank in range(processes)]
-    taken = [number for share in shares for numbers in share.batches(step, step + 1) for number in numbers]
+    taken = [
+        number
+        for share in shares
+        for numbers in share.batches(step, step + 1)
+        for number in numbers
+    ]
     total = processes * batch * accumulation
     assert [share.total_batch for share in shares] == [total] * processes
     assert sorted(taken) == list(range(step * total, (step + 1) * total))
-    assert all(len(numbers) == batch for share in shares for numbers in share.batches(step, step + 1))
+    assert all(
+        len(numbers) == batch for share in shares for numbers in share.batches(step, step + 1)
+    )
     assert all(len(list(share.batches(step, step + 1))) == accumulation for share in shares)
 
 
-@given(rank=st.integers(0, 5), processes=sizes, batch=sizes, accumulation=sizes, last=st.integers(0, 20), first=st.integers(0, 20))
-def test_a_share_that_begins_later_is_the_tail_of_one_that_begins_at_once(rank, processes, batch, accumulation, last, first):
+@given(
+    rank=st.integers(0, 5),
+    processes=sizes,
+    batch=sizes,
+    accumulation=sizes,
+    last=st.integers(0, 20),
+    first=st.integers(0, 20),
+)
+def test_a_share_that_begins_later_is_the_tail_of_one_that_begins_at_once(
+    rank, processes, batch, accumulation, last, first
+):
     share = Share(min(rank, processes - 1), processes, batch, accumulation)
     whole = list(share.batches(0, last))
     assert list(share.batches(first, last)) == whole[min(first, last) * accumulation :]
@@ -108,14 +150,18 @@ def test_no_two_samples_share_their_noise():
 
 
 def test_mirrored_only_when_asked_with_all_else_the_same():
-    with_flip, without = (draw_noise(0, list(range(50)), SHAPE, TIMESTEPS, flip) for flip in (True, False))
+    with_flip, without = (
+        draw_noise(0, list(range(50)), SHAPE, TIMESTEPS, flip) for flip in (True, False)
+    )
     assert not without.mirrored.any() and with_flip.mirrored.any()
     for name in ("posterior", "diffusion", "timesteps"):
         assert torch.equal(getattr(with_flip, name), getattr(without, name))
 
 
 def test_draws_have_the_distributions_they_should():
-    """Half mirrored, timesteps uniform, both noises standard normal, and none of it correlated; the seed is fixed."""
+    """Half mirrored, timesteps uniform, both noises standard normal, and none of it correlated; the
+    seed is fixed.
+    """
     count = 2000
     noise = draw_noise(1, list(range(count)), (1, 2, 2), TIMESTEPS, True)
     assert stats.binomtest(int(noise.mirrored.sum()), count).pvalue > 0.01
@@ -140,10 +186,14 @@ def test_a_sample_shows_the_image_of_its_row_in_the_range_of_the_autoencoder(spl
         item = images[number]
         row = split.subset[item["position"]]
         expected = split.image(row).resize((16, 16), Image.Resampling.BICUBIC)
-        np.testing.assert_allclose(item["pixels"].permute(1, 2, 0).numpy(), np.asarray(expected) / 127.5 - 1, atol=1e-6)
+        np.testing.assert_allclose(
+            item["pixels"].permute(1, 2, 0).numpy(), np.asarray(expected) / 127.5 - 1, atol=1e-6
+        )
         assert item["label"] == split.labels[row] and item["number"] == number
     undecoded = DomainImages(split, split.subset, 3, 16, "center-crop", decoded=False)
-    assert [undecoded[n]["position"] for n in range(30)] == [images[n]["position"] for n in range(30)]
+    assert [undecoded[n]["position"] for n in range(30)] == [
+        images[n]["position"] for n in range(30)
+    ]
     assert undecoded[0]["pixels"].numel() == 0
 
 
@@ -160,7 +210,11 @@ def test_class_images_are_shown_in_turn_under_no_class(class_image_paths):
     images = ClassImages(class_image_paths, seed=0, label=4)
     for epoch in range(3):
         shown = [images[number] for number in range(3 * epoch, 3 * epoch + 3)]
-        assert sorted(round((item["pixels"][0, 0, 0].item() + 1) * 127.5) for item in shown) == [0, 40, 80]
+        assert sorted(round((item["pixels"][0, 0, 0].item() + 1) * 127.5) for item in shown) == [
+            0,
+            40,
+            80,
+        ]
         assert {item["label"] for item in shown} == {4}
 
 
@@ -169,30 +223,62 @@ def test_class_images_are_shown_in_turn_under_no_class(class_image_paths):
 
 @pytest.fixture(scope="module")
 def batches_of(split, tiny_base, birds, class_image_paths):
-    """The batches of a share of three optimizer steps with eight samples each, from a step on, with prior preservation."""
+    """The batches of a share of three optimizer steps with eight samples each, from a step on, with
+    prior preservation.
+    """
     vae = AutoencoderKL.from_pretrained(tiny_base / "vae")
-    common = {"dataset_name": str(birds), "output_dir": "unused", "metaclass": "bird", "resolution": 32, "max_train_steps": 3}
+    common = {
+        "dataset_name": str(birds),
+        "output_dir": "unused",
+        "metaclass": "bird",
+        "resolution": 32,
+        "max_train_steps": 3,
+    }
 
     def made(processes, batch, accumulation, rank=0, first_step=0, **more):
-        chosen = AdapterSettings(**common | {"train_batch_size": batch, "prior_loss_weight": 0.25} | more)
+        chosen = AdapterSettings(
+            **common | {"train_batch_size": batch, "prior_loss_weight": 0.25} | more
+        )
         share = Share(rank, processes, batch, accumulation)
         rows, device = split.decodable(), torch.device("cpu")
-        return list(training_batches(chosen, split, rows, class_image_paths, vae, TIMESTEPS, share, first_step, device, show=False))
+        return list(
+            training_batches(
+                chosen,
+                split,
+                rows,
+                class_image_paths,
+                vae,
+                TIMESTEPS,
+                share,
+                first_step,
+                device,
+                show=False,
+            )
+        )
 
     return made
 
 
 def step_of(batches, step, accumulation):
-    """All samples of one optimizer step, as rows that can be compared, with their weights in the step's mean loss."""
+    """All samples of one optimizer step, as rows that can be compared, with their weights in the
+    step's mean loss.
+    """
     parts = []
     for batch in batches[step * accumulation : (step + 1) * accumulation]:
-        columns = [batch.latents.flatten(1), batch.noise.flatten(1), batch.timesteps[:, None], batch.labels[:, None]]
+        columns = [
+            batch.latents.flatten(1),
+            batch.noise.flatten(1),
+            batch.timesteps[:, None],
+            batch.labels[:, None],
+        ]
         parts.append(torch.cat([*columns, batch.weights[:, None] / accumulation], dim=1).float())
     return torch.cat(parts)
 
 
 @pytest.mark.parametrize(("processes", "batch", "accumulation"), [(1, 2, 4), (2, 4, 1), (4, 1, 2)])
-def test_processes_and_accumulation_train_on_the_very_same_tensors(processes, batch, accumulation, batches_of):
+def test_processes_and_accumulation_train_on_the_very_same_tensors(
+    processes, batch, accumulation, batches_of
+):
     """Latents, noise, timesteps, labels, and what each of them counts in the mean over processes."""
     one = batches_of(1, 8, 1)
     spread = [batches_of(processes, batch, accumulation, rank) for rank in range(processes)]
@@ -214,7 +300,11 @@ def test_batches_from_a_step_on_are_the_tail_of_all(batches_of):
             assert torch.equal(getattr(expected, name), getattr(found, name))
 
 
-@pytest.mark.parametrize("changed", [{"cache_latents": True}, {"dataloader_num_workers": 2}], ids=lambda changed: next(iter(changed)))
+@pytest.mark.parametrize(
+    "changed",
+    [{"cache_latents": True}, {"dataloader_num_workers": 2}],
+    ids=lambda changed: next(iter(changed)),
+)
 def test_batches_are_the_same_bits_whoever_loads_them(changed, batches_of):
     for expected, found in zip(batches_of(1, 4, 1), batches_of(1, 4, 1, **changed), strict=True):
         for name in ("latents", "noise", "timesteps", "labels", "weights"):

@@ -1,4 +1,6 @@
-"""The adapter's training: stopped at any moment, spread over processes or looked at, it learns the same."""
+"""The adapter's training: stopped at any moment, spread over processes or looked at, it learns the
+same.
+"""
 
 import importlib.util
 import json
@@ -11,7 +13,18 @@ from generations import arguments, flip, one_line, snapshot
 from launching import launch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trainings import ADAPTER, adapter_settings, kill, last_step, learned, run, step_of, train, unfinished, weights
+from trainings import (
+    ADAPTER,
+    adapter_settings,
+    kill,
+    last_step,
+    learned,
+    run,
+    step_of,
+    train,
+    unfinished,
+    weights,
+)
 
 from sgdmix_hub.settings.training import NOT_RECORDED
 from sgdmix_hub.training.log import TrainingLog
@@ -41,11 +54,18 @@ def velocity_base(tiny_base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings_of(birds, tiny_base, velocity_base):
-    """Settings of one of the variants, at an output folder. Checkpoints lie between two lines of the log."""
+    """Settings of one of the variants, at an output folder. Checkpoints lie between two lines of
+    the log.
+    """
 
     def made(variant, output, **more):
         base = velocity_base if variant == "velocity" else tiny_base
-        common = {"lora_dropout": 0.2, "max_train_steps": STEPS, "checkpointing_steps": 3, "logging_steps": 2}
+        common = {
+            "lora_dropout": 0.2,
+            "max_train_steps": STEPS,
+            "checkpointing_steps": 3,
+            "logging_steps": 2,
+        }
         return adapter_settings(birds, base, output, **(common | VARIANTS[variant] | more))
 
     return made
@@ -58,7 +78,9 @@ def finished(settings_of, tmp_path_factory):
 
     def folder_of(variant):
         if variant not in folders:
-            folders[variant] = train(settings_of(variant, tmp_path_factory.mktemp("finished") / variant))
+            folders[variant] = train(
+                settings_of(variant, tmp_path_factory.mktemp("finished") / variant)
+            )
         return folders[variant]
 
     return folder_of
@@ -82,8 +104,12 @@ def worst_difference(first, second):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(variant, settings_of, finished, tmp_path):
-    """Before the first checkpoint, while one is written, between two, and at the end: dropout, order and noise must go on too."""
+def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(
+    variant, settings_of, finished, tmp_path
+):
+    """Before the first checkpoint, while one is written, between two, and at the end: dropout,
+    order and noise must go on too.
+    """
     folder = tmp_path / "adapter"
     state = folder / "state"
     moments = [
@@ -102,49 +128,77 @@ def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(variant, setti
 
 def test_checkpoints_are_no_more_than_asked_and_the_newest(finished, settings_of, tmp_path):
     assert checkpoints(finished("prior")) == ["step-0000009", "step-0000012"]
-    folder = train(settings_of("prior", tmp_path / "adapter", max_train_steps=4, checkpointing_steps=1, checkpoints_total_limit=3))
+    folder = train(
+        settings_of(
+            "prior",
+            tmp_path / "adapter",
+            max_train_steps=4,
+            checkpointing_steps=1,
+            checkpoints_total_limit=3,
+        )
+    )
     assert checkpoints(folder) == ["step-0000002", "step-0000003", "step-0000004"]
 
 
 @pytest.mark.slow
-def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(finished, settings_of, tmp_path):
+def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(
+    finished, settings_of, tmp_path
+):
     folder = unfinished(shutil.copytree(finished("prior"), tmp_path / "adapter"))
     given = folder / "state" / "checkpoints" / "step-0000009"
     half = shutil.copytree(given, given.with_name("step-0000099"))
     (half / "training.json").unlink()
     settings = settings_of("prior", folder)
-    refused = run(arguments(settings | {"resume_from_checkpoint": half}), tmp_path / "logs", ADAPTER)
+    refused = run(
+        arguments(settings | {"resume_from_checkpoint": half}), tmp_path / "logs", ADAPTER
+    )
     one_line(refused, "no checkpoint", "step-0000099")
-    assert learned(train(settings | {"resume_from_checkpoint": str(given)})) == learned(finished("prior"))
+    assert learned(train(settings | {"resume_from_checkpoint": str(given)})) == learned(
+        finished("prior")
+    )
     unfinished(folder)
     shutil.rmtree(folder / "state" / "checkpoints" / "step-0000012")
     assert learned(train(settings)) == learned(finished("prior"))
 
 
 @pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.bin", "training.json"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(name, finished, settings_of, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    name, finished, settings_of, tmp_path, capsys
+):
     folder = unfinished(shutil.copytree(finished("prior"), tmp_path / "adapter"))
     path = folder / "state" / "checkpoints" / "step-0000012" / name
     flip(path, 0)
     assert learned(train(settings_of("prior", folder))) == learned(finished("prior"))
-    assert f"{path} is torn or was changed since it was written: going on without this checkpoint" in capsys.readouterr().out
+    assert (
+        f"{path} is torn or was changed since it was written: going on without this checkpoint"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
-    [{"learning_rate": 0.02}, {"seed": 1}, {"snr_gamma": 5.0}, {"max_train_steps": 13}, {"metaclass": "finch"}, {"train_batch_size": 4}],
+    [
+        {"learning_rate": 0.02},
+        {"seed": 1},
+        {"snr_gamma": 5.0},
+        {"max_train_steps": 13},
+        {"metaclass": "finch"},
+        {"train_batch_size": 4},
+    ],
     ids=lambda other: next(iter(other)),
 )
-def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothing(other, finished, settings_of, tmp_path):
+def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothing(
+    other, finished, settings_of, tmp_path
+):
     folder = unfinished(shutil.copytree(finished("prior"), tmp_path / "adapter"))
     before = snapshot(folder)
     refused = run(arguments(settings_of("prior", folder, **other)), tmp_path / "logs", ADAPTER)
     one_line(refused, *other, "--resume_from_checkpoint none")
     after = snapshot(folder)
-    assert after.pop("state/error.json") and {name: facts for name, facts in after.items() if "lock" not in name} == {
-        name: facts for name, facts in before.items() if "lock" not in name
-    }
+    assert after.pop("state/error.json") and {
+        name: facts for name, facts in after.items() if "lock" not in name
+    } == {name: facts for name, facts in before.items() if "lock" not in name}
 
 
 def test_a_finished_adapter_of_other_settings_is_not_trained_over(finished, settings_of, tmp_path):
@@ -157,13 +211,20 @@ def test_a_finished_adapter_of_other_settings_is_not_trained_over(finished, sett
 
 @pytest.mark.slow
 def test_none_starts_over_and_what_it_left_is_gone_on_from(finished, settings_of, tmp_path):
-    """Nothing of the other training may come back: not its checkpoints, whose steps are higher, nor the base's images of its seed."""
+    """Nothing of the other training may come back: not its checkpoints, whose steps are higher, nor
+    the base's images of its seed.
+    """
     folder = unfinished(shutil.copytree(finished("prior"), tmp_path / "adapter"))
     changed = {"seed": 1, "learning_rate": 0.02}
     fresh = train(settings_of("prior", tmp_path / "fresh", **changed))
     settings = settings_of("prior", folder, **changed)
     over = arguments(settings | {"resume_from_checkpoint": "none"})
-    assert kill(over, tmp_path / "logs", ADAPTER, lambda: "step-0000003" in checkpoints(folder) and last_step(folder) >= 4)
+    assert kill(
+        over,
+        tmp_path / "logs",
+        ADAPTER,
+        lambda: "step-0000003" in checkpoints(folder) and last_step(folder) >= 4,
+    )
     ended = run(arguments(settings), tmp_path / "logs", ADAPTER)
     assert ended.returncode == 0, ended.stderr
     assert learned(folder) == learned(fresh)
@@ -179,11 +240,18 @@ def test_none_starts_over_and_what_it_left_is_gone_on_from(finished, settings_of
         {"cache_latents": True},
         {"dataloader_num_workers": 2},
         {"gradient_checkpointing": True},
-        {"checkpointing_steps": 100, "checkpoints_total_limit": 1, "validation_steps": 5, "logging_steps": 1},
+        {
+            "checkpointing_steps": 100,
+            "checkpoints_total_limit": 1,
+            "validation_steps": 5,
+            "logging_steps": 1,
+        },
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_what_is_not_recorded_does_not_change_what_is_learned(changed, finished, settings_of, tmp_path):
+def test_what_is_not_recorded_does_not_change_what_is_learned(
+    changed, finished, settings_of, tmp_path
+):
     assert changed.keys() <= NOT_RECORDED
     folder = train(settings_of("prior", tmp_path / "adapter", **changed))
     before = weights(finished("prior"))
@@ -192,16 +260,29 @@ def test_what_is_not_recorded_does_not_change_what_is_learned(changed, finished,
 
 @pytest.fixture(scope="module")
 def one_process(birds, tiny_base, tmp_path_factory):
-    """Settings without dropout, whose draws belong to a batch and not to a sample, and what one process makes of them at batch 2."""
+    """Settings without dropout, whose draws belong to a batch and not to a sample, and what one
+    process makes of them at batch 2.
+    """
     settings = adapter_settings(
-        birds, tiny_base, "unused", max_train_steps=4, logging_steps=1, learning_rate=1e-3, token_learning_rate=1e-3
+        birds,
+        tiny_base,
+        "unused",
+        max_train_steps=4,
+        logging_steps=1,
+        learning_rate=1e-3,
+        token_learning_rate=1e-3,
     )
     settings |= {"with_prior_preservation": True, "num_class_images": 2, "train_batch_size": 2}
-    return settings, train(settings | {"output_dir": str(tmp_path_factory.mktemp("one") / "adapter")})
+    return settings, train(
+        settings | {"output_dir": str(tmp_path_factory.mktemp("one") / "adapter")}
+    )
 
 
 def assert_same_training(folder, reference):
-    losses = [[record["loss"] for record in TrainingLog(path / "state" / "log.jsonl").records()] for path in (folder, reference)]
+    losses = [
+        [record["loss"] for record in TrainingLog(path / "state" / "log.jsonl").records()]
+        for path in (folder, reference)
+    ]
     assert len(losses[0]) == 4
     np.testing.assert_allclose(*losses, rtol=1e-5)
     largest, median = worst_difference(folder, reference)
@@ -211,7 +292,11 @@ def assert_same_training(folder, reference):
 
 def test_accumulated_batches_train_as_one(one_process, tmp_path):
     settings, reference = one_process
-    accumulated = settings | {"train_batch_size": 1, "gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "adapter")}
+    accumulated = settings | {
+        "train_batch_size": 1,
+        "gradient_accumulation_steps": 2,
+        "output_dir": str(tmp_path / "adapter"),
+    }
     assert_same_training(train(accumulated), reference)
 
 
@@ -230,35 +315,61 @@ def test_two_processes_train_as_one(one_process, tmp_path):
 
 
 def test_sheets_of_images_come_when_asked_and_at_the_end(birds, tiny_base, tmp_path):
-    settings = adapter_settings(birds, tiny_base, tmp_path / "adapter", max_train_steps=5, validation_steps=2)
+    settings = adapter_settings(
+        birds, tiny_base, tmp_path / "adapter", max_train_steps=5, validation_steps=2
+    )
     folder = train(settings)
     sheets = sorted((folder / "state" / "validation").iterdir())
     assert [step_of(path.name) for path in sheets] == [2, 4, 5]
     for path in sheets:
         with Image.open(path) as sheet:
             assert np.asarray(sheet.convert("L")).std() > 5
-    assert (folder / "assets" / "samples.png").read_bytes() == sheets[-1].read_bytes() != sheets[0].read_bytes()
+    assert (
+        (folder / "assets" / "samples.png").read_bytes()
+        == sheets[-1].read_bytes()
+        != sheets[0].read_bytes()
+    )
     assert Image.open(folder / "assets" / "loss.png").size[0] > 300
 
 
 def test_tensorboard_is_told_losses_rates_and_images(birds, tiny_base, tmp_path):
-    settings = adapter_settings(birds, tiny_base, tmp_path / "adapter", max_train_steps=3, logging_steps=1, validation_steps=2)
+    settings = adapter_settings(
+        birds,
+        tiny_base,
+        tmp_path / "adapter",
+        max_train_steps=3,
+        logging_steps=1,
+        validation_steps=2,
+    )
     folder = train(settings | {"report_to": "tensorboard"})
-    (logs,) = {path.parent for path in (folder / "state").rglob("events.out.tfevents.*") if path.parent.name == "sgdmix_hub_adapter"}
+    (logs,) = {
+        path.parent
+        for path in (folder / "state").rglob("events.out.tfevents.*")
+        if path.parent.name == "sgdmix_hub_adapter"
+    }
     events = EventAccumulator(str(logs), size_guidance={"images": 0}).Reload()
     for name in ("loss", "lr", "token_lr"):
         told = [(event.step, event.value) for event in events.Scalars(name)]
-        kept = [(record["step"], record[name]) for record in TrainingLog(folder / "state" / "log.jsonl").records()]
+        kept = [
+            (record["step"], record[name])
+            for record in TrainingLog(folder / "state" / "log.jsonl").records()
+        ]
         np.testing.assert_allclose(told, kept, rtol=1e-6)
     images = events.Images("validation")
     assert [image.step for image in images] == [2, 3]
     with Image.open(folder / "assets" / "samples.png") as sheet:
         assert (images[-1].width, images[-1].height) == sheet.size
-    assert not [path for path in folder.rglob("events.out.tfevents.*") if "state" not in path.relative_to(folder).parts]
+    assert not [
+        path
+        for path in folder.rglob("events.out.tfevents.*")
+        if "state" not in path.relative_to(folder).parts
+    ]
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "trackio"])
-def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(tracker, birds, tiny_base, tmp_path):
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
+    tracker, birds, tiny_base, tmp_path
+):
     if importlib.util.find_spec(tracker):
         pytest.skip(f"{tracker} is installed")
     args = arguments(adapter_settings(birds, tiny_base, tmp_path / "adapter", report_to=tracker))
@@ -270,7 +381,9 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(tra
 
 
 def test_half_precision_trains_and_saves_float32(birds, tiny_base, tmp_path):
-    settings = adapter_settings(birds, tiny_base, tmp_path / "half", max_train_steps=4, logging_steps=1)
+    settings = adapter_settings(
+        birds, tiny_base, tmp_path / "half", max_train_steps=4, logging_steps=1
+    )
     folder = train(settings | {"mixed_precision": "bf16"})
     whole = train(settings | {"output_dir": str(tmp_path / "whole")})
     half, single = weights(folder), weights(whole)
@@ -278,5 +391,8 @@ def test_half_precision_trains_and_saves_float32(birds, tiny_base, tmp_path):
     # Weights that were rounded to bfloat16 would be equal to their own rounding.
     assert any(not torch.equal(value, value.bfloat16().float()) for value in half.values())
     assert any(not torch.equal(value, single[name]) for name, value in half.items())
-    losses = [[record["loss"] for record in TrainingLog(path / "state" / "log.jsonl").records()] for path in (folder, whole)]
+    losses = [
+        [record["loss"] for record in TrainingLog(path / "state" / "log.jsonl").records()]
+        for path in (folder, whole)
+    ]
     np.testing.assert_allclose(*losses, rtol=0.05)

@@ -1,4 +1,6 @@
-"""The classifier's training: stopped at any moment, spread over processes or loaded by workers, it sees and learns the same."""
+"""The classifier's training: stopped at any moment, spread over processes or loaded by workers, it
+sees and learns the same.
+"""
 
 import dataclasses
 import json
@@ -32,17 +34,41 @@ from sgdmix_hub.training.log import TrainingLog
 
 STEPS = 18  # three epochs of six
 # Everything that is drawn at random, of an image, a batch or an epoch.
-EVERYTHING = {"augmentation": "randaugment", "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "synthetic_probability": 0.5, "synthetic_gamma": 0.8}
-EVERYTHING |= {"sampling": "balanced", "loss": "balanced-softmax", "validation_split": "validation", "eval_steps": 5}
+EVERYTHING = {
+    "augmentation": "randaugment",
+    "mixup_alpha": 0.4,
+    "cutmix_alpha": 1.0,
+    "synthetic_probability": 0.5,
+    "synthetic_gamma": 0.8,
+}
+EVERYTHING |= {
+    "sampling": "balanced",
+    "loss": "balanced-softmax",
+    "validation_split": "validation",
+    "eval_steps": 5,
+}
 
 
 @pytest.fixture(scope="module")
 def settings_at(birds, classifier):
-    """Settings at an output folder. Checkpoints lie between two lines of the log, and within epochs and at their ends."""
+    """Settings at an output folder. Checkpoints lie between two lines of the log, and within epochs
+    and at their ends.
+    """
 
     def made(output, **more):
-        settings = {"dataset_name": str(birds), "model": str(classifier), "output_dir": str(output), "eval_split": "test", "image_size": 32}
-        settings |= {"num_train_epochs": 3.0, "per_device_train_batch_size": 4, "checkpointing_steps": 4, "logging_steps": 3}
+        settings = {
+            "dataset_name": str(birds),
+            "model": str(classifier),
+            "output_dir": str(output),
+            "eval_split": "test",
+            "image_size": 32,
+        }
+        settings |= {
+            "num_train_epochs": 3.0,
+            "per_device_train_batch_size": 4,
+            "checkpointing_steps": 4,
+            "logging_steps": 3,
+        }
         return settings | more
 
     return made
@@ -69,7 +95,11 @@ def plain():
 def mixtures(mixing, tmp_path_factory):
     """The repository of an augmented dataset of the birds, one row a source."""
     output = tmp_path_factory.mktemp("mixtures") / "run"
-    augment.main(AugmentSettings(**(mixing | {"dataset_name": str(mixing["dataset_name"]), "output_dir": str(output)})))
+    augment.main(
+        AugmentSettings(
+            **(mixing | {"dataset_name": str(mixing["dataset_name"]), "output_dir": str(output)})
+        )
+    )
     return output / "repo"
 
 
@@ -96,7 +126,11 @@ def learned(folder):
 
 
 def losses(folder):
-    return [record["loss"] for record in TrainingLog(folder / "state" / "log.jsonl").records() if "loss" in record]
+    return [
+        record["loss"]
+        for record in TrainingLog(folder / "state" / "log.jsonl").records()
+        if "loss" in record
+    ]
 
 
 def checkpoints(folder):
@@ -107,9 +141,16 @@ def checkpoints(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("reference", "more", "workers"), [("finished", "plain", 0), ("finished_with_everything", "everything", 2)])
-def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(reference, more, workers, settings_at, request, tmp_path):
-    """The references have no workers: who decodes an image must not matter to how it is cropped, nor to how a batch is mixed."""
+@pytest.mark.parametrize(
+    ("reference", "more", "workers"),
+    [("finished", "plain", 0), ("finished_with_everything", "everything", 2)],
+)
+def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(
+    reference, more, workers, settings_at, request, tmp_path
+):
+    """The references have no workers: who decodes an image must not matter to how it is cropped,
+    nor to how a batch is mixed.
+    """
     reference, more = (request.getfixturevalue(name) for name in (reference, more))
     folder = tmp_path / "classifier"
     moments = [
@@ -126,9 +167,15 @@ def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(reference, mor
     assert learned(folder) == learned(reference)
 
 
-def test_a_training_on_mixed_and_added_images_goes_on_from_any_checkpoint(settings_at, everything, tmp_path):
+def test_a_training_on_mixed_and_added_images_goes_on_from_any_checkpoint(
+    settings_at, everything, tmp_path
+):
     """48 images an epoch: 24 real ones and as many synthetic ones."""
-    more = everything | {"synthetic_mode": "add", "num_train_epochs": 1.0, "checkpoints_total_limit": 9}
+    more = everything | {
+        "synthetic_mode": "add",
+        "num_train_epochs": 1.0,
+        "checkpoints_total_limit": 9,
+    }
     folder = train(settings_at(tmp_path / "classifier", **more))
     before = learned(folder)
     assert checkpoints(folder) == ["checkpoint-12", "checkpoint-4", "checkpoint-8"]
@@ -147,7 +194,9 @@ def test_a_line_of_the_log_ends_every_three_steps_and_at_checkpoints(finished):
     assert checkpoints(finished) == ["checkpoint-16", "checkpoint-18"]
 
 
-def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(finished, settings_at, tmp_path):
+def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(
+    finished, settings_at, tmp_path
+):
     folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
     given = folder / "state" / "checkpoints" / "checkpoint-16"
     half = shutil.copytree(given, given.with_name("checkpoint-20"))
@@ -155,25 +204,44 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(fini
     cut_off = shutil.copytree(given, given.with_name("checkpoint-24"))
     (cut_off / "trainer_state.json").write_bytes((given / "trainer_state.json").read_bytes()[:100])
     for broken in (half, cut_off):
-        refused = run(arguments(settings_at(folder, resume_from_checkpoint=broken)), tmp_path / "logs", CLASSIFIER)
+        refused = run(
+            arguments(settings_at(folder, resume_from_checkpoint=broken)),
+            tmp_path / "logs",
+            CLASSIFIER,
+        )
         one_line(refused, "no checkpoint", broken.name)
-    assert learned(train(settings_at(folder, resume_from_checkpoint=str(given)))) == learned(finished)
+    assert learned(train(settings_at(folder, resume_from_checkpoint=str(given)))) == learned(
+        finished
+    )
     unfinished(folder, CLASSIFIER_FACTS)
     shutil.rmtree(folder / "state" / "checkpoints" / "checkpoint-18", ignore_errors=True)
     assert learned(train(settings_at(folder))) == learned(finished)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "sealed.json"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(name, finished, settings_at, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "sealed.json"]
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    name, finished, settings_at, tmp_path, capsys
+):
     folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
     path = folder / "state" / "checkpoints" / "checkpoint-18" / name
     flip(path, 0)
     assert learned(train(settings_at(folder))) == learned(finished)
-    assert f"{path} is torn or was changed since it was written: going on without this checkpoint" in capsys.readouterr().out
+    assert (
+        f"{path} is torn or was changed since it was written: going on without this checkpoint"
+        in capsys.readouterr().out
+    )
 
 
-@pytest.mark.parametrize("other", [{"learning_rate": 0.02}, {"seed": 1}, {"image_size": 48}], ids=lambda other: next(iter(other)))
-def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothing(other, finished, settings_at, tmp_path):
+@pytest.mark.parametrize(
+    "other",
+    [{"learning_rate": 0.02}, {"seed": 1}, {"image_size": 48}],
+    ids=lambda other: next(iter(other)),
+)
+def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothing(
+    other, finished, settings_at, tmp_path
+):
     folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
     before = snapshot(folder)
     refused = run(arguments(settings_at(folder, **other)), tmp_path / "logs", CLASSIFIER)
@@ -183,7 +251,9 @@ def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothin
     assert after == before
 
 
-def test_a_finished_training_on_a_read_only_place_is_complete(finished, settings_at, read_only, capsys):
+def test_a_finished_training_on_a_read_only_place_is_complete(
+    finished, settings_at, read_only, capsys
+):
     folder, close = read_only
     shutil.copytree(finished, folder / "classifier")
     close()
@@ -205,15 +275,25 @@ def test_none_starts_over(finished, settings_at, tmp_path):
 @pytest.fixture(scope="module", params=["crops", "randaugment"])
 def images(request, birds):
     """The training images of the birds, augmented at random."""
-    split = load_split(DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset"))
-    transform = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "rgb").training(request.param)
+    split = load_split(
+        DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset")
+    )
+    transform = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "rgb").training(
+        request.param
+    )
     return TrainingImages(split, split.decodable(), transform, None, 0.0, seed=3)
 
 
-@given(epoch=st.integers(0, 1000), position=st.integers(0, 23), others=st.lists(st.integers(0, 23), max_size=4))
+@given(
+    epoch=st.integers(0, 1000),
+    position=st.integers(0, 23),
+    others=st.lists(st.integers(0, 23), max_size=4),
+)
 @settings(max_examples=50)
 def test_a_crop_is_a_function_of_epoch_and_position(images, epoch, position, others):
-    """Whatever was loaded before, and without touching the random numbers of the process that loads."""
+    """Whatever was loaded before, and without touching the random numbers of the process that
+    loads.
+    """
     images.epoch = epoch
     first = images[position]["pixel_values"]
     for other in others:
@@ -229,7 +309,12 @@ def test_a_crop_is_a_function_of_epoch_and_position(images, epoch, position, oth
 def test_workers_crop_as_the_process_itself_does(images):
     def loaded(epoch, workers):
         images.epoch = epoch
-        return torch.cat([batch["pixel_values"] for batch in DataLoader(images, batch_size=5, num_workers=workers)])
+        return torch.cat(
+            [
+                batch["pixel_values"]
+                for batch in DataLoader(images, batch_size=5, num_workers=workers)
+            ]
+        )
 
     for epoch in range(2):
         assert torch.equal(loaded(epoch, 0), loaded(epoch, 2))
@@ -238,12 +323,25 @@ def test_workers_crop_as_the_process_itself_does(images):
 
 @pytest.fixture(scope="module")
 def transformer(class_names, tmp_path_factory):
-    """A tiny ViT: without batch normalisation, a step does not depend on how its samples are spread over processes."""
+    """A tiny ViT: without batch normalisation, a step does not depend on how its samples are spread
+    over processes.
+    """
     folder = tmp_path_factory.mktemp("models") / "vit"
     torch.manual_seed(0)
     names = dict(enumerate(class_names))
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = ViTConfig(**small, image_size=32, patch_size=8, id2label=names, label2id={name: label for label, name in names.items()})
+    small = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    config = ViTConfig(
+        **small,
+        image_size=32,
+        patch_size=8,
+        id2label=names,
+        label2id={name: label for label, name in names.items()},
+    )
     ViTForImageClassification(config).save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
@@ -258,7 +356,9 @@ def test_an_input_size_that_the_classifier_does_not_take_is_refused(transformer)
 
 def test_the_page_on_training_names_every_setting_of_a_classifier():
     page = (ROOT / "docs" / "training.md").read_text()
-    own = {field.name for field in dataclasses.fields(ClassifierSettings)} - {field.name for field in dataclasses.fields(TrainingSettings)}
+    own = {field.name for field in dataclasses.fields(ClassifierSettings)} - {
+        field.name for field in dataclasses.fields(TrainingSettings)
+    }
     left_out = {"from_scratch", "synthetic_config_name"}
     assert {name for name in own if not re.search(rf"`(--)?{name}\b|--{name}\b", page)} == left_out
 
@@ -266,20 +366,38 @@ def test_the_page_on_training_names_every_setting_of_a_classifier():
 @pytest.mark.slow
 def test_two_processes_train_on_the_same_images_as_one(transformer, settings_at, tmp_path):
     """In every epoch: each has new crops."""
-    settings = {"model": str(transformer), "num_train_epochs": 2.0, "logging_steps": 1, "learning_rate": 1e-3}
+    settings = {
+        "model": str(transformer),
+        "num_train_epochs": 2.0,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+    }
     settings |= {"validation_split": "validation", "sampling": "balanced"}
     one = train(settings_at(tmp_path / "one", **settings))
-    done = launch([CLASSIFIER, *arguments(settings_at(tmp_path / "two", **settings, per_device_train_batch_size=2))], 2)
+    done = launch(
+        [
+            CLASSIFIER,
+            *arguments(settings_at(tmp_path / "two", **settings, per_device_train_batch_size=2)),
+        ],
+        2,
+    )
     assert done.returncode == 0, done.stderr
     assert len(losses(one)) == 12
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(one), rtol=1e-5)
-    assert all(facts_of(tmp_path / "two")[name] == facts_of(one)[name] for name in ("metrics", "validation"))
+    assert all(
+        facts_of(tmp_path / "two")[name] == facts_of(one)[name]
+        for name in ("metrics", "validation")
+    )
 
 
-def test_tensorboard_is_told_the_losses_and_nothing_of_it_lies_beside_the_model(settings_at, tmp_path):
+def test_tensorboard_is_told_the_losses_and_nothing_of_it_lies_beside_the_model(
+    settings_at, tmp_path
+):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = train(settings_at(tmp_path / "classifier", num_train_epochs=1.0, report_to="tensorboard"))
+    folder = train(
+        settings_at(tmp_path / "classifier", num_train_epochs=1.0, report_to="tensorboard")
+    )
     (events,) = folder.rglob("events.out.tfevents.*")
     assert events.relative_to(folder).parts[0] == "state"
     told = EventAccumulator(str(events.parent)).Reload().Scalars("train/loss")

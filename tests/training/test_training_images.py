@@ -1,4 +1,6 @@
-"""What a classifier is shown: synthetic images in place of real ones or beside them, their labels, and mixed batches."""
+"""What a classifier is shown: synthetic images in place of real ones or beside them, their labels,
+and mixed batches.
+"""
 
 from dataclasses import replace
 
@@ -16,7 +18,13 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.preprocessing import Preprocessing
 from sgdmix_hub.publishing.read import PublishedRows
 from sgdmix_hub.settings.data import DataSettings
-from sgdmix_hub.training.classifier.dataset import TrainingImages, balanced_draw, mix_batch, seeded, soft_label
+from sgdmix_hub.training.classifier.dataset import (
+    TrainingImages,
+    balanced_draw,
+    mix_batch,
+    seeded,
+    soft_label,
+)
 
 CLASSES = 4
 CLASS, STRENGTH, GAMMA = st.integers(0, CLASSES - 1), st.floats(0.0, 1.0), st.floats(0.1, 4.0)
@@ -24,12 +32,16 @@ CLASS, STRENGTH, GAMMA = st.integers(0, CLASSES - 1), st.floats(0.0, 1.0), st.fl
 
 @pytest.fixture(scope="module")
 def split(birds):
-    return load_split(DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset"))
+    return load_split(
+        DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset")
+    )
 
 
 @pytest.fixture(scope="module")
 def published(split):
-    """Two rows for each source but the first, refined at S = 0.4 and 1 towards another image's class, which is their label."""
+    """Two rows for each source but the first, refined at S = 0.4 and 1 towards another image's
+    class, which is their label.
+    """
     sources = np.repeat(split.subset[1:], 2)
     targets = np.roll(sources, 5)
     columns = {
@@ -46,7 +58,9 @@ def published(split):
             "strength": Value("float64"),
         }
     )
-    return PublishedRows(resolve(split.pin.path, "dataset"), Dataset.from_dict(columns, features=features), {})
+    return PublishedRows(
+        resolve(split.pin.path, "dataset"), Dataset.from_dict(columns, features=features), {}
+    )
 
 
 def to_tensor(image):
@@ -66,7 +80,9 @@ def test_with_a_resize_size_crops_are_windows_of_the_stretched_image(split):
     for seed in range(5):
         with seeded(seed):
             crop = cropped.training("crops")(image)
-        assert any(torch.equal(crop, window) or torch.equal(crop.flip(-1), window) for window in windows)
+        assert any(
+            torch.equal(crop, window) or torch.equal(crop.flip(-1), window) for window in windows
+        )
 
 
 # ---- labels ----
@@ -76,19 +92,27 @@ def test_with_a_resize_size_crops_are_windows_of_the_stretched_image(split):
 def test_a_soft_label_is_diff_mixs(source, shown, strength, gamma):
     unit = np.eye(CLASSES)
     expected = (1 - strength**gamma) * unit[source] + strength**gamma * unit[shown]
-    np.testing.assert_allclose(soft_label(source, shown, strength, gamma, CLASSES), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        soft_label(source, shown, strength, gamma, CLASSES), expected, atol=1e-6
+    )
 
 
 def test_synthetic_images_carry_the_label_that_was_published(split, published):
     images = TrainingImages(split, split.subset, to_tensor, published, 1.0, seed=0)
     for position, row in enumerate(split.subset):
         made = published.made_from(row)
-        assert images[position]["labels"] in ([published.labels[m] for m in made] or [split.labels[row]])
-    assert any(images[position]["labels"] != split.labels[row] for position, row in enumerate(split.subset))
+        assert images[position]["labels"] in (
+            [published.labels[m] for m in made] or [split.labels[row]]
+        )
+    assert any(
+        images[position]["labels"] != split.labels[row] for position, row in enumerate(split.subset)
+    )
 
 
 def test_with_gamma_they_share_it_with_their_source(split, published):
-    images = TrainingImages(split, split.subset, to_tensor, published, 0.0, seed=0, added=True, gamma=0.8)
+    images = TrainingImages(
+        split, split.subset, to_tensor, published, 0.0, seed=0, added=True, gamma=0.8
+    )
     real = len(split.subset)
     for position in range(len(images)):
         label = images[position]["labels"]
@@ -99,15 +123,23 @@ def test_with_gamma_they_share_it_with_their_source(split, published):
             made = position - real  # every row's source is in the subset
             share = published.strengths[made] ** 0.8
             expected = np.zeros(CLASSES)
-            np.add.at(expected, [split.labels[published.sources[made]], published.labels[made]], [1 - share, share])
+            np.add.at(
+                expected,
+                [split.labels[published.sources[made]], published.labels[made]],
+                [1 - share, share],
+            )
             np.testing.assert_allclose(label, expected, atol=1e-6)
 
 
 # ---- synthetic images beside the real ones ----
 
 
-@pytest.mark.parametrize("rows", [slice(None), slice(None, None, 3)], ids=["all rows", "a third of them"])
-def test_an_epoch_shows_every_real_image_and_every_synthetic_one_made_from_them_once(rows, split, published):
+@pytest.mark.parametrize(
+    "rows", [slice(None), slice(None, None, 3)], ids=["all rows", "a third of them"]
+)
+def test_an_epoch_shows_every_real_image_and_every_synthetic_one_made_from_them_once(
+    rows, split, published
+):
     rows = split.subset[rows]
     images = TrainingImages(split, rows, to_tensor, published, 0.0, seed=0, added=True)
     of_rows = np.flatnonzero(np.isin(published.sources, rows)).tolist()
@@ -115,7 +147,10 @@ def test_an_epoch_shows_every_real_image_and_every_synthetic_one_made_from_them_
     for images.epoch in range(2):
         shown = [item["pixel_values"] for item in images.__getitems__(list(range(len(images))))]
         expected = [split.image(row) for row in rows] + [published.image(made) for made in of_rows]
-        assert all(torch.equal(pixels, to_tensor(image)) for pixels, image in zip(shown, expected, strict=True))
+        assert all(
+            torch.equal(pixels, to_tensor(image))
+            for pixels, image in zip(shown, expected, strict=True)
+        )
 
 
 # ---- every class equally often ----
@@ -126,7 +161,9 @@ def test_an_epoch_shows_every_real_image_and_every_synthetic_one_made_from_them_
 def test_a_balanced_draw_is_even_over_the_classes_and_within_each(labels, seed):
     labels = np.array(labels)
     drawn = balanced_draw(labels, np.random.default_rng(seed))
-    assert drawn.shape == labels.shape and np.array_equal(drawn, balanced_draw(labels, np.random.default_rng(seed)))
+    assert drawn.shape == labels.shape and np.array_equal(
+        drawn, balanced_draw(labels, np.random.default_rng(seed))
+    )
     of_classes = np.bincount(labels[drawn])[np.unique(labels)]
     assert np.ptp(of_classes) <= 1
     for label in np.unique(labels):
@@ -139,8 +176,12 @@ def test_balanced_epochs_are_functions_of_their_number(added, split, published):
     rare = split.subset[split.labels[split.subset] == 0][2:]
     rows = np.setdiff1d(split.subset, rare)
     options = {"added": added, "balanced": True}
-    images, again = (TrainingImages(split, rows, to_tensor, published, 0.0, seed=5, **options) for _ in range(2))
-    assert len(images) == len(TrainingImages(split, rows, to_tensor, published, 0.0, seed=5, added=added))
+    images, again = (
+        TrainingImages(split, rows, to_tensor, published, 0.0, seed=5, **options) for _ in range(2)
+    )
+    assert len(images) == len(
+        TrainingImages(split, rows, to_tensor, published, 0.0, seed=5, added=added)
+    )
     epochs = []
     for epoch in (0, 1, 2):
         images.epoch = epoch
@@ -149,21 +190,40 @@ def test_balanced_epochs_are_functions_of_their_number(added, split, published):
         assert len({images._entry(position) for position in range(len(images))}) < len(images)
     for epoch in (2, 0):
         again.epoch = epoch
-        assert [again[position]["labels"] for position in reversed(range(len(again)))] == epochs[epoch][::-1]
+        assert [again[position]["labels"] for position in reversed(range(len(again)))] == epochs[
+            epoch
+        ][::-1]
 
 
 # ---- mixed batches ----
 
 
-@pytest.fixture(scope="module", params=[(0.4, 0.0), (0.0, 1.0), (0.8, 1.0)], ids=["mixup", "cutmix", "both"])
+@pytest.fixture(
+    scope="module", params=[(0.4, 0.0), (0.0, 1.0), (0.8, 1.0)], ids=["mixup", "cutmix", "both"]
+)
 def mixed_images(request, split):
     mixup_alpha, cutmix_alpha = request.param
-    return TrainingImages(split, split.subset, to_tensor, None, 0.0, seed=3, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+    return TrainingImages(
+        split,
+        split.subset,
+        to_tensor,
+        None,
+        0.0,
+        seed=3,
+        mixup_alpha=mixup_alpha,
+        cutmix_alpha=cutmix_alpha,
+    )
 
 
-@given(epoch=st.integers(0, 1000), positions=st.lists(st.integers(0, 23), min_size=1, max_size=6), drawn=st.integers(0, 3))
+@given(
+    epoch=st.integers(0, 1000),
+    positions=st.lists(st.integers(0, 23), min_size=1, max_size=6),
+    drawn=st.integers(0, 3),
+)
 @settings(max_examples=25)
-def test_how_a_batch_is_mixed_is_a_function_of_epoch_and_position(mixed_images, epoch, positions, drawn):
+def test_how_a_batch_is_mixed_is_a_function_of_epoch_and_position(
+    mixed_images, epoch, positions, drawn
+):
     mixed_images.epoch = epoch
     first = mixed_images.__getitems__(positions)
     torch.manual_seed(drawn)
@@ -171,36 +231,51 @@ def test_how_a_batch_is_mixed_is_a_function_of_epoch_and_position(mixed_images, 
     again = mixed_images.__getitems__(positions)
     assert torch.equal(torch.get_rng_state(), before)
     for item, other in zip(first, again, strict=True):
-        assert torch.equal(item["pixel_values"], other["pixel_values"]) and torch.equal(item["labels"], other["labels"])
+        assert torch.equal(item["pixel_values"], other["pixel_values"]) and torch.equal(
+            item["labels"], other["labels"]
+        )
         assert item["labels"].sum() == pytest.approx(1)
     mixed_images.epoch = epoch + 1
     if len(set(positions)) > 1:
         pairs = list(zip(first, mixed_images.__getitems__(positions), strict=True))
-        assert not all(torch.equal(item[name], other[name]) for item, other in pairs for name in item)
+        assert not all(
+            torch.equal(item[name], other[name]) for item, other in pairs for name in item
+        )
 
 
 def test_workers_mix_as_the_process_itself_does(mixed_images):
     def loaded(epoch, workers):
         mixed_images.epoch = epoch
         batches = list(DataLoader(mixed_images, batch_size=5, num_workers=workers))
-        return [torch.cat([batch[name] for batch in batches]) for name in ("pixel_values", "labels")]
+        return [
+            torch.cat([batch[name] for batch in batches]) for name in ("pixel_values", "labels")
+        ]
 
     for epoch in range(2):
-        assert all(torch.equal(mine, theirs) for mine, theirs in zip(loaded(epoch, 0), loaded(epoch, 2), strict=True))
+        assert all(
+            torch.equal(mine, theirs)
+            for mine, theirs in zip(loaded(epoch, 0), loaded(epoch, 2), strict=True)
+        )
 
 
 @given(seed=st.integers(0, 10_000), batch=st.integers(2, 5))
 @settings(max_examples=40)
 def test_a_mixed_image_shows_what_its_label_says(seed, batch):
-    """The i-th image is all of class i, and its pixels all i: the mean pixel of mixtures is what the label's shares say."""
+    """The i-th image is all of class i, and its pixels all i: the mean pixel of mixtures is what
+    the label's shares say.
+    """
     pixels = torch.arange(batch).float()[:, None, None, None].expand(batch, 3, 16, 16)
     for alphas in ((0.4, 0.0), (0.0, 1.0)):
         with seeded(seed):
             mixed, labels = mix_batch(pixels, torch.eye(batch), *alphas)
-        np.testing.assert_allclose(mixed.mean(dim=(1, 2, 3)), labels @ torch.arange(batch).float(), atol=1e-5)
+        np.testing.assert_allclose(
+            mixed.mean(dim=(1, 2, 3)), labels @ torch.arange(batch).float(), atol=1e-5
+        )
         assert (labels.diagonal() == labels[0, 0]).all() and ((labels > 0).sum(dim=1) <= 2).all()
         values = [len(image.unique()) for image in mixed]
-        assert max(values) == 1 if alphas[1] == 0 else max(values) <= 2  # blended, or one pasted into the other
+        assert (
+            max(values) == 1 if alphas[1] == 0 else max(values) <= 2
+        )  # blended, or one pasted into the other
 
 
 def test_with_both_on_batches_are_mixed_by_one_or_the_other_equally_often():

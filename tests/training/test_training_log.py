@@ -1,4 +1,6 @@
-"""The record of a training: whole lines that a training which goes on takes back, and a curve that keeps what it averages."""
+"""The record of a training: whole lines that a training which goes on takes back, and a curve that
+keeps what it averages.
+"""
 
 import json
 
@@ -39,12 +41,16 @@ def test_rewinding_leaves_the_lines_up_to_a_step(folder, steps, to, loss):
     log.rewind(to)
     log.append({"step": to + 1, "loss": 0.5})
     assert log.records()[-1] == {"step": to + 1, "loss": 0.5}
-    assert log.path.read_bytes().endswith(b"\n") and not [path for path in folder.iterdir() if path != log.path]
+    assert log.path.read_bytes().endswith(b"\n") and not [
+        path for path in folder.iterdir() if path != log.path
+    ]
 
 
 @given(steps=steps.filter(bool), data=st.data())
 def test_a_line_that_a_kill_cut_off_does_not_count(folder, steps, data):
-    """Wherever it was cut: a training that goes on writes its own line there, not behind half of another."""
+    """Wherever it was cut: a training that goes on writes its own line there, not behind half of
+    another.
+    """
     log = written(folder, [{"step": step, "loss": 0.25} for step in steps])
     content = log.path.read_bytes()
     last_line = len(content.splitlines(keepends=True)[-1])
@@ -65,7 +71,9 @@ def test_a_log_that_was_never_written_is_empty(tmp_path):
 
 @given(values=st.lists(losses, max_size=450), every=st.integers(1, 50))
 def test_the_curve_keeps_the_mean_in_a_hundred_points_at_most(folder, values, every):
-    """Each point is the mean of as many lines, the last one of the rest; records without a loss are no points."""
+    """Each point is the mean of as many lines, the last one of the rest; records without a loss are
+    no points.
+    """
     log = TrainingLog(folder / "curve.jsonl")
     records = [{"step": (number + 1) * every, "loss": value} for number, value in enumerate(values)]
     others = [{"step": len(values) * every, "metric": 1.0}]

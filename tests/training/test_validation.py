@@ -1,4 +1,6 @@
-"""Selection on validation: what is held out, which weights are kept, and that the figures on the card are theirs."""
+"""Selection on validation: what is held out, which weights are kept, and that the figures on the
+card are theirs.
+"""
 
 import shutil
 from pathlib import Path
@@ -39,7 +41,10 @@ def test_of_each_class_the_share_is_held_out_and_never_all(labels, share, seed):
     assert np.array_equal(held, hold_out(labels.copy(), rows, share, seed))
 
 
-@given(accuracies=st.lists(st.sampled_from([0.25, 0.5, 0.75]), max_size=8), moments=st.lists(st.integers(0, 50), max_size=3))
+@given(
+    accuracies=st.lists(st.sampled_from([0.25, 0.5, 0.75]), max_size=8),
+    moments=st.lists(st.integers(0, 50), max_size=3),
+)
 @settings(max_examples=60)
 def test_the_best_so_far_is_the_first_that_nothing_before_or_until_then_beats(accuracies, moments):
     measured = [(5 * (index + 1), accuracy) for index, accuracy in enumerate(accuracies)]
@@ -55,9 +60,15 @@ def test_the_best_so_far_is_the_first_that_nothing_before_or_until_then_beats(ac
 
 @pytest.fixture(scope="module")
 def chosen(birds, classifier, tmp_path_factory):
-    """A long-tailed training on all but some held-out images, measured by groups on another dataset."""
+    """A long-tailed training on all but some held-out images, measured by groups on another
+    dataset.
+    """
     folder = tmp_path_factory.mktemp("chosen")
-    other = shutil.copytree(birds, folder / "other", ignore=shutil.ignore_patterns("README.md", "train-*", "validation-*"))
+    other = shutil.copytree(
+        birds,
+        folder / "other",
+        ignore=shutil.ignore_patterns("README.md", "train-*", "validation-*"),
+    )
     return ClassifierSettings(
         dataset_name=str(birds),
         model=str(classifier),
@@ -86,7 +97,11 @@ def trained(chosen) -> Path:
 
 def learned(folder):
     facts = read_json(folder / CLASSIFIER_FACTS)
-    return facts, (folder / "model.safetensors").read_bytes(), (folder / "state" / "log.jsonl").read_text()
+    return (
+        facts,
+        (folder / "model.safetensors").read_bytes(),
+        (folder / "state" / "log.jsonl").read_text(),
+    )
 
 
 def classes_by(folder, split, rows) -> np.ndarray:
@@ -98,12 +113,22 @@ def classes_by(folder, split, rows) -> np.ndarray:
 def test_the_kept_weights_are_those_of_the_best_evaluation(trained):
     """There is a checkpoint of each; their accuracies are in the log."""
     facts = read_json(trained / CLASSIFIER_FACTS)["validation"]
-    lines = [line for line in (trained / "state" / "log.jsonl").read_text().splitlines() if "validation_accuracy" in line]
+    lines = [
+        line
+        for line in (trained / "state" / "log.jsonl").read_text().splitlines()
+        if "validation_accuracy" in line
+    ]
     assert facts["evaluations"] == len(lines) == 6
     assert facts["kept_step"] < 12  # the last ones are others
     kept, best, last = (
         load_file(folder / "model.safetensors")
-        for folder in (trained, *(trained / "state" / "checkpoints" / f"checkpoint-{step}" for step in (facts["kept_step"], 12)))
+        for folder in (
+            trained,
+            *(
+                trained / "state" / "checkpoints" / f"checkpoint-{step}"
+                for step in (facts["kept_step"], 12)
+            ),
+        )
     )
     assert all(torch.equal(kept[name], best[name]) for name in best)
     assert not all(torch.equal(kept[name], last[name]) for name in last)
@@ -114,26 +139,41 @@ def test_all_figures_are_those_of_the_kept_weights(trained, chosen):
     split = load_split(chosen, resolve(chosen.dataset_name, "dataset"))
     held = hold_out(split.labels, split.subset, chosen.validation_share, chosen.subset_seed)
     assert facts["validation"]["images"] == len(held) == 5
-    assert facts["validation"]["accuracy"] == accuracy_score(split.labels[held], classes_by(trained, split, held))
+    assert facts["validation"]["accuracy"] == accuracy_score(
+        split.labels[held], classes_by(trained, split, held)
+    )
 
     pin = resolve(chosen.eval_dataset_name, "dataset")
     assert facts["eval_dataset"] == str(pin) != facts["subset"]["dataset"]
     test = load_evaluation_split(chosen, "test", split, pin)
     predicted, metrics = classes_by(trained, test, test.subset), facts["metrics"]
     assert metrics["accuracy"] == pytest.approx(accuracy_score(test.labels, predicted))
-    assert metrics["mean_class_accuracy"] == pytest.approx(balanced_accuracy_score(test.labels, predicted))
+    assert metrics["mean_class_accuracy"] == pytest.approx(
+        balanced_accuracy_score(test.labels, predicted)
+    )
     counts = np.bincount(split.labels[np.setdiff1d(split.subset, held)])
     assert counts.tolist() == [4, 3, 2, 2]
     recalls = [np.mean(predicted[test.labels == label] == label) for label in range(4)]
     shots = {"many": recalls[:1], "medium": recalls[1:2], "few": recalls[2:]}
-    assert all(metrics[f"{name}_shot_accuracy"] == pytest.approx(np.mean(shares)) for name, shares in shots.items())
+    assert all(
+        metrics[f"{name}_shot_accuracy"] == pytest.approx(np.mean(shares))
+        for name, shares in shots.items()
+    )
 
-    backgrounds = [test.rows.features["background"].names[value] for value in test.rows["background"]]
+    backgrounds = [
+        test.rows.features["background"].names[value] for value in test.rows["background"]
+    ]
     hits = {}
-    for label, background, right in zip(test.labels, backgrounds, predicted == test.labels, strict=True):
+    for label, background, right in zip(
+        test.labels, backgrounds, predicted == test.labels, strict=True
+    ):
         hits.setdefault((split.class_names[label], background), []).append(right)
-    told = {(label, background): (images, share) for label, background, images, share in facts["groups"]}
-    assert told == {group: (len(each), pytest.approx(np.mean(each))) for group, each in hits.items()}
+    told = {
+        (label, background): (images, share) for label, background, images, share in facts["groups"]
+    }
+    assert told == {
+        group: (len(each), pytest.approx(np.mean(each))) for group, each in hits.items()
+    }
     assert metrics["worst_group_accuracy"] == pytest.approx(min(map(np.mean, hits.values())))
 
 
@@ -143,7 +183,10 @@ def test_the_card_says_which_weights_were_kept_and_shows_the_groups(trained):
     kept = f"of step {validation['kept_step']}, the best of 6 evaluations on 5 validation images (held out of the data above)"
     assert kept in card and f"accuracy {validation['accuracy']:.4f}" in card
     assert f"| {facts['metrics']['worst_group_accuracy']:.4f} |" in card
-    assert all(f"| {label} | {background} | {images} | {share:.4f} |" in card for label, background, images, share in facts["groups"])
+    assert all(
+        f"| {label} | {background} | {images} | {share:.4f} |" in card
+        for label, background, images, share in facts["groups"]
+    )
 
 
 def test_a_training_goes_on_from_any_checkpoint_to_the_same_kept_weights(trained, chosen):
@@ -157,13 +200,26 @@ def test_a_training_goes_on_from_any_checkpoint_to_the_same_kept_weights(trained
 
 
 def test_without_validation_images_the_card_says_that_the_last_weights_were_kept(chosen, tmp_path):
-    more = {"output_dir": str(tmp_path / "classifier"), "validation_share": 0.0, "eval_steps": None, "num_train_epochs": 0.2}
+    more = {
+        "output_dir": str(tmp_path / "classifier"),
+        "validation_share": 0.0,
+        "eval_steps": None,
+        "num_train_epochs": 0.2,
+    }
     train_classifier.main(ClassifierSettings(**vars(chosen) | more))
-    assert "the last ones: there were no validation images" in (tmp_path / "classifier" / "README.md").read_text()
+    assert (
+        "the last ones: there were no validation images"
+        in (tmp_path / "classifier" / "README.md").read_text()
+    )
     assert "validation" not in read_json(tmp_path / "classifier" / CLASSIFIER_FACTS)
 
 
-MISTAKES = {"resize_size": 8, "group_column": "place", "validation_share": 0.01, "eval_dataset_name": "nowhere/at-all"}
+MISTAKES = {
+    "resize_size": 8,
+    "group_column": "place",
+    "validation_share": 0.01,
+    "eval_dataset_name": "nowhere/at-all",
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -13,7 +13,9 @@ class Account:
     organizations: tuple[str, ...] = ()  # where the user may write
     may_write: bool = True
     readable: tuple[str, ...] = ()  # organizations where the user has the role "read"
-    only: tuple[str, ...] | None = None  # a fine-grained token: the repositories that it may write to, and it may make none
+    only: tuple[str, ...] | None = (
+        None  # a fine-grained token: the repositories that it may write to, and it may make none
+    )
 
     @property
     def namespaces(self):
@@ -28,11 +30,17 @@ class Account:
 
     def may_write_to(self, namespace, repo_id=None):
         """Whether the account may write to a repository, or make one when there is no `repo_id`."""
-        return self.may_write and namespace in (self.user, *self.organizations) and (self.only is None or repo_id in self.only)
+        return (
+            self.may_write
+            and namespace in (self.user, *self.organizations)
+            and (self.only is None or repo_id in self.only)
+        )
 
 
 def find_repository(hub, request, repo_type, repo_id):
-    """The repository of a call that only reads. The Hub hides what may not be read behind the answer for what does not exist."""
+    """The repository of a call that only reads. The Hub hides what may not be read behind the
+    answer for what does not exist.
+    """
     repository = hub.repositories.get((repo_type, repo_id))
     if repository is None or not may_see(request.account, repository):
         if request.account is None:
@@ -42,17 +50,33 @@ def find_repository(hub, request, repo_type, repo_id):
 
 
 def may_see(account, repository):
-    return not repository.private or (account is not None and repository.namespace in account.namespaces)
+    return not repository.private or (
+        account is not None and repository.namespace in account.namespaces
+    )
 
 
 def readable_repository(hub, request, repo_type, repo_id):
-    """The repository of a call that reads the content of files: everybody sees what there is in a gated one, and has to ask for more."""
+    """The repository of a call that reads the content of files: everybody sees what there is in a
+    gated one, and has to ask for more.
+    """
     repository = find_repository(hub, request, repo_type, repo_id)
     account = request.account
     if repository.gated and account is None:
-        raise HubError(401, f"Access to {repo_type} {repo_id} is restricted. You must be authenticated to access it.", "GatedRepo")
-    if repository.gated and account.user not in repository.readers and repository.namespace not in account.namespaces:
-        raise HubError(403, f"Access to {repo_type} {repo_id} is restricted and you are not in the authorized list.", "GatedRepo")
+        raise HubError(
+            401,
+            f"Access to {repo_type} {repo_id} is restricted. You must be authenticated to access it.",
+            "GatedRepo",
+        )
+    if (
+        repository.gated
+        and account.user not in repository.readers
+        and repository.namespace not in account.namespaces
+    ):
+        raise HubError(
+            403,
+            f"Access to {repo_type} {repo_id} is restricted and you are not in the authorized list.",
+            "GatedRepo",
+        )
     return repository
 
 
@@ -67,16 +91,26 @@ def check_may_write(account, namespace, repo_id=None):
     if account is None:
         raise HubError(401, "Invalid username or password.")
     if not account.may_write_to(namespace, repo_id):
-        raise HubError(403, f"You don't have the rights to write under the namespace {namespace!r}.")
+        raise HubError(
+            403, f"You don't have the rights to write under the namespace {namespace!r}."
+        )
 
 
 def whoami(hub, request):
     account = request.account
     if account is None:
         raise HubError(401, "Invalid username or password.")
-    token = {"displayName": "loopback", "role": account.role, "createdAt": "2025-01-01T00:00:00.000Z"}
-    roles = [(name, "write") for name in account.organizations] + [(name, "read") for name in account.readable]
-    organizations = [{"type": "org", "name": name, "fullname": name, "roleInOrg": role} for name, role in roles]
+    token = {
+        "displayName": "loopback",
+        "role": account.role,
+        "createdAt": "2025-01-01T00:00:00.000Z",
+    }
+    roles = [(name, "write") for name in account.organizations] + [
+        (name, "read") for name in account.readable
+    ]
+    organizations = [
+        {"type": "org", "name": name, "fullname": name, "roleInOrg": role} for name, role in roles
+    ]
     facts = {"type": "user", "name": account.user, "fullname": account.user, "orgs": organizations}
     return json_response(facts | {"auth": {"type": "access_token", "accessToken": token}})
 

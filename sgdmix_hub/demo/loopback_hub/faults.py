@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Fault:
-    """What goes wrong, `times` times after the first `skip` ones, with calls of a method whose path has a match of `path`."""
+    """What goes wrong, `times` times after the first `skip` ones, with calls of a method whose path
+    has a match of `path`.
+    """
 
     method: str
     path: str
@@ -16,8 +18,12 @@ class Fault:
     cut: bool = False  # the connection closes while the body is under way: no effect, no answer
     cut_reply: bool = False  # the effect, half of the answer's body, and then the connection closes
     lose_reply: bool = False  # the effect, and then the connection closes
-    hang: bool = False  # no answer, and the connection stays open; no effect unless `lose_reply` is set too
-    rewrite: Callable[[bytes], bytes] | None = None  # other bytes arrive: up with POST and PUT, down with GET
+    hang: bool = (
+        False  # no answer, and the connection stays open; no effect unless `lose_reply` is set too
+    )
+    rewrite: Callable[[bytes], bytes] | None = (
+        None  # other bytes arrive: up with POST and PUT, down with GET
+    )
     delay: float = 0  # seconds before anything happens
     skip: int = 0
     times: int = 1

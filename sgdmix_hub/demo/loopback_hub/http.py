@@ -32,7 +32,9 @@ class Request:
         return json.loads(self.body)
 
     def options(self, name) -> list[str]:
-        """The values of the query string under a name: clients write lists as `name=` and as `name[]=`."""
+        """The values of the query string under a name: clients write lists as `name=` and as
+        `name[]=`.
+        """
         query = parse_qs(self.query)
         return query.get(name, []) + query.get(f"{name}[]", [])
 
@@ -54,20 +56,28 @@ class Response:
 
 def json_response(value, status=200):
     # A card's YAML may hold dates.
-    return Response(status, json.dumps(value, default=str).encode(), {"Content-Type": "application/json; charset=utf-8"})
+    return Response(
+        status,
+        json.dumps(value, default=str).encode(),
+        {"Content-Type": "application/json; charset=utf-8"},
+    )
 
 
 def error_response(error):
     """An error as the Hub words it, in headers and body."""
     response = json_response({"error": str(error)}, error.status)
-    response.headers["X-Error-Message"] = " ".join(str(error).encode("ascii", "replace").decode().split())  # fit for a header
+    response.headers["X-Error-Message"] = " ".join(
+        str(error).encode("ascii", "replace").decode().split()
+    )  # fit for a header
     if error.code:
         response.headers["X-Error-Code"] = error.code
     return response
 
 
 def file_response(request, body, headers):
-    """A file, or the part of it that the Range header asks for. What is no single range of bytes is ignored, as HTTP has it."""
+    """A file, or the part of it that the Range header asks for. What is no single range of bytes is
+    ignored, as HTTP has it.
+    """
     headers = headers | {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
     wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range") or "")
     if request.method != "GET" or not wanted or wanted[0] == "bytes=-":
@@ -77,12 +87,15 @@ def file_response(request, body, headers):
     end = min(int(wanted[2]) + 1, size) if wanted[1] and wanted[2] else size
     if start >= end:
         return Response(416, b"", headers | {"Content-Range": f"bytes */{size}"})
-    return Response(206, body[start:end], headers | {"Content-Range": f"bytes {start}-{end - 1}/{size}"})
+    return Response(
+        206, body[start:end], headers | {"Content-Range": f"bytes {start}-{end - 1}/{size}"}
+    )
 
 
 def page_response(hub, request, items, size):
-    """The page of a listing that a request asks for, and the address of the next one. `size` is what the Hub puts on a page when it is
-    not told."""
+    """The page of a listing that a request asks for, and the address of the next one. `size` is
+    what the Hub puts on a page when it is not told.
+    """
     size = min(int(request.option("limit") or size), hub.page_size or MAX_PAGE, MAX_PAGE)
     start = int(request.option("cursor") or 0)
     response = json_response(items[start : start + size])

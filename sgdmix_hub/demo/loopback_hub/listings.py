@@ -1,4 +1,6 @@
-"""What a repository's commits hold, as the Hub lists it: trees, single paths, facts about the repository."""
+"""What a repository's commits hold, as the Hub lists it: trees, single paths, facts about the
+repository.
+"""
 
 import hashlib
 
@@ -15,9 +17,15 @@ def tree(commit, folder, recursive):
     if folder and not inside:
         raise HubError(404, f"{folder} does not exist on this revision", "EntryNotFound")
     parts = [path.removeprefix(prefix).split("/") for path in inside]
-    folders = {prefix + "/".join(names[:depth]) for names in parts for depth in range(1, len(names))}
-    entries = [folder_entry(name, commit) for name in folders] + [file_entry(name, file) for name, file in inside.items()]
-    shown = [entry for entry in entries if recursive or "/" not in entry["path"].removeprefix(prefix)]
+    folders = {
+        prefix + "/".join(names[:depth]) for names in parts for depth in range(1, len(names))
+    }
+    entries = [folder_entry(name, commit) for name in folders] + [
+        file_entry(name, file) for name, file in inside.items()
+    ]
+    shown = [
+        entry for entry in entries if recursive or "/" not in entry["path"].removeprefix(prefix)
+    ]
     return sorted(shown, key=lambda entry: entry["path"])
 
 
@@ -25,12 +33,23 @@ def entry_at(commit, path):
     """One path's entry in a tree, or None."""
     if path in commit.files:
         return file_entry(path, commit.files[path])
-    return folder_entry(path, commit) if any(name.startswith(path + "/") for name in commit.files) else None
+    return (
+        folder_entry(path, commit)
+        if any(name.startswith(path + "/") for name in commit.files)
+        else None
+    )
 
 
 def folder_entry(name, commit):
-    inside = sorted((path, file.oid) for path, file in commit.files.items() if path.startswith(name + "/"))
-    return {"type": "directory", "path": name, "oid": hashlib.sha1(repr(inside).encode()).hexdigest(), "size": 0}
+    inside = sorted(
+        (path, file.oid) for path, file in commit.files.items() if path.startswith(name + "/")
+    )
+    return {
+        "type": "directory",
+        "path": name,
+        "oid": hashlib.sha1(repr(inside).encode()).hexdigest(),
+        "size": 0,
+    }
 
 
 def file_entry(name, file):
@@ -41,7 +60,9 @@ def file_entry(name, file):
 
 
 def expanded(entry, history):
-    """An entry with what is costly to find: the newest commit of `history` that changed it, and the state of the virus scan."""
+    """An entry with what is costly to find: the newest commit of `history` that changed it, and the
+    state of the virus scan.
+    """
     last, oid = history[0], entry["oid"]
     for commit in history:
         found = entry_at(commit, entry["path"])
@@ -50,15 +71,29 @@ def expanded(entry, history):
         last = commit
     more = {"lastCommit": {"id": last.oid, "title": last.title, "date": last.date}}
     if entry["type"] == "file":
-        more["securityFileStatus"] = {"status": "unscanned", "avScan": None, "pickleImportScan": None}
+        more["securityFileStatus"] = {
+            "status": "unscanned",
+            "avScan": None,
+            "pickleImportScan": None,
+        }
     return entry | more
 
 
 def commit_facts(commit, formatted):
     """A commit as the list of commits has it."""
     author = {"user": commit.author, "avatar": f"/avatars/{commit.author}.svg"}
-    facts = {"id": commit.oid, "title": commit.title, "message": commit.message, "date": commit.date, "authors": [author]}
-    return facts | {"formatted": {"title": commit.title, "message": commit.message}} if formatted else facts
+    facts = {
+        "id": commit.oid,
+        "title": commit.title,
+        "message": commit.message,
+        "date": commit.date,
+        "authors": [author],
+    }
+    return (
+        facts | {"formatted": {"title": commit.title, "message": commit.message}}
+        if formatted
+        else facts
+    )
 
 
 def sibling(name, file, with_blobs):
@@ -74,20 +109,33 @@ def sibling(name, file, with_blobs):
 def card_tags(card):
     """The tags that the Hub makes of a card's metadata, by which it can be searched."""
     values = [(name, card.get(name)) for name in CARD_TAGS]
-    named = [f"{name}:{value}" for name, listed in values if listed for value in (listed if isinstance(listed, list) else [listed])]
+    named = [
+        f"{name}:{value}"
+        for name, listed in values
+        if listed
+        for value in (listed if isinstance(listed, list) else [listed])
+    ]
     return named + list(card.get("tags") or [])
 
 
 def used_storage(repository):
     """Bytes of all that the repository ever held."""
-    return sum({file.known_oid: file.size for commit in repository.commits.values() for file in commit.files.values()}.values())
+    return sum(
+        {
+            file.known_oid: file.size
+            for commit in repository.commits.values()
+            for file in commit.files.values()
+        }.values()
+    )
 
 
 def repository_facts(repository, commit, with_blobs=False):
     """What GET /api/models/org/name tells of a commit."""
     card = front_matter(commit.text_of("README.md"))
     return {
-        "_id": hashlib.sha1(f"{repository.repo_type} {repository.repo_id}".encode()).hexdigest()[:24],
+        "_id": hashlib.sha1(f"{repository.repo_type} {repository.repo_id}".encode()).hexdigest()[
+            :24
+        ],
         "id": repository.repo_id,
         "author": repository.namespace,
         "sha": commit.oid,
@@ -103,7 +151,9 @@ def repository_facts(repository, commit, with_blobs=False):
         "description": None,
         "usedStorage": used_storage(repository),
         "cardData": card,
-        "siblings": [sibling(name, file, with_blobs) for name, file in sorted(commit.files.items())],
+        "siblings": [
+            sibling(name, file, with_blobs) for name, file in sorted(commit.files.items())
+        ],
     }
 
 

@@ -1,4 +1,6 @@
-"""Repositories as the Hub keeps them: commits, branches, tags, regular and LFS files. The state behind the loopback Hub."""
+"""Repositories as the Hub keeps them: commits, branches, tags, regular and LFS files. The state
+behind the loopback Hub.
+"""
 
 import base64
 import hashlib
@@ -14,12 +16,16 @@ from .http import HubError
 
 DEFAULT_BRANCH = "main"
 # git-check-ref-format, for the names that anybody would try
-REF_NAME = re.compile(r"(?!.*(?:\.\.|//|@\{|\.lock$|[./]$))[^\s~^:?*\[\\\x00-\x1f\x7f./-][^\s~^:?*\[\\\x00-\x1f\x7f]*")
+REF_NAME = re.compile(
+    r"(?!.*(?:\.\.|//|@\{|\.lock$|[./]$))[^\s~^:?*\[\\\x00-\x1f\x7f./-][^\s~^:?*\[\\\x00-\x1f\x7f]*"
+)
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a commit. `blob` is what git holds: the content, or the pointer to an LFS object of `size` bytes."""
+    """A file of a commit. `blob` is what git holds: the content, or the pointer to an LFS object of
+    `size` bytes.
+    """
 
     blob: bytes
     size: int
@@ -74,13 +80,17 @@ def front_matter(text):
 
 @dataclass
 class Repository:
-    """A model or dataset with its history. It starts as the Hub's do: one commit that holds .gitattributes."""
+    """A model or dataset with its history. It starts as the Hub's do: one commit that holds
+    .gitattributes.
+    """
 
     repo_type: str
     repo_id: str
     private: bool
     author: str
-    gated: str | bool = False  # "auto" or "manual": who may read the files' contents is in `readers`, its namespace aside
+    gated: str | bool = (
+        False  # "auto" or "manual": who may read the files' contents is in `readers`, its namespace aside
+    )
     readers: set[str] = field(default_factory=set)
     first_files: dict[str, File] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
@@ -88,7 +98,9 @@ class Repository:
     tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        files = {".gitattributes": regular_file(first_attributes(self.repo_type))} | self.first_files
+        files = {
+            ".gitattributes": regular_file(first_attributes(self.repo_type))
+        } | self.first_files
         self._add_commit(DEFAULT_BRANCH, None, "initial commit", "", self.author, files)
 
     @property
@@ -98,7 +110,9 @@ class Repository:
     def find(self, revision) -> Commit | None:
         """The commit of a branch, a tag, an id or its first seven digits or more."""
         name = DEFAULT_BRANCH if revision == "HEAD" else revision
-        oid = self.branches.get(name.removeprefix("refs/heads/")) or self.tags.get(name.removeprefix("refs/tags/"))
+        oid = self.branches.get(name.removeprefix("refs/heads/")) or self.tags.get(
+            name.removeprefix("refs/tags/")
+        )
         if oid is None and re.fullmatch("[0-9a-f]{7,40}", revision):
             oid = next((known for known in self.commits if known.startswith(revision)), None)
         return self.commits.get(oid)
@@ -110,7 +124,9 @@ class Repository:
         return commit
 
     def split_revision(self, text):
-        """The commit and the path that `revision/path` means: a branch's name may hold slashes that a client did not quote."""
+        """The commit and the path that `revision/path` means: a branch's name may hold slashes that
+        a client did not quote.
+        """
         parts = text.split("/")
         for length in range(1, len(parts) + 1):
             commit = self.find("/".join(parts[:length]))
@@ -130,25 +146,42 @@ class Repository:
         return found
 
     def commit(self, branch, lines, author, is_stored):
-        """Applies the lines of a commit request on a branch; `is_stored` tells which LFS objects there are. What changes nothing makes a
-        commit all the same: clients that want none ask first what is there."""
+        """Applies the lines of a commit request on a branch; `is_stored` tells which LFS objects
+        there are. What changes nothing makes a commit all the same: clients that want none ask
+        first what is there.
+        """
         if not lines or lines[0]["key"] != "header" or len(lines) == 1:
-            raise HubError(400, "A commit is a line with the key `header`, then lines with `lfsFile`, `file` or `deletedFile`")
+            raise HubError(
+                400,
+                "A commit is a line with the key `header`, then lines with `lfsFile`, `file` or `deletedFile`",
+            )
         head = self.head_of(branch)
         header = lines[0]["value"]
         if not head.oid.startswith(header.get("parentCommit") or ""):
-            raise HubError(412, "The branch was updated since you opened this page. Please refresh and try again.")
+            raise HubError(
+                412,
+                "The branch was updated since you opened this page. Please refresh and try again.",
+            )
         files = dict(head.files)
         for line in lines[1:]:
             apply_operation(files, line["key"], self._with_size(line["value"]), is_stored)
         check_card(files)
-        return self._add_commit(branch, head.oid, header["summary"], header.get("description", ""), author, files)
+        return self._add_commit(
+            branch, head.oid, header["summary"], header.get("description", ""), author, files
+        )
 
     def _with_size(self, value):
-        """The size of an LFS file that is copied, which clients do not send, is that of the original."""
+        """The size of an LFS file that is copied, which clients do not send, is that of the
+        original.
+        """
         if "oid" not in value or "size" in value:
             return value
-        sizes = [file.size for commit in self.commits.values() for file in commit.files.values() if file.sha256 == value["oid"]]
+        sizes = [
+            file.size
+            for commit in self.commits.values()
+            for file in commit.files.values()
+            if file.sha256 == value["oid"]
+        ]
         return value | {"size": sizes[0] if sizes else None}
 
     def head_of(self, branch) -> Commit:
@@ -158,12 +191,16 @@ class Repository:
         return self.commits[self.branches[branch]]
 
     def squash(self, branch, message, author):
-        """A branch's files in one commit without a parent. Tags and other branches keep their commits."""
+        """A branch's files in one commit without a parent. Tags and other branches keep their
+        commits.
+        """
         self._add_commit(branch, None, message, "", author, self.head_of(branch).files)
 
     def _add_commit(self, branch, parent, title, message, author, files):
         listing = sorted((path, file.oid) for path, file in files.items())
-        oid = hashlib.sha1(json.dumps([self.repo_id, parent, title, author, listing]).encode()).hexdigest()
+        oid = hashlib.sha1(
+            json.dumps([self.repo_id, parent, title, author, listing]).encode()
+        ).hexdigest()
         date = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
         self.commits[oid] = Commit(oid, parent, title, message, author, date, files)
         self.branches[branch] = oid
@@ -181,7 +218,9 @@ class Repository:
             raise HubError(404, f"Invalid rev id: {tag}", "RevisionNotFound")
 
     def add_branch(self, branch, starting_point=None, empty=False, overwrite=False):
-        """A branch from a revision, that of the default branch when none is given, or without any file."""
+        """A branch from a revision, that of the default branch when none is given, or without any
+        file.
+        """
         check_ref_name(branch, "branch")
         if branch in self.branches and not overwrite:
             raise HubError(409, f"Reference refs/heads/{branch} already exists")
@@ -211,7 +250,9 @@ def check_ref_name(name, kind):
 def check_card(files):
     """The Hub refuses a card whose metadata it cannot read, whatever the client asked before."""
     try:
-        front_matter(files["README.md"].blob.decode(errors="replace") if "README.md" in files else "")
+        front_matter(
+            files["README.md"].blob.decode(errors="replace") if "README.md" in files else ""
+        )
     except yaml.YAMLError as error:
         raise HubError(400, f"Invalid YAML in README.md: {error}".replace("\n", " ")) from None
 
@@ -219,7 +260,9 @@ def check_card(files):
 def apply_operation(files, key, value, is_stored):
     """One line of a commit, on a dictionary of files."""
     path = value["path"]
-    if "\\" in path or any(part in ("", ".", "..", ".git") for part in path.removesuffix("/").split("/")):
+    if "\\" in path or any(
+        part in ("", ".", "..", ".git") for part in path.removesuffix("/").split("/")
+    ):
         raise HubError(422, f"Invalid path: {path}")
     if key == "file":
         files[path] = sent_file(path, value)
@@ -239,7 +282,11 @@ def apply_operation(files, key, value, is_stored):
 
 def sent_file(path, value):
     """A file whose content is in the commit's line."""
-    content = value["content"].encode() if value.get("encoding") == "utf-8" else base64.b64decode(value["content"])
+    content = (
+        value["content"].encode()
+        if value.get("encoding") == "utf-8"
+        else base64.b64decode(value["content"])
+    )
     if len(content) > REGULAR_LIMIT:
         raise HubError(400, f"{path} is larger than 10 MiB: it has to go by LFS")
     return regular_file(content)

@@ -54,7 +54,11 @@ def answer(hub, request):
             raise HubError(401, "Invalid credentials in Authorization header")
         for routed, pattern, function in ROUTES:
             if routed == method and (match := re.fullmatch(pattern, request.path)):
-                return function(hub, request, **{name: unquote(value or "") for name, value in match.groupdict().items()})
+                return function(
+                    hub,
+                    request,
+                    **{name: unquote(value or "") for name, value in match.groupdict().items()},
+                )
         raise HubError(404, f"no such call: {request.method} {request.path}")
     except HubError as error:
         return error_response(error)

@@ -1,4 +1,6 @@
-"""The server: its state, one connection after another, and what a client's environment needs to use it."""
+"""The server: its state, one connection after another, and what a client's environment needs to use
+it.
+"""
 
 import re
 import tempfile
@@ -36,13 +38,17 @@ class Call:
 
 @dataclass
 class LoopbackHub:
-    """The Hub's state, and what its callers ask of it. The owner of birds has a token that writes and one that only reads; a stranger has
-    one that writes, elsewhere. Other tokens are made by putting an `Account` into `accounts`."""
+    """The Hub's state, and what its callers ask of it. The owner of birds has a token that writes
+    and one that only reads; a stranger has one that writes, elsewhere. Other tokens are made by
+    putting an `Account` into `accounts`.
+    """
 
     url: str = ""
     storage_url: str = ""
     home: Path = Path()
-    xet_storage: Path | None = None  # a folder: clients upload by Xet when their environment lets them
+    xet_storage: Path | None = (
+        None  # a folder: clients upload by Xet when their environment lets them
+    )
     part_size: int = 16 * 1024 * 1024  # larger objects are uploaded in parts of this size
     page_size: int | None = None  # of every listing; the real ones' when None
     accounts: dict[str, Account] = field(
@@ -80,16 +86,23 @@ class LoopbackHub:
     def content(self, repo_type, repo_id, revision="main") -> dict[str, bytes]:
         """All files of a revision."""
         files = self.repository(repo_type, repo_id).commit_at(revision).files
-        return {name: self.large_content(file.sha256) if file.sha256 else file.blob for name, file in files.items()}
+        return {
+            name: self.large_content(file.sha256) if file.sha256 else file.blob
+            for name, file in files.items()
+        }
 
     def is_stored(self, sha256) -> bool:
         """Whether an LFS object was uploaded, by LFS or by Xet."""
-        return sha256 in self.lfs_objects or (self.xet_storage is not None and sha256 in xet_hashes(self.xet_storage))
+        return sha256 in self.lfs_objects or (
+            self.xet_storage is not None and sha256 in xet_hashes(self.xet_storage)
+        )
 
     def large_content(self, sha256) -> bytes:
         """The bytes of an LFS object."""
         if sha256 not in self.lfs_objects:
-            self.lfs_objects[sha256] = read_by_xet(self.xet_storage, xet_hashes(self.xet_storage)[sha256])
+            self.lfs_objects[sha256] = read_by_xet(
+                self.xet_storage, xet_hashes(self.xet_storage)[sha256]
+            )
         return self.lfs_objects[sha256]
 
     def next_fault(self, method, path) -> Fault | None:
@@ -114,7 +127,12 @@ class Handler(BaseHTTPRequestHandler):
         status = response = None
         try:
             if fault.has_effect:
-                response = self.respond(Request(self.command, path, query, self.headers, self.read_body(fault), account), fault)
+                response = self.respond(
+                    Request(
+                        self.command, path, query, self.headers, self.read_body(fault), account
+                    ),
+                    fault,
+                )
                 status = response.status if fault.is_answered else None
         finally:
             with hub.lock:
@@ -145,7 +163,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def respond(self, request, fault):
         if fault.status:
-            return Response(fault.status, json_response({"error": "planned"}).body, {"Content-Type": "application/json"} | fault.headers)
+            return Response(
+                fault.status,
+                json_response({"error": "planned"}).body,
+                {"Content-Type": "application/json"} | fault.headers,
+            )
         try:
             with self.server.hub.lock:
                 response = answer(self.server.hub, request)
@@ -165,7 +187,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault.cut_reply:
             self.close_connection = True
         if self.command != "HEAD":
-            self.wfile.write(response.body[: len(response.body) // 2] if fault.cut_reply else response.body)
+            self.wfile.write(
+                response.body[: len(response.body) // 2] if fault.cut_reply else response.body
+            )
 
     def log_message(self, format, *args):
         """Nothing is printed: `hub.calls` has them."""
@@ -192,7 +216,9 @@ def loopback_hub():
     hub.url = f"http://127.0.0.1:{server.server_port}"
     # Another origin, as the real storage is one: clients must not send it the token.
     hub.storage_url = f"http://localhost:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         with tempfile.TemporaryDirectory(prefix="loopback_hub_") as home:
@@ -206,8 +232,9 @@ def loopback_hub():
 
 
 def hub_environment(hub, token=None) -> dict[str, str]:
-    """What a subprocess needs in its environment, over this process's, to use the Hub with a token or without; caches are new at every
-    call."""
+    """What a subprocess needs in its environment, over this process's, to use the Hub with a token
+    or without; caches are new at every call.
+    """
     return {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": token or "",

@@ -1,6 +1,7 @@
 """Where the contents of large files are: LFS uploads, in one piece or in parts, and downloads.
 
-The addresses that the Hub hands out are at another origin, and need no token: real ones are signed."""
+The addresses that the Hub hands out are at another origin, and need no token: real ones are signed.
+"""
 
 import hashlib
 import secrets
@@ -35,8 +36,15 @@ def lfs_batch(hub, request, prefix, repo_id):
     for announced in wanted["objects"]:
         facts = {"oid": announced["oid"], "size": announced["size"]}
         if announced["oid"] not in hub.lfs_objects:
-            upload = parted_upload(hub, **facts) if in_parts and announced["size"] > hub.part_size else single_upload(hub, facts["oid"])
-            facts["actions"] = {"upload": upload, "verify": {"href": f"{hub.url}/{prefix}{repo_id}.git/info/lfs/verify"}}
+            upload = (
+                parted_upload(hub, **facts)
+                if in_parts and announced["size"] > hub.part_size
+                else single_upload(hub, facts["oid"])
+            )
+            facts["actions"] = {
+                "upload": upload,
+                "verify": {"href": f"{hub.url}/{prefix}{repo_id}.git/info/lfs/verify"},
+            }
         objects.append(facts)
     return json_response({"transfer": "multipart" if in_parts else "basic", "objects": objects})
 
@@ -50,8 +58,13 @@ def parted_upload(hub, oid, size):
     number = secrets.token_hex(8)
     hub.parted_uploads[number] = PartedUpload(oid, size)
     count = -(-size // hub.part_size)
-    addresses = {f"{part:05d}": f"{hub.storage_url}/lfs/{number}/{part}" for part in range(1, count + 1)}
-    return {"href": f"{hub.url}/api/complete-multipart/{number}", "header": {"chunk_size": str(hub.part_size), **addresses}}
+    addresses = {
+        f"{part:05d}": f"{hub.storage_url}/lfs/{number}/{part}" for part in range(1, count + 1)
+    }
+    return {
+        "href": f"{hub.url}/api/complete-multipart/{number}",
+        "header": {"chunk_size": str(hub.part_size), **addresses},
+    }
 
 
 def lfs_upload(hub, request, sha256):
@@ -79,7 +92,10 @@ def complete_upload(hub, request, number):
     """Puts the parts together that the client lists."""
     upload, listed = hub.parted_uploads[number], request.json()
     sent = {part: part_etag(content) for part, content in upload.parts.items()}
-    if listed["oid"] != upload.sha256 or {part["partNumber"]: part["etag"] for part in listed["parts"]} != sent:
+    if (
+        listed["oid"] != upload.sha256
+        or {part["partNumber"]: part["etag"] for part in listed["parts"]} != sent
+    ):
         raise HubError(400, "the parts are not those that were sent")
     keep_object(hub, upload.sha256, b"".join(upload.parts[part] for part in sorted(upload.parts)))
     del hub.parted_uploads[number]

@@ -1,5 +1,7 @@
-"""Xet: clients that have it put and get large files by it, in chunks, without the Hub's help but for an address and a token. Here the
-address is a folder, which Xet's client takes as it does a server."""
+"""Xet: clients that have it put and get large files by it, in chunks, without the Hub's help but
+for an address and a token. Here the address is a folder, which Xet's client takes as it does a
+server.
+"""
 
 import shutil
 import struct
@@ -29,10 +31,16 @@ def xet_token(hub):
     """The same facts as JSON, which uploads read, and as headers, which downloads read."""
     if hub.xet_storage is None:
         raise HubError(404, "no Xet storage here")
-    facts = {"casUrl": f"local://{hub.xet_storage}", "exp": int(time.time()) + 3600, "accessToken": "xet"}
+    facts = {
+        "casUrl": f"local://{hub.xet_storage}",
+        "exp": int(time.time()) + 3600,
+        "accessToken": "xet",
+    }
     response = json_response(facts)
     names = ("X-Xet-Cas-Url", "X-Xet-Token-Expiration", "X-Xet-Access-Token")
-    response.headers |= {name: str(value) for name, value in zip(names, facts.values(), strict=True)}
+    response.headers |= {
+        name: str(value) for name, value in zip(names, facts.values(), strict=True)
+    }
     return response
 
 
@@ -40,13 +48,17 @@ def xet_headers(hub, repository, commit_oid, sha256):
     """What tells a client that it can download a file by Xet."""
     if hub.xet_storage is None or sha256 not in (known := xet_hashes(hub.xet_storage)):
         return {}
-    address = f"{hub.url}/api/{repository.repo_type}s/{repository.repo_id}/xet-read-token/{commit_oid}"
+    address = (
+        f"{hub.url}/api/{repository.repo_type}s/{repository.repo_id}/xet-read-token/{commit_oid}"
+    )
     return {"X-Xet-Hash": known[sha256], "Link": f'<{address}>; rel="xet-auth"'}
 
 
 def xet_hashes(folder) -> dict[str, str]:
-    """The Xet hash of every file that was uploaded, by its SHA-256, from Xet's shards: records of one size, those of a file after each
-    other, the first with its hash and the last with its SHA-256."""
+    """The Xet hash of every file that was uploaded, by its SHA-256, from Xet's shards: records of
+    one size, those of a file after each other, the first with its hash and the last with its
+    SHA-256.
+    """
     found = {}
     for shard in Path(folder).rglob("*.mdb"):
         content, position = shard.read_bytes(), SHARD_HEADER
@@ -66,13 +78,17 @@ def hex_of(content, position):
 
 
 def read_by_xet(folder, name) -> bytes:
-    """A file's content. Xet's database can be open once: this reads a copy, a client may be at the original."""
+    """A file's content. Xet's database can be open once: this reads a copy, a client may be at the
+    original.
+    """
     import hf_xet  # only here: a Hub without Xet storage does without
 
     with tempfile.TemporaryDirectory() as temporary:
         copy, target = Path(temporary) / "storage", Path(temporary) / "file"
         shutil.copytree(folder, copy)
         expiry = int(time.time()) + 3600
-        with hf_xet.XetSession().new_file_download_group(endpoint=f"local://{copy}", token="xet", token_expiry_unix_secs=expiry) as group:
+        with hf_xet.XetSession().new_file_download_group(
+            endpoint=f"local://{copy}", token="xet", token_expiry_unix_secs=expiry
+        ) as group:
             group.start_download_file(hf_xet.XetFileInfo(name, None), str(target))
         return target.read_bytes()

@@ -1,4 +1,6 @@
-"""Class activation maps: what a classifier looked at for the true label, through pytorch-grad-cam. float32 (64, 64) in [0, 1]."""
+"""Class activation maps: what a classifier looked at for the true label, through pytorch-grad-cam.
+float32 (64, 64) in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ from .model_free import MAP_SIZE
 if TYPE_CHECKING:
     from sgdmix_hub.models.classifier import Classifier
 
-# pytorch-grad-cam's class by method. The library brings scikit-learn, a second of every program's start: it is imported where a CAM is
-# asked for.
+# pytorch-grad-cam's class by method. The library brings scikit-learn, a second of every program's
+# start: it is imported where a CAM is asked for.
 CAMS = {
     "grad-cam": "GradCAM",
     "grad-cam++": "GradCAMPlusPlus",
@@ -41,20 +43,31 @@ BATCH = 16
 
 
 class CamSaliency:
-    """One of pytorch-grad-cam's methods on a classifier. Maps cover the whole image, whatever the classifier's own transform crops away."""
+    """One of pytorch-grad-cam's methods on a classifier. Maps cover the whole image, whatever the
+    classifier's own transform crops away.
+    """
 
-    def __init__(self, classifier: Classifier, method: str, layer: str | None = None, input_size: int | None = None):
-        """`method` is a key of `CAMS`; `layer` names the module whose activations are read (default: cam_layers.py); without `input_size`
-        images have the scale that the classifier was trained at, enlarged until the activations have at least 7 x 7 cells, where it takes
-        larger images. Raises `UserError` for a layer that does not exist or gives no maps of the images, and for an input size that the
-        classifier does not take.
+    def __init__(
+        self,
+        classifier: Classifier,
+        method: str,
+        layer: str | None = None,
+        input_size: int | None = None,
+    ):
+        """`method` is a key of `CAMS`; `layer` names the module whose activations are read
+        (default: cam_layers.py); without `input_size` images have the scale that the classifier was
+        trained at, enlarged until the activations have at least 7 x 7 cells, where it takes larger
+        images. Raises `UserError` for a layer that does not exist or gives no maps of the images,
+        and for an input size that the classifier does not take.
         """
         self.classifier, self.method, self.device = classifier, method, classifier.device
         self.layer_name = layer or default_layer(classifier.model)
         modules = dict(classifier.model.named_modules())
         if self.layer_name not in modules:
             example = default_layer(classifier.model)
-            raise UserError(f"saliency_layer {shown(self.layer_name)!r} is no module of the classifier, which has for example {example!r}")
+            raise UserError(
+                f"saliency_layer {shown(self.layer_name)!r} is no module of the classifier, which has for example {example!r}"
+            )
         self.layer = modules[self.layer_name]
         self.size = input_size or self._fine_enough(classifier.whole_size)
         shape = self._activations(self.size)
@@ -66,7 +79,9 @@ class CamSaliency:
             )
 
     def _fine_enough(self, size: int) -> int:
-        """An input size, from `size` upwards, that gives 7 x 7 cells and hardly more; `size` where no larger one gives more."""
+        """An input size, from `size` upwards, that gives 7 x 7 cells and hardly more; `size` where
+        no larger one gives more.
+        """
         cells = self._cells(size)
         if cells >= SMALLEST_GRID:
             return size
@@ -86,25 +101,37 @@ class CamSaliency:
         return tuple(to_maps(maps_last(shape))(torch.empty(shape)).shape[-2:])
 
     def _activations(self, size: int) -> torch.Size:
-        """Shape of the layer's activations for two images of this size. Raises `UserError` when the classifier takes none such, or when
-        the layer does not give one tensor of maps or tokens for each."""
+        """Shape of the layer's activations for two images of this size. Raises `UserError` when the
+        classifier takes none such, or when the layer does not give one tensor of maps or tokens for
+        each.
+        """
         outputs = []
-        handle = self.layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        handle = self.layer.register_forward_hook(
+            lambda module, inputs, output: outputs.append(output)
+        )
         try:
             error = self.classifier.refusal(size, images=2)
         finally:
             handle.remove()
         if error is not None:
-            raise UserError(one_line(f"the classifier takes no images of {size}x{size}: change --saliency_input_size ({error})"))
+            raise UserError(
+                one_line(
+                    f"the classifier takes no images of {size}x{size}: change --saliency_input_size ({error})"
+                )
+            )
         if not outputs or not isinstance(outputs[0], torch.Tensor) or outputs[0].ndim not in (3, 4):
-            raise UserError(f"module {self.layer_name!r} of the classifier gives no maps: name another --saliency_layer")
+            raise UserError(
+                f"module {self.layer_name!r} of the classifier gives no maps: name another --saliency_layer"
+            )
         shape = outputs[0].shape
         if shape[0] != 2:
             raise UserError(
                 f"module {self.layer_name!r} of the classifier gives {shape[0]} maps for 2 images: name another --saliency_layer"
             )
         if len(shape) == 4 and shape[2] not in (shape[1], shape[3]):
-            raise UserError(f"module {self.layer_name!r} of the classifier gives no square maps: name another --saliency_layer")
+            raise UserError(
+                f"module {self.layer_name!r} of the classifier gives no square maps: name another --saliency_layer"
+            )
         return shape
 
     def pixel_values(self, image: Image.Image, resize: str) -> torch.Tensor:
@@ -116,20 +143,31 @@ class CamSaliency:
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
         targets = [ClassifierOutputTarget(label) for label in labels]
-        cut = self.layer.register_forward_hook(_cut_graph)  # before the library's own hooks, which then see the cut
-        cam = library_cam(self.method, _Logits(self.classifier.model), self.layer, self.channels_last)
+        cut = self.layer.register_forward_hook(
+            _cut_graph
+        )  # before the library's own hooks, which then see the cut
+        cam = library_cam(
+            self.method, _Logits(self.classifier.model), self.layer, self.channels_last
+        )
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # score-cam and ablation-cam show a progress bar for every image
+            with contextlib.redirect_stderr(
+                io.StringIO()
+            ):  # score-cam and ablation-cam show a progress bar for every image
                 maps = cam(pixel_values.to(self.device), targets)
         finally:  # not by the library's own context, which swallows an IndexError
             cam.activations_and_grads.release()
             cut.remove()
-        resized = np.stack([cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in maps])
+        resized = np.stack(
+            [cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in maps]
+        )
         return resized.astype(np.float32)
 
-    def image_maps(self, images: Sequence[Image.Image], labels: list[int], resize: str) -> np.ndarray:
-        """float32 (n, 64, 64) in [0, 1] for RGB images of any size, in batches of one size, the last filled up with its last image: the
-        bits of a map depend on the size of its batch."""
+    def image_maps(
+        self, images: Sequence[Image.Image], labels: list[int], resize: str
+    ) -> np.ndarray:
+        """float32 (n, 64, 64) in [0, 1] for RGB images of any size, in batches of one size, the
+        last filled up with its last image: the bits of a map depend on the size of its batch.
+        """
         maps = []
         for start in range(0, len(images), BATCH):
             rows = [min(row, len(images) - 1) for row in range(start, start + BATCH)]
@@ -143,8 +181,14 @@ def library_cam(method: str, model: nn.Module, layer: nn.Module, channels_last: 
     import pytorch_grad_cam as library
     from pytorch_grad_cam.ablation_layer import AblationLayer, AblationLayerVit
 
-    options = {"ablation_layer": AblationLayerVit() if channels_last else AblationLayer()} if method == "ablation-cam" else {}
-    return getattr(library, CAMS[method])(model, [layer], reshape_transform=to_maps(channels_last), **options)
+    options = (
+        {"ablation_layer": AblationLayerVit() if channels_last else AblationLayer()}
+        if method == "ablation-cam"
+        else {}
+    )
+    return getattr(library, CAMS[method])(
+        model, [layer], reshape_transform=to_maps(channels_last), **options
+    )
 
 
 class _Logits(nn.Module):
@@ -159,6 +203,8 @@ class _Logits(nn.Module):
 
 
 def _cut_graph(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-    """Lets gradients begin at the layer that is read: those of the layers before it, most of the work, are asked for by nobody. The maps
-    stay the same. The copy lets the layers behind work in place."""
+    """Lets gradients begin at the layer that is read: those of the layers before it, most of the
+    work, are asked for by nobody. The maps stay the same. The copy lets the layers behind work in
+    place.
+    """
     return output.detach().requires_grad_(torch.is_grad_enabled()).clone()

@@ -10,11 +10,18 @@ from torch import nn
 
 from sgdmix_hub.errors import UserError
 
-# Module names and the networks that have them, the first that is there; of several modules the last one is read. A norm in front of an
-# attention is read since behind the last one only the class token counts: everything else has no gradient.
+# Module names and the networks that have them, the first that is there; of several modules the last
+# one is read. A norm in front of an attention is read since behind the last one only the class
+# token counts: everything else has no gradient.
 LAYER_RULES = (
-    (r"conv_1x1_exp|mobilevitv2\.encoder\.layer\.\d+", "MobileViT, MobileViTV2: behind the transformers, which split each image"),
-    (r"stages\.\d+", "ResNet, BiT, RegNet, ConvNeXt, SegFormer, ConvNeXt and MobileViT of timm: the last stage"),
+    (
+        r"conv_1x1_exp|mobilevitv2\.encoder\.layer\.\d+",
+        "MobileViT, MobileViTV2: behind the transformers, which split each image",
+    ),
+    (
+        r"stages\.\d+",
+        "ResNet, BiT, RegNet, ConvNeXt, SegFormer, ConvNeXt and MobileViT of timm: the last stage",
+    ),
     (r"timm_model\.(layer|s)\d+", "ResNet and RegNet of timm: the last stage"),
     (
         r"layernorm_before|layer_norm1|norm1",
@@ -25,7 +32,9 @@ LAYER_RULES = (
 
 
 def default_layer(model: nn.Module) -> str:
-    """The name of the layer that a CAM reads: by the rules above, else the last convolution. Raises `UserError` when there is none."""
+    """The name of the layer that a CAM reads: by the rules above, else the last convolution. Raises
+    `UserError` when there is none.
+    """
     names = [name for name, _ in model.named_modules()]
     for pattern, _ in LAYER_RULES:
         found = [name for name in names if re.fullmatch(rf"(.+\.)?({pattern})", name)]
@@ -33,12 +42,16 @@ def default_layer(model: nn.Module) -> str:
             return found[-1]
     convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     if not convolutions:
-        raise UserError("found no layer for a class activation map in this classifier: name one with --saliency_layer")
+        raise UserError(
+            "found no layer for a class activation map in this classifier: name one with --saliency_layer"
+        )
     return convolutions[-1]
 
 
 def maps_last(shape: torch.Size) -> bool:
-    """Whether a layer that gave `shape` for square images has its channels last: tokens (B, n, C), or maps (B, h, w, C) as timm's Swin."""
+    """Whether a layer that gave `shape` for square images has its channels last: tokens (B, n, C),
+    or maps (B, h, w, C) as timm's Swin.
+    """
     return len(shape) == 3 or (shape[1] == shape[2] != shape[3])
 
 

@@ -1,4 +1,6 @@
-"""Images -> saliency maps without a model: float32 (64, 64) in [0, 1], the Z of the paper. cam.py looks through a classifier."""
+"""Images -> saliency maps without a model: float32 (64, 64) in [0, 1], the Z of the paper. cam.py
+looks through a classifier.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +32,23 @@ def to_unit_range(values: np.ndarray) -> np.ndarray:
 
 
 def spectral_residual(grey: np.ndarray, sigma: float = 6.0) -> np.ndarray:
-    """Spectral-residual saliency (Hou & Zhang, CVPR 2007). `grey`: float (h, w); returns float32 (h, w) in [0, 1], zeros
-    for an image that is grey all over.
+    """Spectral-residual saliency (Hou & Zhang, CVPR 2007). `grey`: float (h, w); returns float32
+    (h, w) in [0, 1], zeros for an image that is grey all over.
 
-    The textbook order: square of the inverse transform, then the Gaussian. OpenCV blurs first, which leaves mostly edges.
+    The textbook order: square of the inverse transform, then the Gaussian. OpenCV blurs first,
+    which leaves mostly edges.
     """
     if np.ptp(grey) == 0:
-        return np.zeros(grey.shape, np.float32)  # the residual of nothing is an impulse of rounding errors
+        return np.zeros(
+            grey.shape, np.float32
+        )  # the residual of nothing is an impulse of rounding errors
     return to_unit_range(cv2.GaussianBlur(residual_amplitude(grey) ** 2, (0, 0), sigma))
 
 
 def residual_amplitude(grey: np.ndarray) -> np.ndarray:
-    """Amplitude of the image that is left when the log spectrum's 3 x 3 average is taken out of it, float64 (h, w)."""
+    """Amplitude of the image that is left when the log spectrum's 3 x 3 average is taken out of it,
+    float64 (h, w).
+    """
     spectrum = np.fft.fft2(grey.astype(np.float64))
     log_amplitude = np.log(np.abs(spectrum) + 1e-12)
     residual = log_amplitude - cv2.blur(log_amplitude, (3, 3), borderType=cv2.BORDER_REFLECT_101)
@@ -49,20 +56,25 @@ def residual_amplitude(grey: np.ndarray) -> np.ndarray:
 
 
 def minimum_barrier(pixels: np.ndarray) -> np.ndarray:
-    """Minimum barrier saliency, MB+ (Zhang et al., ICCV 2015): what cannot be reached from the image's border without crossing a change
-    of colour, plus what has another colour than the borders. `pixels`: uint8 (h, w, 3) RGB; returns float32 (h, w) in [0, 1].
+    """Minimum barrier saliency, MB+ (Zhang et al., ICCV 2015): what cannot be reached from the
+    image's border without crossing a change of colour, plus what has another colour than the
+    borders. `pixels`: uint8 (h, w, 3) RGB; returns float32 (h, w) in [0, 1].
     """
     lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     barrier = sum(barrier_distance(np.ascontiguousarray(lab[..., channel])) for channel in range(3))
     unlike_border = to_unit_range(border_contrast(lab))
-    return to_unit_range(cv2.GaussianBlur(to_unit_range(barrier) + unlike_border, (0, 0), BARRIER_SIGMA))
+    return to_unit_range(
+        cv2.GaussianBlur(to_unit_range(barrier) + unlike_border, (0, 0), BARRIER_SIGMA)
+    )
 
 
 def barrier_distance(channel: np.ndarray) -> np.ndarray:
-    """Minimum barrier distance to the border, approximately (FastMBD, with raster scans a whole row or column at a time).
+    """Minimum barrier distance to the border, approximately (FastMBD, with raster scans a whole row
+    or column at a time).
 
-    The barrier of a path is its highest minus its lowest value; a pixel gets the lowest barrier over the paths that the scans tried.
-    `channel`: float32 (h, w); returns float32 (h, w), zeros on the border.
+    The barrier of a path is its highest minus its lowest value; a pixel gets the lowest barrier
+    over the paths that the scans tried. `channel`: float32 (h, w); returns float32 (h, w), zeros on
+    the border.
     """
     distance = np.full_like(channel, np.inf)
     distance[[0, -1], :] = distance[:, [0, -1]] = 0
@@ -74,8 +86,12 @@ def barrier_distance(channel: np.ndarray) -> np.ndarray:
     return distance
 
 
-def _scan(channel: np.ndarray, distance: np.ndarray, highest: np.ndarray, lowest: np.ndarray) -> None:
-    """Extends the paths of every line by one step into the next line, in place, where that lowers the barrier."""
+def _scan(
+    channel: np.ndarray, distance: np.ndarray, highest: np.ndarray, lowest: np.ndarray
+) -> None:
+    """Extends the paths of every line by one step into the next line, in place, where that lowers
+    the barrier.
+    """
     for line in range(1, len(channel)):
         top = np.maximum(highest[line - 1], channel[line])
         bottom = np.minimum(lowest[line - 1], channel[line])
@@ -85,18 +101,25 @@ def _scan(channel: np.ndarray, distance: np.ndarray, highest: np.ndarray, lowest
 
 
 def border_contrast(lab: np.ndarray) -> np.ndarray:
-    """How unlike the borders a pixel's colour is, float64 (h, w): Mahalanobis distances to the four border strips' colours, each scaled
-    to 1, summed without the largest (an object may touch one border). `lab`: float32 (h, w, 3).
+    """How unlike the borders a pixel's colour is, float64 (h, w): Mahalanobis distances to the four
+    border strips' colours, each scaled to 1, summed without the largest (an object may touch one
+    border). `lab`: float32 (h, w, 3).
     """
     rows, columns = (max(1, round(BORDER * side)) for side in lab.shape[:2])
     strips = (lab[:rows], lab[-rows:], lab[:, :columns], lab[:, -columns:])
-    distances = np.stack([_mahalanobis(lab, strip.reshape(-1, 3).astype(np.float64)) for strip in strips])
+    distances = np.stack(
+        [_mahalanobis(lab, strip.reshape(-1, 3).astype(np.float64)) for strip in strips]
+    )
     return distances.sum(axis=0) - distances.max(axis=0)
 
 
 def _mahalanobis(lab: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Distance of each pixel to a set of colours (n, 3), over its own maximum; zeros where all pixels are alike."""
-    inverse = np.linalg.inv(np.cov(colors.T) + np.eye(3))  # one unit of Lab, about what an eye can see, for strips of a single colour
+    """Distance of each pixel to a set of colours (n, 3), over its own maximum; zeros where all
+    pixels are alike.
+    """
+    inverse = np.linalg.inv(
+        np.cov(colors.T) + np.eye(3)
+    )  # one unit of Lab, about what an eye can see, for strips of a single colour
     difference = lab - colors.mean(axis=0)
     distance = np.sqrt(np.maximum(np.einsum("hwi,ij,hwj->hw", difference, inverse, difference), 0))
     return distance / max(distance.max(), 1e-9)
@@ -105,7 +128,9 @@ def _mahalanobis(lab: np.ndarray, colors: np.ndarray) -> np.ndarray:
 @one_row("saliency map")
 def spectral_residual_map(image: Image.Image, resize: str, sigma: float) -> np.ndarray:
     """Spectral residual of an RGB image, computed at 64 x 64."""
-    return spectral_residual(np.asarray(square(image.convert("L"), MAP_SIZE, resize), dtype=np.float64), sigma)
+    return spectral_residual(
+        np.asarray(square(image.convert("L"), MAP_SIZE, resize), dtype=np.float64), sigma
+    )
 
 
 @one_row("saliency map")
@@ -115,18 +140,24 @@ def minimum_barrier_map(image: Image.Image, resize: str) -> np.ndarray:
 
 
 def model_free_map(image: Image.Image, settings: MethodSettings) -> np.ndarray:
-    """The map of an RGB image by a method that looks at the image alone. Raises `KeyError` on another one."""
+    """The map of an RGB image by a method that looks at the image alone. Raises `KeyError` on
+    another one.
+    """
     return MODEL_FREE_MAPS[settings.saliency_method](image, settings)
 
 
 MODEL_FREE_MAPS = {
     "minimum-barrier": lambda image, settings: minimum_barrier_map(image, settings.resize),
-    "spectral-residual": lambda image, settings: spectral_residual_map(image, settings.resize, settings.saliency_sigma),
+    "spectral-residual": lambda image, settings: spectral_residual_map(
+        image, settings.resize, settings.saliency_sigma
+    ),
 }
 
 
 @one_row("mask")
 def mask_column_map(mask: Image.Image, resize: str) -> np.ndarray:
-    """A foreground mask from the dataset, as it is stored, as a map: means over the cells of 64 x 64."""
+    """A foreground mask from the dataset, as it is stored, as a map: means over the cells of 64 x
+    64.
+    """
     share = Image.fromarray(np.rint(foreground_share(mask) * 255).astype(np.uint8))
     return np.asarray(square(share, MAP_SIZE, resize, Image.Resampling.BOX), dtype=np.float32) / 255

@@ -1,4 +1,6 @@
-"""The base model with what an adapter trains in it: LoRA weights on the UNet's attention and learned tokens of the text encoder."""
+"""The base model with what an adapter trains in it: LoRA weights on the UNet's attention and
+learned tokens of the text encoder.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16
 
 
 class TokenEmbedding(nn.Module):
-    """The text encoder's embedding with learned rows after it. The old rows stay frozen, hence bit-identical."""
+    """The text encoder's embedding with learned rows after it. The old rows stay frozen, hence
+    bit-identical.
+    """
 
     def __init__(self, embedding: nn.Embedding, initial: torch.Tensor):
         """`initial`: float (tokens, dim), the first values of the learned rows."""
@@ -35,7 +39,9 @@ class TokenEmbedding(nn.Module):
 
 
 class AdaptedModel(nn.Module):
-    """Text encoder and UNet as one module, so that both are trained under one gradient synchronisation."""
+    """Text encoder and UNet as one module, so that both are trained under one gradient
+    synchronisation.
+    """
 
     def __init__(self, text_encoder: nn.Module, unet: nn.Module, tokens: TokenEmbedding):
         super().__init__()
@@ -43,27 +49,43 @@ class AdaptedModel(nn.Module):
         self.unet = unet
         self.tokens = tokens
 
-    def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-        """What the UNet predicts, (B, c, h, w), for noisy latents of that shape, timesteps int64 (B,) and input ids (B, length)."""
+    def forward(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, input_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """What the UNet predicts, (B, c, h, w), for noisy latents of that shape, timesteps int64
+        (B,) and input ids (B, length).
+        """
         prompt_embeds = self.text_encoder(input_ids)[0]
         return self.unet(latents, timesteps, prompt_embeds).sample
 
     def lora(self) -> dict[str, nn.Parameter]:
         """The LoRA weights by name."""
-        return {name: parameter for name, parameter in self.unet.named_parameters() if parameter.requires_grad}
+        return {
+            name: parameter
+            for name, parameter in self.unet.named_parameters()
+            if parameter.requires_grad
+        }
 
     def trained(self) -> dict[str, nn.Parameter]:
         """All that is trained, by name."""
-        return {"tokens": self.tokens.learned} | {f"unet.{name}": parameter for name, parameter in self.lora().items()}
+        return {"tokens": self.tokens.learned} | {
+            f"unet.{name}": parameter for name, parameter in self.lora().items()
+        }
 
 
-def load_adapted(base: Pin, settings: AdapterSettings, num_classes: int) -> tuple[StableDiffusionPipeline, AdaptedModel]:
-    """The base as a pipeline that draws with what is being trained, and the part of it that is trained.
+def load_adapted(
+    base: Pin, settings: AdapterSettings, num_classes: int
+) -> tuple[StableDiffusionPipeline, AdaptedModel]:
+    """The base as a pipeline that draws with what is being trained, and the part of it that is
+    trained.
 
-    What is frozen is kept in the precision of the training, what is trained in float32; the autoencoder stays in float32. The learned
-    tokens start as the metaclass (the mean of its tokens). Raises `UserError`.
+    What is frozen is kept in the precision of the training, what is trained in float32; the
+    autoencoder stays in float32. The learned tokens start as the metaclass (the mean of its
+    tokens). Raises `UserError`.
     """
-    pipeline = with_scheduler(load_base(StableDiffusionPipeline, base, torch.float32, **NO_SAFETY_CHECKER), "dpmsolver++")
+    pipeline = with_scheduler(
+        load_base(StableDiffusionPipeline, base, torch.float32, **NO_SAFETY_CHECKER), "dpmsolver++"
+    )
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.requires_grad_(False)
     metaclass_ids = pipeline.tokenizer(settings.metaclass, add_special_tokens=False).input_ids

@@ -1,4 +1,6 @@
-"""transformers' Trainer as this package uses it: arguments, one progress bar, checkpoints that are whole."""
+"""transformers' Trainer as this package uses it: arguments, one progress bar, checkpoints that are
+whole.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,10 @@ SEALED = "sealed.json"  # a checkpoint's record
 
 
 class TrainingBar(ProgressCallback):
-    """The Trainer's bar over the updates, without its printed dictionaries and its second bar for the evaluation; its losses go into the
-    training's log; tells the images their epoch; heeds SIGTERM."""
+    """The Trainer's bar over the updates, without its printed dictionaries and its second bar for
+    the evaluation; its losses go into the training's log; tells the images their epoch; heeds
+    SIGTERM.
+    """
 
     def __init__(self, log: TrainingLog, images: TrainingImages):
         super().__init__()
@@ -39,16 +43,24 @@ class TrainingBar(ProgressCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         super().on_step_end(args, state, control, **kwargs)
-        control.should_log |= control.should_save  # losses since the last line are not in a checkpoint: it goes on with none
+        control.should_log |= (
+            control.should_save
+        )  # losses since the last line are not in a checkpoint: it goes on with none
         stop_if_requested()
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            seal_folder(Path(args.output_dir) / f"checkpoint-{state.global_step}", SEALED, {"step": state.global_step})
+            seal_folder(
+                Path(args.output_dir) / f"checkpoint-{state.global_step}",
+                SEALED,
+                {"step": state.global_step},
+            )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
-            self.log.append({"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]})
+            self.log.append(
+                {"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]}
+            )
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         pass
@@ -84,8 +96,10 @@ def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingAr
 
 
 def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | None:
-    """The checkpoint in `folder` that a training goes on from; notes there what is being trained. Raises `UserError` when its checkpoints
-    are those of another training, and for a folder that is no checkpoint."""
+    """The checkpoint in `folder` that a training goes on from; notes there what is being trained.
+    Raises `UserError` when its checkpoints are those of another training, and for a folder that is
+    no checkpoint.
+    """
     record = folder / "training.json"
     if which == "none":
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,7 +109,10 @@ def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | Non
             "or choose another --output_dir"
         )
     write_sealed(record, identity)
-    finished = sorted((path.parent for path in folder.glob(f"checkpoint-*/{SEALED}")), key=lambda path: int(path.name.rpartition("-")[2]))
+    finished = sorted(
+        (path.parent for path in folder.glob(f"checkpoint-*/{SEALED}")),
+        key=lambda path: int(path.name.rpartition("-")[2]),
+    )
     if which in ("latest", "none"):
         return newest_whole(finished, SEALED)
     if Path(which) not in finished or newest_whole([Path(which)], SEALED) is None:
