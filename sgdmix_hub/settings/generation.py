@@ -31,7 +31,7 @@ from .method import (
     NAME_PROMPT,
     NEEDED_SETTINGS,
     MethodSettings,
-    apply_preset,
+    saliency_method,
     saliency_source,
 )
 
@@ -141,10 +141,11 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 )
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
-        name, what = NEEDED_SETTINGS.get(saliency_source(self).needs, (None, None))
-        if name is not None and getattr(self, name) is None:
-            method = apply_preset(self).saliency_method
-            raise UserError(f"saliency_method {method} needs --{name}: give {what}")
+        needs = saliency_source(self).needs
+        if needs in NEEDED_SETTINGS:
+            name, what = NEEDED_SETTINGS[needs]
+            if getattr(self, name) is None:
+                raise UserError(f"{saliency_method(self)} needs {what}: give --{name}")
         if self.card is not None and not os.path.isfile(self.card):
             raise UserError(f"card {self.card}: no such file")
         check_config_name(self.config_name)

@@ -6,53 +6,65 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from sgdmix_hub.errors import UserError
 
 from .fields import LONGEST_NAME, Checked, setting
 
+# Class activation maps of pytorch-grad-cam. They need a classifier; the other methods need none.
+CamMethod = Literal[
+    "grad-cam",
+    "grad-cam++",
+    "grad-cam-elementwise",
+    "xgrad-cam",
+    "hires-cam",
+    "layer-cam",
+    "eigen-cam",
+    "eigen-grad-cam",
+    "score-cam",
+    "ablation-cam",
+]
+CAM_METHODS: tuple[str, ...] = get_args(CamMethod)
+SaliencyMethod = Literal[CamMethod, "minimum-barrier", "spectral-residual", "mask-column"]
+ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
+
 
 @dataclass(frozen=True)
 class SaliencySource:
-    """What a saliency method needs besides the image; `method/saliency/sources.py` loads it."""
+    """What a saliency method needs, and what its maps depend on besides image and `resize`.
+
+    `key_settings`: name in the key of a map store -> setting.
+    """
 
     needs: Literal["nothing", "classifier", "column"]
-    # Name in the key of a map store -> setting that the maps depend on, besides `resize`.
     key_settings: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-CAM = SaliencySource("classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"})
+# Every value of `saliency_method`; method/saliency/sources.py loads them.
 SALIENCY_SOURCES = {
-    "grad-cam": CAM,
-    "grad-cam++": CAM,
-    "grad-cam-elementwise": CAM,
-    "xgrad-cam": CAM,
-    "hires-cam": CAM,
-    "layer-cam": CAM,
-    "eigen-cam": CAM,
-    "eigen-grad-cam": CAM,
-    "score-cam": CAM,
-    "ablation-cam": CAM,
+    **dict.fromkeys(
+        CAM_METHODS,
+        SaliencySource(
+            "classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"}
+        ),
+    ),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
 }
-CAM_METHODS = tuple(name for name, source in SALIENCY_SOURCES.items() if source is CAM)
-SaliencyMethod = Literal[tuple(SALIENCY_SOURCES)]
-# `needs` -> the setting that names it, and what may be given; a source that needs nothing has none.
+# What a source needs -> the setting that names it, and the words for it in errors.
 NEEDED_SETTINGS = {
-    "classifier": ("classifier", "org/name@revision or a folder"),
+    "classifier": ("classifier", "a classifier"),
     "column": ("mask_column", "a column of foreground masks"),
 }
-# What finds the foreground where the chosen method cannot. The method without a model whose masks
-# are best (benchmarks/method.py): after a failed trust test, where the classifier of a version to
-# evaluate is not at hand, and for the mixtures that a first classifier is trained on.
+# Used instead of a method that cannot be: after a failed trust test, to evaluate a version whose
+# classifier is not at hand, and for the mixtures that train a first classifier. Of the methods that
+# need nothing it has the best masks (benchmarks/method.py).
 FALL_BACK = "minimum-barrier"
-# For the preset `paper` in a preview without a classifier. FALL_BACK is already the method of the
-# preset `recommended`: a preview shows what differs.
+# Used for the preset `paper` in a preview without a classifier. FALL_BACK would show the same maps
+# as the preset `recommended`.
 PREVIEW_FALL_BACK = "spectral-residual"
-ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
 
 @dataclass(kw_only=True)
@@ -289,9 +301,16 @@ def smallest_strength(num_inference_steps: int) -> float:
     return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
 
 
+def saliency_method(settings: MethodSettings) -> str:
+    """The saliency method that the settings name, or else their preset."""
+    method = apply_preset(settings).saliency_method
+    assert method is not None, "every preset names a saliency method"
+    return method
+
+
 def saliency_source(settings: MethodSettings) -> SaliencySource:
-    """The record of the settings' saliency method, which a preset may choose. Raises `KeyError`."""
-    return SALIENCY_SOURCES[apply_preset(settings).saliency_method]
+    """The record of the settings' saliency method. Raises `KeyError` for an unknown one."""
+    return SALIENCY_SOURCES[saliency_method(settings)]
 
 
 def apply_preset(settings: Method) -> Method:
