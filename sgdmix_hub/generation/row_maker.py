@@ -13,6 +13,7 @@ from sgdmix_hub.data.images import aspect_box
 from sgdmix_hub.errors import UnusableRow
 from sgdmix_hub.models.prompts import name_prompt
 from sgdmix_hub.pipeline import MaskedImage, Mixture, SGDMixPipeline
+from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import effective_strength
 
@@ -53,7 +54,12 @@ class RowMaker:
             )  # seconds of the start of a program that mixes alone
 
             refiner = Refiner(
-                self.inputs.base, self.inputs.adapter, self.prompt, self.settings, device
+                self.inputs.base,
+                self.inputs.adapter,
+                self.prompt,
+                self.settings,
+                device,
+                on_step=stop_if_requested,
             )
             self.pipeline = SGDMixPipeline(self.settings, refiner)
 

@@ -19,13 +19,13 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 from huggingface_hub.utils import (
-    _http,
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
     validate_repo_id,
 )
 
+from sgdmix_hub._compat import hub_client_factory
 from sgdmix_hub.errors import UserError, first_line, one_line, shown
 
 TIMEOUT_SECONDS = 120.0
@@ -182,7 +182,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     """Calls of the Hub's client end after so long without a byte: on its own it waits for ever.
     What it was set up with (proxies, certificates) is kept.
     """
-    factory = _http._GLOBAL_CLIENT_FACTORY
+    factory = hub_client_factory()
 
     def limited():
         client = factory()

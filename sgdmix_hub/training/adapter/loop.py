@@ -104,7 +104,13 @@ def class_images(
             seeds = [seed_of(RandomStream.PRIOR_IMAGE, settings.seed, number) for number in numbers]
             for number, image in zip(
                 numbers,
-                draw_images(pipeline, [prompt] * len(numbers), seeds, **options),
+                draw_images(
+                    pipeline,
+                    [prompt] * len(numbers),
+                    seeds,
+                    on_step=stop_if_requested,
+                    **options,
+                ),
                 strict=True,
             ):
                 write_atomically(
@@ -274,6 +280,7 @@ def validate(
             pipeline,
             prompts,
             [number % SHOWN_IMAGES for number in range(len(shown))],
+            on_step=stop_if_requested,
             **drawing_options(settings),
         )
     starts = range(0, len(images), SHOWN_IMAGES)
