@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     flip(path, 0)
     assert learned(train(settings_at(folder))) == learned(finished)
     assert (
-        f"{path} is torn or was changed since it was written: going on without this checkpoint"
+        f"{path} is damaged: resuming from an older checkpoint"
         in capsys.readouterr().out
     )
 
