@@ -31,6 +31,7 @@ from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
 
+from ._compat import dataset_fingerprint
 from .errors import UserError
 from .pipeline import SGDMixPipeline
 
@@ -57,7 +58,7 @@ class MappedSplit:
             raise ValueError(
                 "which models this pipeline holds is not known: load it with SGDMixPipeline.from_pretrained"
             )
-        pin = Pin("dataset", dataset._fingerprint)
+        pin = Pin("dataset", dataset_fingerprint(dataset))
         self.split = split_of(dataset, pin, image_column, label_column, files_in=ANYWHERE)
         method = dataclasses.asdict(pipeline.settings)
         columns = {"image_column": image_column, "label_column": label_column}

@@ -15,7 +15,7 @@ from sgdmix_hub.data.splits import Split, load_split, subset_record
 from sgdmix_hub.data.subsets import check_same_subset
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
-from sgdmix_hub.hub.pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve
+from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, resolve
 from sgdmix_hub.models.adapters import Adapter, check_base, read_adapter
 from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.runtime.environment import versions
@@ -96,10 +96,8 @@ def _earlier_pin(state_folder: Path, setting: str, asked: str) -> Pin | None:
     if not has_begun(state_folder):
         return None
     run = begun_run(state_folder)
-    name, _, revision = run["settings"].get(setting, "").rpartition("@")
-    if run["requested"].get(setting) != asked or revision.startswith(LOCAL):
-        return None
-    return Pin(name, revision)
+    pin = Pin.parse(run["settings"].get(setting, ""))
+    return None if run["requested"].get(setting) != asked or pin.is_local else pin
 
 
 def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:

@@ -14,6 +14,7 @@ from sgdmix_hub.errors import Unusable, UnusableRow, attempt
 from sgdmix_hub.method.mixer import MaskedImage, Mixture
 from sgdmix_hub.models.prompts import name_prompt
 from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import effective_strength
 
@@ -54,7 +55,12 @@ class RowMaker:
             from sgdmix_hub.models.refine import Refiner
 
             self.pipeline.refiner = Refiner(
-                self.inputs.base, self.inputs.adapter, self.prompt, self.settings, device
+                self.inputs.base,
+                self.inputs.adapter,
+                self.prompt,
+                self.settings,
+                device,
+                on_step=stop_if_requested,
             )
 
     def mixture(self, row: PlanRow) -> Mixture:

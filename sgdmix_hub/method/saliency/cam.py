@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sgdmix_hub._compat import remove_cam_hooks
 from sgdmix_hub.errors import UserError, one_line, shown
 
 from .cam_layers import default_layer, maps_last, to_maps
@@ -155,7 +156,7 @@ class CamSaliency:
             ):  # score-cam and ablation-cam show a progress bar for every image
                 maps = cam(pixel_values.to(self.device), targets)
         finally:  # not by the library's own context, which swallows an IndexError
-            cam.activations_and_grads.release()
+            remove_cam_hooks(cam)
             cut.remove()
         resized = np.stack(
             [cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in maps]
