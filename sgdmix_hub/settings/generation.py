@@ -153,17 +153,24 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     def _validate_without_adapter(self) -> None:
         if self.pretrained_model_name_or_path is None:
             raise UserError(
-                "strength > 0 needs --adapter org/name@revision or a folder (--strength 0 mixes without one), or "
-                "--pretrained_model_name_or_path alone, which is then told the names of the classes"
+                "strength above 0 needs --adapter, as org/name@revision or a folder, or "
+                "--pretrained_model_name_or_path alone, whose prompts then hold the class names; "
+                "--strength 0 mixes without a model"
             )
-        if self.prompt_template.count("{class_name}") != 1:
-            raise UserError(
-                f"prompt_template must hold {{class_name}} exactly once: {self.prompt_template!r}"
-            )
-        if self.inpainting_method == "diffusion":
-            raise UserError(
-                "inpainting_method diffusion needs an adapter, which knows the metaclass that a hole must not show"
-            )
+        check_base_alone(self, self.prompt_template)
+
+
+def check_base_alone(settings: MethodSettings, prompt_template: str) -> None:
+    """Raises `UserError` for settings that a base model without an adapter cannot have."""
+    if prompt_template.count("{class_name}") != 1:
+        raise UserError(
+            f"prompt_template must contain {{class_name}} exactly once: {prompt_template!r}"
+        )
+    if settings.inpainting_method == "diffusion":
+        raise UserError(
+            "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
+            "metaclass"
+        )
 
 
 def check_config_name(name: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sgdmix_hub.errors import Unusable, attempt
-from sgdmix_hub.settings.method import CAM_METHODS, MethodSettings, apply_preset
+from sgdmix_hub.settings.method import CAM_METHODS, MethodSettings, saliency_method
 
 from .cam import BATCH, CamSaliency
 from .model_free import is_blank, mask_column_map, minimum_barrier_map, spectral_residual_map
@@ -130,18 +130,13 @@ def load_source(settings: MethodSettings, classifier: Classifier | None = None) 
 
     Raises `KeyError` for an unknown method, and `UserError` if a CAM cannot read the classifier.
     """
-    settings = apply_preset(settings)
-    return LOADERS[settings.saliency_method](settings, classifier)
+    return LOADERS[saliency_method(settings)](settings, classifier)
 
 
 def load_cam(settings: MethodSettings, classifier: Classifier) -> CamSaliency:
     """The CAM that the settings name, on a classifier. Raises `UserError`."""
-    return CamSaliency(
-        classifier,
-        settings.saliency_method,
-        settings.saliency_layer,
-        settings.saliency_input_size,
-    )
+    method = saliency_method(settings)
+    return CamSaliency(classifier, method, settings.saliency_layer, settings.saliency_input_size)
 
 
 def _cam_source(settings: MethodSettings, classifier: Classifier | None) -> CamSource:
