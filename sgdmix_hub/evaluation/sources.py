@@ -13,8 +13,7 @@ from tqdm.auto import tqdm
 from sgdmix_hub.data.splits import Split, load_evaluation_split, split_of
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.generation.row_maker import RowMaker
-from sgdmix_hub.generation.saliency_maps import FALL_BACK
-from sgdmix_hub.hub.pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, same_content
+from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, parse_pins, resolve
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import BATCH, Judge
 from sgdmix_hub.publishing.read import PublishedRows
@@ -22,13 +21,13 @@ from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import CAM_METHODS, apply_preset
+from sgdmix_hub.settings.method import FALL_BACK, SALIENCY_SOURCES, apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
 
 from .embeddings import Picture, Views, compute_views
 from .scores import Origins
 
-MODEL_FREE = {
+WITHOUT_CLASSIFIER = {
     "saliency_method": FALL_BACK,
     "threshold_method": "otsu",
     "mask_refinement": "grabcut",
@@ -52,7 +51,7 @@ def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
         subset[name] == trained_on.get(name)
         for name in ("dataset_config_name", "dataset_split", "rows_sha256")
     )
-    if same and same_content(subset["dataset"], trained_on["dataset"]):
+    if same and Pin.parse(subset["dataset"]).holds_same_as(Pin.parse(trained_on["dataset"])):
         found.append(
             "The judge was trained on the source images, whose foregrounds it knows: an independent one would agree less."
         )
@@ -75,12 +74,12 @@ def source_pin(settings: EvaluationSettings, manifest: dict) -> Pin:
     """The source dataset at its pin. Raises `UserError` where that was a local folder whose path
     was not given.
     """
-    stated = manifest["pins"]["dataset_name"]
-    if settings.dataset_name is None and stated.rpartition("@")[2].startswith(LOCAL):
+    stated = parse_pins(manifest["pins"])["dataset_name"]
+    if settings.dataset_name is None and stated.is_local:
         raise UserError(
-            f"the dataset was made from a local folder ({stated.partition('@')[0]}): give its path with --dataset_name"
+            f"the dataset was made from a local folder ({stated.name}): give its path with --dataset_name"
         )
-    return resolve(settings.dataset_name or stated, repo_type="dataset")
+    return resolve(settings.dataset_name or str(stated), repo_type="dataset")
 
 
 def mask_settings(
@@ -92,26 +91,25 @@ def mask_settings(
     """
     method = manifest["saliency"]["method"]
     words = f"the generation's ({method}, {recipe.threshold_method}{', GrabCut' if recipe.mask_refinement == 'grabcut' else ''})"
-    if method not in CAM_METHODS:
+    if SALIENCY_SOURCES[method].needs != "classifier":
         return replace(recipe, saliency_method=method), None, words
-    stated = manifest["pins"]["classifier"]
+    stated = parse_pins(manifest["pins"])["classifier"]
     if settings.classifier is not None:
         pin = resolve(settings.classifier)
-        if not same_content(str(pin), stated):
+        if not pin.holds_same_as(stated):
             raise UserError(
                 f"{settings.classifier} is not the classifier behind the saliency maps ({stated}): leave it out or give that one"
             )
         return recipe, pin, words
-    if not stated.rpartition("@")[2].startswith(LOCAL):
-        pin = Pin(*stated.rpartition("@")[::2])
+    if not stated.is_local:
         try:
-            local_folder(pin, MODEL_FILES)
-            return recipe, pin, words
+            local_folder(stated, MODEL_FILES)
+            return recipe, stated, words
         except UserError as error:
             say(f"warning: {error}")
     words = f"model-free (minimum barrier, GrabCut): the classifier behind the generation's {method} is not at hand (--classifier)"
     say(f"warning: masks are {words}")
-    return replace(recipe, **MODEL_FREE), None, words
+    return replace(recipe, **WITHOUT_CLASSIFIER), None, words
 
 
 def origins_of(rows: PublishedRows, split: Split) -> Origins:

@@ -1,15 +1,14 @@
-"""The saliency maps of a whole split: which method makes them, after the trust test, and where they
-are kept.
-"""
+"""The saliency maps of a split: the trust test, the source that makes them, and their store."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,23 +16,20 @@ from PIL import Image
 
 from sgdmix_hub.data.images import square
 from sgdmix_hub.data.splits import Split
-from sgdmix_hub.errors import UnusableRow, UserError
+from sgdmix_hub.errors import Unusable, UnusableRow, among_usable, attempt
 from sgdmix_hub.files import DamagedFile, made_again, read_sealed, write_sealed
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.backgrounds import BANDS, FEATURES_PER_BAND, SIZE, background_features
 from sgdmix_hub.method.masks import foreground_mask, share_of
 from sgdmix_hub.method.saliency.cam import SMALLEST_GRID, CamSaliency
-from sgdmix_hub.method.saliency.model_free import (
-    MAP_SIZE,
-    is_blank,
-    mask_column_map,
-    model_free_map,
-)
+from sgdmix_hub.method.saliency.model_free import MAP_SIZE
+from sgdmix_hub.method.saliency.sources import Found, Source, load_cam, load_source
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
+from sgdmix_hub.models.loading import load_classifier
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import CAM_METHODS
+from sgdmix_hub.settings.method import FALL_BACK, saliency_method, saliency_source
 
 from .row_store import Block, RowStore, compute_rows
 
@@ -45,14 +41,16 @@ MASK_SETTINGS = (
     "fill_holes",
     "mask_dilation",
 )
-FALL_BACK = "minimum-barrier"
-LARGEST_SCALE = 1.5  # of the size a classifier was trained at; at twice that size a small network lost half of its accuracy
+# Input size over training size; at twice its training size a small network lost half its accuracy.
+LARGEST_SCALE = 1.5
 
 
 @dataclass(frozen=True)
 class SaliencyMaps:
-    """The maps of a split's subset, indexed by the split's rows, with the name of their store, the
-    method that made them, and what the trust test of a CAM found.
+    """The maps of a split's subset, indexed by the split's rows.
+
+    `key`: the name of their store; `method`: the saliency method that made them; `trust`: the
+    result of the trust test, if there was one.
     """
 
     store: RowStore
@@ -78,45 +76,41 @@ def compute_maps(
     world_size: int,
     device: torch.device,
 ) -> SaliencyMaps:
-    """All maps of the split's subset, each made once by some process of the launch."""
+    """The maps of the split's subset, each made once by one process of the launch. A collective.
+
+    If the trust test fails and the settings say so, `FALL_BACK` makes them. Raises `UserError`.
+    """
     root, trust = saliency_root(settings), None
-    if settings.saliency_method in CAM_METHODS:
-        trust = _tested(
-            settings, split, classifier, root / store_key(settings, split, classifier), rank, device
-        )
+    if saliency_source(settings).needs == "classifier":
+        assert classifier is not None, "`resolve_inputs` pins what the saliency method needs"
+        folder = root / store_key(settings, split, classifier)
+        trust = _tested(settings, split, classifier, folder, rank, device)
         if trust.reads_background and settings.trust_test == "fall-back":
             settings, classifier = replace(settings, saliency_method=FALL_BACK), None
     key = store_key(settings, split, classifier)
 
     def prepare() -> Callable[[np.ndarray], Block]:
-        cam = (
-            None
-            if settings.saliency_method not in CAM_METHODS
-            else load_cam(settings, split, classifier, device)
-        )
-        return lambda rows: block_maps(settings, split, rows, cam)
+        network = None
+        if classifier is not None and saliency_source(settings).needs == "classifier":
+            network = load_classifier(classifier, split.class_names, device)
+        source = load_source(settings, network)
+        return lambda rows: block_maps(settings, split, rows, source)
 
-    return SaliencyMaps(
-        compute_rows(root / key, split, prepare, rank, world_size),
-        key,
-        settings.saliency_method,
-        trust,
-    )
+    store = compute_rows(root / key, split, prepare, rank, world_size)
+    return SaliencyMaps(store, key, saliency_method(settings), trust)
 
 
 def saliency_root(settings: AugmentSettings) -> Path:
-    """The folder of all stores of a run, or of all runs that share it."""
-    return (
-        Path(settings.saliency_dir)
-        if settings.saliency_dir
-        else Path(settings.output_dir) / "state" / "saliency"
-    )
+    """The folder of a run's stores, which runs may share."""
+    if settings.saliency_dir:
+        return Path(settings.saliency_dir)
+    return Path(settings.output_dir) / "state" / "saliency"
 
 
 def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -> str:
-    """Everything a map depends on, as a folder name."""
-    method = settings.saliency_method
-    inputs = {
+    """The name of the store of maps: a function of everything that a map depends on."""
+    source, method = saliency_source(settings), saliency_method(settings)
+    inputs: dict[str, Any] = {
         "dataset": str(split.pin),
         "config": settings.dataset_config_name,
         "split": settings.dataset_split,
@@ -127,40 +121,12 @@ def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -
         "resize": settings.resize,
     }
     if settings.max_image_pixels is not None:
-        inputs |= {"max_image_pixels": settings.max_image_pixels}
-    if method in CAM_METHODS:
-        inputs |= {
-            "classifier": str(classifier),
-            "layer": settings.saliency_layer,
-            "input_size": settings.saliency_input_size,
-        }
-    if method == "mask-column":
-        inputs |= {"mask_column": settings.mask_column}
-    if method == "spectral-residual":
-        inputs |= {"sigma": settings.saliency_sigma}
+        inputs["max_image_pixels"] = settings.max_image_pixels
+    if source.needs == "classifier":
+        inputs["classifier"] = str(classifier)
+    inputs |= {key: getattr(settings, name) for key, name in source.key_settings.items()}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return f"{method}-{digest[:16]}"
-
-
-def load_cam(
-    settings: AugmentSettings, split: Split, classifier: Pin, device: torch.device
-) -> CamSaliency:
-    """The CAM that the settings name. Raises `UserError` when the classifier has other classes than
-    the dataset.
-    """
-    from sgdmix_hub.models.classifier import (
-        Classifier,
-    )  # transformers' models: a second of the start of a program that needs none
-
-    network = Classifier(classifier, device)
-    if network.class_names != split.class_names:
-        raise UserError(
-            f"the classifier's {len(network.class_names)} classes are not the dataset's {len(split.class_names)}: "
-            "train one with sgdmix train-classifier"
-        )
-    return CamSaliency(
-        network, settings.saliency_method, settings.saliency_layer, settings.saliency_input_size
-    )
 
 
 def _tested(
@@ -171,24 +137,24 @@ def _tested(
     rank: int,
     device: torch.device,
 ) -> Trust:
-    """What the trust test finds; rank 0 makes it once and warns."""
+    """The result of the trust test, which rank 0 makes once. Warns if it fails."""
     path = folder / "trust.json"
     on_rank_zero(lambda: _drop_damaged_test(path))
     if rank == 0 and not path.exists():
-        cam = load_cam(settings, split, classifier, device)
+        cam = load_cam(settings, load_classifier(classifier, split.class_names, device))
         for doubt in doubts_of_size(cam):
             say(f"warning: {doubt}")
         write_sealed(path, asdict(trust_test(cam.classifier, cam.size, split, settings.resize)))
     wait_for_file(path)
     trust = Trust(**read_sealed(path))
     if trust.reads_background:
+        falls_back = settings.trust_test == "fall-back"
         remedy = (
-            f"taking {FALL_BACK} instead"
-            if settings.trust_test == "fall-back"
-            else f"try --saliency_method {FALL_BACK}"
+            f"using {FALL_BACK} instead" if falls_back else f"try --saliency_method {FALL_BACK}"
         )
         say(
-            f"warning: the classifier reads the background ({trust}), so its maps find the background: {remedy}"
+            f"warning: the classifier reads the background ({trust}), "
+            f"so its maps find the background: {remedy}"
         )
     return trust
 
@@ -204,74 +170,77 @@ def _drop_damaged_test(path: Path) -> None:
 
 
 def doubts_of_size(cam: CamSaliency) -> list[str]:
-    """Why maps may be bad at this input size, in sentences; none where nothing speaks against it."""
-    found, trained = [], cam.classifier.preprocessing.resize_size
+    """Reasons why the maps of this input size may be bad, as sentences."""
+    doubts, trained = [], cam.classifier.preprocessing.resize_size
     if min(cam.grid) < SMALLEST_GRID:
-        found.append(
-            f"{cam.layer_name} gives maps of {cam.grid[0]}x{cam.grid[1]} cells at input {cam.size}, too coarse for a good "
-            "mask (7x7 at least): raise --saliency_input_size or name an earlier --saliency_layer"
+        doubts.append(
+            f"{cam.layer_name} gives maps of {cam.grid[0]}x{cam.grid[1]} cells at input size "
+            f"{cam.size}; a good mask needs {SMALLEST_GRID}x{SMALLEST_GRID}: raise "
+            "--saliency_input_size or name an earlier --saliency_layer"
         )
     if cam.size > LARGEST_SCALE * trained:
-        found.append(
-            f"the classifier looks at images of {cam.size} and was trained at {trained}, where it is right more often: "
-            f"give a --saliency_input_size of at most {int(LARGEST_SCALE * trained)}, or train it with a larger --image_size"
+        largest = int(LARGEST_SCALE * trained)
+        doubts.append(
+            f"the classifier was trained at {trained} and is less accurate at {cam.size}, the size "
+            f"that makes the maps: give a --saliency_input_size of at most {largest}, "
+            "or train it with a larger --image_size"
         )
-    return found
+    return doubts
 
 
-def block_maps(
-    settings: AugmentSettings, split: Split, rows: np.ndarray, cam: CamSaliency | None
-) -> Block:
-    """Maps of one block, float16 (k, 64, 64), zeros where there is none, and the reasons for those,
-    by row.
-    """
+def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, source: Source) -> Block:
+    """The maps of one block, float16 (k, 64, 64), and the reasons of rows without one (zeros)."""
     maps = np.zeros((len(rows), MAP_SIZE, MAP_SIZE), np.float16)
     unusable: dict[str, str] = {}
-    images: list[tuple[int, Image.Image]] = []
-    for position, row in enumerate(rows):
-        try:
-            if cam is not None:
-                images.append((position, split.image(row)))
-            else:
-                maps[position] = _model_free_map(settings, split, row)
-        except UnusableRow as reason:
-            unusable[str(row)] = str(reason)
-    if images:
-        positions, decoded = zip(*images, strict=True)
-        maps[list(positions)] = cam.image_maps(
-            decoded, split.labels[rows[list(positions)]].tolist(), settings.resize
-        )
-    for position, row in enumerate(rows):
-        if str(row) not in unusable and is_blank(maps[position]):
-            unusable[str(row)] = "blank saliency map"
+    for position, found in enumerate(found_in(settings, split, rows, source)):
+        if isinstance(found, Unusable):
+            unusable[str(rows[position])] = found.reason
+        else:
+            maps[position] = found.map
     return maps, unusable
 
 
-def _model_free_map(settings: AugmentSettings, split: Split, row: int) -> np.ndarray:
-    image, stored = split.image(row), stored_mask(settings, split, row)
-    return (
-        model_free_map(image, settings)
-        if stored is None
-        else mask_column_map(stored, settings.resize)
-    )
+def found_in(
+    settings: AugmentSettings, split: Split, rows: np.ndarray, source: Source
+) -> Iterator[Found | Unusable]:
+    """What a source finds in rows of a split; decodes only one batch of the source at a time."""
+    for start in range(0, len(rows), source.batch_size):
+        batch = rows[start : start + source.batch_size]
+        decoded = [attempt(_source_inputs, settings, split, row) for row in batch]
+
+        labels = split.labels[batch].tolist()
+
+        def find(
+            positions: list[int], inputs: list[list[Image.Image]], labels: list[int] = labels
+        ) -> list[Found | Unusable]:
+            images, *masks = map(list, zip(*inputs, strict=True))
+            known = [labels[position] for position in positions]
+            return source.found(images, known, masks[0] if masks else None)
+
+        yield from among_usable(decoded, find)
+
+
+def _source_inputs(settings: AugmentSettings, split: Split, row: int) -> list[Image.Image]:
+    """The row's image and, if the saliency method reads masks, its mask. Raises `UnusableImage`."""
+    image, mask = split.image(row), stored_mask(settings, split, row)
+    return [image] if mask is None else [image, mask]
 
 
 def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Image | None:
-    """The foreground mask that the dataset brings, where the settings take masks from it. Raises
+    """The row's foreground mask in the dataset, if the saliency method reads masks. Raises
     `UnusableImage`.
     """
-    return (
-        split.image(row, settings.mask_column)
-        if settings.saliency_method == "mask-column"
-        else None
-    )
+    if saliency_source(settings).needs != "column":
+        return None
+    return split.image(row, settings.mask_column)
 
 
 def compute_backgrounds(
     settings: AugmentSettings, split: Split, maps: SaliencyMaps, rank: int, world_size: int
 ) -> RowStore:
-    """The features of every image of the subset that has a saliency map, zeros elsewhere; each made
-    once by some process of the launch.
+    """Background features of the subset, each made once by one process of the launch.
+
+    Zeros for an image without a saliency map. A collective.
     """
     inputs = {name: getattr(settings, name) for name in MASK_SETTINGS} | {"maps": maps.key}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -290,17 +259,13 @@ def compute_backgrounds(
 def features_of(
     settings: AugmentSettings, split: Split, maps: SaliencyMaps, row: int
 ) -> np.ndarray:
-    """The features of one image of a split, float32 (16,); zeros where it has no saliency map, or
-    no mask.
-    """
+    """Background features of one image, float32 (16,); zeros if it has no map or no mask."""
     if int(row) not in maps.unusable:
         with suppress(UnusableRow):
             image, stored = split.image(row), stored_mask(settings, split, row)
             pixels = np.asarray(square(image, SIZE, settings.resize))
-            share = (
-                None
-                if stored is None
-                else share_of(stored, image.size, None, SIZE, settings.resize)
-            )
+            share = None
+            if stored is not None:
+                share = share_of(stored, image.size, None, SIZE, settings.resize)
             return background_features(pixels, foreground_mask(pixels, maps[row], settings, share))
     return np.zeros(BANDS * FEATURES_PER_BAND, np.float32)
