@@ -294,7 +294,7 @@ def test_a_trust_test_is_told_and_so_is_the_method_that_it_led_to():
     kept, fallen = (
         {"saliency": {"method": name, "trust": trust}} for name in ("grad-cam", "minimum-barrier")
     )
-    told = "right on 0.25 of 64 images by their foreground alone, on 0.76 by their background alone"
+    told = "accuracy 0.25 on 64 images from their foreground alone, 0.76 from their background alone"
     assert (
         table_of(chosen, **kept)["trust test of the classifier"]
         == table_of(chosen, **fallen)["trust test of the classifier"]
@@ -427,10 +427,10 @@ def test_dropped_rows_are_told_where_the_card_counts_and_where_it_says_how_to_ma
     body = body_of(dataset_card(card_settings(), card_facts(["kite"], evaluation=dropped)))
     assert (
         "at most 1 for each source image" in body
-        and "1 of them were dropped after the generation (`--keep 0.9`)" in body
+        and "1 of them were dropped (`--keep 0.9`)" in body
     )
     assert (
-        "as they were generated: 4 of" in body and "the 1 rows that were dropped afterwards" in body
+        "rows as generated: 4 of" in body and "the 1 rows that were dropped later" in body
     )
     whole = body_of(
         dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation()))
@@ -438,7 +438,7 @@ def test_dropped_rows_are_told_where_the_card_counts_and_where_it_says_how_to_ma
     assert (
         "dropped after" not in whole
         and "at most" not in whole
-        and "as they were generated: 3 of" in whole
+        and "rows as generated: 3 of" in whole
     )
     method = method_of(card_settings(), evaluation=dropped)
     assert (method["keep"], method["dropped"], method["label_fidelity"]) == (0.9, 1, 0.9)

@@ -208,7 +208,7 @@ def test_without_validation_images_the_card_says_that_the_last_weights_were_kept
     }
     train_classifier.main(ClassifierSettings(**vars(chosen) | more))
     assert (
-        "the last ones: there were no validation images"
+        "those of the last step, without validation images"
         in (tmp_path / "classifier" / "README.md").read_text()
     )
     assert "validation" not in read_json(tmp_path / "classifier" / CLASSIFIER_FACTS)
