@@ -381,8 +381,8 @@ def test_local_inputs_are_named_where_the_card_says_how_to_make_it_again():
     local = card_facts(
         ["kite"], pins={"dataset_name": "birds@sha256-0", "adapter": "org/a@" + COMMIT}
     )
-    assert "given as paths: `--dataset_name`." in dataset_card(card_settings(), local)
-    assert "given as paths" not in dataset_card(card_settings(), card_facts(["kite"]))
+    assert "give their paths with `--dataset_name`." in dataset_card(card_settings(), local)
+    assert "give their paths" not in dataset_card(card_settings(), card_facts(["kite"]))
 
 
 def card_evaluation(name="kite", **values):
