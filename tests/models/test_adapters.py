@@ -230,7 +230,8 @@ def test_a_lora_file_that_asks_peft_for_more_than_a_training_here_is_refused(
 ):
     describe(copied, **{name: value})
     with pytest.raises(
-        UserError, match=f"{LORA_FILE} of the adapter was not written by sgdmix train-adapter.* {name}"
+        UserError,
+        match=f"{LORA_FILE} of the adapter was not written by sgdmix train-adapter.* {name}",
     ):
         load_pipeline(tiny_base, copied)
 

@@ -294,7 +294,9 @@ def test_a_trust_test_is_told_and_so_is_the_method_that_it_led_to():
     kept, fallen = (
         {"saliency": {"method": name, "trust": trust}} for name in ("grad-cam", "minimum-barrier")
     )
-    told = "accuracy 0.25 on 64 images from their foreground alone, 0.76 from their background alone"
+    told = (
+        "accuracy 0.25 on 64 images from their foreground alone, 0.76 from their background alone"
+    )
     assert (
         table_of(chosen, **kept)["trust test of the classifier"]
         == table_of(chosen, **fallen)["trust test of the classifier"]
@@ -429,9 +431,7 @@ def test_dropped_rows_are_told_where_the_card_counts_and_where_it_says_how_to_ma
         "at most 1 for each source image" in body
         and "1 of them were dropped (`--keep 0.9`)" in body
     )
-    assert (
-        "rows as generated: 4 of" in body and "the 1 rows that were dropped later" in body
-    )
+    assert "rows as generated: 4 of" in body and "the 1 rows that were dropped later" in body
     whole = body_of(
         dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation()))
     )
