@@ -111,6 +111,7 @@ def train_and_save(
 
         fill_folder(folder, write, last=FACTS_FILE)
     wait_for_file(folder / FACTS_FILE)  # a shared file system may show it late
+    say(f"adapter: trained for {settings.max_train_steps} steps, saved in {folder}")
 
 
 def adapter_facts(settings: AdapterSettings, split: Split, base: Pin) -> dict:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import ProgressCallback, Trainer, set_seed
 
 from sgdmix_hub.data.report import usable_rows
@@ -30,8 +31,7 @@ from sgdmix_hub.figures.plots import draw_curve
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.licences import stated_license
 from sgdmix_hub.hub.pins import Pin, resolve
-from sgdmix_hub.models.classifier import build_for_training, load_network, save_classifier
-from sgdmix_hub.models.preprocessing import recorded_preprocessing
+from sgdmix_hub.models.classifier import Classifier, build_for_training, save_classifier
 from sgdmix_hub.publishing.model_card import write_classifier_card
 from sgdmix_hub.publishing.read import PublishedRows, load_published
 from sgdmix_hub.runtime.environment import versions
@@ -40,7 +40,12 @@ from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
 from sgdmix_hub.runtime.shared_memory import check_shared_memory, loader_bytes
 from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_file
 from sgdmix_hub.settings.training import ClassifierSettings, recorded
-from sgdmix_hub.training.classifier.accuracy import EvaluationImages, accuracy_of, evaluate_on
+from sgdmix_hub.training.classifier.accuracy import (
+    EvaluationImages,
+    accuracy_of,
+    evaluate_on,
+    result_line,
+)
 from sgdmix_hub.training.classifier.best_weights import BestWeights, hold_out
 from sgdmix_hub.training.classifier.dataset import training_images
 from sgdmix_hub.training.classifier.losses import balanced_softmax_prior, classification_loss
@@ -186,6 +191,7 @@ def train_and_save(
     if trainer.is_world_process_zero():
         fill_folder(folder, write, last=CLASSIFIER_FACTS)
     wait_for_file(folder / CLASSIFIER_FACTS)  # a shared file system may show it late
+    say(result_line(folder, settings, found))
 
 
 def check_loaders(settings: ClassifierSettings, size: int, is_evaluated: bool) -> None:
@@ -215,12 +221,14 @@ def measure_again(
     """Measures the finished classifier in the folder, whose facts are `before`, as the settings now
     say. A collective.
     """
-    transform = recorded_preprocessing(before.get("preprocessing"), folder.name).evaluation()
-    rows, _ = training_rows(settings, split, transform)
+    pin = on_rank_zero(lambda: resolve(str(folder)))
+    classifier = Classifier(pin, torch.device("cpu"))
+    rows, _ = training_rows(settings, split, classifier.transform)
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
     arguments = training_arguments(settings, folder / "state" / "checkpoints")
-    trainer = Trainer(model=load_network(str(folder), f"classifier {folder.name}"), args=arguments)
-    found = evaluate_on(trainer, evaluation, transform, counts, settings)
+    trainer = Trainer(model=classifier.model, args=arguments)
+    found = evaluate_on(trainer, evaluation, classifier.transform, counts, settings)
+    say(result_line(folder, settings, found))
     kept = {name: value for name, value in before.items() if name not in ("metrics", "groups")}
     if trainer.is_world_process_zero():
         write_json(

@@ -1,4 +1,4 @@
-"""Image classifiers of transformers: the only place that loads them and feeds them images."""
+"""Image classifiers of transformers: the one way to load them and to prepare their images."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ def _check_sides(processor: Any) -> None:
             if isinstance(side, (int, float)) and side > LARGEST_SIDE:
                 raise UserError(
                     f"{_called(processor)} has a {name} of {shown(side, 20)}: "
-                    f"at most {LARGEST_SIDE} is possible"
+                    f"{LARGEST_SIDE} is the largest possible"
                 )
 
 

@@ -213,8 +213,8 @@ def test_the_result_loads_and_its_card_and_manifest_are_those_of_what_it_holds(
         facts_of(output)["all"]["label_fidelity"], abs=1e-4
     )
     assert (
-        "4 of them were dropped after the generation" in card.text
-        and "It gives the rows as they were generated: 12 of" in card.text
+        "4 of them were dropped (`--keep" in card.text
+        and "The command makes the rows as generated: 12 of" in card.text
     )
     assert all(f"assets/{name}" in card.text for name in PICTURES)
     assert EVIL not in card.text and "<script>" not in card.text

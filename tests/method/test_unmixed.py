@@ -86,7 +86,7 @@ def test_a_base_model_alone_is_told_the_class_names(without_adapter, class_names
             class_names[row["label"]], "a picture of a {class_name}"
         )
     card = (without_adapter / "repo" / "README.md").read_text()
-    assert "is its source, unmixed" in card and "| adapter |" not in card
+    assert "is its source, not mixed" in card and "| adapter |" not in card
 
 
 def test_the_adapter_and_the_prompted_class_change_the_images(prompted_for_target, without_adapter):

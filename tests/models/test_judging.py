@@ -21,7 +21,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.evaluation.adapter import class_scores, mixed_sources
+from sgdmix_hub.evaluation.adapter import class_scores, fidelity_line, mixed_sources
 from sgdmix_hub.evaluation.confusion import confusion_matrix
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE
@@ -32,6 +32,16 @@ from sgdmix_hub.runtime.ranks import start_processes
 from sgdmix_hub.settings.training import AdapterSettings
 
 ARMS = {"mixed", "noise, base", "mixed, base", "noise, adapter", "mixed, adapter"}
+
+
+def test_what_the_judge_saw_is_said_in_one_sentence():
+    shares = {"mixed": 0.75, "noise, base": 0.125, "mixed, base": 0.5, "noise, adapter": 0.25}
+    arms = {arm: {"accuracy": share} for arm, share in (shares | {"mixed, adapter": 0.625}).items()}
+    assert fidelity_line(arms, 0.7) == (
+        "adapter: the judge recognises the class in 0.250 of the images drawn from noise (base "
+        "alone: 0.125), and in 0.625 of the mixed images refined at S = 0.7 (base alone: 0.500; "
+        "before refinement: 0.750)"
+    )
 
 
 def facts_of(folder):

@@ -294,7 +294,9 @@ def test_a_trust_test_is_told_and_so_is_the_method_that_it_led_to():
     kept, fallen = (
         {"saliency": {"method": name, "trust": trust}} for name in ("grad-cam", "minimum-barrier")
     )
-    told = "right on 0.25 of 64 images by their foreground alone, on 0.76 by their background alone"
+    told = (
+        "accuracy 0.25 on 64 images from their foreground alone, 0.76 from their background alone"
+    )
     assert (
         table_of(chosen, **kept)["trust test of the classifier"]
         == table_of(chosen, **fallen)["trust test of the classifier"]
@@ -381,8 +383,8 @@ def test_local_inputs_are_named_where_the_card_says_how_to_make_it_again():
     local = card_facts(
         ["kite"], pins={"dataset_name": "birds@sha256-0", "adapter": "org/a@" + COMMIT}
     )
-    assert "given as paths: `--dataset_name`." in dataset_card(card_settings(), local)
-    assert "given as paths" not in dataset_card(card_settings(), card_facts(["kite"]))
+    assert "give their paths with `--dataset_name`." in dataset_card(card_settings(), local)
+    assert "give their paths" not in dataset_card(card_settings(), card_facts(["kite"]))
 
 
 def card_evaluation(name="kite", **values):
@@ -427,18 +429,16 @@ def test_dropped_rows_are_told_where_the_card_counts_and_where_it_says_how_to_ma
     body = body_of(dataset_card(card_settings(), card_facts(["kite"], evaluation=dropped)))
     assert (
         "at most 1 for each source image" in body
-        and "1 of them were dropped after the generation (`--keep 0.9`)" in body
+        and "1 of them were dropped (`--keep 0.9`)" in body
     )
-    assert (
-        "as they were generated: 4 of" in body and "the 1 rows that were dropped afterwards" in body
-    )
+    assert "rows as generated: 4 of" in body and "the 1 rows that were dropped later" in body
     whole = body_of(
         dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation()))
     )
     assert (
         "dropped after" not in whole
         and "at most" not in whole
-        and "as they were generated: 3 of" in whole
+        and "rows as generated: 3 of" in whole
     )
     method = method_of(card_settings(), evaluation=dropped)
     assert (method["keep"], method["dropped"], method["label_fidelity"]) == (0.9, 1, 0.9)

@@ -310,7 +310,7 @@ def test_what_the_judge_said_is_told_or_that_nobody_was_asked(adapter_card):
     card = adapter_card(judged())
     assert (
         card.count("0.500 [0.200, 0.800] of 8") == 5
-        and "right on 0.875 of real test images" in card
+        and "accuracy 0.875 on real test images" in card
     )
     assert "- bare-crowned white finch shown as spiky-crested white finch: 3 times" in card.replace(
         "\\", ""

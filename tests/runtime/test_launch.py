@@ -125,3 +125,22 @@ def test_all_configs_are_there():
         "gpu8",
         "nodes",
     }
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("launched_first", [True, False])
+def test_only_rank_0_shows_the_warnings_of_diffusers(rank, launched_first):
+    lines = [
+        "from sgdmix_hub.runtime.launch import quiet_other_ranks; quiet_other_ranks()",
+        "from diffusers.utils import logging",
+    ]
+    lines = lines if launched_first else lines[::-1]
+    script = "\n".join([*lines, "print(logging.get_verbosity() <= logging.WARNING)"])
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "RANK": rank},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.strip() == str(rank == "0")

@@ -24,7 +24,21 @@ from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.settings.training import ClassifierSettings
+from sgdmix_hub.training.classifier.accuracy import result_line
 from sgdmix_hub.training.classifier.best_weights import best_steps, hold_out
+
+
+def test_the_last_line_of_a_training_says_where_the_classifier_is_and_how_good():
+    chosen = ClassifierSettings(output_dir="birds", eval_split="test")
+    validation = {"accuracy": 0.875, "images": 40, "evaluations": 12, "kept_step": 300}
+    assert result_line(Path("birds"), chosen, {}) == "classifier: saved in birds"
+    assert result_line(
+        Path("birds"), chosen, {"validation": validation, "metrics": {"accuracy": 0.75}}
+    ) == (
+        "classifier: saved in birds; accuracy 0.8750 on 40 validation images "
+        "(best of 12 evaluations, step 300), 0.7500 on split test"
+    )
+
 
 label_lists = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(np.array)
 
@@ -208,7 +222,7 @@ def test_without_validation_images_the_card_says_that_the_last_weights_were_kept
     }
     train_classifier.main(ClassifierSettings(**vars(chosen) | more))
     assert (
-        "the last ones: there were no validation images"
+        "those of the last step, without validation images"
         in (tmp_path / "classifier" / "README.md").read_text()
     )
     assert "validation" not in read_json(tmp_path / "classifier" / CLASSIFIER_FACTS)

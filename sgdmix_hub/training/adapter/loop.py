@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,60 @@ class Denoising:
         return loss.detach()
 
 
+@dataclass
+class LossRecord:
+    """Collects losses and writes their mean, with the learning rates, to log and trackers."""
+
+    accelerator: Accelerator
+    schedule: Any
+    log: TrainingLog
+    losses: list[torch.Tensor] = field(default_factory=list)
+
+    def write(self, step: int) -> float:
+        """Writes and returns the mean of the losses since the last call. Collective."""
+        local = torch.stack(self.losses).mean()
+        self.losses.clear()
+        mean = self.accelerator.reduce(local, "mean").item()
+        lora_rate, token_rate = self.schedule.get_last_lr()
+        record = {"loss": mean, "lr": lora_rate, "token_lr": token_rate}
+        self.accelerator.log(record, step=step)
+        if self.accelerator.is_main_process:
+            self.log.append({"step": step, **record})
+        return mean
+
+
+def prepare(
+    settings: AdapterSettings,
+    num_classes: int,
+    pipeline: Pipeline,
+    model: AdaptedModel,
+    accelerator: Accelerator,
+) -> tuple[Denoising, Any]:
+    """The training step and the learning rates' schedule, ready for `accelerator`."""
+    prompts = prompt_ids(
+        pipeline, num_classes, settings.num_vectors, settings.metaclass, settings.prompt_template
+    )
+    optimizer = build_optimizer(settings, model)
+    schedule = get_scheduler(
+        settings.lr_scheduler,
+        optimizer,
+        num_warmup_steps=settings.lr_warmup_steps,
+        num_training_steps=settings.max_train_steps,
+    )
+    denoiser, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.register_for_checkpointing(schedule)
+    denoise = Denoising(
+        settings,
+        accelerator,
+        denoiser,
+        optimizer,
+        training_scheduler(pipeline),
+        prompts.to(accelerator.device),
+        model.trained(),
+    )
+    return denoise, schedule
+
+
 def train(
     settings: AdapterSettings,
     split: Split,
@@ -132,42 +186,27 @@ def train(
     checkpoints, log and validation sheets.
     """
     set_seed(settings.seed)  # initial LoRA weights
-    pipeline, model = load_adapted(base, settings, len(split.class_names))
-    scheduler = training_scheduler(pipeline)
-    prompts = prompt_ids(
-        pipeline,
-        len(split.class_names),
-        settings.num_vectors,
-        settings.metaclass,
-        settings.prompt_template,
-    )
+    num_classes, is_main = len(split.class_names), accelerator.is_main_process
+    pipeline, model = load_adapted(base, settings, num_classes)
+    denoise, schedule = prepare(settings, num_classes, pipeline, model, accelerator)
     rows = usable_rows(settings, split)
-    trained = model.trained()
-    optimizer = build_optimizer(settings, model)
-    schedule = get_scheduler(
-        settings.lr_scheduler,
-        optimizer,
-        num_warmup_steps=settings.lr_warmup_steps,
-        num_training_steps=settings.max_train_steps,
-    )
-    denoiser, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.register_for_checkpointing(schedule)
-
     share = Share(
         accelerator.process_index,
         accelerator.num_processes,
         settings.train_batch_size,
         settings.gradient_accumulation_steps,
     )
-    identity = facts | {"total_batch": share.total_batch}
     checkpoints = Checkpoints(
-        state / "checkpoints", accelerator, trained, identity, settings.checkpoints_total_limit
+        state / "checkpoints",
+        accelerator,
+        denoise.trained,
+        facts | {"total_batch": share.total_batch},
+        settings.checkpoints_total_limit,
     )
     step = checkpoints.restore(settings.resume_from_checkpoint)
-    log = TrainingLog(state / "log.jsonl")
-    is_main = accelerator.is_main_process
+    record = LossRecord(accelerator, schedule, TrainingLog(state / "log.jsonl"))
     if is_main:
-        log.rewind(step)
+        record.log.rewind(step)
     prior_images = (
         class_images(settings, base, accelerator, state / "class_images")
         if settings.with_prior_preservation
@@ -179,52 +218,29 @@ def train(
         rows,
         prior_images,
         pipeline.vae,
-        scheduler.config.num_train_timesteps,
+        denoise.scheduler.config.num_train_timesteps,
         share,
         step,
         accelerator.device,
         is_main,
     )
-    denoise = Denoising(
-        settings,
-        accelerator,
-        denoiser,
-        optimizer,
-        scheduler,
-        prompts.to(accelerator.device),
-        trained,
-    )
-    losses: list[torch.Tensor] = []
-    denoiser.train()
-    with tqdm(
-        total=settings.max_train_steps,
-        initial=step,
-        desc="adapter",
-        unit="step",
-        disable=not is_main,
-    ) as bar:
+    denoise.denoiser.train()
+    last = settings.max_train_steps
+    with tqdm(total=last, initial=step, desc="adapter", unit="step", disable=not is_main) as bar:
         for batch in batches:
             stop_if_requested()
-            losses.append(denoise(batch))
+            record.losses.append(denoise(batch))
             if not accelerator.sync_gradients:
                 continue
             schedule.step()
             step += 1
             bar.update()
-            is_last = step == settings.max_train_steps
-            is_saved = is_last or step % settings.checkpointing_steps == 0
+            is_saved = step == last or step % settings.checkpointing_steps == 0
             # also at checkpoints: the losses collected so far would be lost on resuming
             if is_saved or step % settings.logging_steps == 0:
-                mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
-                losses.clear()
-                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-                lora_rate, token_rate = schedule.get_last_lr()
-                record = {"loss": mean, "lr": lora_rate, "token_lr": token_rate}
-                accelerator.log(record, step=step)
-                if is_main:
-                    log.append({"step": step, **record})
+                bar.set_postfix(loss=f"{record.write(step):.4f}", refresh=False)
             every = settings.validation_steps
-            if is_main and (is_last or (every and step % every == 0)):
+            if is_main and (step == last or (every and step % every == 0)):
                 path = validation_sheet(state, step)
                 draw_validation(
                     settings, split.class_names, pipeline, model, accelerator, path, step

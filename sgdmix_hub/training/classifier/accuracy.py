@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,21 @@ def _computed(metric: Metric, **values: Any) -> dict:
     figures = metric.compute(**values)
     assert figures is not None  # only in the other processes of a distributed metric
     return figures
+
+
+def result_line(folder: Path, settings: ClassifierSettings, facts: dict) -> str:
+    """What a training says at its end: where the classifier is, and its accuracies."""
+    accuracies = []
+    if "validation" in facts:
+        validation = facts["validation"]
+        accuracies.append(
+            f"{validation['accuracy']:.4f} on {validation['images']} validation images "
+            f"(best of {validation['evaluations']} evaluations, step {validation['kept_step']})"
+        )
+    if "metrics" in facts:
+        accuracies.append(f"{facts['metrics']['accuracy']:.4f} on split {settings.eval_split}")
+    measured = f"; accuracy {', '.join(accuracies)}" if accuracies else ""
+    return f"classifier: saved in {folder}{measured}"
 
 
 def evaluate_on(
