@@ -67,7 +67,7 @@ def test_a_programs_help_loads_no_heavy_library(name):
             ["augment", "--dataset_name", "a/b", "--output_dir", "out", "--strenght", "1"],
             "no such setting: --strenght",
         ),
-        (["augment", "--accelerate", "gpu9"], "no launch settings 'gpu9'"),
+        (["augment", "--accelerate", "gpu9"], "no accelerate configuration 'gpu9'"),
         (["augment", "--accelerate"], "--accelerate needs a value"),
         (["augment", "--num_processes", "2"], "give --accelerate too"),
         (

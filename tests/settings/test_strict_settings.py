@@ -21,7 +21,7 @@ from sgdmix_hub.method.saliency.model_free import model_free_map
 from sgdmix_hub.method.targets import select_targets
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.evaluation import EvaluationSettings
-from sgdmix_hub.settings.fields import hints_of
+from sgdmix_hub.settings.fields import hints_of, info_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import MethodSettings, apply_preset
 from sgdmix_hub.settings.parsing import parse_settings, read_yaml
@@ -91,7 +91,7 @@ def test_a_value_of_another_type_or_out_of_bounds_is_refused_by_name_in_python(o
     ids=lambda value: getattr(value, "name", getattr(value, "__name__", "")),
 )
 def test_every_number_has_a_lower_and_an_upper_bound(owner, field):
-    bounds = field.metadata["bounds"]
+    bounds = info_of(field).bounds
     if kind_of(hints_of(owner)[field.name])[0] in (int, float, list):
         assert (bounds.at_least is None) != (bounds.above is None) and (bounds.at_most is None) != (
             bounds.below is None
@@ -453,7 +453,7 @@ def test_whole_numbers_are_plain_digits_on_the_command_line(value):
         ("a: \x00", "YAML"),
         ("\n".join(f"k{number}: 1" for number in range(50_000)), "larger"),
         ("a: " + "x" * LARGEST_FILE, "larger"),
-        ("seed: 1\n" * 5_000, "seed stands twice"),
+        ("seed: 1\n" * 5_000, "seed appears twice"),
     ],
     ids=lambda value: value[:12],
 )
