@@ -22,20 +22,16 @@ from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import CAM_METHODS, apply_preset
+from sgdmix_hub.settings.method import CAM_METHODS, MASK_SETTINGS, PRESETS, apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
 
 from .embeddings import Picture, Views, compute_views
 from .scores import Origins
 
+# the masks of `recommended`, whichever saliency method that names
 MODEL_FREE = {
-    "saliency_method": FALL_BACK,
-    "threshold_method": "otsu",
-    "mask_refinement": "grabcut",
-    "largest_component": False,
-    "fill_holes": False,
-    "mask_dilation": 0.0,
-}
+    name: value for name, value in PRESETS["recommended"].items() if name in MASK_SETTINGS
+} | {"saliency_method": FALL_BACK}
 
 
 def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
@@ -128,16 +124,9 @@ def all_views(
 ) -> tuple[Views, Views]:
     """The views of the sources and of the synthetic images, both through the sources' masks."""
     synthetic = split_of(rows.rows, rows.pin, "image", "label")
-    names = (
-        "threshold_method",
-        "threshold_quantile",
-        "mask_refinement",
-        "largest_component",
-        "fill_holes",
-        "mask_dilation",
-        "resolution",
-    )
-    key = {"maps": maker.maps.key} | {name: getattr(maker.settings, name) for name in names}
+    key = {"maps": maker.maps.key} | {
+        name: getattr(maker.settings, name) for name in (*MASK_SETTINGS, "resolution")
+    }
     with tqdm(total=len(split.subset) + len(synthetic.subset), desc="views", unit="image") as bar:
 
         def source(row: int) -> Picture:

@@ -33,18 +33,10 @@ from sgdmix_hub.method.saliency.trust import Trust, trust_test
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import CAM_METHODS
+from sgdmix_hub.settings.method import CAM_METHODS, MASK_SETTINGS
 
 from .row_store import Block, RowStore, compute_rows
 
-MASK_SETTINGS = (
-    "threshold_method",
-    "threshold_quantile",
-    "mask_refinement",
-    "largest_component",
-    "fill_holes",
-    "mask_dilation",
-)
 FALL_BACK = "minimum-barrier"
 LARGEST_SCALE = 1.5  # of the size a classifier was trained at; at twice that size a small network lost half of its accuracy
 
