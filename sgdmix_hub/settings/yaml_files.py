@@ -123,7 +123,7 @@ def _text_of(path: str | Path, name: str) -> str:
 
 def _check_flat(name: str, key: object, value: object) -> None:
     if not isinstance(key, str) or not NAME.fullmatch(key):
-        raise UserError(f"{name}: {shown(key)} cannot be the name of a setting")
+        raise UserError(f"{name}: {shown(key)} is not the name of a setting")
     if value is None:
         raise UserError(f"{name}: {key} has no value: give one or remove the line")
     if isinstance(value, list) and value:

@@ -249,7 +249,7 @@ def test_a_missing_config_and_a_missing_required_setting_are_refused(tmp_path):
             ["--validation_split", "val", "--validation_share", "0.1"],
             "give one",
         ),
-        (ClassifierSettings, ["--validation_split", "train"], "trained on"),
+        (ClassifierSettings, ["--validation_split", "train"], "training split"),
         (ClassifierSettings, ["--validation_split", "test", "--eval_split", "test"], "test images"),
         (ClassifierSettings, ["--resize_size", "0"], "resize_size"),
         (ClassifierSettings, ["--eval_steps", "5"], "validation_split"),
