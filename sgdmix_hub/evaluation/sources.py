@@ -4,6 +4,7 @@ judge's own accuracy.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from sgdmix_hub.hub.pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, 
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import BATCH, Judge
 from sgdmix_hub.publishing.read import PublishedRows
-from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -28,6 +28,7 @@ from sgdmix_hub.settings.parsing import parse_settings
 from .embeddings import Picture, Views, compute_views
 from .scores import Origins
 
+logger = logging.getLogger(__name__)
 # the masks of `recommended`, whichever saliency method that names
 MODEL_FREE = {
     name: value for name, value in PRESETS["recommended"].items() if name in MASK_SETTINGS
@@ -104,9 +105,9 @@ def mask_settings(
             local_folder(pin, MODEL_FILES)
             return recipe, pin, words
         except UserError as error:
-            say(f"warning: {error}")
+            logger.warning(error)
     words = f"model-free (minimum barrier, GrabCut): the classifier behind the generation's {method} is not at hand (--classifier)"
-    say(f"warning: masks are {words}")
+    logger.warning(f"masks are {words}")
     return replace(recipe, **MODEL_FREE), None, words
 
 

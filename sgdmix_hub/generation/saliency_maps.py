@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +38,7 @@ from sgdmix_hub.settings.method import CAM_METHODS, MASK_SETTINGS
 
 from .row_store import Block, RowStore, compute_rows
 
+logger = logging.getLogger(__name__)
 FALL_BACK = "minimum-barrier"
 LARGEST_SCALE = 1.5  # of the size a classifier was trained at; at twice that size a small network lost half of its accuracy
 
@@ -169,7 +171,7 @@ def _tested(
     if rank == 0 and not path.exists():
         cam = load_cam(settings, split, classifier, device)
         for doubt in doubts_of_size(cam):
-            say(f"warning: {doubt}")
+            logger.warning(doubt)
         write_sealed(path, asdict(trust_test(cam.classifier, cam.size, split, settings.resize)))
     wait_for_file(path)
     trust = Trust(**read_sealed(path))
@@ -179,8 +181,9 @@ def _tested(
             if settings.trust_test == "fall-back"
             else f"try --saliency_method {FALL_BACK}"
         )
-        say(
-            f"warning: the classifier reads the background ({trust}), so its maps find the background: {remedy}"
+        logger.warning(
+            f"the classifier reads the background ({trust}), so its maps find the background: "
+            f"{remedy}"
         )
     return trust
 

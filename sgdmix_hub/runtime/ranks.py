@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import cv2
@@ -22,8 +23,22 @@ COLLECTIVE_TIMEOUT = datetime.timedelta(days=1)
 Value = TypeVar("Value")
 
 
-def start_processes(num_threads: int) -> PartialState:
-    """This process's place in the launch. Without a GPU: gloo, with `num_threads` per process."""
+@dataclass(frozen=True)
+class Rank:
+    """This process's place among the `count` processes of the launch, and its device."""
+
+    index: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this is rank 0."""
+        return self.index == 0
+
+
+def start_processes(num_threads: int) -> Rank:
+    """Joins the processes of the launch. Without a GPU: over gloo, with `num_threads` each."""
     cpu = not torch.cuda.is_available()
     state = PartialState(cpu=cpu, timeout=COLLECTIVE_TIMEOUT)
     # drops the mixed precision of an earlier stage in the same process
@@ -32,7 +47,13 @@ def start_processes(num_threads: int) -> PartialState:
     cv2.setNumThreads(num_threads)
     if cpu:
         torch.set_num_threads(num_threads)
-    return state
+    assert state.device is not None  # set by PartialState's constructor
+    return Rank(state.process_index, state.num_processes, state.device)
+
+
+def wait_for_everyone() -> None:
+    """Waits until every rank has come here. A collective."""
+    PartialState().wait_for_everyone()
 
 
 def on_rank_zero(function: Callable[[], Value]) -> Value:

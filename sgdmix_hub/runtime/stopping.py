@@ -14,6 +14,7 @@ from sgdmix_hub.errors import Preempted, UserError
 from sgdmix_hub.files import clear_abandoned
 
 from .launch_state import LAUNCH
+from .liveness import launched_rank
 from .places import unwritable
 from .signals import stopped_by
 
@@ -31,12 +32,12 @@ class FolderInUse(UserError):
 def lock_folder(
     state_folder: Path, name: str = "lock", finished: Path | None = None
 ) -> Generator[None]:
-    """Holds the lock file during the run, and removes what killed runs left behind.
+    """Holds the lock file during the run, and removes what killed runs left behind; on rank 0 only.
 
     Raises `FolderInUse` if another run holds it, and `UserError` if the folder cannot be written.
     If `finished` exists, a read-only folder is accepted, since there is nothing to write.
     """
-    opened = _open_lock(state_folder / name, finished)
+    opened = _open_lock(state_folder / name, finished) if launched_rank() == 0 else None
     if opened is None:
         yield
         return
