@@ -67,7 +67,7 @@ def where_it_is_full(output_dir: str) -> str:
         if (free := shared_memory.free_bytes(place)) is not None and free < FULL_BYTES
     ]
     if not full:
-        return f"where {output_dir} and the caches are"
+        return f"where {output_dir} and the caches lie"
     if full == [shared_memory.FOLDER]:
         return (
             f"in {shared_memory.FOLDER}, or give it more room (docker run --shm-size=8g, or "
