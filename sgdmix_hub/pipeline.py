@@ -8,7 +8,7 @@ A generation calls its stages with the maps and targets that its plan holds.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,9 @@ from .seeds import inpainting_seed
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.refine import Refiner
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ class SGDMixPipeline:
                 outcomes[row] = outcome
         for row, outcome in enumerate(outcomes):
             if isinstance(outcome, str):
-                warnings.warn(f"image {row}: {outcome}", stacklevel=2)
+                logger.warning(f"image {row}: {outcome}")
         return [
             None if isinstance(outcome, str) else Image.fromarray(outcome) for outcome in outcomes
         ]
