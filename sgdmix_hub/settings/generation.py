@@ -28,7 +28,7 @@ LONGEST_CONFIG_NAME = 100  # bytes, since it names folders
 
 @dataclass(kw_only=True)
 class AugmentSettings(HubSettings, MethodSettings, DataSettings):
-    """One generation: SGD-Mix applied to a split."""
+    """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
     config: str | None = setting(
         None,

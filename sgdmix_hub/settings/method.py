@@ -32,11 +32,11 @@ ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle"
 class MethodSettings(Checked):
     """How images are masked, matched, mixed and refined.
 
-    A setting of the first block that is None takes the preset's value.
+    Those from `saliency_method` to `paste_foreground` take the preset's value if not given.
     """
 
     preset: Literal["paper", "recommended"] = setting(
-        "paper", "named set of defaults for the choices below"
+        "paper", "named set of defaults, for the settings from saliency_method to paste_foreground"
     )
     saliency_method: SaliencyMethod | None = setting(
         None, "saliency map that separates foreground from background"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import re
@@ -21,12 +22,32 @@ from .yaml_files import read_yaml
 Settings = TypeVar("Settings", bound=Checked)
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows every setting under one name, with its default if it has one."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30, width=100)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{action.option_strings[0]} {value}"  # without the spelling with hyphens
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.required:
+            return f"{action.help} (required)"
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class _Parser(HfArgumentParser):
     """Refuses what argparse would accept loosely; its errors are `UserError`s."""
 
     def add_argument(self, *names, **options):
         """Drops the metadata that argparse does not know, and reads numbers strictly."""
         options.pop(INFO, None)
+        if options.get("action") == "store_false":
+            options |= {"help": f"same as --{options['dest']} false", "default": argparse.SUPPRESS}
         if "type" in options:
             options["type"] = NUMBERS.get(options["type"], options["type"])
         return super().add_argument(*names, **options)
@@ -79,8 +100,12 @@ def parse_settings(settings_class: type[Settings], argv: list[str] | None = None
     parser = _Parser(
         cast(Any, settings_class),  # transformers' type for it is a NewType of Any
         description=settings_class.__doc__,
+        usage="%(prog)s [--config FILE] [--setting value ...]",
+        formatter_class=_Help,
         allow_abbrev=False,
-        epilog=None if has_config else "--config FILE: defaults from YAML",
+        epilog=None
+        if has_config
+        else "--config FILE: YAML file of settings; the command line wins",
     )
     parsed: Any = parser.parse_args_into_dataclasses(
         args=argv, look_for_args_file=False, return_remaining_strings=True
