@@ -1,4 +1,7 @@
-"""Maps SGD-Mix over a split: accelerate launch scripts/augment_dataset.py --config generate.yaml"""
+"""Applies SGD-Mix to a split.
+
+accelerate launch scripts/augment_dataset.py --config generate.yaml
+"""
 
 from sgdmix_hub.augment import main
 from sgdmix_hub.runtime.launch import launch

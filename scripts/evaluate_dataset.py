@@ -1,7 +1,6 @@
-r"""Are labels kept and backgrounds new? Scores every synthetic row.
+"""Scores every row of an augmented dataset: are labels kept, and backgrounds new?
 
-    python scripts/evaluate_dataset.py --synthetic outputs/cub --judge org/judge \
-        --output_dir outputs/evaluated
+python scripts/evaluate_dataset.py --synthetic outputs/cub --judge org/judge --output_dir out
 """
 
 from sgdmix_hub.evaluate_dataset import main

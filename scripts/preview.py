@@ -1,5 +1,6 @@
-"""What each choice of the method does to a dataset: python scripts/preview.py --dataset_name
-me/my-birds --output_dir outputs/preview
+"""Shows what each choice of the method does to a dataset, on one page.
+
+python scripts/preview.py --dataset_name me/my-birds --output_dir outputs/preview
 """
 
 from sgdmix_hub.preview import main

@@ -1,5 +1,6 @@
-"""All stages in a row: accelerate launch scripts/run.py --dataset_name me/my-birds --metaclass bird
---output_dir outputs/my-birds
+"""Runs all stages: classifier, adapter, augmented dataset, classifier trained with it.
+
+accelerate launch scripts/run.py --dataset_name me/birds --metaclass bird --output_dir out
 """
 
 from sgdmix_hub.run import main

@@ -1,4 +1,7 @@
-"""Trains the adapter of a domain: accelerate launch scripts/train_adapter.py --config adapter.yaml"""
+"""Trains the adapter of a domain.
+
+accelerate launch scripts/train_adapter.py --config adapter.yaml
+"""
 
 from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.settings.training import AdapterSettings

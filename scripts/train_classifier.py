@@ -1,5 +1,6 @@
-"""Trains a classifier, with or without synthetic images: accelerate launch
-scripts/train_classifier.py --config classifier.yaml
+"""Trains a classifier, with or without synthetic images.
+
+accelerate launch scripts/train_classifier.py --config classifier.yaml
 """
 
 from sgdmix_hub.runtime.launch import launch

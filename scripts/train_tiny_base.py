@@ -1,4 +1,4 @@
-"""Entry point of a checkout: see `sgdmix_hub.demo.train_tiny_base`."""
+"""Trains the demo's base model from a checkout: see `sgdmix_hub.demo.train_tiny_base`."""
 
 from sgdmix_hub.demo.train_tiny_base import main
 

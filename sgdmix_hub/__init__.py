@@ -9,14 +9,11 @@ from ._version import __version__
 if TYPE_CHECKING:
     from sgdmix_hub.publishing.read import load_published
 
-
 __all__ = ["__version__", "load_published"]
 
 
 def __getattr__(name: str):
-    """`sgdmix_hub.load_published`, imported when it is asked for: it brings datasets and torch with
-    it.
-    """
+    """Imports `load_published` on first use: it imports datasets and torch."""
     if name == "load_published":
         from sgdmix_hub.publishing.read import load_published
 

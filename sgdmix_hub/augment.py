@@ -1,22 +1,19 @@
-"""Maps SGD-Mix over a split, sharded over the processes of a launch, and writes a publishable
-dataset.
+"""Applies SGD-Mix to a split, on all processes of a launch, and writes a publishable dataset.
 
     saliency maps (all ranks) -> plan (rank 0) -> shards (all ranks) -> repo/ (rank 0)
 
-Every step is skipped when its files are there, so the same command continues a run that was
-stopped. A dry run makes the maps, which are kept, and a plan, which is not. A rerun of a published
-version takes its plan. With `push_to_hub` the finished repo/ is published.
+A step is skipped if its files exist, so the same command resumes a stopped run. A dry run keeps the
+maps it makes, but not its plan. A rerun of a published version takes that version's plan. With
+`push_to_hub` the finished repo/ is published.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-
-from accelerate import PartialState
 
 from sgdmix_hub.data.report import report_split, report_unusable
 from sgdmix_hub.data.splits import Split
@@ -41,7 +38,7 @@ from sgdmix_hub.publishing.versions import (
     publish_version,
 )
 from sgdmix_hub.runtime.launch import launch
-from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
+from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say, start_processes
 from sgdmix_hub.runtime.stopping import (
     POLL_SECONDS,
     forget_failure,
@@ -54,7 +51,8 @@ from sgdmix_hub.settings.method import apply_preset
 
 from .files import read_json
 
-DRY_RUN = "dry_run.parquet"  # a plan for a dry run, which removes it
+logger = logging.getLogger("sgdmix_hub.augment")
+DRY_RUN = "dry_run.parquet"  # the plan of a dry run, which removes it
 PutPlan = Callable[[Callable[[Path], None]], None]
 
 
@@ -64,14 +62,10 @@ def main(settings: AugmentSettings) -> None:
     settings = apply_preset(settings)
     if settings.card is not None:
         read_prose(settings.card)
-    state = start_processes(settings.num_threads)
+    rank = start_processes(settings.num_threads)
     output = Path(settings.output_dir)
-    with (
-        lock_folder(output / "state", finished=output / "repo")
-        if state.is_main_process
-        else nullcontext()
-    ):
-        if state.is_main_process and not (output / "repo").exists():
+    with lock_folder(output / "state", finished=output / "repo"):
+        if rank.is_main_process and not (output / "repo").exists():
             clear_attempt(output / "state")
         if settings.push_to_hub and not settings.dry_run:
             on_rank_zero(lambda: check_can_publish(settings, is_made=(output / "repo").exists()))
@@ -82,33 +76,28 @@ def main(settings: AugmentSettings) -> None:
         on_rank_zero(lambda: check_resume(settings, inputs, output / "state"))
         if on_rank_zero(lambda: is_complete(output / "repo", settings, inputs.pins)):
             say(f"augmented dataset: {output / 'repo'} is complete, nothing to do")
-            finish(settings, output, state)
+            finish(settings, output, rank)
             return
         maps = compute_maps(
-            settings,
-            inputs.split,
-            inputs.classifier,
-            state.process_index,
-            state.num_processes,
-            state.device,
+            settings, inputs.split, inputs.classifier, rank.index, rank.count, rank.device
         )
         report_unusable(inputs.split, maps.unusable)
         maker = RowMaker(settings, inputs, maps)
         if settings.dry_run:
-            dry_run(settings, inputs.split, maker, output / "state", state)
+            dry_run(settings, inputs.split, maps, maker, output / "state", rank)
             return
-        shards = plan_shards(settings, inputs, maps, PlanFile(output / "state"), state)
-        make_unfinished(settings, inputs, maker, shards, state)
-        if state.is_main_process:
-            if settings.inpainting_method == "diffusion":  # whose fillings the contact sheet shows
-                maker.load_refiner(state.device)
+        shards = plan_shards(settings, inputs, maps, PlanFile(output / "state"), rank)
+        make_unfinished(settings, inputs, maker, shards, rank)
+        if rank.is_main_process:
+            if settings.inpainting_method == "diffusion":  # for the contact sheet
+                maker.load_refiner(rank.device)
             build_repository(settings, inputs, maker, shards, output)
         wait_for_file(output / "repo")
-        finish(settings, output, state)
+        finish(settings, output, rank)
 
 
 def clear_attempt(state_folder: Path) -> None:
-    """Removes what a killed attempt was at."""
+    """Removes the unfinished files of a killed attempt."""
     shutil.rmtree(state_folder / BUILDING, ignore_errors=True)
     (state_folder / DRY_RUN).unlink(missing_ok=True)
 
@@ -118,37 +107,41 @@ def plan_shards(
     inputs: Inputs,
     maps: SaliencyMaps,
     plan: PlanFile,
-    state: PartialState,
+    rank: Rank,
 ) -> Shards:
-    """The shards of the plan, which rank 0 takes from a published version or makes, once, and the
-    others read.
+    """The shards of the plan. Rank 0 takes the plan from a published version or makes it, once; the
+    others wait for the file.
     """
     if not on_rank_zero(plan.settle):
         published = on_rank_zero(lambda: published_plan(settings, inputs.pins, inputs.split))
         if published is None:
-            make_plan_file(settings, inputs.split, maps, plan.put, state)
-        elif state.is_main_process:
-            plan.put(lambda temporary: shutil.copyfile(published, temporary))
+            make_plan_file(settings, inputs.split, maps, plan.put, rank)
+        elif rank.is_main_process:
+            plan.put(lambda temporary: copy(published, temporary))
     wait_for_file(plan.path)
     return Shards(plan.path.parent / "shards", plan.path, settings.rows_per_shard)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copies a file's content."""
+    shutil.copyfile(source, target)
+
+
 def make_plan_file(
-    settings: AugmentSettings, split: Split, maps: SaliencyMaps, put: PutPlan, state: PartialState
+    settings: AugmentSettings, split: Split, maps: SaliencyMaps, put: PutPlan, rank: Rank
 ) -> None:
-    """The plan, which rank 0 puts in place; what all ranks have a part in is done before."""
+    """Makes the plan on rank 0. All ranks compute the backgrounds it needs first."""
     backgrounds = None
     if settings.selection_method == "novel-background":
-        backgrounds = compute_backgrounds(
-            settings, split, maps, state.process_index, state.num_processes
-        )
-    if not state.is_main_process:
+        backgrounds = compute_backgrounds(settings, split, maps, rank.index, rank.count)
+    if not rank.is_main_process:
         return
+    assert settings.target_classes is not None  # the preset is applied
     fewest = Pools(split.labels[split.subset], settings.target_classes).smallest()
     if settings.num_candidates > fewest:
-        say(
-            f"warning: num_candidates {settings.num_candidates} is more than the {fewest} candidates that some images have: "
-            "all of theirs are taken"
+        logger.warning(
+            f"num_candidates {settings.num_candidates} is more than the {fewest} candidates that "
+            "some images have: these use all of theirs"
         )
     put(lambda path: write_plan(path, make_plan(settings, split, maps, backgrounds)))
 
@@ -156,48 +149,44 @@ def make_plan_file(
 def dry_run(
     settings: AugmentSettings,
     split: Split,
+    maps: SaliencyMaps,
     maker: RowMaker,
     state_folder: Path,
-    state: PartialState,
+    rank: Rank,
 ) -> None:
-    """Says what a run would make of the settings; where one has begun, what is left of it."""
+    """Prints what a run would make, or what is left of one that has begun."""
     plan, tried = PlanFile(state_folder), state_folder / DRY_RUN
     whole = on_rank_zero(plan.is_whole)
     if not whole:
-        make_plan_file(settings, split, maker.maps, lambda write: write(tried), state)
-    if state.is_main_process:
-        shards = Shards(
-            state_folder / "shards", plan.path if whole else tried, settings.rows_per_shard
-        )
+        make_plan_file(settings, split, maps, lambda write: write(tried), rank)
+    if rank.is_main_process:
+        path = plan.path if whole else tried
+        shards = Shards(state_folder / "shards", path, settings.rows_per_shard)
         unfinished = shards.unfinished()
-        maker.load_refiner(state.device)
+        maker.load_refiner(rank.device)
         trial = try_rows(maker, shards, unfinished)
-        say(estimate_text(shards, unfinished, trial, maker, state.num_processes))
+        say(estimate_text(shards, unfinished, trial, maker, rank.count))
         tried.unlink(missing_ok=True)
         check_can_be_made(shards, unfinished, trial)
 
 
 def make_unfinished(
-    settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, state: PartialState
+    settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, rank: Rank
 ) -> None:
-    """Makes this rank's share of the unfinished shards, then rank 0 waits for the others; its bar
-    counts the rows of all.
+    """Makes this rank's share of the unfinished shards. Rank 0 then waits for the others, and its
+    progress bar counts everyone's rows.
     """
     unfinished = on_rank_zero(shards.drop_unfinished)
-    mine = unfinished[state.process_index :: state.num_processes]
+    mine = unfinished[rank.index :: rank.count]
     features = shard_features(inputs.split.class_names)
     if mine:
-        maker.load_refiner(state.device)
+        maker.load_refiner(rank.device)
 
     def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
-        shards.write(
-            number,
-            rows,
-            features,
-            {"skipped": skipped, "seconds": seconds, "environment": environment(settings)},
-        )
+        facts = {"skipped": skipped, "seconds": seconds, "environment": environment(settings)}
+        shards.write(number, rows, features, facts)
 
-    with Progress(shards, unfinished, mine, shown=state.is_main_process) as progress:
+    with Progress(shards, unfinished, mine, shown=rank.is_main_process) as progress:
         make_shards(
             maker,
             ((number, shards.rows(number)) for number in mine),
@@ -205,25 +194,27 @@ def make_unfinished(
             write,
             progress.advance,
         )
-        while state.is_main_process and not progress.all_recorded():
+        while rank.is_main_process and not progress.all_recorded():
             stop_if_requested()
             time.sleep(POLL_SECONDS)
 
 
-def finish(settings: AugmentSettings, output: Path, state: PartialState) -> None:
-    """Publishes where that is asked for, and forgets the failure of an earlier attempt, if that is
-    over. Raises `TooManySkipped`, with nothing published, and `UserError`.
+def finish(settings: AugmentSettings, output: Path, rank: Rank) -> None:
+    """Publishes with `push_to_hub`, and clears error.json of an earlier attempt.
+
+    Raises `UserError`, and `TooManySkipped` before anything is published.
     """
     check_skipped(settings, output / "repo")
     if settings.push_to_hub:
+        assert settings.tag is not None  # checked by `validate`
         pin = on_rank_zero(lambda: publish_version(output, settings, settings.max_skipped))
         say(announcement(pin, settings.tag))
-    if state.is_main_process:
+    if rank.is_main_process:
         forget_failure(output / "state")
 
 
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:
-    """Raises `TooManySkipped` when more rows were skipped than the settings allow."""
+    """Raises `TooManySkipped` if more rows were skipped than the settings allow."""
     path = manifest_path(repo, settings)
     check_share_skipped(read_json(path), settings.max_skipped, path)
 

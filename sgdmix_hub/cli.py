@@ -1,10 +1,9 @@
-"""`sgdmix PROGRAM --setting value ...`: every program of this package, in this process or through
-accelerate's launcher.
+"""`sgdmix PROGRAM --setting value ...`: every program of this package.
 
     sgdmix run --recipe cub-sgdmix --accelerate gpu8 ...
 
-Settings are checked before torch is imported and before any process is started, so `--help` and a
-mistake answer at once.
+Runs the program in this process, or with --accelerate through accelerate's launcher. Checks the
+settings before it imports torch or starts a process, so --help and mistakes answer at once.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from ._version import __version__
 from .errors import UserError, one_line, shown
 
-# accelerate's own options that may stand among a program's settings, once --accelerate is given
+# accelerate's own options, accepted among a program's settings if --accelerate is given
 LAUNCH_OPTIONS = (
     "num_processes",
     "num_machines",
@@ -31,7 +30,7 @@ EXIT_USER_ERROR = 2
 
 @dataclass(frozen=True)
 class Program:
-    """One program: its module, its settings as `module:class`, what it does, and whether several
+    """One program: its module, its settings as `module:class`, a summary, and whether several
     processes can share its work.
     """
 
@@ -45,69 +44,73 @@ PROGRAMS = {
     "run": Program(
         "run",
         "settings.programs:RunSettings",
-        "all stages in a row: classifier, adapter, augmented dataset, classifier",
+        "all stages: classifier, adapter, augmented dataset, classifier",
     ),
     "augment": Program(
-        "augment", "settings.generation:AugmentSettings", "map SGD-Mix over a split; resumes"
+        "augment",
+        "settings.generation:AugmentSettings",
+        "apply SGD-Mix to a split; resumes",
     ),
     "train-adapter": Program(
         "train_adapter",
         "settings.training:AdapterSettings",
-        "DreamBooth, LoRA and textual inversion of one domain",
+        "train an adapter: DreamBooth, LoRA and textual inversion",
     ),
     "train-classifier": Program(
         "train_classifier",
         "settings.training:ClassifierSettings",
-        "with or without synthetic images",
+        "train a classifier, with or without synthetic images",
     ),
     "evaluate": Program(
         "evaluate_dataset",
         "settings.evaluation:EvaluationSettings",
-        "judge every row; drop the worst",
+        "score every row of an augmented dataset; drop the worst",
         launches=False,
     ),
     "publish": Program(
         "publish_dataset",
         "settings.programs:PublishSettings",
-        "a finished dataset as a version on the Hub",
-        False,
+        "publish a finished dataset as a version on the Hub",
+        launches=False,
     ),
     "preview": Program(
         "preview",
         "settings.programs:PreviewSettings",
-        "masks and mixtures of your images, on one page",
+        "one page of masks and mixtures of your images",
         launches=False,
     ),
 }
+# Programs that parse their own words.
 OTHERS = {
-    "demo": "everything on drawn birds, offline, in about three minutes",
-    "env": "versions and devices, for a bug report",
+    "demo": ("sgdmix_hub.demo.run_demo", "all stages on drawn birds, offline, in three minutes"),
+    "env": ("sgdmix_hub.runtime.environment", "versions and devices, for a bug report"),
 }
+USAGE = """\
+usage: sgdmix PROGRAM [--accelerate NAME] [--setting value ...]
+
+SGD-Mix augments image-classification datasets and publishes them on the Hugging Face Hub.
+
+{programs}
+
+  sgdmix PROGRAM --help     the program's settings
+  --accelerate NAME         start several processes: gpu1, gpu8, cpu2, nodes, or a file of
+                            `accelerate config`. It makes these launcher options available:
+{options}
+  --version"""
 
 
 def usage() -> str:
     """The text of `sgdmix --help`."""
-    summaries = {name: program.summary for name, program in PROGRAMS.items()} | OTHERS
-    lines = [f"  {name:<17}{summary}" for name, summary in summaries.items()]
-    return "\n".join(
-        [
-            "usage: sgdmix PROGRAM [--accelerate NAME] [--setting value ...]",
-            "",
-            "SGD-Mix: augments image-classification datasets and publishes them on the Hugging Face Hub.",
-            "",
-            *lines,
-            "",
-            "  sgdmix PROGRAM --help     the program's settings",
-            "  --accelerate NAME         start several processes: gpu1, gpu8, cpu2, nodes, or a file of",
-            "                            `accelerate config`. With it these options of the launcher:",
-            *(f"                              --{option}" for option in LAUNCH_OPTIONS),
-            "  --version",
-        ]
+    summaries = {name: program.summary for name, program in PROGRAMS.items()}
+    summaries |= {name: summary for name, (_, summary) in OTHERS.items()}
+    return USAGE.format(
+        programs="\n".join(f"  {name:<18}{summary}" for name, summary in summaries.items()),
+        options="\n".join(f"                              --{name}" for name in LAUNCH_OPTIONS),
     )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The console command. Exits with the program's exit code; 2 for a mistake in the command line."""
+    """The console command. Exits with the program's code; 2 for a mistake on the command line."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else "--help"
     try:
@@ -118,21 +121,19 @@ def main(argv: list[str] | None = None) -> None:
         elif name in PROGRAMS:
             start(PROGRAMS[name], words[1:], f"sgdmix {name}")
         elif name in OTHERS:
-            importlib.import_module(
-                {"demo": "sgdmix_hub.demo.run_demo", "env": "sgdmix_hub.runtime.environment"}[name]
-            ).main(words[1:])
+            importlib.import_module(OTHERS[name][0]).main(words[1:])
         else:
-            raise UserError(f"no program {shown(name)!r}: {', '.join([*PROGRAMS, *OTHERS])}")
+            raise UserError(f"no program {shown(name)!r}: choose {', '.join([*PROGRAMS, *OTHERS])}")
     except UserError as error:
         print(f"sgdmix_hub: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
 
 
 def start(program: Program, words: list[str], shown_as: str) -> None:
-    """Runs a program, through accelerate's launcher where `--accelerate` is among the words. Raises
+    """Runs a program, through accelerate's launcher if `--accelerate` is given. Raises
     `UserError`.
     """
-    from sgdmix_hub.settings.parsing import parse_settings  # a second
+    from sgdmix_hub.settings.parsing import parse_settings  # takes a second to import
 
     accelerate, options, words = take_launch_options(words)
     module, _, class_name = program.settings.partition(":")
@@ -145,22 +146,15 @@ def start(program: Program, words: list[str], shown_as: str) -> None:
         launch(importlib.import_module(f"sgdmix_hub.{program.module}").main, settings_class, words)
         return
     if not program.launches:
-        raise UserError(f"{shown_as} runs in one process: leave --accelerate out")
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.accelerate_cli",
-        "launch",
-        "--config_file",
-        accelerate,
-        *options,
-    ]
-    os.execv(sys.executable, [*command, "-m", f"sgdmix_hub.{program.module}", *words])
+        raise UserError(f"{shown_as} runs in one process: remove --accelerate")
+    launcher = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", accelerate]
+    command = [sys.executable, *launcher, *options, "-m", f"sgdmix_hub.{program.module}", *words]
+    os.execv(sys.executable, command)
 
 
 def take_launch_options(words: list[str]) -> tuple[str | None, list[str], list[str]]:
-    """The launch settings that the words name, accelerate's options, and the words that are the
-    program's. Raises `UserError`.
+    """Splits the words into the launch configuration, accelerate's options, and the program's
+    words. Raises `UserError`.
     """
     from sgdmix_hub.settings.shipped import accelerate_config
 
@@ -180,7 +174,8 @@ def take_launch_options(words: list[str]) -> tuple[str | None, list[str], list[s
             options += [f"--{name}", value]
     if options and accelerate is None:
         raise UserError(
-            f"{options[0]} is the launcher's: give --accelerate too, for example --accelerate gpu8"
+            f"{options[0]} is an option of the launcher: give --accelerate too, for example "
+            "--accelerate gpu8"
         )
     return accelerate, options, rest
 

@@ -1,18 +1,19 @@
-"""What can go wrong, as types, and how an error becomes one line that is safe to print. Imports
-nothing of the package.
+"""Exception types, and how an error becomes one line that is safe to print.
+
+Imports nothing of the package.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 OPENCV_NO_MEMORY = -4  # the code of cv2.error when an allocation fails
 LONGEST_LINE = 300  # characters of a line that is printed or stored
-LONGEST_VALUE = 80  # characters of a value that such a line quotes
+LONGEST_VALUE = 80  # characters of a value in such a line
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 P = ParamSpec("P")
@@ -21,29 +22,27 @@ R = TypeVar("R")
 
 
 class UserError(Exception):
-    """A mistake the user can mend: its message is one line that says what to do. The run ends with
-    exit code 2.
-    """
+    """A mistake of the user. The message is one line that says what to do. Exit code 2."""
 
     def __init__(self, message: str):
-        """The message is kept as `one_line` has it: it may quote what others wrote."""
+        """Passes the message through `one_line`: it may quote text of others."""
         super().__init__(one_line(message))
 
 
 class TooManySkipped(Exception):
-    """More rows were skipped than max_skipped allows; everything else was written. Exit code 3."""
+    """More rows were skipped than `max_skipped` allows. The rest was written. Exit code 3."""
 
 
 class Preempted(Exception):
-    """The run was told to stop; what was finished is on disk. Exit code 75."""
+    """The run was asked to stop. Finished work is on disk. Exit code 75."""
 
 
 class UnusableRow(Exception):
-    """A row that cannot be made; its text is the reason that is recorded."""
+    """A row that cannot be made. The message is recorded as the reason."""
 
 
 class UnusableImage(UnusableRow):
-    """An image that cannot be decoded; its text is the reason that is recorded."""
+    """An image that cannot be decoded. The message is recorded as the reason."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,12 @@ def among_usable(
 
 
 @contextmanager
-def one_row(what: str, unusable: type[UnusableRow] = UnusableRow) -> Iterator[None]:
-    """Whatever a library raises for the data of one row becomes that row's reason, "what: what it
-    says"; usable as a decorator too.
+def one_row(what: str, unusable: type[UnusableRow] = UnusableRow) -> Generator[None]:
+    """Turns any library's error into `unusable`, with "what: its message" as the reason.
 
-    The package's own errors pass, and so does a lack of memory, which says nothing about the row.
-    Only for computations on data that are in memory: a disk that fails is no row's fault either.
+    Also works as a decorator. The package's own errors pass through, and so does a lack of memory,
+    which is not the row's fault. For the same reason use it only around computations on data in
+    memory, never around disk access.
     """
     try:
         yield
@@ -101,26 +100,26 @@ def one_row(what: str, unusable: type[UnusableRow] = UnusableRow) -> Iterator[No
 
 
 def short_reason(error: BaseException) -> str:
-    """What an error says, short and without places: reasons are published. OpenCV's own words are
-    in `err`.
-    """
+    """An error's message, short and without paths: reasons are published."""
+    # OpenCV's own message is in `err`
     text = (getattr(error, "err", None) or first_line(error)).split(" <_io")[0]
     return type(error).__name__ if "/" in text or "\\" in text else shown(text)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type when it has none."""
+    """The first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def shown(value: object, longest: int = LONGEST_VALUE) -> str:
-    """A value as a message quotes it: control characters and lone surrogates escaped, tokens of the
-    Hub left out, and the middle beyond `longest` characters.
+    """A value as messages quote it, at most `longest` characters.
+
+    Escapes control characters and lone surrogates, hides tokens of the Hub, and cuts out the
+    middle of a long value.
     """
-    text = str(value)
-    text = TOKEN.sub("hf_...", text)
-    if len(text) > 2 * longest:  # of which no more is shown
-        text = text[:longest] + text[-longest:]
+    text = TOKEN.sub("hf_...", str(value))
+    if len(text) > 2 * longest:
+        text = text[:longest] + text[-longest:]  # escapes no more than can be shown
     text = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
@@ -132,9 +131,9 @@ def shown(value: object, longest: int = LONGEST_VALUE) -> str:
 
 
 def one_line(message: str) -> str:
-    """Any message as one printable line of at most `LONGEST_LINE` characters."""
+    """A message as one printable line of at most `LONGEST_LINE` characters."""
     return shown(" ".join(message.split()), LONGEST_LINE)
 
 
 class EncoderDied(Exception):
-    """An encoding process was killed from outside, or crashed."""
+    """An encoding process was killed or crashed."""

@@ -1,22 +1,24 @@
-"""Measures an augmented dataset with a classifier trained on real images, and writes it anew with
-its rows' scores.
+"""Scores every row of an augmented dataset with a classifier trained on real images, the judge.
 
-    views of sources and synthetic images -> scores -> evaluation.json, figures -> repo/
+    embeddings of sources and synthetic images -> scores -> evaluation.json, figures -> repo/
 
-Views are kept, in blocks: the same command goes on after a stop. `--keep 0.9` drops the rows whose
-label the judge finds least probable.
+repo/ is the dataset again, with the scores as columns. Embeddings are kept in blocks, so the same
+command resumes a stopped run. `--keep 0.9` drops the 10 % of the rows whose label the judge finds
+least probable.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from sgdmix_hub.data.report import report_split
-from sgdmix_hub.data.splits import load_split, subset_record
+from sgdmix_hub.data.splits import Split, load_split, subset_record
 from sgdmix_hub.evaluation.figures import draw_figures
 from sgdmix_hub.evaluation.report import class_facts, evaluate, evaluation_text
 from sgdmix_hub.evaluation.repository import FILE, Version, build_evaluated
@@ -47,14 +49,14 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from .errors import UserError
 from .files import read_json, write_json
 
+logger = logging.getLogger("sgdmix_hub.evaluate_dataset")
+
 
 def main(settings: EvaluationSettings) -> None:
     """One evaluation. Raises `UserError`, `Preempted`."""
-    state = start_processes(settings.num_threads)
-    if state.num_processes > 1:
-        raise UserError(
-            "an evaluation is made by one process: start it with python, without a launcher"
-        )
+    rank = start_processes(settings.num_threads)
+    if rank.count > 1:
+        raise UserError("an evaluation runs in one process: start it without a launcher")
     output = Path(settings.output_dir)
     with lock_folder(output / "state", finished=output / "repo"):
         name = settings.synthetic
@@ -64,12 +66,14 @@ def main(settings: EvaluationSettings) -> None:
         rows = open_version(pin, folder, settings.synthetic_config_name)
         if EVALUATION in rows.manifest:
             raise UserError(
-                f"{pin.name} has been evaluated already: give the dataset that it was made from ({rows.manifest[EVALUATION]['synthetic']})"
+                f"{pin.name} has been evaluated already: give the dataset it was made from "
+                f"({rows.manifest[EVALUATION]['synthetic']})"
             )
         if "stated" not in rows.manifest:
             raise UserError(
-                f"{pin.name} was made by an older version of sgdmix_hub, its manifest lacks what a new card needs: remove repo/ and run "
-                "the generation again, finished shards are kept"
+                f"{pin.name} was made by an older version of sgdmix_hub, and its manifest lacks "
+                "facts for a new card: remove repo/ and rerun the generation; finished shards are "
+                "kept"
             )
         recipe = generation_settings(settings, folder, output)
         masked, classifier, masks = mask_settings(settings, recipe, rows.manifest)
@@ -91,27 +95,27 @@ def main(settings: EvaluationSettings) -> None:
                 Version(folder, rows.manifest, recipe),
                 masked,
                 classifier,
-                state.device,
+                rank.device,
             )
         forget_failure(output / "state")
 
 
 def is_complete(output: Path, asked: dict) -> bool:
-    """Whether the folder holds this very evaluation. Raises `UserError` when it holds something
-    else.
-    """
+    """Whether the folder holds this evaluation. Raises `UserError` if it holds another one."""
     if not (output / "repo").exists():
         return False
     try:
         facts = read_json(output / FILE) if (output / FILE).is_file() else {}
     except ValueError:
         raise UserError(
-            f"{output / FILE} is torn or was changed since it was written: remove {output} and run again"
+            f"{output / FILE} is torn or was changed since it was written: remove {output} and "
+            "rerun the same command"
         ) from None
     different = [name for name, value in asked.items() if facts.get(name) != value]
     if different:
         raise UserError(
-            f"{output} holds another dataset or evaluation ({', '.join(different)} differ): choose another --output_dir"
+            f"{output} holds another dataset or evaluation ({', '.join(different)} differ): choose "
+            "another --output_dir"
         )
     return True
 
@@ -125,8 +129,9 @@ def evaluate_version(
     classifier: Pin | None,
     device: torch.device,
 ) -> None:
-    """Everything that an evaluation leaves, `repo/` last. `masked`: the settings that find the
-    foregrounds. Raises `UserError`.
+    """Writes all files of an evaluation, `repo/` last. Raises `UserError`.
+
+    `asked`: identity of the evaluation. `masked`: the settings that make the foreground masks.
     """
     output, recipe = Path(settings.output_dir), version.settings
     split = load_split(recipe, source_pin(settings, rows.manifest))
@@ -139,10 +144,10 @@ def evaluate_version(
     trust = trust_test(judge, judge.whole_size, split, recipe.resize)
     warnings = doubts(judge, trust, subset)
     for warning in warnings:
-        say(f"warning: {warning}")
+        logger.warning(warning)
     if settings.keep is not None and trust.reads_background:
-        say(
-            "warning: --keep drops rows by what this judge reads, their background: good changes of background among them"
+        logger.warning(
+            "this judge reads the background, so --keep also drops rows with good new backgrounds"
         )
 
     real, synthetic = all_views(rows, split, judge, maker, output / "state" / "views")
@@ -154,29 +159,36 @@ def evaluate_version(
         else rows_to_keep(scores["judge_label_probability"], settings.keep)
     )
     accuracy, judged = judge_on_real(settings, recipe, split, judge)
-    facts = asked | {
+    facts: dict[str, Any] = asked | {
         "dataset": str(split.pin),
         "warnings": warnings,
         "trust": asdict(trust) | {"reads_background": trust.reads_background},
         "judge_accuracy": accuracy,
         "left_out": split.subset[~real.usable].tolist(),
-        **evaluate(scores, synthetic, real, origins, kept),
+        **in_split(evaluate(scores, synthetic, real, origins, kept), split),
         "by_class": class_facts(scores, origins.labels, kept, split.class_names, judged),
         "dropped": int((~kept).sum()),
     }
-    for of_space in facts[
-        "duplicates"
-    ].values():  # rows of the split, as `source_index` counts them
-        of_space["pairs"] = [
-            [row, int(split.subset[place]), distance] for row, place, distance in of_space["pairs"]
-        ]
     figures = draw_figures(facts, scores, rows, maker, origins.labels, output)
     write_json(output / FILE, facts)
     build_evaluated(version, split.class_names, scores, kept, facts, figures, output)
     say(evaluation_text(facts))
-    say(
-        f"evaluation: {output / FILE}; {kept.sum()} of {len(kept)} rows, with their scores: {output / 'repo'}"
-    )
+    rows_kept = f"{kept.sum()} of {len(kept)} rows"
+    say(f"evaluation: {output / FILE}; {rows_kept}, with their scores: {output / 'repo'}")
+
+
+def in_split(facts: dict[str, Any], split: Split) -> dict[str, Any]:
+    """The facts, with near duplicates' source images as rows of the split, like `source_index`."""
+    duplicates = {
+        space: near
+        | {
+            "pairs": [
+                [row, int(split.subset[place]), distance] for row, place, distance in near["pairs"]
+            ]
+        }
+        for space, near in facts["duplicates"].items()
+    }
+    return facts | {"duplicates": duplicates}
 
 
 if __name__ == "__main__":

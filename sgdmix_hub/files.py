@@ -1,6 +1,4 @@
-"""Files that are there whole or not at all, JSON that knows when it was changed, hashes. Imports
-nothing of the package but its errors.
-"""
+"""Atomic writes, JSON with a checksum, hashes. Imports nothing of the package but its errors."""
 
 from __future__ import annotations
 
@@ -19,35 +17,34 @@ from .errors import UserError
 
 SEAL = "seal"  # the key of a sealed JSON's checksum
 TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.tmp")
-ABANDONED_SECONDS = (
-    24 * 3600
-)  # since the last change of a temporary file whose writer was on another machine
+# After this time without a change, a temporary file of another machine counts as abandoned.
+ABANDONED_SECONDS = 24 * 3600
 
 
 class DamagedFile(UserError):
-    """A file that is not as this package wrote it: torn by a crash, or changed since. The next run
-    makes it again.
-    """
+    """A file was torn by a crash or changed since it was written. The next run makes it again."""
 
     def __init__(self, path: Path):
         super().__init__(
-            f"{path} is torn or was changed since it was written: run the same command again, which makes it again"
+            f"{path} is torn or was changed since it was written: rerun the same command, which "
+            "makes it again"
         )
         self.path = path
 
     def __reduce__(self) -> tuple:
-        """From rank to rank."""
+        """Pickles by the path, for the way from rank to rank."""
         return DamagedFile, (self.path,)
 
 
 def made_again(damage: DamagedFile) -> str:
-    """What is said of a damaged file where it is mended."""
-    return f"{damage.path} is torn or was changed since it was written: the run makes it again"
+    """The line to print when a damaged file is made again."""
+    return f"{damage.path} is torn or was changed since it was written: making it again"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write(temporary path)`, a file or a folder, then rename: a reader sees the whole of it or
-    nothing, after a power cut too.
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write(temporary path)` for a file or folder, then renames it to `path`.
+
+    A reader sees all of it or nothing, even after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
@@ -61,15 +58,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name for what becomes `path` when it is whole. It says whose it is: what a dead process
-    left can be cleared.
+    """A temporary name for `path`. It names its process, so that it can be removed when that is
+    dead.
     """
     return path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
 
 
 def clear_abandoned(folder: Path) -> None:
-    """Removes the temporary files below a folder whose writers are dead."""
-    for parent, _, names in os.walk(folder):  # which minds no folder that goes away meanwhile
+    """Removes temporary files of dead processes in a folder and below."""
+    for parent, _, names in os.walk(folder):  # unlike rglob, accepts folders that disappear
         for name in names:
             named = TEMPORARY.fullmatch(name)
             if named and _is_abandoned(Path(parent, name), named["host"], int(named["pid"])):
@@ -84,31 +81,32 @@ def _is_abandoned(path: Path, host: str, writer: int) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        pass  # somebody else's process, or a file that is gone
+        pass  # another user's process, or a file that has disappeared
     return False
 
 
 def sync(path: Path) -> None:
-    """Has the file system put a file, or a folder with everything in it, on the disk."""
+    """fsync of a file, or of a folder and everything in it."""
     for entry in (*path.rglob("*"), path) if path.is_dir() else (path,):
         sync_entry(entry)
 
 
 def sync_entry(path: Path) -> None:
-    """Has the file system put one file, or a folder's list of names, on the disk."""
+    """fsync of one file, or of a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such call
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not supported there
             raise
     finally:
         os.close(descriptor)
 
 
-def fill_folder(folder: Path, write: Callable[[Path], None], last: str) -> None:
-    """`write(temporary folder)`, then renames file by file into `folder`, the file `last` after all
-    others: where it is, all are.
+def fill_folder(folder: Path, write: Callable[[Path], object], last: str) -> None:
+    """Calls `write(temporary folder)`, then renames file by file into `folder`.
+
+    Renames `last` after all others: if it exists, all exist.
     """
     working = folder / "state" / ".finished"
     shutil.rmtree(working, ignore_errors=True)
@@ -134,13 +132,12 @@ def write_json(path: Path, values: dict | list) -> None:
 
 
 def read_json(path: Path) -> dict:
+    """A JSON object. Raises `ValueError` and `OSError`."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_sealed(path: Path, values: dict[str, object]) -> None:
-    """JSON with a checksum of its own content, atomically. A checksum that `values` hold is
-    replaced.
-    """
+    """JSON with a checksum of its content, atomically. Replaces a checksum in `values`."""
     write_json(path, sealed(values))
 
 
@@ -151,9 +148,7 @@ def sealed(values: dict[str, object]) -> dict[str, object]:
 
 
 def read_sealed(path: Path) -> dict:
-    """What `write_sealed` wrote. Raises `DamagedFile` when it is anything else, and
-    `FileNotFoundError`.
-    """
+    """What `write_sealed` wrote. Raises `FileNotFoundError`, and `DamagedFile` if changed."""
     try:
         values = read_json(path)
         seal = values.pop(SEAL)
@@ -169,7 +164,7 @@ def _seal(values: dict) -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file, read in blocks."""
+    """Hex sha256 of a file, which is read in blocks."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -178,9 +173,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def lies_in(path: str | Path, folder: str | Path) -> bool:
-    """Whether a path, with its links resolved, is the folder or inside it; what cannot be a path
-    lies nowhere.
-    """
+    """Whether a path is the folder or inside it, with links resolved; False if it is no path."""
     try:
         folder = os.path.realpath(folder)
         return os.path.commonpath([os.path.realpath(path), folder]) == folder

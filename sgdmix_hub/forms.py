@@ -1,7 +1,6 @@
-"""The form that a JSON file from elsewhere has to have, told as tables and checked once, where the
-file is read.
+"""Schemas of JSON files from elsewhere, as tables. A file is checked once, where it is read.
 
-A form is a function: what is wrong with a value, as the words after its name, or None.
+A form is a function of a value: what is wrong with it, in words that follow its name, or None.
 """
 
 from __future__ import annotations
@@ -11,29 +10,29 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 from .errors import UserError, first_line, one_line, shown
 
 Form = Callable[[object], "str | None"]
-LARGEST_COUNT = 2**63 - 1  # what the columns of a dataset can hold
-LONGEST_NAME = 1000  # characters of a text that names something
-LONGEST_FILE_NAME = 250  # what file systems take
+LARGEST_COUNT = 2**63 - 1  # the largest int64, the type of columns
+LONGEST_NAME = 1000  # characters
+LONGEST_FILE_NAME = 250  # bytes; file systems take 255
 LARGEST_FILE = 2**29  # bytes; a manifest of 50,000 shards has 8 million
 
 
 def of_kind(words: str, holds: Callable[[object], bool]) -> Form:
-    """A value for which `holds`; `words` say what it should be."""
+    """A value for which `holds` is true. `words`: what the value should be."""
     return lambda value: None if holds(value) else f"is not {words}"
 
 
 def optional(form: Form) -> Form:
-    """A null, or what `form` takes."""
+    """Null, or a value of the form."""
     return lambda value: None if value is None else form(value)
 
 
 def listing(form: Form, length: int | None = None) -> Form:
-    """A list of values of one form, of a certain length where one is given."""
+    """A list of values of one form, with the length if one is given."""
 
     def check(values: object) -> str | None:
         if not isinstance(values, list) or length not in (None, len(values)):
@@ -47,7 +46,7 @@ def listing(form: Form, length: int | None = None) -> Form:
 
 
 def mapping(form: Form, key: Form | None = None) -> Form:
-    """An object whose values have one form, and whose names have the form `key`."""
+    """An object whose values have one form, and its names the form `key`."""
 
     def check(values: object) -> str | None:
         if not isinstance(values, dict):
@@ -62,8 +61,8 @@ def mapping(form: Form, key: Form | None = None) -> Form:
 
 
 def record(required: dict[str, Form], others: dict[str, Form] | None = None) -> Form:
-    """An object with all names of `required`, and perhaps those of `others`; what has another name
-    is left unread.
+    """An object with all names in `required`, and optionally those in `others`. Ignores other
+    names.
     """
 
     def check(values: object) -> str | None:
@@ -85,14 +84,18 @@ def record(required: dict[str, Form], others: dict[str, Form] | None = None) -> 
     return check
 
 
-def _is_text(value: object) -> bool:
+def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
-def _is_file_name(value: object) -> bool:
-    if not (
-        _is_text(value) and value.isprintable() and 0 < len(value.encode()) <= LONGEST_FILE_NAME
-    ):
+def _is_name(value: object) -> TypeGuard[str]:
+    return _is_text(value) and value.isprintable() and len(value) <= LONGEST_NAME
+
+
+def _is_file_name(value: object) -> TypeGuard[str]:
+    if not _is_text(value) or not value.isprintable():
+        return False
+    if not 0 < len(value.encode()) <= LONGEST_FILE_NAME:
         return False
     path = PurePosixPath(value)
     return (
@@ -103,7 +106,7 @@ def _is_file_name(value: object) -> bool:
     )
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
@@ -113,10 +116,7 @@ def _is_number(value: object) -> bool:
 
 
 TEXT = of_kind("a text", _is_text)
-NAME = of_kind(
-    f"one printable line of at most {LONGEST_NAME} characters",
-    lambda value: _is_text(value) and value.isprintable() and len(value) <= LONGEST_NAME,
-)
+NAME = of_kind(f"one printable line of at most {LONGEST_NAME} characters", _is_name)
 FILE_NAME = of_kind("the name of a file in this folder", _is_file_name)
 NUMBER = of_kind("a number", _is_number)
 SHARE = of_kind("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)
@@ -126,19 +126,19 @@ SHA256 = of_kind(
     lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
 )
 HUB_PIN = re.compile(r"\w[\w.-]*/\w[\w.-]*@[0-9a-f]{40}", re.ASCII)
-LOCAL_PIN = re.compile(
-    r"[^/]+@sha256-[0-9a-f]{64}"
-)  # a folder's name and the hash of its content: stands for no place
-PIN = of_kind(
-    "an input at a commit (org/name@40-hex) or content hash",
-    lambda value: (
-        NAME(value) is None and any(pattern.fullmatch(value) for pattern in (HUB_PIN, LOCAL_PIN))
-    ),
-)
+# a local folder's name, without its path, and the hash of its content
+LOCAL_PIN = re.compile(r"[^/]+@sha256-[0-9a-f]{64}")
+
+
+def _is_pin(value: object) -> bool:
+    return _is_name(value) and any(pattern.fullmatch(value) for pattern in (HUB_PIN, LOCAL_PIN))
+
+
+PIN = of_kind("an input at a commit (org/name@40-hex) or content hash", _is_pin)
 
 
 def read_formed(path: Path, form: Form) -> dict:
-    """A JSON file of this form. Raises `UserError`, with the file's name, when it cannot be read or
+    """A JSON file of this form. Raises `UserError`, with the file's name, if it cannot be read or
     has another form.
     """
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import warnings
+import logging
 
 import numpy as np
 from datasets import Dataset
@@ -34,6 +34,8 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from ._compat import dataset_fingerprint
 from .errors import UserError
 from .pipeline import SGDMixPipeline
+
+logger = logging.getLogger(__name__)
 
 
 class MappedSplit:
@@ -135,9 +137,8 @@ class MappedSplit:
             }
             made.append({"image": encoded} | self.maker.columns(row, mixture.foreground_area))
         for record in skipped:
-            warnings.warn(
-                f"row {record['source_index']}, variant {record['variant']}: {record['reason']}",
-                stacklevel=2,
+            logger.warning(
+                f"row {record['source_index']}, variant {record['variant']}: {record['reason']}"
             )
         return {
             name: [row[name] for row in made] for name in shard_features(self.split.class_names)

@@ -8,7 +8,7 @@ A generation calls the later stages with the maps and targets of its plan.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sgdmix_hub.models.refine import Refiner
 
 
+logger = logging.getLogger(__name__)
 ImageWithMap = tuple[Image.Image, np.ndarray]
 
 
@@ -153,7 +154,7 @@ class SGDMixPipeline:
         )
         for row, outcome in enumerate(finished):
             if isinstance(outcome, Unusable):
-                warnings.warn(f"image {row}: {outcome.reason}", stacklevel=2)
+                logger.warning(f"image {row}: {outcome.reason}")
         return [
             None if isinstance(outcome, Unusable) else Image.fromarray(outcome)
             for outcome in finished

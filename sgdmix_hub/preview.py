@@ -1,6 +1,4 @@
-"""One page that shows what each choice of the method does to a dataset's own images, and the
-figures behind it.
-"""
+"""One page of a dataset's own images under each choice of the method, and the figures behind it."""
 
 from __future__ import annotations
 
@@ -42,47 +40,35 @@ from sgdmix_hub.settings.programs import PreviewSettings
 from .errors import UserError
 from .files import write_atomically, write_json
 
-TESTED = 100  # images of the trust test, which looks through the classifier twice
+TESTED = 100  # images of the trust test, which runs the classifier twice on each
 
 
 def main(settings: PreviewSettings) -> None:
-    """Writes preview.png and preview.json into the output folder and prints the figures. Raises
-    `UserError`.
-    """
+    """Writes preview.png and preview.json, and prints the figures. Raises `UserError`."""
     settings.validate()
-    state = start_processes(settings.num_threads)
-    if state.num_processes > 1:
-        raise UserError(
-            "a preview is made by one process: start it with python, without a launcher"
-        )
+    rank = start_processes(settings.num_threads)
+    if rank.count > 1:
+        raise UserError("a preview runs in one process: start it without a launcher")
     output = Path(settings.output_dir)
     chosen = recipe(settings)
     inputs = resolve_inputs(chosen, output / "state")
     report_split(settings, inputs.split)
     check_mask_column(settings, inputs.split)
-    cam = (
-        None
-        if inputs.classifier is None
-        else load_cam(
-            chosen, load_classifier(inputs.classifier, inputs.split.class_names, state.device)
-        )
-    )
+    cam = None
+    if inputs.classifier is not None:
+        classifier = load_classifier(inputs.classifier, inputs.split.class_names, rank.device)
+        cam = load_cam(chosen, classifier)
     with tqdm(total=min(len(inputs.split.subset), MEASURED), desc="preview", unit="image") as bar:
         split, left_out = draw_split(settings, inputs.split, bar.update)
         comparison = Comparison(settings, split)
-        tested = np.random.default_rng(settings.seed).permutation(split.subset)[
-            : 0 if cam is None else TESTED
-        ]
-        bar.total += comparison.work + len(tested)
+        shuffled = np.random.default_rng(settings.seed).permutation(split.subset)
+        tested = replace(split, subset=np.sort(shuffled[: 0 if cam is None else TESTED]))
+        bar.total += comparison.work + len(tested.subset)
         comparison.make(None if cam is None else cam.classifier, bar.update)
-        trust = (
-            None
-            if cam is None
-            else trust_test(
-                cam.classifier, cam.size, replace(split, subset=np.sort(tested)), settings.resize
-            )
-        )
-        bar.update(len(tested))
+        trust = None
+        if cam is not None:
+            trust = trust_test(cam.classifier, cam.size, tested, settings.resize)
+        bar.update(len(tested.subset))
     facts = all_facts(comparison, inputs, left_out, cam, trust)
     picture = in_few_colours(page(comparison, facts, trust))
     write_atomically(output / "preview.png", lambda path: picture.save(path, "PNG", optimize=True))
@@ -94,13 +80,10 @@ def main(settings: PreviewSettings) -> None:
 
 
 def check_mask_column(settings: PreviewSettings, split: Split) -> None:
-    """Raises `UserError` when the column that should hold true masks holds no images."""
-    if settings.mask_column is not None and not isinstance(
-        split.rows.features.get(settings.mask_column), ImageFeature
-    ):
-        raise UserError(
-            f"{split.pin.name} has no image column {settings.mask_column!r} for its masks"
-        )
+    """Raises `UserError` if the column of true masks is not a column of images."""
+    name = settings.mask_column
+    if name is not None and not isinstance(split.rows.features.get(name), ImageFeature):
+        raise UserError(f"{split.pin.name} has no image column {name!r}: choose another one")
 
 
 def all_facts(
@@ -110,7 +93,7 @@ def all_facts(
     cam: CamSaliency | None,
     trust: Trust | None,
 ) -> dict:
-    """What preview.json holds."""
+    """The content of preview.json."""
     settings = comparison.settings
     true = None if comparison.true_masks is None else comparison.true_masks.values
     return {
@@ -139,6 +122,7 @@ def all_facts(
 
 
 def mask_facts(column: MaskColumn, true: np.ndarray | None) -> dict:
+    """The entry of a mask column. `true`: the true masks, if known."""
     masks = column.masks.values
     facts = {
         "name": f"{column.settings.saliency_method} + {cut_by(column.settings)}",
@@ -156,6 +140,7 @@ def mask_facts(column: MaskColumn, true: np.ndarray | None) -> dict:
 
 
 def target_facts(column: TargetColumn, labels: np.ndarray) -> dict:
+    """The entry of a selection method. `labels`: of the split's rows."""
     return {
         "name": f"{column.settings.selection_method}, {column.settings.target_classes} class",
         "saliency_method": column.settings.saliency_method,
@@ -169,13 +154,13 @@ def target_facts(column: TargetColumn, labels: np.ndarray) -> dict:
 
 
 def mixture_facts(column: MixtureColumn, labels: np.ndarray) -> dict:
+    """The entry of a mixing method, means over its mixtures. `labels`: of the split's rows."""
     mixed = [(row, column.plan[row].target_index) for row in column.figures]
-    names = [figure.name for figure in fields(MixtureFigures)]
-    values = {
-        name: mean_of_defined(
-            np.array([getattr(of_row, name) for of_row in column.figures.values()])
+    means = {
+        figure.name: mean_of_defined(
+            np.array([getattr(figures, figure.name) for figures in column.figures.values()])
         )
-        for name in names
+        for figure in fields(MixtureFigures)
     }
     return {
         "name": column.name,
@@ -183,21 +168,19 @@ def mixture_facts(column: MixtureColumn, labels: np.ndarray) -> dict:
         "mixing_method": column.settings.mixing_method,
         "feather": column.settings.feather,
         "mixtures": len(mixed),
-        **{name: None if math.isnan(value) else value for name, value in values.items()},
+        **{name: None if math.isnan(value) else value for name, value in means.items()},
         **spread_of_targets(mixed, labels),
     }
 
 
 def spread_of_targets(pairs: list[tuple[int, int]], labels: np.ndarray) -> dict:
-    """Share of (source, target) pairs of one class, and how many targets they draw on; None where
-    no source has a target.
+    """Share of (source, target) pairs of one class, and effective number of targets; None for both
+    if no source has a target.
     """
-    pairs = np.array([pair for pair in pairs if pair[1] != NO_TARGET], dtype=np.int64).reshape(
-        -1, 2
-    )
-    if not len(pairs):
+    with_target = [pair for pair in pairs if pair[1] != NO_TARGET]
+    if not with_target:
         return {"same_class_share": None, "effective_targets": None}
-    sources, targets = pairs.T
+    sources, targets = np.array(with_target, dtype=np.int64).T
     return {
         "same_class_share": float(np.mean(labels[sources] == labels[targets])),
         "effective_targets": effective_targets(targets),

@@ -1,18 +1,17 @@
-"""All stages in a row: classifier -> adapter -> augmented dataset -> classifier trained with it. A
-stage whose output is there is skipped.
+"""Runs all stages: classifier -> adapter -> augmented dataset -> classifier trained with it.
 
-output_dir/classifier       trained on real images; a CAM looks through it
-output_dir/adapter          LoRA and learned tokens, judged by the classifier
-output_dir/repo             the augmented dataset, ready to publish
-output_dir/downstream       trained on real and synthetic images
+    output_dir/classifier       trained on real images; gives the CAM
+    output_dir/adapter          LoRA and learned tokens, judged by the classifier
+    output_dir/repo             the augmented dataset, ready to publish
+    output_dir/downstream       classifier trained on real and synthetic images
 
-With `bootstrap_saliency` the CAM looks through another classifier, output_dir/bootstrap/classifier:
-one that was retrained on mixtures with model-free masks (output_dir/bootstrap/repo), and so can no
-longer read the background.
+A finished stage is skipped. With `bootstrap_saliency` the CAM comes from another classifier,
+output_dir/bootstrap/classifier: it is trained on mixtures with classifier-free masks
+(output_dir/bootstrap/repo), so that it can no longer read the background.
 
-With `push_to_hub` the dataset is published. With `hub_model_id` the classifier that saliency looks
-through and the adapter are pushed before, and the generation takes them from the Hub, so that
-others can make the dataset again.
+With `push_to_hub` the dataset is published. With `hub_model_id` the adapter and the classifier of
+the CAM are pushed first, and the generation takes them from the Hub, so that others can reproduce
+the dataset.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
@@ -38,32 +37,39 @@ from sgdmix_hub.settings.method import FALL_BACK, saliency_source
 from sgdmix_hub.settings.parsing import Settings, as_arguments, parse_settings, read_settings
 from sgdmix_hub.settings.programs import RunSettings
 from sgdmix_hub.settings.shipped import recipe_folder
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import (
+    AdapterSettings,
+    ClassifierSettings,
+    TrainingSettings,
+)
 from sgdmix_hub.training.resume import check_push
 
 from .errors import TooManySkipped, UserError
 from .files import read_json
 
-# What the mixtures for a bootstrapped classifier are made with, and what looks through it unless
-# the recipe says more.
+# How the mixtures of `bootstrap_saliency` are made.
 BOOTSTRAP = {
     "preset": "recommended",
     "saliency_method": FALL_BACK,
     "strength": 0.0,
     "num_variants": 4,
 }
-SEEN_AGAIN = {"saliency_method": "grad-cam", "mask_refinement": "grabcut"}
+# The masks of the final dataset, from the bootstrapped classifier, unless the recipe sets them.
+BOOTSTRAPPED = {"saliency_method": "grad-cam", "mask_refinement": "grabcut"}
 PUBLICATION = frozenset(field.name for field in dataclasses.fields(HubSettings))
 RECIPE_FILES = ("classifier.yaml", "adapter.yaml", "generate.yaml", "downstream.yaml")
 
 
 def stage_settings(
-    settings: RunSettings, settings_class: type[Settings], recipe_file: str, links: dict[str, str]
+    settings: RunSettings,
+    settings_class: type[Settings],
+    recipe_file: str,
+    links: dict[str, Any],
 ) -> Settings:
-    """One stage's settings: the recipe's file, over it what the run was given, over it the links
-    between stages. Raises `UserError`.
+    """One stage's settings: from the recipe's file, overridden by those of the run, overridden by
+    the `links` between stages. Raises `UserError`.
     """
-    # what is pushed, and as what, is said by the links
+    # the links say what is pushed, and as what
     known = (
         {field.name for field in dataclasses.fields(settings_class)}
         - PUBLICATION
@@ -74,7 +80,8 @@ def stage_settings(
     given = {
         name: value for name, value in vars(settings).items() if name in known and value is not None
     } | links
-    path = None if settings.recipe is None else recipe_folder(settings.recipe) / recipe_file
+    recipe = None if settings.recipe is None else recipe_folder(settings.recipe)
+    path = None if recipe is None else recipe / recipe_file
     values = read_settings(path, given) if path is not None and path.exists() else {}
     try:
         return parse_settings(settings_class, as_arguments(values | given))
@@ -87,47 +94,54 @@ class Stage:
     """One program of the run with its settings."""
 
     title: str
-    main: Callable[[DataSettings], None]
-    settings: DataSettings
+    main: Callable[[Any], None]  # takes the class of `settings`
+    settings: AugmentSettings | TrainingSettings
 
 
 def all_stages(settings: RunSettings) -> list[Stage]:
-    """Every stage in order, its settings checked before the first one starts. Raises `UserError`."""
+    """Every stage in order, with checked settings. Raises `UserError`."""
     recipe = None if settings.recipe is None else recipe_folder(settings.recipe)
     if recipe is not None and not any(os.path.isfile(recipe / name) for name in RECIPE_FILES):
-        raise UserError(f"recipe {settings.recipe} holds none of {', '.join(RECIPE_FILES)}")
+        raise UserError(f"recipe {settings.recipe} contains none of {', '.join(RECIPE_FILES)}")
     output = Path(settings.output_dir)
     classifier, adapter, repo = (str(output / name) for name in ("classifier", "adapter", "repo"))
-    generation = {
+    generation: dict[str, Any] = {
         "output_dir": str(output),
         "classifier": classifier,
         "adapter": adapter,
     } | publication(settings)
     if recipe is not None and (recipe / "card.md").is_file():
         generation["card"] = str(recipe / "card.md")
-    seen = {"output_dir": classifier} | (
-        {} if settings.bootstrap_saliency else push_of(settings, "classifier")
-    )
-    first = stage_settings(settings, ClassifierSettings, "classifier.yaml", seen)
-    # The downstream classifier differs from the first one by its data alone, unless the recipe says
-    # more.
+    links: dict[str, Any] = {"output_dir": classifier}
+    links |= {} if settings.bootstrap_saliency else push_of(settings, "classifier")
+    first = stage_settings(settings, ClassifierSettings, "classifier.yaml", links)
+    # Without a downstream.yaml, the downstream classifier differs from the first by its data alone.
     downstream_file = "downstream.yaml"
     if recipe is None or not (recipe / downstream_file).exists():
         downstream_file = "classifier.yaml"
-    learned = {"output_dir": adapter, "judge": classifier} | push_of(settings, "adapter")
-    second = stage_settings(settings, AdapterSettings, "adapter.yaml", learned)
+    links = {"output_dir": adapter, "judge": classifier} | push_of(settings, "adapter")
+    second = stage_settings(settings, AdapterSettings, "adapter.yaml", links)
     generation["pretrained_model_name_or_path"] = second.pretrained_model_name_or_path
     third = stage_settings(settings, AugmentSettings, "generate.yaml", generation)
     bootstrap = []
     if settings.bootstrap_saliency:
-        bootstrap = bootstrap_stages(settings, third, output / "bootstrap")
-        seen = bootstrap[-1].settings
+        mixtures, retrained = bootstrap_settings(settings, third, output / "bootstrap")
+        bootstrap = [
+            Stage("mixtures with classifier-free masks", augment.main, mixtures),
+            Stage(
+                "classifier for saliency, on real images and these mixtures",
+                train_classifier.main,
+                retrained,
+            ),
+        ]
         links = generation | {
-            "classifier": seen.hub_model_id if seen.push_to_hub else seen.output_dir
+            "classifier": retrained.hub_model_id if retrained.push_to_hub else retrained.output_dir
         }
-        links |= {name: value for name, value in SEEN_AGAIN.items() if getattr(third, name) is None}
+        links |= {
+            name: value for name, value in BOOTSTRAPPED.items() if getattr(third, name) is None
+        }
         third = stage_settings(settings, AugmentSettings, "generate.yaml", links)
-    check_others_have(third, output)
+    check_reproducible(third, output)
     downstream = {
         "output_dir": str(output / "downstream"),
         "synthetic": repo,
@@ -143,53 +157,37 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     ]
 
 
-def bootstrap_stages(
+def bootstrap_settings(
     settings: RunSettings, generation: AugmentSettings, folder: Path
-) -> list[Stage]:
-    """Mixtures with model-free masks, and the classifier that is trained on them for a CAM to look
-    through.
-    """
-    shared = [
-        field.name for field in dataclasses.fields(DataSettings) if field.name != "output_dir"
-    ]
+) -> tuple[AugmentSettings, ClassifierSettings]:
+    """Settings of mixtures with classifier-free masks, and of the classifier trained on them."""
+    names = [field.name for field in dataclasses.fields(DataSettings) if field.name != "output_dir"]
     shared = {
-        name: getattr(generation, name)
-        for name in (*shared, "resolution", "resize", "image_format")
+        name: value
+        for name in (*names, "resolution", "resize", "image_format")
+        if (value := getattr(generation, name)) is not None
     }
-    given = {name: value for name, value in shared.items() if value is not None}
-    mixtures = stage_settings(
-        settings,
-        AugmentSettings,
-        "bootstrap.yaml",
-        BOOTSTRAP | given | {"output_dir": str(folder)},
-    )
+    links: dict[str, Any] = BOOTSTRAP | shared | {"output_dir": str(folder)}
+    mixtures = stage_settings(settings, AugmentSettings, "bootstrap.yaml", links)
     links = {
         "output_dir": str(folder / "classifier"),
         "synthetic": str(folder / "repo"),
         "synthetic_probability": 0.5,
     }
     links |= push_of(settings, "classifier")
-    classifier = stage_settings(settings, ClassifierSettings, "classifier.yaml", links)
-    return [
-        Stage("mixtures with model-free masks", augment.main, mixtures),
-        Stage(
-            "classifier for saliency, on real images and these mixtures",
-            train_classifier.main,
-            classifier,
-        ),
-    ]
+    return mixtures, stage_settings(settings, ClassifierSettings, "classifier.yaml", links)
 
 
-def publication(settings: RunSettings) -> dict:
-    """What has the generation publish its dataset, made with the models that were pushed before;
-    nothing where no push is asked for.
+def publication(settings: RunSettings) -> dict[str, Any]:
+    """Settings that make the generation publish its dataset, using the models pushed earlier; empty
+    without `push_to_hub`.
     """
     if not settings.push_to_hub:
         return {}
     links = {"push_to_hub": True} | {
-        name: getattr(settings, name)
+        name: value
         for name in sorted(PUBLICATION)
-        if getattr(settings, name) is not None
+        if (value := getattr(settings, name)) is not None
     }
     models = {
         name: pushed["hub_model_id"]
@@ -199,8 +197,8 @@ def publication(settings: RunSettings) -> dict:
     return links | models
 
 
-def push_of(settings: RunSettings, model: str) -> dict:
-    """What has a training push its model; nothing where the run names no models."""
+def push_of(settings: RunSettings, model: str) -> dict[str, Any]:
+    """Settings that make a training push its model; empty without `hub_model_id`."""
     if not settings.push_to_hub or settings.hub_model_id is None:
         return {}
     links = {
@@ -211,15 +209,12 @@ def push_of(settings: RunSettings, model: str) -> dict:
     return links | ({} if settings.license is None else {"license": settings.license})
 
 
-def check_others_have(generation: AugmentSettings, output: Path) -> None:
-    """Raises `UserError` when a dataset would be published that nobody else could make again:
-    before the first stage, not after it.
-    """
+def check_reproducible(generation: AugmentSettings, output: Path) -> None:
+    """Raises `UserError` if a dataset would be published that nobody else could reproduce."""
     if not generation.push_to_hub or generation.allow_local_inputs:
         return
-    inputs = ["dataset_name"] + (
-        ["adapter", "pretrained_model_name_or_path"] if generation.refines else []
-    )
+    inputs = ["dataset_name"]
+    inputs += ["adapter", "pretrained_model_name_or_path"] if generation.refines else []
     inputs += ["classifier"] if saliency_source(generation).needs == "classifier" else []
     paths = {name: Path(getattr(generation, name)) for name in inputs}
     local = [
@@ -227,14 +222,15 @@ def check_others_have(generation: AugmentSettings, output: Path) -> None:
     ]
     if local:
         raise UserError(
-            f"nobody else could make again what is made from local folders ({', '.join(local)}): --hub_model_id org/name pushes classifier "
-            "and adapter first, source and base have to be on the Hub; or publish it nevertheless with --allow_local_inputs"
+            f"nobody else could reproduce a dataset made from local folders ({', '.join(local)}): "
+            "give --hub_model_id org/name, which pushes classifier and adapter first, and take "
+            "dataset and base from the Hub; or publish anyway with --allow_local_inputs"
         )
 
 
 def check_pushes(stages: list[Stage], is_made: bool) -> None:
-    """Raises `UserError` in the first second where a stage's push would be refused. `is_made`:
-    whether the generation is finished.
+    """Raises `UserError` if a stage's push would be refused. `is_made`: whether the generation is
+    finished.
     """
     for stage in stages:
         if isinstance(stage.settings, AugmentSettings):
@@ -245,14 +241,10 @@ def check_pushes(stages: list[Stage], is_made: bool) -> None:
 
 
 def main(settings: RunSettings) -> None:
-    """The whole story. Raises what its stages raise."""
-    state = start_processes(settings.num_threads or 1)
+    """Runs the stages. Raises what they raise."""
+    rank = start_processes(settings.num_threads or 1)
     output = Path(settings.output_dir)
-    with (
-        lock_folder(output / "state", "run.lock", finished=output / "repo")
-        if state.is_main_process
-        else nullcontext()
-    ):
+    with lock_folder(output / "state", "run.lock", finished=output / "repo"):
         stages = all_stages(settings)
         on_rank_zero(lambda: check_pushes(stages, is_made=(output / "repo").exists()))
         too_many_skipped = None
@@ -260,22 +252,29 @@ def main(settings: RunSettings) -> None:
             say(f"{number}/{len(stages)} {stage.title}")
             try:
                 stage.main(stage.settings)
-            except TooManySkipped as error:  # what was made is whole and can be trained on: the run ends with this at its end
-                too_many_skipped = error
-        if state.is_main_process:
-            print(summary(output, stages[-2].settings), flush=True)
+            except TooManySkipped as error:
+                too_many_skipped = error  # raised at the end: the dataset is whole, train on it
+        if rank.is_main_process:
+            print(summary(output, generation_of(stages)), flush=True)
         if too_many_skipped is not None:
             raise too_many_skipped
 
 
+def generation_of(stages: list[Stage]) -> AugmentSettings:
+    """The settings of the last generation, which makes the augmented dataset."""
+    settings = [stage.settings for stage in stages]
+    return next(each for each in reversed(settings) if isinstance(each, AugmentSettings))
+
+
 def summary(output: Path, generation: AugmentSettings) -> str:
-    """What there is now and how to use it."""
+    """The results and how to use them, as text."""
     repo = output / "repo"
     manifest = read_json(manifest_path(repo, generation))
+    counts = f"{manifest['rows']} images, {len(manifest['skipped'])} skipped"
     config = "" if generation.config_name == "default" else f', "{generation.config_name}"'
     lines = [
         "",
-        f"Augmented dataset  {repo}  ({manifest['rows']} images, {len(manifest['skipped'])} skipped)",
+        f"Augmented dataset  {repo}  ({counts})",
         f'Load it            load_dataset("{repo.resolve()}"{config}, split="train")',
         f"See it             {repo / 'assets' / 'contact_sheet.png'}",
     ]
@@ -284,7 +283,8 @@ def summary(output: Path, generation: AugmentSettings) -> str:
         split = read_json(output / "downstream" / CLASSIFIER_FACTS)["settings"]["eval_split"]
         without, augmented = accuracies
         lines.append(
-            f"Accuracy on {split:<7}real images only {without:.3f}, with SGD-Mix {augmented:.3f} (one seed)"
+            f"Accuracy on {split:<7}real images only {without:.3f}, with SGD-Mix {augmented:.3f} "
+            "(one seed)"
         )
     return "\n".join(lines)
 

@@ -1,18 +1,14 @@
-"""Trains one adapter for a domain: DreamBooth + LoRA on the UNet's attention + learned tokens,
-jointly.
+"""Trains one adapter for a domain: DreamBooth, LoRA on the UNet's attention, and learned tokens.
 
-    training (checkpoints in state/) -> files that stock diffusers loads -> what a judge says of its
-    images -> card -> push
+    training (checkpoints in state/) -> files that diffusers loads -> judge -> card -> push
 
-Every step is skipped when its result is there, so the same command continues a run that was
-stopped. The samples of an optimizer step are functions of (seed, step): a training that is killed
-ends with the weights of one that was not, and one that is spread over processes trains on the same
-images and noise.
+A step is skipped if its result exists, so the same command resumes a stopped run. The samples of an
+optimizer step are a function of (seed, step): a killed and resumed training ends with the same
+weights, and several processes train on the same images and noise as one.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -30,7 +26,7 @@ from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.publishing.model_card import write_adapter_card
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.launch import launch
-from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
+from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes, wait_for_everyone
 from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_file
 from sgdmix_hub.settings.training import AdapterSettings, recorded
 from sgdmix_hub.training.adapter.loop import train, validation_sheet
@@ -47,23 +43,19 @@ def main(settings: AdapterSettings) -> None:
     settings.validate()
     folder = Path(settings.output_dir)
     state = folder / "state"
-    processes = start_processes(settings.num_threads)
-    with (
-        lock_folder(state, finished=folder / FACTS_FILE)
-        if processes.is_main_process
-        else nullcontext()
-    ):
+    rank = start_processes(settings.num_threads)
+    with lock_folder(state, finished=folder / FACTS_FILE):
         check_tracker(settings.report_to)
         on_rank_zero(lambda: check_push(settings))
         split = load_split(
             settings, on_rank_zero(lambda: resolve(settings.dataset_name, repo_type="dataset"))
         )
         base = on_rank_zero(lambda: resolve(settings.pretrained_model_name_or_path))
-        judge = on_rank_zero(lambda: resolve(settings.judge)) if settings.judge else None
-        if judge is not None:
-            Judge(
-                judge, split.class_names, torch.device("cpu")
-            )  # one that cannot judge is refused before the training, not after it
+        judge = None
+        if (name := settings.judge) is not None:
+            judge = on_rank_zero(lambda: resolve(name))
+            # refuses one that cannot judge before the training, not after it
+            Judge(judge, split.class_names, torch.device("cpu"))
         facts = adapter_facts(settings, split, base)
         if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
             say(f"adapter: {folder} is complete, nothing to train")
@@ -72,17 +64,17 @@ def main(settings: AdapterSettings) -> None:
             train_and_save(settings, split, base, facts, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
-        if processes.is_main_process:
+        if rank.is_main_process:
             write_adapter_card(settings, folder)
             push_trained(settings, folder, f"Adapter of {len(split.class_names)} classes")
             forget_failure(state)
-        processes.wait_for_everyone()
+        wait_for_everyone()
 
 
 def train_and_save(
     settings: AdapterSettings, split: Split, base: Pin, facts: dict, folder: Path
 ) -> None:
-    """Trains, and puts the adapter's files into the folder. A collective."""
+    """Trains, and writes the adapter's files. A collective."""
     state = folder / "state"
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -94,16 +86,20 @@ def train_and_save(
     if settings.report_to != "none":
         accelerator.init_trackers("sgdmix_hub_adapter", config=facts["settings"])
     model = train(settings, split, base, facts, accelerator, state)
-    for tracker in accelerator.trackers:  # end_training would end the processes' group as well
+    for tracker in accelerator.trackers:  # end_training would end the process group too
         tracker.finish()
     if accelerator.is_main_process:
         curve = TrainingLog(state / "log.jsonl").curve()
-        found = {"loss_curve": curve, "base_license": stated_license(base), "versions": versions()}
-        found |= {"num_processes": accelerator.num_processes}
+        results = {
+            "loss_curve": curve,
+            "base_license": stated_license(base),
+            "versions": versions(),
+            "num_processes": accelerator.num_processes,
+        }
 
         def write(working: Path) -> None:
             save_adapter(
-                working, model.unet, model.tokens.learned, settings.num_vectors, facts | found
+                working, model.unet, model.tokens.learned, settings.num_vectors, facts | results
             )
             draw_curve(curve, working / LOSS_PICTURE)
             sheet = validation_sheet(state, settings.max_train_steps)
@@ -115,7 +111,9 @@ def train_and_save(
 
 
 def adapter_facts(settings: AdapterSettings, split: Split, base: Pin) -> dict:
-    """What adapter.json says: classes and their tokens, prompt, pins, subset, settings."""
+    """Identity of the training, for adapter.json: classes and their tokens, prompt, pins, subset,
+    recorded settings.
+    """
     return {
         "class_names": split.class_names,
         "tokens": [token_for(label) for label in range(len(split.class_names))],

@@ -1,19 +1,19 @@
 """Trains an image classifier on real images, or on real and synthetic ones.
 
-The same program makes the classifier that saliency looks through and the downstream classifiers
-that show whether a dataset helps. Writes into `output_dir`: the model (safetensors), its image
-processor, `classifier.json` (pins, subset, settings, accuracy), a card; the checkpoints, from which
-the same command goes on, are in `state/`. Which weights are kept is decided on validation images,
-where there are any; the evaluation split is measured once, with the weights that were kept.
+The classifier may serve a CAM, or show whether a dataset helps (downstream). Writes into
+`output_dir`: the model (safetensors), its image processor, `classifier.json` (pins, subset,
+settings, accuracy), and a card; `state/` holds the checkpoints, from which the same command
+resumes. With validation images the best weights are kept, otherwise the last ones. The evaluation
+split is measured once, at the end.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from sgdmix_hub.publishing.model_card import write_classifier_card
 from sgdmix_hub.publishing.read import PublishedRows, load_published
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.launch import launch
-from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
+from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes, wait_for_everyone
 from sgdmix_hub.runtime.shared_memory import check_shared_memory, loader_bytes
 from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_file
 from sgdmix_hub.settings.training import ClassifierSettings, recorded
@@ -61,21 +61,16 @@ from .errors import UserError
 from .files import fill_folder, read_json, write_json
 
 LOSS_PICTURE = "assets/loss.png"
-MEASUREMENT = frozenset(
-    {"eval_split", "group_column", "many_shot", "few_shot"}
-)  # settings of what is done after the weights are final
+# Settings of the measurement, which comes after the training.
+MEASUREMENT = frozenset({"eval_split", "group_column", "many_shot", "few_shot"})
 
 
 def main(settings: ClassifierSettings) -> None:
     """One training. Raises `UserError`, `Preempted`."""
     settings.validate()
     folder = Path(settings.output_dir)
-    processes = start_processes(settings.num_threads)
-    with (
-        lock_folder(folder / "state", finished=folder / CLASSIFIER_FACTS)
-        if processes.is_main_process
-        else nullcontext()
-    ):
+    rank = start_processes(settings.num_threads)
+    with lock_folder(folder / "state", finished=folder / CLASSIFIER_FACTS):
         check_tracker(settings.report_to)
         on_rank_zero(lambda: check_push(settings))
         split = load_split(
@@ -87,36 +82,30 @@ def main(settings: ClassifierSettings) -> None:
             if settings.synthetic
             else None
         )
-        eval_pin = (
-            on_rank_zero(lambda: resolve(settings.eval_dataset_name, repo_type="dataset"))
-            if settings.eval_dataset_name
-            else None
-        )
+        eval_pin = None
+        if (name := settings.eval_dataset_name) is not None:
+            eval_pin = on_rank_zero(lambda: resolve(name, repo_type="dataset"))
         facts = classifier_facts(settings, split, model_pin, synthetic, eval_pin)
         if not on_rank_zero(lambda: is_finished(folder / CLASSIFIER_FACTS, identity_of(facts))):
             if synthetic is not None:
                 synthetic.check_made_from(split, facts["subset"])
-            evaluation = load_evaluation(settings, split, eval_pin) if settings.eval_split else None
+            evaluation = load_evaluation(settings, split, eval_pin)
             train_and_save(settings, split, model_pin, synthetic, evaluation, facts, folder)
         else:
             before = on_rank_zero(lambda: read_json(folder / CLASSIFIER_FACTS))
-            if settings.eval_split is None or measurement_of(before) == measurement_of(facts):
+            evaluation = None
+            if measurement_of(before) != measurement_of(facts):
+                evaluation = load_evaluation(settings, split, eval_pin)
+            if evaluation is None:
                 say(f"classifier: {folder} is complete, nothing to train")
             else:
-                say(f"classifier: {folder} is complete, only {settings.eval_split} is measured")
-                measure_again(
-                    settings,
-                    split,
-                    load_evaluation(settings, split, eval_pin),
-                    before,
-                    facts,
-                    folder,
-                )
-        if processes.is_main_process:
+                say(f"classifier: {folder} is complete, measuring {settings.eval_split} only")
+                measure_again(settings, split, evaluation, before, facts, folder)
+        if rank.is_main_process:
             write_classifier_card(settings, folder)
             push_trained(settings, folder, f"Classifier of {len(split.class_names)} classes")
             forget_failure(folder / "state")
-        processes.wait_for_everyone()
+        wait_for_everyone()
 
 
 def train_and_save(
@@ -128,9 +117,7 @@ def train_and_save(
     facts: dict,
     folder: Path,
 ) -> None:
-    """Trains, measures, and puts the classifier's files into the folder. A collective. Raises
-    `UserError`.
-    """
+    """Trains, measures, and writes the classifier's files. A collective. Raises `UserError`."""
     set_seed(settings.seed)
     model, preprocessing = build_for_training(
         model_pin,
@@ -147,7 +134,8 @@ def train_and_save(
     )
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
     prior = balanced_softmax_prior(counts) if settings.loss == "balanced-softmax" else None
-    arguments = training_arguments(settings, folder / "state" / "checkpoints")
+    checkpoints = folder / "state" / "checkpoints"
+    arguments = training_arguments(settings, checkpoints)
     log = TrainingLog(folder / "state" / "log.jsonl")
     trainer = Trainer(
         model=model,
@@ -166,27 +154,25 @@ def train_and_save(
         trainer.add_callback(best)
     identity = identity_of(facts) | {"num_processes": arguments.world_size}
     checkpoint = on_rank_zero(
-        lambda: checkpoint_to_resume(
-            Path(arguments.output_dir), settings.resume_from_checkpoint, identity
-        )
+        lambda: checkpoint_to_resume(checkpoints, settings.resume_from_checkpoint, identity)
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    found = {
+    results: dict[str, Any] = {
         "base_license": stated_license(model_pin),
         "versions": versions(),
         "num_processes": arguments.world_size,
+        "preprocessing": preprocessing.record(),
     }
-    found["preprocessing"] = preprocessing.record()
     if validation is not None:
-        found["validation"] = {"images": len(validation)} | best.load_into(trainer.model)
+        results["validation"] = {"images": len(validation)} | best.load_into(model)
     if evaluation is not None:
-        found |= evaluate_on(trainer, evaluation, as_measured, counts, settings)
+        results |= evaluate_on(trainer, evaluation, as_measured, counts, settings)
 
     def write(working: Path) -> None:
-        save_classifier(trainer.model, preprocessing, working)
+        save_classifier(model, preprocessing, working)
         curve = log.curve()
         draw_curve(curve, working / LOSS_PICTURE)
-        write_json(working / CLASSIFIER_FACTS, facts | found | {"loss_curve": curve})
+        write_json(working / CLASSIFIER_FACTS, facts | results | {"loss_curve": curve})
 
     if trainer.is_world_process_zero():
         fill_folder(folder, write, last=CLASSIFIER_FACTS)
@@ -195,18 +181,17 @@ def train_and_save(
 
 
 def check_loaders(settings: ClassifierSettings, size: int, is_evaluated: bool) -> None:
-    """Raises `UserError` where the data loaders' workers have not the shared memory that they need:
-    they would wait for it for ever.
-    """
+    """Raises `UserError` if the data loaders' workers lack shared memory: they would hang."""
     validated = settings.validation_split is not None or settings.validation_share > 0
-    images = settings.per_device_train_batch_size * (
-        3 if validated else 2 if is_evaluated else 1
-    )  # twice as many are evaluated at once
+    # an evaluation batch is twice as large; during a validation both loaders have workers
+    batches = 3 if validated else 2 if is_evaluated else 1
+    images = settings.per_device_train_batch_size * batches
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     check_shared_memory(
         loader_bytes(settings.dataloader_num_workers, images, size, ranks),
         f"{ranks * settings.dataloader_num_workers} workers of data loaders",
-        "fewer --dataloader_num_workers (0 needs none), a smaller --per_device_train_batch_size, or ",
+        "fewer --dataloader_num_workers (0 needs none), a smaller --per_device_train_batch_size, "
+        "or ",
     )
 
 
@@ -218,8 +203,8 @@ def measure_again(
     facts: dict,
     folder: Path,
 ) -> None:
-    """Measures the finished classifier in the folder, whose facts are `before`, as the settings now
-    say. A collective.
+    """Measures the finished classifier in the folder again, with other settings of the measurement.
+    A collective. `before`: its classifier.json.
     """
     pin = on_rank_zero(lambda: resolve(str(folder)))
     classifier = Classifier(pin, torch.device("cpu"))
@@ -227,21 +212,21 @@ def measure_again(
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
     arguments = training_arguments(settings, folder / "state" / "checkpoints")
     trainer = Trainer(model=classifier.model, args=arguments)
-    found = evaluate_on(trainer, evaluation, classifier.transform, counts, settings)
-    say(result_line(folder, settings, found))
+    results = evaluate_on(trainer, evaluation, classifier.transform, counts, settings)
+    say(result_line(folder, settings, results))
     kept = {name: value for name, value in before.items() if name not in ("metrics", "groups")}
+    changed = {name: facts[name] for name in ("settings", "eval_dataset")}
     if trainer.is_world_process_zero():
-        write_json(
-            folder / CLASSIFIER_FACTS,
-            kept | found | {name: facts[name] for name in ("settings", "eval_dataset")},
-        )
-    trainer.accelerator.wait_for_everyone()
+        write_json(folder / CLASSIFIER_FACTS, kept | results | changed)
+    wait_for_everyone()
 
 
-def load_evaluation(settings: ClassifierSettings, split: Split, pin: Pin | None) -> Split:
-    """The usable rows of the split that is measured in the end, of the dataset at `pin` where there
-    is one. Raises `UserError`.
+def load_evaluation(settings: ClassifierSettings, split: Split, pin: Pin | None) -> Split | None:
+    """The usable rows of eval_split, from the dataset at `pin` if given; None without eval_split.
+    Raises `UserError`.
     """
+    if settings.eval_split is None:
+        return None
     evaluation = load_evaluation_split(settings, settings.eval_split, split, pin)
     if settings.group_column is not None:
         attributes_of(evaluation, settings.group_column)
@@ -251,9 +236,7 @@ def load_evaluation(settings: ClassifierSettings, split: Split, pin: Pin | None)
 def training_rows(
     settings: ClassifierSettings, split: Split, transform
 ) -> tuple[np.ndarray, EvaluationImages | None]:
-    """The rows to train on, int64 (n,), and the images to choose the weights on, if there are any.
-    Raises `UserError`.
-    """
+    """The rows to train on, int64 (n,), and the validation images, if any. Raises `UserError`."""
     rows = usable_rows(settings, split)
     if settings.validation_split is not None:
         validation = load_evaluation_split(settings, settings.validation_split, split)
@@ -263,7 +246,8 @@ def training_rows(
     held = hold_out(split.labels, rows, settings.validation_share, settings.subset_seed)
     if not len(held):
         raise UserError(
-            f"validation_share {settings.validation_share} of {len(rows)} images is none of any class: give a larger one"
+            f"validation_share {settings.validation_share} of {len(rows)} images holds out none of "
+            "any class: give a larger one"
         )
     return np.setdiff1d(rows, held), EvaluationImages(split, held, transform)
 
@@ -275,7 +259,7 @@ def classifier_facts(
     synthetic: PublishedRows | None,
     eval_dataset: Pin | None = None,
 ) -> dict:
-    """What classifier.json says: pins, subset, classes, settings without places and speed."""
+    """Identity of the training, for classifier.json: pins, subset, classes, recorded settings."""
     return {
         "subset": subset_record(settings, split),
         "model": str(model),
@@ -287,8 +271,8 @@ def classifier_facts(
 
 
 def identity_of(facts: dict) -> dict:
-    """The facts that decide the weights, which a checkpoint or a finished training must share: not
-    those of the measurement after them.
+    """The facts that determine the weights, without those of the measurement. A checkpoint is
+    resumed, or a training is finished, only if they match.
     """
     settings = {name: value for name, value in facts["settings"].items() if name not in MEASUREMENT}
     return {name: value for name, value in facts.items() if name != "eval_dataset"} | {
@@ -297,7 +281,7 @@ def identity_of(facts: dict) -> dict:
 
 
 def measurement_of(facts: dict) -> dict:
-    """The facts that decide what is measured, with which weights ever."""
+    """The facts that determine what is measured."""
     return {"eval_dataset": facts["eval_dataset"]} | {
         name: facts["settings"].get(name) for name in sorted(MEASUREMENT)
     }

@@ -4,6 +4,8 @@ what is left out and why.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from sgdmix_hub.errors import one_line, shown
@@ -14,6 +16,7 @@ from .loading import SPLIT_NAMES
 from .splits import Split
 from .subsets import NO_LABEL
 
+logger = logging.getLogger(__name__)
 NAMED = 3  # of the images that are left out
 
 
@@ -27,10 +30,9 @@ def report_split(
     say(one_line(split_line(settings, split, undecodable or {})))
     if split.strays:
         first = shown(split.strays[0])
-        say(
-            one_line(
-                f"warning: {counted(len(split.strays), 'image file')} of {split.pin.name} in no split, {first} first: {SPLIT_NAMES}"
-            )
+        strays = counted(len(split.strays), "image file")
+        logger.warning(
+            one_line(f"{strays} of {split.pin.name} in no split, {first} first: {SPLIT_NAMES}")
         )
 
 
@@ -39,10 +41,9 @@ def report_unusable(split: Split, unusable: dict[int, str]) -> None:
     the others.
     """
     if unusable:
-        say(
-            one_line(
-                f"warning: {counted(len(unusable), 'image')} of {split.pin.name} cannot be used: {named(split, unusable)}"
-            )
+        images = counted(len(unusable), "image")
+        logger.warning(
+            one_line(f"{images} of {split.pin.name} cannot be used: {named(split, unusable)}")
         )
 
 

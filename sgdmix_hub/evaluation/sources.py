@@ -4,6 +4,7 @@ judge's own accuracy.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,24 +18,26 @@ from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, parse_pins, reso
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import BATCH, Judge
 from sgdmix_hub.publishing.read import PublishedRows
-from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import FALL_BACK, SALIENCY_SOURCES, apply_preset
+from sgdmix_hub.settings.method import (
+    FALL_BACK,
+    MASK_SETTINGS,
+    PRESETS,
+    SALIENCY_SOURCES,
+    apply_preset,
+)
 from sgdmix_hub.settings.parsing import parse_settings
 
 from .embeddings import Picture, Views, compute_views
 from .scores import Origins
 
+logger = logging.getLogger(__name__)
+# The masks of the preset `recommended`, whichever saliency method it names.
 WITHOUT_CLASSIFIER = {
-    "saliency_method": FALL_BACK,
-    "threshold_method": "otsu",
-    "mask_refinement": "grabcut",
-    "largest_component": False,
-    "fill_holes": False,
-    "mask_dilation": 0.0,
-}
+    name: value for name, value in PRESETS["recommended"].items() if name in MASK_SETTINGS
+} | {"saliency_method": FALL_BACK}
 
 
 def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
@@ -106,9 +109,9 @@ def mask_settings(
             local_folder(stated, MODEL_FILES)
             return recipe, stated, words
         except UserError as error:
-            say(f"warning: {error}")
+            logger.warning(error)
     words = f"model-free (minimum barrier, GrabCut): the classifier behind the generation's {method} is not at hand (--classifier)"
-    say(f"warning: masks are {words}")
+    logger.warning(f"masks are {words}")
     return replace(recipe, **WITHOUT_CLASSIFIER), None, words
 
 
@@ -126,16 +129,9 @@ def all_views(
 ) -> tuple[Views, Views]:
     """The views of the sources and of the synthetic images, both through the sources' masks."""
     synthetic = split_of(rows.rows, rows.pin, "image", "label")
-    names = (
-        "threshold_method",
-        "threshold_quantile",
-        "mask_refinement",
-        "largest_component",
-        "fill_holes",
-        "mask_dilation",
-        "resolution",
-    )
-    key = {"maps": maker.maps.key} | {name: getattr(maker.settings, name) for name in names}
+    key = {"maps": maker.maps.key} | {
+        name: getattr(maker.settings, name) for name in (*MASK_SETTINGS, "resolution")
+    }
     with tqdm(total=len(split.subset) + len(synthetic.subset), desc="views", unit="image") as bar:
 
         def source(row: int) -> Picture:

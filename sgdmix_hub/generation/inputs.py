@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from sgdmix_hub.models.adapters import Adapter, check_base
 from sgdmix_hub.models.loading import pin_diffusion
 from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.runtime.environment import versions
-from sgdmix_hub.runtime.ranks import on_rank_zero, say
+from sgdmix_hub.runtime.ranks import on_rank_zero
 from sgdmix_hub.settings.generation import (
     MAY_MOVE_LAST_BITS,
     PINNED_INPUTS,
@@ -29,6 +30,8 @@ from sgdmix_hub.settings.generation import (
 from sgdmix_hub.settings.method import saliency_source
 
 from .plan_file import begun_run, has_begun, note_run
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,9 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
         )
     moved = _different(before["environment"], current["environment"])
     if moved:
-        say(
-            f"warning: {', '.join(moved)} changed since this run began: images made from here on "
-            "may differ by rounding"
+        logger.warning(
+            f"{', '.join(moved)} changed since this run began: images made from here on may differ "
+            "by rounding"
         )
 
 

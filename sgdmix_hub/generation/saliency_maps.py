@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -29,18 +30,16 @@ from sgdmix_hub.models.loading import load_classifier
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import FALL_BACK, saliency_method, saliency_source
+from sgdmix_hub.settings.method import (
+    FALL_BACK,
+    MASK_SETTINGS,
+    saliency_method,
+    saliency_source,
+)
 
 from .row_store import Block, RowStore, compute_rows
 
-MASK_SETTINGS = (
-    "threshold_method",
-    "threshold_quantile",
-    "mask_refinement",
-    "largest_component",
-    "fill_holes",
-    "mask_dilation",
-)
+logger = logging.getLogger(__name__)
 # Input size over training size; at twice its training size a small network lost half its accuracy.
 LARGEST_SCALE = 1.5
 
@@ -143,7 +142,7 @@ def _tested(
     if rank == 0 and not path.exists():
         cam = load_cam(settings, load_classifier(classifier, split.class_names, device))
         for doubt in doubts_of_size(cam):
-            say(f"warning: {doubt}")
+            logger.warning(doubt)
         write_sealed(path, asdict(trust_test(cam.classifier, cam.size, split, settings.resize)))
     wait_for_file(path)
     trust = Trust(**read_sealed(path))
@@ -152,9 +151,9 @@ def _tested(
         remedy = (
             f"using {FALL_BACK} instead" if falls_back else f"try --saliency_method {FALL_BACK}"
         )
-        say(
-            f"warning: the classifier reads the background ({trust}), "
-            f"so its maps find the background: {remedy}"
+        logger.warning(
+            f"the classifier reads the background ({trust}), so its maps find the background: "
+            f"{remedy}"
         )
     return trust
 

@@ -5,7 +5,7 @@ against its manifest.
 from __future__ import annotations
 
 import glob
-import warnings
+import logging
 from collections import defaultdict
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from sgdmix_hub.settings.generation import check_config_name
 from .card_merge import newest_versions
 from .layout import assets_folder, damaged_files, data_folder
 
+logger = logging.getLogger(__name__)
 CARD = "README.md"
 
 
@@ -216,10 +217,9 @@ def fetch_version(name_at_revision: str, config_name: str) -> tuple[Pin, Path]:
         return pin, Path(pin.path)
     before = None if local_only else cached_version(name, revision)
     if before is not None and before != pin:
-        warnings.warn(
-            f"{name_at_revision} was {before.revision} when it was loaded last, and is {pin.revision} now: its owner has moved the tag; "
-            f"{before} is what you had",
-            stacklevel=2,
+        logger.warning(
+            f"{name_at_revision} was {before.revision} when it was loaded last, and is "
+            f"{pin.revision} now: its owner has moved the tag; {before} is what you had"
         )
     wanted = [
         CARD,

@@ -1,5 +1,6 @@
-"""Versions and devices: those that have a hand in a run's bytes, and what `sgdmix env` says for a
-bug report: no names, paths or tokens.
+"""Library versions and devices: for the record of a run, and for bug reports (`sgdmix env`).
+
+Neither contains names, paths or tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import cv2
 from sgdmix_hub._version import __version__
 from sgdmix_hub.errors import UserError, shown
 
+# Their versions may change published bytes.
 LIBRARIES = (
     "torch",
     "diffusers",
@@ -29,7 +31,7 @@ ALSO_REPORTED = ("torchvision", "accelerate", "huggingface_hub", "opencv-python-
 
 
 def report() -> str:
-    """One line a fact."""
+    """The text of `sgdmix env`: one fact per line."""
     import torch
 
     facts = {
@@ -39,14 +41,13 @@ def report() -> str:
     }
     facts |= {library: installed(library) for library in (*LIBRARIES, *ALSO_REPORTED)}
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    facts["GPUs"] = (
-        ", ".join(f"{devices.count(name)} x {name}" for name in sorted(set(devices))) or "none"
-    )
+    kinds = [f"{devices.count(name)} x {name}" for name in sorted(set(devices))]
+    facts["GPUs"] = ", ".join(kinds) or "none"
     return "\n".join(f"{name:<24}{value}" for name, value in facts.items())
 
 
 def installed(library: str) -> str:
-    """The library's version, or that it is missing."""
+    """The library's version, or "not installed"."""
     try:
         return version(library)
     except PackageNotFoundError:
@@ -56,12 +57,12 @@ def installed(library: str) -> str:
 def main(words: list[str]) -> None:
     """Prints the report. Raises `UserError` for any word."""
     if words:
-        raise UserError(f"sgdmix env takes no settings: {shown(words[0])}")
+        raise UserError(f"sgdmix env takes no settings: remove {shown(words[0])}")
     print(report())
 
 
 def versions() -> dict[str, str]:
-    """The libraries that have a hand in the bytes."""
+    """The versions that may change a run's bytes: of the libraries, and of this package."""
     return {library: version(library) for library in LIBRARIES} | {
         "sgdmix_hub": __version__,
         "opencv": cv2.__version__,

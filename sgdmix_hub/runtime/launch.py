@@ -1,9 +1,8 @@
-"""The processes of one launch: ranks and devices, the output folder's lock, waiting on files, stop
-signals, ends and exit codes.
+"""Start and end of a program: signals, settings, one line that says why it fails, the exit code.
 
-Rank discipline: rank 0 makes what exists once (pins' checks, merged maps, plan, repo/) and the
-others wait for the FILES. Saliency and generation hold no collective, so a slow rank times nobody
-out.
+Rank discipline: rank 0 makes what exists once (checks of pins, merged maps, the plan, repo/); the
+others wait for the FILES. Saliency and generation hold no collective, so a slow rank cannot make
+the others time out.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -20,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-import datasets
 import torch
-import transformers
+from datasets.utils import logging as datasets_logging
+from transformers.utils import logging as transformers_logging
 
 from sgdmix_hub.errors import (
     EncoderDied,
@@ -33,14 +31,17 @@ from sgdmix_hub.errors import (
     one_line,
 )
 from sgdmix_hub.files import write_json
+from sgdmix_hub.settings.fields import Checked
 from sgdmix_hub.settings.parsing import Settings, parse_settings
 
+from .launch_state import LAUNCH
 from .liveness import dead_ranks, launch_folder, launched_rank, leave_note, remove_note
 from .parent_death import signal_with_parent
 from .places import useless_place
+from .ranks import show_warnings
 from .resource_errors import lack_of_memory, lack_of_room
-from .signals import heed_signals, stopped_by
-from .stopping import GOES_ON, POLL_SECONDS, REPORT, RESERVE, FolderInUse, another_failed, stopped
+from .signals import handle_signals, stopped_by
+from .stopping import POLL_SECONDS, RERUN, RESERVE, FolderInUse, another_failed, stopped
 
 EXIT_USER_ERROR = 2
 EXIT_SKIPPED = 3
@@ -49,56 +50,40 @@ PATIENCE_SECONDS = 5.0
 SETTLE_SECONDS = 1.0  # from a broken connection to the launcher's SIGTERM
 
 
-class DiedWithoutAWord(Exception):
-    """Other processes of this launch, or workers, were killed from outside, or crashed outside
+class ProcessDied(Exception):
+    """Another process of this launch, or a worker, was killed from outside or crashed outside
     Python. Exit code 1: it may well happen again.
     """
 
 
 EXIT_CODES = {UserError: EXIT_USER_ERROR, TooManySkipped: EXIT_SKIPPED, Preempted: EXIT_PREEMPTED}
-_ending = threading.Lock()
-
-
-def end_stopped() -> NoReturn:
-    """Ends a process that was asked to stop and has not come to it."""
-    code = fail(stopped(), None)
-    remove_note()
-    os._exit(code)
-
-
-def stop_with_launcher() -> None:
-    """Asks Linux for a SIGTERM when the launcher dies: a killed launcher would leave its processes
-    behind as orphans that write on.
-    """
-    if "ACCELERATE_MIXED_PRECISION" in os.environ and not signal_with_parent(
-        signal.SIGTERM, os.getppid()
-    ):
-        os._exit(EXIT_PREEMPTED)
 
 
 def launch(
     main: Callable[[Settings], None], settings_class: type[Settings], argv: list[str] | None = None
 ) -> None:
-    """Runs `main` on the parsed settings and ends the process with the exit code that the failure
-    stands for.
+    """Runs `main` on the parsed settings and ends the process with an exit code.
 
-    0 done; 2 a mistake of the user, a place that cannot be used, a full disk or not enough memory,
-    in one line; 3 too many rows skipped; 75 stopped by SIGTERM, Ctrl-C or SIGHUP; 1 a killed
-    process, in one line, and anything else, with a traceback. The line is printed once; where there
-    is an output folder it is in its `state/error.json` too,
-    because `accelerate launch` prints a report of its own after it and turns every code into 1.
+    0: done. 2: a mistake of the user, an unusable place, a full disk or too little memory, in one
+    line. 3: too many rows skipped. 75: stopped by SIGTERM, Ctrl-C or SIGHUP. 1: a killed process,
+    in one line, or anything else, with a traceback.
+
+    `accelerate launch` prints its own report after the line and turns every code into 1, so the
+    line is written to `state/error.json` of the output folder too.
     """
-    heed_signals(end_stopped)
+    handle_signals(end_stopped)
     stop_with_launcher()
     quiet_other_ranks()
-    REPORT.begin(None)
+    show_warnings()
+    LAUNCH.report_to(None)
     settings, code = None, 0
     leave_note()
     try:
         settings = parse_settings(settings_class, argv)
-        if hasattr(settings, "output_dir"):
-            check_named(settings.output_dir)
-            REPORT.begin(Path(settings.output_dir) / "state" / "error.json")
+        output_dir = getattr(settings, "output_dir", None)
+        if output_dir is not None:
+            check_named(output_dir)
+            LAUNCH.report_to(Path(output_dir) / "state" / "error.json")
         main(settings)
     except Exception as error:
         code = fail(error, settings)
@@ -110,44 +95,72 @@ def launch(
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    # A failed rank must not hang in the others' collectives while Python shuts down, and gloo
-    # sometimes aborts in that shutdown.
+    # A failed rank must not hang in the others' collectives during Python's shutdown, in which
+    # gloo sometimes aborts.
     if code or distributed:
         os._exit(code)
 
 
+def end_stopped() -> NoReturn:
+    """Ends a process that did not stop by itself after a stop signal."""
+    code = fail(stopped(), None)
+    remove_note()
+    os._exit(code)
+
+
+def stop_with_launcher() -> None:
+    """Asks Linux for a SIGTERM when the launcher dies: otherwise a killed launcher would leave
+    orphans that go on writing.
+    """
+    under_launcher = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if under_launcher and not signal_with_parent(signal.SIGTERM, os.getppid()):
+        os._exit(EXIT_PREEMPTED)
+
+
+def quiet_other_ranks() -> None:
+    """Turns off the libraries' progress bars, and on all ranks but the first their warnings.
+
+    diffusers reads its verbosity from the environment: importing it takes seconds, and not every
+    program needs it.
+    """
+    for library in (transformers_logging, datasets_logging):
+        library.disable_progress_bar()
+    if launched_rank() != 0:
+        warnings.simplefilter("ignore")
+        transformers_logging.set_verbosity_error()
+        os.environ["DIFFUSERS_VERBOSITY"] = "error"
+        if "diffusers" in sys.modules:  # which has read it already
+            sys.modules["diffusers"].utils.logging.set_verbosity_error()
+
+
 def check_named(output_dir: str) -> None:
-    """Raises `UserError` for what is no folder's name."""
+    """Raises `UserError` if this cannot be the name of a folder."""
     if not output_dir.strip() or "\0" in output_dir:
-        raise UserError("output_dir is empty or has a zero byte in it: give a folder")
+        raise UserError("output_dir is empty or contains a zero byte: give a folder")
 
 
-def end_together(settings: Settings) -> None:
-    """Waits for the other ranks. What fails here, when this one's work is done, costs nothing: it
-    is said, and the work counts.
+def end_together(settings: Checked | None) -> None:
+    """Waits for the other ranks. A failure here is reported but costs nothing: this rank's work is
+    done.
     """
     try:
         torch.distributed.barrier()
     except Exception as error:
         why = reason(error, settings)
         if is_speaker(settings):
-            why = (
-                f"rank {dead_ranks()[0]} died"
-                if dead_ranks()
-                else f"the other ranks were lost ({first_line(why)})"
-            )
-            print(
-                f"sgdmix_hub: {one_line(f'{why} when everything was done: nothing is lost')}",
-                file=sys.stderr,
-                flush=True,
-            )
+            dead = dead_ranks()
+            lost = f"the other ranks were lost ({first_line(why)})"
+            what = f"rank {dead[0]} died" if dead else lost
+            line = one_line(f"{what} when everything was done: nothing is lost")
+            print(f"sgdmix_hub: {line}", file=sys.stderr, flush=True)
 
 
-def fail(error: Exception, settings: Settings | None) -> int:
-    """Says why this process ends, if it is the one to say it, and returns its exit code; whoever
-    calls it ends the process.
+def fail(error: Exception, settings: Checked | None) -> int:
+    """Reports why this process ends, if it is the one to do so, and returns its exit code.
+
+    The caller ends the process.
     """
-    _ending.acquire()  # for good: the main thread and the one that ends a stopped process do not both report
+    LAUNCH.ending.acquire()
     error = reason(error, settings)
     code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
     if is_speaker(settings):
@@ -155,72 +168,59 @@ def fail(error: Exception, settings: Settings | None) -> int:
     return code
 
 
-def reason(error: Exception, settings: Settings | None) -> Exception:
-    """What the end of this process is to be blamed on. What breaks after another rank's death or a
-    signal to stop breaks because of it.
-    """
-    if isinstance(
-        error, UserError
-    ):  # it may tell of a library's failure that a full disk is behind
+def reason(error: Exception, settings: Checked | None) -> Exception:
+    """The cause to report for an error: after another rank's death or a stop signal, that one."""
+    if isinstance(error, UserError):
+        # may quote a library's failure that a full disk has caused
         return lack_of_room(error, settings) or error
     if isinstance(error, TooManySkipped):
         return error
     lack = lack_of_room(error, settings) or lack_of_memory(error, settings)
     if lack is not None:
         return lack
+    _let_launch_settle(error)
+    dead = dead_ranks()
+    if dead:
+        ranks = f"rank{'s' * (len(dead) > 1)} {', '.join(map(str, dead))}"
+        return ProcessDied(_killed(ranks))
+    if stopped_by():
+        return stopped()
+    if isinstance(error, EncoderDied):
+        return ProcessDied(_killed("an encoding process"))
+    return useless_place(error) or error
+
+
+def _killed(who: str) -> str:
+    return f"{who} was killed or crashed (out of memory?): fix that and {RERUN}"
+
+
+def _let_launch_settle(error: Exception) -> None:
+    """Waits for the sign of another process's end, which may come after the error it has caused."""
     deadline = time.monotonic() + (0 if launch_folder() is None else SETTLE_SECONDS)
     while (
         not (stopped_by() or isinstance(error, Preempted) or dead_ranks())
         and time.monotonic() < deadline
     ):
         time.sleep(POLL_SECONDS)
-    dead = dead_ranks()
-    if dead:
-        ranks = f"rank{'s' * (len(dead) > 1)} {', '.join(map(str, dead))}"
-        return DiedWithoutAWord(
-            f"{ranks} died without a word (killed from outside, perhaps because memory ran out, or crashed): mend that, then {GOES_ON}"
-        )
-    if stopped_by():
-        return stopped()
-    if isinstance(error, EncoderDied):
-        return DiedWithoutAWord(
-            f"an encoding process died (killed, perhaps because memory ran out): mend that, then {GOES_ON}"
-        )
-    return useless_place(error) or error
 
 
-def quiet_other_ranks() -> None:
-    """One progress bar a stage: the libraries' own are off, and other ranks show errors only.
-
-    diffusers is told by the environment: importing it adds seconds, and not every program needs it.
-    """
-    for library in (transformers.utils.logging, datasets.utils.logging):
-        library.disable_progress_bar()
-    if launched_rank() != 0:
-        warnings.simplefilter("ignore")
-        transformers.utils.logging.set_verbosity_error()
-        os.environ["DIFFUSERS_VERBOSITY"] = "error"
-        if "diffusers" in sys.modules:  # which has read it already
-            sys.modules["diffusers"].utils.logging.set_verbosity_error()
-
-
-def is_speaker(settings: Settings | None) -> bool:
-    """Whether it is this rank that says why the launch fails: rank 0, or one that fails alone; of a
-    machine where others have died without a word, the first that is left.
+def is_speaker(settings: Checked | None) -> bool:
+    """Whether this rank reports why the launch fails: rank 0, or one that fails alone, or the first
+    one left on a machine where others have died.
     """
     dead = dead_ranks()
     if dead:
         first = launched_rank() - int(os.environ["LOCAL_RANK"])
-        return launched_rank() == min(
-            set(range(first, first + int(os.environ["LOCAL_WORLD_SIZE"]))) - set(dead)
-        )
+        here = set(range(first, first + int(os.environ["LOCAL_WORLD_SIZE"])))
+        return launched_rank() == min(here - set(dead))
     return launched_rank() == 0 or (settings is not None and is_left_alone())
 
 
 def is_left_alone() -> bool:
-    """Whether nobody stops this rank in the moments after its error. Where rank 0 failed, the
-    launcher ends the others at once: what they then run into (a broken connection) is not the
-    reason, and rank 0 has said it.
+    """Whether nobody stops this rank within `PATIENCE_SECONDS` after its error.
+
+    If rank 0 failed, the launcher ends the others at once. Their errors (a broken connection) are
+    not the cause, which rank 0 has reported.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and not stopped_by():
@@ -229,20 +229,21 @@ def is_left_alone() -> bool:
 
 
 def report(code: int, error: Exception) -> None:
-    """Says why the run ends and writes it into the output folder, unless that is another run's."""
+    """Prints why the run ends, and writes it into the output folder unless another run holds it."""
     if code == EXIT_PREEMPTED and another_failed():
-        return  # that is why this one was stopped, and it has said so
-    if code == 1 and not isinstance(error, DiedWithoutAWord):
+        return  # the other process has reported why it failed
+    if code == 1 and not isinstance(error, ProcessDied):
         with suppress(OSError):
             traceback.print_exception(error)
     message = first_line(error) if code == 1 else str(error)
     if launched_rank() != 0:
         message = f"rank {launched_rank()}: {message}"
     message = one_line(message)
-    if REPORT.path is not None and not isinstance(error, FolderInUse):
+    path = LAUNCH.report_path
+    if path is not None and not isinstance(error, FolderInUse):
         try:
-            REPORT.path.with_name(RESERVE).unlink(missing_ok=True)
-            write_json(REPORT.path, {"exit_code": code, "message": message})
+            path.with_name(RESERVE).unlink(missing_ok=True)
+            write_json(path, {"exit_code": code, "message": message})
         except OSError:
             message += " (and state/error.json could not be written)"
     with suppress(OSError):  # a terminal that was closed

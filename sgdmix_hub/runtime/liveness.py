@@ -1,6 +1,4 @@
-"""Which ranks of this launch, on this machine, died without a word: each leaves a note that it
-removes before it ends by itself.
-"""
+"""Detects ranks of this machine that died without cleanup, by lock files in torchrun's folder."""
 
 from __future__ import annotations
 
@@ -10,46 +8,48 @@ from pathlib import Path
 
 
 def launched_rank() -> int:
-    """The rank the launcher gave this process, known before any library is set up."""
+    """The rank that the launcher gave this process, known before any library is loaded."""
     return int(os.environ.get("RANK", "0"))
 
 
 def launch_folder() -> Path | None:
-    """A folder of this machine that this very launch has for itself: torchrun makes it. None
-    without torchrun.
-    """
+    """The folder that torchrun made for this launch on this machine; None without torchrun."""
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(error_file).parents[1] if error_file else None
 
 
 def leave_note() -> None:
-    """Says to the other ranks of this machine that this one runs: by a file that it removes before
-    it ends by itself, and on which it holds a lock, which the system takes away however it ends.
+    """Tells the other ranks of this machine that this one runs.
+
+    By a file with a lock on it. The process removes the file before it ends; the system releases
+    the lock however it ends.
     """
     folder = launch_folder()
     if folder is None:
         return
     working = folder / f".rank-{launched_rank()}"
     try:
-        note = os.open(
-            working, os.O_RDWR | os.O_CREAT
-        )  # open to the end: closing it would give the lock away
+        # never closed: that would release the lock
+        note = os.open(working, os.O_RDWR | os.O_CREAT)
         fcntl.lockf(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
         working.rename(folder / f"rank-{launched_rank()}")
-    except OSError:  # no room, or no locks: its death will look like a stop
+    except OSError:  # no room, or no locks: a death will look like a stop
         working.unlink(missing_ok=True)
 
 
 def remove_note() -> None:
-    if launch_folder() is not None:
-        (launch_folder() / f"rank-{launched_rank()}").unlink(missing_ok=True)
+    """Tells the other ranks that this one ends by itself."""
+    folder = launch_folder()
+    if folder is not None:
+        (folder / f"rank-{launched_rank()}").unlink(missing_ok=True)
 
 
 def dead_ranks() -> list[int]:
-    """The ranks of this launch, on this machine, whose note is there without its lock."""
-    notes = [] if launch_folder() is None else launch_folder().glob("rank-*")
+    """The other ranks on this machine that left a note without its lock."""
+    folder = launch_folder()
+    notes = [] if folder is None else folder.glob("rank-*")
     ranks = {int(note.name.removeprefix("rank-")): note for note in notes}
-    ranks.pop(launched_rank(), None)  # opening and closing its own note would give its lock away
+    ranks.pop(launched_rank(), None)  # opening and closing its own note would release its lock
     return sorted(rank for rank, note in ranks.items() if _is_abandoned(note))
 
 

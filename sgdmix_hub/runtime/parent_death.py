@@ -1,4 +1,4 @@
-"""A process that ends when the one that started it does."""
+"""A signal at the death of the parent process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def signal_with_parent(number: int, parent: int) -> bool:
-    """Asks Linux for a signal at the death of the process `parent`, which started this one; False
-    when it is dead already.
+    """Asks Linux to send this process a signal when its parent, `parent`, dies. False if it is dead
+    already.
 
-    Elsewhere nothing is asked for.
+    No-op on other platforms.
     """
     if sys.platform != "linux":
         return True

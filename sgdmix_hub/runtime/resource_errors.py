@@ -1,6 +1,4 @@
-"""What an error means that comes from a lack of disk or memory, however deep in the libraries: one
-line of advice.
-"""
+"""One line of advice for an error from a lack of disk space or memory."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from datasets.config import HF_DATASETS_CACHE
@@ -16,29 +15,26 @@ from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
 from sgdmix_hub.errors import UserError, first_line
 from sgdmix_hub.runtime import shared_memory
-from sgdmix_hub.settings.data import DataSettings
-from sgdmix_hub.settings.programs import PublishSettings
+from sgdmix_hub.settings.fields import Checked
+
+from .stopping import RERUN
 
 FULL_DISK = {
     errno.ENOSPC: "free some {where}",
     errno.EDQUOT: "free some {where}, or ask for more",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f) or choose another file system for {folder}",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another file system "
+    "for {folder}",
 }
-FULL_BYTES = 2**20  # less than this is no room
+FULL_BYTES = 2**20  # a file system with less free space counts as full
 
-# What safetensors, numpy and torch.save say of a write that failed: they keep no error number, or
-# put it in words.
+# Failed writes as safetensors, numpy and torch.save report them: in words, without `errno`.
 FAILED_WRITE = re.compile(
     r"\(os error (?P<number>\d+)\)|\d+ requested and \d+ written|unexpected pos \d+ vs \d+"
 )
 
 
-def lack_of_room(
-    error: Exception, settings: DataSettings | PublishSettings | None
-) -> UserError | None:
-    """The advice for a write that failed for lack of room, however deep in the libraries; None for
-    other errors.
-    """
+def lack_of_room(error: Exception, settings: Checked | None) -> UserError | None:
+    """The advice for a write without room, from the error or its causes; None for other errors."""
     for cause in causes(error):
         number = cause.errno if isinstance(cause, OSError) else None
         said = FAILED_WRITE.search(str(cause))
@@ -47,60 +43,63 @@ def lack_of_room(
         if number in FULL_DISK:
             folder = getattr(settings, "output_dir", "the output")
             advice = FULL_DISK[number].format(folder=folder, where=where_it_is_full(folder))
-            return UserError(
-                f"{os.strerror(number).lower()}: {advice}, then the same command goes on, with what was finished kept"
-            )
+            return UserError(f"{os.strerror(number).lower()}: {advice}, then {RERUN}")
     return None
 
 
 def where_it_is_full(output_dir: str) -> str:
-    """The places of a run that have no room left, in words; all of them where a failed write has
-    given its room back.
+    """The places of a run without free space, in words; all of them if the failed write has freed
+    its space again.
     """
-    caches = [HF_HOME, HF_HUB_CACHE, HF_DATASETS_CACHE, tempfile.gettempdir()]
-    places = dict.fromkeys([output_dir, *caches, shared_memory.FOLDER])
+    places: dict[str | Path, None] = dict.fromkeys(
+        [
+            output_dir,
+            HF_HOME,
+            HF_HUB_CACHE,
+            HF_DATASETS_CACHE,
+            tempfile.gettempdir(),
+            shared_memory.FOLDER,
+        ]
+    )
     full = [
         place
         for place in places
         if (free := shared_memory.free_bytes(place)) is not None and free < FULL_BYTES
     ]
+    if not full:
+        return f"where {output_dir} and the caches lie"
     if full == [shared_memory.FOLDER]:
-        return f"in {shared_memory.FOLDER}, or give it more room (docker run --shm-size=8g, or --ipc=host)"
-    return (
-        f"in {' and '.join(map(str, full))}" if full else f"where {output_dir} and the caches lie"
-    )
+        return (
+            f"in {shared_memory.FOLDER}, or give it more room (docker run --shm-size=8g, or "
+            "--ipc=host)"
+        )
+    return f"in {' and '.join(map(str, full))}"
 
 
-def lack_of_memory(
-    error: Exception, settings: DataSettings | PublishSettings | None
-) -> UserError | None:
-    """The advice for an allocation that failed; None for other errors."""
+def lack_of_memory(error: Exception, settings: Checked | None) -> UserError | None:
+    """The advice for a failed allocation, from the error or its causes; None for other errors."""
     for cause in causes(error):
         on_gpu = isinstance(cause, torch.OutOfMemoryError)
-        if (
-            on_gpu
-            or isinstance(cause, MemoryError)
-            or "DefaultCPUAllocator: can't allocate memory" in str(cause)
-        ):
-            sizes = (
-                [name for name in vars(settings) if name.endswith("batch_size")] if settings else []
-            )
-            lower = (
-                f"lower --{sizes[0]} (it is {getattr(settings, sizes[0])})"
-                if sizes
-                else "lower the batch size"
-            )
-            fewer = "" if on_gpu else ", or start fewer processes on a machine"
+        on_cpu = isinstance(
+            cause, MemoryError
+        ) or "DefaultCPUAllocator: can't allocate memory" in str(cause)
+        if on_gpu or on_cpu:
             what = "out of GPU memory" if on_gpu else "out of memory"
+            fewer = "" if on_gpu else ", or start fewer processes per machine"
             said = first_line(cause).partition(" Of the allocated memory")[0]
-            return UserError(
-                f"{what}: {lower}{fewer}, then the run goes on, with what was finished kept ({said})"
-            )
+            return UserError(f"{what}: {_lower_batch(settings)}{fewer}, then {RERUN} ({said})")
     return None
 
 
+def _lower_batch(settings: Checked | None) -> str:
+    for name in vars(settings) if settings else ():
+        if name.endswith("batch_size"):
+            return f"lower --{name} (it is {getattr(settings, name)})"
+    return "lower the batch size"
+
+
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it was raised from."""
+    """The error and those it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

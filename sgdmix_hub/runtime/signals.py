@@ -1,5 +1,6 @@
-"""Signals that ask a process to stop: SIGTERM, Ctrl-C, and SIGHUP, which a closed terminal sends.
-They are heeded alike.
+"""Signals that ask a process to stop: SIGTERM, Ctrl-C, and SIGHUP (a closed terminal).
+
+All three are handled alike.
 """
 
 from __future__ import annotations
@@ -12,56 +13,55 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-STOP_SECONDS = (
-    20.0  # from the signal to the end, whatever the process is at: launchers kill after 30
-)
-SECOND_SECONDS = 2.0  # a terminal sends Ctrl-C to everybody, and launchers pass it on: only a later one is another one
-NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGHUP: "SIGHUP"}
-_asked_by: int | None = None
+from .launch_state import LAUNCH
+
+# From the signal to the end of the process, whatever it is doing: launchers kill after 30.
+STOP_SECONDS = 20.0
+# A terminal sends Ctrl-C to every process and launchers pass it on: one that comes sooner is the
+# same one again.
+SECOND_SECONDS = 2.0
+NAMES = {
+    int(signal.SIGTERM): "SIGTERM",
+    int(signal.SIGINT): "Ctrl-C (SIGINT)",
+    int(signal.SIGHUP): "SIGHUP",
+}
 
 
 def stopped_by() -> str | None:
     """The name of the signal that asked this process to stop."""
-    return None if _asked_by is None else NAMES[_asked_by]
+    return None if LAUNCH.stop_signal is None else NAMES[LAUNCH.stop_signal]
 
 
-def _ask(number: int, frame: object) -> None:
-    global _asked_by
-    _asked_by = _asked_by or number
+def _note(number: int, frame: object) -> None:
+    LAUNCH.stop_signal = LAUNCH.stop_signal or number
 
 
-def heed_signals(end: Callable[[], NoReturn]) -> None:
-    """Notes the signals from now on; `end()` ends this process `STOP_SECONDS` after one, whatever
-    it is at by then: a long step, a download, a collective nobody else joins. A second Ctrl-C has
-    it end at once.
+def handle_signals(end: Callable[[], NoReturn]) -> None:
+    """Notes stop signals from now on. `end()` ends the process `STOP_SECONDS` after one, or at once
+    on a second Ctrl-C.
 
-    Python hands a signal to the main thread between two of its steps; the wake-up descriptor hears
-    of it at once.
+    Python runs a signal handler only between two steps of the main thread. A wake-up descriptor
+    hears of the signal at once, even during a long step, a download, or a stuck collective.
     """
     for number in NAMES:
-        if (
-            signal.getsignal(number) is not signal.SIG_IGN
-        ):  # as under nohup, and of Ctrl-C in the background
-            signal.signal(number, _ask)
+        # ignored under nohup, and Ctrl-C in the background
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _note)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    os.register_at_fork(
-        after_in_child=lambda: signal.set_wakeup_fd(-1)
-    )  # a worker's signals are not this process's
+    # a worker's signals are not this process's
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
     def wait() -> NoReturn:
         while (number := os.read(reader, 1)[0]) not in NAMES:
             pass
-        _ask(number, None)
+        _note(number, None)
         asked = time.monotonic()
         while (left := asked + STOP_SECONDS - time.monotonic()) > 0:
             heard = select.select([reader], [], [], left)[0]
-            if (
-                heard
-                and os.read(reader, 1)[0] == signal.SIGINT
-                and time.monotonic() - asked > SECOND_SECONDS
-            ):
+            is_interrupt = heard and os.read(reader, 1)[0] == signal.SIGINT
+            if is_interrupt and time.monotonic() - asked > SECOND_SECONDS:
                 break
         end()
 

@@ -1,10 +1,11 @@
-"""Stop signals, the output folder's lock, and waiting for files of other processes."""
+"""The lock of the output folder, waiting for other processes' files, and stopping in between."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import time
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -12,79 +13,39 @@ from typing import TextIO
 from sgdmix_hub.errors import Preempted, UserError
 from sgdmix_hub.files import clear_abandoned
 
+from .launch_state import LAUNCH
+from .liveness import launched_rank
 from .places import unwritable
 from .signals import stopped_by
 
 POLL_SECONDS = 0.2
-RESERVE = "error.reserve"  # room for the report of a full disk
-GOES_ON = "the same command goes on, with what was finished kept"
+RESERVE = "error.reserve"  # keeps room for the report of a full disk
+RERUN = "rerun the same command; finished work is kept"
 CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-class FailureReport:
-    """`state/error.json` of this launch's output folder, in which one process says why the launch
-    fails.
-    """
-
-    def __init__(self):
-        self.path: Path | None = None
-        self._earlier: tuple[int, int] | None = None
-
-    def begin(self, path: Path | None) -> None:
-        """Notes where a failure is to be written, and which report of an earlier attempt is there."""
-        self.path, self._earlier = path, None if path is None else _file_identity(path)
-
-    @property
-    def is_new(self) -> bool:
-        """Whether it was written since this launch began."""
-        return self.path is not None and _file_identity(self.path) not in (None, self._earlier)
-
-
-REPORT = FailureReport()
-
-
 class FolderInUse(UserError):
-    """Another run holds the output folder: nothing in it may be touched, not even for a report."""
-
-
-def _file_identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from the one that replaces it, whatever the clocks of the machines say;
-    None where there is none.
-    """
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns
+    """Another run holds the output folder. Nothing in it may be written, not even a report."""
 
 
 @contextmanager
-def lock_folder(state_folder: Path, name: str = "lock", finished: Path | None = None):
-    """Holds the lock file while the run lasts, and clears what killed runs left. Raises
-    `FolderInUse` when another run holds it, and `UserError` where nothing can be written, unless
-    `finished` is there: whether a run is done can be asked in a read-only place too.
+def lock_folder(
+    state_folder: Path, name: str = "lock", finished: Path | None = None
+) -> Generator[None]:
+    """Holds the lock file during the run, and removes what killed runs left behind; on rank 0 only.
+
+    Raises `FolderInUse` if another run holds it, and `UserError` if the folder cannot be written.
+    If `finished` exists, a read-only folder is accepted, since there is nothing to write.
     """
-    opened = _open_lock(state_folder / name, finished)
+    opened = _open_lock(state_folder / name, finished) if launched_rank() == 0 else None
     if opened is None:
         yield
         return
     with opened as file:
-        try:
-            # lockf, not flock: a data loader's workers, which outlive a killed process for a while,
-            # do not hold their parent's lock
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise FolderInUse(
-                f"{state_folder.parent} is in use by another run: wait for it or choose another --output_dir"
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"the file system of {state_folder} has no file locks ({error.strerror}): choose another one"
-            ) from None
-        if state_folder / "error.json" == REPORT.path and not another_failed():
-            REPORT.path.unlink(
-                missing_ok=True
-            )  # an earlier attempt's: should this one be killed, it must not speak for it
+        _take_lock(file, state_folder)
+        report = state_folder / "error.json"
+        if report == LAUNCH.report_path and not another_failed():
+            report.unlink(missing_ok=True)  # of an earlier attempt: it must not speak for this one
         clear_abandoned(state_folder)
         reserve = state_folder / RESERVE
         with suppress(OSError):
@@ -96,34 +57,44 @@ def lock_folder(state_folder: Path, name: str = "lock", finished: Path | None = 
 
 
 def _open_lock(path: Path, finished: Path | None) -> TextIO | None:
-    """The lock file, or None where nothing can be written and nothing needs to be. Raises
-    `UserError`.
-    """
+    """The lock file; None if nothing can be written and `finished` exists. Raises `UserError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "a")
     except (OSError, ValueError) as error:
-        if (
-            getattr(error, "errno", None) in CANNOT_WRITE
-            and finished is not None
-            and finished.exists()
-        ):
+        is_read_only = getattr(error, "errno", None) in CANNOT_WRITE
+        if is_read_only and finished is not None and finished.exists():
             return None
         raise unwritable(path.parent.parent, error) from error
 
 
+def _take_lock(file: TextIO, state_folder: Path) -> None:
+    try:
+        # lockf, not flock: workers of a data loader outlive a killed process for a while, and must
+        # not inherit its lock
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise FolderInUse(
+            f"{state_folder.parent} is in use by another run: wait for it, or choose another "
+            "--output_dir"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"the file system of {state_folder} has no file locks ({error.strerror}): choose "
+            "another one"
+        ) from None
+
+
 def wait_for_file(path: Path) -> None:
-    """Waits until another process has put the file in place. Raises `Preempted` when this one is
-    told to stop.
-    """
+    """Waits until another process has written the file. Raises `Preempted`."""
     while not path.exists():
         stop_if_requested()
         time.sleep(POLL_SECONDS)
 
 
 def stop_if_requested() -> None:
-    """Raises `Preempted` once a signal to stop has come, or once a process of this launch, on
-    whatever node, has reported a failure.
+    """Raises `Preempted` after a stop signal, or if another process of this launch, on any node,
+    has reported a failure.
     """
     if stopped_by() is not None:
         raise stopped()
@@ -132,19 +103,20 @@ def stop_if_requested() -> None:
 
 
 def another_failed() -> bool:
-    """Whether `state/error.json` was written since this process started: launchers of several nodes
-    do not stop each other.
+    """Whether `state/error.json` was written since this process started.
+
+    Launchers of several nodes do not stop each other.
     """
-    return REPORT.is_new
+    return LAUNCH.is_reported
 
 
 def stopped() -> Preempted:
-    """What is said of a signal to stop."""
-    return Preempted(f"stopped by {stopped_by()}: {GOES_ON}")
+    """The exception for a stop signal."""
+    return Preempted(f"stopped by {stopped_by()}: {RERUN}")
 
 
 def forget_failure(state_folder: Path) -> None:
-    """Removes the report of an earlier attempt's failure, which is over."""
+    """Removes error.json of an earlier attempt."""
     if (state_folder / "error.json").exists():
-        with suppress(OSError):  # in a read-only place
+        with suppress(OSError):  # a read-only folder
             (state_folder / "error.json").unlink()

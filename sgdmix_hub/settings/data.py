@@ -1,9 +1,10 @@
-"""Which rows of which dataset a run works on. Shared by every program."""
+"""Settings that say which rows of which dataset a program works on."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Protocol
 
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import lies_in
@@ -13,59 +14,72 @@ from .fields import LARGEST_SEED, LONGEST_NAME, Checked, required, setting
 
 @dataclass(kw_only=True)
 class DataSettings(Checked):
-    """Which rows of which dataset, at which revision. Shared by every run, so that all of them see
-    the same subset.
-    """
+    """Which rows of which dataset, at which revision: all stages of a run see the same subset."""
 
-    dataset_name: str = required("Hub dataset as org/name or org/name@revision, or a local folder")
+    dataset_name: str = required(
+        "Hub dataset as org/name[@revision], or a local folder", pinned=True
+    )
     dataset_config_name: str | None = setting(
         None, "configuration of the dataset", at_most=LONGEST_NAME
     )
-    dataset_split: str = setting("train", "split to work on", at_most=LONGEST_NAME)
-    image_column: str = setting("image", "column with the images", at_most=LONGEST_NAME)
-    label_column: str = setting("label", "column with the labels", at_most=LONGEST_NAME)
+    dataset_split: str = setting("train", "split of the dataset", at_most=LONGEST_NAME)
+    image_column: str = setting("image", "column of the images", at_most=LONGEST_NAME)
+    label_column: str = setting("label", "column of the labels", at_most=LONGEST_NAME)
     max_image_pixels: int | None = setting(
         None,
-        "images with more pixels are not read; 178,956,970 when not given",
+        "skip images with more pixels; 178,956,970 if not given",
         at_least=1,
         at_most=10**9,
     )
     examples_per_class: int | None = setting(
-        None, "few-shot: rows drawn from each class; all when not given", at_least=1, at_most=10**7
+        None,
+        "few-shot: number of rows to draw from each class; all if not given",
+        at_least=1,
+        at_most=10**7,
     )
     imbalance_factor: float | None = setting(
         None,
-        "long tail: size of the rarest class over the most frequent, in (0, 1]",
+        "long tail: size of the rarest class divided by the most frequent one's, in (0, 1]",
         above=0,
         at_most=1,
     )
     subset_seed: int = setting(
         0,
-        "seed of the few-shot or long-tail subset; the same in every stage",
+        "seed of the few-shot or long-tail subset; use the same in every stage",
         at_least=0,
         at_most=LARGEST_SEED,
     )
-    seed: int = setting(
-        0, "seed of everything that is drawn in this run", at_least=0, at_most=LARGEST_SEED
-    )
-    output_dir: str = required("folder that the run writes")
+    seed: int = setting(0, "seed of every other random draw", at_least=0, at_most=LARGEST_SEED)
+    output_dir: str = required("output folder", changes="nothing")
     num_threads: int = setting(
-        1, "CPU threads per process (only used where there is no GPU)", at_least=1, at_most=1024
+        1,
+        "CPU threads per process (without a GPU)",
+        changes="last_bits",
+        at_least=1,
+        at_most=1024,
     )
 
     def validate(self) -> None:
-        """Raises `UserError` on values that no run could use together."""
+        super().validate()
         outside_of_dataset(self, "output_dir")
 
 
-def outside_of_dataset(settings, *names: str) -> None:
-    """Raises `UserError` when a folder that is written to lies inside the folder of a local
-    dataset: a run would change its own input.
+class NamesDataset(Protocol):
+    """Settings with a dataset."""
+
+    @property
+    def dataset_name(self) -> str | None: ...
+
+
+def outside_of_dataset(settings: NamesDataset, *names: str) -> None:
+    """Raises `UserError` if a folder to write to lies inside the folder of a local dataset: the run
+    would change its own input. `names`: the settings that name such folders.
     """
     dataset = settings.dataset_name
     for name in names:
         folder = getattr(settings, name)
         if folder and dataset and os.path.isdir(dataset) and lies_in(folder, dataset):
             raise UserError(
-                f"{name} {shown(folder)} lies inside the dataset's folder {shown(dataset)}: choose one outside of it"
+                f"{name} {shown(folder)} lies inside the dataset's folder {shown(dataset)}: choose "
+                "a folder outside of it"
             )

@@ -1,5 +1,6 @@
-"""The fields of settings: a default, the text of `--help`, bounds; and one check of their values,
-for Python and command line alike.
+"""The fields of settings: default, help text, bounds, and what a setting changes.
+
+`Checked` holds every value to its type and bounds, in Python and on the command line alike.
 """
 
 from __future__ import annotations
@@ -15,28 +16,29 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sgdmix_hub.errors import UserError, shown
 
-LONGEST_TEXT = 4096  # characters: a path is no longer
-LONGEST_NAME = 100  # of columns, splits, repositories: no library or file system refuses it
+LONGEST_TEXT = 4096  # characters, as long as a path can be
+LONGEST_NAME = 100  # characters of a column, split or repository
 LONGEST_PROMPT = 1000
 MOST_VALUES = 100  # in a list
-LARGEST_SEED = 2**32 - 1  # NumPy's own generator, which trainings seed too, takes no more
-UNWRITABLE = (
-    "Cc",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # control characters, lone surrogates, line ends: none is part of a name or a prompt
+LARGEST_SEED = 2**32 - 1  # NumPy's global generator, which trainings seed too, takes no more
+# control characters, lone surrogates, line and paragraph separators
+UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")
+
+# What another value of a setting changes: the images (of a training: the weights or measurements),
+# rounding at most, or nothing that is published.
+Changes = Literal["result", "last_bits", "nothing"]
+INFO = "info"  # the key of a field's metadata that holds its `SettingInfo`
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The values a number may have; of a text, `at_most` is the number of its characters."""
+    """The range of a number. For a text, `at_most` is its number of characters."""
 
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
-    multiple_of: int | None = None
+    multiple_of: float | None = None
 
     def hold(self, value: float) -> bool:
         """Whether a finite number is within them."""
@@ -49,57 +51,105 @@ class Bounds:
         )
 
     def __str__(self) -> str:
+        kind = "a value" if self.multiple_of is None else f"a multiple of {self.multiple_of}"
         left = f"[{self.at_least:g}" if self.above is None else f"({self.above:g}"
         right = f"{self.at_most}]" if self.below is None else f"{self.below:g})"
-        return f"{'a value' if self.multiple_of is None else f'a multiple of {self.multiple_of}'} in {left}, {right}"
+        return f"{kind} in {left}, {right}"
 
 
-def setting(default, help: str, **bounds):
-    """A dataclass field with a default, the text that `--help` shows, and `Bounds`: every number
-    has a lower and an upper one.
+@dataclass(frozen=True)
+class SettingInfo:
+    """What a field says of its setting besides default and help.
+
+    `pinned`: names an input (dataset or model) that is recorded as its pin, not by this name.
+    `makes_masks`: decides how a saliency map becomes a mask.
     """
-    metadata = {"help": help, "bounds": Bounds(**bounds)}
+
+    bounds: Bounds
+    changes: Changes = "result"
+    pinned: bool = False
+    makes_masks: bool = False
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    changes: Changes = "result",
+    pinned: bool = False,
+    makes_masks: bool = False,
+    **bounds: float,
+) -> Any:
+    """A dataclass field with a default. `help` is shown by `--help`; every number needs a lower and
+    an upper bound.
+    """
+    info = SettingInfo(Bounds(**bounds), changes, pinned, makes_masks)
+    metadata = {"help": help, INFO: info}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def required(help: str, **bounds):
-    """A dataclass field that has to be given."""
-    return dataclasses.field(metadata={"help": help, "bounds": Bounds(**bounds)})
+def required(
+    help: str, *, changes: Changes = "result", pinned: bool = False, **bounds: float
+) -> Any:
+    """A dataclass field without a default."""
+    info = SettingInfo(Bounds(**bounds), changes, pinned)
+    return dataclasses.field(metadata={"help": help, INFO: info})
 
 
+def unset(settings_class: type[Checked], name: str) -> Any:
+    """The field `name` of another class, with None as its default: declare it as `type | None`."""
+    return dataclasses.field(default=None, metadata=_fields(settings_class)[name].metadata)
+
+
+def info_of(field: dataclasses.Field) -> SettingInfo:
+    """What a field that `setting`, `required` or `unset` made says of its setting."""
+    return field.metadata[INFO]
+
+
+def names_where(settings_class: type[Checked], **values: object) -> tuple[str, ...]:
+    """Names of the settings whose `SettingInfo` has these values, in the order of their fields."""
+    return tuple(
+        name
+        for name, field in _fields(settings_class).items()
+        if all(getattr(info_of(field), key) == value for key, value in values.items())
+    )
+
+
+@dataclass(kw_only=True)
 class Checked:
-    """Settings that cannot exist with a value of the wrong type, an unknown word, or a number out
-    of its bounds.
+    """Base of all settings: every value has the field's type, is a known word, and lies within the
+    bounds.
     """
 
     def __post_init__(self) -> None:
-        """Puts every field's value into the type that it is declared with. Raises `UserError`."""
+        """Converts every value to the type of its field. Raises `UserError`."""
         hints = hints_of(type(self))
-        for field in dataclasses.fields(self):
-            setattr(
-                self,
-                field.name,
-                checked(
-                    field.name,
-                    getattr(self, field.name),
-                    hints[field.name],
-                    field.metadata["bounds"],
-                ),
-            )
+        for name, field in _fields(type(self)).items():
+            value = checked(name, getattr(self, name), hints[name], info_of(field).bounds)
+            setattr(self, name, value)
+
+    def validate(self) -> None:
+        """Raises `UserError` on values that cannot be used together."""
+
+
+def _fields(settings_class: type[Checked]) -> dict[str, dataclasses.Field]:
+    return {field.name: field for field in dataclasses.fields(settings_class)}
 
 
 @lru_cache
-def hints_of(settings_class: type) -> dict[str, Any]:
+def hints_of(settings_class: type[Checked]) -> dict[str, Any]:
     """The fields' types by name."""
     return get_type_hints(settings_class)
 
 
 def checked(name: str, value: object, hint: Any, bounds: Bounds) -> object:
-    """A setting's value as its type `hint` has it: numbers may be NumPy's, a word of a `Literal`
-    torch's data type, a text a path, one number stands for a list of it. Raises `UserError`, which
-    names the setting, the value, and what to give.
+    """A value converted to the type `hint`. Raises `UserError` with the setting, the value, and
+    what to give.
+
+    Also accepts: NumPy's numbers, torch's dtypes as words, paths as texts, a number as a list of
+    one.
     """
     options = get_args(hint)
     if type(None) in options:
@@ -121,7 +171,7 @@ def _word(name: str, value: object, words: tuple[str, ...]) -> str:
 
 
 def _flag(name: str, value: object, bounds: Bounds) -> bool:
-    if type(value).__name__ not in ("bool", "bool_"):  # NumPy's has either name
+    if type(value).__name__ not in ("bool", "bool_"):  # NumPy 2 and NumPy 1
         raise UserError(f"{name} is {shown(value)}: give True or False")
     return bool(value)
 
@@ -142,13 +192,10 @@ def _number(name: str, value: object, bounds: Bounds) -> float:
     return _within(name, number, bounds)
 
 
-def _numbers(name: str, value: object, bounds: Bounds) -> list[float]:
+def _numbers(name: str, value: Any, bounds: Bounds) -> list[float]:
     values = [value] if isinstance(value, Real) else value
-    if (
-        isinstance(values, str)
-        or not hasattr(values, "__len__")
-        or not 1 <= len(values) <= MOST_VALUES
-    ):
+    is_list = not isinstance(values, str) and hasattr(values, "__len__")
+    if not is_list or not 1 <= len(values) <= MOST_VALUES:
         raise UserError(
             f"{name} is {shown(value)}: give a number, or a list of at most {MOST_VALUES}"
         )
@@ -164,14 +211,12 @@ def _within(name: str, number: float, bounds: Bounds) -> Any:
 def _text(name: str, value: object, bounds: Bounds) -> str:
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str):
-        raise UserError(f"{name} is {shown(value)}: give a text")
+        raise UserError(f"{name} is {shown(value)}: give text")
     longest = bounds.at_most or LONGEST_TEXT
     if not text.strip():
-        raise UserError(f"{name} is empty: give one, or leave the setting out")
+        raise UserError(f"{name} is empty: give a value, or leave the setting out")
     if len(text) > longest:
         raise UserError(f"{name} has {len(text)} characters: give at most {longest}")
     if any(unicodedata.category(character) in UNWRITABLE for character in text):
-        raise UserError(
-            f"{name} is {shown(text)}: it holds a character that cannot be written; leave that out"
-        )
+        raise UserError(f"{name} is {shown(text)}: remove the character that cannot be printed")
     return str(text)

@@ -1,15 +1,7 @@
-"""Settings of every run: one flat dataclass a run, validated before any model loads (parsing.py reads them).
+"""Settings of a generation: what is published of them, and the fingerprint.
 
-The fingerprint of a generation. A run that is resumed, and a dataset that is made again, must have the settings that made it.
-Every field of `AugmentSettings` is in one of three groups:
-
-| group | settings | on resume |
-|---|---|---|
-| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, max_image_pixels, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, prompt_class, prompt_template, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
-| may move last bits | batch_size, compile, num_threads (and, recorded beside them: device, library versions) | another value warns |
-| place and speed | output_dir, saliency_dir, num_workers, dry_run, verify, max_skipped, license, card, config, push_to_hub, hub_dataset_id, tag, hub_private_repo, hub_branch, allow_local_inputs | ignored, never published |
-
-The four inputs (dataset, base model, adapter, classifier) enter as pins: commit hashes, or content hashes of local folders.
+A resumed run, or a rerun of a published dataset, must have the settings that made it. The field of
+every setting says what another value changes; `groups_table` prints the groups.
 """
 
 from __future__ import annotations
@@ -20,12 +12,12 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sgdmix_hub.errors import UserError, shown
 
 from .data import DataSettings, outside_of_dataset
-from .fields import LONGEST_NAME, LONGEST_PROMPT, setting
+from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
 from .hub import HubSettings
 from .method import (
     NAME_PROMPT,
@@ -35,110 +27,94 @@ from .method import (
     saliency_source,
 )
 
-MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
-PUSH = (
-    "push_to_hub",
-    "hub_dataset_id",
-    "tag",
-    "hub_private_repo",
-    "hub_branch",
-    "allow_local_inputs",
-)
-PLACE_AND_SPEED = (
-    "output_dir",
-    "saliency_dir",
-    "num_workers",
-    "dry_run",
-    "verify",
-    "max_skipped",
-    "license",
-    "card",
-    "config",
-    *PUSH,
-)
-PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
-FOLDERS = (
-    "data",
-    "sgdmix",
-    "assets",
-)  # of every published repository: no names for a configuration
-LONGEST_CONFIG_NAME = 100  # bytes: it names folders
+# Folders of every published repository, which no configuration may be named after.
+FOLDERS = ("data", "sgdmix", "assets")
+LONGEST_CONFIG_NAME = 100  # bytes, since it names folders
 
 
 @dataclass(kw_only=True)
 class AugmentSettings(HubSettings, MethodSettings, DataSettings):
-    """One generation: SGD-Mix mapped over a split."""
+    """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
     config: str | None = setting(
         None,
-        "YAML file with settings, or hf://...; the command line wins; a published one brings its plan",
+        "YAML file of settings, or hf://...; the command line wins; a published one brings its "
+        "plan along",
+        changes="nothing",
     )
     adapter: str | None = setting(
         None,
-        "trained adapter as org/name[@revision] or folder; without one the base is told class names",
+        "trained adapter, as org/name[@revision] or folder; without one, prompts hold class names",
+        pinned=True,
     )
     pretrained_model_name_or_path: str | None = setting(
-        None, "base model; the one the adapter was trained on by default"
+        None, "base model; by default the one the adapter was trained on", pinned=True
     )
     prompt_template: str = setting(
-        NAME_PROMPT, "prompt of a base model without an adapter", at_most=LONGEST_PROMPT
+        NAME_PROMPT, "prompt for a base model without an adapter", at_most=LONGEST_PROMPT
     )
     classifier: str | None = setting(
-        None, "classifier that a CAM looks through, as org/name[@revision] or folder"
+        None, "classifier for the CAM, as org/name[@revision] or folder", pinned=True
     )
     allow_other_subset: bool = setting(
         False, "accept an adapter or classifier that was trained on another subset"
     )
     config_name: str = setting(
-        "default", "configuration of the published dataset", at_most=LONGEST_CONFIG_NAME
+        "default", "configuration name of the published dataset", at_most=LONGEST_CONFIG_NAME
     )
-    card: str | None = setting(None, "Markdown file with prose for the dataset card")
+    card: str | None = setting(
+        None, "Markdown file with text for the dataset card", changes="nothing"
+    )
     license: str | None = setting(
         None,
-        "licence of the augmented dataset; publishing without one is refused",
+        "license of the augmented dataset; required for publishing",
+        changes="nothing",
         at_most=LONGEST_NAME,
     )
     saliency_dir: str | None = setting(
-        None, "folder of saliency maps shared between runs; inside state/ by default"
+        None,
+        "folder of saliency maps to share between runs; inside state/ by default",
+        changes="nothing",
     )
     image_format: Literal["png", "jpeg", "webp"] = setting("png", "format of the published images")
     rows_per_shard: int = setting(
-        128, "rows in one parquet file, the unit of resuming", at_least=1, at_most=10**5
+        128, "rows per parquet file, the unit of resuming", at_least=1, at_most=10**5
     )
     num_workers: int = setting(
         2,
-        "threads that mix images ahead of the diffusion model, and processes that encode them; each per process",
+        "per process: threads that mix images ahead, and worker processes that encode them",
+        changes="nothing",
         at_least=1,
         at_most=256,
     )
     dry_run: bool = setting(
         False,
-        "say what the run would make, how long it would take and how big it would be, and make nothing",
+        "estimate number of images, time and size, without writing a dataset",
+        changes="nothing",
     )
     verify: bool = setting(
-        False,
-        "read a finished repo/ whole and compare it with its manifest, which a rerun does not do otherwise",
+        False, "check every file of a finished repo/ against its manifest", changes="nothing"
     )
     max_skipped: float = setting(
         0.01,
-        "share of skipped rows above which the run ends with exit code 3",
+        "exit with code 3, and publish nothing, if a larger share of the rows is skipped",
+        changes="nothing",
         at_least=0,
         at_most=1,
     )
     push_to_hub: bool = setting(
-        False, "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN"
+        False,
+        "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN",
+        changes="nothing",
     )
 
     def validate(self) -> None:
-        DataSettings.validate(self)
-        MethodSettings.validate(self)
+        super().validate()
         outside_of_dataset(self, "saliency_dir")
         if self.push_to_hub:
             self.validate_hub()
             if self.license is None:
-                raise UserError(
-                    "push_to_hub needs --license: say under which one others may use the dataset"
-                )
+                raise UserError("push_to_hub needs --license, the license of the dataset")
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
         needs = saliency_source(self).needs
@@ -173,20 +149,28 @@ def check_base_alone(settings: MethodSettings, prompt_template: str) -> None:
         )
 
 
+# What goes into no published file: places, speed, pushes.
+PLACE_AND_SPEED = names_where(AugmentSettings, changes="nothing")
+# Recorded beside every shard; a resume with another value warns.
+MAY_MOVE_LAST_BITS = names_where(AugmentSettings, changes="last_bits")
+PINNED_INPUTS = names_where(AugmentSettings, pinned=True)
+
+
 def check_config_name(name: str) -> None:
-    """Raises `UserError` on what no configuration of a published dataset can be called: it is the name of its folders."""
+    """Raises `UserError` on a name that cannot be a configuration's, which names its folders."""
     if not re.fullmatch(r"(?=.*[^\W_])[\w-]+", name) or len(name.encode()) > LONGEST_CONFIG_NAME:
         raise UserError(
-            f"config_name {shown(name)!r}: use letters, digits, - and _, at most {LONGEST_CONFIG_NAME} of them"
+            f"config_name {shown(name)!r}: use letters, digits, - and _, at most "
+            f"{LONGEST_CONFIG_NAME} of them"
         )
     if name in FOLDERS:
         raise UserError(
-            f"config_name {name} is the name of a folder of every published dataset: choose another"
+            f"config_name {name} names a folder of every published dataset: choose another"
         )
 
 
-def published_settings(settings: AugmentSettings, pins: dict[str, str]) -> dict:
-    """What goes into the published config.yaml: the first two groups, inputs replaced by their pins, nothing about places."""
+def published_settings(settings: AugmentSettings, pins: dict[str, str]) -> dict[str, Any]:
+    """What the published config.yaml holds: inputs by their pins, and no places."""
     values = dataclasses.asdict(settings) | dict.fromkeys(PINNED_INPUTS) | pins
     values["strength"] = settings.stated_strength
     return {
@@ -197,8 +181,24 @@ def published_settings(settings: AugmentSettings, pins: dict[str, str]) -> dict:
 
 
 def fingerprint(settings: AugmentSettings, pins: dict[str, str]) -> str:
-    """sha256 over the settings that change the images, with the inputs' pins."""
+    """sha256 of the settings that change the images, and of the inputs' pins."""
     values = {
-        k: v for k, v in published_settings(settings, pins).items() if k not in MAY_MOVE_LAST_BITS
+        name: value
+        for name, value in published_settings(settings, pins).items()
+        if name not in MAY_MOVE_LAST_BITS
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def groups_table() -> str:
+    """The settings of a generation by what another value changes, as a Markdown table."""
+    groups = {
+        "the images": (names_where(AugmentSettings, changes="result"), "is refused"),
+        "rounding at most": (MAY_MOVE_LAST_BITS, "warns"),
+        "places and speed": (PLACE_AND_SPEED, "is accepted, and never published"),
+    }
+    rows = [
+        f"| {changes} | {', '.join(f'`{name}`' for name in names)} | {on_resume} |"
+        for changes, (names, on_resume) in groups.items()
+    ]
+    return "\n".join(["| changes | settings | on resume, another value |", "|---|---|---|", *rows])

@@ -1,16 +1,14 @@
-"""SGD-Mix's own settings: the method's choices by name, and the presets that name whole sets of
-them.
-"""
+"""Settings of SGD-Mix itself, and the presets that name sets of them."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from sgdmix_hub.errors import UserError
 
-from .fields import LONGEST_NAME, Checked, setting
+from .fields import LONGEST_NAME, Checked, names_where, setting
 
 # Class activation maps of pytorch-grad-cam. They need a classifier; the other methods need none.
 CamMethod = Literal[
@@ -69,41 +67,48 @@ PREVIEW_FALL_BACK = "spectral-residual"
 
 @dataclass(kw_only=True)
 class MethodSettings(Checked):
-    """SGD-Mix itself: how images are masked, matched, mixed and refined. Fields left at None in the
-    first block take the preset's value.
+    """How images are masked, matched, mixed and refined.
+
+    Those from `saliency_method` to `paste_foreground` take the preset's value if not given.
     """
 
     preset: Literal["paper", "recommended"] = setting(
-        "paper", "named set of choices for the fields below"
+        "paper", "named set of defaults, for the settings from saliency_method to paste_foreground"
     )
     saliency_method: SaliencyMethod | None = setting(
-        None, "what tells foreground from background, as a map"
+        None, "saliency map that separates foreground from background"
     )
     trust_test: Literal["warn", "fall-back"] | None = setting(
-        None, "when the classifier reads the background: warn, or use minimum-barrier"
+        None, "if the classifier reads the background: warn, or use minimum-barrier instead"
     )
     threshold_method: ThresholdMethod | None = setting(
-        None, "threshold of the saliency map: scikit-image's, or quantile"
+        None, "threshold of the saliency map: one of scikit-image's, or quantile", makes_masks=True
     )
-    largest_component: bool | None = setting(None, "keep the mask's largest connected part alone")
-    fill_holes: bool | None = setting(None, "fill the holes of the mask")
+    largest_component: bool | None = setting(
+        None, "keep only the largest connected component of the mask", makes_masks=True
+    )
+    fill_holes: bool | None = setting(None, "fill holes in the mask", makes_masks=True)
     mask_dilation: float | None = setting(
-        None, "widen the mask by this share of the image size", at_least=0, at_most=0.5
+        None,
+        "dilate the mask by this share of the image size",
+        makes_masks=True,
+        at_least=0,
+        at_most=0.5,
     )
     mask_refinement: Literal["none", "grabcut"] | None = setting(
-        None, "refinement of the thresholded mask"
+        None, "refinement of the thresholded mask", makes_masks=True
     )
     selection_method: Literal["l2", "random", "dissimilar", "novel-background"] | None = setting(
-        None, "how the target is chosen among the candidates"
+        None, "how the target is chosen from the candidates"
     )
     target_classes: Literal["any", "other", "same"] | None = setting(
-        None, "classes that candidates are drawn from"
+        None, "classes to draw candidates from, relative to the source's class"
     )
     crop_target: bool | None = setting(
-        None, "crop the target to the source's aspect ratio before both become square"
+        None, "crop the target to the source's aspect ratio before both are made square"
     )
     mixing_method: Literal["union", "source", "inpaint", "none"] | None = setting(
-        None, "how source and target are mixed; none refines the source as it is"
+        None, "how source and target are mixed; none refines the source alone"
     )
     feather: float | None = setting(
         None,
@@ -113,92 +118,99 @@ class MethodSettings(Checked):
     )
     foreground_strength: float | None = setting(
         None,
-        "another, lower strength for the source's foreground; the paper's is S everywhere",
+        "strength for the source's foreground, at most S; S if not given (the paper)",
         at_least=0,
         at_most=1,
     )
     paste_foreground: bool | None = setting(
-        None, "paste the source's foreground over the refined image"
+        None, "paste the source's foreground onto the refined image"
     )
 
     saliency_layer: str | None = setting(
         None,
-        "module whose activations a CAM reads; the last stage by default",
+        "module whose activations the CAM reads; the last stage by default",
         at_most=LONGEST_NAME,
     )
     saliency_input_size: int | None = setting(
         None,
-        "input size of the classifier for saliency; by default its own, or what gives 7x7 cells",
+        "input size of the classifier for saliency; by default its own, or the one with 7x7 cells",
         at_least=1,
         at_most=4096,
     )
     saliency_sigma: float = setting(
-        6.0, "Gaussian of the spectral residual, in pixels of the 64x64 map", above=0, at_most=64
+        6.0,
+        "sigma of spectral-residual's Gaussian, in pixels of the 64x64 map",
+        above=0,
+        at_most=64,
     )
     threshold_quantile: float = setting(
         0.8,
-        "for threshold_method quantile: share of the map that is background",
+        "share of the map that becomes background, for threshold_method quantile",
+        makes_masks=True,
         at_least=0,
         at_most=1,
     )
     mask_column: str | None = setting(
-        None, "column with foreground masks, for saliency_method mask-column", at_most=LONGEST_NAME
+        None, "column of foreground masks, for saliency_method mask-column", at_most=LONGEST_NAME
     )
     max_target_reuse: int | None = setting(
         None,
-        "how many rows one image may be the target of; no limit when not given",
+        "most rows that one image may be the target of; unlimited if not given",
         at_least=1,
         at_most=10**7,
     )
     inpainting_method: Literal["opencv", "diffusion"] = setting(
-        "opencv", "what fills the target's foreground for mixing_method inpaint"
+        "opencv", "how mixing_method inpaint fills the target's foreground"
     )
     prompt_class: Literal["source", "target"] = setting(
-        "source", "whose class prompt and label name"
+        "source", "class that gives the prompt and the label"
     )
 
     strength: list[float] = setting(
         [0.7],
-        "S: share of the diffusion steps that refine the mixed image; 0 is mixing alone; of several, a source's variants take turns",
+        "S, the share of the diffusion steps that refine the mixed image; 0 only mixes; "
+        "with several values, the variants of a source take turns",
         at_least=0,
         at_most=1,
     )
     num_candidates: int = setting(
-        50, "N: candidates that the target is chosen from", at_least=1, at_most=10**7
+        50, "N, the number of candidates the target is chosen from", at_least=1, at_most=10**7
     )
-    num_variants: int = setting(1, "images made from each source image", at_least=1, at_most=10**4)
+    num_variants: int = setting(1, "images to make from each source", at_least=1, at_most=10**4)
     guidance_scale: float = setting(
-        7.5, "classifier-free guidance; off when <= 1", at_least=0, at_most=100
+        7.5, "classifier-free guidance scale; off if <= 1", at_least=0, at_most=100
     )
     num_inference_steps: int = setting(
-        25, "diffusion steps at strength 1", at_least=1, at_most=1000
+        25, "number of diffusion steps at strength 1", at_least=1, at_most=1000
     )
-    scheduler: Literal["dpmsolver++", "ddim", "euler", "unipc"] = setting("dpmsolver++", "sampler")
+    scheduler: Literal["dpmsolver++", "ddim", "euler", "unipc"] = setting(
+        "dpmsolver++", "noise scheduler"
+    )
     safety_checker: bool = setting(
-        True, "keep the base model's safety checker; the rows it flags are skipped"
+        True, "run the base model's safety checker and skip the rows that it flags"
     )
     resolution: int = setting(
-        512, "images are made at resolution x resolution", at_least=8, at_most=4096, multiple_of=8
+        512, "width and height of the images, in pixels", at_least=8, at_most=4096, multiple_of=8
     )
-    resize: Literal["stretch", "center-crop"] = setting("stretch", "how an image becomes square")
+    resize: Literal["stretch", "center-crop"] = setting("stretch", "how images are made square")
     dtype: Literal["float32", "float16", "bfloat16"] = setting(
         "float32", "precision of the diffusion model"
     )
-    batch_size: int = setting(8, "images refined at once", at_least=1, at_most=4096)
+    batch_size: int = setting(
+        8, "images to refine at once", changes="last_bits", at_least=1, at_most=4096
+    )
     compile: bool = setting(
-        False, "compile the diffusion model; on a CPU that needs a C++ compiler"
+        False, "torch.compile the diffusion model; a CPU needs a C++ compiler", changes="last_bits"
     )
 
     def __post_init__(self) -> None:
-        """A single strength may be given as a number; the order of several plays no part. Raises
-        `UserError`.
-        """
+        """Sorts the strengths: their order has no meaning. Raises `UserError`."""
         super().__post_init__()
         self.strength = sorted(self.strength)
 
     @property
     def stated_strength(self) -> float | list[float]:
-        """S as a recipe states it: a number where there is one."""
+        """S as a configuration states it: one number, or a list of several."""
         return self.strength[0] if len(self.strength) == 1 else self.strength
 
     @property
@@ -207,47 +219,55 @@ class MethodSettings(Checked):
         return max(self.strength) > 0
 
     def validate(self) -> None:
-        """Raises `UserError` on values that no generation could use together."""
+        super().validate()
+        self._validate_strengths()
+        mixing_method = apply_preset(self).mixing_method
+        if self.prompt_class == "target" and min(self.strength) == 0:
+            raise UserError(
+                "prompt_class target needs every strength above 0: without refinement no prompt is "
+                "used"
+            )
+        if mixing_method == "none" and min(self.strength) == 0:
+            raise UserError(
+                "mixing_method none needs every strength above 0: strength 0 would copy the source"
+            )
+        if self.inpainting_method == "diffusion":
+            if mixing_method != "inpaint" or not self.refines:
+                raise UserError(
+                    "inpainting_method diffusion needs mixing_method inpaint, and a strength above "
+                    "0, which loads the diffusion model"
+                )
+            if self.num_inference_steps < 2:
+                raise UserError(
+                    "inpainting_method diffusion needs num_inference_steps of at least 2: it "
+                    "inpaints at a strength below 1"
+                )
+
+    def _validate_strengths(self) -> None:
         for strength in self.strength:
             if strength > 0 and num_steps(self, strength) == 0:
                 smallest = smallest_strength(self.num_inference_steps)
                 raise UserError(
-                    f"strength {strength} at {self.num_inference_steps} steps runs no diffusion step: "
-                    f"give strength 0 (mixing alone) or at least {smallest:g}"
+                    f"strength {strength} at {self.num_inference_steps} steps runs no diffusion "
+                    f"step: give 0 (only mix) or at least {smallest:g}"
                 )
         if len(set(self.strength)) < len(self.strength):
+            twice = max(self.strength, key=self.strength.count)
+            raise UserError(f"strength contains {twice:g} twice: give every value once")
+        smallest = min(self.strength)
+        if self.foreground_strength is not None and self.foreground_strength > smallest:
             raise UserError(
-                f"strength names {max(self.strength, key=self.strength.count):g} twice: give every value once"
-            )
-        if self.foreground_strength is not None and self.foreground_strength > min(self.strength):
-            raise UserError(
-                f"foreground_strength is {self.foreground_strength}: give a value in [0, strength {min(self.strength)}]"
-            )
-        if self.prompt_class == "target" and not min(self.strength) > 0:
-            raise UserError(
-                "prompt_class target needs strengths above 0: without refinement no prompt is read"
-            )
-        if self.inpainting_method == "diffusion" and (
-            apply_preset(self).mixing_method != "inpaint" or not self.refines
-        ):
-            raise UserError(
-                "inpainting_method diffusion needs mixing_method inpaint and a strength above 0, which loads the diffusion model"
-            )
-        if apply_preset(self).mixing_method == "none" and min(self.strength) == 0:
-            raise UserError(
-                "mixing_method none needs strengths above 0: at 0 it would copy the source"
-            )
-        if self.inpainting_method == "diffusion" and self.num_inference_steps < 2:
-            raise UserError(
-                "inpainting_method diffusion needs at least 2 num_inference_steps: it paints at a strength below 1"
+                f"foreground_strength is {self.foreground_strength}: give a value in [0, {smallest}"
+                "], at most the smallest strength"
             )
 
 
+# The settings that turn a saliency map into a mask.
+MASK_SETTINGS = names_where(MethodSettings, makes_masks=True)
 Method = TypeVar("Method", bound=MethodSettings)
 
-# The settings a preset names. `paper` is Eq. 7-10; `recommended` is what measured better in
-# benchmarks/ (README shows by how much).
-PRESETS = {
+# `paper` is Eq. 7-10; `recommended` did better in benchmarks/ (README shows by how much).
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "saliency_method": "grad-cam",
         "trust_test": "warn",
@@ -281,22 +301,23 @@ PRESETS = {
         "paste_foreground": True,
     },
 }
-NAME_PROMPT = "a photo of a {class_name}"  # of a base model without an adapter
+NAME_PROMPT = "a photo of a {class_name}"  # for a base model without an adapter
 
 
 def num_steps(settings: MethodSettings, strength: float) -> int:
-    """How many diffusion steps a strength runs: truncated, as diffusers does."""
+    """Number of diffusion steps at a strength, truncated as diffusers does."""
     return int(settings.num_inference_steps * strength)
 
 
 def effective_strength(settings: MethodSettings, strength: float) -> float:
-    """The strength that is really run."""
+    """The strength that the whole number of steps amounts to."""
     return num_steps(settings, strength) / settings.num_inference_steps
 
 
 def smallest_strength(num_inference_steps: int) -> float:
-    """The smallest S, in hundredths, that runs a step: `int(steps * S)` is taken in floating point,
-    as diffusers does.
+    """The smallest S, in hundredths, that runs a step.
+
+    Computes `int(steps * S)` in floating point, as diffusers does.
     """
     return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
 
@@ -314,17 +335,17 @@ def saliency_source(settings: MethodSettings) -> SaliencySource:
 
 
 def apply_preset(settings: Method) -> Method:
-    """A copy in which every field left at None has the preset's value."""
-    chosen = {
+    """A copy in which the preset fills every setting of it that is None."""
+    missing = {
         name: value
         for name, value in PRESETS[settings.preset].items()
         if getattr(settings, name) is None
     }
-    return dataclasses.replace(settings, **chosen)
+    return dataclasses.replace(settings, **missing)
 
 
-def preset_deviations(settings: MethodSettings) -> dict:
-    """The settings that differ from what their preset says."""
+def preset_deviations(settings: MethodSettings) -> dict[str, Any]:
+    """The settings whose values differ from the preset's."""
     preset = PRESETS[settings.preset]
     return {
         name: getattr(settings, name)

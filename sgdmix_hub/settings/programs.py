@@ -1,6 +1,4 @@
-"""Settings of the programs around a generation: publishing it, previewing the method, all stages in
-a row.
-"""
+"""Settings of the programs around a generation: publish, preview, run all stages."""
 
 from __future__ import annotations
 
@@ -10,36 +8,39 @@ from typing import Literal
 from sgdmix_hub.errors import UserError
 
 from .data import DataSettings, outside_of_dataset
-from .fields import LARGEST_SEED, LONGEST_NAME, required, setting
+from .fields import LONGEST_NAME, Checked, required, setting, unset
+from .generation import AugmentSettings
 from .hub import HubSettings
+from .training import AdapterSettings, ClassifierSettings
 
 MOST_PREVIEWED = 24  # images on a page
 
 
 @dataclass(kw_only=True)
 class PublishSettings(HubSettings):
-    """A finished generation, published as a version of a dataset."""
+    """Publishes a finished generation as a version of a dataset."""
 
-    folder: str = required("output folder of a finished generation, or the repo folder in it")
+    folder: str = required("output folder of a finished generation, or its repo folder")
     max_skipped: float = setting(
         0.01,
-        "share of skipped rows above which nothing is published (exit code 3)",
+        "publish nothing, and exit with code 3, if a larger share of the rows was skipped",
         at_least=0,
         at_most=1,
     )
 
     def validate(self) -> None:
+        super().validate()
         self.validate_hub()
 
 
 @dataclass(kw_only=True)
 class PreviewSettings(DataSettings):
-    """One page of pictures and a table: what each choice of the method does to a data set, without
-    a diffusion model.
+    """One page of pictures and a table: what each choice of the method does to a dataset, without
+    the diffusion model.
     """
 
     classifier: str | None = setting(
-        None, "classifier that Grad-CAM looks through; without one its columns are left out"
+        None, "classifier for Grad-CAM, as org/name[@revision] or folder; no Grad-CAM if not given"
     )
     saliency_layer: str | None = setting(
         None,
@@ -48,116 +49,116 @@ class PreviewSettings(DataSettings):
     )
     saliency_input_size: int | None = setting(
         None,
-        "input size of the classifier for saliency; by default its own, or what gives 7x7 cells",
+        "input size of the classifier for saliency; by default its own, or the one with 7x7 cells",
         at_least=1,
         at_most=4096,
     )
     mask_column: str | None = setting(
         None,
-        "column with true foreground masks, to show and to measure against",
+        "column of true foreground masks, to show and to measure against",
         at_most=LONGEST_NAME,
     )
     num_images: int = setting(
         6, "images on the page, spread over the classes", at_least=1, at_most=MOST_PREVIEWED
     )
     num_candidates: int = setting(
-        50, "N: candidates that the target is chosen from", at_least=1, at_most=10**7
+        50, "N, the number of candidates the target is chosen from", at_least=1, at_most=10**7
     )
     resolution: int = setting(
-        256,
-        "images are masked and mixed at resolution x resolution",
-        at_least=8,
-        at_most=4096,
-        multiple_of=8,
+        256, "width and height of the images, in pixels", at_least=8, at_most=4096, multiple_of=8
     )
-    resize: Literal["stretch", "center-crop"] = setting("stretch", "how an image becomes square")
+    resize: Literal["stretch", "center-crop"] = setting("stretch", "how images are made square")
 
     def validate(self) -> None:
         super().validate()
         for name in ("saliency_layer", "saliency_input_size"):
             if self.classifier is None and getattr(self, name) is not None:
                 raise UserError(
-                    f"{name} is Grad-CAM's, which needs a classifier: give --classifier org/name@revision or a folder"
+                    f"{name} is for Grad-CAM, which needs --classifier, as org/name@revision or a "
+                    "folder"
                 )
 
 
 @dataclass(kw_only=True)
-class RunSettings(HubSettings, DataSettings):
-    """All stages in a row. What is given here reaches every stage that has a setting of that name;
-    the recipe holds the rest.
+class DataOverrides(Checked):
+    """The settings of `DataSettings`, of which only those that are given reach the stages."""
+
+    dataset_name: str = required("Hub dataset as org/name[@revision], or a local folder")
+    dataset_config_name: str | None = unset(DataSettings, "dataset_config_name")
+    dataset_split: str | None = unset(DataSettings, "dataset_split")
+    image_column: str | None = unset(DataSettings, "image_column")
+    label_column: str | None = unset(DataSettings, "label_column")
+    max_image_pixels: int | None = unset(DataSettings, "max_image_pixels")
+    examples_per_class: int | None = unset(DataSettings, "examples_per_class")
+    imbalance_factor: float | None = unset(DataSettings, "imbalance_factor")
+    subset_seed: int | None = unset(DataSettings, "subset_seed")
+    seed: int | None = unset(DataSettings, "seed")
+    output_dir: str = required("output folder of all stages")
+    num_threads: int | None = unset(DataSettings, "num_threads")
+
+
+@dataclass(kw_only=True)
+class RunSettings(HubSettings, DataOverrides):
+    """Runs all stages: classifier, adapter, augmented dataset, classifier trained with it.
+
+    A setting given here overrides the recipe in every stage that has it.
     """
 
-    dataset_split: str | None = setting(None, "split to work on", at_most=LONGEST_NAME)
-    image_column: str | None = setting(None, "column with the images", at_most=LONGEST_NAME)
-    label_column: str | None = setting(None, "column with the labels", at_most=LONGEST_NAME)
-    subset_seed: int | None = setting(
-        None, "seed of the few-shot or long-tail subset", at_least=0, at_most=LARGEST_SEED
-    )
-    seed: int | None = setting(
-        None, "seed of everything that is drawn", at_least=0, at_most=LARGEST_SEED
-    )
-    num_threads: int | None = setting(None, "CPU threads per process", at_least=1, at_most=1024)
     metaclass: str = required(
-        "what all classes are, in one word the text encoder knows: bird, car, flower ...",
+        "what all classes are, in one word that the text encoder knows: bird, car, flower ...",
         at_most=LONGEST_NAME,
     )
     recipe: str | None = setting(
         None,
-        "a recipe that ships (cub-sgdmix), or a folder with classifier.yaml, adapter.yaml, generate.yaml ...",
+        "a recipe that ships (cub-sgdmix), or a folder with classifier.yaml, adapter.yaml, "
+        "generate.yaml ...",
     )
     eval_split: str | None = setting(
         None,
-        "split whose accuracy is measured, without and with the augmented dataset",
+        "split for the accuracy without and with the augmented dataset",
         at_most=LONGEST_NAME,
     )
-    eval_dataset_name: str | None = setting(
-        None, "dataset that eval_split is of, where that is another one"
+    eval_dataset_name: str | None = unset(ClassifierSettings, "eval_dataset_name")
+    model: str | None = unset(ClassifierSettings, "model")
+    pretrained_model_name_or_path: str | None = unset(
+        AdapterSettings, "pretrained_model_name_or_path"
     )
-    model: str | None = setting(None, "classifier to fine-tune")
-    pretrained_model_name_or_path: str | None = setting(None, "base diffusion model")
     license: str | None = setting(
         None,
-        "licence of the augmented dataset, and of the models that are pushed",
+        "license of the augmented dataset, and of the models if they are pushed",
         at_most=LONGEST_NAME,
     )
-    preset: Literal["paper", "recommended"] | None = setting(
-        None, "named set of the method's choices"
-    )
+    preset: Literal["paper", "recommended"] | None = unset(AugmentSettings, "preset")
     resolution: int | None = setting(
         None,
-        "size of the images that the adapter learns and the generation makes",
+        "width and height of the images that the adapter learns and the generation makes",
         at_least=8,
         at_most=4096,
         multiple_of=8,
     )
-    strength: list[float] | None = setting(None, "S", at_least=0, at_most=1)
-    num_candidates: int | None = setting(None, "N", at_least=1, at_most=10**7)
-    num_variants: int | None = setting(
-        None, "images made from each source image", at_least=1, at_most=10**4
-    )
-    synthetic_probability: float | None = setting(
-        None, "share of synthetic images in downstream training", at_least=0, at_most=1
-    )
+    strength: list[float] | None = unset(AugmentSettings, "strength")
+    num_candidates: int | None = unset(AugmentSettings, "num_candidates")
+    num_variants: int | None = unset(AugmentSettings, "num_variants")
+    synthetic_probability: float | None = unset(ClassifierSettings, "synthetic_probability")
     bootstrap_saliency: bool = setting(
-        False, "read saliency from a classifier retrained on mixtures of model-free masks"
+        False,
+        "read saliency from a classifier retrained on mixtures with classifier-free masks",
     )
-    max_skipped: float | None = setting(
-        None,
-        "share of skipped rows above which the run ends with exit code 3",
-        at_least=0,
-        at_most=1,
-    )
+    max_skipped: float | None = unset(AugmentSettings, "max_skipped")
     push_to_hub: bool = setting(
         False, "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN"
     )
     hub_model_id: str | None = setting(
         None,
-        "org/name: pushes org/name-classifier and org/name-adapter, and generates from there",
+        "org/name: push the models to org/name-classifier and org/name-adapter, and generate from "
+        "there",
         at_most=LONGEST_NAME,
     )
 
     def validate(self) -> None:
-        """The stages' own settings are validated, all of them before the first stage starts; this
-        alone comes before the lock.
+        """Checks the output folder. The stages check their own settings, before the first starts.
+
+        Raises `UserError`.
         """
+        super().validate()
         outside_of_dataset(self, "output_dir")

@@ -1,6 +1,4 @@
-"""Files that ship in the package: launch settings for accelerate, and recipes. Found by their
-names.
-"""
+"""Files that ship in the package, found by name: accelerate configurations and recipes."""
 
 from __future__ import annotations
 
@@ -15,14 +13,18 @@ RECIPES = PACKAGE / "recipes"
 
 
 def accelerate_config(name: str) -> Path:
-    """Launch settings: a file, or the name of one that ships (`gpu8`). Raises `UserError`."""
+    """An accelerate configuration: a file, or the name of one that ships (`gpu8`).
+
+    Raises `UserError`.
+    """
     names = sorted(path.stem for path in ACCELERATE_CONFIGS.glob("*.yaml"))
     if name in names:
         return ACCELERATE_CONFIGS / f"{name}.yaml"
     if os.path.isfile(name):
         return Path(name)
     raise UserError(
-        f"no launch settings {shown(name)!r}: give a file of `accelerate config`, or one of {', '.join(names)}"
+        f"no accelerate configuration {shown(name)!r}: give a file of `accelerate config`, or one "
+        f"of {', '.join(names)}"
     )
 
 
@@ -37,15 +39,14 @@ def recipe_folder(name: str) -> Path:
 
 
 def shipped_recipe_file(location: str) -> Path | None:
-    """The file of a recipe that ships, named as `cub-sgdmix/generate.yaml`; None for any other
-    name.
-    """
+    """The file of a recipe that ships, such as `cub-sgdmix/generate.yaml`; None for other names."""
     folder, _, name = location.partition("/")
-    found = [
+    # compared with what there is, never joined: the location may be anybody's
+    files = (
         path
         for recipe in RECIPES.iterdir()
         if recipe.name == folder
         for path in recipe.glob("*.yaml")
         if path.name == name
-    ]
-    return found[0] if found else None
+    )
+    return next(files, None)

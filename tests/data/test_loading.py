@@ -225,7 +225,7 @@ def test_trainings_name_the_images_that_cannot_be_decoded(tmp_path, capsys):
     )
 
 
-def test_a_generation_names_the_images_without_a_map_before_it_makes_rows(tmp_path, capsys):
+def test_a_generation_names_the_images_without_a_map(tmp_path, capsys, caplog):
     folder = image_folder(tmp_path / "photos")
     (folder / "train" / "kite" / "002.png").write_bytes(b"<html>")
     values = {
@@ -237,26 +237,24 @@ def test_a_generation_names_the_images_without_a_map_before_it_makes_rows(tmp_pa
     augment.main(
         AugmentSettings(dataset_name=str(folder), output_dir=str(tmp_path / "run"), **values)
     )
-    first, second = capsys.readouterr().out.splitlines()[:2]
+    first, *_ = capsys.readouterr().out.splitlines()
     assert first == "12 images of 3 classes, split 'train' of photos"
-    assert second.startswith(
-        "warning: 1 image of photos cannot be used: row 6 train/kite/002.png: corrupt image"
+    assert caplog.messages[0].startswith(
+        "1 image of photos cannot be used: row 6 train/kite/002.png: corrupt image"
     )
     assert "002.png" not in "".join(
         path.read_text() for path in (tmp_path / "run" / "repo").rglob("*.[jm][sd]*")
     )
 
 
-def test_class_folders_that_are_taken_for_splits_are_told(tmp_path, capsys):
+def test_class_folders_that_are_taken_for_splits_are_told(tmp_path, capsys, caplog):
     folder = image_folder(
         tmp_path / "rails", ["bullet_train", "steam_train", "tram", "bus"], split=""
     )
-    line, warning = said(capsys, folder).splitlines()
-    assert line == "8 images of 2 classes, split 'train' of rails"
-    assert (
-        warning.startswith("warning: 8 image files of rails in no split, bus/000.png first: ")
-        and "train/" in warning
-    )
+    assert said(capsys, folder) == "8 images of 2 classes, split 'train' of rails\n"
+    (warning,) = caplog.messages
+    assert warning.startswith("8 image files of rails in no split, bus/000.png first: ")
+    assert "train/" in warning
     assert split_of(image_folder(tmp_path / "whole")).strays == ()
 
 

@@ -427,17 +427,16 @@ def evaluate_everything(finished_generation, birds, classifier, tmp_path_factory
 
 @pytest.mark.slow
 def test_masks_are_the_generations_where_its_classifier_is_at_hand(
-    evaluate_everything, classifier, tiny_base, capsys
+    evaluate_everything, classifier, tiny_base, caplog
 ):
     with_classifier, without = (
         evaluate_everything(classifier=str(classifier)),
         evaluate_everything(),
     )
-    said = capsys.readouterr().out
     assert facts_of(with_classifier)["masks"] == "the generation's (grad-cam, otsu)"
     assert (
         facts_of(without)["masks"].startswith("model-free")
-        and "warning: masks are model-free" in said
+        and "masks are model-free" in caplog.text
     )
     assert (
         facts_of(with_classifier)["all"]["foreground_drift"]

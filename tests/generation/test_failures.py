@@ -99,7 +99,7 @@ def test_killed_rank_is_named_and_takes_the_launch_down(victim, settings, refere
     assert launched.returncode != 0 and time.monotonic() - killed < 25
     assert not alive_in_the_end(processes)
     (line,) = lines_of(stderr)
-    assert f"rank {victim} died without a word" in line and "memory" in line
+    assert f"rank {victim} was killed or crashed" in line and "memory" in line
     assert error_of(output) == {"exit_code": 1, "message": line.removeprefix("sgdmix_hub: ")}
     assert not (output / "repo").exists() and len(records(output)) < 24
     finishes(settings, output, reference, tmp_path / "logs")
@@ -122,7 +122,7 @@ def test_killed_rank_of_a_training_is_named_without_the_broken_connection(
     _, stderr = launched.communicate()
     assert launched.returncode != 0 and not alive_in_the_end(processes)
     (line,) = lines_of(stderr)
-    assert "rank 1 died without a word" in line
+    assert "rank 1 was killed or crashed" in line
     assert error_of(output)["exit_code"] == 1
 
 
@@ -254,7 +254,7 @@ def test_full_disk_is_one_line_and_the_finished_shards_are_kept(
         run_script(arguments(settings | {"output_dir": output}), tmp_path / "logs"),
         "no space left on device",
         str(output),
-        "goes on",
+        "rerun the same command",
     )
     assert error_of(output)["exit_code"] == 2
     finished = records(output)
@@ -351,7 +351,10 @@ WRITES = [
 def test_full_disk_is_told_from_what_libraries_say(statement, mixing, small_disk, tmp_path):
     output = small_disk / "run"
     one_line(
-        ends(statement, mixing, output, tmp_path), "no space left on device", str(output), "goes on"
+        ends(statement, mixing, output, tmp_path),
+        "no space left on device",
+        str(output),
+        "rerun the same command",
     )
     assert error_of(output)["exit_code"] == 2  # there was room left for it
 

@@ -312,7 +312,7 @@ def test_an_input_size_that_the_classifier_cannot_take_is_a_users_mistake(vit):
         cam_of(vit, "grad-cam", input_size=96)
 
 
-def test_coarse_maps_are_made_and_warned_of_once(classifier, birds, tmp_path, capsys):
+def test_coarse_maps_are_made_and_warned_of_once(classifier, birds, tmp_path, caplog):
     asked = AugmentSettings(
         dataset_name=str(birds),
         output_dir=str(tmp_path / "run"),
@@ -324,7 +324,8 @@ def test_coarse_maps_are_made_and_warned_of_once(classifier, birds, tmp_path, ca
     split = load_split(asked, resolve(str(birds), repo_type="dataset"))
     for warnings in (1, 0):
         maps = compute_maps(apply_preset(asked), split, resolve(str(classifier)), 0, 1, CPU)
-        lines = [line for line in capsys.readouterr().out.splitlines() if "7x7" in line]
+        lines = [line for line in caplog.messages if "7x7" in line]
+        caplog.clear()
         assert len(lines) == warnings and all(
             "4x4" in line and "saliency_input_size" in line for line in lines
         )

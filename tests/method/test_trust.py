@@ -170,7 +170,7 @@ def warnings_in(text):
 @pytest.mark.parametrize("preset", ["paper", "recommended"])
 @pytest.mark.parametrize("side", ["foreground", "background"])
 def test_only_recommended_falls_back_and_only_from_a_reader_of_backgrounds(
-    preset, side, reader_of, tied_birds, tied_split, tmp_path, capsys
+    preset, side, reader_of, tied_birds, tied_split, tmp_path, caplog
 ):
     asked = settings_of(tied_birds, reader_of(side), tmp_path, preset=preset)
     maps = compute_maps(asked, tied_split, resolve(asked.classifier), 0, 1, CPU)
@@ -179,7 +179,7 @@ def test_only_recommended_falls_back_and_only_from_a_reader_of_backgrounds(
         maps.method == ("minimum-barrier" if falls else "grad-cam") == maps.key.rpartition("-")[0]
     )
     assert maps.trust == trust_in(reader_of(side), tied_split)
-    warnings = warnings_in(capsys.readouterr().out)
+    warnings = warnings_in(caplog.text)
     assert len(warnings) == (side == "background")
     assert all(
         ("using minimum-barrier instead" in line) == falls and str(maps.trust) in line
@@ -205,7 +205,7 @@ def test_the_preset_can_be_overruled(reader_of, tied_birds, tied_split, tmp_path
 
 
 def test_runs_of_one_saliency_dir_share_test_and_maps(
-    reader_of, tied_birds, tied_split, tmp_path, capsys
+    reader_of, tied_birds, tied_split, tmp_path, caplog
 ):
     """Whether they fell back or asked for minimum-barrier; another method through the same
     classifier is tested for itself.
@@ -239,9 +239,7 @@ def test_runs_of_one_saliency_dir_share_test_and_maps(
     third = compute_maps(direct, tied_split, None, 0, 1, CPU)
     assert snapshot(shared) == before and first.key == second.key == third.key
     assert second.trust == first.trust and third.trust is None
-    assert (
-        len(warnings_in(capsys.readouterr().out)) == 2
-    )  # one a run, also where the test was another's
+    assert len(warnings_in(caplog.text)) == 2  # one a run, also where the test was another's
 
 
 @pytest.mark.soak

@@ -22,6 +22,7 @@ from sgdmix_hub.settings.shipped import (
 )
 
 HEAVY = ("torch", "datasets", "diffusers", "cv2", "accelerate", "matplotlib")
+LIBRARIES = ("numpy", "yaml", "huggingface_hub", "transformers", *HEAVY)
 ANSWER = """
 import sys
 from sgdmix_hub import cli
@@ -33,9 +34,9 @@ finally:
 """
 
 
-def answer(*words: str) -> subprocess.CompletedProcess:
+def answer(*words: str, heavy=HEAVY) -> subprocess.CompletedProcess:
     """What `sgdmix WORDS` says, and which heavy libraries it loaded to say it."""
-    code = ANSWER.format(heavy=HEAVY)
+    code = ANSWER.format(heavy=heavy)
     return subprocess.run(
         [sys.executable, "-c", code, *words],
         capture_output=True,
@@ -50,6 +51,10 @@ def test_the_help_names_every_program(capsys):
     said = capsys.readouterr().out
     assert all(f"  {name} " in said for name in (*cli.PROGRAMS, *cli.OTHERS))
     assert max(map(len, said.splitlines())) <= 100
+
+
+def test_the_list_of_programs_loads_no_library_at_all():
+    assert answer("--help", heavy=LIBRARIES).stdout.endswith("loaded:\n")
 
 
 @pytest.mark.parametrize("name", cli.PROGRAMS)
@@ -67,7 +72,7 @@ def test_a_programs_help_loads_no_heavy_library(name):
             ["augment", "--dataset_name", "a/b", "--output_dir", "out", "--strenght", "1"],
             "no such setting: --strenght",
         ),
-        (["augment", "--accelerate", "gpu9"], "no launch settings 'gpu9'"),
+        (["augment", "--accelerate", "gpu9"], "no accelerate configuration 'gpu9'"),
         (["augment", "--accelerate"], "--accelerate needs a value"),
         (["augment", "--num_processes", "2"], "give --accelerate too"),
         (

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import warnings
 
 import numpy as np
 import pytest
@@ -216,25 +215,23 @@ def test_a_call_refines_images_with_the_targets_that_it_is_given(pipeline, datas
         )
 
 
-def test_an_image_that_cannot_be_used_is_none_with_a_warning(pipeline, dataset):
+def test_an_image_that_cannot_be_used_is_none_with_a_warning(pipeline, dataset, caplog):
     images = [Image.new("RGB", (40, 40), "grey"), dataset[0]["image"]]
-    with pytest.warns(UserWarning, match="image 0: blank saliency map"):
-        outcome = pipeline(images, [dataset[5]["image"]] * 2, [0, 0], seeds=[1, 2], strength=1.0)
+    outcome = pipeline(images, [dataset[5]["image"]] * 2, [0, 0], seeds=[1, 2], strength=1.0)
+    assert caplog.messages[0].startswith("image 0: blank saliency map")
     assert outcome[0] is None and outcome[1].size == (32, 32)
 
 
-def test_corrupt_rows_are_left_out_of_a_mapped_split_with_a_warning(dataset):
+def test_corrupt_rows_are_left_out_of_a_mapped_split_with_a_warning(dataset, caplog):
     cells = dataset.cast_column("image", ImageFeature(decode=False))[:8]
     cells["image"][3]["bytes"] = b"no image"
     broken = dataset.select(range(8)).map(
         lambda rows: cells, batched=True, features=dataset.features
     )
     mapped = MappedSplit(SGDMixPipeline.from_pretrained(**MIXING), broken)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        rows = broken.map(mapped, **mapped.options)
+    rows = broken.map(mapped, **mapped.options)
     assert sorted(set(rows["source_index"])) == [0, 1, 2, 4, 5, 6, 7] and len(rows) == 14
-    assert any("row 3, variant 1: corrupt image" in str(warning.message) for warning in caught)
+    assert any("row 3, variant 1: corrupt image" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize(

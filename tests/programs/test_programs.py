@@ -51,6 +51,7 @@ def test_help_names_every_setting(program, capsys):
     assert not ended.value.code
     for field in dataclasses.fields(PROGRAMS[program]):
         assert f"--{field.name}" in printed, field.name
+    assert "default: None" not in printed and "--output-dir" not in printed
 
 
 def test_a_module_answers_a_mistake_with_a_line_and_exit_code_2():

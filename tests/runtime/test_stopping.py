@@ -99,7 +99,7 @@ def test_signals_to_everybody_are_one_line_and_75_and_the_same_command_finishes(
     """As a terminal and a batch system send them: to the encoding processes too."""
     running = Running(settings, tmp_path)
     os.killpg(running.process.pid, number)
-    running.ends(75, f"stopped by {named}", "the same command goes on")
+    running.ends(75, f"stopped by {named}", "rerun the same command")
     assert len(records(running.output)) < 24
     running.finishes(reference)
 
@@ -188,7 +188,7 @@ def test_a_killed_encoder_is_one_line_and_the_same_command_finishes(
     running = Running(settings, tmp_path, shards=shards)
     assert len(running.workers) == 2
     running.workers[0].kill()
-    running.ends(1, "an encoding process died", "the same command goes on")
+    running.ends(1, "an encoding process was killed", "rerun the same command")
     running.finishes(reference)
 
 

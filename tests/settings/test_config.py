@@ -1,8 +1,11 @@
 """Settings: how strictly they are read, what is refused, and what a fingerprint covers."""
 
 import dataclasses
+import itertools
 import re
 import typing
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -10,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.settings import generation as config
+from sgdmix_hub.settings.fields import Changes, names_where
 from sgdmix_hub.settings.generation import (
     MAY_MOVE_LAST_BITS,
     PINNED_INPUTS,
     PLACE_AND_SPEED,
     AugmentSettings,
     fingerprint,
+    groups_table,
     published_settings,
 )
 from sgdmix_hub.settings.method import (
@@ -31,6 +35,7 @@ from sgdmix_hub.settings.method import (
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
+ROOT = Path(__file__).parents[2]
 REQUIRED = [
     "--dataset_name",
     "org/birds",
@@ -244,7 +249,7 @@ def test_a_missing_config_and_a_missing_required_setting_are_refused(tmp_path):
             ["--validation_split", "val", "--validation_share", "0.1"],
             "give one",
         ),
-        (ClassifierSettings, ["--validation_split", "train"], "trained on"),
+        (ClassifierSettings, ["--validation_split", "train"], "training split"),
         (ClassifierSettings, ["--validation_split", "test", "--eval_split", "test"], "test images"),
         (ClassifierSettings, ["--resize_size", "0"], "resize_size"),
         (ClassifierSettings, ["--eval_steps", "5"], "validation_split"),
@@ -377,21 +382,42 @@ def test_a_preset_keeps_what_was_given(preset, name, value):
     assert getattr(given_settings, "mask_refinement", "absent") is None
 
 
-def test_the_documented_groups_partition_the_settings():
-    table = {}
-    for line in config.__doc__.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and len(cells) == 3:
-            table[cells[0]] = [name.strip() for name in cells[1].split("(")[0].split(",")]
-    changes, bits, place = (
-        table["changes the images"],
-        table["may move last bits"],
-        table["place and speed"],
-    )
-    assert bits == list(MAY_MOVE_LAST_BITS) and place == list(PLACE_AND_SPEED)
-    documented = changes + bits + place
-    assert len(documented) == len(set(documented))
-    assert set(documented) == set(FIELDS)
+def test_every_setting_is_in_one_group_and_the_documentation_has_the_table():
+    groups = [names_where(AugmentSettings, changes=changes) for changes in get_args(Changes)]
+    assert sorted(itertools.chain(*groups)) == sorted(FIELDS)
+    assert groups[1:] == [MAY_MOVE_LAST_BITS, PLACE_AND_SPEED]
+    assert groups_table() in (ROOT / "docs" / "running.md").read_text(), groups_table()
+
+
+GOLDEN = [
+    ({}, "3981b33aab7f437f6062222be8115f33c236799e9b20e6d2ad202af846c6c86d"),
+    (
+        {"preset": "recommended", "strength": [0.5, 0.9], "seed": 3},
+        "f4dc154d7efa1f8878f15040208258d2eb541efe50cb146ec8bcc8d081f886fc",
+    ),
+    (
+        {
+            "strength": 0.0,
+            "saliency_method": "mask-column",
+            "mask_column": "m",
+            "num_variants": 4,
+            "image_format": "webp",
+            "batch_size": 2,
+            "num_threads": 8,
+            "config_name": "x",
+            "mask_dilation": 0.1,
+            "max_image_pixels": 10**6,
+            "imbalance_factor": 0.1,
+        },
+        "d22218b929f34c49449523d28229e91a7debb22ac5194da280e7cd48655a918f",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "expected"), GOLDEN)
+def test_the_fingerprint_of_an_existing_configuration_stays_the_same(values, expected):
+    """A run that was begun with an earlier version is resumed."""
+    assert fingerprint(augment_settings(**values), PINS) == expected
 
 
 def other_value(name):

@@ -21,7 +21,7 @@ from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.method.targets import select_targets
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.evaluation import EvaluationSettings
-from sgdmix_hub.settings.fields import hints_of
+from sgdmix_hub.settings.fields import hints_of, info_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import MethodSettings, apply_preset
 from sgdmix_hub.settings.parsing import parse_settings, read_yaml
@@ -91,7 +91,7 @@ def test_a_value_of_another_type_or_out_of_bounds_is_refused_by_name_in_python(o
     ids=lambda value: getattr(value, "name", getattr(value, "__name__", "")),
 )
 def test_every_number_has_a_lower_and_an_upper_bound(owner, field):
-    bounds = field.metadata["bounds"]
+    bounds = info_of(field).bounds
     if kind_of(hints_of(owner)[field.name])[0] in (int, float, list):
         assert (bounds.at_least is None) != (bounds.above is None) and (bounds.at_most is None) != (
             bounds.below is None
@@ -429,10 +429,10 @@ def test_whole_numbers_are_plain_digits_on_the_command_line(value):
         ("a: " + "{a: " * 1200, "nested"),
         ("? [a, b]\n: 3", "YAML"),
         ("? {a: b}\n: 3", "YAML"),
-        ("1: 2", "1 is no name"),
-        ("null: 2", "no name"),
-        ("a b: 2", "a b is no name"),
-        ("a=b: 2", "a=b is no name"),
+        ("1: 2", "1 is not the name"),
+        ("null: 2", "not the name"),
+        ("a b: 2", "a b is not the name"),
+        ("a=b: 2", "a=b is not the name"),
         ("a: &x [1]\nb: *x", r"\*name"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", r"\*name"),
         ("<<: {seed: 3}", "<<"),
@@ -442,7 +442,7 @@ def test_whole_numbers_are_plain_digits_on_the_command_line(value):
         ("seed: !!set {a}", "seed"),
         ("seed: !!binary aGk=", "seed"),
         ("a: 1\n---\na: 2", "YAML"),
-        ("config_name: --", "no value"),
+        ("config_name: --", "cannot be the value"),
         (
             "strength: ['--output_dir', elsewhere]",
             "strength must be one value or a list of numbers",
@@ -453,7 +453,7 @@ def test_whole_numbers_are_plain_digits_on_the_command_line(value):
         ("a: \x00", "YAML"),
         ("\n".join(f"k{number}: 1" for number in range(50_000)), "larger"),
         ("a: " + "x" * LARGEST_FILE, "larger"),
-        ("seed: 1\n" * 5_000, "seed stands twice"),
+        ("seed: 1\n" * 5_000, "seed appears twice"),
     ],
     ids=lambda value: value[:12],
 )

@@ -10,9 +10,12 @@ from launching import ROOT, launch_environment
 from loopback_hub import hub_environment
 
 WORKER = """
-import json, sys, time, warnings
+import json, logging, sys, time
 
-sleep, waited = time.sleep, []
+sleep, waited, warned = time.sleep, [], []
+handler = logging.Handler()
+handler.emit = lambda record: warned.append(record.getMessage())
+logging.getLogger("sgdmix_hub").addHandler(handler)
 
 def sleep_less(seconds):
     waited.append(seconds)
@@ -30,13 +33,12 @@ print(json.dumps("ready"), flush=True)
 for line in sys.stdin:
     waited.clear()
     done = {"value": None, "error": None}
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always", UserWarning)
-        try:
-            done["value"] = eval(json.loads(line))
-        except UserError as error:
-            done["error"] = str(error)
-    done |= {"waited": list(waited), "warned": [str(warning.message) for warning in warned if warning.category is UserWarning]}
+    warned.clear()
+    try:
+        done["value"] = eval(json.loads(line))
+    except UserError as error:
+        done["error"] = str(error)
+    done |= {"waited": list(waited), "warned": list(warned)}
     print(json.dumps(done, default=str), flush=True)
 """
 

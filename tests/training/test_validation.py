@@ -249,7 +249,7 @@ import torch
 from sgdmix_hub.training.classifier.accuracy import share_buffers
 from sgdmix_hub.runtime.ranks import start_processes
 
-rank = start_processes(1).process_index
+rank = start_processes(1).index
 layer = torch.nn.BatchNorm2d(3)
 layer.running_mean += rank + 1
 layer.num_batches_tracked += 5
