@@ -177,7 +177,7 @@ def train_and_save(
     if trainer.is_world_process_zero():
         fill_folder(folder, write, last=CLASSIFIER_FACTS)
     wait_for_file(folder / CLASSIFIER_FACTS)  # a shared file system may show it late
-    say(result_line(folder, settings, found))
+    say(result_line(folder, settings, results))
 
 
 def check_loaders(settings: ClassifierSettings, size: int, is_evaluated: bool) -> None:
