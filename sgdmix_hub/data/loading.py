@@ -25,8 +25,14 @@ from sgdmix_hub.hub.pins import Pin
 from .images import LFS_POINTER
 
 WRAPPER = "An error occurred while generating the dataset"
-DROPPED_LABELS = "class folders give labels where there are at least two, all images lie equally deep, and no metadata file says more"
-SPLIT_NAMES = "datasets takes names that contain train, test or val for splits: put all class folders into a folder train/"
+DROPPED_LABELS = (
+    "class folders give labels where there are at least two, all images lie equally deep, and no "
+    "metadata file says more"
+)
+SPLIT_NAMES = (
+    "datasets takes names that contain train, test or val for splits: put all class folders into "
+    "a folder train/"
+)
 
 # What datasets and Arrow say -> what to do about it.
 ADVICE = (
@@ -40,7 +46,8 @@ ADVICE = (
     ),
     (
         r"SplitInfo\(",
-        "its README states other numbers of rows than its files have: correct `dataset_info` in the README, or remove it",
+        "its README states other numbers of rows than its files have: correct `dataset_info` in "
+        "the README, or remove it",
     ),
     (
         r"No locks available|Function not implemented",
@@ -88,7 +95,8 @@ def _builder(pin: Pin, config_name: str | None) -> DatasetBuilder:
     builder = load_dataset_builder(pin.name, config_name, **options)
     if builder.hash != pin.revision:
         raise UserError(
-            f"{pin.name}: another version than {pin.revision} came from the cache; try again when the Hub answers"
+            f"{pin.name}: another version than {pin.revision} came from the cache; try again when "
+            "the Hub answers"
         )
     return builder
 
@@ -109,7 +117,8 @@ def check_data_files(pin: Pin, builder: DatasetBuilder) -> None:
             "://" in place or not lies_in(place, folder)
         ):
             raise UserError(
-                f"the README of {pin.name} names data that is not in it, {shown(file)}: give what it names as a dataset"
+                f"the README of {pin.name} names data that is not in it, {shown(file)}: give what "
+                "it names as a dataset"
             )
 
 

@@ -29,7 +29,8 @@ def report_split(
         first = shown(split.strays[0])
         say(
             one_line(
-                f"warning: {counted(len(split.strays), 'image file')} of {split.pin.name} in no split, {first} first: {SPLIT_NAMES}"
+                f"warning: {counted(len(split.strays), 'image file')} of {split.pin.name} in no "
+                f"split, {first} first: {SPLIT_NAMES}"
             )
         )
 
@@ -41,7 +42,8 @@ def report_unusable(split: Split, unusable: dict[int, str]) -> None:
     if unusable:
         say(
             one_line(
-                f"warning: {counted(len(unusable), 'image')} of {split.pin.name} cannot be used: {named(split, unusable)}"
+                f"warning: {counted(len(unusable), 'image')} of {split.pin.name} cannot be used: "
+                f"{named(split, unusable)}"
             )
         )
 
@@ -65,7 +67,10 @@ def split_line(settings: DataSettings, split: Split, undecodable: dict[int, str]
         if not empty
         else f"{len(seen)} of {len(names)} classes ({shown(empty[0])} has none)"
     )
-    line = f"{counted(len(used), 'image')} of {classes}, split {settings.dataset_split!r} of {split.pin.name}"
+    line = (
+        f"{counted(len(used), 'image')} of {classes}, split {settings.dataset_split!r} of "
+        f"{split.pin.name}"
+    )
     unlabelled = int((split.labels == NO_LABEL).sum())
     counts = {
         "without a label": unlabelled,

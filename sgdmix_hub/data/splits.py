@@ -105,7 +105,10 @@ class Split:
         row, reason = next(iter(left_out.items()))
         if set(left_out.values()) == {MISSING} and not self.pin.is_local and self.rows.cache_files:
             cached = Path(self.rows.cache_files[0]["filename"]).parent
-            return f"the files behind the cached dataset {self.pin.name} are gone: remove {cached} and run again"
+            return (
+                f"the files behind the cached dataset {self.pin.name} are gone: remove {cached} "
+                "and run again"
+            )
         split = (
             f"split '{self.rows.split}' of {self.pin.name}" if self.rows.split else self.pin.name
         )
@@ -151,7 +154,8 @@ def attributes_of(split: Split, column: str) -> tuple[np.ndarray, list[str]]:
     """
     if column not in split.rows.column_names:
         raise UserError(
-            f"{split.pin.name} has no column {column!r}: it has {', '.join(split.rows.column_names)}"
+            f"{split.pin.name} has no column {column!r}: it has "
+            f"{', '.join(split.rows.column_names)}"
         )
     values, names = _labels(split.rows, column, None, missing=(None,))
     if (values[split.subset] == NO_LABEL).any():
@@ -200,7 +204,8 @@ def split_of(
                 else ""
             )
             raise UserError(
-                f"{pin.name} has no column {shown(column)!r}: it has {', '.join(map(shown, rows.column_names))}{dropped}"
+                f"{pin.name} has no column {shown(column)!r}: it has "
+                f"{', '.join(map(shown, rows.column_names))}{dropped}"
             )
     if not is_image(rows.features[image_column]):
         raise UserError(f"column {image_column!r} of {pin.name} holds no images")
@@ -256,7 +261,8 @@ def _labels(
             [NO_LABEL if v in missing else number[str(v)] for v in values], dtype=np.int64
         ), class_names
     raise UserError(
-        f"label column {column!r} holds {shown(feature)}: class labels, strings or integers are needed"
+        f"label column {column!r} holds {shown(feature)}: class labels, strings or integers are "
+        "needed"
     )
 
 
@@ -272,7 +278,8 @@ def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> No
             else ""
         )
         raise UserError(
-            f"label {labels[row]} of row {row} in column {column!r} is outside its {len(names)} class names: labels run from 0 to "
+            f"label {labels[row]} of row {row} in column {column!r} is outside its {len(names)} "
+            "class names: labels run from 0 to "
             f"{len(names) - 1}, -1 is no label{from_one}"
         )
 
@@ -287,7 +294,8 @@ def _check_names(names: list[str], column: str) -> None:
             for character in name
         ):
             raise UserError(
-                f"class {number} in column {column!r} is named {shown(name)}: rename it, without control characters"
+                f"class {number} in column {column!r} is named {shown(name)}: rename it, without "
+                "control characters"
             )
     if not names:
         raise UserError(f"label column {column!r} has no class names and no labels")

@@ -53,6 +53,7 @@ def check_same_subset(mine: dict, theirs: dict, what: str) -> None:
         different.insert(0, "dataset")
     if different:
         raise UserError(
-            f"the {what} was trained on another subset ({', '.join(different)} differ): use the same dataset, split, "
+            f"the {what} was trained on another subset ({', '.join(different)} differ): use the "
+            "same dataset, split, "
             "examples_per_class, imbalance_factor and subset_seed, or pass --allow_other_subset"
         )

@@ -67,7 +67,10 @@ def problem_of(settings, output_dir):
         if found and found.get(name) != value
     ]
     if differing:
-        return f"{output_dir} holds birds of other settings ({'; '.join(differing)}): give another --output_dir"
+        return (
+            f"{output_dir} holds birds of other settings ({'; '.join(differing)}): give another "
+            "--output_dir"
+        )
     return None
 
 

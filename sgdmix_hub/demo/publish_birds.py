@@ -174,7 +174,8 @@ def make_again(hub, second, again):
     published, made = (checksums(folder / "repo") for folder in (second, again))
     if published != made:
         raise Failed(
-            f"{again} is not {SECOND}: {sorted(name for name in published if published[name] != made.get(name))} differ"
+            f"{again} is not {SECOND}: "
+            f"{sorted(name for name in published if published[name] != made.get(name))} differ"
         )
     print(
         f"  {SECOND} made again: the same plan and the same {len(made) - 1} shards, byte for byte"
@@ -217,7 +218,8 @@ def main(argv=None):
             names = sorted(hub.content("dataset", DATASET, SECOND))
             shards = [name for name in names if name.startswith("data/")]
             print(
-                f"{DATASET}@{SECOND} holds {shards[0]} ({len(shards)} of them), {', '.join(sorted(set(names) - set(shards)))}"
+                f"{DATASET}@{SECOND} holds {shards[0]} ({len(shards)} of them), "
+                f"{', '.join(sorted(set(names) - set(shards)))}"
             )
     except Failed as error:
         print(f"publish_birds: {error}", file=sys.stderr)

@@ -148,7 +148,10 @@ def test_a_folder_that_lies_in_one_called_snapshots_is_no_cache(secret, tmp_path
 
 
 DATA = "data/train-00000-of-00001.parquet"
-CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n---\n"
+CARD = (
+    "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: "
+    "{path}\n---\n"
+)
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,8 @@ def test_trainings_name_the_images_that_cannot_be_decoded(tmp_path, capsys):
     line = capsys.readouterr().out
     assert rows.tolist() == [0, 2, 3, 6, 7, 8, 9, 10]
     assert line.startswith(
-        "8 images of 3 classes, split 'train' of photos, 4 left out (4 that cannot be decoded: row 1 train/heron/001.png: "
+        "8 images of 3 classes, split 'train' of photos, 4 left out (4 that cannot be decoded: "
+        "row 1 train/heron/001.png: "
     )
     assert (
         line.count("\n") == 1 and "row 5 train/kite/001.png" in line and "tern/003.png" not in line
@@ -276,8 +277,8 @@ def test_a_stray_image_or_a_single_class_folder_drops_the_labels_and_is_told_so(
     shutil.copy(stray / "train" / "kite" / "000.png", stray / "train" / "cover.png")
     for folder in (stray, image_folder(tmp_path / "single", ["heron"])):
         assert (
-            "has no column 'label': it has image (class folders give labels where there are at least two"
-            in refusal(folder)
+            "has no column 'label': it has image (class folders give labels where there are at "
+            "least two" in refusal(folder)
         )
 
 
@@ -342,7 +343,10 @@ def test_the_configurations_are_named_with_the_setting_that_chooses_one(tmp_path
 def test_a_card_of_another_version_is_told(tmp_path):
     folder = write_labels(tmp_path / "stale", [0, 1, 2], ClassLabel(names=NAMES))
     names = "".join(f"          '{number}': {name}\n" for number, name in enumerate(NAMES))
-    features = f"  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n        names:\n{names}"
+    features = (
+        "  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n    "
+        f"    names:\n{names}"
+    )
     splits = "  splits:\n  - name: train\n    num_bytes: 1000\n    num_examples: 30\n"
     (folder / "README.md").write_text(f"---\ndataset_info:\n  features:\n{features}{splits}---\n")
     line = refusal(folder)

@@ -153,7 +153,8 @@ class Repository:
         if not lines or lines[0]["key"] != "header" or len(lines) == 1:
             raise HubError(
                 400,
-                "A commit is a line with the key `header`, then lines with `lfsFile`, `file` or `deletedFile`",
+                "A commit is a line with the key `header`, then lines with `lfsFile`, `file` or "
+                "`deletedFile`",
             )
         head = self.head_of(branch)
         header = lines[0]["value"]
