@@ -164,7 +164,7 @@ def test_a_card_that_names_data_outside_its_folder_is_refused(path, tmp_path):
     folder.mkdir()
     os.symlink(private, folder / "link")
     (folder / "README.md").write_text(CARD.format(path=path.format(private=private, data=DATA)))
-    with pytest.raises(UserError, match="the README of stranger names data that is not in it"):
+    with pytest.raises(UserError, match="the README of stranger names data outside the dataset"):
         split_of(folder)
 
 
