@@ -4,6 +4,8 @@ comparisons.
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 from parts.evidence.arms import ARMS, RECOMMENDED, TASKS
 from parts.intervals import half_width, holm, interval, paired_p
@@ -121,13 +123,16 @@ def summary(figures: dict, ablations: dict[str, list[str]], facts: dict) -> str:
         f"{task.title} {len(figures.get(name, {}))} of {len(task.seeds)}"
         for name, task in TASKS.items()
     )
-    parts = [
+    about = (
         f"{facts['domain']}. Seeds that ran: {counts}. {hours:.1f} hours of runs on one thread "
         f"each, torch {facts['torch']}. "
         "± are 95 % t-intervals over seeds; a seed draws species, images, subset, classifiers and "
         "adapter. Of synthetic probabilities "
         f"{' and '.join(map(str, facts['probabilities']))} the one with the better mean on the "
-        "validation images counts.",
+        "validation images counts."
+    )
+    parts = [
+        textwrap.fill(about, 118, break_long_words=False, break_on_hyphens=False),
         "## Arms against tasks\n\n" + overview(figures),
     ]
     parts += [
