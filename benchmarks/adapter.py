@@ -87,7 +87,7 @@ def train_judge(folder: Path, birds: Path) -> None:
 
 
 def train_adapter(folder: Path, birds: Path, num_processes: int) -> Path:
-    """The adapter of the demo's recipe, trained by launched processes at the recipe's total batch."""
+    """Trains the demo's adapter in launched processes, at the recipe's total batch."""
     values = adapter_values(folder, birds)
     values["train_batch_size"] //= num_processes
     config = f"sgdmix_hub/accelerate_configs/cpu{num_processes}.yaml"

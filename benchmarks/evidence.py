@@ -91,7 +91,7 @@ def draw_images(work_dir: Path, seed: int, tasks: list[str]) -> None:
 
 
 def take_up(results: Path, work_dir: Path) -> None:
-    """Puts the figures in `results` where a run looks for them, unless it has figures of its own."""
+    """Copies `results` to the work folder, unless that has results already."""
     if not (results / RESULTS).exists():
         return
     for task, seeds in read_json(results / RESULTS)["figures"].items():

@@ -218,9 +218,8 @@ def table(results: dict) -> str:
         *map(row, results["num_candidates"]),
         row(results["whole_split"]),
         "",
-        "Straight line through the four: {us_a_source:.0f} µs a source + {us_a_candidate:.2f} µs x N.".format(
-            **results["line"]
-        ),
+        "Straight line through the four: "
+        "{us_a_source:.0f} µs a source + {us_a_candidate:.2f} µs x N.".format(**results["line"]),
         "",
         "The other rules:",
         "",

@@ -61,7 +61,7 @@ def chance(scenes: Scenes) -> dict[str, float]:
 
 
 class Yardstick:
-    """The judge, the held-out scenes that images are to show, and the features of other real birds."""
+    """The judge, held-out scenes to be shown, and features of other real birds."""
 
     def __init__(self, judge: Judge, num_images: int):
         self.judge, self.scenes = judge, make_scenes(HELD_OUT, num_images)

@@ -162,9 +162,7 @@ def test_class_labels_without_names_are_refused(tmp_path):
     assert "has no class names" in refusal(folder)
 
 
-def test_minus_one_is_no_label_in_class_labels_and_in_plain_integers_but_a_value_in_a_column_of_groups(
-    tmp_path, capsys
-):
+def test_minus_one_is_no_label_in_labels_but_a_value_in_a_column_of_groups(tmp_path, capsys):
     for feature in (ClassLabel(names=["0", "1"]), Value("int64")):
         groups = ([-1, 1, 1, -1], Value("int64"))
         folder = write_labels(
@@ -196,9 +194,9 @@ def test_an_evaluation_split_without_labels_or_images_is_refused_before_anything
 def test_one_line_says_what_was_loaded_and_what_was_left_out(tmp_path, capsys):
     labels = [0, 1, 2, 0, 1, 2, -1, None]
     folder = write_labels(tmp_path / "birds", labels, ClassLabel(names=[*NAMES, "wren"]))
-    assert (
-        said(capsys, folder)
-        == "6 images of 3 of 4 classes (wren has none), split 'train' of birds, 2 left out (2 without a label)\n"
+    assert said(capsys, folder) == (
+        "6 images of 3 of 4 classes (wren has none), split 'train' of birds, "
+        "2 left out (2 without a label)\n"
     )
     line = said(capsys, folder, examples_per_class=1)
     assert (

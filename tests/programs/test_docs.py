@@ -133,18 +133,11 @@ def check_settings(program: cli.Program, words: list[str]) -> None:
     module, _, class_name = program.settings.partition(":")
     settings_class = getattr(import_module(f"sgdmix_hub.{module}"), class_name)
     fields = settings_class.__dataclass_fields__
-    words = [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if not word.startswith("hf://") and not (word == "--config" and _is_fetched(words))
-        if not (before == "--config" and word.startswith("hf://"))
-    ]
+    for place in range(len(words) - 1, 0, -1):  # --config hf://...: only the Hub knows it
+        if words[place].startswith("hf://"):
+            del words[place - 1 : place + 1]
     required = [f"--{name}={value}" for name, value in REQUIRED.items() if name in fields]
     parse_settings(settings_class, [*required, *words])
-
-
-def _is_fetched(words: list[str]) -> bool:
-    return any(word.startswith("hf://") for word in words)
 
 
 def check_sgdmix(words: list[str]) -> None:
@@ -177,7 +170,8 @@ def check_accelerate(words: list[str]) -> None:
 def check_sbatch(words: list[str]) -> None:
     script, _, program, *words = words
     assert (ROOT / script).is_file() and (ROOT / program).is_file()
-    check_settings(LAUNCHED[program.removeprefix("scripts/").removesuffix(".py")[:7]], words)
+    (module,) = re.findall(r"from sgdmix_hub\.?(\w*) import main", (ROOT / program).read_text())
+    check_settings(LAUNCHED[module], words)
 
 
 CHECKS = {

@@ -35,7 +35,7 @@ LINES = {"paper": "#e59866", "recommended": "#c0392b"}
 
 
 def whole_seeds(figures: dict[str, dict], key: str) -> list[dict]:
-    """The seeds that ran all points of an ablation: others would compare points of different seeds."""
+    """The seeds that ran all points of an ablation, so that points share their seeds."""
     ablation = ABLATIONS[key]
     names = [
         point_arm(key, line, point) for line, points in ablation.points.items() for point in points

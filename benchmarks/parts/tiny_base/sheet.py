@@ -96,7 +96,7 @@ def rows_block(rows: dict[str, np.ndarray]) -> Image.Image:
 
 
 def make_sheet(pipeline: StableDiffusionPipeline, scenes: Scenes) -> Image.Image:
-    """Samples for `CAPTIONS`, not chosen among others, and what becomes of the first of `scenes`."""
+    """Unselected samples for `CAPTIONS`, and img2img of the first of `scenes`."""
     captions = [OPENING + caption for caption in CAPTIONS for _ in range(EACH)]
     samples = make_samples(pipeline, captions, list(range(len(captions))))
     birds, told = scenes.images[:BIRDS], scenes.captions[:BIRDS]
