@@ -20,7 +20,7 @@ DEMO_ENV := env -u HF_HUB_CACHE -u HF_DATASETS_CACHE -u HF_MODULES_CACHE -u HF_E
 # make lock holds these two and takes the newest of everything else
 LOCK_HOLD ?= torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo demo-hub quick test soak evidence evidence-quick style docs lock venv clean distclean
+.PHONY: help demo demo-hub quick test coverage soak evidence evidence-quick style docs lock venv clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,11 @@ quick: venv  ## the tests for every change: those that take seconds
 test: venv  ## all tests that need neither a GPU nor hours
 	@env $(THREADS) $(PY) -m pytest -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile \
 	    --no-loadscope-reorder
+
+TESTS ?= tests
+coverage: venv  ## what make test runs, with coverage, launched programs included (TESTS=folder: only that folder)
+	@env $(THREADS) $(PY) -m pytest $(TESTS) -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile \
+	    --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 soak: venv  ## the long runs under kills and faults
 	@env $(THREADS) $(PY) -m pytest -m soak

@@ -87,7 +87,7 @@ def train_judge(folder: Path, birds: Path) -> None:
 
 
 def train_adapter(folder: Path, birds: Path, num_processes: int) -> Path:
-    """The adapter of the demo's recipe, trained by launched processes at the recipe's total batch."""
+    """Trains the demo's adapter in launched processes, at the recipe's total batch."""
     values = adapter_values(folder, birds)
     values["train_batch_size"] //= num_processes
     config = f"sgdmix_hub/accelerate_configs/cpu{num_processes}.yaml"
@@ -192,10 +192,14 @@ def shown(scores: dict) -> str:
 def tables(figures: dict) -> str:
     cells, images = figures["cells"], figures["mixed"]["images"]
     lines = [
-        f"{SPECIES} species of procedural birds, {TRAIN} training images each; {figures['steps']} steps of the demo's recipe on the tiny "
-        f"base; {images} images a cell, {DRAWING['num_inference_steps']} steps, guidance {DRAWING['guidance_scale']:g}; one seed; 95 % "
-        f"Wilson intervals over images; chance {1 / SPECIES:g}. The judge is right on {figures['judge']:.3f} of real test images, and sees "
-        f"the source's class in {shown(figures['mixed'])} of the mixed images before refinement. torch {figures['torch']}, CPU.",
+        f"{SPECIES} species of procedural birds, {TRAIN} training images each; {figures['steps']} "
+        "steps of the demo's recipe on the tiny "
+        f"base; {images} images a cell, {DRAWING['num_inference_steps']} steps, guidance "
+        f"{DRAWING['guidance_scale']:g}; one seed; 95 % "
+        f"Wilson intervals over images; chance {1 / SPECIES:g}. The judge is right on "
+        f"{figures['judge']:.3f} of real test images, and sees "
+        f"the source's class in {shown(figures['mixed'])} of the mixed images before refinement. "
+        f"torch {figures['torch']}, CPU.",
         "",
         "| Share of images that show their class | from noise | "
         + " | ".join(f"S = {strength}" for strength in STRENGTHS)

@@ -92,7 +92,10 @@ def main() -> None:
         [cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in stock_maps]
     )
     figures = {
-        "model": f"ResNet-50, random weights, {SIZE} x {SIZE}, batches of {arguments.batch_size}, one thread",
+        "model": (
+            f"ResNet-50, random weights, {SIZE} x {SIZE}, batches of {arguments.batch_size}, one "
+            "thread"
+        ),
         "turns": arguments.turns,
         "images_per_second": {
             name: round(arguments.batch_size / float(np.median(values)), 2)

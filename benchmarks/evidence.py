@@ -3,7 +3,7 @@ part of it.
 
     python benchmarks/evidence.py --tasks shift --seeds 1 2 3 --processes 2
 
-Every arm is a recipe (evidence_arms.py), made and trained on by the programs that users run.
+Every arm is a recipe (parts/evidence/arms.py), made and trained on by the programs that users run.
 Finished work is kept in `work_dir`, and the figures of an earlier work_dir in `results`, so the
 same command continues anywhere (delete evidence.json there to begin anew); what was not run says
 so. Writes one JSON and two pictures, and the tables between the marks of `page`.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from datasets import disable_progress_bars
-from evidence_arms import (
+from parts.evidence.arms import (
     ABLATIONS,
     ARMS,
     MIXING,
@@ -31,9 +31,9 @@ from evidence_arms import (
     Arm,
     point_arm,
 )
-from evidence_plots import ablation_lines, draw_ablations, draw_tasks
-from evidence_runs import Run, domain_text, figures_path, run_arms
-from evidence_tables import summary
+from parts.evidence.plots import ablation_lines, draw_ablations, draw_tasks
+from parts.evidence.runs import Run, domain_text, figures_path, run_arms
+from parts.evidence.tables import summary
 from tqdm.auto import tqdm
 
 from sgdmix_hub.files import read_json, write_json
@@ -91,7 +91,7 @@ def draw_images(work_dir: Path, seed: int, tasks: list[str]) -> None:
 
 
 def take_up(results: Path, work_dir: Path) -> None:
-    """Puts the figures in `results` where a run looks for them, unless it has figures of its own."""
+    """Copies `results` to the work folder, unless that has results already."""
     if not (results / RESULTS).exists():
         return
     for task, seeds in read_json(results / RESULTS)["figures"].items():

@@ -5,7 +5,7 @@
     were
 
 - `speed`: rows a second beside a sampler written the way the peers write theirs
-  (generation_samplers.py), in turns;
+  (parts/generation/samplers.py), in turns;
 - `time`: where each second of it goes;
 - `scaling`: two processes against one, in interleaved pairs, beside a plain convolution, because
   cores may be shared;
@@ -39,14 +39,14 @@ import time
 from functools import partial
 from pathlib import Path
 
-import generation_data as data
+import parts.generation.data as data
 import torch
-from generation_flops import unet_alone
-from generation_runs import run_again, run_whole
-from generation_samplers import Task
-from generation_tables import render
-from generation_workers import Worker, in_process, loaded, run_together
-from training import SHAPES, build_unet
+from parts.generation.flops import unet_alone
+from parts.generation.runs import run_again, run_whole
+from parts.generation.samplers import Task
+from parts.generation.tables import render
+from parts.generation.workers import Worker, in_process, loaded, run_together
+from parts.sd15 import SHAPES, build_unet
 
 from sgdmix_hub.files import read_json, write_json
 from sgdmix_hub.runtime.ranks import start_processes

@@ -43,7 +43,8 @@ def main() -> None:
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     minutes = (time.monotonic() - started) / 60
     print(
-        f"measured: {' '.join(sys.argv[1:])}: exit code {child.returncode}, {minutes:.1f} minutes, peak {peak / 1e9:.2f} GB"
+        f"measured: {' '.join(sys.argv[1:])}: exit code {child.returncode}, {minutes:.1f} "
+        f"minutes, peak {peak / 1e9:.2f} GB"
     )
     sys.exit(child.returncode)
 

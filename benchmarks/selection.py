@@ -190,7 +190,8 @@ def row(figures: dict) -> str:
         f"{figures['cpu_seconds']:.1f}",
         f"{figures['cpu_seconds'] / sources * 1e6:,.0f}",
         f"{figures['cpu_seconds'] / sources / candidates * 1e6:.2f}",
-        f"{figures['anonymous_mb_before']:.0f} + {figures['anonymous_mb_peak'] - figures['anonymous_mb_before']:.0f}",
+        f"{figures['anonymous_mb_before']:.0f} + "
+        f"{figures['anonymous_mb_peak'] - figures['anonymous_mb_before']:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -198,11 +199,13 @@ def row(figures: dict) -> str:
 def table(results: dict) -> str:
     """The figures as Markdown."""
     header = [
-        "| rule, classes | max reuse | sources | N | seconds | CPU seconds | CPU µs a source | a candidate | anonymous MB: before + more |",
+        "| rule, classes | max reuse | sources | N | seconds | CPU seconds | CPU µs a source | a "
+        "candidate | anonymous MB: before + more |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines = [
-        f"Target selection among {ROWS:,} rows, random float16 maps of 64x64 ({ROWS * 8192 / 1e6:.0f} MB, mapped); {results['machine']}.",
+        f"Target selection among {ROWS:,} rows, random float16 maps of 64x64 "
+        f"({ROWS * 8192 / 1e6:.0f} MB, mapped); {results['machine']}.",
         "",
         "Sources, at N = 50:",
         "",
@@ -215,16 +218,16 @@ def table(results: dict) -> str:
         *map(row, results["num_candidates"]),
         row(results["whole_split"]),
         "",
-        "Straight line through the four: {us_a_source:.0f} µs a source + {us_a_candidate:.2f} µs x N.".format(
-            **results["line"]
-        ),
+        "Straight line through the four: "
+        "{us_a_source:.0f} µs a source + {us_a_candidate:.2f} µs x N.".format(**results["line"]),
         "",
         "The other rules:",
         "",
         *header,
         *map(row, results["rules"]),
         "",
-        "A loop that takes every difference in float64, on a sample of the sources (every target is the same):",
+        "A loop that takes every difference in float64, on a sample of the sources (every target "
+        "is the same):",
         "",
         "| N | sources | naive, CPU ms a source | here | ratio |",
         "|---|---|---|---|---|",
@@ -232,7 +235,8 @@ def table(results: dict) -> str:
     for figures in results["naive"]:
         here, naive = figures["ms_per_source"], figures["naive_ms_per_source"]
         lines.append(
-            f"| {figures['num_candidates']:,} | {figures['sources']} | {naive:.2f} | {here:.2f} | {figures['ratio']:.1f} |"
+            f"| {figures['num_candidates']:,} | {figures['sources']} | {naive:.2f} | {here:.2f} | "
+            f"{figures['ratio']:.1f} |"
         )
     return "\n".join(lines) + "\n"
 

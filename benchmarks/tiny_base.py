@@ -17,14 +17,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from intervals import half_width
-from tiny_base_curves import draw_curves
-from tiny_base_frechet import frechet_distance, frechet_half_width
-from tiny_base_judge import Judge, cached_judge
-from tiny_base_samples import SAMPLER, cached_samples, load_pipeline, through_vae
-from tiny_base_scenes import ATTRIBUTES, CHANCE, REFERENCE, Scenes, make_scenes
-from tiny_base_sheet import make_sheet
-from tiny_base_tables import ALL, report
+from parts.intervals import half_width
+from parts.tiny_base.curves import draw_curves
+from parts.tiny_base.frechet import frechet_distance, frechet_half_width
+from parts.tiny_base.judge import Judge, cached_judge
+from parts.tiny_base.samples import SAMPLER, cached_samples, load_pipeline, through_vae
+from parts.tiny_base.scenes import ATTRIBUTES, CHANCE, REFERENCE, Scenes, make_scenes
+from parts.tiny_base.sheet import make_sheet
+from parts.tiny_base.tables import ALL, report
 
 from sgdmix_hub.demo.tiny_training import HELD_OUT, psnr, to_tensor
 from sgdmix_hub.demo.train_tiny_base import TINY_BASE
@@ -61,7 +61,7 @@ def chance(scenes: Scenes) -> dict[str, float]:
 
 
 class Yardstick:
-    """The judge, the held-out scenes that images are to show, and the features of other real birds."""
+    """The judge, held-out scenes to be shown, and features of other real birds."""
 
     def __init__(self, judge: Judge, num_images: int):
         self.judge, self.scenes = judge, make_scenes(HELD_OUT, num_images)

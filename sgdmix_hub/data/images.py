@@ -1,5 +1,6 @@
-"""One cell of an image column -> a PIL image. The cell is data from somebody else: it is bytes in a
-known format, or names a file inside the dataset's own folder.
+"""Decodes one cell of an image column into a PIL image.
+
+Cells are untrusted: a cell holds bytes in a known format, or names a file inside the dataset.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ SQUARES = {"stretch": Image.Image.resize, "center-crop": ImageOps.fit}
 # Only formats whose decoders Pillow brings itself: EPS would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
 MAX_IMAGE_PIXELS = 178_956_970  # what Pillow refuses by default
-ANYWHERE = os.path.abspath(os.sep)  # for `files_in`: of rows that the user has in hand
+ANYWHERE = os.path.abspath(os.sep)  # as `files_in`, for a `Dataset` object passed by the user
 OUTSIDE = "the cell names a file outside the dataset"
 MISSING = "the image file is missing"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-# Images above a limit are refused here; a warning for those just below it would only repeat itself.
+# `decode_image` enforces the limit; Pillow's own warning below the limit is noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode_image(
     cell: dict | None, files_in: str | None = None, max_pixels: int | None = None
 ) -> Image.Image:
-    """The PIL image in an undecoded cell of an image column, upright as its EXIF says.
+    """Decodes a cell of an image column and rotates the image as its EXIF says.
 
-    `files_in`: the folder, as a real path, inside which a cell without bytes may name a file;
-    without it a cell must hold bytes. `max_pixels`: larger images are refused, by default those
-    above `MAX_IMAGE_PIXELS`. Raises `UnusableImage`, whose text names no place.
+    `files_in`: real path of the folder that may hold the cell's file; if None, the cell must hold
+    bytes. `max_pixels`: larger images are refused (default `MAX_IMAGE_PIXELS`). Raises
+    `UnusableImage`; its text contains no path.
     """
     data = stored_bytes(cell, files_in)
     if data.startswith(LFS_POINTER):
@@ -47,7 +48,7 @@ def decode_image(
         )
     max_pixels = max_pixels or MAX_IMAGE_PIXELS
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # Pillow refuses twice its limit
+        Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # Pillow refuses above twice its limit
     with one_row("corrupt image", UnusableImage):
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -55,13 +56,14 @@ def decode_image(
             image.load()
         except Image.DecompressionBombError:
             raise UnusableImage(too_large(max_pixels)) from None
-        _check_pixels(image.size, max_pixels)  # some formats say it twice
+        _check_pixels(image.size, max_pixels)  # in some formats only decoding gives the size
         return ImageOps.exif_transpose(image)
 
 
 def stored_bytes(cell: dict | None, files_in: str | None) -> bytes:
-    """The encoded image of a cell. Raises `UnusableImage`; a disk that fails is no row's fault and
-    raises `OSError`.
+    """The encoded bytes of a cell.
+
+    Raises `UnusableImage`, or `OSError` if the disk fails (that is not the row's fault).
     """
     if cell is None or (cell.get("bytes") is None and cell.get("path") is None):
         raise UnusableImage("no image")
@@ -79,9 +81,7 @@ def stored_bytes(cell: dict | None, files_in: str | None) -> bytes:
 
 
 def file_of(cell: dict, files_in: str | None) -> str:
-    """The real path of the file that a cell names. Raises `UnusableImage` when it is not inside the
-    folder `files_in`.
-    """
+    """The real path of a cell's file. Raises `UnusableImage` if it is outside `files_in`."""
     if files_in is None or not lies_in(cell["path"], files_in):
         raise UnusableImage(OUTSIDE)
     return os.path.realpath(cell["path"])
@@ -98,8 +98,9 @@ def too_large(max_pixels: int) -> str:
 
 @one_row("corrupt image", UnusableImage)
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as RGB: transparency over white, 16-bit values scaled (PIL would clip them).
-    Raises `UnusableImage`.
+    """Converts any PIL image to RGB. Raises `UnusableImage`.
+
+    Transparent pixels are blended with white. 16-bit values are scaled (PIL would clip them).
     """
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
@@ -113,9 +114,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def full_scale(mode: str, values: np.ndarray) -> float:
-    """The value that stands for white. Modes I and F do not say: the smallest usual scale that
-    holds the values is taken.
-    """
+    """The value of white. Modes I and F do not define it: the smallest common scale that fits."""
     peak = values.max(initial=0)
     if mode.startswith("I;16") or peak > 255:
         return 65535.0
@@ -124,10 +123,10 @@ def full_scale(mode: str, values: np.ndarray) -> float:
 
 @one_row("mask", UnusableImage)
 def foreground_share(mask: Image.Image) -> np.ndarray:
-    """A stored foreground mask, of any mode, as float32 (h, w) in [0, 1]. Raises `UnusableImage`.
+    """Converts a foreground mask of any mode to float32 (h, w) in [0, 1]. Raises `UnusableImage`.
 
-    A mask of bytes runs to 255, unless it holds nothing above 1: then 1 is foreground. A coloured
-    palette numbers segments, of which 0 is the background.
+    Byte masks use 0 to 255, or 0 and 1 if no value is above 1. In a coloured palette each index is
+    a segment, and index 0 is the background.
     """
     if mask.mode == "P" and not _is_grey(mask):
         return (np.asarray(mask) > 0).astype(np.float32)
@@ -141,27 +140,24 @@ def foreground_share(mask: Image.Image) -> np.ndarray:
 
 
 def _is_grey(image: Image.Image) -> bool:
-    colours = np.array(image.getpalette(), dtype=np.int64).reshape(-1, 3)[
-        np.unique(np.asarray(image))
-    ]
+    palette = np.array(image.getpalette(), dtype=np.int64).reshape(-1, 3)
+    colours = palette[np.unique(np.asarray(image))]
     return bool((colours == colours[:, :1]).all())
 
 
 def square(
     image: Image.Image, size: int, resize: str, resample=Image.Resampling.BICUBIC
 ) -> Image.Image:
-    """The image at size x size. `stretch` keeps everything in sight, `center-crop` keeps the aspect
-    ratio.
+    """Resizes an image to size x size. Raises `KeyError` for an unknown `resize`.
 
-    Images and masks of one row go through the same geometry. Raises `KeyError` on another `resize`.
+    `stretch` keeps the whole image, `center-crop` keeps the aspect ratio. The image and mask of a
+    row use the same geometry.
     """
     return SQUARES[resize](image, (size, size), resample)
 
 
 def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, int]:
-    """The largest box (left, top, right, bottom) of an aspect ratio (width over height) in the
-    middle of an image, in whole pixels.
-    """
+    """The largest centred box (left, top, right, bottom), in pixels, with this width / height."""
     cut_width = min(width, max(1, round(height * aspect)))
     cut_height = min(height, max(1, round(width / aspect)))
     left, top = (width - cut_width) // 2, (height - cut_height) // 2
@@ -169,6 +165,6 @@ def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, i
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """A square bool mask at size x size: what is covered by more than half."""
+    """Resizes a square bool mask; a pixel is set if more than half of it is covered."""
     interpolation = cv2.INTER_AREA if size < mask.shape[0] else cv2.INTER_LINEAR
     return cv2.resize(mask.astype(np.float32), (size, size), interpolation=interpolation) > 0.5

@@ -1,6 +1,4 @@
-"""A split of a pinned dataset through `datasets`: its rows as they are stored, where its cells may
-name files, and, when it cannot be loaded, why.
-"""
+"""Loads a split of a pinned dataset with `datasets`, and explains why loading failed."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 from datasets import Dataset, DatasetBuilder, DownloadConfig, load_dataset_builder
+from datasets.config import HF_DATASETS_CACHE
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
@@ -25,22 +23,29 @@ from sgdmix_hub.hub.pins import Pin
 from .images import LFS_POINTER
 
 WRAPPER = "An error occurred while generating the dataset"
-DROPPED_LABELS = "class folders give labels where there are at least two, all images lie equally deep, and no metadata file says more"
-SPLIT_NAMES = "datasets takes names that contain train, test or val for splits: put all class folders into a folder train/"
+DROPPED_LABELS = (
+    "class folders give labels where there are at least two, all images lie equally deep, and no "
+    "metadata file says more"
+)
+SPLIT_NAMES = (
+    "datasets takes names that contain train, test or val for splits: put all class folders into "
+    "a folder train/"
+)
 
-# What datasets and Arrow say -> what to do about it.
+# Regular expression on the message of datasets or Arrow -> advice.
 ADVICE = (
     (
-        r"available configs: \[(?P<found>.*?)\]",
-        "it has several configurations: choose one with --dataset_config_name ({found})",
+        r"available configs: \[(?P<names>.*?)\]",
+        "it has several configurations: choose one with --dataset_config_name ({names})",
     ),
     (
-        r"BuilderConfig .* not found\. Available: \[(?P<found>.*?)\]",
+        r"BuilderConfig .* not found\. Available: \[(?P<names>.*?)\]",
         "{said}: choose another --dataset_config_name",
     ),
     (
         r"SplitInfo\(",
-        "its README states other numbers of rows than its files have: correct `dataset_info` in the README, or remove it",
+        "its README states other numbers of rows than its files have: correct `dataset_info` in "
+        "the README, or remove it",
     ),
     (
         r"No locks available|Function not implemented",
@@ -51,8 +56,10 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """Rows of a split; `files_in`: the real path of the folder inside which their cells may name
-    files; `strays`: image files of a local folder that are in none of its splits.
+    """Rows of a split.
+
+    `files_in`: real path of the folder that may hold the cells' files. `strays`: image files of a
+    local folder that belong to no split.
     """
 
     rows: Dataset
@@ -61,17 +68,17 @@ class Loaded:
 
 
 def load_rows(pin: Pin, config_name: str | None, split: str) -> Loaded:
-    """One split of a pinned dataset. Raises `UserError`, or, for a lack of disk or memory, what
-    told of it.
-    """
+    """Loads one split. Raises `UserError`, or the original error if disk or memory ran out."""
     try:
         builder = _builder(pin, config_name)
         check_data_files(pin, builder)
         builder.download_and_prepare()
-        return Loaded(builder.as_dataset(split=split), files_of(pin), stray_images(pin, builder))
+        rows = builder.as_dataset(split=split)
+        assert isinstance(rows, Dataset)  # a DatasetDict is returned only without `split`
+        return Loaded(rows, files_of(pin), stray_images(pin, builder))
     except UserError:
         raise
-    except Exception as error:  # datasets raises all kinds on what it cannot read
+    except Exception as error:  # datasets raises errors of any type on unreadable data
         if any(_is_shortage(cause) for cause in _causes(error)):
             raise
         raise UserError(
@@ -80,53 +87,61 @@ def load_rows(pin: Pin, config_name: str | None, split: str) -> Loaded:
 
 
 def _builder(pin: Pin, config_name: str | None) -> DatasetBuilder:
-    if pin.is_local:
-        return load_dataset_builder(pin.path, config_name, cache_dir=str(cache_of(pin)))
-    # datasets falls back to any cached version when the Hub fails: the builder's hash tells which
-    # one it is.
-    options = {"revision": pin.revision, "download_config": DownloadConfig(max_retries=3)}
-    builder = load_dataset_builder(pin.name, config_name, **options)
+    if pin.path is not None:
+        return load_dataset_builder(pin.path, config_name, cache_dir=str(cache_of(pin.path, pin)))
+    builder = load_dataset_builder(
+        pin.name,
+        config_name,
+        revision=pin.revision,
+        download_config=DownloadConfig(max_retries=3),
+    )
+    # If the Hub fails, datasets falls back to any cached version; the hash says which one.
     if builder.hash != pin.revision:
         raise UserError(
-            f"{pin.name}: another version than {pin.revision} came from the cache; try again when the Hub answers"
+            f"{pin.name}: the Hub did not answer, and the cache holds another version than "
+            f"{pin.revision}; try again later"
         )
     return builder
 
 
 def check_data_files(pin: Pin, builder: DatasetBuilder) -> None:
-    """Raises `UserError` where the card of a folder has `datasets` read other files of this
-    machine, or a repository that the reader's token may open: what is made of them may be
-    published. On the Hub `datasets` itself refuses that.
+    """Refuses a local dataset whose README names data outside its folder. Raises `UserError`.
+
+    Such data (other files of this machine, or a repository that the user's token can read) could be
+    published. For Hub datasets, `datasets` itself refuses this.
     """
     if not pin.is_local:
         return
     folder = files_of(pin)
-    for file in (
-        str(file) for files in (builder.config.data_files or {}).values() for file in files
-    ):
+    for file in data_files(builder):
         place = file.rpartition("::")[2].removeprefix("file://")
         if not place.startswith(("http://", "https://")) and (
             "://" in place or not lies_in(place, folder)
         ):
             raise UserError(
-                f"the README of {pin.name} names data that is not in it, {shown(file)}: give what it names as a dataset"
+                f"the README of {pin.name} names data outside the dataset, {shown(file)}: pass "
+                "that data as --dataset_name"
             )
 
 
-def cache_of(pin: Pin) -> Path:
-    """Where the prepared rows of a local folder are kept: by its place and its content. On its own
-    `datasets` knows a folder whose README names data files by that README alone, and gives the rows
-    of any other folder that has the same.
+def data_files(builder: DatasetBuilder) -> list[str]:
+    """The data files of all splits, as `datasets` names them."""
+    return [str(file) for files in (builder.config.data_files or {}).values() for file in files]
+
+
+def cache_of(folder: str, pin: Pin) -> Path:
+    """The cache folder for the prepared rows of a local folder, keyed by path and content.
+
+    The key that `datasets` uses for a folder with `data_files` in its README is that README alone:
+    two folders with equal READMEs would share rows.
     """
-    place = hashlib.sha256(f"{os.path.realpath(pin.path)}\0{pin.revision}".encode()).hexdigest()
-    return Path(datasets.config.HF_DATASETS_CACHE) / "sgdmix_hub" / place[:32]
+    place = hashlib.sha256(f"{os.path.realpath(folder)}\0{pin.revision}".encode()).hexdigest()
+    return Path(HF_DATASETS_CACHE) / "sgdmix_hub" / place[:32]
 
 
 def files_of(pin: Pin) -> str:
-    """The real path of the folder that holds a dataset's files: a local one, or the Hub's cache of
-    this very repository.
-    """
-    if not pin.is_local:
+    """The real path of the folder with a dataset's files: local, or in the Hub's cache."""
+    if pin.path is None:
         return os.path.realpath(
             Path(HF_HUB_CACHE) / repo_folder_name(repo_id=pin.name, repo_type="dataset")
         )
@@ -135,16 +150,14 @@ def files_of(pin: Pin) -> str:
     in_cache = os.path.basename(parent) == "snapshots" and os.path.isdir(
         os.path.join(repository, "blobs")
     )
-    return repository if in_cache else folder  # a snapshot's files are links to the blobs
+    return repository if in_cache else folder  # files of a snapshot are links to blobs/
 
 
 def stray_images(pin: Pin, builder: DatasetBuilder) -> tuple[str, ...]:
-    """Image files of a local folder of images that are in none of its splits, relative to it."""
-    if not pin.is_local or not isinstance(builder, FolderBasedBuilder):
+    """Image files of a local folder that belong to no split, as relative paths."""
+    if pin.path is None or not isinstance(builder, FolderBasedBuilder):
         return ()
-    loaded = {
-        os.path.abspath(path) for files in builder.config.data_files.values() for path in files
-    }
+    loaded = {os.path.abspath(path) for path in data_files(builder)}
     if any(path.endswith(".zip") for path in loaded):
         return ()
     root = Path(os.path.abspath(pin.path))
@@ -164,26 +177,22 @@ def stray_images(pin: Pin, builder: DatasetBuilder) -> tuple[str, ...]:
 
 
 def advice(error: BaseException, pin: Pin) -> str:
-    """The cause of what `datasets` raised, in one line, with what to do about it where that is
-    known.
-    """
+    """Describes an error of `datasets` in one line, with advice if there is any."""
     cause = _innermost(error)
     text, said = str(cause), _first_of_its_own(cause)
     for pattern, known in ADVICE:
-        if found := re.search(pattern, text, re.DOTALL):
-            return known.format(
-                said=said,
-                **{name: value.replace("'", "") for name, value in found.groupdict().items()},
-            )
-    if pin.is_local and (pointer := _lfs_pointer(Path(pin.path))):
+        if match := re.search(pattern, text, re.DOTALL):
+            names = match.groupdict().get("names", "").replace("'", "")
+            return known.format(said=said, names=names)
+    if pin.path is not None and (pointer := _lfs_pointer(Path(pin.path))):
         return f"{pointer} is a git-lfs pointer: fetch the files with `git lfs pull` ({said})"
-    if pin.is_local and "Unknown split" in text and _is_split_like(pin):
+    if pin.path is not None and "Unknown split" in text and _looks_split(Path(pin.path)):
         return f"{said} ({SPLIT_NAMES})"
     return said
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What a wrapper of `datasets` wraps."""
+    """The cause inside the generic errors of `datasets`."""
     while error.__cause__ is not None and not _own_lines(error):
         error = error.__cause__
     return error
@@ -213,13 +222,11 @@ def _lfs_pointer(folder: Path) -> str | None:
     return None
 
 
-def _is_split_like(pin: Pin) -> bool:
-    """Whether a local folder has images in folders of its own, which `datasets` may take for
-    splits.
-    """
+def _looks_split(folder: Path) -> bool:
+    """Whether a subfolder's name may make `datasets` take it for a split."""
     return any(
         path.is_dir() and re.search("train|test|val|dev", path.name.lower())
-        for path in Path(pin.path).iterdir()
+        for path in folder.iterdir()
     )
 
 

@@ -1,6 +1,4 @@
-"""What a program says of the split it loaded, in one line: how many images of which classes, and
-what is left out and why.
-"""
+"""Prints one line about a loaded split: images, classes, and rows left out with reasons."""
 
 from __future__ import annotations
 
@@ -17,15 +15,15 @@ from .splits import Split
 from .subsets import NO_LABEL
 
 logger = logging.getLogger(__name__)
-NAMED = 3  # of the images that are left out
+NAMED = 3  # examples of images left out
 
 
 def report_split(
     settings: DataSettings, split: Split, undecodable: dict[int, str] | None = None
 ) -> None:
-    """Says what was loaded, and warns of images in a local folder that are in none of its splits.
-    `undecodable`: rows of the subset whose image cannot be decoded, with their reasons, where that
-    is known by now.
+    """Prints what was loaded, and warns about images that belong to no split.
+
+    `undecodable`: row -> reason, for rows of the subset whose image cannot be decoded, if known.
     """
     say(one_line(split_line(settings, split, undecodable or {})))
     if split.strays:
@@ -37,9 +35,7 @@ def report_split(
 
 
 def report_unusable(split: Split, unusable: dict[int, str]) -> None:
-    """Says which images have no saliency map, or are of no use at all, before hours are spent on
-    the others.
-    """
+    """Warns about images that cannot be used, before the long part of a run starts."""
     if unusable:
         images = counted(len(unusable), "image")
         logger.warning(
@@ -48,8 +44,9 @@ def report_unusable(split: Split, unusable: dict[int, str]) -> None:
 
 
 def usable_rows(settings: DataSettings, split: Split) -> np.ndarray:
-    """The rows of the subset whose image can be decoded, int64 (k,), after a report of the split
-    that says which cannot. Raises `UserError` when there is none.
+    """Rows of the subset with a decodable image, int64 (k,); prints the report of the split.
+
+    Raises `UserError` if there is no such row.
     """
     rows, undecodable = split.try_images()
     report_split(settings, split, undecodable)
@@ -57,7 +54,7 @@ def usable_rows(settings: DataSettings, split: Split) -> np.ndarray:
 
 
 def split_line(settings: DataSettings, split: Split, undecodable: dict[int, str]) -> str:
-    """N images of M classes, split S of NAME, K left out (why)."""
+    """`N images of M classes, split S of NAME, K left out (why)`."""
     used = np.setdiff1d(split.subset, list(undecodable))
     seen, names = np.unique(split.labels[used]), split.class_names
     empty = [name for label, name in enumerate(names) if label not in seen]
@@ -66,7 +63,10 @@ def split_line(settings: DataSettings, split: Split, undecodable: dict[int, str]
         if not empty
         else f"{len(seen)} of {len(names)} classes ({shown(empty[0])} has none)"
     )
-    line = f"{counted(len(used), 'image')} of {classes}, split {settings.dataset_split!r} of {split.pin.name}"
+    line = (
+        f"{counted(len(used), 'image')} of {classes}, split {settings.dataset_split!r} of "
+        f"{split.pin.name}"
+    )
     unlabelled = int((split.labels == NO_LABEL).sum())
     counts = {
         "without a label": unlabelled,
@@ -82,7 +82,7 @@ def counted(number: int, what: str) -> str:
 
 
 def named(split: Split, left_out: dict[int, str]) -> str:
-    """The first few rows that are left out, with their files and reasons."""
+    """The first `NAMED` rows left out, with files and reasons."""
     texts = []
     for row, reason in list(left_out.items())[:NAMED]:
         file = split.file_name(row)

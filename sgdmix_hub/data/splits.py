@@ -1,6 +1,4 @@
-"""A split of an image-classification dataset at a pinned revision: RGB images, labels, class names,
-subsets.
-"""
+"""A split of a pinned image-classification dataset: images, labels, class names, subset."""
 
 from __future__ import annotations
 
@@ -27,11 +25,10 @@ from .subsets import NO_LABEL, subset_indices
 
 @dataclass(frozen=True)
 class Split:
-    """The unfiltered pinned split. `labels` is int64 (n,), -1 where there is none; `subset` holds
-    the rows in use, ascending.
+    """The unfiltered pinned split.
 
-    `files_in` and `strays` are as in `loading.Loaded`; images with more than `max_pixels` are not
-    read (by default as in `decode_image`).
+    `labels`: int64 (n,), -1 for no label. `subset`: the rows in use, ascending. `files_in`,
+    `strays`: as in `loading.Loaded`. `max_pixels`: as in `decode_image`.
     """
 
     pin: Pin
@@ -45,31 +42,30 @@ class Split:
     max_pixels: int | None = None
 
     def image(self, index: int, column: str | None = None) -> Image.Image:
-        """One image, upright and RGB (or, for another column, as it is stored). Raises
-        `UnusableImage`.
-        """
+        """One image as upright RGB (from another column: unconverted). Raises `UnusableImage`."""
         cell = self.rows[int(index)][column or self.image_column]
         image = decode_image(cell, self.files_in, self.max_pixels)
         return to_rgb(image) if column is None else image
 
     def file_name(self, index: int) -> str | None:
-        """The file that a row's image is stored in, relative to the dataset; None where the row
-        holds it. For the terminal alone.
+        """The image file of a row, relative to the dataset; None if the row holds the bytes.
+
+        Only for messages on the terminal: it must not be published.
         """
         cell = self.rows[int(index)][self.image_column]
         try:
             if cell["bytes"] is not None or not file_of(cell, self.files_in):
                 return None
-            folder, name = os.path.split(
-                cell["path"]
-            )  # the name itself may be a link to the Hub's cache of nameless files
+            # Resolve the folder only: the file may be a link to a blob without a readable name.
+            folder, name = os.path.split(cell["path"])
             return os.path.relpath(os.path.join(os.path.realpath(folder), name), self.files_in)
-        except (UnusableImage, TypeError):  # outside the dataset; an empty cell
+        except (UnusableImage, TypeError):  # outside the dataset, or an empty cell
             return None
 
     def try_images(self) -> tuple[np.ndarray, dict[int, str]]:
-        """The rows of the subset whose image can be decoded, int64 (k,), and the others with their
-        reasons. Raises `UserError` when none can.
+        """Rows of the subset with a decodable image, int64 (k,), and row -> reason for the rest.
+
+        Raises `UserError` if no image can be decoded.
         """
         kept, left_out = [], {}
         for row in self.subset.tolist():
@@ -83,15 +79,11 @@ class Split:
         return np.array(kept, dtype=np.int64), left_out
 
     def decodable(self) -> np.ndarray:
-        """The subset without the rows whose image cannot be decoded: a training must not stop at
-        one. Raises as `try_images` does.
-        """
+        """Rows of the subset with a decodable image. Raises as `try_images` does."""
         return self.try_images()[0]
 
     def check_decodable(self) -> None:
-        """Raises `UserError` when not one image of the subset can be decoded; looks no further than
-        the first that can.
-        """
+        """Raises `UserError` if no image can be decoded; stops at the first that can."""
         left_out = {}
         for row in self.subset.tolist():
             try:
@@ -105,7 +97,10 @@ class Split:
         row, reason = next(iter(left_out.items()))
         if set(left_out.values()) == {MISSING} and not self.pin.is_local and self.rows.cache_files:
             cached = Path(self.rows.cache_files[0]["filename"]).parent
-            return f"the files behind the cached dataset {self.pin.name} are gone: remove {cached} and run again"
+            return (
+                f"the files behind the cached dataset {self.pin.name} are gone: remove {cached} "
+                "and run again"
+            )
         split = (
             f"split '{self.rows.split}' of {self.pin.name}" if self.rows.split else self.pin.name
         )
@@ -115,9 +110,7 @@ class Split:
 
 
 def load_split(settings: DataSettings, pin: Pin) -> Split:
-    """The split and subset that the settings name, of a pinned dataset; at least one of its images
-    can be decoded. Raises `UserError`.
-    """
+    """Loads the split and subset of the settings. Raises `UserError`, also if no image decodes."""
     split = _load_whole(settings, pin, settings.dataset_split, None, settings.dataset_config_name)
     chosen = subset_indices(
         split.labels,
@@ -134,9 +127,10 @@ def load_split(settings: DataSettings, pin: Pin) -> Split:
 def load_evaluation_split(
     settings: DataSettings, split: str, like: Split, pin: Pin | None = None
 ) -> Split:
-    """All labelled rows of another split with the class numbers of `like`, of the same dataset or
-    of another one, which has the same columns; at least one of its images can be decoded. Raises
-    `UserError`.
+    """Loads all labelled rows of another split, with the class numbers of `like`.
+
+    `pin`: another dataset with the same columns; by default that of `like`. Raises `UserError`,
+    also if no image decodes.
     """
     config_name = settings.dataset_config_name if pin is None else None
     loaded = _load_whole(settings, pin or like.pin, split, like.class_names, config_name)
@@ -145,13 +139,14 @@ def load_evaluation_split(
 
 
 def attributes_of(split: Split, column: str) -> tuple[np.ndarray, list[str]]:
-    """What another column says of each row, as int64 (n,) and the names of these numbers: of class
-    labels, strings or integers. Raises `UserError` when there is no such column, or a labelled row
-    without a value.
+    """Values of another column (class labels, strings or integers) as int64 (n,) with names.
+
+    Raises `UserError` if the column is missing or a labelled row has no value.
     """
     if column not in split.rows.column_names:
         raise UserError(
-            f"{split.pin.name} has no column {column!r}: it has {', '.join(split.rows.column_names)}"
+            f"{split.pin.name} has no column {column!r}: it has "
+            f"{', '.join(split.rows.column_names)}"
         )
     values, names = _labels(split.rows, column, None, missing=(None,))
     if (values[split.subset] == NO_LABEL).any():
@@ -189,8 +184,9 @@ def split_of(
     class_names: list[str] | None = None,
     files_in: str | None = None,
 ) -> Split:
-    """All labelled rows of a dataset in hand, numbered by `class_names` where they are given;
-    `files_in`: where its cells may name files. Raises `UserError`.
+    """Makes a `Split` of all labelled rows of a `Dataset`. Raises `UserError`.
+
+    `class_names`: fixes the class numbers. `files_in`: folder that may hold the cells' files.
     """
     for column in (image_column, label_column):
         if column not in rows.column_names:
@@ -200,7 +196,8 @@ def split_of(
                 else ""
             )
             raise UserError(
-                f"{pin.name} has no column {shown(column)!r}: it has {', '.join(map(shown, rows.column_names))}{dropped}"
+                f"{pin.name} has no column {shown(column)!r}: it has "
+                f"{', '.join(map(shown, rows.column_names))}{dropped}"
             )
     if not is_image(rows.features[image_column]):
         raise UserError(f"column {image_column!r} of {pin.name} holds no images")
@@ -213,9 +210,7 @@ def split_of(
 
 
 def is_image(feature) -> bool:
-    """Whether a column holds images, as `datasets` stores them, also where it was written without
-    saying so (by pandas or polars).
-    """
+    """Whether a column holds images, including `{bytes, path}` written by pandas or polars."""
     if isinstance(feature, ImageFeature):
         return True
     return (
@@ -228,9 +223,9 @@ def is_image(feature) -> bool:
 def _labels(
     rows: Dataset, column: str, class_names: list[str] | None, missing=(None, NO_LABEL)
 ) -> tuple[np.ndarray, list[str]]:
-    """Integer labels and class names, from ClassLabel, strings or plain integers; numbered by
-    `class_names` where they are given. `missing`: values of strings and integers that stand for no
-    label.
+    """Integer labels and class names of a column of class labels, strings or integers.
+
+    `class_names`: fixes the class numbers. `missing`: strings or integers that mean "no label".
     """
     feature, values = rows.features[column], rows.data.column(column).to_pylist()
     if isinstance(feature, ClassLabel):
@@ -256,12 +251,13 @@ def _labels(
             [NO_LABEL if v in missing else number[str(v)] for v in values], dtype=np.int64
         ), class_names
     raise UserError(
-        f"label column {column!r} holds {shown(feature)}: class labels, strings or integers are needed"
+        f"label column {column!r} holds {shown(feature)}: class labels, strings or integers are "
+        "needed"
     )
 
 
 def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> None:
-    """Raises `UserError` on a label without a name."""
+    """Raises `UserError` for a label without a class name."""
     _check_names(names, column)
     strange = np.flatnonzero((labels < NO_LABEL) | (labels >= len(names)))
     if len(strange):
@@ -272,31 +268,28 @@ def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> No
             else ""
         )
         raise UserError(
-            f"label {labels[row]} of row {row} in column {column!r} is outside its {len(names)} class names: labels run from 0 to "
-            f"{len(names) - 1}, -1 is no label{from_one}"
+            f"label {labels[row]} of row {row} in column {column!r} is outside its {len(names)} "
+            f"class names: labels run from 0 to {len(names) - 1}, -1 is no label{from_one}"
         )
 
 
 def _check_names(names: list[str], column: str) -> None:
-    """Raises `UserError` on class names that cannot be written down: those of a dataset are
-    printed, drawn and published.
-    """
+    """Raises `UserError` for unprintable names: class names are printed, drawn and published."""
     for number, name in enumerate(names):
         if any(
             unicodedata.category(character) in ("Cc", "Cs") and not character.isspace()
             for character in name
         ):
             raise UserError(
-                f"class {number} in column {column!r} is named {shown(name)}: rename it, without control characters"
+                f"class {number} in column {column!r} is named {shown(name)}: rename it, without "
+                "control characters"
             )
     if not names:
         raise UserError(f"label column {column!r} has no class names and no labels")
 
 
 def subset_record(settings: DataSettings, split: Split) -> dict:
-    """What identifies a subset, as adapters and classifiers carry it: pin, settings, and a hash of
-    the rows themselves.
-    """
+    """Identifies a subset in adapters and classifiers: pin, settings, hash of the row numbers."""
     return {
         "dataset": str(split.pin),
         "dataset_config_name": settings.dataset_config_name,

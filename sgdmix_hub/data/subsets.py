@@ -18,11 +18,11 @@ def subset_indices(
     examples_per_class: int | None = None,
     imbalance_factor: float | None = None,
 ) -> np.ndarray:
-    """Rows of a few-shot or long-tail subset, ascending: a function of the labels, the seed and the
-    two settings alone.
+    """Rows of a few-shot or long-tail subset, ascending.
 
-    Long tail as in Diff-Mix: class k of C, in label order, keeps n * imbalance_factor ** (k / (C -
-    1)) rows, n being the mean class size. Unlabelled rows (-1) are left out.
+    A function of the labels, the seed and the two settings only. Long tail as in Diff-Mix: class k
+    of C, in label order, keeps n * imbalance_factor ** (k / (C - 1)) rows; n is the mean class
+    size. Unlabelled rows (-1) are left out.
     """
     labelled = np.flatnonzero(labels != NO_LABEL)
     if examples_per_class is None and imbalance_factor is None:
@@ -41,9 +41,7 @@ def subset_indices(
 
 
 def check_same_subset(mine: dict, theirs: dict, what: str) -> None:
-    """Raises `UserError` when an input was trained on other rows than this run's: that would leak
-    between stages.
-    """
+    """Raises `UserError` if an input was trained on other rows: test images could leak."""
     different = [
         key
         for key in ("dataset_config_name", "dataset_split", "rows_sha256")
@@ -53,6 +51,7 @@ def check_same_subset(mine: dict, theirs: dict, what: str) -> None:
         different.insert(0, "dataset")
     if different:
         raise UserError(
-            f"the {what} was trained on another subset ({', '.join(different)} differ): use the same dataset, split, "
-            "examples_per_class, imbalance_factor and subset_seed, or pass --allow_other_subset"
+            f"the {what} was trained on another subset ({', '.join(different)} differ): use the "
+            "same dataset, split, examples_per_class, imbalance_factor and subset_seed, or pass "
+            "--allow_other_subset"
         )

@@ -98,7 +98,7 @@ def forest(rng, size):
         )
         cv2.fillPoly(
             canvas,
-            [np.int32(edges * size)],
+            [(edges * size).astype(np.int32)],
             tinted(rng, rgb("3b2a1c", "54402c", "2a2018")[rng.integers(3)], 0.04),
         )
     leaves = color_ramp(
@@ -196,7 +196,7 @@ def snow(rng, size):
             triangle = np.array(
                 [[x, top], [x - half, top + tall * 0.5], [x + half, top + tall * 0.5]]
             )
-            cv2.fillPoly(canvas, [np.int32(triangle * size)], tree)
+            cv2.fillPoly(canvas, [(triangle * size).astype(np.int32)], tree)
     for _ in range(rng.integers(5, 30)):
         center = tuple(int(v) for v in rng.uniform(0, 1, 2) * size)
         cv2.circle(canvas, center, round(size * 0.011), (0.98, 0.98, 1.0), -1)
@@ -218,7 +218,7 @@ def cliff(rng, size):
         )
         cv2.polylines(
             canvas,
-            [np.int32(steps * size)],
+            [(steps * size).astype(np.int32)],
             False,
             tinted(rng, palette[0], 0.03),
             max(1, size // 64),

@@ -1,6 +1,4 @@
-"""Procedural birds: what one looks like (`Bird`), how it stands in an image (`Pose`), and its
-picture and mask.
-"""
+"""Procedural birds: appearance (`Bird`), pose (`Pose`), and the drawn image with its mask."""
 
 from dataclasses import dataclass
 
@@ -36,7 +34,7 @@ LARGEST_OVERHANG = 0.12
 
 @dataclass(frozen=True)
 class Bird:
-    """Appearance of a species: colours are keys of `COLORS`, kinds are members of the tuples above."""
+    """Appearance of a species: colours are keys of `COLORS`, kinds come from the tuples above."""
 
     body: str
     head: str
@@ -52,9 +50,7 @@ class Bird:
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles in radians, `scale` is the body length as a share of the image side, `stretch` a
-    factor on its height.
-    """
+    """Angles in radians; `scale`: body length / image side; `stretch`: factor on the height."""
 
     tilt: float
     head_angle: float
@@ -66,9 +62,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Light:
-    """Light of a scene: `gain`, `contrast`, RGB `tint` are factors; `shade` and `direction` shade
-    the bird.
-    """
+    """Light of a scene: factors `gain`, `contrast`, RGB `tint`; shading `shade`, `direction`."""
 
     gain: float
     contrast: float
@@ -166,9 +160,7 @@ def leg_shapes(bird):
 
 
 def wing_shapes(bird, angle):
-    """A teardrop from the shoulder back, with its pattern; it turns up about the shoulder by
-    `angle`.
-    """
+    """A teardrop from the shoulder back, with its pattern, turned up by `angle`."""
     shoulder, tip, depth = (0.24, 0.1), -0.52, 0.19
     base, mark = color_of(bird.wing), contrasting(bird.wing)
 
@@ -247,8 +239,9 @@ def bird_shapes(bird, pose):
 
 
 def placed(shapes, rng, scale):
-    """Shapes in image units (y down), at a uniform place where at most `LARGEST_OVERHANG` of the
-    extent is outside.
+    """Shapes in image units (y down) at a uniformly drawn position.
+
+    At most `LARGEST_OVERHANG` of the bird's extent lies outside the image.
     """
     scaled = [s.points * (scale, -scale) for s in shapes]
     corners = np.concatenate(scaled)
@@ -262,14 +255,15 @@ def placed(shapes, rng, scale):
 
 
 def draw(shapes, resolution):
-    """Antialiased shapes: premultiplied RGB float32 (H, W, 3) and coverage float32 (H, W), both in
-    [0, 1].
+    """Draws antialiased shapes.
+
+    Returns premultiplied RGB float32 (H, W, 3) and coverage float32 (H, W), both in [0, 1].
     """
     size = resolution * SUPERSAMPLING
     canvas = np.zeros((size, size, 4), np.uint8)
     thickness = max(1, size // 128)
     for shape in shapes:
-        points = [np.int32(np.round(shape.points * size * 2**SUBPIXEL_BITS))]
+        points = [np.round(shape.points * size * 2**SUBPIXEL_BITS).astype(np.int32)]
         color = tuple(int(c) for c in np.round(shape.color * 255))
         cv2.fillPoly(canvas, points, (*color, 255), cv2.LINE_8, SUBPIXEL_BITS)
         if shape.outline:
@@ -309,7 +303,7 @@ def as_uint8(image):
 def render_scene(background_name, rng, resolution=64):
     """A background without a bird: image uint8 (H, W, 3) RGB and its `Light`.
 
-    `render_bird` starts with the same draws: with generators of equal state, both have the same
+    `render_bird` makes the same draws first: with equal generator states, both give the same
     background.
     """
     light = random_light(rng)

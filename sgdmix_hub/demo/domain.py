@@ -1,6 +1,4 @@
-"""A fine-grained dataset of procedural birds: species, images with true masks, and the folder
-`load_dataset` reads.
-"""
+"""A fine-grained dataset of procedural birds, with true masks, as a folder for `load_dataset`."""
 
 import io
 from dataclasses import astuple, replace
@@ -15,6 +13,7 @@ from datasets import (
     DatasetInfo,
     Features,
     Image,
+    NamedSplit,
     SplitDict,
     SplitInfo,
 )
@@ -70,13 +69,14 @@ PATTERN_EPITHETS = {
 CARD = """\
 # Procedural birds
 
-Species that differ in a few parts (pairs of them in one), drawn by `sgdmix_hub.demo` on natural-looking backgrounds.
+Species that differ in a few parts (pairs of them in one), drawn by `sgdmix_hub.demo` on \
+natural-looking backgrounds.
 `mask` is the true foreground (0 or 255), `background` the kind of landscape.
 """
 
 
 def appearance(bird):
-    """What can be seen of a bird, as a tuple: without a crest, the crest's colour cannot."""
+    """The visible features of a bird, as a tuple: without a crest, no crest colour."""
     return astuple(replace(bird, crest_color="") if bird.crest == "none" else bird)
 
 
@@ -194,14 +194,12 @@ def make_dataset(
             for k in range(per_class)
             for label, (_, bird) in enumerate(species)
         ]
-        splits[split] = Dataset.from_list(rows, features=features, split=split)
+        splits[split] = Dataset.from_list(rows, features=features, split=NamedSplit(split))
     return splits
 
 
 def save_dataset(dataset_dict, folder):
-    """Write what `datasets.load_dataset(folder)` reads: a parquet file a split and a card, always
-    the same bytes.
-    """
+    """Writes the folder: one parquet file per split and a card; always the same bytes."""
     folder = Path(folder)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     split_infos, data_files, download_size = SplitDict(), [], 0

@@ -34,14 +34,14 @@ def parse_args(argv=None):
         "--tie",
         type=float,
         default=0.0,
-        help="share of training images on their species' own background",
+        help="share of training images that show the background of their species",
     )
     parser.add_argument("--resolution", type=int, default=64)
     return parser.parse_args(argv)
 
 
 def problem_of(settings, output_dir):
-    """Why the dataset cannot be written, in one line, or None."""
+    """One line that says why the dataset cannot be written, or None."""
     for name, lowest in {
         "num_species": 2,
         "train_per_class": 1,
@@ -60,14 +60,17 @@ def problem_of(settings, output_dir):
         any(output_dir.iterdir()) and not (output_dir / SETTINGS_FILE).exists()
     ):
         return f"{output_dir} holds something else: give another --output_dir"
-    found = written_settings(output_dir)
+    written = written_settings(output_dir) or settings
     differing = [
-        f"{name} {found.get(name)} there, {value} here"
+        f"{name} {written.get(name)} there, {value} here"
         for name, value in settings.items()
-        if found and found.get(name) != value
+        if written.get(name) != value
     ]
     if differing:
-        return f"{output_dir} holds birds of other settings ({'; '.join(differing)}): give another --output_dir"
+        return (
+            f"{output_dir} was made with other settings ({'; '.join(differing)}): give another "
+            "--output_dir"
+        )
     return None
 
 
@@ -77,9 +80,7 @@ def written_settings(output_dir):
 
 
 def write_birds(settings, output_dir):
-    """Write the dataset into a folder beside `output_dir`, then rename it: what stands there is
-    whole.
-    """
+    """Writes the dataset to a temporary folder, then renames it to `output_dir`."""
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     save_dataset(make_dataset(**settings), partial)

@@ -1,16 +1,14 @@
-"""Publish what `make demo` made to a Hub on this machine, load it back by tag, and make it again
-from there.
+"""Publish the demo's dataset to a Hub on this machine, load it by tag, and make it again.
 
 python -m sgdmix_hub.demo.publish_birds --config outputs/demo/run.yaml
 
     source, classifier and adapter pushed -> v1.0.0 published -> v1.1.0 generated and published ->
     both loaded by tag -> v1.1.0 made again
 
-v1.0.0 is the demo's dataset as it is. It was made from folders, which nobody else has: it takes
---allow_local_inputs to publish it. v1.1.0, at S = 0, is made from the pushed source and nothing
-else, so that whoever reads the Hub can make it again. All is done by the programs that a user runs,
-each in a process of its own. The Hub is in memory and ends with this program; what was made is in
-`hub/` of the run's folder.
+v1.0.0 is the demo's dataset. It was made from local folders, so publishing it needs
+--allow_local_inputs. v1.1.0, at S = 0, is made only from the pushed source, so anybody who reads
+the Hub can make it again. Every step is a program that a user runs, in a separate process. The Hub
+lives in memory and ends with this program; outputs are in `hub/` of the run's folder.
 """
 
 import argparse
@@ -43,9 +41,11 @@ for version, folder in (word.split("=") for word in versions):
     rows = load_dataset(repo_id, revision=version, split="train")
     verified = load_published(f"{repo_id}@{version}").dataset
     made = load_published(folder).dataset
-    if not (rows.data.table.equals(made.data.table) and verified.data.table.equals(made.data.table)):
-        sys.exit(f"{repo_id}@{version} has other rows than {folder}")
-    print(f"{version}: {len(rows)} rows, S = {', '.join(map(str, sorted(set(rows['strength']))))}, as they were made, image for image")
+    tables = [loaded.data.table for loaded in (rows, verified)]
+    if not all(table.equals(made.data.table) for table in tables):
+        sys.exit(f"{repo_id}@{version} and {folder} have different rows")
+    strengths = ", ".join(map(str, sorted(set(rows["strength"]))))
+    print(f"{version}: {len(rows)} rows, S = {strengths}, equal to {folder}, image for image")
 """
 
 
@@ -59,19 +59,17 @@ def parse_args(argv=None):
         "--config",
         type=Path,
         required=True,
-        help="the settings of the demo's run, which `sgdmix demo` wrote",
+        help="run.yaml, written by `sgdmix demo`",
     )
     return parser.parse_args(argv)
 
 
 class Failed(Exception):
-    """A program that ended with another exit code than 0."""
+    """A program ended with a non-zero exit code."""
 
 
 def as_user(hub, token, command, shown=None):
-    """Runs a program that uses the Hub, with caches of its own; says which, and what it said.
-    Raises `Failed`.
-    """
+    """Runs a program with separate caches; prints the command and its output. Raises `Failed`."""
     print(f"$ {shown or shlex.join(command)}", flush=True)
     environment = hub_environment(hub, token) | {"NO_COLOR": "1"}
     program = {
@@ -96,9 +94,7 @@ def as_user(hub, token, command, shown=None):
 
 
 def given(run, settings_class, recipe_file):
-    """The words for one of the run's programs: its recipe's file, and what the run was given beside
-    it.
-    """
+    """Command-line words for one stage: the recipe's file, then the run's own settings."""
     known = {field.name for field in dataclasses.fields(settings_class)}
     return [
         "--config",
@@ -108,8 +104,10 @@ def given(run, settings_class, recipe_file):
 
 
 def push_inputs(hub, run, work):
-    """The source, the classifier and the adapter. The models are copies: their cards get a licence
-    when they are pushed, and a generation's pins of local folders are hashes of all their files.
+    """Pushes the source, the classifier and the adapter.
+
+    The models are copies: pushing adds a licence to their cards, which would change the content
+    hash that a generation pinned.
     """
     as_user(
         hub,
@@ -139,7 +137,7 @@ def push_inputs(hub, run, work):
 
 
 def publish_versions(hub, run, second):
-    """The demo's dataset as it is, and one at S = 0 that is made from the pushed source alone."""
+    """Publishes the demo's dataset, then one at S = 0 made only from the pushed source."""
     most = read_yaml(recipe_folder(run["recipe"]) / "generate.yaml")["max_skipped"]
     words = [
         "--hub_dataset_id",
@@ -166,15 +164,14 @@ def publish_versions(hub, run, second):
 
 
 def make_again(hub, second, again):
-    """Somebody else's rerun, from what is on the Hub alone: whether its plan and its shards are the
-    published ones. Raises `Failed`.
-    """
+    """Reruns the generation from the Hub; raises `Failed` if plan or shards differ."""
     config = f"hf://datasets/{DATASET}@{SECOND}/sgdmix/default/config.yaml"
     as_user(hub, READ_TOKEN, ["sgdmix", "augment", "--config", config, "--output_dir", str(again)])
     published, made = (checksums(folder / "repo") for folder in (second, again))
     if published != made:
         raise Failed(
-            f"{again} is not {SECOND}: {sorted(name for name in published if published[name] != made.get(name))} differ"
+            f"{again} is not {SECOND}: "
+            f"{sorted(name for name in published if published[name] != made.get(name))} differ"
         )
     print(
         f"  {SECOND} made again: the same plan and the same {len(made) - 1} shards, byte for byte"
@@ -182,7 +179,7 @@ def make_again(hub, second, again):
 
 
 def checksums(repo):
-    """sha256 of plan and shards, as the manifest states them."""
+    """sha256 of plan and shards, from the manifest."""
     files = json.loads((repo / "sgdmix" / "default" / "manifest.json").read_text())["files"]
     return {name: facts["sha256"] for name, facts in files.items() if name.endswith(".parquet")}
 
@@ -206,7 +203,10 @@ def main(argv=None):
             push_inputs(hub, run, work)
             publish_versions(hub, run, work / SECOND)
             loads = [f"{FIRST}={output / 'repo'}", f"{SECOND}={work / SECOND / 'repo'}"]
-            shown = f'load_dataset("{DATASET}", revision="{FIRST}", split="train"), load_published("{DATASET}@{FIRST}").dataset'
+            shown = (
+                f'load_dataset("{DATASET}", revision="{FIRST}", split="train"), '
+                f'load_published("{DATASET}@{FIRST}").dataset'
+            )
             as_user(
                 hub,
                 READ_TOKEN,
@@ -217,7 +217,8 @@ def main(argv=None):
             names = sorted(hub.content("dataset", DATASET, SECOND))
             shards = [name for name in names if name.startswith("data/")]
             print(
-                f"{DATASET}@{SECOND} holds {shards[0]} ({len(shards)} of them), {', '.join(sorted(set(names) - set(shards)))}"
+                f"{DATASET}@{SECOND} holds {shards[0]} ({len(shards)} of them), "
+                f"{', '.join(sorted(set(names) - set(shards)))}"
             )
     except Failed as error:
         print(f"publish_birds: {error}", file=sys.stderr)

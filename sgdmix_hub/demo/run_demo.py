@@ -1,9 +1,8 @@
-"""`sgdmix demo`: the whole product on this machine, offline, on drawn birds.
+"""`sgdmix demo`: every stage on this machine, offline, on drawn birds.
 
     birds -> classifier -> adapter -> augmented dataset -> classifier trained with it
 
-It draws the images, writes `run.yaml`, and starts `sgdmix run` with it: the program that a real
-dataset goes through.
+Draws the images, writes `run.yaml` and starts `sgdmix run` with it, as for a real dataset.
 """
 
 import argparse
@@ -32,7 +31,7 @@ def parse_args(argv):
         "--output_dir",
         type=Path,
         default=Path("outputs/demo"),
-        help="folder for everything that the demo makes",
+        help="folder for all outputs of the demo",
     )
     return parser.parse_args(argv)
 
@@ -56,9 +55,8 @@ def main(argv=None):
     for name in USERS_CACHES:
         os.environ.pop(name, None)
     os.environ.update(QUIET, HF_HOME=str((folder / "hf_home").resolve()))
-    from sgdmix_hub.demo import (
-        make_birds,
-    )  # after the environment is set: the libraries read it when they are imported
+    # Imported only now: the libraries read the environment at import.
+    from sgdmix_hub.demo import make_birds
 
     make_birds.main(["--output_dir", str(folder / "birds")])
     config = folder / "run.yaml"

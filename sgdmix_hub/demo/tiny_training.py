@@ -85,7 +85,7 @@ def append_log(path, record):
 
 
 def logged_minutes(work_dir):
-    """Time that the stages took, all together."""
+    """Minutes of all stages together."""
     lines = (Path(work_dir) / LOG).read_text().splitlines()
     return sum(json.loads(line)["seconds"] for line in lines) / 60
 
@@ -148,7 +148,7 @@ class Stage:
                 self.average[key].lerp_(parameter, 1 - decay)
 
     def swap_average(self):
-        """Exchange weights and averages in place; a second call undoes it."""
+        """Swaps weights and averages in place; a second call undoes it."""
         with torch.no_grad():
             for key, p in self.parameters.items():
                 kept = p.detach().clone()
@@ -156,9 +156,7 @@ class Stage:
                 self.average[key].copy_(kept)
 
     def run(self, loss_fn, evaluate=None):
-        """Train up to `steps`; figures of the averaged weights, from `evaluate()`, are logged at
-        every checkpoint.
-        """
+        """Trains up to `steps`; logs `evaluate()` of the averaged weights at each checkpoint."""
         progress = tqdm(
             total=self.steps, initial=self.step, desc=self.name, disable=None, mininterval=5
         )
@@ -202,9 +200,7 @@ class Stage:
 
 
 def load_average(module, path):
-    """Copy the averaged weights of a stage's checkpoint into `module`; weights that the stage did
-    not train stay.
-    """
+    """Copies the averaged weights of a stage's checkpoint into `module`; others stay."""
     tensors = load_file(path)
     parameters = dict(module.named_parameters())
     with torch.no_grad():
@@ -215,9 +211,7 @@ def load_average(module, path):
 
 
 def take_over(module, model_class, folder):
-    """Copy the weights of an earlier base's part, wherever they have the same name and shape, into
-    `module`.
-    """
+    """Copies weights of an earlier base into `module`, where name and shape match."""
     weights = model_class.from_pretrained(folder, use_safetensors=True).state_dict()
     with torch.no_grad():
         for name, parameter in module.named_parameters():

@@ -1,13 +1,12 @@
-"""Tokenizer, text encoder and denoiser of the tiny base, trained on cached latents and captions of
-random birds.
-"""
+"""Tokenizer, text encoder and denoiser of the tiny base, and their training."""
 
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -22,15 +21,14 @@ TEXT_WIDTH = 96
 BATCH = 32
 CAPTION_DROP = 0.1
 MIN_SNR_GAMMA = 5.0
-BIRD_WEIGHT = 3.0  # what an error on the bird counts more than one on its background, which fills most of the image
+BIRD_WEIGHT = 3.0  # extra weight of errors on the bird, which fills little of the image
 
 
 def learn_merges(words):
-    """Byte-pair merges that make every one of `words` a single token: the most frequent pair first,
-    then by alphabet.
+    """Byte-pair merges that make each of `words` one token: most frequent pair first, then a to z.
 
-    `tokenizers`' own trainer breaks ties differently in every process, and an export must rebuild
-    the tokenizer that was trained with.
+    The trainer of `tokenizers` breaks ties differently in every process, but an export must rebuild
+    the tokenizer of the training.
     """
     spellings = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
     merges = []
@@ -55,9 +53,7 @@ def merge(spelling, pair):
 
 
 def build_tokenizer():
-    """A byte-level CLIP tokenizer: every word of the world is one token, any other text is spelled
-    in bytes.
-    """
+    """A byte-level CLIP tokenizer: each word of the world is one token, other text is bytes."""
     merges = learn_merges(vocabulary())
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     merged = ["".join(pair) for pair in merges]
@@ -89,7 +85,7 @@ def build_text_encoder(tokenizer, seed):
     return CLIPTextModel(config)
 
 
-def build_unet(seed):
+def build_unet(seed) -> UNet2DConditionModel:
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=16,
@@ -118,7 +114,7 @@ def build_scheduler():
 
 
 class Denoiser(nn.Module):
-    """Text encoder and UNet as one module, so that both are trained, averaged and saved together."""
+    """Text encoder and UNet in one module: trained, averaged and saved together."""
 
     def __init__(self, text_encoder, unet):
         super().__init__()
@@ -151,18 +147,14 @@ def world_scenes(num_images, seed):
 
 
 def bird_weights(images, size):
-    """What an error counts at each place of a latent, float32 (N, 1, size, size) with mean 1 in
-    every image.
-    """
+    """Loss weight of each latent position, float32 (N, 1, size, size), mean 1 per image."""
     coverage = torch.tensor(images[..., 3]).float().div(255)[:, None]
     weights = 1 + BIRD_WEIGHT * nn.functional.adaptive_avg_pool2d(coverage, size)
     return weights / weights.mean((2, 3), keepdim=True)
 
 
 def train_unet(images, latents, work_dir, steps, seed, device, earlier_base=None, compiled=False):
-    """Train text encoder and UNet; `compiled`, which needs a C++ compiler on a CPU, is a quarter
-    faster.
-    """
+    """Trains text encoder and UNet. `compiled` is a quarter faster; a CPU needs a C++ compiler."""
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     denoiser = build_denoiser(seed)
     if earlier_base is not None:

@@ -1,11 +1,9 @@
-"""The autoencoder of the tiny base: 64x64 images to 16x16x8 latents, trained whole first, then its
-decoder alone.
-"""
+"""The autoencoder of the tiny base: 64x64 images to 16x16x8 latents."""
 
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -20,9 +18,8 @@ from .tiny_training import (
     to_tensor,
 )
 
-# Most of a training from scratch is on crops: four times cheaper, and the autoencoder is local.
-# Their borders are its hardest places, so one that goes on from an earlier base sees whole images
-# only.
+# Training from scratch uses mostly crops: four times cheaper, and the autoencoder is local. Crop
+# borders are the hardest places, so a training that starts from an earlier base uses whole images.
 CROP_SHARE, CROP = 0.7, 32
 CROP_BATCH, FULL_BATCH = 16, 8
 KL_WEIGHT = 3e-5
@@ -30,7 +27,7 @@ NUM_HELD_OUT = 192
 LATENT_CHANNELS = 8  # with 4, eyes and legs of one or two pixels are lost
 
 
-def build_vae(seed):
+def build_vae(seed) -> AutoencoderKL:
     torch.manual_seed(seed)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -64,7 +61,7 @@ def batch_of(images, count, generator, device):
 
 
 def held_out_psnr(vae, seed):
-    """A function measuring the mean latent's reconstruction of held-out birds."""
+    """A function that measures the reconstruction of held-out birds from mean latents."""
     device = vae.device
     images = to_tensor(render_world(NUM_HELD_OUT, seed, HELD_OUT), device)
 
@@ -82,9 +79,7 @@ def held_out_psnr(vae, seed):
 
 
 def train_vae(images, work_dir, steps, seed, device, earlier_base=None, compiled=False):
-    """Train encoder and decoder in bf16 autocast; `compiled`, which needs a C++ compiler on a CPU,
-    is a third faster.
-    """
+    """Trains encoder and decoder in bf16 autocast. `compiled` is a third faster."""
     vae = build_vae(seed)
     if earlier_base is not None:
         take_over(vae, AutoencoderKL, earlier_base / "vae")
@@ -93,9 +88,7 @@ def train_vae(images, work_dir, steps, seed, device, earlier_base=None, compiled
     crop_steps = int(steps * CROP_SHARE) if earlier_base is None else 0
 
     def loss_of(batch, noise):
-        """Squared error, which takes thin legs more seriously than an absolute one would, and a
-        little of the KL term.
-        """
+        """Squared error (weights thin legs more than absolute error) and a small KL term."""
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             posterior = vae.encode(batch).latent_dist
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -103,8 +96,7 @@ def train_vae(images, work_dir, steps, seed, device, earlier_base=None, compiled
         divergence = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
         return F.mse_loss(decoded.float(), batch) + KL_WEIGHT * divergence
 
-    if compiled:
-        loss_of = torch.compile(loss_of)
+    compute_loss = torch.compile(loss_of) if compiled else loss_of
 
     def loss_fn(step, generator):
         batch = batch_of(images, CROP_BATCH if step < crop_steps else FULL_BATCH, generator, device)
@@ -118,15 +110,13 @@ def train_vae(images, work_dir, steps, seed, device, earlier_base=None, compiled
             batch.shape[3] // 4,
             generator=generator,
         )
-        return loss_of(batch.contiguous(memory_format=torch.channels_last), noise.to(device))
+        return compute_loss(batch.contiguous(memory_format=torch.channels_last), noise.to(device))
 
     stage.run(loss_fn, held_out_psnr(vae, seed))
 
 
 def cache_latents(images, work_dir, seed, device):
-    """Mean and deviation of every training image's latent and the scaling factor, written once for
-    the stages to come.
-    """
+    """Mean and deviation of each training latent, and the scaling factor; written once."""
     path = Path(work_dir) / "latents.safetensors"
     vae = build_vae(seed).to(device)
     vae_steps = load_average(vae, Path(work_dir) / "vae.safetensors")
@@ -153,9 +143,7 @@ def cache_latents(images, work_dir, seed, device):
 
 
 def train_decoder(images, latents, work_dir, steps, seed, device):
-    """Fine-tune the decoder alone on the cached latents: the encoder, and with it the denoiser,
-    stays valid.
-    """
+    """Fine-tunes the decoder on the cached latents; encoder and denoiser stay valid."""
     vae = build_vae(seed).to(device)
     load_average(vae, Path(work_dir) / "vae.safetensors")
     vae.encoder.requires_grad_(False)

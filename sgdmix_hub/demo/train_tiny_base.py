@@ -1,11 +1,10 @@
-"""Train the tiny Stable-Diffusion-format base on procedural birds and export it as a pipeline
-folder.
+"""Train the tiny Stable-Diffusion-format base on procedural birds, and export it.
 
     python scripts/train_tiny_base.py --work_dir outputs/tiny_base
 
-runs all stages in order: `vae` (autoencoder), `unet` (text encoder and denoiser), `decoder` (the
-autoencoder's decoder alone) and `export`. Every stage continues from its checkpoint in
-`--work_dir`; `unet` and `decoder` need nothing of each other and may run side by side.
+Stages, in order: `vae` (autoencoder), `unet` (text encoder and denoiser), `decoder` (only the
+autoencoder's decoder) and `export`. Each stage resumes from its checkpoint in `--work_dir`. `unet`
+and `decoder` are independent and can run at the same time.
 """
 
 import argparse
@@ -14,6 +13,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -35,8 +35,10 @@ pipeline_tag: text-to-image
 ---
 # A tiny Stable Diffusion of procedural birds
 
-A complete pipeline at 64x64 (AutoencoderKL f4, CLIP text encoder, UNet with v-prediction), trained from scratch on
-random birds of `sgdmix_hub.demo.world` alone. It exists so that everything here runs offline, on a CPU, in seconds; it
+A complete pipeline at 64x64 (AutoencoderKL f4, CLIP text encoder, UNet with v-prediction), \
+trained from scratch on
+random birds of `sgdmix_hub.demo.world` alone. It exists so that everything here runs offline, on \
+a CPU, in seconds; it
 knows nothing but these birds.
 
 Trained by `{command}`
@@ -83,12 +85,12 @@ def parse_args(argv=None):
     parser.add_argument(
         "--start_from",
         type=Path,
-        help="pipeline folder of an earlier base, whose weights are the first ones",
+        help="pipeline folder of an earlier base; training starts from its weights",
     )
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the models: faster, and on a CPU it needs a C++ compiler",
+        help="compile the models (faster; on a CPU needs a C++ compiler)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -104,7 +106,7 @@ def megabytes(folder):
 
 
 def replace_folder(new, target):
-    """Put the finished folder `new` in the place of `target`, in renames only."""
+    """Replaces `target` with the finished folder `new`, by renames only."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -119,22 +121,23 @@ def scaling_factor(work_dir):
 
 
 def export(work_dir, output_dir, seed):
-    """Write the averaged weights of the newest checkpoints as a pipeline in fp16, under the default
-    file names.
-    """
+    """Writes the averaged weights of the newest checkpoints as an fp16 pipeline."""
     vae, vae_steps, decoder_steps = load_vae(work_dir, seed)
     denoiser, unet_steps = load_denoiser(work_dir, seed)
     vae.register_to_config(scaling_factor=scaling_factor(work_dir))
     quality = held_out_psnr(vae, seed)()["psnr"]
-    pipeline = StableDiffusionPipeline(
+    parts: dict[str, Any] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    pipeline: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=denoiser.text_encoder,
         tokenizer=build_tokenizer(),
         unet=denoiser.unet,
         scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        **parts,
     )
     new = output_dir.with_name(f".{output_dir.name}.new")
     shutil.rmtree(new, ignore_errors=True)

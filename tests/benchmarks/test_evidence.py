@@ -16,14 +16,23 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from cifar import ANIMALS, make_photographs
 from evidence import BEGIN, END, RESULTS, ablation_jobs, arm_jobs, collected, take_up, with_tables
-from evidence_arms import ABLATIONS, ARMS, CEILING, GENERATION, PAPER, RECOMMENDED, TASKS, point_arm
-from evidence_plots import ablation_lines, draw_ablations, draw_tasks
-from evidence_runs import slug
-from evidence_tables import chosen_probability, comparisons, overview, test_accuracies
-from intervals import holm, interval, paired_p
-from method import BASE, settings_from
+from parts.evidence.arms import (
+    ABLATIONS,
+    ARMS,
+    CEILING,
+    GENERATION,
+    PAPER,
+    RECOMMENDED,
+    TASKS,
+    point_arm,
+)
+from parts.evidence.cifar import ANIMALS, make_photographs
+from parts.evidence.plots import ablation_lines, draw_ablations, draw_tasks
+from parts.evidence.runs import slug
+from parts.evidence.tables import chosen_probability, comparisons, overview, test_accuracies
+from parts.intervals import holm, interval, paired_p
+from parts.method.arms import BASE, settings_from
 
 from sgdmix_hub.files import write_json
 from sgdmix_hub.settings.generation import AugmentSettings

@@ -13,9 +13,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from generation_clock import Clock
-from generation_flops import kind_of
-from generation_tables import NOT_MEASURED, outside, render
+from parts.generation.clock import Clock
+from parts.generation.flops import kind_of
+from parts.generation.tables import NOT_MEASURED, outside, render
 
 ROOT = Path(__file__).parents[2]
 

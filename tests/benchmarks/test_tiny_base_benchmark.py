@@ -16,11 +16,11 @@ from scipy.linalg import sqrtm
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from tiny_base_curves import read_log
-from tiny_base_frechet import between_gaussians, frechet_distance
-from tiny_base_samples import cached_samples, load_pipeline, make_samples
-from tiny_base_scenes import ATTRIBUTES, stated_in
-from tiny_base_sheet import CAPTIONS, OPENING
+from parts.tiny_base.curves import read_log
+from parts.tiny_base.frechet import between_gaussians, frechet_distance
+from parts.tiny_base.samples import cached_samples, load_pipeline, make_samples
+from parts.tiny_base.scenes import ATTRIBUTES, stated_in
+from parts.tiny_base.sheet import CAPTIONS, OPENING
 
 from sgdmix_hub.demo import world
 from sgdmix_hub.demo.birds import COLORS
@@ -62,7 +62,10 @@ def test_a_full_caption_states_everything_and_nothing_that_is_otherwise():
     names = list(ATTRIBUTES)
     for index in range(50):
         bird, background, _ = world.random_scene(np.random.default_rng(index))
-        caption = f"a photo of a {bird.body} bird with {', '.join(world.part_phrases(bird))} {world.PLACES[background]}"
+        caption = (
+            f"a photo of a {bird.body} bird with {', '.join(world.part_phrases(bird))} "
+            f"{world.PLACES[background]}"
+        )
         states = dict(zip(names, stated_in(caption, bird, background), strict=True))
         assert all(stated for name, stated in states.items() if name != "crest")
         assert states["crest"] == (bird.crest != "none")

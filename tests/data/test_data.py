@@ -28,7 +28,8 @@ from sgdmix_hub.settings.data import DataSettings
 
 HEIGHT, WIDTH = 24, 40
 ORIENTATION = 0x0112  # Exif tag
-STORED_FOR = {  # orientation -> how an upright image is stored, undone by what the tag says (Exif 2.3, 4.6.4 A)
+# orientation -> how an upright image is stored; the tag undoes it (Exif 2.3, 4.6.4 A)
+STORED_FOR = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -222,7 +223,7 @@ def test_damaged_bytes_are_an_image_or_unusable(file_format, data):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_tiff_with_a_tag_of_another_type_is_an_image_or_unusable():
-    """Pillow takes a tag's value as it comes: its exception may then be any, a TypeError for one."""
+    """Pillow does not check a tag's type, so it may raise anything, for example a TypeError."""
     whole = cell(known_rgb(), "TIFF")["bytes"]
     (directory,) = struct.unpack("<I", whole[4:8])
     (entries,) = struct.unpack("<H", whole[directory : directory + 2])

@@ -148,7 +148,10 @@ def test_a_folder_that_lies_in_one_called_snapshots_is_no_cache(secret, tmp_path
 
 
 DATA = "data/train-00000-of-00001.parquet"
-CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n---\n"
+CARD = (
+    "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: "
+    "{path}\n---\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,7 @@ def test_a_card_that_names_data_outside_its_folder_is_refused(path, tmp_path):
     folder.mkdir()
     os.symlink(private, folder / "link")
     (folder / "README.md").write_text(CARD.format(path=path.format(private=private, data=DATA)))
-    with pytest.raises(UserError, match="the README of stranger names data that is not in it"):
+    with pytest.raises(UserError, match="the README of stranger names data outside the dataset"):
         split_of(folder)
 
 
@@ -259,8 +262,9 @@ from PIL import Image
 from sgdmix_hub.data.images import decode_image
 buffer = io.BytesIO()
 Image.new("1", (9_500, 9_500)).save(buffer, "PNG")
-assert decode_image({"bytes": buffer.getvalue(), "path": None}).size == (9_500, 9_500)
-assert decode_image({"bytes": buffer.getvalue(), "path": None}, max_pixels=400_000_000).size == (9_500, 9_500)
+cell = {"bytes": buffer.getvalue(), "path": None}
+assert decode_image(cell).size == (9_500, 9_500)
+assert decode_image(cell, max_pixels=400_000_000).size == (9_500, 9_500)
 """
     ended = subprocess.run(
         [sys.executable, "-c", code],
@@ -293,17 +297,21 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 
 def split_of(name):
-    return load_split(DataSettings(dataset_name=name, output_dir="unused"), resolve(name, repo_type="dataset"))
+    settings = DataSettings(dataset_name=name, output_dir="unused")
+    return load_split(settings, resolve(name, repo_type="dataset"))
 
 for name in ("birds", "paths"):
     api.create_repo(f"birds/{name}", repo_type="dataset")
-    api.upload_folder(repo_id=f"birds/{name}", folder_path=f"{sys.argv[1]}/{name}", repo_type="dataset")
+    source = f"{sys.argv[1]}/{name}"
+    api.upload_folder(repo_id=f"birds/{name}", folder_path=source, repo_type="dataset")
 folder = split_of("birds/birds")
-found = {"folder": folder.try_images()[1], "file": folder.file_name(4), "paths": split_of("birds/paths").try_images()[1]}
+found = {"folder": folder.try_images()[1], "file": folder.file_name(4)}
+found["paths"] = split_of("birds/paths").try_images()[1]
 other = folder.rows[0]["image"]["path"]  # of another repository in the same cache
 split = split_of("birds/paths")
 import dataclasses
-rows = split.rows.map(lambda row: {"image": {"bytes": None, "path": other}}, features=split.rows.features)
+cell = {"bytes": None, "path": other}
+rows = split.rows.map(lambda row: {"image": cell}, features=split.rows.features)
 try:
     dataclasses.replace(split, rows=rows).try_images()
 except UserError as error:
@@ -345,9 +353,11 @@ from sgdmix_hub.hub.pins import resolve
 
 for name in ("private", "stranger"):
     api.create_repo(f"birds/{name}", repo_type="dataset", private=name == "private")
-    api.upload_folder(repo_id=f"birds/{name}", folder_path=f"{sys.argv[1]}/{name}", repo_type="dataset")
+    source = f"{sys.argv[1]}/{name}"
+    api.upload_folder(repo_id=f"birds/{name}", folder_path=source, repo_type="dataset")
 try:
-    load_split(DataSettings(dataset_name="birds/stranger", output_dir="unused"), resolve("birds/stranger", repo_type="dataset"))
+    settings = DataSettings(dataset_name="birds/stranger", output_dir="unused")
+    load_split(settings, resolve("birds/stranger", repo_type="dataset"))
     print(json.dumps("loaded"))
 except UserError as error:
     print(json.dumps(str(error)))

@@ -162,9 +162,7 @@ def test_class_labels_without_names_are_refused(tmp_path):
     assert "has no class names" in refusal(folder)
 
 
-def test_minus_one_is_no_label_in_class_labels_and_in_plain_integers_but_a_value_in_a_column_of_groups(
-    tmp_path, capsys
-):
+def test_minus_one_is_no_label_in_labels_but_a_value_in_a_column_of_groups(tmp_path, capsys):
     for feature in (ClassLabel(names=["0", "1"]), Value("int64")):
         groups = ([-1, 1, 1, -1], Value("int64"))
         folder = write_labels(
@@ -196,9 +194,9 @@ def test_an_evaluation_split_without_labels_or_images_is_refused_before_anything
 def test_one_line_says_what_was_loaded_and_what_was_left_out(tmp_path, capsys):
     labels = [0, 1, 2, 0, 1, 2, -1, None]
     folder = write_labels(tmp_path / "birds", labels, ClassLabel(names=[*NAMES, "wren"]))
-    assert (
-        said(capsys, folder)
-        == "6 images of 3 of 4 classes (wren has none), split 'train' of birds, 2 left out (2 without a label)\n"
+    assert said(capsys, folder) == (
+        "6 images of 3 of 4 classes (wren has none), split 'train' of birds, "
+        "2 left out (2 without a label)\n"
     )
     line = said(capsys, folder, examples_per_class=1)
     assert (
@@ -218,7 +216,8 @@ def test_trainings_name_the_images_that_cannot_be_decoded(tmp_path, capsys):
     line = capsys.readouterr().out
     assert rows.tolist() == [0, 2, 3, 6, 7, 8, 9, 10]
     assert line.startswith(
-        "8 images of 3 classes, split 'train' of photos, 4 left out (4 that cannot be decoded: row 1 train/heron/001.png: "
+        "8 images of 3 classes, split 'train' of photos, 4 left out (4 that cannot be decoded: "
+        "row 1 train/heron/001.png: "
     )
     assert (
         line.count("\n") == 1 and "row 5 train/kite/001.png" in line and "tern/003.png" not in line
@@ -274,8 +273,8 @@ def test_a_stray_image_or_a_single_class_folder_drops_the_labels_and_is_told_so(
     shutil.copy(stray / "train" / "kite" / "000.png", stray / "train" / "cover.png")
     for folder in (stray, image_folder(tmp_path / "single", ["heron"])):
         assert (
-            "has no column 'label': it has image (class folders give labels where there are at least two"
-            in refusal(folder)
+            "has no column 'label': it has image (class folders give labels where there are at "
+            "least two" in refusal(folder)
         )
 
 
@@ -340,7 +339,10 @@ def test_the_configurations_are_named_with_the_setting_that_chooses_one(tmp_path
 def test_a_card_of_another_version_is_told(tmp_path):
     folder = write_labels(tmp_path / "stale", [0, 1, 2], ClassLabel(names=NAMES))
     names = "".join(f"          '{number}': {name}\n" for number, name in enumerate(NAMES))
-    features = f"  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n        names:\n{names}"
+    features = (
+        "  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n    "
+        f"    names:\n{names}"
+    )
     splits = "  splits:\n  - name: train\n    num_bytes: 1000\n    num_examples: 30\n"
     (folder / "README.md").write_text(f"---\ndataset_info:\n  features:\n{features}{splits}---\n")
     line = refusal(folder)

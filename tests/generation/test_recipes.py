@@ -34,7 +34,7 @@ from sgdmix_hub.run import all_stages
 from sgdmix_hub.runtime.ranks import start_processes
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import CAM_METHODS, apply_preset
+from sgdmix_hub.settings.method import CAM_METHODS, PRESETS, apply_preset
 from sgdmix_hub.settings.parsing import as_arguments, parse_settings, read_yaml
 from sgdmix_hub.settings.programs import RunSettings
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
@@ -479,6 +479,7 @@ def test_every_value_says_where_it_comes_from(recipe):
         ),
         "downstream": (),
     }
+    wanted["paper"] = ("preset", "saliency_method", *wanted["generate"])
     for path in folder.glob("*.yaml"):
         lines = [
             line for line in path.read_text().splitlines() if line and not line.startswith("#")
@@ -492,6 +493,25 @@ def test_every_value_says_where_it_comes_from(recipe):
             )
     prose = (folder / "card.md").read_text()
     assert "paper" in prose and "Diff-Mix" in prose  # what is borrowed is said on the card too
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_recommended_and_has_the_papers_choices_beside_it(recipe):
+    folder = Path("sgdmix_hub/recipes") / recipe
+    generation, paper = (read_yaml(folder / name) for name in ("generate.yaml", "paper.yaml"))
+    assert generation["preset"] == "recommended" and paper["preset"] == "paper"
+    differing = {name for name in generation | paper if generation.get(name) != paper.get(name)}
+    assert differing <= {"preset", "output_dir", "saliency_method", "saliency_input_size"} | set(
+        PRESETS["paper"]
+    )
+    if recipe in PUBLISHED:
+        settings = parse_settings(
+            AugmentSettings, ["--config", f"{recipe}/paper.yaml", "--license=other"]
+        )
+        chosen = apply_preset(settings)
+        assert {name: getattr(chosen, name) for name in PRESETS["paper"]} == PRESETS["paper"]
+        classifier = read_yaml(folder / "classifier.yaml")
+        assert settings.saliency_input_size <= LARGEST_SCALE * classifier["resize_size"]
 
 
 @pytest.mark.parametrize("recipe", PUBLISHED)

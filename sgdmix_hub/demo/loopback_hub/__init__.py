@@ -1,14 +1,13 @@
-"""A Hub on the loopback interface, in memory, that the real clients run against; it can be made to
-fail.
+"""A Hub on the loopback interface, in memory, for the real clients; it can inject faults.
 
     with loopback_hub() as hub:
         run_a_client(environment=hub_environment(hub, WRITE_TOKEN))
         hub.repository("model", "birds/adapter").history("main")
 
-The demo publishes to it, and the tests let it fail. It needs nothing of the package and nothing but
-the standard library and PyYAML, and Xet's client where `xet_storage` is set. The calls that it
-answers are listed in `routes`. It keeps no pull requests and no likes, moves no repositories, takes
-names as they are written, and sends regular files without a redirect.
+The demo publishes to it, and tests inject faults. It imports nothing of the package: only the
+standard library and PyYAML, and Xet's client if `xet_storage` is set. `routes` lists the calls.
+Not supported: pull requests, likes, moved repositories. Names are case-sensitive. Regular files are
+sent without a redirect.
 """
 
 from .access import Account

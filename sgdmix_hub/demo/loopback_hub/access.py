@@ -64,7 +64,8 @@ def readable_repository(hub, request, repo_type, repo_id):
     if repository.gated and account is None:
         raise HubError(
             401,
-            f"Access to {repo_type} {repo_id} is restricted. You must be authenticated to access it.",
+            f"Access to {repo_type} {repo_id} is restricted. You must be authenticated to access "
+            "it.",
             "GatedRepo",
         )
     if (
@@ -74,7 +75,8 @@ def readable_repository(hub, request, repo_type, repo_id):
     ):
         raise HubError(
             403,
-            f"Access to {repo_type} {repo_id} is restricted and you are not in the authorized list.",
+            f"Access to {repo_type} {repo_id} is restricted and you are not in the authorized "
+            "list.",
             "GatedRepo",
         )
     return repository

@@ -69,7 +69,7 @@ def upload_mode(attributes, path, sample, size):
 
 
 def is_ignored(ignore, path):
-    """Whether a .gitignore names a file or a folder it is in. Negated patterns are not understood."""
+    """Whether a .gitignore matches a file or a parent folder; negated patterns do not count."""
     parts = path.split("/")
     above = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
     patterns = [

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field
+from email.message import Message
 from urllib.parse import parse_qs, parse_qsl, urlencode
 
 MAX_PAGE = 1000
@@ -19,12 +20,12 @@ class HubError(Exception):
 
 @dataclass
 class Request:
-    """A call as it came in. `account` is None without a token that is known."""
+    """A received call. `account` is None if the token is missing or unknown."""
 
     method: str
     path: str
     query: str
-    headers: dict
+    headers: Message
     body: bytes
     account: object
 
@@ -32,9 +33,7 @@ class Request:
         return json.loads(self.body)
 
     def options(self, name) -> list[str]:
-        """The values of the query string under a name: clients write lists as `name=` and as
-        `name[]=`.
-        """
+        """The query's values of a name: clients write lists as `name=` or `name[]=`."""
         query = parse_qs(self.query)
         return query.get(name, []) + query.get(f"{name}[]", [])
 

@@ -38,7 +38,7 @@ class File:
 
     @property
     def known_oid(self):
-        """What a client compares its own file with: sha256 for LFS, git's sha1 for regular files."""
+        """The hash that a client compares: sha256 for LFS, git's sha1 for regular files."""
         return self.sha256 or self.oid
 
 
@@ -88,9 +88,8 @@ class Repository:
     repo_id: str
     private: bool
     author: str
-    gated: str | bool = (
-        False  # "auto" or "manual": who may read the files' contents is in `readers`, its namespace aside
-    )
+    # "auto", "manual" or False. If gated, only its namespace and `readers` may read file contents.
+    gated: str | bool = False
     readers: set[str] = field(default_factory=set)
     first_files: dict[str, File] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
@@ -153,7 +152,8 @@ class Repository:
         if not lines or lines[0]["key"] != "header" or len(lines) == 1:
             raise HubError(
                 400,
-                "A commit is a line with the key `header`, then lines with `lfsFile`, `file` or `deletedFile`",
+                "A commit is a line with the key `header`, then lines with `lfsFile`, `file` or "
+                "`deletedFile`",
             )
         head = self.head_of(branch)
         header = lines[0]["value"]

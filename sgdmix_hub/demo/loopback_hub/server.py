@@ -114,12 +114,17 @@ class Handler(BaseHTTPRequestHandler):
     """One connection: reads requests, lets faults happen, logs, answers."""
 
     protocol_version = "HTTP/1.1"  # clients keep connections open
-    server: "Server"
+
+    @property
+    def hub(self) -> LoopbackHub:
+        assert isinstance(self.server, Server)
+        return self.server.hub
 
     def serve(self):
-        hub = self.server.hub
+        hub = self.hub
         path, _, query = self.path.partition("?")
         account = hub.accounts.get(self.headers.get("authorization", "").removeprefix("Bearer "))
+        user = None if account is None else account.user
         fault = hub.next_fault(self.command, path) or Fault(self.command, path)
         if fault.delay and hub.closed.wait(fault.delay):
             self.close_connection = True
@@ -127,16 +132,13 @@ class Handler(BaseHTTPRequestHandler):
         status = response = None
         try:
             if fault.has_effect:
-                response = self.respond(
-                    Request(
-                        self.command, path, query, self.headers, self.read_body(fault), account
-                    ),
-                    fault,
-                )
+                body = self.read_body(fault)
+                request = Request(self.command, path, query, self.headers, body, account)
+                response = self.respond(request, fault)
                 status = response.status if fault.is_answered else None
         finally:
             with hub.lock:
-                hub.calls.append(Call(self.command, path, account and account.user, status, query))
+                hub.calls.append(Call(self.command, path, user, status, query))
         if fault.is_answered:
             self.send(response, fault)
         else:
@@ -169,8 +171,8 @@ class Handler(BaseHTTPRequestHandler):
                 {"Content-Type": "application/json"} | fault.headers,
             )
         try:
-            with self.server.hub.lock:
-                response = answer(self.server.hub, request)
+            with self.hub.lock:
+                response = answer(self.hub, request)
         except Exception:  # a mistake in the loopback Hub: the client's error shall tell
             return Response(500, traceback.format_exc().encode(), {"Content-Type": "text/plain"})
         if fault.rewrite and self.command == "GET":
@@ -181,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(response.status)
         for name, value in response.headers.items():
             self.send_header(name, value)
-        self.send_header("X-Request-Id", f"loopback-{next(self.server.hub.request_numbers)}")
+        self.send_header("X-Request-Id", f"loopback-{next(self.hub.request_numbers)}")
         self.send_header("Content-Length", str(len(response.body)))
         self.end_headers()
         if fault.cut_reply:

@@ -1,13 +1,15 @@
-"""Xet: clients that have it put and get large files by it, in chunks, without the Hub's help but
-for an address and a token. Here the address is a folder, which Xet's client takes as it does a
-server.
+"""Xet: transfers large files in chunks; the Hub only gives clients an address and a token.
+
+Here the address is a folder: Xet's client accepts it in place of a server.
 """
 
+import importlib
 import shutil
 import struct
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from .access import readable_repository, writable_repository
 from .http import HubError, json_response
@@ -55,11 +57,12 @@ def xet_headers(hub, repository, commit_oid, sha256):
 
 
 def xet_hashes(folder) -> dict[str, str]:
-    """The Xet hash of every file that was uploaded, by its SHA-256, from Xet's shards: records of
-    one size, those of a file after each other, the first with its hash and the last with its
+    """SHA-256 -> Xet hash of every uploaded file, read from Xet's shards.
+
+    A shard holds records of one size. The first record of a file has its Xet hash, the last one its
     SHA-256.
     """
-    found = {}
+    hashes = {}
     for shard in Path(folder).rglob("*.mdb"):
         content, position = shard.read_bytes(), SHARD_HEADER
         while content[position : position + 32] != END:
@@ -67,9 +70,9 @@ def xet_hashes(folder) -> dict[str, str]:
             name = hex_of(content, position)
             position += RECORD * (1 + segments * (2 if flags & WITH_VERIFICATION else 1))
             if flags & WITH_SHA256:
-                found[hex_of(content, position)] = name
+                hashes[hex_of(content, position)] = name
                 position += RECORD
-    return found
+    return hashes
 
 
 def hex_of(content, position):
@@ -78,10 +81,9 @@ def hex_of(content, position):
 
 
 def read_by_xet(folder, name) -> bytes:
-    """A file's content. Xet's database can be open once: this reads a copy, a client may be at the
-    original.
-    """
-    import hf_xet  # only here: a Hub without Xet storage does without
+    """A file's content. Reads a copy: Xet's database can be opened only once, by a client."""
+    # Imported only here: a Hub without Xet storage does not need it. hf_xet ships no type stubs.
+    hf_xet: Any = importlib.import_module("hf_xet")
 
     with tempfile.TemporaryDirectory() as temporary:
         copy, target = Path(temporary) / "storage", Path(temporary) / "file"

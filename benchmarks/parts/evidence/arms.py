@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 
-from method import BASE, settings_from
-from method import GENERATION as MIXING_ALONE
+from parts.method.arms import BASE, settings_from
+from parts.method.arms import GENERATION as MIXING_ALONE
 
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset

@@ -12,12 +12,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import generation_data as data
 import numpy as np
+import parts.generation.data as data
 import pyarrow.parquet as pq
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
-from generation_clock import Clock
+from parts.generation.clock import Clock
 from PIL import Image
 
 from sgdmix_hub.data.splits import decode_image

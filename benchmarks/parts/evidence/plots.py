@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from evidence_arms import (
+from parts.evidence.arms import (
     ABLATIONS,
     ARMS,
     CEILING,
@@ -20,8 +20,8 @@ from evidence_arms import (
     TASKS,
     point_arm,
 )
-from evidence_tables import test_accuracies
-from intervals import half_width, interval
+from parts.evidence.tables import test_accuracies
+from parts.intervals import half_width, interval
 
 COLOURS = {
     RECOMMENDED: "#c0392b",
@@ -35,7 +35,7 @@ LINES = {"paper": "#e59866", "recommended": "#c0392b"}
 
 
 def whole_seeds(figures: dict[str, dict], key: str) -> list[dict]:
-    """The seeds that ran all points of an ablation: others would compare points of different seeds."""
+    """The seeds that ran all points of an ablation, so that points share their seeds."""
     ablation = ABLATIONS[key]
     names = [
         point_arm(key, line, point) for line, points in ablation.points.items() for point in points
@@ -63,7 +63,8 @@ def ablation_lines(figures: dict[str, dict], key: str) -> list[str]:
         cells = [interval(point_values(seeds, key, line, point)) for point in points]
         lines.append(f"| `{line}` | " + " | ".join(cells) + " |")
     return [
-        f"On the task {TASKS[ablation.task].title}, p = .5; {len(seeds)} of {len(ablation.seeds)} seeds.",
+        f"On the task {TASKS[ablation.task].title}, p = .5; {len(seeds)} of {len(ablation.seeds)} "
+        "seeds.",
         "",
         *lines,
     ]

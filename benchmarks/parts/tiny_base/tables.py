@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiny_base_scenes import ATTRIBUTES
+from parts.tiny_base.scenes import ATTRIBUTES
 
 ALL = "all"
 
@@ -64,9 +64,12 @@ def report(figures: dict) -> str:
         figures["sampler"]["guidance_scale"],
     )
     head = (
-        f"{figures['images']} held-out scenes with their captions; samples with {steps} steps at guidance {guidance:g}. A ResNet trained "
-        f"on {judge['images']} rendered birds for {judge['epochs']} epochs tells what an image shows: its answers on real birds are the "
-        "ceiling, chance is the best constant answer. Fréchet distances are between its features and those of as many other real birds. "
+        f"{figures['images']} held-out scenes with their captions; samples with {steps} steps at "
+        f"guidance {guidance:g}. A ResNet trained "
+        f"on {judge['images']} rendered birds for {judge['epochs']} epochs tells what an image "
+        "shows: its answers on real birds are the "
+        "ceiling, chance is the best constant answer. Fréchet distances are between its features "
+        "and those of as many other real birds. "
         "± are 95 % intervals over images."
     )
     return f"{head}\n\n{table(figures)}\n"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
+from parts.sd15 import SHAPES, build_base
 from PIL import Image as PILImage
-from training import SHAPES, build_base
 
 from sgdmix_hub import train_adapter
 from sgdmix_hub.demo.domain import make_dataset, save_dataset

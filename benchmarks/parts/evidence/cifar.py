@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
-from method import with_centre
+from parts.method.arms import with_centre
 from PIL import Image as PILImage
 
 from sgdmix_hub.demo.domain import png, save_dataset

@@ -4,9 +4,11 @@ comparisons.
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
-from evidence_arms import ARMS, RECOMMENDED, TASKS
-from intervals import half_width, holm, interval, paired_p
+from parts.evidence.arms import ARMS, RECOMMENDED, TASKS
+from parts.intervals import half_width, holm, interval, paired_p
 
 NOT_RUN = "not run"
 
@@ -73,7 +75,8 @@ def comparisons(seeds: dict[str, dict]) -> str:
     }
     adjusted = dict(zip(pairs, holm([paired_p(*pair) for pair in pairs.values()]), strict=True))
     lines = [
-        "| Trained on | test accuracy | `recommended` is better by | Holm's p | p chosen | label kept (judge) |",
+        "| Trained on | test accuracy | `recommended` is better by | Holm's p | p chosen | label "
+        "kept (judge) |",
         "|---|---|---|---|---|---|",
     ]
     for arm, of_arm in rows.items():
@@ -106,9 +109,9 @@ def comparisons(seeds: dict[str, dict]) -> str:
         ]
         lines.append(f"| {arm}{_seeds_if_fewer(list(of_arm), seeds)} | {' | '.join(cells)} |")
     judged = interval([seed["judge"] for seed in seeds.values()])
-    return (
-        "\n".join(lines)
-        + f"\n\nThe judge, trained on other, untied images, is right on {judged} of the real test images."
+    return "\n".join(lines) + (
+        f"\n\nThe judge, trained on other, untied images, is right on {judged} of the real "
+        "test images."
     )
 
 
@@ -120,10 +123,16 @@ def summary(figures: dict, ablations: dict[str, list[str]], facts: dict) -> str:
         f"{task.title} {len(figures.get(name, {}))} of {len(task.seeds)}"
         for name, task in TASKS.items()
     )
+    about = (
+        f"{facts['domain']}. Seeds that ran: {counts}. {hours:.1f} hours of runs on one thread "
+        f"each, torch {facts['torch']}. "
+        "± are 95 % t-intervals over seeds; a seed draws species, images, subset, classifiers and "
+        "adapter. Of synthetic probabilities "
+        f"{' and '.join(map(str, facts['probabilities']))} the one with the better mean on the "
+        "validation images counts."
+    )
     parts = [
-        f"{facts['domain']}. Seeds that ran: {counts}. {hours:.1f} hours of runs on one thread each, torch {facts['torch']}. "
-        "± are 95 % t-intervals over seeds; a seed draws species, images, subset, classifiers and adapter. Of synthetic probabilities "
-        f"{' and '.join(map(str, facts['probabilities']))} the one with the better mean on the validation images counts.",
+        textwrap.fill(about, 118, break_long_words=False, break_on_hyphens=False),
         "## Arms against tasks\n\n" + overview(figures),
     ]
     parts += [

@@ -17,7 +17,9 @@ SIDE, PRODUCTS, CALLS, TOKENS = 8192, 20, 5, 77
 KINDS = {
     "attention": r"flash|fmha|attention|sdpa",
     "layout and copies": r"nchwtonhwc|nhwctonchw|transpose|copy|cat|memcpy|memset",
-    "matrix products and convolutions": r"gemm|cutlass|xmma|cudnn|conv|nvjet|wgmma|_mm|addmm|matmul",
+    "matrix products and convolutions": (
+        r"gemm|cutlass|xmma|cudnn|conv|nvjet|wgmma|_mm|addmm|matmul"
+    ),
 }
 OTHERS = "norms, activations, sums"
 
@@ -111,7 +113,7 @@ def kernel_shares(unet, inputs: dict) -> tuple[float, dict[str, float]]:
 
 
 def kind_of(kernel: str) -> str:
-    """The kind of a kernel, by its name; fused ones of the compiler (`triton_`) hold no products."""
+    """The kind of a kernel, by its name; the compiler's (`triton_`) hold no products."""
     if not kernel.startswith("triton_"):
         for kind, pattern in KINDS.items():
             if re.search(pattern, kernel, re.IGNORECASE):

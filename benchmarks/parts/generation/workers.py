@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from generation_samplers import HANDING_OVER, SAMPLERS, Ours, Task
+from parts.generation.samplers import HANDING_OVER, SAMPLERS, Ours, Task
 
 from sgdmix_hub.runtime.launch import quiet_other_ranks
 from sgdmix_hub.runtime.ranks import start_processes

@@ -13,7 +13,7 @@ import psutil
 
 from sgdmix_hub.files import read_json
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "augment_dataset.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "augment_dataset.py"
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",

@@ -38,7 +38,10 @@ def render(figures: dict) -> str:
 
 def measured_on(machine: dict) -> str:
     shared = f"shared with other work (load {machine['load']:.1f} when it began)"
-    return f"{machine['date']}, torch {machine['torch']}, {machine['cores']} {machine['processor']} cores, {shared}."
+    return (
+        f"{machine['date']}, torch {machine['torch']}, {machine['cores']} {machine['processor']} "
+        f"cores, {shared}."
+    )
 
 
 def table(*rows: tuple) -> list[str]:
@@ -141,9 +144,12 @@ def speed(found: dict) -> list[str]:
             (one["place"], *rates, f"**{one['ratio']:.2f}**", f"{one['cpu_ratio']:.2f}", turns)
         )
     return [
-        f"Tiny base, 64x64, preset paper with spectral residual, S = 0.7 of 25 steps, guidance 7.5, DPM-Solver++, {found['rows']} rows a "
-        "turn; one process, one thread in the model, batch 8 or, of the reference, 1. Ours has threads that mix ahead and processes that "
-        "encode: `one core` keeps them and everything else on one, the reference as well. Rates are medians.",
+        "Tiny base, 64x64, preset paper with spectral residual, S = 0.7 of 25 steps, guidance "
+        f"7.5, DPM-Solver++, {found['rows']} rows a "
+        "turn; one process, one thread in the model, batch 8 or, of the reference, 1. Ours has "
+        "threads that mix ahead and processes that "
+        "encode: `one core` keeps them and everything else on one, the reference as well. Rates "
+        "are medians.",
         "",
         *table(*rows),
     ]
@@ -199,7 +205,10 @@ def scaling(found: dict) -> list[str]:
         for number, pair in enumerate(found["pairs"], start=1)
     ]
     rows.append(("median", *(f"{found['medians'][kind]:.2f}" for kind in ("convolution", "ours"))))
-    note = f"{found['rows']} rows a process; a core of its own for each process with all its helpers. Ours over the convolution's: "
+    note = (
+        f"{found['rows']} rows a process; a core of its own for each process with all its "
+        "helpers. Ours over the convolution's: "
+    )
     return [f"{note}**{found['ratio']:.2f}**.", "", *table(*rows)]
 
 
@@ -220,7 +229,10 @@ def size(found: dict) -> list[str]:
     for name, seconds in [*found["stages"], ("whole run", found["seconds"])]:
         rows.append((name, f"{seconds:.1f}", f"{found['rows'] / seconds:,.0f}"))
     rows.append(("the same command again", f"{found['again_seconds']:.1f}", ""))
-    note = f"{found['rows']:,} rows of 32x32, one process; peak of the anonymous memory: {found['peak_mb']:.0f} MB."
+    note = (
+        f"{found['rows']:,} rows of 32x32, one process; peak of the anonymous memory: "
+        f"{found['peak_mb']:.0f} MB."
+    )
     return [note, "", *table(*rows)]
 
 
@@ -230,8 +242,10 @@ def gpu(found: dict) -> list[str]:
     rates = [f"{rate(found['turns'], kind):.2f}" for kind in ("ours", "reference")]
     turns = ", ".join(f"{turn_ratio(turn):.2f}" for turn in found["turns"])
     return [
-        f"{found['device']}, {found['resolution']}x{found['resolution']}, batch {found['batch_size']}, {found['dtype']}; the reference in "
-        f"float16. Settings as above. Loading both, and compiling where it is, took {found['loading_seconds']:.0f} s.",
+        f"{found['device']}, {found['resolution']}x{found['resolution']}, batch "
+        f"{found['batch_size']}, {found['dtype']}; the reference in "
+        "float16. Settings as above. Loading both, and compiling where it is, took "
+        f"{found['loading_seconds']:.0f} s.",
         "",
         *table(
             (
@@ -260,8 +274,10 @@ def unet(found: dict) -> list[str]:
             )
         )
     return [
-        f"{found['device']}, {found['resolution']}x{found['resolution']}, {found['dtype']}, {found['batch']} images a call; a large matrix "
-        f"product runs at {found['product_tflops']:.0f} TFLOP/s. The last columns: what a call spends its time on.",
+        f"{found['device']}, {found['resolution']}x{found['resolution']}, {found['dtype']}, "
+        f"{found['batch']} images a call; a large matrix "
+        f"product runs at {found['product_tflops']:.0f} TFLOP/s. The last columns: what a call "
+        "spends its time on.",
         "",
         *table(*rows),
     ]

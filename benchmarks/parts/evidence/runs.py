@@ -8,10 +8,18 @@ import os
 import time
 from pathlib import Path
 
-from cifar import PACKAGE, make_photographs
-from evidence_arms import GENERATION, JUDGE, SPECIES, SYNTHETIC_PROBABILITIES, TASKS, TEST, Arm
-from method import ADAPTER, BASE, CLASSIFIER, SALIENCY, make_domain, settings_from
-from method_measures import label_kept, predicted_labels
+from parts.evidence.arms import (
+    GENERATION,
+    JUDGE,
+    SPECIES,
+    SYNTHETIC_PROBABILITIES,
+    TASKS,
+    TEST,
+    Arm,
+)
+from parts.evidence.cifar import PACKAGE, make_photographs
+from parts.method.arms import ADAPTER, BASE, CLASSIFIER, SALIENCY, make_domain, settings_from
+from parts.method.measures import label_kept, predicted_labels
 
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.data.splits import Split, load_split
@@ -210,6 +218,7 @@ def write_to(path: Path) -> None:
 def domain_text() -> str:
     """What the figures were measured on, in words."""
     return (
-        f"{SPECIES} species of procedural birds at 64x64; the photographs are CIFAR-10's {SPECIES} animals at 32x32 (npm {PACKAGE}); "
+        f"{SPECIES} species of procedural birds at 64x64; the photographs are CIFAR-10's "
+        f"{SPECIES} animals at 32x32 (npm {PACKAGE}); "
         f"{SPECIES * TEST} test and {SPECIES * JUDGE} validation images, none of them tied"
     )

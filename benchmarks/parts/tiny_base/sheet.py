@@ -8,9 +8,9 @@ import textwrap
 
 import numpy as np
 from diffusers import StableDiffusionPipeline
+from parts.tiny_base.samples import make_samples, through_vae, translate
+from parts.tiny_base.scenes import Scenes
 from PIL import Image, ImageDraw, ImageFont
-from tiny_base_samples import make_samples, through_vae, translate
-from tiny_base_scenes import Scenes
 
 OPENING = "a photo of a "
 # Two for every background; between them they name every kind of wing, tail, beak and crest, first
@@ -34,8 +34,10 @@ CAPTIONS = [
     "orange bird with black head, fanned blue tail, short red beak in the snow",
     "yellow bird with green head, spotted purple wings, swept pink crest on a cliff",
     "blue bird with white head, long orange beak, forked yellow tail in a marsh",
-    "black bird with pink head, tipped teal wings, round red crest, short gray beak, long white tail in autumn leaves",
-    "green bird with orange head, plain red wings, fanned yellow tail, hooked white beak, spiky blue crest at night",
+    "black bird with pink head, tipped teal wings, round red crest, short gray beak, long white "
+    "tail in autumn leaves",
+    "green bird with orange head, plain red wings, fanned yellow tail, hooked white beak, spiky "
+    "blue crest at night",
 ]
 EACH = 2  # samples for a caption
 STRENGTHS = (0.3, 0.5, 0.7)
@@ -94,7 +96,7 @@ def rows_block(rows: dict[str, np.ndarray]) -> Image.Image:
 
 
 def make_sheet(pipeline: StableDiffusionPipeline, scenes: Scenes) -> Image.Image:
-    """Samples for `CAPTIONS`, not chosen among others, and what becomes of the first of `scenes`."""
+    """Unselected samples for `CAPTIONS`, and img2img of the first of `scenes`."""
     captions = [OPENING + caption for caption in CAPTIONS for _ in range(EACH)]
     samples = make_samples(pipeline, captions, list(range(len(captions))))
     birds, told = scenes.images[:BIRDS], scenes.captions[:BIRDS]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from parts.tiny_base.scenes import ATTRIBUTES, JUDGE_TRAIN, make_scenes
 from safetensors.torch import load_file
-from tiny_base_scenes import ATTRIBUTES, JUDGE_TRAIN, make_scenes
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm

@@ -26,7 +26,10 @@ def paired(values, others) -> str:
     if len(differences) < 2 or not np.ptp(differences):
         return f"{differences.mean():+.3f}"
     p = stats.ttest_rel(values, others).pvalue
-    return f"{differences.mean():+.3f} ± {half_width(differences):.3f} (p {'< .001' if p < 0.001 else f'= {p:.3f}'})"
+    return (
+        f"{differences.mean():+.3f} ± {half_width(differences):.3f} (p "
+        f"{'< .001' if p < 0.001 else f'= {p:.3f}'})"
+    )
 
 
 def paired_p(values, others) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from intervals import half_width, interval, paired
+from parts.intervals import half_width, interval, paired
 
 
 def tables(results: dict, order: dict[str, list[str]], rivals: list[str]) -> str:
@@ -17,9 +17,11 @@ def tables(results: dict, order: dict[str, list[str]], rivals: list[str]) -> str
         else "not tied to backgrounds"
     )
     head = (
-        f"{domain['species']} species, {domain['train']} training and {domain['test']} test images each, {background}; {len(seeds)} seeds, "
+        f"{domain['species']} species, {domain['train']} training and {domain['test']} test "
+        f"images each, {background}; {len(seeds)} seeds, "
         "each with its own species, images and trainings; ± 95 % t-intervals over seeds. "
-        f"{sum(seed['seconds'] for seed in seeds) / 3600:.1f} hours of runs on one thread each, torch {domain['torch']}."
+        f"{sum(seed['seconds'] for seed in seeds) / 3600:.1f} hours of runs on one thread each, "
+        f"torch {domain['torch']}."
     )
     sections = {
         "Masks": mask_table(seeds, order["masks"]),
@@ -53,7 +55,8 @@ def mask_table(seeds: list[dict], names: list[str]) -> str:
 
 def mixture_table(seeds: list[dict], names: list[str]) -> str:
     lines = [
-        "| Mixture | leak | source foreground kept | background from the target | same class | effective targets |",
+        "| Mixture | leak | source foreground kept | background from the target | same class | "
+        "effective targets |",
         "|---|---|---|---|---|---|",
     ]
     measures = (
@@ -98,10 +101,11 @@ def accuracy_table(seeds: list[dict], arms: list[str], rivals: list[str]) -> str
         accuracies = interval([seed["accuracy"][arm] for seed in whole])
         title = arm if len(whole) == len(seeds) else f"{arm} ({len(whole)} of the seeds)"
         lines.append(
-            f"| {title} | {interval(kept) if kept else ''} | {accuracies} | {' | '.join(differences)} |"
+            f"| {title} | {interval(kept) if kept else ''} | {accuracies} | "
+            f"{' | '.join(differences)} |"
         )
     judged = interval([seed["judge"] for seed in seeds])
-    return (
-        "\n".join(lines)
-        + f"\n\nThe judge, trained on other, untied images, is right on {judged} of the real test images."
+    return "\n".join(lines) + (
+        f"\n\nThe judge, trained on other, untied images, is right on {judged} of the real "
+        "test images."
     )
