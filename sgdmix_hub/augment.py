@@ -25,15 +25,16 @@ from sgdmix_hub.generation.inputs import Inputs, check_resume, environment, reso
 from sgdmix_hub.generation.plan import make_plan, write_plan
 from sgdmix_hub.generation.plan_file import PlanFile
 from sgdmix_hub.generation.progress import Progress
-from sgdmix_hub.generation.repository import BUILDING, build_repository, is_complete
+from sgdmix_hub.generation.repository import build_repository, is_complete
 from sgdmix_hub.generation.rerun import published_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, compute_backgrounds, compute_maps
 from sgdmix_hub.generation.shards import Shards
 from sgdmix_hub.generation.worker import make_shards
 from sgdmix_hub.method.targets import Pools
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import read_prose
-from sgdmix_hub.publishing.layout import check_share_skipped, manifest_path, shard_features
+from sgdmix_hub.publishing.layout import RepoLayout, check_share_skipped, shard_features
 from sgdmix_hub.publishing.versions import (
     announcement,
     check_can_publish,
@@ -54,7 +55,6 @@ from sgdmix_hub.settings.method import apply_preset
 
 from .files import read_json
 
-DRY_RUN = "dry_run.parquet"  # a plan for a dry run, which removes it
 PutPlan = Callable[[Callable[[Path], None]], None]
 
 
@@ -65,23 +65,21 @@ def main(settings: AugmentSettings) -> None:
     if settings.card is not None:
         read_prose(settings.card)
     state = start_processes(settings.num_threads)
-    output = Path(settings.output_dir)
+    output = OutputFolder(settings.output_dir)
     with (
-        lock_folder(output / "state", finished=output / "repo")
-        if state.is_main_process
-        else nullcontext()
+        lock_folder(output.state, finished=output.repo) if state.is_main_process else nullcontext()
     ):
-        if state.is_main_process and not (output / "repo").exists():
-            clear_attempt(output / "state")
+        if state.is_main_process and not output.repo.exists():
+            clear_attempt(output)
         if settings.push_to_hub and not settings.dry_run:
-            on_rank_zero(lambda: check_can_publish(settings, is_made=(output / "repo").exists()))
-        inputs = resolve_inputs(settings, output / "state")
+            on_rank_zero(lambda: check_can_publish(settings, is_made=output.repo.exists()))
+        inputs = resolve_inputs(settings, output.state)
         report_split(settings, inputs.split)
         if settings.push_to_hub:
             check_inputs(inputs.pins, settings.allow_local_inputs)
-        on_rank_zero(lambda: check_resume(settings, inputs, output / "state"))
-        if on_rank_zero(lambda: is_complete(output / "repo", settings, inputs.pins)):
-            say(f"augmented dataset: {output / 'repo'} is complete, nothing to do")
+        on_rank_zero(lambda: check_resume(settings, inputs, output.state))
+        if on_rank_zero(lambda: is_complete(output, settings, inputs.pins)):
+            say(f"augmented dataset: {output.repo} is complete, nothing to do")
             finish(settings, output, state)
             return
         maps = compute_maps(
@@ -95,34 +93,35 @@ def main(settings: AugmentSettings) -> None:
         report_unusable(inputs.split, maps.unusable)
         maker = RowMaker(settings, inputs, maps)
         if settings.dry_run:
-            dry_run(settings, inputs.split, maker, output / "state", state)
+            dry_run(settings, inputs.split, maker, output, state)
             return
-        shards = plan_shards(settings, inputs, maps, PlanFile(output / "state"), state)
+        shards = plan_shards(settings, inputs, maps, output, state)
         make_unfinished(settings, inputs, maker, shards, state)
         if state.is_main_process:
             if settings.inpainting_method == "diffusion":  # whose fillings the contact sheet shows
                 maker.load_refiner(state.device)
-            build_repository(settings, inputs, maker, shards, output)
-        wait_for_file(output / "repo")
+            build_repository(settings, inputs, maps, maker, shards, output)
+        wait_for_file(output.repo)
         finish(settings, output, state)
 
 
-def clear_attempt(state_folder: Path) -> None:
-    """Removes what a killed attempt was at."""
-    shutil.rmtree(state_folder / BUILDING, ignore_errors=True)
-    (state_folder / DRY_RUN).unlink(missing_ok=True)
+def clear_attempt(output: OutputFolder) -> None:
+    """Removes the unfinished files of a killed attempt."""
+    shutil.rmtree(output.building, ignore_errors=True)
+    output.dry_run_plan.unlink(missing_ok=True)
 
 
 def plan_shards(
     settings: AugmentSettings,
     inputs: Inputs,
     maps: SaliencyMaps,
-    plan: PlanFile,
+    output: OutputFolder,
     state: PartialState,
 ) -> Shards:
     """The shards of the plan, which rank 0 takes from a published version or makes, once, and the
     others read.
     """
+    plan = PlanFile(output)
     if not on_rank_zero(plan.settle):
         published = on_rank_zero(lambda: published_plan(settings, inputs.pins, inputs.split))
         if published is None:
@@ -130,7 +129,7 @@ def plan_shards(
         elif state.is_main_process:
             plan.put(lambda temporary: shutil.copyfile(published, temporary))
     wait_for_file(plan.path)
-    return Shards(plan.path.parent / "shards", plan.path, settings.rows_per_shard)
+    return Shards(output.shards, plan.path, settings.rows_per_shard)
 
 
 def make_plan_file(
@@ -157,18 +156,16 @@ def dry_run(
     settings: AugmentSettings,
     split: Split,
     maker: RowMaker,
-    state_folder: Path,
+    output: OutputFolder,
     state: PartialState,
 ) -> None:
     """Says what a run would make of the settings; where one has begun, what is left of it."""
-    plan, tried = PlanFile(state_folder), state_folder / DRY_RUN
+    plan, tried = PlanFile(output), output.dry_run_plan
     whole = on_rank_zero(plan.is_whole)
     if not whole:
         make_plan_file(settings, split, maker.maps, lambda write: write(tried), state)
     if state.is_main_process:
-        shards = Shards(
-            state_folder / "shards", plan.path if whole else tried, settings.rows_per_shard
-        )
+        shards = Shards(output.shards, plan.path if whole else tried, settings.rows_per_shard)
         unfinished = shards.unfinished()
         maker.load_refiner(state.device)
         trial = try_rows(maker, shards, unfinished)
@@ -210,21 +207,21 @@ def make_unfinished(
             time.sleep(POLL_SECONDS)
 
 
-def finish(settings: AugmentSettings, output: Path, state: PartialState) -> None:
+def finish(settings: AugmentSettings, output: OutputFolder, state: PartialState) -> None:
     """Publishes where that is asked for, and forgets the failure of an earlier attempt, if that is
     over. Raises `TooManySkipped`, with nothing published, and `UserError`.
     """
-    check_skipped(settings, output / "repo")
+    check_skipped(settings, output.repo)
     if settings.push_to_hub:
-        pin = on_rank_zero(lambda: publish_version(output, settings, settings.max_skipped))
+        pin = on_rank_zero(lambda: publish_version(output.path, settings, settings.max_skipped))
         say(announcement(pin, settings.tag))
     if state.is_main_process:
-        forget_failure(output / "state")
+        forget_failure(output.state)
 
 
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:
     """Raises `TooManySkipped` when more rows were skipped than the settings allow."""
-    path = manifest_path(repo, settings)
+    path = repo / RepoLayout(settings.config_name).manifest
     check_share_skipped(read_json(path), settings.max_skipped, path)
 
 

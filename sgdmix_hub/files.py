@@ -1,6 +1,4 @@
-"""Files that are there whole or not at all, JSON that knows when it was changed, hashes. Imports
-nothing of the package but its errors.
-"""
+"""Files that are there whole or not at all, JSON that knows when it was changed, hashes."""
 
 from __future__ import annotations
 
@@ -16,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import UserError
+from .output_folder import STATE
 
 SEAL = "seal"  # the key of a sealed JSON's checksum
 TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.tmp")
@@ -110,7 +109,7 @@ def fill_folder(folder: Path, write: Callable[[Path], None], last: str) -> None:
     """`write(temporary folder)`, then renames file by file into `folder`, the file `last` after all
     others: where it is, all are.
     """
-    working = folder / "state" / ".finished"
+    working = folder / STATE / ".finished"
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     try:
@@ -130,21 +129,30 @@ def fill_folder(folder: Path, write: Callable[[Path], None], last: str) -> None:
 def write_json(path: Path, values: dict | list) -> None:
     """JSON with sorted keys, atomically."""
     text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8, atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_sealed(path: Path, values: dict[str, object]) -> None:
+def write_sealed(path: Path, values: dict) -> None:
     """JSON with a checksum of its own content, atomically. A checksum that `values` hold is
     replaced.
     """
     write_json(path, sealed(values))
 
 
-def sealed(values: dict[str, object]) -> dict[str, object]:
+def sealed(values: dict) -> dict:
     """The values with their checksum."""
     values = {name: value for name, value in values.items() if name != SEAL}
     return values | {SEAL: _seal(values)}

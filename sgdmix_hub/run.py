@@ -26,7 +26,8 @@ from pathlib import Path
 
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
-from sgdmix_hub.publishing.layout import manifest_path
+from sgdmix_hub.output_folder import OutputFolder
+from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.versions import check_can_publish
 from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
@@ -97,7 +98,7 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     if recipe is not None and not any(os.path.isfile(recipe / name) for name in RECIPE_FILES):
         raise UserError(f"recipe {settings.recipe} holds none of {', '.join(RECIPE_FILES)}")
     output = Path(settings.output_dir)
-    classifier, adapter, repo = (str(output / name) for name in ("classifier", "adapter", "repo"))
+    classifier, adapter = (str(output / name) for name in ("classifier", "adapter"))
     generation = {
         "output_dir": str(output),
         "classifier": classifier,
@@ -130,7 +131,7 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     check_others_have(third, output)
     downstream = {
         "output_dir": str(output / "downstream"),
-        "synthetic": repo,
+        "synthetic": str(OutputFolder(output).repo),
         "synthetic_config_name": third.config_name,
     }
     last = stage_settings(settings, ClassifierSettings, downstream_file, downstream)
@@ -165,7 +166,7 @@ def bootstrap_stages(
     )
     links = {
         "output_dir": str(folder / "classifier"),
-        "synthetic": str(folder / "repo"),
+        "synthetic": str(OutputFolder(folder).repo),
         "synthetic_probability": 0.5,
     }
     links |= push_of(settings, "classifier")
@@ -247,14 +248,14 @@ def check_pushes(stages: list[Stage], is_made: bool) -> None:
 def main(settings: RunSettings) -> None:
     """The whole story. Raises what its stages raise."""
     state = start_processes(settings.num_threads or 1)
-    output = Path(settings.output_dir)
+    output = OutputFolder(settings.output_dir)
     with (
-        lock_folder(output / "state", "run.lock", finished=output / "repo")
+        lock_folder(output.state, "run.lock", finished=output.repo)
         if state.is_main_process
         else nullcontext()
     ):
         stages = all_stages(settings)
-        on_rank_zero(lambda: check_pushes(stages, is_made=(output / "repo").exists()))
+        on_rank_zero(lambda: check_pushes(stages, is_made=output.repo.exists()))
         too_many_skipped = None
         for number, stage in enumerate(stages, start=1):
             say(f"{number}/{len(stages)} {stage.title}")
@@ -263,21 +264,21 @@ def main(settings: RunSettings) -> None:
             except TooManySkipped as error:  # what was made is whole and can be trained on: the run ends with this at its end
                 too_many_skipped = error
         if state.is_main_process:
-            print(summary(output, stages[-2].settings), flush=True)
+            print(summary(output.path, stages[-2].settings), flush=True)
         if too_many_skipped is not None:
             raise too_many_skipped
 
 
 def summary(output: Path, generation: AugmentSettings) -> str:
     """What there is now and how to use it."""
-    repo = output / "repo"
-    manifest = read_json(manifest_path(repo, generation))
+    repo, layout = OutputFolder(output).repo, RepoLayout(generation.config_name)
+    manifest = read_json(repo / layout.manifest)
     config = "" if generation.config_name == "default" else f', "{generation.config_name}"'
     lines = [
         "",
         f"Augmented dataset  {repo}  ({manifest['rows']} images, {len(manifest['skipped'])} skipped)",
         f'Load it            load_dataset("{repo.resolve()}"{config}, split="train")',
-        f"See it             {repo / 'assets' / 'contact_sheet.png'}",
+        f"See it             {repo / layout.contact_sheet}",
     ]
     accuracies = [_accuracy(output / name) for name in ("classifier", "downstream")]
     if None not in accuracies:

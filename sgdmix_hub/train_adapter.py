@@ -27,6 +27,7 @@ from sgdmix_hub.models.adapters import FACTS_FILE, save_adapter
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.prompts import token_for
 from sgdmix_hub.models.supported_bases import check_supported
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.model_card import write_adapter_card
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.launch import launch
@@ -46,7 +47,7 @@ def main(settings: AdapterSettings) -> None:
     """One training. Raises `UserError`, `Preempted`."""
     settings.validate()
     folder = Path(settings.output_dir)
-    state = folder / "state"
+    state = OutputFolder(folder).state
     processes = start_processes(settings.num_threads)
     with (
         lock_folder(state, finished=folder / FACTS_FILE)
@@ -83,7 +84,7 @@ def train_and_save(
     settings: AdapterSettings, split: Split, base: Pin, facts: dict, folder: Path
 ) -> None:
     """Trains, and puts the adapter's files into the folder. A collective."""
-    state = folder / "state"
+    state = OutputFolder(folder).state
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=settings.mixed_precision,
@@ -97,7 +98,7 @@ def train_and_save(
     for tracker in accelerator.trackers:  # end_training would end the processes' group as well
         tracker.finish()
     if accelerator.is_main_process:
-        curve = TrainingLog(state / "log.jsonl").curve()
+        curve = TrainingLog(OutputFolder(folder).training_log).curve()
         found = {"loss_curve": curve, "base_license": stated_license(base), "versions": versions()}
         found |= {"num_processes": accelerator.num_processes}
 

@@ -32,6 +32,7 @@ from sgdmix_hub.hub.licences import stated_license
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.models.classifier import build_for_training, load_network, save_classifier
 from sgdmix_hub.models.preprocessing import recorded_preprocessing
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.model_card import write_classifier_card
 from sgdmix_hub.publishing.read import PublishedRows, load_published
 from sgdmix_hub.runtime.environment import versions
@@ -67,7 +68,7 @@ def main(settings: ClassifierSettings) -> None:
     folder = Path(settings.output_dir)
     processes = start_processes(settings.num_threads)
     with (
-        lock_folder(folder / "state", finished=folder / CLASSIFIER_FACTS)
+        lock_folder(OutputFolder(folder).state, finished=folder / CLASSIFIER_FACTS)
         if processes.is_main_process
         else nullcontext()
     ):
@@ -110,7 +111,7 @@ def main(settings: ClassifierSettings) -> None:
         if processes.is_main_process:
             write_classifier_card(settings, folder)
             push_trained(settings, folder, f"Classifier of {len(split.class_names)} classes")
-            forget_failure(folder / "state")
+            forget_failure(OutputFolder(folder).state)
         processes.wait_for_everyone()
 
 
@@ -142,8 +143,8 @@ def train_and_save(
     )
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
     prior = balanced_softmax_prior(counts) if settings.loss == "balanced-softmax" else None
-    arguments = training_arguments(settings, folder / "state" / "checkpoints")
-    log = TrainingLog(folder / "state" / "log.jsonl")
+    arguments = training_arguments(settings, OutputFolder(folder).checkpoints)
+    log = TrainingLog(OutputFolder(folder).training_log)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -156,7 +157,7 @@ def train_and_save(
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingBar(log, images))
-    best = BestWeights(folder / "state" / "best", log, settings.eval_steps)
+    best = BestWeights(OutputFolder(folder).best_weights, log, settings.eval_steps)
     if validation is not None:
         trainer.add_callback(best)
     identity = identity_of(facts) | {"num_processes": arguments.world_size}
@@ -218,7 +219,7 @@ def measure_again(
     transform = recorded_preprocessing(before.get("preprocessing"), folder.name).evaluation()
     rows, _ = training_rows(settings, split, transform)
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
-    arguments = training_arguments(settings, folder / "state" / "checkpoints")
+    arguments = training_arguments(settings, OutputFolder(folder).checkpoints)
     trainer = Trainer(model=load_network(str(folder), f"classifier {folder.name}"), args=arguments)
     found = evaluate_on(trainer, evaluation, transform, counts, settings)
     kept = {name: value for name, value in before.items() if name not in ("metrics", "groups")}

@@ -30,12 +30,13 @@ from sgdmix_hub.method.saliency.model_free import (
     model_free_map,
 )
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import CAM_METHODS
 
-from .row_store import Block, RowStore, compute_rows
+from .row_store import Block, RowMaps, RowStore, compute_rows
 
 MASK_SETTINGS = (
     "threshold_method",
@@ -109,7 +110,7 @@ def saliency_root(settings: AugmentSettings) -> Path:
     return (
         Path(settings.saliency_dir)
         if settings.saliency_dir
-        else Path(settings.output_dir) / "state" / "saliency"
+        else OutputFolder(settings.output_dir).saliency
     )
 
 
@@ -287,9 +288,7 @@ def compute_backgrounds(
     )
 
 
-def features_of(
-    settings: AugmentSettings, split: Split, maps: SaliencyMaps, row: int
-) -> np.ndarray:
+def features_of(settings: AugmentSettings, split: Split, maps: RowMaps, row: int) -> np.ndarray:
     """The features of one image of a split, float32 (16,); zeros where it has no saliency map, or
     no mask.
     """

@@ -22,6 +22,7 @@ from huggingface_hub.file_download import repo_folder_name
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.forms import HUB_PIN, LOCAL_PIN
+from sgdmix_hub.output_folder import STATE
 
 from .client import cause_of, fetch, is_busy, patiently
 
@@ -65,7 +66,7 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
     folder = Path(name_at_revision)
     if name_at_revision and _is_folder(folder):
         # A training keeps its checkpoints and logs beside the model, in state/.
-        left_out = "state" if repo_type == "model" else None
+        left_out = STATE if repo_type == "model" else None
         if not folder.resolve().name.isprintable():
             raise UserError(
                 f"{shown(name_at_revision)}: what is published names its inputs, and this name cannot be printed: rename it"

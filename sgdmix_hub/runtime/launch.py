@@ -17,7 +17,6 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 import datasets
@@ -33,6 +32,7 @@ from sgdmix_hub.errors import (
     one_line,
 )
 from sgdmix_hub.files import write_json
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.settings.parsing import Settings, parse_settings
 
 from .liveness import dead_ranks, launch_folder, launched_rank, leave_note, remove_note
@@ -98,7 +98,7 @@ def launch(
         settings = parse_settings(settings_class, argv)
         if hasattr(settings, "output_dir"):
             check_named(settings.output_dir)
-            REPORT.begin(Path(settings.output_dir) / "state" / "error.json")
+            REPORT.begin(OutputFolder(settings.output_dir).error)
         main(settings)
     except Exception as error:
         code = fail(error, settings)

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from sgdmix_hub.errors import Preempted, UserError
 from sgdmix_hub.files import clear_abandoned
+from sgdmix_hub.output_folder import ERROR
 
 from .places import unwritable
 from .signals import stopped_by
@@ -81,7 +82,7 @@ def lock_folder(state_folder: Path, name: str = "lock", finished: Path | None = 
             raise UserError(
                 f"the file system of {state_folder} has no file locks ({error.strerror}): choose another one"
             ) from None
-        if state_folder / "error.json" == REPORT.path and not another_failed():
+        if state_folder / ERROR == REPORT.path and not another_failed():
             REPORT.path.unlink(
                 missing_ok=True
             )  # an earlier attempt's: should this one be killed, it must not speak for it
@@ -145,6 +146,6 @@ def stopped() -> Preempted:
 
 def forget_failure(state_folder: Path) -> None:
     """Removes the report of an earlier attempt's failure, which is over."""
-    if (state_folder / "error.json").exists():
+    if (state_folder / ERROR).exists():
         with suppress(OSError):  # in a read-only place
-            (state_folder / "error.json").unlink()
+            (state_folder / ERROR).unlink()
