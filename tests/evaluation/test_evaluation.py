@@ -144,4 +144,4 @@ def test_classes_are_counted_and_the_text_names_the_worst(made):
         len(lines) == 8 and sum("evil" in line for line in lines) <= 1
     )  # a name with a line break is one line
     assert [line.split()[0] for line in lines[2:-1]] == ["0", "0.25", "0.5", "all", "kept"]
-    assert f"{facts['all']['label_fidelity']:.3f}" in lines[5]
+    assert f"{facts.measured.all.label_fidelity:.3f}" in lines[5]
