@@ -22,15 +22,16 @@ from sgdmix_hub.generation.inputs import Inputs, check_resume, environment, reso
 from sgdmix_hub.generation.plan import make_plan, write_plan
 from sgdmix_hub.generation.plan_file import PlanFile
 from sgdmix_hub.generation.progress import Progress
-from sgdmix_hub.generation.repository import BUILDING, build_repository, is_complete
+from sgdmix_hub.generation.repository import build_repository, is_complete
 from sgdmix_hub.generation.rerun import published_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, compute_backgrounds, compute_maps
 from sgdmix_hub.generation.shards import Shards
 from sgdmix_hub.generation.worker import make_shards
 from sgdmix_hub.method.targets import Pools
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import read_prose
-from sgdmix_hub.publishing.layout import check_share_skipped, manifest_path, shard_features
+from sgdmix_hub.publishing.layout import RepoLayout, check_share_skipped, shard_features
 from sgdmix_hub.publishing.versions import (
     announcement,
     check_can_publish,
@@ -52,7 +53,6 @@ from sgdmix_hub.settings.method import apply_preset
 from .files import read_json
 
 logger = logging.getLogger("sgdmix_hub.augment")
-DRY_RUN = "dry_run.parquet"  # the plan of a dry run, which removes it
 PutPlan = Callable[[Callable[[Path], None]], None]
 
 
@@ -63,19 +63,19 @@ def main(settings: AugmentSettings) -> None:
     if settings.card is not None:
         read_prose(settings.card)
     rank = start_processes(settings.num_threads)
-    output = Path(settings.output_dir)
-    with lock_folder(output / "state", finished=output / "repo"):
-        if rank.is_main_process and not (output / "repo").exists():
-            clear_attempt(output / "state")
+    output = OutputFolder(settings.output_dir)
+    with lock_folder(output.state, finished=output.repo):
+        if rank.is_main_process and not output.repo.exists():
+            clear_attempt(output)
         if settings.push_to_hub and not settings.dry_run:
-            on_rank_zero(lambda: check_can_publish(settings, is_made=(output / "repo").exists()))
-        inputs = resolve_inputs(settings, output / "state")
+            on_rank_zero(lambda: check_can_publish(settings, is_made=output.repo.exists()))
+        inputs = resolve_inputs(settings, output.state)
         report_split(settings, inputs.split)
         if settings.push_to_hub:
             check_inputs(inputs.pins, settings.allow_local_inputs)
-        on_rank_zero(lambda: check_resume(settings, inputs, output / "state"))
-        if on_rank_zero(lambda: is_complete(output / "repo", settings, inputs.pins)):
-            say(f"augmented dataset: {output / 'repo'} is complete, nothing to do")
+        on_rank_zero(lambda: check_resume(settings, inputs, output.state))
+        if on_rank_zero(lambda: is_complete(output, settings, inputs.pins)):
+            say(f"augmented dataset: {output.repo} is complete, nothing to do")
             finish(settings, output, rank)
             return
         maps = compute_maps(
@@ -84,34 +84,35 @@ def main(settings: AugmentSettings) -> None:
         report_unusable(inputs.split, maps.unusable)
         maker = RowMaker(settings, inputs, maps)
         if settings.dry_run:
-            dry_run(settings, inputs.split, maps, maker, output / "state", rank)
+            dry_run(settings, inputs.split, maps, maker, output, rank)
             return
-        shards = plan_shards(settings, inputs, maps, PlanFile(output / "state"), rank)
+        shards = plan_shards(settings, inputs, maps, output, rank)
         make_unfinished(settings, inputs, maker, shards, rank)
         if rank.is_main_process:
             if settings.inpainting_method == "diffusion":  # for the contact sheet
                 maker.load_refiner(rank.device)
-            build_repository(settings, inputs, maker, shards, output)
-        wait_for_file(output / "repo")
+            build_repository(settings, inputs, maps, maker, shards, output)
+        wait_for_file(output.repo)
         finish(settings, output, rank)
 
 
-def clear_attempt(state_folder: Path) -> None:
+def clear_attempt(output: OutputFolder) -> None:
     """Removes the unfinished files of a killed attempt."""
-    shutil.rmtree(state_folder / BUILDING, ignore_errors=True)
-    (state_folder / DRY_RUN).unlink(missing_ok=True)
+    shutil.rmtree(output.building, ignore_errors=True)
+    output.dry_run_plan.unlink(missing_ok=True)
 
 
 def plan_shards(
     settings: AugmentSettings,
     inputs: Inputs,
     maps: SaliencyMaps,
-    plan: PlanFile,
+    output: OutputFolder,
     rank: Rank,
 ) -> Shards:
     """The shards of the plan. Rank 0 takes the plan from a published version or makes it, once; the
     others wait for the file.
     """
+    plan = PlanFile(output)
     if not on_rank_zero(plan.settle):
         published = on_rank_zero(lambda: published_plan(settings, inputs.pins, inputs.split))
         if published is None:
@@ -119,7 +120,7 @@ def plan_shards(
         elif rank.is_main_process:
             plan.put(lambda temporary: copy(published, temporary))
     wait_for_file(plan.path)
-    return Shards(plan.path.parent / "shards", plan.path, settings.rows_per_shard)
+    return Shards(output.shards, plan.path, settings.rows_per_shard)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -151,17 +152,16 @@ def dry_run(
     split: Split,
     maps: SaliencyMaps,
     maker: RowMaker,
-    state_folder: Path,
+    output: OutputFolder,
     rank: Rank,
 ) -> None:
     """Prints what a run would make, or what is left of one that has begun."""
-    plan, tried = PlanFile(state_folder), state_folder / DRY_RUN
+    plan, tried = PlanFile(output), output.dry_run_plan
     whole = on_rank_zero(plan.is_whole)
     if not whole:
         make_plan_file(settings, split, maps, lambda write: write(tried), rank)
     if rank.is_main_process:
-        path = plan.path if whole else tried
-        shards = Shards(state_folder / "shards", path, settings.rows_per_shard)
+        shards = Shards(output.shards, plan.path if whole else tried, settings.rows_per_shard)
         unfinished = shards.unfinished()
         maker.load_refiner(rank.device)
         trial = try_rows(maker, shards, unfinished)
@@ -199,23 +199,23 @@ def make_unfinished(
             time.sleep(POLL_SECONDS)
 
 
-def finish(settings: AugmentSettings, output: Path, rank: Rank) -> None:
+def finish(settings: AugmentSettings, output: OutputFolder, rank: Rank) -> None:
     """Publishes with `push_to_hub`, and clears error.json of an earlier attempt.
 
     Raises `UserError`, and `TooManySkipped` before anything is published.
     """
-    check_skipped(settings, output / "repo")
+    check_skipped(settings, output.repo)
     if settings.push_to_hub:
         assert settings.tag is not None  # checked by `validate`
-        pin = on_rank_zero(lambda: publish_version(output, settings, settings.max_skipped))
+        pin = on_rank_zero(lambda: publish_version(output.path, settings, settings.max_skipped))
         say(announcement(pin, settings.tag))
     if rank.is_main_process:
-        forget_failure(output / "state")
+        forget_failure(output.state)
 
 
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:
     """Raises `TooManySkipped` if more rows were skipped than the settings allow."""
-    path = manifest_path(repo, settings)
+    path = repo / RepoLayout(settings.config_name).manifest
     check_share_skipped(read_json(path), settings.max_skipped, path)
 
 

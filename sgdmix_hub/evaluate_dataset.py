@@ -10,18 +10,17 @@ least probable.
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from sgdmix_hub.data.report import report_split
-from sgdmix_hub.data.splits import Split, load_split, subset_record
+from sgdmix_hub.data.splits import load_split, subset_record
+from sgdmix_hub.evaluation.facts import FILE, EvaluationFacts, Request
 from sgdmix_hub.evaluation.figures import draw_figures
-from sgdmix_hub.evaluation.report import class_facts, evaluate, evaluation_text
-from sgdmix_hub.evaluation.repository import FILE, Version, build_evaluated
+from sgdmix_hub.evaluation.report import class_facts, evaluate, with_pairs_at
+from sgdmix_hub.evaluation.repository import Version, build_evaluated
 from sgdmix_hub.evaluation.scores import row_scores, rows_to_keep
 from sgdmix_hub.evaluation.sources import (
     all_views,
@@ -38,6 +37,7 @@ from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.method.saliency.trust import trust_test
 from sgdmix_hub.models.classifier import Judge
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import EVALUATION
 from sgdmix_hub.publishing.read import PublishedRows, fetch_version, open_version
 from sgdmix_hub.runtime.launch import launch
@@ -57,11 +57,10 @@ def main(settings: EvaluationSettings) -> None:
     rank = start_processes(settings.num_threads)
     if rank.count > 1:
         raise UserError("an evaluation runs in one process: start it without a launcher")
-    output = Path(settings.output_dir)
-    with lock_folder(output / "state", finished=output / "repo"):
-        name = settings.synthetic
-        if (Path(name) / "repo").is_dir():  # the output folder of a generation
-            name = str(Path(name) / "repo")
+    output = OutputFolder(settings.output_dir)
+    with lock_folder(output.state, finished=output.repo):
+        repo = OutputFolder(settings.synthetic).repo  # if it is the output folder of a generation
+        name = str(repo) if repo.is_dir() else settings.synthetic
         pin, folder = fetch_version(name, settings.synthetic_config_name)
         rows = open_version(pin, folder, settings.synthetic_config_name)
         if EVALUATION in rows.manifest:
@@ -75,43 +74,43 @@ def main(settings: EvaluationSettings) -> None:
                 "facts for a new card: remove repo/ and rerun the generation; finished shards are "
                 "kept"
             )
-        recipe = generation_settings(settings, folder, output)
+        recipe = generation_settings(settings, folder, output.path)
         masked, classifier, masks = mask_settings(settings, recipe, rows.manifest)
-        asked = {
-            "synthetic": str(pin),
-            "synthetic_config_name": settings.synthetic_config_name,
-            "pins": {"judge": str(resolve(settings.judge))},
-            "masks": masks,
-            "eval_split": settings.eval_split,
-            "keep": settings.keep,
-        }
-        if is_complete(output, asked):
+        request = Request(
+            synthetic=str(pin),
+            synthetic_config_name=settings.synthetic_config_name,
+            judge=str(resolve(settings.judge)),
+            masks=masks,
+            eval_split=settings.eval_split,
+            keep=settings.keep,
+        )
+        if is_complete(output, request):
             say(f"evaluation: {output} is complete, nothing to do")
         else:
             evaluate_version(
                 settings,
-                asked,
+                request,
                 rows,
                 Version(folder, rows.manifest, recipe),
                 masked,
                 classifier,
                 rank.device,
             )
-        forget_failure(output / "state")
+        forget_failure(output.state)
 
 
-def is_complete(output: Path, asked: dict) -> bool:
+def is_complete(output: OutputFolder, request: Request) -> bool:
     """Whether the folder holds this evaluation. Raises `UserError` if it holds another one."""
-    if not (output / "repo").exists():
+    if not output.repo.exists():
         return False
+    path = output.path / FILE
     try:
-        facts = read_json(output / FILE) if (output / FILE).is_file() else {}
+        facts = read_json(path) if path.is_file() else {}
     except ValueError:
         raise UserError(
-            f"{output / FILE} is torn or was changed since it was written: remove {output} and "
-            "rerun the same command"
+            f"{path} is torn or was changed since it was written: remove {output} and rerun the same command"
         ) from None
-    different = [name for name, value in asked.items() if facts.get(name) != value]
+    different = [name for name, value in request.record().items() if facts.get(name) != value]
     if different:
         raise UserError(
             f"{output} holds another dataset or evaluation ({', '.join(different)} differ): choose "
@@ -122,7 +121,7 @@ def is_complete(output: Path, asked: dict) -> bool:
 
 def evaluate_version(
     settings: EvaluationSettings,
-    asked: dict,
+    request: Request,
     rows: PublishedRows,
     version: Version,
     masked: AugmentSettings,
@@ -133,7 +132,7 @@ def evaluate_version(
 
     `asked`: identity of the evaluation. `masked`: the settings that make the foreground masks.
     """
-    output, recipe = Path(settings.output_dir), version.settings
+    output, recipe = OutputFolder(settings.output_dir), version.settings
     split = load_split(recipe, source_pin(settings, rows.manifest))
     report_split(recipe, split)
     subset = subset_record(recipe, split)
@@ -150,7 +149,7 @@ def evaluate_version(
             "this judge reads the background, so --keep also drops rows with good new backgrounds"
         )
 
-    real, synthetic = all_views(rows, split, judge, maker, output / "state" / "views")
+    real, synthetic = all_views(rows, split, judge, maker, maps.key, output.views)
     origins = origins_of(rows, split)
     scores = row_scores(synthetic, real, origins)
     kept = (
@@ -159,36 +158,29 @@ def evaluate_version(
         else rows_to_keep(scores["judge_label_probability"], settings.keep)
     )
     accuracy, judged = judge_on_real(settings, recipe, split, judge)
-    facts: dict[str, Any] = asked | {
-        "dataset": str(split.pin),
-        "warnings": warnings,
-        "trust": asdict(trust) | {"reads_background": trust.reads_background},
-        "judge_accuracy": accuracy,
-        "left_out": split.subset[~real.usable].tolist(),
-        **in_split(evaluate(scores, synthetic, real, origins, kept), split),
-        "by_class": class_facts(scores, origins.labels, kept, split.class_names, judged),
-        "dropped": int((~kept).sum()),
-    }
-    figures = draw_figures(facts, scores, rows, maker, origins.labels, output)
-    write_json(output / FILE, facts)
-    build_evaluated(version, split.class_names, scores, kept, facts, figures, output)
-    say(evaluation_text(facts))
-    rows_kept = f"{kept.sum()} of {len(kept)} rows"
-    say(f"evaluation: {output / FILE}; {rows_kept}, with their scores: {output / 'repo'}")
-
-
-def in_split(facts: dict[str, Any], split: Split) -> dict[str, Any]:
-    """The facts, with near duplicates' source images as rows of the split, like `source_index`."""
+    measured = evaluate(scores, synthetic, real, origins, kept)
     duplicates = {
-        space: near
-        | {
-            "pairs": [
-                [row, int(split.subset[place]), distance] for row, place, distance in near["pairs"]
-            ]
-        }
-        for space, near in facts["duplicates"].items()
+        space: with_pairs_at(near, split.subset) for space, near in measured.duplicates.items()
     }
-    return facts | {"duplicates": duplicates}
+    facts = EvaluationFacts(
+        request=request,
+        dataset=str(split.pin),
+        warnings=warnings,
+        trust=trust,
+        judge_accuracy=accuracy,
+        left_out=split.subset[~real.usable].tolist(),
+        measured=replace(measured, duplicates=duplicates),
+        by_class=class_facts(scores, origins.labels, kept, split.class_names, judged),
+        dropped=int((~kept).sum()),
+    )
+    figures = draw_figures(facts, scores, rows, maker, origins.labels, output.path)
+    write_json(output.path / FILE, facts.record())
+    build_evaluated(version, split.class_names, scores, kept, facts, figures, output)
+    say(facts.text())
+    say(
+        f"evaluation: {output.path / FILE}; {kept.sum()} of {len(kept)} rows, with their scores: "
+        f"{output.repo}"
+    )
 
 
 if __name__ == "__main__":

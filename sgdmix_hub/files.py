@@ -10,10 +10,11 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .errors import UserError
+from .output_folder import STATE
 
 SEAL = "seal"  # the key of a sealed JSON's checksum
 TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.tmp")
@@ -108,7 +109,7 @@ def fill_folder(folder: Path, write: Callable[[Path], object], last: str) -> Non
 
     Renames `last` after all others: if it exists, all exist.
     """
-    working = folder / "state" / ".finished"
+    working = folder / STATE / ".finished"
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     try:
@@ -128,7 +129,16 @@ def fill_folder(folder: Path, write: Callable[[Path], object], last: str) -> Non
 def write_json(path: Path, values: dict | list) -> None:
     """JSON with sorted keys, atomically."""
     text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8, atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def read_json(path: Path) -> dict:
@@ -136,12 +146,12 @@ def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_sealed(path: Path, values: dict[str, object]) -> None:
+def write_sealed(path: Path, values: Mapping[str, object]) -> None:
     """JSON with a checksum of its content, atomically. Replaces a checksum in `values`."""
     write_json(path, sealed(values))
 
 
-def sealed(values: dict[str, object]) -> dict[str, object]:
+def sealed(values: Mapping[str, object]) -> dict[str, object]:
     """The values with their checksum."""
     values = {name: value for name, value in values.items() if name != SEAL}
     return values | {SEAL: _seal(values)}

@@ -32,6 +32,7 @@ from sgdmix_hub.method.targets import NO_TARGET
 from sgdmix_hub.metrics.mask_quality import best_fixed_iou
 from sgdmix_hub.metrics.mixture_quality import effective_targets, mean_of_defined
 from sgdmix_hub.models.loading import load_classifier
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.ranks import say, start_processes
 from sgdmix_hub.settings.method import PRESETS
@@ -51,7 +52,7 @@ def main(settings: PreviewSettings) -> None:
         raise UserError("a preview runs in one process: start it without a launcher")
     output = Path(settings.output_dir)
     chosen = recipe(settings)
-    inputs = resolve_inputs(chosen, output / "state")
+    inputs = resolve_inputs(chosen, OutputFolder(output).state)
     report_split(settings, inputs.split)
     check_mask_column(settings, inputs.split)
     cam = None
@@ -73,7 +74,7 @@ def main(settings: PreviewSettings) -> None:
     picture = in_few_colours(page(comparison, facts, trust))
     write_atomically(output / "preview.png", lambda path: picture.save(path, "PNG", optimize=True))
     write_json(output / "preview.json", facts)
-    (output / "state" / "error.json").unlink(missing_ok=True)
+    OutputFolder(output).error.unlink(missing_ok=True)
     say(tables(facts, trust))
     report_unusable(inputs.split, left_out)
     say(f"preview: {output / 'preview.png'}, figures: {output / 'preview.json'}")

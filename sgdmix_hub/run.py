@@ -25,7 +25,8 @@ from typing import Any
 
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
-from sgdmix_hub.publishing.layout import manifest_path
+from sgdmix_hub.output_folder import OutputFolder
+from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.versions import check_can_publish
 from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
@@ -104,7 +105,7 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     if recipe is not None and not any(os.path.isfile(recipe / name) for name in RECIPE_FILES):
         raise UserError(f"recipe {settings.recipe} contains none of {', '.join(RECIPE_FILES)}")
     output = Path(settings.output_dir)
-    classifier, adapter, repo = (str(output / name) for name in ("classifier", "adapter", "repo"))
+    classifier, adapter = (str(output / name) for name in ("classifier", "adapter"))
     generation: dict[str, Any] = {
         "output_dir": str(output),
         "classifier": classifier,
@@ -144,7 +145,7 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     check_reproducible(third, output)
     downstream = {
         "output_dir": str(output / "downstream"),
-        "synthetic": repo,
+        "synthetic": str(OutputFolder(output).repo),
         "synthetic_config_name": third.config_name,
     }
     last = stage_settings(settings, ClassifierSettings, downstream_file, downstream)
@@ -171,7 +172,7 @@ def bootstrap_settings(
     mixtures = stage_settings(settings, AugmentSettings, "bootstrap.yaml", links)
     links = {
         "output_dir": str(folder / "classifier"),
-        "synthetic": str(folder / "repo"),
+        "synthetic": str(OutputFolder(folder).repo),
         "synthetic_probability": 0.5,
     }
     links |= push_of(settings, "classifier")
@@ -243,10 +244,10 @@ def check_pushes(stages: list[Stage], is_made: bool) -> None:
 def main(settings: RunSettings) -> None:
     """Runs the stages. Raises what they raise."""
     rank = start_processes(settings.num_threads or 1)
-    output = Path(settings.output_dir)
-    with lock_folder(output / "state", "run.lock", finished=output / "repo"):
+    output = OutputFolder(settings.output_dir)
+    with lock_folder(output.state, "run.lock", finished=output.repo):
         stages = all_stages(settings)
-        on_rank_zero(lambda: check_pushes(stages, is_made=(output / "repo").exists()))
+        on_rank_zero(lambda: check_pushes(stages, is_made=output.repo.exists()))
         too_many_skipped = None
         for number, stage in enumerate(stages, start=1):
             say(f"{number}/{len(stages)} {stage.title}")
@@ -255,7 +256,7 @@ def main(settings: RunSettings) -> None:
             except TooManySkipped as error:
                 too_many_skipped = error  # raised at the end: the dataset is whole, train on it
         if rank.is_main_process:
-            print(summary(output, generation_of(stages)), flush=True)
+            print(summary(output.path, generation_of(stages)), flush=True)
         if too_many_skipped is not None:
             raise too_many_skipped
 
@@ -268,15 +269,15 @@ def generation_of(stages: list[Stage]) -> AugmentSettings:
 
 def summary(output: Path, generation: AugmentSettings) -> str:
     """The results and how to use them, as text."""
-    repo = output / "repo"
-    manifest = read_json(manifest_path(repo, generation))
+    repo, layout = OutputFolder(output).repo, RepoLayout(generation.config_name)
+    manifest = read_json(repo / layout.manifest)
     counts = f"{manifest['rows']} images, {len(manifest['skipped'])} skipped"
     config = "" if generation.config_name == "default" else f', "{generation.config_name}"'
     lines = [
         "",
         f"Augmented dataset  {repo}  ({counts})",
         f'Load it            load_dataset("{repo.resolve()}"{config}, split="train")',
-        f"See it             {repo / 'assets' / 'contact_sheet.png'}",
+        f"See it             {repo / layout.contact_sheet}",
     ]
     accuracies = [_accuracy(output / name) for name in ("classifier", "downstream")]
     if None not in accuracies:

@@ -23,6 +23,7 @@ from sgdmix_hub.models.adapters import FACTS_FILE, save_adapter
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.prompts import token_for
 from sgdmix_hub.models.supported_bases import check_supported
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.model_card import write_adapter_card
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.launch import launch
@@ -42,7 +43,7 @@ def main(settings: AdapterSettings) -> None:
     """One training. Raises `UserError`, `Preempted`."""
     settings.validate()
     folder = Path(settings.output_dir)
-    state = folder / "state"
+    state = OutputFolder(folder).state
     rank = start_processes(settings.num_threads)
     with lock_folder(state, finished=folder / FACTS_FILE):
         check_tracker(settings.report_to)
@@ -75,7 +76,7 @@ def train_and_save(
     settings: AdapterSettings, split: Split, base: Pin, facts: dict, folder: Path
 ) -> None:
     """Trains, and writes the adapter's files. A collective."""
-    state = folder / "state"
+    state = OutputFolder(folder).state
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=settings.mixed_precision,
@@ -89,7 +90,7 @@ def train_and_save(
     for tracker in accelerator.trackers:  # end_training would end the process group too
         tracker.finish()
     if accelerator.is_main_process:
-        curve = TrainingLog(state / "log.jsonl").curve()
+        curve = TrainingLog(OutputFolder(folder).training_log).curve()
         results = {
             "loss_curve": curve,
             "base_license": stated_license(base),

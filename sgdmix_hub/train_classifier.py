@@ -32,6 +32,7 @@ from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.licences import stated_license
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.models.classifier import Classifier, build_for_training, save_classifier
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.model_card import write_classifier_card
 from sgdmix_hub.publishing.read import PublishedRows, load_published
 from sgdmix_hub.runtime.environment import versions
@@ -70,7 +71,7 @@ def main(settings: ClassifierSettings) -> None:
     settings.validate()
     folder = Path(settings.output_dir)
     rank = start_processes(settings.num_threads)
-    with lock_folder(folder / "state", finished=folder / CLASSIFIER_FACTS):
+    with lock_folder(OutputFolder(folder).state, finished=folder / CLASSIFIER_FACTS):
         check_tracker(settings.report_to)
         on_rank_zero(lambda: check_push(settings))
         split = load_split(
@@ -104,7 +105,7 @@ def main(settings: ClassifierSettings) -> None:
         if rank.is_main_process:
             write_classifier_card(settings, folder)
             push_trained(settings, folder, f"Classifier of {len(split.class_names)} classes")
-            forget_failure(folder / "state")
+            forget_failure(OutputFolder(folder).state)
         wait_for_everyone()
 
 
@@ -134,9 +135,9 @@ def train_and_save(
     )
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
     prior = balanced_softmax_prior(counts) if settings.loss == "balanced-softmax" else None
-    checkpoints = folder / "state" / "checkpoints"
+    checkpoints = OutputFolder(folder).checkpoints
     arguments = training_arguments(settings, checkpoints)
-    log = TrainingLog(folder / "state" / "log.jsonl")
+    log = TrainingLog(OutputFolder(folder).training_log)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -149,7 +150,7 @@ def train_and_save(
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingBar(log, images))
-    best = BestWeights(folder / "state" / "best", log, settings.eval_steps)
+    best = BestWeights(OutputFolder(folder).best_weights, log, settings.eval_steps)
     if validation is not None:
         trainer.add_callback(best)
     identity = identity_of(facts) | {"num_processes": arguments.world_size}
@@ -210,7 +211,7 @@ def measure_again(
     classifier = Classifier(pin, torch.device("cpu"))
     rows, _ = training_rows(settings, split, classifier.transform)
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
-    arguments = training_arguments(settings, folder / "state" / "checkpoints")
+    arguments = training_arguments(settings, OutputFolder(folder).checkpoints)
     trainer = Trainer(model=classifier.model, args=arguments)
     results = evaluate_on(trainer, evaluation, classifier.transform, counts, settings)
     say(result_line(folder, settings, results))

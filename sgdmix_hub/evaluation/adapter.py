@@ -1,9 +1,8 @@
-"""Did an adapter learn the classes? Images are generated with and without it, and a classifier
-trained on real images says what they show.
+"""Judges an adapter: a classifier trained on real images predicts the classes of its images.
 
-From noise: does the class's prompt give the class? From mixed images: does refinement at strength S
-keep the source's class, or bring it back? Both beside the base without the adapter. Classes that
-were not told apart (the paper's break condition) show here.
+Images are generated from noise (does the prompt of a class give that class?) and from mixed images
+(does refinement at strength S keep the source's class?), with the adapter and with the bare base.
+This shows classes that the adapter cannot tell apart, the paper's break condition.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from scipy.stats import binomtest
 
 from sgdmix_hub.data.splits import Split
@@ -29,10 +28,11 @@ from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base, with_scheduler
+from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, Pipeline, load_base, with_scheduler
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.prompts import bare_prompt
 from sgdmix_hub.models.sampling import draw_images, drawing_options
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.seeds import RandomStream, generator, seed_of
@@ -45,9 +45,7 @@ from .confusion import CONFUSION_PICTURE, draw_confusion
 
 @dataclass(frozen=True)
 class Sources:
-    """Mixed images to refine, uint8 (n, size, size, 3), the labels of their sources and a seed for
-    each.
-    """
+    """Mixed images to refine, uint8 (n, size, size, 3), their sources' labels, and seeds."""
 
     images: np.ndarray
     labels: list[int]
@@ -55,27 +53,28 @@ class Sources:
 
 
 def mixed_sources(settings: AdapterSettings, split: Split, folder: Path, per_class: int) -> Sources:
-    """This process's share of up to `per_class` mixtures of each class, made as `recommended` makes
-    them and not refined.
+    """This process's share of up to `per_class` unrefined mixtures of each class.
 
-    A collective. The saliency maps are kept in `folder`. Rows that cannot be mixed are left out.
+    They are made with the preset `recommended`. Rows that cannot be mixed are left out. A
+    collective; the saliency maps are kept in `folder`.
     """
-    shared = (
-        "dataset_name",
-        "dataset_split",
-        "image_column",
-        "label_column",
-        "subset_seed",
-        "seed",
-        "resolution",
-        "resize",
+    generation = apply_preset(
+        AugmentSettings(
+            preset="recommended",
+            output_dir=str(folder),
+            strength=[0.0],
+            dataset_name=settings.dataset_name,
+            dataset_split=settings.dataset_split,
+            image_column=settings.image_column,
+            label_column=settings.label_column,
+            subset_seed=settings.subset_seed,
+            seed=settings.seed,
+            resolution=settings.resolution,
+            resize=settings.resize,
+        )
     )
-    values = {name: getattr(settings, name) for name in shared} | {
-        "output_dir": str(folder),
-        "strength": 0.0,
-    }
-    generation = apply_preset(AugmentSettings(preset="recommended", **values))
     state = PartialState()
+    assert state.device is not None
     maps = compute_maps(
         generation, split, None, state.process_index, state.num_processes, state.device
     )
@@ -99,15 +98,15 @@ def mixed_sources(settings: AdapterSettings, split: Split, folder: Path, per_cla
 
 
 def class_scores(predicted: list[int], labels: list[int]) -> dict:
-    """Accuracy with its 95 % Wilson interval; `by_class`: [label, right, images]; `confused`, the
-    wrong ones: [label, predicted, times].
+    """Accuracy with its 95 % Wilson interval.
+
+    `by_class`: [label, right, images]; `confused`: [label, predicted, times] of wrong predictions.
     """
-    wrong = Counter(pair for pair in zip(labels, predicted, strict=True) if pair[0] != pair[1])
+    pairs = list(zip(labels, predicted, strict=True))
+    wrong = Counter(pair for pair in pairs if pair[0] != pair[1])
     right = len(labels) - wrong.total()
-    images, rights = (
-        Counter(labels),
-        Counter(label for p, label in zip(predicted, labels, strict=True) if p == label),
-    )
+    images = Counter(labels)
+    rights = Counter(label for label, prediction in pairs if label == prediction)
     interval = binomtest(right, len(labels)).proportion_ci(method="wilson")
     return {
         "accuracy": round(right / len(labels), 4),
@@ -121,8 +120,9 @@ def class_scores(predicted: list[int], labels: list[int]) -> dict:
 def judge_adapter(
     settings: AdapterSettings, split: Split, base: Pin, judge_pin: Pin, folder: Path
 ) -> None:
-    """Writes into adapter.json, as `fidelity`, what the judge says; nothing to do when it has said
-    it. A collective. Raises `UserError`.
+    """Writes the judge's scores into adapter.json, as `fidelity`, unless they are there already.
+
+    A collective. Raises `UserError`.
     """
     asked = {
         "judge": str(judge_pin),
@@ -134,14 +134,15 @@ def judge_adapter(
     if all(before.get(name) == value for name, value in asked.items()):
         return
     state = PartialState()
+    assert state.device is not None
     judge = Judge(judge_pin, split.class_names, state.device)
     sources = mixed_sources(
-        settings, split, folder / "state" / "judged", settings.num_judged_images
+        settings, split, OutputFolder(folder).judged, settings.num_judged_images
     )
     pipeline = load_base(StableDiffusionPipeline, base, torch.float32, **NO_SAFETY_CHECKER)
     pipeline = with_scheduler(pipeline, "dpmsolver++").to(state.device)
     bare = [bare_prompt(settings.metaclass, settings.prompt_template)] * len(sources.labels)
-    judged = {"mixed": judge.predict(sources.images)}
+    judged = {"mixed": judge.predict(list(sources.images))}
     judged |= _judged(settings, pipeline, bare, sources, judge, "base", state.is_main_process)
     adapter = read_adapter(resolve(str(folder)))
     load_into(pipeline, adapter)
@@ -155,9 +156,7 @@ def judge_adapter(
     )
     labels = [label for part in everyone for label in part["labels"]]
     if not labels:
-        raise UserError(
-            "no image of the subset could be mixed: there is nothing to judge the adapter on"
-        )
+        raise UserError("no image of the subset could be mixed: the adapter cannot be judged")
     arms = {
         arm: class_scores([label for part in everyone for label in part[arm]], labels)
         for arm in judged
@@ -185,14 +184,14 @@ def fidelity_line(arms: dict, strength: float) -> str:
 
 def _judged(
     settings: AdapterSettings,
-    pipeline,
+    pipeline: Pipeline,
     prompts: list[str],
     sources: Sources,
     judge: Judge,
     name: str,
     show: bool,
-) -> dict:
-    """What the judge sees in this pipeline's images, from noise and from mixed images."""
+) -> dict[str, np.ndarray]:
+    """The judge's predictions for a pipeline's images, from noise and from mixed images."""
     options = drawing_options(settings)
     seeds = [seed_of(RandomStream.JUDGED_NOISE, seed) for seed in sources.seeds]
     drawn = draw_images(
@@ -213,4 +212,7 @@ def _judged(
         on_step=stop_if_requested,
         **options,
     )
-    return {f"noise, {name}": judge.predict(drawn), f"mixed, {name}": judge.predict(refined)}
+    return {
+        f"noise, {name}": judge.predict(list(drawn)),
+        f"mixed, {name}": judge.predict(list(refined)),
+    }

@@ -1,9 +1,7 @@
-"""The method's choices side by side on a few hundred images of a dataset: maps, masks, targets and
-mixtures, and figures of each.
+"""Compares the method's choices on a few hundred images: maps, masks, targets and mixtures.
 
-Everything is made by the functions of a generation, on the drawn part of the split alone: the
-recipes that are compared are settings of a generation by mixing alone, and differ in the choice at
-hand.
+Everything is made by the functions of a generation, with settings that differ in one choice and do
+not refine. Only drawn images of the split are used.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -40,9 +38,7 @@ if TYPE_CHECKING:
     from sgdmix_hub.models.classifier import Classifier
 
 MEASURED = 200
-KEPT_SIDE = (
-    448  # the shorter side that larger images are brought down to, where the resolution is not more
-)
+KEPT_SIDE = 448  # larger images are downscaled to this shorter side (or `resolution`, if larger)
 REFINEMENTS = ("none", "grabcut")
 RULES = ("l2", "dissimilar", "novel-background", "random")
 MIXINGS = ("union", "source", "inpaint")
@@ -53,8 +49,9 @@ SHARED = {field.name for field in dataclasses.fields(PreviewSettings)} & {
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnSplit(Split):
-    """A split whose subset is in memory: RGB images, no larger than they are needed, and, where
-    there is a column of them, their true masks, mode L and as large.
+    """A split whose subset is in memory: downscaled RGB images and, if known, their true masks.
+
+    The masks have mode L and the size of their images.
     """
 
     images: dict[int, Image.Image]
@@ -66,7 +63,7 @@ class DrawnSplit(Split):
 
 @dataclass(frozen=True)
 class MaskColumn:
-    """One way to mask: bool (size, size) for every drawn row. `presets` mask like this."""
+    """Masks of one recipe, bool (size, size) for each row. `presets`: those that mask like this."""
 
     settings: AugmentSettings
     presets: list[str]
@@ -75,7 +72,7 @@ class MaskColumn:
 
 @dataclass(frozen=True)
 class TargetColumn:
-    """One way to choose targets: the plan of every drawn row. `presets` choose like this."""
+    """Targets of one recipe, as plan rows by source. `presets`: those that choose like this."""
 
     settings: AugmentSettings
     presets: list[str]
@@ -84,9 +81,7 @@ class TargetColumn:
 
 @dataclass(frozen=True)
 class MixtureFigures:
-    """One mixture against the true foregrounds: `leak`, `foreground_kept` and
-    `background_from_target` of metrics/mixture_quality.py.
-    """
+    """One mixture measured against the true foregrounds, by metrics/mixture_quality.py."""
 
     leak: float
     foreground_kept: float
@@ -95,8 +90,10 @@ class MixtureFigures:
 
 @dataclass(frozen=True)
 class MixtureColumn:
-    """One way to mix: by row the mixture, for the rows of the page alone, or the reason why there
-    is none; and its figures, where there are true masks.
+    """Mixtures of one recipe by source row.
+
+    `mixtures`: for the rows on the page; `skipped`: reasons for rows without a mixture; `figures`:
+    only with true masks.
     """
 
     name: str
@@ -108,27 +105,22 @@ class MixtureColumn:
 
 
 def recipe(settings: PreviewSettings, preset: str = "paper", **choices) -> AugmentSettings:
-    """The settings of a generation by mixing alone on the preview's data: a preset, and `choices`
-    over it.
-    """
-    shared = {name: getattr(settings, name) for name in SHARED}
+    """Settings that mix the preview's data without refining: a preset, overridden by `choices`."""
+    shared: dict[str, Any] = {name: getattr(settings, name) for name in SHARED}
     source = SALIENCY_SOURCES[PRESETS[preset]["saliency_method"]]
     if settings.classifier is None and source.needs == "classifier":
         shared["saliency_method"] = PREVIEW_FALL_BACK
-    # No stage takes anything from a preview: a classifier that was trained on other rows leaks
-    # nothing here.
-    return apply_preset(
-        AugmentSettings(**shared | choices, preset=preset, strength=0.0, allow_other_subset=True)
-    )
+    # nothing is made from a preview, so a classifier trained on other rows leaks nothing here
+    shared |= choices | {"preset": preset, "strength": 0.0, "allow_other_subset": True}
+    return apply_preset(AugmentSettings(**shared))
 
 
 def draw_split(
     settings: PreviewSettings, split: Split, advance: Callable[[int], None]
 ) -> tuple[DrawnSplit, dict[int, str]]:
-    """At most `MEASURED` rows of the split's subset, drawn by the seed; and those drawn that are of
-    no use, with their reasons.
+    """Draws at most `MEASURED` rows of the split's subset; also returns reasons for unusable ones.
 
-    Raises `UserError` when all are.
+    Raises `UserError` if all are unusable.
     """
     drawn = np.sort(
         np.random.default_rng(settings.seed).permutation(split.subset)[:MEASURED]
@@ -136,7 +128,7 @@ def draw_split(
     images, true_masks, left_out = {}, {}, {}
     for row in drawn:
         try:
-            image = brought_down(split.image(row), max(KEPT_SIDE, settings.resolution))
+            image = downscaled(split.image(row), max(KEPT_SIDE, settings.resolution))
             if settings.mask_column is not None:
                 true = foreground_share(split.image(row, settings.mask_column)) > CUT
                 true_masks[row] = Image.fromarray(np.uint8(true) * 255).resize(
@@ -149,16 +141,17 @@ def draw_split(
     if not images:
         reason = f" ({left_out[drawn[0]]})" if drawn else ""
         raise UserError(
-            f"{split.pin.name} has no usable image among the {len(drawn)} that were drawn{reason}"
+            f"none of the {len(drawn)} drawn images of {split.pin.name} is usable{reason}"
         )
-    values = {of.name: getattr(split, of.name) for of in dataclasses.fields(Split)} | {
-        "subset": np.array(list(images))
+    values: dict[str, Any] = {
+        field.name: getattr(split, field.name) for field in dataclasses.fields(Split)
     }
+    values["subset"] = np.array(list(images))
     return DrawnSplit(**values, images=images, true_masks=true_masks), left_out
 
 
-def brought_down(image: Image.Image, side: int) -> Image.Image:
-    """The image, with its shorter side brought down to `side` where it is longer."""
+def downscaled(image: Image.Image, side: int) -> Image.Image:
+    """The image, downscaled if its shorter side is longer than `side`."""
     scale = side / min(image.size)
     if scale >= 1:
         return image
@@ -170,9 +163,7 @@ def brought_down(image: Image.Image, side: int) -> Image.Image:
 
 
 def spread_over_classes(rows: np.ndarray, labels: np.ndarray, number: int, seed: int) -> list[int]:
-    """At most `number` of the rows, drawn by the seed: one of each class, then a second of each,
-    and so on; in the order of the classes.
-    """
+    """Draws at most `number` rows evenly from the classes; returns them sorted by class."""
     drawn = np.random.default_rng(seed).permutation(rows)
     rounds = [int(np.sum(labels[drawn[:place]] == labels[row])) for place, row in enumerate(drawn)]
     chosen = drawn[np.argsort(rounds, kind="stable")[:number]]
@@ -180,7 +171,7 @@ def spread_over_classes(rows: np.ndarray, labels: np.ndarray, number: int, seed:
 
 
 class Comparison:
-    """Maps, masks, targets and mixtures of a drawn split under one recipe after the other."""
+    """Maps, masks, targets and mixtures of a drawn split for all recipes."""
 
     def __init__(self, settings: PreviewSettings, split: DrawnSplit):
         self.settings, self.split = settings, split
@@ -192,7 +183,7 @@ class Comparison:
         self.presets = {name: recipe(settings, name) for name in PRESETS}
         self.methods = list(
             dict.fromkeys(
-                [preset.saliency_method for preset in self.presets.values()]
+                [str(preset.saliency_method) for preset in self.presets.values()]
                 + [name for name, source in SALIENCY_SOURCES.items() if source.needs == "nothing"]
             )
         )
@@ -207,15 +198,13 @@ class Comparison:
 
     @property
     def work(self) -> int:
-        """How many images `make` tells its `advance` of."""
+        """How many images `make` reports to its `advance`."""
         return len(self.rows) * (len(self.methods) * (1 + len(REFINEMENTS)) + 1) + len(
             self.mixed_rows
         ) * len(PRESETS)
 
     def make(self, classifier: Classifier | None, advance: Callable[[int], None]) -> None:
-        """Makes `maps`, by method, and the columns `masks`, `targets` and `mixtures`; `advance(n)`
-        is told of n more images.
-        """
+        """Makes `maps`, `masks`, `targets`, `mixtures`; calls `advance(n)` after every n images."""
         paper, recommended = self.presets["paper"], self.presets["recommended"]
         self.maps = {method: self._maps(method, classifier, advance) for method in self.methods}
         self.masks = [
@@ -235,8 +224,9 @@ class Comparison:
         self.mixtures = [*plain, *self._mixture_columns(paper, {"paper": paper}, advance), whole]
 
     def true_mask(self, row: int, aspect: float | None = None) -> np.ndarray:
-        """The true foreground, bool (size, size), in the geometry of a source or, with the source's
-        `aspect`, of its target.
+        """The true foreground, bool (size, size), of a source.
+
+        With the `aspect` of a source: of a target, cropped as the target is.
         """
         mask = self.split.true_masks[row]
         if aspect is not None:
@@ -249,7 +239,7 @@ class Comparison:
     def _maps(
         self, method: str, classifier: Classifier | None, advance: Callable[[int], None]
     ) -> RowValues:
-        """Maps of all rows, zeros where there is none."""
+        """The maps of all rows; zeros for rows without one."""
         settings, blocks, unusable = recipe(self.settings, saliency_method=method), [], {}
         source = load_source(settings, classifier)
         for start in range(0, len(self.rows), BATCH):
@@ -261,25 +251,29 @@ class Comparison:
             advance(len(values))
         return RowValues(self.rows, np.concatenate(blocks), unusable)
 
-    def _presets_like(self, settings: AugmentSettings, *names: str) -> list[str]:
-        def choice(of: AugmentSettings) -> list:
-            return [getattr(of, name) for name in names]
+    def _maps_for(self, settings: AugmentSettings) -> RowValues:
+        return self.maps[str(settings.saliency_method)]
 
-        return [name for name, preset in self.presets.items() if choice(preset) == choice(settings)]
+    def _presets_like(self, settings: AugmentSettings, *names: str) -> list[str]:
+        """The presets that agree with the settings in the named ones."""
+        return [
+            preset
+            for preset, values in self.presets.items()
+            if all(getattr(values, name) == getattr(settings, name) for name in names)
+        ]
 
     def _mask_column(
         self, method: str, refinement: str, advance: Callable[[int], None]
     ) -> MaskColumn:
         settings = recipe(self.settings, saliency_method=method, mask_refinement=refinement)
         presets = self._presets_like(settings, "saliency_method", "mask_refinement")
-        settings = (
-            self.presets[presets[0]] if presets else settings
-        )  # with all else that the preset says about masks
+        if presets:  # take the preset's other settings for masks, too
+            settings = self.presets[presets[0]]
         masks = []
         for row in self.rows:
             try:
                 masks.append(foreground_mask(self.pixels[row], self.maps[method][row], settings))
-            except UnusableRow:  # shown, and counted, as an empty mask
+            except UnusableRow:  # shown and counted as an empty mask
                 masks.append(np.zeros(self.pixels[row].shape[:2], bool))
             advance(1)
         return MaskColumn(settings, presets, RowValues(self.rows, np.stack(masks)))
@@ -287,7 +281,7 @@ class Comparison:
     def _target_column(
         self, settings: AugmentSettings, advance: Callable[[int], None]
     ) -> TargetColumn:
-        maps, backgrounds = self.maps[settings.saliency_method], None
+        maps, backgrounds = self._maps_for(settings), None
         if settings.selection_method == "novel-background":
             features = []
             for row in self.rows:
@@ -307,7 +301,7 @@ class Comparison:
         recipes: dict[str, AugmentSettings],
         advance: Callable[[int], None],
     ) -> list[MixtureColumn]:
-        """Columns that share a preset's targets and masks and differ in how they are mixed."""
+        """Columns with a preset's targets and masks that differ in the mixing method."""
         plan = next(column.plan for column in self.targets if preset.preset in column.presets)
         columns = [MixtureColumn(name, settings, plan) for name, settings in recipes.items()]
         for row in self.mixed_rows:
@@ -343,11 +337,9 @@ class Comparison:
     def _masked(
         self, preset: AugmentSettings, row: int, aspect: float | None = None
     ) -> MaskedImage:
-        """An image with its mask under a preset; made anew only where the crop to `aspect` takes
-        something away.
-        """
+        """An image with a preset's mask. It is masked again only if `aspect` crops it."""
         image = self.split.images[row]
         if aspect is None or aspect_box(*image.size, aspect) == (0, 0, *image.size):
             masks = next(column.masks for column in self.masks if preset.preset in column.presets)
             return MaskedImage(self.pixels[row], masks[row], image.width / image.height)
-        return Mixer(preset).mask(image, self.maps[preset.saliency_method][row], aspect)
+        return Mixer(preset).mask(image, self._maps_for(preset)[row], aspect)

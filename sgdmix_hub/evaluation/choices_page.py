@@ -1,9 +1,8 @@
-"""The preview's page: masks, targets and mixtures of every choice beside each other, and their
-table.
-"""
+"""Draws the preview: masks, targets and mixtures of every choice, and tables of their figures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 from PIL import Image
@@ -37,31 +36,33 @@ MASK_MEASURES = {
 SPREAD = ("same_class_share", "effective_targets")
 MIXING_TITLES = {
     "union": "union\nof both masks",
-    "source": "source\nmask alone",
+    "source": "source\nmask only",
     "inpaint": "inpaint\nthe target first",
 }
 
 
 def page(comparison: Comparison, facts: dict, trust: Trust | None) -> Image.Image:
-    """Maps and masks in the upper band, targets and mixtures in the lower one; a row of each is an
-    image.
-    """
+    """Maps and masks in the upper band, targets and mixtures in the lower; one row per image."""
     settings = comparison.settings
     heading = [
-        f"{facts['dataset'].partition('@')[0]}, split {settings.dataset_split}: {len(comparison.shown)} of {facts['images']} images drawn "
-        f"with seed {settings.seed}, at {settings.resolution}x{settings.resolution}; means are over all {facts['images']}.",
+        f"{facts['dataset'].partition('@')[0]}, split {settings.dataset_split}: "
+        f"{len(comparison.shown)} of {facts['images']} images drawn with seed {settings.seed}, "
+        f"at {settings.resolution}x{settings.resolution}; means are over all {facts['images']}.",
         verdict(trust),
     ]
     masks = [
-        "What is the foreground? A saliency map, bright where it sees some, is cut into a mask; the dimmed rest counts as background."
+        "What is the foreground? A saliency map, bright on the foreground, is thresholded to a "
+        "mask. The rest, shown dimmed, counts as background."
     ]
     mixtures = [
-        f"What is it mixed with, and how? A rule chooses the target among at most {settings.num_candidates} candidates; the mixture is the "
-        "source's foreground on the target's background."
+        "What is it mixed with, and how? A rule chooses the target among at most "
+        f"{settings.num_candidates} candidates. The mixture shows the source's foreground on the "
+        "target's background."
     ]
     if comparison.true_masks is not None:
         mixtures.append(
-            "Leak: how much of the target's true foreground shows. Kept: how much of the source's is still there."
+            "Leak: share of the target's true foreground that is visible. "
+            "Kept: share of the source's true foreground that is left."
         )
     return stacked(
         [heading, masks, mask_band(comparison, facts), mixtures, mixture_band(comparison)],
@@ -70,25 +71,24 @@ def page(comparison: Comparison, facts: dict, trust: Trust | None) -> Image.Imag
 
 
 def verdict(trust: Trust | None) -> str:
-    """What the trust test says, or that there is nothing to test."""
+    """The result of the trust test in words."""
     if trust is None:
-        return "No classifier was given: Grad-CAM is left out, and the preset paper takes the spectral residual instead."
-    found = (
-        "it reads the BACKGROUND, which Grad-CAM then finds"
-        if trust.reads_background
-        else "no sign that it reads the background"
-    )
-    return f"The classifier is {trust}: {found}."
+        return (
+            "No classifier was given: Grad-CAM is left out, and the preset paper uses the spectral "
+            "residual instead."
+        )
+    result = "no sign that it reads the background"
+    if trust.reads_background:
+        result = "it reads the BACKGROUND, so Grad-CAM finds backgrounds"
+    return f"The classifier is {trust}: {result}."
 
 
 def mask_band(comparison: Comparison, facts: dict) -> Image.Image:
     titles = []
-    for column, of_column in zip(comparison.masks, facts["masks"], strict=True):
-        mean = (
-            f"mean IoU {of_column['iou']:.2f}"
-            if "iou" in of_column
-            else f"mean area {of_column['foreground_area']:.0%}"
-        )
+    for column, measured in zip(comparison.masks, facts["masks"], strict=True):
+        mean = f"mean area {measured['foreground_area']:.0%}"
+        if "iou" in measured:
+            mean = f"mean IoU {measured['iou']:.2f}"
         name = f"{column.settings.saliency_method}\n+ {cut_by(column.settings)}"
         titles.append("\n".join([name, *preset_line(column.presets), mean]))
     groups = [
@@ -97,17 +97,10 @@ def mask_band(comparison: Comparison, facts: dict) -> Image.Image:
         Group("masks", titles),
     ]
     if comparison.true_masks is not None:
-        groups.append(
-            Group(
-                "truth",
-                [
-                    f"column\n{comparison.settings.mask_column}\nbest fixed mask:\nIoU {facts['best_fixed_iou']:.2f}"
-                ],
-            )
-        )
-    return draw_panels(
-        groups, [mask_row(comparison, row) for row in comparison.shown], PANEL, FONT_SIZE
-    )
+        best = f"best fixed mask:\nIoU {facts['best_fixed_iou']:.2f}"
+        groups.append(Group("truth", [f"column\n{comparison.settings.mask_column}\n{best}"]))
+    rows = [mask_row(comparison, row) for row in comparison.shown]
+    return draw_panels(groups, rows, PANEL, FONT_SIZE)
 
 
 def mask_row(comparison: Comparison, row: int) -> list[Panel]:
@@ -120,33 +113,22 @@ def mask_row(comparison: Comparison, row: int) -> list[Panel]:
     true = None if comparison.true_masks is None else comparison.true_masks[row]
     for column in comparison.masks:
         mask = column.masks[row]
-        caption = (
-            f"area {mask.mean():.0%}"
-            if true is None
-            else f"IoU {mask_iou(mask[None], true[None])[0]:.2f}"
-        )
-        panels.append(
-            Panel(
-                outlined_panel(MaskedImage(pixels, mask, 1.0), PANEL),
-                caption if mask.any() else "empty",
-            )
-        )
+        caption = f"area {mask.mean():.0%}"
+        if true is not None:
+            caption = f"IoU {mask_iou(mask[None], true[None])[0]:.2f}"
+        picture = outlined_panel(MaskedImage(pixels, mask, 1.0), PANEL)
+        panels.append(Panel(picture, caption if mask.any() else "empty"))
     if true is not None:
-        panels.append(
-            Panel(outlined_panel(MaskedImage(pixels, true, 1.0), PANEL), f"area {true.mean():.0%}")
-        )
+        picture = outlined_panel(MaskedImage(pixels, true, 1.0), PANEL)
+        panels.append(Panel(picture, f"area {true.mean():.0%}"))
     return panels
 
 
 def mixture_band(comparison: Comparison) -> Image.Image:
     targets = []
     for column in comparison.targets:
-        rule = [
-            column.settings.selection_method,
-            f"{column.settings.target_classes} class",
-            *preset_line(column.presets),
-        ]
-        targets.append("\n".join(rule))
+        rule = f"{column.settings.selection_method}\n{column.settings.target_classes} class"
+        targets.append("\n".join([rule, *preset_line(column.presets)]))
     plain = [
         MIXING_TITLES[column.name] for column in comparison.mixtures if column.name in MIXING_TITLES
     ]
@@ -161,9 +143,8 @@ def mixture_band(comparison: Comparison) -> Image.Image:
         Group("mixtures with recommended's target", plain),
         Group("whole presets", whole),
     ]
-    return draw_panels(
-        groups, [mixture_row(comparison, row) for row in comparison.shown], PANEL, FONT_SIZE
-    )
+    rows = [mixture_row(comparison, row) for row in comparison.shown]
+    return draw_panels(groups, rows, PANEL, FONT_SIZE)
 
 
 def mixture_row(comparison: Comparison, row: int) -> list[Panel]:
@@ -174,12 +155,9 @@ def mixture_row(comparison: Comparison, row: int) -> list[Panel]:
         if planned.skip is not None:
             panels.append(Panel(Unusable(planned.skip)))
         else:
-            panels.append(
-                Panel(
-                    comparison.pixels[planned.target_index],
-                    split.class_names[split.labels[planned.target_index]],
-                )
-            )
+            target = planned.target_index
+            name = split.class_names[split.labels[target]]
+            panels.append(Panel(comparison.pixels[target], name))
     for column in comparison.mixtures:
         if row in column.skipped:
             panels.append(Panel(Unusable(column.skipped[row])))
@@ -189,9 +167,9 @@ def mixture_row(comparison: Comparison, row: int) -> list[Panel]:
 
 
 def figures_line(figures: MixtureFigures | None) -> str:
-    return (
-        " " if figures is None else f"leak {figures.leak:.0%}, kept {figures.foreground_kept:.0%}"
-    )
+    if figures is None:
+        return " "
+    return f"leak {figures.leak:.0%}, kept {figures.foreground_kept:.0%}"
 
 
 def preset_line(presets: list[str]) -> list[str]:
@@ -199,27 +177,21 @@ def preset_line(presets: list[str]) -> list[str]:
 
 
 def cut_by(settings: AugmentSettings) -> str:
-    """What makes a mask of the map."""
-    return (
-        settings.threshold_method
-        if settings.mask_refinement == "none"
-        else settings.mask_refinement
-    )
+    """The threshold or refinement that makes the mask from the map."""
+    if settings.mask_refinement == "none":
+        return str(settings.threshold_method)
+    return str(settings.mask_refinement)
 
 
 def tables(facts: dict, trust: Trust | None) -> str:
     """The figures as text."""
-    parts = [
-        verdict(trust),
-        text_table(
-            f"masks of {facts['images']} images",
-            facts["masks"],
-            ("foreground_area", "empty", *MASK_MEASURES),
-        ),
-    ]
+    title = f"masks of {facts['images']} images"
+    columns = ("foreground_area", "empty", *MASK_MEASURES)
+    parts = [verdict(trust), text_table(title, facts["masks"], columns)]
     if facts["best_fixed_iou"] is not None:
         parts.append(
-            f"The best fixed mask, which looks at no image, has an IoU of {facts['best_fixed_iou']:.2f}."
+            "The best fixed mask, the same for all images, has an IoU of "
+            f"{facts['best_fixed_iou']:.2f}."
         )
     parts.append(text_table("targets", facts["targets"], SPREAD))
     if facts["mixtures"]:
@@ -228,26 +200,20 @@ def tables(facts: dict, trust: Trust | None) -> str:
     return "\n\n".join(parts)
 
 
-def text_table(title: str, recipes: list[dict], columns: tuple[str, ...]) -> str:
-    """A line for each recipe, with those of the columns that it has."""
+def text_table(title: str, recipes: list[dict], columns: Sequence[str]) -> str:
+    """One line per recipe, with those of the columns that the recipes have."""
     columns = [column for column in columns if column in recipes[0]]
-    marks = [
-        [] if of_recipe["name"] in PRESETS else preset_line(of_recipe["presets"])
-        for of_recipe in recipes
-    ]
-    labels = [
-        " ".join([of_recipe["name"], *mark]) for of_recipe, mark in zip(recipes, marks, strict=True)
-    ]
+    labels = []
+    for recipe in recipes:
+        marks = [] if recipe["name"] in PRESETS else preset_line(recipe["presets"])
+        labels.append(" ".join([recipe["name"], *marks]))
     width = max(map(len, [title, *labels]))
     lines = [title.ljust(width) + "".join(f"  {column.replace('_', ' ')}" for column in columns)]
-    for label, of_recipe in zip(labels, recipes, strict=True):
-        values = [
-            "-" if of_recipe[column] is None else f"{of_recipe[column]:.2f}" for column in columns
-        ]
-        lines.append(
-            label.ljust(width)
-            + "".join(
-                f"  {value:>{len(column)}}" for value, column in zip(values, columns, strict=True)
-            )
-        )
+    for label, recipe in zip(labels, recipes, strict=True):
+        cells = [f"  {_cell(recipe[column]):>{len(column)}}" for column in columns]
+        lines.append(label.ljust(width) + "".join(cells))
     return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

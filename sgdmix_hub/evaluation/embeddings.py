@@ -1,6 +1,4 @@
-"""What a judge sees of images: whole, with their foreground alone and with their background alone.
-One row of numbers an image, on disk.
-"""
+"""A judge's features of whole images, of their foregrounds and of their backgrounds, on disk."""
 
 from __future__ import annotations
 
@@ -28,11 +26,11 @@ Picture = tuple[np.ndarray, np.ndarray | None]
 
 @dataclass(frozen=True)
 class Views:
-    """Of n images, float32 and memory-mapped: class `probabilities` (n, classes) and features (n,
-    d) of the `whole` image, features of its `foreground` and its `background` alone (NaN where
-    there is no such side), and `thumbnails` (n, 768) with values in [0, 1].
+    """Features of n images, float32, memory-mapped.
 
-    `usable`, bool (n,): where an image has none of these, all of them are zeros.
+    `probabilities` (n, classes) and `whole` (n, d): of the whole image. `foreground`, `background`
+    (n, d): of one side alone; NaN if the image has no such side. `thumbnails` (n, 768): pixels in
+    [0, 1]. `usable`: bool (n,); an unusable image has zeros everywhere.
     """
 
     probabilities: np.ndarray
@@ -46,13 +44,13 @@ class Views:
 def compute_views(
     folder: Path, key: dict, split: Split, judge: Judge, picture: Callable[[int], Picture]
 ) -> Views:
-    """The views of a split's subset, in its order; made in blocks, so that a run that was stopped
-    goes on.
+    """The views of a split's subset, in its order. A stopped computation resumes by blocks.
 
     Args:
-        folder: where stores are kept; `key`: everything that the views depend on. picture: row ->
-        pixels, uint8 (h, h, 3), and foreground mask, bool (h, h), or None where only the whole
-        image is looked at. It may raise `UnusableRow`.
+        folder: where the stores are.
+        key: everything that the views depend on, besides the judge.
+        picture: row -> pixels, uint8 (h, h, 3), and foreground mask, bool (h, h), or None to use
+            the whole image only. May raise `UnusableRow`.
     """
     key = key | {"judge": str(judge.pin), "preprocessing": judge.preprocessing.record()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -92,9 +90,7 @@ def _nothing() -> Picture:
 
 
 def see(judge: Judge, pictures: list[Picture]) -> np.ndarray:
-    """Probabilities, the three feature vectors and the thumbnail of each picture in one row,
-    float32 (n, classes + 3 d + 768).
-    """
+    """float32 (n, classes + 3 d + 768): probabilities, three feature vectors and thumbnail."""
     inputs = torch.stack([judge.transform(Image.fromarray(pixels)) for pixels, _ in pictures])
     probabilities, whole = judge.look(inputs)
     sides = [np.full_like(whole, np.nan) for _ in range(2)]
@@ -103,7 +99,7 @@ def see(judge: Judge, pictures: list[Picture]) -> np.ndarray:
     ):
         shown = [row for row, mask in enumerate(masks) if mask.any()]
         if shown:
-            # the rest of the input is zero: the mean colour
+            # the other side is zero, which is the mean colour
             features[shown] = judge.look(
                 torch.stack([inputs[row] * torch.from_numpy(masks[row]) for row in shown])
             )[1]
@@ -117,8 +113,9 @@ def see(judge: Judge, pictures: list[Picture]) -> np.ndarray:
 
 
 def _side_masks(mask: np.ndarray | None, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
-    """The foreground of the judge's input, and what is well outside it, bool (size, size); both
-    empty without a mask that tells them apart.
+    """Foreground and background of the judge's input, bool (size, size).
+
+    A margin between them belongs to neither. Both are empty without a usable mask.
     """
     foreground = None if mask is None else judge.preprocessing.seen(mask)
     if foreground is None or not foreground.any():

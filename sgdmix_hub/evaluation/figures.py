@@ -1,52 +1,49 @@
-"""The figures of an evaluation: label fidelity by class, drift against novelty, and the rows at
-both ends, as PNG.
-"""
+"""Draws an evaluation's label fidelity by class, drift and novelty, best and worst rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import binomtest
 
 from sgdmix_hub.figures.lettering import drawable
 from sgdmix_hub.figures.panels import Group, Panel, draw_panels, in_few_colours, mask_panel
-from sgdmix_hub.figures.plots import LONGEST_NAME
+from sgdmix_hub.figures.plots import BLUE, LONGEST_NAME, RED, new_figure, save_figure
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.publishing.read import PublishedRows
 
+from .facts import ClassFacts, EvaluationFacts, RealDistances
 from .scores import Scores
 
-MOST_CLASSES = 40  # those whose label is kept least
-MOST_POINTS = 3000  # above that a scatter is a blot
+MOST_CLASSES = 40  # those with the lowest label fidelity
+MOST_POINTS = 3000  # more points overlap too much
 SHEET_ROWS = 6
 PANEL = 144
 FONT_SIZE = 12
-KEPT, LOST, REAL = "#35618f", "#c0504d", "#222222"
+REAL = "#222222"  # colour of real images
 
 
-def draw_fidelity(by_class: list[dict], path: Path) -> None:
-    """A bar a class with its 95 % Wilson interval, and the judge's own accuracy on real images as a
-    mark; the lowest classes on top.
+def draw_fidelity(by_class: list[ClassFacts], path: Path) -> None:
+    """Label fidelity as one bar per class with its 95 % Wilson interval; the lowest classes on top.
+
+    A mark shows the judge's accuracy on real images of the class.
     """
-    shown = sorted(by_class, key=lambda of: of["label_fidelity"])[:MOST_CLASSES]
-    figure = Figure(figsize=(7, 1.3 + 0.24 * len(shown)), layout="constrained")
-    FigureCanvasAgg(figure)
+    shown = sorted(by_class, key=lambda facts: facts.label_fidelity)[:MOST_CLASSES]
+    figure = new_figure(7, 1.3 + 0.24 * len(shown))
     axes = figure.subplots()
     places = np.arange(len(shown))
-    shares = np.array([of["label_fidelity"] for of in shown])
+    shares = np.array([facts.label_fidelity for facts in shown])
     bounds = [
-        binomtest(round(of["label_fidelity"] * of["images"]), of["images"]).proportion_ci(
+        binomtest(round(facts.label_fidelity * facts.images), facts.images).proportion_ci(
             method="wilson"
         )
-        for of in shown
+        for facts in shown
     ]
     spans = np.abs(np.array([[bound.low, bound.high] for bound in bounds]).T - shares)
-    axes.barh(places, shares, color=KEPT, height=0.7)
+    axes.barh(places, shares, color=BLUE, height=0.7)
     axes.errorbar(
         shares,
         places,
@@ -57,40 +54,41 @@ def draw_fidelity(by_class: list[dict], path: Path) -> None:
         label="95 % interval",
     )
     judged = [
-        (of["judge_accuracy"], place)
-        for place, of in enumerate(shown)
-        if of["judge_accuracy"] is not None
+        (facts.judge_accuracy, place)
+        for place, facts in enumerate(shown)
+        if facts.judge_accuracy is not None
     ]
     if judged:
         axes.plot(
             *zip(*judged, strict=True),
             "D",
-            color=LOST,
+            color=RED,
             markersize=5,
             label="the judge's accuracy on real images",
         )
-    axes.set_yticks(places, [f"{drawn(of['class'])} ({of['images']})" for of in shown], fontsize=8)
-    title = "share of synthetic images that the judge gives their label"
+    names = [f"{drawn(facts.name)} ({facts.images})" for facts in shown]
+    axes.set_yticks(places, names, fontsize=8)
+    title = "share of synthetic images that the judge assigns to their label"
     if len(by_class) > len(shown):
         title += f", the lowest {len(shown)} of {len(by_class)} classes"
     axes.set(xlim=(0, 1.02), xlabel=title)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=2)
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def draw_drift(scores: dict[str, np.ndarray], labels: np.ndarray, real: dict, path: Path) -> None:
-    """Foreground drift against background novelty, a point a row, with the distances of real images
-    from each other; of many rows, some.
+def draw_drift(scores: Scores, labels: np.ndarray, real: RealDistances, path: Path) -> None:
+    """Foreground drift over background novelty, one point per row (at most 3000).
+
+    Lines mark the mean distances between real images.
     """
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MOST_POINTS])
     novelty, drift = scores["background_novelty"][rows], scores["foreground_drift"][rows]
     kept = (scores["judge_label"] == labels)[rows]
-    figure = Figure(figsize=(6.4, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4, 5)
     axes = figure.subplots()
-    for chosen, colour, name in ((kept, KEPT, "label kept"), (~kept, LOST, "label lost")):
+    for chosen, colour, name in ((kept, BLUE, "label kept"), (~kept, RED, "label lost")):
         axes.scatter(
             novelty[chosen],
             drift[chosen],
@@ -98,20 +96,17 @@ def draw_drift(scores: dict[str, np.ndarray], labels: np.ndarray, real: dict, pa
             alpha=0.5,
             linewidths=0,
             color=colour,
-            label=f"{name}, to the judge ({chosen.sum()})",
+            label=f"{name}, according to the judge ({chosen.sum()})",
         )
-    for name, style in (("same", "--"), ("other", ":")):
-        words = "one class" if name == "same" else "different classes"
-        for side, line in (("foreground", axes.axhline), ("background", axes.axvline)):
-            value = real[f"{side}_{name}_class"]
-            if value is not None:
-                line(
-                    value,
-                    color=REAL,
-                    linewidth=1,
-                    linestyle=style,
-                    label=f"real images of {words}" if side == "foreground" else None,
-                )
+    for words, style, foreground, background in (
+        ("one class", "--", real.foreground_same_class, real.background_same_class),
+        ("different classes", ":", real.foreground_other_class, real.background_other_class),
+    ):
+        if not np.isnan(foreground):
+            name = f"between real images of {words}"
+            axes.axhline(foreground, color=REAL, linewidth=1, linestyle=style, label=name)
+        if not np.isnan(background):
+            axes.axvline(background, color=REAL, linewidth=1, linestyle=style)
     axes.set(
         xlabel="background novelty: distance from the source's background",
         ylabel="foreground drift: distance from the source's foreground",
@@ -119,54 +114,48 @@ def draw_drift(scores: dict[str, np.ndarray], labels: np.ndarray, real: dict, pa
     axes.margins(0.03)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=2)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def ends(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows with the highest and with the lowest probability of their label, (at most 6,) each."""
+    """The rows with the highest and the lowest probability of their label, at most 6 each."""
     order = np.argsort(-probabilities, kind="stable")
     return order[:SHEET_ROWS], order[::-1][:SHEET_ROWS]
 
 
 def draw_ends(best: list[list[Panel]], worst: list[list[Panel]]) -> Image.Image:
-    """Source, foreground and synthetic image of both ends, side by side; above the latter the
-    probability and what is seen instead.
+    """The best and the worst rows side by side: source, its foreground, synthetic image.
+
+    The caption of a synthetic image is the probability of its label, and the class the judge
+    predicts if that is another one.
     """
     columns = ["source", "its foreground", "synthetic"]
     groups = [
         Group("label most probable to the judge", columns),
         Group("label least probable", columns),
     ]
-    return draw_panels(
-        groups, [left + right for left, right in zip(best, worst, strict=True)], PANEL, FONT_SIZE
-    )
+    rows = [left + right for left, right in zip(best, worst, strict=True)]
+    return draw_panels(groups, rows, PANEL, FONT_SIZE)
 
 
 def drawn(name: str) -> str:
-    """A class name as matplotlib shows it: one line, no mathematics."""
+    """A class name for matplotlib: one line, with `$` escaped."""
     return drawable(" ".join(name.split())[:LONGEST_NAME]).replace("$", r"\$")
 
 
-def save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
 def draw_figures(
-    facts: dict,
+    facts: EvaluationFacts,
     scores: Scores,
     rows: PublishedRows,
     maker: RowMaker,
     labels: np.ndarray,
-    output: Path,
+    folder: Path,
 ) -> dict[str, Path]:
-    """The figures as PNG in the output folder, by name."""
-    paths = {
-        name: output / name
-        for name in ("label_fidelity.png", "drift_novelty.png", "best_worst.png")
-    }
-    draw_fidelity(facts["by_class"], paths["label_fidelity.png"])
-    draw_drift(scores, labels, facts["real"], paths["drift_novelty.png"])
+    """Draws the figures as PNG into a folder; returns their paths by file name."""
+    names = ("label_fidelity.png", "drift_novelty.png", "best_worst.png")
+    paths = {name: folder / name for name in names}
+    draw_fidelity(facts.by_class, paths["label_fidelity.png"])
+    draw_drift(scores, labels, facts.measured.real, paths["drift_novelty.png"])
     best, worst = (
         [_panels(scores, rows, maker, int(row)) for row in side]
         for side in ends(scores["judge_label_probability"])
@@ -179,12 +168,10 @@ def draw_figures(
 def _panels(scores: Scores, rows: PublishedRows, maker: RowMaker, position: int) -> list[Panel]:
     names, row = maker.inputs.split.class_names, rows.rows.remove_columns("image")[position]
     source = maker.masked_image(row["source_index"])
-    label, seen = (
-        " ".join(names[number].split())
-        for number in (row["label"], scores["judge_label"][position])
-    )
+    label = " ".join(names[row["label"]].split())
+    predicted = " ".join(names[scores["judge_label"][position]].split())
     probability = f"{scores['judge_label_probability'][position]:.2f}"
-    caption = probability if seen == label else f"{probability}: {seen}"
+    caption = probability if predicted == label else f"{probability}: {predicted}"
     return [
         Panel(source.pixels, label),
         Panel(mask_panel(source)),

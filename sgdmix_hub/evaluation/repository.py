@@ -1,12 +1,12 @@
-"""A published version and its rows' scores -> `repo/`: the same images with the scores as columns,
-without the rows that were dropped.
+"""Writes an evaluated version to `repo/`: its images without the dropped rows, with score columns.
 
-Configuration, plan and pins are those of the generation: a rerun from them gives all rows, and
+Configuration, plan and pins are those of the generation. A rerun from them gives all rows;
 manifest and card say so.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,38 +18,32 @@ import pyarrow.parquet as pq
 from sgdmix_hub.figures.plots import draw_statistics
 from sgdmix_hub.files import sync, write_json, write_sealed
 from sgdmix_hub.generation.repository import card_facts
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, dataset_card
-from sgdmix_hub.publishing.layout import (
-    EVALUATION,
-    assets_folder,
-    data_folder,
-    file_facts,
-    manifest_path,
-)
+from sgdmix_hub.publishing.layout import CARD, EVALUATION, RepoLayout, file_facts
 from sgdmix_hub.publishing.statistics import count_rows
-from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE
 from sgdmix_hub.settings.generation import AugmentSettings
 
+from .facts import EvaluationFacts
 from .scores import Scores, scored_features
-
-FILE = "evaluation.json"
-KEPT_TOO = ("label_fidelity", "foreground_drift", "background_novelty")
 
 
 @dataclass(frozen=True)
 class Version:
-    """The version that is evaluated: the folder of its files, its manifest, and its settings with
-    the preset applied.
-    """
+    """The evaluated version: the folder of its files, its manifest, and its resolved settings."""
 
     folder: Path
     manifest: dict
     settings: AugmentSettings
 
     @property
+    def layout(self) -> RepoLayout:
+        return RepoLayout(self.settings.config_name)
+
+    @property
     def shards(self) -> list[Path]:
         """The parquet files, in the order of their rows."""
-        start = f"{data_folder(self.settings.config_name)}/train-"
+        start = self.layout.shards.removesuffix("*")
         return [
             self.folder / name for name in sorted(self.manifest["files"]) if name.startswith(start)
         ]
@@ -60,63 +54,71 @@ def build_evaluated(
     class_names: list[str],
     scores: Scores,
     kept: np.ndarray,
-    facts: dict,
+    facts: EvaluationFacts,
     figures: dict[str, Path],
-    output: Path,
+    output: OutputFolder,
 ) -> None:
-    """Writes `output/repo`; what an interrupted attempt left is thrown away.
+    """Writes `repo/`; discards an interrupted attempt.
 
     Args:
         kept: the rows that stay, bool (n,).
-        facts: what evaluation.json says.
         figures: file name -> picture, for the card.
     """
-    building = output / "state" / "repo.building"
+    layout, building = version.layout, output.building
     shutil.rmtree(building, ignore_errors=True)
-    config_name = version.settings.config_name
-    assets, beside = assets_folder(config_name), Path("sgdmix") / config_name
-    for folder in (data_folder(config_name), assets, beside):
-        (building / folder).mkdir(parents=True)
-    shards = write_shards(version, class_names, scores, kept, building / data_folder(config_name))
+    layout.make_folders(building)
+    shards = write_shards(version, class_names, scores, kept, building)
     statistics = count_rows(shards, len(class_names))
-    draw_statistics(statistics, building / assets / "statistics.png")
-    copied = [
-        f"{assets}/contact_sheet.png",
-        *(f"sgdmix/{config_name}/{name}" for name in ("config.yaml", PUBLISHED_BESIDE[0])),
-    ]
-    for name in copied:
+    draw_statistics(statistics, building / layout.statistics)
+    for name in (layout.contact_sheet, layout.config, layout.plan):
         shutil.copyfile(version.folder / name, building / name)
     for name, picture in figures.items():
-        shutil.copyfile(picture, building / assets / name)
-    write_json(building / beside / FILE, facts)
+        shutil.copyfile(picture, building / layout.assets / name)
+    write_json(building / layout.evaluation, facts.record())
     manifest = version.manifest | {
         "rows": int(kept.sum()),
         "files": file_facts(building),
-        EVALUATION: {name: facts[name] for name in ("synthetic", "pins", "keep", "dropped")}
-        | {"dropped_by_class": {of["class"]: of["dropped"] for of in facts["by_class"]}},
+        EVALUATION: manifest_entry(facts),
     }
-    write_sealed(manifest_path(building, version.settings), manifest)
-    prose, settings = (
-        manifest["stated"]["prose"],
-        replace(version.settings, license=manifest["license"], card=None),
-    )
-    if prose is not None:
-        (output / "state" / "card.md").write_text(prose, encoding="utf-8")
-        settings = replace(settings, card=str(output / "state" / "card.md"))
+    write_sealed(building / layout.manifest, manifest)
     card = dataset_card(
-        settings,
+        card_settings(version.settings, manifest, output),
         card_facts(manifest, scored_features(class_names), statistics, card_evaluation(facts)),
     )
-    (building / "README.md").write_text(card, encoding="utf-8")
+    (building / CARD).write_text(card, encoding="utf-8")
     sync(building)
-    building.rename(output / "repo")
+    building.rename(output.repo)
+
+
+def manifest_entry(facts: EvaluationFacts) -> dict:
+    """What the manifest says about the evaluation."""
+    return {
+        "synthetic": facts.request.synthetic,
+        "pins": {"judge": facts.request.judge},
+        "keep": facts.request.keep,
+        "dropped": facts.dropped,
+        "dropped_by_class": {of_class.name: of_class.dropped for of_class in facts.by_class},
+    }
+
+
+def card_settings(
+    settings: AugmentSettings, manifest: dict, output: OutputFolder
+) -> AugmentSettings:
+    """The generation's settings with the licence and prose that its manifest keeps."""
+    prose = manifest["stated"]["prose"]
+    if prose is not None:
+        output.card.write_text(prose, encoding="utf-8")
+    return replace(
+        settings, license=manifest["license"], card=None if prose is None else str(output.card)
+    )
 
 
 def write_shards(
-    version: Version, class_names: list[str], scores: Scores, kept: np.ndarray, folder: Path
+    version: Version, class_names: list[str], scores: Scores, kept: np.ndarray, building: Path
 ) -> list[Path]:
-    """The version's shards, one after the other, with the scores' columns and without the rows that
-    were dropped; no shard is empty.
+    """Copies the version's shards with the score columns added and the dropped rows removed.
+
+    A shard without kept rows is left out. Returns the new files.
     """
     schema = scored_features(class_names).arrow_schema
     sizes = [pq.ParquetFile(path).metadata.num_rows for path in version.shards]
@@ -133,78 +135,83 @@ def write_shards(
             name: scores[name][rows] if name in scores else table.column(name)
             for name in schema.names
         }
-        written.append(folder / f"train-{number:05d}-of-{len(parts):05d}.parquet")
+        written.append(building / version.layout.shard(number, len(parts)))
         pq.write_table(pa.table(columns, schema=schema).filter(pa.array(kept[rows])), written[-1])
     return written
 
 
-def card_evaluation(facts: dict) -> CardEvaluation:
-    """What the card says of an evaluation, in words."""
-    of_all, accuracy, real = facts["all"], facts["judge_accuracy"], facts["real"]
-    figures = [("images that the judge gives their label", _number(of_all["label_fidelity"]))]
-    if accuracy is not None:
-        figures.append(
-            (
-                f"the same of {accuracy['images']} real images of {accuracy['split']}",
-                _number(accuracy["accuracy"]),
-            )
-        )
-    figures += [
-        ("mean probability of the label", _number(of_all["mean_label_probability"])),
-        (
-            "foreground drift",
-            f"{_number(of_all['foreground_drift'])} (real images of one class: {_number(real['foreground_same_class'])})",
-        ),
-        (
-            "background novelty",
-            f"{_number(of_all['background_novelty'])} (real images of one class: {_number(real['background_same_class'])})",
-        ),
-        (
-            "the same from the nearest background of the class",
-            _number(of_all["background_novelty_in_class"]),
-        ),
-        (
-            "near duplicates of a training image, neither source nor target",
-            _number(of_all["near_duplicates"]),
-        ),
-        (
-            "kernel distance to the real images",
-            f"{_number(of_all['kernel_distance'])} ± {_number(of_all['standard_error'])}",
-        ),
-    ]
-    if facts["kept"] is not None:
-        figures += [
-            (f"{name.replace('_', ' ')} of the kept images", _number(facts["kept"][name]))
-            for name in KEPT_TOO
-        ]
-    figures += [
-        (
-            f"images that the judge gives their label, S = {of['strength']:g}",
-            _number(of["label_fidelity"]),
-        )
-        for of in facts["by_strength"]
-    ]
+def card_evaluation(facts: EvaluationFacts) -> CardEvaluation:
+    """What the card says about an evaluation, in words."""
     return CardEvaluation(
-        judge=facts["pins"]["judge"],
-        warnings=facts["warnings"],
-        masks=facts["masks"],
-        figures=figures,
+        judge=facts.request.judge,
+        warnings=facts.warnings,
+        masks=facts.request.masks,
+        figures=card_figures(facts),
         by_class=[
             (
-                of["class"],
-                of["images"],
-                _number(of["label_fidelity"]),
-                _number(of["judge_accuracy"]),
-                of["dropped"],
+                of_class.name,
+                of_class.images,
+                _number(of_class.label_fidelity),
+                _number(of_class.judge_accuracy),
+                of_class.dropped,
             )
-            for of in facts["by_class"]
+            for of_class in facts.by_class
         ],
-        keep=facts["keep"],
-        rows_before=of_all["images"],
-        dropped=facts["dropped"],
-        label_fidelity=of_all["label_fidelity"],
+        keep=facts.request.keep,
+        rows_before=facts.measured.all.images,
+        dropped=facts.dropped,
+        label_fidelity=facts.measured.all.label_fidelity,
     )
 
 
+def card_figures(facts: EvaluationFacts) -> list[tuple[str, str]]:
+    """The figures on the card: (description, value)."""
+    every, kept, real = facts.measured.all, facts.measured.kept, facts.measured.real
+    accuracy = facts.judge_accuracy
+    figures = [("images that the judge assigns to their label", _number(every.label_fidelity))]
+    if accuracy is not None:
+        figures.append(
+            (
+                f"the same for {accuracy.images} real images of {accuracy.split}",
+                _number(accuracy.accuracy),
+            )
+        )
+    figures += [
+        ("mean probability of the label", _number(every.mean_label_probability)),
+        ("foreground drift", _beside_real(every.foreground_drift, real.foreground_same_class)),
+        ("background novelty", _beside_real(every.background_novelty, real.background_same_class)),
+        (
+            "background novelty, from the nearest real background of the class",
+            _number(every.background_novelty_in_class),
+        ),
+        (
+            "near duplicates of a training image other than source and target",
+            _number(every.near_duplicates),
+        ),
+        (
+            "kernel distance to the real images",
+            f"{_number(every.kernel_distance)} ± {_number(every.standard_error)}",
+        ),
+    ]
+    if kept is not None:
+        figures += [
+            ("label fidelity of the kept images", _number(kept.label_fidelity)),
+            ("foreground drift of the kept images", _number(kept.foreground_drift)),
+            ("background novelty of the kept images", _number(kept.background_novelty)),
+        ]
+    figures += [
+        (
+            f"images that the judge assigns to their label, S = {strength:g}",
+            _number(of_strength.label_fidelity),
+        )
+        for strength, of_strength in facts.measured.by_strength.items()
+    ]
+    return figures
+
+
+def _beside_real(value: float, real: float) -> str:
+    return f"{_number(value)} (between real images of one class: {_number(real)})"
+
+
 def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3f}"
+    return "not measured" if value is None or math.isnan(value) else f"{value:.3f}"

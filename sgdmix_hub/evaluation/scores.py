@@ -1,6 +1,4 @@
-"""Views of synthetic images and of their sources -> a few numbers a row, which become columns of
-the dataset.
-"""
+"""Computes each row's scores, which become columns of the dataset, from views."""
 
 from __future__ import annotations
 
@@ -21,8 +19,9 @@ Scores = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Origins:
-    """What n rows were made from: `sources` and `targets`, positions among m real images, `labels`
-    and `strengths`, (n,) each; and `real_labels`, int64 (m,), of the real images.
+    """What n rows were made from: (n,) positions among m real images, labels and strengths.
+
+    `real_labels`: int64 (m,), the labels of the real images.
     """
 
     sources: np.ndarray
@@ -47,8 +46,9 @@ def scored_features(class_names: list[str]) -> Features:
 
 
 def row_scores(synthetic: Views, real: Views, origins: Origins) -> Scores:
-    """The scores of n synthetic images by column name, (n,) each: `judge_label` int64, the others
-    float64, NaN where there is none.
+    """The scores of n synthetic images by column name, (n,) each.
+
+    `judge_label` is int64; the others are float64, NaN if they cannot be computed.
     """
     labels = origins.labels
     rows = np.flatnonzero(real.usable)
@@ -66,8 +66,9 @@ def row_scores(synthetic: Views, real: Views, origins: Origins) -> Scores:
 
 
 def rows_to_keep(probabilities: np.ndarray, share: float) -> np.ndarray:
-    """bool (n,): the share of rows with the highest probability, float (n,), at least one; of equal
-    ones the first.
+    """bool (n,): the given share of rows with the highest probabilities (n,), at least one row.
+
+    Of equal rows the first ones are kept.
     """
     wanted = max(1, round(share * len(probabilities)))
     kept = np.zeros(len(probabilities), bool)
@@ -81,9 +82,7 @@ def _distances(features: np.ndarray, real: np.ndarray, sources: np.ndarray) -> n
 
 
 def _only(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The labels of these rows, -1 elsewhere: images without views have no background to compare
-    with.
-    """
+    """The labels of these rows, -1 elsewhere: unusable images have no background to compare."""
     kept = np.full_like(labels, -1)
     kept[rows] = labels[rows]
     return kept

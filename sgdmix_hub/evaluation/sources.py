@@ -1,6 +1,4 @@
-"""What an evaluated version was made from: its generation's settings, source images, masks, and the
-judge's own accuracy.
-"""
+"""Loads what an evaluated version was made from, and measures the judge on real images."""
 
 from __future__ import annotations
 
@@ -17,6 +15,7 @@ from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, parse_pins, resolve
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import BATCH, Judge
+from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.read import PublishedRows
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.evaluation import EvaluationSettings
@@ -31,6 +30,7 @@ from sgdmix_hub.settings.method import (
 from sgdmix_hub.settings.parsing import parse_settings
 
 from .embeddings import Picture, Views, compute_views
+from .facts import JudgeAccuracy
 from .scores import Origins
 
 logger = logging.getLogger(__name__)
@@ -41,13 +41,15 @@ WITHOUT_CLASSIFIER = {
 
 
 def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
-    """Why this judge may say the wrong thing, in sentences; none where nothing speaks against it.
-    `subset`: of the sources.
+    """Reasons not to rely on this judge, as sentences for the card.
+
+    `subset`: what `subset_record` returns for the sources.
     """
-    found = []
+    reasons = []
     if trust.reads_background:
-        found.append(
-            f"The judge reads the background ({trust}): it takes good changes of background for lost labels."
+        reasons.append(
+            f"The judge reads the background ({trust}): it takes good changes of background "
+            "for lost labels."
         )
     trained_on = judge.facts.get("subset", {})
     same = all(
@@ -55,32 +57,32 @@ def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
         for name in ("dataset_config_name", "dataset_split", "rows_sha256")
     )
     if same and Pin.parse(subset["dataset"]).holds_same_as(Pin.parse(trained_on["dataset"])):
-        found.append(
-            "The judge was trained on the source images, whose foregrounds it knows: an independent one would agree less."
+        reasons.append(
+            "The judge was trained on the source images and knows their foregrounds: an "
+            "independent judge would agree less."
         )
     if judge.facts.get("synthetic"):
-        found.append("The judge was trained on synthetic images: it is no independent one.")
-    return found
+        reasons.append("The judge was trained on synthetic images: it is not independent.")
+    return reasons
 
 
 def generation_settings(
     settings: EvaluationSettings, folder: Path, output: Path
 ) -> AugmentSettings:
     """The settings of the generation, with its preset applied."""
-    path = folder / "sgdmix" / settings.synthetic_config_name / "config.yaml"
+    path = folder / RepoLayout(settings.synthetic_config_name).config
     return apply_preset(
         parse_settings(AugmentSettings, ["--config", str(path), f"--output_dir={output}"])
     )
 
 
 def source_pin(settings: EvaluationSettings, manifest: dict) -> Pin:
-    """The source dataset at its pin. Raises `UserError` where that was a local folder whose path
-    was not given.
-    """
+    """The source dataset at its pin. Raises `UserError` if `dataset_name` is needed and not set."""
     stated = parse_pins(manifest["pins"])["dataset_name"]
     if settings.dataset_name is None and stated.is_local:
         raise UserError(
-            f"the dataset was made from a local folder ({stated.name}): give its path with --dataset_name"
+            f"the dataset was made from a local folder ({stated.name}): "
+            "give its path with --dataset_name"
         )
     return resolve(settings.dataset_name or str(stated), repo_type="dataset")
 
@@ -88,12 +90,14 @@ def source_pin(settings: EvaluationSettings, manifest: dict) -> Pin:
 def mask_settings(
     settings: EvaluationSettings, recipe: AugmentSettings, manifest: dict
 ) -> tuple[AugmentSettings, Pin | None, str]:
-    """The settings that find the sources' foregrounds, the classifier they need, and both in words:
-    those of the generation, or, where the classifier behind its maps is not at hand, model-free
-    ones. Raises `UserError` when another classifier is given.
+    """How the sources are masked: the settings, the classifier they need, and a description.
+
+    The generation's own masks are used unless their classifier is unavailable; then the masks are
+    model-free. Raises `UserError` if the given classifier is another one.
     """
     method = manifest["saliency"]["method"]
-    words = f"the generation's ({method}, {recipe.threshold_method}{', GrabCut' if recipe.mask_refinement == 'grabcut' else ''})"
+    grabcut = ", GrabCut" if recipe.mask_refinement == "grabcut" else ""
+    words = f"the generation's ({method}, {recipe.threshold_method}{grabcut})"
     if SALIENCY_SOURCES[method].needs != "classifier":
         return replace(recipe, saliency_method=method), None, words
     stated = parse_pins(manifest["pins"])["classifier"]
@@ -101,7 +105,8 @@ def mask_settings(
         pin = resolve(settings.classifier)
         if not pin.holds_same_as(stated):
             raise UserError(
-                f"{settings.classifier} is not the classifier behind the saliency maps ({stated}): leave it out or give that one"
+                f"{settings.classifier} is not the classifier behind the saliency maps ({stated}): "
+                "leave it out or give that one"
             )
         return recipe, pin, words
     if not stated.is_local:
@@ -110,28 +115,37 @@ def mask_settings(
             return recipe, stated, words
         except UserError as error:
             logger.warning(error)
-    words = f"model-free (minimum barrier, GrabCut): the classifier behind the generation's {method} is not at hand (--classifier)"
+    words = (
+        "model-free (minimum barrier, GrabCut): the classifier behind the generation's "
+        f"{method} is not available (--classifier)"
+    )
     logger.warning(f"masks are {words}")
     return replace(recipe, **WITHOUT_CLASSIFIER), None, words
 
 
 def origins_of(rows: PublishedRows, split: Split) -> Origins:
-    """What the rows were made from, with positions in the split's subset."""
-    targets = rows.rows.data.column("target_index").to_numpy()
-    sources, targets = (
-        np.searchsorted(split.subset, indices) for indices in (rows.sources, targets)
+    """Sources and targets of the rows, as positions in the split's subset."""
+    return Origins(
+        sources=np.searchsorted(split.subset, rows.sources),
+        targets=np.searchsorted(split.subset, rows.rows.data.column("target_index").to_numpy()),
+        labels=rows.labels,
+        strengths=rows.strengths,
+        real_labels=split.labels[split.subset],
     )
-    return Origins(sources, targets, rows.labels, rows.strengths, split.labels[split.subset])
 
 
 def all_views(
-    rows: PublishedRows, split: Split, judge: Judge, maker: RowMaker, folder: Path
+    rows: PublishedRows,
+    split: Split,
+    judge: Judge,
+    maker: RowMaker,
+    maps_key: str,
+    folder: Path,
 ) -> tuple[Views, Views]:
-    """The views of the sources and of the synthetic images, both through the sources' masks."""
+    """The views of the source images and of the synthetic images, both with the sources' masks."""
     synthetic = split_of(rows.rows, rows.pin, "image", "label")
-    key = {"maps": maker.maps.key} | {
-        name: getattr(maker.settings, name) for name in (*MASK_SETTINGS, "resolution")
-    }
+    names = (*MASK_SETTINGS, "resolution")
+    key = {"maps": maps_key} | {name: getattr(maker.settings, name) for name in names}
     with tqdm(total=len(split.subset) + len(synthetic.subset), desc="views", unit="image") as bar:
 
         def source(row: int) -> Picture:
@@ -155,9 +169,10 @@ def all_views(
 
 def judge_on_real(
     settings: EvaluationSettings, recipe: AugmentSettings, split: Split, judge: Judge
-) -> tuple[dict | None, dict]:
-    """How often the judge is right on the real images of the evaluation split, as they are stored:
-    overall, and by label (right, images). Nothing without such a split.
+) -> tuple[JudgeAccuracy | None, dict[int, tuple[int, int]]]:
+    """The judge's accuracy on real images of the evaluation split, and by label (right, images).
+
+    Images are taken as they are stored. Without an evaluation split nothing is measured.
     """
     if settings.eval_split is None:
         return None, {}
@@ -165,7 +180,8 @@ def judge_on_real(
     rows = real.decodable()
     if not len(rows):
         raise UserError(
-            f"split {settings.eval_split!r} of {split.pin.name} has no image that can be decoded: give another --eval_split"
+            f"split {settings.eval_split!r} of {split.pin.name} has no image that can be decoded: "
+            "choose another --eval_split"
         )
     judged: dict[int, tuple[int, int]] = {}
     with tqdm(total=len(rows), desc="judge on real images", unit="image") as bar:
@@ -181,4 +197,4 @@ def judge_on_real(
             bar.update(len(batch))
             stop_if_requested()
     right, images = map(sum, zip(*judged.values(), strict=True))
-    return {"split": settings.eval_split, "accuracy": right / images, "images": images}, judged
+    return JudgeAccuracy(settings.eval_split, right / images, images), judged

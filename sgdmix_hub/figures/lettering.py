@@ -1,6 +1,4 @@
-"""Text in pictures: a font that has its letters, escapes for those that no font here has, and what
-fits into a width.
-"""
+"""Text in pictures: a font with the needed letters, escapes for missing ones, and shortening."""
 
 from __future__ import annotations
 
@@ -9,13 +7,13 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-LONGEST_DRAWN = 1000  # characters: no picture has room for more
+LONGEST_DRAWN = 1000  # characters; no picture has room for more
 
 
 @lru_cache
 def _dejavu() -> tuple[str, frozenset[str]]:
-    """The file of the DejaVu Sans that comes with matplotlib, and the characters that it has."""
-    import matplotlib  # half a second of the start of a program that draws nothing
+    """The path of matplotlib's DejaVu Sans and the characters in it."""
+    import matplotlib  # takes half a second, which a program that draws nothing saves
     from matplotlib.ft2font import FT2Font
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -24,16 +22,14 @@ def _dejavu() -> tuple[str, frozenset[str]]:
 
 @lru_cache
 def font_for(is_ascii: bool, size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, which has the letters of ASCII alone, or one with those of Latin, Greek,
-    Cyrillic and more.
-    """
-    return ImageFont.load_default(size) if is_ascii else ImageFont.truetype(_dejavu()[0], size)
+    """Pillow's font for ASCII text; DejaVu Sans for Latin, Greek, Cyrillic and more."""
+    font = ImageFont.load_default(size) if is_ascii else ImageFont.truetype(_dejavu()[0], size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels are built with FreeType
+    return font
 
 
 def drawable(text: str) -> str:
-    """The text with an escape, as in Python, for each character that would be drawn as an empty
-    box, or not at all.
-    """
+    """The text with a Python escape for every character that the fonts cannot draw."""
     text = text[:LONGEST_DRAWN]
     if text.isascii() and text.isprintable():
         return text
@@ -44,18 +40,14 @@ def drawable(text: str) -> str:
 
 
 def fitted(text: str, size: int, room: float) -> tuple[str, ImageFont.FreeTypeFont]:
-    """A line of text, or as much of its beginning as fits into `room` pixels with an ellipsis, and
-    the font to draw it with.
-    """
+    """A line of text, shortened to `room` pixels, and the font to draw it with."""
     text = drawable(text)
     font = font_for(text.isascii(), size)
     return shortened(text, font, room), font
 
 
 def shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    """The text, or as much of its beginning as fits into `room` pixels with an ellipsis: a text
-    that is longer is wider.
-    """
+    """The text or, if it is wider than `room` pixels, the longest beginning that fits with "…"."""
     if font.getlength(text) <= room:
         return text
     fits, too_long = 0, len(text)

@@ -1,6 +1,4 @@
-"""Pictures of what happened to images: one row an image, its panels from left to right under their
-titles.
-"""
+"""Sheets of pictures: one row per image, its panels side by side under their titles."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ OUTLINE_COLOUR = (255, 64, 220)
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One row: `panels` in the order of the titles, uint8 (h, w, 3) each, and the line of text
-    above them.
-    """
+    """One row: panels in the order of the titles, uint8 (h, w, 3), and the line above them."""
 
     panels: list[np.ndarray]
     caption: str
@@ -43,7 +39,10 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture, uint8 (h, w, 3), or why there is none; and the text above it."""
+    """One picture, uint8 (h, w, 3), and the text above it.
+
+    If there is no picture, `pixels` is the reason, which is drawn in its place.
+    """
 
     pixels: np.ndarray | Unusable
     caption: str = ""
@@ -51,7 +50,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring columns: a title over all of them and one for each, in one or more lines."""
+    """Neighbouring columns: a common title, and one for each, which may have several lines."""
 
     title: str
     columns: list[str]
@@ -65,15 +64,13 @@ def saliency_panel(saliency_map: np.ndarray, size: int) -> np.ndarray:
 
 
 def mask_panel(image: MaskedImage) -> np.ndarray:
-    """The image with everything outside its mask dimmed: one sees at once what the mask keeps."""
+    """The image with everything outside its mask dimmed."""
     dimmed = (image.pixels * 0.2).astype(np.uint8)
     return np.where(image.mask[..., None], image.pixels, dimmed)
 
 
 def outlined_panel(image: MaskedImage, size: int) -> np.ndarray:
-    """As `mask_panel`, at size x size and with the mask's outline drawn: what is dark already does
-    not look dimmed.
-    """
+    """As `mask_panel`, at size x size and with an outline, because dark images hide the dimming."""
     mask = resize_mask(image.mask, size)
     pixels = cv2.resize(mask_panel(image), (size, size), interpolation=cv2.INTER_AREA)
     outline = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
@@ -81,7 +78,7 @@ def outlined_panel(image: MaskedImage, size: int) -> np.ndarray:
 
 
 def draw_contact_sheet(rows: list[SheetRow], titles: Sequence[str] = TITLES) -> Image.Image:
-    """All rows as one RGB picture, panels enlarged to 160 pixels."""
+    """All rows as one RGB picture with panels of 160 x 160 pixels."""
     captioned = [
         [Panel(panel, "" if column else row.caption) for column, panel in enumerate(row.panels)]
         for row in rows
@@ -92,11 +89,9 @@ def draw_contact_sheet(rows: list[SheetRow], titles: Sequence[str] = TITLES) -> 
 def draw_panels(
     groups: list[Group], rows: list[list[Panel]], size: int, font_size: int
 ) -> Image.Image:
-    """Groups of columns, with one panel a column in every row, as one RGB picture; panels are drawn
-    at size x size.
+    """Rows of panels under groups of columns as one RGB picture; panels are size x size.
 
-    A caption that is longer than its panel runs on over those without one, and is cut off where
-    there are none.
+    A long caption extends over the following panels that have none, and is shortened to that room.
     """
     titles = [title for group in groups for title in group.columns]
     lines = max(title.count("\n") for title in titles) + 1
@@ -120,10 +115,8 @@ def draw_panels(
     for left, title in zip(lefts, titles, strict=True):
         middle = (left + size / 2, (head + rows_top) / 2)
         written = [fitted(line, font_size, size + GAP) for line in title.splitlines()]
-        text, font = (
-            "\n".join(line for line, _ in written),
-            font_for(all(line.isascii() for line in title.splitlines()), font_size),
-        )
+        text = "\n".join(line for line, _ in written)
+        font = font_for(all(line.isascii() for line in title.splitlines()), font_size)
         draw.text(middle, text, fill="black", font=font, anchor="mm", align="center", spacing=1)
     for number, row in enumerate(rows):
         top = rows_top + number * (CAPTION_HEIGHT + size + GAP)
@@ -170,7 +163,7 @@ def _draw_panel(
 
 
 def stacked(parts: list[Image.Image | list[str]], font_size: int) -> Image.Image:
-    """Pictures and lines of text, one below the other, as one RGB picture."""
+    """Pictures and lines of text, from top to bottom, as one RGB picture."""
     line_height = round(font_size * 1.5)
     heights = [
         part.height if isinstance(part, Image.Image) else len(part) * line_height + GAP
@@ -195,8 +188,6 @@ def stacked(parts: list[Image.Image | list[str]], font_size: int) -> Image.Image
 
 
 def in_few_colours(picture: Image.Image) -> Image.Image:
-    """The picture in 256 colours, dithered: half the bytes of a PNG of photographs, and hardly to
-    be told from it.
-    """
+    """The picture in 256 dithered colours: half the bytes as PNG, with hardly a visible change."""
     palette = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE)
     return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)

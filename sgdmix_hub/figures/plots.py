@@ -1,49 +1,60 @@
-"""Plots: distributions of a dataset's columns, the loss of a training."""
+"""Plots: distributions of a dataset's columns, and the loss of a training."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from sgdmix_hub.publishing.statistics import RowStatistics
 
-LONGEST_NAME = 28
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LONGEST_NAME = 28  # characters of a class name
 CURVE_POINTS = 100
+BLUE, RED = "#35618f", "#c0504d"
 
 
-def draw_statistics(statistics: RowStatistics, path: Path) -> None:
-    """Both distributions as histograms, side by side with their means, as a PNG."""
-    # a third of a second of the start of a program, which draws in the end or not at all
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches. It needs no display."""
+    # loading matplotlib takes a third of a second, which a program that draws nothing saves
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def draw_statistics(statistics: RowStatistics, path: Path) -> None:
+    """Draws both distributions as histograms with their means, side by side, as PNG."""
+    figure = new_figure(8, 2.6)
     titles = {
         "saliency distance of source and target (RMS)": statistics.distance,
         "share of pixels kept from the source": statistics.area,
     }
     for axes, (title, distribution) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         counts, edges = distribution.bars()
-        axes.stairs(counts, edges, fill=True, color="#35618f")
-        axes.axvline(distribution.mean, color="#c0504d", linewidth=1.2)
+        axes.stairs(counts, edges, fill=True, color=BLUE)
+        axes.axvline(distribution.mean, color=RED, linewidth=1.2)
         axes.set(xlabel=title, ylabel="images")
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def draw_curve(curve: list[list[float]], path: Path) -> None:
-    """The loss over the steps as a PNG."""
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    FigureCanvasAgg(figure)
+    """Draws the loss over the steps as PNG."""
+    figure = new_figure(6, 3)
     axes = figure.add_subplot()
-    axes.plot(*zip(*curve, strict=True), color="#35618f")
+    axes.plot(*zip(*curve, strict=True), color=BLUE)
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)

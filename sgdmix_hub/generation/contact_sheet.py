@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow.parquet as pq
+from PIL import Image
 
 from sgdmix_hub.data.splits import decode_image
 from sgdmix_hub.figures.panels import SheetRow, draw_contact_sheet, mask_panel, saliency_panel
@@ -17,9 +18,12 @@ from .shards import Shards
 SHEET_ROWS = 8
 
 
-def contact_sheet(settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards):
-    """A picture of rows spread over the plan: their stages are made again, the refined images are
-    those of the shards.
+def contact_sheet(
+    settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards
+) -> Image.Image:
+    """A picture of rows spread over the plan, stage by stage.
+
+    Maps, masks and mixtures are computed again; the refined images come from the shards.
     """
     skipped = {(record["source_index"], record["variant"]) for record in shards.skipped()}
     keys = zip(
@@ -48,11 +52,9 @@ def _sheet_row(
         _refined_image(shards, position, row),
     ]
     names, labels = inputs.split.class_names, inputs.split.labels
-    foreground = (
-        ""
-        if settings.foreground_strength is None
-        else f" (foreground {settings.foreground_strength:g})"
-    )
+    foreground = ""
+    if settings.foreground_strength is not None:
+        foreground = f" (foreground {settings.foreground_strength:g})"
     caption = (
         f"{names[labels[row.source_index]]}  {_partner(settings, names[labels[row.target_index]])}"
         f"     S = {row.strength:g}{foreground}   distance = {row.saliency_distance:.3f}"
@@ -61,7 +63,7 @@ def _sheet_row(
 
 
 def _partner(settings: AugmentSettings, name: str) -> str:
-    """What an image has of its target's class."""
+    """The part of a caption that names the target's class."""
     shown = "" if settings.mixing_method == "none" else f"+  background of {name}"
     return f"{shown}  ->  prompt of {name}" if settings.prompt_class == "target" else shown
 

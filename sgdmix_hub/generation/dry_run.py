@@ -1,6 +1,4 @@
-"""What a generation is going to make, how long it takes and how big it gets: from its plan, and
-from a few rows that are really made.
-"""
+"""Estimates rows, time and size of a generation from its plan and a few rows that it makes."""
 
 from __future__ import annotations
 
@@ -17,14 +15,12 @@ from .row_maker import RowMaker
 from .shards import Shards
 from .worker import make_shards
 
-TRIED_BATCHES = 2  # of each strength, after one that is not timed
+TRIED_BATCHES = 2  # timed batches of each strength, after one to warm up
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A few rows, made and thrown away: how many were tried and made, why the others were not, the
-    images' bytes, and the seconds.
-    """
+    """A few rows, made and thrown away. `reasons`: why some could not be made."""
 
     tried: int
     made: int
@@ -34,8 +30,9 @@ class Trial:
 
 
 def try_rows(maker: RowMaker, shards: Shards, unfinished: list[int]) -> Trial | None:
-    """The first rows of each strength that are still to be made, after a batch of each that warms
-    everything up; None without any.
+    """Makes and times the first unfinished rows of each strength; None if there are none.
+
+    One batch of each strength is made before, to warm up.
     """
     settings = maker.settings
     wanted = dict.fromkeys(settings.strength, (1 + TRIED_BATCHES) * settings.batch_size)
@@ -48,7 +45,7 @@ def try_rows(maker: RowMaker, shards: Shards, unfinished: list[int]) -> Trial | 
             break
     if not any(chosen.values()):
         return None
-    # where there are few rows, those that warmed up are tried once more
+    # with few rows left, the warm-up rows are timed too
     warming = [row for rows in chosen.values() for row in rows[: settings.batch_size]]
     timed = [row for rows in chosen.values() for row in (rows[settings.batch_size :] or rows)]
     sizes: list[int] = []
@@ -69,13 +66,14 @@ def try_rows(maker: RowMaker, shards: Shards, unfinished: list[int]) -> Trial | 
 def estimate_text(
     shards: Shards, unfinished: list[int], trial: Trial | None, maker: RowMaker, num_processes: int
 ) -> str:
-    """What a dry run tells, a line a fact."""
+    """The result of a dry run, one line per fact."""
     to_make = sum(map(shards.size, unfinished))
     reasons = Counter(reason for reason in shards.plan["skip"].to_pylist() if reason is not None)
     known = most_common(reasons.elements()) or "none"
     lines = [
         f"rows        {len(shards.plan):,} in {len(shards)} shards of {shards.rows_per_shard}",
-        f"to make     {to_make:,} rows in {len(unfinished)} shards; {len(shards) - len(unfinished)} shards are finished",
+        f"to make     {to_make:,} rows in {len(unfinished)} shards; "
+        f"{len(shards) - len(unfinished)} shards are finished",
         f"skipped     by the plan: {known}",
     ]
     if trial is None:
@@ -83,14 +81,13 @@ def estimate_text(
     device = environment(maker.settings)["device"]
     lines[-1] += f"; of {trial.tried} rows tried: {most_common(trial.reasons) or 0}"
     lines.append(
-        f"speed       {trial.tried / trial.seconds:.3g} images/s a process, measured on {trial.tried} rows on {device}"
+        f"speed       {trial.tried / trial.seconds:.3g} images/s per process, measured on "
+        f"{trial.tried} rows on {device}"
     )
     seconds = trial.seconds / trial.tried * (to_make - sum(reasons.values()))
-    share = (
-        f"{duration(seconds / num_processes)} with {num_processes} processes"
-        if num_processes > 1
-        else "one process"
-    )
+    share = "one process"
+    if num_processes > 1:
+        share = f"{duration(seconds / num_processes)} with {num_processes} processes"
     lines.append(
         f"time        {seconds / 3600:.2f} accelerator-hours: {duration(seconds)}, {share}"
     )
@@ -98,13 +95,14 @@ def estimate_text(
         size = trial.image_bytes / trial.made
         gigabytes = size * (len(shards.plan) - sum(reasons.values())) / 1e9
         lines.append(
-            f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB an image ({maker.settings.image_format})"
+            f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB per image "
+            f"({maker.settings.image_format})"
         )
     return "\n".join(lines)
 
 
 def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None) -> None:
-    """Raises `UserError` when a run would make nothing of what is left."""
+    """Raises `UserError` if a run could make none of the rows that are left."""
     reasons = trial.reasons if trial else shards.plan["skip"].to_pylist()
     if unfinished and not (trial and trial.made):
         raise UserError(
@@ -113,7 +111,7 @@ def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None
 
 
 def most_common(reasons: Iterable[str], kinds: int = 3) -> str:
-    """Reasons with their counts, the most frequent ones first."""
+    """The most frequent reasons with their counts, in words."""
     counted = Counter(reasons).most_common()
     more = f"; {len(counted) - kinds} other reasons" if len(counted) > kinds else ""
     return "; ".join(f"{count} x {shown(reason)}" for reason, count in counted[:kinds]) + more

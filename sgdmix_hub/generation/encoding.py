@@ -1,12 +1,11 @@
-"""Images -> the bytes of image files, in worker processes: Pillow's PNG encoder gains nothing from
-threads.
+"""Encodes images in worker processes: Pillow's PNG encoder gains nothing from threads.
 
-A worker is a program of its own that loads this module alone, not the libraries of the program that
-starts it, and is spoken to through its standard input and output. They share no lock and no
-semaphore: one that is killed, at whatever moment, is an end of file to its parent, never a wait.
+A worker is a separate program that loads only this module, not torch and the like. It talks to its
+parent through standard input and output, and they share no lock: if a worker is killed, its parent
+reads an end of file and never hangs.
 
-    to a worker     height and width, uint32; the pixels
-    from it         whether they were encoded, bool; the length, uint64; the file's bytes, or why not
+    request    height and width, uint32; the pixels
+    answer     whether they were encoded, bool; the length, uint64; the file's bytes, or the error
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -30,16 +31,16 @@ from sgdmix_hub.runtime.parent_death import signal_with_parent
 
 ENCODER_OPTIONS = {"png": {}, "jpeg": {"quality": 95}, "webp": {"quality": 95}}
 SIZE, ANSWER = struct.Struct("<II"), struct.Struct("<?Q")
-FOR_THE_PROGRAM = {
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGTERM,
-}  # a worker ends when its program does
-START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sgdmix_hub.generation.encoding import work; work(*sys.argv[2:])"
+# blocked in workers, which end when their parent does
+FOR_THE_PROGRAM = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM}
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from sgdmix_hub.generation.encoding import work; work(*sys.argv[2:])"
+)
 
 
 def encode_image(pixels: np.ndarray, image_format: str) -> bytes:
-    """uint8 (h, w, 3) as the bytes of an image file."""
+    """Encodes uint8 (h, w, 3) as an image file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(
         buffer, format=image_format.upper(), **ENCODER_OPTIONS[image_format]
@@ -47,12 +48,19 @@ def encode_image(pixels: np.ndarray, image_format: str) -> bytes:
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    requests: IO[bytes]
+    answers: IO[bytes]
+
+
 class Encoders:
-    """Processes that encode images; they end with the process that started them, however that ends."""
+    """Processes that encode images. They end with their parent, even if it is killed."""
 
     def __init__(self, num_workers: int, image_format: str):
         self._workers = [_start_worker(image_format) for _ in range(num_workers)]
-        self._idle: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(num_workers, "encode")  # each waits for one worker
@@ -62,26 +70,27 @@ class Encoders:
 
     def __exit__(self, *failure) -> None:
         for worker in self._workers:
-            worker.kill()
+            worker.process.kill()
         self._threads.shutdown(cancel_futures=True)
         for worker in self._workers:
-            with suppress(BrokenPipeError), worker:  # closes its pipes and waits for its end
+            # closes the pipes and waits for the end of the process
+            with suppress(BrokenPipeError), worker.process:
                 pass
 
-    def encode(self, pixels: np.ndarray) -> Future:
-        """The bytes to come of uint8 (h, w, 3). The future raises `EncoderDied`."""
+    def encode(self, pixels: np.ndarray) -> Future[bytes]:
+        """Encodes uint8 (h, w, 3). The future raises `EncoderDied` if the worker was killed."""
         return self._threads.submit(self._encode, pixels)
 
     def _encode(self, pixels: np.ndarray) -> bytes:
         worker = self._idle.get()
         try:
-            worker.stdin.write(SIZE.pack(*pixels.shape[:2]))
-            worker.stdin.write(np.ascontiguousarray(pixels).data)
-            worker.stdin.flush()
-            encoded, length = ANSWER.unpack(_read(worker.stdout, ANSWER.size))
-            content = _read(worker.stdout, length)
+            worker.requests.write(SIZE.pack(*pixels.shape[:2]))
+            worker.requests.write(np.ascontiguousarray(pixels).data)
+            worker.requests.flush()
+            encoded, length = ANSWER.unpack(_read(worker.answers, ANSWER.size))
+            content = _read(worker.answers, length)
         except (BrokenPipeError, EOFError):
-            raise EncoderDied(f"encoding process {worker.pid} died") from None
+            raise EncoderDied(f"encoding process {worker.process.pid} died") from None
         finally:
             self._idle.put(worker)
         if not encoded:
@@ -89,27 +98,26 @@ class Encoders:
         return content
 
 
-def _start_worker(image_format: str) -> subprocess.Popen:
-    """Called on the main thread: Linux takes the death of the thread that starts a process for its
-    parent's.
+def _start_worker(image_format: str) -> _Worker:
+    """Starts a worker. Must be called on the main thread: for the worker, the death of the thread
+    that started it counts as its parent's death (Linux).
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PROGRAM)  # which the worker inherits
+    arguments = [json.dumps(sys.path), str(os.getpid()), image_format]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PROGRAM)  # the worker inherits it
     try:
-        command = [
-            sys.executable,
-            "-c",
-            START,
-            json.dumps(sys.path),
-            str(os.getpid()),
-            image_format,
-        ]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert process.stdin is not None and process.stdout is not None  # both are pipes
+    return _Worker(process, process.stdin, process.stdout)
 
 
 def work(parent: str, image_format: str) -> None:
-    """What a worker does until its program ends."""
+    """The main loop of a worker, which ends with its parent."""
     if not signal_with_parent(signal.SIGKILL, int(parent)):
         return
     while header := sys.stdin.buffer.read(SIZE.size):
@@ -125,8 +133,8 @@ def work(parent: str, image_format: str) -> None:
         sys.stdout.buffer.flush()
 
 
-def _read(stream: io.BufferedIOBase, length: int) -> bytes:
-    """Exactly so many bytes. Raises `EOFError`."""
+def _read(stream: IO[bytes], length: int) -> bytes:
+    """Exactly `length` bytes. Raises `EOFError` if the stream ends before."""
     content = stream.read(length)
     if len(content) < length:
         raise EOFError

@@ -17,8 +17,7 @@ from sgdmix_hub.method.targets import NO_TARGET, Target, select_targets
 from sgdmix_hub.seeds import row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
 
-from .row_store import RowStore
-from .saliency_maps import SaliencyMaps
+from .row_store import RowArrays, RowMaps
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -31,14 +30,12 @@ PLAN_SCHEMA = pa.schema(
         ("skip", pa.string()),
     ]
 )
-PLAN_GROUP = 2**14  # rows that are turned into columns at once
+PLAN_GROUP = 2**14  # rows per row group
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One image to make: row numbers of the pinned split, the noise seed, and, where it cannot be
-    made, why (`skip`).
-    """
+    """One image to make. Indices are rows of the pinned split; `skip`: why it cannot be made."""
 
     source_index: int
     variant: int
@@ -50,13 +47,15 @@ class PlanRow:
 
 
 def make_plan(
-    settings: AugmentSettings, split: Split, maps: SaliencyMaps, backgrounds: RowStore | None = None
+    settings: AugmentSettings, split: Split, maps: RowMaps, backgrounds: RowArrays | None = None
 ) -> Iterator[PlanRow]:
-    """Every source of the subset times its variants, in that order. Targets come from the maps of
-    all processes, so this runs once.
+    """The variants of every source of the subset, in order.
 
-    `backgrounds`: float32 (D,) a row, features of the images' backgrounds, where selection needs
-    them.
+    Targets depend on the maps of all rows, so the plan is made once, by one process.
+
+    Args:
+        maps: (64, 64) per row.
+        backgrounds: float32 (D,) per row, if the selection method needs them.
     """
     usable = np.array(
         [row for row in split.subset if int(row) not in maps.unusable], dtype=np.int64
@@ -86,7 +85,7 @@ def make_plan(
 
 
 def write_plan(path: Path, plan: Iterable[PlanRow]) -> None:
-    """Writes the rows as they come, in groups: a plan may have millions."""
+    """Writes the rows in groups, as they come: a plan may have millions."""
     rows = iter(plan)
     with pq.ParquetWriter(path, PLAN_SCHEMA) as file:
         while group := [vars(row) for row in islice(rows, PLAN_GROUP)]:

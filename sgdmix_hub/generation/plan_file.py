@@ -1,12 +1,11 @@
-"""What a generation began with, as files of its state folder, each of which is told from a torn or
-changed one.
+"""What a generation began with, as three files in `state/`. Damage to any of them is detected.
 
-    run.json       settings, pins and environment, with a checksum of its own; written when the run
-    begins plan.parquet   the plan
-    plan.json      then its record: the plan's sha256, and a copy of run.json; with a checksum of its own
+    run.json       settings, pins and environment; sealed; written when the run begins
+    plan.parquet   the plan
+    plan.json      its record: the plan's sha256 and a copy of run.json; sealed; written last
 
-The plan is a pure function of settings and maps: one that was damaged is made again and has to have
-the sha256 that was recorded. So no damage to these files costs a finished shard.
+The plan is a pure function of settings and maps. A damaged plan is made again and must have the
+recorded sha256. So damage to these files never costs a finished shard.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from sgdmix_hub.files import (
     write_atomically,
     write_sealed,
 )
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import say
 
 RUN, PLAN, RECORD = "run.json", "plan.parquet", "plan.json"
@@ -34,13 +34,14 @@ def has_begun(state_folder: Path) -> bool:
 
 
 def note_run(state_folder: Path, run: dict) -> None:
-    """Writes down what a run begins with."""
+    """Records what a run begins with."""
     write_sealed(state_folder / RUN, run)
 
 
 def begun_run(state_folder: Path) -> dict:
-    """What the run in this folder began with; a damaged run.json is made again from its copy.
-    Raises `UserError` without either.
+    """What the run in this folder began with. A damaged run.json is restored from its copy.
+
+    Raises `UserError` if both are damaged.
     """
     path, record = state_folder / RUN, state_folder / RECORD
     try:
@@ -51,8 +52,8 @@ def begun_run(state_folder: Path) -> dict:
         run = read_sealed(record)["run"]
     except (DamagedFile, FileNotFoundError):
         raise UserError(
-            f"{path} is torn or was changed, and so is its copy in {record.name}: remove both and {PLAN}, then the same command goes on; "
-            "shards of the same plan are kept"
+            f"{path} and its copy in {record.name} are torn or were changed: remove both and "
+            f"{PLAN}, then run the same command; shards of the same plan are kept"
         ) from None
     say(made_again(damage))
     note_run(state_folder, run)
@@ -60,15 +61,16 @@ def begun_run(state_folder: Path) -> dict:
 
 
 class PlanFile:
-    """`plan.parquet` of a state folder, with its record."""
+    """`plan.parquet` of an output folder, with its record."""
 
-    def __init__(self, state_folder: Path):
-        self.path, self._record = state_folder / PLAN, state_folder / RECORD
+    def __init__(self, output: OutputFolder):
+        self.path, self._record = output.state / PLAN, output.state / RECORD
+        self._shards = output.shards
         self._expected: str | None = None
 
     def is_whole(self) -> bool:
-        """Whether the plan is there as it was made; where it or its record is not, says so."""
-        self._expected, damage = self._stated()
+        """Whether the plan is there, as it was made. Reports damage to the plan or its record."""
+        self._expected, damage = self._recorded()
         whole = self.path.exists() and file_sha256(self.path) == self._expected
         if self.path.exists() and not whole and self._expected is not None:
             damage = DamagedFile(self.path)
@@ -77,34 +79,34 @@ class PlanFile:
         return whole
 
     def settle(self) -> bool:
-        """Whether there is a plan to go by. A damaged one is removed, so that everybody waits for
-        the one that is made again.
-        """
+        """Whether the plan is usable. A damaged one is removed, so all ranks wait for a new one."""
         whole = self.is_whole()
         if whole:
-            self._note(self._expected)
+            self._write_record()
         else:
             self.path.unlink(missing_ok=True)
         return whole
 
     def put(self, write: Callable[[Path], None]) -> None:
-        """`write(path)` the plan, then its record. Raises `UserError` when it has to be another
-        plan's equal, and is not.
+        """`write(path)` the plan, then its record.
+
+        Raises `UserError` if it replaces a damaged plan and differs from it.
         """
 
         def checked(temporary: Path) -> None:
             write(temporary)
             if self._expected not in (None, file_sha256(temporary)):
                 raise UserError(
-                    f"{self.path} was damaged, and what is made in its place is another plan (other libraries, other saliency maps?): put "
-                    f"back a copy of it, or remove {self._record.name} and shards/ beside it to start over"
+                    f"{self.path} was damaged, and its replacement is another plan (other "
+                    "libraries, other saliency maps?): put back a copy of it, or remove "
+                    f"{self._record.name} and shards/ beside it to start over"
                 )
 
         write_atomically(self.path, checked)
-        self._note(file_sha256(self.path))
+        self._write_record()
 
-    def _note(self, sha256: str) -> None:
-        facts = {"sha256": sha256, "run": begun_run(self.path.parent)}
+    def _write_record(self) -> None:
+        facts = {"sha256": file_sha256(self.path), "run": begun_run(self.path.parent)}
         try:
             if read_sealed(self._record) == facts:
                 return
@@ -112,23 +114,24 @@ class PlanFile:
             pass
         write_sealed(self._record, facts)
 
-    def _stated(self) -> tuple[str | None, DamagedFile | None]:
-        """The plan's sha256 by its record or, where that is damaged or was never written, by the
-        records of shards; and the damage.
+    def _recorded(self) -> tuple[str | None, DamagedFile | None]:
+        """The plan's recorded sha256, and the damage to the record if any.
+
+        Without a readable record, the records of shards tell the sha256.
         """
         try:
             return read_sealed(self._record)["sha256"], None
         except FileNotFoundError:
-            return (self._stated_by_shards() if self.path.exists() else None), None
+            return (self._recorded_by_shards() if self.path.exists() else None), None
         except DamagedFile as damage:
-            return self._stated_by_shards(), damage
+            return self._recorded_by_shards(), damage
 
-    def _stated_by_shards(self) -> str | None:
-        """The plan that all whole records of shards are of, if there is one."""
-        stated = set()
-        for record in (self.path.parent / "shards").glob("shard-*.json"):
+    def _recorded_by_shards(self) -> str | None:
+        """The plan that all intact shard records name, if it is the same."""
+        plans = set()
+        for record in self._shards.glob("shard-*.json"):
             try:
-                stated.add(read_sealed(record)["plan_sha256"])
+                plans.add(read_sealed(record)["plan_sha256"])
             except DamagedFile:
                 continue
-        return stated.pop() if len(stated) == 1 else None
+        return plans.pop() if len(plans) == 1 else None

@@ -1,4 +1,4 @@
-"""One bar for the rows of all ranks."""
+"""The progress bar of a generation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from tqdm.auto import tqdm
 
 from .shards import Shards
 
-BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30.0  # a line in a log is there for ever
-SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records: a shared file system is slow at it
+BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30.0  # in a log, every update is a line
+SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records, which takes long on a shared file system
 
 
 class Progress:
-    """One bar for the rows of all ranks: this one's as they are done, the others' as their shards
-    are recorded; what an earlier attempt finished is there from the start and does not count for
-    the speed.
+    """One bar for the rows of all ranks.
+
+    This rank's rows count when they are done, the others' when their shards are recorded. Rows of
+    earlier attempts count from the start, but not towards the speed.
     """
 
     def __init__(self, shards: Shards, unfinished: list[int], mine: list[int], shown: bool):
@@ -41,13 +42,13 @@ class Progress:
         self.bar.close()
 
     def advance(self, rows: int) -> None:
-        """This rank has done some more rows."""
+        """Counts rows that this rank has done."""
         self.bar.update(rows)
         if time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
             self.all_recorded()
 
     def all_recorded(self) -> bool:
-        """Whether the other ranks' shards are all there; counts those that have appeared."""
+        """Whether all shards of the other ranks are recorded; counts new ones."""
         appeared = {number for number in self.others if self.shards.is_recorded(number)}
         self.others -= appeared
         self.bar.update(sum(map(self.shards.size, appeared)))

@@ -1,6 +1,4 @@
-"""Finished shards -> `repo/`: parquet files, config, plan, manifest, card and pictures, put in
-place in one rename.
-"""
+"""Builds `repo/` from finished shards: parquet files, config, plan, manifest, card and pictures."""
 
 from __future__ import annotations
 
@@ -18,16 +16,9 @@ from sgdmix_hub.files import DamagedFile, file_sha256, read_sealed, sync, sync_e
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts, read_manifest
 from sgdmix_hub.hub.licences import stated_license
 from sgdmix_hub.hub.pins import MODEL_FILES, local_folder
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, CardFacts, dataset_card, read_prose
-from sgdmix_hub.publishing.layout import (
-    EVALUATION,
-    assets_folder,
-    data_folder,
-    file_facts,
-    manifest_path,
-    shard_features,
-    shard_name,
-)
+from sgdmix_hub.publishing.layout import CARD, EVALUATION, RepoLayout, file_facts, shard_features
 from sgdmix_hub.publishing.statistics import RowStatistics, count_rows
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint, published_settings
@@ -39,20 +30,23 @@ from .row_maker import RowMaker
 from .saliency_maps import SaliencyMaps
 from .shards import Shards
 
-BUILDING = "repo.building"
-FINISHED = "repo.json"  # in state/: the manifest's sha256
+START_OVER = "remove that folder and run again; finished shards are kept"
+LISTED_NAMES = 3  # damaged files that a message names
 
 
-def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> bool:
-    """Whether `repo/` holds this very generation, whole: by the sizes of its files or, with
-    `verify`, by all their bytes. Raises `UserError` when it holds another one, or a damaged one.
+def is_complete(output: OutputFolder, settings: AugmentSettings, pins: dict[str, str]) -> bool:
+    """Whether `repo/` holds exactly this generation, complete.
+
+    Files are compared by size or, with `verify`, by their sha256. Raises `UserError` if `repo/`
+    holds another generation or is damaged.
     """
+    repo, manifest_name = output.repo, RepoLayout(settings.config_name).manifest
     if not repo.exists():
         return False
-    if not manifest_path(repo, settings).is_file():
+    if not (repo / manifest_name).is_file():
         raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
-    check_manifest(repo, manifest_path(repo, settings))
-    manifest = read_manifest(manifest_path(repo, settings))
+    check_manifest(output, manifest_name)
+    manifest = read_manifest(repo / manifest_name)
     if EVALUATION in manifest:
         raise UserError(f"{repo} is an evaluated copy of a generation: choose another --output_dir")
     if manifest["fingerprint"] != fingerprint(settings, pins):
@@ -61,9 +55,7 @@ def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> 
         )
     changed = [name for name, value in card_inputs(settings).items() if manifest[name] != value]
     if changed:
-        raise UserError(
-            f"{repo} has another {' and '.join(changed)}: remove {repo} and run again, finished shards are kept"
-        )
+        raise UserError(f"{repo} has another {' and '.join(changed)}: {START_OVER}")
     damaged = [
         name
         for name, facts in manifest["files"].items()
@@ -75,7 +67,7 @@ def is_complete(repo: Path, settings: AugmentSettings, pins: dict[str, str]) -> 
 
 
 def is_as_stated(path: Path, facts: dict, by_bytes: bool) -> bool:
-    """Whether a file has the size that the manifest states, and the sha256 where that is asked for."""
+    """Whether a file has the size in the manifest and, if `by_bytes`, the sha256 too."""
     return (
         path.is_file()
         and path.stat().st_size == facts["bytes"]
@@ -83,102 +75,99 @@ def is_as_stated(path: Path, facts: dict, by_bytes: bool) -> bool:
     )
 
 
-def check_manifest(repo: Path, manifest: Path) -> None:
-    """Raises `UserError` unless the manifest is the one that was written; nothing is said of a
-    repo/ whose state/ is gone.
+def check_manifest(output: OutputFolder, manifest_name: str) -> None:
+    """Raises `UserError` if the manifest has changed since it was written.
+
+    Without `state/`, which records its sha256, nothing is checked.
     """
     try:
-        stated = read_sealed(repo.parent / "state" / FINISHED)["manifest"]
+        stated = read_sealed(output.finished)["manifest"]
     except FileNotFoundError:
         return
     except DamagedFile as damage:
-        raise UserError(damage_text(repo, [f"its {damage.path}"])) from None
-    if file_sha256(manifest) != stated:
-        raise UserError(damage_text(repo, [manifest.relative_to(repo).as_posix()]))
+        raise UserError(damage_text(output.repo, [f"its {damage.path}"])) from None
+    if file_sha256(output.repo / manifest_name) != stated:
+        raise UserError(damage_text(output.repo, [manifest_name]))
 
 
 def damage_text(repo: Path, names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (
-        f"{repo} is damaged ({', '.join(names[:3])}{more}: missing, cut off or changed): remove that folder and run again, finished shards "
-        "are kept"
-    )
+    """Tells the user which files of `repo/` are damaged and how to repair it."""
+    more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
+    listed = ", ".join(names[:LISTED_NAMES])
+    return f"{repo} is damaged ({listed}{more}: missing, cut off or changed): {START_OVER}"
 
 
 def build_repository(
-    settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, output: Path
+    settings: AugmentSettings,
+    inputs: Inputs,
+    maps: SaliencyMaps,
+    maker: RowMaker,
+    shards: Shards,
+    output: OutputFolder,
 ) -> None:
-    """Writes `output/repo` from the shards and their records; what an interrupted attempt left is
-    thrown away. Raises `UserError` when not one row could be made, and when a shard has changed
-    since it was made.
+    """Writes `repo/` from the shards and their records; discards an interrupted attempt.
+
+    Raises `UserError` if every row was skipped, and `DamagedFile` if a shard has changed.
     """
     check_any_row(shards)
-    building = output / "state" / BUILDING
+    layout, building = RepoLayout(settings.config_name), output.building
+    class_names = inputs.split.class_names
     shutil.rmtree(building, ignore_errors=True)
-    data = building / data_folder(settings.config_name)
-    assets = building / assets_folder(settings.config_name)
-    facts_folder = building / "sgdmix" / settings.config_name
-    for folder in (data, facts_folder, assets):
-        folder.mkdir(parents=True)
+    layout.make_folders(building)
     for number in range(len(shards)):
-        shards.link_into(number, data / shard_name(number, len(shards)))
+        shards.link_into(number, building / layout.shard(number, len(shards)))
     config = yaml.safe_dump(
         published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True
     )
-    (facts_folder / "config.yaml").write_text(config, encoding="utf-8")
-    shutil.copyfile(shards.plan_path, facts_folder / "plan.parquet")
-    contact_sheet(settings, inputs, maker, shards).save(assets / "contact_sheet.png")
-    statistics = count_rows(
-        (shards.path(number) for number in range(len(shards))), len(inputs.split.class_names)
-    )
-    draw_statistics(statistics, assets / "statistics.png")
+    (building / layout.config).write_text(config, encoding="utf-8")
+    shutil.copyfile(shards.plan_path, building / layout.plan)
+    contact_sheet(settings, inputs, maker, shards).save(building / layout.contact_sheet)
+    statistics = count_rows(map(shards.path, range(len(shards))), len(class_names))
+    draw_statistics(statistics, building / layout.statistics)
     manifest = make_manifest(settings, inputs, shards, building) | {
-        "saliency": saliency_facts(maker.maps),
+        "saliency": saliency_facts(maps),
         "stated": stated(settings, inputs),
     }
-    check_same_bytes(shards, manifest["files"], data.relative_to(building).as_posix())
-    write_sealed(manifest_path(building, settings), manifest)
-    card = dataset_card(
-        settings, card_facts(manifest, shard_features(inputs.split.class_names), statistics)
-    )
-    (building / "README.md").write_text(card, encoding="utf-8")
+    check_same_bytes(shards, manifest["files"], layout)
+    write_sealed(building / layout.manifest, manifest)
+    facts = card_facts(manifest, shard_features(class_names), statistics)
+    (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
     sync(building)
-    write_sealed(
-        output / "state" / FINISHED, {"manifest": file_sha256(manifest_path(building, settings))}
-    )
-    building.rename(output / "repo")
-    sync_entry(output)
+    write_sealed(output.finished, {"manifest": file_sha256(building / layout.manifest)})
+    building.rename(output.repo)
+    sync_entry(output.path)
 
 
 def check_any_row(shards: Shards) -> None:
-    """Raises `UserError` when every row was skipped: no library loads a dataset of no rows."""
+    """Raises `UserError` if every row was skipped: no library loads a dataset without rows."""
     if any(shards.record(number)["rows"] for number in range(len(shards))):
         return
     reasons = most_common(record["reason"] for record in shards.skipped())
     raise UserError(
-        f"not one of {len(shards.plan)} rows could be made ({reasons}): there is no dataset to write"
+        f"not one of {len(shards.plan)} rows could be made ({reasons}): no dataset was written"
     )
 
 
-def check_same_bytes(shards: Shards, files: dict[str, dict], folder: str) -> None:
-    """Raises `DamagedFile` for a shard whose bytes in the repository are not those that its record
-    states.
+def check_same_bytes(shards: Shards, files: dict[str, dict], layout: RepoLayout) -> None:
+    """Raises `DamagedFile` for a shard in the repository that differs from its record.
+
+    `files`: the manifest's facts by file name.
     """
     for number in range(len(shards)):
-        if (
-            files[f"{folder}/{shard_name(number, len(shards))}"]["sha256"]
-            != shards.record(number)["sha256"]
-        ):
+        facts = files[layout.shard(number, len(shards))]
+        if facts["sha256"] != shards.record(number)["sha256"]:
             raise DamagedFile(shards.path(number))
 
 
 def make_manifest(
     settings: AugmentSettings, inputs: Inputs, shards: Shards, building: Path
 ) -> dict:
-    """What was made from what: the fingerprint, pins, versions, counts, skipped rows, and every
-    file's sha256 but the card's, which people may edit and other configurations share.
+    """Fingerprint, pins, versions, counts, skipped rows, and the sha256 of every file.
+
+    The card is left out: people may edit it, and configurations share it.
     """
-    environments = [shards.record(number)["environment"] for number in range(len(shards))]
+    records = [shards.record(number) for number in range(len(shards))]
+    environments = [record["environment"] for record in records]
     return {
         "fingerprint": fingerprint(settings, inputs.pins),
         "pins": inputs.pins,
@@ -186,7 +175,7 @@ def make_manifest(
         "prompt_class": settings.prompt_class,
         **card_inputs(settings),
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
-        "rows": sum(shards.record(number)["rows"] for number in range(len(shards))),
+        "rows": sum(record["rows"] for record in records),
         "planned_rows": len(shards.plan),
         "skipped": shards.skipped(),
         "files": file_facts(building),
@@ -194,7 +183,7 @@ def make_manifest(
 
 
 def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
-    """What the card takes from the settings besides what made the images."""
+    """The settings that change the card but not the images."""
     return {
         "license": settings.license,
         "card": file_sha256(settings.card) if settings.card else None,
@@ -202,15 +191,14 @@ def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
 
 
 def saliency_facts(maps: SaliencyMaps) -> dict:
-    """The method that made the maps, which is another than the settings name where a trust test
-    said so, and what that test found.
-    """
+    """The method that made the maps, and the result of the trust test that may have replaced it."""
     return {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
 
 
 def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
-    """What the card says besides settings and counts: kept in the manifest, so that it can be said
-    again without the inputs.
+    """What the card states besides settings and counts.
+
+    The manifest keeps it, so that the card can be rewritten without the inputs.
     """
     licenses = {"dataset_name": stated_license(inputs.split.pin, "dataset")}
     if inputs.base is not None:
@@ -231,12 +219,13 @@ def card_facts(
     statistics: RowStatistics,
     evaluation: CardEvaluation | None = None,
 ) -> CardFacts:
-    """The card's numbers, counted in the shards themselves, and what the manifest says. `features`:
-    the shards' columns.
+    """The card's facts: counts from the shards, everything else from the manifest.
+
+    `features`: the shards' columns.
     """
-    said = manifest["stated"]
+    from_run = manifest["stated"]
     return CardFacts(
-        title=said["title"],
+        title=from_run["title"],
         features=features,
         rows_by_label=statistics.rows_by_label,
         parquet_bytes=sum(
@@ -245,21 +234,19 @@ def card_facts(
         skipped=manifest["skipped"],
         saliency=manifest["saliency"],
         pins=manifest["pins"],
-        versions=said["versions"],
+        versions=from_run["versions"],
         fingerprint=manifest["fingerprint"],
         mean_distance=statistics.distance.mean,
         mean_area=statistics.area.mean,
-        licenses=said["licenses"],
-        quality=said["quality"],
+        licenses=from_run["licenses"],
+        quality=from_run["quality"],
         evaluation=evaluation,
     )
 
 
 def measured_quality(inputs: Inputs) -> list[tuple[str, str]]:
-    """What is known of the inputs' worth, in words: what a judge saw of the adapter's images, and
-    how often the classifier is right.
-    """
-    found = []
+    """Measured quality of the inputs, as lines of the card: (description, value)."""
+    lines = []
     fidelity = inputs.adapter.facts.get("fidelity") if inputs.adapter else None
     if fidelity:
         arms = {
@@ -267,24 +254,20 @@ def measured_quality(inputs: Inputs) -> list[tuple[str, str]]:
             "mixed, adapter": f"mixed images refined at S = {fidelity['strength']}",
         }
         for arm, text in arms.items():
-            low, high = fidelity["arms"][arm]["interval"]
-            share = f"{fidelity['arms'][arm]['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {fidelity['arms'][arm]['images']}"
-            found.append(
-                (f"{text} that show their class to a classifier trained on real images", share)
-            )
-    if inputs.classifier is not None:
-        facts = read_classifier_facts(
-            Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS
-        )
-        split, accuracy = (
-            facts.get(of, {}).get(name)
-            for of, name in (("settings", "eval_split"), ("metrics", "accuracy"))
-        )
-        if accuracy is not None:
-            found.append(
+            scores = fidelity["arms"][arm]
+            low, high = scores["interval"]
+            lines.append(
                 (
-                    f"accuracy on {split} of the classifier behind the saliency maps",
-                    f"{accuracy:.3f}",
+                    f"{text} that show their class to a classifier trained on real images",
+                    f"{scores['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {scores['images']}",
                 )
             )
-    return found
+    if inputs.classifier is not None:
+        folder = Path(local_folder(inputs.classifier, MODEL_FILES))
+        facts = read_classifier_facts(folder / CLASSIFIER_FACTS)
+        accuracy = facts.get("metrics", {}).get("accuracy")
+        if accuracy is not None:
+            split = facts.get("settings", {}).get("eval_split")
+            text = f"accuracy on {split} of the classifier behind the saliency maps"
+            lines.append((text, f"{accuracy:.3f}"))
+    return lines

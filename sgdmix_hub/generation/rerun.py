@@ -1,5 +1,6 @@
-"""A rerun of a published version takes its plan: saliency maps of another machine may differ in
-last bits, and targets with them.
+"""Takes the plan of a published version for a rerun.
+
+Saliency maps of another machine may differ in their last bits and lead to other targets.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sgdmix_hub.data.splits import Split
@@ -36,20 +36,19 @@ LONGEST_REASON = 500  # characters
 
 
 def published_plan(settings: AugmentSettings, pins: dict[str, str], split: Split) -> Path | None:
-    """The plan beside the published configuration that this run was started from; None when there
-    is none, or when the run differs from what was published, in which case it says so. `settings`
-    with the preset applied. Raises `UserError` on a plan that is not whole.
+    """The plan beside the published configuration that this run was started from.
+
+    None if there is none, or if the run's settings differ, which is reported. `settings` must have
+    the preset applied. Raises `UserError` if the plan is damaged.
     """
     if settings.config is None:
         return None
     plan, manifest = (Path(settings.config).parent / name for name in PUBLISHED_BESIDE)
     if not (plan.is_file() and manifest.is_file()):
         return None
-    changed = different_settings(settings, pins)
+    changed = different_settings(settings, settings.config, pins)
     if changed:
-        say(
-            f"{', '.join(changed)} not as in {settings.config}: this is another generation, with a plan of its own"
-        )
+        say(f"{', '.join(changed)} not as in {settings.config}: this run makes a new plan")
         return None
     stated = [
         facts["sha256"]
@@ -57,21 +56,19 @@ def published_plan(settings: AugmentSettings, pins: dict[str, str], split: Split
         if name.endswith(f"/{plan.name}")
     ]
     if stated != [file_sha256(plan)]:
-        raise UserError(f"{plan} is not the plan that its manifest states: fetch it again")
+        raise UserError(f"{plan} is not the plan of its manifest: download it again")
     check_plan(plan, settings, split)
     say(f"the plan is that of {settings.config}")
     return plan
 
 
-def different_settings(settings: AugmentSettings, pins: dict[str, str]) -> list[str]:
-    """Names of the settings that change images and are not as published. A setting that is younger
-    than the publication is compared with its default, and an input by its content.
+def different_settings(settings: AugmentSettings, config: str, pins: dict[str, str]) -> list[str]:
+    """Names of the settings that change the images and differ from those in `config`.
+
+    A setting that is newer than `config` is compared with its default, an input by its content.
     """
-    before = apply_preset(
-        parse_settings(
-            AugmentSettings, ["--config", settings.config, f"--output_dir={settings.output_dir}"]
-        )
-    )
+    arguments = ["--config", config, f"--output_dir={settings.output_dir}"]
+    before = apply_preset(parse_settings(AugmentSettings, arguments))
     published = {
         name: getattr(before, name) for name in PINNED_INPUTS if getattr(before, name) is not None
     }
@@ -88,8 +85,10 @@ def different_settings(settings: AugmentSettings, pins: dict[str, str]) -> list[
 
 
 def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
-    """Raises `UserError` unless a plan has the rows that the settings give for this split, a seed
-    for each, their strengths, and targets of the subset and of the classes that they allow.
+    """Raises `UserError` unless a plan fits the settings and the split.
+
+    It must have exactly the expected sources and variants, different seeds, the strengths of the
+    settings, and targets that are in the subset and of allowed classes.
     """
     expected = product(split.subset.tolist(), range(settings.num_variants))
     try:
@@ -98,17 +97,13 @@ def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
             file.schema_arrow.equals(PLAN_SCHEMA)
             and file.metadata.num_rows == len(split.subset) * settings.num_variants
         )
-        # which seeds they are is the publishing version's to say
+        # seeds need only differ: another version may derive them in another way
         fits = fits and len(file.read(["seed"])["seed"].unique()) == file.metadata.num_rows
         fits = fits and all(
             _are_rows(rows, list(islice(expected, len(rows))), settings, split)
             for rows in file.iter_batches(ROWS_AT_ONCE)
         )
-    except (
-        OSError,
-        ValueError,
-        pa.ArrowException,
-    ) as error:  # what Arrow raises on a file that is none of its own
+    except (OSError, ValueError, pa.ArrowException) as error:  # not a valid parquet file
         raise UserError(f"{path} cannot be read: {one_line(first_line(error))}") from error
     if not fits or next(expected, None) is not None:
         raise UserError(
@@ -119,15 +114,14 @@ def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
 def _are_rows(
     rows: pa.RecordBatch, expected: list[tuple[int, int]], settings: AugmentSettings, split: Split
 ) -> bool:
-    """Whether rows of a plan are those of the expected sources and variants, with targets that this
-    split and these settings have.
-    """
+    """Whether rows of a plan are the expected ones, with values that are possible."""
     if any(rows.column(name).null_count for name in PLAN_SCHEMA.names if name != "skip"):
         return False
     sources, variants, targets, seeds, strengths, distances = (
         rows.column(name).to_numpy() for name in PLAN_SCHEMA.names[:-1]
     )
-    skipped = pc.is_valid(rows.column("skip")).to_numpy(zero_copy_only=False)
+    skipped = rows.column("skip").is_valid().to_numpy(zero_copy_only=False)
+    reasons = rows.column("skip").drop_null().to_pylist()
     made, chosen = sources[~skipped], targets[~skipped]
     return (
         len(rows) == len(expected)
@@ -137,12 +131,11 @@ def _are_rows(
         and bool((targets[skipped] == NO_TARGET).all())
         and _classes_fit(split.labels[made], split.labels[chosen], settings.target_classes)
         and bool((np.isfinite(distances) & (distances >= 0))[~skipped].all())
-        and (pc.max(pc.utf8_length(rows.column("skip"))).as_py() or 0) <= LONGEST_REASON
-        and all(reason.isprintable() for reason in rows.column("skip").drop_null().to_pylist())
+        and all(len(reason) <= LONGEST_REASON and reason.isprintable() for reason in reasons)
     )
 
 
-def _classes_fit(labels: np.ndarray, target_labels: np.ndarray, target_classes: str) -> bool:
+def _classes_fit(labels: np.ndarray, target_labels: np.ndarray, target_classes: str | None) -> bool:
     """Whether targets are of the classes that `target_classes` allows."""
     same = labels == target_labels
     return target_classes == "any" or bool(

@@ -1,11 +1,10 @@
-"""One array a row of a subset, on disk: made in blocks by any number of processes, merged once,
-memory-mapped.
+"""One array for each row of a subset, on disk: computed in blocks by all processes, then merged.
 
-    block-00000.npy, block-00000.json    a block's values, then its record: its done-marker
-    values.npy, unusable.json            the merged values, then their record
+    block-00000.npy, block-00000.json    the values of a block, then its record, which marks it done
+    values.npy, unusable.json            the merged values, memory-mapped, then their record
 
-A block is the same whatever process makes it. Records hold checksums, their own too: what was torn
-or changed is named and made again, of merged values the blocks that have changed alone.
+A block does not depend on the process that makes it. Records hold checksums of the values and of
+themselves. Damaged blocks are reported and made again; so are the blocks of damaged merged values.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -37,9 +37,25 @@ BLOCK_ROWS = 128
 Block = tuple[np.ndarray, dict[str, str]]
 
 
+class RowArrays(Protocol):
+    """One array for each row, indexed by the split's rows."""
+
+    def __getitem__(self, rows, /) -> np.ndarray:
+        """The array of one row, or the stacked arrays of several rows."""
+        ...
+
+
+class RowMaps(RowArrays, Protocol):
+    """Row arrays some of which are missing. `unusable`: row -> the reason."""
+
+    @property
+    def unusable(self) -> dict[int, str]: ...
+
+
 class RowStore:
-    """The values of a split's subset, indexed by the split's rows; `unusable` maps a row to the
-    reason why it has none (zeros).
+    """The values of a split's subset on disk, indexed by the split's rows.
+
+    `unusable`: row -> the reason why it has no value; its value is zeros.
     """
 
     def __init__(self, folder: Path, split: Split):
@@ -52,20 +68,18 @@ class RowStore:
         }
 
     def __getitem__(self, rows) -> np.ndarray:
-        """The value of one row, or the stacked values of an array of rows."""
+        """The value of one row, or the stacked values of several rows."""
         return self._values[self._position[rows]]
 
     @property
     def values(self) -> np.ndarray:
-        """The values of the whole subset in its order, memory-mapped."""
+        """The values of the whole subset, in its order, memory-mapped."""
         return self._values
 
 
 @dataclass(frozen=True)
 class RowValues:
-    """One array a row, in memory, indexed by the split's rows as a `RowStore` is; `rows` is
-    ascending.
-    """
+    """One array for each row in memory, indexed like a `RowStore`. `rows`: ascending."""
 
     rows: np.ndarray
     values: np.ndarray
@@ -82,12 +96,12 @@ def compute_rows(
     rank: int,
     world_size: int,
 ) -> RowStore:
-    """The store in `folder`, made where it is missing: every process makes its blocks, rank 0
-    merges, the others wait for the merged file.
+    """Opens the store in `folder`; computes what is missing. A collective.
 
-    `prepare` loads what making blocks needs, and is called where there is a block to make alone;
-    what it returns gives, for the rows of a block, their values (k, ...) and the reasons for rows
-    without one. A collective.
+    Every process makes its share of the blocks. Rank 0 merges them, the others wait for the result.
+
+    `prepare` loads what the computation needs. It is called only if there are blocks to make. It
+    returns a function of rows (k,) that gives their values (k, ...) and reasons for missing ones.
     """
     on_rank_zero(lambda: _drop_damaged(folder, _blocks(split)))
     if not (folder / "unusable.json").exists():
@@ -130,16 +144,14 @@ def _write_values(marker: Path, values: np.ndarray) -> None:
 
 
 def _digest(values: np.ndarray) -> str:
-    """sha256 of an array: of its numbers, and of what they are."""
+    """sha256 of an array's dtype, shape and content."""
     return hashlib.sha256(
         f"{values.dtype.str} {values.shape}".encode() + values.tobytes()
     ).hexdigest()
 
 
 def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
-    """Names and drops what is not as it was written, and what dead processes left: what is missing
-    then is made.
-    """
+    """Reports and deletes damaged blocks, and deletes temporary files of dead processes."""
     clear_abandoned(folder)
     merged = folder / "unusable.json"
     if merged.exists():
@@ -167,7 +179,7 @@ def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
 
 
 def _damage(record: Path, fits: Callable[[dict], bool]) -> DamagedFile | None:
-    """What is wrong with values or with their record, which `fits` compares."""
+    """The damage to values or their record, if any. `fits` compares the values with the record."""
     values = (
         record.with_name("values.npy")
         if record.name == "unusable.json"
@@ -180,17 +192,15 @@ def _damage(record: Path, fits: Callable[[dict], bool]) -> DamagedFile | None:
 
 
 def _load(path: Path) -> np.ndarray:
-    """An array's file, memory-mapped. Raises `DamagedFile`."""
+    """Memory-maps an array's file. Raises `DamagedFile`."""
     try:
         return np.load(path, mmap_mode="r")
-    except Exception:  # numpy raises all kinds on a header that it cannot read
+    except Exception:  # numpy raises many types for a damaged header
         raise DamagedFile(path) from None
 
 
 def _cut_again(folder: Path, blocks: list[np.ndarray]) -> None:
-    """Takes the merged values apart into the blocks' files again; those that are not as the blocks'
-    records say are found there.
-    """
+    """Splits merged values into blocks again, so that their records tell which are damaged."""
     try:
         values = _load(folder / "values.npy")
     except (DamagedFile, FileNotFoundError):
@@ -207,16 +217,15 @@ def _save_array(path: Path, values: np.ndarray) -> None:
         np.save(file, values)
 
 
-def _take_room(path: Path) -> None:
-    """Has the file system set a file's whole length aside: a full disk that is met through a memory
-    map kills the process.
-    """
+def _allocate(path: Path) -> None:
+    """Allocates a file on disk: writing to a memory map on a full disk kills the process."""
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _merge(folder: Path, split: Split) -> None:
+    """Merges the values of all blocks, in the order of the subset."""
     blocks = _blocks(split)
     unusable: dict[str, str] = {}
     temporary = temporary_beside(folder / "values.npy")
@@ -231,15 +240,16 @@ def _merge(folder: Path, split: Split) -> None:
             if not (folder / "unusable.json").exists():
                 raise
             temporary.unlink(missing_ok=True)
-            return  # another run that shares the folder has merged them
+            return  # another run that shares the folder was faster
         if merged is None:
             shape = (len(split.subset), *values.shape[1:])
             merged = np.lib.format.open_memmap(
                 temporary, mode="w+", dtype=values.dtype, shape=shape
             )
-            _take_room(temporary)
+            _allocate(temporary)
         merged[start : start + len(rows)] = values
         unusable |= read_sealed(marker)["unusable"]
+    assert merged is not None, "a subset has at least one row"
     merged.flush()
     sync(temporary)
     os.replace(temporary, folder / "values.npy")

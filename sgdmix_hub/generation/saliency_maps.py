@@ -27,6 +27,7 @@ from sgdmix_hub.method.saliency.model_free import MAP_SIZE
 from sgdmix_hub.method.saliency.sources import Found, Source, load_cam, load_source
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
 from sgdmix_hub.models.loading import load_classifier
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -37,7 +38,7 @@ from sgdmix_hub.settings.method import (
     saliency_source,
 )
 
-from .row_store import Block, RowStore, compute_rows
+from .row_store import Block, RowMaps, RowStore, compute_rows
 
 logger = logging.getLogger(__name__)
 # Input size over training size; at twice its training size a small network lost half its accuracy.
@@ -103,7 +104,7 @@ def saliency_root(settings: AugmentSettings) -> Path:
     """The folder of a run's stores, which runs may share."""
     if settings.saliency_dir:
         return Path(settings.saliency_dir)
-    return Path(settings.output_dir) / "state" / "saliency"
+    return OutputFolder(settings.output_dir).saliency
 
 
 def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -> str:
@@ -255,9 +256,7 @@ def compute_backgrounds(
     )
 
 
-def features_of(
-    settings: AugmentSettings, split: Split, maps: SaliencyMaps, row: int
-) -> np.ndarray:
+def features_of(settings: AugmentSettings, split: Split, maps: RowMaps, row: int) -> np.ndarray:
     """Background features of one image, float32 (16,); zeros if it has no map or no mask."""
     if int(row) not in maps.unusable:
         with suppress(UnusableRow):

@@ -1,6 +1,4 @@
-"""The plan (one row per source and variant), the shards it is cut into, their completion records,
-and resuming.
-"""
+"""The shards of a plan and their records, which mark them as finished."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ from .plan import PlanRow
 
 
 class Shards:
-    """The shards of one plan in a state folder: `shard-00000.parquet` and, written after it, its
-    record `shard-00000.json`.
-    """
+    """The shards of one plan: `shard-00000.parquet` and, written after it, `shard-00000.json`."""
 
     def __init__(self, folder: Path, plan_path: Path, rows_per_shard: int):
         self.folder = folder
@@ -48,7 +44,7 @@ class Shards:
         return [PlanRow(**row) for row in self.plan.slice(start, count).to_pylist()]
 
     def size(self, number: int) -> int:
-        """How many rows of the plan a shard stands for."""
+        """How many rows of the plan a shard covers."""
         return min(self.rows_per_shard, len(self.plan) - number * self.rows_per_shard)
 
     def path(self, number: int) -> Path:
@@ -58,16 +54,14 @@ class Shards:
         return self.path(number).with_suffix(".json")
 
     def record(self, number: int) -> dict:
-        """What a shard's record says. Raises `DamagedFile`."""
+        """The record of a shard. Raises `DamagedFile`."""
         return read_sealed(self.record_path(number))
 
     def is_recorded(self, number: int) -> bool:
         return self.record_path(number).exists()
 
     def check(self, number: int) -> bool:
-        """Whether the shard of this very plan is there, with the bytes its record states. Raises
-        `DamagedFile` when it or its record is torn or was changed.
-        """
+        """Whether the shard is finished and of this plan. Raises `DamagedFile`."""
         if not self.is_recorded(number):
             return False
         record = self.record(number)
@@ -78,16 +72,14 @@ class Shards:
         return True
 
     def is_finished(self, number: int) -> bool:
-        """Whether the shard is there as it was made."""
+        """Whether the shard is finished, of this plan and undamaged."""
         try:
             return self.check(number)
         except DamagedFile:
             return False
 
     def unfinished(self) -> list[int]:
-        """The shards to make, ascending; those that are there, but not as they were made, are
-        named.
-        """
+        """The shards to make, ascending. Reports damaged ones."""
         numbers = []
         for number in range(len(self)):
             try:
@@ -100,20 +92,18 @@ class Shards:
         return numbers
 
     def drop_unfinished(self) -> list[int]:
-        """The shards to make; records that they have are dropped, so that nobody takes one for
-        done.
-        """
+        """The shards to make. Deletes their records, so that no rank takes one for finished."""
         numbers = self.unfinished()
         for number in numbers:
             self.record_path(number).unlink(missing_ok=True)
         return numbers
 
     def skipped(self) -> list[dict]:
-        """The skipped rows of all shards with their reasons, in the plan's order."""
+        """The skipped rows of all shards with their reasons, in the order of the plan."""
         return [record for number in range(len(self)) for record in self.record(number)["skipped"]]
 
     def write(self, number: int, rows: list[dict], features: Features, facts: dict) -> None:
-        """Writes the shard, then its record with `facts` added."""
+        """Writes a shard, then its record, which contains `facts`."""
         columns = {name: [row[name] for row in rows] for name in features}
         table = pa.table(columns, schema=features.arrow_schema)
         write_atomically(self.path(number), lambda temporary: pq.write_table(table, temporary))
@@ -126,9 +116,7 @@ class Shards:
         write_sealed(self.record_path(number), record)
 
     def link_into(self, number: int, path: Path) -> None:
-        """Puts a finished shard at another place of the same file system, without copying where
-        links are allowed.
-        """
+        """Hard-links a finished shard to `path`; copies it if the file system has no links."""
         try:
             os.link(self.path(number), path)
         except OSError:

@@ -1,9 +1,7 @@
-"""The flow of one process: its shards' rows are mixed ahead on threads, refined in batches of one
-strength, encoded in worker processes, and written while the next shard is under way.
+"""Makes the shards of one process: mixes on threads, refines in batches, encodes in processes.
 
-At most two shards are in memory: the one that is being made and the one that is being written. What
-runs ahead changes no byte: a row's image depends on the row alone, and a shard's rows are put in
-the plan's order.
+A shard is written while the next one is made, so at most two are in memory. Working ahead changes
+no byte: an image depends on its row alone, and a shard's rows are put in the order of the plan.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from .encoding import Encoders
 from .plan import PlanRow
 from .row_maker import RowMaker
 
-AHEAD = 2  # batches that are mixed ahead
+AHEAD = 2  # batches
 
 # write(shard number, published rows, skipped rows, seconds)
 WriteShard = Callable[[int, list[dict], list[dict], float], None]
@@ -37,8 +35,9 @@ def make_shards(
     write: WriteShard,
     advance: Callable[[int], None],
 ) -> None:
-    """Makes shard after shard; `write` is called for each on a thread of its own, and `advance(n)`
-    is told of n more rows done.
+    """Makes one shard after the other.
+
+    `write` is called for each on a second thread, `advance(n)` after every n rows.
     """
     settings = maker.settings
     with (
@@ -82,33 +81,25 @@ def _write(
     made: list[tuple[PlanRow, float, Future]],
     skipped: list[dict],
     seconds: float,
-):
-    """Puts a shard's rows in the plan's order, their images as soon as they are encoded, and writes
-    it.
-    """
+) -> None:
+    """Waits for a shard's encoded images and writes its rows in the order of the plan."""
     rows = []
     for row, foreground_area, encoded in sorted(made, key=in_plan_order):
         image = {"bytes": encoded.result(), "path": maker.image_name(row)}
         rows.append({"image": image} | maker.columns(row, foreground_area))
-    write(
-        number,
-        rows,
-        sorted(skipped, key=lambda record: (record["source_index"], record["variant"])),
-        seconds,
-    )
+    skipped = sorted(skipped, key=lambda record: (record["source_index"], record["variant"]))
+    write(number, rows, skipped, seconds)
 
 
 def in_plan_order(item: tuple) -> tuple[int, int]:
-    """A sort key for tuples that begin with a planned row."""
+    """A sort key for tuples that begin with a row of the plan."""
     return item[0].source_index, item[0].variant
 
 
 def computed_ahead(
     threads: ThreadPoolExecutor, function: Callable, items: Iterable, depth: int
 ) -> Iterator:
-    """`function(item)` for every item, in order, up to `depth` items ahead of the one that is asked
-    for.
-    """
+    """`function(item)` for every item, in order, computed up to `depth` items ahead."""
     pending: deque[Future] = deque()
     for item in items:
         pending.append(threads.submit(function, item))
@@ -124,10 +115,10 @@ def refined_rows(
     skipped: list[dict],
     advance: Callable[[int], None],
 ) -> Iterator[tuple[PlanRow, Mixture, np.ndarray]]:
-    """Rows of a plan with their mixtures and finished images, uint8 (size, size, 3); rows without
-    one go to `skipped` with their reasons.
+    """Rows with their mixtures and finished images, uint8 (size, size, 3).
 
-    `mixed`: rows, one strength after the other, with their mixtures or why there is none.
+    Rows that cannot be made are appended to `skipped` with their reasons. `mixed`: rows sorted by
+    strength, with their mixtures or the reason why there is none.
     """
     for rows, mixtures in batches(mixed, maker.settings.batch_size, skipped, advance):
         stop_if_requested()
@@ -145,9 +136,7 @@ def batches(
     skipped: list[dict],
     advance: Callable[[int], None],
 ) -> Iterator[tuple[list[PlanRow], list[Mixture]]]:
-    """Rows and mixtures in batches of one strength; rows without a mixture go to `skipped` with
-    their reasons.
-    """
+    """Rows and mixtures in batches of one strength; rows without a mixture go to `skipped`."""
 
     def usable() -> Iterator[tuple[PlanRow, Mixture]]:
         for row, mixture in mixed:
@@ -159,9 +148,9 @@ def batches(
 
     for _, group in groupby(usable(), key=lambda item: item[0].strength):
         while batch := list(islice(group, batch_size)):
-            yield tuple(map(list, zip(*batch, strict=True)))
+            yield [row for row, _ in batch], [mixture for _, mixture in batch]
 
 
 def skip_record(row: PlanRow, reason: str) -> dict:
-    """How a skipped row stands in records, manifest and card."""
+    """A skipped row as it is in records and manifest."""
     return {"source_index": row.source_index, "variant": row.variant, "reason": reason}

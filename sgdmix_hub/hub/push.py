@@ -13,6 +13,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from tqdm.auto import tqdm
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.output_folder import STATE
 
 from .client import (
     AGAIN,
@@ -26,7 +27,6 @@ from .client import (
 )
 from .pins import Pin
 
-STATE_FOLDER = "state"  # checkpoints, optimizer states, logs: never published
 MAIN = "main"
 UPLOADED_AT_ONCE = 16  # files; the progress bar moves after each group
 Digests = dict[str, set[str]]
@@ -121,7 +121,7 @@ def files_to_push(folder: Path) -> dict[str, Path]:
 
 def is_published(name: Path) -> bool:
     """Whether a file of the folder is pushed: neither hidden nor below `state/`."""
-    in_state = name.parts[0] == STATE_FOLDER and len(name.parts) > 1
+    in_state = name.parts[0] == STATE and len(name.parts) > 1
     return not in_state and not any(part.startswith(".") for part in name.parts)
 
 

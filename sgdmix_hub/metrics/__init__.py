@@ -1,3 +1,1 @@
-"""The product's own metrics, as `evaluate` modules: they work offline, where
-`evaluate.load("accuracy")` needs the Hub.
-"""
+"""Metrics as `evaluate` modules. They work offline; `evaluate.load("accuracy")` needs the Hub."""

@@ -1,31 +1,34 @@
-"""Whether synthetic images still show their labels, as a classifier sees them, as an `evaluate`
-metric.
+"""An `evaluate` metric: whether a classifier still recognises the labels of synthetic images.
 
-It is worth what the classifier is worth: one that reads backgrounds calls every good change of
-background a lost label.
+The metric depends on the classifier: one that reads backgrounds takes every good change of
+background for a lost label.
 """
+
+from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 
-DESCRIPTION = "Share of images that an independent classifier gives their label, overall and by class, and how sure of it it is."
+DESCRIPTION = (
+    "Share of images that an independent classifier assigns to their label, overall and by class, "
+    "and the mean probability of the label."
+)
 
 
 class LabelFidelity(evaluate.Metric):
-    """`compute(predictions=, references=, label_probabilities=)`, one entry an image -> what the
-    classifier says of the labels.
+    """`compute(predictions=, references=, label_probabilities=)`, one entry per image.
 
     Columns:
-    - `predictions`, `references`: integers, the class that the classifier sees and the label;
-    - `label_probabilities`: its probability of the label, in [0, 1].
+    - `predictions`, `references`: integers, the predicted class and the label;
+    - `label_probabilities`: the classifier's probability of the label, in [0, 1].
 
-    Figures:
-    - `label_fidelity`, in [0, 1]: share of the images that it gives their label;
-    - `mean_class_label_fidelity`: the mean of the classes' shares (each class counts alike);
+    Returns:
+    - `label_fidelity`, in [0, 1]: share of the images whose predicted class is their label;
+    - `mean_class_label_fidelity`: unweighted mean of that share over the classes;
     - `mean_label_probability`: mean probability of the label;
-    - `by_class`: a list of [label, images, label fidelity, mean probability], for the classes that
-      occur, ascending.
+    - `by_class`: a sorted list of [label, images, label fidelity, mean probability] of the classes
+      that occur.
     """
 
     def _info(self):
@@ -42,30 +45,33 @@ class LabelFidelity(evaluate.Metric):
             features=datasets.Features(features),
         )
 
-    def _compute(self, predictions, references, label_probabilities):
-        agrees = np.asarray(predictions) == np.asarray(references)
-        probabilities = np.asarray(label_probabilities, np.float64)
-        by_class = fidelity_by_class(agrees, probabilities, np.asarray(references))
-        return {
-            "label_fidelity": float(agrees.mean()),
-            "mean_class_label_fidelity": float(np.mean([share for _, _, share, _ in by_class])),
-            "mean_label_probability": float(probabilities.mean()),
-            "by_class": by_class,
-        }
+    def _compute(self, **columns):
+        return label_fidelity(**{name: np.asarray(column) for name, column in columns.items()})
+
+
+def label_fidelity(
+    predictions: np.ndarray, references: np.ndarray, label_probabilities: np.ndarray
+) -> dict[str, Any]:
+    """The metric's figures, of integers (n,) and probabilities (n,)."""
+    agrees, probabilities = predictions == references, label_probabilities.astype(np.float64)
+    by_class = fidelity_by_class(agrees, probabilities, references)
+    return {
+        "label_fidelity": float(agrees.mean()),
+        "mean_class_label_fidelity": float(np.mean([share for _, _, share, _ in by_class])),
+        "mean_label_probability": float(probabilities.mean()),
+        "by_class": by_class,
+    }
 
 
 def label_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The probability of each row's label, (n,), of probabilities (n, classes) and integer labels
-    (n,).
-    """
+    """The probability of each row's label, (n,), from (n, classes) and integer labels (n,)."""
     return np.take_along_axis(probabilities, np.asarray(labels)[:, None], axis=1)[:, 0]
 
 
 def fidelity_by_class(
     agrees: np.ndarray, probabilities: np.ndarray, labels: np.ndarray
 ) -> list[list]:
-    """[label, images, share that agrees, mean probability of the label] for every label that
-    occurs, ascending.
+    """[label, images, share that agrees, mean probability] of every label that occurs, sorted.
 
     `agrees`: bool (n,); `probabilities`: of the label, (n,) in [0, 1]; `labels`: integers (n,).
     """

@@ -1,39 +1,38 @@
-"""How far synthetic images are from their sources on either side of the mask, as an `evaluate`
-metric.
+"""An `evaluate` metric: distance of synthetic images from their sources, on each side of the mask.
 
-The functions take features (n, d) of images of which only one side is left, by any image encoder,
-and return one cosine distance in [0, 2] per row, float64 (n,): NaN where a side has no pixel, whose
-features are given as NaN. The metric reports means over the other rows.
+The functions take features (n, d), by any image encoder, of images with one side of the mask left,
+and return one cosine distance in [0, 2] per row, float64 (n,). A side without pixels has NaN
+features and a NaN distance; the metric reports the means over the other rows.
 """
 
 import datasets
 import evaluate
 import numpy as np
 
-DESCRIPTION = "Drift of the foreground, and novelty of the background, of synthetic images: feature distances on either side of the mask."
+DESCRIPTION = (
+    "Foreground drift and background novelty of synthetic images: feature distances from their "
+    "sources on each side of the mask."
+)
 
 
 class RegionDrift(evaluate.Metric):
-    """`compute(**columns, real_backgrounds=, real_labels=)`, one entry a synthetic image -> three
-    means, in [0, 2].
+    """`compute(**columns, real_backgrounds=, real_labels=)`.
 
-    Columns:
-    - `foreground`, `background`: features of the synthetic image with the one side of its source's
-      mask left, (d,) each;
-    - `source_foreground`, `source_background`: those of the source, through the same mask;
+    Columns, one entry per synthetic image:
+    - `foreground`, `background`: its features with one side of its source's mask left, (d,) each;
+    - `source_foreground`, `source_background`: the same of its source;
     - `label`: integer.
 
-    Beside the columns: `real_backgrounds` (m, d) and `real_labels` (m,), the same features of the
-    real images.
+    Not columns: `real_backgrounds` (m, d) and `real_labels` (m,), of the real images.
 
-    Figures:
-    - `foreground_drift`, less is better: distance of the foreground from the source's, what the
-      label names;
+    Returns means in [0, 2]:
+    - `foreground_drift`, lower is better: distance of the foreground, which the label names, from
+      the source's;
     - `background_novelty`: distance of the background from the source's;
-    - `background_novelty_in_class`: distance of the background from the nearest one of a real image
-      of the class.
+    - `background_novelty_in_class`: distance of the background from the nearest background of a
+      real image of the class.
 
-    Novelty is worth something beside a small drift alone: noise is far from everything.
+    Novelty is only of value with a small drift: noise is far from everything.
     """
 
     def _info(self):
@@ -46,34 +45,30 @@ class RegionDrift(evaluate.Metric):
             description=DESCRIPTION, citation="", inputs_description="", features=features
         )
 
-    def _compute(
-        self,
-        foreground,
-        background,
-        source_foreground,
-        source_background,
-        label,
-        real_backgrounds,
-        real_labels,
-    ):
-        background = np.asarray(background, np.float64)
-        in_class = novelty_in_class(
-            background, np.asarray(label), np.asarray(real_backgrounds), np.asarray(real_labels)
-        )
-        distances = {
-            "foreground_drift": cosine_distance(
-                np.asarray(foreground), np.asarray(source_foreground)
-            ),
-            "background_novelty": cosine_distance(background, np.asarray(source_background)),
-            "background_novelty_in_class": in_class,
-        }
-        return {name: mean_of_defined(values) for name, values in distances.items()}
+    def _compute(self, **columns):
+        return region_drift(**{name: np.asarray(column) for name, column in columns.items()})
+
+
+def region_drift(
+    foreground: np.ndarray,
+    background: np.ndarray,
+    source_foreground: np.ndarray,
+    source_background: np.ndarray,
+    label: np.ndarray,
+    real_backgrounds: np.ndarray,
+    real_labels: np.ndarray,
+) -> dict[str, float]:
+    """The metric's figures, of features (n, d) and (m, d) and integers (n,) and (m,)."""
+    in_class = novelty_in_class(background, label, real_backgrounds, real_labels)
+    return {
+        "foreground_drift": mean_of_defined(cosine_distance(foreground, source_foreground)),
+        "background_novelty": mean_of_defined(cosine_distance(background, source_background)),
+        "background_novelty_in_class": mean_of_defined(in_class),
+    }
 
 
 def cosine_distance(features: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """float64 (n,) in [0, 2]: 1 - cosine of the rows of features (n, d) and others (n, d); 1 where
-    one of a pair is zero.
-    """
+    """float64 (n,) in [0, 2]: 1 - cosine of the rows of (n, d) and (n, d); 1 for a zero row."""
     return np.clip(1 - np.einsum("nd,nd->n", directions(features), directions(others)), 0, 2)
 
 
@@ -83,8 +78,9 @@ def novelty_in_class(
     real_backgrounds: np.ndarray,
     real_labels: np.ndarray,
 ) -> np.ndarray:
-    """float64 (n,): cosine distance of each background (n, d) from the nearest of the real ones (m,
-    d) of its label; NaN where the class has none. `labels`, `real_labels`: integers (n,) and (m,).
+    """float64 (n,): cosine distance of each background from the nearest real one of its label.
+
+    Features (n, d) and (m, d), integers (n,) and (m,). NaN if the class has no real background.
     """
     novelty = np.full(len(backgrounds), np.nan)
     for label in np.unique(labels):
@@ -99,29 +95,27 @@ def novelty_in_class(
 def mean_distance_within_and_between(
     features: np.ndarray, labels: np.ndarray
 ) -> tuple[float, float]:
-    """Mean cosine distance of two different rows of features (n, d) with the same label, and with
-    different ones: what a distance is to be compared with. NaN where there are no such pairs; rows
-    with NaN are left out.
+    """Mean cosine distance of two rows of features (n, d) with the same label, and with others.
+
+    Rows with NaN are left out. NaN if there are no such pairs.
     """
     defined = ~np.isnan(features).any(axis=1)
     unit, labels = directions(features[defined]), labels[defined]
     sums = np.stack([unit[labels == label].sum(axis=0) for label in np.unique(labels)])
     counts = np.unique(labels, return_counts=True)[1]
-    own = (unit * unit).sum()  # of the pairs of a row with itself
+    own = (unit * unit).sum()  # pairs of a row with itself
     same, same_pairs = (sums * sums).sum() - own, (counts * (counts - 1)).sum()
     total = sums.sum(axis=0)
-    other, other_pairs = (
-        (total * total).sum() - (sums * sums).sum(),
-        len(labels) ** 2 - (counts**2).sum(),
-    )
-    return tuple(
-        float(1 - dot / pairs) if pairs else float("nan")
-        for dot, pairs in ((same, same_pairs), (other, other_pairs))
+    other = (total * total).sum() - (sums * sums).sum()
+    other_pairs = len(labels) ** 2 - (counts**2).sum()
+    return (
+        float(1 - same / same_pairs) if same_pairs else float("nan"),
+        float(1 - other / other_pairs) if other_pairs else float("nan"),
     )
 
 
 def directions(features: np.ndarray) -> np.ndarray:
-    """Rows of features (n, d) scaled to length 1, float64; zeros stay zeros."""
+    """Rows of features (n, d) scaled to length 1, float64; zero rows stay zero."""
     features = np.asarray(features, np.float64)
     return features / np.maximum(
         np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float64).tiny
@@ -129,6 +123,6 @@ def directions(features: np.ndarray) -> np.ndarray:
 
 
 def mean_of_defined(values: np.ndarray) -> float:
-    """The mean of what is not NaN; NaN where nothing is."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")

@@ -1,23 +1,23 @@
-"""Accuracy of a classifier on classes with many, a medium number of and few training images, as an
-`evaluate` metric.
-"""
+"""An `evaluate` metric: accuracy on classes with many, medium and few training images."""
+
+from collections.abc import Sequence
 
 import datasets
 import evaluate
 import numpy as np
 
-DESCRIPTION = (
-    "Mean class accuracy over the classes with many, a medium number of and few training images."
-)
+DESCRIPTION = "Mean class accuracy of the classes with many, medium and few training images."
 
 
 class ShotAccuracy(evaluate.Metric):
-    """`compute(predictions=, references=, train_counts=, many_shot=, few_shot=)` with integer
-    labels -> `many_shot_accuracy`, `medium_shot_accuracy`, `few_shot_accuracy`, in [0, 1], each
-    where it has a class with test images.
+    """`compute(predictions=, references=, train_counts=, many_shot=, few_shot=)`.
 
-    `train_counts`: training images of each class. Many are more than `many_shot`, few are less than
-    `few_shot`: 100 and 20 on ImageNet-LT (Liu et al., CVPR 2019). Classes count alike.
+    Columns: `predictions`, `references`, integer labels. `train_counts`: training images of each
+    class. Many-shot classes have more than `many_shot`, few-shot ones less than `few_shot` training
+    images: 100 and 20 on ImageNet-LT (Liu et al., CVPR 2019).
+
+    Returns `many_shot_accuracy`, `medium_shot_accuracy`, `few_shot_accuracy`, in [0, 1]: unweighted
+    means over classes. A group without test images is left out.
     """
 
     def _info(self):
@@ -28,15 +28,25 @@ class ShotAccuracy(evaluate.Metric):
             description=DESCRIPTION, citation="", inputs_description="", features=features
         )
 
-    def _compute(self, predictions, references, train_counts, many_shot, few_shot):
-        correct = np.asarray(predictions) == np.asarray(references)
-        classes, of_class, images = np.unique(references, return_inverse=True, return_counts=True)
-        accuracies = np.bincount(of_class, weights=correct) / images
-        counts = np.asarray(train_counts)[classes]
-        many, few = counts > many_shot, counts < few_shot
-        parts = {"many": many, "medium": ~many & ~few, "few": few}
-        return {
-            f"{name}_shot_accuracy": float(accuracies[part].mean())
-            for name, part in parts.items()
-            if part.any()
-        }
+    def _compute(self, *, predictions=None, references=None, **groups):
+        return shot_accuracy(np.asarray(predictions), np.asarray(references), **groups)
+
+
+def shot_accuracy(
+    predictions: np.ndarray,
+    references: np.ndarray,
+    train_counts: Sequence[int],
+    many_shot: int,
+    few_shot: int,
+) -> dict[str, float]:
+    """The metric's figures, of integer labels (n,) and counts (classes,)."""
+    classes, index, images = np.unique(references, return_inverse=True, return_counts=True)
+    accuracies = np.bincount(index, weights=predictions == references) / images
+    counts = np.asarray(train_counts)[classes]
+    many, few = counts > many_shot, counts < few_shot
+    parts = {"many": many, "medium": ~many & ~few, "few": few}
+    return {
+        f"{name}_shot_accuracy": float(accuracies[part].mean())
+        for name, part in parts.items()
+        if part.any()
+    }

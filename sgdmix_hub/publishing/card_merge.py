@@ -1,16 +1,17 @@
-"""The card of one configuration and the card that a repository has already -> the repository's
-card, as a function on text.
+"""Merges the card of one configuration into the card that a repository already has.
 
     ---
-    YAML              configs, dataset_info and sgdmix by configuration; everything else that stood there stays
+    YAML     configs, dataset_info and sgdmix are merged by configuration; other keys are kept
     ---
     # Title
-    <!-- sgdmix:default:begin -->  what a run says of its configuration, replaced as a whole  <!--
-    sgdmix:default:end --> <!-- sgdmix:strong:begin -->   another configuration's, kept as it stands
-    <!-- sgdmix:strong:end --> <!-- sgdmix-versions:begin --> a table of all versions, from the YAML
+    <!-- sgdmix:default:begin -->   this configuration's section, which is replaced
+    <!-- sgdmix:default:end -->
+    <!-- sgdmix:strong:begin -->    another configuration's section, which is kept
+    <!-- sgdmix:strong:end -->
+    <!-- sgdmix-versions:begin -->  a table of all versions
     <!-- sgdmix-versions:end -->
 
-What people wrote outside the marks is kept too.
+Text outside the marks, which people wrote, is kept. All functions work on text.
 """
 
 from __future__ import annotations
@@ -32,19 +33,18 @@ SIZES = (
     (10**9, "100M<n<1B"),
 )
 
-# What a run writes where it cannot know yet under which name and as which version it will be
-# published.
+# Placeholders in a run's card, which cannot know yet where and as what it will be published.
 UNPUBLISHED_NAME = "path/or/name/of/this/repository"
 UNPUBLISHED_VERSION = "version-of-this-dataset"
 MARK = "<!-- sgdmix"
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-HISTORY = "history"  # of a configuration: the versions in which it was made anew
+HISTORY = "history"  # key of the versions of a configuration
 NO_SETTING = {"versions", "pins", "fingerprint", "trust_test", "rows", "license", HISTORY}
 
 
 @dataclass(frozen=True)
 class Card:
-    """A README.md in its two parts."""
+    """A README.md: its YAML and its Markdown body."""
 
     data: dict
     body: str
@@ -54,7 +54,7 @@ class Card:
 
 
 def read_card(text: str) -> Card:
-    """Raises `UserError` when the YAML at its top is none, or is not that of a card."""
+    """Parses a README.md. Raises `UserError` if its YAML is invalid or not that of a card."""
     text = text.replace("\r\n", "\n")
     match = FRONT_MATTER.match(text)
     if match is None:
@@ -63,64 +63,62 @@ def read_card(text: str) -> Card:
         data = read_card_yaml(match[1])
     except ValueError as error:
         raise UserError(
-            one_line(f"the repository's README.md has YAML that cannot be read: mend it ({error})")
+            one_line(f"the YAML of the repository's README.md cannot be read, fix it: {error}")
         ) from None
     return Card(data, text[match.end() :].strip("\n"))
 
 
 def section(config_name: str, text: str) -> str:
-    """What a run says of its configuration, between marks."""
+    """The section of a configuration, between its marks."""
     return _marked(f"sgdmix:{config_name}", text)
 
 
 def merge_cards(theirs: str | None, ours: str, config_name: str, repo_id: str, version: str) -> str:
-    """The card of a repository once a configuration is published there as `version`.
+    """The repository's card after a configuration is published there as `version`.
 
     Args:
-        theirs: the repository's card; None when it has none.
+        theirs: the repository's card; None if it has none.
         ours: the card that the configuration's run wrote.
 
-    Merging the same card as the same version a second time changes nothing. Raises `UserError`.
+    Merging the same card as the same version again changes nothing. Raises `UserError`.
     """
     new = published_card(ours, repo_id, version)
-    if (
-        config_name not in _mapping(new.data, "sgdmix")
-        or _marked_part(f"sgdmix:{config_name}", new.body) is None
-    ):
+    part = _marked_part(f"sgdmix:{config_name}", new.body)
+    if config_name not in _mapping(new.data, "sgdmix") or part is None:
         raise UserError(
-            f"the run's README.md does not say what {config_name} is, or has lost its marks: run the generation again"
+            f"the run's README.md does not describe {config_name}, or has lost its marks: "
+            "run the generation again"
         )
     old = read_card(theirs or "")
     data = _merged_data(old.data, new.data, config_name, version)
-    return str(Card(data, _merged_body(old.body, new.body, config_name, data["sgdmix"])))
+    body = _merged_body(old.body, new.body, new.body[part], config_name)
+    versions = _marked("sgdmix-versions", _versions_table(data["sgdmix"]))
+    return str(Card(data, f"{body}\n\n{versions}"))
 
 
 def same_on_card(
     theirs: str | None, ours: str, config_name: str, repo_id: str, version: str
 ) -> bool:
-    """Whether a repository's card says of a configuration what its run's card says, published as
-    `version`.
+    """Whether a repository's card describes a configuration as its run's card does.
+
+    `theirs`, `ours`, `version`: as in `merge_cards`.
     """
     part = _own_part(read_card(theirs or ""), config_name)
-    named = re.search(
-        r"hf://datasets/([^@\s]+)@", part[-1] or ""
-    )  # repositories are renamed, what was published stays
-    return part == _own_part(
-        published_card(ours, named[1] if named else repo_id, version), config_name
-    )
+    # the repository may have been renamed since: compare with the name that it had then
+    named = re.search(r"hf://datasets/([^@\s]+)@", part[-1] or "")
+    published = published_card(ours, named[1] if named else repo_id, version)
+    return part == _own_part(published, config_name)
 
 
 def newest_versions(card: str) -> set[str]:
-    """The version that each configuration on a repository's card was published as last. Raises
-    `UserError`.
-    """
+    """The newest version of each configuration on a repository's card. Raises `UserError`."""
     methods = _mapping(read_card(card).data, "sgdmix")
     histories = [_listing(_mapping(methods, name).get(HISTORY)) for name in methods]
     return {history[-1]["version"] for history in histories if history}
 
 
 def published_card(ours: str, repo_id: str, version: str) -> Card:
-    """A run's card with the names that it was waiting for."""
+    """A run's card with its placeholders replaced."""
     card = read_card(ours)
     return Card(
         card.data,
@@ -129,12 +127,12 @@ def published_card(ours: str, repo_id: str, version: str) -> Card:
 
 
 def size_category(num_rows: int) -> str:
-    """The Hub's word for a number of rows."""
+    """The Hub's size category for a number of rows."""
     return next((name for limit, name in SIZES if num_rows < limit), "1B<n<10B")
 
 
 def plain(text: str) -> str:
-    """Untrusted text as one line of Markdown without any markup of its own."""
+    """Untrusted text as one line of escaped Markdown."""
     one_line = " ".join(str(text).split())
     escaped = (
         one_line.replace("&", "&amp;")
@@ -175,8 +173,9 @@ def _merged_data(old: dict, new: dict, config_name: str, version: str) -> dict:
 
 
 def _merged_configs(old: list[dict], new: dict) -> list[dict]:
-    """All configurations, exactly one of them the default: the one of that name, else the one that
-    was it before.
+    """All configurations, exactly one of them marked as default.
+
+    The default is the one of that name, otherwise the one that was marked before.
     """
     configs = {config.get("config_name", "default"): dict(config) for config in old}
     before = next(
@@ -192,19 +191,18 @@ def _merged_configs(old: list[dict], new: dict) -> list[dict]:
 
 
 def _by_configuration(infos: list[dict]) -> dict[str, dict]:
-    """`dataset_info`, whose single entry may leave its name out."""
+    """`dataset_info` by configuration. A single entry may omit its name."""
     return {info.get("config_name", "default"): {"config_name": "default"} | info for info in infos}
 
 
 def _history(before: dict, now: dict, version: str) -> list[dict]:
-    """The versions of a configuration, oldest first, each with what is not as in the one before:
-    setting -> [old, new].
+    """The versions of a configuration, oldest first.
+
+    Each lists its changes from the version before: setting -> [old, new].
     """
     history = [dict(entry) for entry in _listing(before.get(HISTORY))]
     settings = _settings(before)
-    if (
-        history and history[-1]["version"] == version
-    ):  # an earlier attempt at it, whose tag was never set
+    if history and history[-1]["version"] == version:  # an earlier attempt that was never tagged
         settings |= {name: old for name, (old, _) in history[-1]["changed"].items()}
     history = [entry for entry in history if entry["version"] != version]
     changed = {}
@@ -226,7 +224,7 @@ def _settings(method: dict) -> dict:
 
 
 def _own_part(card: Card, config_name: str) -> tuple:
-    """All that a card says of one configuration, without its history."""
+    """Everything about one configuration on a card, except its history."""
     method = {
         name: value
         for name, value in _mapping(_mapping(card.data, "sgdmix"), config_name).items()
@@ -254,23 +252,21 @@ def _distinct(values: list) -> list:
     ]
 
 
-def _merged_body(old: str, new: str, config_name: str, methods: dict) -> str:
-    versions = _marked("sgdmix-versions", _versions_table(methods))
+def _merged_body(old: str, new: str, ours: str, config_name: str) -> str:
+    """The old body without its versions, with `ours`, a section of `new`, in its place."""
     mark = f"sgdmix:{config_name}"
-    ours = new[_marked_part(mark, new)]
     body = _without("sgdmix-versions", old).rstrip()
     part = _marked_part(mark, body)
     if not body.strip():
-        body = new.strip()
-    elif part is not None:
-        body = body[: part.start] + ours + body[part.stop :]
-    else:
-        if f"<!-- {mark}:" in body:
-            raise UserError(
-                f"the repository's README.md has lost one of the two marks of {config_name}: put it back or take both away"
-            )
-        body = f"{body}\n\n{ours}"
-    return f"{body}\n\n{versions}"
+        return new.strip()
+    if part is not None:
+        return body[: part.start] + ours + body[part.stop :]
+    if f"<!-- {mark}:" in body:
+        raise UserError(
+            f"the repository's README.md has lost one of the two marks of {config_name}: "
+            "put it back or remove both"
+        )
+    return f"{body}\n\n{ours}"
 
 
 def _marked(mark: str, text: str) -> str:
@@ -278,9 +274,7 @@ def _marked(mark: str, text: str) -> str:
 
 
 def _marked_part(mark: str, text: str, start: int = 0) -> slice | None:
-    """Where the first part between two marks is, with them; looked for in one pass, however many
-    marks there are.
-    """
+    """Where the first part between two marks is, marks included. One pass over the text."""
     begin = _line(f"<!-- {mark}:begin -->").search(text, start)
     end = begin and _line(f"<!-- {mark}:end -->").search(text, begin.end())
     return slice(begin.start(), end.end()) if end else None
@@ -291,7 +285,7 @@ def _line(text: str) -> re.Pattern:
 
 
 def _without(mark: str, text: str) -> str:
-    """The text without all that is between such marks."""
+    """The text without the parts between such marks."""
     kept, start = [], 0
     while part := _marked_part(mark, text, start):
         kept.append(text[start : part.start])
@@ -317,7 +311,7 @@ def _versions_table(methods: dict) -> str:
         "|---|---|---|---|",
     ]
     lines += [f"| {cells} |" for _, cells in sorted(rows)]
-    lines += ["", "A version is a tag; it is never moved."]
+    lines += ["", "A version is a tag that sgdmix_hub never moves."]
     return "\n".join(lines)
 
 
@@ -335,7 +329,7 @@ def _shown(value) -> str:
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
-    """A sort key by which v1.10.0 comes after v1.9.0."""
+    """A sort key that puts v1.10.0 after v1.9.0."""
     return [
         (1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", text)
     ]

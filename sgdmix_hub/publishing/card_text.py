@@ -1,4 +1,4 @@
-"""A card's YAML and template as one text."""
+"""Renders a card from its YAML and template."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ LONGEST_NAME = 200  # characters of a class's name in a card's tables; the YAML 
 
 
 def card_text(card_data: CardData, template: Path, /, **fields) -> str:
-    """What huggingface_hub's `RepoCard.from_template` gives, which writes the YAML twice and reads
-    it once in Python: half a minute for 10,000 classes.
+    """The rendered card.
+
+    Equals huggingface_hub's `RepoCard.from_template`, which takes half a minute for 10,000 classes
+    because it writes the YAML twice and parses it once in Python.
     """
     written = write_card_yaml(card_data.to_dict()).strip()
     return jinja2.Template(template.read_text(encoding="utf-8")).render(card_data=written, **fields)
 
 
 def plain_name(name: str) -> str:
-    """A class's name as one line of Markdown without any markup of its own, not longer than a table
-    can show.
-    """
+    """A class name as one line of escaped Markdown, cut to the length that a table can show."""
     return plain(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…")

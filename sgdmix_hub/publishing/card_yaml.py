@@ -1,6 +1,4 @@
-"""The YAML at the top of a card, which anybody may have written: read with limits, its form checked
-where cards are merged.
-"""
+"""Reads the YAML of a card with limits on size and nesting: anyone may have written it."""
 
 from __future__ import annotations
 
@@ -9,17 +7,17 @@ import yaml
 from sgdmix_hub.errors import first_line
 from sgdmix_hub.forms import COUNT, TEXT, Form, listing, mapping, optional, record
 
-DEEPEST = 40  # levels of lists and mappings: libyaml's composer ends the process where there are tens of thousands
-LONGEST = 2**24  # characters; those of 10,000 classes are 600,000
-MOST_VALUES = 2_000_000  # with every alias written out; 10,000 classes are 20,000
-# libyaml's, where PyYAML was built with it: ten times as fast, and the only ones that keep U+0085
-# in a name
+# levels of lists and mappings; tens of thousands of them crash libyaml's composer
+DEEPEST = 40
+LONGEST = 2**24  # characters; 10,000 classes take 600,000
+MOST_VALUES = 2_000_000  # with every alias expanded; 10,000 classes take 20,000
+# libyaml, if PyYAML was built with it, is ten times as fast, and only it keeps U+0085 in a name
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def any_of(*forms: Form) -> Form:
-    """What one of the forms takes; else what the last one says."""
+    """Accepts what any of the forms accepts; otherwise reports the fault of the last form."""
 
     def check(value: object) -> str | None:
         faults = [form(value) for form in forms]
@@ -29,7 +27,7 @@ def any_of(*forms: Form) -> Form:
 
 
 def one_or_more(form: Form) -> Form:
-    """A value, a list of such values, or a null."""
+    """A value, a list of such values, or null."""
     return optional(any_of(form, listing(form)))
 
 
@@ -37,7 +35,7 @@ SPLIT = record({}, {"num_examples": optional(COUNT)})
 PAIR = listing(lambda value: None, 2)
 VERSION = record({"version": TEXT, "rows": COUNT, "changed": mapping(PAIR, TEXT)})
 
-# What is read of a repository's card; everything else in it is kept as it stands.
+# The keys that merging reads; all others are copied unchanged.
 CARD = record(
     {},
     {
@@ -51,28 +49,26 @@ CARD = record(
 
 
 def write_card_yaml(values: dict) -> str:
-    """The text of a card's YAML."""
+    """Serialises a card's YAML."""
     return yaml.dump(values, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
 
 
 def read_card_yaml(text: str) -> dict:
-    """The mapping that a card's YAML holds; empty where it holds something else. Raises
-    `ValueError` when it cannot be read, is nested too deep or too large, or has another form than
-    cards have.
+    """Parses a card's YAML; returns an empty mapping if it is not a mapping.
+
+    Raises `ValueError` if it cannot be parsed, is too large or too deep, or has a wrong form.
     """
     try:
         if len(text) > LONGEST:
             raise ValueError(f"longer than {LONGEST} characters")
         check_shape(text)
         data = yaml.load(text, Loader=LOADER)
-    except (
-        Exception
-    ) as error:  # YAML's own errors, and whatever dates and numbers that are none raise
+    except Exception as error:  # YAML errors, and what invalid dates and numbers raise
         raise ValueError(" ".join(str(error).split()) or first_line(error)) from error
     if not isinstance(data, dict):
         return {}
     if size_of(data, {})[0] > MOST_VALUES:
-        raise ValueError("its aliases stand for too many values")
+        raise ValueError("its aliases expand to too many values")
     fault = CARD(data)
     if fault is not None:
         raise ValueError(fault)
@@ -80,8 +76,9 @@ def read_card_yaml(text: str) -> dict:
 
 
 def check_shape(text: str) -> None:
-    """Raises `ValueError` where a text is nested deeper than cards are, or asks for mappings to be
-    merged, which multiplies them: before anything is built from it.
+    """Raises `ValueError` before anything is built if a text is nested too deep or has merge keys.
+
+    Merge keys (`<<`) can multiply mappings.
     """
     depth = 0
     for event in yaml.parse(text, Loader=LOADER):
@@ -90,14 +87,16 @@ def check_shape(text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.ScalarEvent) and event.value == "<<":
-            raise ValueError("the merge key << is not read in cards")
+            raise ValueError("the merge key << is not supported in cards")
         if depth > DEEPEST:
             raise ValueError(f"nested deeper than {DEEPEST} levels")
 
 
 def size_of(value: object, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
-    """How many values and how many levels there are with every alias written out. Raises
-    `ValueError` for more than `DEEPEST` levels, of which a list that holds itself has no end.
+    """The number of values and of levels, with every alias expanded.
+
+    `known`: results by object id. Raises `ValueError` for more than `DEEPEST` levels, as a list
+    that contains itself has.
     """
     if not isinstance(value, (dict, list, tuple, set)):
         return 1, 0

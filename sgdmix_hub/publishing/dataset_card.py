@@ -1,5 +1,6 @@
-"""Facts of a run -> the card of its configuration: YAML the Hub accepts, and a body whose structure
-no class name can change.
+"""Writes the dataset card of a run: YAML metadata and a Markdown body.
+
+Texts from the data are escaped, so that no class name can change the card's structure.
 """
 
 from __future__ import annotations
@@ -23,34 +24,34 @@ from sgdmix_hub.settings.method import effective_strength, preset_deviations
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
 from .card_text import card_text, plain_name
-from .layout import assets_folder, data_folder
+from .layout import RepoLayout
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md"
 LABELS = {
     "threshold_method": "threshold",
     "mask_refinement": "mask refinement",
-    "largest_component": "largest component alone",
+    "largest_component": "largest component only",
     "fill_holes": "holes filled",
     "mask_dilation": "mask dilation",
     "selection_method": "target selection",
     "target_classes": "candidates from",
-    "max_target_reuse": "rows a target may serve",
+    "max_target_reuse": "most rows per target",
     "crop_target": "target cropped to the source's aspect ratio",
     "mixing_method": "mixing",
     "inpainting_method": "inpainting",
     "feather": "feather",
-    "prompt_class": "class that prompt and label name",
+    "prompt_class": "class of prompt and label",
 }
-LARGEST_TABLE = 250
+LARGEST_TABLE = 250  # classes
 SOURCE_PATH = "path/of/the/source"  # in snippets, for a source that is no Hub repository
-MOST_REASONS = 10  # why rows were skipped; the manifest names every one
+MOST_REASONS = 10  # reasons for skipped rows; the manifest lists every one
 
 
 @dataclass(frozen=True)
 class CardEvaluation:
-    """What a judge measured of the rows after the generation, in words, and how many of the
-    `rows_before` it had dropped. `by_class`: class, images, share that the judge gives their label,
-    its accuracy on real images, rows dropped.
+    """Results of an evaluation, in words. `dropped` of the `rows_before` rows are left out.
+
+    `by_class`: class, images, label fidelity, the judge's accuracy on real images, rows dropped.
     """
 
     judge: str
@@ -66,7 +67,7 @@ class CardEvaluation:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a generation measured of itself: everything on the card that is not a setting."""
+    """Everything on the card that is not a setting."""
 
     title: str
     features: Features
@@ -85,8 +86,9 @@ class CardFacts:
 
 
 def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
-    """The card as Markdown. `settings` with the preset applied. Raises `UserError` on prose that
-    would swallow what follows it.
+    """The card as Markdown. Raises `UserError` if `settings.card` leaves a block or comment open.
+
+    `settings` must have the preset applied.
     """
     prose = read_prose(settings.card) if settings.card else ""
     class_names = facts.features["label"].names
@@ -96,7 +98,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
     ]
     reasons = Counter(plain(record["reason"]) for record in facts.skipped).most_common()
     source = Pin.parse(facts.pins["dataset_name"])
-    # the rest of the template is between the marks of the configuration
+    # the configuration's part of the template stands between these two marks
     begin, end = section(settings.config_name, "|").split("|")
     return card_text(
         _card_data(settings, facts),
@@ -106,7 +108,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         end=end.strip(),
         h="##" if settings.config_name == "default" else "###",
         config=plain(settings.config_name),
-        assets=assets_folder(settings.config_name),
+        assets=RepoLayout(settings.config_name).assets,
         repository=UNPUBLISHED_NAME,
         version=UNPUBLISHED_VERSION,
         prose=prose,
@@ -150,7 +152,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
 
 
 def _plain_evaluation(evaluation: CardEvaluation | None) -> CardEvaluation | None:
-    """The same with its untrusted texts escaped, and no more classes than the card lists."""
+    """The evaluation with its texts escaped and cut to the classes that the card lists."""
     if evaluation is None:
         return None
     return replace(
@@ -166,28 +168,31 @@ def _plain_evaluation(evaluation: CardEvaluation | None) -> CardEvaluation | Non
 
 
 def read_prose(path: str) -> str:
-    """The prose of a card. Raises `UserError` when it is left open at its end, or holds a mark of
-    the card's own.
+    """The user's prose for a card.
+
+    Raises `UserError` if a code block or comment is not closed, or if it has a mark of the card.
     """
     prose = Path(path).read_text(encoding="utf-8").strip()
-    fence = None
+    fence: str | None = None
     for line in prose.splitlines():
-        found = re.match(r" {0,3}(`{3,}|~{3,})(.*)", line)
-        if found and fence is None:
-            fence = found[1]
-        elif found and found[1].startswith(fence) and not found[2].strip():
+        match = re.match(r" {0,3}(`{3,}|~{3,})(.*)", line)
+        if match is None:
+            continue
+        if fence is None:
+            fence = match[1]
+        elif match[1].startswith(fence) and not match[2].strip():
             fence = None
     if fence is not None:
-        raise UserError(f"card {path}: a block of code that begins with {fence} does not end")
+        raise UserError(f"card {path}: the code block that begins with {fence} is not closed")
     if MARK in prose or prose.count("<!--") != prose.count("-->"):
         raise UserError(
-            f"card {path}: a comment does not end, or is one of the card's own marks ({MARK} ...)"
+            f"card {path}: a comment is not closed, or is reserved for the card ({MARK} ...)"
         )
     return prose
 
 
 def _source_arguments(settings: AugmentSettings, source: Pin) -> str:
-    """How `load_dataset` is called for the source split."""
+    """The arguments of `load_dataset` for the source split, as Python."""
     words = [_python(SOURCE_PATH if source.is_local else source.name)]
     if settings.dataset_config_name is not None:
         words.append(_python(settings.dataset_config_name))
@@ -202,12 +207,12 @@ def _few_shot(settings: AugmentSettings) -> str:
 
 
 def _python(text: str) -> str:
-    """Untrusted text as a string of Python's, on one line."""
+    """Untrusted text as a Python string literal on one line."""
     return json.dumps(text)
 
 
 def _code(text: str) -> str:
-    """Untrusted text as it stands between backticks."""
+    """Untrusted text for use between backticks."""
     return " ".join(text.split()).replace("`", "'")
 
 
@@ -237,7 +242,7 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
         dataset_size=facts.parquet_bytes,
     )
     DatasetInfosDict({settings.config_name: info}).to_dataset_card_data(card_data)
-    files = [{"split": "train", "path": f"{data_folder(settings.config_name)}/train-*"}]
+    files = [{"split": "train", "path": RepoLayout(settings.config_name).shards}]
     card_data["configs"] = [
         {"config_name": settings.config_name, "data_files": files, "default": True}
     ]
@@ -245,7 +250,7 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
 
 
 def _chosen(settings: AugmentSettings) -> dict:
-    """The method's choices that have a value, by setting."""
+    """The settings in `LABELS` that are set and used."""
     values = {name: getattr(settings, name) for name in LABELS}
     if settings.mixing_method != "inpaint":
         values.pop("inpainting_method")
@@ -253,13 +258,12 @@ def _chosen(settings: AugmentSettings) -> dict:
 
 
 def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
-    """S, N, the saliency method and all that decided the images, for programs that read the card."""
+    """The settings and inputs that determined the images, for the card's YAML."""
     strength = settings.stated_strength
+    foreground = settings.foreground_strength
     method = {
         "strength": strength,
-        "foreground_strength": strength
-        if settings.foreground_strength is None
-        else settings.foreground_strength,
+        "foreground_strength": strength if foreground is None else foreground,
         "paste_foreground": settings.paste_foreground,
         "num_candidates": settings.num_candidates,
         "saliency_method": facts.saliency["method"],
@@ -287,21 +291,22 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
 
 
 def _judged(evaluation: CardEvaluation) -> dict:
-    """What was measured and dropped after the generation."""
-    found = {"judge": evaluation.judge, "label_fidelity": round(evaluation.label_fidelity, 4)}
-    return (
-        found
-        if evaluation.keep is None
-        else found | {"keep": evaluation.keep, "dropped": evaluation.dropped}
-    )
+    """The evaluation's part of the card's YAML."""
+    values = {"judge": evaluation.judge, "label_fidelity": round(evaluation.label_fidelity, 4)}
+    if evaluation.keep is not None:
+        values |= {"keep": evaluation.keep, "dropped": evaluation.dropped}
+    return values
 
 
 def strength_text(settings: AugmentSettings) -> str:
-    """S as people read it: the strengths, and those that the steps really make of them."""
+    """The strengths S in words, with the effective strengths after rounding to whole steps."""
     values = [f"{strength:g}" for strength in settings.strength]
     if not settings.refines:
-        return "0 (mixing alone, no diffusion)"
+        return "0 (mixing only, no diffusion)"
     effective = [f"{effective_strength(settings, strength):g}" for strength in settings.strength]
     turns = "" if len(values) == 1 else ", in turn for the variants of a source"
-    sampler = f"{settings.num_inference_steps} steps, {settings.scheduler}, guidance {settings.guidance_scale:g}"
+    sampler = (
+        f"{settings.num_inference_steps} steps, {settings.scheduler}, "
+        f"guidance {settings.guidance_scale:g}"
+    )
     return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler})"

@@ -1,30 +1,93 @@
-"""Where the files of a published dataset lie, its columns, and the facts that its manifest states
-of them.
-"""
+"""Where the files of a published dataset are, its columns, and the checks of its manifest."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from datasets import ClassLabel, Features, Image, Value
 
 from sgdmix_hub.errors import TooManySkipped
 from sgdmix_hub.files import file_sha256
-from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE
 
-EVALUATION = (
-    "evaluation"  # in a manifest: what was measured of the rows, and dropped, after the generation
-)
-
-
-def data_folder(config_name: str) -> str:
-    """Where a configuration's shards lie in a repository."""
-    return "data" if config_name == "default" else config_name
+CARD = "README.md"
+PLAN, MANIFEST = PUBLISHED_BESIDE
+EVALUATION = "evaluation"  # key of the manifest of an evaluated dataset
 
 
-def assets_folder(config_name: str) -> str:
-    """Where a configuration's pictures lie: each has a place of its own."""
-    return "assets" if config_name == "default" else f"assets/{config_name}"
+@dataclass(frozen=True)
+class RepoLayout:
+    """Names of a configuration's files, relative to the repository and with forward slashes."""
+
+    config_name: str
+
+    @property
+    def data(self) -> str:
+        """Folder of the shards."""
+        return "data" if self.config_name == "default" else self.config_name
+
+    @property
+    def shards(self) -> str:
+        """Glob pattern of the shards."""
+        return f"{self.data}/train-*"
+
+    def shard(self, number: int, count: int) -> str:
+        return f"{self.data}/train-{number:05d}-of-{count:05d}.parquet"
+
+    @property
+    def assets(self) -> str:
+        """Folder of the card's pictures."""
+        return "assets" if self.config_name == "default" else f"assets/{self.config_name}"
+
+    @property
+    def contact_sheet(self) -> str:
+        return f"{self.assets}/contact_sheet.png"
+
+    @property
+    def statistics(self) -> str:
+        return f"{self.assets}/statistics.png"
+
+    @property
+    def facts(self) -> str:
+        """Folder of the configuration, plan and manifest."""
+        return f"sgdmix/{self.config_name}"
+
+    @property
+    def config(self) -> str:
+        return f"{self.facts}/config.yaml"
+
+    @property
+    def plan(self) -> str:
+        return f"{self.facts}/{PLAN}"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.facts}/{MANIFEST}"
+
+    @property
+    def evaluation(self) -> str:
+        return f"{self.facts}/evaluation.json"
+
+    @property
+    def patterns(self) -> list[str]:
+        """Glob patterns of all the files a reader needs."""
+        return [CARD, self.shards, f"{self.facts}/*", f"{self.assets}/*.png"]
+
+    def owns(self, name: str) -> bool:
+        """Whether no other configuration can have a file of this name."""
+        return fnmatch(name, self.shards) or name.startswith(f"{self.facts}/")
+
+    def make_folders(self, repo: Path) -> None:
+        """Creates the three folders of a new repository."""
+        for folder in (self.data, self.facts, self.assets):
+            (repo / folder).mkdir(parents=True)
+
+
+def manifests_in(repo: Path) -> list[Path]:
+    """The manifests of all configurations in a repository."""
+    return sorted(repo.glob(RepoLayout("*").manifest))
 
 
 def damaged_files(folder: Path, manifest: dict) -> list[str]:
@@ -36,29 +99,18 @@ def damaged_files(folder: Path, manifest: dict) -> list[str]:
     ]
 
 
-def manifest_path(repo: Path, settings: AugmentSettings) -> Path:
-    """Where a configuration's manifest lies in a repository."""
-    return repo / "sgdmix" / settings.config_name / "manifest.json"
-
-
 def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
-    """Raises `TooManySkipped` when a manifest, which lies at `path`, has more skipped rows than
-    `max_skipped` allows.
-    """
+    """Raises `TooManySkipped` if the manifest at `path` lists more skipped rows than allowed."""
     skipped, planned = len(manifest["skipped"]), manifest["planned_rows"]
     if skipped > max_skipped * planned:
         raise TooManySkipped(
-            f"{skipped} of {planned} rows were skipped, more than max_skipped {max_skipped:g} allows: "
-            f"their reasons are in {path}; everything else was written"
+            f"{skipped} of {planned} rows were skipped, more than max_skipped {max_skipped:g} "
+            f"allows. {path} lists the reasons. Everything else was written"
         )
 
 
-def shard_name(number: int, count: int) -> str:
-    return f"train-{number:05d}-of-{count:05d}.parquet"
-
-
 def file_facts(folder: Path) -> dict[str, dict]:
-    """sha256 and size of every file in a folder."""
+    """sha256 and size of every file in a folder, by its name relative to it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {

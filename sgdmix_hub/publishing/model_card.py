@@ -1,6 +1,4 @@
-"""Facts of a training -> the card of its model: what it was made from and how, what it is worth,
-and how to use it.
-"""
+"""Writes the model card of a trained adapter or classifier from the facts of its training."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from sgdmix_hub.files import read_json, write_atomically
+from sgdmix_hub.files import read_json, write_text
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
@@ -25,13 +23,14 @@ from sgdmix_hub.settings.training import (
 from .card_merge import UNPUBLISHED_NAME, plain
 from .card_text import LONGEST_NAME, card_text, plain_name
 from .dataset_card import LARGEST_TABLE
+from .layout import CARD
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 MOST_CONFUSED = 5
 
-# The paper leaves these open; the defaults are a peer's.
+# The paper does not state these settings; the defaults are those of another paper.
 PEER = "Diff-Mix (CVPR 2024)"
-BORROWED = {
+BORROWED: dict[type[TrainingSettings], tuple[str, ...]] = {
     AdapterSettings: (
         "rank",
         "learning_rate",
@@ -55,7 +54,7 @@ BORROWED = {
 
 
 def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
-    """README.md of an adapter's folder, from its adapter.json."""
+    """Writes the README.md of an adapter's folder from its adapter.json."""
     facts = read_json(folder / ADAPTER_FACTS)
     names = facts["class_names"]
     fidelity = facts.get("fidelity")
@@ -91,9 +90,8 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         metaclass_code=_code(facts["metaclass"]),
         prompt_template=_code(facts["prompt_template"]),
         classes=_class_rows(facts),
-        example_prompt=json.dumps(
-            _prompt(facts, 0), ensure_ascii=False
-        ),  # a string of Python's too
+        # JSON strings are Python strings, too
+        example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),
         example_class=" ".join(names[0].split())[:LONGEST_NAME],
         dataset=Pin.parse(facts["subset"]["dataset"]).name,
         fidelity=fidelity,
@@ -104,7 +102,7 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
 
 
 def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
-    """README.md of a classifier's folder, from its classifier.json."""
+    """Writes the README.md of a classifier's folder from its classifier.json."""
     facts = read_json(folder / CLASSIFIER_FACTS)
     model = Pin.parse(facts["model"])
     metrics = facts.get("metrics", {})
@@ -167,12 +165,13 @@ def _write_card(
     facts: dict,
     **fields,
 ) -> None:
-    """Renders a template with what the cards of both trainings share."""
+    """Renders a template with the fields that both cards share; writes it if it has changed."""
     changed = deviations(type(settings), facts["settings"])
     kept = {
         name: facts["settings"][name] for name in BORROWED[type(settings)] if name not in changed
     }
     values = ", ".join(f"{name} = {value}" for name, value in kept.items())
+    borrowed = f"The paper does not state these settings; taken from {PEER}: {values}."
     subset = facts["subset"]
     limits = [
         f"{subset[name]} {name}"
@@ -189,22 +188,18 @@ def _write_card(
         data=plain(subset["dataset"]),
         few_shot=f" ({', '.join(limits)}, subset seed {subset['subset_seed']})" if limits else "",
         changed={name: plain(value) for name, value in changed.items()},
-        borrowed=f"The paper states none of them; borrowed from {PEER}: {values}."
-        if values
-        else "",
+        borrowed=borrowed if values else "",
         license=settings.license,
         base_license=plain(facts["base_license"]) if facts["base_license"] else None,
         **fields,
     )
-    readme = folder / "README.md"
+    readme = folder / CARD
     if not readme.exists() or readme.read_text(encoding="utf-8") != card:
-        write_atomically(readme, lambda path: path.write_text(card, encoding="utf-8"))
+        write_text(readme, card)
 
 
 def _class_rows(facts: dict) -> list[list[str]]:
-    """A row for each class that the card lists: name, token and, where they were judged, what share
-    of its images shows it, arm by arm.
-    """
+    """The card's table of classes: name, token and, if judged, label fidelity by arm."""
     classes = list(zip(facts["class_names"], facts["tokens"], strict=True))[:LARGEST_TABLE]
     rows = [[plain_name(name), f"`{token}`"] for name, token in classes]
     if "fidelity" in facts:
@@ -225,7 +220,7 @@ def _on_hub(text: str) -> list[str] | None:
 
 
 def _code(text: str) -> str:
-    """Untrusted text as it stands between backticks."""
+    """Untrusted text for use between backticks."""
     return " ".join(text.split()).replace("`", "'")
 
 
@@ -239,7 +234,7 @@ def _share(scores: dict) -> str:
 
 
 def _confused(scores: dict, names: list[str]) -> list[str]:
-    """The pairs of classes that are confused most, in words."""
+    """The most frequently confused pairs of classes, in words."""
     most = sorted(scores["confused"], key=lambda pair: -pair[2])[:MOST_CONFUSED]
     return [
         f"{plain_name(names[label])} shown as {plain_name(names[predicted])}: {times} times"

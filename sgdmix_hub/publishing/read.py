@@ -1,6 +1,4 @@
-"""Reading an augmented dataset back: exactly the rows of the version that was asked for, checked
-against its manifest.
-"""
+"""Loads an augmented dataset: exactly the requested version, checked against its manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Value, load_dataset
 from datasets import Image as ImageFeature
 from huggingface_hub import snapshot_download, try_to_load_from_cache
@@ -27,16 +24,16 @@ from sgdmix_hub.hub.pins import OutOfReach, Pin, name_and_revision, resolve
 from sgdmix_hub.settings.generation import check_config_name
 
 from .card_merge import newest_versions
-from .layout import assets_folder, damaged_files, data_folder
+from .layout import CARD, RepoLayout, damaged_files
 
 logger = logging.getLogger(__name__)
-CARD = "README.md"
 
 
 class PublishedRows:
-    """The rows of one published configuration, by the source row they were made from. `dataset` is
-    what `datasets.load_dataset` gives; the images of `rows` are not decoded. `sources` and `labels`
-    are int64 (n,), `strengths` float64 (n,).
+    """The n rows of one published configuration, indexed by the source row they were made from.
+
+    `dataset` is what `datasets.load_dataset` returns; `rows` is the same with undecoded images.
+    `sources` and `labels` are int64 (n,), `strengths` float64 (n,).
     """
 
     def __init__(self, pin: Pin, rows: Dataset, manifest: dict):
@@ -54,16 +51,17 @@ class PublishedRows:
             self._by_source[source].append(position)
 
     def made_from(self, source_index: int) -> list[int]:
-        """Positions of the rows made from one source row; empty when there are none."""
+        """Positions of the rows made from one source row; empty if there are none."""
         return self._by_source.get(int(source_index), [])
 
     def image(self, position: int) -> Image.Image:
-        """One image, RGB, of the bytes in its row."""
+        """One image as RGB, decoded from the bytes in its row."""
         return to_rgb(decode_image(self.rows[position]["image"] | {"path": None}))
 
     def check_made_from(self, split: Split, subset: dict) -> None:
-        """Raises `UserError` unless the rows were made from rows of this very split and subset
-        (`data.subset_record`), with its labels.
+        """Raises `UserError` unless the rows were made from this split and subset, with its labels.
+
+        `subset`: what `subset_record` returns.
         """
         theirs = self.manifest["subset"]
         same_rows = all(
@@ -72,83 +70,86 @@ class PublishedRows:
         made_from = Pin.parse(theirs["dataset"])
         if not same_rows or not made_from.holds_same_as(Pin.parse(subset["dataset"])):
             raise UserError(
-                f"{self.pin.name} was made from split {theirs['dataset_split']!r} of {theirs['dataset']}, "
-                f"not from {subset['dataset_split']!r} of {split.pin}: source_index would point at other images"
+                f"{self.pin.name} was made from split {theirs['dataset_split']!r} of "
+                f"{theirs['dataset']}, not from {subset['dataset_split']!r} of {split.pin}: "
+                "source_index would point at other images"
             )
         labelled = np.array(self.rows.data.column(labelled_by(self.manifest)).to_pylist(), np.int64)
-        outside = max(labelled.max(initial=-1), self.sources.max(initial=-1)) >= len(split.labels)
+        last_row = max(labelled.max(initial=-1), self.sources.max(initial=-1))
         if (
-            outside
+            last_row >= len(split.labels)
             or self.rows.features["label"].names != split.class_names
             or not np.array_equal(split.labels[labelled], self.labels)
         ):
             raise UserError(f"{self.pin.name} has other labels than {split.pin.name}")
-        strangers = set(self.sources.tolist()) - set(split.subset.tolist())
-        if strangers:
+        outside_subset = set(self.sources.tolist()) - set(split.subset.tolist())
+        if outside_subset:
             raise UserError(
-                f"{self.pin.name} was made from {len(strangers)} rows outside this subset: that would leak; use the same "
-                "examples_per_class, imbalance_factor and subset_seed"
+                f"{self.pin.name} was made from {len(outside_subset)} rows outside this subset: "
+                "that would leak; use the same examples_per_class, imbalance_factor and subset_seed"
             )
 
 
 def load_published(name_at_revision: str, config_name: str = "default") -> PublishedRows:
-    """An augmented dataset, `org/name[@revision]` or a run's repo folder: snapshot, verify every
-    file, load.
+    """Downloads an augmented dataset, verifies every file and loads it.
 
-    `datasets.load_dataset` alone may silently give another cached version when the Hub fails. This
-    gives the version that was asked for or an error; a version (a tag) that was loaded before needs
-    no Hub, and warns when the tag names another commit by now. The manifest protects against
-    accident; whoever may write to the repository may write another manifest: `org/name@40-hex` is
-    what nobody can change.
+    `datasets.load_dataset` alone may silently return another cached version when the Hub fails.
+    This function returns the requested version or raises. A version (tag) that was loaded before
+    needs no Hub; if its tag has moved since, a warning says so.
 
-    Raises `UserError` when a file or a row is missing, one is there that the manifest does not
-    know, or one has other bytes than it states.
+    The manifest protects against accidents, not against the repository's owner, who can replace it.
+    Only `org/name@40-hex` can never change.
+
+    Args:
+        name_at_revision: `org/name[@revision]`, or the repo/ folder of a run.
+        config_name: configuration to load.
+
+    Raises `UserError` if a file or row is missing, is not in the manifest, or has other bytes.
     """
     return open_version(*fetch_version(name_at_revision, config_name), config_name)
 
 
 def open_version(pin: Pin, folder: Path, config_name: str) -> PublishedRows:
-    """What `load_published` gives, of a version whose files are in `folder`. Raises `UserError` as
-    it does.
-    """
-    manifest_path = folder / "sgdmix" / config_name / "manifest.json"
-    if not manifest_path.is_file():
-        raise UserError(
-            f"{pin.name} holds no augmented dataset: sgdmix/{config_name}/manifest.json is missing"
-        )
-    manifest = read_manifest(manifest_path)
+    """As `load_published`, for a version whose files are in `folder`. Raises `UserError`."""
+    layout = RepoLayout(config_name)
+    if not (folder / layout.manifest).is_file():
+        raise UserError(f"{pin.name} holds no augmented dataset: {layout.manifest} is missing")
+    manifest = read_manifest(folder / layout.manifest)
     damaged = damaged_files(folder, manifest)
     if damaged:
         raise UserError(f"{pin.name}: {', '.join(damaged[:3])} missing or not the published bytes")
     shards = shards_in(folder, config_name)
-    strangers = [name for name in shards if name not in manifest["files"]]
-    if strangers:
+    unlisted = [name for name in shards if name not in manifest["files"]]
+    if unlisted:
         raise UserError(
-            f"{pin.name}: {', '.join(strangers[:3])} not in its manifest: this is not what was published"
+            f"{pin.name}: {', '.join(unlisted[:3])} not in its manifest: "
+            "this is not what was published"
         )
     if manifest["rows"] == 0:
         raise UserError(
-            f"{pin.name} has no rows: all {len(manifest['skipped'])} were skipped, for reasons that {manifest_path} lists"
+            f"{pin.name} has no rows: all {len(manifest['skipped'])} were skipped, for reasons "
+            f"that {folder / layout.manifest} lists"
         )
     files = [glob.escape(str(folder / name)) for name in shards]
     try:
         rows = load_dataset("parquet", data_files={"train": files}, split="train")
-    except Exception as error:  # datasets raises all kinds on what it cannot read
+    except Exception as error:  # datasets raises many types for unreadable files
         raise UserError(
             f"cannot load {pin.name}: {one_line(first_line(error.__cause__ or error))}"
         ) from error
     if len(rows) != manifest["rows"]:
         raise UserError(
-            f"{pin.name} has {len(rows)} rows, its manifest says {manifest['rows']}: this is not what was published"
+            f"{pin.name} has {len(rows)} rows, its manifest says {manifest['rows']}: "
+            "this is not what was published"
         )
     check_columns(pin, rows, manifest)
     return PublishedRows(pin, rows, manifest)
 
 
 def check_columns(pin: Pin, rows: Dataset, manifest: dict) -> None:
-    """Raises `UserError` unless the columns that trainings read are those of an augmented dataset:
-    every image is there as bytes, and every number names a class, a row of the source or a
-    strength.
+    """Raises `UserError` unless the columns that trainings read are valid.
+
+    Every image must be bytes, and every number must be a class, a source row or a strength.
     """
     features = rows.features
     if not (
@@ -168,93 +169,92 @@ def check_columns(pin: Pin, rows: Dataset, manifest: dict) -> None:
             if name == "strength"
             else pa.types.is_integer(column.type)
         )
-        fits = (
-            is_number
-            and not column.null_count
-            and smallest <= pc.min(column).as_py()
-            and pc.max(column).as_py() <= largest
-        )
-        if not fits or not pc.all(pc.is_finite(column)).as_py():
+        values = column.to_numpy() if is_number and not column.null_count else None
+        if (
+            values is None
+            or not np.isfinite(values).all()
+            or values.min() < smallest
+            or values.max() > largest
+        ):
             raise UserError(
-                f"{pin.name}: column {name} holds values outside [{smallest}, {largest}]: this is not what was published"
+                f"{pin.name}: column {name} holds values outside [{smallest}, {largest}]: "
+                "this is not what was published"
             )
-    # a cell without bytes has a path, which would be read on the reader's machine
-    if pc.struct_field(rows.data.column("image"), "bytes").null_count:
-        raise UserError(
-            f"{pin.name} has rows whose image is not in it: this is not what was published"
-        )
+    # a cell without bytes holds a path, which would be opened on the reader's machine
+    chunks = rows.data.column("image").chunks
+    if any(chunk.null_count or chunk.field("bytes").null_count for chunk in chunks):
+        raise UserError(f"{pin.name} has rows without image bytes: this is not what was published")
 
 
 def labelled_by(manifest: dict) -> str:
-    """The column with the rows whose class the labels name."""
-    # of older versions, which all keep the source's label, no manifest says so
+    """The column of source rows that the labels come from: `source_index` or `target_index`."""
+    # manifests of older versions lack the key; their labels are those of the source
     return f"{manifest.get('prompt_class', 'source')}_index"
 
 
 def shards_in(folder: Path, config_name: str) -> list[str]:
     """The names of a configuration's shards, in the order of their rows."""
-    found = (folder / data_folder(config_name)).glob("train-*")
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    shards = folder.glob(RepoLayout(config_name).shards)
+    return sorted(path.relative_to(folder).as_posix() for path in shards)
 
 
 def fetch_version(name_at_revision: str, config_name: str) -> tuple[Pin, Path]:
-    """One configuration's files at the commit that the Hub names; where it does not answer, those
-    of a version that was fetched before. Raises `UserError`.
+    """Downloads one configuration's files; returns their pin and folder. Raises `UserError`.
+
+    If the Hub is out of reach, a version that was downloaded before is taken from the cache.
     """
     check_config_name(config_name)
     name, revision = name_and_revision(name_at_revision)
-    local_only = False
+    is_online = True
     try:
         pin = resolve(name_at_revision, repo_type="dataset")
     except OutOfReach as error:
-        pin = cached_version(name, revision)
-        if pin is None:
+        cached = cached_version(name, revision)
+        if cached is None:
             raise UserError(
-                f"{error}; or a version that was loaded before, asked for by its tag"
+                f"{error}; or give the tag of a version that was loaded before"
             ) from None
-        local_only = True
+        pin, is_online = cached, False
     if pin.path is not None:
         return pin, Path(pin.path)
-    before = None if local_only else cached_version(name, revision)
+    before = cached_version(name, revision) if is_online else None
     if before is not None and before != pin:
         logger.warning(
             f"{name_at_revision} was {before.revision} when it was loaded last, and is "
             f"{pin.revision} now: its owner has moved the tag; {before} is what you had"
         )
-    wanted = [
-        CARD,
-        f"{data_folder(config_name)}/train-*",
-        f"sgdmix/{config_name}/*",
-        f"{assets_folder(config_name)}/*.png",
-    ]
-    # by its tag, which the cache then knows
-    options = {
-        "repo_type": "dataset",
-        "revision": revision or pin.revision,
-        "allow_patterns": wanted,
-        "local_files_only": local_only,
-    }
-    folder = Path(fetch(lambda: snapshot_download(name, **options), name_at_revision))
+
+    def download() -> str:
+        return snapshot_download(
+            name,
+            repo_type="dataset",
+            revision=revision or pin.revision,  # the tag, so that the cache knows it later
+            allow_patterns=RepoLayout(config_name).patterns,
+            local_files_only=not is_online,
+        )
+
+    folder = Path(fetch(download, name_at_revision))
     if folder.name != pin.revision:
         raise UserError(
-            f"{name_at_revision} is {pin.revision}, but {folder.name} came from the cache: try again when the Hub answers"
+            f"{name_at_revision} is {pin.revision}, but {folder.name} came from the cache: "
+            "try again when the Hub answers"
         )
     return pin, folder
 
 
 def cached_version(name: str, version: str) -> Pin | None:
-    """A version that is in the cache, known by its commit, or by a tag that its own card lists
-    last; what else has a name may have moved since. None where there is none, or only one whose
-    card cannot be read.
+    """A version in the cache, found by its commit or by a tag; None if there is none.
+
+    A tag counts only if the cached card lists it as its newest version: any other name may have
+    moved since. A version whose card cannot be read is ignored.
     """
     try:
         card = try_to_load_from_cache(name, CARD, revision=version or None, repo_type="dataset")
         if not isinstance(card, str):
             return None
         commit = Path(card).parent.name
-        is_named = version == commit or version in newest_versions(
-            Path(card).read_text(encoding="utf-8")
-        )
+        text = Path(card).read_text(encoding="utf-8")
+        is_named = version == commit or version in newest_versions(text)
     except (HFValidationError, OSError, ValueError, UserError):
         return None
     return Pin(name, commit) if is_named else None

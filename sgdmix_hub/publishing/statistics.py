@@ -1,6 +1,4 @@
-"""Rows by class, saliency distances and foreground areas of a generation, counted shard by shard,
-and drawn.
-"""
+"""Counts a generation's rows by class, saliency distances and foreground areas, shard by shard."""
 
 from __future__ import annotations
 
@@ -11,24 +9,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-FINE_BINS = 1000  # of [0, 1]: fine enough to be put together to any histogram worth drawing
+FINE_BINS = 1000  # over [0, 1]; merged into the bars of a histogram
 MOST_BARS = 40
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Values in [0, 1]: int64 (1000,) counts, and their sum."""
+    """Histogram of values in [0, 1]: int64 (1000,) counts, and the sum of the values."""
 
     counts: np.ndarray
     total: float
 
     @property
     def mean(self) -> float:
-        """0 when there is no value."""
+        """The mean value; 0 without values."""
         return self.total / max(int(self.counts.sum()), 1)
 
     def bars(self) -> tuple[np.ndarray, np.ndarray]:
-        """Counts (at most 40) and their edges, over the values that occur."""
+        """Counts (at most 40) and bar edges, over the range of values that occur."""
         filled = np.flatnonzero(self.counts)
         low, high = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, FINE_BINS)
         width = -(-(high - low) // MOST_BARS)
@@ -39,7 +37,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """What the shards hold."""
+    """Rows of every class, and the distributions of two columns."""
 
     rows_by_label: list[int]
     distance: Distribution
@@ -47,7 +45,7 @@ class RowStatistics:
 
 
 def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
-    """Reads three columns of one parquet file after the other."""
+    """Statistics of the rows in some shards. Reads three columns, one file after the other."""
     rows = np.zeros(num_classes, np.int64)
     counts = {
         name: np.zeros(FINE_BINS, np.int64) for name in ("saliency_distance", "foreground_area")

@@ -1,18 +1,16 @@
-"""A finished generation -> a version of a dataset on the Hub: one commit on top of what is there,
-verified, then a tag that never moves.
+"""Publishes a finished generation as one version of a dataset on the Hub.
 
-    repo/ checked against its manifest -> files uploaded -> card merged, old shards taken away, all
-    in one commit -> verified -> tag
+    check repo/ against its manifest -> upload the files -> commit them with the merged card and
+    without the old shards -> verify the commit -> tag it
 
-Whatever fails, `repo/` is only read, `main` has moved by one whole commit or not at all, and no tag
-has changed; the same call goes on.
+On any failure `repo/` is untouched, `main` has moved by one whole commit or not at all, and no tag
+has changed. The same call then finishes the work.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -40,33 +38,46 @@ from sgdmix_hub.hub.push import (
     prepare_repository,
     upload,
 )
+from sgdmix_hub.output_folder import repo_in
 from sgdmix_hub.settings.generation import check_config_name
 from sgdmix_hub.settings.hub import HubSettings
 
 from .card_merge import merge_cards, same_on_card
-from .layout import EVALUATION, check_share_skipped, data_folder
+from .layout import CARD, EVALUATION, RepoLayout, check_share_skipped, manifests_in
 
-CARD = "README.md"
 DATASET = "dataset"
 
 
 @dataclass(frozen=True)
 class LocalVersion:
-    """What a generation left to publish: its configuration's files by their names in the
-    repository, and its card.
-    """
+    """A finished generation: its files by their names in the repository, and its card."""
 
-    config_name: str
+    layout: RepoLayout
     manifest: dict
     files: dict[str, Path]
     digests: Digests
     card: str
 
-    def is_own(self, name: str) -> bool:
-        """Whether a file of the repository is one that only this configuration can have."""
-        return fnmatch(name, f"{data_folder(self.config_name)}/train-*") or name.startswith(
-            f"sgdmix/{self.config_name}/"
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a version is published, and as which tag."""
+
+    repo_id: str
+    tag: str
+    branch: str
+    private: bool
+
+    @classmethod
+    def of(cls, settings: HubSettings) -> Destination:
+        """The destination in the settings, which `validate_hub` has checked."""
+        assert settings.hub_dataset_id is not None and settings.tag is not None
+        return cls(
+            settings.hub_dataset_id, settings.tag, settings.hub_branch, settings.hub_private_repo
         )
+
+    def __str__(self) -> str:
+        return f"{self.repo_id}@{self.tag}"
 
 
 def publish_version(
@@ -76,100 +87,112 @@ def publish_version(
     token: str | None = None,
     timeout: float = TIMEOUT_SECONDS,
 ) -> Pin:
-    """Publishes a generation as the version `settings.tag`, once: what is published already, and is
-    the same, is left alone.
+    """Publishes a generation as the version `settings.tag`; a no-op if it is published already.
 
     Args:
         folder: output folder of a finished generation, or the repo folder in it.
         max_skipped: share of skipped rows above which nothing is published.
-        token: one with write permission; that of HF_TOKEN or `hf auth login` when not given.
+        token: a token with write permission; by default that of HF_TOKEN or `hf auth login`.
         timeout: seconds without a byte after which a call to the Hub is given up.
 
     Returns:
-        The repository at the commit that the tag names.
+        The repository at the commit of the tag.
 
     Raises:
-        UserError: not finished or damaged files, no licence, local inputs, another content under
-            this tag, no permission, a push by somebody else in between, or Hub out of reach.
-        TooManySkipped: more rows were skipped than `max_skipped`.
+        UserError: the generation is unfinished or damaged, has no licence or local inputs; the tag
+            has other content; no permission; someone else pushed meanwhile; Hub out of reach.
+        TooManySkipped: more rows were skipped than `max_skipped` allows.
     """
     local = read_version(Path(folder), settings, max_skipped)
-    repo_id = settings.hub_dataset_id
+    destination = Destination.of(settings)
+    repo_id, tag = destination.repo_id, destination.tag
     with hub_client(repo_id, token, timeout) as api:
-        prepare_repository(api, repo_id, DATASET, settings.hub_private_repo)
+        prepare_repository(api, repo_id, DATASET, destination.private)
         tags, branches = references(api, repo_id)
-        if settings.tag in tags:
-            check_same_content(api, settings, tags[settings.tag], local)
-            return Pin(repo_id, tags[settings.tag])
-        head = branch_head(api, settings, branches)
-        commit = commit_version(api, settings, head, local)
-        set_tag(api, repo_id, settings.tag, commit)
+        if tag in tags:
+            check_same_content(api, destination, tags[tag], local)
+            return Pin(repo_id, tags[tag])
+        head = branch_head(api, destination, branches)
+        commit = commit_version(api, destination, head, local)
+        set_tag(api, destination, commit)
         return Pin(repo_id, commit)
 
 
 def check_can_publish(settings: HubSettings, is_made: bool) -> None:
-    """Fails now, in the first second of a long run, where `publish_version` would fail at its end.
-    Raises `UserError`.
+    """Raises `UserError` before a long run if its `publish_version` would fail at the end.
 
     Args:
-        is_made: whether the generation is finished, and so may be what the tag holds already.
+        is_made: whether the generation is finished already, and so may be what the tag holds.
     """
-    check_can_push(settings.hub_dataset_id, repo_type=DATASET, private=settings.hub_private_repo)
-    with hub_client(settings.hub_dataset_id, None, TIMEOUT_SECONDS) as api:
-        tags, branches = references(api, settings.hub_dataset_id)
-    check_no_branch(settings, branches)
-    if settings.tag in tags and not is_made:
+    destination = Destination.of(settings)
+    check_can_push(destination.repo_id, repo_type=DATASET, private=destination.private)
+    with hub_client(destination.repo_id, None, TIMEOUT_SECONDS) as api:
+        tags, branches = references(api, destination.repo_id)
+    check_no_branch(destination, branches)
+    if destination.tag in tags and not is_made:
         raise UserError(
-            f"{settings.hub_dataset_id} has a version {settings.tag} already: give this one another --tag"
+            f"{destination.repo_id} has a version {destination.tag} already: choose another --tag"
         )
 
 
-def announcement(pin: Pin, tag: str) -> str:
-    """What is said of a version that is on the Hub: its name, and the name under which nobody can
-    ever put something else.
-    """
-    return f"published as {pin.name}@{tag}, commit {pin.revision}\nwho must be sure of these very rows names {pin}: a tag can be moved"
+def announcement(pin: Pin, tag: str | None) -> str:
+    """Tells the user the name of a published version, and the name that can never change."""
+    return (
+        f"published as {pin.name}@{tag}, commit {pin.revision}\n"
+        f"a tag can be moved by the owner, a commit cannot: to be sure of these rows, use {pin}"
+    )
 
 
 def check_inputs(pins: dict[str, str], allow_local: bool) -> None:
-    """Raises `UserError` when inputs are local folders, which nobody else could make the dataset
-    from again.
-    """
+    """Raises `UserError` if inputs are local folders: nobody else could regenerate the dataset."""
     local = [f"{name} {pin.name}" for name, pin in parse_pins(pins).items() if pin.is_local]
     if local and not allow_local:
         raise UserError(
-            f"made from local folders ({', '.join(local)}), so nobody else could make it again: push them to the Hub and generate from "
-            "there, or publish it nevertheless with --allow_local_inputs"
+            f"made from local folders ({', '.join(local)}), so nobody else could make it again: "
+            "push them to the Hub and generate from there, or publish with --allow_local_inputs"
         )
 
 
 def read_version(folder: Path, settings: HubSettings, max_skipped: float) -> LocalVersion:
-    """The generation in a folder, with every file read and compared with the manifest. Raises
-    `UserError` and `TooManySkipped`.
+    """Reads a finished generation and checks every file against the manifest.
+
+    Raises `UserError` and `TooManySkipped`.
     """
-    repo = folder / "repo" if (folder / "repo").is_dir() else folder
-    manifests = sorted(repo.glob("sgdmix/*/manifest.json"))
-    if not manifests or not (repo / CARD).is_file():
-        raise UserError(
-            f"{folder} holds no finished generation: run sgdmix augment with this --output_dir to its end"
-        )
-    if len(manifests) > 1:
-        raise UserError(
-            f"{folder} holds several configurations: publish each from the output folder of its own run"
-        )
-    (path,) = manifests
-    check_config_name(path.parent.name)
+    repo = repo_in(folder)
+    path = _only_manifest(repo, folder)
+    layout = RepoLayout(path.parent.name)
+    check_config_name(layout.config_name)
     manifest = read_manifest(path)
     if not (manifest["license"] or "").strip():
         raise UserError(
-            f"{repo} states no licence: remove it and run the generation again with --license, finished shards are kept; "
-            "without one nobody may use the dataset"
+            f"{repo} states no licence, so nobody may use the dataset: remove it and run the "
+            "generation again with --license; finished shards are kept"
         )
-    check_inputs(
-        manifest["pins"] | manifest.get(EVALUATION, {}).get("pins", {}), settings.allow_local_inputs
-    )
+    pins = manifest["pins"] | manifest.get(EVALUATION, {}).get("pins", {})
+    check_inputs(pins, settings.allow_local_inputs)
     check_share_skipped(manifest, max_skipped, path)
-    files = {name: repo / name for name in [*manifest["files"], path.relative_to(repo).as_posix()]}
+    files = {name: repo / name for name in [*manifest["files"], layout.manifest]}
+    return LocalVersion(
+        layout, manifest, files, _checked_digests(repo, files, manifest), _read_card(repo)
+    )
+
+
+def _only_manifest(repo: Path, folder: Path) -> Path:
+    """The manifest of the only configuration in a repository. Raises `UserError`."""
+    manifests = manifests_in(repo)
+    if not manifests or not (repo / CARD).is_file():
+        raise UserError(
+            f"{folder} holds no finished generation: finish sgdmix augment with this --output_dir"
+        )
+    if len(manifests) > 1:
+        raise UserError(
+            f"{folder} holds several configurations: publish each from the output folder of its run"
+        )
+    return manifests[0]
+
+
+def _checked_digests(repo: Path, files: dict[str, Path], manifest: dict) -> Digests:
+    """The digests of the files. Raises `UserError` unless they are those of the manifest."""
     missing = [name for name, file in files.items() if not file.is_file()]
     digests = {name: content_digests(file) for name, file in files.items() if name not in missing}
     damaged = missing + [
@@ -179,53 +202,53 @@ def read_version(folder: Path, settings: HubSettings, max_skipped: float) -> Loc
     ]
     if damaged:
         raise UserError(
-            f"{repo} is damaged ({', '.join(damaged[:3])} missing or not as the manifest states): remove it and run the generation again, "
-            "finished shards are kept"
+            f"{repo} is damaged ({', '.join(damaged[:3])} missing or not as in the manifest): "
+            "remove it and run the generation again; finished shards are kept"
         )
+    return digests
+
+
+def _read_card(repo: Path) -> str:
     try:
-        card = (repo / CARD).read_text(encoding="utf-8")
+        return (repo / CARD).read_text(encoding="utf-8")
     except ValueError:
         raise UserError(
-            f"{repo / CARD} is not UTF-8 text: remove {repo} and run the generation again, finished shards are kept"
+            f"{repo / CARD} is not UTF-8 text: remove {repo} and run the generation again; "
+            "finished shards are kept"
         ) from None
-    return LocalVersion(path.parent.name, manifest, files, digests, card)
 
 
 def references(api: HfApi, repo_id: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The commits of all tags and branches."""
+    """The commits of all tags and of all branches."""
     refs = patiently(lambda: api.list_repo_refs(repo_id, repo_type=DATASET))
-    return tuple(
-        {ref.name: ref.target_commit for ref in kind} for kind in (refs.tags, refs.branches)
-    )
+    tags = {ref.name: ref.target_commit for ref in refs.tags}
+    return tags, {ref.name: ref.target_commit for ref in refs.branches}
 
 
-def check_no_branch(settings: HubSettings, branches: dict[str, str]) -> None:
-    if settings.tag in branches:
+def check_no_branch(destination: Destination, branches: dict[str, str]) -> None:
+    """Raises `UserError` if a branch has the name of the tag."""
+    if destination.tag in branches:
         raise UserError(
-            f"{settings.hub_dataset_id} has a branch called {settings.tag}: give the version another --tag"
+            f"{destination.repo_id} has a branch called {destination.tag}: choose another --tag"
         )
 
 
-def branch_head(api: HfApi, settings: HubSettings, branches: dict[str, str]) -> str:
-    """The commit at the head of the branch, which is made from `main` when it is missing."""
-    check_no_branch(settings, branches)
-    if settings.hub_branch in branches:
-        return branches[settings.hub_branch]
-    patiently(
-        lambda: api.create_branch(
-            settings.hub_dataset_id, branch=settings.hub_branch, repo_type=DATASET, exist_ok=True
-        )
-    )
-    return patiently(
-        lambda: api.repo_info(
-            settings.hub_dataset_id, revision=settings.hub_branch, repo_type=DATASET
-        )
-    ).sha
+def branch_head(api: HfApi, destination: Destination, branches: dict[str, str]) -> str:
+    """The commit at the head of the branch; a missing branch is created from `main`."""
+    check_no_branch(destination, branches)
+    repo_id, branch = destination.repo_id, destination.branch
+    if branch in branches:
+        return branches[branch]
+    patiently(lambda: api.create_branch(repo_id, branch=branch, repo_type=DATASET, exist_ok=True))
+    info = patiently(lambda: api.repo_info(repo_id, revision=branch, repo_type=DATASET))
+    assert info.sha is not None  # the Hub always sends it
+    return info.sha
 
 
 def fetch_card(api: HfApi, repo_id: str, commit: str, known: dict[str, str]) -> str | None:
-    """The card at a commit, or None. By hand: the client's cache checks no digest. Raises
-    `UserError`.
+    """The card at a commit, or None if there is none. Raises `UserError`.
+
+    huggingface_hub's own download goes through its cache, which checks no digest.
     """
     if CARD not in known:
         return None
@@ -239,52 +262,57 @@ def fetch_card(api: HfApi, repo_id: str, commit: str, known: dict[str, str]) -> 
         return response.content
 
     contents = []
-    while len(contents) < 2:  # a reply may be cut off; two that are alike are what the Hub sends
+    while len(contents) < 2:  # one reply may be cut off; two equal ones are what the Hub holds
         contents.append(patiently(ask))
         if known[CARD] in content_digests(contents[-1]):
             return contents[-1].decode("utf-8", errors="replace")
     if contents[0] != contents[1]:
         raise UserError(f"{CARD} of {repo_id}@{commit} did not arrive whole: {AGAIN}")
     raise UserError(
-        f"the Hub lists {CARD} of {repo_id}@{commit} with another checksum than that of what it sends, twice the same: nothing was "
-        "published; put that file there anew (`hf upload`), or tell who runs this Hub"
+        f"the Hub sends {CARD} of {repo_id}@{commit} with another checksum than it lists: nothing "
+        "was published; upload that file again (`hf upload`), or tell whoever runs this Hub"
     )
 
 
-def check_same_content(api: HfApi, settings: HubSettings, commit: str, local: LocalVersion) -> None:
-    """Raises `UserError` unless a version that is there already holds this very generation."""
-    repo_id, tag = settings.hub_dataset_id, settings.tag
+def check_same_content(
+    api: HfApi, destination: Destination, commit: str, local: LocalVersion
+) -> None:
+    """Raises `UserError` unless the published version equals this generation."""
+    repo_id = destination.repo_id
     known = known_contents(api, repo_id, DATASET, commit)
     different = differing_files(known, local.digests)
-    different += [name for name in known if local.is_own(name) and name not in local.files]
+    different += [name for name in known if local.layout.owns(name) and name not in local.files]
     theirs = fetch_card(api, repo_id, commit, known)
-    if not different and not same_on_card(theirs, local.card, local.config_name, repo_id, tag):
-        different = [f"the card of {local.config_name}"]
+    config_name = local.layout.config_name
+    if not different and not same_on_card(
+        theirs, local.card, config_name, repo_id, destination.tag
+    ):
+        different = [f"the card of {config_name}"]
     if different:
         raise UserError(
-            f"{repo_id}@{tag} is published already, with other content ({', '.join(different[:3])}): a version never changes, "
-            "give this one another --tag"
+            f"{destination} is published already, with other content "
+            f"({', '.join(different[:3])}): a version never changes, choose another --tag"
         )
 
 
-def commit_version(api: HfApi, settings: HubSettings, head: str, local: LocalVersion) -> str:
-    """The commit that holds the version, and whatever the repository held besides; `head` itself
-    where that does already.
+def commit_version(api: HfApi, destination: Destination, head: str, local: LocalVersion) -> str:
+    """Commits the version on top of `head`; returns `head` itself if it already holds the version.
+
+    Files of other configurations are kept.
     """
-    repo_id = settings.hub_dataset_id
+    repo_id, config_name = destination.repo_id, local.layout.config_name
     known = known_contents(api, repo_id, DATASET, head)
-    card = merge_cards(
-        fetch_card(api, repo_id, head, known), local.card, local.config_name, repo_id, settings.tag
-    ).encode()
+    theirs = fetch_card(api, repo_id, head, known)
+    card = merge_cards(theirs, local.card, config_name, repo_id, destination.tag).encode()
     files = local.files | {CARD: card}
     digests = local.digests | {CARD: content_digests(card)}
-    stale = [name for name in known if local.is_own(name) and name not in files]
+    stale = [name for name in known if local.layout.owns(name) and name not in files]
     changed = differing_files(known, digests)
     if not changed and not stale:
         return head
-    message = f"{settings.tag}: {local.manifest['rows']} images by SGD-Mix" + (
-        "" if local.config_name == "default" else f" (configuration {local.config_name})"
-    )
+    message = f"{destination.tag}: {local.manifest['rows']} images by SGD-Mix"
+    if config_name != "default":
+        message += f" (configuration {config_name})"
     return upload(
         api,
         repo_id,
@@ -294,14 +322,16 @@ def commit_version(api: HfApi, settings: HubSettings, head: str, local: LocalVer
         head,
         message,
         deleted=stale,
-        branch=settings.hub_branch,
+        branch=destination.branch,
     )
 
 
-def set_tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
-    """Tags a commit, and looks whether the tag is there: a reply may be lost. Raises `UserError`
-    when somebody else was faster.
+def set_tag(api: HfApi, destination: Destination, commit: str) -> None:
+    """Tags a commit and verifies the tag, because the Hub's reply may be lost.
+
+    Raises `UserError` if someone else set the tag first.
     """
+    repo_id, tag = destination.repo_id, destination.tag
     for wait in attempts():
         failure = None
         try:
@@ -310,16 +340,16 @@ def set_tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
             if status_of(error) != 409 and not is_passing(error):
                 raise
             failure = error
-        found = references(api, repo_id)[0].get(tag)
-        if found == commit:
+        tagged = references(api, repo_id)[0].get(tag)
+        if tagged == commit:
             return
-        if found is not None:
+        if tagged is not None:
             raise UserError(
-                f"{repo_id}@{tag} was published by somebody else at the same moment, as {found}: run the same command again, it says "
-                "whether that is the same content"
+                f"{destination} was published by somebody else at the same moment, as {tagged}: "
+                "run the same command again to see whether the content is the same"
             )
         if failure is not None and (wait is None or status_of(failure) == 409):
             raise failure
         if wait is None:
-            raise UserError(f"{repo_id} does not show the tag {tag} that it took: {AGAIN}")
+            raise UserError(f"{repo_id} accepted the tag {tag} but does not list it: {AGAIN}")
         time.sleep(wait if failure is None else seconds_to_wait(failure, wait))

@@ -15,7 +15,6 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -31,6 +30,7 @@ from sgdmix_hub.errors import (
     one_line,
 )
 from sgdmix_hub.files import write_json
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.settings.fields import Checked
 from sgdmix_hub.settings.parsing import Settings, parse_settings
 
@@ -83,7 +83,7 @@ def launch(
         output_dir = getattr(settings, "output_dir", None)
         if output_dir is not None:
             check_named(output_dir)
-            LAUNCH.report_to(Path(output_dir) / "state" / "error.json")
+            LAUNCH.report_to(OutputFolder(output_dir).error)
         main(settings)
     except Exception as error:
         code = fail(error, settings)

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from sgdmix_hub.errors import Preempted, UserError
 from sgdmix_hub.files import clear_abandoned
+from sgdmix_hub.output_folder import ERROR
 
 from .launch_state import LAUNCH
 from .liveness import launched_rank
@@ -43,7 +44,7 @@ def lock_folder(
         return
     with opened as file:
         _take_lock(file, state_folder)
-        report = state_folder / "error.json"
+        report = state_folder / ERROR
         if report == LAUNCH.report_path and not another_failed():
             report.unlink(missing_ok=True)  # of an earlier attempt: it must not speak for this one
         clear_abandoned(state_folder)
@@ -117,6 +118,6 @@ def stopped() -> Preempted:
 
 def forget_failure(state_folder: Path) -> None:
     """Removes error.json of an earlier attempt."""
-    if (state_folder / "error.json").exists():
+    if (state_folder / ERROR).exists():
         with suppress(OSError):  # a read-only folder
-            (state_folder / "error.json").unlink()
+            (state_folder / ERROR).unlink()

@@ -36,6 +36,7 @@ from sgdmix_hub.generation.repository import is_complete
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import Judge
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -338,7 +339,7 @@ def test_a_generation_does_not_take_an_evaluated_copy_for_its_own(
         )
     )
     with pytest.raises(UserError, match="evaluated copy"):
-        is_complete(output / "repo", settings, manifest_of(first_version)["pins"])
+        is_complete(OutputFolder(output), settings, manifest_of(first_version)["pins"])
 
 
 def test_what_was_looked_at_before_a_stop_is_not_looked_at_again(

@@ -4,13 +4,16 @@ images that cannot be used.
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from sgdmix_hub.evaluation.embeddings import Views
-from sgdmix_hub.evaluation.report import class_facts, evaluate, evaluation_text, without_nan
+from sgdmix_hub.evaluation.facts import EvaluationFacts, Request, without_nan
+from sgdmix_hub.evaluation.report import class_facts, evaluate
 from sgdmix_hub.evaluation.scores import Origins, row_scores
+from sgdmix_hub.method.saliency.trust import Trust
 
 NAMES = ["kite", 'a": {evil}\n| # <script>', "tern"]
 ROWS, REAL = 60, 20
@@ -46,12 +49,10 @@ def rows_of(views, rows):
 def test_the_figures_of_a_strength_are_those_of_its_rows_alone(made):
     synthetic, real, origins = made
     scores, all_kept = row_scores(synthetic, real, origins), np.ones(ROWS, bool)
-    facts = evaluate(scores, synthetic, real, origins, all_kept)
-    assert [of["strength"] for of in facts["by_strength"]] == [0, 0.25, 0.5] and facts[
-        "kept"
-    ] is None
-    for of_strength in facts["by_strength"]:
-        rows = np.flatnonzero(origins.strengths == of_strength.pop("strength"))
+    measured = evaluate(scores, synthetic, real, origins, all_kept)
+    assert list(measured.by_strength) == [0, 0.25, 0.5] and measured.kept is None
+    for strength, of_strength in measured.by_strength.items():
+        rows = np.flatnonzero(origins.strengths == strength)
         parts = (
             getattr(origins, name)[rows] for name in ("sources", "targets", "labels", "strengths")
         )
@@ -60,13 +61,13 @@ def test_the_figures_of_a_strength_are_those_of_its_rows_alone(made):
         expected = evaluate(
             row_scores(part, real, alone), part, real, alone, np.ones(len(rows), bool)
         )
-        assert expected["by_strength"] == []
+        assert expected.by_strength == {}
         # which rows a subset of the kernel distance holds depends on their order alone
-        assert of_strength == pytest.approx(expected["all"])
+        assert asdict(of_strength) == pytest.approx(asdict(expected.all))
     kept = origins.strengths > 0
-    only_kept = evaluate(scores, synthetic, real, origins, kept)["kept"]
-    assert only_kept["images"] == kept.sum()
-    assert only_kept["foreground_drift"] == pytest.approx(scores["foreground_drift"][kept].mean())
+    only_kept = evaluate(scores, synthetic, real, origins, kept).kept
+    assert only_kept.images == kept.sum()
+    assert only_kept.foreground_drift == pytest.approx(scores["foreground_drift"][kept].mean())
 
 
 def test_images_that_cannot_be_used_are_compared_with_nothing(made):
@@ -77,7 +78,7 @@ def test_images_that_cannot_be_used_are_compared_with_nothing(made):
     expected = evaluate(
         row_scores(synthetic, real, origins), synthetic, real, origins, np.ones(ROWS, bool)
     )
-    assert expected["duplicates"]["features"]["pairs"][0][:2] == [7, twin]
+    assert expected.duplicates["features"]["pairs"][0][:2] == [7, twin]
     usable = np.ones(REAL + 4, bool)
     usable[[0, 5, 6, REAL + 3]] = False
     places = np.flatnonzero(usable)
@@ -94,11 +95,11 @@ def test_images_that_cannot_be_used_are_compared_with_nothing(made):
     found = evaluate(
         row_scores(synthetic, with_gaps, moved), synthetic, with_gaps, moved, np.ones(ROWS, bool)
     )
-    for space, of_space in expected["duplicates"].items():
-        assert found["duplicates"][space].pop("pairs") == [
+    for space, of_space in expected.duplicates.items():
+        assert found.duplicates[space].pop("pairs") == [
             [row, int(places[other]), d] for row, other, d in of_space.pop("pairs")
         ]
-    assert json.loads(json.dumps(found)) == json.loads(json.dumps(expected))
+    assert found.record() == expected.record()
 
 
 def test_what_is_not_a_number_is_none():
@@ -114,23 +115,33 @@ def test_classes_are_counted_and_the_text_names_the_worst(made):
     scores = row_scores(synthetic, real, origins)
     kept = scores["judge_label_probability"] > 0.2
     by_class = class_facts(scores, origins.labels, kept, NAMES, {0: (3, 4)})
-    assert [of["class"] for of in by_class] == NAMES
-    assert [(of["judge_accuracy"], of["real_images"]) for of in by_class] == [
+    assert [of_class.name for of_class in by_class] == NAMES
+    assert [(of_class.judge_accuracy, of_class.real_images) for of_class in by_class] == [
         (0.75, 4),
         (None, 0),
         (None, 0),
     ]
-    for label, of in enumerate(by_class):
+    for label, of_class in enumerate(by_class):
         here = origins.labels == label
-        assert (of["images"], of["dropped"]) == (here.sum(), (here & ~kept).sum())
-        assert of["label_fidelity"] == pytest.approx((scores["judge_label"] == label)[here].mean())
-    facts = evaluate(scores, synthetic, real, origins, kept)
-    text = evaluation_text(
-        facts | {"by_class": by_class, "masks": "model-free", "judge_accuracy": None}
+        assert (of_class.images, of_class.dropped) == (here.sum(), (here & ~kept).sum())
+        assert of_class.label_fidelity == pytest.approx(
+            (scores["judge_label"] == label)[here].mean()
+        )
+    facts = EvaluationFacts(
+        request=Request("a@b", "default", "c@d", "model-free", None, None),
+        dataset="e@f",
+        warnings=[],
+        trust=Trust(1.0, 0.0, 4),
+        judge_accuracy=None,
+        left_out=[],
+        measured=evaluate(scores, synthetic, real, origins, kept),
+        by_class=by_class,
+        dropped=int((~kept).sum()),
     )
-    lines = text.splitlines()
+    json.dumps(facts.record(), allow_nan=False)
+    lines = facts.text().splitlines()
     assert (
         len(lines) == 8 and sum("evil" in line for line in lines) <= 1
     )  # a name with a line break is one line
     assert [line.split()[0] for line in lines[2:-1]] == ["0", "0.25", "0.5", "all", "kept"]
-    assert f"{facts['all']['label_fidelity']:.3f}" in lines[5]
+    assert f"{facts.measured.all.label_fidelity:.3f}" in lines[5]

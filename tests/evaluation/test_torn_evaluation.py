@@ -4,11 +4,12 @@ import pytest
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.evaluate_dataset import is_complete
-from sgdmix_hub.evaluation.repository import FILE
+from sgdmix_hub.evaluation.facts import FILE, Request
+from sgdmix_hub.output_folder import OutputFolder
 
 
 def test_a_torn_evaluation_is_named(tmp_path):
     (tmp_path / "repo").mkdir()
     (tmp_path / FILE).write_text('{"synthetic": ')
     with pytest.raises(UserError, match=rf"{FILE} is torn or was changed"):
-        is_complete(tmp_path, {})
+        is_complete(OutputFolder(tmp_path), Request("a@b", "default", "c@d", "", None, None))

@@ -19,11 +19,12 @@ from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import DamagedFile, read_sealed, write_sealed
 from sgdmix_hub.generation.plan_file import PLAN, RECORD, RUN, PlanFile, begun_run, has_begun
-from sgdmix_hub.generation.repository import FINISHED, check_same_bytes, is_complete
+from sgdmix_hub.generation.repository import check_same_bytes, is_complete
 from sgdmix_hub.generation.row_store import BLOCK_ROWS, compute_rows
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.publishing.layout import file_facts
+from sgdmix_hub.output_folder import OutputFolder
+from sgdmix_hub.publishing.layout import RepoLayout, file_facts
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
@@ -137,7 +138,7 @@ def test_empty_state_is_named_and_made_again_to_the_same_bytes(
 def test_flipped_record_of_the_plan_costs_no_shard(seed, settings, unfinished, capsys):
     state = unfinished / "state"
     flip(state / RECORD, seed)
-    assert has_begun(state) and PlanFile(state).settle()
+    assert has_begun(state) and PlanFile(OutputFolder(state.parent)).settle()
     assert f"{state / RECORD} is torn or was changed" in capsys.readouterr().out
     assert read_sealed(state / RECORD)["run"] == begun_run(state)
     assert shards_of(unfinished, 1).unfinished() == []
@@ -148,7 +149,7 @@ def test_a_plan_that_cannot_be_made_again_as_it_was_is_refused_and_costs_no_shar
 ):
     state = unfinished / "state"
     flip(state / PLAN, 0)
-    plan = PlanFile(state)
+    plan = PlanFile(OutputFolder(state.parent))
     assert not plan.settle()
     with pytest.raises(UserError, match="another plan"):
         plan.put(lambda path: path.write_bytes(b"another"))
@@ -161,7 +162,7 @@ def test_a_run_that_is_written_down_nowhere_is_refused(settings, unfinished):
     state = unfinished / "state"
     flip(state / RUN, 0)
     flip(state / RECORD, 1)
-    with pytest.raises(UserError, match=f"{RUN} is torn or was changed, and so is its copy"):
+    with pytest.raises(UserError, match=f"{RUN} and its copy in {RECORD} are torn"):
         run_again(settings, unfinished)
     for name in (RUN, RECORD, PLAN):  # as the line says
         (state / name).unlink()
@@ -174,7 +175,7 @@ def test_a_run_that_is_written_down_nowhere_is_refused(settings, unfinished):
 def test_a_dry_run_names_a_flipped_plan_and_touches_nothing(seed, settings, unfinished, capsys):
     plan = unfinished / "state" / PLAN
     flip(plan, seed)
-    assert not PlanFile(plan.parent).is_whole()
+    assert not PlanFile(OutputFolder(plan.parents[1])).is_whole()
     assert f"{plan} is torn or was changed" in capsys.readouterr().out and plan.exists()
 
 
@@ -261,11 +262,11 @@ def test_flipped_files_of_a_finished_repository_are_found_by_verify(name, settin
     ]
     path = finished / "repo" / name
     whole = path.read_bytes()
-    assert is_complete(finished / "repo", asked, pins)
+    assert is_complete(OutputFolder(finished), asked, pins)
     for seed in FLIPS:
         flip(path, seed)
         with pytest.raises(UserError, match=f"is damaged .*{name}"):
-            is_complete(finished / "repo", asked, pins)
+            is_complete(OutputFolder(finished), asked, pins)
         path.write_bytes(whole)
 
 
@@ -298,14 +299,14 @@ def test_verify_names_every_damaged_file_and_a_rerun_makes_it_again(settings, re
 
 
 def test_a_flipped_checksum_of_the_manifest_is_named(settings, finished):
-    flip(finished / "state" / FINISHED, 0)
-    with pytest.raises(UserError, match=FINISHED):
+    flip(OutputFolder(finished).finished, 0)
+    with pytest.raises(UserError, match=OutputFolder(finished).finished.name):
         run_again(settings, finished)
 
 
 def test_a_shard_that_changes_on_its_way_into_the_repository_is_named(finished):
     shards = shards_of(finished, 1)
-    check_same_bytes(shards, file_facts(finished / "repo"), "data")
+    check_same_bytes(shards, file_facts(finished / "repo"), RepoLayout("default"))
     flip(finished / "repo" / "data" / "train-00003-of-00016.parquet", 0)
     with pytest.raises(DamagedFile, match="shard-00003.parquet"):
-        check_same_bytes(shards, file_facts(finished / "repo"), "data")
+        check_same_bytes(shards, file_facts(finished / "repo"), RepoLayout("default"))

@@ -17,7 +17,7 @@ def test_a_dry_run_tells_and_makes_nothing(generation_settings, finished_generat
         and lines["to"] == "make     48 rows in 8 shards; 0 shards are finished"
     )
     assert lines["skipped"] == "by the plan: none; of 8 rows tried: 0"
-    assert "images/s a process" in lines["speed"] and "accelerator-hours" in lines["time"]
+    assert "images/s per process" in lines["speed"] and "accelerator-hours" in lines["time"]
     kilobytes = (
         sum(len(row["image"]["bytes"]) for row in published_rows(finished_generation)) / 48e3
     )

@@ -75,7 +75,7 @@ def test_label_and_prompt_are_the_targets_where_it_is_prompted_for(prompted_for_
     assert (
         "its `label` are of the TARGET's class" in card and "keeps the source's label" not in card
     )
-    assert "| class that prompt and label name | target |" in card
+    assert "| class of prompt and label | target |" in card
 
 
 def test_a_base_model_alone_is_told_the_class_names(without_adapter, class_names):

@@ -126,11 +126,11 @@ def test_accuracy_is_the_same_to_the_last_image_whoever_measures_it(trained, obl
             )
         ),
         "cam": float(np.mean(cam.classifier.predict(images) == labels)),
-        "evaluation": of_real["accuracy"],
+        "evaluation": of_real.accuracy,
         "its labels": sum(right for right, _ in by_label.values()) / len(labels),
     }
     assert set(found.values()) == {accuracy}, found
-    assert of_real["images"] == len(labels) == 64
+    assert of_real.images == len(labels) == 64
 
 
 def test_a_cam_sees_the_pixels_that_were_trained_on_and_what_was_cropped_around_them(

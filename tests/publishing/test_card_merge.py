@@ -198,7 +198,7 @@ def test_cards_that_are_not_of_this_package_are_completed(theirs):
 
 
 def test_a_card_that_cannot_be_read_is_told():
-    with pytest.raises(UserError, match=r"README\.md has YAML that cannot be read"):
+    with pytest.raises(UserError, match=r"README\.md cannot be read"):
         merged(("default", run_card(), "v1"), theirs="---\nlicense: [mit\n---\n")
     broken = merged(("default", run_card(), "v1")).replace("<!-- sgdmix:default:end -->", "")
     with pytest.raises(UserError, match="one of the two marks of default"):

@@ -7,7 +7,7 @@ import yaml
 from hub_process import HubProcess
 from loopback_hub import READ_TOKEN, loopback_hub, run_python
 from test_publish_version import local_rows, repository
-from test_trust_boundaries import HONEST
+from untrusted import HONEST
 
 FOR_EVER = 10**6
 PUSH = """

@@ -169,7 +169,7 @@ def test_load_published_never_gives_another_version_also_when_the_hub_fails(
                 **cache | environment,
             )
             assert known == first
-            assert "cannot reach the Hub" in unknown and "asked for by its tag" in branch
+            assert "cannot reach the Hub" in unknown and "give the tag of a version" in branch
     finally:
         hub.faults.clear()
 

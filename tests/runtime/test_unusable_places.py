@@ -15,7 +15,7 @@ from generations import arguments, one_line, run_script
 from sgdmix_hub import augment
 from sgdmix_hub.errors import LONGEST_LINE, UserError
 from sgdmix_hub.files import clear_abandoned, temporary_beside
-from sgdmix_hub.generation.repository import BUILDING
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.launch import check_named, reason, report
 from sgdmix_hub.runtime.places import ADVICE, useless_place
 from sgdmix_hub.runtime.resource_errors import where_it_is_full
@@ -77,8 +77,8 @@ PLACES = {
         out / "state",
     ),
     "repo.building is a file": lambda out: (
-        a_file(out / "state" / BUILDING).parents[1],
-        out / "state" / BUILDING,
+        a_file(OutputFolder(out).building).parents[1],
+        OutputFolder(out).building,
     ),
     "a record is a folder": lambda out: (
         a_folder(out / "state" / "shards" / "shard-00000.json").parents[2],
@@ -264,7 +264,7 @@ def test_what_a_dead_process_left_is_cleared_and_what_a_living_one_writes_is_not
 
 def test_the_next_run_clears_what_a_killed_one_was_at(mixing, tmp_path):
     output = tmp_path / "run"
-    a_file(output / "state" / BUILDING / "half")
+    a_file(OutputFolder(output).building / "half")
     a_file(output / "state" / "dry_run.parquet")
     left = a_file(
         output
@@ -284,7 +284,7 @@ def test_the_next_run_clears_what_a_killed_one_was_at(mixing, tmp_path):
     )
     assert not any(
         path.exists()
-        for path in (output / "state" / BUILDING, output / "state" / "dry_run.parquet", left)
+        for path in (OutputFolder(output).building, output / "state" / "dry_run.parquet", left)
     )
     assert not list(output.rglob("*.tmp")) and (output / "repo").exists()
 
