@@ -269,8 +269,9 @@ def fetch_card(api: HfApi, repo_id: str, commit: str, known: dict[str, str]) -> 
     if contents[0] != contents[1]:
         raise UserError(f"{CARD} of {repo_id}@{commit} did not arrive whole: {AGAIN}")
     raise UserError(
-        f"the Hub sends {CARD} of {repo_id}@{commit} with another checksum than it lists: nothing "
-        "was published; upload that file again (`hf upload`), or tell whoever runs this Hub"
+        f"the Hub sends {CARD} of {repo_id}@{commit}, twice the same, with another checksum than "
+        "it lists: nothing was published; upload that file again (`hf upload`), or tell whoever "
+        "runs this Hub"
     )
 
 

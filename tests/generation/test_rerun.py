@@ -134,7 +134,7 @@ def test_plans_that_are_damaged_or_of_something_else_are_refused(published, evil
     }
     whole = (published / PLAN).read_bytes()
     (published / PLAN).write_bytes(whole[:-1] + b"x")
-    with pytest.raises(UserError, match="not the plan that its manifest states"):
+    with pytest.raises(UserError, match="not the plan of its manifest"):
         rerun(published, evil_source, tmp_path / "again")
     for named, change in changes.items():
         (published / PLAN).write_bytes(whole)
