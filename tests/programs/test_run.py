@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launching import launch, launch_environment
+from launching import launch_anew, launch_environment
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -97,7 +97,7 @@ def whole_run(birds, tiny_base, classifier, tmp_path_factory):
     args = run_arguments(
         birds, tiny_base, write_recipe(folder / "recipe", classifier), folder / "outputs" / "run"
     )
-    done = launch(args, 2)
+    done = launch_anew(args, 2)
     assert done.returncode == 0, done.stderr
     return args, folder / "outputs" / "run", done
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from forking import fork
 from generations import (
     ROOT,
     SCRIPT,
@@ -20,7 +21,6 @@ from generations import (
     alive_in_the_end,
     arguments,
     digests,
-    forks,
     records,
     run_script,
 )
@@ -54,8 +54,7 @@ class Running:
             folder / "logs",
         )
         self.logs.mkdir()
-        self.process = forks.Process(target=target, args=(*self.script(folder), self.logs))
-        self.process.start()
+        self.process = fork(target, *self.script(folder), self.logs)
         while len(records(self.output)) < shards:
             assert self.process.is_alive(), (self.logs / "stderr").read_text()
             time.sleep(0.001)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from generations import arguments, manifest_of, one_line, published_rows, snapshot
-from launching import ROOT, launch, launch_environment
+from launching import ROOT, launch_anew, launch_environment
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub
 from trainings import ADAPTER, CLASSIFIER, adapter_settings, run
 
@@ -76,7 +76,7 @@ def launch_both(hub, commands):
     with ThreadPoolExecutor() as pool:
         started = {
             script: pool.submit(
-                launch, [script, *arguments(values)], env=hub_environment(hub, WRITE_TOKEN)
+                launch_anew, [script, *arguments(values)], env=hub_environment(hub, WRITE_TOKEN)
             )
             for script, values in commands.items()
         }
@@ -160,7 +160,7 @@ def test_a_colleague_generates_with_what_was_pushed(
         "num_candidates": 5,
         "max_skipped": 0.9,  # a classifier of one epoch finds nothing in some images
     }
-    done = launch(
+    done = launch_anew(
         ["scripts/augment_dataset.py", *arguments(settings)], env=hub_environment(hub, READ_TOKEN)
     )
     assert done.returncode == 0, done.stderr

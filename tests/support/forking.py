@@ -1,0 +1,157 @@
+"""Programs in processes that are forked from one that has imported the libraries, which a start
+takes seconds for.
+
+They are processes like those of a start: with their own arguments, environment, signals and exit
+code, and the ranks of a launch are the children of its launcher. Two things differ: `/proc` shows
+the fork server's command line and environment, and what huggingface_hub reads from the environment
+at its import stays as it is here. Tests that look at the former or set the latter start programs
+anew.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).parents[2]
+
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["preloaded"])
+
+
+@dataclass
+class Ended:
+    """How a program ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def fork(target, *args) -> multiprocessing.Process:
+    """Starts `target(*args)` in a fork of the server, which begins with the first one."""
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), path]))
+    try:
+        forkserver.ensure_running()  # it finds `preloaded`
+    finally:
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
+    process = forks.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def run_forked(words: list[str], environment: dict[str, str], logs: Path, timeout: float) -> Ended:
+    """`python words...` to its end, from the repository's root. Raises `TimeoutExpired`."""
+    process = fork(_program, words, environment, logs)
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise subprocess.TimeoutExpired(words, timeout)
+    return Ended(process.exitcode, *((logs / name).read_text() for name in ("stdout", "stderr")))
+
+
+def log_into(logs: Path) -> None:
+    """Puts what this process says into two files."""
+    for name, stream in (("stdout", 1), ("stderr", 2)):
+        file = os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, stream)
+        os.close(file)
+
+
+def _program(words: list[str], environment: dict[str, str], logs: Path) -> None:
+    log_into(logs)
+    os.chdir(ROOT)
+    _become(words, environment)
+
+
+def _become(words: list[str], environment: dict[str, str]) -> None:
+    """Makes this process, which has just been forked, `python words...`, and ends it as that
+    ends.
+    """
+    os.closerange(3, 65536)
+    resource_tracker._resource_tracker = resource_tracker.ResourceTracker()
+    multiprocessing.set_start_method("fork", force=True)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    while words[0] == "-u":
+        words = words[1:]
+    code = 0
+    try:
+        _fork_what_launchers_start()
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            sys.modules.pop(words[1], None)
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = list(words)
+            sys.path.insert(0, str(Path(words[0]).parent))
+            runpy.run_path(words[0], run_name="__main__")
+        threading._shutdown()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _fork_what_launchers_start() -> None:
+    """Has accelerate and torchrun fork the processes of a launch."""
+    import accelerate.commands.launch as accelerate
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    accelerate.subprocess = SimpleNamespace(
+        Popen=_Forked, CalledProcessError=subprocess.CalledProcessError
+    )
+    subprocess_handler.Popen = _Forked
+
+
+class _Forked:
+    """Of `subprocess.Popen` what the launchers use, for a Python program: a child, forked."""
+
+    def __init__(self, args, env, stdout=None, stderr=None, start_new_session=False):
+        assert args[0] == sys.executable and stdout is None and stderr is None, args
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.returncode = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            if start_new_session:
+                os.setsid()
+            _become(args[1:], env)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        end = time.monotonic() + (timeout or float("inf"))
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("a rank", timeout)
+            time.sleep(0.01)
+        return self.returncode
