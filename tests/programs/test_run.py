@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forking import Ended, run_forked
 from launching import launch_anew, launch_environment
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -71,11 +72,9 @@ def run_arguments(birds: Path, tiny_base: Path, recipe: Path, output: Path) -> l
     ]
 
 
-def run_script(args: list[str]) -> subprocess.CompletedProcess:
+def run_script(args: list[str]) -> Ended:
     """The script without a launcher: one process, with its true exit code."""
-    return subprocess.run(
-        [sys.executable, *args], cwd=ROOT, env=launch_environment(), capture_output=True, text=True
-    )
+    return run_forked(args, launch_environment(), timeout=600)
 
 
 def stage_files(output: Path) -> dict[str, dict[str, tuple[int, int]]]:

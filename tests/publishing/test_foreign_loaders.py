@@ -99,7 +99,7 @@ def local_rows(output):
 
 
 def run(hub, code, *args):
-    done = run_python(hub, code, *args, token=READ_TOKEN)
+    done = run_python(hub, code, *args, token=READ_TOKEN, anew=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

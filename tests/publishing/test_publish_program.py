@@ -4,7 +4,7 @@ import json
 
 import pytest
 from generations import SCRIPT, arguments, one_line, published_rows, run_script
-from launching import launch_anew
+from launching import launch
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub, run_python
 from test_publish_version import history
 
@@ -134,7 +134,7 @@ def test_versions_with_another_strength_are_published_by_launches_of_two_process
             words = arguments(
                 settings | {"strength": strength, "tag": tag, "output_dir": outputs[tag]}
             )
-            done = launch_anew([SCRIPT, *words], 2, env=hub_environment(hub, WRITE_TOKEN))
+            done = launch([SCRIPT, *words], 2, env=hub_environment(hub, WRITE_TOKEN))
             assert done.returncode == 0, done.stderr
             assert (
                 done.stdout.count(

@@ -2,25 +2,28 @@
 takes seconds for.
 
 They are processes like those of a start: with their own arguments, environment, signals and exit
-code, and the ranks of a launch are the children of its launcher. Two things differ: `/proc` shows
-the fork server's command line and environment, and what huggingface_hub reads from the environment
-at its import stays as it is here. Tests that look at the former or set the latter start programs
-anew.
+code, and the ranks of a launch are the children of its launcher. Two things differ: `sys.modules`
+is full, and `/proc` shows the fork server's command line and environment. Tests that look at
+either start programs anew.
 """
 
+import importlib
 import multiprocessing
 import os
 import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+
+import huggingface_hub
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,15 +56,20 @@ def fork(target, *args) -> multiprocessing.Process:
     return process
 
 
-def run_forked(words: list[str], environment: dict[str, str], logs: Path, timeout: float) -> Ended:
-    """`python words...` to its end, from the repository's root. Raises `TimeoutExpired`."""
-    process = fork(_program, words, environment, logs)
-    process.join(timeout)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        raise subprocess.TimeoutExpired(words, timeout)
-    return Ended(process.exitcode, *((logs / name).read_text() for name in ("stdout", "stderr")))
+def run_forked(
+    words: list, environment: dict[str, str], cwd: Path = ROOT, timeout: float = 300
+) -> Ended:
+    """`python words...` to its end. Raises `TimeoutExpired`."""
+    words = [str(word) for word in words]
+    with tempfile.TemporaryDirectory() as folder:
+        process = fork(_program, words, environment, cwd, Path(folder))
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(words, timeout)
+        stdout, stderr = ((Path(folder) / name).read_text() for name in ("stdout", "stderr"))
+    return Ended(process.exitcode, stdout, stderr)
 
 
 def log_into(logs: Path) -> None:
@@ -72,9 +80,9 @@ def log_into(logs: Path) -> None:
         os.close(file)
 
 
-def _program(words: list[str], environment: dict[str, str], logs: Path) -> None:
+def _program(words: list[str], environment: dict[str, str], cwd: Path, logs: Path) -> None:
     log_into(logs)
-    os.chdir(ROOT)
+    os.chdir(cwd)
     _become(words, environment)
 
 
@@ -90,17 +98,22 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
+    _read_environment_again()
     while words[0] == "-u":
         words = words[1:]
     code = 0
     try:
         _fork_what_launchers_start()
-        if words[0] == "-m":
+        if words[0] == "-c":
+            sys.argv = ["-c", *words[2:]]
+            sys.modules["__main__"] = main = ModuleType("__main__")
+            exec(compile(words[1], "<string>", "exec"), vars(main))
+        elif words[0] == "-m":
             sys.argv = words[1:]
             sys.modules.pop(words[1], None)
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
-            sys.argv = list(words)
+            sys.argv = words
             sys.path.insert(0, str(Path(words[0]).parent))
             runpy.run_path(words[0], run_name="__main__")
         threading._shutdown()
@@ -114,6 +127,31 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _read_environment_again() -> None:
+    """Has the libraries read anew what they read from the environment when they are imported, and
+    hands it to the modules that have taken it from there.
+    """
+    for name in (
+        "huggingface_hub.constants",
+        "datasets.config",
+        "evaluate.config",
+        "diffusers.utils.constants",
+    ):
+        module = sys.modules[name]
+        before = dict(vars(module))
+        importlib.reload(module)
+        changed = {
+            key: value
+            for key, value in before.items()
+            if isinstance(value, str | bool | Path) and value != getattr(module, key)
+        }
+        for other in list(sys.modules.values()):
+            for key, value in changed.items():
+                if getattr(other, "__dict__", {}).get(key) == value:
+                    setattr(other, key, getattr(module, key))
+    huggingface_hub.hf_api.api.endpoint = huggingface_hub.constants.ENDPOINT
 
 
 def _fork_what_launchers_start() -> None:

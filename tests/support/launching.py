@@ -3,8 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 from forking import ROOT, Ended, run_forked
 
@@ -49,13 +47,12 @@ def launch_environment(env=None):
     return inherited | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | (env or {})
 
 
-def launch(args, num_processes=1, timeout=300) -> Ended:
+def launch(args, num_processes=1, env=None, timeout=300) -> Ended:
     """Runs `["scripts/augment_dataset.py", "--name", "value", ...]` in `num_processes` CPU
     processes, from the repository root; launcher and ranks are forked.
     """
-    command = launch_command(args, num_processes)
-    with tempfile.TemporaryDirectory() as logs:
-        return run_forked(command[1:], launch_environment(), Path(logs), timeout)
+    words = launch_command(args, num_processes)[1:]
+    return run_forked(words, launch_environment(env), timeout=timeout)
 
 
 def launch_anew(args, num_processes=1, env=None, timeout=300) -> subprocess.CompletedProcess:
