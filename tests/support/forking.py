@@ -109,11 +109,11 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
             sys.modules["__main__"] = main = ModuleType("__main__")
             exec(compile(words[1], "<string>", "exec"), vars(main))
         elif words[0] == "-m":
-            sys.argv = words[1:]
+            sys.argv = list(words[1:])
             sys.modules.pop(words[1], None)
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
-            sys.argv = words
+            sys.argv = list(words)
             sys.path.insert(0, str(Path(words[0]).parent))
             runpy.run_path(words[0], run_name="__main__")
         threading._shutdown()
