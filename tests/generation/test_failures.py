@@ -246,6 +246,7 @@ def temporary_files(output: Path) -> list[Path]:
     return [path for path in output.rglob("*") if path.is_file() and path.name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_line_and_the_finished_shards_are_kept(
     settings, reference, small_disk, tmp_path
 ):

@@ -88,6 +88,7 @@ class Running:
         assert digests(self.output / "repo") == reference and not list(self.output.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "named"),
     [(signal.SIGINT, "Ctrl-C"), (signal.SIGHUP, "SIGHUP"), (signal.SIGTERM, "SIGTERM")],
@@ -108,6 +109,7 @@ def _under_nohup(script: str, args: list[str], logs: Path) -> None:
     _script(script, args, logs)
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_does_not_stop_what_nohup_keeps(settings, reference, tmp_path):
     running = Running(settings, tmp_path, _under_nohup)
     os.kill(running.process.pid, signal.SIGHUP)
@@ -180,6 +182,7 @@ def test_a_second_ctrl_c_ends_at_once_what_does_not_come_to_stop(settings, tmp_p
     assert time.monotonic() - asked < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 9])
 def test_a_killed_encoder_is_one_line_and_the_same_command_finishes(
     shards, settings, reference, tmp_path

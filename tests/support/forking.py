@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -116,7 +116,6 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
             sys.argv = list(words)
             sys.path.insert(0, str(Path(words[0]).parent))
             runpy.run_path(words[0], run_name="__main__")
-        threading._shutdown()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
@@ -124,6 +123,8 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
     except BaseException:
         traceback.print_exc()
         code = 1
+    threading._shutdown()  # waits for threads
+    util._exit_function()  # ends workers
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
