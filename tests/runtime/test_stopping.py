@@ -24,7 +24,7 @@ from generations import (
     records,
     run_script,
 )
-from launching import launch_command, launch_environment
+from launching import launch, launch_command, launch_environment
 from trainings import _in_own_group
 
 ENCODER = "sgdmix_hub.generation.encoding"
@@ -216,12 +216,8 @@ launch(main, AugmentSettings)
 @pytest.mark.slow
 def test_a_kill_when_everything_is_done_is_one_line_and_costs_nothing(mixing, tmp_path):
     (tmp_path / "end.py").write_text(AT_THE_END)
-    command = launch_command(
-        [tmp_path / "end.py", *arguments(mixing | {"output_dir": tmp_path / "run"})], 2
-    )
-    ended = subprocess.run(
-        command, env=launch_environment(), capture_output=True, text=True, timeout=120
-    )
+    words = [tmp_path / "end.py", *arguments(mixing | {"output_dir": tmp_path / "run"})]
+    ended = launch(words, 2, timeout=120)
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("sgdmix_hub: ")]
     assert "rank 1 died when everything was done: nothing is lost" in line
     assert "DistBackendError" not in ended.stderr and "gloo" not in ended.stderr.lower(), (

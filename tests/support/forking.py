@@ -7,6 +7,7 @@ is full, and `/proc` shows the fork server's command line and environment. Tests
 either start programs anew.
 """
 
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -29,6 +30,8 @@ ROOT = Path(__file__).parents[2]
 
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["preloaded"])
+STREAMS = ("stdout", "stderr")
+PR_SET_NAME = 15  # linux/prctl.h
 
 
 @dataclass
@@ -56,25 +59,48 @@ def fork(target, *args) -> multiprocessing.Process:
     return process
 
 
+class Started:
+    """`python words...` while it runs, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, words: list, environment: dict[str, str], cwd: Path = ROOT):
+        self.logs = tempfile.TemporaryDirectory()
+        words = [str(word) for word in words]
+        self.process = fork(_program, words, environment, cwd, Path(self.logs.name))
+        self.pid = self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for the end; what was written to stdout and stderr. Raises `TimeoutExpired`."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise subprocess.TimeoutExpired("a forked program", timeout)
+        stdout, stderr = ((Path(self.logs.name) / name).read_text() for name in STREAMS)
+        return stdout, stderr
+
+
 def run_forked(
     words: list, environment: dict[str, str], cwd: Path = ROOT, timeout: float = 300
 ) -> Ended:
     """`python words...` to its end. Raises `TimeoutExpired`."""
-    words = [str(word) for word in words]
-    with tempfile.TemporaryDirectory() as folder:
-        process = fork(_program, words, environment, cwd, Path(folder))
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(words, timeout)
-        stdout, stderr = ((Path(folder) / name).read_text() for name in ("stdout", "stderr"))
-    return Ended(process.exitcode, stdout, stderr)
+    started = Started(words, environment, cwd)
+    stdout, stderr = started.communicate(timeout)
+    return Ended(started.returncode, stdout, stderr)
 
 
 def log_into(logs: Path) -> None:
     """Puts what this process says into two files."""
-    for name, stream in (("stdout", 1), ("stderr", 2)):
+    for stream, name in enumerate(STREAMS, 1):
         file = os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, stream)
         os.close(file)
@@ -98,6 +124,8 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
+    if "RANK" in environment:  # which `/proc` does not show
+        ctypes.CDLL(None).prctl(PR_SET_NAME, f"rank {environment['RANK']}".encode())
     _read_environment_again()
     while words[0] == "-u":
         words = words[1:]

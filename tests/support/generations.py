@@ -15,7 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
-from forking import Ended, fork, log_into
+from forking import Ended, Started, fork, log_into
 from launching import launch_environment
 from PIL import Image
 
@@ -103,7 +103,7 @@ def start(command: list[str]) -> subprocess.Popen:
     )
 
 
-def wait_for_records(process: subprocess.Popen, output: Path, number: int = 1) -> None:
+def wait_for_records(process: subprocess.Popen | Started, output: Path, number: int = 1) -> None:
     while len(records(output)) < number:
         assert process.poll() is None, (
             "the run ended before it could be disturbed:\n" + process.communicate()[1]
