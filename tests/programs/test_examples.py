@@ -35,7 +35,6 @@ def published(birds, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_quickstart(birds, tmp_path):
     from datasets import load_dataset
 

@@ -89,6 +89,33 @@ class Started:
         return stdout, stderr
 
 
+class Answering(Started):
+    """`python words...` that answers lines on its stdin with lines on its stdout."""
+
+    def __init__(self, words: list, environment: dict[str, str]):
+        self.logs = tempfile.TemporaryDirectory()
+        self.log = Path(self.logs.name) / "stderr"
+        read_questions, self.questions = forks.Pipe(duplex=False)
+        self.answers, write_answers = forks.Pipe(duplex=False)
+        ends = (read_questions, write_answers)
+        self.process = fork(_answer, words, environment, Path(self.logs.name), *ends)
+        for end in ends:
+            end.close()
+        self.lines = os.fdopen(os.dup(self.answers.fileno()))
+
+    def tell(self, line: str) -> None:
+        os.write(self.questions.fileno(), f"{line}\n".encode())
+
+    def hear(self) -> str:
+        """The next line, or nothing where the program has ended."""
+        return self.lines.readline()
+
+    def close(self) -> None:
+        self.questions.close()
+        self.process.join()
+        self.lines.close()
+
+
 def run_forked(
     words: list, environment: dict[str, str], cwd: Path = ROOT, timeout: float = 300
 ) -> Ended:
@@ -109,6 +136,15 @@ def log_into(logs: Path) -> None:
 def _program(words: list[str], environment: dict[str, str], cwd: Path, logs: Path) -> None:
     log_into(logs)
     os.chdir(cwd)
+    _become(words, environment)
+
+
+def _answer(words: list[str], environment: dict[str, str], logs: Path, questions, answers) -> None:
+    log_into(logs)
+    os.dup2(questions.fileno(), 0)
+    os.dup2(answers.fileno(), 1)
+    sys.stdin = os.fdopen(0, closefd=False)
+    os.chdir(ROOT)
     _become(words, environment)
 
 

@@ -1,4 +1,4 @@
-"""What tests of whole generations share: running them, watching them, and reading what they leave."""
+"""What tests of whole generations share: they run them, watch them and read what they leave."""
 
 import io
 import json
