@@ -51,6 +51,7 @@ def test_map_a_split(birds, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_train_on_published(birds, published, tmp_path):
     said = run_example("train_on_published.py", birds, published / "repo", cwd=tmp_path)
     assert said.count("loss") == 2

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["preloaded"])
 STREAMS = ("stdout", "stderr")
+_beginning = threading.Lock()
 PR_SET_NAME = 15  # linux/prctl.h
 
 
@@ -45,15 +46,11 @@ class Ended:
 
 def fork(target, *args) -> multiprocessing.Process:
     """Starts `target(*args)` in a fork of the server, which begins with the first one."""
-    path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), path]))
-    try:
+    with _beginning:
+        path = os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = f"{Path(__file__).parent}{os.pathsep}{path}"
         forkserver.ensure_running()  # it finds `preloaded`
-    finally:
-        if path is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = path
+        os.environ["PYTHONPATH"] = path
     process = forks.Process(target=target, args=args)
     process.start()
     return process
