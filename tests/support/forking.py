@@ -249,7 +249,7 @@ class _Forked:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        end = time.monotonic() + (timeout or float("inf"))
+        end = time.monotonic() + (float("inf") if timeout is None else timeout)
         while self.poll() is None:
             if time.monotonic() > end:
                 raise subprocess.TimeoutExpired("a rank", timeout)
