@@ -11,9 +11,9 @@ MAKEFLAGS += --no-print-directory
 
 THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 DEMO := outputs/demo
-# tests run side by side, file by file in their order: most of them wait for programs that they launched, so three keep two
-# cores busy, and the files of the fewest tests, which xdist would put last, are the ones that take longest
-TEST_PROCESSES ?= 3
+# tests run side by side, file by file in their order: the files of the fewest tests, which xdist would put last, are the
+# ones that take longest. Each process takes 2.5 GB with the one that its programs are forked from
+TEST_PROCESSES ?= 2
 # offline, and with caches of its own: nothing of the user's is read or written
 DEMO_ENV := env -u HF_HUB_CACHE -u HF_DATASETS_CACHE -u HF_MODULES_CACHE -u HF_EVALUATE_CACHE \
     HF_HOME="$(CURDIR)/$(DEMO)/hf_home" HF_HUB_OFFLINE=1 $(THREADS)
@@ -32,7 +32,8 @@ demo-hub: venv  ## after make demo: publish it to a Hub on this machine, load it
 	@$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.publish_birds --config $(DEMO)/run.yaml
 
 quick: venv  ## the tests for every change: those that take seconds
-	@env $(THREADS) $(PY) -m pytest -m "not slow and not soak and not gpu" --numprocesses 2 --dist loadfile -q
+	@env $(THREADS) $(PY) -m pytest -m "not slow and not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile -q \
+	    --no-loadscope-reorder
 
 test: venv  ## all tests that need neither a GPU nor hours
 	@env $(THREADS) $(PY) -m pytest -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile \

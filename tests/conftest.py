@@ -1,4 +1,4 @@
-"""Tiny real models and data, made once a session: random weights in the formats of the real ones."""
+"""Tiny real models and data, made once a session: random weights in the real formats."""
 
 import json
 import os

@@ -108,6 +108,7 @@ def test_every_odd_image_is_mixed_or_has_no_foreground(recipe, images):
     assert mixed > 100
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
     files, decoded, classifier, tmp_path
@@ -141,6 +142,7 @@ def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
     assert trust_test(reader, 64, split, "stretch").images == len(chosen) - len(unusable)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_preview_over_odd_rows_is_drawn(files, tmp_path, caplog):
     chosen = (

@@ -55,6 +55,7 @@ def reference(finished_generation):
 # ---- the same bytes ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_published_bytes_do_not_depend_on_the_number_of_processes(
     num_processes, settings, reference, tmp_path
@@ -64,6 +65,7 @@ def test_published_bytes_do_not_depend_on_the_number_of_processes(
     assert digests(tmp_path / "run" / "repo") == digests(reference / "repo")
 
 
+@pytest.mark.slow
 def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path):
     output = tmp_path / "run"
     launched = start(launch_command([SCRIPT, *arguments(settings | {"output_dir": output})], 2))
@@ -87,6 +89,7 @@ def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path
     assert kept == {number: shards.path(number).stat().st_mtime_ns for number in whole}
 
 
+@pytest.mark.slow
 def test_sigterm_ends_with_75_and_the_same_command_finishes(settings, reference, tmp_path):
     output = tmp_path / "run"
     process = start([sys.executable, SCRIPT, *arguments(settings | {"output_dir": output})])
@@ -105,6 +108,7 @@ def test_sigterm_ends_with_75_and_the_same_command_finishes(settings, reference,
     assert not (output / "state" / "error.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 4])
 def test_published_bytes_do_not_depend_on_the_workers(num_workers, settings, reference, tmp_path):
     ended = run_script(
@@ -205,6 +209,7 @@ def test_unfinished_run_refuses_other_settings_in_every_process(settings, refere
     assert json.loads((output / "state" / "error.json").read_text())["exit_code"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_folder_in_use_is_refused_and_untouched(num_processes, settings, reference, tmp_path):
     output = tmp_path / "run"
@@ -280,6 +285,7 @@ def test_manifest_names_every_file_and_the_config_no_place(settings, reference):
         assert path.is_dir() or not any(place in path.read_bytes() for place in places)
 
 
+@pytest.mark.slow
 def test_adapter_of_another_subset_is_refused_unless_asked_for(
     settings, tiny_base, birds, tmp_path
 ):
@@ -381,6 +387,7 @@ def test_dead_rank_fails_the_launch_and_leaves_no_orphan(settings, reference, tm
     assert all(shards.is_finished(number) for number in records(output))
 
 
+@pytest.mark.slow
 def test_killed_launcher_leaves_no_orphan(settings, reference, tmp_path):
     output = tmp_path / "run"
     launched = long_run(settings, output)

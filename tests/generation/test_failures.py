@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from forking import Started
 from generations import (
     ROOT,
     SCRIPT,
@@ -47,18 +48,23 @@ def reference(settings, tmp_path_factory):
     return digests(output / "repo")
 
 
-def started(settings: dict, output: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
+def started(settings: dict, output: Path) -> tuple[Started, list[psutil.Process]]:
     """A launch in two processes that has finished its first shard; with all its processes, workers
     included.
     """
-    launched = start(launch_command([SCRIPT, *arguments(settings | {"output_dir": output})], 2))
+    command = launch_command([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
+    launched = Started(command[1:], launch_environment())
     wait_for_records(launched, output)
     return launched, psutil.Process(launched.pid).children(recursive=True)
 
 
 def rank(number: int, processes: list[psutil.Process]) -> psutil.Process:
-    """The process of a rank; workers inherit its environment, its children come after it."""
-    return next(process for process in processes if process.environ().get("RANK") == str(number))
+    """The process of a rank; workers inherit its environment and its name, and come after it."""
+    return next(
+        process
+        for process in processes
+        if process.name() == f"rank {number}" or process.environ().get("RANK") == str(number)
+    )
 
 
 def error_of(output: Path) -> dict:
@@ -168,8 +174,8 @@ def test_sigterm_to_one_rank_stops_all(settings, tmp_path):
 
 
 def stops_with_75(
-    told: subprocess.Popen | psutil.Process,
-    launched: subprocess.Popen,
+    told: Started | psutil.Process,
+    launched: Started,
     processes: list[psutil.Process],
     output: Path,
 ):
@@ -246,6 +252,7 @@ def temporary_files(output: Path) -> list[Path]:
     return [path for path in output.rglob("*") if path.is_file() and path.name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_line_and_the_finished_shards_are_kept(
     settings, reference, small_disk, tmp_path
 ):

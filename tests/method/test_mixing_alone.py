@@ -77,6 +77,7 @@ assert not loaded, loaded
 """
 
 
+@pytest.mark.slow
 def test_mixing_alone_loads_no_library_of_models(mixing, tmp_path):
     """They are half of the start of a program."""
     command = [sys.executable, "-c", ALONE, *arguments(mixing | {"output_dir": tmp_path / "run"})]

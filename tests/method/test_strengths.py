@@ -53,6 +53,7 @@ def test_a_sources_variants_take_the_strengths_in_turn(strengths):
     )
 
 
+@pytest.mark.slow
 def test_a_row_is_the_one_of_a_run_at_its_strength_alone(generation_settings, strengths, tmp_path):
     """Targets, seeds and bits of a row do not depend on what other strengths there are."""
     ended = run_script(
@@ -69,6 +70,7 @@ def test_a_row_is_the_one_of_a_run_at_its_strength_alone(generation_settings, st
     assert len(chosen) == ROWS and all(together[number] == alone[number] for number in chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 def test_several_strengths_give_the_same_bytes_in_two_processes(
     generation_settings, strengths, tmp_path

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from forking import run_forked
 from generations import arguments
 from launching import ROOT, launch_environment
 
@@ -93,7 +94,7 @@ def test_a_programs_help_loads_no_heavy_library(name):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, said):
-    done = answer(*words)
+    done = run_forked(["-m", "sgdmix_hub.cli", *words], launch_environment())
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("sgdmix_hub: ") and said in line
@@ -141,6 +142,7 @@ def test_a_folder_of_ones_own_comes_before_a_recipe_that_ships(tmp_path, monkeyp
     assert recipe_folder("cub-sgdmix") == Path("cub-sgdmix")
 
 
+@pytest.mark.slow
 def test_it_starts_the_processes_of_its_launch_settings(birds, tmp_path):
     settings = {
         "dataset_name": birds,

@@ -4,8 +4,6 @@ trained it.
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 from datasets import load_dataset
 from diffusers import StableDiffusionImg2ImgPipeline
+from forking import run_forked
 from safetensors.torch import load_file
 
 from sgdmix_hub.demo import train_tiny_base
@@ -142,8 +141,7 @@ def test_saved_folder_loads_with_all_splits_and_features(tmp_path):
 
 def make_birds(*arguments):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "sgdmix_hub.demo.make_birds", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return run_forked(["-m", "sgdmix_hub.demo.make_birds", *arguments], environment)
 
 
 def test_command_writes_once_and_refuses_other_settings(tmp_path):

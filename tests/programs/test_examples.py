@@ -1,9 +1,7 @@
 """Every example runs as its docstring says."""
 
-import subprocess
-import sys
-
 import pytest
+from forking import run_forked
 from generations import arguments
 from launching import ROOT, launch_environment
 from PIL import Image
@@ -15,8 +13,7 @@ from sgdmix_hub.settings.parsing import parse_settings
 
 def run_example(name, *words, cwd):
     environment = launch_environment({"PYTHONPATH": str(ROOT)})
-    command = [sys.executable, str(ROOT / "examples" / name), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+    done = run_forked([ROOT / "examples" / name, *words], environment, cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -54,6 +51,7 @@ def test_map_a_split(birds, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_train_on_published(birds, published, tmp_path):
     said = run_example("train_on_published.py", birds, published / "repo", cwd=tmp_path)
     assert said.count("loss") == 2

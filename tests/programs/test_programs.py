@@ -2,10 +2,9 @@
 
 import ast
 import dataclasses
-import subprocess
-import sys
 
 import pytest
+from forking import run_forked
 from launching import ROOT, launch_environment
 
 from sgdmix_hub.settings.evaluation import EvaluationSettings
@@ -56,8 +55,5 @@ def test_help_names_every_setting(program, capsys):
 
 def test_a_module_answers_a_mistake_with_a_line_and_exit_code_2():
     words = ["--dataset_name", "absent", "--output_dir", "out", "--num_images=1e23"]
-    command = [sys.executable, "-m", "sgdmix_hub.preview", *words]
-    ended = subprocess.run(
-        command, cwd=ROOT, env=launch_environment(), capture_output=True, text=True, timeout=300
-    )
+    ended = run_forked(["-m", "sgdmix_hub.preview", *words], launch_environment())
     assert ended.returncode == 2 and "num_images" in ended.stderr.splitlines()[-1]

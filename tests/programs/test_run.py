@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launching import launch, launch_environment
+from forking import Ended, run_forked
+from launching import launch_anew, launch_environment
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -71,11 +72,9 @@ def run_arguments(birds: Path, tiny_base: Path, recipe: Path, output: Path) -> l
     ]
 
 
-def run_script(args: list[str]) -> subprocess.CompletedProcess:
+def run_script(args: list[str]) -> Ended:
     """The script without a launcher: one process, with its true exit code."""
-    return subprocess.run(
-        [sys.executable, *args], cwd=ROOT, env=launch_environment(), capture_output=True, text=True
-    )
+    return run_forked(args, launch_environment(), timeout=600)
 
 
 def stage_files(output: Path) -> dict[str, dict[str, tuple[int, int]]]:
@@ -97,11 +96,12 @@ def whole_run(birds, tiny_base, classifier, tmp_path_factory):
     args = run_arguments(
         birds, tiny_base, write_recipe(folder / "recipe", classifier), folder / "outputs" / "run"
     )
-    done = launch(args, 2)
+    done = launch_anew(args, 2)
     assert done.returncode == 0, done.stderr
     return args, folder / "outputs" / "run", done
 
 
+@pytest.mark.slow
 def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
     _, output, done = whole_run
     ((folder, images, skipped),) = re.findall(
@@ -134,6 +134,7 @@ def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
         assert f"{facts['metrics']['accuracy']:.3f}" == said
 
 
+@pytest.mark.slow
 def test_every_line_is_said_once_however_many_processes(whole_run):
     _, _, done = whole_run
     for number in range(1, 5):
@@ -142,6 +143,7 @@ def test_every_line_is_said_once_however_many_processes(whole_run):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_stages_are_linked_and_the_recipe_reaches_them(whole_run):
     _, output, _ = whole_run
     adapter = json.loads((output / "adapter" / "adapter.json").read_text())
@@ -169,6 +171,7 @@ def test_stages_are_linked_and_the_recipe_reaches_them(whole_run):
     assert real["subset"] == downstream["subset"] == adapter["subset"]
 
 
+@pytest.mark.slow
 def test_classifiers_of_two_processes_are_what_transformers_loads(whole_run, class_names):
     _, output, _ = whole_run
     for name in ("classifier", "downstream"):
@@ -185,6 +188,7 @@ def test_classifiers_of_two_processes_are_what_transformers_loads(whole_run, cla
     assert not [path for path in output.iterdir() if path.name.endswith(".working")]
 
 
+@pytest.mark.slow
 def test_second_launch_makes_nothing_and_a_removed_stage_alone_is_made_again(whole_run, tmp_path):
     args, finished, _ = whole_run
     output = shutil.copytree(finished, tmp_path / "run")
@@ -301,6 +305,7 @@ def test_the_mixtures_for_bootstrapped_saliency_are_of_the_recipes_own_rows(tmp_
         assert chosen == ["species", "validation", 0.5, 3], stage.title
 
 
+@pytest.mark.slow
 def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free_mixtures(
     birds, tiny_base, classifier, tmp_path
 ):

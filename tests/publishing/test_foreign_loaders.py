@@ -99,11 +99,12 @@ def local_rows(output):
 
 
 def run(hub, code, *args):
-    done = run_python(hub, code, *args, token=READ_TOKEN)
+    done = run_python(hub, code, *args, token=READ_TOKEN, anew=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_timms_reader_takes_main_by_its_name_and_a_tag_by_its_snapshot(
     hub, first_version, second_version
 ):
@@ -116,6 +117,7 @@ def test_timms_reader_takes_main_by_its_name_and_a_tag_by_its_snapshot(
         assert facts["batch"] == [[4, 3, 32, 32], "torch.float32", 4]
 
 
+@pytest.mark.slow
 def test_the_trainer_takes_image_and_label_loaded_or_streamed(hub, first_version, tmp_path):
     facts = run(hub, TRAINER, REPO, "v1.0.0", tmp_path)
     assert facts["rows"] == local_rows(first_version)

@@ -400,9 +400,8 @@ def test_the_snippet_on_the_card_runs_as_it_stands_in_another_process(
     assert pushed.returncode == 0, pushed.stderr
     card = hub.content("model", "birds/adapter")["README.md"].decode()
     assert hub.repository("model", "birds/base").history("main")[0].oid in code_of(card, "python")
-    done = run_python(
-        hub, code_of(card, "python") + AFTER_THE_SNIPPET, tmp_path / "images.npy", token=None
-    )
+    code = code_of(card, "python") + AFTER_THE_SNIPPET
+    done = run_python(hub, code, tmp_path / "images.npy", token=None, anew=True)
     assert done.returncode == 0, done.stderr
 
     pipeline = StableDiffusionPipeline.from_pretrained(

@@ -101,8 +101,9 @@ def local_rows(output):
 
 
 def loaded(hub, *words, token=READ_TOKEN, code=LOAD, **environment):
-    """What a colleague's fresh process gets."""
-    done = run_python(hub, code, *words, token=token, **environment)
+    """What a colleague's process gets; one that must not have loaded torch is started anew."""
+    anew = code is LOAD_PUBLISHED
+    done = run_python(hub, code, *words, token=token, anew=anew, **environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

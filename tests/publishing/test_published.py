@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from forking import Ended, run_forked
 from launching import launch_environment
 
 from sgdmix_hub import augment
@@ -80,14 +79,9 @@ def check(repo, settings: AugmentSettings) -> None:
     load_published(str(repo)).check_made_from(split, subset_record(settings, split))
 
 
-def load_elsewhere(repo, hf_home) -> subprocess.CompletedProcess:
-    """`load_dataset(repo)` in a fresh process with empty caches."""
-    return subprocess.run(
-        [sys.executable, "-c", LOAD, str(repo)],
-        env=launch_environment({"HF_HOME": str(hf_home)}),
-        capture_output=True,
-        text=True,
-    )
+def load_elsewhere(repo, hf_home) -> Ended:
+    """`load_dataset(repo)` in another process with empty caches."""
+    return run_forked(["-c", LOAD, repo], launch_environment({"HF_HOME": str(hf_home)}))
 
 
 @pytest.fixture(scope="module")
@@ -247,9 +241,7 @@ def test_classifier_trains_with_synthetic_images_and_records_their_pin(
         "--num_train_epochs=1",
         "--eval_split=test",
     ]
-    done = subprocess.run(
-        [sys.executable, *args], cwd=ROOT, env=launch_environment(), capture_output=True, text=True
-    )
+    done = run_forked(args, launch_environment())
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "downstream" / "classifier.json").read_text())
     assert facts["synthetic"] == str(load_published(str(repo)).pin)

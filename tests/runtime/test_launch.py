@@ -86,6 +86,7 @@ def launch(config: str, program: str, folder: Path) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "world_size", "backend"), [("cpu1.yaml", 1, None), ("cpu2.yaml", 2, "gloo")]
 )
@@ -99,6 +100,7 @@ def test_cpu_configs_start_their_processes_without_a_warning(config, world_size,
     assert "warn" not in done.stderr.lower(), done.stderr
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_the_launch_and_the_other_rank(tmp_path):
     done = launch("cpu2.yaml", FAIL, tmp_path)
     assert done.returncode == 1, done.stderr  # the launcher's own code, whatever the rank's was

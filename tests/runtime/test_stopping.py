@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from forking import fork
 from generations import (
     ROOT,
     SCRIPT,
@@ -20,11 +21,10 @@ from generations import (
     alive_in_the_end,
     arguments,
     digests,
-    forks,
     records,
     run_script,
 )
-from launching import launch_command, launch_environment
+from launching import launch, launch_command, launch_environment
 from trainings import _in_own_group
 
 ENCODER = "sgdmix_hub.generation.encoding"
@@ -54,8 +54,7 @@ class Running:
             folder / "logs",
         )
         self.logs.mkdir()
-        self.process = forks.Process(target=target, args=(*self.script(folder), self.logs))
-        self.process.start()
+        self.process = fork(target, *self.script(folder), self.logs)
         while len(records(self.output)) < shards:
             assert self.process.is_alive(), (self.logs / "stderr").read_text()
             time.sleep(0.001)
@@ -89,6 +88,7 @@ class Running:
         assert digests(self.output / "repo") == reference and not list(self.output.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "named"),
     [(signal.SIGINT, "Ctrl-C"), (signal.SIGHUP, "SIGHUP"), (signal.SIGTERM, "SIGTERM")],
@@ -109,6 +109,7 @@ def _under_nohup(script: str, args: list[str], logs: Path) -> None:
     _script(script, args, logs)
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_does_not_stop_what_nohup_keeps(settings, reference, tmp_path):
     running = Running(settings, tmp_path, _under_nohup)
     os.kill(running.process.pid, signal.SIGHUP)
@@ -181,6 +182,7 @@ def test_a_second_ctrl_c_ends_at_once_what_does_not_come_to_stop(settings, tmp_p
     assert time.monotonic() - asked < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 9])
 def test_a_killed_encoder_is_one_line_and_the_same_command_finishes(
     shards, settings, reference, tmp_path
@@ -214,12 +216,8 @@ launch(main, AugmentSettings)
 @pytest.mark.slow
 def test_a_kill_when_everything_is_done_is_one_line_and_costs_nothing(mixing, tmp_path):
     (tmp_path / "end.py").write_text(AT_THE_END)
-    command = launch_command(
-        [tmp_path / "end.py", *arguments(mixing | {"output_dir": tmp_path / "run"})], 2
-    )
-    ended = subprocess.run(
-        command, env=launch_environment(), capture_output=True, text=True, timeout=120
-    )
+    words = [tmp_path / "end.py", *arguments(mixing | {"output_dir": tmp_path / "run"})]
+    ended = launch(words, 2, timeout=120)
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("sgdmix_hub: ")]
     assert "rank 1 died when everything was done: nothing is lost" in line
     assert "DistBackendError" not in ended.stderr and "gloo" not in ended.stderr.lower(), (

@@ -1,15 +1,13 @@
-"""What tests of whole generations share: running them, watching them, and reading what they leave."""
+"""What tests of whole generations share: they run them, watch them and read what they leave."""
 
 import io
 import json
-import multiprocessing
 import os
 import random
 import runpy
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
+from forking import Ended, Started, fork, log_into
 from launching import launch_environment
 from PIL import Image
 
@@ -28,19 +27,6 @@ SCRIPT = "scripts/augment_dataset.py"
 ROWS = 24  # of the birds' training split
 NUM_SHARDS = 8
 
-# The libraries are imported once, in a process from which every `run_script` is forked.
-forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["sgdmix_hub.augment"])
-
-
-@dataclass
-class Ended:
-    """How a script ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
 
 def arguments(settings: dict) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
@@ -51,15 +37,13 @@ def run_script(args: list[str], logs: Path, script: str = SCRIPT) -> Ended:
     true exit code.
     """
     logs.mkdir(exist_ok=True)
-    process = forks.Process(target=_script, args=(script, args, logs))
-    process.start()
+    process = fork(_script, script, args, logs)
     process.join()
     return Ended(process.exitcode, *((logs / name).read_text() for name in ("stdout", "stderr")))
 
 
 def _script(script: str, args: list[str], logs: Path) -> None:
-    for name, stream in (("stdout", 1), ("stderr", 2)):
-        os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    log_into(logs)
     os.chdir(ROOT)
     sys.argv = [script, *args]
     runpy.run_path(script, run_name="__main__")
@@ -119,7 +103,7 @@ def start(command: list[str]) -> subprocess.Popen:
     )
 
 
-def wait_for_records(process: subprocess.Popen, output: Path, number: int = 1) -> None:
+def wait_for_records(process: subprocess.Popen | Started, output: Path, number: int = 1) -> None:
     while len(records(output)) < number:
         assert process.poll() is None, (
             "the run ended before it could be disturbed:\n" + process.communicate()[1]

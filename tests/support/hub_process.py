@@ -1,12 +1,11 @@
-"""One process that talks to the loopback Hub for many tests: the libraries take seconds to import.
-Its clock runs faster, as the publisher's does: the client's waits are not the tests'.
+"""A process that asks the loopback Hub for many tests. Its clock runs faster, as the publisher's
+does: the client's waits are not the tests'.
 """
 
 import json
-import subprocess
-import sys
 
-from launching import ROOT, launch_environment
+from forking import Answering
+from launching import launch_environment
 from loopback_hub import hub_environment
 
 WORKER = """
@@ -47,31 +46,20 @@ class HubProcess:
     """Evaluates expressions of sgdmix_hub against a Hub."""
 
     def __init__(self, hub, token, **environment):
-        self.log = hub.home / f"process-{id(self)}.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", WORKER],
-                cwd=ROOT,
-                env=launch_environment(hub_environment(hub, token) | environment),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert json.loads(self.process.stdout.readline()) == "ready"
+        environment = launch_environment(hub_environment(hub, token) | environment)
+        self.process = Answering(["-c", WORKER], environment)
+        assert json.loads(self.process.hear()) == "ready"
 
     def __call__(self, expression: str) -> dict:
         """What the expression gives: `value` or `error`, a line for the user; `waited`, seconds;
         `warned`, texts.
         """
-        self.process.stdin.write(json.dumps(expression) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, self.log.read_text()
+        self.process.tell(json.dumps(expression))
+        line = self.process.hear()
+        assert line, self.process.log.read_text()
         done = json.loads(line)
         assert done["error"] is None or done["error"].isprintable(), done
         return done
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.close()

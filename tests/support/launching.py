@@ -3,9 +3,8 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from forking import ROOT, Ended, run_forked
 
 
 def launch_command(args, num_processes=1):
@@ -48,10 +47,16 @@ def launch_environment(env=None):
     return inherited | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | (env or {})
 
 
-def launch(args, num_processes=1, env=None, timeout=300) -> subprocess.CompletedProcess:
+def launch(args, num_processes=1, env=None, timeout=300) -> Ended:
     """Runs `["scripts/augment_dataset.py", "--name", "value", ...]` in `num_processes` CPU
-    processes, from the repository root.
+    processes, from the repository root; launcher and ranks are forked.
     """
+    words = launch_command(args, num_processes)[1:]
+    return run_forked(words, launch_environment(env), timeout=timeout)
+
+
+def launch_anew(args, num_processes=1, env=None, timeout=300) -> subprocess.CompletedProcess:
+    """As `launch`, with every process started as a user's are."""
     return subprocess.run(
         launch_command(args, num_processes),
         cwd=ROOT,

@@ -1,13 +1,14 @@
 """The tests' Hub: `sgdmix_hub.demo.loopback_hub`, and Python code that runs against it.
 
 The tests' own process is offline (see conftest.py, and the client reads that once, when it is
-imported): clients run in subprocesses.
+imported): clients run in processes of their own.
 """
 
 import json
 import subprocess
 import sys
 
+from forking import Ended, run_forked
 from launching import ROOT, launch_environment
 
 from sgdmix_hub.demo.loopback_hub import (
@@ -47,16 +48,19 @@ def status(function, *args, **kwargs):
 """
 
 
-def run_python(hub, code, *args, token=WRITE_TOKEN, **environment) -> subprocess.CompletedProcess:
-    """Runs Python code in a subprocess that uses the Hub, and checks that it printed no token."""
-    finished = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
-        cwd=ROOT,
-        env=launch_environment(hub_environment(hub, token) | environment),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def run_python(hub, code, *args, token=WRITE_TOKEN, anew=False, **environment) -> Ended:
+    """Runs Python code in a process of its own that uses the Hub, and checks that it printed no
+    token; the process is forked, or started `anew`.
+    """
+    words = ["-c", code, *map(str, args)]
+    env = launch_environment(hub_environment(hub, token) | environment)
+    if anew:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+        )
+        finished = Ended(done.returncode, done.stdout, done.stderr)
+    else:
+        finished = run_forked(words, env)
     assert not token or token not in finished.stdout + finished.stderr
     return finished
 

@@ -1,4 +1,4 @@
-"""Odd, damaged and hostile image files, made deterministically: what data sets of strangers hold."""
+"""Odd, damaged and hostile image files, as data sets of strangers hold them, made from seeds."""
 
 import io
 import struct

@@ -4,21 +4,19 @@ generations that are worth publishing.
 
 import copy
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import numpy as np
+from forking import Answering
 from generations import png, write_dataset
-from launching import ROOT, launch_environment
+from launching import launch_environment
 from loopback_hub import WRITE_TOKEN, hub_environment
 from PIL import Image
 
 EVIL = 'a": {evil}\n---\n# <script>'
 NAMES = [EVIL, "tern", "kite"]
 
-# One process for many publications: the libraries take seconds to import. Its clock runs faster:
-# the client's waits are not the tests'.
+# One process for many publications. Its clock runs faster: the client's waits are not the tests'.
 WORKER = """
 import json, sys, time
 
@@ -41,7 +39,8 @@ for line in sys.stdin:
     try:
         settings = PublishSettings(**asked["settings"])
         settings.validate()
-        done = {"pin": str(publish_version(settings.folder, settings, settings.max_skipped, asked["token"], asked["timeout"]))}
+        limits = (settings.max_skipped, asked["token"], asked["timeout"])
+        done = {"pin": str(publish_version(settings.folder, settings, *limits))}
     except (UserError, TooManySkipped) as error:
         done = {"error": str(error), "kind": type(error).__name__}
     print(json.dumps(done | {"waited": waited}), flush=True)
@@ -63,35 +62,22 @@ class Publisher:
 
     def __init__(self, hub):
         self.hub = hub
-        self.log = hub.home / "publisher.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", WORKER],
-                cwd=ROOT,
-                env=launch_environment(hub_environment(hub, "")),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert json.loads(self.process.stdout.readline()) == "ready"
+        environment = launch_environment(hub_environment(hub, ""))
+        self.process = Answering(["-c", WORKER], environment)
+        assert json.loads(self.process.hear()) == "ready"
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.close()
 
     def start(self, folder, repo_id, tag="v1.0.0", token=WRITE_TOKEN, timeout=30, **settings):
         """Begins a publication; `end` gives its outcome."""
         settings = {"allow_local_inputs": True} | settings
         asked = {"folder": str(folder), "hub_dataset_id": repo_id, "tag": tag} | settings
-        self.process.stdin.write(
-            json.dumps({"settings": asked, "token": token, "timeout": timeout}) + "\n"
-        )
-        self.process.stdin.flush()
+        self.process.tell(json.dumps({"settings": asked, "token": token, "timeout": timeout}))
 
     def end(self) -> Outcome:
-        line = self.process.stdout.readline()
-        said = self.log.read_text()
+        line = self.process.hear()
+        said = self.process.log.read_text()
         assert line, said
         assert WRITE_TOKEN not in said + line and "Traceback" not in said, said
         return Outcome(**json.loads(line))

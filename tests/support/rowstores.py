@@ -1,4 +1,4 @@
-"""What tests of the stores share: data of many rows, and two processes of a launch on one folder."""
+"""What tests of the stores share: data of many rows, and two processes on one folder."""
 
 import threading
 from collections.abc import Callable

@@ -23,7 +23,8 @@ from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from safetensors.torch import load_file
 
 base, adapter, images, output = sys.argv[1:]
-pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
+unchecked = {"safety_checker": None, "requires_safety_checker": False}
+pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(base, **unchecked)
 pipeline.load_lora_weights(adapter)
 tokens = load_file(f"{adapter}/learned_embeds.safetensors")
 pipeline.load_textual_inversion([{token: row} for token, row in tokens.items()])

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from generations import Ended, _script, forks
+from forking import Ended, fork
+from generations import _script
 from safetensors.torch import load_file
 
 from sgdmix_hub import train_adapter
@@ -31,10 +32,6 @@ TINY = {
     "num_inference_steps": 2,
     "guidance_scale": 1.5,
 }
-
-forks.set_forkserver_preload(
-    ["sgdmix_hub.augment", "sgdmix_hub.train_adapter", "sgdmix_hub.train_classifier"]
-)
 
 
 def adapter_settings(birds, tiny_base, output, **more) -> dict:
@@ -88,8 +85,7 @@ def unfinished(folder: Path, facts_file: str = FACTS_FILE) -> Path:
 def run(args: list[str], logs: Path, script: str) -> Ended:
     """Runs a script without a launcher to its end."""
     logs.mkdir(exist_ok=True)
-    process = forks.Process(target=_in_own_group, args=(script, args, logs))
-    process.start()
+    process = fork(_in_own_group, script, args, logs)
     process.join()
     return Ended(process.exitcode, *((logs / name).read_text() for name in ("stdout", "stderr")))
 
@@ -99,8 +95,7 @@ def kill(args: list[str], logs: Path, script: str, when: Callable[[], bool]) -> 
     `when()`; whether that came in time.
     """
     logs.mkdir(exist_ok=True)
-    process = forks.Process(target=_in_own_group, args=(script, args, logs))
-    process.start()
+    process = fork(_in_own_group, script, args, logs)
     try:
         while process.is_alive() and not when():
             time.sleep(0.002)

@@ -3,14 +3,13 @@ not at all, and used from there.
 """
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from forking import run_forked
 from generations import arguments, manifest_of, one_line, published_rows, snapshot
-from launching import ROOT, launch, launch_environment
+from launching import launch, launch_environment
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub
 from trainings import ADAPTER, CLASSIFIER, adapter_settings, run
 
@@ -199,32 +198,23 @@ def test_a_push_without_a_licence_or_a_name_is_refused(script, missing, named, c
     assert not (tmp_path / "out").exists()
 
 
-def start(hub, script, values, token):
-    """Starts a script that would train for hours."""
+def run_endless(hub, script, values, token):
+    """Runs a script that would train for hours."""
     endless = {ADAPTER: {"max_train_steps": 10**6}, CLASSIFIER: {"num_train_epochs": 10**6}}[script]
-    return subprocess.Popen(
-        [sys.executable, script, *arguments(values | endless)],
-        cwd=ROOT,
-        env=launch_environment(hub_environment(hub, token)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    return run_forked(
+        [script, *arguments(values | endless)], launch_environment(hub_environment(hub, token))
     )
 
 
 def test_a_token_that_may_not_write_is_refused_before_the_training(commands, tmp_path):
     with loopback_hub() as hub:
         outputs = {script: tmp_path / Path(script).stem for script in commands}
-        started = {
-            script: start(
-                hub, script, commands[script] | {"output_dir": outputs[script]}, READ_TOKEN
-            )
-            for script in commands
-        }
-        for script, process in started.items():
-            _, errors = process.communicate(timeout=300)
+        for script in commands:
+            values = commands[script] | {"output_dir": outputs[script]}
+            ended = run_endless(hub, script, values, READ_TOKEN)
+            errors = ended.stderr
             (line,) = [line for line in errors.splitlines() if line.startswith("sgdmix_hub: ")]
-            assert process.returncode == 2 and "may not write to birds/" in line
+            assert ended.returncode == 2 and "may not write to birds/" in line
             error = json.loads((outputs[script] / "state" / "error.json").read_text())
             assert error["exit_code"] == 2 and error["message"] in line
             assert nothing_was_trained(outputs[script]) and READ_TOKEN not in errors

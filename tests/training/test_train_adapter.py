@@ -232,6 +232,7 @@ def test_none_starts_over_and_what_it_left_is_gone_on_from(finished, settings_of
 # ---- what must not matter ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -288,6 +289,7 @@ def assert_same_training(folder, reference):
     assert median < 1e-6 and largest < 1e-4
 
 
+@pytest.mark.slow
 def test_accumulated_batches_train_as_one(one_process, tmp_path):
     settings, reference = one_process
     accumulated = settings | {
@@ -312,6 +314,7 @@ def test_two_processes_train_as_one(one_process, tmp_path):
 # ---- what is seen of it ----
 
 
+@pytest.mark.slow
 def test_sheets_of_images_come_when_asked_and_at_the_end(birds, tiny_base, tmp_path):
     settings = adapter_settings(
         birds, tiny_base, tmp_path / "adapter", max_train_steps=5, validation_steps=2
@@ -330,6 +333,7 @@ def test_sheets_of_images_come_when_asked_and_at_the_end(birds, tiny_base, tmp_p
     assert Image.open(folder / "assets" / "loss.png").size[0] > 300
 
 
+@pytest.mark.slow
 def test_tensorboard_is_told_losses_rates_and_images(birds, tiny_base, tmp_path):
     settings = adapter_settings(
         birds,
@@ -378,6 +382,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
 # ---- precision ----
 
 
+@pytest.mark.slow
 def test_half_precision_trains_and_saves_float32(birds, tiny_base, tmp_path):
     settings = adapter_settings(
         birds, tiny_base, tmp_path / "half", max_train_steps=4, logging_steps=1

@@ -14,7 +14,7 @@ import torch
 from generations import ROOT, arguments, flip, one_line, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launching import launch
+from launching import launch_anew
 from torch.utils.data import DataLoader
 from trainings import CLASSIFIER, kill, last_step, run, unfinished
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
@@ -167,6 +167,7 @@ def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(
     assert learned(folder) == learned(reference)
 
 
+@pytest.mark.slow
 def test_a_training_on_mixed_and_added_images_goes_on_from_any_checkpoint(
     settings_at, everything, tmp_path
 ):
@@ -194,6 +195,7 @@ def test_a_line_of_the_log_ends_every_three_steps_and_at_checkpoints(finished):
     assert checkpoints(finished) == ["checkpoint-16", "checkpoint-18"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(
     finished, settings_at, tmp_path
 ):
@@ -371,7 +373,7 @@ def test_two_processes_train_on_the_same_images_as_one(transformer, settings_at,
     }
     settings |= {"validation_split": "validation", "sampling": "balanced"}
     one = train(settings_at(tmp_path / "one", **settings))
-    done = launch(
+    done = launch_anew(
         [
             CLASSIFIER,
             *arguments(settings_at(tmp_path / "two", **settings, per_device_train_batch_size=2)),

@@ -203,6 +203,7 @@ def test_the_card_says_which_weights_were_kept_and_shows_the_groups(trained):
     )
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_any_checkpoint_to_the_same_kept_weights(trained, chosen):
     before = learned(trained)
     for first_gone in (12, 6):

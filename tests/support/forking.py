@@ -1,0 +1,257 @@
+"""Programs in processes that are forked from one that has imported the libraries, which a start
+takes seconds for.
+
+They are processes like those of a start: with their own arguments, environment, signals and exit
+code, and the ranks of a launch are the children of its launcher. Two things differ: `sys.modules`
+is full, and `/proc` shows the fork server's command line and environment. Tests that look at
+either start programs anew.
+"""
+
+import ctypes
+import importlib
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker, util
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import huggingface_hub
+
+ROOT = Path(__file__).parents[2]
+
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["preloaded"])
+STREAMS = ("stdout", "stderr")
+_beginning = threading.Lock()
+PR_SET_NAME = 15  # linux/prctl.h
+
+
+@dataclass
+class Ended:
+    """How a program ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def fork(target, *args) -> multiprocessing.Process:
+    """Starts `target(*args)` in a fork of the server, which begins with the first one."""
+    with _beginning:
+        path = os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = f"{Path(__file__).parent}{os.pathsep}{path}"
+        forkserver.ensure_running()  # it finds `preloaded`
+        os.environ["PYTHONPATH"] = path
+    process = forks.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+class Started:
+    """`python words...` while it runs, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, words: list, environment: dict[str, str], cwd: Path = ROOT):
+        self.logs = tempfile.TemporaryDirectory()
+        words = [str(word) for word in words]
+        self.process = fork(_program, words, environment, cwd, Path(self.logs.name))
+        self.pid = self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for the end; what was written to stdout and stderr. Raises `TimeoutExpired`."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise subprocess.TimeoutExpired("a forked program", timeout)
+        stdout, stderr = ((Path(self.logs.name) / name).read_text() for name in STREAMS)
+        return stdout, stderr
+
+
+class Answering(Started):
+    """`python words...` that answers lines on its stdin with lines on its stdout."""
+
+    def __init__(self, words: list, environment: dict[str, str]):
+        self.logs = tempfile.TemporaryDirectory()
+        self.log = Path(self.logs.name) / "stderr"
+        read_questions, self.questions = forks.Pipe(duplex=False)
+        self.answers, write_answers = forks.Pipe(duplex=False)
+        ends = (read_questions, write_answers)
+        self.process = fork(_answer, words, environment, Path(self.logs.name), *ends)
+        for end in ends:
+            end.close()
+        self.lines = os.fdopen(os.dup(self.answers.fileno()))
+
+    def tell(self, line: str) -> None:
+        os.write(self.questions.fileno(), f"{line}\n".encode())
+
+    def hear(self) -> str:
+        """The next line, or nothing where the program has ended."""
+        return self.lines.readline()
+
+    def close(self) -> None:
+        self.questions.close()
+        self.process.join()
+        self.lines.close()
+
+
+def run_forked(
+    words: list, environment: dict[str, str], cwd: Path = ROOT, timeout: float = 300
+) -> Ended:
+    """`python words...` to its end. Raises `TimeoutExpired`."""
+    started = Started(words, environment, cwd)
+    stdout, stderr = started.communicate(timeout)
+    return Ended(started.returncode, stdout, stderr)
+
+
+def log_into(logs: Path) -> None:
+    """Puts what this process says into two files."""
+    for stream, name in enumerate(STREAMS, 1):
+        file = os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, stream)
+        os.close(file)
+
+
+def _program(words: list[str], environment: dict[str, str], cwd: Path, logs: Path) -> None:
+    log_into(logs)
+    os.chdir(cwd)
+    _become(words, environment)
+
+
+def _answer(words: list[str], environment: dict[str, str], logs: Path, questions, answers) -> None:
+    log_into(logs)
+    os.dup2(questions.fileno(), 0)
+    os.dup2(answers.fileno(), 1)
+    sys.stdin = os.fdopen(0, closefd=False)
+    os.chdir(ROOT)
+    _become(words, environment)
+
+
+def _become(words: list[str], environment: dict[str, str]) -> None:
+    """Makes this process, which has just been forked, `python words...`, and ends it as that
+    ends.
+    """
+    os.closerange(3, 65536)
+    resource_tracker._resource_tracker = resource_tracker.ResourceTracker()
+    multiprocessing.set_start_method("fork", force=True)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    if "RANK" in environment:  # which `/proc` does not show
+        ctypes.CDLL(None).prctl(PR_SET_NAME, f"rank {environment['RANK']}".encode())
+    _read_environment_again()
+    while words[0] == "-u":
+        words = words[1:]
+    code = 0
+    try:
+        _fork_what_launchers_start()
+        if words[0] == "-c":
+            sys.argv = ["-c", *words[2:]]
+            sys.modules["__main__"] = main = ModuleType("__main__")
+            exec(compile(words[1], "<string>", "exec"), vars(main))
+        elif words[0] == "-m":
+            sys.argv = list(words[1:])
+            sys.modules.pop(words[1], None)
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = list(words)
+            sys.path.insert(0, str(Path(words[0]).parent))
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # waits for threads
+    util._exit_function()  # ends workers
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _read_environment_again() -> None:
+    """Has the libraries read anew what they read from the environment when they are imported, and
+    hands it to the modules that have taken it from there.
+    """
+    for name in (
+        "huggingface_hub.constants",
+        "datasets.config",
+        "evaluate.config",
+        "diffusers.utils.constants",
+    ):
+        module = sys.modules[name]
+        before = dict(vars(module))
+        importlib.reload(module)
+        changed = {
+            key: value
+            for key, value in before.items()
+            if isinstance(value, str | bool | Path) and value != getattr(module, key)
+        }
+        for other in list(sys.modules.values()):
+            for key, value in changed.items():
+                if getattr(other, "__dict__", {}).get(key) == value:
+                    setattr(other, key, getattr(module, key))
+    huggingface_hub.hf_api.api.endpoint = huggingface_hub.constants.ENDPOINT
+
+
+def _fork_what_launchers_start() -> None:
+    """Has accelerate and torchrun fork the processes of a launch."""
+    import accelerate.commands.launch as accelerate
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    accelerate.subprocess = SimpleNamespace(
+        Popen=_Forked, CalledProcessError=subprocess.CalledProcessError
+    )
+    subprocess_handler.Popen = _Forked
+
+
+class _Forked:
+    """Of `subprocess.Popen` what the launchers use, for a Python program: a child, forked."""
+
+    def __init__(self, args, env, stdout=None, stderr=None, start_new_session=False):
+        assert args[0] == sys.executable and stdout is None and stderr is None, args
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.returncode = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            if start_new_session:
+                os.setsid()
+            _become(args[1:], env)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        end = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("a rank", timeout)
+            time.sleep(0.01)
+        return self.returncode
