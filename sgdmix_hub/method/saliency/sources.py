@@ -91,7 +91,7 @@ class ColumnSource:
         if stored is None:
             raise ValueError(
                 "saliency_method mask-column reads a dataset's masks: "
-                "give maps and masks to `mask` instead"
+                "give maps and masks to `mixer.mask` instead"
             )
         return [
             attempt(lambda mask: usable(mask_column_map(mask, self.resize)), mask)
