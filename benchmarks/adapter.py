@@ -1,5 +1,4 @@
-"""Does an adapter learn the classes, what do tokens and LoRA add, and does it matter how many
-processes train it?
+"""Measures whether an adapter learns the classes, and what tokens, LoRA and processes change.
 
     python benchmarks/adapter.py
 

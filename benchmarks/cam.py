@@ -1,5 +1,6 @@
-"""Grad-CAM on a ResNet-50 at 224 x 224: images a second as this package runs it, beside stock
-pytorch-grad-cam, and whether the maps agree.
+"""Grad-CAM on a ResNet-50 at 224 x 224: images per second, against stock pytorch-grad-cam.
+
+Also checks that the maps agree.
 
     python benchmarks/cam.py
 

@@ -1,5 +1,4 @@
-"""Methods against tasks, and the paper's ablations, on the procedural birds: `make evidence`, or a
-part of it.
+"""Methods against tasks, and the paper's ablations, on procedural birds (`make evidence`).
 
     python benchmarks/evidence.py --tasks shift --seeds 1 2 3 --processes 2
 
@@ -47,9 +46,7 @@ QUICK_ARMS = (REAL, "cutmix", PAPER, "fixed mask", MIXING, RECOMMENDED)
 
 
 def arm_jobs(tasks: list[str], seeds: list[int] | None, names: list[str]) -> list[tuple]:
-    """(task, seed, arms, probabilities), seed by seed, so that what there is at any moment is whole
-    seeds of all tasks.
-    """
+    """(task, seed, arms, probabilities), seed by seed: at any moment whole seeds are finished."""
     arms = {name: ARMS[name] for name in names}
     units = sorted(
         (seed, place, task) for place, task in enumerate(tasks) for seed in TASKS[task].seeds
@@ -62,8 +59,9 @@ def arm_jobs(tasks: list[str], seeds: list[int] | None, names: list[str]) -> lis
 
 
 def ablation_jobs(keys: list[str], seeds: list[int] | None) -> list[tuple]:
-    """The same of the ablations' points that are not arms of the table too; those of one task and
-    seed are one job, because they share its folder.
+    """Jobs of ablation points that are not arms of the table.
+
+    The points of one task and seed are one job, because they share its folder.
     """
     found: dict[tuple[int, str], dict[str, Arm]] = {}
     for key in keys:
@@ -117,9 +115,7 @@ def collected(work_dir: Path) -> dict[str, dict[str, dict]]:
 
 
 def write_results(work_dir: Path, results: Path, page: Path) -> str:
-    """The JSON of what was measured, and, drawn from it, the page's tables and the pictures beside
-    it.
-    """
+    """Writes the JSON of the measurements, the page's tables and its pictures."""
     facts = {
         "domain": domain_text(),
         "torch": torch.__version__.partition("+")[0],

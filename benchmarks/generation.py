@@ -75,9 +75,7 @@ def speed(args: argparse.Namespace) -> dict:
 
 
 def ratios(turns: list[dict]) -> dict:
-    """Ours over the reference: medians of the turns, by the clock and by the seconds that all cores
-    together were at it.
-    """
+    """Ours over the reference: medians over turns, of wall time and of CPU time of all cores."""
 
     def median(name: str) -> float:
         cost = [
@@ -89,9 +87,7 @@ def ratios(turns: list[dict]) -> dict:
 
 
 def core_of(place: str) -> int | None:
-    """The one core of a measurement that stays on one; the last: most of what else there is starts
-    on the first.
-    """
+    """The core for one-core measurements: the last, because other work starts on the first."""
     return max(os.sched_getaffinity(0)) if place == "one core" else None
 
 
@@ -116,10 +112,10 @@ def scaling(args: argparse.Namespace) -> dict:
     with loaded(
         *(Worker(kind, task, cores[task.rank % len(cores)]) for kind in kinds for task in tasks)
     ) as workers:
-        of_kind = {"convolution": workers[:2], "ours": workers[2:]}
+        by_kind = {"convolution": workers[:2], "ours": workers[2:]}
         for _ in range(args.pairs):
             rates = {
-                f"{kind} {count}": run_together(of_kind[kind][:count])
+                f"{kind} {count}": run_together(by_kind[kind][:count])
                 for kind in kinds
                 for count in (1, 2)
             }

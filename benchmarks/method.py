@@ -1,5 +1,4 @@
-"""Which saliency, masks, targets, mixing and strength? All of them on the procedural birds, whose
-true masks are known.
+"""Compares saliency, masks, targets, mixing and strength on procedural birds with true masks.
 
     python benchmarks/method.py --tie 0.95 --seeds 1 2 3 4 5 6 7 8 9 10 --processes 2
 
@@ -93,8 +92,9 @@ class Seed:
         return Path(settings.output_dir) / "repo"
 
     def train_inputs(self) -> None:
-        """Everything the arms look through: two classifiers for saliency, the adapter, and a judge
-        trained on other real images.
+        """Trains what the arms need: two saliency classifiers, the adapter, and a judge.
+
+        The judge is trained on other real images.
         """
         self.train("saliency", **SALIENCY)
         repo = self.augment("bootstrap", **GOOD)

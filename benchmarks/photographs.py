@@ -1,5 +1,4 @@
-"""A small labelled dataset of real photographs, offline: those that the wheels of scikit-image and
-scikit-learn hold, one a class.
+"""A small dataset of real photographs that ship with scikit-image and scikit-learn, one a class.
 
     python benchmarks/photographs.py outputs/photographs
     python scripts/preview.py --dataset_name outputs/photographs --output_dir outputs/preview

@@ -1,5 +1,4 @@
-"""How long target selection takes for 50,000 images, how much memory it holds, and that both grow
-no faster than they must.
+"""Time and memory of target selection for 50,000 images, and how they grow.
 
     python benchmarks/selection.py
 
@@ -64,9 +63,7 @@ def anonymous_bytes() -> int:
 
 
 class PeakMemory:
-    """The most anonymous memory that this process held inside the `with` block, and what it held
-    before.
-    """
+    """Peak anonymous memory of this process inside the `with` block, and its memory before."""
 
     def __enter__(self) -> PeakMemory:
         self.before = self.peak = anonymous_bytes()
@@ -100,9 +97,7 @@ def choices(
 
 
 def measure(path: Path, sources: int, settings: AugmentSettings) -> dict:
-    """`measure_here` in a process of its own: memory that another measurement left to the allocator
-    is not counted.
-    """
+    """Runs `measure_here` in a new process: memory left by earlier measurements does not count."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         figures = pool.apply(measure_here, (path, sources, settings))
     print(
@@ -140,9 +135,7 @@ def measure_here(path: Path, sources: int, settings: AugmentSettings) -> dict:
 
 
 def naive_target(source: int, settings: AugmentSettings, maps: np.ndarray) -> int:
-    """Eq. 7 as it is written, over a pool that is written down: every candidate's difference in
-    float64.
-    """
+    """Eq. 7 as written, over an explicit pool: every candidate's difference in float64."""
     rows = np.arange(ROWS)
     pool = rows[rows != source]
     rng = generator(RandomStream.CANDIDATES, settings.seed, source, 0)
@@ -155,8 +148,9 @@ def naive_target(source: int, settings: AugmentSettings, maps: np.ndarray) -> in
 
 
 def compare(path: Path, sources: np.ndarray, settings: AugmentSettings, per_source: float) -> dict:
-    """The naive loop on a sample, beside `per_source` CPU seconds here; raises `AssertionError`
-    where a target differs.
+    """The naive loop on a sample, against `per_source` CPU seconds.
+
+    Raises `AssertionError` if a target differs.
     """
     labels, maps, _ = read_data(path)
     started = time.process_time()

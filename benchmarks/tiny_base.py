@@ -1,5 +1,4 @@
-"""How good a tiny base is: reconstruction, what its samples show of their captions, a Fréchet
-distance, a sheet and training curves.
+"""Quality of a tiny base: reconstruction, captions followed, Fréchet distance, sheet, curves.
 
     python benchmarks/tiny_base.py --bases packaged=sgdmix_hub/demo/tiny_base
     first=outputs/first_base --log outputs/tiny_base/log.jsonl
@@ -34,27 +33,23 @@ from sgdmix_hub.runtime.launch import quiet_other_ranks
 
 
 def shown(answers: np.ndarray, scenes: Scenes) -> dict[str, dict]:
-    """Per attribute, the share of images in which the judge sees what the caption states; under
-    "all", the mean share of an image.
-    """
+    """Attribute -> share of images in which the judge sees what the caption states; "all": mean."""
     right = answers == scenes.labels
     values = {name: right[scenes.stated[:, i], i] for i, name in enumerate(ATTRIBUTES)}
     told = scenes.stated.any(1)
     values[ALL] = (right & scenes.stated)[told].sum(1) / scenes.stated[told].sum(1)
     return {
         name: {
-            "mean": float(of_one.mean()),
-            "half_width": half_width(of_one),
-            "images": len(of_one),
+            "mean": float(scores.mean()),
+            "half_width": half_width(scores),
+            "images": len(scores),
         }
-        for name, of_one in values.items()
+        for name, scores in values.items()
     }
 
 
 def chance(scenes: Scenes) -> dict[str, float]:
-    """The shares that `shown` gives to the best constant answers, each as likely right as `CHANCE`
-    says.
-    """
+    """The result of `shown` for the best constant answers, by `CHANCE`."""
     right = np.array([CHANCE[name] for name in ATTRIBUTES])
     told = scenes.stated[scenes.stated.any(1)]
     return CHANCE | {ALL: float((told @ right / told.sum(1)).mean())}

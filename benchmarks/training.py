@@ -1,5 +1,4 @@
-"""Adapter training beside a loop written the way of diffusers' example scripts: steps a second and
-peak memory, side by side in one run.
+"""Adapter training against a loop written like diffusers' examples: steps per second, memory.
 
     python benchmarks/training.py                    # the layout of SD 1.5 at a tenth of its width,
     128x128: for a CPU python benchmarks/training.py --shape sd15       # its real size with random
@@ -84,9 +83,7 @@ def settings_for(shape: dict, base: Path, images: Path, cached: bool) -> Adapter
 
 
 def own_steps(settings: AdapterSettings, accelerator: Accelerator):
-    """The loop of train_adapter.py without its checkpoints and logs: an endless row of optimizer
-    steps.
-    """
+    """The loop of train_adapter.py without checkpoints and logs: endless optimizer steps."""
     split = load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
     pipeline, model = load_adapted(
         resolve(settings.pretrained_model_name_or_path), settings, CLASSES
@@ -205,9 +202,7 @@ def stock_steps(settings: AdapterSettings, accelerator: Accelerator):
 
 
 def measure(loop: str, shape: dict, folder: Path, steps: int) -> dict:
-    """One loop in this process: optimizer steps a second after three to warm up, and the peak of
-    its memory in MB.
-    """
+    """One loop in this process: steps per second after three warm-up steps, peak memory in MB."""
     start_processes(num_threads=1)
     settings = settings_for(shape, folder / "base", folder / "images", cached="cached" in loop)
     accelerator = Accelerator(

@@ -43,11 +43,9 @@ for epoch in range(2):
     for start in range(0, len(order), 16):
         rows = []
         for index in order[start : start + 16]:
-            of_index = variants.get(index, [])
+            made = variants.get(index, [])
             rows.append(
-                synthetic[draw.choice(of_index)]
-                if of_index and draw.random() < 0.5
-                else real[index]
+                synthetic[draw.choice(made)] if made and draw.random() < 0.5 else real[index]
             )
         pixels = torch.stack([transform(row["image"]) for row in rows])
         labels = torch.tensor([row["label"] for row in rows])

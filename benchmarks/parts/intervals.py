@@ -19,9 +19,7 @@ def interval(values) -> str:
 
 
 def paired(values, others) -> str:
-    """The mean of the differences with its interval and the p-value of the paired t-test, `+.050 ±
-    .021 (p = .003)`.
-    """
+    """Mean difference, interval and p-value of the paired t-test: `+.050 ± .021 (p = .003)`."""
     differences = np.subtract(values, others)
     if len(differences) < 2 or not np.ptp(differences):
         return f"{differences.mean():+.3f}"
@@ -41,9 +39,7 @@ def paired_p(values, others) -> float:
 
 
 def holm(p_values) -> np.ndarray:
-    """p-values adjusted for the number of comparisons (Holm, 1979), float64 in the given order; nan
-    stays, and is no comparison.
-    """
+    """p-values after Holm (1979), float64 in the given order; nan stays and does not count."""
     p_values = np.asarray(p_values, np.float64)
     adjusted = np.full(len(p_values), np.nan)
     order = [i for i in np.argsort(p_values) if not np.isnan(p_values[i])]

@@ -32,8 +32,9 @@ SHAPES = {
 
 
 def build_base(shape: dict) -> StableDiffusionPipeline:
-    """SD 1.5's layout with random weights: four levels with two blocks each, attention on the first
-    three, f8, noise prediction.
+    """SD 1.5's layout with random weights.
+
+    Four levels with two blocks each, attention on the first three, f8, noise prediction.
     """
     torch.manual_seed(0)
     tokenizer = build_tokenizer()

@@ -209,9 +209,7 @@ def _first_of_its_own(error: BaseException) -> str:
 
 
 def _lfs_pointer(folder: Path) -> str | None:
-    """A file of the folder, by its relative name, that holds a pointer of git-lfs in place of the
-    data.
-    """
+    """The relative name of a file that is a git-lfs pointer instead of data, or None."""
     for path in sorted(folder.rglob("*")):
         if (
             path.is_file()

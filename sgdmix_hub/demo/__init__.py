@@ -1,3 +1,1 @@
-"""The offline domain: procedural birds, a tiny diffusion model trained on them and a tiny
-classifier.
-"""
+"""The offline domain: procedural birds, a tiny diffusion model and a tiny classifier."""

@@ -25,9 +25,7 @@ def fractal_noise(rng, size, octaves=(3, 6, 12), aspect=(1.0, 1.0), persistence=
 
 
 def color_ramp(value, colors):
-    """Map `value` (..., clipped to [0, 1]) through equally spaced `colors` (k, 3) -> float32 (...,
-    3).
-    """
+    """Maps `value` (..., clipped to [0, 1]) through `colors` (k, 3) to float32 (..., 3)."""
     colors = np.asarray(colors, np.float32)
     position = np.clip(value, 0, 1)[..., None] * (len(colors) - 1)
     low = np.clip(position.astype(np.int32)[..., 0], 0, len(colors) - 2)
@@ -56,9 +54,7 @@ def tinted(rng, color, spread=0.06):
 
 
 def strokes(rng, canvas, count, colors, start, length, angle, width):
-    """Draw `count` strokes on `canvas`; `start`, `length` (image sides) and `angle` are functions
-    of the generator.
-    """
+    """Draws `count` strokes; `start`, `length` (image sides), `angle` map a generator to values."""
     size = len(canvas)
     for _ in range(count):
         x, y = start(rng)

@@ -114,9 +114,7 @@ def epithets(bird):
 
 
 def species_name(bird, sibling, taken, rng):
-    """A name not in `taken`, of as few adjectives as that needs, first those that tell `bird` from
-    its `sibling`.
-    """
+    """A name not in `taken`, with few adjectives, first those that differ from its `sibling`."""
     words = [epithets(bird)[i] for i in rng.permutation(len(epithets(bird)))]
     words.sort(key=lambda word: word in epithets(sibling))
     ending = f"{bird.body} {NOUNS[bird.tail_shape, bird.beak_shape]}"
@@ -129,8 +127,7 @@ def species_name(bird, sibling, taken, rng):
 
 
 def make_species(num_species, seed):
-    """`[(name, Bird), ...]`: species 2k + 1 differs from 2k in one part, each pair from the one
-    before in a few.
+    """`[(name, Bird), ...]`: species 2k + 1 differs from 2k in one part, pairs in a few parts.
 
     The first species do not depend on how many follow.
     """
@@ -171,8 +168,7 @@ def make_row(bird, label, rng, tie, resolution):
 def make_dataset(
     num_species, train_per_class, validation_per_class, test_per_class, seed, tie=0.0, resolution=64
 ):
-    """A `DatasetDict` with splits train, validation, test and columns image, label, mask (L, 0 or
-    255), background.
+    """Splits train, validation, test with columns image, label, mask (L, 0 or 255), background.
 
     Image k of a class depends on (seed, split, label, k) alone. `tie` is the share of TRAINING
     images shown on the species' own background; the rest and the other splits have uniformly drawn

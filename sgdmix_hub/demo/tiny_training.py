@@ -1,6 +1,4 @@
-"""What the training stages of the tiny base share: the cached world, a resumable loop, checkpoints
-in safetensors.
-"""
+"""Shared by the training stages of the tiny base: cached world, resumable loop, checkpoints."""
 
 import json
 import math
@@ -29,9 +27,7 @@ def scene_generator(seed, split, index):
 
 
 def render_world(num_images, seed, split, resolution=64):
-    """Random birds, uint8 (N, H, W, 4): RGB, and 255 where the bird is; image i depends on (seed,
-    split, i) alone.
-    """
+    """Random birds, uint8 (N, H, W, 4): RGB and 255 on the bird; a function of (seed, split, i)."""
     images = np.empty((num_images, resolution, resolution, 4), np.uint8)
     for index in tqdm(range(num_images), desc="rendering", disable=None):
         rng = scene_generator(seed, split, index)
@@ -53,9 +49,7 @@ def cached_world(folder, num_images, seed):
 
 
 def to_tensor(images, device="cpu"):
-    """uint8 (N, H, W, 3 or 4) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory; a fourth
-    channel is left out.
-    """
+    """uint8 (N, H, W, 3 or 4) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory."""
     return torch.tensor(images[..., :3], device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -70,9 +64,7 @@ def learning_rate(step, steps, peak):
 
 
 def save_tensors(tensors, path):
-    """Write safetensors by way of a temporary file, so that an interruption leaves the former file
-    whole.
-    """
+    """Writes safetensors atomically, through a temporary file."""
     partial = Path(path).with_suffix(".partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, partial)
@@ -91,8 +83,7 @@ def logged_minutes(work_dir):
 
 
 class Stage:
-    """A resumable training stage: a module, its exponential moving average and its optimiser, in
-    one checkpoint file.
+    """A resumable training stage: module, moving average and optimiser in one checkpoint file.
 
     `loss_fn(step, generator)` returns the loss of one batch; its randomness depends on (seed, step)
     alone, so that a stopped and resumed run gives the same weights as an uninterrupted one.

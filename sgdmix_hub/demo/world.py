@@ -1,6 +1,4 @@
-"""The world the tiny base model is trained on: random birds and captions in words that are single
-tokens.
-"""
+"""The world of the tiny base: random birds, and captions in words that are single tokens."""
 
 from .birds import BEAK_SHAPES, COLORS, CRESTS, TAIL_SHAPES, WING_PATTERNS, Bird
 

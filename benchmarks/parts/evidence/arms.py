@@ -1,6 +1,4 @@
-"""The evidence's tasks, arms and ablations: what is trained on what, as settings of the programs
-that users run.
-"""
+"""The evidence's tasks, arms and ablations, as settings of the programs that users run."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ SYNTHETIC_PROBABILITIES = (
 
 @dataclass(frozen=True)
 class Task:
-    """A domain and what of it is trained on. `epochs` keep the number of updates near 300 whatever
-    the number of images.
-    """
+    """A domain and its training subset. `epochs` keep the number of updates near 300."""
 
     title: str
     train: int  # images of each species
@@ -65,9 +61,11 @@ UNMIXED = {
 
 @dataclass(frozen=True)
 class Arm:
-    """How a classifier is trained: `generation` is what its synthetic images are made with beyond
-    GENERATION (None: it has none), `training` what is set beyond the task's. An arm
-    `without_adapter` refines with the base model alone; `untied` trains on images without the tie.
+    """How a classifier is trained.
+
+    `generation`: settings of its synthetic images beyond GENERATION (None: it has none).
+    `training`: settings beyond the task's. `without_adapter`: refines with the base model alone.
+    `untied`: trains on images without the tie.
     """
 
     generation: dict | None = None
@@ -76,9 +74,7 @@ class Arm:
     untied: bool = False
 
     def applies_to(self, task: Task) -> bool:
-        """Photographs have no true masks, and where nothing is tied there is no set without the
-        tie.
-        """
+        """False for true masks on photographs, and for the untied set if nothing is tied."""
         needs_masks = (self.generation or {}).get("mask_column") == "mask"
         return not (needs_masks and task.photographs) and not (self.untied and not task.tie)
 
@@ -180,9 +176,7 @@ ABLATIONS = {
 
 @cache
 def point_arm(key: str, line: str, point: str) -> str:
-    """The arm that an ablation's point is measured as: one of ARMS where that is the same recipe,
-    else one of its own.
-    """
+    """The arm of an ablation point: one of ARMS if the recipe is the same, else a new one."""
     wanted = recipe(ABLATIONS[key].points[line][point])
     for name, arm in ARMS.items():
         if (
@@ -195,8 +189,6 @@ def point_arm(key: str, line: str, point: str) -> str:
 
 
 def recipe(changes: dict) -> AugmentSettings:
-    """All settings of a generation, of which `changes` names some, with the same inputs whatever
-    they are.
-    """
+    """All settings of a generation with these `changes`; the inputs do not depend on them."""
     inputs = dict.fromkeys(("dataset_name", "output_dir", "adapter", "classifier"), "any")
     return apply_preset(settings_from(AugmentSettings, **(inputs | BASE | GENERATION | changes)))

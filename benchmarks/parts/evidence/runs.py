@@ -1,6 +1,4 @@
-"""One (task, seed) of the evidence: all that is trained and made for it, each in a folder of its
-own, so that finished work is kept.
-"""
+"""One (task, seed) of the evidence; every result has its own folder, so finished work is kept."""
 
 from __future__ import annotations
 
@@ -42,8 +40,9 @@ def figures_path(work_dir: Path, task: str, seed: int | str) -> Path:
 
 
 class Run:
-    """The programs' runs for one task and seed. The seed draws species, images, subset, and
-    everything that is trained.
+    """The programs' runs for one task and seed.
+
+    The seed draws species, images, subset, and everything that is trained.
     """
 
     def __init__(self, work_dir: Path, task: str, seed: int):
@@ -61,9 +60,7 @@ class Run:
         self.data = {"dataset_name": str(self.images), "seed": seed, "subset_seed": seed}
 
     def train(self, folder: Path, subset: dict | None = None, **values) -> Path:
-        """Trains a classifier, if it is not there, on the task's subset or another; returns its
-        folder.
-        """
+        """Trains a classifier, unless it exists, and returns its folder."""
         frozen = {"image_size": 64, "num_train_epochs": self.task.epochs, "output_dir": str(folder)}
         data = self.data | (self.task.subset if subset is None else subset)
         train_classifier.main(
@@ -72,10 +69,7 @@ class Run:
         return folder
 
     def prepare(self) -> None:
-        """What the arms look through: the classifier for saliency and the adapter, both trained on
-        the task's own images, and a judge that was trained on others, which were not tied to
-        anything.
-        """
+        """Trains what the arms need: saliency classifier, adapter and judge."""
         self.train(self.folder / "saliency", **SALIENCY)
         values = (
             self.data
@@ -152,9 +146,7 @@ class Figures:
 
 
 def measure(run: Run, name: str, arm: Arm, probabilities: tuple[float, ...]) -> dict:
-    """Accuracies of an arm by synthetic probability, and how often the judge sees the label in its
-    images.
-    """
+    """Accuracies of an arm by synthetic probability, and its share of kept labels."""
     folder = run.folder / slug(name)
     figures, synthetic = {"accuracy": {}}, {}
     if arm.generation is not None:
@@ -180,9 +172,7 @@ def run_arms(
     arms: dict[str, Arm],
     probabilities: tuple[float, ...] = SYNTHETIC_PROBABILITIES,
 ) -> str:
-    """Measures the arms that are not measured yet; returns what there is now, in words. What the
-    programs say goes to `log.txt`.
-    """
+    """Measures the missing arms and says what is finished; output goes to `log.txt`."""
     start_processes(num_threads=1)
     run = Run(work_dir, task, seed)
     write_to(run.folder / "log.txt")
@@ -206,8 +196,9 @@ def run_arms(
 
 
 def write_to(path: Path) -> None:
-    """Has this process and all it starts write to a file: several at a time would write into each
-    other's lines.
+    """Redirects the output of this process and its children to a file.
+
+    Parallel runs would mix their lines.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:

@@ -1,6 +1,4 @@
-"""The evidence's figures as Markdown: one table of arms against tasks, and one a task with the
-comparisons.
-"""
+"""The evidence as Markdown: one table of arms against tasks, and one comparison per task."""
 
 from __future__ import annotations
 
@@ -14,19 +12,16 @@ NOT_RUN = "not run"
 
 
 def chosen_probability(seeds: list[dict], arm: str) -> str:
-    """The synthetic probability with the best mean accuracy on the validation images, over the
-    seeds that ran the arm.
-    """
+    """The synthetic probability with the best mean validation accuracy over the seeds of an arm."""
     accuracies = [seed["arms"][arm]["accuracy"] for seed in seeds if arm in seed["arms"]]
     return max(
-        accuracies[0], key=lambda p: np.mean([of_seed[p]["validation"] for of_seed in accuracies])
+        accuracies[0],
+        key=lambda p: np.mean([seed_scores[p]["validation"] for seed_scores in accuracies]),
     )
 
 
 def test_accuracies(seeds: dict[str, dict], arm: str) -> dict[str, float]:
-    """Seed -> accuracy on the test images, at the probability that the validation images chose;
-    empty for an arm that was not run.
-    """
+    """Seed -> test accuracy at the chosen probability; empty for an arm that was not run."""
     ran = {number: seed for number, seed in seeds.items() if arm in seed["arms"]}
     if not ran:
         return {}
@@ -58,9 +53,7 @@ def _seeds_if_fewer(values: list[float], seeds: dict) -> str:
 
 
 def comparisons(seeds: dict[str, dict]) -> str:
-    """One task: every arm against `recommended`, paired by seed, p-values by Holm over the table;
-    and whether its labels were kept.
-    """
+    """One task: every arm against `recommended`, paired by seed, with p-values after Holm."""
     ours = test_accuracies(seeds, RECOMMENDED)
     rows = {arm: test_accuracies(seeds, arm) for arm in ARMS}
     both = {

@@ -1,6 +1,4 @@
-"""Where one thread's time goes: every moment counts once, under the innermost name that it is spent
-at.
-"""
+"""Measures where one thread's time goes: every moment counts once, under the innermost name."""
 
 from __future__ import annotations
 
@@ -11,8 +9,9 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds on the wall and on the CPU of the thread that uses it, by name, while it runs.
-    `synchronize` waits for a device's queue, so that its work counts where it was asked for.
+    """Wall and CPU seconds of the thread that uses it, by name, while it runs.
+
+    `synchronize` waits for a device's queue, so that its work counts where it was requested.
     """
 
     def __init__(self, synchronize: Callable[[], None] = lambda: None):

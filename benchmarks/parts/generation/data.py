@@ -1,6 +1,4 @@
-"""What the generation's benchmark works on: the demo's birds, patterns in any number, bases, and
-adapters trained for a few steps.
-"""
+"""Data of the generation benchmark: the demo's birds, patterns, bases, and short adapters."""
 
 from __future__ import annotations
 

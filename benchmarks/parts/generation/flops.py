@@ -25,8 +25,9 @@ OTHERS = "norms, activations, sums"
 
 
 def unet_alone(unet: UNet2DConditionModel, batch: int) -> dict:
-    """FLOP/s of a UNet, as it is and compiled, over the rate of a large matrix product of the same
-    precision on the same device, and shares of a call's time by kind of kernel.
+    """FLOP/s of a UNet, plain and compiled, relative to a large matrix product on the same device.
+
+    Also the shares of a call's time by kind of kernel.
     """
     inputs = unet_inputs(unet, batch, TOKENS)
     flops, product = call_flops(unet, inputs), product_rate(unet.device, unet.dtype)
@@ -89,9 +90,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, side: int = SIDE) -> 
 
 @torch.no_grad()
 def kernel_shares(unet, inputs: dict) -> tuple[float, dict[str, float]]:
-    """Seconds of a call of the UNet, as it is run, and the shares of them by kind of kernel; `idle`
-    is when the device waited for the next one.
-    """
+    """Seconds of a UNet call, and its shares by kind of kernel; `idle`: the device waited."""
     device = unet.device
     for _ in range(2):
         unet(**inputs)

@@ -25,9 +25,7 @@ SECONDS_BETWEEN_LOOKS = 0.1
 
 
 def run_whole(dataset: Path, output: Path, words: list[str]) -> dict:
-    """A generation from nothing, in one process: seconds of all of it and of its stages, the peak
-    of the anonymous memory of its processes in MB, and rows.
-    """
+    """A generation from scratch in one process: seconds by stage, peak memory in MB, rows."""
     shutil.rmtree(output, ignore_errors=True)
     started = time.time()
     peak = peak_memory(command(dataset, output, words), output.with_suffix(".log"))
@@ -62,8 +60,9 @@ def command(dataset: Path, output: Path, words: list[str]) -> list[str]:
 
 
 def peak_memory(command: list[str], log: Path) -> int:
-    """The most anonymous memory that a command's processes held together, in bytes; what it prints
-    goes to a file. Ends the program when the command fails.
+    """Peak anonymous memory of a command's processes together, in bytes.
+
+    Its output goes to a file. Ends the program if the command fails.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as output:

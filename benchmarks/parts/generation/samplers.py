@@ -1,5 +1,4 @@
-"""What the generation's benchmark sets side by side: the library's flow, a sampler written the
-peers' way, and a plain convolution.
+"""The samplers of the benchmark: ours, one written like other papers' code, and a convolution.
 
 A sampler loads and warms up when it is made; `run()` makes its rows, `mean_pixel()` is of the
 images of the last run.
@@ -166,9 +165,10 @@ class Ours:
 
 
 class Reference:
-    """The same rows the way the peers' scripts make theirs: one image a call of the stock pipeline,
-    the adapter beside the weights, the prompt as a string every time, eager, on a GPU fp16 under
-    autocast, every image saved as PNG before the next one.
+    """The same rows as other papers' scripts make theirs.
+
+    One image per call of the stock pipeline, the adapter beside the weights, the prompt as a string
+    every time, eager, on a GPU fp16 under autocast, each PNG saved before the next image.
     """
 
     def __init__(self, task: Task, device: torch.device, folder: Path):
@@ -213,8 +213,9 @@ class Reference:
 
 
 class Convolution:
-    """What most of the time goes to, without anything around it: what the machine itself makes of
-    two processes. Its rows are as many convolutions as take about a row's time.
+    """Plain convolutions: what the machine itself gains from two processes.
+
+    A row is as many convolutions as take about a row's time.
     """
 
     def __init__(self, task: Task, device: torch.device, folder: Path):

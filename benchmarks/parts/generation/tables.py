@@ -59,7 +59,7 @@ def summary(figures: dict) -> list[str]:
     def found(part: str, show: Callable[[dict], str]) -> str:
         return show(figures[part]["figures"]) if part in figures else NOT_MEASURED
 
-    def of_setting(name: str) -> Callable[[dict], str]:
+    def ratio_in(name: str) -> Callable[[dict], str]:
         return lambda speed: next(
             (f"{one['ratio']:.2f}" for one in speed["places"] if one["place"] == name), NOT_MEASURED
         )
@@ -69,9 +69,9 @@ def summary(figures: dict) -> list[str]:
         (
             "rows/s over the reference's, all on one core",
             "at least 1.3",
-            found("speed", of_setting("one core")),
+            found("speed", ratio_in("one core")),
         ),
-        ("the same, all cores free", "", found("speed", of_setting("all cores"))),
+        ("the same, all cores free", "", found("speed", ratio_in("all cores"))),
         ("share of the time outside UNet and VAE", "at most 10 %", found("time", largest_outside)),
         (
             "two processes over one, over the same of a plain convolution",
@@ -108,9 +108,10 @@ def largest_outside(found: dict) -> str:
 
 
 def outside(run: dict) -> float:
-    """What UNet and VAE leave of the time. On one core the helpers' work is part of the wall time,
-    also of what passes while the main thread is inside the UNet: there it is the share of all CPU
-    time.
+    """The share of time outside UNet and VAE.
+
+    On one core, the helpers' work also fills wall time while the main thread is inside the UNet, so
+    there it is the share of all CPU time.
     """
     seconds = run["cpu"] if run["place"] == "one core" else run["wall"]
     return 1 - sum(seconds[name] for name in MODEL) / sum(seconds.values())

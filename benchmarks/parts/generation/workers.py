@@ -1,6 +1,4 @@
-"""Processes that hold a sampler each and run it when they are asked: what loads once can be
-measured in turns.
-"""
+"""Processes that each hold a loaded sampler and run it on request, to measure in turns."""
 
 from __future__ import annotations
 
@@ -42,8 +40,9 @@ class Worker:
         self._pipe.send(timed)
 
     def answer(self) -> dict | None:
-        """What the run that was asked for took; the first answer says that the sampler is loaded.
-        Raises `RuntimeError` when the process has failed, which says why itself.
+        """The result of the requested run; the first answer says that the sampler is loaded.
+
+        Raises `RuntimeError` if the process failed; the process itself prints why.
         """
         try:
             return self._pipe.recv()
@@ -120,9 +119,7 @@ def _run(sampler) -> dict:
 
 
 def _timed_run(sampler: Ours, device: torch.device) -> dict:
-    """A run with what its time goes to: by the main thread's wall, and, without a GPU, by the CPU
-    time of all threads and processes.
-    """
+    """A run with its times: wall time of the main thread; without a GPU, all CPU time."""
     own, children = time.process_time(), _children_seconds()
     with sampler.clock.running(HANDING_OVER):
         found = _run(sampler)

@@ -86,9 +86,7 @@ def settings_from(settings_class, **values):
 
 
 def make_domain(folder: Path, seed: int, tie: float, train: int = TRAIN) -> None:
-    """The birds of one seed, with a column that holds the same disc in the middle for every image;
-    validation is large, for a judge.
-    """
+    """The birds of one seed, with a column `centre`; the large validation split is for a judge."""
     if folder.exists():
         return
     splits = make_dataset(SPECIES, train, JUDGE, TEST, seed=seed, tie=tie)
@@ -97,9 +95,7 @@ def make_domain(folder: Path, seed: int, tie: float, train: int = TRAIN) -> None
 
 
 def with_centre(rows: Dataset, size: int) -> Dataset:
-    """The rows with a column `centre`: a disc in the middle, the same for all, as a mask of size x
-    size.
-    """
+    """Adds a column `centre`: the same disc in the middle of every row, as a size x size mask."""
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     disc = png(np.where(np.hypot(x, y) < size / 3.2, 255, 0).astype(np.uint8))
     return rows.add_column("centre", [disc] * len(rows), feature=Image())

@@ -1,6 +1,4 @@
-"""What benchmarks/method.py measures of one seed besides accuracy: masks, mixtures, and labels as a
-judge sees them.
-"""
+"""What benchmarks/method.py measures besides accuracy: masks, mixtures, and labels."""
 
 from __future__ import annotations
 
@@ -105,9 +103,7 @@ def true_masks(maker: RowMaker) -> dict[int, np.ndarray]:
 
 
 def mask_scores(run) -> dict[str, dict[str, list[float]]]:
-    """Per mask recipe the scores of every training image; a row without a usable map has an empty
-    mask.
-    """
+    """Mask recipe -> scores of every training image; without a usable map the mask is empty."""
     scores = {}
     for name, changes in MASKS.items():
         _, maker = prepared(run, changes)
@@ -165,9 +161,7 @@ def predicted_labels(classifier: Path, images: Iterable[PILImage.Image]) -> np.n
 
 
 def label_kept(judge: Path, repo: Path) -> float:
-    """Share of an augmented dataset's images that a classifier trained on other real images gives
-    their label.
-    """
+    """Share of an augmented dataset's images to which a judge gives their label."""
     rows = load_published(str(repo))
     predicted = predicted_labels(
         judge, (rows.image(position) for position in range(len(rows.labels)))

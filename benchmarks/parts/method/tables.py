@@ -7,9 +7,7 @@ from parts.intervals import half_width, interval, paired
 
 
 def tables(results: dict, order: dict[str, list[str]], rivals: list[str]) -> str:
-    """Masks, mixtures and accuracies, their rows in `order`; `rivals` are the arms that every other
-    one is compared with, seed by seed.
-    """
+    """Masks, mixtures and accuracies, rows in `order`; arms are compared with `rivals` by seed."""
     seeds, domain = list(results["seeds"].values()), results["domain"]
     background = (
         f"tied to their backgrounds in training ({domain['tie']:g})"
@@ -41,10 +39,10 @@ def mask_table(seeds: list[dict], names: list[str]) -> str:
     for name in names:
         scores = [seed["masks"][name] for seed in seeds]
         means = {
-            measure: interval([np.mean(of_seed[measure]) for of_seed in scores])
+            measure: interval([np.mean(seed_scores[measure]) for seed_scores in scores])
             for measure in scores[0]
         }
-        images = half_width(np.concatenate([of_seed["iou"] for of_seed in scores]))
+        images = half_width(np.concatenate([seed_scores["iou"] for seed_scores in scores]))
         over_images = f"{images:.3f}" if len(scores[0]["iou"]) > 1 else ""
         others = " | ".join(
             means.get(measure, "") for measure in ("precision", "recall", "boundary_f")
@@ -96,7 +94,7 @@ def accuracy_table(seeds: list[dict], arms: list[str], rivals: list[str]) -> str
             differences.append(
                 ""
                 if arm == rival or not both
-                else paired([of[arm] for of in both], [of[rival] for of in both])
+                else paired([seed[arm] for seed in both], [seed[rival] for seed in both])
             )
         accuracies = interval([seed["accuracy"][arm] for seed in whole])
         title = arm if len(whole) == len(seeds) else f"{arm} ({len(whole)} of the seeds)"

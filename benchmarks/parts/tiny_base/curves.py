@@ -12,9 +12,7 @@ VAE_STAGES = {"vae": "autoencoder", "decoder": "then its decoder alone"}
 
 
 def read_log(path: Path) -> dict[str, list[dict]]:
-    """Stage -> its checkpoints, in the order of their steps; of a step that is there twice, the
-    later one.
-    """
+    """Stage -> its checkpoints in order of steps; of two at one step, the later one."""
     stages: dict[str, dict[int, dict]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
@@ -33,9 +31,7 @@ def draw_curve(
 
 
 def draw_curves(log: Path, output: Path) -> None:
-    """PSNR of held-out birds over the autoencoder's steps, and the denoiser's loss over its own, as
-    a PNG.
-    """
+    """PSNR over the autoencoder's steps, and the denoiser's loss over its steps, as a PNG."""
     stages = read_log(log)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     vae_axes, unet_axes = figure.subplots(1, 2)

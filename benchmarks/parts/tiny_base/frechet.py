@@ -17,11 +17,11 @@ def between_gaussians(
     """
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    of_product = np.linalg.eigvalsh(root @ other_covariance @ root).clip(0)
+    product_eigenvalues = np.linalg.eigvalsh(root @ other_covariance @ root).clip(0)
     return float(
         np.square(mean - other_mean).sum()
         + np.trace(covariance + other_covariance)
-        - 2 * np.sqrt(of_product).sum()
+        - 2 * np.sqrt(product_eigenvalues).sum()
     )
 
 
@@ -34,7 +34,12 @@ def frechet_half_width(features: np.ndarray, others: np.ndarray) -> float:
     """1.96 standard deviations of the distance over bootstrap resamples of both sets."""
     rng = np.random.default_rng(0)
     distances = [
-        frechet_distance(*(rng.choice(of_one, len(of_one)) for of_one in (features, others)))
+        frechet_distance(
+            *(
+                rng.choice(features_of_one, len(features_of_one))
+                for features_of_one in (features, others)
+            )
+        )
         for _ in range(RESAMPLES)
     ]
     return float(1.96 * np.std(distances, ddof=1))

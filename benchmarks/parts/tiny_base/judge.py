@@ -1,6 +1,4 @@
-"""The judge of the tiny base: a small ResNet, trained on rendered birds, that says what an image
-shows.
-"""
+"""The judge of the tiny base: a small ResNet, trained on rendered birds."""
 
 from __future__ import annotations
 
@@ -42,8 +40,7 @@ class Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """Images in [-1, 1], (N, 3, 64, 64), to features (N, 128), and features to the logits of every
-    attribute.
+    """Images in [-1, 1], (N, 3, 64, 64) -> features (N, 128) -> logits of every attribute.
 
     The last feature map, 8x8, is averaged under eight learned maps of attention instead of one even
     one: the parts of a bird are small.
@@ -105,7 +102,8 @@ def train_judge(num_images: int, epochs: int) -> Judge:
             with torch.autocast("cpu", torch.bfloat16):
                 logits = judge(images)
             loss = sum(
-                F.cross_entropy(of_one.float(), labels[rows, i]) for i, of_one in enumerate(logits)
+                F.cross_entropy(attribute_logits.float(), labels[rows, i])
+                for i, attribute_logits in enumerate(logits)
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

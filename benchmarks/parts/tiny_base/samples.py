@@ -1,6 +1,4 @@
-"""What a base makes: samples for captions, kept on disk as they come, and held-out birds through
-its autoencoder or img2img.
-"""
+"""What a base makes: cached samples for captions, reconstructions and img2img of held-out birds."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ def make_samples(
 def cached_samples(
     pipeline: StableDiffusionPipeline, captions: list[str], folder: Path
 ) -> np.ndarray:
-    """The same, image i from seed i; every batch is kept in `folder`, so that another call goes on
-    where this one ended.
-    """
+    """The same, image i from seed i; batches are kept in `folder`, so a second call resumes."""
     batches = []
     for start in tqdm(range(0, len(captions), BATCH), desc="samples", disable=None):
         seeds = list(range(start, min(start + BATCH, len(captions))))

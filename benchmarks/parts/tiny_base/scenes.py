@@ -1,6 +1,4 @@
-"""Random scenes of the tiny base's world: their pictures, what they show, and what of it their
-captions say.
-"""
+"""Random scenes of the tiny base's world: pictures, attributes, and captions."""
 
 from __future__ import annotations
 
@@ -43,9 +41,11 @@ CHANCE = {name: 1 / len(set(values) - {"none"}) for name, values in ATTRIBUTES.i
 
 @dataclass(frozen=True)
 class Scenes:
-    """`images` uint8 (N, 64, 64, 3); `masks` bool (N, 64, 64), true on the bird; `labels` int64 (N,
-    attributes), positions in the tuples of `ATTRIBUTES`; `captions` of length N, and `stated` bool
-    (N, attributes), whether the caption says it.
+    """Pictures with attributes and captions.
+
+    `images`: uint8 (N, 64, 64, 3). `masks`: bool (N, 64, 64), true on the bird. `labels`: int64 (N,
+    attributes), positions in the tuples of `ATTRIBUTES`. `captions`: N texts. `stated`: bool (N,
+    attributes), whether the caption names the attribute.
     """
 
     images: np.ndarray

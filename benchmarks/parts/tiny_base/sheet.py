@@ -1,6 +1,4 @@
-"""The sheet that shows what a base can do: samples above their captions, and held-out birds through
-its autoencoder and img2img.
-"""
+"""The sheet of a base: samples with captions, reconstructions and img2img of held-out birds."""
 
 from __future__ import annotations
 
@@ -68,9 +66,7 @@ def blank(height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def samples_block(samples: np.ndarray) -> Image.Image:
-    """Samples (captions, EACH, 64, 64, 3), those of one caption side by side and the caption under
-    them.
-    """
+    """Samples (captions, EACH, 64, 64, 3): one row per caption, the caption under it."""
     cell_height = PANEL + CAPTION_LINES * LINE_HEIGHT + MARGIN
     sheet, canvas = blank(MARGIN + -(-len(samples) // COLUMNS) * cell_height)
     for number, (images, caption) in enumerate(zip(samples, CAPTIONS, strict=True)):

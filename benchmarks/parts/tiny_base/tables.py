@@ -33,10 +33,8 @@ def table(figures: dict) -> str:
     sets = list(columns.values())
     lines = [row("", "chance", *columns), "|---" * (len(columns) + 2) + "|"]
     for title, key in {"PSNR, dB": "psnr", "PSNR on the bird, dB": "psnr_on_bird"}.items():
-        lines.append(
-            row(title, "", *(f"{of_one[key]:.1f}" if key in of_one else "" for of_one in sets))
-        )
-    distances = [of_one["frechet"] for of_one in sets]
+        lines.append(row(title, "", *(f"{base[key]:.1f}" if key in base else "" for base in sets)))
+    distances = [base["frechet"] for base in sets]
     lines.append(
         row(
             "Fréchet distance to other real birds",
@@ -50,7 +48,7 @@ def table(figures: dict) -> str:
             row(
                 title,
                 f"{100 * figures['chance'][name]:.1f}",
-                *(percent(of_one["shown"][name]) for of_one in sets),
+                *(percent(base["shown"][name]) for base in sets),
             )
         )
     return "\n".join(lines)

@@ -38,8 +38,9 @@ class Account:
 
 
 def find_repository(hub, request, repo_type, repo_id):
-    """The repository of a call that only reads. The Hub hides what may not be read behind the
-    answer for what does not exist.
+    """The repository of a read-only call.
+
+    As on the Hub, a repository that may not be read looks like one that does not exist.
     """
     repository = hub.repositories.get((repo_type, repo_id))
     if repository is None or not may_see(request.account, repository):
@@ -56,9 +57,7 @@ def may_see(account, repository):
 
 
 def readable_repository(hub, request, repo_type, repo_id):
-    """The repository of a call that reads the content of files: everybody sees what there is in a
-    gated one, and has to ask for more.
-    """
+    """The repository of a call that reads file contents; a gated one needs access to those."""
     repository = find_repository(hub, request, repo_type, repo_id)
     account = request.account
     if repository.gated and account is None:

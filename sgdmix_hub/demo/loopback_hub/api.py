@@ -1,6 +1,4 @@
-"""The calls about repositories, as huggingface_hub and @huggingface/hub make them: each function
-answers one from the Hub's state.
-"""
+"""Calls about repositories, as huggingface_hub and @huggingface/hub make them."""
 
 import base64
 import json
@@ -108,9 +106,7 @@ def validate_yaml(hub, request):
 
 
 def list_repositories(hub, request, repo_type):
-    """All repositories of a type that the account may see, the newest first, by owner, words of the
-    name and tags.
-    """
+    """All visible repositories of a type, newest first, filtered by owner, words and tags."""
     found = []
     for repository in reversed(hub.repositories.values()):
         facts = repository_facts(repository, repository.commit_at("main"))
@@ -148,9 +144,7 @@ def list_tree(hub, request, repo_type, repo_id, revision_and_folder):
 
 
 def paths_info(hub, request, repo_type, repo_id, revision):
-    """The entries of those paths that exist. The Python client sends a form, the JavaScript client
-    JSON.
-    """
+    """The entries of existing paths. The Python client sends a form, the JavaScript client JSON."""
     repository = find_repository(hub, request, repo_type, repo_id)
     commit = repository.commit_at(revision)
     if "json" in request.headers.get("content-type", ""):
@@ -189,9 +183,7 @@ def commits(hub, request, repo_type, repo_id, revision):
 
 
 def preupload(hub, request, repo_type, repo_id, revision):
-    """How to send which files: by .gitattributes and .gitignore, those sent along rather than those
-    that are there.
-    """
+    """How to send each file, by .gitattributes and .gitignore: those in the call come first."""
     refuse_pull_request(request)
     commit = writable_repository(hub, request, repo_type, repo_id).commit_at(revision)
     wanted = request.json()

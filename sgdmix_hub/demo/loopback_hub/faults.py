@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Fault:
-    """What goes wrong, `times` times after the first `skip` ones, with calls of a method whose path
-    has a match of `path`.
+    """What goes wrong with calls of a method whose path matches `path`.
+
+    It strikes `times` times after the first `skip` calls.
     """
 
     method: str

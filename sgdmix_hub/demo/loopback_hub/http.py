@@ -74,9 +74,7 @@ def error_response(error):
 
 
 def file_response(request, body, headers):
-    """A file, or the part of it that the Range header asks for. What is no single range of bytes is
-    ignored, as HTTP has it.
-    """
+    """A file, or the one byte range of the Range header; other ranges are ignored."""
     headers = headers | {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
     wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range") or "")
     if request.method != "GET" or not wanted or wanted[0] == "bytes=-":
@@ -92,9 +90,7 @@ def file_response(request, body, headers):
 
 
 def page_response(hub, request, items, size):
-    """The page of a listing that a request asks for, and the address of the next one. `size` is
-    what the Hub puts on a page when it is not told.
-    """
+    """The requested page of a listing, and the next page's address; `size`: default page size."""
     size = min(int(request.option("limit") or size), hub.page_size or MAX_PAGE, MAX_PAGE)
     start = int(request.option("cursor") or 0)
     response = json_response(items[start : start + size])

@@ -1,6 +1,4 @@
-"""What a repository's commits hold, as the Hub lists it: trees, single paths, facts about the
-repository.
-"""
+"""What a repository's commits contain, as the Hub lists it."""
 
 import hashlib
 
@@ -60,9 +58,7 @@ def file_entry(name, file):
 
 
 def expanded(entry, history):
-    """An entry with what is costly to find: the newest commit of `history` that changed it, and the
-    state of the virus scan.
-    """
+    """An entry with its newest commit in `history` and the state of the virus scan."""
     last, oid = history[0], entry["oid"]
     for commit in history:
         found = entry_at(commit, entry["path"])

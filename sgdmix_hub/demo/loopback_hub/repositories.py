@@ -1,6 +1,4 @@
-"""Repositories as the Hub keeps them: commits, branches, tags, regular and LFS files. The state
-behind the loopback Hub.
-"""
+"""Repositories as the Hub keeps them: commits, branches, tags, regular and LFS files."""
 
 import base64
 import hashlib
@@ -23,8 +21,9 @@ REF_NAME = re.compile(
 
 @dataclass(frozen=True)
 class File:
-    """A file of a commit. `blob` is what git holds: the content, or the pointer to an LFS object of
-    `size` bytes.
+    """A file of a commit.
+
+    `blob`: git's content, or the pointer to an LFS object of `size` bytes.
     """
 
     blob: bytes
@@ -80,9 +79,7 @@ def front_matter(text):
 
 @dataclass
 class Repository:
-    """A model or dataset with its history. It starts as the Hub's do: one commit that holds
-    .gitattributes.
-    """
+    """A model or dataset with its history; it starts with one commit that adds .gitattributes."""
 
     repo_type: str
     repo_id: str
@@ -123,9 +120,7 @@ class Repository:
         return commit
 
     def split_revision(self, text):
-        """The commit and the path that `revision/path` means: a branch's name may hold slashes that
-        a client did not quote.
-        """
+        """Splits `revision/path`; a client may not have quoted slashes in a branch's name."""
         parts = text.split("/")
         for length in range(1, len(parts) + 1):
             commit = self.find("/".join(parts[:length]))
@@ -145,9 +140,10 @@ class Repository:
         return found
 
     def commit(self, branch, lines, author, is_stored):
-        """Applies the lines of a commit request on a branch; `is_stored` tells which LFS objects
-        there are. What changes nothing makes a commit all the same: clients that want none ask
-        first what is there.
+        """Applies the lines of a commit request to a branch.
+
+        `is_stored` tells which LFS objects exist. An empty change still makes a commit: clients
+        that want none ask first.
         """
         if not lines or lines[0]["key"] != "header" or len(lines) == 1:
             raise HubError(
@@ -171,9 +167,7 @@ class Repository:
         )
 
     def _with_size(self, value):
-        """The size of an LFS file that is copied, which clients do not send, is that of the
-        original.
-        """
+        """Adds the size of a copied LFS file, which clients do not send."""
         if "oid" not in value or "size" in value:
             return value
         sizes = [
@@ -191,9 +185,7 @@ class Repository:
         return self.commits[self.branches[branch]]
 
     def squash(self, branch, message, author):
-        """A branch's files in one commit without a parent. Tags and other branches keep their
-        commits.
-        """
+        """Squashes a branch into one commit without a parent; tags and other branches stay."""
         self._add_commit(branch, None, message, "", author, self.head_of(branch).files)
 
     def _add_commit(self, branch, parent, title, message, author, files):
@@ -218,9 +210,7 @@ class Repository:
             raise HubError(404, f"Invalid rev id: {tag}", "RevisionNotFound")
 
     def add_branch(self, branch, starting_point=None, empty=False, overwrite=False):
-        """A branch from a revision, that of the default branch when none is given, or without any
-        file.
-        """
+        """Adds a branch from a revision (default: the default branch), or without files."""
         check_ref_name(branch, "branch")
         if branch in self.branches and not overwrite:
             raise HubError(409, f"Reference refs/heads/{branch} already exists")

@@ -1,6 +1,4 @@
-"""The server: its state, one connection after another, and what a client's environment needs to use
-it.
-"""
+"""The server: its state, its connections, and the environment of its clients."""
 
 import re
 import tempfile
@@ -38,9 +36,10 @@ class Call:
 
 @dataclass
 class LoopbackHub:
-    """The Hub's state, and what its callers ask of it. The owner of birds has a token that writes
-    and one that only reads; a stranger has one that writes, elsewhere. Other tokens are made by
-    putting an `Account` into `accounts`.
+    """The Hub's state.
+
+    The owner of `birds` has a token that writes and one that only reads; a stranger has one that
+    writes elsewhere. Add an `Account` to `accounts` for another token.
     """
 
     url: str = ""
@@ -234,9 +233,7 @@ def loopback_hub():
 
 
 def hub_environment(hub, token=None) -> dict[str, str]:
-    """What a subprocess needs in its environment, over this process's, to use the Hub with a token
-    or without; caches are new at every call.
-    """
+    """Environment variables for a subprocess that uses the Hub, with new caches at every call."""
     return {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": token or "",
