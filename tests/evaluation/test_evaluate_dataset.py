@@ -106,7 +106,7 @@ def test_what_is_kept_is_as_it_was_and_what_is_dropped_is_counted(evaluated, fir
 
 
 def test_the_scores_are_those_of_the_stock_classifier(evaluated, evil_judge):
-    """Probabilities, and the drift through a mask of the whole image, which is that of the images."""
+    """Class probabilities and pooled features; both drifts stay within their ranges."""
     _, output = evaluated
     judge = Judge(resolve(str(evil_judge)), NAMES, torch.device("cpu"))
     model = AutoModelForImageClassification.from_pretrained(evil_judge).eval()

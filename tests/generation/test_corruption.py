@@ -251,8 +251,16 @@ def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_pat
 # ---- repo/ ----
 
 
-@pytest.mark.parametrize("name", ["data/train-00003-of-00016.parquet", "sgdmix/default/plan.parquet", "sgdmix/default/config.yaml",
-                                  "assets/contact_sheet.png", "sgdmix/default/manifest.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/train-00003-of-00016.parquet",
+        "sgdmix/default/plan.parquet",
+        "sgdmix/default/config.yaml",
+        "assets/contact_sheet.png",
+        "sgdmix/default/manifest.json",
+    ],
+)
 def test_flipped_files_of_a_finished_repository_are_found_by_verify(name, settings, finished):
     asked = apply_preset(
         AugmentSettings(**settings | {"output_dir": str(finished), "verify": True})
@@ -270,8 +278,16 @@ def test_flipped_files_of_a_finished_repository_are_found_by_verify(name, settin
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("name", ["data/train-00003-of-00016.parquet", "sgdmix/default/plan.parquet", "sgdmix/default/config.yaml",
-                                  "assets/contact_sheet.png", "sgdmix/default/manifest.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/train-00003-of-00016.parquet",
+        "sgdmix/default/plan.parquet",
+        "sgdmix/default/config.yaml",
+        "assets/contact_sheet.png",
+        "sgdmix/default/manifest.json",
+    ],
+)
 def test_flipped_files_of_a_published_version_are_not_loaded(name, finished):
     path = finished / "repo" / name
     whole = path.read_bytes()

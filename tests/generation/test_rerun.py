@@ -175,7 +175,10 @@ def test_generations_publish_themselves_and_a_colleague_makes_them_again(evil_so
     push = {"push_to_hub": True, "hub_dataset_id": "birds/made", "tag": "v1.0.0"}
     first = common | push | {"dataset_name": "birds/source", "output_dir": tmp_path / "first"}
     with loopback_hub() as hub:
-        code = "import sys; from sgdmix_hub.hub.push import push_folder; push_folder(sys.argv[1], 'birds/source', 'dataset')"
+        code = (
+            "import sys; from sgdmix_hub.hub.push import push_folder; "
+            "push_folder(sys.argv[1], 'birds/source', 'dataset')"
+        )
         assert run_python(hub, code, evil_source).returncode == 0
         runs = [
             first

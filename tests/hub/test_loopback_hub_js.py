@@ -201,10 +201,17 @@ def test_branches_are_made_filled_and_deleted(hub, client):
 
 
 PUBLISH = """
-repo = api.create_repo("birds/data", repo_type="dataset", private=True).repo_id
-api.upload_folder(repo_id=repo, folder_path=sys.argv[1], repo_type="dataset", commit_message="all of it", ignore_patterns="*notes.txt")
-api.create_tag(repo, tag="v1.0.0", repo_type="dataset")
-api.upload_file(repo_id=repo, path_in_repo="config.json", path_or_fileobj=b"later", repo_type="dataset")
+kind = {"repo_type": "dataset"}
+repo = api.create_repo("birds/data", private=True, **kind).repo_id
+api.upload_folder(
+    repo_id=repo,
+    folder_path=sys.argv[1],
+    commit_message="all of it",
+    ignore_patterns="*notes.txt",
+    **kind,
+)
+api.create_tag(repo, tag="v1.0.0", **kind)
+api.upload_file(repo_id=repo, path_in_repo="config.json", path_or_fileobj=b"later", **kind)
 print(0)
 """
 

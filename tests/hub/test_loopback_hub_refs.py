@@ -8,7 +8,9 @@ kind = {"repo_type": "dataset"}
 first = api.upload_file(repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"1", **kind).oid
 api.create_tag(repo, tag="v1.0.0", **kind)
 api.create_branch(repo, branch="next/try", revision=first, **kind)
-second = api.upload_file(repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"2", revision="next/try", **kind).oid
+second = api.upload_file(
+    repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"2", revision="next/try", **kind
+).oid
 refs = api.list_repo_refs(repo, **kind)
 print(json.dumps({
     "tag again": status(api.create_tag, repo, tag="v1.0.0", **kind),
@@ -47,11 +49,13 @@ api.create_tag(repo, tag="v1.0.0", revision=second, exist_ok=True, **kind)
 api.create_branch(repo, branch="next", revision="v1.0.0", **kind)
 api.create_branch(repo, branch="next", exist_ok=True, **kind)
 api.create_branch(repo, branch="v1.0.0", **kind)
-before = {ref.ref: ref.target_commit for refs in [api.list_repo_refs(repo, **kind)] for ref in refs.branches + refs.tags}
+refs = api.list_repo_refs(repo, **kind)
+before = {ref.ref: ref.target_commit for ref in refs.branches + refs.tags}
+bad_tags = ("a tag", "a..b", "a~1", "refs/tags/a", "a.lock", ".a", "a/")
 seen = {
     "retag": status(api.create_tag, repo, tag="v1.0.0", revision=second, **kind),
     "tag nowhere": status(api.create_tag, repo, tag="v2.0.0", revision="nowhere", **kind),
-    "bad tags": [status(api.create_tag, repo, tag=tag, **kind) for tag in ("a tag", "a..b", "a~1", "refs/tags/a", "a.lock", ".a", "a/")],
+    "bad tags": [status(api.create_tag, repo, tag=tag, **kind) for tag in bad_tags],
     "bad branch": status(api.create_branch, repo, branch="refs/pr/1", **kind),
     "delete main": status(api.delete_branch, repo, branch="main", **kind),
     "delete no branch": status(api.delete_branch, repo, branch="nowhere", **kind),

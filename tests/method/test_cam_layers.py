@@ -114,9 +114,8 @@ def test_maps_are_of_each_image_alone_and_show_something(named_cam):
         alone = np.concatenate([cam.maps(one[None], [label]) for one in pixels])
         np.testing.assert_allclose(maps, alone, atol=2e-3)
         shown += sum(not is_blank(of_image) for of_image in maps)
-    assert (
-        shown >= 6
-    )  # of 12: where all that a random network sees speaks against a label, its map is rightly empty
+    # Of 12 maps. If all features of a random network speak against a label, its map is empty.
+    assert shown >= 6
 
 
 # ---- what gives no maps ----

@@ -275,7 +275,7 @@ def test_the_largest_component_is_one_of_the_largest_of_scikit_image(mask):
 
 
 def without_holes(mask):
-    """The mask and all of its background that no 4-connected way leads to from beyond the border."""
+    """The mask, plus every background pixel with no 4-connected path to beyond the border."""
     background = skimage.measure.label(np.pad(~mask, 1, constant_values=True), connectivity=1)
     return (background != background[0, 0])[1:-1, 1:-1]
 

@@ -11,7 +11,8 @@ from sgdmix_hub.method.mixing import compose, inpaint, inpainting_hole, kept_mas
 
 SIZE = 8
 FLAT = (40, 160, 60)
-TELEA_ROUNDING = 8  # of OpenCV's inpainting in a flat surrounding, where a leak of the target's red would give 180
+# Of OpenCV's inpainting in a flat surrounding. A leak of the target's red would differ by 180.
+TELEA_ROUNDING = 8
 images = numpy_strategies.arrays(np.uint8, (SIZE, SIZE, 3))
 masks = numpy_strategies.arrays(bool, (SIZE, SIZE))
 

@@ -72,7 +72,13 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 
 main(parse_settings(AugmentSettings))
-loaded = {"diffusers", "peft", "pytorch_grad_cam", "torch._dynamo", "transformers.modeling_utils"} & set(sys.modules)
+loaded = {
+    "diffusers",
+    "peft",
+    "pytorch_grad_cam",
+    "torch._dynamo",
+    "transformers.modeling_utils",
+} & set(sys.modules)
 assert not loaded, loaded
 """
 

@@ -42,7 +42,7 @@ def maps():
 
 @pytest.fixture(scope="module")
 def backgrounds():
-    """Random features on very different scales, two rows equal, and one feature that says nothing."""
+    """Random features on very different scales; two rows are equal, and one feature is constant."""
     features = np.random.default_rng(1).random((ROWS, 6)).astype(np.float32) * np.array(
         [1, 1e3, 1e-3, 1, 1, 0], np.float32
     )

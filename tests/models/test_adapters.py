@@ -37,7 +37,7 @@ def copied(adapter, tmp_path):
 
 
 def describe(folder, weights=None, **values):
-    """Writes an adapter's LoRA file again, with other weights or other values in its description."""
+    """Rewrites an adapter's LoRA file with other weights or other values in its description."""
     with safe_open(folder / LORA_FILE, "pt") as file:
         metadata = file.metadata()
     description = json.loads(metadata[LORA_DESCRIPTION]) | {

@@ -1,4 +1,4 @@
-"""Which bases are taken: others are refused in a line, before anything is fetched, trained or made."""
+"""Supported base models; any other is refused in one line, before a download or a training."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What a classifier from elsewhere is shown: what its own image processor makes, or nothing at all."""
+"""Preprocessing for third-party classifiers: as their image processor does, or they are refused."""
 
 import json
 import shutil
@@ -199,7 +199,7 @@ def test_a_damaged_classifier_json_is_told_in_one_line(text, classifier, tmp_pat
 def test_code_of_a_classifiers_own_is_neither_run_nor_asked_about(
     known, file, classifier, tmp_path, monkeypatch
 ):
-    """Where transformers knows the classifier, its own code is taken; else one line says why not."""
+    """transformers' own code runs if it knows the architecture; else one line gives the reason."""
     folder = shutil.copytree(classifier, tmp_path / "custom")
     (folder / "custom.py").write_text("raise SystemExit('run')")
     values = json.loads((folder / file).read_text())

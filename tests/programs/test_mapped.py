@@ -1,4 +1,4 @@
-"""SGDMixPipeline used alone, and mapped over a dataset in hand: the rows are those of a generation."""
+"""SGDMixPipeline alone and under `Dataset.map`: it gives the rows that a generation gives."""
 
 import io
 import shutil
@@ -105,7 +105,7 @@ def with_other_weights(folder):
 def test_another_adapter_has_a_cache_of_its_own_and_the_same_one_has_the_same(
     adapter, tiny_base, dataset, tmp_path
 ):
-    """The normal loop: train again, map again. What `map` gives must be the new adapter's images."""
+    """Train again, map again: `map` must return images of the new adapter, not cached ones."""
 
     def mapped_with(folder):
         pipeline = SGDMixPipeline.from_pretrained(

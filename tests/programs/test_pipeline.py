@@ -220,7 +220,7 @@ def test_a_target_of_the_sources_aspect_is_not_touched(settings, pair):
 
 
 def test_objects_keep_their_proportions_to_the_source(settings):
-    """A disc in a wide and in a tall target comes out as a source of another aspect would show it."""
+    """A disc in a wide or a tall target becomes the ellipse that the source's aspect implies."""
     for width, height, aspect in [(240, 80, 0.5), (80, 240, 1.5), (120, 120, 2.0)]:
         y, x = np.mgrid[:height, :width]
         disc = (x - width / 2) ** 2 + (y - height / 2) ** 2 < 15**2

@@ -110,7 +110,10 @@ def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
     assert Path(folder) == output / "repo"
     assert int(images) > 0 and int(images) + int(skipped) == 48
     (line,) = re.findall(r"^Load it +(.+)$", done.stdout, re.MULTILINE)
-    program = f"from datasets import load_dataset; dataset = {line}; print(len(dataset), dataset[0]['image'].size)"
+    program = (
+        f"from datasets import load_dataset; dataset = {line}; "
+        "print(len(dataset), dataset[0]['image'].size)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
@@ -222,9 +225,17 @@ def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(wh
     before = stage_files(output)
     done = run_script(["-m", "sgdmix_hub.demo.publish_birds", f"--config={tmp_path / 'run.yaml'}"])
     assert done.returncode == 0, done.stderr
-    said = "  pushed as birds/demo-classifier@.*  pushed as birds/demo-adapter@.*  published as birds/demo-birds-sgdmix@v1.0.0"
-    said += r".*  v1.0.0: \d+ rows, S = 0.5, .*  v1.1.0: 48 rows, S = 0.0, .*  v1.1.0 made again: the same plan and the same 4 shards"
-    assert re.search(said, done.stdout, re.DOTALL), done.stdout
+    printed = ".*".join(
+        [
+            "  pushed as birds/demo-classifier@",
+            "  pushed as birds/demo-adapter@",
+            "  published as birds/demo-birds-sgdmix@v1.0.0",
+            r"  v1.0.0: \d+ rows, S = 0.5, ",
+            "  v1.1.0: 48 rows, S = 0.0, ",
+            "  v1.1.0 made again: the same plan and the same 4 shards",
+        ]
+    )
+    assert re.search(printed, done.stdout, re.DOTALL), done.stdout
     assert (
         "holds data/train-00000-of-00004.parquet (4 of them), .gitattributes, README.md"
         in done.stdout
@@ -236,10 +247,10 @@ def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(wh
 def test_a_run_that_is_not_there_is_not_published(tmp_path):
     (tmp_path / "run.yaml").write_text(f"output_dir: {tmp_path / 'run'}\n")
     done = run_script(["-m", "sgdmix_hub.demo.publish_birds", f"--config={tmp_path / 'run.yaml'}"])
-    assert (
-        done.returncode == 2
-        and done.stderr
-        == f"publish_birds: {tmp_path}/run/classifier/classifier.json is missing: run `make demo` first\n"
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"publish_birds: {tmp_path}/run/classifier/classifier.json is missing: "
+        "run `make demo` first\n"
     )
 
 

@@ -45,12 +45,12 @@ for name, token, words in json.loads(sys.argv[3]):
     except UserError as error:
         print(error)
 """
-# What follows the Python of a published card: its images are looked at, and its last command is
-# run.
+# Appended to the Python of a published card: looks at its images and runs its last command.
 TRAINING = """
 mixed = RealAndSynthetic(p=1.0)
 rows = [mixed[index] for index in range(len(mixed))]
-print(len(rows), sum(row["label"] == label for row, label in zip(rows, real["label"])), *{row["image"].size for row in rows}, flush=True)
+same_labels = sum(row["label"] == label for row, label in zip(rows, real["label"]))
+print(len(rows), same_labels, *{row["image"].size for row in rows}, flush=True)
 
 import sys
 from sgdmix_hub import train_classifier

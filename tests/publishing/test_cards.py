@@ -1,4 +1,4 @@
-"""Dataset cards: whatever a class is called, the YAML reads back and the body keeps its structure."""
+"""Dataset cards: for any class name, the YAML reads back and the body keeps its structure."""
 
 import re
 

@@ -139,7 +139,8 @@ def test_files_at_a_commit_are_fetched_from_a_busy_hub(hub, ask, commits, number
         skip=max(0, number - 1),
     )
     done = ask(
-        f"len(list(__import__('pathlib').Path(local_folder(Pin('birds/model', '{commits['birds/model']}'), ['*.json'])).iterdir()))"
+        "len(list(__import__('pathlib').Path("
+        f"local_folder(Pin('birds/model', '{commits['birds/model']}'), ['*.json'])).iterdir()))"
     )
     assert done["error"] is None and done["value"] >= 2, done
 
@@ -163,7 +164,10 @@ def test_without_a_network_the_line_names_the_commit_that_would_do(hub, commits,
             ("birds/recipes", "dataset", "<40 hex>"),
         ):
             error = offline(f"resolve('{name}', '{repo_type}')")["error"]
-            advice = f"name the commit, which needs no Hub when it is cached: {name.partition('@')[0]}@{commit}"
+            advice = (
+                "name the commit, which needs no Hub when it is cached: "
+                f"{name.partition('@')[0]}@{commit}"
+            )
             assert "offline mode" in error and error.endswith(advice)
         done = offline(f"str(resolve('birds/plain@{commits['birds/plain']}', 'dataset'))")
         assert done["value"] == f"birds/plain@{commits['birds/plain']}"

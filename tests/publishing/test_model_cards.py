@@ -69,7 +69,11 @@ import numpy as np
 import torch
 
 assert image.size == (32, 32)
-options = {"num_inference_steps": 4, "output_type": "np", "generator": torch.Generator().manual_seed(5)}
+options = {
+    "num_inference_steps": 4,
+    "output_type": "np",
+    "generator": torch.Generator().manual_seed(5),
+}
 np.save(sys.argv[1], pipeline("a photo of a <class_2> bird", **options).images)
 assert "sgdmix_hub" not in sys.modules
 """

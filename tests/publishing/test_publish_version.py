@@ -26,7 +26,10 @@ repo_id, version, *config = sys.argv[1:]
 rows = load_dataset(repo_id, *config, revision=version, split="train")
 streamed = load_dataset(repo_id, *config, revision=version, split="train", streaming=True)
 facts = {
-    "rows": [[row["source_index"], row["variant"], row["target_index"]] for row in rows.remove_columns("image")],
+    "rows": [
+        [row["source_index"], row["variant"], row["target_index"]]
+        for row in rows.remove_columns("image")
+    ],
     "sizes": sorted({image.size for image in rows["image"]}),
     "names": rows.features["label"].names,
     "streamed": [[row["source_index"], row["variant"], row["target_index"]] for row in streamed],
@@ -45,8 +48,11 @@ found = []
 for version in sys.argv[2:]:
     try:
         published = sgdmix_hub.load_published(f"{sys.argv[1]}@{version}")
-        rows = published.dataset.remove_columns("image")
-        found.append([published.pin.revision, [[row["source_index"], row["variant"], row["target_index"]] for row in rows]])
+        rows = [
+            [row["source_index"], row["variant"], row["target_index"]]
+            for row in published.dataset.remove_columns("image")
+        ]
+        found.append([published.pin.revision, rows])
     except UserError as error:
         found.append(str(error))
 print(json.dumps(found))
@@ -70,7 +76,7 @@ def data_of(hub, repo_id, revision="main"):
 
 
 def pushed(hub, repo_id, revision="main"):
-    """A revision's files but for the card, which is merged, and the one that the Hub makes itself."""
+    """Files of a revision, without README.md (merged) and .gitattributes (the Hub's own)."""
     return {
         name: value
         for name, value in hub.content("dataset", repo_id, revision).items()
@@ -177,10 +183,11 @@ def test_load_published_never_gives_another_version_also_when_the_hub_fails(
 
 def test_the_card_tells_what_changed_and_what_is_in_it(publisher, published, first_version):
     card, data = card_of(publisher.hub, published), data_of(publisher.hub, published)
-    assert (
-        "| v1.0.0 | default | 12 | first version |\n| v1.1.0 | default | 24 | num\\_candidates 3 → 5; num\\_variants 1 → 2 |"
-        in card
+    versions = (
+        "| v1.0.0 | default | 12 | first version |\n"
+        "| v1.1.0 | default | 24 | num\\_candidates 3 → 5; num\\_variants 1 → 2 |"
     )
+    assert versions in card
     method = data["sgdmix"]["default"]
     assert (method["strength"], method["num_candidates"], method["saliency_method"]) == (
         0.0,
@@ -205,7 +212,10 @@ def test_the_card_tells_what_changed_and_what_is_in_it(publisher, published, fir
 def test_the_cards_python_runs(publisher, published, evil_source):
     blocks = re.findall(r"```python\n(.*?)```", card_of(publisher.hub, published), re.DOTALL)
     code = "\n".join(blocks).replace("path/of/the/source", str(evil_source))
-    code += "\nmixed = RealAndSynthetic(p=1.0)\nprint(len(mixed), sorted({mixed[i]['label'] for i in range(12)}), mixed[0]['image'].size)"
+    code += (
+        "\nmixed = RealAndSynthetic(p=1.0)\n"
+        "print(len(mixed), sorted({mixed[i]['label'] for i in range(12)}), mixed[0]['image'].size)"
+    )
     done = run_python(publisher.hub, code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "12 [0, 1, 2] (32, 32)"

@@ -91,8 +91,8 @@ def refusal(settings: dict, output: object) -> UserError:
     """What a run into a place ends with, as the program says it."""
     try:
         check_named(str(output))
-        augment.main(AugmentSettings(**{name: str(value) if name == "dataset_name" else value for name, value in settings.items()} | {
-            "output_dir": str(output)}))  # fmt: skip
+        places = {"dataset_name": str(settings["dataset_name"]), "output_dir": str(output)}
+        augment.main(AugmentSettings(**settings | places))
     except Exception as error:
         found = reason(error, None)
         assert isinstance(found, UserError), found
@@ -230,7 +230,8 @@ def test_shared_memory_is_checked_against_what_the_workers_of_loaders_fill(tmp_p
     )  # not Linux
     with pytest.raises(
         UserError,
-        match=r"MB left, 8 workers need up to .* MB: fewer workers, or more shared memory \(docker run --shm-size",
+        match=r"MB left, 8 workers need up to .* MB: "
+        r"fewer workers, or more shared memory \(docker run --shm-size",
     ):
         check_shared_memory(2**60, "8 workers", "fewer workers, or ", str(tmp_path))
 

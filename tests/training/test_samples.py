@@ -279,7 +279,7 @@ def step_of(batches, step, accumulation):
 def test_processes_and_accumulation_train_on_the_very_same_tensors(
     processes, batch, accumulation, batches_of
 ):
-    """Latents, noise, timesteps, labels, and what each of them counts in the mean over processes."""
+    """Latents, noise, timesteps, labels, and each sample's weight in the mean over processes."""
     one = batches_of(1, 8, 1)
     spread = [batches_of(processes, batch, accumulation, rank) for rank in range(processes)]
     for step in range(3):
