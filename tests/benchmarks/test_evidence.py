@@ -167,9 +167,8 @@ def test_points_that_are_arms_of_the_table_are_measured_once():
     }
     assert shared == {PAPER}
     assert point_arm("selection", "recommended", "l2") == RECOMMENDED
-    assert (
-        point_arm("masks", "paper", "true masks") == "masks paper true masks"
-    )  # the table's are mixed otherwise
+    # The arms of the table are mixed in another way.
+    assert point_arm("masks", "paper", "true masks") == "masks paper true masks"
     assert not {
         name for _, _, arms, _ in ablation_jobs(list(ABLATIONS), None) for name in arms
     } & set(ARMS)

@@ -102,9 +102,8 @@ def test_program_measures_and_the_table_quotes_the_json(tmp_path):
     (place,) = figures["speed"]["figures"]["places"]
     ours, reference = (place["turns"][0][kind] for kind in ("ours", "reference"))
     assert ours["rows"] == reference["rows"] == 4
-    assert ours["mean_pixel"] == pytest.approx(
-        reference["mean_pixel"], abs=0.1
-    )  # the same rows, whoever makes them
+    # Both generate the same rows.
+    assert ours["mean_pixel"] == pytest.approx(reference["mean_pixel"], abs=0.1)
     assert place["ratio"] == pytest.approx(reference["seconds"] / ours["seconds"])
     runs = figures["time"]["figures"]["runs"]
     assert [run["preset"] for run in runs] == ["paper", "recommended"]

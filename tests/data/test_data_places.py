@@ -102,9 +102,8 @@ def test_a_cell_that_names_a_file_outside_a_folder_is_refused_whether_the_file_i
     split = split_of(write_cells(folder, cells))
     monkeypatch.chdir(secret.parent)
     assert reasons_of(split) == dict.fromkeys(range(1, len(cells)), OUTSIDE)
-    assert np.array_equal(
-        np.asarray(split.image(0)), np.asarray(picture(0))
-    )  # the path beside bytes is a name alone
+    # A path beside bytes is only a name.
+    assert np.array_equal(np.asarray(split.image(0)), np.asarray(picture(0)))
 
 
 def test_a_cell_may_name_a_file_inside_the_folder(tmp_path):

@@ -181,14 +181,11 @@ def test_generations_publish_themselves_and_a_colleague_makes_them_again(evil_so
         )
         assert run_python(hub, code, evil_source).returncode == 0
         runs = [
-            first
-            | {
-                "max_skipped": 0,
-                "dataset_name": "birds/nothing",
-            },  # refused after the push was found possible
+            # Refused, but only after the check that the push is possible.
+            first | {"max_skipped": 0, "dataset_name": "birds/nothing"},
             first,
             first,  # nothing to do, nothing to push
-            first | {"output_dir": tmp_path / "late"},  # the tag is there: refused before the work
+            first | {"output_dir": tmp_path / "late"},  # the tag exists: refused before the work
             first
             | {"output_dir": tmp_path / "local", "dataset_name": evil_source, "tag": "v2.0.0"},
             first | {"output_dir": tmp_path / "dry", "tag": "v3.0.0", "dry_run": True},

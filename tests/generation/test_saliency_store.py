@@ -150,10 +150,8 @@ def test_a_store_belongs_to_everything_its_maps_depend_on(birds, classifier, tmp
     for method, own in {
         "grad-cam": {"saliency_layer": "resnet.encoder.stages.0", "saliency_input_size": 128},
         "spectral-residual": {"saliency_sigma": 3.0},
-        "mask-column": {
-            "mask_column": "other",
-            "image_column": "other",
-        },  # a damaged image has no map either
+        # The image column counts as well: a row whose image is damaged gets no map.
+        "mask-column": {"mask_column": "other", "image_column": "other"},
         "minimum-barrier": {"image_column": "other"},
     }.items():
         plain = key(saliency_method=method)

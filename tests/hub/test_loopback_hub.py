@@ -54,9 +54,8 @@ def test_a_folder_is_uploaded_listed_and_verified(hub, folder):
     assert seen["titles"] == [["all of it", "ada"], ["initial commit", "ada"]]
     assert seen["checked"] == [len(FILES), 0, [".gitattributes"]]
     assert len(hub.calls_of("PUT", "/lfs/")) == 1 and len(hub.calls_of("POST", "/commit/")) == 1
-    assert all(
-        call.user is None for call in hub.calls_of("PUT", "/lfs/")
-    )  # another origin gets no token
+    # Another origin gets no token.
+    assert all(call.user is None for call in hub.calls_of("PUT", "/lfs/"))
 
 
 COMMITS = """
@@ -142,9 +141,8 @@ def test_a_large_file_is_uploaded_in_parts(hub, tmp_path):
         ("2", 200),
         ("3", 200),
     ]
-    assert all(
-        call.user is None for call in parts + hub.calls_of("POST", "/complete-multipart/")
-    )  # signed addresses need no token
+    # Signed URLs need no token.
+    assert all(call.user is None for call in parts + hub.calls_of("POST", "/complete-multipart/"))
     assert len(hub.calls_of("PUT", "/lfs/[0-9a-f]{64}")) == 1 and not hub.parted_uploads
 
 
@@ -191,17 +189,10 @@ def test_with_xet_large_files_go_up_and_down_by_it(hub, tmp_path):
     assert hub.calls_of("GET", "/xet-write-token/") and hub.calls_of("GET", "/xet-read-token/")
     assert not hub.calls_of("PUT", "/lfs/") and not hub.calls_of("GET", "/lfs/")
     assert hub.content("dataset", "birds/data")["a.bin"] == bytes(range(256)) * 40
-    assert (
-        run_client(
-            hub,
-            XET.replace("create_repo(", "create_repo(exist_ok=True, repo_id="),
-            HF_HUB_DISABLE_XET="1",
-        )
-        is True
-    )
-    assert [call.status for call in hub.calls_of("GET", "/lfs/")] == [
-        200
-    ]  # whoever has no Xet reads the same bytes
+    # A client without Xet reads the same bytes.
+    again = XET.replace("create_repo(", "create_repo(exist_ok=True, repo_id=")
+    assert run_client(hub, again, HF_HUB_DISABLE_XET="1") is True
+    assert [call.status for call in hub.calls_of("GET", "/lfs/")] == [200]
 
 
 ATTRIBUTES = """

@@ -78,9 +78,8 @@ def test_a_pushed_dataset_is_loaded_and_streamed_by_its_tag(hub, tmp_path, with_
     hub.xet_storage = tmp_path / "xet" if with_xet else None
     seen = run_client(hub, PUSH)
     assert seen == {"v1.0.0": [list(range(6))] * 2, "v2.0.0": [list(range(8))] * 2}
-    assert any(
-        call.status == 206 for call in hub.calls_of("GET", "/lfs/")
-    )  # streaming reads parts of files
+    # Streaming reads parts of files.
+    assert any(call.status == 206 for call in hub.calls_of("GET", "/lfs/"))
     assert [call.status for call in hub.calls if call.status and call.status >= 500] == []
 
 

@@ -87,9 +87,8 @@ def test_activations_change_where_the_image_does(named_cam):
         half = change.shape[0] // 2
         sides = slice(half), slice(-half, None)
         found.append([float(change[sides[top], sides[left]].mean()) for top, left in CORNERS])
-    shares = np.array(found) / np.sum(
-        found, axis=1, keepdims=True
-    )  # squeeze and excitation changes a little everywhere
+    # Shares, because squeeze-and-excitation changes every cell a little.
+    shares = np.array(found) / np.sum(found, axis=1, keepdims=True)
     assert np.argmax(shares, axis=0).tolist() == [0, 1, 2, 3]
 
 

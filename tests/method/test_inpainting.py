@@ -100,9 +100,8 @@ def test_only_the_hole_is_painted(pipeline):
 
 
 def test_with_a_feather_the_edge_of_the_hole_is_soft_and_the_rest_untouched(make_pipeline):
-    pipeline = make_pipeline(
-        feather=0.03
-    )  # a sigma of about a pixel, four of which OpenCV looks at
+    # A sigma of about one pixel; OpenCV's kernel reaches four sigmas.
+    pipeline = make_pipeline(feather=0.03)
     for before, after in zip(
         mixtures_of(pipeline), pipeline.inpaint(mixtures_of(pipeline), SEEDS), strict=True
     ):

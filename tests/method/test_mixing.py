@@ -124,9 +124,8 @@ def test_the_hole_is_the_foreground_with_a_margin_unless_that_is_everything(mask
         scipy.ndimage.distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, np.inf)
     )
     widened = distance <= 1
-    assert (
-        not hole.all() and not (hole & (distance > 3)).any()
-    )  # 5 % of 40 pixels, and the disc's corners
+    # 5 % of 40 pixels, and the corners of the disc.
+    assert not hole.all() and not (hole & (distance > 3)).any()
     assert hole.any() == (mask.any() and not cv2_dilated(mask).all())
     assert not hole.any() or hole[widened].all()
 

@@ -217,9 +217,8 @@ def test_class_with_one_image_and_more_candidates_than_images(mixing, source_row
     }
     ended = run_script(arguments(chosen), tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert (
-        "warning: num_candidates 50 is more than the 1 candidates" in ended.stdout
-    )  # those of class 1 have that of class 0 alone
+    # Rows of class 1 have one candidate, the row of class 0.
+    assert "warning: num_candidates 50 is more than the 1 candidates" in ended.stdout
     rows = published_rows(tmp_path / "run")
     assert len(rows) == 12 and all(row["target_label"] != row["label"] for row in rows)
     alone = [row["target_index"] for row in rows if row["source_index"] == 0]

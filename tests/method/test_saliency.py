@@ -32,9 +32,8 @@ from sgdmix_hub.method.saliency.model_free import (
     spectral_residual_map,
 )
 
-OPENCV = (
-    Path(__file__).parents[1] / "support" / "data_files" / "opencv_saliency.npz"
-)  # made by the script beside it
+# Written by make_opencv_saliency.py beside it.
+OPENCV = Path(__file__).parents[1] / "support" / "data_files" / "opencv_saliency.npz"
 
 
 @pytest.fixture(scope="module")

@@ -212,9 +212,8 @@ def test_more_rows_than_are_compared_at_once(sign):
         maps,
         augment_settings("l2" if sign == 1 else "dissimilar", candidates=1000),
     )
-    squares = sign * np.square(blobs[:, None] - blobs[None]).sum(
-        axis=(2, 3)
-    )  # exact: multiples of 1/16
+    # Exact, because all values are multiples of 1/16.
+    squares = sign * np.square(blobs[:, None] - blobs[None]).sum(axis=(2, 3))
     np.fill_diagonal(squares, np.inf)
     assert [target.index for [target] in chosen] == squares.argmin(axis=1).tolist()
 
@@ -459,9 +458,8 @@ def test_an_image_without_a_map_is_skipped_and_is_nobodys_target(birds_plan):
     settings_, split, maps = birds_plan(selection_method="novel-background")
     lost = int(split.subset[1])
     maps.unusable[lost] = "blank saliency map"
-    backgrounds = (
-        np.random.default_rng(0).random((len(split.rows), 4)).astype(np.float32)
-    )  # by row, as the store is
+    # One per row, as in the store.
+    backgrounds = np.random.default_rng(0).random((len(split.rows), 4)).astype(np.float32)
     plan = list(make_plan(settings_, split, maps, backgrounds))
     assert [(row.source_index, row.variant) for row in plan] == [
         (source, v) for source in split.subset.tolist() for v in range(3)

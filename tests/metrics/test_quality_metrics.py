@@ -166,10 +166,8 @@ def test_planted_copies_are_found_with_their_pairs_and_nothing_else():
     real, features = rng.standard_normal((300, 20)) + 50, rng.standard_normal((40, 20)) + 50
     sources, targets = rng.integers(0, 100, 40), rng.integers(100, 150, 40)
     features[3], features[17] = real[200] + 1e-6, real[299] + 1e-7
-    features[5], features[[6, 7]] = (
-        real[sources[5]],
-        real[targets[[6, 7]]],
-    )  # the own source and target are none
+    # A row's own source or target is no pair.
+    features[5], features[[6, 7]] = real[sources[5]], real[targets[[6, 7]]]
     result = NearDuplicates().compute(
         features=features, source_index=sources, target_index=targets, real_features=real
     )
@@ -244,9 +242,9 @@ def test_the_squared_mmd_is_that_of_its_definition(features, others):
 def test_the_kernel_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     features, others = rng.standard_normal((20, 8)), rng.standard_normal((30, 8))
-    assert kernel_module.kernel(features, others) == pytest.approx(
-        polynomial_kernel(features, others)
-    )  # degree 3, gamma 1/d, coef0 1
+    # scikit-learn's defaults: degree 3, gamma 1/d, coef0 1.
+    expected = polynomial_kernel(features, others)
+    assert kernel_module.kernel(features, others) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("shift", "most"), [(0.0, 2.0), (0.5, 1.25)])

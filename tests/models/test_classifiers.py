@@ -106,9 +106,8 @@ def test_accuracy_is_the_same_to_the_last_image_whoever_measures_it(trained, obl
     pin = resolve(str(trained))
     judge = Judge(pin, split.class_names, CPU)
     cam = CamSaliency(Classifier(pin, CPU), "grad-cam")
-    cam.image_maps(
-        images[:3], labels[:3].tolist(), "stretch"
-    )  # leaves nothing behind in the network
+    # This leaves no state behind in the network.
+    cam.image_maps(images[:3], labels[:3].tolist(), "stretch")
     evaluation = EvaluationSettings(
         synthetic="unused", judge=str(trained), output_dir="unused", eval_split="test"
     )

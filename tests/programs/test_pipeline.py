@@ -202,9 +202,8 @@ def test_a_ramp_is_cut_where_its_image_is(width, height, aspect):
         _, cut = crop_to_aspect(Image.new("RGB", (width, height)), ramp, aspect)
         expected = (start + (np.arange(64) + 0.5) / 64 * (stop - start)) / length
         line = np.moveaxis(cut, axis, 1)
-        assert (
-            np.abs(line - expected).max() <= 0.5 / 64 + 1e-6
-        )  # at the image's own edge there is nothing to interpolate with
+        # Half a cell: at an edge of the image there is no neighbour to interpolate with.
+        assert np.abs(line - expected).max() <= 0.5 / 64 + 1e-6
         assert np.abs(line - expected)[:, 8:-8].max() < 1e-3
 
 

@@ -134,9 +134,8 @@ def test_what_nobody_could_make_again_is_refused_before_the_first_stage(tmp_path
     assert stages(tmp_path, **DATASET, dataset_name=str(birds), allow_local_inputs=True)[
         2
     ].allow_local_inputs
-    (tmp_path / "generate.yaml").write_text(
-        "strength: 0\npreset: recommended\n"
-    )  # no model has a part in it
+    # At strength 0 no diffusion model is loaded.
+    (tmp_path / "generate.yaml").write_text("strength: 0\npreset: recommended\n")
     assert stages(tmp_path, **DATASET, recipe=str(tmp_path))[2].push_to_hub
 
 

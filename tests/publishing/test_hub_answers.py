@@ -217,9 +217,8 @@ def test_a_checksum_that_stays_wrong_is_the_hubs_and_is_told_as_that(
     publisher.published(first_version, repo_id)
     path = f"/datasets/{repo_id}/resolve/[0-9a-f]+/README.md"
     hub.fail("GET", path, rewrite=lambda content: content + b"x", times=1)
-    assert (
-        publisher.publish(second_version, repo_id, tag="v1.1.0").error is None
-    )  # a reply that was damaged once
+    # The reply was damaged once only.
+    assert publisher.publish(second_version, repo_id, tag="v1.1.0").error is None
     hub.fail("GET", path, rewrite=lambda content: content + b"x", times=FOR_EVER)
     error = publisher.refused(first_version, repo_id, tag="v1.2.0")
     assert "twice the same" in error and "run the same command again" not in error

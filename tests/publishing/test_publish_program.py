@@ -78,14 +78,10 @@ def test_a_wrong_token_leaves_no_trace(evil_source, tmp_path):
         "runpy.run_path('scripts/augment_dataset.py', run_name='__main__')"
     )
     with loopback_hub() as hub:
-        refused = run_python(
-            hub, code, *arguments(words), token=token
-        )  # which looks for it in what was printed
-        assert (
-            refused.returncode == 2
-            and "does not know the token" in refused.stderr
-            and not hub.repositories
-        )
+        # `run_python` asserts that the token was not printed.
+        refused = run_python(hub, code, *arguments(words), token=token)
+        assert refused.returncode == 2 and not hub.repositories
+        assert "does not know the token" in refused.stderr
         assert "does not know the token" in (tmp_path / "run" / "state" / "error.json").read_text()
         files = [
             path for folder in (hub.home, tmp_path) for path in folder.rglob("*") if path.is_file()

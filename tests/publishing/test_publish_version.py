@@ -120,10 +120,8 @@ def published(publisher, first_version, second_version):
     before = digests(first_version), digests(second_version)
     publisher.published(first_version, "birds/published")
     publisher.published(second_version, "birds/published", tag="v1.1.0")
-    assert (
-        digests(first_version),
-        digests(second_version),
-    ) == before  # also state/: publishing only reads
+    # Publishing only reads, also in state/.
+    assert (digests(first_version), digests(second_version)) == before
     return "birds/published"
 
 
@@ -138,9 +136,8 @@ def test_every_version_is_one_commit_with_exactly_its_files(
     assert (second.parent, first.parent) == (first.oid, initial.oid)
     assert repository(hub, published).tags == {"v1.0.0": first.oid, "v1.1.0": second.oid}
     assert pushed(hub, published, "v1.0.0") == local_files(first_version)
-    assert pushed(hub, published, "v1.1.0") == local_files(
-        second_version
-    )  # of 3 shards before, 2 are left
+    # The first version had 3 shards, this one has 2.
+    assert pushed(hub, published, "v1.1.0") == local_files(second_version)
     assert first.title == "v1.0.0: 12 images by SGD-Mix"
 
 
@@ -487,9 +484,8 @@ def test_of_two_publishers_one_wins_and_the_other_is_told_and_can_run_again(
     try:
         publisher.published(first_version, repo_id)
         outputs = {"v2.0.0": first_version, "v2.1.0": strong}
-        hub.fail(
-            "POST", f"{repo_id}/preupload/", delay=0.5, times=2
-        )  # both have read the head by then
+        # By then both have read the head.
+        hub.fail("POST", f"{repo_id}/preupload/", delay=0.5, times=2)
         with ThreadPoolExecutor() as pool:
             started = [
                 pool.submit(who.publish, strong, repo_id, tag=tag)

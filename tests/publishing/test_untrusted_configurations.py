@@ -123,9 +123,8 @@ def test_a_published_configuration_cannot_set_a_place_a_push_or_any_other_name(n
 def test_an_input_of_a_published_configuration_is_a_commit_and_no_path(name, value, tmp_path):
     path = published_config(tmp_path, **{name: value})
     assert name in refused(parse, path, "--output_dir=out")
-    settings = parse(
-        path, "--output_dir=out", f"--{name.replace('_', '-')}=mine"
-    )  # the user's own word
+    # The user sets it on the command line.
+    settings = parse(path, "--output_dir=out", f"--{name.replace('_', '-')}=mine")
     assert getattr(settings, name) == "mine"
 
 

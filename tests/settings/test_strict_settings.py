@@ -388,9 +388,8 @@ def test_2000_malformed_command_lines_of_every_program_end_in_a_line_or_are_take
             refused += 1
             assert is_safe(str(error)), (words, str(error))
         else:
-            assert (
-                owner(**dataclasses.asdict(settings)) == settings
-            )  # what is taken passes Python's check as well
+            # What the command line accepts, the constructor accepts as well.
+            assert owner(**dataclasses.asdict(settings)) == settings
     assert 1000 < refused < 2000
 
 
@@ -569,7 +568,6 @@ def test_a_word_that_no_stage_knows_stops_every_stage():
         lambda: foreground_mask(np.zeros((16, 16, 3), np.uint8), maps[0], chosen),
         lambda: list(select_targets(rows, rows, np.zeros(3, int), maps, chosen)),
     ):
-        with pytest.raises(
-            (KeyError, UnusableRow)
-        ):  # what a row's own stages raise is that row's reason
+        # `UnusableRow` from the stages of one row, which becomes the reason why it is skipped.
+        with pytest.raises((KeyError, UnusableRow)):
             stage()

@@ -76,9 +76,8 @@ def test_orders_of_epochs_and_seeds_are_unrelated():
     count, epochs = 6, 600
     order = SampleOrder(np.arange(count), 0)
     shown = np.array([order[number] for number in range(count * epochs)]).reshape(epochs, count)
-    assert (
-        len({tuple(row) for row in shown}) > 0.5 * 720
-    )  # of 6! orders; 600 draws with replacement show 407 in the mean
+    # Of 6! = 720 orders; 600 draws with replacement show 407 of them on average.
+    assert len({tuple(row) for row in shown}) > 0.5 * 720
     pairs = np.zeros((count, count))
     for row in shown:
         for first, second in pairwise(row):

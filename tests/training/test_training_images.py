@@ -273,9 +273,8 @@ def test_a_mixed_image_shows_what_its_label_says(seed, batch):
         )
         assert (labels.diagonal() == labels[0, 0]).all() and ((labels > 0).sum(dim=1) <= 2).all()
         values = [len(image.unique()) for image in mixed]
-        assert (
-            max(values) == 1 if alphas[1] == 0 else max(values) <= 2
-        )  # blended, or one pasted into the other
+        # mixup blends two images; CutMix pastes one into the other.
+        assert max(values) == 1 if alphas[1] == 0 else max(values) <= 2
 
 
 def test_with_both_on_batches_are_mixed_by_one_or_the_other_equally_often():
