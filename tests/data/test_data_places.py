@@ -204,9 +204,8 @@ def test_neither_manifest_nor_card_tells_what_is_on_the_disk(secret, tmp_path):
         )
     )
     manifest = read_json(output / "repo" / "sgdmix" / "default" / "manifest.json")
-    assert manifest["rows"] == 6 and {record["reason"] for record in manifest["skipped"]} == {
-        OUTSIDE
-    }
+    assert manifest["rows"] == 6
+    assert {record["reason"] for record in manifest["skipped"]} == {OUTSIDE}
     for path in (output / "repo").rglob("*"):
         if path.suffix in (".md", ".json", ".yaml"):
             assert "private" not in path.read_text() and str(tmp_path) not in path.read_text(), path
@@ -324,11 +323,9 @@ print(json.dumps(found))
 """,
         tmp_path,
     )
-    assert (
-        found["folder"] == {}
-        and found["file"].endswith("train/tern/1.png")
-        and found["paths"] == {"1": OUTSIDE}
-    )
+    assert found["folder"] == {}
+    assert found["file"].endswith("train/tern/1.png")
+    assert found["paths"] == {"1": OUTSIDE}
     assert OUTSIDE in found["other"]
     assert found["gone"].startswith(
         "the files behind the cached dataset birds/birds are gone: remove "

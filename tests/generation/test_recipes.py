@@ -344,10 +344,8 @@ def test_all_stages_read_the_same_data(driven):
     settings = [driven.classifier, driven.adapter, driven.generation, driven.downstream]
     for name in DATA:
         assert len({str(getattr(each, name)) for each in settings}) == 1, name
-    assert (
-        driven.adapter.resolution == driven.generation.resolution
-        and driven.adapter.resize == driven.generation.resize
-    )
+    assert driven.adapter.resolution == driven.generation.resolution
+    assert driven.adapter.resize == driven.generation.resize
     assert (
         driven.generation.pretrained_model_name_or_path
         == driven.adapter.pretrained_model_name_or_path
@@ -385,9 +383,8 @@ def test_labels_keep_the_names_and_the_evaluation_split_has_them_too(driven):
         if settings.validation_split:
             evaluations.append(load_evaluation_split(settings, settings.validation_split, split))
         for evaluation in evaluations:
-            assert evaluation.class_names == stored and evaluation.labels.tolist() == list(
-                range(len(stored))
-            )
+            assert evaluation.class_names == stored
+            assert evaluation.labels.tolist() == list(range(len(stored)))
             assert len(evaluation.decodable()) == len(stored)
     else:
         assert driven.schema.splits == (settings.dataset_split,)

@@ -218,15 +218,10 @@ print(json.dumps([by_lfs("model"), by_lfs("dataset"), api.list_repo_files(repo)]
 
 def test_attributes_and_ignored_files_are_heeded(hub):
     by_lfs, by_lfs_of_dataset, names = run_client(hub, ATTRIBUTES)
-    assert by_lfs == ["a.parquet", "b.txt", "more/state.txt"] and by_lfs_of_dataset == [
-        "a.parquet",
-        "a.png",
-    ]
-    assert not {"b.log", "state/b.txt"} & set(names) and {
-        "b.txt",
-        "b.parquet",
-        "more/state.txt",
-    } <= set(names)
+    assert by_lfs == ["a.parquet", "b.txt", "more/state.txt"]
+    assert by_lfs_of_dataset == ["a.parquet", "a.png"]
+    assert not {"b.log", "state/b.txt"} & set(names)
+    assert {"b.txt", "b.parquet", "more/state.txt"} <= set(names)
 
 
 COPIES = """
@@ -248,10 +243,8 @@ print(json.dumps([file.size for file in copied]))
 def test_files_are_copied_from_other_revisions(hub):
     assert run_client(hub, COPIES) == [1, 1]
     content = hub.content("model", "birds/model")
-    assert (content["folder/b.txt"], content["folder/b.bin"]) == (
-        b"1",
-        b"2",
-    ) and "a.txt" not in content
+    assert (content["folder/b.txt"], content["folder/b.bin"]) == (b"1", b"2")
+    assert "a.txt" not in content
 
 
 # Plain HTTP: the client itself would refuse most of these commits.

@@ -88,13 +88,10 @@ def test_a_fine_grained_token_writes_to_its_repositories_alone(hub):
     )
     seen = run_client(hub, FINE_GRAINED, token="hf_fine")
     assert seen["there"] == f"{hub.url}/birds/open" and seen["role"] == "fineGrained"
-    assert seen["commit"] is None and seen["not there"] == seen["elsewhere"] == [
-        "HfHubHTTPError",
-        403,
-    ]
-    assert hub.content("model", "birds/open")["a.txt"] == b"1" and "a.txt" not in hub.content(
-        "model", "birds/closed"
-    )
+    assert seen["commit"] is None
+    assert seen["not there"] == seen["elsewhere"] == ["HfHubHTTPError", 403]
+    assert hub.content("model", "birds/open")["a.txt"] == b"1"
+    assert "a.txt" not in hub.content("model", "birds/closed")
 
 
 GATE = """

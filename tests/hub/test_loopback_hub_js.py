@@ -129,14 +129,11 @@ def test_what_it_uploads_arrives_and_comes_back(hub, client, use_xet):
         "data/small.parquet",
     }
     assert seen["made"] == {"repoUrl": f"{hub.url}/datasets/birds/data", "id": seen["info"]["id"]}
-    assert (
-        seen["oid"] == seen["info"]["sha"] == head.oid
-        and head.title == "all of it"
-        and "README.md" in first.files
-    )
-    assert seen["info"]["cardData"] == {"license": "mit"} and seen["info"]["tags"] == [
-        "license:mit"
-    ]
+    assert seen["oid"] == seen["info"]["sha"] == head.oid
+    assert head.title == "all of it"
+    assert "README.md" in first.files
+    assert seen["info"]["cardData"] == {"license": "mit"}
+    assert seen["info"]["tags"] == ["license:mit"]
     entries = {entry["path"]: entry for entry in seen["entries"]}
     assert set(entries) == {*content, "data", "data/a folder"}
     assert {name: entries[name]["size"] for name in content} == {
@@ -157,11 +154,9 @@ def test_what_it_uploads_arrives_and_comes_back(hub, client, use_xet):
     assert seen["part"] == [*range(240, 250), 0, 1] and seen["large"] is True
     assert (seen["small"], seen["regular"]) == ("few", "some notes")
     assert seen["pointer"].encode() == head.files["data/small.parquet"].blob
-    assert (
-        seen["missing"] == [None, False]
-        and seen["exists"] is True
-        and seen["known"] == [True, False]
-    )
+    assert seen["missing"] == [None, False]
+    assert seen["exists"] is True
+    assert seen["known"] == [True, False]
     assert seen["empty"] == 416  # it asks for the first byte of every file before it reads
     assert seen["who"]["name"] == "ada" and seen["who"]["auth"]["accessToken"]["role"] == "write"
     assert [call.status for call in hub.calls_of("PUT", "/lfs/[0-9a-f]{16}/")] == [200] * 3
@@ -188,12 +183,10 @@ def test_commits_stand_on_their_parents(hub, client):
 def test_branches_are_made_filled_and_deleted(hub, client):
     seen = run_js(hub, client, "branches")
     assert seen["again"] == [409, None]
-    assert seen["paths"] == [".gitattributes", "data", "data/a.txt", "data/b.txt"] and seen[
-        "inside"
-    ] == ["data/a.txt", "data/b.txt"]
-    assert seen["titles"] == ["Add data/b.txt", "Add data/a.txt", "initial commit"] and seen[
-        "texts"
-    ] == ["2", None]
+    assert seen["paths"] == [".gitattributes", "data", "data/a.txt", "data/b.txt"]
+    assert seen["inside"] == ["data/a.txt", "data/b.txt"]
+    assert seen["titles"] == ["Add data/b.txt", "Add data/a.txt", "initial commit"]
+    assert seen["texts"] == ["2", None]
     assert seen["bare"] == [None, []]
     assert seen["deleted"] == 404 and seen["refused"] == [404, 403]
     assert list(hub.repository(*REPO).branches) == ["main", "bare"]
@@ -223,11 +216,9 @@ def test_it_reads_by_tag_what_the_python_client_published(hub, client, tmp_path)
     assert {
         name: base64.b64decode(content) for name, content in seen["contents"].items()
     } == hub.content(*REPO, "v1.0.0")
-    assert (
-        seen["info"]["sha"] == tagged.oid
-        and seen["info"]["author"] == "birds"
-        and seen["info"]["private"] is True
-    )
+    assert seen["info"]["sha"] == tagged.oid
+    assert seen["info"]["author"] == "birds"
+    assert seen["info"]["private"] is True
     assert {entry["path"]: entry["oid"] for entry in seen["paths"]} == {
         name: file.oid for name, file in tagged.files.items()
     }

@@ -25,9 +25,8 @@ print(json.dumps(Path(api.hf_hub_download(repo, "config.json")).read_text()))
 def test_files_come_back_as_they_were_at_a_tag(hub, folder, tmp_path):
     assert run_client(hub, DOWNLOAD, folder, tmp_path / "copy") == "later"
     assert {name: (tmp_path / "copy" / name).read_bytes() for name in FILES} == FILES
-    assert hub.calls_of("GET", "/lfs/") and all(
-        call.user is None for call in hub.calls_of("GET", "/lfs/")
-    )
+    assert hub.calls_of("GET", "/lfs/")
+    assert all(call.user is None for call in hub.calls_of("GET", "/lfs/"))
 
 
 LOAD = """
@@ -118,21 +117,15 @@ print(json.dumps({
 
 def test_the_file_system_reads_parts_and_writes_copies_and_removes(hub, folder):
     seen = run_client(hub, FILE_SYSTEM, folder)
-    assert seen["part"] == [250, 251, 252, 253, 254, 255, 0, 1, 2, 3] and seen["ends"] == [
-        [0, 1],
-        [254, 255],
-    ]
+    assert seen["part"] == [250, 251, 252, 253, 254, 255, 0, 1, 2, 3]
+    assert seen["ends"] == [[0, 1], [254, 255]]
     names = [".gitattributes", "README.md", "config.json", "copy.safetensors"]
     assert seen["now"] == [f"datasets/birds/data/{name}" for name in names]
-    assert (
-        seen["then"] == ["{}", "datasets/birds/data@v1%2Fa/weights/model.safetensors"]
-        and seen["empty"] == ""
-    )
-    assert (
-        seen["commit"] is True
-        and seen["title"].startswith("Upload config.json")
-        and seen["missing"] == [False] * 3
-    )
+    assert seen["then"] == ["{}", "datasets/birds/data@v1%2Fa/weights/model.safetensors"]
+    assert seen["empty"] == ""
+    assert seen["commit"] is True
+    assert seen["title"].startswith("Upload config.json")
+    assert seen["missing"] == [False] * 3
     assert (
         hub.content("dataset", "birds/data")["copy.safetensors"]
         == FILES["weights/model.safetensors"]
@@ -212,14 +205,10 @@ def test_long_listings_come_in_pages(hub):
         "data": "data/part 3/a.txt",
     } | {path: f"{name}/a.txt" for name in folders for path in (name, f"{name}/a.txt")}
     assert seen["path changed by"] == ["data/part 3/a.txt", "data/part 0/a.txt"]
-    assert seen["picked"] == [True, True, None, None] and seen["bad pick"] == [
-        "BadRequestError",
-        400,
-    ]
-    assert (
-        len(hub.calls_of("GET", "/tree/next%2Ftry$")) == 4
-        and len(hub.calls_of("GET", "/commits/")) == 2
-    )
+    assert seen["picked"] == [True, True, None, None]
+    assert seen["bad pick"] == ["BadRequestError", 400]
+    assert len(hub.calls_of("GET", "/tree/next%2Ftry$")) == 4
+    assert len(hub.calls_of("GET", "/commits/")) == 2
 
 
 LISTS = """

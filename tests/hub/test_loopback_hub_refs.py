@@ -79,10 +79,8 @@ def test_tags_are_never_moved_and_what_is_deleted_is_gone(hub):
     assert seen["before"] == branches | {"refs/tags/v1.0.0": first}
     assert seen["after"] == {"refs/heads/main": second, "refs/tags/v1.0.0": second}
     assert seen["retag"] == ["HfHubHTTPError", 409]
-    assert seen["bad tags"] == [["BadRequestError", 400]] * 7 and seen["bad branch"] == [
-        "BadRequestError",
-        400,
-    ]
+    assert seen["bad tags"] == [["BadRequestError", 400]] * 7
+    assert seen["bad branch"] == ["BadRequestError", 400]
     assert seen["delete main"] == ["HfHubHTTPError", 403]
     not_found = ["RevisionNotFoundError", 404]
     assert seen["tag nowhere"] == seen["delete no branch"] == seen["delete no tag"] == not_found

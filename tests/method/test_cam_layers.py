@@ -104,12 +104,10 @@ def test_maps_are_of_each_image_alone_and_show_something(named_cam):
     shown = 0
     for label in range(len(NAMES)):
         maps = cam.maps(pixels, [label] * 4)
-        assert (
-            maps.shape == (4, MAP_SIZE, MAP_SIZE)
-            and np.isfinite(maps).all()
-            and maps.min() >= 0
-            and maps.max() <= 1
-        )
+        assert maps.shape == (4, MAP_SIZE, MAP_SIZE)
+        assert np.isfinite(maps).all()
+        assert maps.min() >= 0
+        assert maps.max() <= 1
         alone = np.concatenate([cam.maps(one[None], [label]) for one in pixels])
         np.testing.assert_allclose(maps, alone, atol=2e-3)
         shown += sum(not is_blank(of_image) for of_image in maps)

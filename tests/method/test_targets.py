@@ -441,11 +441,9 @@ def test_a_plan_gives_every_source_its_variants_and_never_itself(birds_plan, tar
         (source, v) for source in split.subset.tolist() for v in range(3)
     ]
     for row in plan:
-        assert (
-            row.skip is None
-            and row.target_index in split.subset
-            and row.target_index != row.source_index
-        )
+        assert row.skip is None
+        assert row.target_index in split.subset
+        assert row.target_index != row.source_index
         assert row.seed == row_seed(0, row.source_index, row.variant)
         if target_classes != "any":
             same = split.labels[row.target_index] == split.labels[row.source_index]

@@ -314,9 +314,8 @@ def test_all_load_by_path_without_the_hub():
     }
     labels = np.zeros(30, int)
     found = drift.compute(**sides, label=labels, real_backgrounds=real, real_labels=labels)
-    assert found["foreground_drift"] == pytest.approx(2) and found[
-        "background_novelty"
-    ] == pytest.approx(0)
+    assert found["foreground_drift"] == pytest.approx(2)
+    assert found["background_novelty"] == pytest.approx(0)
     duplicates = evaluate.load(str(Path(duplicates_module.__file__)))
     others = (np.arange(30) + 1) % 30
     assert (

@@ -161,9 +161,8 @@ def test_adapter_json_tells_what_the_adapter_is(adapter, tiny_base, birds, class
         chosen, load_split(chosen, resolve(chosen.dataset_name, repo_type="dataset"))
     )
     assert (facts["settings"]["rank"], facts["settings"]["lora_alpha"]) == (4, 12)
-    assert str(birds.parent) not in json.dumps(facts) and str(tiny_base.parent) not in json.dumps(
-        facts
-    )
+    assert str(birds.parent) not in json.dumps(facts)
+    assert str(tiny_base.parent) not in json.dumps(facts)
     assert read_adapter(resolve(str(adapter))).prompt(3) == "a photo of a <class_3> bird"
 
 

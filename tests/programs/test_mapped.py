@@ -169,10 +169,10 @@ def test_a_base_without_an_adapter_has_prompts_with_the_names_of_the_classes(
         SGDMixPipeline.from_pretrained(**base, prompt_template="a drawing", **METHOD)
     mapped = MappedSplit(pipeline, dataset.select(range(4)))
     rows = mapped.split.rows.map(mapped, **mapped.options)
-    assert (
-        set(rows["prompt"]) <= {pipeline.refiner.prompt(label) for label in range(len(class_names))}
-        and len(rows) > 0
-    )
+    assert set(rows["prompt"]) <= {
+        pipeline.refiner.prompt(label) for label in range(len(class_names))
+    }
+    assert len(rows) > 0
     with pytest.raises(UserError, match="class_names"):
         SGDMixPipeline.from_pretrained(pretrained_model_name_or_path=str(tiny_base), **METHOD)
 

@@ -150,16 +150,13 @@ def test_every_line_is_said_once_however_many_processes(whole_run):
 def test_stages_are_linked_and_the_recipe_reaches_them(whole_run):
     _, output, _ = whole_run
     adapter = json.loads((output / "adapter" / "adapter.json").read_text())
-    assert (
-        adapter["metaclass"] == "bird"
-        and adapter["settings"]["rank"] == 4
-        and adapter["settings"]["resolution"] == 32
-    )
+    assert adapter["metaclass"] == "bird"
+    assert adapter["settings"]["rank"] == 4
+    assert adapter["settings"]["resolution"] == 32
     config = yaml.safe_load((output / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
     assert (config["strength"], config["num_variants"], config["num_candidates"]) == (0.5, 2, 50)
-    assert config["classifier"].startswith("classifier@") and config["adapter"].startswith(
-        "adapter@"
-    )
+    assert config["classifier"].startswith("classifier@")
+    assert config["adapter"].startswith("adapter@")
     card = (output / "repo" / "README.md").read_text()
     assert "Prose of this very recipe." in card and "license: apache-2.0" in card
     real, downstream = (
@@ -239,8 +236,8 @@ def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(wh
     assert (
         "holds data/train-00000-of-00004.parquet (4 of them), .gitattributes, README.md"
         in done.stdout
-        and "hf_" not in done.stdout + done.stderr
     )
+    assert "hf_" not in done.stdout + done.stderr
     assert stage_files(output) == before
 
 
@@ -333,21 +330,16 @@ def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free
     ] == [f"{n}/6" for n in range(1, 7)]
     bootstrap = tmp_path / "run" / "bootstrap"
     mixtures = json.loads((bootstrap / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
-    assert (
-        mixtures["saliency"] == {"method": "minimum-barrier", "trust": None}
-        and mixtures["rows"] == 4 * 24
-    )
+    assert mixtures["saliency"] == {"method": "minimum-barrier", "trust": None}
+    assert mixtures["rows"] == 4 * 24
     retrained = json.loads((bootstrap / "classifier" / "classifier.json").read_text())
-    assert (
-        retrained["synthetic"] == str(resolve(str(bootstrap / "repo"), "dataset"))
-        and retrained["settings"]["synthetic_probability"] == 0.5
-    )
+    assert retrained["synthetic"] == str(resolve(str(bootstrap / "repo"), "dataset"))
+    assert retrained["settings"]["synthetic_probability"] == 0.5
     generated = json.loads(
         (tmp_path / "run" / "repo" / "sgdmix" / "default" / "manifest.json").read_text()
     )
-    assert generated["saliency"]["method"] == "grad-cam" and generated["pins"]["classifier"] == str(
-        resolve(str(bootstrap / "classifier"))
-    )
+    assert generated["saliency"]["method"] == "grad-cam"
+    assert generated["pins"]["classifier"] == str(resolve(str(bootstrap / "classifier")))
     config = yaml.safe_load(
         (tmp_path / "run" / "repo" / "sgdmix" / "default" / "config.yaml").read_text()
     )

@@ -128,9 +128,8 @@ def test_timms_reader_takes_main_by_its_name_and_a_tag_by_its_snapshot(
     hub, first_version, second_version
 ):
     found = run(hub, TIMM, REPO, "v1.0.0")
-    assert found["main"]["rows"] == local_rows(second_version) and found["v1.0.0"][
-        "rows"
-    ] == local_rows(first_version)
+    assert found["main"]["rows"] == local_rows(second_version)
+    assert found["v1.0.0"]["rows"] == local_rows(first_version)
     for facts in found.values():
         assert facts["classes"] == {name: label for label, name in enumerate(NAMES)}
         assert facts["batch"] == [[4, 3, 32, 32], "torch.float32", 4]

@@ -89,9 +89,8 @@ def commits(served):
 def test_a_configuration_from_the_hub_may_not_name_places_or_pushes(hub, ask, name, named):
     words = f"['--config', 'hf://datasets/birds/recipes@main/{name}.yaml', '--output_dir=out']"
     done = ask(f"parse_settings(AugmentSettings, {words})")
-    assert (
-        named in done["error"] and f"hf://datasets/birds/recipes@main/{name}.yaml" in done["error"]
-    )
+    assert named in done["error"]
+    assert f"hf://datasets/birds/recipes@main/{name}.yaml" in done["error"]
     done = ask(
         f"parse_settings(AugmentSettings, {words.replace(name + '.yaml', 'honest.yaml')}).seed"
     )

@@ -41,9 +41,8 @@ def test_the_program_publishes_and_ends_with_the_exit_codes_of_all_programs(
             f"published as birds/x@v1.0.0, commit {history(hub, 'birds/x')[0].oid}" in done.stdout
         )
         refused = run_python(hub, code, *words)
-        assert refused.returncode == 2 and refused.stderr.startswith(
-            "sgdmix_hub: made from local folders"
-        )
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("sgdmix_hub: made from local folders")
         files = [
             path
             for folder in (hub.home, first_version)

@@ -191,16 +191,12 @@ def test_the_card_tells_what_changed_and_what_is_in_it(publisher, published, fir
         5,
         "spectral-residual",
     )
-    assert (
-        data["license"] == "mit"
-        and data["size_categories"] == ["n<1K"]
-        and data["task_categories"] == ["image-classification"]
-    )
+    assert data["license"] == "mit"
+    assert data["size_categories"] == ["n<1K"]
+    assert data["task_categories"] == ["image-classification"]
     assert data["dataset_info"]["splits"][0]["num_examples"] == 24
-    assert (
-        f"hf://datasets/{published}@v1.1.0/sgdmix/default/config.yaml" in card
-        and 'revision="v1.1.0"' in card
-    )
+    assert f"hf://datasets/{published}@v1.1.0/sgdmix/default/config.yaml" in card
+    assert 'revision="v1.1.0"' in card
     assert not re.search("path/or/name|version-of", card) and card.count("## How it was made") == 1
     pictures = re.findall(r"\]\((assets/[^)]+)\)", card)
     assert pictures and set(pictures) <= set(pushed(publisher.hub, published))
@@ -245,10 +241,8 @@ def test_the_same_version_again_is_left_alone(publisher, published, repo_id, fir
     twin = another(hub, published, repo_id)
     head, tags = history(hub, repo_id)[0].oid, dict(twin.tags)
     pin = publisher.published(first_version, repo_id)
-    assert pin == f"{repo_id}@{tags['v1.0.0']}" and (history(hub, repo_id)[0].oid, twin.tags) == (
-        head,
-        tags,
-    )
+    assert pin == f"{repo_id}@{tags['v1.0.0']}"
+    assert (history(hub, repo_id)[0].oid, twin.tags) == (head, tags)
     assert {call.method for call in hub.calls if "create" not in call.path} == {"GET"}
 
 
@@ -368,11 +362,9 @@ def test_what_people_wrote_and_other_files_stay(publisher, published, repo_id, s
 
 def test_local_inputs_are_refused_unless_allowed(publisher, repo_id, first_version):
     line = publisher.refused(first_version, repo_id, allow_local_inputs=False)
-    assert (
-        "dataset_name evil-birds" in line
-        and "--allow_local_inputs" in line
-        and not publisher.hub.calls
-    )
+    assert "dataset_name evil-birds" in line
+    assert "--allow_local_inputs" in line
+    assert not publisher.hub.calls
 
 
 def test_a_generation_without_a_licence_is_refused(publisher, repo_id, generation):
@@ -493,9 +485,8 @@ def test_of_two_publishers_one_wins_and_the_other_is_told_and_can_run_again(
             ]
         ended = [future.result() for future in started]
         told = [outcome.error for outcome in ended if outcome.error]
-        assert len(told) <= 1 and all(
-            re.search("somebody else|published already", line) for line in told
-        )
+        assert len(told) <= 1
+        assert all(re.search("somebody else|published already", line) for line in told)
         for tag in outputs:
             publisher.published(strong, repo_id, tag=tag)
         assert set(repository(hub, repo_id).tags) == {"v1.0.0", "v2.0.0", "v2.1.0"}

@@ -52,11 +52,9 @@ def repo(first_version) -> Path:
 
 def test_an_honest_published_configuration_is_taken_and_the_command_line_wins(tmp_path):
     settings = parse(published_config(tmp_path), "--output_dir=out", "--seed=4", "--license=mit")
-    assert (
-        settings.dataset_name == HONEST["dataset_name"]
-        and settings.seed == 4
-        and settings.license == "mit"
-    )
+    assert settings.dataset_name == HONEST["dataset_name"]
+    assert settings.seed == 4
+    assert settings.license == "mit"
 
 
 def test_what_a_generation_publishes_is_what_a_published_configuration_may_set(tmp_path):

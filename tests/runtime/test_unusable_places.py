@@ -169,10 +169,8 @@ def test_what_the_system_says_of_a_place_becomes_one_line(number):
         wrapped.__cause__ = error
         for raised in (error, wrapped):
             line = str(reason(raised, None))
-            assert (
-                line.startswith(f"/some/file: {os.strerror(number).lower()}: ")
-                and len(line) < LONGEST_LINE
-            )
+            assert line.startswith(f"/some/file: {os.strerror(number).lower()}: ")
+            assert len(line) < LONGEST_LINE
 
 
 def test_errors_that_no_place_explains_stay_what_they_are():
@@ -213,9 +211,8 @@ def test_the_place_that_is_full_is_named(read_only):
                 file.write(bytes(2**20))
         except OSError:
             pass
-    assert str(folder) in where_it_is_full(str(folder)) and "caches" not in where_it_is_full(
-        str(folder)
-    )
+    assert str(folder) in where_it_is_full(str(folder))
+    assert "caches" not in where_it_is_full(str(folder))
 
 
 def test_shared_memory_is_checked_against_what_the_workers_of_loaders_fill(tmp_path):
@@ -252,13 +249,11 @@ def test_what_a_dead_process_left_is_cleared_and_what_a_living_one_writes_is_not
     os.utime(old, (0, 0))
     users = a_file(mine.with_name(".notes.tmp"))
     with lock_folder(tmp_path / "state"):
-        assert (
-            mine.exists()
-            and elsewhere.exists()
-            and users.exists()
-            and not dead.exists()
-            and not old.exists()
-        )
+        assert mine.exists()
+        assert elsewhere.exists()
+        assert users.exists()
+        assert not dead.exists()
+        assert not old.exists()
     clear_abandoned(tmp_path / "nowhere")
 
 

@@ -93,9 +93,8 @@ def test_a_value_of_another_type_or_out_of_bounds_is_refused_by_name_in_python(o
 def test_every_number_has_a_lower_and_an_upper_bound(owner, field):
     bounds = info_of(field).bounds
     if kind_of(hints_of(owner)[field.name])[0] in (int, float, list):
-        assert (bounds.at_least is None) != (bounds.above is None) and (bounds.at_most is None) != (
-            bounds.below is None
-        )
+        assert (bounds.at_least is None) != (bounds.above is None)
+        assert (bounds.at_most is None) != (bounds.below is None)
 
 
 @pytest.mark.parametrize(
@@ -543,9 +542,9 @@ def test_what_an_error_shows_is_one_printable_line():
             for _ in range(rng.randrange(900))
         )
         for said in (str(UserError(text)), one_line(text)):
-            assert (
-                len(said) <= LONGEST_LINE and (not said or said.isprintable()) and TOKEN not in said
-            )
+            assert len(said) <= LONGEST_LINE
+            assert not said or said.isprintable()
+            assert TOKEN not in said
         assert len(shown(text)) <= 80 and (not text or shown(text).isprintable())
 
 

@@ -84,9 +84,8 @@ def test_only_lora_on_attention_and_tokens_are_trained(tiny_base):
         ).param_groups
         for p in group["params"]
     ]
-    assert {id(p) for p in optimized} == {id(p) for p in trained.values()} and len(
-        optimized
-    ) == len(trained)
+    assert {id(p) for p in optimized} == {id(p) for p in trained.values()}
+    assert len(optimized) == len(trained)
 
 
 def test_what_is_frozen_keeps_its_bits_and_what_was_not_shown_keeps_its_token(tiny_base):
@@ -259,10 +258,8 @@ def test_token_embedding_is_an_embedding_with_rows_appended(seed, old, new):
 def test_token_embedding_trains_a_copy_in_float32_of_a_half_precision_base():
     initial = torch.zeros(2, 4)
     embedding = TokenEmbedding(nn.Embedding(3, 4).half(), initial)
-    assert (
-        embedding(torch.tensor([[0, 4]])).dtype == torch.float16
-        and embedding.learned.dtype == torch.float32
-    )
+    assert embedding(torch.tensor([[0, 4]])).dtype == torch.float16
+    assert embedding.learned.dtype == torch.float32
     with torch.no_grad():
         embedding.learned += 1
     assert initial.sum() == 0

@@ -161,9 +161,8 @@ def test_an_epoch_shows_every_real_image_and_every_synthetic_one_made_from_them_
 def test_a_balanced_draw_is_even_over_the_classes_and_within_each(labels, seed):
     labels = np.array(labels)
     drawn = balanced_draw(labels, np.random.default_rng(seed))
-    assert drawn.shape == labels.shape and np.array_equal(
-        drawn, balanced_draw(labels, np.random.default_rng(seed))
-    )
+    assert drawn.shape == labels.shape
+    assert np.array_equal(drawn, balanced_draw(labels, np.random.default_rng(seed)))
     of_classes = np.bincount(labels[drawn])[np.unique(labels)]
     assert np.ptp(of_classes) <= 1
     for label in np.unique(labels):
@@ -231,9 +230,8 @@ def test_how_a_batch_is_mixed_is_a_function_of_epoch_and_position(
     again = mixed_images.__getitems__(positions)
     assert torch.equal(torch.get_rng_state(), before)
     for item, other in zip(first, again, strict=True):
-        assert torch.equal(item["pixel_values"], other["pixel_values"]) and torch.equal(
-            item["labels"], other["labels"]
-        )
+        assert torch.equal(item["pixel_values"], other["pixel_values"])
+        assert torch.equal(item["labels"], other["labels"])
         assert item["labels"].sum() == pytest.approx(1)
     mixed_images.epoch = epoch + 1
     if len(set(positions)) > 1:
