@@ -167,12 +167,8 @@ def test_the_figures_are_means_of_the_columns(evaluated, evaluation_settings, tm
         "accuracy": pytest.approx(right / 12),
         "images": 12,
     }
-    assert (
-        "keep"
-        not in DatasetCard.load(tmp_path / "all" / "repo" / "README.md").data.to_dict()["sgdmix"][
-            "default"
-        ]
-    )
+    data = DatasetCard.load(tmp_path / "all" / "repo" / "README.md").data.to_dict()
+    assert "keep" not in data["sgdmix"]["default"]
 
 
 def test_the_result_loads_and_its_card_and_manifest_are_those_of_what_it_holds(

@@ -75,9 +75,11 @@ def whole(birds, classifier, tmp_path_factory):
 
 def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifier, tmp_path):
     _, facts, _ = whole
-    assert [
-        (of["saliency_method"], of["mask_refinement"], of["presets"]) for of in facts["masks"]
-    ] == [
+    recipes = [
+        (recipe["saliency_method"], recipe["mask_refinement"], recipe["presets"])
+        for recipe in facts["masks"]
+    ]
+    assert recipes == [
         ("grad-cam", "none", ["paper"]),
         ("grad-cam", "grabcut", []),
         ("minimum-barrier", "none", []),

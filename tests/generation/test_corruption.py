@@ -2,7 +2,6 @@
 named, and what can be is made again.
 """
 
-import json
 import pickle
 import shutil
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generations import digests, flip, shards_of
+from generations import digests, flip, manifest_of, shards_of
 from rowstores import many_rows
 
 from sgdmix_hub import augment
@@ -261,9 +260,7 @@ def test_flipped_files_of_a_finished_repository_are_found_by_verify(name, settin
     asked = apply_preset(
         AugmentSettings(**settings | {"output_dir": str(finished), "verify": True})
     )
-    pins = json.loads((finished / "repo" / "sgdmix" / "default" / "manifest.json").read_text())[
-        "pins"
-    ]
+    pins = manifest_of(finished)["pins"]
     path = finished / "repo" / name
     whole = path.read_bytes()
     assert is_complete(OutputFolder(finished), asked, pins)

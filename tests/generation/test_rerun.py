@@ -100,9 +100,8 @@ def test_it_is_the_published_plan_that_is_used(published, evil_source, tmp_path)
         for shard in shards
         for row in pq.read_table(shard, columns=["target_index"]).to_pylist()
     ]
-    assert [row["target_index"] for row in made] == pq.read_table(published / PLAN)[
-        "target_index"
-    ].to_pylist()
+    planned = pq.read_table(published / PLAN)["target_index"].to_pylist()
+    assert [row["target_index"] for row in made] == planned
 
 
 @pytest.mark.parametrize(

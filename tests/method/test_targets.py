@@ -364,16 +364,15 @@ def test_equals_take_the_lowest_row(method):
 def test_draws_are_uniform(maps, backgrounds, classes):
     pool = pool_of(1, EVERY_ROW, classes)
     source = np.array([1])
-    drawn = [
-        select(maps, backgrounds, source, method="random", classes=classes, seed=seed)[0][0]
-        for seed in range(100 * len(pool))
-    ]
-    assert drawn == [
-        select(maps[::-1].copy(), backgrounds, source, method="random", classes=classes, seed=seed)[
-            0
-        ][0]
-        for seed in range(100 * len(pool))
-    ]
+
+    def draws(maps):
+        return [
+            select(maps, backgrounds, source, method="random", classes=classes, seed=seed)[0][0]
+            for seed in range(100 * len(pool))
+        ]
+
+    drawn = draws(maps)
+    assert drawn == draws(maps[::-1].copy())
     counts = np.bincount(drawn, minlength=ROWS)
     assert counts.sum() == counts[pool].sum()
     assert counts[pool].min() > 55 and counts[pool].max() < 145  # 100 each; 4.5 standard deviations
@@ -404,9 +403,8 @@ def test_distances_are_those_of_the_naive_loop_and_have_no_overflow(maps):
         distances, [naive_distance(maps[0], m) for m in maps[1:6]], rtol=1e-12
     )
     # The sum of 4096 squares would overflow float16.
-    assert rms_distances(
-        np.zeros((64, 64), np.float16), np.full((1, 64, 64), 30, np.float16)
-    ).tolist() == [30.0]
+    zeros, thirties = np.zeros((64, 64), np.float16), np.full((1, 64, 64), 30, np.float16)
+    assert rms_distances(zeros, thirties).tolist() == [30.0]
 
 
 @pytest.fixture

@@ -299,12 +299,8 @@ def test_the_distance_grows_with_the_difference_and_says_when_there_are_too_few(
 def test_all_load_by_path_without_the_hub():
     real = np.random.default_rng(0).standard_normal((30, 3))
     fidelity = evaluate.load(str(Path(fidelity_module.__file__)))
-    assert (
-        fidelity.compute(predictions=[0, 1], references=[0, 0], label_probabilities=[0.9, 0.1])[
-            "label_fidelity"
-        ]
-        == 0.5
-    )
+    values = fidelity.compute(predictions=[0, 1], references=[0, 0], label_probabilities=[0.9, 0.1])
+    assert values["label_fidelity"] == 0.5
     drift = evaluate.load(str(Path(drift_module.__file__)))
     sides = {
         "foreground": real,
@@ -318,11 +314,9 @@ def test_all_load_by_path_without_the_hub():
     assert found["background_novelty"] == pytest.approx(0)
     duplicates = evaluate.load(str(Path(duplicates_module.__file__)))
     others = (np.arange(30) + 1) % 30
-    assert (
-        duplicates.compute(
-            features=real, source_index=others, target_index=others, real_features=real
-        )["near_duplicates"]
-        == 1
+    found = duplicates.compute(
+        features=real, source_index=others, target_index=others, real_features=real
     )
+    assert found["near_duplicates"] == 1
     kernel = evaluate.load(str(Path(kernel_module.__file__)))
     assert kernel.compute(features=real, real_features=real) == kernel_distance(real, real)

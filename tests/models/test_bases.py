@@ -54,9 +54,8 @@ def bases(tiny_base, tmp_path_factory):
     )
     inpainting = edited(tiny_base, folder / "inpainting", "unet/config.json", in_channels=9)
     weights = load_file(inpainting / "unet" / "diffusion_pytorch_model.safetensors")
-    weights["conv_in.weight"] = torch.cat([weights["conv_in.weight"]] * 3, dim=1)[
-        :, :9
-    ].contiguous()
+    channels = torch.cat([weights["conv_in.weight"]] * 3, dim=1)
+    weights["conv_in.weight"] = channels[:, :9].contiguous()
     save_file(
         weights,
         inpainting / "unet" / "diffusion_pytorch_model.safetensors",

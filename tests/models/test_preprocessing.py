@@ -72,9 +72,8 @@ def test_a_whole_image_has_the_values_and_the_scale_that_the_processor_gives_its
     assert found.size == SIDE <= found.resize_size
     (image,) = pictures([(found.resize_size,) * 2])
     before = (found.resize_size - SIDE) // 2
-    middle = found.whole(image, found.resize_size, "stretch")[
-        :, before : before + SIDE, before : before + SIDE
-    ]
+    cut = slice(before, before + SIDE)
+    middle = found.whole(image, found.resize_size, "stretch")[:, cut, cut]
     seen = classifier.transform(image)
     one_level = 1 / 255 / min(found.std)
     assert (middle - seen).abs().mean() < 2 * one_level  # a crop may be one pixel further

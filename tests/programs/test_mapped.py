@@ -126,10 +126,8 @@ def test_another_adapter_has_a_cache_of_its_own_and_the_same_one_has_the_same(
 
 def test_another_classifier_has_a_cache_of_its_own(classifier, dataset, tmp_path):
     def fingerprint(folder):
-        return MappedSplit(
-            SGDMixPipeline.from_pretrained(classifier=str(folder), strength=0, resolution=32),
-            dataset,
-        ).options["new_fingerprint"]
+        pipeline = SGDMixPipeline.from_pretrained(classifier=str(folder), strength=0, resolution=32)
+        return MappedSplit(pipeline, dataset).options["new_fingerprint"]
 
     other = copied(classifier, tmp_path, with_other_weights)
     assert fingerprint(classifier) == fingerprint(classifier) != fingerprint(other)

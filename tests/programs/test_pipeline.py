@@ -237,12 +237,11 @@ def test_objects_keep_their_proportions_to_the_source(settings):
 def mixed_sizes(source_rows, tmp_path_factory):
     """The first eight birds, every other one cut to a wide or a tall image."""
     images = []
-    for number, row in enumerate(source_rows[:8]):
+    boxes = [(0, 0, 96, 96), (0, 20, 96, 76), (0, 0, 96, 96), (18, 0, 78, 96)]
+    for row, box in zip(source_rows[:8], boxes * 2, strict=True):
         image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB").resize((96, 96))
         buffer = io.BytesIO()
-        image.crop(
-            [(0, 0, 96, 96), (0, 20, 96, 76), (0, 0, 96, 96), (18, 0, 78, 96)][number % 4]
-        ).save(buffer, "PNG")
+        image.crop(box).save(buffer, "PNG")
         images.append(buffer.getvalue())
     return write_dataset(
         tmp_path_factory.mktemp("data") / "mixed", images, [row["label"] for row in source_rows[:8]]

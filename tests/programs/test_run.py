@@ -325,9 +325,8 @@ def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free
     )
     done = run_script([*args, "--bootstrap_saliency=true"])
     assert done.returncode == 0, done.stderr
-    assert [
-        line.partition(" ")[0] for line in done.stdout.splitlines() if re.match(r"\d/\d ", line)
-    ] == [f"{n}/6" for n in range(1, 7)]
+    stages = re.findall(r"^(\d/\d) ", done.stdout, re.MULTILINE)
+    assert stages == [f"{n}/6" for n in range(1, 7)]
     bootstrap = tmp_path / "run" / "bootstrap"
     mixtures = json.loads((bootstrap / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
     assert mixtures["saliency"] == {"method": "minimum-barrier", "trust": None}

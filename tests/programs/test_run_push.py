@@ -126,9 +126,8 @@ def test_what_nobody_could_make_again_is_refused_before_the_first_stage(tmp_path
         stages(tmp_path, **MODELS, dataset_name=str(birds))
     with pytest.raises(UserError, match="pretrained_model_name_or_path"):
         stages(tmp_path, **MODELS, pretrained_model_name_or_path=str(birds))
-    assert stages(tmp_path, **DATASET, dataset_name=str(birds), allow_local_inputs=True)[
-        2
-    ].allow_local_inputs
+    allowed = stages(tmp_path, **DATASET, dataset_name=str(birds), allow_local_inputs=True)
+    assert allowed[2].allow_local_inputs
     # At strength 0 no diffusion model is loaded.
     (tmp_path / "generate.yaml").write_text("strength: 0\npreset: recommended\n")
     assert stages(tmp_path, **DATASET, recipe=str(tmp_path))[2].push_to_hub

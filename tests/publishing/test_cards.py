@@ -250,9 +250,8 @@ def table_of(settings, **facts):
 
 def method_of(settings, **facts):
     """The method as programs read it on the card."""
-    return DatasetCard(dataset_card(settings, card_facts(["kite"], **facts))).data.to_dict()[
-        "sgdmix"
-    ]["default"]
+    card = DatasetCard(dataset_card(settings, card_facts(["kite"], **facts)))
+    return card.data.to_dict()["sgdmix"]["default"]
 
 
 @pytest.mark.parametrize("preset", ["paper", "recommended"])

@@ -226,11 +226,9 @@ def test_a_hostile_class_name_arrives_and_changes_nothing(publisher, published, 
     headings = re.findall(
         r"^#+ .*", re.sub(r"```.*?```", "", card.text, flags=re.DOTALL), re.MULTILINE
     )
-    assert (
-        headings[0] == "# evil-birds SGD-Mix"
-        and all(line.startswith("## ") for line in headings[1:])
-        and "script" not in str(headings)
-    )
+    assert headings[0] == "# evil-birds SGD-Mix"
+    assert all(line.startswith("## ") for line in headings[1:])
+    assert "script" not in str(headings)
 
 
 # ---- again ----
@@ -348,11 +346,9 @@ def test_what_people_wrote_and_other_files_stay(publisher, published, repo_id, s
     twin.commit("main", lines, "ada", hub.is_stored)
     publisher.published(second_version, repo_id, tag="v1.3.0")
     merged = card_of(hub, repo_id)
-    assert (
-        "# Our birds\n\nAsk Ada." in merged
-        and "## Thanks\n\nTo all." in merged
-        and "evil-birds SGD-Mix\n" not in merged.split("---\n")[2][:60]
-    )
+    assert "# Our birds\n\nAsk Ada." in merged
+    assert "## Thanks\n\nTo all." in merged
+    assert "evil-birds SGD-Mix\n" not in merged.split("---\n")[2][:60]
     assert data_of(hub, repo_id)["extra_gated_prompt"] == "Be nice."
     assert {"notes/a.txt", "data/more.csv"} <= set(pushed(hub, repo_id))
 

@@ -125,19 +125,11 @@ def test_an_unknown_word_is_refused_by_the_pipeline_with_the_words_there_are(nam
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_a_data_type_may_be_torchs_own(name):
-    assert (
-        MethodSettings(dtype=getattr(torch, name)).dtype == MethodSettings(dtype=name).dtype == name
-    )
-    assert (
-        SGDMixPipeline.from_pretrained(
-            strength=0, preset="recommended", torch_dtype=getattr(torch, name)
-        ).settings.dtype
-        == name
-    )
-    assert (
-        SGDMixPipeline.from_pretrained(strength=0, preset="recommended", dtype=name).settings.dtype
-        == name
-    )
+    torchs_own = getattr(torch, name)
+    assert MethodSettings(dtype=torchs_own).dtype == MethodSettings(dtype=name).dtype == name
+    for dtype in ({"torch_dtype": torchs_own}, {"dtype": name}):
+        pipeline = SGDMixPipeline.from_pretrained(strength=0, preset="recommended", **dtype)
+        assert pipeline.settings.dtype == name
 
 
 def test_numbers_may_be_numpys_and_become_pythons():
@@ -148,26 +140,14 @@ def test_numbers_may_be_numpys_and_become_pythons():
         compile=np.bool_(False),
         feather=0,
     )
-    assert (
-        chosen.strength,
-        chosen.num_candidates,
-        chosen.guidance_scale,
-        chosen.compile,
-        chosen.feather,
-    ) == (
-        [0.5, 0.75],
-        7,
-        2.5,
-        False,
-        0.0,
-    )
-    for value, kind in (
-        (chosen.num_candidates, int),
-        (chosen.guidance_scale, float),
-        (chosen.compile, bool),
-        (chosen.feather, float),
+    assert chosen.strength == [0.5, 0.75]
+    for value, expected in (
+        (chosen.num_candidates, 7),
+        (chosen.guidance_scale, 2.5),
+        (chosen.compile, False),
+        (chosen.feather, 0.0),
     ):
-        assert type(value) is kind
+        assert value == expected and type(value) is type(expected)
     assert (
         MethodSettings(strength=np.float64(0.5)).strength
         == MethodSettings(strength=(0.5,)).strength

@@ -63,9 +63,8 @@ def test_only_lora_on_attention_and_tokens_are_trained(tiny_base):
     tokens = {name for name in learning if name.endswith(".learned")}
     assert len(tokens) == 1
     assert all(".lora_A." in name or ".lora_B." in name for name in learning - tokens)
-    assert {
-        name.partition(".lora_")[0].rpartition("attn")[2][2:] for name in learning - tokens
-    } == set(LORA_TARGETS)
+    layers = {name.partition(".lora_")[0].rpartition("attn")[2][2:] for name in learning - tokens}
+    assert layers == set(LORA_TARGETS)
     projections = [
         name
         for name, _ in pipeline.unet.named_modules()
@@ -77,13 +76,9 @@ def test_only_lora_on_attention_and_tokens_are_trained(tiny_base):
         id(p) for p in model.parameters() if p.requires_grad
     }
     assert trained["tokens"].shape == (CLASSES * 2, 32)
-    optimized = [
-        p
-        for group in build_optimizer(
-            AdapterSettings(metaclass="bird", dataset_name="unused", output_dir="unused"), model
-        ).param_groups
-        for p in group["params"]
-    ]
+    chosen = AdapterSettings(metaclass="bird", dataset_name="unused", output_dir="unused")
+    groups = build_optimizer(chosen, model).param_groups
+    optimized = [p for group in groups for p in group["params"]]
     assert {id(p) for p in optimized} == {id(p) for p in trained.values()}
     assert len(optimized) == len(trained)
 
@@ -176,9 +171,8 @@ def schedule(prediction):
         "clip_sample": False,
     }
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    return DDPMScheduler(**options, prediction_type=prediction), torch.from_numpy(
-        np.cumprod(1 - betas)
-    ).float()
+    alphas = torch.from_numpy(np.cumprod(1 - betas)).float()
+    return DDPMScheduler(**options, prediction_type=prediction), alphas
 
 
 def columns(values):

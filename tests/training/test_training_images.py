@@ -189,9 +189,8 @@ def test_balanced_epochs_are_functions_of_their_number(added, split, published):
         assert len({images._entry(position) for position in range(len(images))}) < len(images)
     for epoch in (2, 0):
         again.epoch = epoch
-        assert [again[position]["labels"] for position in reversed(range(len(again)))] == epochs[
-            epoch
-        ][::-1]
+        labels = [again[position]["labels"] for position in reversed(range(len(again)))]
+        assert labels == epochs[epoch][::-1]
 
 
 # ---- mixed batches ----

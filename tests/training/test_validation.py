@@ -32,9 +32,8 @@ def test_the_last_line_of_a_training_says_where_the_classifier_is_and_how_good()
     chosen = ClassifierSettings(output_dir="birds", eval_split="test")
     validation = {"accuracy": 0.875, "images": 40, "evaluations": 12, "kept_step": 300}
     assert result_line(Path("birds"), chosen, {}) == "classifier: saved in birds"
-    assert result_line(
-        Path("birds"), chosen, {"validation": validation, "metrics": {"accuracy": 0.75}}
-    ) == (
+    facts = {"validation": validation, "metrics": {"accuracy": 0.75}}
+    assert result_line(Path("birds"), chosen, facts) == (
         "classifier: saved in birds; accuracy 0.8750 on 40 validation images "
         "(best of 12 evaluations, step 300), 0.7500 on split test"
     )
