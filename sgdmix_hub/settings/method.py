@@ -324,9 +324,7 @@ def smallest_strength(num_inference_steps: int) -> float:
 
 def saliency_method(settings: MethodSettings) -> str:
     """The saliency method that the settings name, or else their preset."""
-    method = apply_preset(settings).saliency_method
-    assert method is not None, "every preset names a saliency method"
-    return method
+    return settings.saliency_method or PRESETS[settings.preset]["saliency_method"]
 
 
 def saliency_source(settings: MethodSettings) -> SaliencySource:
