@@ -47,7 +47,7 @@ def launch_environment(env=None):
     return inherited | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | (env or {})
 
 
-def launch(args, num_processes=1, env=None, timeout=300) -> Ended:
+def launch(args, num_processes=1, env=None, timeout=600) -> Ended:
     """Runs `["scripts/augment_dataset.py", "--name", "value", ...]` in `num_processes` CPU
     processes, from the repository root; launcher and ranks are forked.
     """
