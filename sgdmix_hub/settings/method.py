@@ -12,21 +12,46 @@ from sgdmix_hub.errors import UserError
 
 from .fields import LONGEST_NAME, Checked, setting
 
-# Class activation maps of pytorch-grad-cam look through a classifier; the model-free methods look
-# at the image alone.
-CAM_METHODS = (
-    "grad-cam",
-    "grad-cam++",
-    "grad-cam-elementwise",
-    "xgrad-cam",
-    "hires-cam",
-    "layer-cam",
-    "eigen-cam",
-    "eigen-grad-cam",
-    "score-cam",
-    "ablation-cam",
-)
-SaliencyMethod = Literal[CAM_METHODS + ("minimum-barrier", "spectral-residual", "mask-column")]
+
+@dataclass(frozen=True)
+class SaliencySource:
+    """What a saliency method needs besides the image; `method/saliency/sources.py` loads it."""
+
+    needs: Literal["nothing", "classifier", "column"]
+    # Name in the key of a map store -> setting that the maps depend on, besides `resize`.
+    key_settings: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+CAM = SaliencySource("classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"})
+SALIENCY_SOURCES = {
+    "grad-cam": CAM,
+    "grad-cam++": CAM,
+    "grad-cam-elementwise": CAM,
+    "xgrad-cam": CAM,
+    "hires-cam": CAM,
+    "layer-cam": CAM,
+    "eigen-cam": CAM,
+    "eigen-grad-cam": CAM,
+    "score-cam": CAM,
+    "ablation-cam": CAM,
+    "minimum-barrier": SaliencySource("nothing"),
+    "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
+    "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
+}
+CAM_METHODS = tuple(name for name, source in SALIENCY_SOURCES.items() if source is CAM)
+SaliencyMethod = Literal[tuple(SALIENCY_SOURCES)]
+# `needs` -> the setting that names it, and what may be given; a source that needs nothing has none.
+NEEDED_SETTINGS = {
+    "classifier": ("classifier", "org/name@revision or a folder"),
+    "column": ("mask_column", "a column of foreground masks"),
+}
+# What finds the foreground where the chosen method cannot. The method without a model whose masks
+# are best (benchmarks/method.py): after a failed trust test, where the classifier of a version to
+# evaluate is not at hand, and for the mixtures that a first classifier is trained on.
+FALL_BACK = "minimum-barrier"
+# For the preset `paper` in a preview without a classifier. FALL_BACK is already the method of the
+# preset `recommended`: a preview shows what differs.
+PREVIEW_FALL_BACK = "spectral-residual"
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
 
@@ -262,6 +287,11 @@ def smallest_strength(num_inference_steps: int) -> float:
     as diffusers does.
     """
     return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
+
+
+def saliency_source(settings: MethodSettings) -> SaliencySource:
+    """The record of the settings' saliency method, which a preset may choose. Raises `KeyError`."""
+    return SALIENCY_SOURCES[apply_preset(settings).saliency_method]
 
 
 def apply_preset(settings: Method) -> Method:
