@@ -91,6 +91,7 @@ def main(settings: AugmentSettings) -> None:
             state.process_index,
             state.num_processes,
             state.device,
+            inputs.segmenter,
         )
         report_unusable(inputs.split, maps.unusable)
         maker = RowMaker(settings, inputs, maps)

@@ -36,6 +36,7 @@ from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.method.saliency.trust import trust_test
 from sgdmix_hub.models.classifier import Judge
+from sgdmix_hub.models.loading import SegmenterPins
 from sgdmix_hub.publishing.layout import EVALUATION
 from sgdmix_hub.publishing.read import PublishedRows, fetch_version, open_version
 from sgdmix_hub.runtime.launch import launch
@@ -72,7 +73,7 @@ def main(settings: EvaluationSettings) -> None:
                 "the generation again, finished shards are kept"
             )
         recipe = generation_settings(settings, folder, output)
-        masked, classifier, masks = mask_settings(settings, recipe, rows.manifest)
+        masked, network, masks = mask_settings(settings, recipe, rows.manifest)
         asked = {
             "synthetic": str(pin),
             "synthetic_config_name": settings.synthetic_config_name,
@@ -90,7 +91,7 @@ def main(settings: EvaluationSettings) -> None:
                 rows,
                 Version(folder, rows.manifest, recipe),
                 masked,
-                classifier,
+                network,
                 state.device,
             )
         forget_failure(output / "state")
@@ -122,7 +123,7 @@ def evaluate_version(
     rows: PublishedRows,
     version: Version,
     masked: AugmentSettings,
-    classifier: Pin | None,
+    network: Pin | SegmenterPins | None,
     device: torch.device,
 ) -> None:
     """Everything that an evaluation leaves, `repo/` last. `masked`: the settings that find the
@@ -134,8 +135,10 @@ def evaluate_version(
     subset = subset_record(recipe, split)
     rows.check_made_from(split, subset)
     judge = Judge(resolve(settings.judge), split.class_names, device)
-    maps = compute_maps(masked, split, classifier, 0, 1, device)
-    maker = RowMaker(masked, Inputs(split, None, None, None, classifier), maps)
+    segmenter = network if isinstance(network, SegmenterPins) else None
+    classifier = network if isinstance(network, Pin) else None
+    maps = compute_maps(masked, split, classifier, 0, 1, device, segmenter)
+    maker = RowMaker(masked, Inputs(split, None, None, None, classifier, segmenter), maps)
     trust = trust_test(judge, judge.whole_size, split, recipe.resize)
     warnings = doubts(judge, trust, subset)
     for warning in warnings:

@@ -16,6 +16,7 @@ from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.hub.pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, same_content
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import BATCH, Judge
+from sgdmix_hub.models.loading import SegmenterPins
 from sgdmix_hub.publishing.read import PublishedRows
 from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.runtime.stopping import stop_if_requested
@@ -84,13 +85,15 @@ def source_pin(settings: EvaluationSettings, manifest: dict) -> Pin:
 
 def mask_settings(
     settings: EvaluationSettings, recipe: AugmentSettings, manifest: dict
-) -> tuple[AugmentSettings, Pin | None, str]:
-    """The settings that find the sources' foregrounds, the classifier they need, and both in words:
-    those of the generation, or, where the classifier behind its maps is not at hand, model-free
-    ones. Raises `UserError` when another classifier is given.
+) -> tuple[AugmentSettings, Pin | SegmenterPins | None, str]:
+    """The settings that find the sources' foregrounds, the network they need, and both in words:
+    those of the generation, or, where the network behind its maps is not at hand, model-free ones.
+    Raises `UserError` when another classifier is given.
     """
     method = manifest["saliency"]["method"]
     words = f"the generation's ({method}, {recipe.threshold_method}{', GrabCut' if recipe.mask_refinement == 'grabcut' else ''})"
+    if SALIENCY_SOURCES[method].needs == "segmenter":
+        return _segmenter_settings(recipe, manifest)
     if SALIENCY_SOURCES[method].needs != "classifier":
         return replace(recipe, saliency_method=method), None, words
     stated = manifest["pins"]["classifier"]
@@ -111,6 +114,27 @@ def mask_settings(
     words = f"model-free (minimum barrier, GrabCut): the classifier behind the generation's {method} is not at hand (--classifier)"
     say(f"warning: masks are {words}")
     return replace(recipe, **WITHOUT_CLASSIFIER), None, words
+
+
+def _segmenter_settings(
+    recipe: AugmentSettings, manifest: dict
+) -> tuple[AugmentSettings, SegmenterPins | None, str]:
+    """As `mask_settings`, for masks of a segmentation model, which may be fetched again."""
+    pins = {
+        name: Pin(*manifest["pins"][name].rpartition("@")[::2])
+        for name in ("segmenter", "detector")
+        if name in manifest["pins"]
+    }
+    words = tuple(manifest["saliency"].get("sought", []))
+    if any(pin.revision.startswith(LOCAL) for pin in pins.values()):
+        said = (
+            "model-free (minimum barrier, GrabCut): the segmenter behind the generation's masks "
+            "was a local folder"
+        )
+        say(f"warning: masks are {said}")
+        return replace(recipe, **WITHOUT_CLASSIFIER), None, said
+    asked = SegmenterPins(pins["segmenter"], pins.get("detector"), words)
+    return recipe, asked, f"the generation's ({asked.segmenter.name})"
 
 
 def origins_of(rows: PublishedRows, split: Split) -> Origins:

@@ -133,7 +133,7 @@ def build_repository(
     )
     draw_statistics(statistics, assets / "statistics.png")
     manifest = make_manifest(settings, inputs, shards, building) | {
-        "saliency": saliency_facts(maker.maps),
+        "saliency": saliency_facts(inputs, maker.maps, shards),
         "stated": stated(settings, inputs),
     }
     check_same_bytes(shards, manifest["files"], data.relative_to(building).as_posix())
@@ -201,11 +201,16 @@ def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
     }
 
 
-def saliency_facts(maps: SaliencyMaps) -> dict:
+def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
     """The method that made the maps, which is another than the settings name where a trust test
-    said so, and what that test found.
+    said so, and what that test found; what a segmenter looked for; and how many rows keep their
+    source as it is because its mask could not be trusted.
     """
-    return {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
+    sources, targets = (shards.plan[name].to_numpy() for name in ("source_index", "target_index"))
+    facts = {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
+    if inputs.segmenter is not None:
+        facts["sought"] = list(inputs.segmenter.words)
+    return facts | {"unmixed": int((sources == targets).sum())}
 
 
 def stated(settings: AugmentSettings, inputs: Inputs) -> dict:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,21 +21,32 @@ from sgdmix_hub.errors import Unusable, UnusableRow, among_usable, attempt
 from sgdmix_hub.files import DamagedFile, made_again, read_sealed, write_sealed
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.backgrounds import BANDS, FEATURES_PER_BAND, SIZE, background_features
-from sgdmix_hub.method.masks import foreground_mask, share_of
+from sgdmix_hub.method.masks import foreground_mask, share_of, share_of_frame
 from sgdmix_hub.method.saliency.cam import SMALLEST_GRID, CamSaliency
 from sgdmix_hub.method.saliency.model_free import MAP_SIZE
-from sgdmix_hub.method.saliency.sources import Found, Source, load_cam, load_source
+from sgdmix_hub.method.saliency.segmentation import box_of
+from sgdmix_hub.method.saliency.sources import (
+    Found,
+    Network,
+    Source,
+    Stored,
+    load_cam,
+    load_source,
+)
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
-from sgdmix_hub.models.loading import load_classifier
+from sgdmix_hub.models.loading import SegmenterPins, load_classifier, load_segmenter
+from sgdmix_hub.models.segmenters.frames import MASK_SIZE
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import FALL_BACK, saliency_source
+from sgdmix_hub.settings.method import (
+    FALL_BACK,
+    SALIENCY_SOURCES,
+    apply_preset,
+    saliency_source,
+)
 
-from .row_store import Block, RowStore, compute_rows
-
-if TYPE_CHECKING:
-    from sgdmix_hub.models.classifier import Classifier
+from .row_store import Block, RowStore, RowValues, compute_rows
 
 MASK_SETTINGS = (
     "threshold_method",
@@ -53,21 +63,50 @@ LARGEST_SCALE = 1.5  # of the size a classifier was trained at; at twice that si
 class SaliencyMaps:
     """The maps of a split's subset, indexed by the split's rows, with the name of their store, the
     method that made them, and what the trust test of a CAM found.
+
+    Where the method gives more than maps, a stored row has the fields of `row_type`.
     """
 
-    store: RowStore
+    store: RowStore | RowValues
     key: str
     method: str
-    trust: Trust | None
+    trust: Trust | None = None
 
     def __getitem__(self, rows) -> np.ndarray:
         """float16 (64, 64) for one row, (k, 64, 64) for an array of rows."""
-        return self.store[rows]
+        values = self.store[rows]
+        return values["map"] if values.dtype.names else values
+
+    def mask(self, row: int) -> np.ndarray | None:
+        """The method's own mask of a row, bool (256, 256), or None if it makes none."""
+        if not SALIENCY_SOURCES[self.method].has_mask:
+            return None
+        bits = np.unpackbits(self.store[row]["mask"])
+        return bits.reshape(MASK_SIZE, MASK_SIZE).astype(bool)
+
+    def confidence(self, row: int) -> float | None:
+        """How far a row's mask can be trusted, in [0, 1], or None if the method states nothing."""
+        if not SALIENCY_SOURCES[self.method].has_confidence:
+            return None
+        return float(self.store[row]["confidence"])
 
     @property
     def unusable(self) -> dict[int, str]:
         """Row -> the reason why it has no map."""
         return self.store.unusable
+
+
+def row_type(method: str) -> np.dtype:
+    """What is stored for a row: its map, float16 (64, 64), and, where the method gives them, its
+    mask, bits of 256 x 256, and its confidence, float32.
+    """
+    source = SALIENCY_SOURCES[method]
+    fields: list[tuple] = [("map", "<f2", (MAP_SIZE, MAP_SIZE))]
+    if source.has_mask:
+        fields.append(("mask", "u1", (MASK_SIZE * MASK_SIZE // 8,)))
+    if source.has_confidence:
+        fields.append(("confidence", "<f4"))
+    return np.dtype(fields) if len(fields) > 1 else np.dtype(fields[0][1:])
 
 
 def compute_maps(
@@ -77,8 +116,12 @@ def compute_maps(
     rank: int,
     world_size: int,
     device: torch.device,
+    segmenter: SegmenterPins | None = None,
 ) -> SaliencyMaps:
-    """All maps of the split's subset, each made once by some process of the launch."""
+    """All maps of the split's subset, each made once by some process of the launch.
+
+    `classifier`, `segmenter`: the networks that the saliency method needs.
+    """
     root, trust = saliency_root(settings), None
     if saliency_source(settings).needs == "classifier":
         trust = _tested(
@@ -86,10 +129,10 @@ def compute_maps(
         )
         if trust.reads_background and settings.trust_test == "fall-back":
             settings, classifier = replace(settings, saliency_method=FALL_BACK), None
-    key = store_key(settings, split, classifier)
+    key = store_key(settings, split, classifier, segmenter)
 
     def prepare() -> Callable[[np.ndarray], Block]:
-        source = load_source(settings, _network(settings, split, classifier, device))
+        source = load_source(settings, _network(settings, split, classifier, segmenter, device))
         return lambda rows: block_maps(settings, split, rows, source)
 
     return SaliencyMaps(
@@ -109,7 +152,12 @@ def saliency_root(settings: AugmentSettings) -> Path:
     )
 
 
-def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -> str:
+def store_key(
+    settings: AugmentSettings,
+    split: Split,
+    classifier: Pin | None,
+    segmenter: SegmenterPins | None = None,
+) -> str:
     """Everything a map depends on, as a folder name."""
     source, method = saliency_source(settings), settings.saliency_method
     inputs = {
@@ -126,18 +174,32 @@ def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -
         inputs |= {"max_image_pixels": settings.max_image_pixels}
     if source.needs == "classifier":
         inputs |= {"classifier": str(classifier)}
+    if source.needs == "segmenter" and segmenter is not None:
+        inputs |= {
+            "segmenter": str(segmenter.segmenter),
+            "detector": str(segmenter.detector),
+            "words": list(segmenter.words),
+        }
     inputs |= {key: getattr(settings, name) for key, name in source.key_settings.items()}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return f"{method}-{digest[:16]}"
 
 
 def _network(
-    settings: AugmentSettings, split: Split, classifier: Pin | None, device: torch.device
-) -> Classifier | None:
-    """The classifier, if the saliency method needs one. Raises `UserError`."""
-    if saliency_source(settings).needs != "classifier":
-        return None
-    return load_classifier(classifier, split.class_names, device)
+    settings: AugmentSettings,
+    split: Split,
+    classifier: Pin | None,
+    segmenter: SegmenterPins | None,
+    device: torch.device,
+) -> Network:
+    """The network that the saliency method needs, if any. Raises `UserError`."""
+    needs = saliency_source(settings).needs
+    if needs == "classifier":
+        return load_classifier(classifier, split.class_names, device)
+    if needs == "segmenter":
+        assert segmenter is not None, "the settings name a segmenter"
+        return load_segmenter(segmenter, settings.segmenter_instances, settings.resize, device)
+    return None
 
 
 def _tested(
@@ -197,17 +259,31 @@ def doubts_of_size(cam: CamSaliency) -> list[str]:
 
 
 def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, source: Source) -> Block:
-    """Maps of one block, float16 (k, 64, 64), zeros for a row without one, and by row the reasons
-    why it has none.
+    """What is found in one block, (k, ...) of `row_type`, zeros for a row without a map, and by row
+    the reasons why it has none.
     """
-    maps = np.zeros((len(rows), MAP_SIZE, MAP_SIZE), np.float16)
+    stored = row_type(apply_preset(settings).saliency_method)
+    values = np.zeros(len(rows), stored)
     unusable: dict[str, str] = {}
     for position, found in enumerate(found_in(settings, split, rows, source)):
         if isinstance(found, Unusable):
             unusable[str(rows[position])] = found.reason
+        elif stored.names is None:
+            values[position] = found.map
         else:
-            maps[position] = found.map
-    return maps, unusable
+            values[position] = _stored_fields(found, stored.names)
+    return values, unusable
+
+
+def _stored_fields(found: Found, names: tuple[str, ...]) -> tuple:
+    fields: dict[str, object] = {"map": found.map}
+    if "mask" in names:
+        assert found.mask is not None, "the source says that it gives masks"
+        fields["mask"] = np.packbits(found.mask)
+    if "confidence" in names:
+        assert found.confidence is not None, "the source says that it gives confidences"
+        fields["confidence"] = found.confidence
+    return tuple(fields[name] for name in names)
 
 
 def found_in(
@@ -219,17 +295,24 @@ def found_in(
         decoded = [attempt(_source_inputs, settings, split, row) for row in batch]
 
         def found(positions: list[int], batch=batch, decoded=decoded) -> list[Found | Unusable]:
-            images, *masks = map(list, zip(*(decoded[i] for i in positions), strict=True))
+            images, *stored = map(list, zip(*(decoded[i] for i in positions), strict=True))
             labels = split.labels[batch[positions]].tolist()
-            return source.found(images, labels, masks[0] if masks else None)
+            return source.found(images, labels, stored[0] if stored else None)
 
         yield from among_usable(decoded, found)
 
 
-def _source_inputs(settings: AugmentSettings, split: Split, row: int) -> list[Image.Image]:
-    """The row's image and, if the saliency method reads masks, its mask. Raises `UnusableImage`."""
-    image, mask = split.image(row), stored_mask(settings, split, row)
-    return [image] if mask is None else [image, mask]
+def _source_inputs(settings: AugmentSettings, split: Split, row: int) -> list[Stored]:
+    """The row's image and, if the saliency method reads a column, its mask or box. Raises
+    `UnusableRow`.
+    """
+    image, stored = split.image(row), stored_mask(settings, split, row)
+    reads_boxes = saliency_source(settings).needs in ("segmenter", "boxes")
+    if reads_boxes and settings.bbox_column is not None:
+        assert settings.bbox_format is not None, "settings with a column of boxes name its format"
+        cell = split.rows[int(row)][settings.bbox_column]
+        return [image, box_of(cell, settings.bbox_format)]
+    return [image] if stored is None else [image, stored]
 
 
 def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Image | None:
@@ -271,10 +354,10 @@ def features_of(
         with suppress(UnusableRow):
             image, stored = split.image(row), stored_mask(settings, split, row)
             pixels = np.asarray(square(image, SIZE, settings.resize))
-            share = (
-                None
-                if stored is None
-                else share_of(stored, image.size, None, SIZE, settings.resize)
-            )
+            finer, share = maps.mask(row), None
+            if stored is not None:
+                share = share_of(stored, image.size, None, SIZE, settings.resize)
+            elif finer is not None:
+                share = share_of_frame(finer, image.size, None, SIZE)
             return background_features(pixels, foreground_mask(pixels, maps[row], settings, share))
     return np.zeros(BANDS * FEATURES_PER_BAND, np.float32)

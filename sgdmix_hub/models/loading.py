@@ -6,6 +6,7 @@ alone starts without them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,16 @@ from sgdmix_hub.hub.pins import Pin
 
 if TYPE_CHECKING:
     from .classifier import Classifier
+    from .segmenters.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class SegmenterPins:
+    """A pinned segmentation model, the detector in front of it, and the words it looks for."""
+
+    segmenter: Pin
+    detector: Pin | None
+    words: tuple[str, ...]
 
 
 def load_classifier(pin: Pin, class_names: list[str] | None, device: torch.device) -> Classifier:
@@ -31,3 +42,12 @@ def load_classifier(pin: Pin, class_names: list[str] | None, device: torch.devic
             f"{len(class_names)}: train one with sgdmix train-classifier"
         )
     return classifier
+
+
+def load_segmenter(
+    pins: SegmenterPins, instances: str, resize: str, device: torch.device
+) -> Segmenter:
+    """The segmentation model of a saliency source. Raises `UserError`."""
+    from .segmenters.segmenter import Segmenter
+
+    return Segmenter(pins.segmenter, pins.detector, pins.words, instances, resize, device)

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Features, Image, Value
 from sgdmix_hub.errors import TooManySkipped
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import is_low_confidence
 
 EVALUATION = (
     "evaluation"  # in a manifest: what was measured of the rows, and dropped, after the generation
@@ -43,9 +44,10 @@ def manifest_path(repo: Path, settings: AugmentSettings) -> Path:
 
 def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
     """Raises `TooManySkipped` when a manifest, which lies at `path`, has more skipped rows than
-    `max_skipped` allows.
+    `max_skipped` allows. Rows whose mask cannot be trusted are skipped on purpose and not counted.
     """
-    skipped, planned = len(manifest["skipped"]), manifest["planned_rows"]
+    faults = [row for row in manifest["skipped"] if not is_low_confidence(row["reason"])]
+    skipped, planned = len(faults), manifest["planned_rows"]
     if skipped > max_skipped * planned:
         raise TooManySkipped(
             f"{skipped} of {planned} rows were skipped, more than max_skipped {max_skipped:g} allows: "
@@ -86,6 +88,7 @@ def shard_features(class_names: list[str]) -> Features:
             "seed": Value("int64"),
             "saliency_distance": Value("float64"),
             "foreground_area": Value("float64"),
+            "mask_confidence": Value("float32"),
             "prompt": Value("string"),
         }
     )

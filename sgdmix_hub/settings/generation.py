@@ -5,11 +5,11 @@ Every field of `AugmentSettings` is in one of three groups:
 
 | group | settings | on resume |
 |---|---|---|
-| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, max_image_pixels, mask_column, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, prompt_class, prompt_template, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
+| changes the images | dataset_name, dataset_config_name, dataset_split, image_column, label_column, max_image_pixels, mask_column, bbox_column, bbox_format, examples_per_class, imbalance_factor, subset_seed, allow_other_subset, adapter, pretrained_model_name_or_path, classifier, segmenter, detector, config_name, preset, saliency_method, saliency_layer, saliency_input_size, saliency_sigma, segmenter_prompt, segmenter_instances, rembg_model, min_mask_confidence, low_confidence, trust_test, threshold_method, threshold_quantile, largest_component, fill_holes, mask_dilation, mask_refinement, selection_method, target_classes, max_target_reuse, crop_target, mixing_method, inpainting_method, prompt_class, prompt_template, feather, strength, foreground_strength, paste_foreground, num_candidates, num_variants, guidance_scale, num_inference_steps, scheduler, safety_checker, resolution, resize, seed, dtype, image_format, rows_per_shard | another value is refused |
 | may move last bits | batch_size, compile, num_threads (and, recorded beside them: device, library versions) | another value warns |
 | place and speed | output_dir, saliency_dir, num_workers, dry_run, verify, max_skipped, license, card, config, push_to_hub, hub_dataset_id, tag, hub_private_repo, hub_branch, allow_local_inputs | ignored, never published |
 
-The four inputs (dataset, base model, adapter, classifier) enter as pins: commit hashes, or content hashes of local folders.
+The inputs (dataset, base model, adapter, classifier, segmenter, detector) enter as pins: commit hashes, or content hashes of local folders.
 """
 
 from __future__ import annotations
@@ -56,7 +56,14 @@ PLACE_AND_SPEED = (
     "config",
     *PUSH,
 )
-PINNED_INPUTS = ("dataset_name", "pretrained_model_name_or_path", "adapter", "classifier")
+PINNED_INPUTS = (
+    "dataset_name",
+    "pretrained_model_name_or_path",
+    "adapter",
+    "classifier",
+    "segmenter",
+    "detector",
+)
 FOLDERS = (
     "data",
     "sgdmix",
@@ -85,6 +92,14 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     )
     classifier: str | None = setting(
         None, "classifier that a CAM looks through, as org/name[@revision] or folder"
+    )
+    segmenter: str | None = setting(
+        None,
+        "segmentation model for saliency_method segmentation, as org/name[@revision] or folder",
+    )
+    detector: str | None = setting(
+        None,
+        "detector whose boxes a SAM 2 segmenter masks (Grounding DINO, OWLv2), likewise",
     )
     allow_other_subset: bool = setting(
         False, "accept an adapter or classifier that was trained on another subset"
@@ -141,6 +156,13 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 )
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
+        if saliency_source(self).needs == "function":
+            raise UserError(
+                "saliency_method function is for Python: "
+                "SGDMixPipeline.from_pretrained(mask_function=...)"
+            )
+        if self.detector is not None and self.segmenter is None:
+            raise UserError("detector needs --segmenter: a SAM 2 model that masks its boxes")
         name, what = NEEDED_SETTINGS.get(saliency_source(self).needs, (None, None))
         if name is not None and getattr(self, name) is None:
             method = apply_preset(self).saliency_method

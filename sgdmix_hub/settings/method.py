@@ -10,19 +10,22 @@ from typing import Literal, TypeVar
 
 from sgdmix_hub.errors import UserError
 
-from .fields import LONGEST_NAME, Checked, setting
+from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, setting
 
 
 @dataclass(frozen=True)
 class SaliencySource:
     """What a saliency method needs besides the image; `method/saliency/sources.py` loads it."""
 
-    needs: Literal["nothing", "classifier", "column"]
+    needs: Literal["nothing", "classifier", "column", "segmenter", "boxes", "rembg", "function"]
     # Name in the key of a map store -> setting that the maps depend on, besides `resize`.
     key_settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    has_mask: bool = False  # whether it gives masks that are finer than its maps
+    has_confidence: bool = False  # whether it says how far each mask can be trusted
 
 
 CAM = SaliencySource("classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"})
+BOXES = {"bbox_column": "bbox_column", "bbox_format": "bbox_format"}
 SALIENCY_SOURCES = {
     "grad-cam": CAM,
     "grad-cam++": CAM,
@@ -37,6 +40,16 @@ SALIENCY_SOURCES = {
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
+    "box-column": SaliencySource("boxes", BOXES, has_mask=True),
+    "segmentation": SaliencySource(
+        "segmenter",
+        {"instances": "segmenter_instances"} | BOXES,
+        has_mask=True,
+        has_confidence=True,
+    ),
+    "rembg": SaliencySource("rembg", {"model": "rembg_model"}, has_mask=True, has_confidence=True),
+    # A function of the user's, in Python alone.
+    "function": SaliencySource("function", has_mask=True, has_confidence=True),
 }
 CAM_METHODS = tuple(name for name, source in SALIENCY_SOURCES.items() if source is CAM)
 SaliencyMethod = Literal[tuple(SALIENCY_SOURCES)]
@@ -44,7 +57,19 @@ SaliencyMethod = Literal[tuple(SALIENCY_SOURCES)]
 NEEDED_SETTINGS = {
     "classifier": ("classifier", "org/name@revision or a folder"),
     "column": ("mask_column", "a column of foreground masks"),
+    "segmenter": ("segmenter", "org/name@revision or a folder"),
+    "boxes": ("bbox_column", "a column of bounding boxes"),
 }
+# How the reason of a row begins whose mask cannot be trusted. Such a row is expected, and no fault.
+LOW_CONFIDENCE = "mask confidence"
+REMBG_MODELS = (
+    "isnet-general-use",
+    "birefnet-general",
+    "birefnet-general-lite",
+    "u2net",
+    "u2netp",
+    "silueta",
+)
 # What finds the foreground where the chosen method cannot. The method without a model whose masks
 # are best (benchmarks/method.py): after a failed trust test, where the classifier of a version to
 # evaluate is not at hand, and for the mixtures that a first classifier is trained on.
@@ -132,6 +157,31 @@ class MethodSettings(Checked):
     mask_column: str | None = setting(
         None, "column with foreground masks, for saliency_method mask-column", at_most=LONGEST_NAME
     )
+    segmenter_prompt: str | None = setting(
+        None,
+        "what the segmenter looks for: words, divided by commas; the adapter's metaclass by default",
+        at_most=LONGEST_PROMPT,
+    )
+    segmenter_instances: Literal["union", "largest", "nearest-box"] = setting(
+        "union", "foreground of an image in which the segmenter finds several instances"
+    )
+    bbox_column: str | None = setting(
+        None,
+        "column with one box an image, for saliency_method box-column or a SAM 2 segmenter",
+        at_most=LONGEST_NAME,
+    )
+    bbox_format: Literal["xywh", "xyxy"] | None = setting(
+        None, "boxes as left, top, width, height (COCO) or left, top, right, bottom; in pixels"
+    )
+    rembg_model: Literal[REMBG_MODELS] = setting(
+        REMBG_MODELS[0], "model of the package rembg, for saliency_method rembg"
+    )
+    min_mask_confidence: float = setting(
+        0.0, "lowest confidence of a mask at which its image is mixed", at_least=0, at_most=1
+    )
+    low_confidence: Literal["skip", "keep-unmixed"] = setting(
+        "skip", "rows whose mask is below min_mask_confidence: skip, or keep the source as it is"
+    )
     max_target_reuse: int | None = setting(
         None,
         "how many rows one image may be the target of; no limit when not given",
@@ -211,6 +261,7 @@ class MethodSettings(Checked):
             raise UserError(
                 f"foreground_strength is {self.foreground_strength}: give a value in [0, strength {min(self.strength)}]"
             )
+        self._validate_masks()
         if self.prompt_class == "target" and not min(self.strength) > 0:
             raise UserError(
                 "prompt_class target needs strengths above 0: without refinement no prompt is read"
@@ -229,6 +280,36 @@ class MethodSettings(Checked):
             raise UserError(
                 "inpainting_method diffusion needs at least 2 num_inference_steps: it paints at a strength below 1"
             )
+
+    def _validate_masks(self) -> None:
+        if (self.bbox_column is None) != (self.bbox_format is None):
+            raise UserError(
+                "bbox_column and bbox_format belong together: xywh is left, top, width, height "
+                "(COCO), xyxy is left, top, right, bottom"
+            )
+        if self.segmenter_instances == "nearest-box" and self.bbox_column is None:
+            raise UserError("segmenter_instances nearest-box needs --bbox_column")
+        if self.min_mask_confidence > 0 and not saliency_source(self).has_confidence:
+            raise UserError(
+                f"min_mask_confidence {self.min_mask_confidence:g} needs a saliency_method that "
+                f"gives confidences, which {apply_preset(self).saliency_method} does not"
+            )
+
+
+def sought_words(settings: MethodSettings, metaclass: str | None) -> tuple[str, ...]:
+    """What a segmenter looks for: the words of `segmenter_prompt`, or the adapter's metaclass."""
+    words = settings.segmenter_prompt or metaclass or ""
+    return tuple(word.strip() for word in words.split(",") if word.strip())
+
+
+def kind_of(reason: str) -> str:
+    """A reason without the figures that make it one row's own, for counting."""
+    return f"{LOW_CONFIDENCE} too low" if is_low_confidence(reason) else reason
+
+
+def is_low_confidence(reason: str) -> bool:
+    """Whether a row was left out because its mask cannot be trusted, which is no fault."""
+    return reason.startswith(LOW_CONFIDENCE)
 
 
 Method = TypeVar("Method", bound=MethodSettings)

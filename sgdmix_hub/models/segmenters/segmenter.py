@@ -61,6 +61,13 @@ class Segmenter:
         self.sam = Sam2(self.model, device) if self.takes_boxes else None
         self.finder = None if self.takes_boxes else _finder(self.model, words, device)
 
+    batch_size = BATCH
+
+    @property
+    def sought(self) -> str:
+        """What it looks for, as reasons name it."""
+        return " or ".join(self.words) or "object"
+
     @property
     def needs_boxes(self) -> bool:
         """Whether every image has to come with a box."""
