@@ -66,8 +66,8 @@ def parse_args(argv=None):
     )
     parser.add_argument("--work_dir", type=Path, default=Path("outputs/tiny_segmenter"))
     parser.add_argument("--output_dir", type=Path, default=TINY_SEGMENTER)
-    parser.add_argument("--num_images", type=int, default=3000, help="of each of two sizes")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--num_images", type=int, default=1500, help="of each of two sizes")
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -192,7 +192,12 @@ def export(model, held_out, args):
         "minutes": logged_minutes(args.work_dir),
         "megabytes": megabytes(new),
     }
-    options = [f"--steps {args.steps}", f"--batch_size {args.batch_size}", f"--seed {args.seed}"]
+    options = [
+        f"--num_images {args.num_images}",
+        f"--steps {args.steps}",
+        f"--batch_size {args.batch_size}",
+        f"--seed {args.seed}",
+    ]
     command = " ".join(["python scripts/train_tiny_segmenter.py", *options])
     (new / "README.md").write_text(CARD.format(command=command, **facts))
     replace_folder(new, args.output_dir)

@@ -18,6 +18,9 @@ from support.tiny_segmenters import (
     segformer,
 )
 
+from sgdmix_hub.data.images import square
+from sgdmix_hub.demo.tiny_training import HELD_OUT, render_world
+from sgdmix_hub.demo.train_tiny_segmenter import TINY_SEGMENTER
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.segmenters.frames import Input, framed, over_frame
@@ -144,8 +147,6 @@ def instances_of(*columns):
 @pytest.mark.parametrize("size", [(120, 60), (60, 120), (90, 90)])
 def test_what_a_model_draws_lands_where_the_image_has_it(size, resize, padded):
     """The image's bright box is found by its brightness, and comes back over the run's frame."""
-    from sgdmix_hub.data.images import square
-
     given = Input(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), padded)
     image = Image.new("RGB", size)
     box = (size[0] * 0.4, size[1] * 0.3, size[0] * 0.7, size[1] * 0.6)
@@ -227,3 +228,21 @@ def test_weights_in_pickles_are_never_read(tmp_path):
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="cannot load the segmenter"):
         segmenter_of(folder)
+
+
+def test_the_packaged_segmenter_finds_birds_that_it_was_not_trained_on():
+    """Small, in safetensors, and right at the size of the demo and at twice that size."""
+    assert sum(path.stat().st_size for path in TINY_SEGMENTER.iterdir()) < 2_000_000
+    segmenter = segmenter_of(TINY_SEGMENTER)
+    for side in (64, 128):
+        scenes = render_world(16, 3, HELD_OUT, side)
+        found = segmenter.segment([Image.fromarray(scene[..., :3]) for scene in scenes])
+        true = [
+            np.asarray(square(Image.fromarray(scene[..., 3]), 256, "stretch")) > 127
+            for scene in scenes
+        ]
+        ious = [
+            (one.mask & mask).sum() / (one.mask | mask).sum()
+            for one, mask in zip(found, true, strict=True)
+        ]
+        assert np.mean(ious) > 0.8 and np.mean([one.confidence for one in found]) > 0.8
