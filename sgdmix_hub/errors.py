@@ -63,19 +63,20 @@ def attempt(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | 
 
 def among_usable(
     values: Sequence[T | Unusable],
-    function: Callable[[list[int]], Sequence[R | Unusable]],
+    function: Callable[[list[int], list[T]], Sequence[R | Unusable]],
     batch_size: int | None = None,
 ) -> list[R | Unusable]:
-    """The reasons of unusable rows, and for the others, in batches, what `function(rows)` returns.
+    """Calls `function(positions, values)` with batches of the usable values; keeps the reasons.
 
-    `function` is called with positions in `values`, and not at all if no row is usable.
+    Returns one entry for each value, in order. `function` returns one for each value of its batch,
+    and is never called with none. `batch_size`: all at once if not given.
     """
-    rows = [row for row, value in enumerate(values) if not isinstance(value, Unusable)]
-    size = batch_size or len(rows)
+    usable = [(row, value) for row, value in enumerate(values) if not isinstance(value, Unusable)]
+    size = batch_size or max(len(usable), 1)
     results: dict[int, R | Unusable] = {}
-    for start in range(0, len(rows), size or 1):
-        batch = rows[start : start + size]
-        results.update(zip(batch, function(batch), strict=True))
+    for start in range(0, len(usable), size):
+        rows, batch = map(list, zip(*usable[start : start + size], strict=True))
+        results.update(zip(rows, function(rows, batch), strict=True))
     return [
         value if isinstance(value, Unusable) else results[row] for row, value in enumerate(values)
     ]

@@ -1,11 +1,11 @@
-"""SGD-Mix as a function for `Dataset.map`, to explore with: it holds its split, makes its maps and
-chooses its targets at once.
+"""SGD-Mix as a function for `Dataset.map`, for exploration.
 
-    mapped = MappedSplit(SGDMixPipeline.from_pretrained("org/cub-adapter", preset="recommended"),
-    dataset) augmented = dataset.map(mapped, **mapped.options)
+    pipeline = SGDMixPipeline.from_pretrained("org/cub-adapter", preset="recommended")
+    mapped = MappedSplit(pipeline, dataset)
+    augmented = dataset.map(mapped, **mapped.options)
 
-A dataset to publish is made by `augment.py`, which resumes, shards, and pins what it reads; its
-rows are the same.
+Saliency maps and targets are made when the object is made. `sgdmix augment` gives the same rows,
+and resumes, shards, pins its inputs and publishes.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ from sgdmix_hub.method.saliency.segmentation import MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.method import saliency_method
 
+from ._compat import dataset_fingerprint
 from .errors import UserError
 from .pipeline import SGDMixPipeline
 
 
 class MappedSplit:
-    """Every row of a dataset gives its `num_variants` augmented rows, with the published columns;
-    rows that cannot be made are left out, with a warning.
+    """Maps every row of a dataset to its `num_variants` augmented rows with the published columns.
+
+    A row that cannot be made is left out with a warning.
     """
 
     def __init__(
@@ -52,20 +54,27 @@ class MappedSplit:
         label_column: str = "label",
         seed: int = 0,
     ):
-        """Raises `UserError` when the columns are missing or hold something else, or when the
-        pipeline's models have other classes, and `ValueError` for a pipeline with models that
-        `from_pretrained` did not load.
+        """Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
+        models have other classes.
+
+        Raises `ValueError` if the pipeline's models were not loaded by `from_pretrained`.
         """
         if pipeline.pins is None and (pipeline.refiner, pipeline.source) != (None, None):
             raise ValueError(
-                "which models this pipeline holds is not known: load it with SGDMixPipeline.from_pretrained"
+                "the models of this pipeline are unknown: load it with "
+                "SGDMixPipeline.from_pretrained"
             )
-        pin = Pin("dataset", dataset._fingerprint)
+        pin = Pin("dataset", dataset_fingerprint(dataset))
         self.split = split_of(dataset, pin, image_column, label_column, files_in=ANYWHERE)
         method = dataclasses.asdict(pipeline.settings)
-        columns = {"image_column": image_column, "label_column": label_column}
         self.settings = AugmentSettings(
-            dataset_name=pin.name, output_dir="unused", seed=seed, **columns, **method
+            dataset_name=pin.name,
+            output_dir="unused",
+            seed=seed,
+            image_column=image_column,
+            label_column=label_column,
+            prompt_template=pipeline.prompt_template,
+            **method,
         )
         self._check_classes(pipeline)
         source = pipeline.source or load_source(self.settings)
@@ -73,7 +82,7 @@ class MappedSplit:
         found = RowValues(
             self.split.subset, values, {int(row): reason for row, reason in unusable.items()}
         )
-        maps = SaliencyMaps(found, "", apply_preset(self.settings).saliency_method)
+        maps = SaliencyMaps(found, "", saliency_method(self.settings))
         adapter = pipeline.refiner.adapter if pipeline.refiner else None
         self.maker = RowMaker(
             self.settings, Inputs(self.split, None, adapter, None, None), maps, pipeline=pipeline
@@ -82,19 +91,21 @@ class MappedSplit:
         self._sources = np.array([row.source_index for row in self.plan])
 
     def _check_classes(self, pipeline: SGDMixPipeline) -> None:
-        """Raises `UserError`: a class's number would mean another class to the pipeline."""
+        """Raises `UserError` if class numbers mean other classes to the pipeline's models."""
         known = pipeline.class_names
-        if known not in (None, self.split.class_names):
+        if known is not None and known != self.split.class_names:
+            count, column = len(self.split.class_names), self.settings.label_column
             raise UserError(
-                f"the pipeline's models know {len(known)} other classes than the "
-                f"{len(self.split.class_names)} of the dataset's column {self.settings.label_column}"
+                f"the pipeline's models know {len(known)} other classes than the {count} of the "
+                f"dataset's column {column}"
             )
 
     @property
     def options(self) -> dict:
-        """What `Dataset.map` has to be told besides the function. The fingerprint covers what the
-        rows depend on, without hashing a diffusion model: the split, the settings, the content of
-        every model, this machine and the libraries' versions.
+        """Keyword arguments for `Dataset.map`.
+
+        The fingerprint covers everything that the rows depend on: the split, the settings, the pins
+        of the models, this machine and the versions of the libraries. No model is hashed.
         """
         pins = sorted((self.maker.pipeline.pins or {}).items())
         facts = [
@@ -118,17 +129,13 @@ class MappedSplit:
 
     def __call__(self, batch: dict, indices: list[int]) -> dict:
         """The published columns of the rows with these numbers."""
-        planned = [
-            self.plan[position] for position in np.flatnonzero(np.isin(self._sources, indices))
-        ]
-        mixed = [
-            (row, self.maker.mixture_or_reason(row))
-            for row in sorted(planned, key=lambda row: row.strength)
-        ]
-        made, skipped = [], []
-        for row, mixture, image in sorted(
-            refined_rows(self.maker, mixed, skipped, lambda rows: None), key=in_plan_order
-        ):
+        positions = np.flatnonzero(np.isin(self._sources, indices))
+        planned = sorted((self.plan[place] for place in positions), key=lambda row: row.strength)
+        mixed = [(row, self.maker.mixture_or_reason(row)) for row in planned]
+        made: list[dict] = []
+        skipped: list[dict] = []
+        refined = refined_rows(self.maker, mixed, skipped, lambda rows: None)
+        for row, mixture, image in sorted(refined, key=in_plan_order):
             encoded = {
                 "bytes": encode_image(image, self.settings.image_format),
                 "path": self.maker.image_name(row),

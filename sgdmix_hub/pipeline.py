@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,9 +22,18 @@ from sgdmix_hub.method.mixer import Mixer, Mixture, unmixed
 from sgdmix_hub.method.mixing import compose
 from sgdmix_hub.method.saliency.segmentation import MaskFunction, MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import Found, Source, load_source
-from sgdmix_hub.models.adapters import check_base, read_adapter
-from sgdmix_hub.models.loading import SegmenterPins, load_classifier, load_segmenter
-from sgdmix_hub.models.prompts import name_prompt
+from sgdmix_hub.models.adapters import check_base
+from sgdmix_hub.models.loading import (
+    Diffusion,
+    SegmenterPins,
+    class_prompt,
+    load_classifier,
+    load_refiner,
+    load_segmenter,
+    pin_diffusion,
+)
+from sgdmix_hub.models.supported_bases import check_supported
+from sgdmix_hub.settings.generation import check_base_alone
 from sgdmix_hub.settings.method import (
     LOW_CONFIDENCE,
     NAME_PROMPT,
@@ -53,12 +63,14 @@ class SGDMixPipeline:
         source: Source | None = None,
         pins: dict[str, str] | None = None,
         class_names: list[str] | None = None,
+        prompt_template: str = NAME_PROMPT,
     ):
         """`settings`: with their preset applied.
 
-        `source`: finds the foregrounds in a whole call; may be left out for a method that needs no
-        model. `pins`: the adapter, base and classifier that were loaded, as in `Inputs.pins`.
-        `class_names`: the classes that the models know, if there are models.
+        `source`: makes the maps of a whole call; may be left out for a method that needs no model.
+        `pins`: the adapter, base and classifier that were loaded, as in `Inputs.pins`.
+        `class_names`: the classes that the models know, if there are models. `prompt_template`: of
+        a base model without an adapter.
         """
         self.settings = settings
         self.mixer = Mixer(settings)
@@ -66,6 +78,7 @@ class SGDMixPipeline:
         self.source = source
         self.pins = pins
         self.class_names = class_names
+        self.prompt_template = prompt_template
 
     @classmethod
     def from_pretrained(
@@ -74,30 +87,29 @@ class SGDMixPipeline:
         *,
         pretrained_model_name_or_path: str | None = None,
         class_names: list[str] | None = None,
+        prompt_template: str = NAME_PROMPT,
         classifier: str | None = None,
         segmenter: str | None = None,
         detector: str | None = None,
         mask_function: MaskFunction | None = None,
         device: str | torch.device | None = None,
-        **method,
+        **method: Any,
     ) -> SGDMixPipeline:
         """Loads a pipeline. Models are `org/name`, `org/name@revision` or local folders.
 
-        `adapter`: none for strength 0, or for a base model alone. `pretrained_model_name_or_path`:
-        the base model; default: the one that the adapter was trained on. `class_names`: for a base
-        model without an adapter, in the order of the labels. `classifier`: for a saliency method
-        that needs one. `segmenter`, `detector`: for saliency_method segmentation. `mask_function`:
-        RGB image -> its foreground mask, a PIL image or an array (h, w), instead of a saliency
-        method. `method`: fields of `MethodSettings`; `dtype` may be called `torch_dtype`. Raises
-        `UserError`.
+        `adapter`: not needed for strength 0, nor for a base model alone.
+        `pretrained_model_name_or_path`: the base model, by default the one that the adapter was
+        trained on. `class_names`, `prompt_template`: for a base model alone; the names in the order
+        of the labels. `classifier`: for a saliency method that needs one. `segmenter`, `detector`:
+        for saliency_method segmentation. `mask_function`: RGB image -> its foreground mask, a PIL
+        image or an array (h, w), instead of a saliency method. `method`: fields of
+        `MethodSettings`; `dtype` may be called `torch_dtype`. Raises `UserError`.
         """
         if mask_function is not None:
             method = {"saliency_method": "function"} | method
         settings = apply_preset(MethodSettings(**named_settings(method)))
         settings.validate()
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        refiner = network = None
-        pins: dict[str, Pin] = {}
         needs = saliency_source(settings).needs
         given = {"classifier": classifier, "segmenter": segmenter}
         if needs in given and given[needs] is None:
@@ -106,30 +118,39 @@ class SGDMixPipeline:
             )
         if (needs == "function") != (mask_function is not None):
             raise UserError("mask_function and saliency_method 'function' belong together")
+        pins: dict[str, str] = {}
+
+        def pin(setting: str, name: str) -> Pin:
+            pinned = resolve(name)
+            pins[setting] = str(pinned)
+            return pinned
+
+        refiner = network = None
         if settings.refines:
-            refiner, pins = loaded_refiner(
-                settings, adapter, pretrained_model_name_or_path, class_names, device
-            )
-            class_names = class_names if refiner.adapter is None else refiner.adapter.class_names
+            base = pretrained_model_name_or_path
+            if adapter is None:
+                _check_without_adapter(settings, base, class_names, prompt_template)
+            diffusion = pin_diffusion(adapter, base, pin)
+            if diffusion.adapter is not None:
+                class_names = diffusion.adapter.class_names
+            refiner = _load_refiner(settings, diffusion, class_names, prompt_template, device)
         if needs == "classifier" and classifier is not None:
-            pins["classifier"] = resolve(classifier)
-            network = load_classifier(pins["classifier"], class_names, device)
+            owner = "given class_names" if adapter is None else "adapter"
+            network = load_classifier(pin("classifier", classifier), class_names, device, owner)
             class_names = network.class_names
         if needs == "segmenter" and segmenter is not None:
-            pins["segmenter"] = resolve(segmenter)
-            if detector is not None:
-                pins["detector"] = resolve(detector)
             learned = refiner.adapter if refiner else None
-            words = sought_words(settings, learned.facts["metaclass"] if learned else None)
-            asked = SegmenterPins(pins["segmenter"], pins.get("detector"), words)
+            asked = SegmenterPins(
+                pin("segmenter", segmenter),
+                None if detector is None else pin("detector", detector),
+                sought_words(settings, learned.facts["metaclass"] if learned else None),
+            )
             network = load_segmenter(asked, settings.segmenter_instances, settings.resize, device)
         if mask_function is None:
             source = load_source(settings, network)
         else:
             source = MaskFunctionSource(mask_function, settings.resize)
-        return cls(
-            settings, refiner, source, {name: str(pin) for name, pin in pins.items()}, class_names
-        )
+        return cls(settings, refiner, source, pins, class_names, prompt_template)
 
     def __call__(
         self,
@@ -157,7 +178,7 @@ class SGDMixPipeline:
         mixtures = self.mixtures(images, targets, labels, target_labels)
         finished = among_usable(
             mixtures,
-            lambda rows: self.finish(*_at(rows, mixtures, named, seeds), strength),
+            lambda rows, batch: self.finish(batch, *_at(rows, named, seeds), strength),
             self.settings.batch_size,
         )
         for row, outcome in enumerate(finished):
@@ -233,7 +254,7 @@ class SGDMixPipeline:
             return mixture
         if isinstance(filled, Unusable):
             return Unusable(f"inpainting: {filled.reason}")
-        feather = self.settings.feather
+        feather = self.mixer.feather
         background = compose(filled, mixture.background, mixture.hole, feather)
         mixed = compose(mixture.source.pixels, background, mixture.kept, feather)
         return replace(mixture, background=background, mixed=mixed)
@@ -244,7 +265,7 @@ class SGDMixPipeline:
         """The inpainted and refined images of at most a batch, uint8 (size, size, 3)."""
         filled = self.inpaint(mixtures, seeds)
         return among_usable(
-            filled, lambda rows: self.refine(*_at(rows, filled, labels, seeds), strength)
+            filled, lambda rows, batch: self.refine(batch, *_at(rows, labels, seeds), strength)
         )
 
     def refine(
@@ -267,26 +288,23 @@ class SGDMixPipeline:
         """The refined image, with the source's foreground on it if `paste_foreground` is set."""
         if isinstance(refined, Unusable) or not self.settings.paste_foreground:
             return refined
-        return compose(mixture.source.pixels, refined, mixture.source.mask, self.settings.feather)
+        return compose(mixture.source.pixels, refined, mixture.source.mask, self.mixer.feather)
 
 
 def _with_maps(
     source: Source, images: list[Image.Image], labels: list[int] | None
 ) -> list[ImageAndFound | Unusable]:
     """The images, RGB, with what the source finds in them."""
-    readable = [attempt(_rgb, image) for image in images]
-    found = among_usable(
-        readable,
-        lambda rows: source.found(
-            [readable[row] for row in rows],
-            None if labels is None else [labels[row] for row in rows],
-            None,
-        ),
-    )
-    return [
-        outcome if isinstance(outcome, Unusable) else (image, outcome)
-        for image, outcome in zip(readable, found, strict=True)
-    ]
+
+    def find(rows: list[int], readable: list[Image.Image]) -> list[ImageAndFound | Unusable]:
+        known = None if labels is None else [labels[row] for row in rows]
+        found = source.found(readable, known, None)
+        return [
+            outcome if isinstance(outcome, Unusable) else (image, outcome)
+            for image, outcome in zip(readable, found, strict=True)
+        ]
+
+    return among_usable([attempt(_rgb, image) for image in images], find)
 
 
 @one_row("corrupt image")
@@ -299,46 +317,32 @@ def _at(rows: list[int], *columns: list) -> list[list]:
     return [[column[row] for row in rows] for column in columns]
 
 
-def loaded_refiner(
+def _check_without_adapter(
+    settings: MethodSettings, base: str | None, class_names: list[str] | None, prompt_template: str
+) -> None:
+    if base is None or class_names is None:
+        raise UserError(
+            "strength above 0 needs an adapter, or pretrained_model_name_or_path with class_names; "
+            "strength=0 mixes without a model"
+        )
+    check_base_alone(settings, prompt_template)
+
+
+def _load_refiner(
     settings: MethodSettings,
-    adapter: str | None,
-    base_model: str | None,
+    diffusion: Diffusion,
     class_names: list[str] | None,
+    prompt_template: str,
     device: torch.device,
-) -> tuple[Refiner, dict[str, Pin]]:
-    """The diffusion model with its adapter, or alone with the names of the classes, and the pins.
-
-    Raises `UserError`.
-    """
-    # seconds of the start of a program that mixes alone
-    from sgdmix_hub.models.refine import Refiner
-
-    if adapter is not None:
-        pins = {"adapter": resolve(adapter)}
-        learned = read_adapter(pins["adapter"])
-        base = resolve(base_model or learned.facts["base"])
-        check_base(learned, base)
-        return Refiner(base, learned, learned.prompt, settings, device), pins | {
-            "pretrained_model_name_or_path": base
-        }
-    if base_model is None or class_names is None:
-        raise UserError(
-            "strength > 0 needs an adapter, or pretrained_model_name_or_path with class_names; "
-            "strength=0 mixes without one"
-        )
-    if settings.inpainting_method == "diffusion":
-        raise UserError(
-            "inpainting_method diffusion needs an adapter: it knows the metaclass that a hole must "
-            "not show"
-        )
-    base = resolve(base_model)
-    refiner = Refiner(
-        base, None, lambda label: name_prompt(class_names[label], NAME_PROMPT), settings, device
-    )
-    return refiner, {"pretrained_model_name_or_path": base}
+) -> Refiner:
+    check_supported(diffusion.base)
+    if diffusion.adapter is not None:
+        check_base(diffusion.adapter, diffusion.base)
+    prompt = partial(class_prompt, diffusion.adapter, class_names or [], prompt_template)
+    return load_refiner(settings, diffusion.base, diffusion.adapter, prompt, device)
 
 
-def named_settings(method: dict) -> dict:
+def named_settings(method: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments as fields of `MethodSettings`.
 
     Raises `UserError` for an unknown name, or for a setting that is given by two names.

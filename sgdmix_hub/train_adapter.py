@@ -33,7 +33,7 @@ from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
 from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_file
 from sgdmix_hub.settings.training import AdapterSettings, recorded
-from sgdmix_hub.training.adapter.loop import train
+from sgdmix_hub.training.adapter.loop import train, validation_sheet
 from sgdmix_hub.training.log import TrainingLog, check_tracker
 from sgdmix_hub.training.resume import check_push, is_finished, push_trained
 
@@ -106,8 +106,8 @@ def train_and_save(
                 working, model.unet, model.tokens.learned, settings.num_vectors, facts | found
             )
             draw_curve(curve, working / LOSS_PICTURE)
-            sheet = (state / "validation" / f"step-{settings.max_train_steps:07d}.png").read_bytes()
-            (working / SAMPLES_PICTURE).write_bytes(sheet)
+            sheet = validation_sheet(state, settings.max_train_steps)
+            (working / SAMPLES_PICTURE).write_bytes(sheet.read_bytes())
 
         fill_folder(folder, write, last=FACTS_FILE)
     wait_for_file(folder / FACTS_FILE)  # a shared file system may show it late

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.hub.pins import same_content
+from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.seeds import RandomStream, generator
 
 NO_LABEL = -1
@@ -49,7 +49,7 @@ def check_same_subset(mine: dict, theirs: dict, what: str) -> None:
         for key in ("dataset_config_name", "dataset_split", "rows_sha256")
         if mine[key] != theirs.get(key)
     ]
-    if not same_content(mine["dataset"], theirs.get("dataset", "")):
+    if not Pin.parse(mine["dataset"]).holds_same_as(Pin.parse(theirs.get("dataset", ""))):
         different.insert(0, "dataset")
     if different:
         raise UserError(

@@ -143,7 +143,9 @@ class Stage:
 
     def update_average(self):
         decay = min(EMA_DECAY, (self.step + 1) / (self.step + 10))
-        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+        with torch.no_grad():
+            for key, parameter in self.parameters.items():
+                self.average[key].lerp_(parameter, 1 - decay)
 
     def swap_average(self):
         """Exchange weights and averages in place; a second call undoes it."""

@@ -34,6 +34,7 @@ from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.prompts import bare_prompt
 from sgdmix_hub.models.sampling import draw_images, drawing_options
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
+from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.seeds import RandomStream, generator, seed_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
@@ -167,9 +168,19 @@ def judge_adapter(
             folder / FACTS_FILE,
             facts | {"fidelity": asked | {"judge_accuracy": judge.accuracy, "arms": arms}},
         )
-        found = ", ".join(f"{arm} {scores['accuracy']:.3f}" for arm, scores in arms.items())
-        say(f"adapter: share of images that show their class to the judge: {found}")
+        say(fidelity_line(arms, settings.judged_strength))
     state.wait_for_everyone()
+
+
+def fidelity_line(arms: dict, strength: float) -> str:
+    """How often the judge recognises the class, with and without the adapter, in one sentence."""
+    share = {arm: f"{scores['accuracy']:.3f}" for arm, scores in arms.items()}
+    return (
+        f"adapter: the judge recognises the class in {share['noise, adapter']} of the images drawn "
+        f"from noise (base alone: {share['noise, base']}), and in {share['mixed, adapter']} of the "
+        f"mixed images refined at S = {strength:g} (base alone: {share['mixed, base']}; "
+        f"before refinement: {share['mixed']})"
+    )
 
 
 def _judged(
@@ -185,7 +196,12 @@ def _judged(
     options = drawing_options(settings)
     seeds = [seed_of(RandomStream.JUDGED_NOISE, seed) for seed in sources.seeds]
     drawn = draw_images(
-        pipeline, prompts, seeds, desc=f"{name} from noise" if show else None, **options
+        pipeline,
+        prompts,
+        seeds,
+        desc=f"{name} from noise" if show else None,
+        on_step=stop_if_requested,
+        **options,
     )
     refined = draw_images(
         pipeline,
@@ -194,6 +210,7 @@ def _judged(
         images=sources.images,
         strength=settings.judged_strength,
         desc=f"{name} from mixed images" if show else None,
+        on_step=stop_if_requested,
         **options,
     )
     return {f"noise, {name}": judge.predict(drawn), f"mixed, {name}": judge.predict(refined)}

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from sgdmix_hub.data.splits import Split, load_evaluation_split, split_of
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.generation.row_maker import RowMaker
-from sgdmix_hub.hub.pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, same_content
+from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, parse_pins, resolve
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import BATCH, Judge
 from sgdmix_hub.models.loading import SegmenterPins
@@ -52,7 +52,7 @@ def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
         subset[name] == trained_on.get(name)
         for name in ("dataset_config_name", "dataset_split", "rows_sha256")
     )
-    if same and same_content(subset["dataset"], trained_on["dataset"]):
+    if same and Pin.parse(subset["dataset"]).holds_same_as(Pin.parse(trained_on["dataset"])):
         found.append(
             "The judge was trained on the source images, whose foregrounds it knows: an independent one would agree less."
         )
@@ -75,12 +75,12 @@ def source_pin(settings: EvaluationSettings, manifest: dict) -> Pin:
     """The source dataset at its pin. Raises `UserError` where that was a local folder whose path
     was not given.
     """
-    stated = manifest["pins"]["dataset_name"]
-    if settings.dataset_name is None and stated.rpartition("@")[2].startswith(LOCAL):
+    stated = parse_pins(manifest["pins"])["dataset_name"]
+    if settings.dataset_name is None and stated.is_local:
         raise UserError(
-            f"the dataset was made from a local folder ({stated.partition('@')[0]}): give its path with --dataset_name"
+            f"the dataset was made from a local folder ({stated.name}): give its path with --dataset_name"
         )
-    return resolve(settings.dataset_name or stated, repo_type="dataset")
+    return resolve(settings.dataset_name or str(stated), repo_type="dataset")
 
 
 def mask_settings(
@@ -96,19 +96,18 @@ def mask_settings(
         return _segmenter_settings(recipe, manifest)
     if SALIENCY_SOURCES[method].needs != "classifier":
         return replace(recipe, saliency_method=method), None, words
-    stated = manifest["pins"]["classifier"]
+    stated = parse_pins(manifest["pins"])["classifier"]
     if settings.classifier is not None:
         pin = resolve(settings.classifier)
-        if not same_content(str(pin), stated):
+        if not pin.holds_same_as(stated):
             raise UserError(
                 f"{settings.classifier} is not the classifier behind the saliency maps ({stated}): leave it out or give that one"
             )
         return recipe, pin, words
-    if not stated.rpartition("@")[2].startswith(LOCAL):
-        pin = Pin(*stated.rpartition("@")[::2])
+    if not stated.is_local:
         try:
-            local_folder(pin, MODEL_FILES)
-            return recipe, pin, words
+            local_folder(stated, MODEL_FILES)
+            return recipe, stated, words
         except UserError as error:
             say(f"warning: {error}")
     words = f"model-free (minimum barrier, GrabCut): the classifier behind the generation's {method} is not at hand (--classifier)"
@@ -120,21 +119,18 @@ def _segmenter_settings(
     recipe: AugmentSettings, manifest: dict
 ) -> tuple[AugmentSettings, SegmenterPins | None, str]:
     """As `mask_settings`, for masks of a segmentation model, which may be fetched again."""
-    pins = {
-        name: Pin(*manifest["pins"][name].rpartition("@")[::2])
-        for name in ("segmenter", "detector")
-        if name in manifest["pins"]
-    }
+    pins = parse_pins(manifest["pins"])
+    segmenter, detector = pins["segmenter"], pins.get("detector")
     words = tuple(manifest["saliency"].get("sought", []))
-    if any(pin.revision.startswith(LOCAL) for pin in pins.values()):
+    if segmenter.is_local or (detector is not None and detector.is_local):
         said = (
             "model-free (minimum barrier, GrabCut): the segmenter behind the generation's masks "
             "was a local folder"
         )
         say(f"warning: masks are {said}")
         return replace(recipe, **WITHOUT_CLASSIFIER), None, said
-    asked = SegmenterPins(pins["segmenter"], pins.get("detector"), words)
-    return recipe, asked, f"the generation's ({asked.segmenter.name})"
+    asked = SegmenterPins(segmenter, detector, words)
+    return recipe, asked, f"the generation's ({segmenter.name})"
 
 
 def origins_of(rows: PublishedRows, split: Split) -> Origins:

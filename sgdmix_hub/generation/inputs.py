@@ -1,6 +1,4 @@
-"""The pinned inputs of a generation, and whether they and the settings are those that a folder's
-run began with.
-"""
+"""The pinned inputs of a generation, and the check that a resumed run still has the same ones."""
 
 from __future__ import annotations
 
@@ -15,9 +13,9 @@ from sgdmix_hub.data.splits import Split, load_split, subset_record
 from sgdmix_hub.data.subsets import check_same_subset
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
-from sgdmix_hub.hub.pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve
-from sgdmix_hub.models.adapters import Adapter, check_base, read_adapter
-from sgdmix_hub.models.loading import SegmenterPins
+from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, resolve
+from sgdmix_hub.models.adapters import Adapter, check_base
+from sgdmix_hub.models.loading import SegmenterPins, pin_diffusion
 from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
@@ -35,7 +33,7 @@ from .plan_file import begun_run, has_begun, note_run
 
 @dataclass(frozen=True)
 class Inputs:
-    """The pinned inputs; None where the settings need none."""
+    """The pinned inputs; None for those that the settings do not need."""
 
     split: Split
     adapter_pin: Pin | None
@@ -46,7 +44,7 @@ class Inputs:
 
     @property
     def pins(self) -> dict[str, str]:
-        """Setting name -> pin, as it is fingerprinted and published."""
+        """Setting -> pin, as fingerprinted and published."""
         pins = {
             "dataset_name": self.split.pin,
             "adapter": self.adapter_pin,
@@ -59,8 +57,9 @@ class Inputs:
 
 
 def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
-    """Pins everything the settings name, once for all ranks, and checks that it belongs together.
-    Raises `UserError`. A collective.
+    """Pins everything that the settings name, once for all ranks. A collective.
+
+    Raises `UserError` if the inputs do not fit each other.
     """
 
     def pin(setting: str, asked: str, repo_type: str = "model") -> Pin:
@@ -69,27 +68,20 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         )
 
     split = load_split(settings, pin("dataset_name", settings.dataset_name, "dataset"))
-    needs = saliency_source(settings).needs
-    if needs == "column" and not isinstance(
-        split.rows.features.get(settings.mask_column), ImageFeature
-    ):
-        raise UserError(
-            f"{split.pin.name} has no image column {settings.mask_column!r} for its masks"
-        )
+    needs, column = saliency_source(settings).needs, settings.mask_column
+    if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
+        raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
     _check_box_column(settings, split)
-    adapter_pin = adapter = base = classifier = segmenter = None
+    base = adapter_pin = adapter = classifier = segmenter = None
     if settings.refines:
-        if settings.adapter is not None:
-            adapter_pin = pin("adapter", settings.adapter)
-            adapter = read_adapter(adapter_pin)
-        base = pin(
-            "pretrained_model_name_or_path",
-            settings.pretrained_model_name_or_path or adapter.facts["base"],
-        )
-        on_rank_zero(lambda: check_supported(base))
+        diffusion = pin_diffusion(settings.adapter, settings.pretrained_model_name_or_path, pin)
+        on_rank_zero(lambda: check_supported(diffusion.base))
+        base, adapter_pin, adapter = diffusion.base, diffusion.adapter_pin, diffusion.adapter
     if needs == "classifier":
+        assert settings.classifier is not None, "`validate` refuses a CAM without a classifier"
         classifier = pin("classifier", settings.classifier)
     if needs == "segmenter":
+        assert settings.segmenter is not None, "`validate` refuses segmentation without a model"
         metaclass = None if adapter is None else adapter.facts["metaclass"]
         segmenter = SegmenterPins(
             pin("segmenter", settings.segmenter),
@@ -110,29 +102,29 @@ def _check_box_column(settings: AugmentSettings, split: Split) -> None:
 
 
 def _earlier_pin(state_folder: Path, setting: str, asked: str) -> Pin | None:
-    """The Hub pin a run that goes on began with: a branch may have moved since. None for a new run,
-    another name, or a local folder.
+    """The Hub pin that a resumed run began with, since a branch may have moved.
+
+    None for a new run, another name, or a local folder.
     """
     if not has_begun(state_folder):
         return None
     run = begun_run(state_folder)
-    name, _, revision = run["settings"].get(setting, "").rpartition("@")
-    if run["requested"].get(setting) != asked or revision.startswith(LOCAL):
-        return None
-    return Pin(name, revision)
+    pin = Pin.parse(run["settings"].get(setting, ""))
+    return None if run["requested"].get(setting) != asked or pin.is_local else pin
 
 
 def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:
+    """Raises `UserError` if adapter or classifier were made for other data."""
     subset = subset_record(settings, inputs.split)
-    if inputs.adapter is not None:
-        facts = inputs.adapter.facts
+    if inputs.adapter is not None and inputs.adapter_pin is not None and inputs.base is not None:
         if inputs.adapter.class_names != inputs.split.class_names:
             raise UserError(
-                f"the adapter {inputs.adapter_pin.name} was trained on other classes than {inputs.split.pin.name} has"
+                f"the adapter {inputs.adapter_pin.name} was trained on other classes than "
+                f"{inputs.split.pin.name} has"
             )
         check_base(inputs.adapter, inputs.base)
         if not settings.allow_other_subset:
-            check_same_subset(subset, facts["subset"], "adapter")
+            check_same_subset(subset, inputs.adapter.facts["subset"], "adapter")
     if inputs.classifier is not None:
         facts = read_classifier_facts(
             Path(local_folder(inputs.classifier, MODEL_FILES)) / CLASSIFIER_FACTS
@@ -142,7 +134,7 @@ def _check_belonging(settings: AugmentSettings, inputs: Inputs) -> None:
 
 
 def environment(settings: AugmentSettings) -> dict[str, str]:
-    """What may move last bits: device model, threads, batch size, versions."""
+    """What may change last bits: device model, threads, batch size, versions."""
     device = (
         torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} cpu"
     )
@@ -154,8 +146,9 @@ def environment(settings: AugmentSettings) -> dict[str, str]:
 
 
 def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) -> None:
-    """Compares with the run that began in this folder: refuses other images, warns about other last
-    bits, else notes this run.
+    """Compares with the run that began in this folder, or records this one if there is none.
+
+    Raises `UserError` if the images would differ; warns if last bits may.
     """
     current = {
         "fingerprint": fingerprint(settings, inputs.pins),
@@ -174,12 +167,14 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
             if name not in MAY_MOVE_LAST_BITS
         ]
         raise UserError(
-            f"{state_folder.parent} holds a run with other settings ({', '.join(changes)}): choose another --output_dir"
+            f"{state_folder.parent} holds a run with other settings ({', '.join(changes)}): "
+            "choose another --output_dir"
         )
     moved = _different(before["environment"], current["environment"])
     if moved:
         say(
-            f"warning: {', '.join(moved)} changed since this run began: images made from here on may differ by rounding"
+            f"warning: {', '.join(moved)} changed since this run began: images made from here on "
+            "may differ by rounding"
         )
 
 

@@ -16,7 +16,7 @@ from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UserError, first_line, one_line
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.hub.formats import read_manifest
-from sgdmix_hub.hub.pins import same_content
+from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.targets import NO_TARGET
 from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE
@@ -79,7 +79,7 @@ def different_settings(settings: AugmentSettings, pins: dict[str, str]) -> list[
     inputs = [
         name
         for name in PINNED_INPUTS
-        if not same_content(published.get(name, ""), pins.get(name, ""))
+        if not Pin.parse(published.get(name, "")).holds_same_as(Pin.parse(pins.get(name, "")))
     ]
     skipped = {*PINNED_INPUTS, *MAY_MOVE_LAST_BITS}
     return inputs + [

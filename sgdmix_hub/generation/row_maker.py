@@ -1,6 +1,4 @@
-"""The rows of the augmented dataset: a planned row -> its mixture -> its refined image and its
-columns.
-"""
+"""A row of the plan -> its mixture -> its refined image and its columns."""
 
 from __future__ import annotations
 
@@ -12,8 +10,9 @@ import torch
 from sgdmix_hub.data.images import aspect_box
 from sgdmix_hub.errors import Unusable, UnusableRow, attempt
 from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
-from sgdmix_hub.models.prompts import name_prompt
+from sgdmix_hub.models.loading import class_prompt, load_refiner
 from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import effective_strength
 
@@ -25,8 +24,10 @@ MASKED_IMAGES_KEPT = 256
 
 
 class RowMaker:
-    """Makes rows of a plan. Mixtures may be made on several threads at once; the diffusion model is
-    loaded on demand, and never where all strengths are 0.
+    """Makes the rows of a plan.
+
+    Several threads may make mixtures at once. The diffusion model is loaded on demand, and never if
+    all strengths are 0.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class RowMaker:
         maps: SaliencyMaps,
         pipeline: SGDMixPipeline | None = None,
     ):
-        """`pipeline`: one that is loaded already."""
+        """`pipeline`: if it is already loaded."""
         self.settings = settings
         self.inputs = inputs
         self.maps = maps
@@ -45,19 +46,20 @@ class RowMaker:
         self.mixer = self.pipeline.mixer
 
     def load_refiner(self, device: torch.device) -> None:
-        """Loads the diffusion model and its adapter. Raises `UserError` when they do not fit each
-        other.
-        """
+        """Loads the diffusion model and its adapter. Raises `UserError` if they do not fit."""
         if self.settings.refines and self.pipeline.refiner is None:
-            # seconds of the start of a program that mixes alone
-            from sgdmix_hub.models.refine import Refiner
-
-            self.pipeline.refiner = Refiner(
-                self.inputs.base, self.inputs.adapter, self.prompt, self.settings, device
+            assert self.inputs.base is not None, "settings that refine name a base model"
+            self.pipeline.refiner = load_refiner(
+                self.settings,
+                self.inputs.base,
+                self.inputs.adapter,
+                self.prompt,
+                device,
+                on_step=stop_if_requested,
             )
 
     def mixture(self, row: PlanRow) -> Mixture:
-        """The mixture of one planned row. Raises `UnusableRow`."""
+        """The mixture of a planned row. Raises `UnusableRow`."""
         if row.skip is not None:
             raise UnusableRow(row.skip)
         source = self.masked_image(row.source_index)
@@ -67,12 +69,13 @@ class RowMaker:
         return self.mixer.mix(source, self.masked_image(row.target_index, aspect))
 
     def mixture_or_reason(self, row: PlanRow) -> Mixture | Unusable:
-        """The mixture of one planned row, or why there is none."""
+        """The mixture of a planned row, or why there is none."""
         return attempt(self.mixture, row)
 
     def filled_mixture(self, row: PlanRow) -> Mixture:
-        """The mixture of one planned row as it is refined, also where a diffusion model, which has
-        to be loaded, fills its hole. Raises as `mixture` does.
+        """The mixture of a planned row with its hole filled, as it is refined.
+
+        A diffusion model that fills holes must be loaded. Raises `UnusableRow`.
         """
         mixture = self.mixture(row)
         (filled,) = self.pipeline.inpaint([mixture], [row.seed])
@@ -83,40 +86,32 @@ class RowMaker:
     def _masked_image(self, index: int, aspect: float | None = None) -> MaskedImage:
         image = self.inputs.split.image(index)
         if aspect is not None and aspect_box(*image.size, aspect) == (0, 0, *image.size):
-            return self.masked_image(index)  # the crop takes nothing away
-        return self.mixer.mask(
-            image,
-            self.maps[index],
-            aspect,
-            stored_mask(self.settings, self.inputs.split, index),
-            self.maps.mask(index),
-        )
+            return self.masked_image(index)  # nothing is cropped
+        stored = stored_mask(self.settings, self.inputs.split, index)
+        return self.mixer.mask(image, self.maps[index], aspect, stored, self.maps.mask(index))
 
     def label(self, row: PlanRow) -> int:
-        """The class that the image is labelled with, and that its prompt names."""
+        """The class of the image's label and prompt."""
         index = row.target_index if self.settings.prompt_class == "target" else row.source_index
         return int(self.inputs.split.labels[index])
 
     def prompt(self, label: int) -> str:
-        """The prompt of a class: the adapter's, or, for a base model alone, one that names it."""
-        if self.inputs.adapter is not None:
-            return self.inputs.adapter.prompt(label)
-        return name_prompt(self.inputs.split.class_names[label], self.settings.prompt_template)
+        """The prompt of a class."""
+        names, template = self.inputs.split.class_names, self.settings.prompt_template
+        return class_prompt(self.inputs.adapter, names, template, label)
 
     def refined(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[np.ndarray | Unusable]:
-        """The finished images, uint8 (size, size, 3), of at most a batch of rows of one strength,
-        or why there is none.
+        """The finished images, uint8 (size, size, 3), or why there is none.
+
+        `rows`: at most a batch, all of one strength.
         """
-        return self.pipeline.finish(
-            mixtures,
-            [self.label(row) for row in rows],
-            [row.seed for row in rows],
-            rows[0].strength,
-        )
+        labels, seeds = [self.label(row) for row in rows], [row.seed for row in rows]
+        return self.pipeline.finish(mixtures, labels, seeds, rows[0].strength)
 
     def columns(self, row: PlanRow, foreground_area: float) -> dict:
-        """A row's columns but its image."""
+        """A row's columns without its image."""
         settings, label = self.settings, self.label(row)
+        foreground_strength = settings.foreground_strength
         return {
             "label": label,
             "source_index": row.source_index,
@@ -126,8 +121,8 @@ class RowMaker:
             "strength": row.strength,
             "effective_strength": effective_strength(settings, row.strength),
             "foreground_strength": row.strength
-            if settings.foreground_strength is None
-            else settings.foreground_strength,
+            if foreground_strength is None
+            else foreground_strength,
             "seed": row.seed,
             "saliency_distance": row.saliency_distance,
             "foreground_area": foreground_area,

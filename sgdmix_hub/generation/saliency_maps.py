@@ -1,6 +1,4 @@
-"""The saliency maps of a whole split: which method makes them, after the trust test, and where they
-are kept.
-"""
+"""The saliency maps of a split: the trust test, the source that makes them, and their store."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +41,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import (
     FALL_BACK,
     SALIENCY_SOURCES,
-    apply_preset,
+    saliency_method,
     saliency_source,
 )
 
@@ -56,15 +55,17 @@ MASK_SETTINGS = (
     "fill_holes",
     "mask_dilation",
 )
-LARGEST_SCALE = 1.5  # of the size a classifier was trained at; at twice that size a small network lost half of its accuracy
+# Input size over training size; at twice its training size a small network lost half its accuracy.
+LARGEST_SCALE = 1.5
 
 
 @dataclass(frozen=True)
 class SaliencyMaps:
-    """The maps of a split's subset, indexed by the split's rows, with the name of their store, the
-    method that made them, and what the trust test of a CAM found.
+    """The maps of a split's subset, indexed by the split's rows.
 
-    Where the method gives more than maps, a stored row has the fields of `row_type`.
+    `key`: the name of their store; `method`: the saliency method that made them; `trust`: the
+    result of the trust test, if there was one. Where the method gives more than maps, a stored row
+    has the fields of `row_type`.
     """
 
     store: RowStore | RowValues
@@ -118,15 +119,16 @@ def compute_maps(
     device: torch.device,
     segmenter: SegmenterPins | None = None,
 ) -> SaliencyMaps:
-    """All maps of the split's subset, each made once by some process of the launch.
+    """The maps of the split's subset, each made once by one process of the launch. A collective.
 
-    `classifier`, `segmenter`: the networks that the saliency method needs.
+    `classifier`, `segmenter`: the networks that the saliency method needs. If the trust test fails
+    and the settings say so, `FALL_BACK` makes them. Raises `UserError`.
     """
     root, trust = saliency_root(settings), None
     if saliency_source(settings).needs == "classifier":
-        trust = _tested(
-            settings, split, classifier, root / store_key(settings, split, classifier), rank, device
-        )
+        assert classifier is not None, "`resolve_inputs` pins what the saliency method needs"
+        folder = root / store_key(settings, split, classifier)
+        trust = _tested(settings, split, classifier, folder, rank, device)
         if trust.reads_background and settings.trust_test == "fall-back":
             settings, classifier = replace(settings, saliency_method=FALL_BACK), None
     key = store_key(settings, split, classifier, segmenter)
@@ -135,21 +137,15 @@ def compute_maps(
         source = load_source(settings, _network(settings, split, classifier, segmenter, device))
         return lambda rows: block_maps(settings, split, rows, source)
 
-    return SaliencyMaps(
-        compute_rows(root / key, split, prepare, rank, world_size),
-        key,
-        settings.saliency_method,
-        trust,
-    )
+    store = compute_rows(root / key, split, prepare, rank, world_size)
+    return SaliencyMaps(store, key, saliency_method(settings), trust)
 
 
 def saliency_root(settings: AugmentSettings) -> Path:
-    """The folder of all stores of a run, or of all runs that share it."""
-    return (
-        Path(settings.saliency_dir)
-        if settings.saliency_dir
-        else Path(settings.output_dir) / "state" / "saliency"
-    )
+    """The folder of a run's stores, which runs may share."""
+    if settings.saliency_dir:
+        return Path(settings.saliency_dir)
+    return Path(settings.output_dir) / "state" / "saliency"
 
 
 def store_key(
@@ -158,9 +154,9 @@ def store_key(
     classifier: Pin | None,
     segmenter: SegmenterPins | None = None,
 ) -> str:
-    """Everything a map depends on, as a folder name."""
-    source, method = saliency_source(settings), settings.saliency_method
-    inputs = {
+    """The name of the store of maps: a function of everything that a map depends on."""
+    source, method = saliency_source(settings), saliency_method(settings)
+    inputs: dict[str, Any] = {
         "dataset": str(split.pin),
         "config": settings.dataset_config_name,
         "split": settings.dataset_split,
@@ -171,7 +167,7 @@ def store_key(
         "resize": settings.resize,
     }
     if settings.max_image_pixels is not None:
-        inputs |= {"max_image_pixels": settings.max_image_pixels}
+        inputs["max_image_pixels"] = settings.max_image_pixels
     if source.needs == "classifier":
         inputs |= {"classifier": str(classifier)}
     if source.needs == "segmenter" and segmenter is not None:
@@ -194,10 +190,9 @@ def _network(
 ) -> Network:
     """The network that the saliency method needs, if any. Raises `UserError`."""
     needs = saliency_source(settings).needs
-    if needs == "classifier":
+    if needs == "classifier" and classifier is not None:
         return load_classifier(classifier, split.class_names, device)
-    if needs == "segmenter":
-        assert segmenter is not None, "the settings name a segmenter"
+    if needs == "segmenter" and segmenter is not None:
         return load_segmenter(segmenter, settings.segmenter_instances, settings.resize, device)
     return None
 
@@ -210,7 +205,7 @@ def _tested(
     rank: int,
     device: torch.device,
 ) -> Trust:
-    """What the trust test finds; rank 0 makes it once and warns."""
+    """The result of the trust test, which rank 0 makes once. Warns if it fails."""
     path = folder / "trust.json"
     on_rank_zero(lambda: _drop_damaged_test(path))
     if rank == 0 and not path.exists():
@@ -221,13 +216,13 @@ def _tested(
     wait_for_file(path)
     trust = Trust(**read_sealed(path))
     if trust.reads_background:
+        falls_back = settings.trust_test == "fall-back"
         remedy = (
-            f"taking {FALL_BACK} instead"
-            if settings.trust_test == "fall-back"
-            else f"try --saliency_method {FALL_BACK}"
+            f"using {FALL_BACK} instead" if falls_back else f"try --saliency_method {FALL_BACK}"
         )
         say(
-            f"warning: the classifier reads the background ({trust}), so its maps find the background: {remedy}"
+            f"warning: the classifier reads the background ({trust}), "
+            f"so its maps find the background: {remedy}"
         )
     return trust
 
@@ -243,26 +238,29 @@ def _drop_damaged_test(path: Path) -> None:
 
 
 def doubts_of_size(cam: CamSaliency) -> list[str]:
-    """Why maps may be bad at this input size, in sentences; none where nothing speaks against it."""
-    found, trained = [], cam.classifier.preprocessing.resize_size
+    """Reasons why the maps of this input size may be bad, as sentences."""
+    doubts, trained = [], cam.classifier.preprocessing.resize_size
     if min(cam.grid) < SMALLEST_GRID:
-        found.append(
-            f"{cam.layer_name} gives maps of {cam.grid[0]}x{cam.grid[1]} cells at input {cam.size}, too coarse for a good "
-            "mask (7x7 at least): raise --saliency_input_size or name an earlier --saliency_layer"
+        doubts.append(
+            f"{cam.layer_name} gives maps of {cam.grid[0]}x{cam.grid[1]} cells at input size "
+            f"{cam.size}; a good mask needs {SMALLEST_GRID}x{SMALLEST_GRID}: raise "
+            "--saliency_input_size or name an earlier --saliency_layer"
         )
     if cam.size > LARGEST_SCALE * trained:
-        found.append(
-            f"the classifier looks at images of {cam.size} and was trained at {trained}, where it is right more often: "
-            f"give a --saliency_input_size of at most {int(LARGEST_SCALE * trained)}, or train it with a larger --image_size"
+        largest = int(LARGEST_SCALE * trained)
+        doubts.append(
+            f"the classifier was trained at {trained} and is less accurate at {cam.size}, the size "
+            f"that makes the maps: give a --saliency_input_size of at most {largest}, "
+            "or train it with a larger --image_size"
         )
-    return found
+    return doubts
 
 
 def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, source: Source) -> Block:
-    """What is found in one block, (k, ...) of `row_type`, zeros for a row without a map, and by row
-    the reasons why it has none.
+    """What is found in one block, (k, ...) of `row_type`, and the reasons of rows without a map
+    (zeros).
     """
-    stored = row_type(apply_preset(settings).saliency_method)
+    stored = row_type(saliency_method(settings))
     values = np.zeros(len(rows), stored)
     unusable: dict[str, str] = {}
     for position, found in enumerate(found_in(settings, split, rows, source)):
@@ -289,17 +287,21 @@ def _stored_fields(found: Found, names: tuple[str, ...]) -> tuple:
 def found_in(
     settings: AugmentSettings, split: Split, rows: np.ndarray, source: Source
 ) -> Iterator[Found | Unusable]:
-    """What a source finds in rows of a split; no more images are decoded than it looks at together."""
+    """What a source finds in rows of a split; decodes only one batch of the source at a time."""
     for start in range(0, len(rows), source.batch_size):
         batch = rows[start : start + source.batch_size]
         decoded = [attempt(_source_inputs, settings, split, row) for row in batch]
 
-        def found(positions: list[int], batch=batch, decoded=decoded) -> list[Found | Unusable]:
-            images, *stored = map(list, zip(*(decoded[i] for i in positions), strict=True))
-            labels = split.labels[batch[positions]].tolist()
-            return source.found(images, labels, stored[0] if stored else None)
+        labels = split.labels[batch].tolist()
 
-        yield from among_usable(decoded, found)
+        def find(
+            positions: list[int], inputs: list[list[Any]], labels: list[int] = labels
+        ) -> list[Found | Unusable]:
+            images, *stored = map(list, zip(*inputs, strict=True))
+            known = [labels[position] for position in positions]
+            return source.found(images, known, stored[0] if stored else None)
+
+        yield from among_usable(decoded, find)
 
 
 def _source_inputs(settings: AugmentSettings, split: Split, row: int) -> list[Stored]:
@@ -327,8 +329,9 @@ def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Imag
 def compute_backgrounds(
     settings: AugmentSettings, split: Split, maps: SaliencyMaps, rank: int, world_size: int
 ) -> RowStore:
-    """The features of every image of the subset that has a saliency map, zeros elsewhere; each made
-    once by some process of the launch.
+    """Background features of the subset, each made once by one process of the launch.
+
+    Zeros for an image without a saliency map. A collective.
     """
     inputs = {name: getattr(settings, name) for name in MASK_SETTINGS} | {"maps": maps.key}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -347,9 +350,7 @@ def compute_backgrounds(
 def features_of(
     settings: AugmentSettings, split: Split, maps: SaliencyMaps, row: int
 ) -> np.ndarray:
-    """The features of one image of a split, float32 (16,); zeros where it has no saliency map, or
-    no mask.
-    """
+    """Background features of one image, float32 (16,); zeros if it has no map or no mask."""
     if int(row) not in maps.unusable:
         with suppress(UnusableRow):
             image, stored = split.image(row), stored_mask(settings, split, row)

@@ -1,12 +1,10 @@
-"""The Hub's client as this package uses it: a token, time limits, calls asked again where the
-client does not, and errors in one line.
-"""
+"""The Hub's client with time limits, retries, and errors in one line."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from json import JSONDecodeError
 from typing import TypeVar
@@ -19,26 +17,29 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 from huggingface_hub.utils import (
-    _http,
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
     validate_repo_id,
 )
 
+from sgdmix_hub._compat import hub_client_factory
 from sgdmix_hub.errors import UserError, first_line, one_line, shown
 
 TIMEOUT_SECONDS = 120.0
-WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before a call is made again
-LONGEST_WAIT = 300.0  # that the Hub may ask for
-LONGEST_REASON = 1000  # characters of what is said of a failure: some of it the Hub's own words
-AGAIN = "run the same command again, it goes on where it stopped"
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts
+LONGEST_WAIT = 300.0  # seconds, whatever the Hub asks for
+LONGEST_REASON = 1000  # characters of an error line, part of which the Hub has written
+AGAIN = "run the same command again, it continues where it stopped"
 ADVICE = {
-    401: "the Hub does not know the token: log in again with `hf auth login`, or set HF_TOKEN to a valid token",
-    403: "the token may not write to {repo_id}: use one with write permission there (https://huggingface.co/settings/tokens)",
-    404: "{repo_id} is not on the Hub, or the token may not see it: check its name and the token's permissions",
-    412: "somebody else pushed to {repo_id} at the same moment and nothing was overwritten: see what they pushed, then run the same "
-    "command again",
+    401: "the Hub does not know the token: "
+    "log in again with `hf auth login`, or set HF_TOKEN to a valid token",
+    403: "the token may not write to {repo_id}: "
+    "use one with write permission there (https://huggingface.co/settings/tokens)",
+    404: "{repo_id} is not on the Hub, or the token may not see it: "
+    "check its name and the token's permissions",
+    412: "somebody else pushed to {repo_id} at the same moment and nothing was overwritten: "
+    "see what they pushed, then run the same command again",
 }
 Value = TypeVar("Value")
 
@@ -46,51 +47,50 @@ Value = TypeVar("Value")
 def patiently(
     call: Callable[[], Value], passes: Callable[[BaseException], bool] | None = None
 ) -> Value:
-    """What `call` gives. Where the Hub is busy or out of reach (or what else `passes`) it is called
-    again, so nothing may go wrong when it happens twice.
+    """Calls `call`, and calls it again after errors that pass: by default, a busy or lost Hub.
+
+    The first attempt may have reached the Hub, so `call` must be harmless when repeated.
     """
     passes = passes or is_passing
-    for wait in attempts():
+    for wait in WAITS:
         try:
             return call()
         except Exception as error:
-            if wait is None or not passes(error):
+            if not passes(error):
                 raise
             time.sleep(seconds_to_wait(error, wait))
+    return call()
 
 
 def fetch(call: Callable[[], Value], what: str) -> Value:
-    """What a call gives that fetches from the Hub; a busy Hub is waited for, one that does not
-    answer is not: where there is no network, every try would take its minute. Raises `UserError`.
+    """Fetches `what` from the Hub by `call`. Raises `UserError`.
+
+    It waits for a busy Hub, but not for one that does not answer: without a network every attempt
+    would take a minute.
     """
     try:
         return patiently(call, is_busy)
-    except (
-        Exception
-    ) as error:  # the client's own errors, and those of whatever HTTP library is below it
+    except Exception as error:  # the client's errors and those of the HTTP library below it
         raise UserError(f"cannot fetch {shown(what)}: {cause_of(error)}") from error
 
 
 def attempts() -> tuple[float | None, ...]:
-    """For every attempt at a call the seconds to wait after it; None after the last one."""
+    """The seconds to wait after each attempt at a call; None after the last one."""
     return (*WAITS, None)
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether a call that ended so may succeed a little later, or has succeeded already and its
-    reply was lost.
-    """
+    """Whether the call may succeed later, or has succeeded and only its reply was lost."""
     if isinstance(error, JSONDecodeError):  # the page of a proxy that could not reach the Hub
         return True
-    error = hub_error(error)
-    if error is None or isinstance(error, OfflineModeIsEnabled) or "xet-write-token" in str(error):
+    cause = hub_error(error)
+    if cause is None or isinstance(cause, OfflineModeIsEnabled) or "xet-write-token" in str(cause):
         return False
-    status = status_of(error)
-    return status is None or status in (408, 429) or status >= 500
+    return status_of(cause) is None or is_busy(cause)
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether the Hub itself, or what stands before it, asks to be called later."""
+    """Whether the Hub, or a proxy before it, asks to be called later."""
     status = status_of(error)
     return (
         isinstance(error, JSONDecodeError)
@@ -100,49 +100,44 @@ def is_busy(error: BaseException) -> bool:
 
 
 def cause_of(error: BaseException) -> str:
-    """One line that says why a call failed: what stands behind the client's own words where these
-    say less.
-    """
+    """Why a call failed, in one line: the underlying error if the client's own says less."""
     if isinstance(error, JSONDecodeError):
         return "the Hub's answer is not one of the Hub"
-    found = hub_error(error)
-    if found is None:
+    cause = hub_error(error)
+    if cause is None:
         return one_line(first_line(error))
-    if isinstance(found, OfflineModeIsEnabled):
+    if isinstance(cause, OfflineModeIsEnabled):
         return "the Hub's client is in offline mode (HF_HUB_OFFLINE)"
-    if is_busy(found):
-        return f"the Hub is busy (status {status_of(found)})"
-    lines = [line for line in str(found).splitlines() if line.strip() and "Request ID" not in line]
-    return one_line(lines[0] if lines else first_line(found))
+    if is_busy(cause):
+        return f"the Hub is busy (status {status_of(cause)})"
+    lines = [line for line in str(cause).splitlines() if line.strip() and "Request ID" not in line]
+    return one_line(lines[0] if lines else first_line(cause))
 
 
 def seconds_to_wait(error: BaseException, otherwise: float) -> float:
-    """How long the Hub asks to be left alone; `otherwise` where it does not say."""
-    error = hub_error(error)
-    asked = error.response.headers.get("Retry-After", "") if status_of(error) is not None else ""
+    """How long the Hub asks to wait (Retry-After), or `otherwise`."""
+    cause = hub_error(error)
+    answered = isinstance(cause, HfHubHTTPError)
+    asked = cause.response.headers.get("Retry-After", "") if answered else ""
     return min(float(asked), LONGEST_WAIT) if re.fullmatch("[0-9]{1,9}", asked) else otherwise
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status behind an error; None where no answer came."""
-    error = hub_error(error)
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    """The HTTP status behind an error; None if no answer came."""
+    cause = hub_error(error)
+    return cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
 
 
 def hub_error(error: BaseException | None) -> BaseException | None:
-    """The error of connection or answer that stands behind another one (what ended an upload is
-    behind a RuntimeError), or None.
-    """
+    """The connection or HTTP error behind another one, as in uploads; None if there is none."""
     while error is not None and not isinstance(error, (ConnectionError, HTTPError)):
         error = error.__cause__
     return error
 
 
 @contextmanager
-def hub_client(repo_id: str, token: str | None, timeout: float) -> Iterator[HfApi]:
-    """A client with a token and a time limit, whose errors become one line for the user, without
-    the token.
-    """
+def hub_client(repo_id: str, token: str | None, timeout: float) -> Generator[HfApi, None, None]:
+    """A client with a token and a time limit; its errors become one line without the token."""
     check_name(repo_id)
     token = usable_token(token)
     try:
@@ -166,23 +161,25 @@ def check_name(repo_id: str) -> None:
 
 
 def usable_token(token: str | None) -> str:
-    """The token given, or the one of this machine."""
-    found = (token or get_token() or "").strip()
-    if not found:
+    """The given token, or this machine's. Raises `UserError`."""
+    usable = (token or get_token() or "").strip()
+    if not usable:
         raise UserError(
-            "no token for the Hub: log in with `hf auth login`, or set HF_TOKEN to a token with write permission"
+            "no token for the Hub: log in with `hf auth login`, "
+            "or set HF_TOKEN to a token with write permission"
         )
-    if not re.fullmatch(r"[!-~]+", found):  # HTTP libraries quote the header that they cannot send
+    if not re.fullmatch(r"[!-~]+", usable):  # the HTTP library's error would quote it
         raise UserError("the token holds characters that no token has: copy it again")
-    return found
+    return usable
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Calls of the Hub's client end after so long without a byte: on its own it waits for ever.
-    What it was set up with (proxies, certificates) is kept.
+def time_limit(seconds: float) -> Generator[None, None, None]:
+    """Ends the Hub client's calls after this long without a byte; on its own it waits forever.
+
+    The rest of the client's setup (proxies, certificates) stays.
     """
-    factory = _http._GLOBAL_CLIENT_FACTORY
+    factory = hub_client_factory()
 
     def limited():
         client = factory()
@@ -197,10 +194,8 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """The client's own bars are off: one that a failed upload leaves open is drawn again below the
-    line that says why it failed.
-    """
+def no_progress_bars() -> Generator[None, None, None]:
+    """Turns the client's bars off: after a failed upload one would be redrawn below the error."""
     if are_progress_bars_disabled():
         yield
         return
@@ -212,21 +207,25 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def explain(error: BaseException, repo_id: str) -> str | None:
-    """What the user can do about an error of the Hub's client; None when it is not one."""
+    """What the user can do about an error of the Hub's client; None if it is another error."""
     if isinstance(error, JSONDecodeError):
         return f"the Hub's answer is not one of the Hub: {AGAIN}"
-    error = hub_error(error)
-    if error is None:
+    cause = hub_error(error)
+    if cause is None:
         return None
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(cause, OfflineModeIsEnabled):
         return "the Hub's client is in offline mode: unset HF_HUB_OFFLINE"
-    if "xet-write-token" in str(error):
-        return f"cannot upload by Xet ({first_line(error)}): {AGAIN}; where a Hub has no Xet storage, set HF_HUB_DISABLE_XET=1"
-    if not isinstance(error, HfHubHTTPError):
-        return f"cannot reach the Hub ({first_line(error)}): {AGAIN}"
-    status = status_of(error)
+    if "xet-write-token" in str(cause):
+        return (
+            f"cannot upload by Xet ({first_line(cause)}): {AGAIN}; "
+            "if this Hub has no Xet storage, set HF_HUB_DISABLE_XET=1"
+        )
+    if not isinstance(cause, HfHubHTTPError):
+        return f"cannot reach the Hub ({first_line(cause)}): {AGAIN}"
+    status = cause.response.status_code
     if status in ADVICE:
         return ADVICE[status].format(repo_id=repo_id)
     if status == 429 or status >= 500:
         return f"the Hub is busy or down (status {status}): wait a little, then {AGAIN}"
-    return f"the Hub refuses {repo_id} (status {status}): {' '.join((error.server_message or first_line(error)).split())}"
+    answer = " ".join((cause.server_message or first_line(cause)).split())
+    return f"the Hub refuses {repo_id} (status {status}): {answer}"

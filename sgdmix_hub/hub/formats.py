@@ -1,6 +1,4 @@
-"""The files of other people that steer a run: the forms of manifest.json, adapter.json and
-classifier.json.
-"""
+"""The forms of manifest.json, adapter.json and classifier.json, which others may have written."""
 
 from __future__ import annotations
 
@@ -110,7 +108,9 @@ ADAPTER = record(
         "prompt_template": of_kind(
             "one line that holds {token} once and {metaclass} once",
             lambda value: (
-                NAME(value) is None and value.count("{token}") == value.count("{metaclass}") == 1
+                isinstance(value, str)
+                and NAME(value) is None
+                and value.count("{token}") == value.count("{metaclass}") == 1
             ),
         ),
         "base": PIN,
@@ -132,9 +132,7 @@ CLASSIFIER = record(
 
 
 def read_manifest(path: Path) -> dict:
-    """A generation's manifest. Raises `UserError`, for one that was changed since it was written
-    too.
-    """
+    """A generation's manifest. Raises `UserError`, also if it was changed after it was written."""
     manifest = read_formed(path, MANIFEST)
     if manifest != sealed(manifest):
         raise UserError(f"{shown(path)} was changed since it was written: fetch or make it again")
@@ -142,15 +140,19 @@ def read_manifest(path: Path) -> dict:
 
 
 def read_adapter_facts(path: Path, version: int) -> dict:
-    """What an adapter says of itself. Raises `UserError`, for another version of its format too."""
-    found = read_formed(path, record({"format": COUNT}))["format"]
-    if found != version:
-        raise UserError(f"{path} has adapter format {found}, this version reads {version}")
+    """An adapter.json. Raises `UserError`, also if its format has another version."""
+    stated = read_formed(path, record({"format": COUNT}))["format"]
+    if stated != version:
+        raise UserError(
+            f"{path} has adapter format {stated}, this version of sgdmix_hub reads {version}: "
+            "train the adapter again, or install the version that made it"
+        )
     return read_formed(path, ADAPTER)
 
 
 def read_classifier_facts(path: Path) -> dict:
-    """What a classifier's training wrote down of it; nothing for one from elsewhere, which has no
-    such file. Raises `UserError`.
+    """A classifier.json; empty if there is none, as for classifiers from elsewhere.
+
+    Raises `UserError`.
     """
     return read_formed(path, CLASSIFIER) if path.is_file() else {}

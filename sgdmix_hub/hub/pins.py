@@ -1,6 +1,4 @@
-"""Inputs at one exact state: a Hub repository at a commit hash, or a local folder with the hash of
-its content.
-"""
+"""Pins: a Hub repository at a commit, or a local folder with the hash of its content."""
 
 from __future__ import annotations
 
@@ -25,74 +23,103 @@ from sgdmix_hub.forms import HUB_PIN, LOCAL_PIN
 
 from .client import cause_of, fetch, is_busy, patiently
 
-LOCAL = "sha256-"
-SECONDS_TO_WAIT = 60.0  # for the Hub to say where a branch or tag stands: its client waits for ever
-MODEL_FILES = ["*.json", "*.safetensors"]  # not the copies for other frameworks
+CONTENT = "sha256-"  # the revision of a local folder: this and the hash of its content
+SECONDS_TO_WAIT = 60.0  # for the commit of a branch or tag; the client alone would wait forever
+MODEL_FILES = ["*.json", "*.safetensors"]  # no weights of other frameworks
 
 
 class OutOfReach(UserError):
-    """The Hub did not answer, or not as the Hub does."""
+    """The Hub did not answer, or the answer is not one of a Hub."""
 
 
 @dataclass(frozen=True)
 class Pin:
-    """One input: `name` (org/name, or a local folder's name), `revision` (40-hex commit, or
-    sha256-... of a folder's content) and, for a local folder, its `path`. `str(pin)` holds nothing
-    about places and is what gets published.
+    """One input at one exact state.
+
+    `name`: org/name, or the name of a local folder. `revision`: a 40-hex commit, or sha256-... of a
+    folder's content. `path`: where the local folder is, if this run has it. Published pins are
+    `str(pin)`, which holds no path.
     """
 
     name: str
     revision: str
     path: str | None = None
 
+    @classmethod
+    def parse(cls, text: str) -> Pin:
+        """The pin that was published as `text`: org/name@40-hex or name@sha256-..., no path."""
+        name, _, revision = text.rpartition("@")
+        return cls(name, revision)
+
     def __str__(self) -> str:
         return f"{self.name}@{self.revision}"
 
     @property
     def is_local(self) -> bool:
-        return self.path is not None
+        """Whether it stands for a local folder, which the Hub does not have."""
+        return self.path is not None or self.revision.startswith(CONTENT)
+
+    def holds_same_as(self, other: Pin) -> bool:
+        """Whether both have the same content: commits and content hashes do not depend on names."""
+        return self.revision == other.revision
+
+
+def parse_pins(published: dict[str, str]) -> dict[str, Pin]:
+    """The pins of a manifest or a card, by the names of the settings."""
+    return {name: Pin.parse(text) for name, text in published.items()}
+
+
+def name_and_revision(text: str) -> tuple[str, str]:
+    """`org/name@revision`, as a user writes it, in its two parts; the revision may be empty."""
+    name, _, revision = text.partition("@")
+    return name, revision
 
 
 def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
-    """Pins `org/name`, `org/name@revision` or a local folder. Raises `UserError` when there is no
-    such thing, `OutOfReach` when the Hub cannot be asked.
+    """Pins `org/name`, `org/name@revision` or a local folder.
+
+    Raises `UserError` when it does not exist, `OutOfReach` when the Hub cannot be reached.
     """
-    name, _, revision = name_at_revision.partition("@")
     if LOCAL_PIN.fullmatch(name_at_revision):
         raise UserError(f"{shown(name_at_revision)} was a local folder: give its path")
     if HUB_PIN.fullmatch(name_at_revision):
-        return Pin(name=name, revision=revision)
+        return Pin.parse(name_at_revision)
     folder = Path(name_at_revision)
     if name_at_revision and _is_folder(folder):
-        # A training keeps its checkpoints and logs beside the model, in state/.
-        left_out = "state" if repo_type == "model" else None
-        if not folder.resolve().name.isprintable():
-            raise UserError(
-                f"{shown(name_at_revision)}: what is published names its inputs, and this name cannot be printed: rename it"
-            )
-        try:
-            return Pin(
-                name=folder.resolve().name,
-                revision=content_hash(folder, left_out),
-                path=str(folder),
-            )
-        except OSError as error:
-            raise UserError(
-                f"{shown(error.filename or folder)} cannot be read: {error.strerror}"
-            ) from error
+        return _pin_of_folder(folder, repo_type)
+    name, revision = name_and_revision(name_at_revision)
     if not re.fullmatch(r"[^/@\s]+/[^/@\s]+", name):
         raise UserError(
-            f"{shown(name_at_revision)}: no such folder, and not a Hub repository like org/name@revision"
+            f"{shown(name_at_revision)}: no such folder, "
+            "and not a Hub repository like org/name@revision"
         )
     return resolve_on_hub(name, revision, repo_type)
 
 
+def _pin_of_folder(folder: Path, repo_type: str) -> Pin:
+    name = folder.resolve().name
+    if not name.isprintable():
+        raise UserError(
+            f"{shown(folder)}: rename it, its name is published and has characters that "
+            "cannot be printed"
+        )
+    # a training keeps its checkpoints and logs beside the model, in state/
+    left_out = "state" if repo_type == "model" else None
+    try:
+        return Pin(name, content_hash(folder, left_out), path=str(folder))
+    except OSError as error:
+        raise UserError(
+            f"{shown(error.filename or folder)} cannot be read: {error.strerror}"
+        ) from error
+
+
 def resolve_on_hub(name: str, revision: str = "", repo_type: str = "model") -> Pin:
-    """Pins a repository of the Hub at a branch, a tag or a commit, whatever folders there are here.
+    """Pins a Hub repository at a branch, tag or commit, whatever local folders exist.
+
     Raises as `resolve` does.
     """
     if re.fullmatch("[0-9a-f]{40}", revision):
-        return Pin(name=name, revision=revision)
+        return Pin(name, revision)
     asked = shown(f"{name}@{revision}" if revision else name)
     try:
         info = patiently(
@@ -115,21 +142,20 @@ def resolve_on_hub(name: str, revision: str = "", repo_type: str = "model") -> P
         ) from None
     except HFValidationError:
         raise UserError(f"{shown(name)} is not a valid repository name") from None
-    except (
-        Exception
-    ) as error:  # the client's own errors, and those of whatever HTTP library is below it
+    except Exception as error:  # the client's errors and those of the HTTP library below it
         commit = cached_commit(name, revision, repo_type) or "<40 hex>"
         raise OutOfReach(
-            f"cannot reach the Hub for {asked}: {cause_of(error)}; try again when it answers, or name the commit, which needs no Hub when "
-            f"it is cached: {name}@{commit}"
+            f"cannot reach the Hub for {asked}: {cause_of(error)}; try again when it answers, "
+            f"or name the commit, which needs no Hub when it is cached: {name}@{commit}"
         ) from error
-    if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
-        raise OutOfReach(f"the Hub answers for {asked} without a commit: is it one?")
-    return Pin(name=name, revision=info.sha)
+    commit = info.sha or ""
+    if not re.fullmatch("[0-9a-f]{40}", commit):
+        raise OutOfReach(f"the Hub names no commit for {asked}: is it a Hub?")
+    return Pin(name, commit)
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether there is a folder of this name; there is none of a name that no file system takes."""
+    """Whether this is a folder; False for a name that no file system takes."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -137,14 +163,12 @@ def _is_folder(path: Path) -> bool:
 
 
 def cached_commit(name: str, revision: str, repo_type: str) -> str | None:
-    """The commit of a branch or tag that this machine's cache knows, or else the one commit of the
-    repository that it holds; None where it holds none, or several.
-    """
+    """The cached commit of a branch or tag, or else the only commit cached; None if unclear."""
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=repo_type)
     with suppress(OSError, ValueError):
-        known = (folder / "refs" / (revision or constants.DEFAULT_REVISION)).read_text().strip()
-        if (folder / "snapshots" / known).is_dir():
-            return known
+        commit = (folder / "refs" / (revision or constants.DEFAULT_REVISION)).read_text().strip()
+        if (folder / "snapshots" / commit).is_dir():
+            return commit
     with suppress(OSError):
         commits = [path.name for path in (folder / "snapshots").iterdir()]
         return commits[0] if len(commits) == 1 else None
@@ -152,8 +176,9 @@ def cached_commit(name: str, revision: str, repo_type: str) -> str | None:
 
 
 def content_hash(folder: str | Path, left_out: str | None = None) -> str:
-    """sha256 over the names and bytes of a folder's files, without hidden ones and without the
-    folder `left_out` in it.
+    """sha256-... over the names and bytes of a folder's files.
+
+    Hidden files and the folder `left_out` in it do not count.
     """
     folder = Path(folder)
     digest = hashlib.sha256()
@@ -165,14 +190,15 @@ def content_hash(folder: str | Path, left_out: str | None = None) -> str:
             and not any(part.startswith(".") for part in relative.parts)
         ):
             digest.update(f"{relative.as_posix()}\0{file_sha256(path)}\n".encode())
-    return LOCAL + digest.hexdigest()
+    return CONTENT + digest.hexdigest()
 
 
 def local_folder(
     pin: Pin, allow_patterns: list[str] | None = None, repo_type: str = "model"
 ) -> str:
-    """The folder with the pinned files: the local one, or a snapshot of exactly that commit. Raises
-    `UserError`.
+    """The folder with the pinned files: the local one, or a snapshot of that commit.
+
+    Raises `UserError`.
     """
     if pin.path is not None:
         return pin.path
@@ -182,10 +208,3 @@ def local_folder(
         ),
         str(pin),
     )
-
-
-def same_content(pin: str, other: str) -> bool:
-    """Whether two published pins stand for the same content: commits and content hashes do not
-    depend on names.
-    """
-    return pin.rpartition("@")[2] == other.rpartition("@")[2]

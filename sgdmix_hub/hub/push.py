@@ -1,6 +1,4 @@
-"""Files pushed to the Hub: uploaded, one commit on top of the head that was read before, the commit
-verified.
-"""
+"""Pushes files to the Hub: upload, one commit on top of the known head, and a check of it."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ from .pins import Pin
 
 STATE_FOLDER = "state"  # checkpoints, optimizer states, logs: never published
 MAIN = "main"
-UPLOADED_AT_ONCE = 16  # files: the bar moves after each such group
+UPLOADED_AT_ONCE = 16  # files; the progress bar moves after each group
 Digests = dict[str, set[str]]
 
 
@@ -43,29 +41,28 @@ def push_folder(
     message: str = "Upload with sgdmix_hub",
     timeout: float = TIMEOUT_SECONDS,
 ) -> Pin:
-    """Pushes a folder's files to the head of `main` in one commit and checks at that commit that
-    they are there, byte for byte.
+    """Pushes a folder's files to `main` in one commit, and checks that the commit holds them.
 
-    What the repository holds under other names stays. Content that is there already makes no
-    commit, so a push whose end was not seen is finished by the same call.
+    Files with other names in the repository stay. Nothing is committed if the contents are there
+    already, so calling it again finishes a push that was cut off.
 
     Args:
-        folder: its regular files are pushed, without hidden ones and without a top-level `state/`.
-        repo_id: `org/name`; created when it is missing.
+        folder: its regular files are pushed, except hidden ones and a top-level `state/`.
+        repo_id: `org/name`; created if it is missing.
         repo_type: "model" or "dataset".
-        private: create the repository private. When False the namespace's default holds, which is
-            public unless an organization says otherwise.
-        token: one with write permission; that of HF_TOKEN or `hf auth login` when not given.
+        private: create the repository private. If False, the namespace's default applies: public,
+            unless an organization chose otherwise.
+        token: a token with write permission; by default that of HF_TOKEN or `hf auth login`.
         message: the commit's title.
-        timeout: seconds without a byte after which a call to the Hub is given up.
+        timeout: seconds without a byte after which a call to the Hub fails.
 
     Returns:
         The repository at the commit that holds the files.
 
     Raises:
         UserError: no file to push, bad name, no or wrong token, no permission, a public repository
-            where a private one was asked for, a push by somebody else in between, Hub out of reach,
-            or other content at the commit than here.
+            although `private` is set, a concurrent push by somebody else, Hub out of reach, or
+            other content at the commit than in the folder.
     """
     files = files_to_push(Path(folder))
     with hub_client(repo_id, token, timeout) as api:
@@ -87,51 +84,49 @@ def check_can_push(
     private: bool = False,
     timeout: float = TIMEOUT_SECONDS,
 ) -> None:
-    """Fails now, in the first second of a long run, where `push_folder` would fail at its end.
+    """Fails at the start of a long run if `push_folder` would fail at its end.
 
-    It creates the repository when it is missing, as `transformers.Trainer` does: only that shows
-    for certain that the token may, and the name is taken. A run that dies leaves it empty.
-    Arguments are those of `push_folder`.
+    It creates a missing repository, as `transformers.Trainer` does: nothing else proves that the
+    token may. If the run dies, the repository stays empty. The arguments are `push_folder`'s.
 
     Raises:
-        UserError: bad name, no or wrong token, no permission to write, a public repository where a
-            private one was asked for, Hub out of reach.
+        UserError: bad name, no or wrong token, no permission to write, a public repository although
+            `private` is set, Hub out of reach.
     """
     with hub_client(repo_id, token, timeout) as api:
         prepare_repository(api, repo_id, repo_type, private)
-        # By hand: older clients have no `auth_check(write=True)`.
+        # older clients have no `auth_check(write=True)`
         url = f"{api.endpoint}/api/{repo_type}s/{repo_id}/auth-check/write"
 
         def ask() -> None:
             response = get_session().get(url, headers=build_hf_headers(token=api.token))
-            if (
-                response.status_code != 404
-            ):  # the repository was there a moment ago: this is a mirror that has no such call
+            if response.status_code != 404:  # the repository exists: a mirror without this call
                 hf_raise_for_status(response)
 
         patiently(ask)
 
 
 def files_to_push(folder: Path) -> dict[str, Path]:
-    """A folder's files by their names in the repository. Raises `UserError` when there are none."""
+    """A folder's files by their names in the repository. Raises `UserError` if there are none."""
     files = {
         path.relative_to(folder): path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.is_symlink()
     }
-    chosen = {name.as_posix(): path for name, path in files.items() if is_published(name)}
-    if not chosen:
-        raise UserError(f"{folder} holds no file that could be pushed")
-    return chosen
+    published = {name.as_posix(): path for name, path in files.items() if is_published(name)}
+    if not published:
+        raise UserError(f"{folder} holds no file to push: give the folder that a run has written")
+    return published
 
 
 def is_published(name: Path) -> bool:
+    """Whether a file of the folder is pushed: neither hidden nor below `state/`."""
     in_state = name.parts[0] == STATE_FOLDER and len(name.parts) > 1
     return not in_state and not any(part.startswith(".") for part in name.parts)
 
 
 def content_digests(content: Path | bytes) -> set[str]:
-    """What the Hub may know a file's content by: sha256 of LFS files, git's sha1 of regular ones."""
+    """The digests by which the Hub may list a file: sha256 for LFS, git's sha1 for others."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     sha256, git_sha1 = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     for block in _blocks(content):
@@ -150,7 +145,7 @@ def _blocks(content: Path | bytes) -> Iterable[bytes]:
 
 
 def known_contents(api: HfApi, repo_id: str, repo_type: str, commit: str) -> dict[str, str]:
-    """The files of a commit and the digests that the Hub knows them by."""
+    """The files of a commit, each with the digest by which the Hub lists it."""
     entries = api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)
     return {
         entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
@@ -159,13 +154,13 @@ def known_contents(api: HfApi, repo_id: str, repo_type: str, commit: str) -> dic
     }
 
 
-def differing_files(known: dict[str, str], digests: Digests) -> list[str]:
-    """Names of the files that a commit lacks or has with other content."""
-    return [name for name, expected in digests.items() if known.get(name) not in expected]
+def differing_files(contents: dict[str, str], digests: Digests) -> list[str]:
+    """The files that a commit lacks, or has with other content."""
+    return [name for name, expected in digests.items() if contents.get(name) not in expected]
 
 
 def prepare_repository(api: HfApi, repo_id: str, repo_type: str, private: bool) -> str:
-    """Creates the repository when it is missing and gives the commit at the head of `main`."""
+    """Creates the repository if it is missing; returns the commit at the head of `main`."""
     patiently(
         lambda: api.create_repo(
             repo_id, repo_type=repo_type, private=private or None, exist_ok=True
@@ -174,8 +169,10 @@ def prepare_repository(api: HfApi, repo_id: str, repo_type: str, private: bool) 
     info = patiently(lambda: api.repo_info(repo_id, repo_type=repo_type))
     if private and not info.private:
         raise UserError(
-            f"{repo_id} exists and is public: make it private in its settings, or do not ask for a private one"
+            f"{repo_id} exists and is public: "
+            "make it private in its settings, or do not ask for a private one"
         )
+    assert info.sha is not None  # absent only in listings of many repositories
     return info.sha
 
 
@@ -190,20 +187,20 @@ def upload(
     deleted: Iterable[str] = (),
     branch: str = MAIN,
 ) -> str:
-    """Uploads large files, a few at once, then commits all together (`upload_folder` would make
-    several commits with Xet), and checks the commit.
+    """Uploads files, commits all of them at once, checks the commit, and returns it.
+
+    `upload_folder` would not do: with Xet it makes several commits.
 
     Args:
-        files: what is uploaded; `deleted` names what the same commit takes away. digests:
-        `content_digests` of all that the commit has to hold, of files that are there already too.
-        head: the commit that the new one has to follow.
-
-    Returns:
-        The commit that holds the files.
+        files: the files to upload, by their names in the repository.
+        digests: `content_digests` of everything that the commit must hold, including files that are
+            there already.
+        head: the commit that the new one must follow.
+        deleted: files that the commit removes.
 
     Raises:
-        UserError: the Hub refuses the files, or holds others afterwards; and the client's own
-        errors.
+        UserError: the Hub refuses the files, or the commit holds others. The client's own errors
+            pass.
     """
     deleted = list(deleted)
     additions = [
@@ -222,9 +219,7 @@ def upload(
             *(CommitOperationDelete(path_in_repo=name, is_folder=False) for name in deleted),
         ]
         return commit_once(api, repo_id, repo_type, operations, digests, head, message, branch)
-    except (
-        ValueError
-    ) as error:  # how the client passes on what the Hub says about a card's YAML or an object
+    except ValueError as error:  # the Hub's complaint about a card's YAML or an uploaded file
         if is_passing(error):
             raise
         raise UserError(f"the Hub refuses the files: {' '.join(str(error).split())}") from None
@@ -240,11 +235,10 @@ def commit_once(
     message: str,
     branch: str,
 ) -> str:
-    """One commit on top of `head`, verified, however often it has to be asked for: a request whose
-    end was not seen may have been applied.
+    """Makes one commit on top of `head` and checks it, with retries, which the client has not.
 
-    The client does not repeat commits. `parent_commit` makes it safe to: of several requests on top
-    of one head the Hub takes one.
+    A request without a reply may have been applied. Repeating it is safe thanks to `parent_commit`:
+    the Hub accepts only one of several requests on top of the same head.
     """
     deleted = [
         operation.path_in_repo
@@ -253,14 +247,14 @@ def commit_once(
     ]
     for wait in attempts():
         try:
-            commit = api.create_commit(
+            info = api.create_commit(
                 repo_id,
                 operations,
                 commit_message=message,
                 repo_type=repo_type,
                 revision=branch,
                 parent_commit=head,
-            ).oid
+            )
             break
         except Exception as error:
             moved = status_of(error) == 412
@@ -274,25 +268,25 @@ def commit_once(
             if moved or wait is None:
                 raise
             time.sleep(seconds_to_wait(error, wait))
-    known = known_contents(api, repo_id, repo_type, commit)
-    if not holds(known, digests, deleted):
-        damaged = differing_files(known, digests) or deleted
+    commit = info.oid
+    contents = known_contents(api, repo_id, repo_type, commit)
+    if not holds(contents, digests, deleted):
+        damaged = differing_files(contents, digests) or deleted
         raise UserError(
-            f"{repo_id}@{commit} does not hold what was pushed of {', '.join(damaged[:3])}: do not use it, and {AGAIN}; where it says so "
-            "twice, this Hub or a proxy before it changes what it is sent: tell who runs it"
+            f"{repo_id}@{commit} does not hold what was pushed of {', '.join(damaged[:3])}: "
+            f"do not use it, and {AGAIN}; if this happens twice, this Hub, or a proxy before it, "
+            "changes what it receives: report it to its administrator"
         )
     return commit
 
 
-def holds(known: dict[str, str], digests: Digests, deleted: list[str]) -> bool:
-    """Whether a commit has the contents it should have, and nothing of what it should not have."""
-    return not differing_files(known, digests) and not set(deleted) & set(known)
+def holds(contents: dict[str, str], digests: Digests, deleted: list[str]) -> bool:
+    """Whether a commit has all contents that it should have, and none of the deleted files."""
+    return not differing_files(contents, digests) and not set(deleted) & set(contents)
 
 
 def next_commit(api: HfApi, repo_id: str, repo_type: str, head: str, branch: str) -> str | None:
-    """The commit of a branch that came right after `head`; None when `head` is its last one, or not
-    of this branch any more.
-    """
+    """The commit right after `head` on a branch; None if `head` is its last, or not on it."""
     ids = [
         commit.commit_id
         for commit in api.list_repo_commits(repo_id, repo_type=repo_type, revision=branch)

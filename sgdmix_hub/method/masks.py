@@ -12,7 +12,7 @@ from skimage import filters
 
 from sgdmix_hub.data.images import foreground_share, resize_mask, square
 from sgdmix_hub.errors import one_row
-from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import MethodSettings
 
 THRESHOLDS = {
     "otsu": filters.threshold_otsu,
@@ -124,7 +124,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     return numbers == 1 + int(np.argmax(facts[1:, cv2.CC_STAT_AREA]))
 
 
-def clean_up(mask: np.ndarray, settings: AugmentSettings) -> np.ndarray:
+def clean_up(mask: np.ndarray, settings: MethodSettings) -> np.ndarray:
     """The mask after the settings' clean-up: largest component, then holes, then dilation."""
     if settings.largest_component:
         mask = largest_component(mask)
@@ -171,7 +171,7 @@ def share_of_frame(
 def foreground_mask(
     image: np.ndarray,
     saliency_map: np.ndarray,
-    settings: AugmentSettings,
+    settings: MethodSettings,
     share: np.ndarray | None = None,
 ) -> np.ndarray:
     """The mask M of an image, uint8 (size, size, 3), bool (size, size), by the settings (with their

@@ -61,10 +61,14 @@ class Mixture:
 
 
 class Mixer:
-    """Masks and mixes images by the settings, which have their preset applied."""
+    """Masks and mixes images by settings with their preset applied."""
 
     def __init__(self, settings: MethodSettings):
+        method, feather = settings.mixing_method, settings.feather
+        assert method is not None and feather is not None, "a preset gives every method setting"
         self.settings = settings
+        self.method = method
+        self.feather = feather
 
     @one_row("mask")
     def mask(
@@ -105,15 +109,14 @@ class Mixer:
     @one_row("mixing")
     def mix(self, source: MaskedImage, target: MaskedImage) -> Mixture:
         """Mixes two images. Raises `UnusableRow` when the source has no foreground."""
-        method = self.settings.mixing_method
-        if not source.mask.any() and method != "none":
+        if not source.mask.any() and self.method != "none":
             raise UnusableRow("empty mask: the saliency map has no foreground")
-        kept = kept_mask(source.mask, target.mask, method)
+        kept = kept_mask(source.mask, target.mask, self.method)
         hole, background = np.zeros_like(kept), target.pixels
-        if method == "inpaint":
+        if self.method == "inpaint":
             hole = inpainting_hole(target.mask)
             background = inpaint(target.pixels, hole)
-        mixed = compose(source.pixels, background, kept, self.settings.feather)
+        mixed = compose(source.pixels, background, kept, self.feather)
         return Mixture(source, target, kept, hole, background, mixed)
 
 

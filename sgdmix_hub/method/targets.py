@@ -1,14 +1,14 @@
-"""Which image each source is mixed with: N candidates drawn at random, and the one that
-`selection_method` prefers (`l2` is Eq. 7).
+"""The target of each source: the best of N random candidates by `selection_method` (`l2`: Eq. 7).
 
-Inside this module a usable row is named by its position in `usable`, which is ascending: the lowest
+This module refers to usable rows by their positions in `usable`, which is ascending: the lowest
 position is the lowest row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 
 NO_TARGET = -1
 ROWS_AT_ONCE = 256  # maps converted at once: 4 MB of float32
-SOURCES_AT_ONCE = 64  # from here on a matrix product gets no faster
+SOURCES_AT_ONCE = 64  # a larger matrix product is no faster
 DRAWN_AT_ONCE = 2**21
 
 # A float32 dot product of k terms is off by at most g * sum|a b| <= g * (|a|^2 + |b|^2) / 2, g = k
@@ -27,10 +27,17 @@ DRAWN_AT_ONCE = 2**21
 DOT_ERROR = 2.5e-4
 
 
+class MapsByRow(Protocol):
+    """Saliency maps, float16 (64, 64), indexed by a row or by several rows."""
+
+    def __getitem__(self, rows, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Target:
-    """The target of one (source, variant): its row, or `NO_TARGET` without a candidate; `distance`
-    is the RMS difference of the maps.
+    """The target of one (source, variant).
+
+    `index`: its row, or `NO_TARGET` without a candidate; `distance`: RMS difference of the maps.
     """
 
     index: int
@@ -41,25 +48,25 @@ def select_targets(
     sources: np.ndarray,
     usable: np.ndarray,
     labels: np.ndarray,
-    maps,
+    maps: MapsByRow,
     settings: AugmentSettings,
     backgrounds: np.ndarray | None = None,
 ) -> Iterator[list[Target]]:
     """The targets of every source's variants, source by source.
 
-    `sources`, `usable`: int, ascending rows, every source usable; `labels`: int, by row;
-    `maps[rows]`: float16 (k, 64, 64), finite; `backgrounds`: float32 (len(usable), D), features of
-    the usable rows' backgrounds, for `novel-background` alone. `settings` has its preset applied.
+    `sources`, `usable`: int, ascending rows; every source is usable. `labels`: int, by row. `maps`:
+    float16 (64, 64) by row, finite. `backgrounds`: float32 (len(usable), D), background features of
+    the usable rows, only for `novel-background`. `settings`: with their preset applied.
 
-    The pool of a source is the usable rows that `target_classes` allows but itself, ascending. A
-    draw from it is a pure function of (seed, source, variant). Rules: `l2` takes the nearest map,
-    `dissimilar` the farthest, `novel-background` the background farthest from the mean one of the
-    source's label, each the lowest row of equals; `random` takes the first drawn.
+    The pool of a source: all other usable rows that `target_classes` allows, ascending. A draw from
+    it is a pure function of (seed, source, variant). `l2` takes the nearest map, `dissimilar` the
+    farthest, `novel-background` the background farthest from the mean background of the source's
+    label, each the lowest row of equals; `random` takes the first drawn.
 
-    Variants get different targets until the pool is used up, then all over again. An image is the
-    target of at most `max_target_reuse` rows as long as that leaves a choice: where all that were
-    drawn have reached it, the whole pool is looked at, and where that has too, the least used of
-    the pool are taken, those that were drawn first.
+    The variants of a source get different targets until its pool is used up; then it starts over.
+    An image is the target of at most `max_target_reuse` rows, if possible. If every candidate has
+    reached the cap, fall back to the whole pool; if the pool has too, take its least-used rows,
+    preferring drawn candidates.
     """
     selection = _Selection(usable, labels, maps, settings, backgrounds)
     positions = np.searchsorted(usable, sources)
@@ -69,10 +76,9 @@ def select_targets(
 
 
 def _block_size(rows: int, num_candidates: int, num_variants: int) -> int:
-    """How many sources are compared with the union of their candidates in one matrix product.
+    """How many sources to compare with the union of their candidates in one matrix product.
 
-    Shared candidates are read once, but every source is compared with all of the union: worth it as
-    far as a source wants most of it.
+    A larger block reads shared candidates once, but compares every source with the whole union.
     """
     drawn = max(min(num_candidates, rows) * num_variants, 1)
     return max(
@@ -81,90 +87,78 @@ def _block_size(rows: int, num_candidates: int, num_variants: int) -> int:
 
 
 class _Selection:
-    """`select_targets` for one block of sources after the other; `uses` (n,) counts how many rows
-    each position is the target of.
-    """
+    """`select_targets` by blocks. `uses`: int (n,), how many rows a position is the target of."""
 
     def __init__(
         self,
         usable: np.ndarray,
         labels: np.ndarray,
-        maps,
+        maps: MapsByRow,
         settings: AugmentSettings,
         backgrounds: np.ndarray | None,
     ):
+        classes, method = settings.target_classes, settings.selection_method
+        assert classes is not None and method is not None, "a preset gives every method setting"
         self.usable, self.maps, self.settings = usable, maps, settings
-        self.pools = Pools(labels[usable], settings.target_classes)
+        self.pools = Pools(labels[usable], classes)
         self.uses = np.zeros(len(usable), np.int64)
-        self.rule = RULES[settings.selection_method](self, backgrounds)
+        self.rule = RULES[method](self, backgrounds)
 
     def targets(self, positions: np.ndarray) -> Iterator[list[Target]]:
         draws = [
             [self._draw(position, variant) for variant in range(self.settings.num_variants)]
             for position in positions
         ]
-        candidates = np.unique(
-            np.concatenate([of_variant for drawn in draws for of_variant in drawn])
-        )
+        candidates = np.unique(np.concatenate([chosen for drawn in draws for chosen in drawn]))
         costs = self.rule.costs(positions, candidates)
-        for position, drawn, of_candidates in zip(positions, draws, costs, strict=True):
-            drawn_costs = [
-                of_candidates[np.searchsorted(candidates, of_variant)] for of_variant in drawn
-            ]
-            yield [
-                self._target(position, chosen)
-                for chosen in self._choose(position, drawn, drawn_costs)
-            ]
+        for position, drawn, row_costs in zip(positions, draws, costs, strict=True):
+            drawn_costs = [row_costs[np.searchsorted(candidates, chosen)] for chosen in drawn]
+            targets = self._choose(position, drawn, drawn_costs)
+            yield [self._target(position, target) for target in targets]
 
     def _rng(self, position: int, variant: int, stream: RandomStream) -> np.random.Generator:
         return generator(stream, self.settings.seed, self.usable[position], variant)
 
     def _draw(self, position: int, variant: int) -> np.ndarray:
-        """At most N candidates, in the order drawn where that is the rule, else ascending."""
+        """At most N candidates: in the order drawn for `random`, else ascending."""
         size = self.pools.size(position)
         if size == 0:
             return np.empty(0, np.int64)
-        places = self._rng(position, variant, RandomStream.CANDIDATES).choice(
-            size, min(self.settings.num_candidates, size), replace=False
-        )
-        return self.pools.take(
-            position, places if self.settings.selection_method == "random" else np.sort(places)
-        )
+        rng = self._rng(position, variant, RandomStream.CANDIDATES)
+        places = rng.choice(size, min(self.settings.num_candidates, size), replace=False)
+        in_order = self.settings.selection_method == "random"
+        return self.pools.take(position, places if in_order else np.sort(places))
 
     def _choose(self, position: int, drawn: list[np.ndarray], costs: list[np.ndarray]) -> list[int]:
-        """A position for every variant, `NO_TARGET` where the pool is empty; counts them in `uses`."""
+        """A position for every variant, counted in `uses`; `NO_TARGET` if the pool is empty."""
         size = self.pools.size(position)
         if size == 0:
             return [NO_TARGET] * len(drawn)
         chosen: list[int] = []
         for variant, (candidates, candidate_costs) in enumerate(zip(drawn, costs, strict=True)):
-            taken = chosen[
-                variant // size * size :
-            ]  # the pool is gone through once before any of it comes again
+            taken = chosen[variant // size * size :]  # a target recurs only after the whole pool
             free = self._free(candidates, taken, self.settings.max_target_reuse)
             if free.any():
                 best = self.rule.best(position, candidates[free], candidate_costs[free])
             else:
                 left = self._left(position, variant, candidates, taken)
-                best = self.rule.best(
-                    position, left, self.rule.costs(np.array([position]), left)[0]
-                )
+                left_costs = self.rule.costs(np.array([position]), left)[0]
+                best = self.rule.best(position, left, left_costs)
             self.uses[best] += 1
             chosen.append(int(best))
         return chosen
 
     def _free(self, candidates: np.ndarray, taken: list[int], max_reuse: int | None) -> np.ndarray:
-        """bool: which candidates this source has not taken and `max_reuse` still allows."""
-        free = (
-            np.ones(len(candidates), bool)
-            if max_reuse is None
-            else self.uses[candidates] < max_reuse
-        )
+        """bool: the candidates that this source has not taken and `max_reuse` still allows."""
+        free = np.ones(len(candidates), bool)
+        if max_reuse is not None:
+            free = self.uses[candidates] < max_reuse
         return free & ~np.isin(candidates, taken) if taken else free
 
     def _left(self, position: int, variant: int, drawn: np.ndarray, taken: list[int]) -> np.ndarray:
-        """What to choose from when none of the drawn is free: the free of the pool; else its least
-        used, the drawn among them first.
+        """The choice if no drawn candidate is free: the free rows of the pool, else its least used.
+
+        Of the least used, drawn candidates come first.
         """
         pool = self.pools.whole(position)
         free = self._free(pool, taken, self.settings.max_target_reuse)
@@ -175,30 +169,23 @@ class _Selection:
                 return drawn[again]
             free = self._free(pool, taken, least)
         left = pool[free]
-        return (
-            self._rng(position, variant, RandomStream.POOL).permutation(left)
-            if self.settings.selection_method == "random"
-            else left
-        )
+        if self.settings.selection_method == "random":
+            return self._rng(position, variant, RandomStream.POOL).permutation(left)
+        return left
 
     def _target(self, position: int, target: int) -> Target:
         if target == NO_TARGET:
             return Target(NO_TARGET, float("nan"))
         index = int(self.usable[target])
-        return Target(
-            index,
-            float(
-                rms_distances(self.maps[self.usable[position]], self.maps[self.usable[[target]]])[0]
-            ),
-        )
+        distances = rms_distances(self.maps[self.usable[position]], self.maps[[index]])
+        return Target(index, float(distances[0]))
 
 
 class Pools:
-    """The pool of every position, ascending, by index arithmetic: no pool is written down to draw
-    from it.
+    """The pool of every position, ascending. It is never stored: index arithmetic draws from it.
 
-    `group` (n,): the number of each position's label; `members[g]`: the positions with that label,
-    ascending.
+    `group`: int (n,), the number of each position's label; `members[g]`: the positions with that
+    label, ascending.
     """
 
     def __init__(self, labels: np.ndarray, target_classes: str):
@@ -219,8 +206,8 @@ class Pools:
         """The pool's elements at `places`, int64 in [0, size)."""
         group = self.group[position]
         if self.target_classes == "other":
-            # A place moves up by one for every member of the label before it: member m has m -
-            # (members before m) others before it.
+            # A place moves up by one for each member of the label before it: before member m stand
+            # m - (members before m) others.
             return places + np.searchsorted(self._gaps[group], places, side="right")
         if self.target_classes == "same":
             members = self.members[group]
@@ -232,7 +219,7 @@ class Pools:
 
 
 class DrawOrder:
-    """`random`: the first drawn."""
+    """`random`: takes the first drawn."""
 
     def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         return np.zeros((len(positions), len(candidates)))
@@ -242,11 +229,13 @@ class DrawOrder:
 
 
 class MapDistance:
-    """The nearest saliency map (`sign` 1) or the farthest (-1): squared distances from float32 dot
-    products, then exactly.
+    """Takes the nearest saliency map (`sign` 1) or the farthest (-1).
+
+    Squared distances come from float32 dot products; candidates within their error are compared
+    exactly.
     """
 
-    def __init__(self, maps, usable: np.ndarray, sign: int):
+    def __init__(self, maps: MapsByRow, usable: np.ndarray, sign: int):
         self.maps, self.usable, self.sign = maps, usable, sign
         self.squares = np.empty(len(usable))
         for part in _parts(len(usable)):
@@ -254,14 +243,13 @@ class MapDistance:
             self.squares[part] = np.einsum("ij,ij->i", values, values)
 
     def _values(self, positions: np.ndarray) -> np.ndarray:
-        """float32 (k, 4096). By way of torch, which converts float16 ten times faster than NumPy
-        2.4.
-        """
+        """float32 (k, 4096). Uses torch, which converts float16 ten times as fast as NumPy 2.4."""
         return torch.from_numpy(self.maps[self.usable[positions]]).float().flatten(1).numpy()
 
     def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """float64 (p, c): squared distances times `sign`, off by at most `DOT_ERROR` times the sum
-        of both maps' squares.
+        """float64 (p, c): squared distances times `sign`.
+
+        Their error is at most `DOT_ERROR` times the sum of both maps' squares.
         """
         own = self._values(positions).T
         costs = np.empty((len(positions), len(candidates)))
@@ -286,12 +274,12 @@ class MapDistance:
 
 
 class BackgroundNovelty:
-    """`novel-background`: the background that differs most from those of the source's label.
+    """`novel-background`: takes the background that differs most from those of the source's label.
 
-    Features are standardised over the usable rows, constant ones dropped. The cost is minus the
+    Features are standardised over the usable rows; constant ones are dropped. The cost is minus the
     squared Euclidean distance to the mean m of the label's backgrounds b. The mean square distance
-    to all of them is that plus a constant, sum |c - b|^2 / k = |c - m|^2 + sum |b - m|^2 / k, so
-    that the largest RMS distance to them is the largest distance to m.
+    to all of them differs from that by a constant: sum |c - b|^2 / k = |c - m|^2 + sum |b - m|^2 /
+    k. So the candidate with the largest RMS distance to them is the one farthest from m.
     """
 
     def __init__(self, backgrounds: np.ndarray, pools: Pools):
@@ -321,27 +309,44 @@ class BackgroundNovelty:
         return candidates[np.argmin(costs)]
 
 
-# `selection_method` -> the rule of a `_Selection`, given the backgrounds' features
-RULES = {
+class Rule(Protocol):
+    """A selection method: costs of many candidates at once, then the best of some."""
+
+    def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """float64 (p, c): lower is better."""
+        ...
+
+    def best(self, position: int, candidates: np.ndarray, costs: np.ndarray) -> int:
+        """The best of `candidates`, whose costs are given."""
+        ...
+
+
+# `selection_method` -> its rule, made from a selection and the background features.
+RULES: dict[str, Callable[[_Selection, np.ndarray | None], Rule]] = {
     "random": lambda selection, backgrounds: DrawOrder(),
     "l2": lambda selection, backgrounds: MapDistance(selection.maps, selection.usable, sign=1),
     "dissimilar": lambda selection, backgrounds: MapDistance(
         selection.maps, selection.usable, sign=-1
     ),
     "novel-background": lambda selection, backgrounds: BackgroundNovelty(
-        backgrounds, selection.pools
+        _required(backgrounds), selection.pools
     ),
 }
 
 
+def _required(backgrounds: np.ndarray | None) -> np.ndarray:
+    if backgrounds is None:
+        raise ValueError("selection_method novel-background needs features of the backgrounds")
+    return backgrounds
+
+
 def _parts(length: int) -> Iterator[slice]:
-    """[0, length) in parts whose maps fit the memory and the cache."""
-    return (
-        slice(start, min(start + ROWS_AT_ONCE, length)) for start in range(0, length, ROWS_AT_ONCE)
-    )
+    """[0, length) in parts whose maps fit into memory and cache."""
+    for start in range(0, length, ROWS_AT_ONCE):
+        yield slice(start, min(start + ROWS_AT_ONCE, length))
 
 
 def rms_distances(source_map: np.ndarray, candidate_maps: np.ndarray) -> np.ndarray:
-    """float64 (k,): RMS difference of one map (h, w) to each of (k, h, w). Its argmin is Eq. 7's."""
+    """RMS difference of one map (h, w) to each of (k, h, w), float64 (k,); argmin is Eq. 7."""
     difference = candidate_maps.astype(np.float64) - source_map.astype(np.float64)
     return np.sqrt(np.mean(np.square(difference), axis=(1, 2)))

@@ -1,6 +1,4 @@
-"""Adapters: LoRA weights of the UNet, one learned token a class, and `adapter.json`, in one folder
-that stock diffusers reads.
-"""
+"""Adapters: LoRA of the UNet, learned tokens and `adapter.json`, in one folder for diffusers."""
 
 from __future__ import annotations
 
@@ -8,23 +6,23 @@ import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.files import write_json
-from sgdmix_hub.forms import NAME, NUMBER, SHARE, of_kind, record
+from sgdmix_hub.forms import NAME, SHARE, of_kind, record
 from sgdmix_hub.hub.formats import read_adapter_facts
-from sgdmix_hub.hub.pins import Pin, local_folder, same_content
+from sgdmix_hub.hub.pins import Pin, local_folder
 
 from .prompts import prompt_for, token_for
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from .bases import Pipeline
 
 JUDGED_ARMS = {
     "noise, base": "base, from noise",
@@ -36,10 +34,10 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 TOKENS_FILE = "learned_embeds.safetensors"
 FACTS_FILE = "adapter.json"
 FORMAT = 1
-LORA_DESCRIPTION = "lora_adapter_metadata"  # diffusers' name for it in the metadata of LORA_FILE
+LORA_DESCRIPTION = "lora_adapter_metadata"  # diffusers' key in the metadata of LORA_FILE
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 LARGEST_RANK, LARGEST_ALPHA = 4096, 10**6
-# What trainings here choose; all else in a description is peft's default.
+# what a training may choose in LoraConfig; everything else is peft's default
 LORA_CHOICES = {
     "r": of_kind(
         f"a whole number from 1 to {LARGEST_RANK}",
@@ -47,7 +45,11 @@ LORA_CHOICES = {
     ),
     "lora_alpha": of_kind(
         f"a number up to {LARGEST_ALPHA}",
-        lambda value: NUMBER(value) is None and 0 < value <= LARGEST_ALPHA,
+        lambda value: (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and 0 < value <= LARGEST_ALPHA
+        ),
     ),
     "lora_dropout": SHARE,
     "target_modules": of_kind(
@@ -60,10 +62,15 @@ LORA_CHOICES = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """A trained adapter on disk: its folder and what `adapter.json` says."""
+    """A trained adapter on disk: its folder and the content of `adapter.json`."""
 
     folder: str
     facts: dict
+
+    @property
+    def base(self) -> Pin:
+        """The base model that it was trained on."""
+        return Pin.parse(self.facts["base"])
 
     @property
     def class_names(self) -> list[str]:
@@ -75,14 +82,15 @@ class Adapter:
 
 
 def read_adapter(pin: Pin) -> Adapter:
-    """A pinned adapter's facts. Raises `UserError` when files are missing or of another format."""
+    """Reads a pinned adapter. Raises `UserError` if files are missing or of another format."""
     folder = local_folder(pin, allow_patterns=[LORA_FILE, TOKENS_FILE, FACTS_FILE])
     missing = [
         name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()
     ]
     if missing == [TOKENS_FILE, FACTS_FILE]:
         raise UserError(
-            f"{pin.name} is a LoRA of another program, without learned tokens: train an adapter with sgdmix train-adapter"
+            f"{pin.name} is a LoRA of another program, without learned tokens: "
+            "train an adapter with sgdmix train-adapter"
         )
     if missing:
         raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
@@ -90,30 +98,27 @@ def read_adapter(pin: Pin) -> Adapter:
 
 
 def check_base(adapter: Adapter, base: Pin) -> None:
-    """Raises `UserError` when an adapter was trained on another base model."""
-    if not same_content(str(base), adapter.facts["base"]):
-        raise UserError(
-            f"the adapter was trained on {adapter.facts['base']}, not on {base}: give that base"
-        )
+    """Raises `UserError` if an adapter was trained on another base model."""
+    if not base.holds_same_as(adapter.base):
+        raise UserError(f"the adapter was trained on {adapter.base}, not on {base}: give that base")
 
 
 def save_adapter(
-    folder: Path, unet: torch.nn.Module, learned_tokens: torch.Tensor, num_vectors: int, facts: dict
+    folder: Path, unet: Any, learned_tokens: torch.Tensor, num_vectors: int, facts: dict
 ) -> None:
     """Writes LoRA weights, learned tokens (float32 (classes * num_vectors, dim)) and facts.
 
-    The LoRA metadata carries alpha: without it diffusers reloads alpha = rank, silently.
+    The LoRA metadata holds alpha: without it diffusers would silently load alpha = rank.
     """
-    # seconds of the start of a program that only reads an adapter's facts
+    # imported here: programs that only read an adapter's facts start seconds earlier
     from diffusers import StableDiffusionPipeline
-    from diffusers.training_utils import _collate_lora_metadata
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
     lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    (metadata,) = _collate_lora_metadata({"unet": unet}).values()
-    # peft keeps sets, whose order is another one in every process
+    metadata = unet.peft_config["default"].to_dict()
+    # peft keeps sets, whose order differs between processes
     metadata = {
         name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()
     }
@@ -125,7 +130,7 @@ def save_adapter(
     )
     sort_metadata(folder / LORA_FILE)
     vectors = learned_tokens.detach().float().cpu().unflatten(0, (-1, num_vectors))
-    # diffusers reads a row (dim,) as one token and rows (k, dim) as k of them
+    # diffusers reads a tensor (dim,) as one token and (k, dim) as k tokens
     rows = {
         token_for(label): (rows[0] if num_vectors == 1 else rows).clone()
         for label, rows in enumerate(vectors)
@@ -135,24 +140,25 @@ def save_adapter(
 
 
 def sort_metadata(path: Path) -> None:
-    """Puts a safetensors file's metadata in order, which is another one in every process: the same
-    weights become the same bytes.
+    """Sorts a safetensors file's metadata, so that the same weights are the same bytes.
+
+    Its order otherwise differs between processes.
     """
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
 
 
 @contextmanager
 def quiet_libraries():
-    """Errors only from transformers and diffusers, for a while."""
+    """Silences transformers and diffusers, except for errors."""
     from diffusers.utils import logging as diffusers_logging
 
-    loggings = (transformers.utils.logging, diffusers_logging)
+    loggings = (transformers_logging, diffusers_logging)
     before = [logging.get_verbosity() for logging in loggings]
     for logging in loggings:
         logging.set_verbosity_error()
@@ -164,28 +170,34 @@ def quiet_libraries():
 
 
 def check_lora(path: Path, unet: torch.nn.Module) -> None:
-    """Raises `UserError` unless a LoRA file is as `save_adapter` writes it for this UNet: weights
-    for every layer of `LORA_TARGETS`, and a description that peft may follow. Diffusers passes over
-    weights that are missing or have other names.
+    """Raises `UserError` unless a LoRA file is as `save_adapter` writes it for this UNet.
+
+    It must hold the weights of every layer of `LORA_TARGETS` and no others, since diffusers ignores
+    missing and unknown ones, and a description that peft can be trusted with.
     """
     with safe_open(path, "pt") as file:
         names, metadata = set(file.keys()), file.metadata() or {}
     fault = fault_of_description(metadata.get(LORA_DESCRIPTION, "{}"))
     if fault is not None:
         raise UserError(
-            f"{path.name} of the adapter is not as a training here writes it: its {LORA_DESCRIPTION} {fault}"
+            f"{path.name} of the adapter was not written by sgdmix train-adapter: "
+            f"its {LORA_DESCRIPTION} {fault}"
         )
     ends = tuple(f".{target}" for target in LORA_TARGETS)
     layers = [name for name, _ in unet.named_modules() if name.endswith(ends)]
     expected = {f"unet.{layer}.lora.{half}.weight" for layer in layers for half in ("down", "up")}
     if names != expected:
-        held = f"{len(names & expected)} of {len(expected)} LoRA weights, and {len(names - expected)} of other names"
-        raise UserError(f"the adapter does not fit the base model: {path.name} has {held}")
+        raise UserError(
+            f"the adapter does not fit the base model: {path.name} has {len(names & expected)} of "
+            f"{len(expected)} LoRA weights, and {len(names - expected)} of other names"
+        )
 
 
 def fault_of_description(text: str) -> str | None:
-    """What is wrong with a LoRA's description, which anybody may have written: peft takes texts in
-    it for patterns, which may run for ever, and numbers for sizes.
+    """What is wrong with a LoRA's description, or None.
+
+    Anybody may have written it, and peft uses its texts as patterns, which may never end, and its
+    numbers as sizes.
     """
     from peft import LoraConfig
 
@@ -193,19 +205,17 @@ def fault_of_description(text: str) -> str | None:
         values = {name.removeprefix("unet."): value for name, value in json.loads(text).items()}
     except (ValueError, AttributeError, RecursionError) as error:
         return f"is no description: {first_line(error)}"
-    usual = LoraConfig().to_dict()
-    strange = [
+    defaults = LoraConfig().to_dict()
+    others = [
         name
         for name, value in values.items()
-        if name not in LORA_CHOICES and (name not in usual or value != usual[name])
+        if name not in LORA_CHOICES and (name not in defaults or value != defaults[name])
     ]
-    return f"chooses {shown(strange[0])}" if strange else record(LORA_CHOICES)(values)
+    return f"sets {shown(others[0])}" if others else record(LORA_CHOICES)(values)
 
 
-def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
-    """Loads an adapter into a pipeline of its base, through diffusers' own loaders. Raises
-    `UserError` when it does not fit.
-    """
+def load_into(pipeline: Pipeline, adapter: Adapter) -> None:
+    """Loads an adapter into a pipeline of its base. Raises `UserError` if it does not fit."""
     try:
         tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
         missing = [
@@ -215,14 +225,14 @@ def load_into(pipeline: StableDiffusionPipeline, adapter: Adapter) -> None:
         ]
         if missing:
             raise UserError(
-                f"the adapter has no learned token {missing[0]}: {TOKENS_FILE} is not the one of its {FACTS_FILE}"
+                f"the adapter has no learned token {missing[0]}: "
+                f"its {TOKENS_FILE} and {FACTS_FILE} are of different adapters"
             )
         check_lora(Path(adapter.folder) / LORA_FILE, pipeline.unet)
-        # The loaders talk about text-encoder LoRA that was never trained, and about rows that are
-        # overwritten at once.
+        # the loaders warn of an untrained text encoder, and of rows that are overwritten at once
         with quiet_libraries():
             pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)
-            # A dictionary a token: a file with several is refused when it is given by path.
+            # one dictionary per token: a file with several tokens is refused if given by path
             pipeline.load_textual_inversion([{name: row} for name, row in tokens.items()])
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"the adapter does not fit the base model: {first_line(error)}") from error

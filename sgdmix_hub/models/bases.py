@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from diffusers import (
     DDIMScheduler,
-    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
@@ -20,11 +20,10 @@ from safetensors import safe_open
 
 from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.hub.pins import Pin, local_folder
-from sgdmix_hub.runtime.liveness import launched_rank
 
 from .supported_bases import check_supported
 
-SCHEDULERS = {
+SCHEDULERS: dict[str, tuple[Any, dict]] = {
     "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     "ddim": (DDIMScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
@@ -37,7 +36,35 @@ WEIGHTS = {
     "safety_checker": "model.safetensors",
 }
 NO_SAFETY_CHECKER = {"safety_checker": None, "requires_safety_checker": False}
-Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
+
+
+class Pipeline(Protocol):
+    """What this package uses of a Stable Diffusion pipeline.
+
+    diffusers' classes are no types to check against: at its top level each is a union with a
+    stand-in for missing libraries.
+    """
+
+    tokenizer: Any
+    text_encoder: Any
+    unet: Any
+    vae: Any
+    scheduler: Any
+    safety_checker: Any
+    components: dict[str, Any]
+    to: Callable[..., Any]
+    encode_prompt: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    run_safety_checker: Callable[..., tuple[torch.Tensor, list[bool]]]
+    set_progress_bar_config: Callable[..., None]
+    load_lora_weights: Callable[..., None]
+    load_textual_inversion: Callable[..., None]
+    fuse_lora: Callable[..., None]
+    unload_lora_weights: Callable[..., None]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+AnyPipeline = TypeVar("AnyPipeline", bound=Pipeline)
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
@@ -47,30 +74,23 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def no_loading_bar():
-    """Without diffusers' bar of a pipeline's parts, for a while: the programs show one of their own
-    a stage.
-    """
-    shown = logging.is_progress_bar_enabled()
+    """Turns off diffusers' bar over a pipeline's parts: programs show one bar per stage."""
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 
-def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **options) -> Pipeline:
-    """The pinned base model as a pipeline, safetensors only. Of a launch, rank 0 alone passes on
-    more than diffusers' errors, from here on. Raises `UserError`.
-    """
+def load_base(pipeline_class: Any, base: Pin, dtype: torch.dtype, **options) -> Pipeline:
+    """Loads the pinned base model as a pipeline, from safetensors only. Raises `UserError`."""
     check_supported(base)
-    if launched_rank() != 0:
-        logging.set_verbosity_error()
     try:
         with warnings.catch_warnings(), no_loading_bar():
-            warnings.filterwarnings(
-                "ignore", message=".*torch_dtype.*", category=FutureWarning
-            )  # its new name is unknown to older diffusers
+            # older diffusers do not know the new name, `dtype`
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
             pipeline = pipeline_class.from_pretrained(
                 base.path or base.name,
                 revision=None if base.is_local else base.revision,
@@ -80,50 +100,49 @@ def load_base(pipeline_class: type[Pipeline], base: Pin, dtype: torch.dtype, **o
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever diffusers, transformers and tokenizers raise on what anybody may have written
+    except Exception as error:  # fetched files can make the libraries raise anything
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
     _check_prompt_length(base, pipeline)
     _check_whole(base, pipeline)
     return pipeline
 
 
-def _check_prompt_length(base: Pin, pipeline: DiffusionPipeline) -> None:
-    """Raises `UserError` where the tokenizer would pad a prompt to more tokens than the text
-    encoder reads: to 10^30 where it states no length.
+def _check_prompt_length(base: Pin, pipeline: Pipeline) -> None:
+    """Raises `UserError` if the tokenizer pads prompts to more tokens than the text encoder reads.
+
+    A tokenizer that states no length pads to 10^30.
     """
-    padded, read = (
-        pipeline.tokenizer.model_max_length,
-        pipeline.text_encoder.config.max_position_embeddings,
-    )
+    padded = pipeline.tokenizer.model_max_length
+    read = pipeline.text_encoder.config.max_position_embeddings
     if padded > read:
         raise UserError(
-            f"the base model {base.name} pads prompts to {shown(padded)} tokens, of which its text encoder reads {read}: set "
-            "model_max_length in its tokenizer/tokenizer_config.json"
+            f"the base model {base.name} pads prompts to {shown(padded)} tokens, but its text "
+            f"encoder reads {read}: set model_max_length in its tokenizer/tokenizer_config.json"
         )
 
 
-def _check_whole(base: Pin, pipeline: DiffusionPipeline) -> None:
-    """Raises `UserError` where a network of the base has more weights than its file: the libraries
-    draw the others at random and say so in a note. They are counted, since names differ between
-    versions of the libraries.
+def _check_whole(base: Pin, pipeline: Pipeline) -> None:
+    """Raises `UserError` if a network has more weights than its file holds.
+
+    The libraries would draw the missing ones at random and only warn. Weights are counted because
+    their names differ between library versions.
     """
     folder = Path(local_folder(base, [f"{part}/{name}" for part, name in WEIGHTS.items()]))
     for part, name in WEIGHTS.items():
         network, file = getattr(pipeline, part, None), folder / part / name
-        if (
-            network is None or not file.is_file()
-        ):  # large ones are stored in parts, which their index lists
-            continue
+        if network is None or not file.is_file():
+            continue  # large weights are sharded, and the index of the shards lists them all
         with safe_open(file, framework="pt") as weights:
             stored, needed = len(weights.keys()), sum(1 for _ in network.parameters())
         if stored < needed:
             raise UserError(
-                f"the base model {base.name} is not whole: {part} has {needed} weights, its file {stored}"
+                f"the base model {base.name} is not whole: {part} needs {needed} weights, "
+                f"its file holds {stored}; download it again"
             )
 
 
-def with_scheduler(pipeline: Pipeline, name: str) -> Pipeline:
-    """The pipeline with the sampler of that name in place of its own, at the same noise schedule."""
+def with_scheduler(pipeline: AnyPipeline, name: str) -> AnyPipeline:
+    """Replaces the pipeline's sampler by the named one, at the same noise schedule."""
     scheduler_class, options = SCHEDULERS[name]
     pipeline.scheduler = scheduler_class.from_config(pipeline.scheduler.config, **options)
     return pipeline

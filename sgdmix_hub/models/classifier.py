@@ -1,10 +1,11 @@
-"""Image classifiers of transformers: loaded in one way, and shown images in one way."""
+"""Image classifiers of transformers: the only place that loads them and feeds them images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,20 +27,18 @@ from .preprocessing import (
 
 PEFT_FILE = "adapter_config.json"
 BATCH = 32
-NO_CODE = {"trust_remote_code": False}  # or transformers would ask on the terminal
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # unset, transformers asks on the terminal
 
 
 class Classifier:
-    """A trained classifier and what images go through before it sees them. Its weights are frozen.
+    """A trained classifier with frozen weights, and the preprocessing of its images.
 
-    `transform`: RGB PIL image -> float32 (3, size, size), what it was trained and measured with: of
-    a classifier from elsewhere its own image processor. `preprocessing` describes it.
+    `transform`: RGB PIL image -> float32 (3, size, size), as in its training and evaluation; for a
+    classifier from elsewhere, its own image processor. `preprocessing` describes the transform.
     """
 
     def __init__(self, pin: Pin, device: torch.device, role: str = "classifier"):
-        """`role` is what errors call it. Raises `UserError` when it cannot be read, or needs images
-        that cannot be made.
-        """
+        """`role`: its name in errors. Raises `UserError` if it cannot be loaded or used."""
         self.pin, self.device, self.role = pin, device, role
         self.folder = local_folder(pin, MODEL_FILES)
         self.model = (
@@ -56,9 +55,7 @@ class Classifier:
 
     @cached_property
     def facts(self) -> dict:
-        """What its training wrote down of it; nothing for a classifier from elsewhere. Raises
-        `UserError`.
-        """
+        """Its classifier.json; empty for a classifier from elsewhere. Raises `UserError`."""
         return read_classifier_facts(Path(self.folder) / CLASSIFIER_FACTS)
 
     @property
@@ -68,19 +65,20 @@ class Classifier:
 
     @property
     def size(self) -> int:
-        """Side of the input that `transform` makes."""
+        """Side of the square inputs that `transform` makes."""
         return self.preprocessing.size
 
     @cached_property
     def whole_size(self) -> int:
-        """Side of an input that shows the whole image at the scale of `transform`; `size` where the
-        classifier takes no other.
+        """Side of an input with the whole image, uncropped, at the scale of `transform`.
+
+        It is `size` if the classifier takes inputs of this size only.
         """
         side = self.preprocessing.resize_size
         return side if self.refusal(side) is None else self.size
 
     def refusal(self, side: int, images: int = 1) -> str | None:
-        """Why it takes no inputs (images, 3, side, side), None where it does."""
+        """Why it takes no inputs (images, 3, side, side); None if it takes them."""
         return refusal(self.model, side, images)
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -93,79 +91,83 @@ class Classifier:
                 ]
             )
 
-    def probabilities(self, images: Sequence[Image.Image | np.ndarray]) -> np.ndarray:
-        """float32 (n, classes) of RGB images of any size, PIL or uint8 (h, w, 3). The last bits
-        depend on the size of a batch.
+    def probabilities(self, images: Sequence[Image.Image | np.ndarray] | np.ndarray) -> np.ndarray:
+        """float32 (n, classes) of RGB images of any size, PIL or uint8 (h, w, 3).
+
+        The last bits depend on the batch size.
         """
-        found = [torch.empty(0, self.model.config.num_labels)]
+        probabilities = [torch.empty(0, self.model.config.num_labels)]
         for start in range(0, len(images), BATCH):
-            shown = [
+            batch = [
                 image if isinstance(image, Image.Image) else Image.fromarray(image)
                 for image in images[start : start + BATCH]
             ]
-            found.append(
-                self.logits(torch.stack([self.transform(image) for image in shown])).softmax(-1)
-            )
-        return torch.cat(found).numpy()
+            inputs = torch.stack([self.transform(image) for image in batch])
+            probabilities.append(self.logits(inputs).softmax(-1))
+        return torch.cat(probabilities).numpy()
 
-    def predict(self, images: Sequence[Image.Image | np.ndarray]) -> np.ndarray:
+    def predict(self, images: Sequence[Image.Image | np.ndarray] | np.ndarray) -> np.ndarray:
         """Predicted labels, int64 (n,), of images as for `probabilities`."""
         return self.probabilities(images).argmax(-1)
 
 
 def load_network(
     folder: str, called: str, class_names: list[str] | None = None, from_scratch: bool = False
-):
-    """The network in a folder, with a head for `class_names` where they are given. Raises
-    `UserError`; runs no code of the folder's.
+) -> Any:
+    """Loads the network in a folder, with a new head if `class_names` are given.
+
+    Raises `UserError`. Code in the folder is never run.
     """
     try:
-        names = {}
-        if class_names is not None:
-            names = {
-                "id2label": dict(enumerate(class_names)),
-                "label2id": {name: label for label, name in enumerate(class_names)},
-            }
-            names["num_labels"] = len(class_names)
-        config = AutoConfig.from_pretrained(folder, **NO_CODE, **names)
-        if class_names is not None and hasattr(
-            config, "label_names"
-        ):  # of timm, which would save the old names
-            config.label_names = class_names
-        if getattr(
-            config, "model_args", None
-        ):  # of timm: its own trainer repeats the number of classes, which its wrapper sets too
-            config.model_args = {
-                name: value for name, value in config.model_args.items() if name != "num_classes"
-            }
+        config = _load_config(folder, class_names)
         if from_scratch:
             return AutoModelForImageClassification.from_config(config, **NO_CODE)
-        if (
-            Path(folder) / PEFT_FILE
-        ).exists():  # transformers would take the weights of the model that it names
+        if (Path(folder) / PEFT_FILE).exists():
+            # transformers would load the weights of the model that this file names
             raise ValueError(
                 f"{PEFT_FILE} makes it an adapter of another model, merge the two first"
             )
-        options = {
-            "ignore_mismatched_sizes": class_names is not None,
-            "use_safetensors": True,
-            "output_loading_info": True,
-        }
-        network, found = AutoModelForImageClassification.from_pretrained(
-            folder, config=config, **options, **NO_CODE
+        network, loading = AutoModelForImageClassification.from_pretrained(
+            folder,
+            config=config,
+            ignore_mismatched_sizes=class_names is not None,
+            use_safetensors=True,
+            output_loading_info=True,
+            **NO_CODE,
         )
-        missing = sorted(found["missing_keys"])
+        missing = sorted(loading["missing_keys"])
         if missing and class_names is None:
+            others = " and others" * (len(missing) > 1)
             raise ValueError(
-                f"its weights lack {missing[0]}{' and others' * (len(missing) > 1)}, which would be drawn at random"
+                f"its weights lack {missing[0]}{others}, which would be drawn at random"
             )
         return network
-    except Exception as error:  # whatever transformers, timm and safetensors raise on what anybody may have written
+    except Exception as error:  # fetched files can make the libraries raise anything
         raise _cannot_load(called, error) from error
 
 
-def load_processor(folder: str, called: str):
-    """The image processor in a folder. Raises `UserError`; runs no code of the folder's."""
+def _load_config(folder: str, class_names: list[str] | None) -> Any:
+    """The network's configuration, with `class_names` in place of its own if they are given."""
+    names: dict[str, Any] = {}
+    if class_names is not None:
+        names = {
+            "id2label": dict(enumerate(class_names)),
+            "label2id": {name: label for label, name in enumerate(class_names)},
+            "num_labels": len(class_names),
+        }
+    config = AutoConfig.from_pretrained(folder, **NO_CODE, **names)
+    # timm's wrapper would save the old names, and fails where its own trainer stored num_classes
+    if class_names is not None and hasattr(config, "label_names"):
+        config.label_names = class_names
+    if getattr(config, "model_args", None):
+        config.model_args = {
+            name: value for name, value in config.model_args.items() if name != "num_classes"
+        }
+    return config
+
+
+def load_processor(folder: str, called: str) -> Any:
+    """Loads the image processor in a folder. Raises `UserError`. Code in it is never run."""
     try:
         return AutoImageProcessor.from_pretrained(folder, **NO_CODE)
     except Exception as error:
@@ -175,7 +177,8 @@ def load_processor(folder: str, called: str):
 def _cannot_load(called: str, error: Exception) -> UserError:
     if "trust_remote_code" in str(error):
         return UserError(
-            f"cannot load the {called}: it needs code of its own (auto_map), and code that was fetched is never run"
+            f"cannot load the {called}: it needs its own code (auto_map), "
+            "and fetched code is never run"
         )
     return UserError(one_line(f"cannot load the {called}: {first_line(error)}"))
 
@@ -186,85 +189,90 @@ def build_for_training(
     image_size: int | None,
     resize_size: int | None,
     from_scratch: bool,
-):
-    """The network with a head for these classes, and the transform that it is trained and measured
-    with: values and channels as its own image processor has them, at `image_size` (that of the
-    processor when not given), cropped from `resize_size` where that is given.
+) -> tuple[Any, Preprocessing]:
+    """The network with a head for these classes, and its preprocessing in training and evaluation.
 
-    Raises `UserError` when the classifier cannot be loaded, or cannot be trained at this size.
+    Values and channels are those of its own image processor, and so is the size unless `image_size`
+    is given; inputs are cropped from `resize_size`, if given. Raises `UserError` if the classifier
+    cannot be loaded, or takes no inputs of this size.
     """
     folder = local_folder(model, MODEL_FILES)
     called = f"classifier {model.name}"
-    found = measured_preprocessing(load_processor(folder, called))
-    size = image_size or found.size
+    measured = measured_preprocessing(load_processor(folder, called))
+    size = image_size or measured.size
     if resize_size is not None and resize_size < size:
         raise UserError(
-            f"resize_size {resize_size} is smaller than the crop of {size}: give a larger one, or another image_size"
+            f"resize_size {resize_size} is smaller than the crop of {size}: "
+            "give a larger one, or another image_size"
         )
     preprocessing = Preprocessing(
-        size, resize_size or size, "bilinear", found.mean, found.std, found.channels
+        size, resize_size or size, "bilinear", measured.mean, measured.std, measured.channels
     )
-    stock_processor(preprocessing)  # one that could not be saved is refused before the training
+    stock_processor(preprocessing)  # fails now, not at the end, if it could not be saved
     network = load_network(folder, called, class_names, from_scratch)
     error = refusal(network, size)
     if error is not None:
         raise UserError(
             one_line(
-                f"the classifier takes no images of {size} x {size}, give another --image_size: {error}"
+                f"the classifier takes no images of {size} x {size}, "
+                f"give another --image_size: {error}"
             )
         )
     return network, preprocessing
 
 
-def refusal(network, side: int, images: int = 1) -> str | None:
-    """Why a network takes no images of side x side, None where it does: a ViT takes those of its
-    position embeddings alone.
+def refusal(network: torch.nn.Module, side: int, images: int = 1) -> str | None:
+    """Why a network takes no inputs of side x side; None if it takes them.
+
+    A ViT, for example, takes the size of its position embeddings only.
     """
     device = next(network.parameters()).device
     try:
         with torch.inference_mode():
             network.eval()(pixel_values=torch.zeros(images, 3, side, side, device=device))
-    except Exception as error:  # whatever the network's own code and torch raise
+    except Exception as error:  # any network, any of torch's errors
         return first_line(error)
     return None
 
 
-def save_classifier(network, preprocessing: Preprocessing, folder: Path) -> None:
-    """Weights and image processor, as stock transformers reads them."""
+def save_classifier(network: Any, preprocessing: Preprocessing, folder: Path) -> None:
+    """Saves weights and image processor for stock transformers."""
     if network.config.model_type == "timm_wrapper":
-        network.config.pretrained_cfg = getattr(
-            network.config, "pretrained_cfg", {}
-        ) | timm_configuration(preprocessing)
+        before = getattr(network.config, "pretrained_cfg", {})
+        network.config.pretrained_cfg = before | timm_configuration(preprocessing)
     else:
         stock_processor(preprocessing).save_pretrained(folder)
     network.save_pretrained(folder)
 
 
 class Judge(Classifier):
-    """A classifier that says what images show."""
+    """A classifier that says which class generated images show."""
 
     def __init__(self, pin: Pin, class_names: list[str], device: torch.device):
-        """Raises `UserError` when the classifier cannot be read, or has other classes."""
+        """Raises `UserError` if the classifier cannot be loaded, or has other classes."""
         super().__init__(pin, device, role="judge")
         if self.class_names != class_names:
             raise UserError(
-                f"the judge {pin.name} has other classes than the dataset: give a classifier that was trained on them"
+                f"the judge {pin.name} has other classes than the dataset: "
+                "give a classifier that was trained on these"
             )
 
     @property
     def accuracy(self) -> float | None:
-        """On real images, as its training measured it; None where it did not."""
+        """Its accuracy on real images, from its training; None if that is unknown."""
         return self.facts.get("metrics", {}).get("accuracy")
 
     def look(self, inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Class probabilities, float32 (n, classes), and the features that the last linear layer
-        gets, float32 (n, d), of inputs (n, 3, size, size), in batches. Raises `UserError` for a
-        classifier without such a layer.
+        """Class probabilities, float32 (n, classes), and features, float32 (n, d), of inputs.
+
+        `inputs`: (n, 3, size, size). The features are the input of the last linear layer. Raises
+        `UserError` if the classifier does not end in one.
         """
         heads = [module for module in self.model.modules() if isinstance(module, torch.nn.Linear)]
         if not heads or heads[-1].out_features != self.model.config.num_labels:
             raise UserError(
-                f"the judge {self.pin.name} does not end in a linear layer, so its features are not known: give another one"
+                f"the judge {self.pin.name} does not end in a linear layer, "
+                "so its features are unknown: give another one"
             )
         seen: list[torch.Tensor] = []
         handle = heads[-1].register_forward_hook(

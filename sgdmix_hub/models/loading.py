@@ -1,11 +1,12 @@
-"""Loading the networks of a generation, for programs and pipelines alike.
+"""Pinning and loading the networks of SGD-Mix, for a generation and for a pipeline alike.
 
-The libraries of networks take seconds to import; each function imports what it loads, so mixing
+The networks' libraries take seconds to import. Each function imports only what it loads: mixing
 alone starts without them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,14 @@ import torch
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.settings.method import MethodSettings
+
+from .adapters import Adapter, read_adapter
+from .prompts import name_prompt
 
 if TYPE_CHECKING:
     from .classifier import Classifier
+    from .refine import Refiner
     from .segmenters.segmenter import Segmenter
 
 
@@ -28,18 +34,69 @@ class SegmenterPins:
     words: tuple[str, ...]
 
 
-def load_classifier(pin: Pin, class_names: list[str] | None, device: torch.device) -> Classifier:
-    """The classifier of a saliency source; `class_names`: of the dataset, or None if unknown.
+@dataclass(frozen=True)
+class Diffusion:
+    """A pinned base model and the adapter to use with it, if any."""
 
-    Raises `UserError` if the classifier cannot be read or has other classes.
+    base: Pin
+    adapter_pin: Pin | None = None
+    adapter: Adapter | None = None
+
+
+def pin_diffusion(
+    adapter: str | None, base: str | None, pin: Callable[[str, str], Pin]
+) -> Diffusion:
+    """Pins a base model and an adapter; the base defaults to the one the adapter was trained on.
+
+    `pin`: (setting, the name it holds) -> pin. Raises `UserError`.
+    """
+    adapter_pin = learned = None
+    if adapter is not None:
+        adapter_pin = pin("adapter", adapter)
+        learned = read_adapter(adapter_pin)
+        base = base or str(learned.base)
+    assert base is not None, "settings above strength 0 name an adapter or a base model"
+    return Diffusion(pin("pretrained_model_name_or_path", base), adapter_pin, learned)
+
+
+def class_prompt(
+    adapter: Adapter | None, class_names: list[str], prompt_template: str, label: int
+) -> str:
+    """The prompt of a class: the adapter's, or one with the class name for a base model alone."""
+    if adapter is not None:
+        return adapter.prompt(label)
+    return name_prompt(class_names[label], prompt_template)
+
+
+def load_refiner(
+    settings: MethodSettings,
+    base: Pin,
+    adapter: Adapter | None,
+    prompt: Callable[[int], str],
+    device: torch.device,
+    on_step: Callable[[], None] = lambda: None,
+) -> Refiner:
+    """The diffusion model of a run. `prompt`: label -> prompt. Raises `UserError`."""
+    from .refine import Refiner
+
+    return Refiner(base, adapter, prompt, settings, device, on_step=on_step)
+
+
+def load_classifier(
+    pin: Pin, class_names: list[str] | None, device: torch.device, owner: str = "dataset"
+) -> Classifier:
+    """The classifier of a saliency source.
+
+    `class_names`: the classes that it must have, if known; `owner`: whose they are, for the error.
+    Raises `UserError`.
     """
     from .classifier import Classifier
 
     classifier = Classifier(pin, device)
     if class_names is not None and classifier.class_names != class_names:
         raise UserError(
-            f"the classifier's {len(classifier.class_names)} classes are not the dataset's "
-            f"{len(class_names)}: train one with sgdmix train-classifier"
+            f"the classifier's {len(classifier.class_names)} classes are not the "
+            f"{len(class_names)} of the {owner}: train one with sgdmix train-classifier"
         )
     return classifier
 

@@ -1,9 +1,8 @@
-"""What a classifier's images go through before it sees them: the one transform that training,
-accuracy, judge, CAM and trust test share.
+"""A classifier's preprocessing, shared by training, accuracy, judge, CAM and trust test.
 
-A classifier that was trained here has it in `classifier.json`. Of any other one the image processor
-decides. What that does to geometry, values and channels is measured on probes (black, white, grey,
-red, edges): its fields mean different things in different classes.
+A classifier trained by this package records it in `classifier.json`. For any other one its image
+processor decides; what that does to geometry, values and channels is measured on probe images
+(black, white, grey, red, edges), because its fields mean different things in different classes.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,19 +23,18 @@ from sgdmix_hub.errors import UserError, first_line, one_line, shown
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's names
 LARGEST_SIDE = 8192
-PROBE_SIDES = (1000, 750)  # two, since a processor that resizes brings both to one scale
-EDGES = (
-    0.4,
-    0.6,
-)  # where black turns to white in a probe, as shares of its width: within every crop
-EVEN = 1e-3  # two inputs that differ by less are the same, in units of white minus black
+PROBE_SIDES = (1000, 750)  # a processor that resizes brings both to one scale
+EDGES = (0.4, 0.6)  # where probes turn from black to white, as shares of the width: inside any crop
+EVEN = 1e-3  # smaller differences do not count, in units of white minus black
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """An RGB image is stretched to `resize_size` x `resize_size` by Pillow's `interpolation`,
-    antialiased; its middle of `size` x `size` is the input. Its values in [0, 1], in the order of
-    `channels` (rgb or bgr), lose `mean` and are divided by `std`.
+    """RGB image -> input: stretch, centre crop, normalise.
+
+    The image is stretched to `resize_size` x `resize_size` by Pillow's `interpolation`,
+    antialiased, and cropped to `size` x `size`. Its values in [0, 1], in the order of `channels`
+    (rgb or bgr), become (value - mean) / std.
     """
 
     size: int
@@ -46,17 +45,18 @@ class Preprocessing:
     channels: str
 
     def record(self) -> dict:
-        """As `classifier.json` states it."""
+        """Its entry in `classifier.json`."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     def evaluation(self) -> v2.Compose:
-        """PIL image -> float32 (3, size, size), as accuracy is measured."""
+        """PIL image -> float32 (3, size, size), for evaluation."""
         return v2.Compose([v2.Lambda(self._stretched), v2.Lambda(self._middle), *self._values()])
 
     def training(self, augmentation: str) -> v2.Compose:
-        """PIL image -> float32 (3, size, size), drawn at random: crops and flips, with
-        `augmentation` randaugment that too (torchvision's defaults). Crops are of random scale, or,
-        where `resize_size` is larger than `size`, windows of the stretched image.
+        """PIL image -> float32 (3, size, size) for training: random crop, flip, augmentation.
+
+        Crops have a random scale, or, if `resize_size` is larger than `size`, are windows of the
+        stretched image. `augmentation`: "randaugment" adds torchvision's, with its defaults.
         """
         if self.resize_size == self.size:
             crop = [v2.RandomResizedCrop(self.size, scale=(0.6, 1.0), antialias=True)]
@@ -66,21 +66,17 @@ class Preprocessing:
         return v2.Compose([*crop, v2.RandomHorizontalFlip(), *more, *self._values()])
 
     def whole(self, image: Image.Image, side: int, resize: str) -> torch.Tensor:
-        """float32 (3, side, side): nothing of the image is cropped away but what `resize`, the
-        run's way to a square, does.
-        """
+        """The whole image as float32 (3, side, side), made square by the run's `resize`."""
         return v2.Compose(self._values())(square(image, side, resize, self._resampling))
 
     def seen(self, mask: np.ndarray) -> np.ndarray:
-        """The part of a mask, bool (h, h), that the input shows, bool (size, size)."""
-        before = self._before
-        return resize_mask(mask, self.resize_size)[
-            before : before + self.size, before : before + self.size
-        ]
+        """The part of a mask, bool (h, h), that the input shows: bool (size, size)."""
+        window = slice(self._before, self._before + self.size)
+        return resize_mask(mask, self.resize_size)[window, window]
 
     @property
     def normalises(self) -> bool:
-        """Whether values in [0, 1] are changed at all."""
+        """Whether mean and std change the values in [0, 1]."""
         return (self.mean, self.std) != ((0.0,) * 3, (1.0,) * 3)
 
     @property
@@ -92,9 +88,7 @@ class Preprocessing:
 
     @property
     def _before(self) -> int:
-        """Pixels on the left and above that the input does not show: rounded as transformers'
-        processors do.
-        """
+        """Pixels cropped away on the left and at the top, rounded as in transformers."""
         return (self.resize_size - self.size) // 2
 
     def _middle(self, image: Image.Image) -> Image.Image:
@@ -111,43 +105,48 @@ def _reversed(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.flip(0)
 
 
-def recorded_preprocessing(record: object, name: str) -> Preprocessing:
-    """The transform in a `classifier.json`, which anybody may have written. Raises `UserError` for
-    what no training writes.
+def recorded_preprocessing(record: Any, name: str) -> Preprocessing:
+    """The preprocessing in the `classifier.json` of the classifier `name`.
+
+    Anybody may have written it: raises `UserError` for anything that a training would not write.
     """
     try:
         if set(record) != {field.name for field in fields(Preprocessing)}:
-            raise ValueError("its names are not those of a transform")
+            raise ValueError("its fields are not those of a preprocessing")
         size, resize_size = record["size"], record["resize_size"]
         if not (
             type(size) is type(resize_size) is int and 1 <= size <= resize_size <= LARGEST_SIDE
         ):
             raise ValueError(f"size {shown(size, 20)} and resize_size {shown(resize_size, 20)}")
-        if record["interpolation"] not in INTERPOLATIONS or record["channels"] not in (
-            "rgb",
-            "bgr",
-        ):
+        interpolation, channels = record["interpolation"], record["channels"]
+        if interpolation not in INTERPOLATIONS or channels not in ("rgb", "bgr"):
             raise ValueError(
-                f"interpolation {shown(record['interpolation'], 20)}, channels {shown(record['channels'], 20)}"
+                f"interpolation {shown(interpolation, 20)}, channels {shown(channels, 20)}"
             )
-        values = {part: tuple(float(value) for value in record[part]) for part in ("mean", "std")}
-        if (
-            not all(len(part) == 3 and all(map(math.isfinite, part)) for part in values.values())
-            or 0.0 in values["std"]
-        ):
-            raise ValueError("mean and std are not three numbers each")
+        mean, std = (_three(record[part]) for part in ("mean", "std"))
+        if 0.0 in std:
+            raise ValueError("std has a zero")
     except (TypeError, ValueError) as error:
         raise UserError(
             one_line(
                 f"classifier.json of {name} states no usable preprocessing: {first_line(error)}"
             )
         ) from error
-    return Preprocessing(**(record | values))
+    return Preprocessing(size, resize_size, interpolation, mean, std, channels)
 
 
-def stock_processor(preprocessing: Preprocessing):
-    """The image processor of transformers that does the same, up to the rounding of its resize.
-    Raises `UserError` where there is none.
+def _three(values: Any) -> tuple[float, float, float]:
+    """Three finite numbers, one per channel. Raises `ValueError`."""
+    first, second, third = (float(value) for value in values)
+    if not all(map(math.isfinite, (first, second, third))):
+        raise ValueError("mean and std are not finite")
+    return first, second, third
+
+
+def stock_processor(preprocessing: Preprocessing) -> Any:
+    """The same as an image processor of transformers, up to the rounding of its resize.
+
+    Raises `UserError` if there is none.
     """
     options = {
         "size": {"height": preprocessing.resize_size, "width": preprocessing.resize_size},
@@ -160,15 +159,14 @@ def stock_processor(preprocessing: Preprocessing):
         return DeiTImageProcessor(**options, **values, do_normalize=preprocessing.normalises)
     if preprocessing.normalises:
         raise UserError(
-            "a classifier of images in BGR whose values are normalised cannot be trained: no image processor could be saved"
+            "a classifier of normalised BGR images cannot be trained: "
+            "transformers has no image processor to save with it"
         )
     return MobileViTImageProcessor(**options)
 
 
 def timm_configuration(preprocessing: Preprocessing) -> dict:
-    """The same as `pretrained_cfg`, which timm's models have in config.json instead of an image
-    processor.
-    """
+    """The same as timm's `pretrained_cfg`, which timm has in place of an image processor."""
     return {
         "input_size": [3, preprocessing.size, preprocessing.size],
         "crop_pct": preprocessing.size / preprocessing.resize_size,
@@ -179,9 +177,10 @@ def timm_configuration(preprocessing: Preprocessing) -> dict:
     }
 
 
-def apply(processor, image: Image.Image) -> torch.Tensor:
-    """float32 (3, size, size): what a classifier's own image processor makes of an image. Raises
-    `UserError` for one that makes something else of it.
+def apply(processor: Any, image: Image.Image) -> torch.Tensor:
+    """An image through a classifier's own image processor: float32 (3, size, size).
+
+    Raises `UserError` if the processor fails or gives another shape.
     """
     try:
         values = processor(images=image, return_tensors="pt")["pixel_values"]
@@ -193,24 +192,21 @@ def apply(processor, image: Image.Image) -> torch.Tensor:
         or values.shape[:2] != (1, 3)
         or values.shape[2] != values.shape[3]
     ):
-        found = (
-            f"inputs of shape {tuple(values.shape)}"
-            if isinstance(values, torch.Tensor)
-            else "no tensor"
-        )
+        is_tensor = isinstance(values, torch.Tensor)
+        given = f"inputs of shape {tuple(values.shape)}" if is_tensor else "no tensor"
         raise UserError(
-            f"{_called(processor)} gives {found}: only classifiers of square images, (1, 3, size, size), can be used"
+            f"{_called(processor)} gives {given}: "
+            "only classifiers of square images, (1, 3, size, size), can be used"
         )
     return values[0].float()
 
 
-def measured_preprocessing(processor) -> Preprocessing:
-    """What an image processor does to square images, by what it makes of probes.
+def measured_preprocessing(processor: Any) -> Preprocessing:
+    """What an image processor does to square images, measured on probes.
 
-    `resize_size` is the size at which the whole image would be seen at the scale of the input.
-    Images that are not square it may crop in another way: only the processor itself is right about
-    those. Raises `UserError` for one that does anything else to values than to scale and shift
-    them, or that gives inputs of several sizes.
+    `resize_size` is the side of the whole image at the scale of the input. Other images may be
+    cropped in another way, which only the processor itself knows. Raises `UserError` if it does
+    more to values than to scale and shift them, or gives inputs of several sizes.
     """
     _check_sides(processor)
     black, white = (
@@ -219,18 +215,19 @@ def measured_preprocessing(processor) -> Preprocessing:
     )
     if black.shape != white.shape:
         raise UserError(
-            f"{_called(processor)} gives inputs of several sizes, {tuple(black.shape)} and {tuple(white.shape)}"
+            f"{_called(processor)} gives inputs of several sizes, "
+            f"{tuple(black.shape)} and {tuple(white.shape)}"
         )
     low, high = black.mean((1, 2)).double(), white.mean((1, 2)).double()
     spread = (high - low)[:, None, None]
-    uneven = max((probe - probe[:, :1, :1]).abs().max() for probe in (black, white))
-    if not (spread.isfinite() & (spread > 0)).all() or uneven > EVEN * spread.min():
+    uneven = max((probe - probe[:, :1, :1]).abs().max().item() for probe in (black, white))
+    if not (spread.isfinite() & (spread > 0)).all() or uneven > EVEN * spread.min().item():
         raise UserError(
-            f"{_called(processor)} pads images, or makes no values that tell black from white"
+            f"{_called(processor)} pads images, or does not make white brighter than black"
         )
 
     def share(image: Image.Image) -> torch.Tensor:
-        """0 where the input is as that of black, 1 where it is as that of white."""
+        """The input on a scale from 0, black, to 1, white."""
         return (apply(processor, image) - low[:, None, None]) / spread
 
     size = black.shape[-1]
@@ -247,36 +244,34 @@ def measured_preprocessing(processor) -> Preprocessing:
     ]
     if not channels:
         raise UserError(f"{_called(processor)} mixes the colours")
-    wholes = {_whole_side(share, side, size) for side in PROBE_SIDES}
-    if len(wholes) > 1 or None in wholes:
+    first, second = (_whole_side(share, side, size) for side in PROBE_SIDES)
+    if first is None or first != second:
         raise UserError(f"{_called(processor)} does not bring images to one scale")
     std = 1 / (high - low)
-    mean, std = (tuple(_short(value) for value in values.tolist()) for values in (-low * std, std))
-    return Preprocessing(size, max(size, *wholes), _interpolation(processor), mean, std, *channels)
+    mean, std = (_three(map(_short, values.tolist())) for values in (-low * std, std))
+    return Preprocessing(size, max(size, first), _interpolation(processor), mean, std, channels[0])
 
 
-def _check_sides(processor) -> None:
+def _check_sides(processor: Any) -> None:
     """Raises `UserError` on a size above `LARGEST_SIDE`: the first probe would take gigabytes."""
     described = processor.to_dict()
     described |= described.get("data_config") or {}  # of timm
     for name in ("size", "crop_size", "pad_size", "input_size"):
         sides = described.get(name)
-        for side in (
-            sides.values()
-            if isinstance(sides, Mapping)
-            else sides
-            if isinstance(sides, (list, tuple))
-            else [sides]
-        ):
+        if isinstance(sides, Mapping):
+            sides = list(sides.values())
+        for side in sides if isinstance(sides, (list, tuple)) else [sides]:
             if isinstance(side, (int, float)) and side > LARGEST_SIDE:
                 raise UserError(
-                    f"{_called(processor)} has a {name} of {shown(side, 20)}: {LARGEST_SIDE} is the largest that is taken"
+                    f"{_called(processor)} has a {name} of {shown(side, 20)}: "
+                    f"at most {LARGEST_SIDE} is possible"
                 )
 
 
 def _whole_side(share: Callable[[Image.Image], torch.Tensor], side: int, size: int) -> int | None:
-    """How many pixels a whole square image of `side` has at the scale of its input of `size`, by
-    where two edges lie; None where one of them is cropped away.
+    """Pixels across a whole square image of `side` at the scale of its input of `size`.
+
+    Measured by the distance of two edges; None if one of them is cropped away.
     """
     whites = []
     for edge in EDGES:
@@ -288,17 +283,17 @@ def _whole_side(share: Callable[[Image.Image], torch.Tensor], side: int, size: i
     return round(size * (whites[0] - whites[1]) / (EDGES[1] - EDGES[0]))
 
 
-def _called(processor) -> str:
+def _called(processor: Any) -> str:
     return f"the classifier's image processor ({type(processor).__name__})"
 
 
 def _short(value: float) -> float:
-    """A measured number without its rounding error: six digits."""
+    """A measured number to six digits, which removes its rounding error."""
     return float(f"{round(value, 8):.6g}") + 0.0  # no -0.0
 
 
-def _interpolation(processor) -> str:
-    """How the processor resamples; bilinear where it does not say."""
+def _interpolation(processor: Any) -> str:
+    """How the processor resamples; bilinear if it does not say."""
     asked = getattr(processor, "data_config", {}).get("interpolation") or getattr(
         processor, "resample", None
     )

@@ -1,14 +1,14 @@
-"""Mixed images -> refined images: img2img at strength S with the base model and the adapter (Eq.
-1-2 of the paper).
+"""Mixed images -> refined images: img2img at strength S (Eq. 1-2 of the paper).
 
-The loop is diffusers' img2img, step for step (tests compare them), with what a generation of
-thousands needs: the VAE works on whole batches, the adapter is merged into the weights, prompts are
-encoded once a class, and part of the image may be kept at another strength.
+The loop equals diffusers' img2img step for step (tests compare them). It adds what thousands of
+images need: batches through the VAE, an adapter merged into the weights, one prompt encoding per
+class, and a part of the image kept at another strength.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +18,17 @@ from torch.nn import functional as F
 
 from sgdmix_hub.errors import Unusable
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.method import MethodSettings, num_steps
 
 from .adapters import Adapter, load_into, quiet_libraries
 from .bases import NO_SAFETY_CHECKER, load_base, to_uint8, with_scheduler
 
-INPAINT_STRENGTH = 0.9  # of the pass that paints what stands behind the target's foreground; at 1 its first filling would not count
+# for painting what is behind the target's foreground; at 1 the first filling would have no effect
+INPAINT_STRENGTH = 0.9
 
 
 class Refiner:
-    """The diffusion model with its adapter, ready for batches: in each, all rows have one strength."""
+    """The diffusion model with its adapter; all rows of a batch have one strength."""
 
     def __init__(
         self,
@@ -37,27 +37,25 @@ class Refiner:
         prompt: Callable[[int], str],
         settings: MethodSettings,
         device: torch.device,
+        on_step: Callable[[], None] = lambda: None,
     ):
-        """`prompt`: the prompt of a class."""
+        """`prompt`: class -> prompt. `on_step` is called before every denoising step."""
         self.settings = settings
         self.device = device
         self.adapter = adapter
         self.prompt = prompt
+        self.on_step = on_step
         without = {} if settings.safety_checker else NO_SAFETY_CHECKER
         pipeline = load_base(StableDiffusionImg2ImgPipeline, base, torch.float32, **without)
         self.pipeline = with_scheduler(pipeline, settings.scheduler)
         if adapter is not None:
             load_into(self.pipeline, adapter)
-        if (
-            adapter is not None and settings.inpainting_method != "diffusion"
-        ):  # which needs the base model without its adapter too
-            self.pipeline.fuse_lora(
-                components=["unet"]
-            )  # in float32: half precision would round much of an update away
+        # inpainting by diffusion also needs the base model without its adapter
+        if adapter is not None and settings.inpainting_method != "diffusion":
+            # in float32: half precision would round away much of the update
+            self.pipeline.fuse_lora(components=["unet"])
             self.pipeline.unload_lora_weights()
-        with (
-            quiet_libraries()
-        ):  # diffusers warns of parts that have to stay in float32 where there are none
+        with quiet_libraries():  # diffusers warns of float32 parts that this pipeline lacks
             self.pipeline.to(device, getattr(torch, settings.dtype))
         for part in (self.pipeline.unet, self.pipeline.vae):
             part.to(memory_format=torch.channels_last)
@@ -71,18 +69,14 @@ class Refiner:
         return self.settings.guidance_scale > 1
 
     def _encode_prompt(self, prompt: str, negative: str = "") -> torch.Tensor:
-        """Embeddings of the negative prompt, where guidance needs it, and of the prompt, (1 or 2,
-        1, tokens, dim).
-        """
+        """The prompt's embedding, after the negative one if guided: (1 or 2, 1, tokens, dim)."""
         positive, unwanted = self.pipeline.encode_prompt(
             prompt, self.device, 1, self._guided, negative_prompt=negative
         )
         return torch.stack([unwanted, positive] if self._guided else [positive])
 
     def _class_embeds(self, label: int) -> torch.Tensor:
-        """The class's prompt embedding: encoded once a class, alone, so that its bits depend on
-        nothing else.
-        """
+        """A class's prompt embedding, encoded once and alone: its bits depend on nothing else."""
         if label not in self._prompt_embeds:
             self._prompt_embeds[label] = self._encode_prompt(self.prompt(label))
         return self._prompt_embeds[label]
@@ -98,11 +92,11 @@ class Refiner:
     ) -> list[np.ndarray | Unusable]:
         """Refined images, uint8 (size, size, 3), or the reasons why they are unusable.
 
-        `images`: uint8 (B, size, size, 3), B at most the batch size: a shorter batch is padded to
-        it and the padding dropped, because bits depend on the size of a batch (not on what else is
-        in it). Each row draws its noise from its own CPU generator. `foregrounds`: bool (B, size,
-        size), where `foreground_strength` applies; without that setting it is not looked at.
-        `strength` runs at least one step.
+        `images`: uint8 (B, size, size, 3), B at most the batch size. `foregrounds`: bool (B, size,
+        size), where `foreground_strength` applies; ignored without that setting. `seeds`: of each
+        row's noise, drawn from its own CPU generator. `strength` runs at least one step. Short
+        batches are padded and the padding dropped: bits depend on the batch size, but not on the
+        other rows.
         """
         padded = self._padded(len(images))
         latents, noise = self._encode(images[padded], [seeds[i] for i in padded])
@@ -117,11 +111,13 @@ class Refiner:
     def inpaint(
         self, images: np.ndarray, holes: np.ndarray, seeds: list[int]
     ) -> list[np.ndarray | Unusable]:
-        """Images, uint8 (size, size, 3), whose holes, bool (B, size, size), the base model without
-        its adapter has painted anew, or the reasons why they are unusable: from a first filling
-        (`images`, uint8 (B, size, size, 3)), at a high strength, away from the metaclass where
-        guidance is on. Around the hole the latents are put back after every step.
+        """Images with their holes repainted, uint8 (size, size, 3), or why they are unusable.
+
+        `images`: uint8 (B, size, size, 3) with a first filling; `holes`: bool (B, size, size). The
+        base model paints without its adapter, at a high strength and, if guided, away from the
+        metaclass. Around the hole the latents are put back after every step.
         """
+        assert self.adapter is not None  # settings.inpainting_method "diffusion" needs one
         padded = self._padded(len(images))
         latents, noise = self._encode(images[padded], [seeds[i] for i in padded])
         embeds = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
@@ -138,8 +134,9 @@ class Refiner:
         return [min(row, wanted - 1) for row in range(self.settings.batch_size)]
 
     def _encode(self, images: np.ndarray, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scaled latents of images, uint8 (B, size, size, 3), and the noise for them, both (B, c,
-        h, w) and drawn row by row, in the order in which the stock pipeline draws.
+        """Scaled latents and noise, both (B, c, h, w), for images uint8 (B, size, size, 3).
+
+        Each row draws alone, in the order of the stock pipeline.
         """
         vae = self.pipeline.vae
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -156,9 +153,7 @@ class Refiner:
         steps: int,
         kept: KeptPart | None,
     ) -> torch.Tensor:
-        """The last `steps` of the sampler's steps, from latents that are noised to where these
-        begin.
-        """
+        """Noises the latents to where the sampler's last `steps` steps begin, and runs these."""
         scheduler, unet = self.pipeline.scheduler, self.pipeline.unet
         scheduler.set_timesteps(self.settings.num_inference_steps, device=self.device)
         begin = len(scheduler.timesteps) - steps
@@ -167,7 +162,7 @@ class Refiner:
             scheduler.set_begin_index(begin)
         latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(latents)))
         for step, timestep in enumerate(timesteps):
-            stop_if_requested()
+            self.on_step()
             inputs = scheduler.scale_model_input(
                 torch.cat([latents] * 2) if self._guided else latents, timestep
             )
@@ -181,11 +176,12 @@ class Refiner:
         return latents
 
     def _decode(self, latents: torch.Tensor, wanted: int) -> list[np.ndarray | Unusable]:
-        """The first `wanted` images, uint8 (size, size, 3), or the reasons why they are unusable."""
+        """The first `wanted` images, uint8 (size, size, 3), or why they are unusable."""
         vae = self.pipeline.vae
         decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
         flagged = [False] * wanted
-        if self.pipeline.safety_checker is not None:  # which blackens what it flags
+        if self.pipeline.safety_checker is not None:
+            # on a copy: the checker blackens what it flags
             flagged = self.pipeline.run_safety_checker(decoded.clone(), self.device, vae.dtype)[1]
         images = decoded[:wanted].float() / 2 + 0.5
         pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
@@ -197,31 +193,31 @@ class Refiner:
 
 
 class KeptPart:
-    """A part of the image at a lower strength than the rest: after every step its latents are put
-    back to the given image's own, noised to where the sampler stands, until it is released (blended
-    diffusion; differential diffusion with two levels). What is kept through all steps passes
-    through the VAE alone.
+    """A part of the image at a lower strength than the rest.
+
+    After every step its latents are reset to those of the input image, noised to the sampler's
+    current level, until the part is released (blended diffusion; differential diffusion with two
+    levels). A part kept through all steps is changed by the VAE alone.
     """
 
     def __init__(
         self, latents: torch.Tensor, noise: torch.Tensor, kept: np.ndarray, released_after: int
     ):
         """`latents`: scaled, (B, c, h, w); `noise`: (B, c, h, w), what the sampler starts from;
-        `kept`: bool (B, size, size); `released_after`: the number of steps that the part is put
-        back for.
+        `kept`: bool (B, size, size); `released_after`: for how many steps the part is put back.
         """
         self.latents = latents
         self.noise = noise
         coverage = F.adaptive_avg_pool2d(
-            torch.from_numpy(kept)[:, None].float(), latents.shape[-2:]
+            torch.from_numpy(kept)[:, None].float(), (latents.shape[-2], latents.shape[-1])
         )
         self.mask = (coverage >= 0.5).to(latents.device)
         self.released_after = released_after
 
-    def put_back(self, latents: torch.Tensor, scheduler, remaining: torch.Tensor) -> torch.Tensor:
-        """The sampler's latents with the part's own in their place; `remaining`: the timesteps to
-        come.
-        """
+    def put_back(
+        self, latents: torch.Tensor, scheduler: Any, remaining: torch.Tensor
+    ) -> torch.Tensor:
+        """The sampler's latents with the kept part reset; `remaining`: the timesteps to come."""
         own = self.latents
         if len(remaining):
             own = scheduler.add_noise(
@@ -231,8 +227,9 @@ class KeptPart:
 
 
 def unusable_reasons(images: torch.Tensor, flagged: list[bool]) -> list[str | None]:
-    """Why refined images, float (B, 3, size, size), must not be published, by what the safety
-    checker says (a longer list may be given) and by their values; None for one that may.
+    """Why refined images, float (B, 3, size, size), must not be published; None for a usable one.
+
+    `flagged`: what the safety checker says, of at least B images.
     """
     flat = images.flatten(1)
     finite = flat.isfinite().all(dim=1).tolist()

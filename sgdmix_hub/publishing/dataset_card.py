@@ -17,7 +17,7 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.hub.pins import LOCAL
+from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import effective_strength, kind_of, preset_deviations
 
@@ -42,6 +42,7 @@ LABELS = {
     "prompt_class": "class that prompt and label name",
 }
 LARGEST_TABLE = 250
+SOURCE_PATH = "path/of/the/source"  # in snippets, for a source that is no Hub repository
 MOST_REASONS = 10  # why rows were skipped; the manifest names every one
 
 
@@ -94,8 +95,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         for name, count in zip(class_names[:LARGEST_TABLE], facts.rows_by_label, strict=False)
     ]
     reasons = Counter(plain(kind_of(record["reason"])) for record in facts.skipped).most_common()
-    source, _, revision = facts.pins["dataset_name"].partition("@")
-    on_hub = not revision.startswith(LOCAL)
+    source = Pin.parse(facts.pins["dataset_name"])
     # the rest of the template is between the marks of the configuration
     begin, end = section(settings.config_name, "|").split("|")
     return card_text(
@@ -117,9 +117,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         deviations=preset_deviations(settings),
         pins={name: plain(pin) for name, pin in facts.pins.items()},
         local_inputs=[
-            f"`--{name}`"
-            for name, pin in facts.pins.items()
-            if pin.rpartition("@")[2].startswith(LOCAL)
+            f"`--{name}`" for name, pin in parse_pins(facts.pins).items() if pin.is_local
         ],
         versions=facts.versions,
         fingerprint=facts.fingerprint,
@@ -139,11 +137,11 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
             name: f"({plain(text)})" if text else "(not stated)"
             for name, text in facts.licenses.items()
         },
-        on_hub=on_hub,
-        source=plain(source),
-        source_url=quote(source),
-        source_word=source if on_hub else "path/of/the/source",
-        source_arguments=_source_arguments(settings, source if on_hub else None, revision),
+        on_hub=not source.is_local,
+        source=plain(source.name),
+        source_url=quote(source.name),
+        source_word=SOURCE_PATH if source.is_local else source.name,
+        source_arguments=_source_arguments(settings, source),
         dataset_split=_code(settings.dataset_split),
         image_column=_python(settings.image_column),
         label_column=_python(settings.label_column),
@@ -188,13 +186,13 @@ def read_prose(path: str) -> str:
     return prose
 
 
-def _source_arguments(settings: AugmentSettings, source: str | None, revision: str) -> str:
+def _source_arguments(settings: AugmentSettings, source: Pin) -> str:
     """How `load_dataset` is called for the source split."""
-    words = [_python(source or "path/of/the/source")]
+    words = [_python(SOURCE_PATH if source.is_local else source.name)]
     if settings.dataset_config_name is not None:
         words.append(_python(settings.dataset_config_name))
-    if source is not None:
-        words.append(f"revision={_python(revision)}")
+    if not source.is_local:
+        words.append(f"revision={_python(source.revision)}")
     return ", ".join([*words, f"split={_python(settings.dataset_split)}"])
 
 
@@ -215,13 +213,12 @@ def _code(text: str) -> str:
 
 def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
     num_rows = sum(facts.rows_by_label)
-    source, _, revision = facts.pins["dataset_name"].partition("@")
-    on_hub = not revision.startswith(LOCAL)
+    source = Pin.parse(facts.pins["dataset_name"])
     card_data = DatasetCardData(
         license=settings.license,
         task_categories=["image-classification"],
         size_categories=[size_category(num_rows)],
-        source_datasets=[source] if on_hub else None,
+        source_datasets=None if source.is_local else [source.name],
         tags=["sgd-mix", "synthetic", "data-augmentation", "arxiv:2505.11813"],
         pretty_name=facts.title,
         sgdmix={settings.config_name: _machine_readable(settings, facts)},

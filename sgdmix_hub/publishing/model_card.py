@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from sgdmix_hub.files import read_json, write_atomically
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
-from sgdmix_hub.hub.pins import LOCAL
+from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
 from sgdmix_hub.models.prompts import prompt_for
@@ -59,13 +59,13 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
     facts = read_json(folder / ADAPTER_FACTS)
     names = facts["class_names"]
     fidelity = facts.get("fidelity")
-    base_name, _, base_revision = facts["base"].partition("@")
+    base = Pin.parse(facts["base"])
     title = f"{len(names)} classes of {plain(facts['metaclass'])}: an adapter for SGD-Mix"
     data = ModelCardData(
         license=settings.license,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        base_model=None if base_revision.startswith(LOCAL) else base_name,
+        base_model=None if base.is_local else base.name,
         datasets=_on_hub(facts["subset"]["dataset"]),
         tags=[
             "sgd-mix",
@@ -85,8 +85,8 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         facts,
         title=title,
         base=plain(facts["base"]),
-        base_name=base_name,
-        base_revision=None if base_revision.startswith(LOCAL) else base_revision,
+        base_name=base.name,
+        base_revision=None if base.is_local else base.revision,
         metaclass=plain(facts["metaclass"]),
         metaclass_code=_code(facts["metaclass"]),
         prompt_template=_code(facts["prompt_template"]),
@@ -95,7 +95,7 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
             _prompt(facts, 0), ensure_ascii=False
         ),  # a string of Python's too
         example_class=" ".join(names[0].split())[:LONGEST_NAME],
-        dataset=facts["subset"]["dataset"].partition("@")[0],
+        dataset=Pin.parse(facts["subset"]["dataset"]).name,
         fidelity=fidelity,
         judged_arms=list(JUDGED_ARMS.values()) if fidelity else [],
         arms={arm: _share(scores) for arm, scores in fidelity["arms"].items()} if fidelity else {},
@@ -106,6 +106,7 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
 def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
     """README.md of a classifier's folder, from its classifier.json."""
     facts = read_json(folder / CLASSIFIER_FACTS)
+    model = Pin.parse(facts["model"])
     metrics = facts.get("metrics", {})
     title = f"A classifier of {len(facts['class_names'])} classes"
     groups = facts.get("groups", [])
@@ -115,9 +116,7 @@ def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
         license=settings.license,
         library_name="transformers",
         pipeline_tag="image-classification",
-        base_model=None
-        if facts["model"].rpartition("@")[2].startswith(LOCAL)
-        else facts["model"].partition("@")[0],
+        base_model=None if model.is_local else model.name,
         datasets=datasets,
         tags=["sgd-mix", "arxiv:2505.11813"],
         model_name=title if metrics and measured_on else None,
@@ -219,12 +218,10 @@ def _class_rows(facts: dict) -> list[list[str]]:
     return rows
 
 
-def _on_hub(pin: str) -> list[str] | None:
-    """The repository of a published pin for the card's YAML; None for a local folder, which the Hub
-    does not know.
-    """
-    name, _, revision = pin.partition("@")
-    return None if revision.startswith(LOCAL) else [name]
+def _on_hub(text: str) -> list[str] | None:
+    """The repository of a published pin for the card's YAML; None for a local folder."""
+    pin = Pin.parse(text)
+    return None if pin.is_local else [pin.name]
 
 
 def _code(text: str) -> str:

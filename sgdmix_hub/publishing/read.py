@@ -23,7 +23,7 @@ from sgdmix_hub.errors import UserError, first_line, one_line
 from sgdmix_hub.forms import LARGEST_COUNT
 from sgdmix_hub.hub.client import fetch
 from sgdmix_hub.hub.formats import read_manifest
-from sgdmix_hub.hub.pins import OutOfReach, Pin, resolve, same_content
+from sgdmix_hub.hub.pins import OutOfReach, Pin, name_and_revision, resolve
 from sgdmix_hub.settings.generation import check_config_name
 
 from .card_merge import newest_versions
@@ -68,7 +68,8 @@ class PublishedRows:
         same_rows = all(
             theirs[name] == subset[name] for name in ("dataset_config_name", "dataset_split")
         )
-        if not same_rows or not same_content(theirs["dataset"], subset["dataset"]):
+        made_from = Pin.parse(theirs["dataset"])
+        if not same_rows or not made_from.holds_same_as(Pin.parse(subset["dataset"])):
             raise UserError(
                 f"{self.pin.name} was made from split {theirs['dataset_split']!r} of {theirs['dataset']}, "
                 f"not from {subset['dataset_split']!r} of {split.pin}: source_index would point at other images"
@@ -200,7 +201,7 @@ def fetch_version(name_at_revision: str, config_name: str) -> tuple[Pin, Path]:
     of a version that was fetched before. Raises `UserError`.
     """
     check_config_name(config_name)
-    name, _, revision = name_at_revision.partition("@")
+    name, revision = name_and_revision(name_at_revision)
     local_only = False
     try:
         pin = resolve(name_at_revision, repo_type="dataset")

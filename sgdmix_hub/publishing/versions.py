@@ -30,7 +30,7 @@ from sgdmix_hub.hub.client import (
     status_of,
 )
 from sgdmix_hub.hub.formats import read_manifest
-from sgdmix_hub.hub.pins import LOCAL, Pin
+from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.hub.push import (
     Digests,
     check_can_push,
@@ -135,11 +135,7 @@ def check_inputs(pins: dict[str, str], allow_local: bool) -> None:
     """Raises `UserError` when inputs are local folders, which nobody else could make the dataset
     from again.
     """
-    local = [
-        f"{name} {pin.partition('@')[0]}"
-        for name, pin in pins.items()
-        if pin.rpartition("@")[2].startswith(LOCAL)
-    ]
+    local = [f"{name} {pin.name}" for name, pin in parse_pins(pins).items() if pin.is_local]
     if local and not allow_local:
         raise UserError(
             f"made from local folders ({', '.join(local)}), so nobody else could make it again: push them to the Hub and generate from "

@@ -190,15 +190,18 @@ def reason(error: Exception, settings: Settings | None) -> Exception:
 
 
 def quiet_other_ranks() -> None:
-    """One progress bar a stage: the libraries' own are off, and every rank but the first shows
-    errors only. diffusers is quieted where a model is loaded (refine.py): here it would add seconds
-    to the start of every program, and not all need it.
+    """One progress bar a stage: the libraries' own are off, and other ranks show errors only.
+
+    diffusers is told by the environment: importing it adds seconds, and not every program needs it.
     """
     for library in (transformers.utils.logging, datasets.utils.logging):
         library.disable_progress_bar()
     if launched_rank() != 0:
         warnings.simplefilter("ignore")
         transformers.utils.logging.set_verbosity_error()
+        os.environ["DIFFUSERS_VERBOSITY"] = "error"
+        if "diffusers" in sys.modules:  # which has read it already
+            sys.modules["diffusers"].utils.logging.set_verbosity_error()
 
 
 def is_speaker(settings: Settings | None) -> bool:

@@ -9,9 +9,9 @@ from typing import TypeVar
 import cv2
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
+from sgdmix_hub._compat import forget_mixed_precision
 from sgdmix_hub.errors import UserError
 
 from .liveness import launched_rank
@@ -28,7 +28,7 @@ def start_processes(num_threads: int) -> PartialState:
     """
     cpu = not torch.cuda.is_available()
     state = PartialState(cpu=cpu, timeout=COLLECTIVE_TIMEOUT)
-    AcceleratorState._reset_state()  # the mixed precision of a stage before this one in the same process
+    forget_mixed_precision()  # of an earlier stage in the same process
     torch.backends.cudnn.deterministic = True
     cv2.setNumThreads(num_threads)
     if cpu:

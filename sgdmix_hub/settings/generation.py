@@ -31,7 +31,7 @@ from .method import (
     NAME_PROMPT,
     NEEDED_SETTINGS,
     MethodSettings,
-    apply_preset,
+    saliency_method,
     saliency_source,
 )
 
@@ -156,17 +156,18 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 )
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
-        if saliency_source(self).needs == "function":
+        needs = saliency_source(self).needs
+        if needs == "function":
             raise UserError(
                 "saliency_method function is for Python: "
                 "SGDMixPipeline.from_pretrained(mask_function=...)"
             )
         if self.detector is not None and self.segmenter is None:
             raise UserError("detector needs --segmenter: a SAM 2 model that masks its boxes")
-        name, what = NEEDED_SETTINGS.get(saliency_source(self).needs, (None, None))
-        if name is not None and getattr(self, name) is None:
-            method = apply_preset(self).saliency_method
-            raise UserError(f"saliency_method {method} needs --{name}: give {what}")
+        if needs in NEEDED_SETTINGS:
+            name, what = NEEDED_SETTINGS[needs]
+            if getattr(self, name) is None:
+                raise UserError(f"{saliency_method(self)} needs {what}: give --{name}")
         if self.card is not None and not os.path.isfile(self.card):
             raise UserError(f"card {self.card}: no such file")
         check_config_name(self.config_name)
@@ -174,17 +175,24 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     def _validate_without_adapter(self) -> None:
         if self.pretrained_model_name_or_path is None:
             raise UserError(
-                "strength > 0 needs --adapter org/name@revision or a folder (--strength 0 mixes without one), or "
-                "--pretrained_model_name_or_path alone, which is then told the names of the classes"
+                "strength above 0 needs --adapter, as org/name@revision or a folder, or "
+                "--pretrained_model_name_or_path alone, whose prompts then hold the class names; "
+                "--strength 0 mixes without a model"
             )
-        if self.prompt_template.count("{class_name}") != 1:
-            raise UserError(
-                f"prompt_template must hold {{class_name}} exactly once: {self.prompt_template!r}"
-            )
-        if self.inpainting_method == "diffusion":
-            raise UserError(
-                "inpainting_method diffusion needs an adapter, which knows the metaclass that a hole must not show"
-            )
+        check_base_alone(self, self.prompt_template)
+
+
+def check_base_alone(settings: MethodSettings, prompt_template: str) -> None:
+    """Raises `UserError` for settings that a base model without an adapter cannot have."""
+    if prompt_template.count("{class_name}") != 1:
+        raise UserError(
+            f"prompt_template must contain {{class_name}} exactly once: {prompt_template!r}"
+        )
+    if settings.inpainting_method == "diffusion":
+        raise UserError(
+            "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
+            "metaclass"
+        )
 
 
 def check_config_name(name: str) -> None:

@@ -6,37 +6,61 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from sgdmix_hub.errors import UserError
 
 from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, setting
 
+# Class activation maps of pytorch-grad-cam. They need a classifier; the other methods need none.
+CamMethod = Literal[
+    "grad-cam",
+    "grad-cam++",
+    "grad-cam-elementwise",
+    "xgrad-cam",
+    "hires-cam",
+    "layer-cam",
+    "eigen-cam",
+    "eigen-grad-cam",
+    "score-cam",
+    "ablation-cam",
+]
+CAM_METHODS: tuple[str, ...] = get_args(CamMethod)
+SaliencyMethod = Literal[
+    CamMethod,
+    "minimum-barrier",
+    "spectral-residual",
+    "mask-column",
+    "box-column",
+    "segmentation",
+    "rembg",
+    "function",
+]
+ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
+
 
 @dataclass(frozen=True)
 class SaliencySource:
-    """What a saliency method needs besides the image; `method/saliency/sources.py` loads it."""
+    """What a saliency method needs, and what its maps depend on besides image and `resize`.
+
+    `key_settings`: name in the key of a map store -> setting.
+    """
 
     needs: Literal["nothing", "classifier", "column", "segmenter", "boxes", "rembg", "function"]
-    # Name in the key of a map store -> setting that the maps depend on, besides `resize`.
     key_settings: dict[str, str] = dataclasses.field(default_factory=dict)
     has_mask: bool = False  # whether it gives masks that are finer than its maps
     has_confidence: bool = False  # whether it says how far each mask can be trusted
 
 
-CAM = SaliencySource("classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"})
 BOXES = {"bbox_column": "bbox_column", "bbox_format": "bbox_format"}
+# Every value of `saliency_method`; method/saliency/sources.py loads them.
 SALIENCY_SOURCES = {
-    "grad-cam": CAM,
-    "grad-cam++": CAM,
-    "grad-cam-elementwise": CAM,
-    "xgrad-cam": CAM,
-    "hires-cam": CAM,
-    "layer-cam": CAM,
-    "eigen-cam": CAM,
-    "eigen-grad-cam": CAM,
-    "score-cam": CAM,
-    "ablation-cam": CAM,
+    **dict.fromkeys(
+        CAM_METHODS,
+        SaliencySource(
+            "classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"}
+        ),
+    ),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
@@ -51,33 +75,30 @@ SALIENCY_SOURCES = {
     # A function of the user's, in Python alone.
     "function": SaliencySource("function", has_mask=True, has_confidence=True),
 }
-CAM_METHODS = tuple(name for name, source in SALIENCY_SOURCES.items() if source is CAM)
-SaliencyMethod = Literal[tuple(SALIENCY_SOURCES)]
-# `needs` -> the setting that names it, and what may be given; a source that needs nothing has none.
+# What a source needs -> the setting that names it, and the words for it in errors.
 NEEDED_SETTINGS = {
-    "classifier": ("classifier", "org/name@revision or a folder"),
+    "classifier": ("classifier", "a classifier"),
     "column": ("mask_column", "a column of foreground masks"),
-    "segmenter": ("segmenter", "org/name@revision or a folder"),
+    "segmenter": ("segmenter", "a segmentation model"),
     "boxes": ("bbox_column", "a column of bounding boxes"),
 }
 # How the reason of a row begins whose mask cannot be trusted. Such a row is expected, and no fault.
 LOW_CONFIDENCE = "mask confidence"
-REMBG_MODELS = (
+RembgModel = Literal[
     "isnet-general-use",
     "birefnet-general",
     "birefnet-general-lite",
     "u2net",
     "u2netp",
     "silueta",
-)
-# What finds the foreground where the chosen method cannot. The method without a model whose masks
-# are best (benchmarks/method.py): after a failed trust test, where the classifier of a version to
-# evaluate is not at hand, and for the mixtures that a first classifier is trained on.
+]
+# Used instead of a method that cannot be: after a failed trust test, to evaluate a version whose
+# classifier is not at hand, and for the mixtures that train a first classifier. Of the methods that
+# need nothing it has the best masks (benchmarks/method.py).
 FALL_BACK = "minimum-barrier"
-# For the preset `paper` in a preview without a classifier. FALL_BACK is already the method of the
-# preset `recommended`: a preview shows what differs.
+# Used for the preset `paper` in a preview without a classifier. FALL_BACK would show the same maps
+# as the preset `recommended`.
 PREVIEW_FALL_BACK = "spectral-residual"
-ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
 
 @dataclass(kw_only=True)
@@ -173,8 +194,8 @@ class MethodSettings(Checked):
     bbox_format: Literal["xywh", "xyxy"] | None = setting(
         None, "boxes as left, top, width, height (COCO) or left, top, right, bottom; in pixels"
     )
-    rembg_model: Literal[REMBG_MODELS] = setting(
-        REMBG_MODELS[0], "model of the package rembg, for saliency_method rembg"
+    rembg_model: RembgModel = setting(
+        "isnet-general-use", "model of the package rembg, for saliency_method rembg"
     )
     min_mask_confidence: float = setting(
         0.0, "lowest confidence of a mask at which its image is mixed", at_least=0, at_most=1
@@ -370,9 +391,16 @@ def smallest_strength(num_inference_steps: int) -> float:
     return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
 
 
+def saliency_method(settings: MethodSettings) -> str:
+    """The saliency method that the settings name, or else their preset."""
+    method = apply_preset(settings).saliency_method
+    assert method is not None, "every preset names a saliency method"
+    return method
+
+
 def saliency_source(settings: MethodSettings) -> SaliencySource:
-    """The record of the settings' saliency method, which a preset may choose. Raises `KeyError`."""
-    return SALIENCY_SOURCES[apply_preset(settings).saliency_method]
+    """The record of the settings' saliency method. Raises `KeyError` for an unknown one."""
+    return SALIENCY_SOURCES[saliency_method(settings)]
 
 
 def apply_preset(settings: Method) -> Method:

@@ -1,6 +1,4 @@
-"""The record of a training: one line of JSON every few steps, the same to a tracker, and the loss
-as a curve.
-"""
+"""The log of a training, as lines of JSON; the loss curve; images for trackers."""
 
 from __future__ import annotations
 
@@ -8,9 +6,9 @@ import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from accelerate.tracking import GeneralTracker
 from PIL import Image
 
 from sgdmix_hub.errors import UserError
@@ -18,17 +16,15 @@ from sgdmix_hub.figures.plots import CURVE_POINTS
 
 
 def check_tracker(report_to: str) -> None:
-    """Raises `UserError` when the tracker's package is not installed."""
+    """Raises `UserError` if the tracker's package is not installed."""
     if report_to != "none" and find_spec(report_to) is None:
         raise UserError(
             f"report_to {report_to} needs the package {report_to}: pip install {report_to}"
         )
 
 
-def track_image(tracker: GeneralTracker, name: str, image: Image.Image, step: int) -> None:
-    """An RGB image to one of accelerate's trackers, each of which takes images in a way of its own,
-    or not at all.
-    """
+def track_image(tracker: Any, name: str, image: Image.Image, step: int) -> None:
+    """Sends an RGB image to one of accelerate's trackers, if it takes images."""
     if tracker.name == "tensorboard":
         tracker.tracker.add_image(name, np.asarray(image), step, dataformats="HWC")
     elif hasattr(tracker, "log_images"):
@@ -36,15 +32,13 @@ def track_image(tracker: GeneralTracker, name: str, image: Image.Image, step: in
 
 
 class TrainingLog:
-    """Lines of JSON, each with its step. A training that goes on from a step takes back the lines
-    behind it.
-    """
+    """Lines of JSON, each with its step. Resuming from a step removes the lines after it."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def rewind(self, step: int) -> None:
-        """Leaves the lines up to a step."""
+        """Removes the lines after a step."""
         kept = [record for record in self.records() if record["step"] <= step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
@@ -56,8 +50,9 @@ class TrainingLog:
             file.write(_line(record))
 
     def records(self) -> list[dict]:
-        """All whole lines: the last one may have been cut off by a kill. Raises `UserError` when
-        another one is not readable.
+        """All complete lines: a kill may have cut off the last one.
+
+        Raises `UserError` if another line is unreadable.
         """
         if not self.path.exists():
             return []
@@ -66,12 +61,12 @@ class TrainingLog:
             return [json.loads(line) for line in lines if line.endswith("\n")]
         except ValueError:
             raise UserError(
-                f"{self.path} is torn or was changed since it was written: remove the lines that are no JSON, or start over with "
-                "--resume_from_checkpoint none"
+                f"{self.path} is damaged: remove the lines that are no JSON, "
+                "or start over with --resume_from_checkpoint none"
             ) from None
 
     def curve(self) -> list[list[float]]:
-        """[step, mean loss up to it] at 100 steps at most, evenly spread: what a card shows."""
+        """[step, mean loss since the previous point], evenly spread: at most `CURVE_POINTS`."""
         records = [record for record in self.records() if "loss" in record]
         width = -(-len(records) // CURVE_POINTS)
         parts = [records[start : start + width] for start in range(0, len(records), width or 1)]

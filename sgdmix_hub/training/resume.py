@@ -1,4 +1,4 @@
-"""Whether a training is finished, or another one; and the push of what it made."""
+"""Whether a folder holds this training's result or another's; the push of the result."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from sgdmix_hub.settings.training import TrainingSettings
 
 
 def check_push(settings: TrainingSettings) -> None:
-    """Raises `UserError` when the Hub would refuse the push: before the training, not after it."""
+    """Raises `UserError` before the training if the Hub would refuse the push after it."""
     if settings.push_to_hub:
+        assert settings.hub_model_id is not None  # settings.validate() requires it
         check_can_push(settings.hub_model_id, private=settings.hub_private_repo)
 
 
 def push_trained(settings: TrainingSettings, folder: Path, message: str) -> None:
     """Pushes a finished training's files in one commit with this title. Raises `UserError`."""
     if settings.push_to_hub:
+        assert settings.hub_model_id is not None  # settings.validate() requires it
         pin = push_folder(
             folder, settings.hub_model_id, private=settings.hub_private_repo, message=message
         )
@@ -27,8 +29,9 @@ def push_trained(settings: TrainingSettings, folder: Path, message: str) -> None
 
 
 def is_finished(path: Path, facts: dict) -> bool:
-    """Whether a training has left its facts in place. Raises `UserError` when they are those of
-    another training.
+    """Whether this training has finished and written its facts to `path`.
+
+    Raises `UserError` if they are those of another training.
     """
     if not path.exists():
         return False
@@ -36,17 +39,18 @@ def is_finished(path: Path, facts: dict) -> bool:
         different = different_facts(read_json(path), facts)
     except (ValueError, TypeError, AttributeError):
         raise UserError(
-            f"{path} is torn or was changed since it was written: remove it, then the same command makes it again"
+            f"{path} is damaged: remove it and run the same command again, which makes it anew"
         ) from None
     if different:
         raise UserError(
-            f"{path.parent} holds the result of another {', '.join(different)}: choose another --output_dir or remove it"
+            f"{path.parent} holds the result of another training "
+            f"(other {', '.join(different)}): choose another --output_dir, or remove this folder"
         )
     return True
 
 
 def different_facts(before: dict, facts: dict) -> list[str]:
-    """The facts, and the settings among them, that are not what was written down `before`."""
+    """Names of the facts, and of the settings among them, that differ from those `before`."""
     different = [
         name for name, value in facts.items() if name != "settings" and before.get(name) != value
     ]

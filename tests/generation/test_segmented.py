@@ -325,9 +325,9 @@ def test_a_column_of_boxes_makes_a_generation(tmp_path, source_rows):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({}, "needs --segmenter"),
+        ({}, "give --segmenter"),
         ({"detector": "org/dino"}, "detector needs --segmenter"),
-        ({"saliency_method": "box-column"}, "needs --bbox_column"),
+        ({"saliency_method": "box-column"}, "give --bbox_column"),
         ({"bbox_column": "box"}, "belong together"),
         ({"segmenter": "org/sam", "segmenter_instances": "nearest-box"}, "needs --bbox_column"),
         (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import file_sha256
-from sgdmix_hub.hub.pins import content_hash, local_folder, resolve
+from sgdmix_hub.hub.pins import Pin, content_hash, local_folder, parse_pins, resolve
 
 FILES = {
     "config.json": b"{}",
@@ -17,6 +17,15 @@ FILES = {
     "data/test.parquet": b"",
     "README.md": b"# Birds\n",
 }
+
+
+@pytest.mark.parametrize("name", ["org/birds", "birds", "birds@home"])
+@pytest.mark.parametrize("revision", ["0" * 40, "sha256-" + "0" * 64])
+def test_a_published_pin_is_read_back_and_knows_whether_the_hub_has_it(name, revision):
+    pin = Pin.parse(f"{name}@{revision}")
+    assert pin == Pin(name, revision) and pin.is_local == revision.startswith("sha256-")
+    assert parse_pins({"dataset_name": str(pin)}) == {"dataset_name": pin}
+    assert pin.holds_same_as(Pin("other", revision)) and not pin.holds_same_as(Pin(name, "1" * 40))
 
 
 def write_files(folder, files):

@@ -182,7 +182,7 @@ def test_only_recommended_falls_back_and_only_from_a_reader_of_backgrounds(
     warnings = warnings_in(capsys.readouterr().out)
     assert len(warnings) == (side == "background")
     assert all(
-        ("taking minimum-barrier instead" in line) == falls and str(maps.trust) in line
+        ("using minimum-barrier instead" in line) == falls and str(maps.trust) in line
         for line in warnings
     )
     for row in tied_split.subset[:4] if falls else []:

@@ -230,7 +230,8 @@ def test_a_lora_file_that_asks_peft_for_more_than_a_training_here_is_refused(
 ):
     describe(copied, **{name: value})
     with pytest.raises(
-        UserError, match=f"{LORA_FILE} of the adapter is not as a training here writes it.* {name}"
+        UserError,
+        match=f"{LORA_FILE} of the adapter was not written by sgdmix train-adapter.* {name}",
     ):
         load_pipeline(tiny_base, copied)
 
@@ -239,7 +240,7 @@ def test_a_lora_file_that_asks_peft_for_more_than_a_training_here_is_refused(
 def test_a_lora_file_that_does_not_say_what_it_is_is_refused(description, tiny_base, copied):
     metadata = {"format": "pt"} | ({} if description is None else {LORA_DESCRIPTION: description})
     save_file(load_file(copied / LORA_FILE), copied / LORA_FILE, metadata=metadata)
-    with pytest.raises(UserError, match="is not as a training here writes it"):
+    with pytest.raises(UserError, match="was not written by sgdmix train-adapter"):
         load_pipeline(tiny_base, copied)
 
 

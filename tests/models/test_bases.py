@@ -91,8 +91,8 @@ def bases(tiny_base, tmp_path_factory):
 
 SAID = {
     "sdxl": "is a StableDiffusionXLPipeline",
-    "renamed sdxl": "takes text_time beside the prompt",
-    "inpainting": "takes 9 channels where its autoencoder gives 4",
+    "renamed sdxl": "needs text_time besides the prompt",
+    "inpainting": "takes 9 channels, its autoencoder gives 4",
     "flow": "is a FluxPipeline",
     "unet alone": "has no model_index.json",
     "no unet": "has no unet/config.json",
@@ -162,7 +162,7 @@ def test_bases_of_stable_diffusion_are_taken(tiny_base, prudish_base, tmp_path):
         (
             "tokenizer/tokenizer_config.json",
             {"model_max_length": 10**9},
-            "pads prompts to 1000000000 tokens, of which its text encoder reads",
+            "pads prompts to 1000000000 tokens, but its text encoder reads",
         ),
         ("tokenizer/tokenizer.json", {"model": None}, "cannot load the base model odd"),
         ("model_index.json", {"tokenizer": "CLIPTokenizer"}, "cannot load the base model odd"),

@@ -99,7 +99,7 @@ UNUSABLE = {
     ),
     "no spread": (
         hf.ViTImageProcessor(size=SQUARE, image_std=[float("inf")] * 3),
-        "black from white",
+        "white brighter than black",
     ),
     "gigantic": (
         hf.ViTImageProcessor(size={"height": 10**5, "width": 10**5}),
@@ -115,7 +115,7 @@ UNUSABLE = {
     ),
     "infinite": (
         hf.ViTImageProcessor(size=SQUARE, image_std=[1e-45] * 3),
-        "black from white|fails",
+        "white brighter than black|fails",
     ),
 }
 

@@ -159,13 +159,15 @@ def test_another_base_and_another_version_of_the_package_have_caches_of_their_ow
     assert fingerprint(tiny_base) != first
 
 
-def test_a_base_without_an_adapter_is_told_the_names_of_the_classes(
+def test_a_base_without_an_adapter_has_prompts_with_the_names_of_the_classes(
     tiny_base, dataset, class_names
 ):
-    pipeline = SGDMixPipeline.from_pretrained(
-        pretrained_model_name_or_path=str(tiny_base), class_names=class_names, **METHOD
-    )
-    assert pipeline.refiner.prompt(2) == f"a photo of a {' '.join(class_names[2].split('_'))}"
+    base = {"pretrained_model_name_or_path": str(tiny_base), "class_names": class_names}
+    template = "a drawing of a {class_name}"
+    pipeline = SGDMixPipeline.from_pretrained(**base, prompt_template=template, **METHOD)
+    assert pipeline.refiner.prompt(2) == f"a drawing of a {' '.join(class_names[2].split('_'))}"
+    with pytest.raises(UserError, match="prompt_template must contain"):
+        SGDMixPipeline.from_pretrained(**base, prompt_template="a drawing", **METHOD)
     mapped = MappedSplit(pipeline, dataset.select(range(4)))
     rows = mapped.split.rows.map(mapped, **mapped.options)
     assert (
@@ -174,6 +176,13 @@ def test_a_base_without_an_adapter_is_told_the_names_of_the_classes(
     )
     with pytest.raises(UserError, match="class_names"):
         SGDMixPipeline.from_pretrained(pretrained_model_name_or_path=str(tiny_base), **METHOD)
+
+
+def test_models_of_other_classes_do_not_go_together(classifier, class_names):
+    with pytest.raises(UserError, match="classes are not the .* of the given class_names"):
+        SGDMixPipeline.from_pretrained(
+            strength=0, classifier=str(classifier), class_names=class_names[::-1]
+        )
 
 
 def test_a_split_whose_class_numbers_mean_something_else_is_refused(pipeline, classifier, dataset):
@@ -209,7 +218,7 @@ def test_a_call_refines_images_with_the_targets_that_it_is_given(pipeline, datas
 
 def test_an_image_that_cannot_be_used_is_none_with_a_warning(pipeline, dataset):
     images = [Image.new("RGB", (40, 40), "grey"), dataset[0]["image"]]
-    with pytest.warns(UserWarning, match="image 0: empty mask"):
+    with pytest.warns(UserWarning, match="image 0: blank saliency map"):
         outcome = pipeline(images, [dataset[5]["image"]] * 2, [0, 0], seeds=[1, 2], strength=1.0)
     assert outcome[0] is None and outcome[1].size == (32, 32)
 

@@ -169,10 +169,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     path = folder / "state" / "checkpoints" / "step-0000012" / name
     flip(path, 0)
     assert learned(train(settings_of("prior", folder))) == learned(finished("prior"))
-    assert (
-        f"{path} is torn or was changed since it was written: going on without this checkpoint"
-        in capsys.readouterr().out
-    )
+    assert f"{path} is damaged: resuming from an older checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.slow

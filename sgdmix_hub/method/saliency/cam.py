@@ -1,6 +1,4 @@
-"""Class activation maps: what a classifier looked at for the true label, through pytorch-grad-cam.
-float32 (64, 64) in [0, 1].
-"""
+"""Class activation maps of a classifier for the true label, by pytorch-grad-cam."""
 
 from __future__ import annotations
 
@@ -16,7 +14,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sgdmix_hub.errors import UserError, one_line, shown
+from sgdmix_hub._compat import remove_cam_hooks
+from sgdmix_hub.errors import UserError, shown
 
 from .cam_layers import default_layer, maps_last, to_maps
 from .model_free import MAP_SIZE
@@ -24,8 +23,8 @@ from .model_free import MAP_SIZE
 if TYPE_CHECKING:
     from sgdmix_hub.models.classifier import Classifier
 
-# pytorch-grad-cam's class by method. The library brings scikit-learn, a second of every program's
-# start: it is imported where a CAM is asked for.
+# `saliency_method` -> class of pytorch-grad-cam. The library imports scikit-learn, which takes a
+# second: it is imported only when a CAM is made.
 CAMS = {
     "grad-cam": "GradCAM",
     "grad-cam++": "GradCAMPlusPlus",
@@ -38,13 +37,14 @@ CAMS = {
     "score-cam": "ScoreCAM",
     "ablation-cam": "AblationCAM",
 }
-SMALLEST_GRID = 7
+SMALLEST_GRID = 7  # cells; coarser maps give bad masks
 BATCH = 16
 
 
 class CamSaliency:
-    """One of pytorch-grad-cam's methods on a classifier. Maps cover the whole image, whatever the
-    classifier's own transform crops away.
+    """A method of pytorch-grad-cam on a classifier.
+
+    Maps cover the whole image, although the classifier's own transform may crop.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class CamSaliency:
         layer: str | None = None,
         input_size: int | None = None,
     ):
-        """`method` is a key of `CAMS`; `layer` names the module whose activations are read
-        (default: cam_layers.py); without `input_size` images have the scale that the classifier was
-        trained at, enlarged until the activations have at least 7 x 7 cells, where it takes larger
-        images. Raises `UserError` for a layer that does not exist or gives no maps of the images,
-        and for an input size that the classifier does not take.
+        """`method`: a key of `CAMS`. `layer`: the module to read, by default `default_layer`.
+
+        `input_size`: by default the size that the classifier was trained at, or a larger one that
+        gives 7 x 7 cells, if the classifier takes it. Raises `UserError` for a layer that does not
+        exist or gives no maps, and for an input size that the classifier does not take.
         """
         self.classifier, self.method, self.device = classifier, method, classifier.device
         self.layer_name = layer or default_layer(classifier.model)
@@ -66,7 +66,8 @@ class CamSaliency:
         if self.layer_name not in modules:
             example = default_layer(classifier.model)
             raise UserError(
-                f"saliency_layer {shown(self.layer_name)!r} is no module of the classifier, which has for example {example!r}"
+                f"the classifier has no module {shown(self.layer_name)!r} for saliency_layer: "
+                f"name one of its modules, for example {example!r}"
             )
         self.layer = modules[self.layer_name]
         self.size = input_size or self._fine_enough(classifier.whole_size)
@@ -75,13 +76,12 @@ class CamSaliency:
         self.grid = self._grid(shape)
         if self.grid == (1, 1):
             raise UserError(
-                f"{self.layer_name} of the classifier gives maps of one cell, which show nothing: name another --saliency_layer"
+                f"{self.layer_name} of the classifier gives maps of one cell, which show nothing: "
+                "name another --saliency_layer"
             )
 
     def _fine_enough(self, size: int) -> int:
-        """An input size, from `size` upwards, that gives 7 x 7 cells and hardly more; `size` where
-        no larger one gives more.
-        """
+        """The smallest input size from `size` on that gives 7 x 7 cells; `size` if none does."""
         cells = self._cells(size)
         if cells >= SMALLEST_GRID:
             return size
@@ -98,12 +98,14 @@ class CamSaliency:
         return min(self._grid(self._activations(size)))
 
     def _grid(self, shape: torch.Size) -> tuple[int, int]:
-        return tuple(to_maps(maps_last(shape))(torch.empty(shape)).shape[-2:])
+        height, width = to_maps(maps_last(shape))(torch.empty(shape)).shape[-2:]
+        return height, width
 
     def _activations(self, size: int) -> torch.Size:
-        """Shape of the layer's activations for two images of this size. Raises `UserError` when the
-        classifier takes none such, or when the layer does not give one tensor of maps or tokens for
-        each.
+        """Shape of the layer's activations for two images of this size.
+
+        Raises `UserError` if the classifier takes no such images, or if the layer does not output
+        one tensor with maps or tokens of both.
         """
         outputs = []
         handle = self.layer.register_forward_hook(
@@ -115,47 +117,44 @@ class CamSaliency:
             handle.remove()
         if error is not None:
             raise UserError(
-                one_line(
-                    f"the classifier takes no images of {size}x{size}: change --saliency_input_size ({error})"
-                )
+                f"the classifier takes no images of {size}x{size}: change --saliency_input_size "
+                f"({error})"
             )
         if not outputs or not isinstance(outputs[0], torch.Tensor) or outputs[0].ndim not in (3, 4):
-            raise UserError(
-                f"module {self.layer_name!r} of the classifier gives no maps: name another --saliency_layer"
-            )
+            raise self._unfit("no maps")
         shape = outputs[0].shape
         if shape[0] != 2:
-            raise UserError(
-                f"module {self.layer_name!r} of the classifier gives {shape[0]} maps for 2 images: name another --saliency_layer"
-            )
+            raise self._unfit(f"{shape[0]} maps for 2 images")
         if len(shape) == 4 and shape[2] not in (shape[1], shape[3]):
-            raise UserError(
-                f"module {self.layer_name!r} of the classifier gives no square maps: name another --saliency_layer"
-            )
+            raise self._unfit("no square maps")
         return shape
+
+    def _unfit(self, maps: str) -> UserError:
+        return UserError(
+            f"module {self.layer_name!r} of the classifier gives {maps}: "
+            "name another --saliency_layer"
+        )
 
     def pixel_values(self, image: Image.Image, resize: str) -> torch.Tensor:
         """One whole image as the classifier's input, float32 (3, size, size)."""
         return self.classifier.preprocessing.whole(image, self.size, resize)
 
     def maps(self, pixel_values: torch.Tensor, labels: list[int]) -> np.ndarray:
-        """float32 (B, 64, 64) in [0, 1], for pixel values (B, 3, size, size) and their true labels."""
+        """float32 (B, 64, 64) in [0, 1], of pixel values (B, 3, size, size) and their labels."""
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
         targets = [ClassifierOutputTarget(label) for label in labels]
-        cut = self.layer.register_forward_hook(
-            _cut_graph
-        )  # before the library's own hooks, which then see the cut
+        # registered before the library's own hooks, so that they see the cut graph
+        cut = self.layer.register_forward_hook(_cut_graph)
         cam = library_cam(
             self.method, _Logits(self.classifier.model), self.layer, self.channels_last
         )
         try:
-            with contextlib.redirect_stderr(
-                io.StringIO()
-            ):  # score-cam and ablation-cam show a progress bar for every image
+            # score-cam and ablation-cam show a progress bar for every image
+            with contextlib.redirect_stderr(io.StringIO()):
                 maps = cam(pixel_values.to(self.device), targets)
         finally:  # not by the library's own context, which swallows an IndexError
-            cam.activations_and_grads.release()
+            remove_cam_hooks(cam)
             cut.remove()
         resized = np.stack(
             [cv2.resize(m, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) for m in maps]
@@ -165,8 +164,9 @@ class CamSaliency:
     def image_maps(
         self, images: Sequence[Image.Image], labels: list[int], resize: str
     ) -> np.ndarray:
-        """float32 (n, 64, 64) in [0, 1] for RGB images of any size, in batches of one size, the
-        last filled up with its last image: the bits of a map depend on the size of its batch.
+        """float32 (n, 64, 64) in [0, 1] of RGB images of any size.
+
+        The last batch is padded with its last image: the bits of a map depend on the batch size.
         """
         maps = []
         for start in range(0, len(images), BATCH):
@@ -177,22 +177,20 @@ class CamSaliency:
 
 
 def library_cam(method: str, model: nn.Module, layer: nn.Module, channels_last: bool):
-    """pytorch-grad-cam's object of a method, which puts its hooks on the layer."""
+    """The CAM object of pytorch-grad-cam, with its hooks on the layer."""
     import pytorch_grad_cam as library
     from pytorch_grad_cam.ablation_layer import AblationLayer, AblationLayerVit
 
-    options = (
-        {"ablation_layer": AblationLayerVit() if channels_last else AblationLayer()}
-        if method == "ablation-cam"
-        else {}
-    )
+    options = {}
+    if method == "ablation-cam":
+        options["ablation_layer"] = AblationLayerVit() if channels_last else AblationLayer()
     return getattr(library, CAMS[method])(
         model, [layer], reshape_transform=to_maps(channels_last), **options
     )
 
 
 class _Logits(nn.Module):
-    """pytorch-grad-cam wants a tensor out of the model, transformers gives an output object."""
+    """A transformers model that returns a tensor, as pytorch-grad-cam expects."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -203,8 +201,8 @@ class _Logits(nn.Module):
 
 
 def _cut_graph(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-    """Lets gradients begin at the layer that is read: those of the layers before it, most of the
-    work, are asked for by nobody. The maps stay the same. The copy lets the layers behind work in
-    place.
+    """Starts the graph at the layer that is read: nobody uses the gradients of earlier layers.
+
+    The maps stay the same at a fraction of the work. The copy lets later layers work in place.
     """
     return output.detach().requires_grad_(torch.is_grad_enabled()).clone()

@@ -141,8 +141,9 @@ def box_grabcut(pixels: np.ndarray, box: Box | None) -> np.ndarray:
     cv2.setRNGSeed(0)  # GrabCut's k-means draws from OpenCV's state of this thread
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     bgr = np.ascontiguousarray(pixels[..., ::-1])
+    whole = (0, 0, size, size)  # a rectangle, which this mode does not read
     cv2.grabCut(
-        bgr, labels, None, background, foreground, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK
+        bgr, labels, whole, background, foreground, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK
     )
     mask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     if not mask.any():
@@ -210,7 +211,7 @@ def rembg_function(model: str) -> MaskFunction:
     is not installed, or cannot be loaded.
     """
     try:
-        import rembg
+        import rembg  # ty: ignore[unresolved-import]  # an extra
     except ImportError:
         raise UserError(
             "saliency_method rembg needs the package rembg: pip install 'sgdmix_hub[rembg]'"

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import TYPE_CHECKING, Protocol, Union, cast
 
 import numpy as np
 from PIL import Image
 
 from sgdmix_hub.errors import Unusable, attempt
-from sgdmix_hub.settings.method import CAM_METHODS, MethodSettings, apply_preset
+from sgdmix_hub.settings.method import CAM_METHODS, MethodSettings, saliency_method
 
 from .cam import BATCH, CamSaliency
 from .model_free import is_blank, mask_column_map, minimum_barrier_map, spectral_residual_map
@@ -97,7 +97,7 @@ class ColumnSource:
         if stored is None:
             raise ValueError(
                 "saliency_method mask-column reads a dataset's masks: "
-                "give maps and masks to `mask` instead"
+                "give maps and masks to `mixer.mask` instead"
             )
         return [
             attempt(lambda mask: usable(mask_column_map(mask, self.resize)), mask)
@@ -138,36 +138,27 @@ def load_source(settings: MethodSettings, network: Network = None) -> Source:
     Raises `KeyError` for an unknown method, and `UserError` if a CAM cannot read the classifier or
     rembg is not installed.
     """
-    settings = apply_preset(settings)
-    return LOADERS[settings.saliency_method](settings, network)
+    return LOADERS[saliency_method(settings)](settings, network)
 
 
 def load_cam(settings: MethodSettings, classifier: Classifier) -> CamSaliency:
     """The CAM that the settings name, on a classifier. Raises `UserError`."""
-    return CamSaliency(
-        classifier,
-        settings.saliency_method,
-        settings.saliency_layer,
-        settings.saliency_input_size,
-    )
+    method = saliency_method(settings)
+    return CamSaliency(classifier, method, settings.saliency_layer, settings.saliency_input_size)
 
 
 def _cam_source(settings: MethodSettings, network: Network) -> CamSource:
-    from sgdmix_hub.models.classifier import Classifier
-
-    if not isinstance(network, Classifier):
+    if network is None:
         raise ValueError(f"saliency_method {settings.saliency_method} needs a classifier")
-    return CamSource(load_cam(settings, network), settings.resize)
+    return CamSource(load_cam(settings, cast("Classifier", network)), settings.resize)
 
 
 def _segmentation_source(settings: MethodSettings, network: Network) -> Source:
-    from sgdmix_hub.models.segmenters.segmenter import Segmenter
-
     from .segmentation import SegmentationSource
 
-    if not isinstance(network, Segmenter):
+    if network is None:
         raise ValueError("saliency_method segmentation needs a segmenter")
-    return SegmentationSource(network)
+    return SegmentationSource(cast("Segmenter", network))
 
 
 def _box_source(settings: MethodSettings, network: Network) -> Source:

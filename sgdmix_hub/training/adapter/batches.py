@@ -1,16 +1,14 @@
-"""The batches of an adapter's training, ready for the denoiser: latents, the noise on them, labels
-and weights.
-"""
+"""Batches of an adapter's training, ready for the denoiser."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -24,9 +22,11 @@ from .dataset import ClassImages, DomainImages, Noise, Share, draw_noise
 
 @dataclass(frozen=True)
 class Batch:
-    """`latents` and `noise`: float32 (B, c, h, w); `timesteps` and `labels`: int64 (B,), a label
-    behind the last class stands for none; `weights`: float32 (B,), what each sample's loss adds to
-    the batch's; `seed`: of whatever else is drawn for it.
+    """One batch of a denoising training.
+
+    `latents` and `noise`: float32 (B, c, h, w). `timesteps` and `labels`: int64 (B,); the number of
+    classes as a label means no class. `weights`: float32 (B,), of each sample's loss. `seed`: of
+    everything else that is drawn for the batch, like dropout.
     """
 
     latents: torch.Tensor
@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stream:
-    """Images with the seed of their noise and the weight of their loss."""
+    """Images, the seed of their noise, and the weight of their loss."""
 
     images: Dataset
     seed: int
@@ -51,18 +51,18 @@ def training_batches(
     split: Split,
     rows: np.ndarray,
     prior_images: list[Path],
-    vae: AutoencoderKL,
+    vae: Any,
     num_timesteps: int,
     share: Share,
     first_step: int,
     device: torch.device,
     show: bool,
 ) -> Iterator[Batch]:
-    """This process's batches from an optimizer step on, one for each forward pass.
+    """This process's batches from optimizer step `first_step` on, one per forward pass.
 
-    `rows`: the images trained on; `prior_images`: those of the bare metaclass, of which a batch
-    holds as many again where there are any; `num_timesteps`: of the noise schedule. With
-    `cache_latents` all images are encoded first, under a progress bar where `show` says so.
+    `rows`: the images to train on. `prior_images`: images of the bare metaclass; if given, a batch
+    holds as many of them as of the others. `vae`: diffusers' AutoencoderKL. `num_timesteps`: of the
+    noise schedule. With `cache_latents`, all images are encoded first; `show`: with a progress bar.
     """
     domain = DomainImages(
         split,
@@ -74,25 +74,18 @@ def training_batches(
     )
     streams = [Stream(domain, settings.seed, 1.0)]
     if prior_images:
-        own_seed = seed_of(RandomStream.PRIOR, settings.seed)
-        streams.append(
-            Stream(
-                ClassImages(prior_images, own_seed, len(split.class_names)),
-                own_seed,
-                settings.prior_loss_weight,
-            )
-        )
+        seed = seed_of(RandomStream.PRIOR, settings.seed)
+        images = ClassImages(prior_images, seed, len(split.class_names))
+        streams.append(Stream(images, seed, settings.prior_loss_weight))
     latents = Latents(vae, device)
     if settings.cache_latents:
         latents.keep(domain, settings.random_flip, show)
-    shape = (
-        vae.config.latent_channels,
-        *[settings.resolution // 2 ** (len(vae.config.block_out_channels) - 1)] * 2,
-    )
+    side = settings.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
+    shape = (vae.config.latent_channels, side, side)
     numbers = list(share.batches(first_step, settings.max_train_steps))
+    workers = settings.dataloader_num_workers
     loaders = [
-        DataLoader(s.images, batch_sampler=numbers, num_workers=settings.dataloader_num_workers)
-        for s in streams
+        DataLoader(stream.images, batch_sampler=numbers, num_workers=workers) for stream in streams
     ]
     return (
         _batch(settings, streams, loaded, latents, shape, num_timesteps)
@@ -105,21 +98,24 @@ def _batch(
     streams: list[Stream],
     loaded: tuple[dict, ...],
     latents: Latents,
-    shape,
+    shape: tuple[int, int, int],
     num_timesteps: int,
 ) -> Batch:
-    """What the loaders of all streams gave, as one batch."""
+    """Joins what the loaders of all streams gave into one batch."""
     numbers = loaded[0]["number"].tolist()
     parts = []
     for stream, images in zip(streams, loaded, strict=True):
         noise = draw_noise(stream.seed, numbers, shape, num_timesteps, settings.random_flip)
         parts.append(_part(stream, images, noise, latents))
-    joined = (torch.cat(part).to(latents.device) for part in zip(*parts, strict=True))
-    return Batch(*joined, seed=seed_of(RandomStream.DROPOUT, settings.seed, numbers[0]))
+    clean, diffusion, timesteps, labels, weights = (
+        torch.cat(part).to(latents.device) for part in zip(*parts, strict=True)
+    )
+    seed = seed_of(RandomStream.DROPOUT, settings.seed, numbers[0])
+    return Batch(clean, diffusion, timesteps, labels, weights, seed)
 
 
 def _part(stream: Stream, images: dict, noise: Noise, latents: Latents) -> tuple[torch.Tensor, ...]:
-    """Latents, noise, timesteps, labels and weights of one stream's share of a batch."""
+    """Latents, noise, timesteps, labels and weights of one stream's part of a batch."""
     positions = images["position"].tolist() if "position" in images else None
     clean = latents.draw(images["pixels"], noise, positions)
     count = len(images["label"])
@@ -128,29 +124,25 @@ def _part(stream: Stream, images: dict, noise: Noise, latents: Latents) -> tuple
 
 
 class Latents:
-    """The autoencoder's latents of images, and of their mirror images. One is encoded alone: its
-    bits depend on nothing else.
-    """
+    """Latents of images and mirrored images, encoded one by one, so bits depend on nothing else."""
 
-    def __init__(self, vae: AutoencoderKL, device: torch.device):
+    def __init__(self, vae: Any, device: torch.device):
         self.vae, self.device = vae.to(device).eval(), device
         self._kept: dict[tuple[int, bool], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation, float32 (c, h, w) each, of the latents of an image (3, H, W)
-        in [-1, 1].
+        """Mean and standard deviation of an image's latents, float32 (c, h, w) each.
+
+        `pixels`: (3, H, W) in [-1, 1].
         """
         posterior = self.vae.encode(pixels[None].to(self.device)).latent_dist
         return posterior.mean[0], posterior.std[0]
 
     def keep(self, images: DomainImages, mirrored: bool, show: bool) -> None:
-        """Encodes all images of the training, with `mirrored` their mirror images too, to be used
-        from then on.
-        """
-        for position in tqdm(
-            range(len(images.rows)), desc="latents", unit="image", disable=not show
-        ):
+        """Encodes and caches all images of the training, and their mirror images if `mirrored`."""
+        positions = range(len(images.rows))
+        for position in tqdm(positions, desc="latents", unit="image", disable=not show):
             stop_if_requested()
             pixels = images.pixels(position)
             self._kept[position, False] = self.encode(pixels)
@@ -160,8 +152,9 @@ class Latents:
     def draw(
         self, pixels: torch.Tensor, noise: Noise, positions: list[int] | None = None
     ) -> torch.Tensor:
-        """Scaled latents (B, c, h, w), drawn from the posteriors of images (B, 3, H, W), or of the
-        kept ones at these positions.
+        """Scaled latents (B, c, h, w), drawn from the posteriors of images (B, 3, H, W).
+
+        `positions`: of the images in the training; cached latents are used if there are any.
         """
         if positions is not None and self._kept:
             encoded = [

@@ -1,12 +1,13 @@
-"""Checkpoints of an adapter's training: what is trained, the optimizer, the schedule, and the step,
-so that it truly goes on.
+"""Checkpoints of an adapter's training: trained weights, optimizer, schedule and step.
 
-    step-0000500/    accelerate's files; trained.safetensors; training.json, which says what is being trained and how far it is
+    step-0000500/
+        accelerate's files
+        trained.safetensors
+        training.json            what is trained, the step, the checksums of all files
 
-A checkpoint is written under another name and renamed, and its record holds the checksums of its
-files: one that was torn or changed since is named, and the one before it taken. Samples are
-functions of their numbers (samples.py), so the step is all there is to know of the position in the
-data.
+A checkpoint is written under another name and renamed when it is complete. A damaged one is
+reported, and the one before it is used. Samples are functions of their numbers (dataset.py), so the
+step alone gives the position in the data.
 """
 
 from __future__ import annotations
@@ -24,14 +25,13 @@ from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.training.resume import different_facts
 
 RECORD, TRAINED = "training.json", "trained.safetensors"
-OF_ONE_RANK = (
-    "rng_state_"  # files that other ranks may still be writing when rank 0 records a checkpoint
-)
+OF_ONE_RANK = "rng_state_"  # other ranks may still be writing these when rank 0 seals a folder
 
 
 def seal_folder(folder: Path, record: str, facts: dict) -> None:
-    """Puts a checkpoint's files on the disk, then its record, which is its done-marker: `facts`,
-    and the sha256 of every file.
+    """Syncs a checkpoint's files to disk, then writes its record, the done-marker.
+
+    The record holds `facts` and the sha256 of every file.
     """
     sync(folder)
     files = [
@@ -39,17 +39,12 @@ def seal_folder(folder: Path, record: str, facts: dict) -> None:
         for path in folder.rglob("*")
         if path.is_file() and not path.name.startswith((OF_ONE_RANK, "."))
     ]
-    write_sealed(
-        folder / record,
-        facts
-        | {"files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}},
-    )
+    checksums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+    write_sealed(folder / record, facts | {"files": checksums})
 
 
 def read_record(folder: Path, record: str) -> dict:
-    """A checkpoint's record. Raises `DamagedFile` where it, or a file that it names, is torn or was
-    changed.
-    """
+    """A checkpoint's record. Raises `DamagedFile` if it, or a file it lists, is damaged."""
     facts = read_sealed(folder / record)
     for name, sha256 in facts["files"].items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
@@ -58,14 +53,12 @@ def read_record(folder: Path, record: str) -> dict:
 
 
 def newest_whole(folders: list[Path], record: str) -> Path | None:
-    """The last of some checkpoints, oldest first, that is as it was written; says which are not."""
+    """The newest undamaged checkpoint of `folders`, oldest first; prints which are damaged."""
     for folder in reversed(folders):
         try:
             read_record(folder, record)
         except DamagedFile as damage:
-            say(
-                f"{damage.path} is torn or was changed since it was written: going on without this checkpoint"
-            )
+            say(f"{damage.path} is damaged: resuming from an older checkpoint, if there is one")
             continue
         return folder
     return None
@@ -82,8 +75,8 @@ class Checkpoints:
         facts: dict,
         limit: int,
     ):
-        """`trained`: the parameters by name; `facts`: what is being trained, which a checkpoint
-        must share to be gone on from.
+        """`trained`: the parameters by name. `facts`: identity of the training run; a checkpoint is
+        resumed only if it matches. `limit`: how many checkpoints are kept.
         """
         self.folder, self.accelerator, self.facts, self.limit = folder, accelerator, facts, limit
         self.trained = trained
@@ -91,13 +84,13 @@ class Checkpoints:
         accelerator.register_load_state_pre_hook(self._load_trained)
 
     def save(self, step: int) -> None:
-        """Writes the checkpoint of a step and removes the oldest ones. A collective."""
+        """Writes the checkpoint of a step and removes the oldest ones. Collective."""
         finished = self.folder / f"step-{step:07d}"
         working = self.folder / f".{finished.name}"
         if self.accelerator.is_main_process:
             shutil.rmtree(working, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(working)
+        self.accelerator.save_state(str(working))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             seal_folder(working, RECORD, {"step": step, **self.facts})
@@ -109,35 +102,32 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
     def restore(self, which: str) -> int:
-        """Goes on from `latest`, the newest whole one, which may be none, or from a checkpoint's
-        folder; returns the steps that are done. `none` removes them and starts over. A collective.
+        """Loads a checkpoint and returns its step; 0 if there is none. Collective.
 
-        Raises `UserError` for a checkpoint of another training, and for a folder that is none.
+        `which`: `latest`, the newest undamaged one; a checkpoint's folder; or `none`, which removes
+        all checkpoints. Raises `UserError` if it is no checkpoint, or one of another training.
         """
         if which == "none" and self.accelerator.is_main_process:
-            shutil.rmtree(
-                self.folder, ignore_errors=True
-            )  # they may be another training's, and newer than those to come
+            # old ones may be of another training, and have higher steps than the new ones
+            shutil.rmtree(self.folder, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        found = on_rank_zero(
-            lambda: (
-                newest_whole(self._all(), RECORD) if which in ("latest", "none") else Path(which)
-            )
-        )
-        if found is None:
+        newest = which in ("latest", "none")
+        folder = on_rank_zero(lambda: newest_whole(self._all(), RECORD) if newest else Path(which))
+        if folder is None:
             return 0
-        if not (found / RECORD).is_file():
+        if not (folder / RECORD).is_file():
             raise UserError(
-                f"{which} is no checkpoint: give latest, none, or a folder like {self.folder / 'step-0000500'}"
+                f"{which} is no checkpoint: "
+                f"give latest, none, or a folder like {self.folder / 'step-0000500'}"
             )
-        record = on_rank_zero(lambda: _named(found))
+        record = on_rank_zero(lambda: _read_chosen(folder))
         different = different_facts(record, self.facts)
         if different:
             raise UserError(
-                f"{found} is a checkpoint of another training ({', '.join(different)} differ): "
+                f"{folder} is a checkpoint of another training (other {', '.join(different)}): "
                 "start over with --resume_from_checkpoint none, or choose another --output_dir"
             )
-        self.accelerator.load_state(found)
+        self.accelerator.load_state(str(folder))
         return record["step"]
 
     def _all(self) -> list[Path]:
@@ -145,7 +135,7 @@ class Checkpoints:
         return sorted(path for path in self.folder.glob("step-*") if (path / RECORD).is_file())
 
     def _save_trained(self, models: list, weights: list, folder: str) -> None:
-        """In place of the whole model, what is trained."""
+        """Saves the trained parameters instead of the whole model."""
         weights.clear()
         if self.accelerator.is_main_process:
             tensors = {
@@ -161,11 +151,11 @@ class Checkpoints:
                 self.trained[name].copy_(tensor)
 
 
-def _named(folder: Path) -> dict:
-    """The record of the checkpoint that was asked for. Raises `UserError`."""
+def _read_chosen(folder: Path) -> dict:
+    """The record of the checkpoint that the user chose. Raises `UserError`."""
     try:
         return read_record(folder, RECORD)
     except DamagedFile as damage:
         raise UserError(
-            f"{damage.path} is torn or was changed since it was written: give another checkpoint, latest or none"
+            f"{damage.path} is damaged: give another checkpoint, latest or none"
         ) from None

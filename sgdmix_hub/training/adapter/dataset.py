@@ -1,9 +1,7 @@
-"""The samples of a training: which image the n-th one shows, whether it is mirrored, and the noise
-that is put on it.
+"""The n-th sample of a training: its image, whether it is mirrored, its noise.
 
-Everything about a sample is a function of (seed, n). A training that was killed goes on with the
-samples that were to come, and processes, batches and accumulation only decide who takes which
-sample of an optimizer step.
+Everything about a sample is a function of (seed, n), so a resumed training continues with the same
+samples. Processes, batches and accumulation only decide who takes which sample of a step.
 """
 
 from __future__ import annotations
@@ -23,9 +21,7 @@ from sgdmix_hub.seeds import RandomStream, generator, sample_seed
 
 
 class SampleOrder:
-    """The rows of a training, each once an epoch, in a new order every time: an endless row of
-    samples.
-    """
+    """An endless sequence of samples: every epoch shows each row once, in a new order."""
 
     def __init__(self, rows: np.ndarray, seed: int):
         """`rows`: int64 (n,), n >= 1."""
@@ -33,7 +29,7 @@ class SampleOrder:
         self._epoch, self._order = -1, rows
 
     def __getitem__(self, number: int) -> int:
-        """The position in `rows` of a sample."""
+        """The position in `rows` of the sample with this number."""
         epoch, position = divmod(number, len(self.rows))
         if epoch != self._epoch:
             self._order = generator(RandomStream.ORDER, self.seed, epoch).permutation(
@@ -54,12 +50,13 @@ class Share:
 
     @property
     def total_batch(self) -> int:
-        """Samples of one optimizer step, of all processes."""
+        """Samples per optimizer step, over all processes."""
         return self.num_processes * self.batch_size * self.accumulation
 
     def batches(self, first_step: int, last_step: int) -> Iterator[list[int]]:
-        """The numbers of this process's samples, batch by batch, for the optimizer steps first_step
-        <= step < last_step.
+        """The numbers of this process's samples, batch by batch.
+
+        For the optimizer steps first_step <= step < last_step.
         """
         for batch in range(first_step * self.accumulation, last_step * self.accumulation):
             first = (batch * self.num_processes + self.rank) * self.batch_size
@@ -67,11 +64,10 @@ class Share:
 
 
 class DomainImages(torch.utils.data.Dataset):
-    """Sample number -> the image that it shows, with its place in the training's rows and its
-    label.
+    """Sample number -> its image, the image's position in `rows`, and its label.
 
-    `pixels` is float32 (3, resolution, resolution) in [-1, 1], not mirrored; empty where `decoded`
-    is off, because latents are cached.
+    `pixels`: float32 (3, resolution, resolution) in [-1, 1], not mirrored; empty without `decoded`,
+    when latents are cached.
     """
 
     def __init__(
@@ -83,26 +79,20 @@ class DomainImages(torch.utils.data.Dataset):
         resize: str,
         decoded: bool = True,
     ):
-        self.split, self.rows, self.resolution, self.resize, self.decoded = (
-            split,
-            rows,
-            resolution,
-            resize,
-            decoded,
-        )
+        self.split, self.rows, self.decoded = split, rows, decoded
+        self.resolution, self.resize = resolution, resize
         self.order = SampleOrder(rows, seed)
 
     def pixels(self, position: int) -> torch.Tensor:
-        """The image of one of the rows."""
-        return to_pixels(
-            square(self.split.image(int(self.rows[position])), self.resolution, self.resize)
-        )
+        """The image at a position in `rows`."""
+        image = self.split.image(int(self.rows[position]))
+        return to_pixels(square(image, self.resolution, self.resize))
 
-    def __getitem__(self, number: int) -> dict:
-        position = self.order[number]
+    def __getitem__(self, index: int) -> dict:
+        position = self.order[index]
         pixels = self.pixels(position) if self.decoded else torch.empty(0)
         return {
-            "number": number,
+            "number": index,
             "position": position,
             "pixels": pixels,
             "label": int(self.split.labels[self.rows[position]]),
@@ -110,16 +100,17 @@ class DomainImages(torch.utils.data.Dataset):
 
 
 class ClassImages(torch.utils.data.Dataset):
-    """Sample number -> one of the images of the bare metaclass, as `DomainImages` gives its own;
-    `label` stands for no class.
+    """Sample number -> an image of the bare metaclass, like `DomainImages`.
+
+    `label`: the one that means no class.
     """
 
     def __init__(self, paths: list[Path], seed: int, label: int):
         self.paths, self.label = paths, label
         self.order = SampleOrder(np.arange(len(paths)), seed)
 
-    def __getitem__(self, number: int) -> dict:
-        with Image.open(self.paths[self.order[number]]) as image:
+    def __getitem__(self, index: int) -> dict:
+        with Image.open(self.paths[self.order[index]]) as image:
             return {"pixels": to_pixels(image.convert("RGB")), "label": self.label}
 
 
@@ -130,8 +121,10 @@ def to_pixels(image: Image.Image) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Noise:
-    """What is drawn for a batch: whether to mirror, bool (B,); the autoencoder's noise and the
-    diffusion's, float32 (B, c, h, w); the timesteps, int64 (B,).
+    """What is drawn for a batch.
+
+    `mirrored`: bool (B,). `posterior`, for the autoencoder, and `diffusion`: float32 (B, c, h, w).
+    `timesteps`: int64 (B,).
     """
 
     mirrored: torch.Tensor
@@ -147,20 +140,15 @@ def draw_noise(
     num_timesteps: int,
     random_flip: bool,
 ) -> Noise:
-    """The draws of the samples with these numbers, for latents of `shape` (c, h, w): each sample's
-    from a generator of its own.
+    """Draws for the samples with these numbers, each from its own generator.
+
+    `shape`: of an image's latents, (c, h, w).
     """
     drawn = []
     for number in numbers:
-        generator = torch.Generator().manual_seed(sample_seed(seed, number))
-        mirrored = bool(torch.rand((), generator=generator) < 0.5) and random_flip
-        noise = torch.randn((2, *shape), generator=generator)
-        drawn.append(
-            (
-                torch.tensor(mirrored),
-                noise[0],
-                noise[1],
-                torch.randint(num_timesteps, (), generator=generator),
-            )
-        )
+        random = torch.Generator().manual_seed(sample_seed(seed, number))
+        mirrored = bool(torch.rand((), generator=random) < 0.5) and random_flip
+        noise = torch.randn((2, *shape), generator=random)
+        timestep = torch.randint(num_timesteps, (), generator=random)
+        drawn.append((torch.tensor(mirrored), noise[0], noise[1], timestep))
     return Noise(*(torch.stack(part) for part in zip(*drawn, strict=True)))

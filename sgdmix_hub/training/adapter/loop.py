@@ -2,118 +2,120 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import compute_snr
-from PIL import Image
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from sgdmix_hub.data.report import usable_rows
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.figures.panels import SheetRow, draw_contact_sheet
-from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base, with_scheduler
-from sgdmix_hub.models.prompts import bare_prompt, prompt_for, prompt_ids
-from sgdmix_hub.models.sampling import draw_images, drawing, drawing_options
-from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
-from sgdmix_hub.seeds import RandomStream, seed_of
+from sgdmix_hub.models.bases import Pipeline
+from sgdmix_hub.models.prompts import prompt_ids
+from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.training import AdapterSettings
-from sgdmix_hub.training.log import TrainingLog, track_image
+from sgdmix_hub.training.log import TrainingLog
 
-from .batches import training_batches
+from .batches import Batch, training_batches
 from .checkpoints import Checkpoints
 from .dataset import Share
-from .model import PRECISIONS, AdaptedModel, load_adapted
-
-SHOWN_CLASSES, SHOWN_IMAGES = 8, 4
+from .drawn_images import class_images, draw_validation
+from .model import AdaptedModel, load_adapted
 
 
 def denoising_loss(
-    prediction, latents, noise, timesteps, scheduler, snr_gamma: float | None
+    prediction: torch.Tensor,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    scheduler: Any,
+    snr_gamma: float | None,
 ) -> torch.Tensor:
-    """Squared error (B,) to the noise or the velocity, as the base predicts; with `snr_gamma`,
-    min-SNR weighted (Hang et al., 2023).
+    """Squared error (B,) to the noise or the velocity, whichever the base predicts.
+
+    With `snr_gamma` it is weighted by min-SNR (Hang et al., 2023).
     """
-    velocity = scheduler.config.prediction_type == "v_prediction"
-    target = scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
+    predicts_velocity = scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(latents, noise, timesteps) if predicts_velocity else noise
     loss = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
-    if snr_gamma is not None:
-        snr = compute_snr(scheduler, timesteps)
-        loss = loss * snr.clamp(max=snr_gamma) / (snr + 1 if velocity else snr.clamp(min=1e-8))
-    return loss
+    if snr_gamma is None:
+        return loss
+    snr = compute_snr(scheduler, timesteps)
+    scale = snr + 1 if predicts_velocity else snr.clamp(min=1e-8)
+    return loss * snr.clamp(max=snr_gamma) / scale
 
 
-def training_scheduler(pipeline: StableDiffusionPipeline) -> DDPMScheduler:
-    """The base's noise schedule. Raises `UserError` for a base that predicts neither noise nor
-    velocity.
-    """
-    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+def training_scheduler(pipeline: Pipeline) -> Any:
+    """The base's noise schedule. Raises `UserError` unless it predicts noise or velocity."""
+    scheduler: Any = DDPMScheduler.from_config(pipeline.scheduler.config)
+    predicted = scheduler.config.prediction_type
+    if predicted not in ("epsilon", "v_prediction"):
         raise UserError(
-            f"the base predicts {scheduler.config.prediction_type}: epsilon and v_prediction are supported"
+            f"the base predicts {predicted}: use one that predicts epsilon or v_prediction"
         )
     return scheduler
 
 
-def class_images(
-    settings: AdapterSettings, base: Pin, accelerator: Accelerator, folder: Path
-) -> list[Path]:
-    """The base's own images of the bare metaclass, for prior preservation; each is drawn once, by
-    the rank whose turn it is.
-
-    They are kept in a folder of `folder` whose name says what they were drawn from: a training with
-    other settings draws its own.
-    """
-    prompt, options = (
-        bare_prompt(settings.metaclass, settings.prompt_template),
-        drawing_options(settings),
-    )
-    drawn_from = options | {
-        "base": str(base),
-        "prompt": prompt,
-        "seed": settings.seed,
-        "mixed_precision": settings.mixed_precision,
+def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.optim.Optimizer:
+    """AdamW for the LoRA weights and, with its own rate and no decay, the tokens."""
+    lora = {
+        "params": list(model.lora().values()),
+        "lr": settings.learning_rate,
+        "weight_decay": settings.adam_weight_decay,
     }
-    folder = (
-        folder / hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:16]
-    )
-    paths = [folder / f"{number:05d}.png" for number in range(settings.num_class_images)]
-    mine = [
-        number
-        for number in range(len(paths))
-        if number % accelerator.num_processes == accelerator.process_index
-    ]
-    missing = [number for number in mine if not paths[number].exists()]
-    if missing:
-        pipeline = load_base(
-            StableDiffusionPipeline, base, PRECISIONS[settings.mixed_precision], **NO_SAFETY_CHECKER
-        )
-        pipeline = with_scheduler(pipeline, "dpmsolver++").to(accelerator.device)
-        for start in range(0, len(missing), settings.train_batch_size):
-            numbers = missing[start : start + settings.train_batch_size]
-            seeds = [seed_of(RandomStream.PRIOR_IMAGE, settings.seed, number) for number in numbers]
-            for number, image in zip(
-                numbers,
-                draw_images(pipeline, [prompt] * len(numbers), seeds, **options),
-                strict=True,
-            ):
-                write_atomically(
-                    paths[number],
-                    lambda path, image=image: Image.fromarray(image).save(path, format="PNG"),
-                )
-    for path in paths:
-        wait_for_file(path)
-    return paths
+    tokens = {
+        "params": [model.tokens.learned],
+        "lr": settings.token_learning_rate,
+        "weight_decay": 0.0,
+    }
+    return torch.optim.AdamW([lora, tokens])
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """The forward and backward pass of one batch, and the update after the last one of a step.
+
+    `denoiser` and `optimizer` are accelerate's; `prompts`: input ids, a row per label.
+    """
+
+    settings: AdapterSettings
+    accelerator: Accelerator
+    denoiser: torch.nn.Module
+    optimizer: Any
+    scheduler: Any
+    prompts: torch.Tensor
+    trained: dict[str, torch.nn.Parameter]
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Returns the batch's loss."""
+        torch.manual_seed(batch.seed)  # dropout's draws
+        with self.accelerator.accumulate(self.denoiser):
+            noisy = self.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+            prediction = self.denoiser(noisy, batch.timesteps, self.prompts[batch.labels])
+            errors = denoising_loss(
+                prediction,
+                batch.latents,
+                batch.noise,
+                batch.timesteps,
+                self.scheduler,
+                self.settings.snr_gamma,
+            )
+            loss = (errors * batch.weights).sum()
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.trained.values(), self.settings.max_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return loss.detach()
 
 
 def train(
@@ -124,10 +126,12 @@ def train(
     accelerator: Accelerator,
     state: Path,
 ) -> AdaptedModel:
-    """The training loop, from the checkpoint that is gone on from. Returns the trained model.
-    Raises `UserError`.
+    """Trains from the latest checkpoint on and returns the model. Raises `UserError`. Collective.
+
+    `facts`: identity of the training, which a checkpoint must match. `state`: the folder of
+    checkpoints, log and validation sheets.
     """
-    set_seed(settings.seed)  # LoRA's first values
+    set_seed(settings.seed)  # initial LoRA weights
     pipeline, model = load_adapted(base, settings, len(split.class_names))
     scheduler = training_scheduler(pipeline)
     prompts = prompt_ids(
@@ -137,7 +141,6 @@ def train(
         settings.metaclass,
         settings.prompt_template,
     )
-    prompts = prompts.to(accelerator.device)
     rows = usable_rows(settings, split)
     trained = model.trained()
     optimizer = build_optimizer(settings, model)
@@ -162,14 +165,14 @@ def train(
     )
     step = checkpoints.restore(settings.resume_from_checkpoint)
     log = TrainingLog(state / "log.jsonl")
-    if accelerator.is_main_process:
+    is_main = accelerator.is_main_process
+    if is_main:
         log.rewind(step)
     prior_images = (
         class_images(settings, base, accelerator, state / "class_images")
         if settings.with_prior_preservation
         else []
     )
-    show = accelerator.is_main_process
     batches = training_batches(
         settings,
         split,
@@ -180,110 +183,57 @@ def train(
         share,
         step,
         accelerator.device,
-        show,
+        is_main,
     )
-    losses = []
+    denoise = Denoising(
+        settings,
+        accelerator,
+        denoiser,
+        optimizer,
+        scheduler,
+        prompts.to(accelerator.device),
+        trained,
+    )
+    losses: list[torch.Tensor] = []
     denoiser.train()
     with tqdm(
-        total=settings.max_train_steps, initial=step, desc="adapter", unit="step", disable=not show
+        total=settings.max_train_steps,
+        initial=step,
+        desc="adapter",
+        unit="step",
+        disable=not is_main,
     ) as bar:
         for batch in batches:
             stop_if_requested()
-            torch.manual_seed(batch.seed)  # dropout's draws
-            with accelerator.accumulate(denoiser):
-                noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-                prediction = denoiser(noisy, batch.timesteps, prompts[batch.labels])
-                errors = denoising_loss(
-                    prediction,
-                    batch.latents,
-                    batch.noise,
-                    batch.timesteps,
-                    scheduler,
-                    settings.snr_gamma,
-                )
-                loss = (errors * batch.weights).sum()
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trained.values(), settings.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            losses.append(loss.detach())
+            losses.append(denoise(batch))
             if not accelerator.sync_gradients:
                 continue
             schedule.step()
             step += 1
             bar.update()
-            finished = step == settings.max_train_steps
-            saved = finished or step % settings.checkpointing_steps == 0
-            if (
-                saved or step % settings.logging_steps == 0
-            ):  # a training that goes on from a checkpoint has the same curve
+            is_last = step == settings.max_train_steps
+            is_saved = is_last or step % settings.checkpointing_steps == 0
+            # also at checkpoints: the losses collected so far would be lost on resuming
+            if is_saved or step % settings.logging_steps == 0:
                 mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
                 losses.clear()
                 bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-                record = {
-                    "loss": mean,
-                    "lr": schedule.get_last_lr()[0],
-                    "token_lr": schedule.get_last_lr()[1],
-                }
+                lora_rate, token_rate = schedule.get_last_lr()
+                record = {"loss": mean, "lr": lora_rate, "token_lr": token_rate}
                 accelerator.log(record, step=step)
-                if show:
+                if is_main:
                     log.append({"step": step, **record})
-            if show and (
-                finished or (settings.validation_steps and step % settings.validation_steps == 0)
-            ):
-                validate(settings, split.class_names, pipeline, model, accelerator, step, state)
-            if saved:
+            every = settings.validation_steps
+            if is_main and (is_last or (every and step % every == 0)):
+                path = validation_sheet(state, step)
+                draw_validation(
+                    settings, split.class_names, pipeline, model, accelerator, path, step
+                )
+            if is_saved:
                 checkpoints.save(step)
     return model
 
 
-def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.optim.Optimizer:
-    """AdamW on the LoRA weights and, at a rate of their own and without decay, on the tokens."""
-    lora = {
-        "params": list(model.lora().values()),
-        "lr": settings.learning_rate,
-        "weight_decay": settings.adam_weight_decay,
-    }
-    tokens = {
-        "params": [model.tokens.learned],
-        "lr": settings.token_learning_rate,
-        "weight_decay": 0.0,
-    }
-    return torch.optim.AdamW([lora, tokens])
-
-
-def validate(
-    settings,
-    class_names: list[str],
-    pipeline,
-    model: AdaptedModel,
-    accelerator: Accelerator,
-    step: int,
-    state: Path,
-) -> None:
-    """A sheet of images of the first classes, always from the same noise, into `state/validation`
-    and to the trackers.
-    """
-    shown = [
-        label for label in range(min(len(class_names), SHOWN_CLASSES)) for _ in range(SHOWN_IMAGES)
-    ]
-    prompts = [prompt_for(label, settings.metaclass, settings.prompt_template) for label in shown]
-    with drawing(model, accelerator.device, PRECISIONS[settings.mixed_precision]):
-        images = draw_images(
-            pipeline,
-            prompts,
-            [number % SHOWN_IMAGES for number in range(len(shown))],
-            **drawing_options(settings),
-        )
-    starts = range(0, len(images), SHOWN_IMAGES)
-    rows = [
-        SheetRow(list(images[start : start + SHOWN_IMAGES]), class_names[shown[start]])
-        for start in starts
-    ]
-    sheet = draw_contact_sheet(rows, [f"seed {number}" for number in range(SHOWN_IMAGES)])
-    write_atomically(
-        state / "validation" / f"step-{step:07d}.png", lambda path: sheet.save(path, format="PNG")
-    )
-    for tracker in accelerator.trackers:
-        track_image(tracker, "validation", sheet, step)
+def validation_sheet(state: Path, step: int) -> Path:
+    """Where the images drawn after a step are."""
+    return state / "validation" / f"step-{step:07d}.png"

@@ -1,8 +1,8 @@
-"""The base model with what an adapter trains in it: LoRA weights on the UNet's attention and
-learned tokens of the text encoder.
-"""
+"""The model in training: a base with LoRA on the UNet's attention, and learned tokens."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -12,7 +12,7 @@ from torch import nn
 
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import LORA_TARGETS
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base, with_scheduler
+from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, Pipeline, load_base, with_scheduler
 from sgdmix_hub.models.prompts import add_tokens
 from sgdmix_hub.settings.training import AdapterSettings
 
@@ -20,12 +20,10 @@ PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16
 
 
 class TokenEmbedding(nn.Module):
-    """The text encoder's embedding with learned rows after it. The old rows stay frozen, hence
-    bit-identical.
-    """
+    """The text encoder's embedding, frozen, followed by learned rows."""
 
     def __init__(self, embedding: nn.Embedding, initial: torch.Tensor):
-        """`initial`: float (tokens, dim), the first values of the learned rows."""
+        """`initial`: float (tokens, dim), of the learned rows."""
         super().__init__()
         self.embedding = embedding.requires_grad_(False)
         self.learned = nn.Parameter(initial.clone())
@@ -39,11 +37,9 @@ class TokenEmbedding(nn.Module):
 
 
 class AdaptedModel(nn.Module):
-    """Text encoder and UNet as one module, so that both are trained under one gradient
-    synchronisation.
-    """
+    """Text encoder and UNet as one module, whose gradients are synchronised together."""
 
-    def __init__(self, text_encoder: nn.Module, unet: nn.Module, tokens: TokenEmbedding):
+    def __init__(self, text_encoder: Any, unet: Any, tokens: TokenEmbedding):
         super().__init__()
         self.text_encoder = text_encoder
         self.unet = unet
@@ -52,8 +48,9 @@ class AdaptedModel(nn.Module):
     def forward(
         self, latents: torch.Tensor, timesteps: torch.Tensor, input_ids: torch.Tensor
     ) -> torch.Tensor:
-        """What the UNet predicts, (B, c, h, w), for noisy latents of that shape, timesteps int64
-        (B,) and input ids (B, length).
+        """The UNet's prediction for noisy latents, both (B, c, h, w).
+
+        `timesteps`: int64 (B,). `input_ids`: (B, length).
         """
         prompt_embeds = self.text_encoder(input_ids)[0]
         return self.unet(latents, timesteps, prompt_embeds).sample
@@ -67,7 +64,7 @@ class AdaptedModel(nn.Module):
         }
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """All that is trained, by name."""
+        """All trained parameters by name."""
         return {"tokens": self.tokens.learned} | {
             f"unet.{name}": parameter for name, parameter in self.lora().items()
         }
@@ -75,17 +72,14 @@ class AdaptedModel(nn.Module):
 
 def load_adapted(
     base: Pin, settings: AdapterSettings, num_classes: int
-) -> tuple[StableDiffusionPipeline, AdaptedModel]:
-    """The base as a pipeline that draws with what is being trained, and the part of it that is
-    trained.
+) -> tuple[Pipeline, AdaptedModel]:
+    """The base as a pipeline, and its trained part as a model; they share their weights.
 
-    What is frozen is kept in the precision of the training, what is trained in float32; the
-    autoencoder stays in float32. The learned tokens start as the metaclass (the mean of its
-    tokens). Raises `UserError`.
+    Trained weights and the autoencoder are float32, the other weights have the training's
+    precision. The learned tokens start as the mean of the metaclass's tokens. Raises `UserError`.
     """
-    pipeline = with_scheduler(
-        load_base(StableDiffusionPipeline, base, torch.float32, **NO_SAFETY_CHECKER), "dpmsolver++"
-    )
+    pipeline = load_base(StableDiffusionPipeline, base, torch.float32, **NO_SAFETY_CHECKER)
+    pipeline = with_scheduler(pipeline, "dpmsolver++")
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.requires_grad_(False)
     metaclass_ids = pipeline.tokenizer(settings.metaclass, add_special_tokens=False).input_ids

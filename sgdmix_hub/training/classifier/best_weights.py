@@ -1,6 +1,4 @@
-"""Which weights of a training are kept: those that did best on validation images. Test images play
-no part in it.
-"""
+"""Keeps the weights that are best on validation images; test images play no part."""
 
 from __future__ import annotations
 
@@ -21,33 +19,33 @@ from .accuracy import share_buffers
 
 
 def hold_out(labels: np.ndarray, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The rows that are kept from training, ascending: of each class the same share, rounded, but
-    never all: a function of rows and seed.
+    """The rows held out for validation, ascending: int64 (k,), a function of rows and seed.
 
-    `labels`: int64 (n,); `rows`: int64 (m,), of which int64 (k,) are given back.
+    It is the same rounded share of every class, but never all of it. `labels`: int64 (n,), of the
+    split; `rows`: int64 (m,), to choose from.
     """
     held = []
     for label in np.unique(labels[rows]):
-        of_class = rows[labels[rows] == label]
-        wanted = min(round(len(of_class) * share), len(of_class) - 1)
-        held.append(generator(RandomStream.HOLD_OUT, seed, label).permutation(of_class)[:wanted])
+        candidates = rows[labels[rows] == label]
+        count = min(round(len(candidates) * share), len(candidates) - 1)
+        held.append(generator(RandomStream.HOLD_OUT, seed, label).permutation(candidates)[:count])
     return np.sort(np.concatenate(held))
 
 
 class BestWeights(TrainerCallback):
-    """Has the Trainer measure every `eval_steps` updates (every epoch when not given) and after the
-    last one, and keeps the weights of the highest accuracy, the first of equals.
+    """Evaluates during the training and keeps the best weights, the earliest if several are.
 
-    Accuracies are in the training's log, which a training that goes on rewinds to its checkpoint;
-    beside it lie the weights that were best so far, and those that were best at each checkpoint
-    that may still be gone on from.
+    The Trainer evaluates every `eval_steps` updates, by default every epoch, and after the last
+    one. Accuracies are in the training's log, which is rewound on resuming. `folder` keeps the best
+    weights so far, and the best as of every checkpoint that could still be resumed.
     """
 
     def __init__(self, folder: Path, log: TrainingLog, eval_steps: int | None):
         self.folder, self.log, self.eval_steps = folder, log, eval_steps
 
     def on_step_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
-        # at a step, not at an epoch's end, which comes after the checkpoint of the same step
+        assert model is not None and train_dataloader is not None
+        # not at an epoch's end, which comes after the checkpoint of the same step
         every = self.eval_steps or len(train_dataloader)
         control.should_evaluate = (
             state.global_step % every == 0 or state.global_step == state.max_steps
@@ -58,6 +56,7 @@ class BestWeights(TrainerCallback):
     def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
         if not state.is_world_process_zero:
             return
+        assert model is not None and metrics is not None
         accuracy = metrics["eval_accuracy"]
         measured = self.measured()
         if not measured or accuracy > max(value for _, value in measured):
@@ -88,10 +87,10 @@ class BestWeights(TrainerCallback):
         ]
 
     def load_into(self, model: torch.nn.Module) -> dict:
-        """Puts the kept weights into the model and says which they are. A collective."""
+        """Loads the kept weights into the model; returns their accuracy and step. Collective."""
         measured = on_rank_zero(self.measured)
         (step,) = best_steps(measured, [measured[-1][0]])
-        wait_for_file(self._path(step))  # a shared file system may show it late
+        wait_for_file(self._path(step))  # a shared file system may be slow to show it
         load_model(model, self._path(step))
         return {"accuracy": dict(measured)[step], "kept_step": step, "evaluations": len(measured)}
 
@@ -100,8 +99,6 @@ class BestWeights(TrainerCallback):
 
 
 def best_steps(measured: list[tuple[int, float]], moments: list[int]) -> set[int]:
-    """The steps whose accuracy was the highest so far at one of the moments (steps too), the first
-    of equals.
-    """
-    known = [[pair for pair in measured if pair[0] <= moment] for moment in moments]
-    return {max(pairs, key=lambda pair: pair[1])[0] for pairs in known if pairs}
+    """The best step as of each moment, a step too; the earliest if several are equally good."""
+    histories = [[pair for pair in measured if pair[0] <= moment] for moment in moments]
+    return {max(pairs, key=lambda pair: pair[1])[0] for pairs in histories if pairs}

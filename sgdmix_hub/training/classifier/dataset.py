@@ -1,13 +1,13 @@
-"""What a classifier is trained on: real images, synthetic ones in their place or beside them, mixed
-with each other.
-"""
+"""A classifier's training images: real and synthetic ones, mixed by mixup or cutmix."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
@@ -18,26 +18,26 @@ from sgdmix_hub.settings.training import ClassifierSettings
 
 
 class TrainingImages(torch.utils.data.Dataset):
-    """Real images of a subset; with a probability, an image is replaced by one of the synthetic
-    images made from it, or (`added`) an epoch shows all of them beside the real ones.
+    """Real images of a subset, and the synthetic images made from them.
 
-    Unless they are added every epoch is as long as the real subset, so runs with and without
-    synthetic images make the same number of updates. What is drawn for an image is a function of
-    (seed, epoch, position), and how a batch is mixed one of (seed, epoch, position of its first
-    image): neither depends on who loads it, nor on where a training was resumed. Where they are
-    `balanced`, the images of an epoch, as many as without it, are drawn anew for each: every class
-    equally often.
+    With `probability`, a real image is replaced by one of its synthetic images: epochs have the
+    length of the real subset, so runs with and without synthetic images make the same number of
+    updates. With `added`, an epoch shows all synthetic images after the real ones. With `balanced`,
+    every epoch draws the same number of images anew, all classes equally often.
 
-    Items: `pixel_values`, what `transform` makes of the image; `labels`, the class, or float32
-    (classes,) where `gamma`, `mixup_alpha` or `cutmix_alpha` is on. A synthetic image has the label
-    of its published row, with `gamma` `soft_label`.
+    Draws are functions of (seed, epoch, position), and for mixing, of a batch's first position.
+    They depend neither on the worker nor on where a training was resumed.
+
+    Items: `pixel_values`, the transformed image; `labels`, the class, or float32 (classes,) if
+    `gamma`, `mixup_alpha` or `cutmix_alpha` is set. A synthetic image has its published label, or
+    `soft_label` with `gamma`.
     """
 
     def __init__(
         self,
         split: Split,
         rows: np.ndarray,
-        transform,
+        transform: Callable[[Image.Image], torch.Tensor],
         synthetic: PublishedRows | None,
         probability: float,
         seed: int,
@@ -50,31 +50,32 @@ class TrainingImages(torch.utils.data.Dataset):
     ):
         self.split, self.rows, self.transform = split, rows, transform
         self.synthetic, self.probability, self.gamma = synthetic, probability, gamma
-        self.added = (
-            [position for row in rows for position in synthetic.made_from(row)] if added else []
-        )
+        self.added: list[int] = []
+        if added:
+            self.added = [position for row in rows for position in self._made.made_from(row)]
         self.balanced = balanced
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
         self.seed = seed
         self._drawn_for, self._drawn = -1, np.arange(0)
-        self.epoch = 0  # to be set before an epoch; not a `set_epoch`, which accelerate calls in some of its loaders and in others not
+        # set before each epoch; not by a `set_epoch`, which only some of accelerate's loaders call
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.added)
 
-    def __getitem__(self, position: int) -> dict:
-        with seeded(self._seed_of(position, RandomStream.SAMPLE)):
-            entry = self._entry(position)
-            if entry < len(self.rows):
-                row = int(self.rows[entry])
-                shown = self._replacement(row)
-            else:
-                row, shown = None, self.added[entry - len(self.rows)]
-            image = self.split.image(row) if shown is None else self.synthetic.image(shown)
-            return {"pixel_values": self.transform(image), "labels": self._label(row, shown)}
+    def __getitem__(self, index: int) -> dict:
+        with seeded(self._seed_of(index, RandomStream.SAMPLE)):
+            entry = self._entry(index)
+            if entry >= len(self.rows):
+                return self._synthetic_item(self.added[entry - len(self.rows)])
+            row = int(self.rows[entry])
+            replacement = self._replacement(row)
+            if replacement is not None:
+                return self._synthetic_item(replacement)
+            return self._item(self.split.image(row), self._hard_label(int(self.split.labels[row])))
 
     def __getitems__(self, positions: list[int]) -> list[dict]:
-        """The items of a batch, which is how torch's loaders ask for them."""
+        """The items of a batch: the method that torch's loaders prefer."""
         items = [self[position] for position in positions]
         if not self._mixes:
             return items
@@ -88,6 +89,12 @@ class TrainingImages(torch.utils.data.Dataset):
         ]
 
     @property
+    def _made(self) -> PublishedRows:
+        """The synthetic images, where there must be some."""
+        assert self.synthetic is not None
+        return self.synthetic
+
+    @property
     def _mixes(self) -> bool:
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
@@ -95,37 +102,41 @@ class TrainingImages(torch.utils.data.Dataset):
         return seed_of(stream, self.seed, self.epoch * len(self) + position)
 
     def _entry(self, position: int) -> int:
-        """Which of the images a position of the epoch shows: the real ones, then those that were
-        added.
-        """
+        """The image at a position of the epoch, counted over the real and then the added ones."""
         if not self.balanced:
             return position
         if self._drawn_for != self.epoch:
             rng = generator(RandomStream.BALANCE, self.seed, self.epoch)
-            added = [] if self.synthetic is None else self.synthetic.labels[self.added]
-            self._drawn = balanced_draw(
-                np.concatenate([self.split.labels[self.rows], added]).astype(np.int64), rng
-            )
+            added = self._made.labels[self.added] if self.added else []
+            labels = np.concatenate([self.split.labels[self.rows], added]).astype(np.int64)
+            self._drawn = balanced_draw(labels, rng)
             self._drawn_for = self.epoch
         return int(self._drawn[position])
 
     def _replacement(self, row: int) -> int | None:
-        """The published row that is shown in place of a real one; None to show the real one."""
+        """The published row to show in place of a real row; None to show the real one."""
         if not torch.rand(()) < self.probability:
             return None
-        made = self.synthetic.made_from(row)
+        made = self._made.made_from(row)
         return made[int(torch.randint(len(made), ()))] if made else None
 
-    def _label(self, row: int | None, shown: int | None) -> int | torch.Tensor:
-        label = int(self.split.labels[row] if shown is None else self.synthetic.labels[shown])
-        classes = len(self.split.class_names)
-        if shown is not None and self.gamma is not None:
-            source = int(self.split.labels[self.synthetic.sources[shown]])
-            return soft_label(
-                source, label, float(self.synthetic.strengths[shown]), self.gamma, classes
-            )
+    def _item(self, image: Image.Image, label: int | torch.Tensor) -> dict:
+        return {"pixel_values": self.transform(image), "labels": label}
+
+    def _synthetic_item(self, position: int) -> dict:
+        """The item of a published row."""
+        made = self._made
+        label = int(made.labels[position])
+        if self.gamma is None:
+            return self._item(made.image(position), self._hard_label(label))
+        source = int(self.split.labels[made.sources[position]])
+        strength, classes = float(made.strengths[position]), len(self.split.class_names)
+        soft = soft_label(source, label, strength, self.gamma, classes)
+        return self._item(made.image(position), soft)
+
+    def _hard_label(self, label: int) -> int | torch.Tensor:
         if self._mixes or self.gamma is not None:
-            return one_hot(torch.tensor(label), classes).float()
+            return one_hot(torch.tensor(label), len(self.split.class_names)).float()
         return label
 
 
@@ -134,11 +145,9 @@ def training_images(
     split: Split,
     rows: np.ndarray,
     synthetic: PublishedRows | None,
-    transform,
+    transform: Callable[[Image.Image], torch.Tensor],
 ) -> TrainingImages:
-    """The images that the settings name: these rows of the split, and the synthetic ones made from
-    them.
-    """
+    """Training images as the settings say: `rows` of the split, and `synthetic` ones from them."""
     added = synthetic is not None and settings.synthetic_mode == "add"
     return TrainingImages(
         split,
@@ -157,18 +166,16 @@ def training_images(
 
 @contextmanager
 def seeded(seed: int):
-    """torch's random numbers on the CPU start at `seed`, and go on after it as if nothing had been
-    drawn.
-    """
+    """Seeds torch's CPU generator, and restores its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 
 
 def balanced_draw(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """int64 (n,): which of the images with these labels, int64 (n,), an epoch of n shows, class by
-    class: all classes equally often to within one, and within a class all images equally often to
-    within one.
+    """The n images of a balanced epoch, class by class, from images with `labels`: both int64 (n,).
+
+    Counts differ by at most one between classes, and between the images of a class.
     """
     classes = np.unique(labels)
     quotas = np.full(len(classes), len(labels) // len(classes))
@@ -184,8 +191,9 @@ def balanced_draw(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def soft_label(
     source: int, shown: int, strength: float, gamma: float, classes: int
 ) -> torch.Tensor:
-    """float32 (classes,): (1 - S^gamma) of the source's class and S^gamma of the class that the
-    image was refined towards, at strength S. Diff-Mix (CVPR 2024).
+    """Diff-Mix's label (CVPR 2024), float32 (classes,), of an image refined at strength S.
+
+    1 - S^gamma of the source's class, and S^gamma of the class that the prompt named.
     """
     share = strength**gamma
     label = torch.zeros(classes)
@@ -197,9 +205,10 @@ def soft_label(
 def mix_batch(
     pixels: torch.Tensor, labels: torch.Tensor, mixup_alpha: float, cutmix_alpha: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images float32 (B, c, h, w) and labels float32 (B, classes), each mixed with the one before
-    it: by mixup (ICLR 2018) or cutmix (ICCV 2019), whose alpha is above 0; where both are, by one
-    of the two with equal chance, as in timm.
+    """Mixes images, float32 (B, c, h, w), and labels, float32 (B, classes), with the previous ones.
+
+    By mixup (ICLR 2018) or cutmix (ICCV 2019), whichever alpha is above 0; if both are, one of the
+    two is chosen with equal chance, as in timm.
     """
     is_cutmix = cutmix_alpha > 0 and (mixup_alpha == 0 or bool(torch.rand(()) < 0.5))
     mixing = v2.CutMix(alpha=cutmix_alpha) if is_cutmix else v2.MixUp(alpha=mixup_alpha)

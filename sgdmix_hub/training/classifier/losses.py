@@ -1,4 +1,4 @@
-"""The loss of a classifier, on labels that are classes or shares of classes."""
+"""The loss of a classifier, for hard and soft labels."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ def classification_loss(
     label_smoothing: float,
     log_prior: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy with label smoothing, the mean over images: a `compute_loss_func` of
-    transformers' Trainer, whose own label smoother takes no soft labels.
+    """Mean cross-entropy with label smoothing, a `compute_loss_func` of transformers' Trainer.
 
-    `labels`: int64 (B,), or float (B, classes) with rows that sum to 1, of which (1 - s) y + s /
-    classes is left by a smoothing of s. `num_items_in_batch`: how many values the labels of one
-    optimizer step hold, over all processes; this batch's when not given. `log_prior`: float
-    (classes,) that is added to the logits.
+    The Trainer's own label smoother takes no soft labels. `labels`: int64 (B,), or float (B,
+    classes) with rows that sum to 1; smoothing s makes (1 - s) y + s / classes of them.
+    `num_items_in_batch`: the number of label values in one optimizer step, over all processes; by
+    default this batch's. `log_prior`: float (classes,), added to the logits.
     """
     logits = outputs["logits"].float()
     if log_prior is not None:
@@ -33,8 +32,9 @@ def classification_loss(
 
 
 def balanced_softmax_prior(counts: np.ndarray) -> torch.Tensor:
-    """float32 (classes,): log of the training images of each class, int64 (classes,), none counting
-    as one. As `log_prior` it makes the loss balanced softmax (Ren et al., NeurIPS 2020); nothing is
-    added when the classifier is used.
+    """The `log_prior` of balanced softmax (Ren et al., NeurIPS 2020): float32 (classes,).
+
+    It is the log of each class's training images, `counts` int64 (classes,), where 0 counts as 1.
+    The trained classifier is used without it.
     """
     return torch.from_numpy(np.maximum(counts, 1)).float().log()

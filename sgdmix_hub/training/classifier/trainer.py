@@ -1,6 +1,4 @@
-"""transformers' Trainer as this package uses it: arguments, one progress bar, checkpoints that are
-whole.
-"""
+"""transformers' Trainer as this package uses it: arguments, one progress bar, safe checkpoints."""
 
 from __future__ import annotations
 
@@ -20,13 +18,14 @@ from sgdmix_hub.training.resume import different_facts
 
 from .dataset import TrainingImages
 
-SEALED = "sealed.json"  # a checkpoint's record
+SEALED = "sealed.json"  # a checkpoint's record, written last
 
 
 class TrainingBar(ProgressCallback):
-    """The Trainer's bar over the updates, without its printed dictionaries and its second bar for
-    the evaluation; its losses go into the training's log; tells the images their epoch; heeds
-    SIGTERM.
+    """The Trainer's progress bar, without its printed dictionaries and its bar per evaluation.
+
+    It also writes losses to the training's log, sets the images' epoch, seals checkpoints, and
+    stops on SIGTERM.
     """
 
     def __init__(self, log: TrainingLog, images: TrainingImages):
@@ -43,9 +42,8 @@ class TrainingBar(ProgressCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         super().on_step_end(args, state, control, **kwargs)
-        control.should_log |= (
-            control.should_save
-        )  # losses since the last line are not in a checkpoint: it goes on with none
+        # a checkpoint does not hold the losses since the last log line: they would be lost
+        control.should_log |= control.should_save
         stop_if_requested()
 
     def on_save(self, args, state, control, **kwargs):
@@ -57,7 +55,7 @@ class TrainingBar(ProgressCallback):
             )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and "loss" in logs:
+        if state.is_world_process_zero and logs is not None and "loss" in logs:
             self.log.append(
                 {"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]}
             )
@@ -67,7 +65,7 @@ class TrainingBar(ProgressCallback):
 
 
 def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingArguments:
-    """The settings as the Trainer's arguments, on the processes that were started before."""
+    """The settings as the Trainer's arguments, for processes that are already started."""
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.num_train_epochs,
@@ -96,17 +94,18 @@ def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingAr
 
 
 def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | None:
-    """The checkpoint in `folder` that a training goes on from; notes there what is being trained.
-    Raises `UserError` when its checkpoints are those of another training, and for a folder that is
-    no checkpoint.
+    """The checkpoint in `folder` to resume from, or None; writes the training's identity there.
+
+    `which`: `latest`, the newest undamaged one; a checkpoint's folder; or `none`, which removes all
+    checkpoints. Raises `UserError` if it is no checkpoint, or one of another training.
     """
     record = folder / "training.json"
     if which == "none":
         shutil.rmtree(folder, ignore_errors=True)
     elif record.exists() and (different := different_facts(read_identity(record), identity)):
         raise UserError(
-            f"{folder} has checkpoints of another training ({', '.join(different)} differ): start over with --resume_from_checkpoint none, "
-            "or choose another --output_dir"
+            f"{folder} has checkpoints of another training (other {', '.join(different)}): "
+            "start over with --resume_from_checkpoint none, or choose another --output_dir"
         )
     write_sealed(record, identity)
     finished = sorted(
@@ -117,18 +116,18 @@ def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | Non
         return newest_whole(finished, SEALED)
     if Path(which) not in finished or newest_whole([Path(which)], SEALED) is None:
         raise UserError(
-            f"{which} is no checkpoint of this training, or not a whole one: give latest, none, or a folder like "
-            f"{folder / 'checkpoint-500'}"
+            f"{which} is no checkpoint of this training, or a damaged one: "
+            f"give latest, none, or a folder like {folder / 'checkpoint-500'}"
         )
     return Path(which)
 
 
 def read_identity(record: Path) -> dict:
-    """What the checkpoints beside it are of. Raises `UserError` when that is lost."""
+    """The identity of the training whose checkpoints these are. Raises `UserError` if damaged."""
     try:
         return read_sealed(record)
     except DamagedFile:
         raise UserError(
-            f"{record} is torn or was changed since it was written, so nothing says what its checkpoints are of: start over with "
-            "--resume_from_checkpoint none, or choose another --output_dir"
+            f"{record} is damaged, so the training of its checkpoints is unknown: "
+            "start over with --resume_from_checkpoint none, or choose another --output_dir"
         ) from None

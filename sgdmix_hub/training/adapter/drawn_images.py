@@ -1,0 +1,111 @@
+"""Images drawn in an adapter's training: for prior preservation, and validation sheets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from sgdmix_hub.figures.panels import SheetRow, draw_contact_sheet
+from sgdmix_hub.files import write_atomically
+from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, Pipeline, load_base, with_scheduler
+from sgdmix_hub.models.prompts import bare_prompt, prompt_for
+from sgdmix_hub.models.sampling import draw_images, drawing, drawing_options
+from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
+from sgdmix_hub.seeds import RandomStream, seed_of
+from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.training.log import track_image
+
+from .model import PRECISIONS, AdaptedModel
+
+SHOWN_CLASSES, SHOWN_IMAGES = 8, 4
+
+
+def class_images(
+    settings: AdapterSettings, base: Pin, accelerator: Accelerator, parent: Path
+) -> list[Path]:
+    """The base's images of the bare metaclass, for prior preservation. Collective.
+
+    Each rank draws its share, and only images that are missing. They are kept in a folder of
+    `parent` named by what they depend on: a training with other settings draws its own.
+    """
+    prompt = bare_prompt(settings.metaclass, settings.prompt_template)
+    drawn_from = drawing_options(settings) | {
+        "base": str(base),
+        "prompt": prompt,
+        "seed": settings.seed,
+        "mixed_precision": settings.mixed_precision,
+    }
+    key = hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:16]
+    paths = [parent / key / f"{number:05d}.png" for number in range(settings.num_class_images)]
+    share = range(accelerator.process_index, len(paths), accelerator.num_processes)
+    missing = [number for number in share if not paths[number].exists()]
+    if missing:
+        _draw_class_images(settings, base, accelerator, prompt, missing, paths)
+    for path in paths:
+        wait_for_file(path)
+    return paths
+
+
+def _draw_class_images(
+    settings: AdapterSettings,
+    base: Pin,
+    accelerator: Accelerator,
+    prompt: str,
+    missing: list[int],
+    paths: list[Path],
+) -> None:
+    """Draws the images with these numbers, and writes each batch when it is finished."""
+    dtype = PRECISIONS[settings.mixed_precision]
+    pipeline = load_base(StableDiffusionPipeline, base, dtype, **NO_SAFETY_CHECKER)
+    pipeline = with_scheduler(pipeline, "dpmsolver++").to(accelerator.device)
+    for start in range(0, len(missing), settings.train_batch_size):
+        numbers = missing[start : start + settings.train_batch_size]
+        images = draw_images(
+            pipeline,
+            [prompt] * len(numbers),
+            [seed_of(RandomStream.PRIOR_IMAGE, settings.seed, number) for number in numbers],
+            on_step=stop_if_requested,
+            **drawing_options(settings),
+        )
+        for number, pixels in zip(numbers, images, strict=True):
+            _write_png(paths[number], Image.fromarray(pixels))
+
+
+def draw_validation(
+    settings: AdapterSettings,
+    class_names: list[str],
+    pipeline: Pipeline,
+    model: AdaptedModel,
+    accelerator: Accelerator,
+    path: Path,
+    step: int,
+) -> None:
+    """Draws a sheet of the first classes, from fixed noise, to `path` and the trackers."""
+    labels = range(min(len(class_names), SHOWN_CLASSES))
+    prompts = [prompt_for(label, settings.metaclass, settings.prompt_template) for label in labels]
+    with drawing(model, accelerator.device, PRECISIONS[settings.mixed_precision]):
+        images = draw_images(
+            pipeline,
+            [prompt for prompt in prompts for _ in range(SHOWN_IMAGES)],
+            list(range(SHOWN_IMAGES)) * len(prompts),
+            on_step=stop_if_requested,
+            **drawing_options(settings),
+        )
+    rows = [
+        SheetRow(list(images[label * SHOWN_IMAGES :][:SHOWN_IMAGES]), class_names[label])
+        for label in labels
+    ]
+    sheet = draw_contact_sheet(rows, [f"seed {number}" for number in range(SHOWN_IMAGES)])
+    _write_png(path, sheet)
+    for tracker in accelerator.trackers:
+        track_image(tracker, "validation", sheet, step)
+
+
+def _write_png(path: Path, image: Image.Image) -> None:
+    write_atomically(path, lambda working: image.save(working, format="PNG"))
