@@ -19,7 +19,7 @@ from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UnusableRow, UserError
 from sgdmix_hub.generation.plan import PlanRow, make_plan
 from sgdmix_hub.generation.row_store import RowValues
-from sgdmix_hub.generation.saliency_maps import block_maps, features_of
+from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps, features_of
 from sgdmix_hub.method.masks import CUT, foreground_mask
 from sgdmix_hub.method.mixer import MaskedImage, Mixer, Mixture
 from sgdmix_hub.method.saliency.cam import BATCH
@@ -238,7 +238,7 @@ class Comparison:
 
     def _maps(
         self, method: str, classifier: Classifier | None, advance: Callable[[int], None]
-    ) -> RowValues:
+    ) -> SaliencyMaps:
         """The maps of all rows; zeros for rows without one."""
         settings, blocks, unusable = recipe(self.settings, saliency_method=method), [], {}
         source = load_source(settings, classifier)
@@ -249,9 +249,9 @@ class Comparison:
             blocks.append(values)
             unusable |= {int(row): reason for row, reason in reasons.items()}
             advance(len(values))
-        return RowValues(self.rows, np.concatenate(blocks), unusable)
+        return SaliencyMaps(RowValues(self.rows, np.concatenate(blocks), unusable), "", method)
 
-    def _maps_for(self, settings: AugmentSettings) -> RowValues:
+    def _maps_for(self, settings: AugmentSettings) -> SaliencyMaps:
         return self.maps[str(settings.saliency_method)]
 
     def _presets_like(self, settings: AugmentSettings, *names: str) -> list[str]:

@@ -152,6 +152,21 @@ def share_of(
     )
 
 
+def share_of_frame(
+    mask: np.ndarray, image_size: tuple[int, int], box: tuple[int, int, int, int] | None, size: int
+) -> np.ndarray:
+    """A mask over the run's frame, bool (h, h), scaled to float32 (size, size) in [0, 1].
+
+    `box`: the part to take, in pixels of an image of `image_size` that the frame shows whole.
+    """
+    part = None
+    if box is not None:
+        across, down = (len(mask) / length for length in image_size)
+        part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    share = Image.fromarray(mask.astype(np.float32))
+    return np.asarray(share.resize((size, size), Image.Resampling.BILINEAR, box=part))
+
+
 @one_row("mask")
 def foreground_mask(
     image: np.ndarray,

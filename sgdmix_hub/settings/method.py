@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from sgdmix_hub.errors import UserError
 
-from .fields import LONGEST_NAME, Checked, names_where, setting
+from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, names_where, setting
 
 # Class activation maps of pytorch-grad-cam. They need a classifier; the other methods need none.
 CamMethod = Literal[
@@ -24,7 +24,16 @@ CamMethod = Literal[
     "ablation-cam",
 ]
 CAM_METHODS: tuple[str, ...] = get_args(CamMethod)
-SaliencyMethod = Literal[CamMethod, "minimum-barrier", "spectral-residual", "mask-column"]
+SaliencyMethod = Literal[
+    CamMethod,
+    "minimum-barrier",
+    "spectral-residual",
+    "mask-column",
+    "box-column",
+    "segmentation",
+    "rembg",
+    "function",
+]
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
 
@@ -35,10 +44,13 @@ class SaliencySource:
     `key_settings`: name in the key of a map store -> setting.
     """
 
-    needs: Literal["nothing", "classifier", "column"]
+    needs: Literal["nothing", "classifier", "column", "segmenter", "boxes", "rembg", "function"]
     key_settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    has_mask: bool = False  # whether it gives masks that are finer than its maps
+    has_confidence: bool = False  # whether it says how far each mask can be trusted
 
 
+BOXES = {"bbox_column": "bbox_column", "bbox_format": "bbox_format"}
 # Every value of `saliency_method`; method/saliency/sources.py loads them.
 SALIENCY_SOURCES = {
     **dict.fromkeys(
@@ -50,12 +62,34 @@ SALIENCY_SOURCES = {
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
+    "box-column": SaliencySource("boxes", BOXES, has_mask=True),
+    "segmentation": SaliencySource(
+        "segmenter",
+        {"instances": "segmenter_instances"} | BOXES,
+        has_mask=True,
+        has_confidence=True,
+    ),
+    "rembg": SaliencySource("rembg", {"model": "rembg_model"}, has_mask=True, has_confidence=True),
+    # A function of the user's, in Python alone.
+    "function": SaliencySource("function", has_mask=True, has_confidence=True),
 }
 # What a source needs -> the setting that names it, and the words for it in errors.
 NEEDED_SETTINGS = {
     "classifier": ("classifier", "a classifier"),
     "column": ("mask_column", "a column of foreground masks"),
+    "segmenter": ("segmenter", "a segmentation model"),
+    "boxes": ("bbox_column", "a column of bounding boxes"),
 }
+# How the reason of a row begins whose mask cannot be trusted. Such a row is expected, and no fault.
+LOW_CONFIDENCE = "mask confidence"
+RembgModel = Literal[
+    "isnet-general-use",
+    "birefnet-general",
+    "birefnet-general-lite",
+    "u2net",
+    "u2netp",
+    "silueta",
+]
 # Used instead of a method that cannot be: after a failed trust test, to evaluate a version whose
 # classifier is not at hand, and for the mixtures that train a first classifier. Of the methods that
 # need nothing it has the best masks (benchmarks/method.py).
@@ -153,6 +187,31 @@ class MethodSettings(Checked):
     mask_column: str | None = setting(
         None, "column of foreground masks, for saliency_method mask-column", at_most=LONGEST_NAME
     )
+    segmenter_prompt: str | None = setting(
+        None,
+        "what the segmenter looks for: words, divided by commas; the adapter's metaclass by default",
+        at_most=LONGEST_PROMPT,
+    )
+    segmenter_instances: Literal["union", "largest", "nearest-box"] = setting(
+        "union", "foreground of an image in which the segmenter finds several instances"
+    )
+    bbox_column: str | None = setting(
+        None,
+        "column with one box an image, for saliency_method box-column or a SAM 2 segmenter",
+        at_most=LONGEST_NAME,
+    )
+    bbox_format: Literal["xywh", "xyxy"] | None = setting(
+        None, "boxes as left, top, width, height (COCO) or left, top, right, bottom; in pixels"
+    )
+    rembg_model: RembgModel = setting(
+        "isnet-general-use", "model of the package rembg, for saliency_method rembg"
+    )
+    min_mask_confidence: float = setting(
+        0.0, "lowest confidence of a mask at which its image is mixed", at_least=0, at_most=1
+    )
+    low_confidence: Literal["skip", "keep-unmixed"] = setting(
+        "skip", "rows whose mask is below min_mask_confidence: skip, or keep the source as it is"
+    )
     max_target_reuse: int | None = setting(
         None,
         "most rows that one image may be the target of; unlimited if not given",
@@ -221,6 +280,7 @@ class MethodSettings(Checked):
     def validate(self) -> None:
         super().validate()
         self._validate_strengths()
+        self._validate_masks()
         mixing_method = apply_preset(self).mixing_method
         if self.prompt_class == "target" and min(self.strength) == 0:
             raise UserError(
@@ -260,6 +320,36 @@ class MethodSettings(Checked):
                 f"foreground_strength is {self.foreground_strength}: give a value in [0, {smallest}"
                 "], at most the smallest strength"
             )
+
+    def _validate_masks(self) -> None:
+        if (self.bbox_column is None) != (self.bbox_format is None):
+            raise UserError(
+                "bbox_column and bbox_format belong together: xywh is left, top, width, height "
+                "(COCO), xyxy is left, top, right, bottom"
+            )
+        if self.segmenter_instances == "nearest-box" and self.bbox_column is None:
+            raise UserError("segmenter_instances nearest-box needs --bbox_column")
+        if self.min_mask_confidence > 0 and not saliency_source(self).has_confidence:
+            raise UserError(
+                f"min_mask_confidence {self.min_mask_confidence:g} needs a saliency_method that "
+                f"gives confidences, which {apply_preset(self).saliency_method} does not"
+            )
+
+
+def sought_words(settings: MethodSettings, metaclass: str | None) -> tuple[str, ...]:
+    """What a segmenter looks for: the words of `segmenter_prompt`, or the adapter's metaclass."""
+    words = settings.segmenter_prompt or metaclass or ""
+    return tuple(word.strip() for word in words.split(",") if word.strip())
+
+
+def kind_of(reason: str) -> str:
+    """A reason without the figures that make it one row's own, for counting."""
+    return f"{LOW_CONFIDENCE} too low" if is_low_confidence(reason) else reason
+
+
+def is_low_confidence(reason: str) -> bool:
+    """Whether a row was left out because its mask cannot be trusted, which is no fault."""
+    return reason.startswith(LOW_CONFIDENCE)
 
 
 # The settings that turn a saliency map into a mask.
