@@ -21,6 +21,7 @@ from generation_clock import Clock
 from PIL import Image
 
 from sgdmix_hub.data.splits import decode_image
+from sgdmix_hub.errors import Unusable
 from sgdmix_hub.generation import worker as flow
 from sgdmix_hub.generation.inputs import environment, resolve_inputs
 from sgdmix_hub.generation.plan import PlanRow, make_plan, write_plan
@@ -93,7 +94,7 @@ def planned(task: Task, device: torch.device) -> tuple[RowMaker, list[PlanRow]]:
     maker, rows = RowMaker(settings, inputs, maps), []
     for position in range(task.rank * wanted, task.rank * wanted + len(plan)):
         row = plan[position % len(plan)]
-        if not isinstance(maker.mixture_or_reason(row), str):
+        if not isinstance(maker.mixture_or_reason(row), Unusable):
             rows.append(row)
         if len(rows) == wanted:
             break

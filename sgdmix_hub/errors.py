@@ -5,13 +5,19 @@ nothing of the package.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 OPENCV_NO_MEMORY = -4  # the code of cv2.error when an allocation fails
 LONGEST_LINE = 300  # characters of a line that is printed or stored
 LONGEST_VALUE = 80  # characters of a value that such a line quotes
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class UserError(Exception):
@@ -38,6 +44,41 @@ class UnusableRow(Exception):
 
 class UnusableImage(UnusableRow):
     """An image that cannot be decoded; its text is the reason that is recorded."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why a row cannot be made, as a value: it stands in a list among the rows that can."""
+
+    reason: str
+
+
+def attempt(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Unusable:
+    """What the function returns for one row, or the reason if it raises `UnusableRow`."""
+    try:
+        return function(*args, **kwargs)
+    except UnusableRow as error:
+        return Unusable(str(error))
+
+
+def among_usable(
+    values: Sequence[T | Unusable],
+    function: Callable[[list[int]], Sequence[R | Unusable]],
+    batch_size: int | None = None,
+) -> list[R | Unusable]:
+    """The reasons of unusable rows, and for the others, in batches, what `function(rows)` returns.
+
+    `function` is called with positions in `values`, and not at all if no row is usable.
+    """
+    rows = [row for row, value in enumerate(values) if not isinstance(value, Unusable)]
+    size = batch_size or len(rows)
+    results: dict[int, R | Unusable] = {}
+    for start in range(0, len(rows), size or 1):
+        batch = rows[start : start + size]
+        results.update(zip(batch, function(batch), strict=True))
+    return [
+        value if isinstance(value, Unusable) else results[row] for row, value in enumerate(values)
+    ]
 
 
 @contextmanager

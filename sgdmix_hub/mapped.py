@@ -27,6 +27,7 @@ from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import block_maps
 from sgdmix_hub.generation.worker import in_plan_order, refined_rows
 from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
 
@@ -52,7 +53,7 @@ class MappedSplit:
         pipeline's models have other classes, and `ValueError` for a pipeline with models that
         `from_pretrained` did not load.
         """
-        if pipeline.pins is None and (pipeline.refiner, pipeline.cam) != (None, None):
+        if pipeline.pins is None and (pipeline.refiner, pipeline.source) != (None, None):
             raise ValueError(
                 "which models this pipeline holds is not known: load it with SGDMixPipeline.from_pretrained"
             )
@@ -64,7 +65,8 @@ class MappedSplit:
             dataset_name=pin.name, output_dir="unused", seed=seed, **columns, **method
         )
         self._check_classes(pipeline)
-        maps, unusable = block_maps(self.settings, self.split, self.split.subset, pipeline.cam)
+        source = pipeline.source or load_source(self.settings)
+        maps, unusable = block_maps(self.settings, self.split, self.split.subset, source)
         maps = RowValues(
             self.split.subset, maps, {int(row): reason for row, reason in unusable.items()}
         )
@@ -77,13 +79,12 @@ class MappedSplit:
 
     def _check_classes(self, pipeline: SGDMixPipeline) -> None:
         """Raises `UserError`: a class's number would mean another class to the pipeline."""
-        looked_for = None if pipeline.cam is None else pipeline.cam.classifier.class_names
-        for what, known in (("prompts", pipeline.class_names), ("classifier", looked_for)):
-            if known not in (None, self.split.class_names):
-                count, column = len(self.split.class_names), self.settings.label_column
-                raise UserError(
-                    f"the pipeline's {what} know {len(known)} other classes than the {count} of the dataset's column {column}"
-                )
+        known = pipeline.class_names
+        if known not in (None, self.split.class_names):
+            raise UserError(
+                f"the pipeline's models know {len(known)} other classes than the "
+                f"{len(self.split.class_names)} of the dataset's column {self.settings.label_column}"
+            )
 
     @property
     def options(self) -> dict:

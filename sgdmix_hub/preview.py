@@ -27,12 +27,13 @@ from sgdmix_hub.evaluation.choices import (
 from sgdmix_hub.evaluation.choices_page import MASK_MEASURES, cut_by, page, tables
 from sgdmix_hub.figures.panels import in_few_colours
 from sgdmix_hub.generation.inputs import Inputs, resolve_inputs
-from sgdmix_hub.generation.saliency_maps import load_cam
 from sgdmix_hub.method.saliency.cam import CamSaliency
+from sgdmix_hub.method.saliency.sources import load_cam
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
 from sgdmix_hub.method.targets import NO_TARGET
 from sgdmix_hub.metrics.mask_quality import best_fixed_iou
 from sgdmix_hub.metrics.mixture_quality import effective_targets, mean_of_defined
+from sgdmix_hub.models.loading import load_classifier
 from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.ranks import say, start_processes
 from sgdmix_hub.settings.method import PRESETS
@@ -62,7 +63,9 @@ def main(settings: PreviewSettings) -> None:
     cam = (
         None
         if inputs.classifier is None
-        else load_cam(chosen, inputs.split, inputs.classifier, state.device)
+        else load_cam(
+            chosen, load_classifier(inputs.classifier, inputs.split.class_names, state.device)
+        )
     )
     with tqdm(total=min(len(inputs.split.subset), MEASURED), desc="preview", unit="image") as bar:
         split, left_out = draw_split(settings, inputs.split, bar.update)
@@ -71,7 +74,7 @@ def main(settings: PreviewSettings) -> None:
             : 0 if cam is None else TESTED
         ]
         bar.total += comparison.work + len(tested)
-        comparison.make(cam, bar.update)
+        comparison.make(None if cam is None else cam.classifier, bar.update)
         trust = (
             None
             if cam is None

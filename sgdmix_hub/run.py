@@ -34,7 +34,7 @@ from sgdmix_hub.runtime.stopping import lock_folder
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.hub import HubSettings
-from sgdmix_hub.settings.method import CAM_METHODS, apply_preset
+from sgdmix_hub.settings.method import FALL_BACK, saliency_source
 from sgdmix_hub.settings.parsing import Settings, as_arguments, parse_settings, read_settings
 from sgdmix_hub.settings.programs import RunSettings
 from sgdmix_hub.settings.shipped import recipe_folder
@@ -46,9 +46,9 @@ from .files import read_json
 
 # What the mixtures for a bootstrapped classifier are made with, and what looks through it unless
 # the recipe says more.
-MODEL_FREE = {
+BOOTSTRAP = {
     "preset": "recommended",
-    "saliency_method": "minimum-barrier",
+    "saliency_method": FALL_BACK,
     "strength": 0.0,
     "num_variants": 4,
 }
@@ -161,7 +161,7 @@ def bootstrap_stages(
         settings,
         AugmentSettings,
         "bootstrap.yaml",
-        MODEL_FREE | given | {"output_dir": str(folder)},
+        BOOTSTRAP | given | {"output_dir": str(folder)},
     )
     links = {
         "output_dir": str(folder / "classifier"),
@@ -220,7 +220,7 @@ def check_others_have(generation: AugmentSettings, output: Path) -> None:
     inputs = ["dataset_name"] + (
         ["adapter", "pretrained_model_name_or_path"] if generation.refines else []
     )
-    inputs += ["classifier"] if apply_preset(generation).saliency_method in CAM_METHODS else []
+    inputs += ["classifier"] if saliency_source(generation).needs == "classifier" else []
     paths = {name: Path(getattr(generation, name)) for name in inputs}
     local = [
         name for name, path in paths.items() if os.path.isdir(path) or path.is_relative_to(output)

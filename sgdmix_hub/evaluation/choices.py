@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -22,19 +23,26 @@ from sgdmix_hub.generation.plan import PlanRow, make_plan
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import block_maps, features_of
 from sgdmix_hub.method.masks import CUT, foreground_mask
-from sgdmix_hub.method.saliency.cam import BATCH, CamSaliency
+from sgdmix_hub.method.mixer import MaskedImage, Mixer, Mixture
+from sgdmix_hub.method.saliency.cam import BATCH
+from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.metrics.mixture_quality import background_from_target, foreground_kept, leak
-from sgdmix_hub.pipeline import MaskedImage, Mixture, SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import CAM_METHODS, PRESETS, apply_preset
+from sgdmix_hub.settings.method import (
+    PRESETS,
+    PREVIEW_FALL_BACK,
+    SALIENCY_SOURCES,
+    apply_preset,
+)
 from sgdmix_hub.settings.programs import PreviewSettings
+
+if TYPE_CHECKING:
+    from sgdmix_hub.models.classifier import Classifier
 
 MEASURED = 200
 KEPT_SIDE = (
     448  # the shorter side that larger images are brought down to, where the resolution is not more
 )
-MODEL_FREE = ("minimum-barrier", "spectral-residual")
-FALL_BACK = "spectral-residual"  # for a preset whose maps need a classifier, where there is none
 REFINEMENTS = ("none", "grabcut")
 RULES = ("l2", "dissimilar", "novel-background", "random")
 MIXINGS = ("union", "source", "inpaint")
@@ -104,8 +112,9 @@ def recipe(settings: PreviewSettings, preset: str = "paper", **choices) -> Augme
     over it.
     """
     shared = {name: getattr(settings, name) for name in SHARED}
-    if settings.classifier is None and PRESETS[preset]["saliency_method"] in CAM_METHODS:
-        shared["saliency_method"] = FALL_BACK
+    source = SALIENCY_SOURCES[PRESETS[preset]["saliency_method"]]
+    if settings.classifier is None and source.needs == "classifier":
+        shared["saliency_method"] = PREVIEW_FALL_BACK
     # No stage takes anything from a preview: a classifier that was trained on other rows leaks
     # nothing here.
     return apply_preset(
@@ -183,7 +192,8 @@ class Comparison:
         self.presets = {name: recipe(settings, name) for name in PRESETS}
         self.methods = list(
             dict.fromkeys(
-                [preset.saliency_method for preset in self.presets.values()] + list(MODEL_FREE)
+                [preset.saliency_method for preset in self.presets.values()]
+                + [name for name, source in SALIENCY_SOURCES.items() if source.needs == "nothing"]
             )
         )
         self.pixels = RowValues(
@@ -202,15 +212,12 @@ class Comparison:
             self.mixed_rows
         ) * len(PRESETS)
 
-    def make(self, cam: CamSaliency | None, advance: Callable[[int], None]) -> None:
+    def make(self, classifier: Classifier | None, advance: Callable[[int], None]) -> None:
         """Makes `maps`, by method, and the columns `masks`, `targets` and `mixtures`; `advance(n)`
         is told of n more images.
         """
         paper, recommended = self.presets["paper"], self.presets["recommended"]
-        self.maps = {
-            method: self._maps(method, cam if method in CAM_METHODS else None, advance)
-            for method in self.methods
-        }
+        self.maps = {method: self._maps(method, classifier, advance) for method in self.methods}
         self.masks = [
             self._mask_column(method, refinement, advance)
             for method in self.methods
@@ -240,20 +247,19 @@ class Comparison:
         return np.asarray(square(image, self.settings.resolution, self.settings.resize, resample))
 
     def _maps(
-        self, method: str, cam: CamSaliency | None, advance: Callable[[int], None]
+        self, method: str, classifier: Classifier | None, advance: Callable[[int], None]
     ) -> RowValues:
         """Maps of all rows, zeros where there is none."""
         settings, blocks, unusable = recipe(self.settings, saliency_method=method), [], {}
+        source = load_source(settings, classifier)
         for start in range(0, len(self.rows), BATCH):
             values, reasons = block_maps(
-                settings, self.split, self.rows[start : start + BATCH], cam
+                settings, self.split, self.rows[start : start + BATCH], source
             )
             blocks.append(values)
             unusable |= {int(row): reason for row, reason in reasons.items()}
             advance(len(values))
-        maps = np.concatenate(blocks)
-        maps[np.isin(self.rows, list(unusable))] = 0
-        return RowValues(self.rows, maps, unusable)
+        return RowValues(self.rows, np.concatenate(blocks), unusable)
 
     def _presets_like(self, settings: AugmentSettings, *names: str) -> list[str]:
         def choice(of: AugmentSettings) -> list:
@@ -317,10 +323,10 @@ class Comparison:
         if row.skip is not None:
             raise UnusableRow(row.skip)
         source = self._masked(preset, row.source_index)
-        aspect = SGDMixPipeline(preset, refiner=None).target_aspect(source)
+        aspect = Mixer(preset).target_aspect(source)
         target = self._masked(preset, row.target_index, aspect)
         for column in columns:
-            mixture = SGDMixPipeline(column.settings, refiner=None).mix(source, target)
+            mixture = Mixer(column.settings).mix(source, target)
             if row.source_index in self.shown:
                 column.mixtures[row.source_index] = mixture
             if self.true_masks is not None:
@@ -344,6 +350,4 @@ class Comparison:
         if aspect is None or aspect_box(*image.size, aspect) == (0, 0, *image.size):
             masks = next(column.masks for column in self.masks if preset.preset in column.presets)
             return MaskedImage(self.pixels[row], masks[row], image.width / image.height)
-        return SGDMixPipeline(preset, refiner=None).mask(
-            image, self.maps[preset.saliency_method][row], aspect
-        )
+        return Mixer(preset).mask(image, self.maps[preset.saliency_method][row], aspect)

@@ -8,6 +8,7 @@ from dataclasses import fields
 
 from PIL import Image
 
+from sgdmix_hub.errors import Unusable
 from sgdmix_hub.figures.panels import (
     Group,
     Panel,
@@ -16,9 +17,9 @@ from sgdmix_hub.figures.panels import (
     saliency_panel,
     stacked,
 )
+from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.metrics.mask_quality import boundary_f, mask_iou, mask_precision, mask_recall
-from sgdmix_hub.pipeline import MaskedImage
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import PRESETS
 
@@ -171,7 +172,7 @@ def mixture_row(comparison: Comparison, row: int) -> list[Panel]:
     for column in comparison.targets:
         planned = column.plan[row]
         if planned.skip is not None:
-            panels.append(Panel(planned.skip))
+            panels.append(Panel(Unusable(planned.skip)))
         else:
             panels.append(
                 Panel(
@@ -181,7 +182,7 @@ def mixture_row(comparison: Comparison, row: int) -> list[Panel]:
             )
     for column in comparison.mixtures:
         if row in column.skipped:
-            panels.append(Panel(column.skipped[row]))
+            panels.append(Panel(Unusable(column.skipped[row])))
         else:
             panels.append(Panel(column.mixtures[row].mixed, figures_line(column.figures.get(row))))
     return panels

@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 from sgdmix_hub.data.splits import Split, load_evaluation_split, split_of
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.generation.row_maker import RowMaker
-from sgdmix_hub.generation.saliency_maps import FALL_BACK
 from sgdmix_hub.hub.pins import LOCAL, MODEL_FILES, Pin, local_folder, resolve, same_content
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import BATCH, Judge
@@ -22,13 +21,13 @@ from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import CAM_METHODS, apply_preset
+from sgdmix_hub.settings.method import FALL_BACK, SALIENCY_SOURCES, apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
 
 from .embeddings import Picture, Views, compute_views
 from .scores import Origins
 
-MODEL_FREE = {
+WITHOUT_CLASSIFIER = {
     "saliency_method": FALL_BACK,
     "threshold_method": "otsu",
     "mask_refinement": "grabcut",
@@ -92,7 +91,7 @@ def mask_settings(
     """
     method = manifest["saliency"]["method"]
     words = f"the generation's ({method}, {recipe.threshold_method}{', GrabCut' if recipe.mask_refinement == 'grabcut' else ''})"
-    if method not in CAM_METHODS:
+    if SALIENCY_SOURCES[method].needs != "classifier":
         return replace(recipe, saliency_method=method), None, words
     stated = manifest["pins"]["classifier"]
     if settings.classifier is not None:
@@ -111,7 +110,7 @@ def mask_settings(
             say(f"warning: {error}")
     words = f"model-free (minimum barrier, GrabCut): the classifier behind the generation's {method} is not at hand (--classifier)"
     say(f"warning: masks are {words}")
-    return replace(recipe, **MODEL_FREE), None, words
+    return replace(recipe, **WITHOUT_CLASSIFIER), None, words
 
 
 def origins_of(rows: PublishedRows, split: Split) -> Origins:

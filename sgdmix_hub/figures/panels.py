@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sgdmix_hub.data.images import resize_mask
-from sgdmix_hub.pipeline import MaskedImage
+from sgdmix_hub.errors import Unusable
+from sgdmix_hub.method.mixer import MaskedImage
 
 from .lettering import fitted, font_for
 
@@ -42,11 +43,9 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture, uint8 (h, w, 3), and the text above it; where there is none, `pixels` is the
-    reason, written in its place.
-    """
+    """One picture, uint8 (h, w, 3), or why there is none; and the text above it."""
 
-    pixels: np.ndarray | str
+    pixels: np.ndarray | Unusable
     caption: str = ""
 
 
@@ -155,16 +154,16 @@ def _places(groups: list[Group], size: int) -> tuple[list[int], list[tuple[int, 
 def _draw_panel(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
-    pixels: np.ndarray | str,
+    pixels: np.ndarray | Unusable,
     place: tuple[int, int],
     size: int,
     font_size: int,
 ) -> None:
-    if isinstance(pixels, str):
+    if isinstance(pixels, Unusable):
         left, top = place
         draw.rectangle((left, top, left + size - 1, top + size - 1), fill=BLANK_COLOUR)
         middle = (left + size / 2, top + size / 2)
-        text, font = fitted(pixels, font_size, size)
+        text, font = fitted(pixels.reason, font_size, size)
         draw.text(middle, text, fill=CAPTION_COLOUR, font=font, anchor="mm")
     else:
         sheet.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS), place)

@@ -27,7 +27,7 @@ from sgdmix_hub.settings.generation import (
     fingerprint,
     published_settings,
 )
-from sgdmix_hub.settings.method import CAM_METHODS
+from sgdmix_hub.settings.method import saliency_source
 
 from .plan_file import begun_run, has_begun, note_run
 
@@ -65,7 +65,8 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         )
 
     split = load_split(settings, pin("dataset_name", settings.dataset_name, "dataset"))
-    if settings.saliency_method == "mask-column" and not isinstance(
+    needs = saliency_source(settings).needs
+    if needs == "column" and not isinstance(
         split.rows.features.get(settings.mask_column), ImageFeature
     ):
         raise UserError(
@@ -81,7 +82,7 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
             settings.pretrained_model_name_or_path or adapter.facts["base"],
         )
         on_rank_zero(lambda: check_supported(base))
-    if settings.saliency_method in CAM_METHODS:
+    if needs == "classifier":
         classifier = pin("classifier", settings.classifier)
     inputs = Inputs(split, adapter_pin, adapter, base, classifier)
     _check_belonging(settings, inputs)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from sgdmix_hub.data.images import aspect_box
-from sgdmix_hub.errors import UnusableRow
+from sgdmix_hub.errors import Unusable, UnusableRow, attempt
+from sgdmix_hub.method.mixer import MaskedImage, Mixture
 from sgdmix_hub.models.prompts import name_prompt
-from sgdmix_hub.pipeline import MaskedImage, Mixture, SGDMixPipeline
+from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import effective_strength
 
@@ -41,37 +42,32 @@ class RowMaker:
         self.inputs = inputs
         self.maps = maps
         self.masked_image = lru_cache(maxsize=MASKED_IMAGES_KEPT)(self._masked_image)
-        self.pipeline = pipeline or SGDMixPipeline(settings, refiner=None)
+        self.pipeline = pipeline or SGDMixPipeline(settings)
+        self.mixer = self.pipeline.mixer
 
     def load_refiner(self, device: torch.device) -> None:
         """Loads the diffusion model and its adapter. Raises `UserError` when they do not fit each
         other.
         """
         if self.settings.refines and self.pipeline.refiner is None:
-            from sgdmix_hub.models.refine import (
-                Refiner,
-            )  # seconds of the start of a program that mixes alone
+            # seconds of the start of a program that mixes alone
+            from sgdmix_hub.models.refine import Refiner
 
-            refiner = Refiner(
+            self.pipeline.refiner = Refiner(
                 self.inputs.base, self.inputs.adapter, self.prompt, self.settings, device
             )
-            self.pipeline = SGDMixPipeline(self.settings, refiner)
 
     def mixture(self, row: PlanRow) -> Mixture:
         """The mixture of one planned row. Raises `UnusableRow`."""
         if row.skip is not None:
             raise UnusableRow(row.skip)
         source = self.masked_image(row.source_index)
-        return self.pipeline.mix(
-            source, self.masked_image(row.target_index, self.pipeline.target_aspect(source))
-        )
+        aspect = self.mixer.target_aspect(source)
+        return self.mixer.mix(source, self.masked_image(row.target_index, aspect))
 
-    def mixture_or_reason(self, row: PlanRow) -> Mixture | str:
+    def mixture_or_reason(self, row: PlanRow) -> Mixture | Unusable:
         """The mixture of one planned row, or why there is none."""
-        try:
-            return self.mixture(row)
-        except UnusableRow as reason:
-            return str(reason)
+        return attempt(self.mixture, row)
 
     def filled_mixture(self, row: PlanRow) -> Mixture:
         """The mixture of one planned row as it is refined, also where a diffusion model, which has
@@ -79,15 +75,15 @@ class RowMaker:
         """
         mixture = self.mixture(row)
         (filled,) = self.pipeline.inpaint([mixture], [row.seed])
-        if isinstance(filled, str):
-            raise UnusableRow(filled)
+        if isinstance(filled, Unusable):
+            raise UnusableRow(filled.reason)
         return filled
 
     def _masked_image(self, index: int, aspect: float | None = None) -> MaskedImage:
         image = self.inputs.split.image(index)
         if aspect is not None and aspect_box(*image.size, aspect) == (0, 0, *image.size):
             return self.masked_image(index)  # the crop takes nothing away
-        return self.pipeline.mask(
+        return self.mixer.mask(
             image, self.maps[index], aspect, stored_mask(self.settings, self.inputs.split, index)
         )
 
@@ -102,7 +98,7 @@ class RowMaker:
             return self.inputs.adapter.prompt(label)
         return name_prompt(self.inputs.split.class_names[label], self.settings.prompt_template)
 
-    def refined(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[np.ndarray | str]:
+    def refined(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[np.ndarray | Unusable]:
         """The finished images, uint8 (size, size, 3), of at most a batch of rows of one strength,
         or why there is none.
         """

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,25 +18,25 @@ from PIL import Image
 
 from sgdmix_hub.data.images import square
 from sgdmix_hub.data.splits import Split
-from sgdmix_hub.errors import UnusableRow, UserError
+from sgdmix_hub.errors import Unusable, UnusableRow, among_usable, attempt
 from sgdmix_hub.files import DamagedFile, made_again, read_sealed, write_sealed
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.backgrounds import BANDS, FEATURES_PER_BAND, SIZE, background_features
 from sgdmix_hub.method.masks import foreground_mask, share_of
 from sgdmix_hub.method.saliency.cam import SMALLEST_GRID, CamSaliency
-from sgdmix_hub.method.saliency.model_free import (
-    MAP_SIZE,
-    is_blank,
-    mask_column_map,
-    model_free_map,
-)
+from sgdmix_hub.method.saliency.model_free import MAP_SIZE
+from sgdmix_hub.method.saliency.sources import Found, Source, load_cam, load_source
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
+from sgdmix_hub.models.loading import load_classifier
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import CAM_METHODS
+from sgdmix_hub.settings.method import FALL_BACK, saliency_source
 
 from .row_store import Block, RowStore, compute_rows
+
+if TYPE_CHECKING:
+    from sgdmix_hub.models.classifier import Classifier
 
 MASK_SETTINGS = (
     "threshold_method",
@@ -45,7 +46,6 @@ MASK_SETTINGS = (
     "fill_holes",
     "mask_dilation",
 )
-FALL_BACK = "minimum-barrier"
 LARGEST_SCALE = 1.5  # of the size a classifier was trained at; at twice that size a small network lost half of its accuracy
 
 
@@ -80,7 +80,7 @@ def compute_maps(
 ) -> SaliencyMaps:
     """All maps of the split's subset, each made once by some process of the launch."""
     root, trust = saliency_root(settings), None
-    if settings.saliency_method in CAM_METHODS:
+    if saliency_source(settings).needs == "classifier":
         trust = _tested(
             settings, split, classifier, root / store_key(settings, split, classifier), rank, device
         )
@@ -89,12 +89,8 @@ def compute_maps(
     key = store_key(settings, split, classifier)
 
     def prepare() -> Callable[[np.ndarray], Block]:
-        cam = (
-            None
-            if settings.saliency_method not in CAM_METHODS
-            else load_cam(settings, split, classifier, device)
-        )
-        return lambda rows: block_maps(settings, split, rows, cam)
+        source = load_source(settings, _network(settings, split, classifier, device))
+        return lambda rows: block_maps(settings, split, rows, source)
 
     return SaliencyMaps(
         compute_rows(root / key, split, prepare, rank, world_size),
@@ -115,7 +111,7 @@ def saliency_root(settings: AugmentSettings) -> Path:
 
 def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -> str:
     """Everything a map depends on, as a folder name."""
-    method = settings.saliency_method
+    source, method = saliency_source(settings), settings.saliency_method
     inputs = {
         "dataset": str(split.pin),
         "config": settings.dataset_config_name,
@@ -128,39 +124,20 @@ def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -
     }
     if settings.max_image_pixels is not None:
         inputs |= {"max_image_pixels": settings.max_image_pixels}
-    if method in CAM_METHODS:
-        inputs |= {
-            "classifier": str(classifier),
-            "layer": settings.saliency_layer,
-            "input_size": settings.saliency_input_size,
-        }
-    if method == "mask-column":
-        inputs |= {"mask_column": settings.mask_column}
-    if method == "spectral-residual":
-        inputs |= {"sigma": settings.saliency_sigma}
+    if source.needs == "classifier":
+        inputs |= {"classifier": str(classifier)}
+    inputs |= {key: getattr(settings, name) for key, name in source.key_settings.items()}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return f"{method}-{digest[:16]}"
 
 
-def load_cam(
-    settings: AugmentSettings, split: Split, classifier: Pin, device: torch.device
-) -> CamSaliency:
-    """The CAM that the settings name. Raises `UserError` when the classifier has other classes than
-    the dataset.
-    """
-    from sgdmix_hub.models.classifier import (
-        Classifier,
-    )  # transformers' models: a second of the start of a program that needs none
-
-    network = Classifier(classifier, device)
-    if network.class_names != split.class_names:
-        raise UserError(
-            f"the classifier's {len(network.class_names)} classes are not the dataset's {len(split.class_names)}: "
-            "train one with sgdmix train-classifier"
-        )
-    return CamSaliency(
-        network, settings.saliency_method, settings.saliency_layer, settings.saliency_input_size
-    )
+def _network(
+    settings: AugmentSettings, split: Split, classifier: Pin | None, device: torch.device
+) -> Classifier | None:
+    """The classifier, if the saliency method needs one. Raises `UserError`."""
+    if saliency_source(settings).needs != "classifier":
+        return None
+    return load_classifier(classifier, split.class_names, device)
 
 
 def _tested(
@@ -175,7 +152,7 @@ def _tested(
     path = folder / "trust.json"
     on_rank_zero(lambda: _drop_damaged_test(path))
     if rank == 0 and not path.exists():
-        cam = load_cam(settings, split, classifier, device)
+        cam = load_cam(settings, load_classifier(classifier, split.class_names, device))
         for doubt in doubts_of_size(cam):
             say(f"warning: {doubt}")
         write_sealed(path, asdict(trust_test(cam.classifier, cam.size, split, settings.resize)))
@@ -219,52 +196,49 @@ def doubts_of_size(cam: CamSaliency) -> list[str]:
     return found
 
 
-def block_maps(
-    settings: AugmentSettings, split: Split, rows: np.ndarray, cam: CamSaliency | None
-) -> Block:
-    """Maps of one block, float16 (k, 64, 64), zeros where there is none, and the reasons for those,
-    by row.
+def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, source: Source) -> Block:
+    """Maps of one block, float16 (k, 64, 64), zeros for a row without one, and by row the reasons
+    why it has none.
     """
     maps = np.zeros((len(rows), MAP_SIZE, MAP_SIZE), np.float16)
     unusable: dict[str, str] = {}
-    images: list[tuple[int, Image.Image]] = []
-    for position, row in enumerate(rows):
-        try:
-            if cam is not None:
-                images.append((position, split.image(row)))
-            else:
-                maps[position] = _model_free_map(settings, split, row)
-        except UnusableRow as reason:
-            unusable[str(row)] = str(reason)
-    if images:
-        positions, decoded = zip(*images, strict=True)
-        maps[list(positions)] = cam.image_maps(
-            decoded, split.labels[rows[list(positions)]].tolist(), settings.resize
-        )
-    for position, row in enumerate(rows):
-        if str(row) not in unusable and is_blank(maps[position]):
-            unusable[str(row)] = "blank saliency map"
+    for position, found in enumerate(found_in(settings, split, rows, source)):
+        if isinstance(found, Unusable):
+            unusable[str(rows[position])] = found.reason
+        else:
+            maps[position] = found.map
     return maps, unusable
 
 
-def _model_free_map(settings: AugmentSettings, split: Split, row: int) -> np.ndarray:
-    image, stored = split.image(row), stored_mask(settings, split, row)
-    return (
-        model_free_map(image, settings)
-        if stored is None
-        else mask_column_map(stored, settings.resize)
-    )
+def found_in(
+    settings: AugmentSettings, split: Split, rows: np.ndarray, source: Source
+) -> Iterator[Found | Unusable]:
+    """What a source finds in rows of a split; no more images are decoded than it looks at together."""
+    for start in range(0, len(rows), source.batch_size):
+        batch = rows[start : start + source.batch_size]
+        decoded = [attempt(_source_inputs, settings, split, row) for row in batch]
+
+        def found(positions: list[int], batch=batch, decoded=decoded) -> list[Found | Unusable]:
+            images, *masks = map(list, zip(*(decoded[i] for i in positions), strict=True))
+            labels = split.labels[batch[positions]].tolist()
+            return source.found(images, labels, masks[0] if masks else None)
+
+        yield from among_usable(decoded, found)
+
+
+def _source_inputs(settings: AugmentSettings, split: Split, row: int) -> list[Image.Image]:
+    """The row's image and, if the saliency method reads masks, its mask. Raises `UnusableImage`."""
+    image, mask = split.image(row), stored_mask(settings, split, row)
+    return [image] if mask is None else [image, mask]
 
 
 def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Image | None:
-    """The foreground mask that the dataset brings, where the settings take masks from it. Raises
+    """The row's foreground mask in the dataset, if the saliency method reads masks. Raises
     `UnusableImage`.
     """
-    return (
-        split.image(row, settings.mask_column)
-        if settings.saliency_method == "mask-column"
-        else None
-    )
+    if saliency_source(settings).needs != "column":
+        return None
+    return split.image(row, settings.mask_column)
 
 
 def compute_backgrounds(

@@ -16,7 +16,8 @@ from itertools import groupby, islice
 
 import numpy as np
 
-from sgdmix_hub.pipeline import Mixture
+from sgdmix_hub.errors import Unusable
+from sgdmix_hub.method.mixer import Mixture
 from sgdmix_hub.runtime.stopping import stop_if_requested
 
 from .encoding import Encoders
@@ -119,7 +120,7 @@ def computed_ahead(
 
 def refined_rows(
     maker: RowMaker,
-    mixed: Iterable[tuple[PlanRow, Mixture | str]],
+    mixed: Iterable[tuple[PlanRow, Mixture | Unusable]],
     skipped: list[dict],
     advance: Callable[[int], None],
 ) -> Iterator[tuple[PlanRow, Mixture, np.ndarray]]:
@@ -131,15 +132,15 @@ def refined_rows(
     for rows, mixtures in batches(mixed, maker.settings.batch_size, skipped, advance):
         stop_if_requested()
         for row, mixture, image in zip(rows, mixtures, maker.refined(rows, mixtures), strict=True):
-            if isinstance(image, str):
-                skipped.append(skip_record(row, image))
+            if isinstance(image, Unusable):
+                skipped.append(skip_record(row, image.reason))
             else:
                 yield row, mixture, image
         advance(len(rows))
 
 
 def batches(
-    mixed: Iterable[tuple[PlanRow, Mixture | str]],
+    mixed: Iterable[tuple[PlanRow, Mixture | Unusable]],
     batch_size: int,
     skipped: list[dict],
     advance: Callable[[int], None],
@@ -150,8 +151,8 @@ def batches(
 
     def usable() -> Iterator[tuple[PlanRow, Mixture]]:
         for row, mixture in mixed:
-            if isinstance(mixture, str):
-                skipped.append(skip_record(row, mixture))
+            if isinstance(mixture, Unusable):
+                skipped.append(skip_record(row, mixture.reason))
                 advance(1)
             else:
                 yield row, mixture

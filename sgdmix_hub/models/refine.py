@@ -16,6 +16,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
+from sgdmix_hub.errors import Unusable
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.method import MethodSettings, num_steps
@@ -94,7 +95,7 @@ class Refiner:
         labels: list[int],
         seeds: list[int],
         strength: float,
-    ) -> list[np.ndarray | str]:
+    ) -> list[np.ndarray | Unusable]:
         """Refined images, uint8 (size, size, 3), or the reasons why they are unusable.
 
         `images`: uint8 (B, size, size, 3), B at most the batch size: a shorter batch is padded to
@@ -115,7 +116,7 @@ class Refiner:
     @torch.no_grad()
     def inpaint(
         self, images: np.ndarray, holes: np.ndarray, seeds: list[int]
-    ) -> list[np.ndarray | str]:
+    ) -> list[np.ndarray | Unusable]:
         """Images, uint8 (size, size, 3), whose holes, bool (B, size, size), the base model without
         its adapter has painted anew, or the reasons why they are unusable: from a first filling
         (`images`, uint8 (B, size, size, 3)), at a high strength, away from the metaclass where
@@ -179,7 +180,7 @@ class Refiner:
                 latents = kept.put_back(latents, scheduler, timesteps[step + 1 :])
         return latents
 
-    def _decode(self, latents: torch.Tensor, wanted: int) -> list[np.ndarray | str]:
+    def _decode(self, latents: torch.Tensor, wanted: int) -> list[np.ndarray | Unusable]:
         """The first `wanted` images, uint8 (size, size, 3), or the reasons why they are unusable."""
         vae = self.pipeline.vae
         decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
@@ -190,7 +191,7 @@ class Refiner:
         pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
         reasons = unusable_reasons(images, flagged)
         return [
-            image if reason is None else reason
+            image if reason is None else Unusable(reason)
             for image, reason in zip(pixels, reasons, strict=True)
         ]
 

@@ -10,7 +10,7 @@ Every field of `AugmentSettings` is in one of three groups:
 | place and speed | output_dir, saliency_dir, num_workers, dry_run, verify, max_skipped, license, card, config, push_to_hub, hub_dataset_id, tag, hub_private_repo, hub_branch, allow_local_inputs | ignored, never published |
 
 The four inputs (dataset, base model, adapter, classifier) enter as pins: commit hashes, or content hashes of local folders.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ from sgdmix_hub.errors import UserError, shown
 from .data import DataSettings, outside_of_dataset
 from .fields import LONGEST_NAME, LONGEST_PROMPT, setting
 from .hub import HubSettings
-from .method import CAM_METHODS, NAME_PROMPT, MethodSettings, apply_preset
+from .method import (
+    NAME_PROMPT,
+    NEEDED_SETTINGS,
+    MethodSettings,
+    saliency_method,
+    saliency_source,
+)
 
 MAY_MOVE_LAST_BITS = ("batch_size", "compile", "num_threads")
 PUSH = (
@@ -135,13 +141,11 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 )
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
-        method = apply_preset(self).saliency_method
-        if method in CAM_METHODS and self.classifier is None:
-            raise UserError(
-                f"{method} needs a classifier: give --classifier org/name@revision or a folder"
-            )
-        if method == "mask-column" and self.mask_column is None:
-            raise UserError("saliency_method mask-column needs --mask_column")
+        needs = saliency_source(self).needs
+        if needs in NEEDED_SETTINGS:
+            name, what = NEEDED_SETTINGS[needs]
+            if getattr(self, name) is None:
+                raise UserError(f"{saliency_method(self)} needs {what}: give --{name}")
         if self.card is not None and not os.path.isfile(self.card):
             raise UserError(f"card {self.card}: no such file")
         check_config_name(self.config_name)

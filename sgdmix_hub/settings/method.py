@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from sgdmix_hub.errors import UserError
 
 from .fields import LONGEST_NAME, Checked, setting
 
-# Class activation maps of pytorch-grad-cam look through a classifier; the model-free methods look
-# at the image alone.
-CAM_METHODS = (
+# Class activation maps of pytorch-grad-cam. They need a classifier; the other methods need none.
+CamMethod = Literal[
     "grad-cam",
     "grad-cam++",
     "grad-cam-elementwise",
@@ -25,9 +24,47 @@ CAM_METHODS = (
     "eigen-grad-cam",
     "score-cam",
     "ablation-cam",
-)
-SaliencyMethod = Literal[CAM_METHODS + ("minimum-barrier", "spectral-residual", "mask-column")]
+]
+CAM_METHODS: tuple[str, ...] = get_args(CamMethod)
+SaliencyMethod = Literal[CamMethod, "minimum-barrier", "spectral-residual", "mask-column"]
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
+
+
+@dataclass(frozen=True)
+class SaliencySource:
+    """What a saliency method needs, and what its maps depend on besides image and `resize`.
+
+    `key_settings`: name in the key of a map store -> setting.
+    """
+
+    needs: Literal["nothing", "classifier", "column"]
+    key_settings: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+# Every value of `saliency_method`; method/saliency/sources.py loads them.
+SALIENCY_SOURCES = {
+    **dict.fromkeys(
+        CAM_METHODS,
+        SaliencySource(
+            "classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"}
+        ),
+    ),
+    "minimum-barrier": SaliencySource("nothing"),
+    "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
+    "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
+}
+# What a source needs -> the setting that names it, and the words for it in errors.
+NEEDED_SETTINGS = {
+    "classifier": ("classifier", "a classifier"),
+    "column": ("mask_column", "a column of foreground masks"),
+}
+# Used instead of a method that cannot be: after a failed trust test, to evaluate a version whose
+# classifier is not at hand, and for the mixtures that train a first classifier. Of the methods that
+# need nothing it has the best masks (benchmarks/method.py).
+FALL_BACK = "minimum-barrier"
+# Used for the preset `paper` in a preview without a classifier. FALL_BACK would show the same maps
+# as the preset `recommended`.
+PREVIEW_FALL_BACK = "spectral-residual"
 
 
 @dataclass(kw_only=True)
@@ -262,6 +299,18 @@ def smallest_strength(num_inference_steps: int) -> float:
     as diffusers does.
     """
     return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
+
+
+def saliency_method(settings: MethodSettings) -> str:
+    """The saliency method that the settings name, or else their preset."""
+    method = apply_preset(settings).saliency_method
+    assert method is not None, "every preset names a saliency method"
+    return method
+
+
+def saliency_source(settings: MethodSettings) -> SaliencySource:
+    """The record of the settings' saliency method. Raises `KeyError` for an unknown one."""
+    return SALIENCY_SOURCES[saliency_method(settings)]
 
 
 def apply_preset(settings: Method) -> Method:

@@ -182,7 +182,7 @@ def test_a_dataset_in_hand_may_hold_paths_as_its_user_wrote_them(tmp_path):
     settings = apply_preset(
         MethodSettings(strength=0.0, resolution=32, saliency_method="spectral-residual")
     )
-    mapped = MappedSplit(SGDMixPipeline(settings, refiner=None), rows)
+    mapped = MappedSplit(SGDMixPipeline(settings), rows)
     assert len(rows.map(mapped, **mapped.options)) == 6
 
 

@@ -13,10 +13,11 @@ from PIL import Image
 from sgdmix_hub import augment, preview
 from sgdmix_hub.data.images import decode_image, to_rgb
 from sgdmix_hub.data.splits import load_split
-from sgdmix_hub.errors import Preempted, UnusableRow, UserError, one_row
+from sgdmix_hub.errors import Preempted, Unusable, UnusableRow, UserError, one_row
 from sgdmix_hub.files import read_json
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.method.saliency.model_free import is_blank
+from sgdmix_hub.method.mixer import Mixer
+from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.method.saliency.trust import trust_test
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.pipeline import SGDMixPipeline
@@ -87,17 +88,18 @@ def images(decoded):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_odd_image_is_mixed_or_has_no_foreground(recipe, images):
     settings = apply_preset(MethodSettings(strength=0.0, resolution=64, **RECIPES[recipe]))
-    pipeline = SGDMixPipeline(settings, refiner=None)
+    source_of, mixer = load_source(settings), Mixer(settings)
     target, mixed = None, 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, image in images.items():
             try:
-                (saliency_map,) = pipeline.saliency_maps([image])
-                if is_blank(saliency_map):
+                (found,) = source_of.found([image], None, None)
+                if isinstance(found, Unusable):
+                    assert found == Unusable("blank saliency map"), name
                     continue
-                source = pipeline.mask(image, saliency_map)
-                mixture = pipeline.mix(source, target or source)
+                source = mixer.mask(image, found.map)
+                mixture = mixer.mix(source, target or source)
             except UnusableRow as reason:
                 assert str(reason).startswith("empty mask"), name
                 continue
@@ -187,14 +189,13 @@ def test_what_says_nothing_about_a_row_is_not_its_reason():
         assert str(found.value) == reason
 
 
-@pytest.mark.filterwarnings("ignore:image .*empty mask")
+@pytest.mark.filterwarnings("ignore:image .*(empty mask|blank)")
 def test_a_pipeline_called_with_odd_images_gives_an_image_or_none_for_each(images, tmp_path):
     truncated = tmp_path / "truncated.png"
     truncated.write_bytes(encoded(picture(1), "PNG")[:-200])
     called = [*list(images.values())[::10], Image.open(truncated), picture(2)]
     pipeline = SGDMixPipeline(
-        apply_preset(MethodSettings(preset="recommended", strength=0.0, resolution=32)),
-        refiner=None,
+        apply_preset(MethodSettings(preset="recommended", strength=0.0, resolution=32))
     )
     with pytest.warns(UserWarning, match=rf"image {len(called) - 2}: corrupt image"):
         refined = pipeline(

@@ -16,11 +16,13 @@ from sgdmix_hub.evaluation.choices import MEASURED
 from sgdmix_hub.generation.inputs import resolve_inputs
 from sgdmix_hub.generation.plan import make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
-from sgdmix_hub.generation.saliency_maps import compute_maps, load_cam
+from sgdmix_hub.generation.saliency_maps import compute_maps
+from sgdmix_hub.method.mixer import Mixer
+from sgdmix_hub.method.saliency.sources import load_cam
 from sgdmix_hub.method.saliency.trust import trust_test
 from sgdmix_hub.metrics.mask_quality import MaskQuality
 from sgdmix_hub.metrics.mixture_quality import MixtureQuality
-from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.models.loading import load_classifier
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings
@@ -88,8 +90,8 @@ def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifie
         settings, inputs, maps, _ = generation(
             birds, tmp_path / str(number), classifier=str(classifier), **choices
         )
-        split, pipeline = inputs.split, SGDMixPipeline(settings, refiner=None)
-        masks = np.stack([pipeline.mask(split.image(row), maps[row]).mask for row in split.subset])
+        split, mixer = inputs.split, Mixer(settings)
+        masks = np.stack([mixer.mask(split.image(row), maps[row]).mask for row in split.subset])
         assert of_recipe["foreground_area"] == masks.mean()
         assert of_recipe["empty"] == np.mean([not mask.any() for mask in masks])
         true = np.stack([true_mask(split, row) for row in split.subset])
@@ -135,7 +137,7 @@ def test_mixture_figures_are_those_of_the_generations_mixtures(
 def test_trust_test_and_classifier_are_reported(whole, birds, classifier, tmp_path):
     ended, facts, _ = whole
     settings, inputs, _, _ = generation(birds, tmp_path, classifier=str(classifier))
-    cam = load_cam(settings, inputs.split, inputs.classifier, CPU)
+    cam = load_cam(settings, load_classifier(inputs.classifier, inputs.split.class_names, CPU))
     trust = trust_test(cam.classifier, cam.size, inputs.split, "stretch")
     assert facts["trust"] == {**vars(trust), "reads_background": trust.reads_background}
     assert facts["cam"] == {"layer": cam.layer_name, "input_size": 64, "cells": [8, 8]}

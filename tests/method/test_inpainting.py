@@ -14,11 +14,13 @@ from launching import launch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from sgdmix_hub.errors import Unusable
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.bases import to_uint8
 from sgdmix_hub.models.refine import Refiner
-from sgdmix_hub.pipeline import MaskedImage, SGDMixPipeline
+from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.seeds import inpainting_seed
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
@@ -75,7 +77,7 @@ def mixtures_of(pipeline):
             MaskedImage(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8), mask, 1.0)
             for mask in masks
         ]
-        mixtures.append(pipeline.mix(*images))
+        mixtures.append(pipeline.mixer.mix(*images))
     return mixtures
 
 
@@ -200,7 +202,7 @@ def test_a_row_without_a_hole_is_left_alone(pipeline):
         for mixture in mixtures_of(pipeline)[:2]
     )
     target = MaskedImage(target.pixels, np.zeros_like(target.mask), 1.0)
-    mixture = pipeline.mix(source, target)
+    mixture = pipeline.mixer.mix(source, target)
     assert pipeline.inpaint([mixture], [1]) == [mixture]
 
 
@@ -213,7 +215,7 @@ def test_what_a_broken_decoder_paints_has_a_reason(make_pipeline, tiny_base, tmp
     pipeline = make_pipeline(base)
     assert (
         pipeline.inpaint(mixtures_of(pipeline), SEEDS)
-        == ["inpainting: refined image is not finite"] * 3
+        == [Unusable("inpainting: refined image is not finite")] * 3
     )
 
 

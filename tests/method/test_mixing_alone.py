@@ -28,7 +28,7 @@ from rowstores import many_rows
 
 from sgdmix_hub.generation.inputs import resolve_inputs
 from sgdmix_hub.generation.saliency_maps import compute_maps
-from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 
@@ -44,15 +44,15 @@ def test_strength_zero_is_mixing_alone(mixing, tmp_path):
     )
     inputs = resolve_inputs(settings, tmp_path / "run" / "state")
     maps = compute_maps(settings, inputs.split, None, 0, 1, torch.device("cpu"))
-    pipeline = SGDMixPipeline(settings, refiner=None)
+    mixer = Mixer(settings)
     rows = published_rows(tmp_path / "run")
     assert len(rows) == ROWS
     for row in rows:
         source, target = (
-            pipeline.mask(inputs.split.image(i), maps[i])
+            mixer.mask(inputs.split.image(i), maps[i])
             for i in (row["source_index"], row["target_index"])
         )
-        mixture = pipeline.mix(source, target)
+        mixture = mixer.mix(source, target)
         published = pixels_of(row)
         assert np.array_equal(published, mixture.mixed)
         assert np.array_equal(

@@ -11,8 +11,8 @@ from PIL import Image
 
 from sgdmix_hub import augment
 from sgdmix_hub.data.images import foreground_share
+from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.method.saliency.model_free import mask_column_map
-from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import MethodSettings, apply_preset
 
@@ -42,12 +42,12 @@ def mask_of(stored, *, aspect=None, resolution=SIDE, size=(SIDE, SIDE), **values
     settings = apply_preset(
         MethodSettings(strength=0.0, resolution=resolution, saliency_method="mask-column", **values)
     )
-    pipeline = SGDMixPipeline(settings, refiner=None)
+    mixer = Mixer(settings)
     image = Image.fromarray(
         np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
     )
     saliency_map = mask_column_map(stored, settings.resize).astype(np.float16)
-    return pipeline.mask(image, saliency_map, aspect, stored).mask
+    return mixer.mask(image, saliency_map, aspect, stored).mask
 
 
 @pytest.mark.parametrize("preset", ["paper", "recommended"])

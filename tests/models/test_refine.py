@@ -10,12 +10,13 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sgdmix_hub.errors import UserError
+from sgdmix_hub.errors import Unusable, UserError
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.bases import to_uint8, with_scheduler
 from sgdmix_hub.models.refine import Refiner, unusable_reasons
-from sgdmix_hub.pipeline import MaskedImage, SGDMixPipeline
+from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 
@@ -255,7 +256,7 @@ def finished(refiner, images, foregrounds, rows=3):
     masked = [
         MaskedImage(image, mask, 1.0) for image, mask in zip(images, foregrounds, strict=True)
     ]
-    mixtures = [pipeline.mix(masked[row], masked[(row + 1) % BATCH]) for row in range(rows)]
+    mixtures = [pipeline.mixer.mix(masked[row], masked[(row + 1) % BATCH]) for row in range(rows)]
     return pipeline.refine(mixtures, LABELS[:rows], SEEDS[:rows], STRENGTH)
 
 
@@ -263,7 +264,7 @@ def test_flagged_rows_have_a_reason_and_never_an_image(
     make_refiner, prudish_base, images, foregrounds
 ):
     outcome = finished(make_refiner(prudish_base, safety_checker=True), images, foregrounds)
-    assert outcome == ["flagged by the safety checker"] * 3
+    assert outcome == [Unusable("flagged by the safety checker")] * 3
 
 
 def test_without_the_safety_checker_the_same_rows_are_images(
@@ -290,7 +291,7 @@ def test_outputs_of_a_broken_decoder_have_a_reason(
     weights["decoder.conv_out.weight"].zero_()
     weights["decoder.conv_out.bias"].fill_(bias)
     save_file(weights, base / VAE_WEIGHTS, metadata={"format": "pt"})
-    assert finished(make_refiner(base), images, foregrounds) == [reason] * 3
+    assert finished(make_refiner(base), images, foregrounds) == [Unusable(reason)] * 3
 
 
 def test_reasons():

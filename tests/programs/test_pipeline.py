@@ -23,10 +23,11 @@ from sgdmix_hub.generation.plan import make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.method.mixer import MaskedImage, Mixer, crop_to_aspect
 from sgdmix_hub.method.saliency.model_free import mask_column_map
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.refine import Refiner
-from sgdmix_hub.pipeline import MaskedImage, SGDMixPipeline, crop_to_aspect
+from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 
@@ -74,16 +75,16 @@ def pair():
     return images, maps
 
 
-def mixture_of(pipeline, pair):
+def mixture_of(mixer, pair):
     (source, target), (source_map, target_map) = pair
-    return pipeline.mix(pipeline.mask(source, source_map), pipeline.mask(target, target_map))
+    return mixer.mix(mixer.mask(source, source_map), mixer.mask(target, target_map))
 
 
 # ---- mixtures ----
 
 
 def test_a_mixture_is_eq_9_and_10_at_the_runs_resolution(settings, pair):
-    mixture = mixture_of(SGDMixPipeline(settings, refiner=None), pair)
+    mixture = mixture_of(Mixer(settings), pair)
     union = mixture.source.mask | mixture.target.mask
     assert mixture.mixed.shape == (SIZE, SIZE, 3)
     assert np.array_equal(
@@ -105,9 +106,7 @@ def test_every_pixel_is_kept_or_inpainted_or_shown(settings, source_mask, target
         MaskedImage(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8), mask, 1.0)
         for mask in (source_mask, target_mask)
     )
-    mixture = SGDMixPipeline(dataclasses.replace(settings, mixing_method=method), refiner=None).mix(
-        source, target
-    )
+    mixture = Mixer(dataclasses.replace(settings, mixing_method=method)).mix(source, target)
     assert (mixture.kept | mixture.hole | mixture.shown).all()
     assert not (mixture.shown & (mixture.kept | mixture.hole)).any()
     assert mixture.foreground_area == mixture.kept.mean()
@@ -127,7 +126,7 @@ def test_a_pasted_foreground_is_the_sources_to_the_pixel_and_the_rest_is_refined
     settings, refiner, pair
 ):
     pasting = SGDMixPipeline(dataclasses.replace(settings, paste_foreground=True), refiner)
-    mixture = mixture_of(pasting, pair)
+    mixture = mixture_of(pasting.mixer, pair)
     (pasted,) = pasting.refine([mixture], [0], [7], 0.5)
     (refined,) = SGDMixPipeline(settings, refiner).refine([mixture], [0], [7], 0.5)
     foreground = mixture.source.mask
@@ -137,19 +136,19 @@ def test_a_pasted_foreground_is_the_sources_to_the_pixel_and_the_rest_is_refined
 
 
 def test_without_a_refiner_the_mixture_is_the_image(settings, pair):
-    pipeline = SGDMixPipeline(settings, refiner=None)
-    mixture = mixture_of(pipeline, pair)
+    pipeline = SGDMixPipeline(settings)
+    mixture = mixture_of(pipeline.mixer, pair)
     assert pipeline.inpaint([mixture], [7]) == [mixture]
     (made,) = pipeline.refine([mixture], [0], [7], 0.0)
     assert np.array_equal(made, mixture.mixed)
 
 
 def test_a_source_without_foreground_is_unusable(settings, pair):
-    pipeline = SGDMixPipeline(settings, refiner=None)
+    mixer = Mixer(settings)
     (source, target), (_, target_map) = pair
     blank = np.zeros((64, 64), np.float16)
     with pytest.raises(UnusableRow, match="no foreground"):
-        pipeline.mix(pipeline.mask(source, blank), pipeline.mask(target, target_map))
+        mixer.mix(mixer.mask(source, blank), mixer.mask(target, target_map))
 
 
 # ---- targets in their sources' geometry ----
@@ -211,10 +210,10 @@ def test_a_ramp_is_cut_where_its_image_is(width, height, aspect):
 
 def test_a_target_of_the_sources_aspect_is_not_touched(settings, pair):
     (image, _), (saliency_map, _) = pair
-    pipeline = SGDMixPipeline(settings, refiner=None)
+    mixer = Mixer(settings)
     whole, same = (
-        pipeline.mask(image, saliency_map),
-        pipeline.mask(image, saliency_map, image.width / image.height),
+        mixer.mask(image, saliency_map),
+        mixer.mask(image, saliency_map, image.width / image.height),
     )
     assert whole.aspect == same.aspect == 40 / 48
     assert np.array_equal(whole.pixels, same.pixels) and np.array_equal(whole.mask, same.mask)
@@ -227,7 +226,7 @@ def test_objects_keep_their_proportions_to_the_source(settings):
         disc = (x - width / 2) ** 2 + (y - height / 2) ** 2 < 15**2
         image = Image.fromarray(np.repeat(np.uint8(disc)[..., None] * 255, 3, axis=2))
         saliency_map = mask_column_map(image.convert("L"), "stretch")
-        masked = SGDMixPipeline(dataclasses.replace(settings, resolution=128), None).mask(
+        masked = Mixer(dataclasses.replace(settings, resolution=128)).mask(
             image, saliency_map, aspect
         )
         across, down = masked.mask.any(axis=0).sum(), masked.mask.any(axis=1).sum()

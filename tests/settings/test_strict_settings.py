@@ -17,7 +17,7 @@ from sgdmix_hub.data.images import square
 from sgdmix_hub.errors import LONGEST_LINE, UnusableRow, UserError, one_line, shown
 from sgdmix_hub.method.masks import foreground_mask
 from sgdmix_hub.method.mixing import kept_mask
-from sgdmix_hub.method.saliency.model_free import model_free_map
+from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.method.targets import select_targets
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.evaluation import EvaluationSettings
@@ -565,7 +565,7 @@ def test_a_word_that_no_stage_knows_stops_every_stage():
     for stage in (
         lambda: kept_mask(mask, mask, "inpiant"),
         lambda: square(image, 8, "center_crop"),
-        lambda: model_free_map(image, chosen),
+        lambda: load_source(chosen),
         lambda: foreground_mask(np.zeros((16, 16, 3), np.uint8), maps[0], chosen),
         lambda: list(select_targets(rows, rows, np.zeros(3, int), maps, chosen)),
     ):

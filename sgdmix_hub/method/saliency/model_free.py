@@ -10,7 +10,6 @@ from PIL import Image
 
 from sgdmix_hub.data.images import foreground_share, square
 from sgdmix_hub.errors import one_row
-from sgdmix_hub.settings.method import MethodSettings
 
 MAP_SIZE = 64
 BORDER = 0.1  # share of the image's side that is taken for background when nothing else is known
@@ -137,21 +136,6 @@ def spectral_residual_map(image: Image.Image, resize: str, sigma: float) -> np.n
 def minimum_barrier_map(image: Image.Image, resize: str) -> np.ndarray:
     """Minimum barrier saliency of an RGB image, computed at 64 x 64."""
     return minimum_barrier(np.asarray(square(image, MAP_SIZE, resize)))
-
-
-def model_free_map(image: Image.Image, settings: MethodSettings) -> np.ndarray:
-    """The map of an RGB image by a method that looks at the image alone. Raises `KeyError` on
-    another one.
-    """
-    return MODEL_FREE_MAPS[settings.saliency_method](image, settings)
-
-
-MODEL_FREE_MAPS = {
-    "minimum-barrier": lambda image, settings: minimum_barrier_map(image, settings.resize),
-    "spectral-residual": lambda image, settings: spectral_residual_map(
-        image, settings.resize, settings.saliency_sigma
-    ),
-}
 
 
 @one_row("mask")

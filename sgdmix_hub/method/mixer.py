@@ -1,0 +1,125 @@
+"""Masking and mixing of single rows: images and saliency maps -> mixture, without a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from sgdmix_hub.data.images import aspect_box, square
+from sgdmix_hub.errors import UnusableRow, one_row
+from sgdmix_hub.settings.method import MethodSettings
+
+from .masks import foreground_mask, share_of
+from .mixing import compose, inpaint, inpainting_hole, kept_mask
+
+
+@dataclass(frozen=True)
+class MaskedImage:
+    """One image at the run's resolution with its foreground mask.
+
+    `pixels`: uint8 (size, size, 3); `mask`: bool (size, size); `aspect`: width over height of the
+    image as it was stored.
+    """
+
+    pixels: np.ndarray
+    mask: np.ndarray
+    aspect: float
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixed row.
+
+    `kept`: bool (size, size), the pixels taken from the source; `hole`: bool (size, size), the
+    pixels of the target that were inpainted; `background`: uint8 (size, size, 3), the target with
+    its hole filled; `mixed`: uint8 (size, size, 3), the result.
+    """
+
+    source: MaskedImage
+    target: MaskedImage
+    kept: np.ndarray
+    hole: np.ndarray
+    background: np.ndarray
+    mixed: np.ndarray
+
+    @property
+    def foreground_area(self) -> float:
+        """Share of the pixels that were kept from the source."""
+        return float(self.kept.mean())
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The pixels that show the target as it is, bool (size, size)."""
+        return ~self.kept & ~self.hole
+
+
+class Mixer:
+    """Masks and mixes images by the settings, which have their preset applied."""
+
+    def __init__(self, settings: MethodSettings):
+        self.settings = settings
+
+    @one_row("mask")
+    def mask(
+        self,
+        image: Image.Image,
+        saliency_map: np.ndarray,
+        aspect: float | None = None,
+        stored_mask: Image.Image | None = None,
+    ) -> MaskedImage:
+        """An RGB image of any size and its (64, 64) map -> the image with its mask.
+
+        `aspect`: width over height to which image, map and mask are cropped first, in the middle.
+        A target gets its source's aspect, so that stretching distorts both alike. `stored_mask`:
+        the dataset's own mask, which replaces the map. Raises `UnusableRow`.
+        """
+        resolution, resize = self.settings.resolution, self.settings.resize
+        width, height = image.size
+        box = None if aspect is None else aspect_box(width, height, aspect)
+        share = None
+        if stored_mask is not None:
+            share = share_of(stored_mask, image.size, box, resolution, resize)
+        if aspect is not None:
+            image, saliency_map = crop_to_aspect(image, saliency_map, aspect)
+        pixels = np.asarray(square(image, resolution, resize))
+        mask = foreground_mask(pixels, saliency_map, self.settings, share)
+        return MaskedImage(pixels, mask, width / height)
+
+    def target_aspect(self, source: MaskedImage) -> float | None:
+        """The aspect ratio to crop the source's target to; None if the target stays whole."""
+        if not self.settings.crop_target or self.settings.resize != "stretch":
+            return None  # center-crop makes every image square before it is masked
+        return source.aspect
+
+    @one_row("mixing")
+    def mix(self, source: MaskedImage, target: MaskedImage) -> Mixture:
+        """Mixes two images. Raises `UnusableRow` when the source has no foreground."""
+        method = self.settings.mixing_method
+        if not source.mask.any() and method != "none":
+            raise UnusableRow("empty mask: the saliency map has no foreground")
+        kept = kept_mask(source.mask, target.mask, method)
+        hole, background = np.zeros_like(kept), target.pixels
+        if method == "inpaint":
+            hole = inpainting_hole(target.mask)
+            background = inpaint(target.pixels, hole)
+        mixed = compose(source.pixels, background, kept, self.settings.feather)
+        return Mixture(source, target, kept, hole, background, mixed)
+
+
+def crop_to_aspect(
+    image: Image.Image, saliency_map: np.ndarray, aspect: float
+) -> tuple[Image.Image, np.ndarray]:
+    """Image and map cut by the same box to `aspect` (width over height).
+
+    The map, float (64, 64), covers the whole image; the cut one is scaled back to float32 (64, 64).
+    """
+    left, top, right, bottom = box = aspect_box(image.width, image.height, aspect)
+    size = saliency_map.shape[0]
+    across, down = size / image.width, size / image.height
+    map_box = (left * across, top * down, right * across, bottom * down)
+    cut = Image.fromarray(np.asarray(saliency_map, np.float32)).resize(
+        (size, size), Image.Resampling.BILINEAR, box=map_box
+    )
+    return image.crop(box), np.asarray(cut)
