@@ -199,7 +199,11 @@ def distance(layer: np.ndarray, ground: np.ndarray) -> float:
     """How far the object's Lab colours are from those around it; infinite without surroundings."""
     mask = layer[..., 3] > 0.5
     tones = lab(layer[..., :3] / np.maximum(layer[..., 3:], 1e-3))[mask]
-    reach = np.ones((41, 41), np.uint8) if len(mask) == 256 else np.ones((len(mask) // 6,) * 2, np.uint8)
+    reach = (
+        np.ones((41, 41), np.uint8)
+        if len(mask) == 256
+        else np.ones((len(mask) // 6,) * 2, np.uint8)
+    )
     around = lab(ground.astype(np.float32) / 255)[
         cv2.dilate(mask.astype(np.uint8), reach).astype(bool) & ~mask
     ]
@@ -238,7 +242,8 @@ def main() -> None:
                 share, angle = rng.uniform(0.10, 0.50), rng.uniform(-8, 8)
                 layer = placed(rgba, rng, size, share, angle, cut)
                 crops = [
-                    (n, crop(pools[kind][n], rng, size)) for n in rng.choice(names, 24 if hard else 1)
+                    (n, crop(pools[kind][n], rng, size))
+                    for n in rng.choice(names, 24 if hard else 1)
                 ]
                 nearest = min(crops, key=lambda c: distance(layer, c[1])) if hard else crops[0]
                 image, mask = blend(layer, nearest[1], 0.5 if hard else 0.2)

@@ -1,8 +1,8 @@
-"""Saliency map -> binary foreground mask: a threshold (Eq. 8), GrabCut on the image, clean-up.
-Radii are shares of the image size.
-"""
+"""Saliency map -> foreground mask: a threshold (Eq. 8), GrabCut, clean-up."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,6 +14,8 @@ from sgdmix_hub.data.images import foreground_share, resize_mask, square
 from sgdmix_hub.errors import one_row
 from sgdmix_hub.settings.generation import AugmentSettings
 
+from .outlines import contrast, sharpness, small_lab, widen
+
 THRESHOLDS = {
     "otsu": filters.threshold_otsu,
     "isodata": filters.threshold_isodata,
@@ -23,16 +25,25 @@ THRESHOLDS = {
     "triangle": filters.threshold_triangle,
     "yen": filters.threshold_yen,
 }
-CUT = 0.5  # share of the foreground above which a pixel of a mask that the dataset brings is foreground
+CUT = 0.5  # a pixel of the dataset's own mask is foreground above this share
 
-# GrabCut's seeds, chosen by mask IoU on the demo domain (benchmarks/method.py measures it).
-GRABCUT_SIZE = (
-    128  # smaller images leave too few pixels for the colour models, larger ones only cost time
-)
-GRABCUT_ITERATIONS = 2
-SURE_FOREGROUND = 0.9  # quantile of the map inside the coarse mask above which a pixel is certain
-PROBABLE_RADIUS = 0.1  # a class activation covers the telling part, the object reaches further
-SURE_BACKGROUND_RADIUS = 0.3
+
+@dataclass(frozen=True)
+class GrabCut:
+    """How GrabCut is seeded and when its mask is taken. Radii are shares of the image size.
+
+    Chosen by mask IoU on photographs and on the demo's birds (benchmarks/masks.py).
+    """
+
+    size: int = 128  # at 256 the IoU is the same and the time five times as much
+    iterations: int = 2
+    sure_foreground: float = 0.9  # quantile of the map in the mask above which a pixel is certain
+    probable_radius: float = 0.02  # around the mask, what is rather foreground
+    background_radius: float = 0.1  # around the mask, beyond which all is certain background
+    sharp: float | None = 1.2  # sharpness of an outline that is not refined; None refines all
+
+
+GRABCUT = GrabCut()
 
 
 def threshold(saliency_map: np.ndarray, method: str = "otsu", quantile: float = 0.8) -> float:
@@ -73,45 +84,59 @@ def threshold_mask(
 
 
 @one_row("mask")
-def grabcut_mask(image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+def grabcut_mask(
+    image: np.ndarray,
+    saliency_map: np.ndarray,
+    coarse: np.ndarray,
+    grabcut: GrabCut = GRABCUT,
+) -> np.ndarray:
     """A coarse mask, bool (size, size), refined by GrabCut (Rother et al., 2004; OpenCV) on the
     image, uint8 (size, size, 3).
 
-    Inside the coarse mask the map's peak is certain foreground, what is far from the mask certain
-    background, the rest is for the colour models to decide. The coarse mask is returned where
-    GrabCut finds nothing, or nothing but foreground, and where it cannot begin: a mask that is
-    spread over the whole image leaves no background to learn from.
+    The map's peak inside the mask is certain foreground, what is far from the mask certain
+    background; GrabCut decides between. The coarse mask is returned if its outline already lies on
+    an edge of the image, if GrabCut's outline has less contrast, and if GrabCut cannot begin or
+    finds nothing: refinement shall not replace a mask that was better.
     """
+    if not coarse.any() or coarse.all():
+        return coarse
+    lab = small_lab(image)
+    if grabcut.sharp is not None and sharpness(lab, coarse) >= grabcut.sharp:
+        return coarse
+    refined = _grabcut(image, saliency_map, coarse, grabcut)
+    if not refined.any() or refined.all():
+        return coarse
+    if grabcut.sharp is not None and contrast(lab, refined) <= contrast(lab, coarse):
+        return coarse
+    return refined
+
+
+def _grabcut(
+    image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray, grabcut: GrabCut
+) -> np.ndarray:
+    """GrabCut's mask, bool (size, size), or the coarse one if there is nothing to decide."""
     size = image.shape[0]
-    small = resize_mask(coarse, GRABCUT_SIZE)
+    small = resize_mask(coarse, grabcut.size)
     if not small.any() or small.all():
         return coarse
-    scaled = scaled_map(saliency_map, GRABCUT_SIZE)
+    scaled = scaled_map(saliency_map, grabcut.size)
     seeds = np.full(small.shape, cv2.GC_PR_BGD, np.uint8)
-    seeds[widen(small, PROBABLE_RADIUS)] = cv2.GC_PR_FGD
-    seeds[~widen(small, SURE_BACKGROUND_RADIUS)] = cv2.GC_BGD
-    seeds[small & (scaled >= np.quantile(scaled[small], SURE_FOREGROUND))] = cv2.GC_FGD
+    seeds[widen(small, grabcut.probable_radius)] = cv2.GC_PR_FGD
+    seeds[~widen(small, grabcut.background_radius)] = cv2.GC_BGD
+    seeds[small & (scaled >= np.quantile(scaled[small], grabcut.sure_foreground))] = cv2.GC_FGD
     if np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD)).all():
         return coarse
     cv2.setRNGSeed(0)  # GrabCut's k-means draws from OpenCV's state of this thread
-    interpolation = cv2.INTER_AREA if size > GRABCUT_SIZE else cv2.INTER_CUBIC
+    interpolation = cv2.INTER_AREA if size > grabcut.size else cv2.INTER_CUBIC
     bgr = cv2.resize(
         np.ascontiguousarray(image[..., ::-1]), small.shape, interpolation=interpolation
     )
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(bgr, seeds, None, background, foreground, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
-    mask = resize_mask((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), size)
-    return mask if mask.any() and not mask.all() else coarse
+    cv2.grabCut(bgr, seeds, None, background, foreground, grabcut.iterations, cv2.GC_INIT_WITH_MASK)
+    return resize_mask((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), size)
 
 
 REFINEMENTS = {"none": lambda image, saliency_map, coarse: coarse, "grabcut": grabcut_mask}
-
-
-def widen(mask: np.ndarray, radius: float) -> np.ndarray:
-    """The bool mask dilated by a disc; `radius` as a share of the image size, at least one pixel."""
-    pixels = max(1, round(radius * mask.shape[0]))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
-    return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:

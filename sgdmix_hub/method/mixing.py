@@ -1,5 +1,6 @@
-"""Two images and their foreground masks -> the mixed image. Images are uint8 (size, size, 3), masks
-bool (size, size).
+"""Two images and their foreground masks -> the mixed image.
+
+Images are uint8 (size, size, 3), masks bool (size, size).
 """
 
 from __future__ import annotations
@@ -7,10 +8,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .masks import widen
+from sgdmix_hub.errors import UnusableRow
 
-INPAINT_MARGIN = 0.05  # share of the image size by which the target's foreground is widened before it is inpainted
-INPAINT_RADIUS = 3  # pixels that a filled pixel looks around itself
+from .outlines import widen
+
+HOLE_MARGIN = 0.05  # share of the image size added around the target's foreground
+LARGEST_HOLE = 0.75  # share of the target: a larger hole leaves no background worth the name
+TOO_LARGE = "the target's foreground is too large"
 KEPT = {
     "union": lambda source_mask, target_mask: source_mask | target_mask,
     "source": lambda source_mask, target_mask: source_mask,
@@ -20,14 +24,14 @@ KEPT = {
 
 
 def kept_mask(source_mask: np.ndarray, target_mask: np.ndarray, method: str) -> np.ndarray:
-    """Which pixels of the mixture come from the source, bool. Raises `KeyError` on another method
-    than these:
+    """The pixels of the mixture that come from the source, bool (size, size), by method:
 
-    - `union` (Eq. 9): wherever either image has foreground, so that only the target's background is
-      shown;
-    - `source`: the source's foreground alone, over the whole target;
-    - `inpaint`: the source's foreground alone, over the target whose own foreground was inpainted;
+    - `union` (Eq. 9): where either image has foreground; only the target's background is shown;
+    - `source`: the source's foreground; the target is shown whole;
+    - `inpaint`: the source's foreground; the target's own foreground is filled first;
     - `none`: everything.
+
+    Raises `KeyError` for any other method.
     """
     return KEPT[method](source_mask, target_mask)
 
@@ -35,7 +39,7 @@ def kept_mask(source_mask: np.ndarray, target_mask: np.ndarray, method: str) -> 
 def compose(
     foreground: np.ndarray, background: np.ndarray, mask: np.ndarray, feather: float = 0.0
 ) -> np.ndarray:
-    """mask * foreground + (1 - mask) * background (Eq. 10); pixel-exact without a feather.
+    """mask * foreground + (1 - mask) * background (Eq. 10); exact without a feather.
 
     `feather`: sigma of a Gaussian that softens the mask's edge, as a share of the image size.
     """
@@ -48,15 +52,47 @@ def compose(
 
 
 def inpainting_hole(mask: np.ndarray) -> np.ndarray:
-    """The pixels that inpainting fills: the foreground and a margin; none where that leaves nothing
-    to fill from.
+    """The pixels of a target that are filled, bool (size, size): its foreground and a margin.
+
+    Raises `UnusableRow` if they are more than `LARGEST_HOLE` of the image.
     """
-    hole = widen(mask, INPAINT_MARGIN)
-    return np.zeros_like(hole) if hole.all() else hole
+    hole = widen(mask, HOLE_MARGIN)
+    if (share := float(hole.mean())) > LARGEST_HOLE:
+        raise UnusableRow(f"{TOO_LARGE}: {share:.0%} of it, at most {LARGEST_HOLE:.0%} are filled")
+    return hole
 
 
-def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The image with the hole filled in from around it (Telea, OpenCV)."""
-    return cv2.inpaint(
-        image, hole.astype(np.uint8), inpaintRadius=INPAINT_RADIUS, flags=cv2.INPAINT_TELEA
-    )
+def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The image, uint8 (h, w, 3), with its hole, bool (h, w), filled from around it.
+
+    Push-pull (Gortler et al., 1996): every level of a pyramid averages the known pixels of the
+    finer one, until none is unknown; then each level fills the finer one's gaps. A pixel deep in
+    the hole gets the mean colour of wide surroundings, a pixel at its edge that of its neighbours.
+    """
+    known = (~hole).astype(np.float32)[..., None]
+    levels = [(image.astype(np.float32) * known, known)]
+    while (levels[-1][1] < 1).any() and max(levels[-1][1].shape[:2]) > 1:
+        levels.append(_coarser(*levels[-1]))
+    filled = levels.pop()[0]
+    while levels:
+        values, weight = levels.pop()
+        height, width = weight.shape[:2]
+        around = cv2.resize(filled, (width, height), interpolation=cv2.INTER_LINEAR)
+        filled = values + (1 - weight) * around
+    colours = np.clip(np.rint(filled), 0, 255).astype(np.uint8)
+    return np.where(hole[..., None], colours, image)
+
+
+def _coarser(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The next level of the pyramid: weighted values (h, w, 3) and their weights (h, w, 1).
+
+    A cell whose finer pixels are known for a quarter or more counts as known.
+    """
+    height, width = ((side + 1) // 2 for side in weight.shape[:2])
+    scaled = [
+        cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
+        for array in (values, weight)
+    ]
+    mean = scaled[0] / np.maximum(scaled[1], 1e-6)
+    weight = np.minimum(4 * scaled[1], 1)
+    return mean * weight, weight

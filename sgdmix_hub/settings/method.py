@@ -26,7 +26,9 @@ CamMethod = Literal[
     "ablation-cam",
 ]
 CAM_METHODS: tuple[str, ...] = get_args(CamMethod)
-SaliencyMethod = Literal[CamMethod, "minimum-barrier", "spectral-residual", "mask-column"]
+SaliencyMethod = Literal[
+    CamMethod, "consensus", "minimum-barrier", "spectral-residual", "mask-column"
+]
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
 
@@ -49,6 +51,7 @@ SALIENCY_SOURCES = {
             "classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"}
         ),
     ),
+    "consensus": SaliencySource("nothing"),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),

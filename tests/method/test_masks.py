@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as numpy_strategies
 from pictures import disc_on_texture, iou, smooth_map
 
 from sgdmix_hub.method.masks import (
-    GRABCUT_SIZE,
+    GRABCUT,
     THRESHOLDS,
     clean_up,
     foreground_mask,
@@ -207,7 +207,7 @@ def test_grabcut_leaves_its_inputs_alone():
     )
 
 
-@pytest.mark.parametrize("size", [32, GRABCUT_SIZE, 200])
+@pytest.mark.parametrize("size", [32, GRABCUT.size, 200])
 @pytest.mark.parametrize("value", [False, True])
 def test_grabcut_keeps_a_coarse_mask_of_nothing_or_everything(size, value):
     noisy = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
@@ -240,7 +240,9 @@ def test_grabcut_stays_near_the_coarse_mask_that_it_is_given(seed):
     coarse = threshold_mask(saliency_map, 128)
     coarse[:, np.flatnonzero(coarse.any(axis=0))[0] + 4 :] = False
     mask = grabcut_mask(image, saliency_map, coarse)
-    assert (scipy.ndimage.distance_transform_edt(~coarse)[mask] <= 0.3 * 128 + 2).all()
+    assert (
+        scipy.ndimage.distance_transform_edt(~coarse)[mask] <= GRABCUT.background_radius * 128 + 2
+    ).all()
 
 
 # ---- clean-up ----

@@ -7,10 +7,11 @@ settings/method.py: programs read that table without loading torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -18,7 +19,14 @@ from sgdmix_hub.errors import Unusable, attempt
 from sgdmix_hub.settings.method import CAM_METHODS, MethodSettings, apply_preset
 
 from .cam import BATCH, CamSaliency
-from .model_free import is_blank, mask_column_map, minimum_barrier_map, spectral_residual_map
+from .consensus import consensus_mask
+from .model_free import (
+    MAP_SIZE,
+    is_blank,
+    mask_column_map,
+    minimum_barrier_map,
+    spectral_residual_map,
+)
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.classifier import Classifier
@@ -72,6 +80,35 @@ class ImageSource:
         stored: list[Image.Image] | None,
     ) -> list[Found | Unusable]:
         return [attempt(lambda image: usable(self.make_map(image)), image) for image in images]
+
+
+class ConsensusSource:
+    """The best of several model-free masks of single images, and its confidence."""
+
+    batch_size = 1
+
+    def __init__(self, resize: str):
+        self.resize = resize
+
+    def found(
+        self,
+        images: list[Image.Image],
+        labels: list[int] | None,
+        stored: list[Image.Image] | None,
+    ) -> list[Found | Unusable]:
+        return [attempt(self._found, image) for image in images]
+
+    def _found(self, image: Image.Image) -> Found | Unusable:
+        mask, confidence = consensus_mask(image, self.resize)
+        cells = cv2.resize(
+            mask.astype(np.float32), (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA
+        )
+        found = usable(cells)
+        return (
+            found
+            if isinstance(found, Unusable)
+            else replace(found, mask=mask, confidence=confidence)
+        )
 
 
 class ColumnSource:
@@ -153,6 +190,7 @@ def _cam_source(settings: MethodSettings, classifier: Classifier | None) -> CamS
 # One row a method of `SALIENCY_SOURCES`: (settings, classifier or None) -> source.
 LOADERS: dict[str, Callable[[MethodSettings, Classifier | None], Source]] = {
     **dict.fromkeys(CAM_METHODS, _cam_source),
+    "consensus": lambda settings, _: ConsensusSource(settings.resize),
     "minimum-barrier": lambda settings, _: ImageSource(
         partial(minimum_barrier_map, resize=settings.resize)
     ),
