@@ -21,14 +21,14 @@ LAB_LOWEST, LAB_RANGE = np.array([0.0, -60.0, -60.0]), np.array([100.0, 120.0, 1
 
 # What is seen of a mask -> its weight in the log-odds.
 WEIGHTS = {
-    "agreement": 3.99,
-    "contrast": 0.53,
-    "sharpness": 0.41,
-    "frame": -7.94,
-    "area": 1.0,
-    "separation": 5.32,
+    "agreement": 4.29,
+    "contrast": 0.65,
+    "sharpness": 0.32,
+    "frame": -8.67,
+    "area": 1.2,
+    "separation": 6.34,
 }
-BIAS = -6.26
+BIAS = -7.05
 
 
 def confidence(lab: np.ndarray, mask: np.ndarray, others: Sequence[np.ndarray]) -> float:

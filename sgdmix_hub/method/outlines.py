@@ -10,6 +10,7 @@ from sgdmix_hub.data.images import resize_mask
 SIZE = 128  # outlines are judged at SIZE x SIZE pixels
 CONTRAST_RADIUS = 0.02  # of the surroundings whose colours are compared
 SHIFT = 0.03  # by which an outline is moved in and out
+INVISIBLE = 0.1  # units of Lab, below which a contrast counts as none
 
 
 def small_lab(image: np.ndarray) -> np.ndarray:
@@ -49,7 +50,7 @@ def sharpness(lab: np.ndarray, mask: np.ndarray) -> float:
     moved = max(
         contrast(lab, widen(mask, SHIFT), radius), contrast(lab, ~widen(~mask, SHIFT), radius)
     )
-    return contrast(lab, mask, radius) / max(moved, 1e-6)
+    return contrast(lab, mask, radius) / max(moved, INVISIBLE)
 
 
 def widen(mask: np.ndarray, radius: float) -> np.ndarray:
