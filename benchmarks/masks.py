@@ -354,6 +354,32 @@ def mixing_cost(rows: list[Photograph], size: int = 512, pairs: int = 20) -> dic
     return {name: round(float(np.median(values)), 2) for name, values in spent.items()}
 
 
+SHOWN = 12  # photographs of a sheet
+SHEET_ARMS = ("minimum barrier, GrabCut as before", "consensus", "segmenter (IS-Net, 512)")
+
+
+def sheet(rows: list[Photograph]) -> Image.Image:
+    """A row per photograph: the image, cut out by each of `SHEET_ARMS`, and the consensus' mixture
+    with the next one.
+    """
+    rows = rows[:: max(1, len(rows) // SHOWN)][:SHOWN]
+    masks, _ = all_masks(rows, 0)
+    arms = [masks[arm] for arm in SHEET_ARMS if arm in masks]
+    lines = []
+    for number, row in enumerate(rows):
+        tiles = [row.image]
+        tiles += [np.where(of[number][..., None], row.image, row.image // 5 + 20) for of in arms]
+        other = (number + 1) % len(rows)
+        try:
+            hole = inpainting_hole(masks["consensus"][other])
+            background = fill(rows[other].image, hole)
+        except UnusableRow:
+            background = np.full_like(row.image, 128)
+        mixture = compose(row.image, background, masks["consensus"][number], 0.01)
+        lines.append(np.concatenate([*tiles, background, mixture], axis=1))
+    return Image.fromarray(np.concatenate(lines)).reduce(2)
+
+
 def table(figures: dict) -> str:
     """One set's masks as Markdown: means, with the bootstrap's bounds for IoU and failures."""
     lines = [
@@ -394,10 +420,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="of the self-trained segmenter")
     parser.add_argument("--half", choices=("told", "chosen"), default="told")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--sheet", type=Path, help="PNG to write of some photographs, and no table")
     arguments = parser.parse_args()
     chosen = arguments.half == "chosen"
     rows = photographs(arguments.domain, arguments.segmenter_masks, arguments.poses)
     rows = [row for row in rows if row.chosen_on == chosen][:: arguments.every]
+    if arguments.sheet:
+        sheet(rows).save(arguments.sheet)
+        return
     sets = {kind: [row for row in rows if row.kind == kind] for kind in ("ordinary", "hard")}
     sets["birds"] = birds(BIRD_SEEDS[chosen], arguments.birds)[:: arguments.every]
     results: dict = {

@@ -169,6 +169,6 @@ def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, i
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """A square bool mask at size x size: what is covered by more than half."""
+    """A square bool mask at size x size: what is covered by half or more, so that thin parts stay."""
     interpolation = cv2.INTER_AREA if size < mask.shape[0] else cv2.INTER_LINEAR
-    return cv2.resize(mask.astype(np.float32), (size, size), interpolation=interpolation) > 0.5
+    return cv2.resize(mask.astype(np.float32), (size, size), interpolation=interpolation) >= 0.5

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from pictures import disc_on_texture, iou, smooth_map
 
+from sgdmix_hub.data.images import resize_mask
 from sgdmix_hub.method.masks import (
     GRABCUT,
     THRESHOLDS,
@@ -243,6 +244,15 @@ def test_grabcut_stays_near_the_coarse_mask_that_it_is_given(seed):
     assert (
         scipy.ndimage.distance_transform_edt(~coarse)[mask] <= GRABCUT.background_radius * 128 + 2
     ).all()
+
+
+@pytest.mark.parametrize("width", [4, 5, 6, 8])
+@pytest.mark.parametrize("start", range(4))
+def test_a_thin_leg_of_512_pixels_survives_a_stored_mask_of_256(width, start):
+    mask = np.zeros((512, 512), bool)
+    mask[100:400, 200 + start : 200 + start + width] = True
+    kept = resize_mask(resize_mask(mask, 256), 512)
+    assert (kept & mask).sum() > 0.9 * mask.sum() and kept.sum() < 1.6 * mask.sum()
 
 
 # ---- clean-up ----
