@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -12,7 +13,7 @@ from skimage import filters
 
 from sgdmix_hub.data.images import foreground_share, resize_mask, square
 from sgdmix_hub.errors import one_row
-from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import MethodSettings
 
 from .outlines import contrast, sharpness, small_lab, widen
 
@@ -44,15 +45,14 @@ class GrabCut:
 
 
 GRABCUT = GrabCut()
+NO_BOX = (0, 0, 0, 0)  # GrabCut starts from a mask
 
 
 def threshold(saliency_map: np.ndarray, method: str = "otsu", quantile: float = 0.8) -> float:
-    """The threshold of a map (any shape): scikit-image's of that name, or, for `quantile`, that
-    quantile of the map.
+    """The threshold of a map of any shape: scikit-image's of that name, or a quantile.
 
-    The foreground is what lies strictly ABOVE the threshold. A map that a method finds no threshold
-    for (constant; without two modes, for `minimum`) gets its own maximum, so its mask is empty: an
-    image is skipped rather than guessed at.
+    Foreground lies strictly above it. A map without a threshold (constant, or without two modes for
+    `minimum`) gets its maximum: its mask is empty, and the row is skipped, not guessed.
     """
     values = np.asarray(saliency_map, np.float64)  # the last bit of a threshold decides over pixels
     if values.min() == values.max():
@@ -75,8 +75,9 @@ def scaled_map(saliency_map: np.ndarray, size: int) -> np.ndarray:
 def threshold_mask(
     saliency_map: np.ndarray, size: int, method: str = "otsu", quantile: float = 0.8
 ) -> np.ndarray:
-    """The mask of a float (64, 64) map at size x size, bool: threshold of the map itself, cut from
-    the map scaled bilinearly.
+    """The mask of a float (64, 64) map, bool (size, size).
+
+    The threshold is taken on the map itself, the mask from the map scaled bilinearly.
     """
     return scaled_map(saliency_map, size) > threshold(
         np.asarray(saliency_map, np.float32), method, quantile
@@ -132,11 +133,16 @@ def _grabcut(
         np.ascontiguousarray(image[..., ::-1]), small.shape, interpolation=interpolation
     )
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(bgr, seeds, None, background, foreground, grabcut.iterations, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(
+        bgr, seeds, NO_BOX, background, foreground, grabcut.iterations, cv2.GC_INIT_WITH_MASK
+    )
     return resize_mask((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), size)
 
 
-REFINEMENTS = {"none": lambda image, saliency_map, coarse: coarse, "grabcut": grabcut_mask}
+REFINEMENTS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "none": lambda image, saliency_map, coarse: coarse,
+    "grabcut": grabcut_mask,
+}
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
@@ -149,7 +155,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     return numbers == 1 + int(np.argmax(facts[1:, cv2.CC_STAT_AREA]))
 
 
-def clean_up(mask: np.ndarray, settings: AugmentSettings) -> np.ndarray:
+def clean_up(mask: np.ndarray, settings: MethodSettings) -> np.ndarray:
     """The mask after the settings' clean-up: largest component, then holes, then dilation."""
     if settings.largest_component:
         mask = largest_component(mask)
@@ -166,8 +172,10 @@ def share_of(
     size: int,
     resize: str,
 ) -> np.ndarray:
-    """A stored foreground mask in the geometry of its image of `image_size`, of which `box` alone
-    is taken where it is given: float32 (size, size) in [0, 1]. Raises `UnusableRow`.
+    """A stored foreground mask at the size of its image's pixels, float32 (size, size) in [0, 1].
+
+    `image_size`: width and height of the image; `box`: the part of it that is used, or None for
+    all. Raises `UnusableRow`.
     """
     share = Image.fromarray(foreground_share(mask))
     if share.size != image_size:
@@ -181,19 +189,18 @@ def share_of(
 def foreground_mask(
     image: np.ndarray,
     saliency_map: np.ndarray,
-    settings: AugmentSettings,
+    settings: MethodSettings,
     share: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The mask M of an image, uint8 (size, size, 3), bool (size, size), by the settings (with their
-    preset applied).
+    """The mask M of an image, uint8 (size, size, 3), by settings with their preset applied: bool
+    (size, size).
 
-    `share`: of the foreground in every pixel, float32 (size, size) in [0, 1], where the dataset
-    brings it. It is cut at one half; the map and GrabCut, which are coarser, have no part in it.
-    Raises `UnusableRow`.
+    `share`: the dataset's own mask, float32 (size, size) in [0, 1], if it has one. It is cut at one
+    half; the coarser map and GrabCut are not used. Raises `UnusableRow`.
     """
     if share is not None:
         return clean_up(share > CUT, settings)
-    mask = threshold_mask(
-        saliency_map, image.shape[0], settings.threshold_method, settings.threshold_quantile
-    )
-    return clean_up(REFINEMENTS[settings.mask_refinement](image, saliency_map, mask), settings)
+    method, refinement = settings.threshold_method, settings.mask_refinement
+    assert method is not None and refinement is not None, "the preset is applied"
+    mask = threshold_mask(saliency_map, image.shape[0], method, settings.threshold_quantile)
+    return clean_up(REFINEMENTS[refinement](image, saliency_map, mask), settings)

@@ -5,6 +5,8 @@ Images are uint8 (size, size, 3), masks bool (size, size).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -14,7 +16,7 @@ HOLE_MARGIN = 0.05  # share of the image size added around the target's foregrou
 FILL_SIZE = 256  # pixels, above which a fill is computed on a smaller image
 LARGEST_HOLE = 0.75  # share of the target: a larger hole leaves no background worth the name
 TOO_LARGE = "the target's foreground is too large"
-KEPT = {
+KEPT: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "union": lambda source_mask, target_mask: source_mask | target_mask,
     "source": lambda source_mask, target_mask: source_mask,
     "inpaint": lambda source_mask, target_mask: source_mask,
@@ -46,8 +48,10 @@ def compose(
         return np.where(mask[..., None], foreground, background)
     alpha = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), feather * mask.shape[0])
     share = cv2.merge([alpha] * 3)
-    mixed = cv2.multiply(share, foreground.astype(np.float32))
-    mixed += cv2.multiply(1 - share, background.astype(np.float32))
+    mixed = cv2.add(
+        cv2.multiply(share, foreground.astype(np.float32)),
+        cv2.multiply(1 - share, background.astype(np.float32)),
+    )
     return cv2.convertScaleAbs(mixed)  # rounds, and clips at 255
 
 
