@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,7 @@ from sgdmix_hub.errors import UnusableRow, one_row
 from sgdmix_hub.settings.method import MethodSettings
 
 from .masks import foreground_mask, share_of, share_of_frame
-from .mixing import compose, inpaint, inpainting_hole, kept_mask
+from .mixing import compose, fill, inpainting_hole, kept_mask
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,15 @@ class MaskedImage:
     pixels: np.ndarray
     mask: np.ndarray
     aspect: float
+
+    @cached_property
+    def filled(self) -> tuple[np.ndarray, np.ndarray]:
+        """The image as a background: its hole, bool (size, size), and its pixels with that filled.
+
+        Kept, since one target serves many sources. Raises `UnusableRow` if the hole is too large.
+        """
+        hole = inpainting_hole(self.mask)
+        return hole, fill(self.pixels, hole)
 
 
 @dataclass(frozen=True)
@@ -108,14 +118,16 @@ class Mixer:
 
     @one_row("mixing")
     def mix(self, source: MaskedImage, target: MaskedImage) -> Mixture:
-        """Mixes two images. Raises `UnusableRow` when the source has no foreground."""
+        """Mixes two images.
+
+        Raises `UnusableRow` if the source has no foreground, or the target hardly any background.
+        """
         if not source.mask.any() and self.method != "none":
             raise UnusableRow("empty mask: the saliency map has no foreground")
         kept = kept_mask(source.mask, target.mask, self.method)
         hole, background = np.zeros_like(kept), target.pixels
         if self.method == "inpaint":
-            hole = inpainting_hole(target.mask)
-            background = inpaint(target.pixels, hole)
+            hole, background = target.filled
         mixed = compose(source.pixels, background, kept, self.feather)
         return Mixture(source, target, kept, hole, background, mixed)
 

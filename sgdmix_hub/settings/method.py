@@ -26,6 +26,7 @@ CamMethod = Literal[
 CAM_METHODS: tuple[str, ...] = get_args(CamMethod)
 SaliencyMethod = Literal[
     CamMethod,
+    "consensus",
     "minimum-barrier",
     "spectral-residual",
     "mask-column",
@@ -59,6 +60,7 @@ SALIENCY_SOURCES = {
             "classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"}
         ),
     ),
+    "consensus": SaliencySource("nothing", has_mask=True, has_confidence=True),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),

@@ -211,7 +211,7 @@ def rembg_function(model: str) -> MaskFunction:
     is not installed, or cannot be loaded.
     """
     try:
-        import rembg  # ty: ignore[unresolved-import]  # an extra
+        import rembg  # ty: ignore[import-not-found]  # an extra
     except ImportError:
         raise UserError(
             "saliency_method rembg needs the package rembg: pip install 'sgdmix_hub[rembg]'"

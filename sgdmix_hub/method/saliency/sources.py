@@ -7,10 +7,11 @@ settings/method.py: programs read that table without loading torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, Union, cast
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -18,7 +19,14 @@ from sgdmix_hub.errors import Unusable, attempt
 from sgdmix_hub.settings.method import CAM_METHODS, MethodSettings, saliency_method
 
 from .cam import BATCH, CamSaliency
-from .model_free import is_blank, mask_column_map, minimum_barrier_map, spectral_residual_map
+from .consensus import consensus_mask
+from .model_free import (
+    MAP_SIZE,
+    is_blank,
+    mask_column_map,
+    minimum_barrier_map,
+    spectral_residual_map,
+)
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.classifier import Classifier
@@ -78,6 +86,33 @@ class ImageSource:
         stored: list[Stored] | None,
     ) -> list[Found | Unusable]:
         return [attempt(lambda image: usable(self.make_map(image)), image) for image in images]
+
+
+class ConsensusSource:
+    """The best of several model-free masks of single images, and its confidence."""
+
+    batch_size = 1
+
+    def __init__(self, resize: str):
+        self.resize = resize
+
+    def found(
+        self,
+        images: list[Image.Image],
+        labels: list[int] | None,
+        stored: list[Stored] | None,
+    ) -> list[Found | Unusable]:
+        return [attempt(self._found, image) for image in images]
+
+    def _found(self, image: Image.Image) -> Found | Unusable:
+        mask, confidence = consensus_mask(image, self.resize)
+        cells = cv2.resize(
+            mask.astype(np.float32), (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA
+        )
+        found = usable(cells)
+        if isinstance(found, Unusable):
+            return found
+        return replace(found, mask=mask, confidence=confidence)
 
 
 class ColumnSource:
@@ -180,6 +215,7 @@ def _no_function(settings: MethodSettings, network: Network) -> Source:
 # One row a method of `SALIENCY_SOURCES`: (settings, the network it needs or None) -> source.
 LOADERS: dict[str, Callable[[MethodSettings, Network], Source]] = {
     **dict.fromkeys(CAM_METHODS, _cam_source),
+    "consensus": lambda settings, _: ConsensusSource(settings.resize),
     "minimum-barrier": lambda settings, _: ImageSource(
         partial(minimum_barrier_map, resize=settings.resize)
     ),
