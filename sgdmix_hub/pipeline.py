@@ -108,6 +108,8 @@ class SGDMixPipeline:
         """
         if mask_function is not None:
             method = {"saliency_method": "function"} | method
+        if segmenter is not None:
+            method = {"saliency_method": "segmentation"} | method
         settings = apply_preset(MethodSettings(**named_settings(method)))
         settings.validate()
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -223,7 +225,7 @@ class SGDMixPipeline:
         (image, found), (target_image, target_found) = source, target
         masked = self.mixer.mask(image, found.map, None, None, found.mask)
         for name, one in (("", found), (" of the target", target_found)):
-            floor = self.settings.min_mask_confidence
+            floor = self.settings.min_mask_confidence or 0.0
             if one.confidence is None or one.confidence >= floor:
                 continue
             if self.settings.low_confidence == "keep-unmixed":

@@ -44,7 +44,7 @@ RULES = ("l2", "dissimilar", "novel-background", "random")
 MIXINGS = ("union", "source", "inpaint")
 SHARED = {field.name for field in dataclasses.fields(PreviewSettings)} & {
     field.name for field in dataclasses.fields(AugmentSettings)
-}
+} - {"mask_column"}  # in a preview, true masks to compare with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class MixtureColumn:
     figures: dict[int, MixtureFigures] = field(default_factory=dict)
 
 
-def recipe(settings: PreviewSettings, preset: str = "paper", **choices) -> AugmentSettings:
+def recipe(settings: PreviewSettings, preset: str = "paper", **choices: Any) -> AugmentSettings:
     """Settings that mix the preview's data without refining: a preset, overridden by `choices`."""
     shared: dict[str, Any] = {name: getattr(settings, name) for name in SHARED}
     source = SALIENCY_SOURCES[PRESETS[preset]["saliency_method"]]

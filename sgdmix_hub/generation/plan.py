@@ -99,7 +99,7 @@ def make_plan(
 def low_confidence(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> dict[int, str]:
     """Rows whose mask is not trusted, and why: they are neither mixed nor the target of others."""
     reasons, floor = {}, settings.min_mask_confidence
-    if floor == 0:
+    if not floor:
         return reasons
     for row in split.subset.tolist():
         confidence = None if row in maps.unusable else maps.confidence(row)

@@ -49,6 +49,7 @@ class SaliencySource:
     key_settings: dict[str, str] = dataclasses.field(default_factory=dict)
     has_mask: bool = False  # whether it gives masks that are finer than its maps
     has_confidence: bool = False  # whether it says how far each mask can be trusted
+    trusted_from: float = 0.0  # the preset `recommended` mixes no mask of less confidence
 
 
 BOXES = {"bbox_column": "bbox_column", "bbox_format": "bbox_format"}
@@ -60,7 +61,7 @@ SALIENCY_SOURCES = {
             "classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"}
         ),
     ),
-    "consensus": SaliencySource("nothing", has_mask=True, has_confidence=True),
+    "consensus": SaliencySource("nothing", has_mask=True, has_confidence=True, trusted_from=0.5),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
@@ -109,7 +110,8 @@ class MethodSettings(Checked):
     """
 
     preset: Literal["paper", "recommended"] = setting(
-        "paper", "named set of defaults, for the settings from saliency_method to paste_foreground"
+        "recommended",
+        "named set of defaults, for the settings from saliency_method to paste_foreground",
     )
     saliency_method: SaliencyMethod | None = setting(
         None, "saliency map that separates foreground from background"
@@ -130,6 +132,9 @@ class MethodSettings(Checked):
         makes_masks=True,
         at_least=0,
         at_most=0.5,
+    )
+    min_mask_confidence: float | None = setting(
+        None, "lowest confidence of a mask at which its image is mixed", at_least=0, at_most=1
     )
     mask_refinement: Literal["none", "grabcut"] | None = setting(
         None, "refinement of the thresholded mask", makes_masks=True
@@ -207,9 +212,6 @@ class MethodSettings(Checked):
     )
     rembg_model: RembgModel = setting(
         "isnet-general-use", "model of the package rembg, for saliency_method rembg"
-    )
-    min_mask_confidence: float = setting(
-        0.0, "lowest confidence of a mask at which its image is mixed", at_least=0, at_most=1
     )
     low_confidence: Literal["skip", "keep-unmixed"] = setting(
         "skip", "rows whose mask is below min_mask_confidence: skip, or keep the source as it is"
@@ -331,7 +333,7 @@ class MethodSettings(Checked):
             )
         if self.segmenter_instances == "nearest-box" and self.bbox_column is None:
             raise UserError("segmenter_instances nearest-box needs --bbox_column")
-        if self.min_mask_confidence > 0 and not saliency_source(self).has_confidence:
+        if self.min_mask_confidence and not saliency_source(self).has_confidence:
             raise UserError(
                 f"min_mask_confidence {self.min_mask_confidence:g} needs a saliency_method that "
                 f"gives confidences, which {apply_preset(self).saliency_method} does not"
@@ -362,6 +364,7 @@ Method = TypeVar("Method", bound=MethodSettings)
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "saliency_method": "grad-cam",
+        "min_mask_confidence": 0.0,
         "trust_test": "warn",
         "threshold_method": "otsu",
         "largest_component": False,
@@ -377,7 +380,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "paste_foreground": False,
     },
     "recommended": {
-        "saliency_method": "minimum-barrier",
+        "saliency_method": "consensus",  # or the best source at hand: `AT_HAND`
+        "min_mask_confidence": 0.0,  # or what the source is trusted from
         "trust_test": "fall-back",
         "threshold_method": "otsu",
         "largest_component": False,
@@ -393,7 +397,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "paste_foreground": True,
     },
 }
+# A setting that brings a source of masks -> the saliency method that uses it; the best one first.
+AT_HAND = {"mask_column": "mask-column", "segmenter": "segmentation", "bbox_column": "box-column"}
 NAME_PROMPT = "a photo of a {class_name}"  # for a base model without an adapter
+
+
+def preset_values(settings: MethodSettings) -> dict[str, Any]:
+    """What the settings' preset gives.
+
+    `recommended` takes the best saliency source at hand: a column of masks, a segmentation model, a
+    column of boxes, or else a method without a model. It mixes no mask that this source is not
+    trusted from.
+    """
+    values = dict(PRESETS[settings.preset])
+    if settings.preset == "recommended":
+        at_hand = (method for name, method in AT_HAND.items() if getattr(settings, name, None))
+        values["saliency_method"] = next(at_hand, values["saliency_method"])
+        source = SALIENCY_SOURCES[settings.saliency_method or values["saliency_method"]]
+        values["min_mask_confidence"] = source.trusted_from
+    return values
 
 
 def num_steps(settings: MethodSettings, strength: float) -> int:
@@ -416,7 +438,7 @@ def smallest_strength(num_inference_steps: int) -> float:
 
 def saliency_method(settings: MethodSettings) -> str:
     """The saliency method that the settings name, or else their preset."""
-    return settings.saliency_method or PRESETS[settings.preset]["saliency_method"]
+    return settings.saliency_method or preset_values(settings)["saliency_method"]
 
 
 def saliency_source(settings: MethodSettings) -> SaliencySource:
@@ -428,7 +450,7 @@ def apply_preset(settings: Method) -> Method:
     """A copy in which the preset fills every setting of it that is None."""
     missing = {
         name: value
-        for name, value in PRESETS[settings.preset].items()
+        for name, value in preset_values(settings).items()
         if getattr(settings, name) is None
     }
     return dataclasses.replace(settings, **missing)
@@ -436,7 +458,7 @@ def apply_preset(settings: Method) -> Method:
 
 def preset_deviations(settings: MethodSettings) -> dict[str, Any]:
     """The settings whose values differ from the preset's."""
-    preset = PRESETS[settings.preset]
+    preset = preset_values(settings)
     return {
         name: getattr(settings, name)
         for name in preset
