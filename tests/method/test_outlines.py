@@ -1,4 +1,4 @@
-"""Outlines: their contrast and sharpness, and that GrabCut leaves a mask alone that follows edges."""
+"""Outlines: contrast and sharpness, and that GrabCut leaves a mask alone that follows edges."""
 
 import numpy as np
 import pytest
