@@ -79,7 +79,13 @@ def main(settings: AugmentSettings) -> None:
             finish(settings, output, rank)
             return
         maps = compute_maps(
-            settings, inputs.split, inputs.classifier, rank.index, rank.count, rank.device
+            settings,
+            inputs.split,
+            inputs.classifier,
+            rank.index,
+            rank.count,
+            rank.device,
+            inputs.segmenter,
         )
         report_unusable(inputs.split, maps.unusable)
         maker = RowMaker(settings, inputs, maps)

@@ -37,6 +37,7 @@ from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.method.saliency.trust import trust_test
 from sgdmix_hub.models.classifier import Judge
+from sgdmix_hub.models.loading import SegmenterPins
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import EVALUATION
 from sgdmix_hub.publishing.read import PublishedRows, fetch_version, open_version
@@ -75,7 +76,7 @@ def main(settings: EvaluationSettings) -> None:
                 "kept"
             )
         recipe = generation_settings(settings, folder, output.path)
-        masked, classifier, masks = mask_settings(settings, recipe, rows.manifest)
+        masked, network, masks = mask_settings(settings, recipe, rows.manifest)
         request = Request(
             synthetic=str(pin),
             synthetic_config_name=settings.synthetic_config_name,
@@ -93,7 +94,7 @@ def main(settings: EvaluationSettings) -> None:
                 rows,
                 Version(folder, rows.manifest, recipe),
                 masked,
-                classifier,
+                network,
                 rank.device,
             )
         forget_failure(output.state)
@@ -126,7 +127,7 @@ def evaluate_version(
     rows: PublishedRows,
     version: Version,
     masked: AugmentSettings,
-    classifier: Pin | None,
+    network: Pin | SegmenterPins | None,
     device: torch.device,
 ) -> None:
     """Writes all files of an evaluation, `repo/` last. Raises `UserError`.
@@ -139,8 +140,10 @@ def evaluate_version(
     subset = subset_record(recipe, split)
     rows.check_made_from(split, subset)
     judge = Judge(resolve(settings.judge), split.class_names, device)
-    maps = compute_maps(masked, split, classifier, 0, 1, device)
-    maker = RowMaker(masked, Inputs(split, None, None, None, classifier), maps)
+    segmenter = network if isinstance(network, SegmenterPins) else None
+    classifier = network if isinstance(network, Pin) else None
+    maps = compute_maps(masked, split, classifier, 0, 1, device, segmenter)
+    maker = RowMaker(masked, Inputs(split, None, None, None, classifier, segmenter), maps)
     trust = trust_test(judge, judge.whole_size, split, recipe.resize)
     warnings = doubts(judge, trust, subset)
     for warning in warnings:

@@ -16,6 +16,7 @@ import logging
 
 import numpy as np
 from datasets import Dataset
+from datasets.fingerprint import Hasher
 
 from sgdmix_hub.data.images import ANYWHERE
 from sgdmix_hub.data.splits import split_of
@@ -24,12 +25,14 @@ from sgdmix_hub.generation.inputs import Inputs, environment
 from sgdmix_hub.generation.plan import make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.row_store import RowValues
-from sgdmix_hub.generation.saliency_maps import block_maps
+from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps
 from sgdmix_hub.generation.worker import in_plan_order, refined_rows
 from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.method.saliency.segmentation import MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import saliency_method
 
 from ._compat import dataset_fingerprint
 from .errors import UserError
@@ -77,10 +80,11 @@ class MappedSplit:
         )
         self._check_classes(pipeline)
         source = pipeline.source or load_source(self.settings)
-        maps, unusable = block_maps(self.settings, self.split, self.split.subset, source)
-        maps = RowValues(
-            self.split.subset, maps, {int(row): reason for row, reason in unusable.items()}
+        values, unusable = block_maps(self.settings, self.split, self.split.subset, source)
+        found = RowValues(
+            self.split.subset, values, {int(row): reason for row, reason in unusable.items()}
         )
+        maps = SaliencyMaps(found, "", saliency_method(self.settings))
         adapter = pipeline.refiner.adapter if pipeline.refiner else None
         self.maker = RowMaker(
             self.settings, Inputs(self.split, None, adapter, None, None), maps, pipeline=pipeline
@@ -113,6 +117,9 @@ class MappedSplit:
             pins,
             sorted(environment(self.settings).items()),
         ]
+        source = self.maker.pipeline.source
+        if isinstance(source, MaskFunctionSource):
+            facts.append(Hasher.hash(source.make_mask))
         return {
             "batched": True,
             "batch_size": self.settings.batch_size,

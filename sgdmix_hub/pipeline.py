@@ -18,20 +18,30 @@ import torch
 from PIL import Image
 
 from sgdmix_hub.hub.pins import Pin, resolve
-from sgdmix_hub.method.mixer import Mixer, Mixture
+from sgdmix_hub.method.mixer import Mixer, Mixture, unmixed
 from sgdmix_hub.method.mixing import compose
-from sgdmix_hub.method.saliency.sources import Source, load_source
+from sgdmix_hub.method.saliency.segmentation import MaskFunction, MaskFunctionSource
+from sgdmix_hub.method.saliency.sources import Found, Source, load_source
 from sgdmix_hub.models.adapters import check_base
 from sgdmix_hub.models.loading import (
     Diffusion,
+    SegmenterPins,
     class_prompt,
     load_classifier,
     load_refiner,
+    load_segmenter,
     pin_diffusion,
 )
 from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.settings.generation import check_base_alone
-from sgdmix_hub.settings.method import NAME_PROMPT, MethodSettings, apply_preset, saliency_source
+from sgdmix_hub.settings.method import (
+    LOW_CONFIDENCE,
+    NAME_PROMPT,
+    MethodSettings,
+    apply_preset,
+    saliency_source,
+    sought_words,
+)
 
 from .errors import Unusable, UnusableRow, UserError, among_usable, attempt, one_row, shown
 from .seeds import inpainting_seed
@@ -41,7 +51,7 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-ImageWithMap = tuple[Image.Image, np.ndarray]
+ImageAndFound = tuple[Image.Image, Found]
 
 
 class SGDMixPipeline:
@@ -80,6 +90,9 @@ class SGDMixPipeline:
         class_names: list[str] | None = None,
         prompt_template: str = NAME_PROMPT,
         classifier: str | None = None,
+        segmenter: str | None = None,
+        detector: str | None = None,
+        mask_function: MaskFunction | None = None,
         device: str | torch.device | None = None,
         **method: Any,
     ) -> SGDMixPipeline:
@@ -88,18 +101,26 @@ class SGDMixPipeline:
         `adapter`: not needed for strength 0, nor for a base model alone.
         `pretrained_model_name_or_path`: the base model, by default the one that the adapter was
         trained on. `class_names`, `prompt_template`: for a base model alone; the names in the order
-        of the labels. `classifier`: for a saliency method that needs one. `method`: fields of
+        of the labels. `classifier`: for a saliency method that needs one. `segmenter`, `detector`:
+        for saliency_method segmentation. `mask_function`: RGB image -> its foreground mask, a PIL
+        image or an array (h, w), instead of a saliency method. `method`: fields of
         `MethodSettings`; `dtype` may be called `torch_dtype`. Raises `UserError`.
         """
+        if mask_function is not None:
+            method = {"saliency_method": "function"} | method
+        if segmenter is not None:
+            method = {"saliency_method": "segmentation"} | method
         settings = apply_preset(MethodSettings(**named_settings(method)))
         settings.validate()
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         needs = saliency_source(settings).needs
-        if needs == "classifier" and classifier is None:
+        given = {"classifier": classifier, "segmenter": segmenter}
+        if needs in given and given[needs] is None:
             raise UserError(
-                f"{settings.saliency_method} needs a classifier: "
-                "give classifier='org/name' or a folder"
+                f"{settings.saliency_method} needs a {needs}: give {needs}='org/name' or a folder"
             )
+        if (needs == "function") != (mask_function is not None):
+            raise UserError("mask_function and saliency_method 'function' belong together")
         pins: dict[str, str] = {}
 
         def pin(setting: str, name: str) -> Pin:
@@ -120,7 +141,18 @@ class SGDMixPipeline:
             owner = "given class_names" if adapter is None else "adapter"
             network = load_classifier(pin("classifier", classifier), class_names, device, owner)
             class_names = network.class_names
-        source = load_source(settings, network)
+        if needs == "segmenter" and segmenter is not None:
+            learned = refiner.adapter if refiner else None
+            asked = SegmenterPins(
+                pin("segmenter", segmenter),
+                None if detector is None else pin("detector", detector),
+                sought_words(settings, learned.facts["metaclass"] if learned else None),
+            )
+            network = load_segmenter(asked, settings.segmenter_instances, settings.resize, device)
+        if mask_function is None:
+            source = load_source(settings, network)
+        else:
+            source = MaskFunctionSource(mask_function, settings.resize)
         return cls(settings, refiner, source, pins, class_names, prompt_template)
 
     def __call__(
@@ -183,14 +215,30 @@ class SGDMixPipeline:
         )
         return [attempt(self._mixture, *pair) for pair in pairs]
 
-    def _mixture(self, source: ImageWithMap | Unusable, target: ImageWithMap | Unusable) -> Mixture:
+    def _mixture(
+        self, source: ImageAndFound | Unusable, target: ImageAndFound | Unusable
+    ) -> Mixture:
         if isinstance(source, Unusable):
             raise UnusableRow(source.reason)
         if isinstance(target, Unusable):
             raise UnusableRow(target.reason)
-        masked = self.mixer.mask(*source)
+        (image, found), (target_image, target_found) = source, target
+        masked = self.mixer.mask(image, found.map, None, None, found.mask)
+        for name, one in (("", found), (" of the target", target_found)):
+            floor = self.settings.min_mask_confidence or 0.0
+            if one.confidence is None or one.confidence >= floor:
+                continue
+            if self.settings.low_confidence == "keep-unmixed":
+                return unmixed(masked)
+            raise UnusableRow(
+                f"{LOW_CONFIDENCE}{name} {one.confidence:.2f} is below min_mask_confidence "
+                f"{floor:g}"
+            )
         aspect = self.mixer.target_aspect(masked)
-        return self.mixer.mix(masked, self.mixer.mask(*target, aspect))
+        masked_target = self.mixer.mask(
+            target_image, target_found.map, aspect, None, target_found.mask
+        )
+        return self.mixer.mix(masked, masked_target)
 
     def inpaint(self, mixtures: list[Mixture], seeds: list[int]) -> list[Mixture | Unusable]:
         """The mixtures (at most a batch) after `inpainting_method` has filled their holes."""
@@ -229,6 +277,10 @@ class SGDMixPipeline:
         """The refined images of at most a batch, uint8 (size, size, 3)."""
         if strength == 0 or not mixtures:
             return [mixture.mixed for mixture in mixtures]
+        if any(mixture.is_source for mixture in mixtures):
+            rows = [row for row, mixture in enumerate(mixtures) if not mixture.is_source]
+            refined = iter(self.refine(*_at(rows, mixtures, labels, seeds), strength))
+            return [m.mixed if m.is_source else next(refined) for m in mixtures]
         assert self.refiner is not None, "a strength above 0 needs a refiner"
         mixed = np.stack([mixture.mixed for mixture in mixtures])
         foregrounds = np.stack([mixture.source.mask for mixture in mixtures])
@@ -244,18 +296,18 @@ class SGDMixPipeline:
 
 def _with_maps(
     source: Source, images: list[Image.Image], labels: list[int] | None
-) -> list[ImageWithMap | Unusable]:
-    """The images, RGB, with their maps."""
+) -> list[ImageAndFound | Unusable]:
+    """The images, RGB, with what the source finds in them."""
 
-    def find_maps(rows: list[int], readable: list[Image.Image]) -> list[ImageWithMap | Unusable]:
+    def find(rows: list[int], readable: list[Image.Image]) -> list[ImageAndFound | Unusable]:
         known = None if labels is None else [labels[row] for row in rows]
         found = source.found(readable, known, None)
         return [
-            outcome if isinstance(outcome, Unusable) else (image, outcome.map)
+            outcome if isinstance(outcome, Unusable) else (image, outcome)
             for image, outcome in zip(readable, found, strict=True)
         ]
 
-    return among_usable([attempt(_rgb, image) for image in images], find_maps)
+    return among_usable([attempt(_rgb, image) for image in images], find)
 
 
 @one_row("corrupt image")

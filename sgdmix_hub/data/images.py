@@ -165,6 +165,6 @@ def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, i
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Resizes a square bool mask; a pixel is set if more than half of it is covered."""
+    """Resizes a square bool mask; a pixel is set if half of it is covered, so thin parts stay."""
     interpolation = cv2.INTER_AREA if size < mask.shape[0] else cv2.INTER_LINEAR
-    return cv2.resize(mask.astype(np.float32), (size, size), interpolation=interpolation) > 0.5
+    return cv2.resize(mask.astype(np.float32), (size, size), interpolation=interpolation) >= 0.5

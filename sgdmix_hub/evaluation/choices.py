@@ -19,7 +19,7 @@ from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UnusableRow, UserError
 from sgdmix_hub.generation.plan import PlanRow, make_plan
 from sgdmix_hub.generation.row_store import RowValues
-from sgdmix_hub.generation.saliency_maps import block_maps, features_of
+from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps, features_of
 from sgdmix_hub.method.masks import CUT, foreground_mask
 from sgdmix_hub.method.mixer import MaskedImage, Mixer, Mixture
 from sgdmix_hub.method.saliency.cam import BATCH
@@ -44,7 +44,7 @@ RULES = ("l2", "dissimilar", "novel-background", "random")
 MIXINGS = ("union", "source", "inpaint")
 SHARED = {field.name for field in dataclasses.fields(PreviewSettings)} & {
     field.name for field in dataclasses.fields(AugmentSettings)
-}
+} - {"mask_column"}  # in a preview, true masks to compare with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class MixtureColumn:
     figures: dict[int, MixtureFigures] = field(default_factory=dict)
 
 
-def recipe(settings: PreviewSettings, preset: str = "paper", **choices) -> AugmentSettings:
+def recipe(settings: PreviewSettings, preset: str = "paper", **choices: Any) -> AugmentSettings:
     """Settings that mix the preview's data without refining: a preset, overridden by `choices`."""
     shared: dict[str, Any] = {name: getattr(settings, name) for name in SHARED}
     source = SALIENCY_SOURCES[PRESETS[preset]["saliency_method"]]
@@ -238,7 +238,7 @@ class Comparison:
 
     def _maps(
         self, method: str, classifier: Classifier | None, advance: Callable[[int], None]
-    ) -> RowValues:
+    ) -> SaliencyMaps:
         """The maps of all rows; zeros for rows without one."""
         settings, blocks, unusable = recipe(self.settings, saliency_method=method), [], {}
         source = load_source(settings, classifier)
@@ -249,9 +249,9 @@ class Comparison:
             blocks.append(values)
             unusable |= {int(row): reason for row, reason in reasons.items()}
             advance(len(values))
-        return RowValues(self.rows, np.concatenate(blocks), unusable)
+        return SaliencyMaps(RowValues(self.rows, np.concatenate(blocks), unusable), "", method)
 
-    def _maps_for(self, settings: AugmentSettings) -> RowValues:
+    def _maps_for(self, settings: AugmentSettings) -> SaliencyMaps:
         return self.maps[str(settings.saliency_method)]
 
     def _presets_like(self, settings: AugmentSettings, *names: str) -> list[str]:

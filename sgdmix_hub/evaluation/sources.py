@@ -15,6 +15,7 @@ from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, parse_pins, resolve
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import BATCH, Judge
+from sgdmix_hub.models.loading import SegmenterPins
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.read import PublishedRows
 from sgdmix_hub.runtime.stopping import stop_if_requested
@@ -89,15 +90,17 @@ def source_pin(settings: EvaluationSettings, manifest: dict) -> Pin:
 
 def mask_settings(
     settings: EvaluationSettings, recipe: AugmentSettings, manifest: dict
-) -> tuple[AugmentSettings, Pin | None, str]:
-    """How the sources are masked: the settings, the classifier they need, and a description.
+) -> tuple[AugmentSettings, Pin | SegmenterPins | None, str]:
+    """How the sources are masked: the settings, the network they need, and a description.
 
-    The generation's own masks are used unless their classifier is unavailable; then the masks are
+    The generation's own masks are used unless their network is unavailable; then the masks are
     model-free. Raises `UserError` if the given classifier is another one.
     """
     method = manifest["saliency"]["method"]
     grabcut = ", GrabCut" if recipe.mask_refinement == "grabcut" else ""
     words = f"the generation's ({method}, {recipe.threshold_method}{grabcut})"
+    if SALIENCY_SOURCES[method].needs == "segmenter":
+        return _segmenter_settings(recipe, manifest)
     if SALIENCY_SOURCES[method].needs != "classifier":
         return replace(recipe, saliency_method=method), None, words
     stated = parse_pins(manifest["pins"])["classifier"]
@@ -121,6 +124,24 @@ def mask_settings(
     )
     logger.warning(f"masks are {words}")
     return replace(recipe, **WITHOUT_CLASSIFIER), None, words
+
+
+def _segmenter_settings(
+    recipe: AugmentSettings, manifest: dict
+) -> tuple[AugmentSettings, SegmenterPins | None, str]:
+    """As `mask_settings`, for masks of a segmentation model, which may be fetched again."""
+    pins = parse_pins(manifest["pins"])
+    segmenter, detector = pins["segmenter"], pins.get("detector")
+    words = tuple(manifest["saliency"].get("sought", []))
+    if segmenter.is_local or (detector is not None and detector.is_local):
+        said = (
+            "model-free (minimum barrier, GrabCut): the segmenter behind the generation's masks "
+            "was a local folder"
+        )
+        logger.warning(f"masks are {said}")
+        return replace(recipe, **WITHOUT_CLASSIFIER), None, said
+    asked = SegmenterPins(segmenter, detector, words)
+    return recipe, asked, f"the generation's ({segmenter.name})"
 
 
 def origins_of(rows: PublishedRows, split: Split) -> Origins:

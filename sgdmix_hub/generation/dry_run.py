@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sgdmix_hub.errors import UserError, shown
+from sgdmix_hub.settings.method import LOW_CONFIDENCE, kind_of
 
 from .inputs import environment
 from .plan import PlanRow
@@ -39,7 +40,8 @@ def try_rows(maker: RowMaker, shards: Shards, unfinished: list[int]) -> Trial | 
     chosen: dict[float, list[PlanRow]] = {strength: [] for strength in settings.strength}
     for number in unfinished:
         for row in shards.rows(number):
-            if row.skip is None and len(chosen[row.strength]) < wanted[row.strength]:
+            takes = row.skip is None and not row.is_unmixed
+            if takes and len(chosen[row.strength]) < wanted[row.strength]:
                 chosen[row.strength].append(row)
         if all(len(rows) == wanted[strength] for strength, rows in chosen.items()):
             break
@@ -76,10 +78,13 @@ def estimate_text(
         f"{len(shards) - len(unfinished)} shards are finished",
         f"skipped     by the plan: {known}",
     ]
+    sources, targets = (shards.plan[name].to_numpy() for name in ("source_index", "target_index"))
+    if unmixed := int((sources == targets).sum()):
+        lines.append(f"unmixed     {unmixed:,} rows keep their source: {LOW_CONFIDENCE} too low")
     if trial is None:
         return "\n".join(lines)
     device = environment(maker.settings)["device"]
-    lines[-1] += f"; of {trial.tried} rows tried: {most_common(trial.reasons) or 0}"
+    lines[2] += f"; of {trial.tried} rows tried: {most_common(trial.reasons) or 0}"
     lines.append(
         f"speed       {trial.tried / trial.seconds:.3g} images/s per process, measured on "
         f"{trial.tried} rows on {device}"
@@ -112,7 +117,7 @@ def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None
 
 def most_common(reasons: Iterable[str], kinds: int = 3) -> str:
     """The most frequent reasons with their counts, in words."""
-    counted = Counter(reasons).most_common()
+    counted = Counter(map(kind_of, reasons)).most_common()
     more = f"; {len(counted) - kinds} other reasons" if len(counted) > kinds else ""
     return "; ".join(f"{count} x {shown(reason)}" for reason, count in counted[:kinds]) + more
 

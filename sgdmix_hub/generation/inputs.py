@@ -16,7 +16,7 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
 from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, resolve
 from sgdmix_hub.models.adapters import Adapter, check_base
-from sgdmix_hub.models.loading import pin_diffusion
+from sgdmix_hub.models.loading import SegmenterPins, pin_diffusion
 from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.ranks import on_rank_zero
@@ -27,7 +27,7 @@ from sgdmix_hub.settings.generation import (
     fingerprint,
     published_settings,
 )
-from sgdmix_hub.settings.method import saliency_source
+from sgdmix_hub.settings.method import saliency_source, sought_words
 
 from .plan_file import begun_run, has_begun, note_run
 
@@ -43,6 +43,7 @@ class Inputs:
     adapter: Adapter | None
     base: Pin | None
     classifier: Pin | None
+    segmenter: SegmenterPins | None = None
 
     @property
     def pins(self) -> dict[str, str]:
@@ -53,6 +54,8 @@ class Inputs:
             "pretrained_model_name_or_path": self.base,
             "classifier": self.classifier,
         }
+        if self.segmenter is not None:
+            pins |= {"segmenter": self.segmenter.segmenter, "detector": self.segmenter.detector}
         return {name: str(pin) for name, pin in pins.items() if pin is not None}
 
 
@@ -71,7 +74,8 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     needs, column = saliency_source(settings).needs, settings.mask_column
     if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
         raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
-    base = adapter_pin = adapter = classifier = None
+    _check_box_column(settings, split)
+    base = adapter_pin = adapter = classifier = segmenter = None
     if settings.refines:
         diffusion = pin_diffusion(settings.adapter, settings.pretrained_model_name_or_path, pin)
         on_rank_zero(lambda: check_supported(diffusion.base))
@@ -79,9 +83,25 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     if needs == "classifier":
         assert settings.classifier is not None, "`validate` refuses a CAM without a classifier"
         classifier = pin("classifier", settings.classifier)
-    inputs = Inputs(split, adapter_pin, adapter, base, classifier)
+    if needs == "segmenter":
+        assert settings.segmenter is not None, "`validate` refuses segmentation without a model"
+        metaclass = None if adapter is None else adapter.facts["metaclass"]
+        segmenter = SegmenterPins(
+            pin("segmenter", settings.segmenter),
+            None if settings.detector is None else pin("detector", settings.detector),
+            sought_words(settings, metaclass),
+        )
+    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter)
     _check_belonging(settings, inputs)
     return inputs
+
+
+def _check_box_column(settings: AugmentSettings, split: Split) -> None:
+    """Raises `UserError` if the column of boxes is missing, or holds images."""
+    column = settings.bbox_column
+    feature = None if column is None else split.rows.features.get(column)
+    if column is not None and (feature is None or isinstance(feature, ImageFeature)):
+        raise UserError(f"{split.pin.name} has no column {column!r} with boxes")
 
 
 def _earlier_pin(state_folder: Path, setting: str, asked: str) -> Pin | None:

@@ -16,8 +16,10 @@ from sgdmix_hub.method.strength import row_strength
 from sgdmix_hub.method.targets import NO_TARGET, Target, select_targets
 from sgdmix_hub.seeds import row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import LOW_CONFIDENCE, is_low_confidence
 
-from .row_store import RowArrays, RowMaps
+from .row_store import RowArrays
+from .saliency_maps import SaliencyMaps
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -45,9 +47,17 @@ class PlanRow:
     saliency_distance: float
     skip: str | None
 
+    @property
+    def is_unmixed(self) -> bool:
+        """Whether the row is its source as it is, because the mask could not be trusted."""
+        return self.target_index == self.source_index
+
 
 def make_plan(
-    settings: AugmentSettings, split: Split, maps: RowMaps, backgrounds: RowArrays | None = None
+    settings: AugmentSettings,
+    split: Split,
+    maps: SaliencyMaps,
+    backgrounds: RowArrays | None = None,
 ) -> Iterator[PlanRow]:
     """The variants of every source of the subset, in order.
 
@@ -57,9 +67,8 @@ def make_plan(
         maps: (64, 64) per row.
         backgrounds: float32 (D,) per row, if the selection method needs them.
     """
-    usable = np.array(
-        [row for row in split.subset if int(row) not in maps.unusable], dtype=np.int64
-    )
+    unusable = maps.unusable | low_confidence(settings, split, maps)
+    usable = np.array([row for row in split.subset if int(row) not in unusable], dtype=np.int64)
     targets = select_targets(
         usable,
         usable,
@@ -69,19 +78,41 @@ def make_plan(
         None if backgrounds is None else backgrounds[usable],
     )
     for source in split.subset.tolist():
-        reason, chosen = maps.unusable.get(source), [Target(NO_TARGET, 0.0)] * settings.num_variants
+        reason, chosen = unusable.get(source), [Target(NO_TARGET, 0.0)] * settings.num_variants
         if reason is None:
             reason, chosen = "no candidate", next(targets)
+        elif keeps_unmixed(settings, reason):
+            chosen = [Target(source, 0.0)] * settings.num_variants
         for variant, target in enumerate(chosen):
+            strength = row_strength(settings.strength, settings.seed, source, variant)
             yield PlanRow(
                 source_index=source,
                 variant=variant,
                 target_index=target.index,
                 seed=row_seed(settings.seed, source, variant),
-                strength=row_strength(settings.strength, settings.seed, source, variant),
+                strength=0.0 if target.index == source else strength,
                 saliency_distance=target.distance,
                 skip=reason if target.index == NO_TARGET else None,
             )
+
+
+def low_confidence(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> dict[int, str]:
+    """Rows whose mask is not trusted, and why: they are neither mixed nor the target of others."""
+    reasons, floor = {}, settings.min_mask_confidence
+    if not floor:
+        return reasons
+    for row in split.subset.tolist():
+        confidence = None if row in maps.unusable else maps.confidence(row)
+        if confidence is not None and confidence < floor:
+            reasons[row] = (
+                f"{LOW_CONFIDENCE} {confidence:.2f} is below min_mask_confidence {floor:g}"
+            )
+    return reasons
+
+
+def keeps_unmixed(settings: AugmentSettings, reason: str) -> bool:
+    """Whether a row that is not mixed for this reason is kept as it is."""
+    return settings.low_confidence == "keep-unmixed" and is_low_confidence(reason)
 
 
 def write_plan(path: Path, plan: Iterable[PlanRow]) -> None:

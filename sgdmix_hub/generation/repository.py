@@ -125,7 +125,7 @@ def build_repository(
     statistics = count_rows(map(shards.path, range(len(shards))), len(class_names))
     draw_statistics(statistics, building / layout.statistics)
     manifest = make_manifest(settings, inputs, shards, building) | {
-        "saliency": saliency_facts(maps),
+        "saliency": saliency_facts(inputs, maps, shards),
         "stated": stated(settings, inputs),
     }
     check_same_bytes(shards, manifest["files"], layout)
@@ -190,9 +190,18 @@ def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
     }
 
 
-def saliency_facts(maps: SaliencyMaps) -> dict:
-    """The method that made the maps, and the result of the trust test that may have replaced it."""
-    return {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
+def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
+    """What the masks come from and how they were used.
+
+    `method`: of the maps, which may differ from the settings' after the trust test, `trust`.
+    `sought`: the words given to a segmenter. `unmixed`: how many rows show their source unmixed
+    because its mask could not be trusted.
+    """
+    sources, targets = (shards.plan[name].to_numpy() for name in ("source_index", "target_index"))
+    facts = {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
+    if inputs.segmenter is not None:
+        facts["sought"] = list(inputs.segmenter.words)
+    return facts | {"unmixed": int((sources == targets).sum())}
 
 
 def stated(settings: AugmentSettings, inputs: Inputs) -> dict:

@@ -122,11 +122,16 @@ def _are_rows(
     )
     skipped = rows.column("skip").is_valid().to_numpy(zero_copy_only=False)
     reasons = rows.column("skip").drop_null().to_pylist()
-    made, chosen = sources[~skipped], targets[~skipped]
+    if settings.low_confidence == "keep-unmixed":
+        unmixed = ~skipped & (sources == targets) & (strengths == 0)
+    else:
+        unmixed = np.zeros_like(skipped)
+    mixed = ~skipped & ~unmixed
+    made, chosen = sources[mixed], targets[mixed]
     return (
         len(rows) == len(expected)
         and list(zip(sources.tolist(), variants.tolist(), strict=True)) == expected
-        and bool((seeds >= 0).all() and np.isin(strengths, settings.strength).all())
+        and bool((seeds >= 0).all() and np.isin(strengths[~unmixed], settings.strength).all())
         and bool((np.isin(chosen, split.subset) & (chosen != made)).all())
         and bool((targets[skipped] == NO_TARGET).all())
         and _classes_fit(split.labels[made], split.labels[chosen], settings.target_classes)

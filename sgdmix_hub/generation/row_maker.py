@@ -9,7 +9,7 @@ import torch
 
 from sgdmix_hub.data.images import aspect_box
 from sgdmix_hub.errors import Unusable, UnusableRow, attempt
-from sgdmix_hub.method.mixer import MaskedImage, Mixture
+from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
 from sgdmix_hub.models.loading import class_prompt, load_refiner
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.runtime.stopping import stop_if_requested
@@ -18,7 +18,6 @@ from sgdmix_hub.settings.method import effective_strength
 
 from .inputs import Inputs
 from .plan import PlanRow
-from .row_store import RowValues
 from .saliency_maps import SaliencyMaps, stored_mask
 
 MASKED_IMAGES_KEPT = 256
@@ -35,7 +34,7 @@ class RowMaker:
         self,
         settings: AugmentSettings,
         inputs: Inputs,
-        maps: SaliencyMaps | RowValues,
+        maps: SaliencyMaps,
         pipeline: SGDMixPipeline | None = None,
     ):
         """`pipeline`: if it is already loaded."""
@@ -64,6 +63,8 @@ class RowMaker:
         if row.skip is not None:
             raise UnusableRow(row.skip)
         source = self.masked_image(row.source_index)
+        if row.is_unmixed:
+            return unmixed(source)
         aspect = self.mixer.target_aspect(source)
         return self.mixer.mix(source, self.masked_image(row.target_index, aspect))
 
@@ -87,7 +88,7 @@ class RowMaker:
         if aspect is not None and aspect_box(*image.size, aspect) == (0, 0, *image.size):
             return self.masked_image(index)  # nothing is cropped
         stored = stored_mask(self.settings, self.inputs.split, index)
-        return self.mixer.mask(image, self.maps[index], aspect, stored)
+        return self.mixer.mask(image, self.maps[index], aspect, stored, self.maps.mask(index))
 
     def label(self, row: PlanRow) -> int:
         """The class of the image's label and prompt."""
@@ -125,6 +126,7 @@ class RowMaker:
             "seed": row.seed,
             "saliency_distance": row.saliency_distance,
             "foreground_area": foreground_area,
+            "mask_confidence": self.maps.confidence(row.source_index),
             "prompt": self.prompt(label) if row.strength > 0 else "",
         }
 

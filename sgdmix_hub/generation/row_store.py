@@ -45,13 +45,6 @@ class RowArrays(Protocol):
         ...
 
 
-class RowMaps(RowArrays, Protocol):
-    """Row arrays some of which are missing. `unusable`: row -> the reason."""
-
-    @property
-    def unusable(self) -> dict[int, str]: ...
-
-
 class RowStore:
     """The values of a split's subset on disk, indexed by the split's rows.
 

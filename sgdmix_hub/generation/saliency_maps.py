@@ -21,12 +21,21 @@ from sgdmix_hub.errors import Unusable, UnusableRow, among_usable, attempt
 from sgdmix_hub.files import DamagedFile, made_again, read_sealed, write_sealed
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.backgrounds import BANDS, FEATURES_PER_BAND, SIZE, background_features
-from sgdmix_hub.method.masks import foreground_mask, share_of
+from sgdmix_hub.method.masks import foreground_mask, share_of, share_of_frame
 from sgdmix_hub.method.saliency.cam import SMALLEST_GRID, CamSaliency
 from sgdmix_hub.method.saliency.model_free import MAP_SIZE
-from sgdmix_hub.method.saliency.sources import Found, Source, load_cam, load_source
+from sgdmix_hub.method.saliency.segmentation import box_of
+from sgdmix_hub.method.saliency.sources import (
+    Found,
+    Network,
+    Source,
+    Stored,
+    load_cam,
+    load_source,
+)
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
-from sgdmix_hub.models.loading import load_classifier
+from sgdmix_hub.models.loading import SegmenterPins, load_classifier, load_segmenter
+from sgdmix_hub.models.segmenters.frames import MASK_SIZE
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
@@ -34,11 +43,12 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import (
     FALL_BACK,
     MASK_SETTINGS,
+    SALIENCY_SOURCES,
     saliency_method,
     saliency_source,
 )
 
-from .row_store import Block, RowMaps, RowStore, compute_rows
+from .row_store import Block, RowStore, RowValues, compute_rows
 
 logger = logging.getLogger(__name__)
 # Input size over training size; at twice its training size a small network lost half its accuracy.
@@ -50,22 +60,50 @@ class SaliencyMaps:
     """The maps of a split's subset, indexed by the split's rows.
 
     `key`: the name of their store; `method`: the saliency method that made them; `trust`: the
-    result of the trust test, if there was one.
+    result of the trust test, if there was one. Where the method gives more than maps, a stored row
+    has the fields of `row_type`.
     """
 
-    store: RowStore
+    store: RowStore | RowValues
     key: str
     method: str
-    trust: Trust | None
+    trust: Trust | None = None
 
     def __getitem__(self, rows) -> np.ndarray:
         """float16 (64, 64) for one row, (k, 64, 64) for an array of rows."""
-        return self.store[rows]
+        values = self.store[rows]
+        return values["map"] if values.dtype.names else values
+
+    def mask(self, row: int) -> np.ndarray | None:
+        """The method's own mask of a row, bool (256, 256), or None if it makes none."""
+        if not SALIENCY_SOURCES[self.method].has_mask:
+            return None
+        bits = np.unpackbits(self.store[row]["mask"])
+        return bits.reshape(MASK_SIZE, MASK_SIZE).astype(bool)
+
+    def confidence(self, row: int) -> float | None:
+        """How far a row's mask can be trusted, in [0, 1], or None if the method states nothing."""
+        if not SALIENCY_SOURCES[self.method].has_confidence:
+            return None
+        return float(self.store[row]["confidence"])
 
     @property
     def unusable(self) -> dict[int, str]:
         """Row -> the reason why it has no map."""
         return self.store.unusable
+
+
+def row_type(method: str) -> np.dtype:
+    """What is stored for a row: its map, float16 (64, 64), and, where the method gives them, its
+    mask, bits of 256 x 256, and its confidence, float32.
+    """
+    source = SALIENCY_SOURCES[method]
+    fields: list[tuple] = [("map", "<f2", (MAP_SIZE, MAP_SIZE))]
+    if source.has_mask:
+        fields.append(("mask", "u1", (MASK_SIZE * MASK_SIZE // 8,)))
+    if source.has_confidence:
+        fields.append(("confidence", "<f4"))
+    return np.dtype(fields) if len(fields) > 1 else np.dtype(fields[0][1:])
 
 
 def compute_maps(
@@ -75,10 +113,12 @@ def compute_maps(
     rank: int,
     world_size: int,
     device: torch.device,
+    segmenter: SegmenterPins | None = None,
 ) -> SaliencyMaps:
     """The maps of the split's subset, each made once by one process of the launch. A collective.
 
-    If the trust test fails and the settings say so, `FALL_BACK` makes them. Raises `UserError`.
+    `classifier`, `segmenter`: the networks that the saliency method needs. If the trust test fails
+    and the settings say so, `FALL_BACK` makes them. Raises `UserError`.
     """
     root, trust = saliency_root(settings), None
     if saliency_source(settings).needs == "classifier":
@@ -87,13 +127,10 @@ def compute_maps(
         trust = _tested(settings, split, classifier, folder, rank, device)
         if trust.reads_background and settings.trust_test == "fall-back":
             settings, classifier = replace(settings, saliency_method=FALL_BACK), None
-    key = store_key(settings, split, classifier)
+    key = store_key(settings, split, classifier, segmenter)
 
     def prepare() -> Callable[[np.ndarray], Block]:
-        network = None
-        if classifier is not None and saliency_source(settings).needs == "classifier":
-            network = load_classifier(classifier, split.class_names, device)
-        source = load_source(settings, network)
+        source = load_source(settings, _network(settings, split, classifier, segmenter, device))
         return lambda rows: block_maps(settings, split, rows, source)
 
     store = compute_rows(root / key, split, prepare, rank, world_size)
@@ -107,7 +144,12 @@ def saliency_root(settings: AugmentSettings) -> Path:
     return OutputFolder(settings.output_dir).saliency
 
 
-def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -> str:
+def store_key(
+    settings: AugmentSettings,
+    split: Split,
+    classifier: Pin | None,
+    segmenter: SegmenterPins | None = None,
+) -> str:
     """The name of the store of maps: a function of everything that a map depends on."""
     source, method = saliency_source(settings), saliency_method(settings)
     inputs: dict[str, Any] = {
@@ -123,10 +165,32 @@ def store_key(settings: AugmentSettings, split: Split, classifier: Pin | None) -
     if settings.max_image_pixels is not None:
         inputs["max_image_pixels"] = settings.max_image_pixels
     if source.needs == "classifier":
-        inputs["classifier"] = str(classifier)
+        inputs |= {"classifier": str(classifier)}
+    if source.needs == "segmenter" and segmenter is not None:
+        inputs |= {
+            "segmenter": str(segmenter.segmenter),
+            "detector": str(segmenter.detector),
+            "words": list(segmenter.words),
+        }
     inputs |= {key: getattr(settings, name) for key, name in source.key_settings.items()}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return f"{method}-{digest[:16]}"
+
+
+def _network(
+    settings: AugmentSettings,
+    split: Split,
+    classifier: Pin | None,
+    segmenter: SegmenterPins | None,
+    device: torch.device,
+) -> Network:
+    """The network that the saliency method needs, if any. Raises `UserError`."""
+    needs = saliency_source(settings).needs
+    if needs == "classifier" and classifier is not None:
+        return load_classifier(classifier, split.class_names, device)
+    if needs == "segmenter" and segmenter is not None:
+        return load_segmenter(segmenter, settings.segmenter_instances, settings.resize, device)
+    return None
 
 
 def _tested(
@@ -189,15 +253,31 @@ def doubts_of_size(cam: CamSaliency) -> list[str]:
 
 
 def block_maps(settings: AugmentSettings, split: Split, rows: np.ndarray, source: Source) -> Block:
-    """The maps of one block, float16 (k, 64, 64), and the reasons of rows without one (zeros)."""
-    maps = np.zeros((len(rows), MAP_SIZE, MAP_SIZE), np.float16)
+    """What is found in one block, (k, ...) of `row_type`, and the reasons of rows without a map
+    (zeros).
+    """
+    stored = row_type(saliency_method(settings))
+    values = np.zeros(len(rows), stored)
     unusable: dict[str, str] = {}
     for position, found in enumerate(found_in(settings, split, rows, source)):
         if isinstance(found, Unusable):
             unusable[str(rows[position])] = found.reason
+        elif stored.names is None:
+            values[position] = found.map
         else:
-            maps[position] = found.map
-    return maps, unusable
+            values[position] = _stored_fields(found, stored.names)
+    return values, unusable
+
+
+def _stored_fields(found: Found, names: tuple[str, ...]) -> tuple:
+    fields: dict[str, object] = {"map": found.map}
+    if "mask" in names:
+        assert found.mask is not None, "the source says that it gives masks"
+        fields["mask"] = np.packbits(found.mask)
+    if "confidence" in names:
+        assert found.confidence is not None, "the source says that it gives confidences"
+        fields["confidence"] = found.confidence
+    return tuple(fields[name] for name in names)
 
 
 def found_in(
@@ -211,19 +291,26 @@ def found_in(
         labels = split.labels[batch].tolist()
 
         def find(
-            positions: list[int], inputs: list[list[Image.Image]], labels: list[int] = labels
+            positions: list[int], inputs: list[list[Any]], labels: list[int] = labels
         ) -> list[Found | Unusable]:
-            images, *masks = map(list, zip(*inputs, strict=True))
+            images, *stored = map(list, zip(*inputs, strict=True))
             known = [labels[position] for position in positions]
-            return source.found(images, known, masks[0] if masks else None)
+            return source.found(images, known, stored[0] if stored else None)
 
         yield from among_usable(decoded, find)
 
 
-def _source_inputs(settings: AugmentSettings, split: Split, row: int) -> list[Image.Image]:
-    """The row's image and, if the saliency method reads masks, its mask. Raises `UnusableImage`."""
-    image, mask = split.image(row), stored_mask(settings, split, row)
-    return [image] if mask is None else [image, mask]
+def _source_inputs(settings: AugmentSettings, split: Split, row: int) -> list[Stored]:
+    """The row's image and, if the saliency method reads a column, its mask or box. Raises
+    `UnusableRow`.
+    """
+    image, stored = split.image(row), stored_mask(settings, split, row)
+    reads_boxes = saliency_source(settings).needs in ("segmenter", "boxes")
+    if reads_boxes and settings.bbox_column is not None:
+        assert settings.bbox_format is not None, "settings with a column of boxes name its format"
+        cell = split.rows[int(row)][settings.bbox_column]
+        return [image, box_of(cell, settings.bbox_format)]
+    return [image] if stored is None else [image, stored]
 
 
 def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Image | None:
@@ -256,14 +343,18 @@ def compute_backgrounds(
     )
 
 
-def features_of(settings: AugmentSettings, split: Split, maps: RowMaps, row: int) -> np.ndarray:
+def features_of(
+    settings: AugmentSettings, split: Split, maps: SaliencyMaps, row: int
+) -> np.ndarray:
     """Background features of one image, float32 (16,); zeros if it has no map or no mask."""
     if int(row) not in maps.unusable:
         with suppress(UnusableRow):
             image, stored = split.image(row), stored_mask(settings, split, row)
             pixels = np.asarray(square(image, SIZE, settings.resize))
-            share = None
+            finer, share = maps.mask(row), None
             if stored is not None:
                 share = share_of(stored, image.size, None, SIZE, settings.resize)
+            elif finer is not None:
+                share = share_of_frame(finer, image.size, None, SIZE)
             return background_features(pixels, foreground_mask(pixels, maps[row], settings, share))
     return np.zeros(BANDS * FEATURES_PER_BAND, np.float32)

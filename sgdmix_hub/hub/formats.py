@@ -40,7 +40,13 @@ MANIFEST = record(
         "fingerprint": SHA256,
         "pins": record(
             {"dataset_name": PIN},
-            {"adapter": PIN, "pretrained_model_name_or_path": PIN, "classifier": PIN},
+            {
+                "adapter": PIN,
+                "pretrained_model_name_or_path": PIN,
+                "classifier": PIN,
+                "segmenter": PIN,
+                "detector": PIN,
+            },
         ),
         "subset": SUBSET,
         "rows": COUNT,
@@ -64,7 +70,8 @@ MANIFEST = record(
                         }
                     )
                 ),
-            }
+            },
+            {"sought": listing(TEXT), "unmixed": COUNT},
         ),
         "stated": record(
             {

@@ -1,8 +1,9 @@
-"""Saliency map -> binary foreground mask: a threshold (Eq. 8), GrabCut on the image, clean-up.
-Radii are shares of the image size.
-"""
+"""Saliency map -> foreground mask: a threshold (Eq. 8), GrabCut, clean-up."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from sgdmix_hub.data.images import foreground_share, resize_mask, square
 from sgdmix_hub.errors import one_row
 from sgdmix_hub.settings.method import MethodSettings
 
+from .outlines import contrast, sharpness, small_lab, widen
+
 THRESHOLDS = {
     "otsu": filters.threshold_otsu,
     "isodata": filters.threshold_isodata,
@@ -23,25 +26,33 @@ THRESHOLDS = {
     "triangle": filters.threshold_triangle,
     "yen": filters.threshold_yen,
 }
-CUT = 0.5  # share of the foreground above which a pixel of a mask that the dataset brings is foreground
+CUT = 0.5  # a pixel of the dataset's own mask is foreground above this share
 
-# GrabCut's seeds, chosen by mask IoU on the demo domain (benchmarks/method.py measures it).
-GRABCUT_SIZE = (
-    128  # smaller images leave too few pixels for the colour models, larger ones only cost time
-)
-GRABCUT_ITERATIONS = 2
-SURE_FOREGROUND = 0.9  # quantile of the map inside the coarse mask above which a pixel is certain
-PROBABLE_RADIUS = 0.1  # a class activation covers the telling part, the object reaches further
-SURE_BACKGROUND_RADIUS = 0.3
+
+@dataclass(frozen=True)
+class GrabCut:
+    """How GrabCut is seeded and when its mask is taken. Radii are shares of the image size.
+
+    Chosen by mask IoU on photographs and on the demo's birds (benchmarks/masks.py).
+    """
+
+    size: int = 128  # at 256 the IoU is the same and the time five times as much
+    iterations: int = 2
+    sure_foreground: float = 0.9  # quantile of the map in the mask above which a pixel is certain
+    probable_radius: float = 0.02  # around the mask, what is rather foreground
+    background_radius: float = 0.1  # around the mask, beyond which all is certain background
+    sharp: float | None = 1.2  # sharpness of an outline that is not refined; None refines all
+
+
+GRABCUT = GrabCut()
+NO_BOX = (0, 0, 0, 0)  # GrabCut starts from a mask
 
 
 def threshold(saliency_map: np.ndarray, method: str = "otsu", quantile: float = 0.8) -> float:
-    """The threshold of a map (any shape): scikit-image's of that name, or, for `quantile`, that
-    quantile of the map.
+    """The threshold of a map of any shape: scikit-image's of that name, or a quantile.
 
-    The foreground is what lies strictly ABOVE the threshold. A map that a method finds no threshold
-    for (constant; without two modes, for `minimum`) gets its own maximum, so its mask is empty: an
-    image is skipped rather than guessed at.
+    Foreground lies strictly above it. A map without a threshold (constant, or without two modes for
+    `minimum`) gets its maximum: its mask is empty, and the row is skipped, not guessed.
     """
     values = np.asarray(saliency_map, np.float64)  # the last bit of a threshold decides over pixels
     if values.min() == values.max():
@@ -64,8 +75,9 @@ def scaled_map(saliency_map: np.ndarray, size: int) -> np.ndarray:
 def threshold_mask(
     saliency_map: np.ndarray, size: int, method: str = "otsu", quantile: float = 0.8
 ) -> np.ndarray:
-    """The mask of a float (64, 64) map at size x size, bool: threshold of the map itself, cut from
-    the map scaled bilinearly.
+    """The mask of a float (64, 64) map, bool (size, size).
+
+    The threshold is taken on the map itself, the mask from the map scaled bilinearly.
     """
     return scaled_map(saliency_map, size) > threshold(
         np.asarray(saliency_map, np.float32), method, quantile
@@ -73,45 +85,64 @@ def threshold_mask(
 
 
 @one_row("mask")
-def grabcut_mask(image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+def grabcut_mask(
+    image: np.ndarray,
+    saliency_map: np.ndarray,
+    coarse: np.ndarray,
+    grabcut: GrabCut = GRABCUT,
+) -> np.ndarray:
     """A coarse mask, bool (size, size), refined by GrabCut (Rother et al., 2004; OpenCV) on the
     image, uint8 (size, size, 3).
 
-    Inside the coarse mask the map's peak is certain foreground, what is far from the mask certain
-    background, the rest is for the colour models to decide. The coarse mask is returned where
-    GrabCut finds nothing, or nothing but foreground, and where it cannot begin: a mask that is
-    spread over the whole image leaves no background to learn from.
+    The map's peak inside the mask is certain foreground, what is far from the mask certain
+    background; GrabCut decides between. The coarse mask is returned if its outline already lies on
+    an edge of the image, if GrabCut's outline has less contrast, and if GrabCut cannot begin or
+    finds nothing: refinement shall not replace a mask that was better.
     """
+    if not coarse.any() or coarse.all():
+        return coarse
+    lab = small_lab(image)
+    if grabcut.sharp is not None and sharpness(lab, coarse) >= grabcut.sharp:
+        return coarse
+    refined = _grabcut(image, saliency_map, coarse, grabcut)
+    if not refined.any() or refined.all():
+        return coarse
+    if grabcut.sharp is not None and contrast(lab, refined) <= contrast(lab, coarse):
+        return coarse
+    return refined
+
+
+def _grabcut(
+    image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray, grabcut: GrabCut
+) -> np.ndarray:
+    """GrabCut's mask, bool (size, size), or the coarse one if there is nothing to decide."""
     size = image.shape[0]
-    small = resize_mask(coarse, GRABCUT_SIZE)
+    small = resize_mask(coarse, grabcut.size)
     if not small.any() or small.all():
         return coarse
-    scaled = scaled_map(saliency_map, GRABCUT_SIZE)
+    scaled = scaled_map(saliency_map, grabcut.size)
     seeds = np.full(small.shape, cv2.GC_PR_BGD, np.uint8)
-    seeds[widen(small, PROBABLE_RADIUS)] = cv2.GC_PR_FGD
-    seeds[~widen(small, SURE_BACKGROUND_RADIUS)] = cv2.GC_BGD
-    seeds[small & (scaled >= np.quantile(scaled[small], SURE_FOREGROUND))] = cv2.GC_FGD
+    seeds[widen(small, grabcut.probable_radius)] = cv2.GC_PR_FGD
+    seeds[~widen(small, grabcut.background_radius)] = cv2.GC_BGD
+    seeds[small & (scaled >= np.quantile(scaled[small], grabcut.sure_foreground))] = cv2.GC_FGD
     if np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD)).all():
         return coarse
     cv2.setRNGSeed(0)  # GrabCut's k-means draws from OpenCV's state of this thread
-    interpolation = cv2.INTER_AREA if size > GRABCUT_SIZE else cv2.INTER_CUBIC
+    interpolation = cv2.INTER_AREA if size > grabcut.size else cv2.INTER_CUBIC
     bgr = cv2.resize(
         np.ascontiguousarray(image[..., ::-1]), small.shape, interpolation=interpolation
     )
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(bgr, seeds, None, background, foreground, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
-    mask = resize_mask((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), size)
-    return mask if mask.any() and not mask.all() else coarse
+    cv2.grabCut(
+        bgr, seeds, NO_BOX, background, foreground, grabcut.iterations, cv2.GC_INIT_WITH_MASK
+    )
+    return resize_mask((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), size)
 
 
-REFINEMENTS = {"none": lambda image, saliency_map, coarse: coarse, "grabcut": grabcut_mask}
-
-
-def widen(mask: np.ndarray, radius: float) -> np.ndarray:
-    """The bool mask dilated by a disc; `radius` as a share of the image size, at least one pixel."""
-    pixels = max(1, round(radius * mask.shape[0]))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
-    return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
+REFINEMENTS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "none": lambda image, saliency_map, coarse: coarse,
+    "grabcut": grabcut_mask,
+}
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
@@ -141,8 +172,10 @@ def share_of(
     size: int,
     resize: str,
 ) -> np.ndarray:
-    """A stored foreground mask in the geometry of its image of `image_size`, of which `box` alone
-    is taken where it is given: float32 (size, size) in [0, 1]. Raises `UnusableRow`.
+    """A stored foreground mask at the size of its image's pixels, float32 (size, size) in [0, 1].
+
+    `image_size`: width and height of the image; `box`: the part of it that is used, or None for
+    all. Raises `UnusableRow`.
     """
     share = Image.fromarray(foreground_share(mask))
     if share.size != image_size:
@@ -152,6 +185,21 @@ def share_of(
     )
 
 
+def share_of_frame(
+    mask: np.ndarray, image_size: tuple[int, int], box: tuple[int, int, int, int] | None, size: int
+) -> np.ndarray:
+    """A mask over the run's frame, bool (h, h), scaled to float32 (size, size) in [0, 1].
+
+    `box`: the part to take, in pixels of an image of `image_size` that the frame shows whole.
+    """
+    part = None
+    if box is not None:
+        across, down = (len(mask) / length for length in image_size)
+        part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    share = Image.fromarray(mask.astype(np.float32))
+    return np.asarray(share.resize((size, size), Image.Resampling.BILINEAR, box=part))
+
+
 @one_row("mask")
 def foreground_mask(
     image: np.ndarray,
@@ -159,16 +207,15 @@ def foreground_mask(
     settings: MethodSettings,
     share: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The mask M of an image, uint8 (size, size, 3), bool (size, size), by the settings (with their
-    preset applied).
+    """The mask M of an image, uint8 (size, size, 3), by settings with their preset applied: bool
+    (size, size).
 
-    `share`: of the foreground in every pixel, float32 (size, size) in [0, 1], where the dataset
-    brings it. It is cut at one half; the map and GrabCut, which are coarser, have no part in it.
-    Raises `UnusableRow`.
+    `share`: the dataset's own mask, float32 (size, size) in [0, 1], if it has one. It is cut at one
+    half; the coarser map and GrabCut are not used. Raises `UnusableRow`.
     """
     if share is not None:
         return clean_up(share > CUT, settings)
-    mask = threshold_mask(
-        saliency_map, image.shape[0], settings.threshold_method, settings.threshold_quantile
-    )
-    return clean_up(REFINEMENTS[settings.mask_refinement](image, saliency_map, mask), settings)
+    method, refinement = settings.threshold_method, settings.mask_refinement
+    assert method is not None and refinement is not None, "the preset is applied"
+    mask = threshold_mask(saliency_map, image.shape[0], method, settings.threshold_quantile)
+    return clean_up(REFINEMENTS[refinement](image, saliency_map, mask), settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -11,8 +12,8 @@ from sgdmix_hub.data.images import aspect_box, square
 from sgdmix_hub.errors import UnusableRow, one_row
 from sgdmix_hub.settings.method import MethodSettings
 
-from .masks import foreground_mask, share_of
-from .mixing import compose, inpaint, inpainting_hole, kept_mask
+from .masks import foreground_mask, share_of, share_of_frame
+from .mixing import compose, fill, inpainting_hole, kept_mask
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,15 @@ class MaskedImage:
     pixels: np.ndarray
     mask: np.ndarray
     aspect: float
+
+    @cached_property
+    def filled(self) -> tuple[np.ndarray, np.ndarray]:
+        """The image as a background: its hole, bool (size, size), and its pixels with that filled.
+
+        Kept, since one target serves many sources. Raises `UnusableRow` if the hole is too large.
+        """
+        hole = inpainting_hole(self.mask)
+        return hole, fill(self.pixels, hole)
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,11 @@ class Mixture:
         return float(self.kept.mean())
 
     @property
+    def is_source(self) -> bool:
+        """Whether it is the source as it was: its mask could not be trusted."""
+        return self.target is self.source
+
+    @property
     def shown(self) -> np.ndarray:
         """The pixels that show the target as it is, bool (size, size)."""
         return ~self.kept & ~self.hole
@@ -72,12 +87,14 @@ class Mixer:
         saliency_map: np.ndarray,
         aspect: float | None = None,
         stored_mask: Image.Image | None = None,
+        found_mask: np.ndarray | None = None,
     ) -> MaskedImage:
         """An RGB image of any size and its (64, 64) map -> the image with its mask.
 
         `aspect`: width over height to which image, map and mask are cropped first, in the middle.
-        A target gets its source's aspect, so that stretching distorts both alike. `stored_mask`:
-        the dataset's own mask, which replaces the map. Raises `UnusableRow`.
+        A target gets its source's aspect, so that stretching distorts both alike. The mask is cut
+        from the map unless there is a finer one: `stored_mask`, the dataset's own, or `found_mask`,
+        bool (256, 256), the saliency source's over the run's frame. Raises `UnusableRow`.
         """
         resolution, resize = self.settings.resolution, self.settings.resize
         width, height = image.size
@@ -85,6 +102,8 @@ class Mixer:
         share = None
         if stored_mask is not None:
             share = share_of(stored_mask, image.size, box, resolution, resize)
+        elif found_mask is not None:
+            share = share_of_frame(found_mask, image.size, box, resolution)
         if aspect is not None:
             image, saliency_map = crop_to_aspect(image, saliency_map, aspect)
         pixels = np.asarray(square(image, resolution, resize))
@@ -99,16 +118,24 @@ class Mixer:
 
     @one_row("mixing")
     def mix(self, source: MaskedImage, target: MaskedImage) -> Mixture:
-        """Mixes two images. Raises `UnusableRow` when the source has no foreground."""
+        """Mixes two images.
+
+        Raises `UnusableRow` if the source has no foreground, or the target hardly any background.
+        """
         if not source.mask.any() and self.method != "none":
             raise UnusableRow("empty mask: the saliency map has no foreground")
         kept = kept_mask(source.mask, target.mask, self.method)
         hole, background = np.zeros_like(kept), target.pixels
         if self.method == "inpaint":
-            hole = inpainting_hole(target.mask)
-            background = inpaint(target.pixels, hole)
+            hole, background = target.filled
         mixed = compose(source.pixels, background, kept, self.feather)
         return Mixture(source, target, kept, hole, background, mixed)
+
+
+def unmixed(source: MaskedImage) -> Mixture:
+    """The source as it is, in the place of a mixture."""
+    whole = np.ones(source.mask.shape, bool)
+    return Mixture(source, source, whole, ~whole, source.pixels, source.pixels)
 
 
 def crop_to_aspect(

@@ -22,6 +22,16 @@ from .prompts import name_prompt
 if TYPE_CHECKING:
     from .classifier import Classifier
     from .refine import Refiner
+    from .segmenters.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class SegmenterPins:
+    """A pinned segmentation model, the detector in front of it, and the words it looks for."""
+
+    segmenter: Pin
+    detector: Pin | None
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -89,3 +99,12 @@ def load_classifier(
             f"{len(class_names)} of the {owner}: train one with sgdmix train-classifier"
         )
     return classifier
+
+
+def load_segmenter(
+    pins: SegmenterPins, instances: str, resize: str, device: torch.device
+) -> Segmenter:
+    """The segmentation model of a saliency source. Raises `UserError`."""
+    from .segmenters.segmenter import Segmenter
+
+    return Segmenter(pins.segmenter, pins.detector, pins.words, instances, resize, device)

@@ -20,7 +20,7 @@ from huggingface_hub import DatasetCardData
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import effective_strength, preset_deviations
+from sgdmix_hub.settings.method import effective_strength, kind_of, preset_deviations
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
 from .card_text import card_text, plain_name
@@ -96,7 +96,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         (plain_name(name), count)
         for name, count in zip(class_names[:LARGEST_TABLE], facts.rows_by_label, strict=False)
     ]
-    reasons = Counter(plain(record["reason"]) for record in facts.skipped).most_common()
+    reasons = Counter(plain(kind_of(record["reason"])) for record in facts.skipped).most_common()
     source = Pin.parse(facts.pins["dataset_name"])
     # the configuration's part of the template stands between these two marks
     begin, end = section(settings.config_name, "|").split("|")
@@ -126,7 +126,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         num_rows=sum(facts.rows_by_label),
         class_rows=table,
         num_classes=len(class_names),
-        saliency=facts.saliency,
+        saliency=facts.saliency | {"sought": list(map(plain, facts.saliency.get("sought", [])))},
         skipped=len(facts.skipped),
         reasons=reasons[:MOST_REASONS],
         more_reasons=len(reasons[MOST_REASONS:]),

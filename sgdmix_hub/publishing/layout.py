@@ -11,6 +11,7 @@ from datasets import ClassLabel, Features, Image, Value
 from sgdmix_hub.errors import TooManySkipped
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE
+from sgdmix_hub.settings.method import is_low_confidence
 
 CARD = "README.md"
 PLAN, MANIFEST = PUBLISHED_BESIDE
@@ -100,8 +101,12 @@ def damaged_files(folder: Path, manifest: dict) -> list[str]:
 
 
 def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
-    """Raises `TooManySkipped` if the manifest at `path` lists more skipped rows than allowed."""
-    skipped, planned = len(manifest["skipped"]), manifest["planned_rows"]
+    """Raises `TooManySkipped` if the manifest at `path` lists more skipped rows than allowed.
+
+    Rows without a trusted mask are skipped on purpose and do not count.
+    """
+    faults = [row for row in manifest["skipped"] if not is_low_confidence(row["reason"])]
+    skipped, planned = len(faults), manifest["planned_rows"]
     if skipped > max_skipped * planned:
         raise TooManySkipped(
             f"{skipped} of {planned} rows were skipped, more than max_skipped {max_skipped:g} "
@@ -138,6 +143,7 @@ def shard_features(class_names: list[str]) -> Features:
             "seed": Value("int64"),
             "saliency_distance": Value("float64"),
             "foreground_area": Value("float64"),
+            "mask_confidence": Value("float32"),
             "prompt": Value("string"),
         }
     )

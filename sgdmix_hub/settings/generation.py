@@ -56,6 +56,16 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     classifier: str | None = setting(
         None, "classifier for the CAM, as org/name[@revision] or folder", pinned=True
     )
+    segmenter: str | None = setting(
+        None,
+        "segmentation model for saliency_method segmentation, as org/name[@revision] or folder",
+        pinned=True,
+    )
+    detector: str | None = setting(
+        None,
+        "detector for a SAM 2 segmenter (Grounding DINO, OWLv2), as org/name[@revision] or folder",
+        pinned=True,
+    )
     allow_other_subset: bool = setting(
         False, "accept an adapter or classifier that was trained on another subset"
     )
@@ -118,6 +128,13 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
         needs = saliency_source(self).needs
+        if needs == "function":
+            raise UserError(
+                "saliency_method function is for Python: "
+                "SGDMixPipeline.from_pretrained(mask_function=...)"
+            )
+        if self.detector is not None and self.segmenter is None:
+            raise UserError("detector needs --segmenter: a SAM 2 model that masks its boxes")
         if needs in NEEDED_SETTINGS:
             name, what = NEEDED_SETTINGS[needs]
             if getattr(self, name) is None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from sgdmix_hub.errors import UserError
 
-from .fields import LONGEST_NAME, Checked, names_where, setting
+from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, names_where, setting
 
 # Class activation maps of pytorch-grad-cam. They need a classifier; the other methods need none.
 CamMethod = Literal[
@@ -24,7 +24,17 @@ CamMethod = Literal[
     "ablation-cam",
 ]
 CAM_METHODS: tuple[str, ...] = get_args(CamMethod)
-SaliencyMethod = Literal[CamMethod, "minimum-barrier", "spectral-residual", "mask-column"]
+SaliencyMethod = Literal[
+    CamMethod,
+    "consensus",
+    "minimum-barrier",
+    "spectral-residual",
+    "mask-column",
+    "box-column",
+    "segmentation",
+    "rembg",
+    "function",
+]
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
 
@@ -35,10 +45,14 @@ class SaliencySource:
     `key_settings`: name in the key of a map store -> setting.
     """
 
-    needs: Literal["nothing", "classifier", "column"]
+    needs: Literal["nothing", "classifier", "column", "segmenter", "boxes", "rembg", "function"]
     key_settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    has_mask: bool = False  # whether it gives masks that are finer than its maps
+    has_confidence: bool = False  # whether it says how far each mask can be trusted
+    trusted_from: float = 0.0  # the preset `recommended` mixes no mask of less confidence
 
 
+BOXES = {"bbox_column": "bbox_column", "bbox_format": "bbox_format"}
 # Every value of `saliency_method`; method/saliency/sources.py loads them.
 SALIENCY_SOURCES = {
     **dict.fromkeys(
@@ -47,15 +61,38 @@ SALIENCY_SOURCES = {
             "classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"}
         ),
     ),
+    "consensus": SaliencySource("nothing", has_mask=True, has_confidence=True, trusted_from=0.5),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
+    "box-column": SaliencySource("boxes", BOXES, has_mask=True),
+    "segmentation": SaliencySource(
+        "segmenter",
+        {"instances": "segmenter_instances"} | BOXES,
+        has_mask=True,
+        has_confidence=True,
+    ),
+    "rembg": SaliencySource("rembg", {"model": "rembg_model"}, has_mask=True, has_confidence=True),
+    # A function of the user's, in Python alone.
+    "function": SaliencySource("function", has_mask=True, has_confidence=True),
 }
 # What a source needs -> the setting that names it, and the words for it in errors.
 NEEDED_SETTINGS = {
     "classifier": ("classifier", "a classifier"),
     "column": ("mask_column", "a column of foreground masks"),
+    "segmenter": ("segmenter", "a segmentation model"),
+    "boxes": ("bbox_column", "a column of bounding boxes"),
 }
+# How the reason of a row begins whose mask cannot be trusted. Such a row is expected, and no fault.
+LOW_CONFIDENCE = "mask confidence"
+RembgModel = Literal[
+    "isnet-general-use",
+    "birefnet-general",
+    "birefnet-general-lite",
+    "u2net",
+    "u2netp",
+    "silueta",
+]
 # Used instead of a method that cannot be: after a failed trust test, to evaluate a version whose
 # classifier is not at hand, and for the mixtures that train a first classifier. Of the methods that
 # need nothing it has the best masks (benchmarks/method.py).
@@ -73,7 +110,8 @@ class MethodSettings(Checked):
     """
 
     preset: Literal["paper", "recommended"] = setting(
-        "paper", "named set of defaults, for the settings from saliency_method to paste_foreground"
+        "recommended",
+        "named set of defaults, for the settings from saliency_method to paste_foreground",
     )
     saliency_method: SaliencyMethod | None = setting(
         None, "saliency map that separates foreground from background"
@@ -94,6 +132,9 @@ class MethodSettings(Checked):
         makes_masks=True,
         at_least=0,
         at_most=0.5,
+    )
+    min_mask_confidence: float | None = setting(
+        None, "lowest confidence of a mask at which its image is mixed", at_least=0, at_most=1
     )
     mask_refinement: Literal["none", "grabcut"] | None = setting(
         None, "refinement of the thresholded mask", makes_masks=True
@@ -152,6 +193,28 @@ class MethodSettings(Checked):
     )
     mask_column: str | None = setting(
         None, "column of foreground masks, for saliency_method mask-column", at_most=LONGEST_NAME
+    )
+    segmenter_prompt: str | None = setting(
+        None,
+        "what the segmenter looks for: words, divided by commas; the adapter's metaclass by default",
+        at_most=LONGEST_PROMPT,
+    )
+    segmenter_instances: Literal["union", "largest", "nearest-box"] = setting(
+        "union", "foreground of an image in which the segmenter finds several instances"
+    )
+    bbox_column: str | None = setting(
+        None,
+        "column with one box an image, for saliency_method box-column or a SAM 2 segmenter",
+        at_most=LONGEST_NAME,
+    )
+    bbox_format: Literal["xywh", "xyxy"] | None = setting(
+        None, "boxes as left, top, width, height (COCO) or left, top, right, bottom; in pixels"
+    )
+    rembg_model: RembgModel = setting(
+        "isnet-general-use", "model of the package rembg, for saliency_method rembg"
+    )
+    low_confidence: Literal["skip", "keep-unmixed"] = setting(
+        "skip", "rows whose mask is below min_mask_confidence: skip, or keep the source as it is"
     )
     max_target_reuse: int | None = setting(
         None,
@@ -221,6 +284,7 @@ class MethodSettings(Checked):
     def validate(self) -> None:
         super().validate()
         self._validate_strengths()
+        self._validate_masks()
         mixing_method = apply_preset(self).mixing_method
         if self.prompt_class == "target" and min(self.strength) == 0:
             raise UserError(
@@ -261,6 +325,36 @@ class MethodSettings(Checked):
                 "], at most the smallest strength"
             )
 
+    def _validate_masks(self) -> None:
+        if (self.bbox_column is None) != (self.bbox_format is None):
+            raise UserError(
+                "bbox_column and bbox_format belong together: xywh is left, top, width, height "
+                "(COCO), xyxy is left, top, right, bottom"
+            )
+        if self.segmenter_instances == "nearest-box" and self.bbox_column is None:
+            raise UserError("segmenter_instances nearest-box needs --bbox_column")
+        if self.min_mask_confidence and not saliency_source(self).has_confidence:
+            raise UserError(
+                f"min_mask_confidence {self.min_mask_confidence:g} needs a saliency_method that "
+                f"gives confidences, which {apply_preset(self).saliency_method} does not"
+            )
+
+
+def sought_words(settings: MethodSettings, metaclass: str | None) -> tuple[str, ...]:
+    """What a segmenter looks for: the words of `segmenter_prompt`, or the adapter's metaclass."""
+    words = settings.segmenter_prompt or metaclass or ""
+    return tuple(word.strip() for word in words.split(",") if word.strip())
+
+
+def kind_of(reason: str) -> str:
+    """A reason without the figures that make it one row's own, for counting."""
+    return f"{LOW_CONFIDENCE} too low" if is_low_confidence(reason) else reason
+
+
+def is_low_confidence(reason: str) -> bool:
+    """Whether a row was left out because its mask cannot be trusted, which is no fault."""
+    return reason.startswith(LOW_CONFIDENCE)
+
 
 # The settings that turn a saliency map into a mask.
 MASK_SETTINGS = names_where(MethodSettings, makes_masks=True)
@@ -270,6 +364,7 @@ Method = TypeVar("Method", bound=MethodSettings)
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "saliency_method": "grad-cam",
+        "min_mask_confidence": 0.0,
         "trust_test": "warn",
         "threshold_method": "otsu",
         "largest_component": False,
@@ -285,7 +380,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "paste_foreground": False,
     },
     "recommended": {
-        "saliency_method": "minimum-barrier",
+        "saliency_method": "consensus",  # or the best source at hand: `AT_HAND`
+        "min_mask_confidence": 0.0,  # or what the source is trusted from
         "trust_test": "fall-back",
         "threshold_method": "otsu",
         "largest_component": False,
@@ -301,7 +397,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "paste_foreground": True,
     },
 }
+# A setting that brings a source of masks -> the saliency method that uses it; the best one first.
+AT_HAND = {"mask_column": "mask-column", "segmenter": "segmentation", "bbox_column": "box-column"}
 NAME_PROMPT = "a photo of a {class_name}"  # for a base model without an adapter
+
+
+def preset_values(settings: MethodSettings) -> dict[str, Any]:
+    """What the settings' preset gives.
+
+    `recommended` takes the best saliency source at hand: a column of masks, a segmentation model, a
+    column of boxes, or else a method without a model. It mixes no mask that this source is not
+    trusted from.
+    """
+    values = dict(PRESETS[settings.preset])
+    if settings.preset == "recommended":
+        at_hand = (method for name, method in AT_HAND.items() if getattr(settings, name, None))
+        values["saliency_method"] = next(at_hand, values["saliency_method"])
+        source = SALIENCY_SOURCES[settings.saliency_method or values["saliency_method"]]
+        values["min_mask_confidence"] = source.trusted_from
+    return values
 
 
 def num_steps(settings: MethodSettings, strength: float) -> int:
@@ -324,9 +438,7 @@ def smallest_strength(num_inference_steps: int) -> float:
 
 def saliency_method(settings: MethodSettings) -> str:
     """The saliency method that the settings name, or else their preset."""
-    method = apply_preset(settings).saliency_method
-    assert method is not None, "every preset names a saliency method"
-    return method
+    return settings.saliency_method or preset_values(settings)["saliency_method"]
 
 
 def saliency_source(settings: MethodSettings) -> SaliencySource:
@@ -338,7 +450,7 @@ def apply_preset(settings: Method) -> Method:
     """A copy in which the preset fills every setting of it that is None."""
     missing = {
         name: value
-        for name, value in PRESETS[settings.preset].items()
+        for name, value in preset_values(settings).items()
         if getattr(settings, name) is None
     }
     return dataclasses.replace(settings, **missing)
@@ -346,7 +458,7 @@ def apply_preset(settings: Method) -> Method:
 
 def preset_deviations(settings: MethodSettings) -> dict[str, Any]:
     """The settings whose values differ from the preset's."""
-    preset = PRESETS[settings.preset]
+    preset = preset_values(settings)
     return {
         name: getattr(settings, name)
         for name in preset

@@ -9,12 +9,14 @@ import skimage.color
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as numpy_strategies
 from rowstores import in_two_processes, many_rows
 
+from sgdmix_hub.data.images import aspect_box
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.generation.saliency_maps import compute_backgrounds, compute_maps
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.method.backgrounds import MARGIN, SIZE, background_features
+from sgdmix_hub.method.backgrounds import MARGIN, SIZE, background_box, background_features
 from sgdmix_hub.method.masks import foreground_mask, widen
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
@@ -163,3 +165,40 @@ def test_another_mask_has_another_store_and_another_draw_has_not(source_rows, tm
         now = stores(**values)
         assert len(now - known) == 1
         known = now
+
+
+# ---- the crop that shows the most background ----
+
+sides = st.integers(1, 400)
+
+
+@given(
+    foreground=numpy_strategies.arrays(bool, (9, 7)),
+    width=sides,
+    height=sides,
+    aspect=st.floats(0.2, 5),
+)
+@settings(max_examples=60)
+def test_a_background_box_lies_in_the_image_and_has_its_aspect(foreground, width, height, aspect):
+    left, top, right, bottom = background_box(foreground, width, height, aspect)
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
+    largest = aspect_box(width, height, aspect)
+    assert right - left <= largest[2] and bottom - top <= largest[3]
+    assert right - left >= 0.69 * (largest[2] - largest[0]) - 1
+    assert bottom - top >= 0.69 * (largest[3] - largest[1]) - 1
+
+
+def test_without_foreground_the_box_is_the_largest_in_the_middle():
+    for width, height, aspect in ((300, 200, 1.0), (200, 301, 1.5), (64, 64, 1.0)):
+        nothing = np.zeros((32, 32), bool)
+        assert background_box(nothing, width, height, aspect) == aspect_box(width, height, aspect)
+
+
+def test_the_box_leaves_out_what_it_can_of_the_foreground():
+    """An object at the left of a wide image, and one in the corner of a square one."""
+    foreground = np.zeros((64, 64), bool)
+    foreground[10:50, :20] = True
+    left, top, right, bottom = background_box(foreground, 200, 100, 1.0)
+    assert (top, right - left, bottom) == (0, 100, 100) and 62 <= left < 80
+    left, top, right, bottom = background_box(foreground, 64, 64, 1.0)
+    assert left > 0 and foreground[top:bottom, left:right].mean() < foreground.mean() / 2

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from pictures import disc_on_texture, iou, smooth_map
 
+from sgdmix_hub.data.images import resize_mask
 from sgdmix_hub.method.masks import (
-    GRABCUT_SIZE,
+    GRABCUT,
     THRESHOLDS,
     clean_up,
     foreground_mask,
@@ -205,7 +206,7 @@ def test_grabcut_leaves_its_inputs_alone():
     )
 
 
-@pytest.mark.parametrize("size", [32, GRABCUT_SIZE, 200])
+@pytest.mark.parametrize("size", [32, GRABCUT.size, 200])
 @pytest.mark.parametrize("value", [False, True])
 def test_grabcut_keeps_a_coarse_mask_of_nothing_or_everything(size, value):
     noisy = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
@@ -238,7 +239,18 @@ def test_grabcut_stays_near_the_coarse_mask_that_it_is_given(seed):
     coarse = threshold_mask(saliency_map, 128)
     coarse[:, np.flatnonzero(coarse.any(axis=0))[0] + 4 :] = False
     mask = grabcut_mask(image, saliency_map, coarse)
-    assert (scipy.ndimage.distance_transform_edt(~coarse)[mask] <= 0.3 * 128 + 2).all()
+    assert (
+        scipy.ndimage.distance_transform_edt(~coarse)[mask] <= GRABCUT.background_radius * 128 + 2
+    ).all()
+
+
+@pytest.mark.parametrize("width", [4, 5, 6, 8])
+@pytest.mark.parametrize("start", range(4))
+def test_a_thin_leg_of_512_pixels_survives_a_stored_mask_of_256(width, start):
+    mask = np.zeros((512, 512), bool)
+    mask[100:400, 200 + start : 200 + start + width] = True
+    kept = resize_mask(resize_mask(mask, 256), 512)
+    assert (kept & mask).sum() > 0.9 * mask.sum() and kept.sum() < 1.6 * mask.sum()
 
 
 # ---- clean-up ----

@@ -7,6 +7,7 @@ import io
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from generations import write_dataset
 from hypothesis import given
@@ -24,6 +25,7 @@ from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.mixer import MaskedImage, Mixer, crop_to_aspect
+from sgdmix_hub.method.mixing import HOLE_MARGIN, LARGEST_HOLE
 from sgdmix_hub.method.saliency.model_free import mask_column_map
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.refine import Refiner
@@ -106,7 +108,13 @@ def test_every_pixel_is_kept_or_inpainted_or_shown(settings, source_mask, target
         MaskedImage(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8), mask, 1.0)
         for mask in (source_mask, target_mask)
     )
-    mixture = Mixer(dataclasses.replace(settings, mixing_method=method)).mix(source, target)
+    mixer = Mixer(dataclasses.replace(settings, mixing_method=method))
+    near = scipy.ndimage.distance_transform_edt(~target_mask) <= round(HOLE_MARGIN * SIZE)
+    if method == "inpaint" and target_mask.any() and near.mean() > LARGEST_HOLE:
+        with pytest.raises(UnusableRow, match="too large"):
+            mixer.mix(source, target)
+        return
+    mixture = mixer.mix(source, target)
     assert (mixture.kept | mixture.hole | mixture.shown).all()
     assert not (mixture.shown & (mixture.kept | mixture.hole)).any()
     assert mixture.foreground_area == mixture.kept.mean()

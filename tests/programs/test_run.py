@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from forking import Ended, run_forked
-from launching import launch_anew, launch_environment
+from launching import launch, launch_environment
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -74,7 +74,7 @@ def run_arguments(birds: Path, tiny_base: Path, recipe: Path, output: Path) -> l
 
 def run_script(args: list[str]) -> Ended:
     """The script without a launcher: one process, with its true exit code."""
-    return run_forked(args, launch_environment(), timeout=600)
+    return run_forked(args, launch_environment())
 
 
 def stage_files(output: Path) -> dict[str, dict[str, tuple[int, int]]]:
@@ -96,7 +96,7 @@ def whole_run(birds, tiny_base, classifier, tmp_path_factory):
     args = run_arguments(
         birds, tiny_base, write_recipe(folder / "recipe", classifier), folder / "outputs" / "run"
     )
-    done = launch_anew(args, 2)
+    done = launch(args, 2)
     assert done.returncode == 0, done.stderr
     return args, folder / "outputs" / "run", done
 

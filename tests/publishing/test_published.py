@@ -32,6 +32,7 @@ COLUMNS = [
     "seed",
     "saliency_distance",
     "foreground_area",
+    "mask_confidence",
     "prompt",
 ]
 

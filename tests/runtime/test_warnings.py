@@ -34,30 +34,20 @@ def test_other_ranks_print_no_warnings(logger, capsys, monkeypatch):
 
 LIBRARY = """
 import logging
-{silence}
 from PIL import Image
 from sgdmix_hub.pipeline import SGDMixPipeline
 
 pipeline = SGDMixPipeline.from_pretrained(strength=0, preset="recommended", resolution=32)
 grey = Image.new("RGB", (32, 32), "grey")
-assert pipeline([grey], [grey], [0]) == [None]
+assert pipeline([grey], [grey], [0], seeds=[1]) == [None]
+logging.getLogger("sgdmix_hub").setLevel(logging.ERROR)
+assert pipeline([grey], [grey], [0], seeds=[1]) == [None]
 """
 
 
-@pytest.mark.parametrize(
-    ("silence", "expected"),
-    [
-        ("", "image 0: "),
-        ("logging.getLogger('sgdmix_hub').setLevel(logging.ERROR)", ""),
-    ],
-)
-def test_a_user_of_the_library_sees_warnings_on_stderr_and_can_silence_them(silence, expected):
+def test_a_user_of_the_library_sees_warnings_on_stderr_and_can_silence_them():
     done = subprocess.run(
-        [sys.executable, "-c", LIBRARY.format(silence=silence)],
-        capture_output=True,
-        text=True,
-        env=launch_environment(),
+        [sys.executable, "-c", LIBRARY], capture_output=True, text=True, env=launch_environment()
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "" and done.stderr.startswith(expected)
-    assert done.stderr.count("image 0: ") == bool(expected)
+    assert done.stdout == "" and done.stderr.count("image 0: blank saliency map") == 1

@@ -114,7 +114,7 @@ class Answering(Started):
 
 
 def run_forked(
-    words: list, environment: dict[str, str], cwd: Path = ROOT, timeout: float = 300
+    words: list, environment: dict[str, str], cwd: Path = ROOT, timeout: float = 600
 ) -> Ended:
     """Runs `python words...` to its end. Raises `TimeoutExpired`."""
     started = Started(words, environment, cwd)

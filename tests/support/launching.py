@@ -43,7 +43,7 @@ def launch_environment(env=None):
     return inherited | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | (env or {})
 
 
-def launch(args, num_processes=1, env=None, timeout=300) -> Ended:
+def launch(args, num_processes=1, env=None, timeout=600) -> Ended:
     """Runs `["scripts/augment_dataset.py", "--name", "value", ...]` in `num_processes` processes.
 
     They run on the CPU, from the repository root. The launcher and the ranks are forked.

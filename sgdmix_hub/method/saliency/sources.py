@@ -7,10 +7,11 @@ settings/method.py: programs read that table without loading torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Union, cast
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -18,10 +19,23 @@ from sgdmix_hub.errors import Unusable, attempt
 from sgdmix_hub.settings.method import CAM_METHODS, MethodSettings, saliency_method
 
 from .cam import BATCH, CamSaliency
-from .model_free import is_blank, mask_column_map, minimum_barrier_map, spectral_residual_map
+from .consensus import consensus_mask
+from .model_free import (
+    MAP_SIZE,
+    is_blank,
+    mask_column_map,
+    minimum_barrier_map,
+    spectral_residual_map,
+)
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.classifier import Classifier
+    from sgdmix_hub.models.segmenters.segmenter import Segmenter
+
+# The network that a source needs, loaded.
+Network = Union["Classifier", "Segmenter", None]
+# What a dataset's column holds for an image: its mask, or its box (left, top, right, bottom).
+Stored = Image.Image | tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -46,13 +60,13 @@ class Source(Protocol):
         self,
         images: list[Image.Image],
         labels: list[int] | None,
-        stored: list[Image.Image] | None,
+        stored: list[Stored] | None,
     ) -> list[Found | Unusable]:
         """What the source finds in RGB images of any size, or why an image has no map.
 
         `labels`: the images' classes, for a source that needs a classifier. `stored`: the images'
-        masks in the dataset, for a source that needs a column. Raises `ValueError` if they are
-        missing.
+        masks or boxes in the dataset, for a source that reads a column. Raises `ValueError` if
+        they are missing.
         """
         ...
 
@@ -69,9 +83,36 @@ class ImageSource:
         self,
         images: list[Image.Image],
         labels: list[int] | None,
-        stored: list[Image.Image] | None,
+        stored: list[Stored] | None,
     ) -> list[Found | Unusable]:
         return [attempt(lambda image: usable(self.make_map(image)), image) for image in images]
+
+
+class ConsensusSource:
+    """The best of several model-free masks of single images, and its confidence."""
+
+    batch_size = 1
+
+    def __init__(self, resize: str):
+        self.resize = resize
+
+    def found(
+        self,
+        images: list[Image.Image],
+        labels: list[int] | None,
+        stored: list[Stored] | None,
+    ) -> list[Found | Unusable]:
+        return [attempt(self._found, image) for image in images]
+
+    def _found(self, image: Image.Image) -> Found | Unusable:
+        mask, confidence = consensus_mask(image, self.resize)
+        cells = cv2.resize(
+            mask.astype(np.float32), (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA
+        )
+        found = usable(cells)
+        if isinstance(found, Unusable):
+            return found
+        return replace(found, mask=mask, confidence=confidence)
 
 
 class ColumnSource:
@@ -86,7 +127,7 @@ class ColumnSource:
         self,
         images: list[Image.Image],
         labels: list[int] | None,
-        stored: list[Image.Image] | None,
+        stored: list[Stored] | None,
     ) -> list[Found | Unusable]:
         if stored is None:
             raise ValueError(
@@ -96,6 +137,7 @@ class ColumnSource:
         return [
             attempt(lambda mask: usable(mask_column_map(mask, self.resize)), mask)
             for mask in stored
+            if isinstance(mask, Image.Image)
         ]
 
 
@@ -112,7 +154,7 @@ class CamSource:
         self,
         images: list[Image.Image],
         labels: list[int] | None,
-        stored: list[Image.Image] | None,
+        stored: list[Stored] | None,
     ) -> list[Found | Unusable]:
         if labels is None:
             raise ValueError("class activation maps need the labels of the images")
@@ -125,12 +167,13 @@ def usable(saliency_map: np.ndarray) -> Found | Unusable:
     return Unusable("blank saliency map") if is_blank(stored) else Found(stored)
 
 
-def load_source(settings: MethodSettings, classifier: Classifier | None = None) -> Source:
-    """The source that the settings name; `classifier`: for a source that needs one.
+def load_source(settings: MethodSettings, network: Network = None) -> Source:
+    """The source that the settings name; `network`: for a source that needs one.
 
-    Raises `KeyError` for an unknown method, and `UserError` if a CAM cannot read the classifier.
+    Raises `KeyError` for an unknown method, and `UserError` if a CAM cannot read the classifier or
+    rembg is not installed.
     """
-    return LOADERS[saliency_method(settings)](settings, classifier)
+    return LOADERS[saliency_method(settings)](settings, network)
 
 
 def load_cam(settings: MethodSettings, classifier: Classifier) -> CamSaliency:
@@ -139,15 +182,40 @@ def load_cam(settings: MethodSettings, classifier: Classifier) -> CamSaliency:
     return CamSaliency(classifier, method, settings.saliency_layer, settings.saliency_input_size)
 
 
-def _cam_source(settings: MethodSettings, classifier: Classifier | None) -> CamSource:
-    if classifier is None:
+def _cam_source(settings: MethodSettings, network: Network) -> CamSource:
+    if network is None:
         raise ValueError(f"saliency_method {settings.saliency_method} needs a classifier")
-    return CamSource(load_cam(settings, classifier), settings.resize)
+    return CamSource(load_cam(settings, cast("Classifier", network)), settings.resize)
 
 
-# One row a method of `SALIENCY_SOURCES`: (settings, classifier or None) -> source.
-LOADERS: dict[str, Callable[[MethodSettings, Classifier | None], Source]] = {
+def _segmentation_source(settings: MethodSettings, network: Network) -> Source:
+    from .segmentation import SegmentationSource
+
+    if network is None:
+        raise ValueError("saliency_method segmentation needs a segmenter")
+    return SegmentationSource(cast("Segmenter", network))
+
+
+def _box_source(settings: MethodSettings, network: Network) -> Source:
+    from .segmentation import BoxSource
+
+    return BoxSource(settings.resize)
+
+
+def _rembg_source(settings: MethodSettings, network: Network) -> Source:
+    from .segmentation import MaskFunctionSource, rembg_function
+
+    return MaskFunctionSource(rembg_function(settings.rembg_model), settings.resize)
+
+
+def _no_function(settings: MethodSettings, network: Network) -> Source:
+    raise ValueError("saliency_method function needs a mask_function")
+
+
+# One row a method of `SALIENCY_SOURCES`: (settings, the network it needs or None) -> source.
+LOADERS: dict[str, Callable[[MethodSettings, Network], Source]] = {
     **dict.fromkeys(CAM_METHODS, _cam_source),
+    "consensus": lambda settings, _: ConsensusSource(settings.resize),
     "minimum-barrier": lambda settings, _: ImageSource(
         partial(minimum_barrier_map, resize=settings.resize)
     ),
@@ -155,4 +223,8 @@ LOADERS: dict[str, Callable[[MethodSettings, Classifier | None], Source]] = {
         partial(spectral_residual_map, resize=settings.resize, sigma=settings.saliency_sigma)
     ),
     "mask-column": lambda settings, _: ColumnSource(settings.resize),
+    "box-column": _box_source,
+    "segmentation": _segmentation_source,
+    "rembg": _rembg_source,
+    "function": _no_function,
 }

@@ -1,0 +1,225 @@
+"""Sources that find the foreground as a mask: a segmentation model, GrabCut inside a box, and any
+function of an image, such as a model of rembg.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from sgdmix_hub.data.images import foreground_share
+from sgdmix_hub.errors import (
+    Unusable,
+    UnusableRow,
+    UserError,
+    attempt,
+    first_line,
+    one_line,
+    one_row,
+)
+from sgdmix_hub.models.segmenters.frames import MASK_SIZE, Box, Input, framed
+from sgdmix_hub.models.segmenters.instances import Segmentation
+from sgdmix_hub.settings.method import LOW_CONFIDENCE
+
+from .sources import Found, Stored
+
+if TYPE_CHECKING:
+    from sgdmix_hub.models.segmenters.segmenter import Segmenter
+
+GRABCUT_ITERATIONS = 5
+MaskFunction = Callable[[Image.Image], "Image.Image | np.ndarray"]
+
+
+class SegmentationSource:
+    """Masks of a segmentation model, with the model's own confidence."""
+
+    def __init__(self, segmenter: Segmenter):
+        self.segmenter = segmenter
+        self.batch_size = segmenter.batch_size
+
+    def found(
+        self,
+        images: list[Image.Image],
+        labels: list[int] | None,
+        stored: list[Stored] | None,
+    ) -> list[Found | Unusable]:
+        """`stored`: the images' boxes, for SAM 2 without a detector and for `nearest-box`."""
+        boxes = None if stored is None else [box_stored(value) for value in stored]
+        if boxes is None and self.segmenter.needs_boxes:
+            raise ValueError("this segmenter masks the boxes of a dataset's column")
+        return [
+            as_found(segmentation, self.segmenter.sought)
+            for segmentation in self.segmenter.segment(images, boxes)
+        ]
+
+
+class MaskFunctionSource:
+    """Masks of any function of an RGB image.
+
+    The function returns the foreground of the whole image, of any size: a PIL image, or an array
+    that is bool, in [0, 1], or uint8. Its confidence is the mean of the mask inside the foreground.
+    """
+
+    batch_size = 1
+
+    def __init__(self, make_mask: MaskFunction, resize: str):
+        self.make_mask, self.resize = make_mask, resize
+
+    def found(
+        self,
+        images: list[Image.Image],
+        labels: list[int] | None,
+        stored: list[Stored] | None,
+    ) -> list[Found | Unusable]:
+        return [attempt(self._found, image) for image in images]
+
+    @one_row("mask")
+    def _found(self, image: Image.Image) -> Found:
+        share = Image.fromarray(share_in(self.make_mask(image)))
+        size = (MASK_SIZE, MASK_SIZE)
+        frame = frame_box(image.size, share.size, self.resize)
+        values = np.asarray(share.resize(size, Image.Resampling.BILINEAR, box=frame), np.float32)
+        inside = values > 0.5
+        confidence = float(values[inside].mean()) if inside.any() else 0.0
+        found = as_found(Segmentation(values, confidence), "foreground")
+        if isinstance(found, Unusable):
+            raise UnusableRow(found.reason)
+        return found
+
+
+class BoxSource:
+    """GrabCut inside a box of the dataset: what is outside of it is background."""
+
+    batch_size = 1
+
+    def __init__(self, resize: str):
+        self.resize = resize
+
+    def found(
+        self,
+        images: list[Image.Image],
+        labels: list[int] | None,
+        stored: list[Stored] | None,
+    ) -> list[Found | Unusable]:
+        if stored is None:
+            raise ValueError("saliency_method box-column reads a dataset's boxes")
+        return [
+            attempt(self._found, image, box_stored(value))
+            for image, value in zip(images, stored, strict=True)
+        ]
+
+    @one_row("mask")
+    def _found(self, image: Image.Image, box: Box) -> Found:
+        shown = framed(image, box, self.resize, WHOLE_IMAGE)
+        share = box_grabcut(shown.pixels, shown.box).astype(np.float32)
+        return Found(Segmentation(share, 1.0).saliency_map, share > 0)
+
+
+WHOLE_IMAGE = Input(MASK_SIZE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), padded=False)
+
+
+def box_grabcut(pixels: np.ndarray, box: Box | None) -> np.ndarray:
+    """GrabCut's foreground inside a box, bool (size, size), of an image uint8 (size, size, 3).
+
+    Raises `UnusableRow` for a box that is empty or leaves no background, and where GrabCut finds no
+    foreground in it.
+    """
+    size = len(pixels)
+    if box is None:
+        raise UnusableRow("the box shows nothing of the image")
+    left, top = (max(0, math.floor(value)) for value in box[:2])
+    right, bottom = (min(size, math.ceil(value)) for value in box[2:])
+    if (right - left) * (bottom - top) >= size * size:
+        raise UnusableRow("the box covers the whole image: there is no background to learn from")
+    labels = np.full((size, size), cv2.GC_BGD, np.uint8)
+    labels[top:bottom, left:right] = cv2.GC_PR_FGD
+    cv2.setRNGSeed(0)  # GrabCut's k-means draws from OpenCV's state of this thread
+    background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
+    bgr = np.ascontiguousarray(pixels[..., ::-1])
+    whole = (0, 0, size, size)  # a rectangle, which this mode does not read
+    cv2.grabCut(
+        bgr, labels, whole, background, foreground, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK
+    )
+    mask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    if not mask.any():
+        raise UnusableRow("GrabCut finds no foreground in the box")
+    return mask
+
+
+def as_found(segmentation: Segmentation, sought: str) -> Found | Unusable:
+    """A segmentation as it is stored; one without any foreground has the confidence 0."""
+    if not segmentation.mask.any():
+        return Unusable(f"{LOW_CONFIDENCE} 0.00: no {sought} found")
+    return Found(segmentation.saliency_map, segmentation.mask, segmentation.confidence)
+
+
+def share_in(mask: Image.Image | np.ndarray) -> np.ndarray:
+    """A mask as the share of the foreground in every pixel, float32 (h, w) in [0, 1]."""
+    if isinstance(mask, Image.Image):
+        return foreground_share(mask).astype(np.float32)
+    values = np.asarray(mask)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"a mask has shape (h, w), not {values.shape}")
+    share = values.astype(np.float32)
+    if values.dtype == np.uint8:
+        share /= 255
+    if not np.isfinite(share).all() or share.min() < 0 or share.max() > 1:
+        raise ValueError("a mask holds values in [0, 1], bool or uint8")
+    return share
+
+
+def frame_box(
+    image_size: tuple[int, int], mask_size: tuple[int, int], resize: str
+) -> tuple[float, float, float, float]:
+    """The part of a mask, which covers a whole image, that the run's frame shows."""
+    width, height = image_size
+    if resize == "stretch":
+        side_x, side_y = width, height
+    else:
+        side_x = side_y = min(image_size)
+    left, top = (width - side_x) / 2, (height - side_y) / 2
+    across, down = mask_size[0] / width, mask_size[1] / height
+    return left * across, top * down, (left + side_x) * across, (top + side_y) * down
+
+
+def box_stored(value: Stored) -> Box:
+    assert not isinstance(value, Image.Image), "a column of boxes holds no images"
+    return value
+
+
+def box_of(cell: object, bbox_format: str) -> Box:
+    """A cell of a box column as (left, top, right, bottom). Raises `UnusableRow`."""
+    if not isinstance(cell, list | tuple | np.ndarray) or len(cell) != 4:
+        raise UnusableRow("the box is not four numbers")
+    try:
+        left, top, third, fourth = (float(value) for value in cell)
+    except (TypeError, ValueError):
+        raise UnusableRow("the box is not four numbers") from None
+    right, bottom = (third, fourth) if bbox_format == "xyxy" else (left + third, top + fourth)
+    if not (math.isfinite(left + top + right + bottom) and left < right and top < bottom):
+        raise UnusableRow("the box is empty: is bbox_format right?")
+    return left, top, right, bottom
+
+
+def rembg_function(model: str) -> MaskFunction:
+    """A model of the package rembg: RGB image -> soft mask of its size. Raises `UserError` if it
+    is not installed, or cannot be loaded.
+    """
+    try:
+        import rembg  # ty: ignore[import-not-found]  # an extra
+    except ImportError:
+        raise UserError(
+            "saliency_method rembg needs the package rembg: pip install 'sgdmix_hub[rembg]'"
+        ) from None
+    try:
+        session = rembg.new_session(model)
+    except Exception as error:  # what rembg, its downloads and ONNX Runtime raise
+        raise UserError(
+            one_line(f"rembg cannot load the model {model}: {first_line(error)}")
+        ) from error
+    return lambda image: rembg.remove(image, session=session, only_mask=True)

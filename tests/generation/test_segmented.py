@@ -1,0 +1,379 @@
+"""Generations on masks of segmentation models, boxes and functions: stores, confidence, published
+columns.
+"""
+
+import dataclasses
+import json
+import sys
+import threading
+import types
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
+from datasets import Image as ImageFeature
+from generations import ROWS, arguments, manifest_of, pixels_of, published_rows, run_script
+from PIL import Image
+from rowstores import many_rows
+from support.tiny_segmenters import eomt, saved_segmenter
+
+from sgdmix_hub.data.images import square
+from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.errors import Preempted, Unusable, UnusableRow, UserError
+from sgdmix_hub.generation import row_store
+from sgdmix_hub.generation.inputs import Inputs, resolve_inputs
+from sgdmix_hub.generation.plan import make_plan
+from sgdmix_hub.generation.row_maker import RowMaker
+from sgdmix_hub.generation.saliency_maps import compute_maps, saliency_root, store_key
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.mapped import MappedSplit
+from sgdmix_hub.method.saliency.segmentation import BoxSource, MaskFunctionSource, box_of
+from sgdmix_hub.method.saliency.sources import load_source
+from sgdmix_hub.models.loading import SegmenterPins
+from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.publishing.layout import check_share_skipped
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.parsing import as_arguments, parse_settings, read_yaml
+
+CPU = torch.device("cpu")
+SEGMENTED = {
+    "saliency_method": "segmentation",
+    "segmenter_prompt": "bird",
+    "strength": 0.0,
+    "resolution": 64,
+    "num_candidates": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    """Folder of a tiny EoMT with random weights, which knows a class `bird`."""
+    return saved_segmenter(eomt, tmp_path_factory.mktemp("segmenter") / "eomt")
+
+
+def settings_of(dataset, output, **values):
+    chosen = SEGMENTED | values
+    return apply_preset(
+        AugmentSettings(dataset_name=str(dataset), output_dir=str(output), **chosen)
+    )
+
+
+def split_of(asked):
+    return load_split(asked, resolve(asked.dataset_name, repo_type="dataset"))
+
+
+def made_by(processes, asked, pins):
+    """Maps made by this many processes of a launch, here threads that share the folder alone."""
+    results = {}
+
+    def work(rank):
+        results[rank] = compute_maps(asked, split_of(asked), None, rank, processes, CPU, pins)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(1, processes)]
+    for thread in threads:
+        thread.start()
+    work(0)
+    for thread in threads:
+        thread.join(timeout=120)
+    assert len(results) == processes
+    return results[0]
+
+
+def test_any_number_of_processes_gives_the_same_store(segmenter, source_rows, tmp_path):
+    """A few rows a block, and one image that cannot be decoded."""
+    row_store.BLOCK_ROWS, kept = 8, row_store.BLOCK_ROWS
+    try:
+        data = many_rows(tmp_path / "data", source_rows, 20, damaged=[3])
+        pins = SegmenterPins(resolve(str(segmenter)), None, ("bird",))
+        stores = {}
+        for processes in (1, 2, 3):
+            asked = settings_of(data, tmp_path / str(processes))
+            maps = made_by(processes, asked, pins)
+            stores[processes] = (saliency_root(asked) / maps.key / "values.npy").read_bytes()
+            assert list(maps.unusable) == [3] and "corrupt" in maps.unusable[3]
+        assert stores[1] == stores[2] == stores[3]
+
+        asked = settings_of(data, tmp_path / "killed")
+        stops = iter([None, Preempted("stopped")])
+
+        def stop_after_a_block():
+            if (reason := next(stops, None)) is not None:
+                raise reason
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(row_store, "stop_if_requested", stop_after_a_block)
+            with pytest.raises(Preempted):
+                made_by(1, asked, pins)
+        maps = made_by(1, asked, pins)
+        assert (saliency_root(asked) / maps.key / "values.npy").read_bytes() == stores[1]
+        assert maps[0].shape == (64, 64) and maps[np.arange(3)].shape == (3, 64, 64)
+        assert maps.mask(0).shape == (256, 256) and 0 < maps.confidence(0) <= 1
+        assert not maps.mask(3).any() and maps.confidence(3) == 0
+    finally:
+        row_store.BLOCK_ROWS = kept
+
+
+def test_what_the_masks_depend_on_is_in_the_name_of_the_store(segmenter, birds, tmp_path):
+    asked = settings_of(birds, tmp_path)
+    split, pin = split_of(asked), resolve(str(segmenter))
+
+    def key(pins=None, **values):
+        return store_key(
+            dataclasses.replace(asked, **values),
+            split,
+            None,
+            pins or SegmenterPins(pin, None, ("bird",)),
+        )
+
+    other = dataclasses.replace(pin, revision="sha256-" + "0" * 64)
+    keys = [
+        key(),
+        key(SegmenterPins(other, None, ("bird",))),
+        key(SegmenterPins(pin, other, ("bird",))),
+        key(SegmenterPins(pin, None, ("bird", "finch"))),
+        key(segmenter_instances="largest"),
+        key(resize="center-crop"),
+        key(bbox_column="box", bbox_format="xywh"),
+    ]
+    assert len(set(keys)) == len(keys) and key() == key(min_mask_confidence=0.9)
+
+
+def test_the_mask_that_cuts_is_as_fine_as_what_the_source_gave(birds, tmp_path):
+    """A line of one cell of 256 survives at 256 pixels; it would not in a 64x64 map."""
+
+    def make_mask(image):
+        mask = np.zeros((256, 256), bool)
+        mask[64:192, 64:192] = mask[20:64, 128] = True
+        return mask
+
+    dataset = load_dataset(str(birds), split="train")
+    pipeline = SGDMixPipeline.from_pretrained(
+        mask_function=make_mask, strength=0, resolution=256, preset="recommended"
+    )
+    mapped = MappedSplit(pipeline, dataset)
+    mask = mapped.maker.masked_image(0).mask
+    assert np.array_equal(mask, make_mask(None))
+    assert mapped.maker.maps.confidence(0) == 1.0
+    again = MappedSplit(pipeline, dataset)
+    assert mapped.options["new_fingerprint"] == again.options["new_fingerprint"]
+    (made,) = pipeline([dataset[0]["image"]], [dataset[7]["image"]], [0], seeds=[0])
+    source = np.asarray(square(dataset[0]["image"], 256, "stretch"))
+    assert np.array_equal(np.asarray(made)[100:150, 100:150], source[100:150, 100:150])
+
+
+@pytest.fixture(scope="module")
+def generated(segmenter, birds, tmp_path_factory):
+    """A run in which the less trusted half of the images stays unmixed."""
+    output = tmp_path_factory.mktemp("run")
+    asked = settings_of(birds, output)
+    pins = SegmenterPins(resolve(str(segmenter)), None, ("bird",))
+    maps = compute_maps(asked, split_of(asked), None, 0, 1, CPU, pins)
+    assert not maps.unusable
+    floor = round(float(np.median([maps.confidence(row) for row in range(ROWS)])), 4)
+    values = SEGMENTED | {
+        "dataset_name": birds,
+        "segmenter": segmenter,
+        "output_dir": output,
+        "min_mask_confidence": floor,
+        "low_confidence": "keep-unmixed",
+    }
+    ended = run_script(arguments(values), output / "logs")
+    assert ended.returncode == 0, ended.stderr
+    return values, maps, floor
+
+
+def test_rows_below_the_floor_are_their_source(generated, birds):
+    values, maps, floor = generated
+    rows = published_rows(values["output_dir"])
+    assert len(rows) == ROWS
+    split = split_of(settings_of(birds, values["output_dir"]))
+    low = {row for row in range(ROWS) if maps.confidence(row) < floor}
+    assert 0 < len(low) < ROWS
+    for row in rows:
+        source = row["source_index"]
+        assert row["mask_confidence"] == pytest.approx(maps.confidence(source))
+        assert row["target_index"] not in low - {source}
+        assert (source in low) == (row["target_index"] == source)
+        if source in low:
+            assert row["strength"] == 0 and row["foreground_area"] == 1
+            assert np.array_equal(
+                pixels_of(row), np.asarray(square(split.image(source), 64, "stretch"))
+            )
+
+
+def test_what_made_the_masks_is_published(generated, segmenter):
+    values, maps, floor = generated
+    output = values["output_dir"]
+    manifest, pin = manifest_of(output), str(resolve(str(segmenter)))
+    unmixed = sum(maps.confidence(row) < floor for row in range(ROWS))
+    assert manifest["pins"]["segmenter"] == pin
+    assert manifest["saliency"]["sought"] == ["bird"]
+    assert manifest["saliency"]["unmixed"] == unmixed
+    config = read_yaml(output / "repo" / "sgdmix" / "default" / "config.yaml")
+    assert config["segmenter"] == pin and config["min_mask_confidence"] == floor
+    card = (output / "repo" / "README.md").read_text()
+    assert f"| segmenter | {pin} |" in card and "| the segmenter looked for | bird |" in card
+    assert f"{unmixed} rows keep their source as it is" in card
+    assert str(segmenter) not in card + json.dumps(manifest)
+
+
+def test_a_published_version_is_made_again_from_its_plan(generated, tmp_path):
+    values, *_ = generated
+    config = values["output_dir"] / "repo" / "sgdmix" / "default" / "config.yaml"
+    inputs = {name: values[name] for name in ("dataset_name", "segmenter")}
+    again = inputs | {"config": config, "output_dir": tmp_path / "again"}
+    ended = run_script(arguments(again), tmp_path / "logs")
+    assert ended.returncode == 0, ended.stderr
+    assert "the plan is that of" in ended.stdout
+    assert published_rows(tmp_path / "again") == published_rows(values["output_dir"])
+
+
+def test_a_row_below_the_floor_is_skipped_and_says_why(segmenter, birds, tmp_path):
+    asked = settings_of(birds, tmp_path, segmenter=str(segmenter), min_mask_confidence=1.0)
+    inputs = resolve_inputs(asked, tmp_path / "state")
+    assert inputs.pins["segmenter"].startswith("eomt@sha256-")
+    maps = compute_maps(asked, inputs.split, None, 0, 1, CPU, inputs.segmenter)
+    plan = list(make_plan(asked, inputs.split, maps))
+    assert len(plan) == ROWS
+    for row in plan:
+        confidence = maps.confidence(row.source_index)
+        assert row.skip == f"mask confidence {confidence:.2f} is below min_mask_confidence 1"
+    with pytest.raises(UnusableRow, match="mask confidence"):
+        RowMaker(asked, inputs, maps).mixture(plan[0])
+    skipped = [{"reason": row.skip} for row in plan]
+    check_share_skipped({"skipped": skipped, "planned_rows": ROWS}, 0.01, tmp_path)
+
+
+def test_what_shows_no_bird_has_the_confidence_zero(birds, tmp_path):
+    def make_mask(image):
+        return np.zeros((8, 8))
+
+    (found,) = MaskFunctionSource(make_mask, "stretch").found(
+        [Image.new("RGB", (20, 10))], None, None
+    )
+    assert found == Unusable("mask confidence 0.00: no foreground found")
+
+
+@pytest.mark.parametrize(
+    "mask, reason",
+    [
+        (np.zeros((4, 4, 3)), "shape"),
+        (np.full((4, 4), 2.0), "values in"),
+        (np.full((4, 4), np.nan), "values in"),
+    ],
+)
+def test_a_function_that_gives_no_mask_makes_its_row_unusable(mask, reason):
+    source = MaskFunctionSource(lambda image: mask, "stretch")
+    (found,) = source.found([Image.new("RGB", (20, 10))], None, None)
+    assert isinstance(found, Unusable) and reason in found.reason
+
+
+BOXED = Image.new("RGB", (120, 80), (30, 90, 40))
+BOXED.paste((200, 40, 30), (40, 20, 80, 60))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "center-crop"])
+def test_grabcut_finds_the_object_in_its_box(resize):
+    (found,) = BoxSource(resize).found([BOXED], None, [box_of([30, 10, 60, 60], "xywh")])
+    true = np.asarray(square(BOXED, 256, resize))[..., 0] > 120
+    assert (found.mask & true).sum() / (found.mask | true).sum() > 0.9
+    assert found.confidence is None and found.map.dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    "cell, bbox_format, reason",
+    [
+        ([1, 2, 3], "xyxy", "not four numbers"),
+        (None, "xyxy", "not four numbers"),
+        ([[1, 2, 3, 4]] * 4, "xyxy", "not four numbers"),
+        ([30, 10, 20, 60], "xyxy", "is bbox_format right"),
+        ([30, 10, 0, 60], "xywh", "is bbox_format right"),
+        ([1, 2, float("nan"), 4], "xywh", "is bbox_format right"),
+    ],
+)
+def test_a_cell_that_is_no_box_names_what_is_wrong(cell, bbox_format, reason):
+    with pytest.raises(UnusableRow, match=reason):
+        box_of(cell, bbox_format)
+
+
+def test_a_column_of_boxes_makes_a_generation(tmp_path, source_rows):
+    boxes = [[4.0, 4.0, 26.0, 26.0]] * 7 + [[0.0, 0.0, 32.0, 32.0]]
+    features = Features(
+        image=ImageFeature(), label=ClassLabel(names=["a", "b"]), box=List(Value("float32"))
+    )
+    rows = {
+        "image": [row["image"] for row in source_rows[:8]],
+        "label": [0, 1] * 4,
+        "box": boxes,
+    }
+    (tmp_path / "data").mkdir()
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / "train.parquet")
+    values = {"saliency_method": "box-column", "bbox_column": "box", "bbox_format": "xyxy"}
+    asked = settings_of(tmp_path / "data", tmp_path / "run", **values)
+    inputs = resolve_inputs(asked, tmp_path / "run" / "state")
+    maps = compute_maps(asked, inputs.split, None, 0, 1, CPU)
+    assert maps.mask(0).any() and maps.confidence(0) is None
+    assert not maps.mask(0)[:30].any() and "no background" in maps.unusable[7]
+    maker = RowMaker(asked, inputs, maps)
+    row = next(row for row in make_plan(asked, inputs.split, maps) if row.skip is None)
+    assert maker.mixture(row).foreground_area > 0
+    assert maker.columns(row, 0.5)["mask_confidence"] is None
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({}, "give --segmenter"),
+        ({"detector": "org/dino"}, "detector needs --segmenter"),
+        ({"saliency_method": "box-column"}, "give --bbox_column"),
+        ({"bbox_column": "box"}, "belong together"),
+        ({"segmenter": "org/sam", "segmenter_instances": "nearest-box"}, "needs --bbox_column"),
+        (
+            {"saliency_method": "minimum-barrier", "min_mask_confidence": 0.5},
+            "gives confidences, which minimum-barrier does not",
+        ),
+        ({"saliency_method": "function"}, "is for Python"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        settings_of("org/data", "run", **values).validate()
+
+
+def test_a_published_configuration_names_its_segmenter_by_commit(tmp_path):
+    config = tmp_path / "sgdmix" / "default"
+    config.mkdir(parents=True)
+    (config / "config.yaml").write_text("segmenter: org/sam\ndataset_name: org/data@" + "0" * 40)
+    for name in ("plan.parquet", "manifest.json"):
+        (config / name).touch()
+    words = as_arguments({"config": str(config / "config.yaml"), "output_dir": "run"})
+    with pytest.raises(UserError, match="segmenter"):
+        parse_settings(AugmentSettings, words)
+
+
+def test_rembg_is_asked_for_the_mask_alone(monkeypatch):
+    asked = apply_preset(
+        AugmentSettings(dataset_name="d", output_dir="o", strength=0, saliency_method="rembg")
+    )
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    with pytest.raises(UserError, match=r"pip install 'sgdmix_hub\[rembg\]'"):
+        load_source(asked)
+    alpha = np.zeros((80, 120), np.uint8)
+    alpha[20:60, 40:80] = 200
+
+    def remove(image, session, only_mask):
+        assert only_mask and session == "session of isnet-general-use"
+        return Image.fromarray(alpha)
+
+    package = types.SimpleNamespace(new_session=lambda name: f"session of {name}", remove=remove)
+    monkeypatch.setitem(sys.modules, "rembg", package)
+    (found,) = load_source(asked).found([BOXED], None, None)
+    assert found.confidence == pytest.approx(200 / 255, abs=0.02)
+    assert found.mask.mean() == pytest.approx(1600 / 9600, abs=0.01)
+
+
+def test_inputs_without_a_segmenter_have_no_pin_of_one(birds, tmp_path):
+    asked = settings_of(birds, tmp_path, saliency_method="minimum-barrier")
+    assert "segmenter" not in Inputs(split_of(asked), None, None, None, None).pins
