@@ -109,7 +109,8 @@ def is_complete(output: OutputFolder, request: Request) -> bool:
         facts = read_json(path) if path.is_file() else {}
     except ValueError:
         raise UserError(
-            f"{path} is torn or was changed since it was written: remove {output} and rerun the same command"
+            f"{path} is torn or was changed since it was written: "
+            f"remove {output} and rerun the same command"
         ) from None
     different = [name for name, value in request.record().items() if facts.get(name) != value]
     if different:

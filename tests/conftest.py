@@ -1,4 +1,4 @@
-"""Tiny real models and data, made once a session: random weights in the real formats."""
+"""Shared fixtures: tiny models with random weights and tiny datasets, all in the real formats."""
 
 import json
 import os
@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import tempfile
 
-# The libraries read these on import: nothing of the user's caches is read or written, nothing asks
-# the network, and threads do not wait for each other on busy cores.
+# Set before the imports, because the libraries read these variables at import. Tests then use a
+# temporary cache and no network, and threads don't spin on busy cores.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="sgdmix_hub_tests_")
 for name in (
     "HF_HUB_CACHE",
@@ -48,8 +48,8 @@ from sgdmix_hub.settings.training import AdapterSettings  # noqa: E402
 
 RESOLUTION = 32
 
-# The same examples every time: a failure is one of the change at hand. Busy machines are slow: no
-# deadline.
+# Fixed examples, so that a new failure comes from the change under test. No deadline, because busy
+# machines are slow.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
@@ -59,7 +59,7 @@ def pytest_unconfigure():
 
 
 def build_tiny_pipeline(latent_channels: int = 4) -> StableDiffusionPipeline:
-    """A Stable Diffusion of random weights for images of 32x32."""
+    """A Stable Diffusion pipeline with random weights, for images of 32x32."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     text_encoder = CLIPTextModel(
@@ -119,9 +119,7 @@ def build_tiny_pipeline(latent_channels: int = 4) -> StableDiffusionPipeline:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory):
-    """Folder of a complete Stable-Diffusion-format pipeline with random weights, for images of
-    32x32.
-    """
+    """Folder of `build_tiny_pipeline()`, saved in the Stable Diffusion format."""
     folder = tmp_path_factory.mktemp("models") / "tiny-base"
     build_tiny_pipeline().save_pretrained(folder, safe_serialization=True)
     return folder
@@ -129,9 +127,7 @@ def tiny_base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def prudish_base(tiny_base, tmp_path_factory):
-    """The tiny base with a real safety checker whose concepts are all closer than allowed: it flags
-    everything.
-    """
+    """The tiny base with a real safety checker whose thresholds are so low that it flags all."""
     folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("prudish") / "base")
     torch.manual_seed(0)
     text = {
@@ -149,7 +145,7 @@ def prudish_base(tiny_base, tmp_path_factory):
             if name.endswith("_embeds"):
                 parameter.copy_(torch.randn(parameter.shape))
             if name.endswith("_embeds_weights"):
-                parameter.fill_(-2.0)  # cosines are at least -1
+                parameter.fill_(-2.0)  # the thresholds; cosines are at least -1
     checker.save_pretrained(folder / "safety_checker")
     processor = CLIPImageProcessor(
         size={"shortest_edge": RESOLUTION}, crop_size={"height": RESOLUTION, "width": RESOLUTION}
@@ -165,8 +161,9 @@ def prudish_base(tiny_base, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def birds(tmp_path_factory):
-    """Folder dataset: 4 species at 32x32; train 24 rows, validation 8, test 16; columns image,
-    label, mask, background.
+    """Folder dataset of 4 species at 32x32: 24 training, 8 validation and 16 test rows.
+
+    Columns: image, label, mask, background.
     """
     folder = tmp_path_factory.mktemp("data") / "birds"
     save_dataset(make_dataset(4, 6, 2, 4, seed=0, resolution=RESOLUTION), folder)
@@ -175,22 +172,22 @@ def birds(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def class_names():
-    """The species of `birds`."""
+    """Class names of `birds`."""
     return make_dataset(4, 1, 1, 1, seed=0, resolution=RESOLUTION)["train"].features["label"].names
 
 
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory, class_names):
-    """Folder of a ResNet with random weights for the species of `birds`: input 64, last stage 8x8.
-    It records no subset.
+    """Folder of a ResNet with random weights for the classes of `birds`.
+
+    Its input is 64x64, its last stage 8x8. It records no training subset.
     """
     return save_classifier(tmp_path_factory.mktemp("models") / "classifier", class_names)
 
 
 def save_classifier(folder, class_names):
-    torch.manual_seed(
-        1
-    )  # with other seeds some Grad-CAM maps of birds are all zero, and their rows skipped
+    # With other seeds some Grad-CAM maps of `birds` are all zero, and those rows are skipped.
+    torch.manual_seed(1)
     names = dict(enumerate(class_names))
     config = ResNetConfig(
         embedding_size=8,
@@ -207,8 +204,9 @@ def save_classifier(folder, class_names):
 
 @pytest.fixture(scope="session")
 def adapter(tmp_path_factory, tiny_base, birds):
-    """Folder of an adapter for `tiny_base` and the training split of `birds`, trained for two
-    steps; alpha is not the rank.
+    """Folder of an adapter trained for two steps, on `tiny_base` and the training rows of `birds`.
+
+    Its alpha differs from its rank, so that tests see the scale alpha / rank.
     """
     folder = tmp_path_factory.mktemp("models") / "adapter"
     train_adapter.main(
@@ -219,7 +217,7 @@ def adapter(tmp_path_factory, tiny_base, birds):
             metaclass="bird",
             rank=4,
             lora_alpha=12,
-            # LoRA starts at zero: two steps have to move it far enough to be seen in an image.
+            # LoRA starts at zero: two steps must move it far enough to change an image.
             learning_rate=0.05,
             token_learning_rate=0.05,
             max_train_steps=2,
@@ -231,14 +229,14 @@ def adapter(tmp_path_factory, tiny_base, birds):
 
 @pytest.fixture(scope="session")
 def source_rows(birds):
-    """The rows of the birds' training split, images encoded."""
+    """Training rows of `birds`, with encoded images."""
     (path,) = (birds / "data").glob("train-*.parquet")
     return pq.read_table(path).to_pylist()
 
 
 @pytest.fixture(scope="session")
 def mixing(birds):
-    """Mixing alone, without any model."""
+    """Settings of a generation that only mixes: strength 0, so no diffusion model is loaded."""
     return {
         "dataset_name": birds,
         "saliency_method": "spectral-residual",
@@ -249,7 +247,7 @@ def mixing(birds):
 
 @pytest.fixture
 def read_only(tmp_path):
-    """A folder whose file system a test may make read-only; with it, the call that does."""
+    """A folder on a file system of 50 MB, and a function that remounts it read-only."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -265,16 +263,14 @@ def read_only(tmp_path):
 
 @pytest.fixture
 def hub():
-    """A Hub on the loopback interface, empty."""
+    """An empty loopback Hub."""
     with loopback_hub() as hub:
         yield hub
 
 
 @pytest.fixture(scope="session")
 def publisher():
-    """A process that publishes, and its Hub, `publisher.hub`, which tests share: every test has a
-    repository of its own.
-    """
+    """A publishing process and its Hub (`publisher.hub`), shared by tests; see `repo_id`."""
     with loopback_hub() as hub:
         publisher = Publisher(hub)
         yield publisher
@@ -283,7 +279,7 @@ def publisher():
 
 @pytest.fixture
 def repo_id(publisher, request):
-    """A name for a repository that no other test uses."""
+    """A repository name that no other test uses; also clears the shared Hub's faults and calls."""
     publisher.hub.faults.clear()
     publisher.hub.calls.clear()
     publisher.numbers = getattr(publisher, "numbers", 0) + 1
@@ -292,7 +288,7 @@ def repo_id(publisher, request):
 
 @pytest.fixture(scope="session")
 def evil_source(tmp_path_factory):
-    """Folder dataset of 12 rows, one of whose classes has a name that tries to be markup."""
+    """Folder dataset of 12 rows; one class name tries to inject markup."""
     return source_dataset(tmp_path_factory.mktemp("sources") / "evil-birds")
 
 
@@ -304,8 +300,9 @@ def evil_judge(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def generation(evil_source, tmp_path_factory):
-    """`generation(name, **settings)`: the output folder of a generation from `evil_source`, mixing
-    alone, made once a session.
+    """`generation(name, **settings)`: output folder of a generation from `evil_source`.
+
+    It only mixes, without a model. Each name is generated once per session.
     """
     made = {}
 
@@ -339,13 +336,13 @@ def first_version(generation):
 
 @pytest.fixture(scope="session")
 def second_version(generation):
-    """24 rows in 2 shards, other targets."""
+    """24 rows in 2 shards, with other targets than `first_version`."""
     return generation("second", num_candidates=5, num_variants=2, rows_per_shard=12)
 
 
 @pytest.fixture(scope="session")
 def generation_settings(birds, classifier, adapter, tiny_base):
-    """48 rows in 8 shards, with everything that SGD-Mix has. 0.6 of 4 steps are 2 steps."""
+    """Settings of the full method: 48 rows in 8 shards; strength 0.6 of 4 steps runs 2 steps."""
     return {
         "dataset_name": birds,
         "classifier": classifier,
@@ -363,7 +360,7 @@ def generation_settings(birds, classifier, adapter, tiny_base):
 
 @pytest.fixture(scope="session")
 def finished_generation(generation_settings, tmp_path_factory):
-    """The output folder of `generation_settings`, made by one process in one go."""
+    """Output folder of `generation_settings`, generated by one process without interruption."""
     output = tmp_path_factory.mktemp("reference") / "run"
     ended = run_script(
         arguments(generation_settings | {"output_dir": output}), output.parent / "logs"

@@ -22,6 +22,7 @@ from sgdmix_hub.seeds import (
 )
 
 PACKAGE = Path(__file__).parents[1] / "sgdmix_hub"
+# These use only a seed, or no randomness at all.
 FIXED = {
     "demo",
     "metrics",
@@ -30,7 +31,7 @@ FIXED = {
     "trust.py",
     "choices.py",
     "preview.py",
-}  # of a seed alone, or none
+}
 calls = st.tuples(
     st.sampled_from(RandomStream),
     st.lists(st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1)), min_size=1, max_size=4),

@@ -174,9 +174,8 @@ def train_unet(images, latents, work_dir, steps, seed, device, earlier_base=None
     def loss_fn(step, generator):
         rows = torch.randint(len(scenes), (BATCH,), generator=generator)
         mean, deviation = latents["mean"][rows].float(), latents["std"][rows].float()
-        clean = (mean + deviation * torch.randn(mean.shape, generator=generator)) * latents[
-            "scaling_factor"
-        ]
+        clean = mean + deviation * torch.randn(mean.shape, generator=generator)
+        clean = clean * latents["scaling_factor"]
         noise = torch.randn(mean.shape, generator=generator)
         timesteps = torch.randint(
             scheduler.config.num_train_timesteps, (BATCH,), generator=generator

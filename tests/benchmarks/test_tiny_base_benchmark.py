@@ -102,9 +102,8 @@ def test_a_log_with_a_repeated_step_keeps_the_later_one(tmp_path):
     ]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     stages = read_log(tmp_path / "log.jsonl")
-    assert [record["psnr"] for record in stages["vae"]] == [20.0, 22.0] and len(
-        stages["decoder"]
-    ) == 1
+    assert [record["psnr"] for record in stages["vae"]] == [20.0, 22.0]
+    assert len(stages["decoder"]) == 1
 
 
 @pytest.fixture

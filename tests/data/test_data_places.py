@@ -102,9 +102,8 @@ def test_a_cell_that_names_a_file_outside_a_folder_is_refused_whether_the_file_i
     split = split_of(write_cells(folder, cells))
     monkeypatch.chdir(secret.parent)
     assert reasons_of(split) == dict.fromkeys(range(1, len(cells)), OUTSIDE)
-    assert np.array_equal(
-        np.asarray(split.image(0)), np.asarray(picture(0))
-    )  # the path beside bytes is a name alone
+    # A path beside bytes is only a name.
+    assert np.array_equal(np.asarray(split.image(0)), np.asarray(picture(0)))
 
 
 def test_a_cell_may_name_a_file_inside_the_folder(tmp_path):
@@ -205,9 +204,8 @@ def test_neither_manifest_nor_card_tells_what_is_on_the_disk(secret, tmp_path):
         )
     )
     manifest = read_json(output / "repo" / "sgdmix" / "default" / "manifest.json")
-    assert manifest["rows"] == 6 and {record["reason"] for record in manifest["skipped"]} == {
-        OUTSIDE
-    }
+    assert manifest["rows"] == 6
+    assert {record["reason"] for record in manifest["skipped"]} == {OUTSIDE}
     for path in (output / "repo").rglob("*"):
         if path.suffix in (".md", ".json", ".yaml"):
             assert "private" not in path.read_text() and str(tmp_path) not in path.read_text(), path
@@ -325,11 +323,9 @@ print(json.dumps(found))
 """,
         tmp_path,
     )
-    assert (
-        found["folder"] == {}
-        and found["file"].endswith("train/tern/1.png")
-        and found["paths"] == {"1": OUTSIDE}
-    )
+    assert found["folder"] == {}
+    assert found["file"].endswith("train/tern/1.png")
+    assert found["paths"] == {"1": OUTSIDE}
     assert OUTSIDE in found["other"]
     assert found["gone"].startswith(
         "the files behind the cached dataset birds/birds are gone: remove "

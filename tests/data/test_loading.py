@@ -169,11 +169,9 @@ def test_minus_one_is_no_label_in_labels_but_a_value_in_a_column_of_groups(tmp_p
             tmp_path / type(feature).__name__, [0, -1, 1, 0], feature, group=groups
         )
         split = split_of(folder)
-        assert (
-            split.class_names == ["0", "1"]
-            and split.labels.tolist() == [0, -1, 1, 0]
-            and split.subset.tolist() == [0, 2, 3]
-        )
+        assert split.class_names == ["0", "1"]
+        assert split.labels.tolist() == [0, -1, 1, 0]
+        assert split.subset.tolist() == [0, 2, 3]
         assert "3 images of 2 classes" in said(capsys, folder)
         assert attributes_of(split, "group")[1] == ["-1", "1"]
 
@@ -199,10 +197,8 @@ def test_one_line_says_what_was_loaded_and_what_was_left_out(tmp_path, capsys):
         "2 left out (2 without a label)\n"
     )
     line = said(capsys, folder, examples_per_class=1)
-    assert (
-        line.startswith("3 images of 3 of 4")
-        and "5 left out (2 without a label, 3 outside the subset)" in line
-    )
+    assert line.startswith("3 images of 3 of 4")
+    assert "5 left out (2 without a label, 3 outside the subset)" in line
     whole = image_folder(tmp_path / "whole")
     assert said(capsys, whole) == "12 images of 3 classes, split 'train' of whole\n"
 
@@ -219,9 +215,9 @@ def test_trainings_name_the_images_that_cannot_be_decoded(tmp_path, capsys):
         "8 images of 3 classes, split 'train' of photos, 4 left out (4 that cannot be decoded: "
         "row 1 train/heron/001.png: "
     )
-    assert (
-        line.count("\n") == 1 and "row 5 train/kite/001.png" in line and "tern/003.png" not in line
-    )
+    assert line.count("\n") == 1
+    assert "row 5 train/kite/001.png" in line
+    assert "tern/003.png" not in line
 
 
 def test_a_generation_names_the_images_without_a_map(tmp_path, capsys, caplog):
@@ -376,10 +372,8 @@ def test_pointers_of_git_lfs_are_told(tmp_path):
     for path in folder.rglob("*.png"):
         path.write_text(LFS_POINTER)
     line = refusal(folder)
-    assert (
-        "not one of the 12 images of split 'train' of images can be decoded" in line
-        and "git lfs pull" in line
-    )
+    assert "not one of the 12 images of split 'train' of images can be decoded" in line
+    assert "git lfs pull" in line
 
 
 def test_a_full_disk_inside_datasets_is_a_full_disk(tmp_path):

@@ -140,8 +140,7 @@ def test_classes_are_counted_and_the_text_names_the_worst(made):
     )
     json.dumps(facts.record(), allow_nan=False)
     lines = facts.text().splitlines()
-    assert (
-        len(lines) == 8 and sum("evil" in line for line in lines) <= 1
-    )  # a name with a line break is one line
+    # A class name with a line break takes one line.
+    assert len(lines) == 8 and sum("evil" in line for line in lines) <= 1
     assert [line.split()[0] for line in lines[2:-1]] == ["0", "0.25", "0.5", "all", "kept"]
     assert f"{facts.measured.all.label_fidelity:.3f}" in lines[5]

@@ -160,7 +160,8 @@ def test_twenty_kills_end_in_the_same_bytes(settings, tmp_path):
         renaming += bool(list((output / "state" / "shards").glob(".shard-*.tmp")))
         assert all(shards_of(output, 2).is_finished(number) for number in records(output))
         print(
-            f"kill {kill}: {len(records(output))} of 48 shards, {renaming} kills left a file that was not renamed"
+            f"kill {kill}: {len(records(output))} of 48 shards, "
+            f"{renaming} kills left a file that was not renamed"
         )
     done = launch([SCRIPT, *arguments(many | {"output_dir": output})], 3)
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,6 @@
 named, and what can be is made again.
 """
 
-import json
 import pickle
 import shutil
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generations import digests, flip, shards_of
+from generations import digests, flip, manifest_of, shards_of
 from rowstores import many_rows
 
 from sgdmix_hub import augment
@@ -153,9 +152,8 @@ def test_a_plan_that_cannot_be_made_again_as_it_was_is_refused_and_costs_no_shar
     assert not plan.settle()
     with pytest.raises(UserError, match="another plan"):
         plan.put(lambda path: path.write_bytes(b"another"))
-    assert (
-        len(list((state / "shards").glob("shard-*.json"))) == SHARDS and not (state / PLAN).exists()
-    )
+    assert len(list((state / "shards").glob("shard-*.json"))) == SHARDS
+    assert not (state / PLAN).exists()
 
 
 def test_a_run_that_is_written_down_nowhere_is_refused(settings, unfinished):
@@ -222,11 +220,9 @@ def test_only_the_changed_block_of_merged_values_is_made_again(seed, source_rows
     made.clear()
     compute_rows(folder, split, prepare, 0, 1)
     assert f"{folder / 'values.npy'} is torn or was changed" in capsys.readouterr().out
-    assert (
-        (folder / "values.npy").read_bytes() == whole
-        and len(made) <= 1
-        and not list(folder.glob("*.npy.*"))
-    )
+    assert (folder / "values.npy").read_bytes() == whole
+    assert len(made) <= 1
+    assert not list(folder.glob("*.npy.*"))
 
 
 def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_path, capsys):
@@ -243,23 +239,28 @@ def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_pat
     whole = path.read_bytes()
     flip(path, 0)
     assert compute_maps(apply_preset(asked), split, pin, 0, 1, torch.device("cpu")).trust == found
-    assert (
-        f"{path} is torn or was changed" in capsys.readouterr().out and path.read_bytes() == whole
-    )
+    assert f"{path} is torn or was changed" in capsys.readouterr().out
+    assert path.read_bytes() == whole
 
 
 # ---- repo/ ----
 
 
-@pytest.mark.parametrize("name", ["data/train-00003-of-00016.parquet", "sgdmix/default/plan.parquet", "sgdmix/default/config.yaml",
-                                  "assets/contact_sheet.png", "sgdmix/default/manifest.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/train-00003-of-00016.parquet",
+        "sgdmix/default/plan.parquet",
+        "sgdmix/default/config.yaml",
+        "assets/contact_sheet.png",
+        "sgdmix/default/manifest.json",
+    ],
+)
 def test_flipped_files_of_a_finished_repository_are_found_by_verify(name, settings, finished):
     asked = apply_preset(
         AugmentSettings(**settings | {"output_dir": str(finished), "verify": True})
     )
-    pins = json.loads((finished / "repo" / "sgdmix" / "default" / "manifest.json").read_text())[
-        "pins"
-    ]
+    pins = manifest_of(finished)["pins"]
     path = finished / "repo" / name
     whole = path.read_bytes()
     assert is_complete(OutputFolder(finished), asked, pins)
@@ -270,8 +271,16 @@ def test_flipped_files_of_a_finished_repository_are_found_by_verify(name, settin
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("name", ["data/train-00003-of-00016.parquet", "sgdmix/default/plan.parquet", "sgdmix/default/config.yaml",
-                                  "assets/contact_sheet.png", "sgdmix/default/manifest.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/train-00003-of-00016.parquet",
+        "sgdmix/default/plan.parquet",
+        "sgdmix/default/config.yaml",
+        "assets/contact_sheet.png",
+        "sgdmix/default/manifest.json",
+    ],
+)
 def test_flipped_files_of_a_published_version_are_not_loaded(name, finished):
     path = finished / "repo" / name
     whole = path.read_bytes()
@@ -290,9 +299,8 @@ def test_verify_names_every_damaged_file_and_a_rerun_makes_it_again(settings, re
     run_again(settings, finished)  # by the sizes all is well
     with pytest.raises(UserError) as refused:
         run_again(settings, finished, verify=True)
-    assert all(name in str(refused.value) for name in names) and "remove that folder" in str(
-        refused.value
-    )
+    assert all(name in str(refused.value) for name in names)
+    assert "remove that folder" in str(refused.value)
     shutil.rmtree(finished / "repo")
     run_again(settings, finished)
     assert digests(finished / "repo") == digests(reference / "repo")

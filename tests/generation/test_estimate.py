@@ -12,27 +12,22 @@ def test_a_dry_run_tells_and_makes_nothing(generation_settings, finished_generat
     told = run_script([*arguments(mine), "--dry_run"], tmp_path / "logs")
     assert told.returncode == 0, told.stderr
     lines = dict(line.split(None, 1) for line in told.stdout.splitlines() if line)
-    assert (
-        lines["rows"] == "48 in 8 shards of 6"
-        and lines["to"] == "make     48 rows in 8 shards; 0 shards are finished"
-    )
+    assert lines["rows"] == "48 in 8 shards of 6"
+    assert lines["to"] == "make     48 rows in 8 shards; 0 shards are finished"
     assert lines["skipped"] == "by the plan: none; of 8 rows tried: 0"
     assert "images/s per process" in lines["speed"] and "accelerator-hours" in lines["time"]
     kilobytes = (
         sum(len(row["image"]["bytes"]) for row in published_rows(finished_generation)) / 48e3
     )
     assert float(lines["size"].split("GB, ")[1].split()[0]) == pytest.approx(kilobytes, rel=0.2)
-    assert (
-        not (output / "repo").exists()
-        and not (output / "state" / "plan.parquet").exists()
-        and not records(output)
-    )
+    assert not (output / "repo").exists()
+    assert not (output / "state" / "plan.parquet").exists()
+    assert not records(output)
     # other settings may follow, and the maps are not made again
     maps = [path.stat().st_mtime_ns for path in (output / "state" / "saliency").rglob("values.npy")]
     ended = run_script(arguments(mine), tmp_path / "logs")
-    assert ended.returncode == 0 and digests(output / "repo") == digests(
-        finished_generation / "repo"
-    )
+    assert ended.returncode == 0
+    assert digests(output / "repo") == digests(finished_generation / "repo")
     assert maps == [
         path.stat().st_mtime_ns for path in (output / "state" / "saliency").rglob("values.npy")
     ]
@@ -50,10 +45,8 @@ def test_a_dry_run_of_a_run_that_has_begun_tells_what_is_left(
     told = run_script(
         [*arguments(generation_settings | {"output_dir": output}), "--dry_run"], tmp_path / "logs"
     )
-    assert (
-        told.returncode == 0
-        and "make     18 rows in 3 shards; 5 shards are finished" in told.stdout
-    )
+    assert told.returncode == 0
+    assert "make     18 rows in 3 shards; 5 shards are finished" in told.stdout
     assert snapshot(output) == before
     refused = run_script(
         [

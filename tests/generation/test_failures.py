@@ -454,7 +454,12 @@ import os, signal, subprocess, sys, time
 command = sys.argv[1:]
 while command[0].startswith("--"):
     command.pop(0)
-tasks = [subprocess.Popen(command, env=os.environ | {{"SLURM_NODEID": str(node)}}, start_new_session=True) for node in range(2)]
+tasks = [
+    subprocess.Popen(
+        command, env=os.environ | {{"SLURM_NODEID": str(node)}}, start_new_session=True
+    )
+    for node in range(2)
+]
 
 
 def stop(*signal_and_frame):
@@ -464,7 +469,10 @@ def stop(*signal_and_frame):
 
 
 signal.signal(signal.SIGTERM, stop)
-while all(task.poll() in (None, 0) for task in tasks) and not all(task.poll() == 0 for task in tasks):
+while (
+    all(task.poll() in (None, 0) for task in tasks)
+    and not all(task.poll() == 0 for task in tasks)
+):
     time.sleep(0.1)
 if any(task.poll() is None for task in tasks):
     stop()

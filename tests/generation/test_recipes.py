@@ -121,9 +121,10 @@ SCHEMAS = {
         ["landbird", "waterbird"], splits=("train", "validation", "test"), more=PLACES
     ),
 }
+# For a new recipe.
 ANY = Schema(
     ["1", "2", "10", "Two words", "two words", "<class_0>"], splits=("train", "validation", "test")
-)  # for a recipe that is new
+)
 
 
 def encoded(number: int) -> dict:
@@ -282,10 +283,9 @@ def write_classifier(settings: ClassifierSettings, split: Split) -> None:
     network, preprocessing = build_for_training(
         pin, split.class_names, TINY["saliency_input_size"], None, from_scratch=True
     )
+    # With positive weights, Grad-CAM of an untrained network is not blank in any image.
     with torch.no_grad():
-        network.classifier[
-            -1
-        ].weight.abs_()  # untrained, but Grad-CAM finds something in every image
+        network.classifier[-1].weight.abs_()
     save_classifier(network, preprocessing, Path(settings.output_dir))
     facts = classifier_facts(settings, split, pin, None) | {"preprocessing": preprocessing.record()}
     write_json(Path(settings.output_dir) / CLASSIFIER_FACTS, facts)
@@ -325,21 +325,18 @@ def test_stages_alone_are_those_of_the_whole_run(recipe):
         )
     }
     assert parsed["classifier"] == classifier and parsed["adapter"] == adapter
-    base = (
-        parsed["generate"].pretrained_model_name_or_path or adapter.pretrained_model_name_or_path
-    )  # the adapter's by default
-    alone = dataclasses.replace(
-        parsed["generate"], pretrained_model_name_or_path=base, config=None
-    )  # where a published plan may lie
+    # The base defaults to the adapter's; `config` only says where a published plan may lie.
+    generate = parsed["generate"]
+    base = generate.pretrained_model_name_or_path or adapter.pretrained_model_name_or_path
+    alone = dataclasses.replace(generate, pretrained_model_name_or_path=base, config=None)
     assert alone == generation
     links = {
         name: getattr(downstream, name)
         for name in ("output_dir", "synthetic", "synthetic_config_name")
     }
     assert links["synthetic"] == str(Path(generation.output_dir) / "repo")
-    if not (
-        folder / "downstream.yaml"
-    ).exists():  # with and without the dataset, everything else is the same
+    # Without settings for the second classifier, only the synthetic dataset may differ.
+    if not (folder / "downstream.yaml").exists():
         assert downstream == dataclasses.replace(classifier, **links)
 
 
@@ -347,10 +344,8 @@ def test_all_stages_read_the_same_data(driven):
     settings = [driven.classifier, driven.adapter, driven.generation, driven.downstream]
     for name in DATA:
         assert len({str(getattr(each, name)) for each in settings}) == 1, name
-    assert (
-        driven.adapter.resolution == driven.generation.resolution
-        and driven.adapter.resize == driven.generation.resize
-    )
+    assert driven.adapter.resolution == driven.generation.resolution
+    assert driven.adapter.resize == driven.generation.resize
     assert (
         driven.generation.pretrained_model_name_or_path
         == driven.adapter.pretrained_model_name_or_path
@@ -369,13 +364,10 @@ def test_sizes_and_steps_of_the_stages_go_together(recipe):
         generation.num_inference_steps,
         generation.guidance_scale,
     )
-    if (
-        apply_preset(generation).saliency_method in CAM_METHODS
-    ):  # a ResNet-50 has a cell for 32 pixels
-        assert (
-            generation.saliency_input_size >= classifier.image_size
-            and generation.saliency_input_size // 32 >= 7
-        )
+    if apply_preset(generation).saliency_method in CAM_METHODS:
+        assert generation.saliency_input_size >= classifier.image_size
+        # The last stage of a ResNet-50 has one cell per 32 pixels.
+        assert generation.saliency_input_size // 32 >= 7
         assert generation.saliency_input_size <= LARGEST_SCALE * classifier.resize_size
 
 
@@ -391,9 +383,8 @@ def test_labels_keep_the_names_and_the_evaluation_split_has_them_too(driven):
         if settings.validation_split:
             evaluations.append(load_evaluation_split(settings, settings.validation_split, split))
         for evaluation in evaluations:
-            assert evaluation.class_names == stored and evaluation.labels.tolist() == list(
-                range(len(stored))
-            )
+            assert evaluation.class_names == stored
+            assert evaluation.labels.tolist() == list(range(len(stored)))
             assert len(evaluation.decodable()) == len(stored)
     else:
         assert driven.schema.splits == (settings.dataset_split,)
@@ -409,9 +400,8 @@ def test_every_class_has_a_prompt_of_its_own_without_its_name(driven):
     assert prompts == [
         f"a photo of a <class_{label}> {driven.adapter.metaclass}" for label in range(len(names))
     ]
-    assert (
-        len({tuple(row) for row in driven.ids.tolist()}) == len(names) + 1
-    )  # the last is the prompt without a class
+    # One prompt per class, and one without a class.
+    assert len({tuple(row) for row in driven.ids.tolist()}) == len(names) + 1
     for label in range(len(names)):
         token = driven.tokenizer.convert_tokens_to_ids(f"<class_{label}>")
         assert [token in row for row in driven.ids.tolist()] == [

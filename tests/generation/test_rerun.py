@@ -100,9 +100,8 @@ def test_it_is_the_published_plan_that_is_used(published, evil_source, tmp_path)
         for shard in shards
         for row in pq.read_table(shard, columns=["target_index"]).to_pylist()
     ]
-    assert [row["target_index"] for row in made] == pq.read_table(published / PLAN)[
-        "target_index"
-    ].to_pylist()
+    planned = pq.read_table(published / PLAN)["target_index"].to_pylist()
+    assert [row["target_index"] for row in made] == planned
 
 
 @pytest.mark.parametrize(
@@ -149,10 +148,8 @@ def test_a_configuration_with_nothing_beside_it_brings_no_plan(published, tmp_pa
     settings = parse_settings(
         AugmentSettings, ["--config", str(tmp_path / "config.yaml"), "--output_dir=out"]
     )
-    assert (
-        settings.config == str(tmp_path / "config.yaml")
-        and published_plan(settings, {}, None) is None
-    )
+    assert settings.config == str(tmp_path / "config.yaml")
+    assert published_plan(settings, {}, None) is None
 
 
 def test_a_configuration_cannot_name_another(tmp_path):
@@ -175,17 +172,17 @@ def test_generations_publish_themselves_and_a_colleague_makes_them_again(evil_so
     push = {"push_to_hub": True, "hub_dataset_id": "birds/made", "tag": "v1.0.0"}
     first = common | push | {"dataset_name": "birds/source", "output_dir": tmp_path / "first"}
     with loopback_hub() as hub:
-        code = "import sys; from sgdmix_hub.hub.push import push_folder; push_folder(sys.argv[1], 'birds/source', 'dataset')"
+        code = (
+            "import sys; from sgdmix_hub.hub.push import push_folder; "
+            "push_folder(sys.argv[1], 'birds/source', 'dataset')"
+        )
         assert run_python(hub, code, evil_source).returncode == 0
         runs = [
-            first
-            | {
-                "max_skipped": 0,
-                "dataset_name": "birds/nothing",
-            },  # refused after the push was found possible
+            # Refused, but only after the check that the push is possible.
+            first | {"max_skipped": 0, "dataset_name": "birds/nothing"},
             first,
             first,  # nothing to do, nothing to push
-            first | {"output_dir": tmp_path / "late"},  # the tag is there: refused before the work
+            first | {"output_dir": tmp_path / "late"},  # the tag exists: refused before the work
             first
             | {"output_dir": tmp_path / "local", "dataset_name": evil_source, "tag": "v2.0.0"},
             first | {"output_dir": tmp_path / "dry", "tag": "v3.0.0", "dry_run": True},
@@ -198,11 +195,9 @@ def test_generations_publish_themselves_and_a_colleague_makes_them_again(evil_so
         oid = hub.repository("dataset", "birds/made").tags["v1.0.0"]
         published = f"published as birds/made@v1.0.0, commit {oid}"
         assert "birds/nothing" in ended[0] and ended[1:5] == [published, "ended: well"] * 2
-        assert (
-            "has a version v1.0.0 already" in ended[5]
-            and "made from local folders" in ended[6]
-            and ended[7] == "ended: well"
-        )
+        assert "has a version v1.0.0 already" in ended[5]
+        assert "made from local folders" in ended[6]
+        assert ended[7] == "ended: well"
         assert not any((tmp_path / name / "repo").exists() for name in ("late", "local", "dry"))
         assert set(hub.repository("dataset", "birds/made").tags) == {"v1.0.0"}
 
@@ -220,10 +215,8 @@ def test_generations_publish_themselves_and_a_colleague_makes_them_again(evil_so
             line for line in done.stdout.splitlines() if line.startswith(("ended", "the plan"))
         ]
         assert lines[0].startswith("the plan is that of") and lines[1] == "ended: well"
-        assert (
-            "birds/made has no revision 'v7'" in lines[2]
-            and lines[3].startswith("ended: cannot fetch hf://")
-            and len(lines) == 4
-        )
+        assert "birds/made has no revision 'v7'" in lines[2]
+        assert lines[3].startswith("ended: cannot fetch hf://")
+        assert len(lines) == 4
     assert digests(tmp_path / "again" / "repo") == digests(tmp_path / "first" / "repo")
     assert manifest_of(tmp_path / "again")["pins"]["dataset_name"].startswith("birds/source@")

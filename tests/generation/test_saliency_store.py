@@ -88,9 +88,8 @@ def test_two_processes_make_the_same_store_and_a_third_run_only_reads_it(source_
     ]
     assert (folders[0] / "values.npy").read_bytes() == (folders[1] / "values.npy").read_bytes()
     assert alone.unusable == together.unusable and sorted(alone.unusable) == [3, 200]
-    assert (
-        all("corrupt" in reason for reason in alone.unusable.values()) and not alone[[3, 200]].any()
-    )
+    assert all("corrupt" in reason for reason in alone.unusable.values())
+    assert not alone[[3, 200]].any()
     before = snapshot(folders[0].parent)
     assert np.array_equal(
         work("three", shared=str(folders[0].parent))[1][np.arange(40)], alone[np.arange(40)]
@@ -115,11 +114,8 @@ def test_blocks_that_are_there_are_not_made_again(source_rows, tmp_path):
 
     whole = compute_rows(tmp_path / "whole", split, prepare, 0, 1)
     assert made == [BLOCK_ROWS, BLOCK_ROWS, 5]
-    assert np.array_equal(whole[split.subset], split.subset[:, None]) and list(whole.unusable) == [
-        0,
-        128,
-        256,
-    ]
+    assert np.array_equal(whole[split.subset], split.subset[:, None])
+    assert list(whole.unusable) == [0, 128, 256]
     stopped = tmp_path / "stopped"
 
     def two_blocks():
@@ -150,10 +146,8 @@ def test_a_store_belongs_to_everything_its_maps_depend_on(birds, classifier, tmp
     for method, own in {
         "grad-cam": {"saliency_layer": "resnet.encoder.stages.0", "saliency_input_size": 128},
         "spectral-residual": {"saliency_sigma": 3.0},
-        "mask-column": {
-            "mask_column": "other",
-            "image_column": "other",
-        },  # a damaged image has no map either
+        # The image column counts as well: a row whose image is damaged gets no map.
+        "mask-column": {"mask_column": "other", "image_column": "other"},
         "minimum-barrier": {"image_column": "other"},
     }.items():
         plain = key(saliency_method=method)
@@ -187,7 +181,6 @@ def test_maps_that_separate_nothing_are_unusable(tmp_path, source_rows):
     for method in ("minimum-barrier", "spectral-residual"):
         asked = store_settings(data, tmp_path / "run", saliency_method=method)
         maps = compute_maps(asked, split_of(asked), None, 0, 1, CPU)
-        assert maps.unusable[1] == "blank saliency map" and maps.unusable[2].startswith(
-            "corrupt image"
-        )
+        assert maps.unusable[1] == "blank saliency map"
+        assert maps.unusable[2].startswith("corrupt image")
         assert sorted(maps.unusable) == [1, 2]

@@ -15,10 +15,13 @@ def folder(tmp_path):
 UPLOAD = """
 api.create_repo("birds/model")
 api.create_repo("birds/model", exist_ok=True)
-uploaded = api.upload_folder(repo_id="birds/model", folder_path=sys.argv[1], commit_message="all of it")
+uploaded = api.upload_folder(
+    repo_id="birds/model", folder_path=sys.argv[1], commit_message="all of it"
+)
 again = api.upload_folder(repo_id="birds/model", folder_path=sys.argv[1])
 info = api.model_info("birds/model", files_metadata=True)
 checked = api.verify_repo_checksums("birds/model", local_dir=sys.argv[1])
+wanted = ["weights", "config.json", "nothing"]
 print(json.dumps({
     "user": api.whoami()["name"],
     "commits": [uploaded.oid, again.oid, info.sha],
@@ -27,7 +30,7 @@ print(json.dumps({
     "lfs": [file.rfilename for file in info.siblings if file.lfs],
     "top": [entry.path for entry in api.list_repo_tree("birds/model")],
     "inside": [entry.path for entry in api.list_repo_tree("birds/model", "weights")],
-    "paths": [entry.path for entry in api.get_paths_info("birds/model", ["weights", "config.json", "nothing"])],
+    "paths": [entry.path for entry in api.get_paths_info("birds/model", wanted)],
     "titles": [[commit.title, *commit.authors] for commit in api.list_repo_commits("birds/model")],
     "checked": [checked.checked_count, len(checked.mismatches), checked.missing_paths],
 }))
@@ -51,9 +54,8 @@ def test_a_folder_is_uploaded_listed_and_verified(hub, folder):
     assert seen["titles"] == [["all of it", "ada"], ["initial commit", "ada"]]
     assert seen["checked"] == [len(FILES), 0, [".gitattributes"]]
     assert len(hub.calls_of("PUT", "/lfs/")) == 1 and len(hub.calls_of("POST", "/commit/")) == 1
-    assert all(
-        call.user is None for call in hub.calls_of("PUT", "/lfs/")
-    )  # another origin gets no token
+    # Another origin gets no token.
+    assert all(call.user is None for call in hub.calls_of("PUT", "/lfs/"))
 
 
 COMMITS = """
@@ -69,7 +71,8 @@ first = api.model_info(repo).sha
 second = api.create_commit(repo, add(b"1"), commit_message="1", parent_commit=first).oid
 stale = status(api.create_commit, repo, add(b"2"), commit_message="2", parent_commit=first)
 third = api.create_commit(repo, add(b"2"), commit_message="2", parent_commit=second).oid
-deleted = api.create_commit(repo, [CommitOperationDelete("a/"), CommitOperationDelete("c.txt")], commit_message="3").oid
+removals = [CommitOperationDelete("a/"), CommitOperationDelete("c.txt")]
+deleted = api.create_commit(repo, removals, commit_message="3").oid
 print(json.dumps({
     "stale": stale,
     "made": [deleted, third, second, first],
@@ -114,9 +117,14 @@ def test_of_many_commits_at_once_on_one_parent_one_is_made(hub):
 PARTS = """
 repo = api.create_repo("birds/data", repo_type="dataset").repo_id
 Path(sys.argv[1]).write_bytes(bytes(range(250)) * 100)
-operations = [CommitOperationAdd("whole.bin", bytes(10_000)), CommitOperationAdd("parts.bin", sys.argv[1])]
+operations = [
+    CommitOperationAdd("whole.bin", bytes(10_000)),
+    CommitOperationAdd("parts.bin", sys.argv[1]),
+]
 api.create_commit(repo, operations, commit_message="two", repo_type="dataset")
-print(json.dumps(api.verify_repo_checksums(repo, repo_type="dataset", local_dir=Path(sys.argv[1]).parent).mismatches))
+folder = Path(sys.argv[1]).parent
+checked = api.verify_repo_checksums(repo, repo_type="dataset", local_dir=folder)
+print(json.dumps(checked.mismatches))
 """
 
 
@@ -133,9 +141,8 @@ def test_a_large_file_is_uploaded_in_parts(hub, tmp_path):
         ("2", 200),
         ("3", 200),
     ]
-    assert all(
-        call.user is None for call in parts + hub.calls_of("POST", "/complete-multipart/")
-    )  # signed addresses need no token
+    # Signed URLs need no token.
+    assert all(call.user is None for call in parts + hub.calls_of("POST", "/complete-multipart/"))
     assert len(hub.calls_of("PUT", "/lfs/[0-9a-f]{64}")) == 1 and not hub.parted_uploads
 
 
@@ -145,12 +152,19 @@ from huggingface_hub.utils import build_hf_headers, get_session
 api.create_repo("birds/model")
 oid, headers = "ab" * 32, build_hf_headers(token=api.token)
 batch = {"operation": "upload", "transfers": ["multipart"], "objects": [{"oid": oid, "size": 15}]}
-answer = get_session().post(f"{api.endpoint}/birds/model.git/info/lfs/objects/batch", json=batch, headers=headers).json()
+url = f"{api.endpoint}/birds/model.git/info/lfs/objects/batch"
+answer = get_session().post(url, json=batch, headers=headers).json()
 upload = answer["objects"][0]["actions"]["upload"]
-etags = [get_session().put(upload["header"][part], content=b"x" * 10).headers["etag"] for part in ("00001", "00002")]
-complete = lambda etags: get_session().post(
-    upload["href"], json={"oid": oid, "parts": [{"partNumber": number, "etag": etag} for number, etag in enumerate(etags, 1)]}
-).status_code
+etags = [
+    get_session().put(upload["header"][part], content=b"x" * 10).headers["etag"]
+    for part in ("00001", "00002")
+]
+
+def complete(etags):
+    parts = [{"partNumber": number, "etag": etag} for number, etag in enumerate(etags, 1)]
+    answer = get_session().post(upload["href"], json={"oid": oid, "parts": parts})
+    return answer.status_code
+
 print(json.dumps([complete(etags[:1]), complete(["wrong", etags[1]]), complete(etags)]))
 """
 
@@ -162,9 +176,10 @@ def test_parts_that_do_not_make_the_announced_object_are_refused(hub):
 
 XET = """
 repo = api.create_repo("birds/data", repo_type="dataset").repo_id
-api.upload_file(repo_id=repo, repo_type="dataset", path_in_repo="a.bin", path_or_fileobj=bytes(range(256)) * 40)
+content = bytes(range(256)) * 40
+api.upload_file(repo_id=repo, repo_type="dataset", path_in_repo="a.bin", path_or_fileobj=content)
 copy = api.hf_hub_download(repo, "a.bin", repo_type="dataset")
-print(json.dumps(Path(copy).read_bytes() == bytes(range(256)) * 40))
+print(json.dumps(Path(copy).read_bytes() == content))
 """
 
 
@@ -174,17 +189,10 @@ def test_with_xet_large_files_go_up_and_down_by_it(hub, tmp_path):
     assert hub.calls_of("GET", "/xet-write-token/") and hub.calls_of("GET", "/xet-read-token/")
     assert not hub.calls_of("PUT", "/lfs/") and not hub.calls_of("GET", "/lfs/")
     assert hub.content("dataset", "birds/data")["a.bin"] == bytes(range(256)) * 40
-    assert (
-        run_client(
-            hub,
-            XET.replace("create_repo(", "create_repo(exist_ok=True, repo_id="),
-            HF_HUB_DISABLE_XET="1",
-        )
-        is True
-    )
-    assert [call.status for call in hub.calls_of("GET", "/lfs/")] == [
-        200
-    ]  # whoever has no Xet reads the same bytes
+    # A client without Xet reads the same bytes.
+    again = XET.replace("create_repo(", "create_repo(exist_ok=True, repo_id=")
+    assert run_client(hub, again, HF_HUB_DISABLE_XET="1") is True
+    assert [call.status for call in hub.calls_of("GET", "/lfs/")] == [200]
 
 
 ATTRIBUTES = """
@@ -193,49 +201,53 @@ api.create_repo(repo, repo_type="dataset")
 for kind in ("model", "dataset"):
     files = [CommitOperationAdd(name, b"text") for name in ("a.txt", "a.parquet", "a.png")]
     api.create_commit(repo, files, commit_message="by name", repo_type=kind)
-api.upload_file(repo_id=repo, path_in_repo=".gitattributes", path_or_fileobj=b"*.txt filter=lfs diff=lfs merge=lfs -text\\n")
+attributes = b"*.txt filter=lfs diff=lfs merge=lfs -text\\n"
+api.upload_file(repo_id=repo, path_in_repo=".gitattributes", path_or_fileobj=attributes)
 api.upload_file(repo_id=repo, path_in_repo=".gitignore", path_or_fileobj=b"*.log\\nstate/\\n")
-files = ["b.txt", "b.parquet", "b.log", "state/b.txt", "more/state.txt"]
-api.create_commit(repo, [CommitOperationAdd(name, b"text") for name in files], commit_message="by attributes")
-by_lfs = lambda kind: [file.path for file in api.list_repo_tree(repo, recursive=True, repo_type=kind) if getattr(file, "lfs", None)]
+names = ["b.txt", "b.parquet", "b.log", "state/b.txt", "more/state.txt"]
+files = [CommitOperationAdd(name, b"text") for name in names]
+api.create_commit(repo, files, commit_message="by attributes")
+
+def by_lfs(kind):
+    tree = api.list_repo_tree(repo, recursive=True, repo_type=kind)
+    return [file.path for file in tree if getattr(file, "lfs", None)]
+
 print(json.dumps([by_lfs("model"), by_lfs("dataset"), api.list_repo_files(repo)]))
 """
 
 
 def test_attributes_and_ignored_files_are_heeded(hub):
     by_lfs, by_lfs_of_dataset, names = run_client(hub, ATTRIBUTES)
-    assert by_lfs == ["a.parquet", "b.txt", "more/state.txt"] and by_lfs_of_dataset == [
-        "a.parquet",
-        "a.png",
-    ]
-    assert not {"b.log", "state/b.txt"} & set(names) and {
-        "b.txt",
-        "b.parquet",
-        "more/state.txt",
-    } <= set(names)
+    assert by_lfs == ["a.parquet", "b.txt", "more/state.txt"]
+    assert by_lfs_of_dataset == ["a.parquet", "a.png"]
+    assert not {"b.log", "state/b.txt"} & set(names)
+    assert {"b.txt", "b.parquet", "more/state.txt"} <= set(names)
 
 
 COPIES = """
 repo = api.create_repo("birds/model").repo_id
 files = [CommitOperationAdd("a.txt", b"1"), CommitOperationAdd("a.bin", b"2")]
 first = api.create_commit(repo, files, commit_message="1").oid
-api.create_commit(repo, [CommitOperationDelete("a.txt"), CommitOperationDelete("a.bin")], commit_message="2")
-copies = [CommitOperationCopy(f"a.{end}", f"folder/b.{end}", src_revision=first) for end in ("txt", "bin")]
+removals = [CommitOperationDelete("a.txt"), CommitOperationDelete("a.bin")]
+api.create_commit(repo, removals, commit_message="2")
+copies = [
+    CommitOperationCopy("a.txt", "folder/b.txt", src_revision=first),
+    CommitOperationCopy("a.bin", "folder/b.bin", src_revision=first),
+]
 api.create_commit(repo, copies, commit_message="3")
-print(json.dumps([file.size for file in api.get_paths_info(repo, ["folder/b.txt", "folder/b.bin"])]))
+copied = api.get_paths_info(repo, ["folder/b.txt", "folder/b.bin"])
+print(json.dumps([file.size for file in copied]))
 """
 
 
 def test_files_are_copied_from_other_revisions(hub):
     assert run_client(hub, COPIES) == [1, 1]
     content = hub.content("model", "birds/model")
-    assert (content["folder/b.txt"], content["folder/b.bin"]) == (
-        b"1",
-        b"2",
-    ) and "a.txt" not in content
+    assert (content["folder/b.txt"], content["folder/b.bin"]) == (b"1", b"2")
+    assert "a.txt" not in content
 
 
-# Past the client, which would refuse most of it itself.
+# Plain HTTP: the client itself would refuse most of these commits.
 REFUSALS = """
 from huggingface_hub.utils import build_hf_headers, get_session
 
@@ -243,17 +255,22 @@ repo = api.create_repo("birds/model").repo_id
 api.create_tag(repo, tag="v1.0.0")
 
 def commit(*lines, branch="main", query=""):
-    lines = [{"key": "header", "value": {"summary": "by hand"}}, *({"key": key, "value": value} for key, value in lines)]
-    body = b"".join(json.dumps(line).encode() + b"\\n" for line in lines)
+    lines = [("header", {"summary": "by hand"}), *lines]
+    body = b"".join(
+        json.dumps({"key": key, "value": value}).encode() + b"\\n" for key, value in lines
+    )
     headers = build_hf_headers(token=api.token) | {"Content-Type": "application/x-ndjson"}
-    return get_session().post(f"{api.endpoint}/api/models/{repo}/commit/{branch}{query}", content=body, headers=headers).status_code
+    url = f"{api.endpoint}/api/models/{repo}/commit/{branch}{query}"
+    return get_session().post(url, content=body, headers=headers).status_code
 
 added = ("file", {"path": "a.txt", "content": "MQ==", "encoding": "base64"})
+absent = ("lfsFile", {"path": "a.bin", "algo": "sha256", "oid": "ab" * 32, "size": 1})
+card = {"content": "---\\nlicense: [mit\\n---\\n", "encoding": "utf-8"}
 print(json.dumps({
     "nothing": commit(),
     "outside": commit(("file", {"path": "../a.txt", "content": ""})),
-    "not uploaded": commit(("lfsFile", {"path": "a.bin", "algo": "sha256", "oid": "ab" * 32, "size": 1})),
-    "bad card": commit(("file", {"path": "README.md", "content": "---\\nlicense: [mit\\n---\\n", "encoding": "utf-8"})),
+    "not uploaded": commit(absent),
+    "bad card": commit(("file", {"path": "README.md", **card})),
     "large": commit(("file", {"path": "a.txt", "content": "QUFB" * 4_000_000})),
     "to a tag": commit(added, branch="v1.0.0"),
     "to an id": commit(added, branch=api.model_info(repo).sha),

@@ -1,16 +1,19 @@
-"""Who may do what on the loopback Hub: tokens, private and gated repositories, settings, deletion."""
+"""Permissions on the loopback Hub: tokens, private and gated repositories, settings, deletion."""
 
 import pytest
 from loopback_hub import READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, Account, run_client
 
 ACCESS = """
+def commit(name):
+    return status(api.upload_file, repo_id="birds/open", path_in_repo=name, path_or_fileobj=b"1")
+
 print(json.dumps({
     "who": status(api.whoami, token=sys.argv[1]) if sys.argv[1] else None,
     "read": status(api.model_info, "birds/open"),
     "read private": status(api.model_info, "birds/closed"),
     "create": status(api.create_repo, "birds/new"),
-    "commit": status(api.upload_file, repo_id="birds/open", path_in_repo="a.txt", path_or_fileobj=b"1"),
-    "commit by LFS": status(api.upload_file, repo_id="birds/open", path_in_repo="a.bin", path_or_fileobj=b"1"),
+    "commit": commit("a.txt"),
+    "commit by LFS": commit("a.bin"),
     "tag": status(api.create_tag, "birds/open", tag="v1"),
     "check": status(api.auth_check, "birds/open", write=True),
 }))
@@ -64,12 +67,14 @@ def test_a_member_with_the_role_read_sees_private_repositories_and_changes_none(
 
 
 FINE_GRAINED = """
-from huggingface_hub import CommitOperationAdd
+def commit(repo):
+    return status(api.upload_file, repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"1")
+
 print(json.dumps({
     "there": api.create_repo("birds/open", exist_ok=True),
     "not there": status(api.create_repo, "birds/new", exist_ok=True),
-    "commit": status(api.upload_file, repo_id="birds/open", path_in_repo="a.txt", path_or_fileobj=b"1"),
-    "elsewhere": status(api.upload_file, repo_id="birds/closed", path_in_repo="a.txt", path_or_fileobj=b"1"),
+    "commit": commit("birds/open"),
+    "elsewhere": commit("birds/closed"),
     "role": api.whoami()["auth"]["accessToken"]["role"],
 }))
 """
@@ -83,32 +88,31 @@ def test_a_fine_grained_token_writes_to_its_repositories_alone(hub):
     )
     seen = run_client(hub, FINE_GRAINED, token="hf_fine")
     assert seen["there"] == f"{hub.url}/birds/open" and seen["role"] == "fineGrained"
-    assert seen["commit"] is None and seen["not there"] == seen["elsewhere"] == [
-        "HfHubHTTPError",
-        403,
-    ]
-    assert hub.content("model", "birds/open")["a.txt"] == b"1" and "a.txt" not in hub.content(
-        "model", "birds/closed"
-    )
+    assert seen["commit"] is None
+    assert seen["not there"] == seen["elsewhere"] == ["HfHubHTTPError", 403]
+    assert hub.content("model", "birds/open")["a.txt"] == b"1"
+    assert "a.txt" not in hub.content("model", "birds/closed")
 
 
+GATE = """
+repo = api.create_repo("birds/data", repo_type="dataset").repo_id
+api.upload_file(repo_id=repo, repo_type="dataset", path_in_repo="a.txt", path_or_fileobj=b"1")
+api.update_repo_settings(repo, repo_type="dataset", gated="manual")
+print(json.dumps(api.dataset_info(repo).gated))
+"""
 GATED = """
+url = f"{api.endpoint}/datasets/birds/data/resolve/main/a.txt"
 print(json.dumps({
     "info": status(api.dataset_info, "birds/data"),
     "files": api.list_repo_files("birds/data", repo_type="dataset"),
-    "read": status(lambda: api.get_hf_file_metadata(url=f"{api.endpoint}/datasets/birds/data/resolve/main/a.txt")),
+    "read": status(api.get_hf_file_metadata, url=url),
     "check": status(api.auth_check, "birds/data", repo_type="dataset"),
 }))
 """
 
 
 def test_a_gated_dataset_is_seen_by_all_and_read_by_those_who_may(hub):
-    gate = 'api.create_repo("birds/data", repo_type="dataset"); api.upload_file(repo_id="birds/data", repo_type="dataset", '
-    gate += 'path_in_repo="a.txt", path_or_fileobj=b"1"); api.update_repo_settings("birds/data", repo_type="dataset", gated="manual"); '
-    assert (
-        run_client(hub, gate + 'print(json.dumps(api.dataset_info("birds/data").gated))')
-        == "manual"
-    )
+    assert run_client(hub, GATE) == "manual"
     for token, answer in [
         (WRITE_TOKEN, None),
         (STRANGER_TOKEN, ["GatedRepoError", 403]),
@@ -127,11 +131,12 @@ kind = {"repo_type": "dataset"}
 facts = [api.dataset_info(repo).private]
 api.update_repo_settings(repo, private=True, **kind)
 facts.append(api.dataset_info(repo).private)
+stranger, reader = sys.argv[1:]
 seen = {
     "private": facts,
-    "by a stranger": status(api.update_repo_settings, repo, private=False, token=sys.argv[1], **kind),
-    "by a reader": status(api.update_repo_settings, repo, private=False, token=sys.argv[2], **kind),
-    "delete by a reader": status(api.delete_repo, repo, token=sys.argv[2], **kind),
+    "by a stranger": status(api.update_repo_settings, repo, private=False, token=stranger, **kind),
+    "by a reader": status(api.update_repo_settings, repo, private=False, token=reader, **kind),
+    "delete by a reader": status(api.delete_repo, repo, token=reader, **kind),
     "exists": api.repo_exists(repo, **kind),
 }
 api.delete_repo(repo, **kind)

@@ -129,14 +129,11 @@ def test_what_it_uploads_arrives_and_comes_back(hub, client, use_xet):
         "data/small.parquet",
     }
     assert seen["made"] == {"repoUrl": f"{hub.url}/datasets/birds/data", "id": seen["info"]["id"]}
-    assert (
-        seen["oid"] == seen["info"]["sha"] == head.oid
-        and head.title == "all of it"
-        and "README.md" in first.files
-    )
-    assert seen["info"]["cardData"] == {"license": "mit"} and seen["info"]["tags"] == [
-        "license:mit"
-    ]
+    assert seen["oid"] == seen["info"]["sha"] == head.oid
+    assert head.title == "all of it"
+    assert "README.md" in first.files
+    assert seen["info"]["cardData"] == {"license": "mit"}
+    assert seen["info"]["tags"] == ["license:mit"]
     entries = {entry["path"]: entry for entry in seen["entries"]}
     assert set(entries) == {*content, "data", "data/a folder"}
     assert {name: entries[name]["size"] for name in content} == {
@@ -157,11 +154,9 @@ def test_what_it_uploads_arrives_and_comes_back(hub, client, use_xet):
     assert seen["part"] == [*range(240, 250), 0, 1] and seen["large"] is True
     assert (seen["small"], seen["regular"]) == ("few", "some notes")
     assert seen["pointer"].encode() == head.files["data/small.parquet"].blob
-    assert (
-        seen["missing"] == [None, False]
-        and seen["exists"] is True
-        and seen["known"] == [True, False]
-    )
+    assert seen["missing"] == [None, False]
+    assert seen["exists"] is True
+    assert seen["known"] == [True, False]
     assert seen["empty"] == 416  # it asks for the first byte of every file before it reads
     assert seen["who"]["name"] == "ada" and seen["who"]["auth"]["accessToken"]["role"] == "write"
     assert [call.status for call in hub.calls_of("PUT", "/lfs/[0-9a-f]{16}/")] == [200] * 3
@@ -175,9 +170,8 @@ def test_commits_stand_on_their_parents(hub, client):
     seen = run_js(hub, client, "commits")
     history = hub.repository(*REPO).history("main")
     titles = ["deleted", "again", "second", "first", "initial commit"]
-    assert [
-        commit.title for commit in history
-    ] == titles  # the second "again" changed nothing: this client does not ask first
+    # "again" commits without a change: this client does not check for one first.
+    assert [commit.title for commit in history] == titles
     assert [commit["oid"] for commit in seen["listed"]] == [commit.oid for commit in history]
     assert seen["listed"][0]["authors"][0]["username"] == "ada" and seen["count"] == 5
     assert [commit.oid for commit in history[1:4]] == seen["made"]
@@ -189,22 +183,27 @@ def test_commits_stand_on_their_parents(hub, client):
 def test_branches_are_made_filled_and_deleted(hub, client):
     seen = run_js(hub, client, "branches")
     assert seen["again"] == [409, None]
-    assert seen["paths"] == [".gitattributes", "data", "data/a.txt", "data/b.txt"] and seen[
-        "inside"
-    ] == ["data/a.txt", "data/b.txt"]
-    assert seen["titles"] == ["Add data/b.txt", "Add data/a.txt", "initial commit"] and seen[
-        "texts"
-    ] == ["2", None]
+    assert seen["paths"] == [".gitattributes", "data", "data/a.txt", "data/b.txt"]
+    assert seen["inside"] == ["data/a.txt", "data/b.txt"]
+    assert seen["titles"] == ["Add data/b.txt", "Add data/a.txt", "initial commit"]
+    assert seen["texts"] == ["2", None]
     assert seen["bare"] == [None, []]
     assert seen["deleted"] == 404 and seen["refused"] == [404, 403]
     assert list(hub.repository(*REPO).branches) == ["main", "bare"]
 
 
 PUBLISH = """
-repo = api.create_repo("birds/data", repo_type="dataset", private=True).repo_id
-api.upload_folder(repo_id=repo, folder_path=sys.argv[1], repo_type="dataset", commit_message="all of it", ignore_patterns="*notes.txt")
-api.create_tag(repo, tag="v1.0.0", repo_type="dataset")
-api.upload_file(repo_id=repo, path_in_repo="config.json", path_or_fileobj=b"later", repo_type="dataset")
+kind = {"repo_type": "dataset"}
+repo = api.create_repo("birds/data", private=True, **kind).repo_id
+api.upload_folder(
+    repo_id=repo,
+    folder_path=sys.argv[1],
+    commit_message="all of it",
+    ignore_patterns="*notes.txt",
+    **kind,
+)
+api.create_tag(repo, tag="v1.0.0", **kind)
+api.upload_file(repo_id=repo, path_in_repo="config.json", path_or_fileobj=b"later", **kind)
 print(0)
 """
 
@@ -214,14 +213,11 @@ def test_it_reads_by_tag_what_the_python_client_published(hub, client, tmp_path)
     run_client(hub, PUBLISH, write_files(tmp_path / "folder"))
     seen = run_js(hub, client, "read", token=READ_TOKEN, CACHE=str(tmp_path / "cache"))
     tagged = hub.repository(*REPO).commit_at("v1.0.0")
-    assert {
-        name: base64.b64decode(content) for name, content in seen["contents"].items()
-    } == hub.content(*REPO, "v1.0.0")
-    assert (
-        seen["info"]["sha"] == tagged.oid
-        and seen["info"]["author"] == "birds"
-        and seen["info"]["private"] is True
-    )
+    contents = {name: base64.b64decode(content) for name, content in seen["contents"].items()}
+    assert contents == hub.content(*REPO, "v1.0.0")
+    assert seen["info"]["sha"] == tagged.oid
+    assert seen["info"]["author"] == "birds"
+    assert seen["info"]["private"] is True
     assert {entry["path"]: entry["oid"] for entry in seen["paths"]} == {
         name: file.oid for name, file in tagged.files.items()
     }
@@ -257,13 +253,8 @@ def test_without_the_permission_it_changes_nothing(hub, client, token, unseen, r
 def test_who_may_write_is_told_what_is_there(hub, client):
     hub.make_repository(*REPO)
     seen = run_js(hub, client, "access")
-    assert (
-        seen["create"],
-        seen["createAgain"],
-        seen["commit"],
-        seen["branch"],
-        seen["delete"],
-    ) == (None, 409, None, None, 404)
+    calls = ("create", "createAgain", "commit", "branch", "delete")
+    assert [seen[call] for call in calls] == [None, 409, None, None, 404]
 
 
 FAULTS = [

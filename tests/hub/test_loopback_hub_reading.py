@@ -1,6 +1,4 @@
-"""Reading from the loopback Hub: files, datasets, listings, by the clients of huggingface_hub,
-datasets and fsspec.
-"""
+"""Reading from the loopback Hub through huggingface_hub, datasets and fsspec."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,19 +25,24 @@ print(json.dumps(Path(api.hf_hub_download(repo, "config.json")).read_text()))
 def test_files_come_back_as_they_were_at_a_tag(hub, folder, tmp_path):
     assert run_client(hub, DOWNLOAD, folder, tmp_path / "copy") == "later"
     assert {name: (tmp_path / "copy" / name).read_bytes() for name in FILES} == FILES
-    assert hub.calls_of("GET", "/lfs/") and all(
-        call.user is None for call in hub.calls_of("GET", "/lfs/")
-    )
+    assert hub.calls_of("GET", "/lfs/")
+    assert all(call.user is None for call in hub.calls_of("GET", "/lfs/"))
 
 
 LOAD = """
 from datasets import load_dataset
 repo = api.create_repo("birds/data", repo_type="dataset").repo_id
 for version, path in zip(["v1.0.0", "v2.0.0"], sys.argv[1:]):
-    api.upload_file(repo_id=repo, repo_type="dataset", path_in_repo="data/train-00000-of-00001.parquet", path_or_fileobj=path)
+    api.upload_file(
+        repo_id=repo,
+        repo_type="dataset",
+        path_in_repo="data/train-00000-of-00001.parquet",
+        path_or_fileobj=path,
+    )
     api.create_tag(repo, tag=version, repo_type="dataset")
 versions = ["v1.0.0", "v2.0.0", None]
-print(json.dumps([load_dataset(repo, revision=version, split="train")["row"][:] for version in versions]))
+loaded = [load_dataset(repo, revision=version, split="train") for version in versions]
+print(json.dumps([rows["row"][:] for rows in loaded]))
 """
 
 
@@ -53,12 +56,19 @@ def test_load_dataset_gives_the_rows_of_a_tag(hub, tmp_path):
 PUSH = """
 from datasets import Dataset, load_dataset
 
-repo, rows = "birds/data", {}
+repo, datasets = "birds/data", {}
 for version, length in [("v1.0.0", 6), ("v2.0.0", 8)]:
-    Dataset.from_dict({"row": list(range(length))}).push_to_hub(repo, num_shards=2, commit_message=version)
+    dataset = Dataset.from_dict({"row": list(range(length))})
+    dataset.push_to_hub(repo, num_shards=2, commit_message=version)
     api.create_tag(repo, tag=version, repo_type="dataset")
-    rows[version] = [load_dataset(repo, revision=version, split="train", streaming=streaming) for streaming in (False, True)]
-print(json.dumps({version: [[row["row"] for row in loaded] for loaded in both] for version, both in rows.items()}))
+    datasets[version] = [
+        load_dataset(repo, revision=version, split="train", streaming=streaming)
+        for streaming in (False, True)
+    ]
+print(json.dumps({
+    version: [[row["row"] for row in dataset] for dataset in both]
+    for version, both in datasets.items()
+}))
 """
 
 
@@ -67,9 +77,8 @@ def test_a_pushed_dataset_is_loaded_and_streamed_by_its_tag(hub, tmp_path, with_
     hub.xet_storage = tmp_path / "xet" if with_xet else None
     seen = run_client(hub, PUSH)
     assert seen == {"v1.0.0": [list(range(6))] * 2, "v2.0.0": [list(range(8))] * 2}
-    assert any(
-        call.status == 206 for call in hub.calls_of("GET", "/lfs/")
-    )  # streaming reads parts of files
+    # Streaming reads parts of files.
+    assert any(call.status == 206 for call in hub.calls_of("GET", "/lfs/"))
     assert [call.status for call in hub.calls if call.status and call.status >= 500] == []
 
 
@@ -77,7 +86,9 @@ FILE_SYSTEM = """
 from huggingface_hub import HfFileSystem
 
 repo = api.create_repo("birds/data", repo_type="dataset").repo_id
-first = api.upload_folder(repo_id=repo, folder_path=sys.argv[1], repo_type="dataset", commit_message="first").oid
+first = api.upload_folder(
+    repo_id=repo, folder_path=sys.argv[1], repo_type="dataset", commit_message="first"
+).oid
 api.create_tag(repo, tag="v1/a", repo_type="dataset")
 files = HfFileSystem()
 root = "datasets/birds/data"
@@ -89,36 +100,32 @@ with files.open(f"{root}/config.json", "w") as file:
 files.cp_file(f"{root}/weights/model.safetensors", f"{root}/copy.safetensors")
 files.rm(f"{root}/weights", recursive=True)
 old = f"{root}@v1%2Fa"
+weights = f"{old}/weights/model.safetensors"
+absent = [f"{root}/none", f"{root}@v2/config.json", "datasets/birds/none"]
 print(json.dumps({
     "part": part,
     "now": files.find(root),
     "then": [files.cat_file(f"{old}/config.json").decode(), *files.glob(f"{old}/**/*.safetensors")],
-    "ends": [list(files.cat_file(f"{old}/weights/model.safetensors", *ends)) for ends in [(0, 2), (10238, None)]],
+    "ends": [list(files.cat_file(weights, *ends)) for ends in [(0, 2), (10238, None)]],
     "empty": files.cat_file(f"{old}/weights/notes.txt").decode(),
     "commit": files.info(f"{old}/weights", expand_info=True)["last_commit"].oid == first,
     "title": files.info(f"{root}/config.json", expand_info=True)["last_commit"].title,
-    "missing": [files.exists(path) for path in (f"{root}/none", f"{root}@v2/config.json", "datasets/birds/none")],
+    "missing": [files.exists(path) for path in absent],
 }))
 """
 
 
 def test_the_file_system_reads_parts_and_writes_copies_and_removes(hub, folder):
     seen = run_client(hub, FILE_SYSTEM, folder)
-    assert seen["part"] == [250, 251, 252, 253, 254, 255, 0, 1, 2, 3] and seen["ends"] == [
-        [0, 1],
-        [254, 255],
-    ]
+    assert seen["part"] == [250, 251, 252, 253, 254, 255, 0, 1, 2, 3]
+    assert seen["ends"] == [[0, 1], [254, 255]]
     names = [".gitattributes", "README.md", "config.json", "copy.safetensors"]
     assert seen["now"] == [f"datasets/birds/data/{name}" for name in names]
-    assert (
-        seen["then"] == ["{}", "datasets/birds/data@v1%2Fa/weights/model.safetensors"]
-        and seen["empty"] == ""
-    )
-    assert (
-        seen["commit"] is True
-        and seen["title"].startswith("Upload config.json")
-        and seen["missing"] == [False] * 3
-    )
+    assert seen["then"] == ["{}", "datasets/birds/data@v1%2Fa/weights/model.safetensors"]
+    assert seen["empty"] == ""
+    assert seen["commit"] is True
+    assert seen["title"].startswith("Upload config.json")
+    assert seen["missing"] == [False] * 3
     assert (
         hub.content("dataset", "birds/data")["copy.safetensors"]
         == FILES["weights/model.safetensors"]
@@ -129,8 +136,10 @@ RANGES = """
 from huggingface_hub.utils import get_session
 
 repo = api.create_repo("birds/model").repo_id
-api.create_commit(repo, [CommitOperationAdd("a.txt", b"0123456789"), CommitOperationAdd("a.bin", b"0123456789")], commit_message="1")
-wanted = ["bytes=0-0", "bytes=3-", "bytes=-2", "bytes=8-20", "bytes=10-", "bytes=0-1,3-4", "lines=1-2"]
+added = [CommitOperationAdd(name, b"0123456789") for name in ("a.txt", "a.bin")]
+api.create_commit(repo, added, commit_message="1")
+wanted = ["bytes=0-0", "bytes=3-", "bytes=-2", "bytes=8-20", "bytes=10-"]
+wanted += ["bytes=0-1,3-4", "lines=1-2"]
 
 def part(name, text, kind="resolve"):
     answer = get_session().get(f"{api.endpoint}/{repo}/{kind}/main/{name}", headers={"Range": text})
@@ -160,17 +169,23 @@ repo = api.create_repo("birds/data", repo_type="dataset").repo_id
 kind = {"repo_type": "dataset"}
 names = [f"data/part {number}/a.txt" for number in range(4)]
 for name in names:
-    api.upload_file(repo_id=repo, path_in_repo=name, path_or_fileobj=b"1", commit_message=name, **kind)
+    api.upload_file(
+        repo_id=repo, path_in_repo=name, path_or_fileobj=b"1", commit_message=name, **kind
+    )
 api.create_branch(repo, branch="next/try", **kind)
 tree = lambda **more: list(api.list_repo_tree(repo, recursive=True, **more, **kind))
-info = api.dataset_info(repo, expand=["sha", "usedStorage"])
+branch = {"revision": "next/try", **kind}
+inside = api.list_repo_tree(repo, "data/part 2", **branch)
+commits = api.list_repo_commits(repo, formatted=True, **branch)
+paths = api.get_paths_info(repo, ["data", names[0]], expand=True, **kind)
+info, head = api.dataset_info(repo, expand=["sha", "usedStorage"]), api.dataset_info(repo).sha
 print(json.dumps({
     "tree": [entry.path for entry in tree(revision="next/try")],
-    "inside": [entry.path for entry in api.list_repo_tree(repo, "data/part 2", revision="next/try", **kind)],
-    "commits": [commit.title for commit in api.list_repo_commits(repo, revision="next/try", formatted=True, **kind)],
+    "inside": [entry.path for entry in inside],
+    "commits": [commit.title for commit in commits],
     "changed by": {entry.path: entry.last_commit.title for entry in tree(expand=True)},
-    "path changed by": [entry.last_commit.title for entry in api.get_paths_info(repo, ["data", names[0]], expand=True, **kind)],
-    "picked": [info.sha == api.dataset_info(repo).sha, info.used_storage > 4, info.siblings, info.author],
+    "path changed by": [entry.last_commit.title for entry in paths],
+    "picked": [info.sha == head, info.used_storage > 4, info.siblings, info.author],
     "bad pick": status(api.dataset_info, repo, expand=["nothing"]),
 }))
 """
@@ -190,25 +205,32 @@ def test_long_listings_come_in_pages(hub):
         "data": "data/part 3/a.txt",
     } | {path: f"{name}/a.txt" for name in folders for path in (name, f"{name}/a.txt")}
     assert seen["path changed by"] == ["data/part 3/a.txt", "data/part 0/a.txt"]
-    assert seen["picked"] == [True, True, None, None] and seen["bad pick"] == [
-        "BadRequestError",
-        400,
-    ]
-    assert (
-        len(hub.calls_of("GET", "/tree/next%2Ftry$")) == 4
-        and len(hub.calls_of("GET", "/commits/")) == 2
-    )
+    assert seen["picked"] == [True, True, None, None]
+    assert seen["bad pick"] == ["BadRequestError", 400]
+    assert len(hub.calls_of("GET", "/tree/next%2Ftry$")) == 4
+    assert len(hub.calls_of("GET", "/commits/")) == 2
 
 
 LISTS = """
 if sys.argv[1:]:
-    card = b"---\\nlicense: mit\\ntags: [birds]\\nsize_categories: [n<1K]\\ncreated: 2025-01-01\\n---\\n"
+    card = (
+        b"---\\nlicense: mit\\ntags: [birds]\\n"
+        b"size_categories: [n<1K]\\ncreated: 2025-01-01\\n---\\n"
+    )
     for name in ("birds/one", "birds/two", "three"):
-        repo = api.create_repo(name, repo_type="dataset", private=name == "birds/two").repo_id
-    api.upload_file(repo_id="birds/one", repo_type="dataset", path_in_repo="README.md", path_or_fileobj=card)
+        api.create_repo(name, repo_type="dataset", private=name == "birds/two")
+    api.upload_file(
+        repo_id="birds/one", repo_type="dataset", path_in_repo="README.md", path_or_fileobj=card
+    )
     api.create_repo("birds/model")
 ids = lambda **how: [dataset.id for dataset in api.list_datasets(**how)]
-print(json.dumps([ids(), ids(author="birds"), ids(search="TH"), ids(filter=["license:mit", "birds"]), ids(limit=1, expand=["sha"])]))
+print(json.dumps([
+    ids(),
+    ids(author="birds"),
+    ids(search="TH"),
+    ids(filter=["license:mit", "birds"]),
+    ids(limit=1, expand=["sha"]),
+]))
 """
 
 

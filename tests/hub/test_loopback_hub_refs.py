@@ -8,7 +8,9 @@ kind = {"repo_type": "dataset"}
 first = api.upload_file(repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"1", **kind).oid
 api.create_tag(repo, tag="v1.0.0", **kind)
 api.create_branch(repo, branch="next/try", revision=first, **kind)
-second = api.upload_file(repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"2", revision="next/try", **kind).oid
+second = api.upload_file(
+    repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"2", revision="next/try", **kind
+).oid
 refs = api.list_repo_refs(repo, **kind)
 print(json.dumps({
     "tag again": status(api.create_tag, repo, tag="v1.0.0", **kind),
@@ -47,11 +49,13 @@ api.create_tag(repo, tag="v1.0.0", revision=second, exist_ok=True, **kind)
 api.create_branch(repo, branch="next", revision="v1.0.0", **kind)
 api.create_branch(repo, branch="next", exist_ok=True, **kind)
 api.create_branch(repo, branch="v1.0.0", **kind)
-before = {ref.ref: ref.target_commit for refs in [api.list_repo_refs(repo, **kind)] for ref in refs.branches + refs.tags}
+refs = api.list_repo_refs(repo, **kind)
+before = {ref.ref: ref.target_commit for ref in refs.branches + refs.tags}
+bad_tags = ("a tag", "a..b", "a~1", "refs/tags/a", "a.lock", ".a", "a/")
 seen = {
     "retag": status(api.create_tag, repo, tag="v1.0.0", revision=second, **kind),
     "tag nowhere": status(api.create_tag, repo, tag="v2.0.0", revision="nowhere", **kind),
-    "bad tags": [status(api.create_tag, repo, tag=tag, **kind) for tag in ("a tag", "a..b", "a~1", "refs/tags/a", "a.lock", ".a", "a/")],
+    "bad tags": [status(api.create_tag, repo, tag=tag, **kind) for tag in bad_tags],
     "bad branch": status(api.create_branch, repo, branch="refs/pr/1", **kind),
     "delete main": status(api.delete_branch, repo, branch="main", **kind),
     "delete no branch": status(api.delete_branch, repo, branch="nowhere", **kind),
@@ -75,10 +79,8 @@ def test_tags_are_never_moved_and_what_is_deleted_is_gone(hub):
     assert seen["before"] == branches | {"refs/tags/v1.0.0": first}
     assert seen["after"] == {"refs/heads/main": second, "refs/tags/v1.0.0": second}
     assert seen["retag"] == ["HfHubHTTPError", 409]
-    assert seen["bad tags"] == [["BadRequestError", 400]] * 7 and seen["bad branch"] == [
-        "BadRequestError",
-        400,
-    ]
+    assert seen["bad tags"] == [["BadRequestError", 400]] * 7
+    assert seen["bad branch"] == ["BadRequestError", 400]
     assert seen["delete main"] == ["HfHubHTTPError", 403]
     not_found = ["RevisionNotFoundError", 404]
     assert seen["tag nowhere"] == seen["delete no branch"] == seen["delete no tag"] == not_found

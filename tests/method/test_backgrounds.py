@@ -121,9 +121,8 @@ def test_the_store_holds_the_features_of_every_usable_row(source_rows, resize, t
     assert list(maps.unusable) == [5] and not backgrounds[5].any()
     assert backgrounds[split.subset].shape == (24, 2 * HALF)
     for row in (0, 7, 23):
-        pixels = np.asarray(
-            split.image(row).resize((SIZE, SIZE), 3)
-        )  # square images: both ways are Pillow's bicubic
+        # The images are square, so both ways of resizing are Pillow's bicubic.
+        pixels = np.asarray(split.image(row).resize((SIZE, SIZE), 3))
         expected = background_features(pixels, foreground_mask(pixels, maps[row], asked))
         assert np.array_equal(backgrounds[row], expected) and expected.any()
 

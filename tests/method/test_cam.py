@@ -326,7 +326,6 @@ def test_coarse_maps_are_made_and_warned_of_once(classifier, birds, tmp_path, ca
         maps = compute_maps(apply_preset(asked), split, resolve(str(classifier)), 0, 1, CPU)
         lines = [line for line in caplog.messages if "7x7" in line]
         caplog.clear()
-        assert len(lines) == warnings and all(
-            "4x4" in line and "saliency_input_size" in line for line in lines
-        )
+        assert len(lines) == warnings
+        assert all("4x4" in line and "saliency_input_size" in line for line in lines)
     assert maps[split.subset].shape == (len(split.subset), MAP_SIZE, MAP_SIZE)

@@ -87,9 +87,8 @@ def test_activations_change_where_the_image_does(named_cam):
         half = change.shape[0] // 2
         sides = slice(half), slice(-half, None)
         found.append([float(change[sides[top], sides[left]].mean()) for top, left in CORNERS])
-    shares = np.array(found) / np.sum(
-        found, axis=1, keepdims=True
-    )  # squeeze and excitation changes a little everywhere
+    # Shares, because squeeze-and-excitation changes every cell a little.
+    shares = np.array(found) / np.sum(found, axis=1, keepdims=True)
     assert np.argmax(shares, axis=0).tolist() == [0, 1, 2, 3]
 
 
@@ -105,18 +104,15 @@ def test_maps_are_of_each_image_alone_and_show_something(named_cam):
     shown = 0
     for label in range(len(NAMES)):
         maps = cam.maps(pixels, [label] * 4)
-        assert (
-            maps.shape == (4, MAP_SIZE, MAP_SIZE)
-            and np.isfinite(maps).all()
-            and maps.min() >= 0
-            and maps.max() <= 1
-        )
+        assert maps.shape == (4, MAP_SIZE, MAP_SIZE)
+        assert np.isfinite(maps).all()
+        assert maps.min() >= 0
+        assert maps.max() <= 1
         alone = np.concatenate([cam.maps(one[None], [label]) for one in pixels])
         np.testing.assert_allclose(maps, alone, atol=2e-3)
         shown += sum(not is_blank(of_image) for of_image in maps)
-    assert (
-        shown >= 6
-    )  # of 12: where all that a random network sees speaks against a label, its map is rightly empty
+    # Of 12 maps. If all features of a random network speak against a label, its map is empty.
+    assert shown >= 6
 
 
 # ---- what gives no maps ----
@@ -127,11 +123,10 @@ def test_a_layer_that_turns_an_image_into_several_is_refused(tmp_path):
     for those of four.
     """
     classifier = Classifier(resolve(str(save_tiny("mobilevit", tmp_path / "mobilevit"))), CPU)
-    inner = [
-        name for name, _ in classifier.model.named_modules() if name.endswith("layernorm_before")
-    ][-1]
+    names = [name for name, _ in classifier.model.named_modules()]
+    inner = [name for name in names if name.endswith("layernorm_before")]
     with pytest.raises(UserError, match="8 maps for 2 images.*saliency_layer"):
-        CamSaliency(classifier, "grad-cam", layer=inner, input_size=SIDE)
+        CamSaliency(classifier, "grad-cam", layer=inner[-1], input_size=SIDE)
 
 
 def levit():

@@ -85,24 +85,20 @@ def test_only_the_hole_is_painted(pipeline):
     for before, after in zip(
         mixtures_of(pipeline), pipeline.inpaint(mixtures_of(pipeline), SEEDS), strict=True
     ):
-        assert (
-            after.background.dtype == np.uint8
-            and np.array_equal(after.hole, before.hole)
-            and np.array_equal(after.kept, before.kept)
-        )
+        assert after.background.dtype == np.uint8
+        assert np.array_equal(after.hole, before.hole)
+        assert np.array_equal(after.kept, before.kept)
         assert np.array_equal(after.background[~after.hole], before.target.pixels[~after.hole])
-        assert (after.background[after.hole] != before.background[after.hole]).any(
-            axis=-1
-        ).mean() > 0.9
+        painted = after.background[after.hole] != before.background[after.hole]
+        assert painted.any(axis=-1).mean() > 0.9
         assert np.array_equal(
             after.mixed, np.where(after.kept[..., None], after.source.pixels, after.background)
         )
 
 
 def test_with_a_feather_the_edge_of_the_hole_is_soft_and_the_rest_untouched(make_pipeline):
-    pipeline = make_pipeline(
-        feather=0.03
-    )  # a sigma of about a pixel, four of which OpenCV looks at
+    # A sigma of about one pixel; OpenCV's kernel reaches four sigmas.
+    pipeline = make_pipeline(feather=0.03)
     for before, after in zip(
         mixtures_of(pipeline), pipeline.inpaint(mixtures_of(pipeline), SEEDS), strict=True
     ):
@@ -118,9 +114,8 @@ def test_neither_neighbours_nor_the_place_in_the_batch_change_a_bit(pipeline):
     for rows in ([0], [2], [2, 0], [1, 1, 0]):
         again = pipeline.inpaint([mixtures[row] for row in rows], [SEEDS[row] for row in rows])
         for row, mixture in zip(rows, again, strict=True):
-            assert np.array_equal(mixture.mixed, whole[row].mixed) and np.array_equal(
-                mixture.background, whole[row].background
-            )
+            assert np.array_equal(mixture.mixed, whole[row].mixed)
+            assert np.array_equal(mixture.background, whole[row].background)
     torch.manual_seed(99)
     torch.rand(1000)
     assert np.array_equal(pipeline.inpaint(mixtures, SEEDS)[1].background, whole[1].background)
@@ -252,10 +247,8 @@ def test_a_run_gives_the_same_bytes_in_one_process_and_in_two(inpainting, tmp_pa
     assert two.returncode == 0, two.stderr
     assert digests(tmp_path / "one" / "repo") == digests(tmp_path / "two" / "repo")
     rows = published_rows(tmp_path / "one")
-    assert (
-        len(rows) == 12
-        and "| inpainting | diffusion |" in (tmp_path / "one" / "repo" / "README.md").read_text()
-    )
+    assert len(rows) == 12
+    assert "| inpainting | diffusion |" in (tmp_path / "one" / "repo" / "README.md").read_text()
     by_opencv = run_script(
         arguments(inpainting | {"output_dir": tmp_path / "cv", "inpainting_method": "opencv"}),
         tmp_path / "logs",
@@ -280,9 +273,9 @@ def test_rows_whose_hole_cannot_be_painted_are_skipped_and_named(
     }
     chosen |= {"adapter": adapter_for(prudish_base, inpainting["adapter"], tmp_path / "adapter")}
     ended = run_script(arguments(chosen), tmp_path / "logs")
+    assert ended.returncode == 2
     assert (
-        ended.returncode == 2
-        and "not one of 12 rows could be made (12 x inpainting: flagged by the safety checker)"
+        "not one of 12 rows could be made (12 x inpainting: flagged by the safety checker)"
         in ended.stderr
     )
     assert not (tmp_path / "run" / "repo").exists()

@@ -93,9 +93,8 @@ def test_otsu_parts_a_map_of_bytes_where_opencv_does(seed, levels, peaks):
         0,
         levels - 1,
     )
-    values = np.uint8(
-        np.append(values.astype(int), [0, levels - 1]) * 255 // (levels - 1)
-    )  # the first and the last byte are there
+    # 0 and 255 always occur.
+    values = np.uint8(np.append(values.astype(int), [0, levels - 1]) * 255 // (levels - 1))
     last_below, _ = cv2.threshold(values, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     for scale in (1, 255):
         our_bin = threshold(values / scale) * scale * 256 / 255 - 0.5
@@ -140,9 +139,8 @@ def test_a_map_without_two_modes_has_an_empty_mask_for_minimum():
 @pytest.mark.parametrize("method", [*THRESHOLDS, "quantile"])
 def test_at_its_own_size_the_mask_is_what_lies_strictly_above_the_threshold(method):
     for seed in range(10):
-        saliency_map = (
-            np.round(smooth_map(seed) * 8) / 8
-        )  # thresholds are met exactly, by some methods
+        # Eighths, so that values equal some methods' thresholds exactly.
+        saliency_map = np.round(smooth_map(seed) * 8) / 8
         found = threshold(saliency_map, method)
         mask = threshold_mask(saliency_map, 64, method)
         assert np.array_equal(mask, saliency_map > found) and not mask[saliency_map == found].any()
@@ -287,7 +285,7 @@ def test_the_largest_component_is_one_of_the_largest_of_scikit_image(mask):
 
 
 def without_holes(mask):
-    """The mask and all of its background that no 4-connected way leads to from beyond the border."""
+    """The mask, plus every background pixel with no 4-connected path to beyond the border."""
     background = skimage.measure.label(np.pad(~mask, 1, constant_values=True), connectivity=1)
     return (background != background[0, 0])[1:-1, 1:-1]
 

@@ -72,7 +72,13 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 
 main(parse_settings(AugmentSettings))
-loaded = {"diffusers", "peft", "pytorch_grad_cam", "torch._dynamo", "transformers.modeling_utils"} & set(sys.modules)
+loaded = {
+    "diffusers",
+    "peft",
+    "pytorch_grad_cam",
+    "torch._dynamo",
+    "transformers.modeling_utils",
+} & set(sys.modules)
 assert not loaded, loaded
 """
 
@@ -108,9 +114,8 @@ def test_new_backgrounds_for_everybody_are_the_same_from_two_processes(
         {path.name for path in (tmp_path / name / "state" / "saliency").iterdir()}
         for name in ("one", "two")
     ]
-    assert (
-        stores[0] == stores[1] and sum(name.startswith("backgrounds-") for name in stores[0]) == 1
-    )
+    assert stores[0] == stores[1]
+    assert sum(name.startswith("backgrounds-") for name in stores[0]) == 1
 
 
 @pytest.mark.parametrize(
@@ -131,9 +136,9 @@ def test_choices_that_cannot_be_made_end_in_one_line_before_anything_is_written(
         arguments(mixing | wrong | {"output_dir": tmp_path / "run"}), tmp_path / "logs"
     )
     one_line(ended, *named)
-    assert (
-        len(ended.stderr.splitlines()) == 1 and not ended.stdout and not (tmp_path / "run").exists()
-    )
+    assert len(ended.stderr.splitlines()) == 1
+    assert not ended.stdout
+    assert not (tmp_path / "run").exists()
 
 
 # ---- rows that cannot be made ----
@@ -146,16 +151,15 @@ def test_corrupt_image_is_skipped_named_and_never_a_target(mixing, source_rows, 
     data = write_dataset(tmp_path / "data", images, [row["label"] for row in source_rows])
     chosen = mixing | {"dataset_name": data, "output_dir": tmp_path / "run"}
     ended = run_script(arguments(chosen), tmp_path)
-    assert (
-        ended.returncode == 3 and "1 of 24 rows" in ended.stderr and "Traceback" not in ended.stderr
-    )
+    assert ended.returncode == 3
+    assert "1 of 24 rows" in ended.stderr
+    assert "Traceback" not in ended.stderr
     rows, manifest = published_rows(tmp_path / "run"), manifest_of(tmp_path / "run")
     assert [row["source_index"] for row in rows] == [i for i in range(ROWS) if i != corrupt]
     assert corrupt not in {row["target_index"] for row in rows}
     (skipped,) = manifest["skipped"]
-    assert (skipped["source_index"], skipped["variant"]) == (corrupt, 0) and skipped[
-        "reason"
-    ].startswith("corrupt image")
+    assert (skipped["source_index"], skipped["variant"]) == (corrupt, 0)
+    assert skipped["reason"].startswith("corrupt image")
     assert "1 x corrupt image" in (tmp_path / "run" / "repo" / "README.md").read_text()
     # The same command says the same again; where more may be skipped, it is fine. Nothing is made
     # anew.
@@ -211,9 +215,8 @@ def test_class_with_one_image_and_more_candidates_than_images(mixing, source_row
     }
     ended = run_script(arguments(chosen), tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert (
-        "warning: num_candidates 50 is more than the 1 candidates" in ended.stdout
-    )  # those of class 1 have that of class 0 alone
+    # Rows of class 1 have one candidate, the row of class 0.
+    assert "warning: num_candidates 50 is more than the 1 candidates" in ended.stdout
     rows = published_rows(tmp_path / "run")
     assert len(rows) == 12 and all(row["target_label"] != row["label"] for row in rows)
     alone = [row["target_index"] for row in rows if row["source_index"] == 0]

@@ -32,9 +32,8 @@ from sgdmix_hub.method.saliency.model_free import (
     spectral_residual_map,
 )
 
-OPENCV = (
-    Path(__file__).parents[1] / "support" / "data_files" / "opencv_saliency.npz"
-)  # made by the script beside it
+# Written by make_opencv_saliency.py beside it.
+OPENCV = Path(__file__).parents[1] / "support" / "data_files" / "opencv_saliency.npz"
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +43,9 @@ def birds_at_64():
 
 
 def test_maps_that_separate_nothing_are_blank():
-    assert (
-        is_blank(np.full((4, 4), 0.3))
-        and is_blank(np.array([[0.1, np.nan]]))
-        and is_blank(np.array([[0.1, np.inf]]))
-    )
+    assert is_blank(np.full((4, 4), 0.3))
+    assert is_blank(np.array([[0.1, np.nan]]))
+    assert is_blank(np.array([[0.1, np.inf]]))
     assert not is_blank(np.array([[0.0, 1e-3]], np.float16))
 
 

@@ -47,10 +47,11 @@ def test_a_sources_variants_take_the_strengths_in_turn(strengths):
     config = yaml.safe_load((strengths / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
     assert config["strength"] == [0.0, 0.5, 0.9]
     card = (strengths / "repo" / "README.md").read_text()
-    assert (
-        "| strength S | 0, 0.5, 0.9, in turn for the variants of a source (effective 0, 0.5, 0.75: 4 steps"
-        in card
+    line = (
+        "| strength S | 0, 0.5, 0.9, in turn for the variants of a source "
+        "(effective 0, 0.5, 0.75: 4 steps"
     )
+    assert line in card
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def maps():
 
 @pytest.fixture(scope="module")
 def backgrounds():
-    """Random features on very different scales, two rows equal, and one feature that says nothing."""
+    """Random features on very different scales; two rows are equal, and one feature is constant."""
     features = np.random.default_rng(1).random((ROWS, 6)).astype(np.float32) * np.array(
         [1, 1e3, 1e-3, 1, 1, 0], np.float32
     )
@@ -212,9 +212,8 @@ def test_more_rows_than_are_compared_at_once(sign):
         maps,
         augment_settings("l2" if sign == 1 else "dissimilar", candidates=1000),
     )
-    squares = sign * np.square(blobs[:, None] - blobs[None]).sum(
-        axis=(2, 3)
-    )  # exact: multiples of 1/16
+    # Exact, because all values are multiples of 1/16.
+    squares = sign * np.square(blobs[:, None] - blobs[None]).sum(axis=(2, 3))
     np.fill_diagonal(squares, np.inf)
     assert [target.index for [target] in chosen] == squares.argmin(axis=1).tolist()
 
@@ -365,16 +364,15 @@ def test_equals_take_the_lowest_row(method):
 def test_draws_are_uniform(maps, backgrounds, classes):
     pool = pool_of(1, EVERY_ROW, classes)
     source = np.array([1])
-    drawn = [
-        select(maps, backgrounds, source, method="random", classes=classes, seed=seed)[0][0]
-        for seed in range(100 * len(pool))
-    ]
-    assert drawn == [
-        select(maps[::-1].copy(), backgrounds, source, method="random", classes=classes, seed=seed)[
-            0
-        ][0]
-        for seed in range(100 * len(pool))
-    ]
+
+    def draws(maps):
+        return [
+            select(maps, backgrounds, source, method="random", classes=classes, seed=seed)[0][0]
+            for seed in range(100 * len(pool))
+        ]
+
+    drawn = draws(maps)
+    assert drawn == draws(maps[::-1].copy())
     counts = np.bincount(drawn, minlength=ROWS)
     assert counts.sum() == counts[pool].sum()
     assert counts[pool].min() > 55 and counts[pool].max() < 145  # 100 each; 4.5 standard deviations
@@ -405,9 +403,8 @@ def test_distances_are_those_of_the_naive_loop_and_have_no_overflow(maps):
         distances, [naive_distance(maps[0], m) for m in maps[1:6]], rtol=1e-12
     )
     # The sum of 4096 squares would overflow float16.
-    assert rms_distances(
-        np.zeros((64, 64), np.float16), np.full((1, 64, 64), 30, np.float16)
-    ).tolist() == [30.0]
+    zeros, thirties = np.zeros((64, 64), np.float16), np.full((1, 64, 64), 30, np.float16)
+    assert rms_distances(zeros, thirties).tolist() == [30.0]
 
 
 @pytest.fixture
@@ -442,11 +439,9 @@ def test_a_plan_gives_every_source_its_variants_and_never_itself(birds_plan, tar
         (source, v) for source in split.subset.tolist() for v in range(3)
     ]
     for row in plan:
-        assert (
-            row.skip is None
-            and row.target_index in split.subset
-            and row.target_index != row.source_index
-        )
+        assert row.skip is None
+        assert row.target_index in split.subset
+        assert row.target_index != row.source_index
         assert row.seed == row_seed(0, row.source_index, row.variant)
         if target_classes != "any":
             same = split.labels[row.target_index] == split.labels[row.source_index]
@@ -459,9 +454,8 @@ def test_an_image_without_a_map_is_skipped_and_is_nobodys_target(birds_plan):
     settings_, split, maps = birds_plan(selection_method="novel-background")
     lost = int(split.subset[1])
     maps.unusable[lost] = "blank saliency map"
-    backgrounds = (
-        np.random.default_rng(0).random((len(split.rows), 4)).astype(np.float32)
-    )  # by row, as the store is
+    # One per row, as in the store.
+    backgrounds = np.random.default_rng(0).random((len(split.rows), 4)).astype(np.float32)
     plan = list(make_plan(settings_, split, maps, backgrounds))
     assert [(row.source_index, row.variant) for row in plan] == [
         (source, v) for source in split.subset.tolist() for v in range(3)

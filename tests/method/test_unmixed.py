@@ -64,17 +64,14 @@ def test_label_and_prompt_are_the_targets_where_it_is_prompted_for(prompted_for_
             == split.labels[row["target_index"]]
             != split.labels[row["source_index"]]
         )
-        assert (
-            row["prompt"] == f"a photo of a <class_{row['label']}> bird"
-            and row["foreground_area"] == 1.0
-        )
+        assert row["prompt"] == f"a photo of a <class_{row['label']}> bird"
+        assert row["foreground_area"] == 1.0
     load_published(str(prompted_for_target / "repo")).check_made_from(
         split, subset_record(settings, split)
     )
     card = (prompted_for_target / "repo" / "README.md").read_text()
-    assert (
-        "its `label` are of the TARGET's class" in card and "keeps the source's label" not in card
-    )
+    assert "its `label` are of the TARGET's class" in card
+    assert "keeps the source's label" not in card
     assert "| class of prompt and label | target |" in card
 
 

@@ -429,12 +429,10 @@ def test_mixtures_in_batches_are_those_of_the_whole():
 
 def test_all_load_by_path_without_the_hub():
     accuracy = evaluate.load(str(Path(class_accuracy_module.__file__)))
-    assert accuracy.compute(predictions=[0, 1, 1], references=[0, 1, 0])[
-        "accuracy"
-    ] == pytest.approx(2 / 3)
+    values = accuracy.compute(predictions=[0, 1, 1], references=[0, 1, 0])
+    assert values["accuracy"] == pytest.approx(2 / 3)
     masks = evaluate.load(str(Path(mask_quality_module.__file__)))
-    assert masks.compute(predictions=[[[1, 0], [1, 0]]], references=[[[1, 1], [0, 0]]])[
-        "iou"
-    ] == pytest.approx(1 / 3)
+    values = masks.compute(predictions=[[[1, 0], [1, 0]]], references=[[[1, 1], [0, 0]]])
+    assert values["iou"] == pytest.approx(1 / 3)
     mixed = evaluate.load(str(Path(mixture_quality_module.__file__)))
     assert mixed.compute(**BY_HAND)["leak"] == pytest.approx(0.5)

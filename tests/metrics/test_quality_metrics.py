@@ -166,10 +166,8 @@ def test_planted_copies_are_found_with_their_pairs_and_nothing_else():
     real, features = rng.standard_normal((300, 20)) + 50, rng.standard_normal((40, 20)) + 50
     sources, targets = rng.integers(0, 100, 40), rng.integers(100, 150, 40)
     features[3], features[17] = real[200] + 1e-6, real[299] + 1e-7
-    features[5], features[[6, 7]] = (
-        real[sources[5]],
-        real[targets[[6, 7]]],
-    )  # the own source and target are none
+    # A row's own source or target is no pair.
+    features[5], features[[6, 7]] = real[sources[5]], real[targets[[6, 7]]]
     result = NearDuplicates().compute(
         features=features, source_index=sources, target_index=targets, real_features=real
     )
@@ -244,9 +242,9 @@ def test_the_squared_mmd_is_that_of_its_definition(features, others):
 def test_the_kernel_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     features, others = rng.standard_normal((20, 8)), rng.standard_normal((30, 8))
-    assert kernel_module.kernel(features, others) == pytest.approx(
-        polynomial_kernel(features, others)
-    )  # degree 3, gamma 1/d, coef0 1
+    # scikit-learn's defaults: degree 3, gamma 1/d, coef0 1.
+    expected = polynomial_kernel(features, others)
+    assert kernel_module.kernel(features, others) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("shift", "most"), [(0.0, 2.0), (0.5, 1.25)])
@@ -301,12 +299,8 @@ def test_the_distance_grows_with_the_difference_and_says_when_there_are_too_few(
 def test_all_load_by_path_without_the_hub():
     real = np.random.default_rng(0).standard_normal((30, 3))
     fidelity = evaluate.load(str(Path(fidelity_module.__file__)))
-    assert (
-        fidelity.compute(predictions=[0, 1], references=[0, 0], label_probabilities=[0.9, 0.1])[
-            "label_fidelity"
-        ]
-        == 0.5
-    )
+    values = fidelity.compute(predictions=[0, 1], references=[0, 0], label_probabilities=[0.9, 0.1])
+    assert values["label_fidelity"] == 0.5
     drift = evaluate.load(str(Path(drift_module.__file__)))
     sides = {
         "foreground": real,
@@ -316,16 +310,13 @@ def test_all_load_by_path_without_the_hub():
     }
     labels = np.zeros(30, int)
     found = drift.compute(**sides, label=labels, real_backgrounds=real, real_labels=labels)
-    assert found["foreground_drift"] == pytest.approx(2) and found[
-        "background_novelty"
-    ] == pytest.approx(0)
+    assert found["foreground_drift"] == pytest.approx(2)
+    assert found["background_novelty"] == pytest.approx(0)
     duplicates = evaluate.load(str(Path(duplicates_module.__file__)))
     others = (np.arange(30) + 1) % 30
-    assert (
-        duplicates.compute(
-            features=real, source_index=others, target_index=others, real_features=real
-        )["near_duplicates"]
-        == 1
+    found = duplicates.compute(
+        features=real, source_index=others, target_index=others, real_features=real
     )
+    assert found["near_duplicates"] == 1
     kernel = evaluate.load(str(Path(kernel_module.__file__)))
     assert kernel.compute(features=real, real_features=real) == kernel_distance(real, real)

@@ -37,7 +37,7 @@ def copied(adapter, tmp_path):
 
 
 def describe(folder, weights=None, **values):
-    """Writes an adapter's LoRA file again, with other weights or other values in its description."""
+    """Rewrites an adapter's LoRA file with other weights or other values in its description."""
     with safe_open(folder / LORA_FILE, "pt") as file:
         metadata = file.metadata()
     description = json.loads(metadata[LORA_DESCRIPTION]) | {
@@ -161,9 +161,8 @@ def test_adapter_json_tells_what_the_adapter_is(adapter, tiny_base, birds, class
         chosen, load_split(chosen, resolve(chosen.dataset_name, repo_type="dataset"))
     )
     assert (facts["settings"]["rank"], facts["settings"]["lora_alpha"]) == (4, 12)
-    assert str(birds.parent) not in json.dumps(facts) and str(tiny_base.parent) not in json.dumps(
-        facts
-    )
+    assert str(birds.parent) not in json.dumps(facts)
+    assert str(tiny_base.parent) not in json.dumps(facts)
     assert read_adapter(resolve(str(adapter))).prompt(3) == "a photo of a <class_3> bird"
 
 

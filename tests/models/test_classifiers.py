@@ -106,9 +106,8 @@ def test_accuracy_is_the_same_to_the_last_image_whoever_measures_it(trained, obl
     pin = resolve(str(trained))
     judge = Judge(pin, split.class_names, CPU)
     cam = CamSaliency(Classifier(pin, CPU), "grad-cam")
-    cam.image_maps(
-        images[:3], labels[:3].tolist(), "stretch"
-    )  # leaves nothing behind in the network
+    # This leaves no state behind in the network.
+    cam.image_maps(images[:3], labels[:3].tolist(), "stretch")
     evaluation = EvaluationSettings(
         synthetic="unused", judge=str(trained), output_dir="unused", eval_split="test"
     )
@@ -139,11 +138,9 @@ def test_a_cam_sees_the_pixels_that_were_trained_on_and_what_was_cropped_around_
     _, test = splits_of(oblong_birds)
     classifier = Classifier(resolve(str(trained)), CPU)
     recorded = recorded_preprocessing(facts_of(trained)["preprocessing"], "it")
-    assert (
-        classifier.preprocessing == recorded
-        and classifier.size == 32
-        and recorded.interpolation == "bilinear"
-    )
+    assert classifier.preprocessing == recorded
+    assert classifier.size == 32
+    assert recorded.interpolation == "bilinear"
     scale = classifier.whole_size
     assert scale == recorded.resize_size == (facts_of(trained)["settings"]["resize_size"] or 32)
     cam = CamSaliency(classifier, "grad-cam", input_size=scale)
@@ -165,9 +162,8 @@ def test_maps_far_above_the_trained_size_are_doubted(trained):
             for doubt in doubts_of_size(CamSaliency(classifier, "grad-cam", input_size=size))
             if "was trained at" in doubt
         ]
-        assert len(found) == doubts and all(
-            f"{scale}" in doubt and "saliency_input_size" in doubt for doubt in found
-        )
+        assert len(found) == doubts
+        assert all(f"{scale}" in doubt and "saliency_input_size" in doubt for doubt in found)
 
 
 # ---- for everybody else ----
@@ -282,14 +278,11 @@ def test_a_finished_classifier_is_measured_on_another_split_without_training(
     ):
         assert train(settings_at(folder, **more)) == folder
         facts = facts_of(folder)
-        assert {name: facts["settings"][name] for name in more} == more and ("groups" in facts) == (
-            "group_column" in more
-        )
+        assert {name: facts["settings"][name] for name in more} == more
+        assert ("groups" in facts) == ("group_column" in more)
         assert f"{facts['metrics']['accuracy']:.4f}" in (folder / "README.md").read_text()
-    assert (
-        measured(folder) == measured(at_once)
-        and facts_of(folder).keys() == facts_of(at_once).keys()
-    )
+    assert measured(folder) == measured(at_once)
+    assert facts_of(folder).keys() == facts_of(at_once).keys()
     before = (folder / CLASSIFIER_FACTS).stat().st_mtime_ns
     train(settings_at(folder, eval_split=None))  # asks for nothing that is not there
     train(settings_at(folder, **groups))

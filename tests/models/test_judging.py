@@ -170,10 +170,8 @@ def test_a_judge_that_cannot_judge_is_refused_before_anything_is_trained(
         arguments(settings_at(tmp_path / "adapter", judge=other)), tmp_path / "logs", ADAPTER
     )
     one_line(refused, "other classes")
-    assert (
-        not (tmp_path / "adapter" / FACTS_FILE).exists()
-        and not (tmp_path / "adapter" / "state" / "log.jsonl").exists()
-    )
+    assert not (tmp_path / "adapter" / FACTS_FILE).exists()
+    assert not (tmp_path / "adapter" / "state" / "log.jsonl").exists()
 
 
 # ---- what is judged ----
@@ -189,17 +187,13 @@ def test_every_class_is_judged_on_as_many_of_its_mixed_images(chosen, tmp_path):
     split = load_split(chosen, resolve(chosen.dataset_name, "dataset"))
     sources = mixed_sources(chosen, split, tmp_path, 3)
     assert sources.images.shape == (12, 32, 32, 3) and sources.images.dtype == np.uint8
-    assert sources.labels == sorted(sources.labels) and {
-        sources.labels.count(label) for label in range(4)
-    } == {3}
-    assert (
-        len(set(sources.seeds)) == 12 and len({image.tobytes() for image in sources.images}) == 12
-    )
+    assert sources.labels == sorted(sources.labels)
+    assert {sources.labels.count(label) for label in range(4)} == {3}
+    assert len(set(sources.seeds)) == 12
+    assert len({image.tobytes() for image in sources.images}) == 12
     again = mixed_sources(chosen, split, tmp_path, 3)
-    assert np.array_equal(again.images, sources.images) and (again.labels, again.seeds) == (
-        sources.labels,
-        sources.seeds,
-    )
+    assert np.array_equal(again.images, sources.images)
+    assert (again.labels, again.seeds) == (sources.labels, sources.seeds)
     more = mixed_sources(chosen, split, tmp_path, 100)
     assert len(more.labels) == 24
     other = mixed_sources(dataclasses.replace(chosen, seed=1), split, tmp_path / "other", 3)
@@ -267,11 +261,9 @@ def test_what_the_judge_says_is_in_adapter_json_and_on_the_card(judged, classifi
     for name, scores in fidelity["arms"].items():
         low, high = scores["interval"]
         assert f"{scores['accuracy']:.3f} [{low:.3f}, {high:.3f}] of 8" in card, name
-    assert (
-        "mixed images refined at S = 0.5" in card
-        and fidelity["judge"] in card
-        and "Not measured" not in card
-    )
+    assert "mixed images refined at S = 0.5" in card
+    assert fidelity["judge"] in card
+    assert "Not measured" not in card
     assert card.count("shown as") == min(5, len(fidelity["arms"]["noise, adapter"]["confused"]))
     assert str(classifier.parent) not in card + (judged / FACTS_FILE).read_text()
 
@@ -289,9 +281,8 @@ def test_judged_again_by_the_same_judge_nothing_is_done(copied, settings_at):
         (copied / "README.md").read_bytes(),
     ) == before
     train(settings_at(copied, judge=None))
-    assert (copied / FACTS_FILE).read_bytes() == before[1] and (
-        copied / "README.md"
-    ).read_bytes() == before[2]
+    assert (copied / FACTS_FILE).read_bytes() == before[1]
+    assert (copied / "README.md").read_bytes() == before[2]
 
 
 def test_another_judge_judges_again_and_its_own_accuracy_is_told(
@@ -303,10 +294,8 @@ def test_another_judge_judges_again_and_its_own_accuracy_is_told(
     train(settings_at(copied, judge=str(other), num_judged_images=1))
     after = facts_of(copied)
     assert after["fidelity"]["judge"] == str(resolve(str(other))) != before["fidelity"]["judge"]
-    assert (
-        after["fidelity"]["judge_accuracy"] == 0.875
-        and after["fidelity"]["arms"]["mixed"]["images"] == 4
-    )
+    assert after["fidelity"]["judge_accuracy"] == 0.875
+    assert after["fidelity"]["arms"]["mixed"]["images"] == 4
     assert {name: value for name, value in after.items() if name != "fidelity"} == {
         name: value for name, value in before.items() if name != "fidelity"
     }
@@ -323,8 +312,6 @@ def test_two_processes_judge_as_one(copied, judged, settings_at):
     done = launch([ADAPTER, *arguments(settings_at(copied))], 2)
     assert done.returncode == 0, done.stderr
     assert facts_of(copied)["fidelity"] == said
-    assert (
-        done.stdout.count("nothing to train") == 1
-        and done.stdout.count("show their class to the judge") == 1
-    )
+    assert done.stdout.count("nothing to train") == 1
+    assert done.stdout.count("show their class to the judge") == 1
     assert (copied / "README.md").read_bytes() == (judged / "README.md").read_bytes()

@@ -1,4 +1,4 @@
-"""What a classifier from elsewhere is shown: what its own image processor makes, or nothing at all."""
+"""Preprocessing for third-party classifiers: as their image processor does, or they are refused."""
 
 import json
 import shutil
@@ -72,9 +72,8 @@ def test_a_whole_image_has_the_values_and_the_scale_that_the_processor_gives_its
     assert found.size == SIDE <= found.resize_size
     (image,) = pictures([(found.resize_size,) * 2])
     before = (found.resize_size - SIDE) // 2
-    middle = found.whole(image, found.resize_size, "stretch")[
-        :, before : before + SIDE, before : before + SIDE
-    ]
+    cut = slice(before, before + SIDE)
+    middle = found.whole(image, found.resize_size, "stretch")[:, cut, cut]
     seen = classifier.transform(image)
     one_level = 1 / 255 / min(found.std)
     assert (middle - seen).abs().mean() < 2 * one_level  # a crop may be one pixel further
@@ -199,7 +198,7 @@ def test_a_damaged_classifier_json_is_told_in_one_line(text, classifier, tmp_pat
 def test_code_of_a_classifiers_own_is_neither_run_nor_asked_about(
     known, file, classifier, tmp_path, monkeypatch
 ):
-    """Where transformers knows the classifier, its own code is taken; else one line says why not."""
+    """transformers' own code runs if it knows the architecture; else one line gives the reason."""
     folder = shutil.copytree(classifier, tmp_path / "custom")
     (folder / "custom.py").write_text("raise SystemExit('run')")
     values = json.loads((folder / file).read_text())

@@ -141,9 +141,9 @@ def test_several_vectors_stand_in_the_prompt_in_order(num_vectors, pipeline, tin
     for label, row in enumerate(ids[:12]):
         assert words(pipeline, row)[-num_vectors - 1 : -1] == tokens_of(label, num_vectors)
         learned = [number for number in row.tolist() if number >= old]
-        assert learned == list(
-            range(old + label * num_vectors, old + (label + 1) * num_vectors)
-        )  # rows of the embedding, class by class
+        # Rows of the embedding, class by class.
+        first = old + label * num_vectors
+        assert learned == list(range(first, first + num_vectors))
     assert not (ids[12] >= old).any()
 
     stock = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)

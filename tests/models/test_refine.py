@@ -120,7 +120,7 @@ def test_label_seed_and_image_all_matter(refiner, images, foregrounds):
 
 
 def stock_pipeline(base, adapter, scheduler="dpmsolver++"):
-    """Stock diffusers, as an adapter's card tells its users to load it, with one of our samplers."""
+    """Stock diffusers, loaded as an adapter's card says, with one of our samplers."""
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
         base, safety_checker=None, requires_safety_checker=False
     )

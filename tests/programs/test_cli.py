@@ -191,8 +191,6 @@ def test_the_wheel_holds_recipes_launch_settings_templates_and_the_demos_models(
         if path.is_file()
     ]
     assert {path.relative_to(ROOT).as_posix() for path in shipped} <= names
-    assert {
-        "sgdmix_hub/py.typed",
-        "sgdmix_hub/demo/tiny_base/model_index.json",
-        "sgdmix_hub/templates/dataset_card.md",
-    } <= names
+    assert "sgdmix_hub/py.typed" in names
+    assert "sgdmix_hub/demo/tiny_base/model_index.json" in names
+    assert "sgdmix_hub/templates/dataset_card.md" in names

@@ -58,6 +58,6 @@ def test_train_on_published(birds, published, tmp_path):
 
 
 def test_every_example_has_a_test():
-    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {
-        name[5:] for name in globals() if name.startswith("test_")
-    } - {"every_example_has_a_test"}
+    examples = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert examples == tested - {"every_example_has_a_test"}

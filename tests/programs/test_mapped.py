@@ -1,4 +1,4 @@
-"""SGDMixPipeline used alone, and mapped over a dataset in hand: the rows are those of a generation."""
+"""SGDMixPipeline alone and under `Dataset.map`: it gives the rows that a generation gives."""
 
 import io
 import shutil
@@ -105,7 +105,7 @@ def with_other_weights(folder):
 def test_another_adapter_has_a_cache_of_its_own_and_the_same_one_has_the_same(
     adapter, tiny_base, dataset, tmp_path
 ):
-    """The normal loop: train again, map again. What `map` gives must be the new adapter's images."""
+    """Train again, map again: `map` must return images of the new adapter, not cached ones."""
 
     def mapped_with(folder):
         pipeline = SGDMixPipeline.from_pretrained(
@@ -126,10 +126,8 @@ def test_another_adapter_has_a_cache_of_its_own_and_the_same_one_has_the_same(
 
 def test_another_classifier_has_a_cache_of_its_own(classifier, dataset, tmp_path):
     def fingerprint(folder):
-        return MappedSplit(
-            SGDMixPipeline.from_pretrained(classifier=str(folder), strength=0, resolution=32),
-            dataset,
-        ).options["new_fingerprint"]
+        pipeline = SGDMixPipeline.from_pretrained(classifier=str(folder), strength=0, resolution=32)
+        return MappedSplit(pipeline, dataset).options["new_fingerprint"]
 
     other = copied(classifier, tmp_path, with_other_weights)
     assert fingerprint(classifier) == fingerprint(classifier) != fingerprint(other)
@@ -169,10 +167,10 @@ def test_a_base_without_an_adapter_has_prompts_with_the_names_of_the_classes(
         SGDMixPipeline.from_pretrained(**base, prompt_template="a drawing", **METHOD)
     mapped = MappedSplit(pipeline, dataset.select(range(4)))
     rows = mapped.split.rows.map(mapped, **mapped.options)
-    assert (
-        set(rows["prompt"]) <= {pipeline.refiner.prompt(label) for label in range(len(class_names))}
-        and len(rows) > 0
-    )
+    assert set(rows["prompt"]) <= {
+        pipeline.refiner.prompt(label) for label in range(len(class_names))
+    }
+    assert len(rows) > 0
     with pytest.raises(UserError, match="class_names"):
         SGDMixPipeline.from_pretrained(pretrained_model_name_or_path=str(tiny_base), **METHOD)
 

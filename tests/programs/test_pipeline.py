@@ -210,9 +210,8 @@ def test_a_ramp_is_cut_where_its_image_is(width, height, aspect):
         _, cut = crop_to_aspect(Image.new("RGB", (width, height)), ramp, aspect)
         expected = (start + (np.arange(64) + 0.5) / 64 * (stop - start)) / length
         line = np.moveaxis(cut, axis, 1)
-        assert (
-            np.abs(line - expected).max() <= 0.5 / 64 + 1e-6
-        )  # at the image's own edge there is nothing to interpolate with
+        # Half a cell: at an edge of the image there is no neighbour to interpolate with.
+        assert np.abs(line - expected).max() <= 0.5 / 64 + 1e-6
         assert np.abs(line - expected)[:, 8:-8].max() < 1e-3
 
 
@@ -228,7 +227,7 @@ def test_a_target_of_the_sources_aspect_is_not_touched(settings, pair):
 
 
 def test_objects_keep_their_proportions_to_the_source(settings):
-    """A disc in a wide and in a tall target comes out as a source of another aspect would show it."""
+    """A disc in a wide or a tall target becomes the ellipse that the source's aspect implies."""
     for width, height, aspect in [(240, 80, 0.5), (80, 240, 1.5), (120, 120, 2.0)]:
         y, x = np.mgrid[:height, :width]
         disc = (x - width / 2) ** 2 + (y - height / 2) ** 2 < 15**2
@@ -246,12 +245,11 @@ def test_objects_keep_their_proportions_to_the_source(settings):
 def mixed_sizes(source_rows, tmp_path_factory):
     """The first eight birds, every other one cut to a wide or a tall image."""
     images = []
-    for number, row in enumerate(source_rows[:8]):
+    boxes = [(0, 0, 96, 96), (0, 20, 96, 76), (0, 0, 96, 96), (18, 0, 78, 96)]
+    for row, box in zip(source_rows[:8], boxes * 2, strict=True):
         image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB").resize((96, 96))
         buffer = io.BytesIO()
-        image.crop(
-            [(0, 0, 96, 96), (0, 20, 96, 76), (0, 0, 96, 96), (18, 0, 78, 96)][number % 4]
-        ).save(buffer, "PNG")
+        image.crop(box).save(buffer, "PNG")
         images.append(buffer.getvalue())
     return write_dataset(
         tmp_path_factory.mktemp("data") / "mixed", images, [row["label"] for row in source_rows[:8]]
@@ -283,9 +281,8 @@ def test_crop_target_crops_what_is_stretched_and_nothing_else(mixed_sizes, resiz
             inputs.split.image(index) for index in (row.source_index, row.target_index)
         )
         plain, cropped = as_they_are.mixture(row), cropping.mixture(row)
-        assert np.array_equal(plain.source.pixels, cropped.source.pixels) and np.array_equal(
-            plain.source.mask, cropped.source.mask
-        )
+        assert np.array_equal(plain.source.pixels, cropped.source.pixels)
+        assert np.array_equal(plain.source.mask, cropped.source.mask)
         if resize == "stretch":
             box = aspect_box(*target.size, source.width / source.height)
             expected = target.crop(box).resize((SIZE, SIZE), Image.Resampling.BICUBIC)

@@ -110,7 +110,10 @@ def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
     assert Path(folder) == output / "repo"
     assert int(images) > 0 and int(images) + int(skipped) == 48
     (line,) = re.findall(r"^Load it +(.+)$", done.stdout, re.MULTILINE)
-    program = f"from datasets import load_dataset; dataset = {line}; print(len(dataset), dataset[0]['image'].size)"
+    program = (
+        f"from datasets import load_dataset; dataset = {line}; "
+        "print(len(dataset), dataset[0]['image'].size)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
@@ -147,16 +150,13 @@ def test_every_line_is_said_once_however_many_processes(whole_run):
 def test_stages_are_linked_and_the_recipe_reaches_them(whole_run):
     _, output, _ = whole_run
     adapter = json.loads((output / "adapter" / "adapter.json").read_text())
-    assert (
-        adapter["metaclass"] == "bird"
-        and adapter["settings"]["rank"] == 4
-        and adapter["settings"]["resolution"] == 32
-    )
+    assert adapter["metaclass"] == "bird"
+    assert adapter["settings"]["rank"] == 4
+    assert adapter["settings"]["resolution"] == 32
     config = yaml.safe_load((output / "repo" / "sgdmix" / "default" / "config.yaml").read_text())
     assert (config["strength"], config["num_variants"], config["num_candidates"]) == (0.5, 2, 50)
-    assert config["classifier"].startswith("classifier@") and config["adapter"].startswith(
-        "adapter@"
-    )
+    assert config["classifier"].startswith("classifier@")
+    assert config["adapter"].startswith("adapter@")
     card = (output / "repo" / "README.md").read_text()
     assert "Prose of this very recipe." in card and "license: apache-2.0" in card
     real, downstream = (
@@ -222,24 +222,32 @@ def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(wh
     before = stage_files(output)
     done = run_script(["-m", "sgdmix_hub.demo.publish_birds", f"--config={tmp_path / 'run.yaml'}"])
     assert done.returncode == 0, done.stderr
-    said = "  pushed as birds/demo-classifier@.*  pushed as birds/demo-adapter@.*  published as birds/demo-birds-sgdmix@v1.0.0"
-    said += r".*  v1.0.0: \d+ rows, S = 0.5, .*  v1.1.0: 48 rows, S = 0.0, .*  v1.1.0 made again: the same plan and the same 4 shards"
-    assert re.search(said, done.stdout, re.DOTALL), done.stdout
+    printed = ".*".join(
+        [
+            "  pushed as birds/demo-classifier@",
+            "  pushed as birds/demo-adapter@",
+            "  published as birds/demo-birds-sgdmix@v1.0.0",
+            r"  v1.0.0: \d+ rows, S = 0.5, ",
+            "  v1.1.0: 48 rows, S = 0.0, ",
+            "  v1.1.0 made again: the same plan and the same 4 shards",
+        ]
+    )
+    assert re.search(printed, done.stdout, re.DOTALL), done.stdout
     assert (
         "holds data/train-00000-of-00004.parquet (4 of them), .gitattributes, README.md"
         in done.stdout
-        and "hf_" not in done.stdout + done.stderr
     )
+    assert "hf_" not in done.stdout + done.stderr
     assert stage_files(output) == before
 
 
 def test_a_run_that_is_not_there_is_not_published(tmp_path):
     (tmp_path / "run.yaml").write_text(f"output_dir: {tmp_path / 'run'}\n")
     done = run_script(["-m", "sgdmix_hub.demo.publish_birds", f"--config={tmp_path / 'run.yaml'}"])
-    assert (
-        done.returncode == 2
-        and done.stderr
-        == f"publish_birds: {tmp_path}/run/classifier/classifier.json is missing: run `make demo` first\n"
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"publish_birds: {tmp_path}/run/classifier/classifier.json is missing: "
+        "run `make demo` first\n"
     )
 
 
@@ -317,26 +325,20 @@ def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free
     )
     done = run_script([*args, "--bootstrap_saliency=true"])
     assert done.returncode == 0, done.stderr
-    assert [
-        line.partition(" ")[0] for line in done.stdout.splitlines() if re.match(r"\d/\d ", line)
-    ] == [f"{n}/6" for n in range(1, 7)]
+    stages = re.findall(r"^(\d/\d) ", done.stdout, re.MULTILINE)
+    assert stages == [f"{n}/6" for n in range(1, 7)]
     bootstrap = tmp_path / "run" / "bootstrap"
     mixtures = json.loads((bootstrap / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
-    assert (
-        mixtures["saliency"] == {"method": "minimum-barrier", "trust": None}
-        and mixtures["rows"] == 4 * 24
-    )
+    assert mixtures["saliency"] == {"method": "minimum-barrier", "trust": None}
+    assert mixtures["rows"] == 4 * 24
     retrained = json.loads((bootstrap / "classifier" / "classifier.json").read_text())
-    assert (
-        retrained["synthetic"] == str(resolve(str(bootstrap / "repo"), "dataset"))
-        and retrained["settings"]["synthetic_probability"] == 0.5
-    )
+    assert retrained["synthetic"] == str(resolve(str(bootstrap / "repo"), "dataset"))
+    assert retrained["settings"]["synthetic_probability"] == 0.5
     generated = json.loads(
         (tmp_path / "run" / "repo" / "sgdmix" / "default" / "manifest.json").read_text()
     )
-    assert generated["saliency"]["method"] == "grad-cam" and generated["pins"]["classifier"] == str(
-        resolve(str(bootstrap / "classifier"))
-    )
+    assert generated["saliency"]["method"] == "grad-cam"
+    assert generated["pins"]["classifier"] == str(resolve(str(bootstrap / "classifier")))
     config = yaml.safe_load(
         (tmp_path / "run" / "repo" / "sgdmix" / "default" / "config.yaml").read_text()
     )

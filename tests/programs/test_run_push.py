@@ -45,12 +45,12 @@ for name, token, words in json.loads(sys.argv[3]):
     except UserError as error:
         print(error)
 """
-# What follows the Python of a published card: its images are looked at, and its last command is
-# run.
+# Appended to the Python of a published card: looks at its images and runs its last command.
 TRAINING = """
 mixed = RealAndSynthetic(p=1.0)
 rows = [mixed[index] for index in range(len(mixed))]
-print(len(rows), sum(row["label"] == label for row, label in zip(rows, real["label"])), *{row["image"].size for row in rows}, flush=True)
+same_labels = sum(row["label"] == label for row, label in zip(rows, real["label"]))
+print(len(rows), same_labels, *{row["image"].size for row in rows}, flush=True)
 
 import sys
 from sgdmix_hub import train_classifier
@@ -86,10 +86,8 @@ def test_models_are_pushed_before_the_dataset_that_is_made_with_them(tmp_path):
         "me/birds-classifier",
         "me/birds-adapter",
     )
-    assert generation.push_to_hub and (generation.hub_dataset_id, generation.tag) == (
-        "me/birds-sgdmix",
-        "v1.0.0",
-    )
+    assert generation.push_to_hub
+    assert (generation.hub_dataset_id, generation.tag) == ("me/birds-sgdmix", "v1.0.0")
     for settings in (classifier, adapter, generation):
         assert settings.hub_private_repo and settings.license == "mit"
 
@@ -104,11 +102,9 @@ def test_of_two_classifiers_the_one_that_saliency_looks_through_is_pushed(tmp_pa
         "me/birds-adapter",
         None,
     ]
-    assert (
-        generation.classifier == "me/birds-classifier"
-        and generation.push_to_hub
-        and not mixtures.push_to_hub
-    )
+    assert generation.classifier == "me/birds-classifier"
+    assert generation.push_to_hub
+    assert not mixtures.push_to_hub
 
 
 @pytest.mark.parametrize(
@@ -119,9 +115,8 @@ def test_nothing_is_pushed_that_was_not_asked_for(tmp_path, given):
     assert not any(
         settings.push_to_hub for settings in (classifier, adapter, generation, downstream)
     )
-    assert (
-        generation.adapter == adapter.output_dir and generation.classifier == classifier.output_dir
-    )
+    assert generation.adapter == adapter.output_dir
+    assert generation.classifier == classifier.output_dir
 
 
 def test_what_nobody_could_make_again_is_refused_before_the_first_stage(tmp_path, birds):
@@ -131,12 +126,10 @@ def test_what_nobody_could_make_again_is_refused_before_the_first_stage(tmp_path
         stages(tmp_path, **MODELS, dataset_name=str(birds))
     with pytest.raises(UserError, match="pretrained_model_name_or_path"):
         stages(tmp_path, **MODELS, pretrained_model_name_or_path=str(birds))
-    assert stages(tmp_path, **DATASET, dataset_name=str(birds), allow_local_inputs=True)[
-        2
-    ].allow_local_inputs
-    (tmp_path / "generate.yaml").write_text(
-        "strength: 0\npreset: recommended\n"
-    )  # no model has a part in it
+    allowed = stages(tmp_path, **DATASET, dataset_name=str(birds), allow_local_inputs=True)
+    assert allowed[2].allow_local_inputs
+    # At strength 0 no diffusion model is loaded.
+    (tmp_path / "generate.yaml").write_text("strength: 0\npreset: recommended\n")
     assert stages(tmp_path, **DATASET, recipe=str(tmp_path))[2].push_to_hub
 
 
@@ -203,18 +196,15 @@ def test_one_command_pushes_everything_and_a_colleague_makes_the_same_bytes(
     assert {name: pins[name] for name in models} == {
         name: f"birds/demo-{name}@{oid}" for name, oid in models.items()
     }
-    assert pins["dataset_name"].startswith("birds/source@") and pins[
-        "pretrained_model_name_or_path"
-    ].startswith("birds/base@")
-    assert f"published as birds/sgdmix@v1.0.0, commit {tag}" in lines and [
-        line for line in lines if line.startswith("the plan is that of")
-    ]
+    assert pins["dataset_name"].startswith("birds/source@")
+    assert pins["pretrained_model_name_or_path"].startswith("birds/base@")
+    assert f"published as birds/sgdmix@v1.0.0, commit {tag}" in lines
+    assert [line for line in lines if line.startswith("the plan is that of")]
     assert (
         json.loads((tmp_path / "downstream" / "classifier.json").read_text())["synthetic"]
         == f"birds/sgdmix@{tag}"
     )
     ours, theirs = (digests(tmp_path / name / "repo") for name in ("run", "again"))
     shards = {name for name in ours if name.startswith("data/")}
-    assert len(shards) > 1 and all(
-        ours[name] == theirs[name] for name in (*shards, "sgdmix/default/plan.parquet")
-    )
+    assert len(shards) > 1
+    assert all(ours[name] == theirs[name] for name in (*shards, "sgdmix/default/plan.parquet"))

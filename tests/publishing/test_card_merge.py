@@ -91,15 +91,12 @@ def test_versions_are_listed_in_their_order_with_what_changed():
         "| v1.10.0",
         "| v1.10.1",
     ]
-    assert table[1] == "| v1.9.1 | strong | 3 | first version |" and table[3].endswith(
-        "| the same settings |"
-    )
+    assert table[1] == "| v1.9.1 | strong | 3 | first version |"
+    assert table[3].endswith("| the same settings |")
     changed = data_of(card)["sgdmix"]["default"]["history"][1]["changed"]
-    assert (
-        changed["strength"] == [0.7, 0.5]
-        and changed["torch"] == ["2.14.1", "2.15.0"]
-        and changed["sgdmix_hub"] == ["0.1.0", None]
-    )
+    assert changed["strength"] == [0.7, 0.5]
+    assert changed["torch"] == ["2.14.1", "2.15.0"]
+    assert changed["sgdmix_hub"] == ["0.1.0", None]
     assert changed["dataset_name"] == [f"org/my_birds@{COMMIT}", pins["dataset_name"]]
 
 
@@ -116,9 +113,8 @@ def test_exactly_one_configuration_is_the_default(order, default):
     card = merged(*((name, run_card(name), f"v{number}") for number, name in enumerate(order)))
     assert defaults_of(card) == [default]
     infos = DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)
-    assert set(infos) == set(order) and all(
-        infos[name].splits["train"].num_examples == 3 for name in order
-    )
+    assert set(infos) == set(order)
+    assert all(infos[name].splits["train"].num_examples == 3 for name in order)
 
 
 def test_rows_of_all_configurations_count_for_the_size():
@@ -126,9 +122,8 @@ def test_rows_of_all_configurations_count_for_the_size():
         ("default", run_card(rows=600), "v1"), ("strong", run_card("strong", rows=600), "v2")
     )
     assert data_of(card)["size_categories"] == ["1K<n<10K"]
-    assert data_of(merged(("strong", run_card("strong", rows=3), "v3"), theirs=card))[
-        "size_categories"
-    ] == ["n<1K"]
+    smaller = merged(("strong", run_card("strong", rows=3), "v3"), theirs=card)
+    assert data_of(smaller)["size_categories"] == ["n<1K"]
 
 
 def test_licences_and_sources_of_all_configurations_are_stated():
@@ -136,10 +131,8 @@ def test_licences_and_sources_of_all_configurations_are_stated():
         "strong", license="mit", facts={"pins": {"dataset_name": f"org/other@{COMMIT}"}}
     )
     data = data_of(merged(("default", run_card(), "v1"), ("strong", strong, "v2")))
-    assert data["license"] == ["cc-by-4.0", "mit"] and data["source_datasets"] == [
-        "org/my_birds",
-        "org/other",
-    ]
+    assert data["license"] == ["cc-by-4.0", "mit"]
+    assert data["source_datasets"] == ["org/my_birds", "org/other"]
     again = data_of(
         merged(
             ("default", run_card(license="mit"), "v3"), theirs=merged(("default", run_card(), "v1"))
@@ -256,7 +249,5 @@ def test_prose_with_code_and_comments_stands_as_it_is(tmp_path):
 
 def test_the_yaml_of_a_merged_card_holds_no_tags_of_python():
     card = merged(("default", run_card(strength=[0.3, 0.5]), "v1"), ("default", run_card(), "v2"))
-    assert (
-        "!!" not in card.split("\n---\n")[0]
-        and yaml.safe_load(card[4:].partition("\n---\n")[0])["sgdmix"]
-    )
+    assert "!!" not in card.split("\n---\n")[0]
+    assert yaml.safe_load(card[4:].partition("\n---\n")[0])["sgdmix"]

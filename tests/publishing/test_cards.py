@@ -1,4 +1,4 @@
-"""Dataset cards: whatever a class is called, the YAML reads back and the body keeps its structure."""
+"""Dataset cards: for any class name, the YAML reads back and the body keeps its structure."""
 
 import re
 
@@ -232,9 +232,8 @@ def test_another_configuration_has_its_own_files_and_is_loaded_by_name():
     card = dataset_card(card_settings(config_name="strong"), card_facts(["kite"]))
     data = DatasetCard(card).data.to_dict()
     (configuration,) = data["configs"]
-    assert configuration["config_name"] == "strong" and configuration["data_files"] == [
-        {"split": "train", "path": "strong/train-*"}
-    ]
+    assert configuration["config_name"] == "strong"
+    assert configuration["data_files"] == [{"split": "train", "path": "strong/train-*"}]
     assert list(data["sgdmix"]) == ["strong"]
     assert "`sgdmix/strong/plan.parquet`" in card
     assert re.search(r'load_dataset\("[^"]+", "strong", revision="[^"]+", split="train"\)', card)
@@ -251,9 +250,8 @@ def table_of(settings, **facts):
 
 def method_of(settings, **facts):
     """The method as programs read it on the card."""
-    return DatasetCard(dataset_card(settings, card_facts(["kite"], **facts))).data.to_dict()[
-        "sgdmix"
-    ]["default"]
+    card = DatasetCard(dataset_card(settings, card_facts(["kite"], **facts)))
+    return card.data.to_dict()["sgdmix"]["default"]
 
 
 @pytest.mark.parametrize("preset", ["paper", "recommended"])
@@ -268,10 +266,8 @@ def test_the_table_shows_every_choice_and_the_deviations(preset):
         assert table[label] == str(getattr(chosen, name)) and method[name] == getattr(chosen, name)
     assert table["preset"] == f"{preset}, except threshold_method = li, mixing_method = source"
     assert table["strength S"].startswith("0.55 (effective 0.5: 10 steps")
-    assert (
-        table["candidates N"] == "50"
-        and table["saliency method"] == method["saliency_method"] == chosen.saliency_method
-    )
+    assert table["candidates N"] == "50"
+    assert table["saliency method"] == method["saliency_method"] == chosen.saliency_method
 
 
 @pytest.mark.parametrize(
@@ -309,10 +305,8 @@ def test_a_trust_test_is_told_and_so_is_the_method_that_it_led_to():
         table_of(chosen, **fallen)["saliency method"]
         == "minimum-barrier (instead of grad-cam, which failed the trust test)"
     )
-    assert (
-        method_of(chosen, **fallen)["saliency_method"] == "minimum-barrier"
-        and method_of(chosen, **fallen)["trust_test"] == trust
-    )
+    assert method_of(chosen, **fallen)["saliency_method"] == "minimum-barrier"
+    assert method_of(chosen, **fallen)["trust_test"] == trust
     untested = card_settings(saliency_method="minimum-barrier")
     without = {"saliency": {"method": "minimum-barrier", "trust": None}}
     assert table_of(untested, **without)["saliency method"] == "minimum-barrier"
@@ -339,11 +333,9 @@ def test_counts_and_reasons_are_those_of_the_run():
         )
     )
     assert "12 images" in body and "| kite | 5 |" in body and "| tern | 7 |" in body
-    assert (
-        "4 rows were skipped" in body
-        and "- 3 x blank saliency map" in body
-        and "- 1 x no candidate" in body
-    )
+    assert "4 rows were skipped" in body
+    assert "- 3 x blank saliency map" in body
+    assert "- 1 x no candidate" in body
     assert "No row was skipped" in body_of(dataset_card(card_settings(), card_facts(["kite"])))
 
 
@@ -427,19 +419,15 @@ def test_an_evaluations_texts_are_untrusted_too(name):
 def test_dropped_rows_are_told_where_the_card_counts_and_where_it_says_how_to_make_it_again():
     dropped = card_evaluation(keep=0.9, dropped=1, rows_before=4)
     body = body_of(dataset_card(card_settings(), card_facts(["kite"], evaluation=dropped)))
-    assert (
-        "at most 1 for each source image" in body
-        and "1 of them were dropped (`--keep 0.9`)" in body
-    )
+    assert "at most 1 for each source image" in body
+    assert "1 of them were dropped (`--keep 0.9`)" in body
     assert "rows as generated: 4 of" in body and "the 1 rows that were dropped later" in body
     whole = body_of(
         dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation()))
     )
-    assert (
-        "dropped after" not in whole
-        and "at most" not in whole
-        and "rows as generated: 3 of" in whole
-    )
+    assert "dropped after" not in whole
+    assert "at most" not in whole
+    assert "rows as generated: 3 of" in whole
     method = method_of(card_settings(), evaluation=dropped)
     assert (method["keep"], method["dropped"], method["label_fidelity"]) == (0.9, 1, 0.9)
     assert "judge" not in method_of(card_settings())
@@ -469,9 +457,8 @@ def test_reasons_are_counted_and_not_all_listed():
     skipped = [{"reason": f"reason {number}"} for number in range(40) for _ in range(number + 1)]
     body = body_of(dataset_card(card_settings(), card_facts(["a", "b"], skipped=skipped)))
     listed = re.findall(r"^- (\d+) x reason (\d+)$", body, re.MULTILINE)
-    assert [int(times) for times, _ in listed] == list(
-        range(40, 30, -1)
-    ) and "820 rows were skipped" in body
+    assert [int(times) for times, _ in listed] == list(range(40, 30, -1))
+    assert "820 rows were skipped" in body
     assert f"- {sum(range(1, 31))} x 30 more reasons, in `manifest.json`" in body
 
 

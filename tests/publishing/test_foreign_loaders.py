@@ -25,7 +25,9 @@ found = {}
 for name in (repo_id, tagged):
     rows = create_dataset(f"hfds/{name}", root=None, split="train")
     pixels = [[hashlib.sha256(image.tobytes()).hexdigest(), label] for image, label in rows]
-    loader = create_loader(rows, (3, 32, 32), batch_size=4, is_training=True, use_prefetcher=False, num_workers=0)
+    loader = create_loader(
+        rows, (3, 32, 32), batch_size=4, is_training=True, use_prefetcher=False, num_workers=0
+    )
     images, labels = next(iter(loader))
     found["main" if name == repo_id else version] = {
         "classes": rows.reader.class_to_idx,
@@ -47,29 +49,46 @@ repo_id, version, folder = sys.argv[1:]
 
 
 def transform(batch):
-    return {"pixel_values": [to_tensor(image.convert("RGB")) for image in batch["image"]], "label": batch["label"]}
+    images = [to_tensor(image.convert("RGB")) for image in batch["image"]]
+    return {"pixel_values": images, "label": batch["label"]}
 
 
 def collate(examples):
     images = torch.stack([example["pixel_values"] for example in examples])
-    return {"pixel_values": images, "labels": torch.tensor([example["label"] for example in examples])}
+    labels = torch.tensor([example["label"] for example in examples])
+    return {"pixel_values": images, "labels": labels}
 
 
 whole = load_dataset(repo_id, revision=version, split="train")
 streamed = load_dataset(repo_id, revision=version, split="train", streaming=True)
 names = whole.features["label"].names
 arguments = TrainingArguments(
-    folder, max_steps=2, per_device_train_batch_size=4, remove_unused_columns=False, use_cpu=True, report_to="none"
+    folder,
+    max_steps=2,
+    per_device_train_batch_size=4,
+    remove_unused_columns=False,
+    use_cpu=True,
+    report_to="none",
 )
+mapped = streamed.map(transform, batched=True, remove_columns=streamed.column_names)
 losses = []
-for rows in (whole.with_transform(transform), streamed.map(transform, batched=True, remove_columns=streamed.column_names)):
+for rows in (whole.with_transform(transform), mapped):
     torch.manual_seed(0)
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=len(names))
-    trainer = Trainer(ResNetForImageClassification(config), arguments, train_dataset=rows, data_collator=collate)
+    config = ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8],
+        depths=[1],
+        layer_type="basic",
+        num_labels=len(names),
+    )
+    model = ResNetForImageClassification(config)
+    trainer = Trainer(model, arguments, train_dataset=rows, data_collator=collate)
     losses.append(trainer.train().training_loss)
 assert "sgdmix_hub" not in sys.modules
 facts = {"names": names, "losses": losses, "streamed_names": streamed.features["label"].names}
-facts["rows"] = [[hashlib.sha256(row["image"].tobytes()).hexdigest(), row["label"]] for row in streamed]
+facts["rows"] = [
+    [hashlib.sha256(row["image"].tobytes()).hexdigest(), row["label"]] for row in streamed
+]
 print(json.dumps(facts))
 """
 
@@ -109,9 +128,8 @@ def test_timms_reader_takes_main_by_its_name_and_a_tag_by_its_snapshot(
     hub, first_version, second_version
 ):
     found = run(hub, TIMM, REPO, "v1.0.0")
-    assert found["main"]["rows"] == local_rows(second_version) and found["v1.0.0"][
-        "rows"
-    ] == local_rows(first_version)
+    assert found["main"]["rows"] == local_rows(second_version)
+    assert found["v1.0.0"]["rows"] == local_rows(first_version)
     for facts in found.values():
         assert facts["classes"] == {name: label for label, name in enumerate(NAMES)}
         assert facts["batch"] == [[4, 3, 32, 32], "torch.float32", 4]

@@ -89,9 +89,8 @@ def commits(served):
 def test_a_configuration_from_the_hub_may_not_name_places_or_pushes(hub, ask, name, named):
     words = f"['--config', 'hf://datasets/birds/recipes@main/{name}.yaml', '--output_dir=out']"
     done = ask(f"parse_settings(AugmentSettings, {words})")
-    assert (
-        named in done["error"] and f"hf://datasets/birds/recipes@main/{name}.yaml" in done["error"]
-    )
+    assert named in done["error"]
+    assert f"hf://datasets/birds/recipes@main/{name}.yaml" in done["error"]
     done = ask(
         f"parse_settings(AugmentSettings, {words.replace(name + '.yaml', 'honest.yaml')}).seed"
     )
@@ -139,7 +138,8 @@ def test_files_at_a_commit_are_fetched_from_a_busy_hub(hub, ask, commits, number
         skip=max(0, number - 1),
     )
     done = ask(
-        f"len(list(__import__('pathlib').Path(local_folder(Pin('birds/model', '{commits['birds/model']}'), ['*.json'])).iterdir()))"
+        "len(list(__import__('pathlib').Path("
+        f"local_folder(Pin('birds/model', '{commits['birds/model']}'), ['*.json'])).iterdir()))"
     )
     assert done["error"] is None and done["value"] >= 2, done
 
@@ -163,7 +163,10 @@ def test_without_a_network_the_line_names_the_commit_that_would_do(hub, commits,
             ("birds/recipes", "dataset", "<40 hex>"),
         ):
             error = offline(f"resolve('{name}', '{repo_type}')")["error"]
-            advice = f"name the commit, which needs no Hub when it is cached: {name.partition('@')[0]}@{commit}"
+            advice = (
+                "name the commit, which needs no Hub when it is cached: "
+                f"{name.partition('@')[0]}@{commit}"
+            )
             assert "offline mode" in error and error.endswith(advice)
         done = offline(f"str(resolve('birds/plain@{commits['birds/plain']}', 'dataset'))")
         assert done["value"] == f"birds/plain@{commits['birds/plain']}"
@@ -213,9 +216,8 @@ def test_a_checksum_that_stays_wrong_is_the_hubs_and_is_told_as_that(
     publisher.published(first_version, repo_id)
     path = f"/datasets/{repo_id}/resolve/[0-9a-f]+/README.md"
     hub.fail("GET", path, rewrite=lambda content: content + b"x", times=1)
-    assert (
-        publisher.publish(second_version, repo_id, tag="v1.1.0").error is None
-    )  # a reply that was damaged once
+    # The reply was damaged once only.
+    assert publisher.publish(second_version, repo_id, tag="v1.1.0").error is None
     hub.fail("GET", path, rewrite=lambda content: content + b"x", times=FOR_EVER)
     error = publisher.refused(first_version, repo_id, tag="v1.2.0")
     assert "twice the same" in error and "run the same command again" not in error

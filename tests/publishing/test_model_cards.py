@@ -69,7 +69,11 @@ import numpy as np
 import torch
 
 assert image.size == (32, 32)
-options = {"num_inference_steps": 4, "output_type": "np", "generator": torch.Generator().manual_seed(5)}
+options = {
+    "num_inference_steps": 4,
+    "output_type": "np",
+    "generator": torch.Generator().manual_seed(5),
+}
 np.save(sys.argv[1], pipeline("a photo of a <class_2> bird", **options).images)
 assert "sgdmix_hub" not in sys.modules
 """
@@ -243,9 +247,8 @@ def test_prompts_of_any_wording_stand_in_snippet_and_yaml_as_they_are(
 def test_code_spans_show_words_as_they_are(adapter_card):
     """Between backticks a backslash is a character."""
     card = outside_code(adapter_card(metaclass="sports_car"))
-    assert "`sports_car`" in card and all(
-        "\\" not in span for span in re.findall(r"`[^`\n]+`", card)
-    )
+    assert "`sports_car`" in card
+    assert all("\\" not in span for span in re.findall(r"`[^`\n]+`", card))
 
 
 def test_many_classes_are_counted_and_not_all_listed(adapter_card):
@@ -276,9 +279,8 @@ CHANGED = {
 def test_a_setting_that_is_not_the_default_is_listed_and_a_default_is_not(name, adapter_card):
     defaults = {field.name: field.default for field in dataclasses.fields(AdapterSettings)}
     kept = adapter_card(**{name: defaults[name]})
-    assert name not in table_of(kept) and (name in BORROWED[AdapterSettings]) == (
-        f"{name} = {defaults[name]}" in kept
-    )
+    assert name not in table_of(kept)
+    assert (name in BORROWED[AdapterSettings]) == (f"{name} = {defaults[name]}" in kept)
     changed = adapter_card(**{name: CHANGED[name]})
     assert table_of(changed)[name] == str(CHANGED[name]).replace("_", r"\_")
     assert f"{name} = " not in changed
@@ -290,28 +292,22 @@ def test_what_a_run_was_made_of_is_on_its_card(
     facts = json.loads((adapter / FACTS_FILE).read_text())
     table = table_of(adapter_card({"base_license": "mit"}))
     assert table["base"].replace("\\", "") == f"{facts['base']}, licence mit"
-    assert (
-        facts["subset"]["dataset"] in table["data"].replace("\\", "")
-        and "24 images" in table["data"]
-    )
+    assert facts["subset"]["dataset"] in table["data"].replace("\\", "")
+    assert "24 images" in table["data"]
     assert (table["rank"], table["max_train_steps"], table["learning_rate"]) == ("4", "2", "0.05")
     few = adapter_card({"subset": facts["subset"] | {"examples_per_class": 5, "subset_seed": 3}})
     assert "(5 examples_per_class, subset seed 3)" in few
     metrics = json.loads((trained_classifier / CLASSIFIER_FACTS).read_text())["metrics"]
     table = table_of(classifier_card())
-    assert (
-        table["accuracy on test"] == f"{metrics['accuracy']:.4f}"
-        and table["learning_rate"] == "0.02"
-    )
+    assert table["accuracy on test"] == f"{metrics['accuracy']:.4f}"
+    assert table["learning_rate"] == "0.02"
     assert "weight_decay" not in table
 
 
 def test_what_the_judge_said_is_told_or_that_nobody_was_asked(adapter_card):
     card = adapter_card(judged())
-    assert (
-        card.count("0.500 [0.200, 0.800] of 8") == 5
-        and "accuracy 0.875 on real test images" in card
-    )
+    assert card.count("0.500 [0.200, 0.800] of 8") == 5
+    assert "accuracy 0.875 on real test images" in card
     assert "- bare-crowned white finch shown as spiky-crested white finch: 3 times" in card.replace(
         "\\", ""
     )
@@ -362,14 +358,10 @@ def test_the_hub_takes_the_yaml_and_finds_what_it_looks_for(
         "birds/base",
         ["birds/data"],
     )
-    assert (
-        found["adapter"].library_name == "diffusers"
-        and found["adapter"].pipeline_tag == "text-to-image"
-    )
-    assert (
-        found["classifier"].library_name == "transformers"
-        and found["classifier"].base_model == "birds/resnet"
-    )
+    assert found["adapter"].library_name == "diffusers"
+    assert found["adapter"].pipeline_tag == "text-to-image"
+    assert found["classifier"].library_name == "transformers"
+    assert found["classifier"].base_model == "birds/resnet"
     (result,) = found["classifier"].eval_results
     metrics = json.loads((trained_classifier / CLASSIFIER_FACTS).read_text())["metrics"]
     assert (result.metric_type, result.metric_value, result.dataset_type) == (
@@ -379,11 +371,9 @@ def test_the_hub_takes_the_yaml_and_finds_what_it_looks_for(
     )
     assert result.dataset_split == "test"
     for name in ("local", "local classifier"):  # the Hub does not know a folder of this machine
-        assert (
-            found[name].base_model is None
-            and found[name].datasets is None
-            and found[name].license is None
-        )
+        assert found[name].base_model is None
+        assert found[name].datasets is None
+        assert found[name].license is None
     assert found["local classifier"].eval_results is None
 
 

@@ -161,9 +161,8 @@ def test_a_push_by_somebody_else_in_between_is_not_overwritten(hub, folder):
     assert "somebody else pushed to birds/adapter" in refused(hub, folder)
     assert [commit.title for commit in commits(hub)] == ["theirs", "initial commit"]
     push(hub, folder)
-    assert [commit.author for commit in commits(hub)] == ["ada", "bob", "ada"] and pushed(
-        hub
-    ) == FILES
+    assert [commit.author for commit in commits(hub)] == ["ada", "bob", "ada"]
+    assert pushed(hub) == FILES
 
 
 TOKENS = [
@@ -267,10 +266,8 @@ def test_a_hub_that_hangs_is_given_up_and_the_same_command_finishes(hub, folder)
 def test_an_upload_cut_once_goes_on(hub, folder):
     hub.fail("PUT", "/lfs/", cut=True)
     push(hub, folder)
-    assert (
-        pushed(hub) == FILES
-        and [call.status for call in hub.calls_of("PUT", "/lfs/")].count(None) == 1
-    )
+    assert pushed(hub) == FILES
+    assert [call.status for call in hub.calls_of("PUT", "/lfs/")].count(None) == 1
 
 
 @pytest.mark.slow

@@ -19,7 +19,9 @@ from sgdmix_hub import load_published
 found = []
 for version in ("v1.0.0", "v1.1.0"):
     rows = load_published(f"birds/refined@{version}").dataset.remove_columns("image")
-    found.append([[row["source_index"], row["strength"], row["effective_strength"]] for row in rows])
+    found.append(
+        [[row["source_index"], row["strength"], row["effective_strength"]] for row in rows]
+    )
 print(json.dumps(found))
 """
 
@@ -29,16 +31,18 @@ def test_the_program_publishes_and_ends_with_the_exit_codes_of_all_programs(
 ):
     with loopback_hub() as hub:
         words = ["--folder", first_version, "--hub_dataset_id", "birds/x", "--tag", "v1.0.0"]
-        code = "import runpy, sys; sys.argv[0] = 'publish_dataset.py'; runpy.run_path('scripts/publish_dataset.py', run_name='__main__')"
+        code = (
+            "import runpy, sys; sys.argv[0] = 'publish_dataset.py'; "
+            "runpy.run_path('scripts/publish_dataset.py', run_name='__main__')"
+        )
         done = run_python(hub, code, *words, "--allow_local_inputs")
         assert done.returncode == 0, done.stderr
         assert (
             f"published as birds/x@v1.0.0, commit {history(hub, 'birds/x')[0].oid}" in done.stdout
         )
         refused = run_python(hub, code, *words)
-        assert refused.returncode == 2 and refused.stderr.startswith(
-            "sgdmix_hub: made from local folders"
-        )
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("sgdmix_hub: made from local folders")
         files = [
             path
             for folder in (hub.home, first_version)
@@ -68,16 +72,15 @@ def test_a_wrong_token_leaves_no_trace(evil_source, tmp_path):
         "tag": "v1.0.0",
         "push_to_hub": True,
     }
-    code = "import runpy, sys; sys.argv[0] = 'augment_dataset.py'; runpy.run_path('scripts/augment_dataset.py', run_name='__main__')"
+    code = (
+        "import runpy, sys; sys.argv[0] = 'augment_dataset.py'; "
+        "runpy.run_path('scripts/augment_dataset.py', run_name='__main__')"
+    )
     with loopback_hub() as hub:
-        refused = run_python(
-            hub, code, *arguments(words), token=token
-        )  # which looks for it in what was printed
-        assert (
-            refused.returncode == 2
-            and "does not know the token" in refused.stderr
-            and not hub.repositories
-        )
+        # `run_python` asserts that the token was not printed.
+        refused = run_python(hub, code, *arguments(words), token=token)
+        assert refused.returncode == 2 and not hub.repositories
+        assert "does not know the token" in refused.stderr
         assert "does not know the token" in (tmp_path / "run" / "state" / "error.json").read_text()
         files = [
             path for folder in (hub.home, tmp_path) for path in folder.rglob("*") if path.is_file()
@@ -136,12 +139,9 @@ def test_versions_with_another_strength_are_published_by_launches_of_two_process
             )
             done = launch([SCRIPT, *words], 2, env=hub_environment(hub, WRITE_TOKEN))
             assert done.returncode == 0, done.stderr
-            assert (
-                done.stdout.count(
-                    f"published as birds/refined@{tag}, commit {history(hub, 'birds/refined')[0].oid}"
-                )
-                == 1
-            )
+            commit = history(hub, "birds/refined")[0].oid
+            line = f"published as birds/refined@{tag}, commit {commit}"
+            assert done.stdout.count(line) == 1
             assert WRITE_TOKEN not in done.stdout + done.stderr
         assert (
             "strength 0.5 → 0.75" in hub.content("dataset", "birds/refined")["README.md"].decode()

@@ -26,7 +26,10 @@ repo_id, version, *config = sys.argv[1:]
 rows = load_dataset(repo_id, *config, revision=version, split="train")
 streamed = load_dataset(repo_id, *config, revision=version, split="train", streaming=True)
 facts = {
-    "rows": [[row["source_index"], row["variant"], row["target_index"]] for row in rows.remove_columns("image")],
+    "rows": [
+        [row["source_index"], row["variant"], row["target_index"]]
+        for row in rows.remove_columns("image")
+    ],
     "sizes": sorted({image.size for image in rows["image"]}),
     "names": rows.features["label"].names,
     "streamed": [[row["source_index"], row["variant"], row["target_index"]] for row in streamed],
@@ -45,8 +48,11 @@ found = []
 for version in sys.argv[2:]:
     try:
         published = sgdmix_hub.load_published(f"{sys.argv[1]}@{version}")
-        rows = published.dataset.remove_columns("image")
-        found.append([published.pin.revision, [[row["source_index"], row["variant"], row["target_index"]] for row in rows]])
+        rows = [
+            [row["source_index"], row["variant"], row["target_index"]]
+            for row in published.dataset.remove_columns("image")
+        ]
+        found.append([published.pin.revision, rows])
     except UserError as error:
         found.append(str(error))
 print(json.dumps(found))
@@ -70,7 +76,7 @@ def data_of(hub, repo_id, revision="main"):
 
 
 def pushed(hub, repo_id, revision="main"):
-    """A revision's files but for the card, which is merged, and the one that the Hub makes itself."""
+    """Files of a revision, without README.md (merged) and .gitattributes (the Hub's own)."""
     return {
         name: value
         for name, value in hub.content("dataset", repo_id, revision).items()
@@ -114,10 +120,8 @@ def published(publisher, first_version, second_version):
     before = digests(first_version), digests(second_version)
     publisher.published(first_version, "birds/published")
     publisher.published(second_version, "birds/published", tag="v1.1.0")
-    assert (
-        digests(first_version),
-        digests(second_version),
-    ) == before  # also state/: publishing only reads
+    # Publishing only reads, also in state/.
+    assert (digests(first_version), digests(second_version)) == before
     return "birds/published"
 
 
@@ -132,9 +136,8 @@ def test_every_version_is_one_commit_with_exactly_its_files(
     assert (second.parent, first.parent) == (first.oid, initial.oid)
     assert repository(hub, published).tags == {"v1.0.0": first.oid, "v1.1.0": second.oid}
     assert pushed(hub, published, "v1.0.0") == local_files(first_version)
-    assert pushed(hub, published, "v1.1.0") == local_files(
-        second_version
-    )  # of 3 shards before, 2 are left
+    # The first version had 3 shards, this one has 2.
+    assert pushed(hub, published, "v1.1.0") == local_files(second_version)
     assert first.title == "v1.0.0: 12 images by SGD-Mix"
 
 
@@ -177,26 +180,23 @@ def test_load_published_never_gives_another_version_also_when_the_hub_fails(
 
 def test_the_card_tells_what_changed_and_what_is_in_it(publisher, published, first_version):
     card, data = card_of(publisher.hub, published), data_of(publisher.hub, published)
-    assert (
-        "| v1.0.0 | default | 12 | first version |\n| v1.1.0 | default | 24 | num\\_candidates 3 → 5; num\\_variants 1 → 2 |"
-        in card
+    versions = (
+        "| v1.0.0 | default | 12 | first version |\n"
+        "| v1.1.0 | default | 24 | num\\_candidates 3 → 5; num\\_variants 1 → 2 |"
     )
+    assert versions in card
     method = data["sgdmix"]["default"]
     assert (method["strength"], method["num_candidates"], method["saliency_method"]) == (
         0.0,
         5,
         "spectral-residual",
     )
-    assert (
-        data["license"] == "mit"
-        and data["size_categories"] == ["n<1K"]
-        and data["task_categories"] == ["image-classification"]
-    )
+    assert data["license"] == "mit"
+    assert data["size_categories"] == ["n<1K"]
+    assert data["task_categories"] == ["image-classification"]
     assert data["dataset_info"]["splits"][0]["num_examples"] == 24
-    assert (
-        f"hf://datasets/{published}@v1.1.0/sgdmix/default/config.yaml" in card
-        and 'revision="v1.1.0"' in card
-    )
+    assert f"hf://datasets/{published}@v1.1.0/sgdmix/default/config.yaml" in card
+    assert 'revision="v1.1.0"' in card
     assert not re.search("path/or/name|version-of", card) and card.count("## How it was made") == 1
     pictures = re.findall(r"\]\((assets/[^)]+)\)", card)
     assert pictures and set(pictures) <= set(pushed(publisher.hub, published))
@@ -205,7 +205,10 @@ def test_the_card_tells_what_changed_and_what_is_in_it(publisher, published, fir
 def test_the_cards_python_runs(publisher, published, evil_source):
     blocks = re.findall(r"```python\n(.*?)```", card_of(publisher.hub, published), re.DOTALL)
     code = "\n".join(blocks).replace("path/of/the/source", str(evil_source))
-    code += "\nmixed = RealAndSynthetic(p=1.0)\nprint(len(mixed), sorted({mixed[i]['label'] for i in range(12)}), mixed[0]['image'].size)"
+    code += (
+        "\nmixed = RealAndSynthetic(p=1.0)\n"
+        "print(len(mixed), sorted({mixed[i]['label'] for i in range(12)}), mixed[0]['image'].size)"
+    )
     done = run_python(publisher.hub, code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "12 [0, 1, 2] (32, 32)"
@@ -223,11 +226,9 @@ def test_a_hostile_class_name_arrives_and_changes_nothing(publisher, published, 
     headings = re.findall(
         r"^#+ .*", re.sub(r"```.*?```", "", card.text, flags=re.DOTALL), re.MULTILINE
     )
-    assert (
-        headings[0] == "# evil-birds SGD-Mix"
-        and all(line.startswith("## ") for line in headings[1:])
-        and "script" not in str(headings)
-    )
+    assert headings[0] == "# evil-birds SGD-Mix"
+    assert all(line.startswith("## ") for line in headings[1:])
+    assert "script" not in str(headings)
 
 
 # ---- again ----
@@ -238,10 +239,8 @@ def test_the_same_version_again_is_left_alone(publisher, published, repo_id, fir
     twin = another(hub, published, repo_id)
     head, tags = history(hub, repo_id)[0].oid, dict(twin.tags)
     pin = publisher.published(first_version, repo_id)
-    assert pin == f"{repo_id}@{tags['v1.0.0']}" and (history(hub, repo_id)[0].oid, twin.tags) == (
-        head,
-        tags,
-    )
+    assert pin == f"{repo_id}@{tags['v1.0.0']}"
+    assert (history(hub, repo_id)[0].oid, twin.tags) == (head, tags)
     assert {call.method for call in hub.calls if "create" not in call.path} == {"GET"}
 
 
@@ -347,11 +346,9 @@ def test_what_people_wrote_and_other_files_stay(publisher, published, repo_id, s
     twin.commit("main", lines, "ada", hub.is_stored)
     publisher.published(second_version, repo_id, tag="v1.3.0")
     merged = card_of(hub, repo_id)
-    assert (
-        "# Our birds\n\nAsk Ada." in merged
-        and "## Thanks\n\nTo all." in merged
-        and "evil-birds SGD-Mix\n" not in merged.split("---\n")[2][:60]
-    )
+    assert "# Our birds\n\nAsk Ada." in merged
+    assert "## Thanks\n\nTo all." in merged
+    assert "evil-birds SGD-Mix\n" not in merged.split("---\n")[2][:60]
     assert data_of(hub, repo_id)["extra_gated_prompt"] == "Be nice."
     assert {"notes/a.txt", "data/more.csv"} <= set(pushed(hub, repo_id))
 
@@ -361,11 +358,9 @@ def test_what_people_wrote_and_other_files_stay(publisher, published, repo_id, s
 
 def test_local_inputs_are_refused_unless_allowed(publisher, repo_id, first_version):
     line = publisher.refused(first_version, repo_id, allow_local_inputs=False)
-    assert (
-        "dataset_name evil-birds" in line
-        and "--allow_local_inputs" in line
-        and not publisher.hub.calls
-    )
+    assert "dataset_name evil-birds" in line
+    assert "--allow_local_inputs" in line
+    assert not publisher.hub.calls
 
 
 def test_a_generation_without_a_licence_is_refused(publisher, repo_id, generation):
@@ -477,9 +472,8 @@ def test_of_two_publishers_one_wins_and_the_other_is_told_and_can_run_again(
     try:
         publisher.published(first_version, repo_id)
         outputs = {"v2.0.0": first_version, "v2.1.0": strong}
-        hub.fail(
-            "POST", f"{repo_id}/preupload/", delay=0.5, times=2
-        )  # both have read the head by then
+        # By then both have read the head.
+        hub.fail("POST", f"{repo_id}/preupload/", delay=0.5, times=2)
         with ThreadPoolExecutor() as pool:
             started = [
                 pool.submit(who.publish, strong, repo_id, tag=tag)
@@ -487,9 +481,8 @@ def test_of_two_publishers_one_wins_and_the_other_is_told_and_can_run_again(
             ]
         ended = [future.result() for future in started]
         told = [outcome.error for outcome in ended if outcome.error]
-        assert len(told) <= 1 and all(
-            re.search("somebody else|published already", line) for line in told
-        )
+        assert len(told) <= 1
+        assert all(re.search("somebody else|published already", line) for line in told)
         for tag in outputs:
             publisher.published(strong, repo_id, tag=tag)
         assert set(repository(hub, repo_id).tags) == {"v1.0.0", "v2.0.0", "v2.1.0"}

@@ -1,4 +1,4 @@
-"""A published folder read back: whole and unchanged, or an error; and what training takes from it."""
+"""Reading a published folder: complete and unchanged, or an error; and what training reads."""
 
 import json
 import shutil

@@ -52,11 +52,9 @@ def repo(first_version) -> Path:
 
 def test_an_honest_published_configuration_is_taken_and_the_command_line_wins(tmp_path):
     settings = parse(published_config(tmp_path), "--output_dir=out", "--seed=4", "--license=mit")
-    assert (
-        settings.dataset_name == HONEST["dataset_name"]
-        and settings.seed == 4
-        and settings.license == "mit"
-    )
+    assert settings.dataset_name == HONEST["dataset_name"]
+    assert settings.seed == 4
+    assert settings.license == "mit"
 
 
 def test_what_a_generation_publishes_is_what_a_published_configuration_may_set(tmp_path):
@@ -123,9 +121,8 @@ def test_a_published_configuration_cannot_set_a_place_a_push_or_any_other_name(n
 def test_an_input_of_a_published_configuration_is_a_commit_and_no_path(name, value, tmp_path):
     path = published_config(tmp_path, **{name: value})
     assert name in refused(parse, path, "--output_dir=out")
-    settings = parse(
-        path, "--output_dir=out", f"--{name.replace('_', '-')}=mine"
-    )  # the user's own word
+    # The user sets it on the command line.
+    settings = parse(path, "--output_dir=out", f"--{name.replace('_', '-')}=mine")
     assert getattr(settings, name) == "mine"
 
 

@@ -74,9 +74,8 @@ def test_images_are_the_cpus_up_to_rounding(generation_settings, tmp_path):
     plan = ("source_index", "variant", "target_index", "seed")
     assert all(gpu[name] == cpu[name] for gpu, cpu in pairs for name in plan)
     differences = [np.abs(pixels_of(gpu).astype(int) - pixels_of(cpu)).mean() for gpu, cpu in pairs]
-    assert (
-        np.median(differences) < 1 and max(differences) < 8
-    )  # of 255; a map at a threshold may move a mask's edge
+    # Of 255. A map value at the threshold may move the edge of a mask.
+    assert np.median(differences) < 1 and max(differences) < 8
 
 
 def test_adapter_trained_in_half_precision_refines(generation_settings, tmp_path):

@@ -1,4 +1,4 @@
-"""The launch settings that ship, launched for real: what accelerate makes of them on this machine."""
+"""The accelerate configurations that ship, launched for real on this machine."""
 
 import json
 import os

@@ -45,7 +45,7 @@ def reference(settings, tmp_path_factory):
 
 
 class Running:
-    """A script without a launcher, in a process group of its own, from its first recorded shard on."""
+    """A script in its own process group, without a launcher; it has recorded its first shard."""
 
     def __init__(self, settings: dict, folder: Path, target=_in_own_group, shards: int = 1):
         self.settings, self.output, self.logs = (

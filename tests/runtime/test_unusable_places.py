@@ -91,8 +91,8 @@ def refusal(settings: dict, output: object) -> UserError:
     """What a run into a place ends with, as the program says it."""
     try:
         check_named(str(output))
-        augment.main(AugmentSettings(**{name: str(value) if name == "dataset_name" else value for name, value in settings.items()} | {
-            "output_dir": str(output)}))  # fmt: skip
+        places = {"dataset_name": str(settings["dataset_name"]), "output_dir": str(output)}
+        augment.main(AugmentSettings(**settings | places))
     except Exception as error:
         found = reason(error, None)
         assert isinstance(found, UserError), found
@@ -169,10 +169,8 @@ def test_what_the_system_says_of_a_place_becomes_one_line(number):
         wrapped.__cause__ = error
         for raised in (error, wrapped):
             line = str(reason(raised, None))
-            assert (
-                line.startswith(f"/some/file: {os.strerror(number).lower()}: ")
-                and len(line) < LONGEST_LINE
-            )
+            assert line.startswith(f"/some/file: {os.strerror(number).lower()}: ")
+            assert len(line) < LONGEST_LINE
 
 
 def test_errors_that_no_place_explains_stay_what_they_are():
@@ -213,9 +211,8 @@ def test_the_place_that_is_full_is_named(read_only):
                 file.write(bytes(2**20))
         except OSError:
             pass
-    assert str(folder) in where_it_is_full(str(folder)) and "caches" not in where_it_is_full(
-        str(folder)
-    )
+    assert str(folder) in where_it_is_full(str(folder))
+    assert "caches" not in where_it_is_full(str(folder))
 
 
 def test_shared_memory_is_checked_against_what_the_workers_of_loaders_fill(tmp_path):
@@ -225,12 +222,12 @@ def test_shared_memory_is_checked_against_what_the_workers_of_loaders_fill(tmp_p
     assert loader_bytes(num_workers=0, batch_size=32, image_size=448) == 0
     free = free_bytes(str(tmp_path))
     check_shared_memory(free // 2, "8 workers", "fewer workers, or ", str(tmp_path))
-    check_shared_memory(
-        2**60, "8 workers", "fewer workers, or ", str(tmp_path / "nowhere")
-    )  # not Linux
+    # A system without /dev/shm.
+    check_shared_memory(2**60, "8 workers", "fewer workers, or ", str(tmp_path / "nowhere"))
     with pytest.raises(
         UserError,
-        match=r"MB left, 8 workers need up to .* MB: fewer workers, or more shared memory \(docker run --shm-size",
+        match=r"MB left, 8 workers need up to .* MB: "
+        r"fewer workers, or more shared memory \(docker run --shm-size",
     ):
         check_shared_memory(2**60, "8 workers", "fewer workers, or ", str(tmp_path))
 
@@ -252,13 +249,11 @@ def test_what_a_dead_process_left_is_cleared_and_what_a_living_one_writes_is_not
     os.utime(old, (0, 0))
     users = a_file(mine.with_name(".notes.tmp"))
     with lock_folder(tmp_path / "state"):
-        assert (
-            mine.exists()
-            and elsewhere.exists()
-            and users.exists()
-            and not dead.exists()
-            and not old.exists()
-        )
+        assert mine.exists()
+        assert elsewhere.exists()
+        assert users.exists()
+        assert not dead.exists()
+        assert not old.exists()
     clear_abandoned(tmp_path / "nowhere")
 
 

@@ -1,4 +1,4 @@
-"""Warnings of the package: lines of a program's output, and in a library as Python's logging says."""
+"""The package's warnings: lines of output in a program, Python's logging in a library."""
 
 import logging
 import subprocess

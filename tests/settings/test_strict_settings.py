@@ -93,9 +93,8 @@ def test_a_value_of_another_type_or_out_of_bounds_is_refused_by_name_in_python(o
 def test_every_number_has_a_lower_and_an_upper_bound(owner, field):
     bounds = info_of(field).bounds
     if kind_of(hints_of(owner)[field.name])[0] in (int, float, list):
-        assert (bounds.at_least is None) != (bounds.above is None) and (bounds.at_most is None) != (
-            bounds.below is None
-        )
+        assert (bounds.at_least is None) != (bounds.above is None)
+        assert (bounds.at_most is None) != (bounds.below is None)
 
 
 @pytest.mark.parametrize(
@@ -126,19 +125,11 @@ def test_an_unknown_word_is_refused_by_the_pipeline_with_the_words_there_are(nam
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_a_data_type_may_be_torchs_own(name):
-    assert (
-        MethodSettings(dtype=getattr(torch, name)).dtype == MethodSettings(dtype=name).dtype == name
-    )
-    assert (
-        SGDMixPipeline.from_pretrained(
-            strength=0, preset="recommended", torch_dtype=getattr(torch, name)
-        ).settings.dtype
-        == name
-    )
-    assert (
-        SGDMixPipeline.from_pretrained(strength=0, preset="recommended", dtype=name).settings.dtype
-        == name
-    )
+    torchs_own = getattr(torch, name)
+    assert MethodSettings(dtype=torchs_own).dtype == MethodSettings(dtype=name).dtype == name
+    for dtype in ({"torch_dtype": torchs_own}, {"dtype": name}):
+        pipeline = SGDMixPipeline.from_pretrained(strength=0, preset="recommended", **dtype)
+        assert pipeline.settings.dtype == name
 
 
 def test_numbers_may_be_numpys_and_become_pythons():
@@ -149,26 +140,14 @@ def test_numbers_may_be_numpys_and_become_pythons():
         compile=np.bool_(False),
         feather=0,
     )
-    assert (
-        chosen.strength,
-        chosen.num_candidates,
-        chosen.guidance_scale,
-        chosen.compile,
-        chosen.feather,
-    ) == (
-        [0.5, 0.75],
-        7,
-        2.5,
-        False,
-        0.0,
-    )
-    for value, kind in (
-        (chosen.num_candidates, int),
-        (chosen.guidance_scale, float),
-        (chosen.compile, bool),
-        (chosen.feather, float),
+    assert chosen.strength == [0.5, 0.75]
+    for value, expected in (
+        (chosen.num_candidates, 7),
+        (chosen.guidance_scale, 2.5),
+        (chosen.compile, False),
+        (chosen.feather, 0.0),
     ):
-        assert type(value) is kind
+        assert value == expected and type(value) is type(expected)
     assert (
         MethodSettings(strength=np.float64(0.5)).strength
         == MethodSettings(strength=(0.5,)).strength
@@ -388,9 +367,8 @@ def test_2000_malformed_command_lines_of_every_program_end_in_a_line_or_are_take
             refused += 1
             assert is_safe(str(error)), (words, str(error))
         else:
-            assert (
-                owner(**dataclasses.asdict(settings)) == settings
-            )  # what is taken passes Python's check as well
+            # What the command line accepts, the constructor accepts as well.
+            assert owner(**dataclasses.asdict(settings)) == settings
     assert 1000 < refused < 2000
 
 
@@ -544,9 +522,9 @@ def test_what_an_error_shows_is_one_printable_line():
             for _ in range(rng.randrange(900))
         )
         for said in (str(UserError(text)), one_line(text)):
-            assert (
-                len(said) <= LONGEST_LINE and (not said or said.isprintable()) and TOKEN not in said
-            )
+            assert len(said) <= LONGEST_LINE
+            assert not said or said.isprintable()
+            assert TOKEN not in said
         assert len(shown(text)) <= 80 and (not text or shown(text).isprintable())
 
 
@@ -569,6 +547,6 @@ def test_a_word_that_no_stage_knows_stops_every_stage():
         lambda: foreground_mask(np.zeros((16, 16, 3), np.uint8), maps[0], chosen),
         lambda: list(select_targets(rows, rows, np.zeros(3, int), maps, chosen)),
     ):
-        # what a row's own stages raise is that row's reason
+        # `UnusableRow` from the stages of one row, which becomes the reason why it is skipped.
         with pytest.raises((KeyError, UnusableRow, UserError)):
             stage()

@@ -101,9 +101,8 @@ def test_a_folder_whose_name_cannot_be_printed_is_no_input(tmp_path):
     for name in ("two\nlines", "bell\x07", os.fsdecode(b"latin-\xfc")):
         (tmp_path / name).mkdir()
         assert "rename it" in refused(resolve, str(tmp_path / name))
-    assert "no such folder" in refused(resolve, "x" * 5000) and "no such folder" in refused(
-        resolve, "a\x00b"
-    )
+    assert "no such folder" in refused(resolve, "x" * 5000)
+    assert "no such folder" in refused(resolve, "a\x00b")
 
 
 def test_the_licence_that_an_inputs_card_states_is_one_line(tmp_path):

@@ -1,10 +1,9 @@
-"""Programs in processes that are forked from one that has imported the libraries, which a start
-takes seconds for.
+"""Runs programs in forks of a process that has already imported the libraries; saves seconds each.
 
-They are processes like those of a start: with their own arguments, environment, signals and exit
-code, and the ranks of a launch are the children of its launcher. Two things differ: `sys.modules`
-is full, and `/proc` shows the fork server's command line and environment. Tests that look at
-either start programs anew.
+A fork behaves like a freshly started process: it has its own arguments, environment, signals and
+exit code, and the ranks of a launch are children of the launcher. Two things differ: `sys.modules`
+is full, and `/proc` shows the command line and environment of the fork server. Tests that look at
+either start a fresh process instead.
 """
 
 import ctypes
@@ -37,7 +36,7 @@ PR_SET_NAME = 15  # linux/prctl.h
 
 @dataclass
 class Ended:
-    """How a program ended."""
+    """Exit code and output of a program."""
 
     returncode: int
     stdout: str
@@ -45,11 +44,12 @@ class Ended:
 
 
 def fork(target, *args) -> multiprocessing.Process:
-    """Starts `target(*args)` in a fork of the server, which begins with the first one."""
+    """Starts `target(*args)` in a fork of the server; the first call starts the server."""
     with _beginning:
         path = os.environ.get("PYTHONPATH", "")
+        # The server imports `preloaded`, which lies in this folder.
         os.environ["PYTHONPATH"] = f"{Path(__file__).parent}{os.pathsep}{path}"
-        forkserver.ensure_running()  # it finds `preloaded`
+        forkserver.ensure_running()
         os.environ["PYTHONPATH"] = path
     process = forks.Process(target=target, args=args)
     process.start()
@@ -57,7 +57,7 @@ def fork(target, *args) -> multiprocessing.Process:
 
 
 class Started:
-    """`python words...` while it runs, with what tests use of `subprocess.Popen`."""
+    """A running `python words...`, with the part of the `subprocess.Popen` API that tests use."""
 
     def __init__(self, words: list, environment: dict[str, str], cwd: Path = ROOT):
         self.logs = tempfile.TemporaryDirectory()
@@ -76,7 +76,7 @@ class Started:
         os.kill(self.pid, number)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Waits for the end; what was written to stdout and stderr. Raises `TimeoutExpired`."""
+        """Waits for the end and returns stdout and stderr. Raises `TimeoutExpired`."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
@@ -87,7 +87,7 @@ class Started:
 
 
 class Answering(Started):
-    """`python words...` that answers lines on its stdin with lines on its stdout."""
+    """A running `python words...` that answers each line on stdin with a line on stdout."""
 
     def __init__(self, words: list, environment: dict[str, str]):
         self.logs = tempfile.TemporaryDirectory()
@@ -104,7 +104,7 @@ class Answering(Started):
         os.write(self.questions.fileno(), f"{line}\n".encode())
 
     def hear(self) -> str:
-        """The next line, or nothing where the program has ended."""
+        """The next line, or an empty string if the program has ended."""
         return self.lines.readline()
 
     def close(self) -> None:
@@ -116,14 +116,14 @@ class Answering(Started):
 def run_forked(
     words: list, environment: dict[str, str], cwd: Path = ROOT, timeout: float = 600
 ) -> Ended:
-    """`python words...` to its end. Raises `TimeoutExpired`."""
+    """Runs `python words...` to its end. Raises `TimeoutExpired`."""
     started = Started(words, environment, cwd)
     stdout, stderr = started.communicate(timeout)
     return Ended(started.returncode, stdout, stderr)
 
 
 def log_into(logs: Path) -> None:
-    """Puts what this process says into two files."""
+    """Redirects stdout and stderr of this process to two files in `logs`."""
     for stream, name in enumerate(STREAMS, 1):
         file = os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, stream)
@@ -146,9 +146,7 @@ def _answer(words: list[str], environment: dict[str, str], logs: Path, questions
 
 
 def _become(words: list[str], environment: dict[str, str]) -> None:
-    """Makes this process, which has just been forked, `python words...`, and ends it as that
-    ends.
-    """
+    """Runs `python words...` in this freshly forked process, then exits with its exit code."""
     os.closerange(3, 65536)
     resource_tracker._resource_tracker = resource_tracker.ResourceTracker()
     multiprocessing.set_start_method("fork", force=True)
@@ -157,7 +155,8 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
-    if "RANK" in environment:  # which `/proc` does not show
+    if "RANK" in environment:
+        # `/proc` does not show the new environment, so the process name carries the rank.
         ctypes.CDLL(None).prctl(PR_SET_NAME, f"rank {environment['RANK']}".encode())
     _read_environment_again()
     while words[0] == "-u":
@@ -184,16 +183,17 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
     except BaseException:
         traceback.print_exc()
         code = 1
-    threading._shutdown()  # waits for threads
-    util._exit_function()  # ends workers
+    threading._shutdown()  # joins non-daemon threads
+    util._exit_function()  # ends worker processes
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def _read_environment_again() -> None:
-    """Has the libraries read anew what they read from the environment when they are imported, and
-    hands it to the modules that have taken it from there.
+    """Reloads the library modules that read the environment at import.
+
+    Values that changed are also replaced in the modules that imported them by name.
     """
     for name in (
         "huggingface_hub.constants",
@@ -217,7 +217,7 @@ def _read_environment_again() -> None:
 
 
 def _fork_what_launchers_start() -> None:
-    """Has accelerate and torchrun fork the processes of a launch."""
+    """Makes accelerate and torchrun fork the processes that they launch."""
     import accelerate.commands.launch as accelerate
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
@@ -228,7 +228,7 @@ def _fork_what_launchers_start() -> None:
 
 
 class _Forked:
-    """Of `subprocess.Popen` what the launchers use, for a Python program: a child, forked."""
+    """A forked Python program, with the part of the `subprocess.Popen` API that launchers use."""
 
     def __init__(self, args, env, stdout=None, stderr=None, start_new_session=False):
         assert args[0] == sys.executable and stdout is None and stderr is None, args

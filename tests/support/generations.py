@@ -1,4 +1,4 @@
-"""What tests of whole generations share: they run them, watch them and read what they leave."""
+"""Helpers for tests of whole generations: running and watching them, and reading their output."""
 
 import io
 import json
@@ -33,9 +33,7 @@ def arguments(settings: dict) -> list[str]:
 
 
 def run_script(args: list[str], logs: Path, script: str = SCRIPT) -> Ended:
-    """`python scripts/augment_dataset.py ...` without a launcher, in a process of its own, with its
-    true exit code.
-    """
+    """Runs `python scripts/augment_dataset.py ...` in a forked process, without a launcher."""
     logs.mkdir(exist_ok=True)
     process = fork(_script, script, args, logs)
     process.join()
@@ -50,7 +48,7 @@ def _script(script: str, args: list[str], logs: Path) -> None:
 
 
 def digests(repo: Path) -> dict[str, str]:
-    """sha256 of every published file."""
+    """sha256 of every file, by its path relative to `repo`."""
     return {
         path.relative_to(repo).as_posix(): file_sha256(path)
         for path in repo.rglob("*")
@@ -59,7 +57,7 @@ def digests(repo: Path) -> dict[str, str]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Modification time and size of every file."""
+    """Modification time in ns and size in bytes of every file, by its relative path."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.stat().st_size)
@@ -81,7 +79,7 @@ def pixels_of(row: dict) -> np.ndarray:
 
 
 def records(output: Path) -> list[int]:
-    """Numbers of the shards that have their record."""
+    """Numbers of the finished shards, those with a record."""
     return sorted(
         int(path.stem.removeprefix("shard-"))
         for path in (output / "state" / "shards").glob("shard-*.json")
@@ -112,7 +110,7 @@ def wait_for_records(process: subprocess.Popen | Started, output: Path, number: 
 
 
 def processes_of(output: Path) -> list[psutil.Process]:
-    """Every process of the machine that was started with this output folder, launchers included."""
+    """All processes with this output folder in their command line, launchers included."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -127,9 +125,7 @@ def processes_of(output: Path) -> list[psutil.Process]:
 
 
 def alive_in_the_end(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that have not ended after a minute: a process may finish the batch it is at. What is
-    still there is killed.
-    """
+    """Processes still alive after a minute, enough to finish a batch; these are killed."""
     _, alive = psutil.wait_procs(processes, timeout=60)
     for process in alive:
         process.kill()
@@ -137,7 +133,7 @@ def alive_in_the_end(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def flip(path: Path, seed: int) -> None:
-    """Another single bit for every seed, spread over the file; in place, as a disk does it."""
+    """Flips one bit of the file, chosen by `seed`; in place, as a failing disk would."""
     content = bytearray(path.read_bytes())
     bit = random.Random(f"{path.name} {seed}").randrange(len(content) * 8)
     content[bit // 8] ^= 1 << bit % 8
@@ -146,7 +142,7 @@ def flip(path: Path, seed: int) -> None:
 
 
 def one_line(ended: Ended, *words: str) -> None:
-    """A mistake of the user: exit code 2 and one line, which holds these words."""
+    """Asserts that the user got exit code 2 and one error line that contains these words."""
     lines = [line for line in ended.stderr.splitlines() if line.startswith("sgdmix_hub: ")]
     assert ended.returncode == 2 and len(lines) == 1 and "Traceback" not in ended.stderr, ended
     assert all(word in lines[0] for word in words), lines[0]
@@ -155,7 +151,7 @@ def one_line(ended: Ended, *words: str) -> None:
 def write_dataset(
     folder: Path, images: list[bytes], labels: list[int], names: list[str] | None = None
 ) -> Path:
-    """A folder dataset of one split, from encoded images."""
+    """Writes a folder dataset with one split, from encoded images."""
     names = names or [f"class {label}" for label in range(max(labels) + 1)]
     features = Features(image=ImageFeature(), label=ClassLabel(names=names))
     rows = [

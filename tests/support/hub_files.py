@@ -1,6 +1,4 @@
-"""The small folder that the tests of the loopback Hub upload: regular files, one by LFS, an empty
-one.
-"""
+"""The small folder that tests of the loopback Hub upload; one file goes by LFS, one is empty."""
 
 FILES = {
     "README.md": b"---\nlicense: mit\n---\n# Birds\n",

@@ -1,6 +1,4 @@
-"""A process that asks the loopback Hub for many tests. Its clock runs faster, as the publisher's
-does: the client's waits are not the tests'.
-"""
+"""One process that calls the loopback Hub for many tests; its sleeps are 50 times shorter."""
 
 import json
 
@@ -43,7 +41,7 @@ for line in sys.stdin:
 
 
 class HubProcess:
-    """Evaluates expressions of sgdmix_hub against a Hub."""
+    """Evaluates expressions of sgdmix_hub in a process that uses a given Hub."""
 
     def __init__(self, hub, token, **environment):
         environment = launch_environment(hub_environment(hub, token) | environment)
@@ -51,9 +49,7 @@ class HubProcess:
         assert json.loads(self.process.hear()) == "ready"
 
     def __call__(self, expression: str) -> dict:
-        """What the expression gives: `value` or `error`, a line for the user; `waited`, seconds;
-        `warned`, texts.
-        """
+        """Result of the expression: `value` or `error` (a line), `waited` (seconds), `warned`."""
         self.process.tell(json.dumps(expression))
         line = self.process.hear()
         assert line, self.process.log.read_text()

@@ -1,4 +1,4 @@
-"""Programs of this repository, launched as a user launches them."""
+"""Launches programs of this repository as a user would."""
 
 import os
 import subprocess
@@ -8,9 +8,7 @@ from forking import ROOT, Ended, run_forked
 
 
 def launch_command(args, num_processes=1):
-    """The command line of `accelerate launch`; `args` is the script, relative to the repository,
-    and its arguments.
-    """
+    """Command line of `accelerate launch`; `args`: script path in the repository, and options."""
     config = (
         ROOT
         / "sgdmix_hub"
@@ -35,9 +33,7 @@ def launch_command(args, num_processes=1):
 
 
 def launch_environment(env=None):
-    """This process's environment with `env` over it, one thread a process, and no sign of a launch
-    around it.
-    """
+    """This process's environment without launch variables, with one thread, updated by `env`."""
     launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     inherited = {
         name: value
@@ -48,15 +44,16 @@ def launch_environment(env=None):
 
 
 def launch(args, num_processes=1, env=None, timeout=600) -> Ended:
-    """Runs `["scripts/augment_dataset.py", "--name", "value", ...]` in `num_processes` CPU
-    processes, from the repository root; launcher and ranks are forked.
+    """Runs `["scripts/augment_dataset.py", "--name", "value", ...]` in `num_processes` processes.
+
+    They run on the CPU, from the repository root. The launcher and the ranks are forked.
     """
     words = launch_command(args, num_processes)[1:]
     return run_forked(words, launch_environment(env), timeout=timeout)
 
 
 def launch_anew(args, num_processes=1, env=None, timeout=300) -> subprocess.CompletedProcess:
-    """As `launch`, with every process started as a user's are."""
+    """Like `launch`, but every process is started, not forked."""
     return subprocess.run(
         launch_command(args, num_processes),
         cwd=ROOT,

@@ -1,7 +1,7 @@
-"""The tests' Hub: `sgdmix_hub.demo.loopback_hub`, and Python code that runs against it.
+"""The tests' Hub, `sgdmix_hub.demo.loopback_hub`, and functions that run client code against it.
 
-The tests' own process is offline (see conftest.py, and the client reads that once, when it is
-imported): clients run in processes of their own.
+conftest.py sets the test process offline, and huggingface_hub reads that once, at import. Clients
+therefore run in separate processes.
 """
 
 import json
@@ -31,7 +31,7 @@ __all__ = [
     "run_python",
 ]
 
-# What the scripts of `run_client` start with.
+# Prepended to the code of `run_client`.
 CLIENT = """
 import json, sys
 from pathlib import Path
@@ -49,8 +49,9 @@ def status(function, *args, **kwargs):
 
 
 def run_python(hub, code, *args, token=WRITE_TOKEN, anew=False, **environment) -> Ended:
-    """Runs Python code in a process of its own that uses the Hub, and checks that it printed no
-    token; the process is forked, or started `anew`.
+    """Runs Python code in a separate process that uses the Hub; asserts that it prints no token.
+
+    The process is forked, or started from scratch if `anew`.
     """
     words = ["-c", code, *map(str, args)]
     env = launch_environment(hub_environment(hub, token) | environment)
@@ -66,7 +67,7 @@ def run_python(hub, code, *args, token=WRITE_TOKEN, anew=False, **environment) -
 
 
 def run_client(hub, code, *args, token=WRITE_TOKEN, **environment):
-    """Runs code that starts with `CLIENT`, and gives the JSON of the last line that it printed."""
+    """Runs `CLIENT` plus `code`; returns the last line that it printed, parsed as JSON."""
     finished = run_python(hub, CLIENT + code, *args, token=token, **environment)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout.splitlines()[-1])

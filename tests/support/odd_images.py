@@ -1,4 +1,4 @@
-"""Odd, damaged and hostile image files, as data sets of strangers hold them, made from seeds."""
+"""Odd, damaged and hostile image files, as third-party datasets contain them; seeded."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ def encoded(image: Image.Image, file_format: str, **options) -> bytes:
 
 
 def picture(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:
-    """A coloured blob on a texture."""
+    """A coloured ellipse on a texture."""
     rng = np.random.default_rng(seed)
     texture = Image.fromarray(rng.integers(60, 200, (6, 9, 3), dtype=np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -34,7 +34,7 @@ def picture(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:
 
 
 def pattern(name: str, period: int, seed: int, side: int = 256) -> Image.Image:
-    """What covers a whole image evenly: dots, jittered dots, stripes, checks, scales."""
+    """A pattern without a foreground: dots, jittered dots, stripes, checks or scales."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side]
     colours = rng.integers(0, 256, (2, 3), dtype=np.uint8)
@@ -62,16 +62,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_of(side: int, *chunks: bytes) -> bytes:
-    """A PNG that says it is grey and side x side, but holds 8 x 8 pixels, with foreign chunks ahead
-    of them.
-    """
+    """A grey PNG whose header claims side x side pixels but which holds 8 x 8, after `chunks`."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress((b"\0" + bytes(range(8))) * 8))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + data + chunk(b"IEND", b"")
 
 
 def odd_images() -> Iterator[tuple[str, bytes]]:
-    """Over 500 files, by a name that says what they are."""
+    """Over 500 pairs of a description and the bytes of a file."""
     yield from damaged()
     yield from patterns()
     yield from shapes()

@@ -1,4 +1,4 @@
-"""Pictures, maps and masks that tests of several modules draw."""
+"""Synthetic images, saliency maps and masks that tests of several modules use."""
 
 import numpy as np
 import scipy.ndimage
@@ -10,7 +10,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def smooth_map(seed: int, blobs: int = 2) -> np.ndarray:
-    """Blobs, float32 (64, 64) in [0, 1], with values that float16 holds."""
+    """Smooth blobs, float32 (64, 64) in [0, 1]; every value is exact in float16."""
     rng = np.random.default_rng(seed)
     peaks = np.zeros((64, 64))
     peaks[tuple(rng.integers(8, 56, (2, blobs)))] = rng.random(blobs) + 0.5
@@ -19,8 +19,9 @@ def smooth_map(seed: int, blobs: int = 2) -> np.ndarray:
 
 
 def disc_on_texture(seed: int, size: int = 128) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A red disc on a green and brown texture, the true disc, and a coarse map: a blob that is
-    off-centre and too large.
+    """Image of a red disc on a green texture, the disc's mask, and a coarse saliency map of it.
+
+    The map is a blob that is off-centre and too large.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size

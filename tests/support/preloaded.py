@@ -1,5 +1,6 @@
-"""What the fork server has imported: the programs, what they import as late as they need it, and
-transformers' tables of renamed weights, which its first loaded model compiles.
+"""Imported by the fork server: the programs, and the libraries that they import lazily.
+
+It also loads one model, because transformers compiles its tables of renamed weights on first use.
 """
 
 import tempfile

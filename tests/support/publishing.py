@@ -1,6 +1,4 @@
-"""What tests of published versions share: a process that publishes to the loopback Hub, and
-generations that are worth publishing.
-"""
+"""Helpers for tests of published versions: a publishing process and a small source dataset."""
 
 import copy
 import json
@@ -16,7 +14,7 @@ from PIL import Image
 EVIL = 'a": {evil}\n---\n# <script>'
 NAMES = [EVIL, "tern", "kite"]
 
-# One process for many publications. Its clock runs faster: the client's waits are not the tests'.
+# One process for many publications. It shortens sleeps so that tests don't wait out retries.
 WORKER = """
 import json, sys, time
 
@@ -49,7 +47,7 @@ for line in sys.stdin:
 
 @dataclass
 class Outcome:
-    """How a publication ended: with a pin, or with a line for the user."""
+    """Result of a publication: a pin, or an error line for the user."""
 
     waited: list
     pin: str | None = None
@@ -58,7 +56,7 @@ class Outcome:
 
 
 class Publisher:
-    """Publishes generations to one loopback Hub, one after the other, from one process."""
+    """A process that publishes generations to a loopback Hub, one after another."""
 
     def __init__(self, hub):
         self.hub = hub
@@ -70,7 +68,7 @@ class Publisher:
         self.process.close()
 
     def start(self, folder, repo_id, tag="v1.0.0", token=WRITE_TOKEN, timeout=30, **settings):
-        """Begins a publication; `end` gives its outcome."""
+        """Starts a publication; `end` returns its outcome."""
         settings = {"allow_local_inputs": True} | settings
         asked = {"folder": str(folder), "hub_dataset_id": repo_id, "tag": tag} | settings
         self.process.tell(json.dumps({"settings": asked, "token": token, "timeout": timeout}))
@@ -87,20 +85,20 @@ class Publisher:
         return self.end()
 
     def published(self, *args, **kwargs) -> str:
-        """The pin of a publication that has to succeed."""
+        """Pin of a publication; asserts that it succeeds."""
         outcome = self.publish(*args, **kwargs)
         assert outcome.error is None, outcome.error
         return outcome.pin
 
     def refused(self, *args, **kwargs) -> str:
-        """The line of a publication that has to fail."""
+        """Error line of a publication; asserts that it fails."""
         outcome = self.publish(*args, **kwargs)
         assert outcome.pin is None and len(outcome.error.splitlines()) == 1, outcome
         return outcome.error
 
 
 def another(hub, repo_id, name):
-    """A repository with the state of another one, under a name of its own."""
+    """A copy of the repository `repo_id` under another name."""
     twin = copy.deepcopy(hub.repository("dataset", repo_id))
     twin.repo_id = name
     hub.repositories["dataset", name] = twin
@@ -108,7 +106,7 @@ def another(hub, repo_id, name):
 
 
 def source_dataset(folder, rows=12):
-    """Twelve pictures of three classes, one of which has a name that tries to be markup."""
+    """Folder dataset of `rows` images in three classes; one class name tries to inject markup."""
     rng = np.random.default_rng(0)
     images = []
     for _ in range(rows):

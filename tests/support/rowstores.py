@@ -1,4 +1,4 @@
-"""What tests of the stores share: data of many rows, and two processes on one folder."""
+"""Helpers for tests of the row stores: a dataset of many rows, and two ranks on one folder."""
 
 import threading
 from collections.abc import Callable
@@ -8,9 +8,7 @@ from generations import write_dataset
 
 
 def many_rows(folder: Path, source_rows: list[dict], number: int, damaged: list[int] = ()) -> Path:
-    """A folder dataset of this many rows, the birds' over and over, with no image in the damaged
-    ones.
-    """
+    """Folder dataset that repeats `source_rows` to `number` rows; `damaged` rows hold no image."""
     images = [source_rows[row % len(source_rows)]["image"]["bytes"] for row in range(number)]
     for row in damaged:
         images[row] = b"no image"
@@ -20,8 +18,9 @@ def many_rows(folder: Path, source_rows: list[dict], number: int, damaged: list[
 
 
 def in_two_processes(work: Callable):
-    """`work(rank)` for both ranks at once, here in two threads: they meet in the folder's files
-    alone. Gives what rank 0 gets.
+    """Runs `work(rank)` for ranks 0 and 1 at once and returns the result of rank 0.
+
+    Two threads stand in for two processes: the ranks share nothing but files.
     """
     results = {}
     other = threading.Thread(target=lambda: results.update({1: work(1)}), daemon=True)

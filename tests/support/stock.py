@@ -1,6 +1,4 @@
-"""Images refined by an adapter: by stock diffusers in a fresh process that knows nothing of this
-package, and by ours.
-"""
+"""Images refined with an adapter, by stock diffusers in a separate process and by this package."""
 
 import subprocess
 import sys
@@ -45,7 +43,7 @@ assert "sgdmix_hub" not in sys.modules
 
 
 def stock_images(base: Path, adapter: Path, images: np.ndarray, folder: Path) -> np.ndarray:
-    """Two images of class 2, refined as `refined_by` does."""
+    """Refines two images of class 2 as `refined_by` does, in a process without this package."""
     np.save(folder / "images.npy", images)
     arguments = [str(base), str(adapter), str(folder / "images.npy"), str(folder / "refined.npy")]
     done = subprocess.run(
@@ -61,7 +59,7 @@ def stock_images(base: Path, adapter: Path, images: np.ndarray, folder: Path) ->
 
 
 def load_pipeline(base, adapter):
-    """A base with an adapter, loaded as the library loads them."""
+    """A base model with an adapter, loaded by this package's functions."""
     pipeline = load_base(
         StableDiffusionImg2ImgPipeline, resolve(str(base)), torch.float32, **NO_SAFETY_CHECKER
     )
@@ -71,7 +69,7 @@ def load_pipeline(base, adapter):
 
 
 def refined_by(pipeline, images):
-    """Two images of class 2, float32 (2, size, size, 3)."""
+    """Refines two images of class 2, float32 (2, size, size, 3)."""
     return pipeline(
         prompt="a photo of a <class_2> bird",
         image=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,

@@ -1,4 +1,4 @@
-"""Tiny classifiers of many architectures, of random weights, in the formats of the real ones."""
+"""Tiny classifiers of many architectures with random weights, in the formats of the real ones."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ SWIN = {
 }
 STAGES = {"hidden_sizes": [8, 16], "depths": [1, 1]}
 
-# Config, and the image processor in whose company the architecture is published.
+# Configuration, and the image processor that models of this architecture are published with.
 ARCHITECTURES = {
     "resnet": (
         hf.ResNetConfig(embedding_size=8, layer_type="basic", **STAGES, **IDS),
@@ -84,7 +84,7 @@ ARCHITECTURES = {
         ),
     ),
 }
-# Name in timm, arguments, how images are cut before it.
+# Name in timm, arguments of the model, and how its images are cropped.
 TIMM = {
     "timm resnet": ("resnet10t", {}, {"crop_pct": 8 / 9}),
     "timm convnext": (
@@ -121,7 +121,7 @@ VALUES = {
 
 
 def save_tiny(name: str, folder: Path) -> Path:
-    """Saves one of the architectures above, as whoever trained it elsewhere would."""
+    """Saves one of the architectures above in the files that a third party would publish."""
     torch.manual_seed(0)
     if name in TIMM:
         architecture, arguments, cut = TIMM[name]
@@ -137,8 +137,9 @@ def save_tiny(name: str, folder: Path) -> Path:
 
 
 def lively(model: torch.nn.Module) -> torch.nn.Module:
-    """Random weights through which something is seen: statistics of random images in the
-    normalisations, and a head that tells apart.
+    """Re-initialises a model so that its outputs depend on the image.
+
+    Batch norms take the statistics of random images; the head gets weights of standard deviation 1.
     """
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -1,6 +1,4 @@
-"""What tests of trainings share: running them at tiny settings, killing them, and comparing what
-they leave.
-"""
+"""Helpers for tests of trainings: running them at tiny settings, killing them, comparing files."""
 
 import multiprocessing
 import os
@@ -21,7 +19,7 @@ from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.log import TrainingLog
 
 ADAPTER, CLASSIFIER = "scripts/train_adapter.py", "scripts/train_classifier.py"
-# Learning rates at which a handful of steps can be seen.
+# The learning rates are high enough for a few steps to change the output.
 TINY = {
     "metaclass": "bird",
     "rank": 2,
@@ -53,19 +51,19 @@ def train(settings: dict) -> Path:
 
 
 def learned(folder: Path) -> dict[str, bytes]:
-    """What an adapter's training leaves besides pictures and its circumstances, byte for byte."""
+    """Bytes of everything learned: LoRA, tokens, log and loss curve; no images, no run facts."""
     files = {name: (folder / name).read_bytes() for name in (LORA_FILE, TOKENS_FILE)}
     curve = str(read_json(folder / FACTS_FILE)["loss_curve"])
     return files | {"log": (folder / "state" / "log.jsonl").read_bytes(), "curve": curve.encode()}
 
 
 def weights(folder: Path) -> dict:
-    """LoRA weights and learned tokens by name."""
+    """LoRA weights and learned tokens, by name."""
     return load_file(folder / LORA_FILE) | load_file(folder / TOKENS_FILE)
 
 
 def last_step(folder: Path) -> int:
-    """The step of the log's last line; 0 before there is one."""
+    """Last step in the log; 0 if the log is empty."""
     return max(
         [record["step"] for record in TrainingLog(folder / "state" / "log.jsonl").records()],
         default=0,
@@ -77,13 +75,13 @@ def step_of(name: str) -> int:
 
 
 def unfinished(folder: Path, facts_file: str = FACTS_FILE) -> Path:
-    """Makes a finished training one that was killed between its last checkpoint and its end."""
+    """Makes a finished training look killed between its last checkpoint and its end."""
     (folder / facts_file).unlink()
     return folder
 
 
 def run(args: list[str], logs: Path, script: str) -> Ended:
-    """Runs a script without a launcher to its end."""
+    """Runs a script to its end, without a launcher."""
     logs.mkdir(exist_ok=True)
     process = fork(_in_own_group, script, args, logs)
     process.join()
@@ -91,8 +89,9 @@ def run(args: list[str], logs: Path, script: str) -> Ended:
 
 
 def kill(args: list[str], logs: Path, script: str, when: Callable[[], bool]) -> bool:
-    """Runs a script in a process group of its own, and kills the group with SIGKILL as soon as
-    `when()`; whether that came in time.
+    """Runs a script and sends SIGKILL to its process group once `when()` is true.
+
+    Returns whether the script was killed before its end.
     """
     logs.mkdir(exist_ok=True)
     process = fork(_in_own_group, script, args, logs)
@@ -109,7 +108,6 @@ def kill(args: list[str], logs: Path, script: str, when: Callable[[], bool]) -> 
 
 def _in_own_group(script: str, args: list[str], logs: Path) -> None:
     os.setsid()
-    multiprocessing.set_start_method(
-        "fork", force=True
-    )  # of data loaders' workers, as in a script of its own
+    # Data loaders start their workers as in a script that was not forked.
+    multiprocessing.set_start_method("fork", force=True)
     _script(script, args, logs)

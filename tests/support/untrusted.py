@@ -1,4 +1,4 @@
-"""What the tests of untrusted input share."""
+"""Helpers for tests of untrusted input."""
 
 import pytest
 
@@ -10,7 +10,7 @@ HONEST = {"dataset_name": PINNED, "strength": 0.0, "saliency_method": "minimum-b
 
 
 def refused(call, *args, **kwargs) -> str:
-    """The line with which a call is refused."""
+    """Message of the `UserError` that a call raises; asserts that it is one short line."""
     with pytest.raises(UserError) as caught:
         call(*args, **kwargs)
     line = str(caught.value)

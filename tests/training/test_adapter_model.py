@@ -63,9 +63,8 @@ def test_only_lora_on_attention_and_tokens_are_trained(tiny_base):
     tokens = {name for name in learning if name.endswith(".learned")}
     assert len(tokens) == 1
     assert all(".lora_A." in name or ".lora_B." in name for name in learning - tokens)
-    assert {
-        name.partition(".lora_")[0].rpartition("attn")[2][2:] for name in learning - tokens
-    } == set(LORA_TARGETS)
+    layers = {name.partition(".lora_")[0].rpartition("attn")[2][2:] for name in learning - tokens}
+    assert layers == set(LORA_TARGETS)
     projections = [
         name
         for name, _ in pipeline.unet.named_modules()
@@ -77,16 +76,11 @@ def test_only_lora_on_attention_and_tokens_are_trained(tiny_base):
         id(p) for p in model.parameters() if p.requires_grad
     }
     assert trained["tokens"].shape == (CLASSES * 2, 32)
-    optimized = [
-        p
-        for group in build_optimizer(
-            AdapterSettings(metaclass="bird", dataset_name="unused", output_dir="unused"), model
-        ).param_groups
-        for p in group["params"]
-    ]
-    assert {id(p) for p in optimized} == {id(p) for p in trained.values()} and len(
-        optimized
-    ) == len(trained)
+    chosen = AdapterSettings(metaclass="bird", dataset_name="unused", output_dir="unused")
+    groups = build_optimizer(chosen, model).param_groups
+    optimized = [p for group in groups for p in group["params"]]
+    assert {id(p) for p in optimized} == {id(p) for p in trained.values()}
+    assert len(optimized) == len(trained)
 
 
 def test_what_is_frozen_keeps_its_bits_and_what_was_not_shown_keeps_its_token(tiny_base):
@@ -177,9 +171,8 @@ def schedule(prediction):
         "clip_sample": False,
     }
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    return DDPMScheduler(**options, prediction_type=prediction), torch.from_numpy(
-        np.cumprod(1 - betas)
-    ).float()
+    alphas = torch.from_numpy(np.cumprod(1 - betas)).float()
+    return DDPMScheduler(**options, prediction_type=prediction), alphas
 
 
 def columns(values):
@@ -259,10 +252,8 @@ def test_token_embedding_is_an_embedding_with_rows_appended(seed, old, new):
 def test_token_embedding_trains_a_copy_in_float32_of_a_half_precision_base():
     initial = torch.zeros(2, 4)
     embedding = TokenEmbedding(nn.Embedding(3, 4).half(), initial)
-    assert (
-        embedding(torch.tensor([[0, 4]])).dtype == torch.float16
-        and embedding.learned.dtype == torch.float32
-    )
+    assert embedding(torch.tensor([[0, 4]])).dtype == torch.float16
+    assert embedding.learned.dtype == torch.float32
     with torch.no_grad():
         embedding.learned += 1
     assert initial.sum() == 0

@@ -49,9 +49,8 @@ def test_kept_latents_are_those_encoded_anew_to_the_last_bit(vae, images, batch)
     kept.keep(images, mirrored=True, show=False)
     expected = Latents(vae, CPU).draw(pixels, noise, positions)
     assert torch.equal(kept.draw(torch.empty(12, 0), noise, positions), expected)
-    assert torch.equal(
-        kept.draw(pixels, noise), expected
-    )  # without positions: images of another kind
+    # Without positions: images of another kind.
+    assert torch.equal(kept.draw(pixels, noise), expected)
 
 
 def test_latents_are_diffusers_own(vae, batch):

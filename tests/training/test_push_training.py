@@ -167,7 +167,8 @@ def test_a_colleague_generates_with_what_was_pushed(
     assert pins["adapter"] == f"birds/adapter@{commits(hub, ADAPTER)[0].oid}"
     assert pins["classifier"] == f"birds/classifier@{commits(hub, CLASSIFIER)[0].oid}"
     rows = published_rows(tmp_path / "run")
-    assert rows and {row["prompt"] for row in rows} <= {
+    assert rows
+    assert {row["prompt"] for row in rows} <= {
         f"a photo of a <class_{label}> bird" for label in range(4)
     }
     assert READ_TOKEN not in done.stdout + done.stderr

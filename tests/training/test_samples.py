@@ -76,9 +76,8 @@ def test_orders_of_epochs_and_seeds_are_unrelated():
     count, epochs = 6, 600
     order = SampleOrder(np.arange(count), 0)
     shown = np.array([order[number] for number in range(count * epochs)]).reshape(epochs, count)
-    assert (
-        len({tuple(row) for row in shown}) > 0.5 * 720
-    )  # of 6! orders; 600 draws with replacement show 407 in the mean
+    # Of 6! = 720 orders; 600 draws with replacement show 407 of them on average.
+    assert len({tuple(row) for row in shown}) > 0.5 * 720
     pairs = np.zeros((count, count))
     for row in shown:
         for first, second in pairwise(row):
@@ -279,7 +278,7 @@ def step_of(batches, step, accumulation):
 def test_processes_and_accumulation_train_on_the_very_same_tensors(
     processes, batch, accumulation, batches_of
 ):
-    """Latents, noise, timesteps, labels, and what each of them counts in the mean over processes."""
+    """Latents, noise, timesteps, labels, and each sample's weight in the mean over processes."""
     one = batches_of(1, 8, 1)
     spread = [batches_of(processes, batch, accumulation, rank) for rank in range(processes)]
     for step in range(3):

@@ -194,9 +194,10 @@ def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothin
     refused = run(arguments(settings_of("prior", folder, **other)), tmp_path / "logs", ADAPTER)
     one_line(refused, *other, "--resume_from_checkpoint none")
     after = snapshot(folder)
-    assert after.pop("state/error.json") and {
-        name: facts for name, facts in after.items() if "lock" not in name
-    } == {name: facts for name, facts in before.items() if "lock" not in name}
+    assert after.pop("state/error.json")
+    assert {name: facts for name, facts in after.items() if "lock" not in name} == {
+        name: facts for name, facts in before.items() if "lock" not in name
+    }
 
 
 def test_a_finished_adapter_of_other_settings_is_not_trained_over(finished, settings_of, tmp_path):

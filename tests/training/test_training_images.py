@@ -161,9 +161,8 @@ def test_an_epoch_shows_every_real_image_and_every_synthetic_one_made_from_them_
 def test_a_balanced_draw_is_even_over_the_classes_and_within_each(labels, seed):
     labels = np.array(labels)
     drawn = balanced_draw(labels, np.random.default_rng(seed))
-    assert drawn.shape == labels.shape and np.array_equal(
-        drawn, balanced_draw(labels, np.random.default_rng(seed))
-    )
+    assert drawn.shape == labels.shape
+    assert np.array_equal(drawn, balanced_draw(labels, np.random.default_rng(seed)))
     of_classes = np.bincount(labels[drawn])[np.unique(labels)]
     assert np.ptp(of_classes) <= 1
     for label in np.unique(labels):
@@ -190,9 +189,8 @@ def test_balanced_epochs_are_functions_of_their_number(added, split, published):
         assert len({images._entry(position) for position in range(len(images))}) < len(images)
     for epoch in (2, 0):
         again.epoch = epoch
-        assert [again[position]["labels"] for position in reversed(range(len(again)))] == epochs[
-            epoch
-        ][::-1]
+        labels = [again[position]["labels"] for position in reversed(range(len(again)))]
+        assert labels == epochs[epoch][::-1]
 
 
 # ---- mixed batches ----
@@ -231,9 +229,8 @@ def test_how_a_batch_is_mixed_is_a_function_of_epoch_and_position(
     again = mixed_images.__getitems__(positions)
     assert torch.equal(torch.get_rng_state(), before)
     for item, other in zip(first, again, strict=True):
-        assert torch.equal(item["pixel_values"], other["pixel_values"]) and torch.equal(
-            item["labels"], other["labels"]
-        )
+        assert torch.equal(item["pixel_values"], other["pixel_values"])
+        assert torch.equal(item["labels"], other["labels"])
         assert item["labels"].sum() == pytest.approx(1)
     mixed_images.epoch = epoch + 1
     if len(set(positions)) > 1:
@@ -273,9 +270,8 @@ def test_a_mixed_image_shows_what_its_label_says(seed, batch):
         )
         assert (labels.diagonal() == labels[0, 0]).all() and ((labels > 0).sum(dim=1) <= 2).all()
         values = [len(image.unique()) for image in mixed]
-        assert (
-            max(values) == 1 if alphas[1] == 0 else max(values) <= 2
-        )  # blended, or one pasted into the other
+        # mixup blends two images; CutMix pastes one into the other.
+        assert max(values) == 1 if alphas[1] == 0 else max(values) <= 2
 
 
 def test_with_both_on_batches_are_mixed_by_one_or_the_other_equally_often():

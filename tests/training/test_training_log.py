@@ -41,9 +41,8 @@ def test_rewinding_leaves_the_lines_up_to_a_step(folder, steps, to, loss):
     log.rewind(to)
     log.append({"step": to + 1, "loss": 0.5})
     assert log.records()[-1] == {"step": to + 1, "loss": 0.5}
-    assert log.path.read_bytes().endswith(b"\n") and not [
-        path for path in folder.iterdir() if path != log.path
-    ]
+    assert log.path.read_bytes().endswith(b"\n")
+    assert not [path for path in folder.iterdir() if path != log.path]
 
 
 @given(steps=steps.filter(bool), data=st.data())

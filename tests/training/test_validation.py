@@ -32,9 +32,8 @@ def test_the_last_line_of_a_training_says_where_the_classifier_is_and_how_good()
     chosen = ClassifierSettings(output_dir="birds", eval_split="test")
     validation = {"accuracy": 0.875, "images": 40, "evaluations": 12, "kept_step": 300}
     assert result_line(Path("birds"), chosen, {}) == "classifier: saved in birds"
-    assert result_line(
-        Path("birds"), chosen, {"validation": validation, "metrics": {"accuracy": 0.75}}
-    ) == (
+    facts = {"validation": validation, "metrics": {"accuracy": 0.75}}
+    assert result_line(Path("birds"), chosen, facts) == (
         "classifier: saved in birds; accuracy 0.8750 on 40 validation images "
         "(best of 12 evaluations, step 300), 0.7500 on split test"
     )
@@ -194,7 +193,10 @@ def test_all_figures_are_those_of_the_kept_weights(trained, chosen):
 def test_the_card_says_which_weights_were_kept_and_shows_the_groups(trained):
     facts, card = read_json(trained / CLASSIFIER_FACTS), ModelCard.load(trained / "README.md").text
     validation = facts["validation"]
-    kept = f"of step {validation['kept_step']}, the best of 6 evaluations on 5 validation images (held out of the data above)"
+    kept = (
+        f"of step {validation['kept_step']}, the best of 6 evaluations "
+        "on 5 validation images (held out of the data above)"
+    )
     assert kept in card and f"accuracy {validation['accuracy']:.4f}" in card
     assert f"| {facts['metrics']['worst_group_accuracy']:.4f} |" in card
     assert all(
@@ -255,8 +257,10 @@ layer = torch.nn.BatchNorm2d(3)
 layer.running_mean += rank + 1
 layer.num_batches_tracked += 5
 share_buffers(layer)
-assert torch.equal(layer.running_mean, torch.ones(3)) and layer.num_batches_tracked == 5, layer.state_dict()
-torch.distributed.destroy_process_group()  # Python's shutdown, where gloo's threads sometimes abort, is to find none
+assert torch.equal(layer.running_mean, torch.ones(3)), layer.state_dict()
+assert layer.num_batches_tracked == 5, layer.state_dict()
+# gloo's threads sometimes abort in Python's shutdown: none may be left by then.
+torch.distributed.destroy_process_group()
 """
 
 

@@ -13,9 +13,8 @@ class Account:
     organizations: tuple[str, ...] = ()  # where the user may write
     may_write: bool = True
     readable: tuple[str, ...] = ()  # organizations where the user has the role "read"
-    only: tuple[str, ...] | None = (
-        None  # a fine-grained token: the repositories that it may write to, and it may make none
-    )
+    # A fine-grained token: the only repositories that it may write to; it may create none.
+    only: tuple[str, ...] | None = None
 
     @property
     def namespaces(self):

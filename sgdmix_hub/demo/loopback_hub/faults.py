@@ -19,12 +19,10 @@ class Fault:
     cut: bool = False  # the connection closes while the body is under way: no effect, no answer
     cut_reply: bool = False  # the effect, half of the answer's body, and then the connection closes
     lose_reply: bool = False  # the effect, and then the connection closes
-    hang: bool = (
-        False  # no answer, and the connection stays open; no effect unless `lose_reply` is set too
-    )
-    rewrite: Callable[[bytes], bytes] | None = (
-        None  # other bytes arrive: up with POST and PUT, down with GET
-    )
+    # No answer, and the connection stays open; no effect unless `lose_reply` is set too.
+    hang: bool = False
+    # Changes the bytes that arrive: the request's with POST and PUT, the answer's with GET.
+    rewrite: Callable[[bytes], bytes] | None = None
     delay: float = 0  # seconds before anything happens
     skip: int = 0
     times: int = 1

@@ -65,9 +65,9 @@ def json_response(value, status=200):
 def error_response(error):
     """An error as the Hub words it, in headers and body."""
     response = json_response({"error": str(error)}, error.status)
-    response.headers["X-Error-Message"] = " ".join(
-        str(error).encode("ascii", "replace").decode().split()
-    )  # fit for a header
+    # A header takes ASCII on one line.
+    message = str(error).encode("ascii", "replace").decode()
+    response.headers["X-Error-Message"] = " ".join(message.split())
     if error.code:
         response.headers["X-Error-Code"] = error.code
     return response

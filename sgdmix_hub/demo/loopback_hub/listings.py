@@ -128,10 +128,9 @@ def used_storage(repository):
 def repository_facts(repository, commit, with_blobs=False):
     """What GET /api/models/org/name tells of a commit."""
     card = front_matter(commit.text_of("README.md"))
+    name = f"{repository.repo_type} {repository.repo_id}"
     return {
-        "_id": hashlib.sha1(f"{repository.repo_type} {repository.repo_id}".encode()).hexdigest()[
-            :24
-        ],
+        "_id": hashlib.sha1(name.encode()).hexdigest()[:24],
         "id": repository.repo_id,
         "author": repository.namespace,
         "sha": commit.oid,

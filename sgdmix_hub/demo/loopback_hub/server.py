@@ -45,9 +45,8 @@ class LoopbackHub:
     url: str = ""
     storage_url: str = ""
     home: Path = Path()
-    xet_storage: Path | None = (
-        None  # a folder: clients upload by Xet when their environment lets them
-    )
+    # With a folder, clients upload by Xet unless their environment disables it.
+    xet_storage: Path | None = None
     part_size: int = 16 * 1024 * 1024  # larger objects are uploaded in parts of this size
     page_size: int | None = None  # of every listing; the real ones' when None
     accounts: dict[str, Account] = field(

@@ -1,12 +1,11 @@
-"""Writes opencv_saliency.npz beside this file: what OpenCV's own spectral residual gives for images
-of the demo.
+"""Writes opencv_saliency.npz beside this file: OpenCV's spectral residual maps of demo images.
 
-cv2.saliency is part of opencv-contrib, which cannot be installed beside opencv-python-headless, so
-its maps were made once, by OpenCV
-5.0.0.93, and are kept. From the repository root, with this repository's environment:
+cv2.saliency is part of opencv-contrib, which cannot be installed beside opencv-python-headless.
+The maps were therefore computed once, with OpenCV 5.0.0.93, and committed. To compute them again,
+run in the repository root, in the project's environment:
 
     pip install --no-deps --target /tmp/contrib opencv-contrib-python-headless
-    PYTHONPATH=/tmp/contrib python tests/data/make_opencv_saliency.py
+    PYTHONPATH=/tmp/contrib python tests/support/data_files/make_opencv_saliency.py
 
 `images`: uint8 (n, 64, 64, 3) RGB, the size at which OpenCV computes; `maps`: float16 (n, 64, 64)
 in [0, 1].
