@@ -54,10 +54,11 @@ evidence-quick: venv  ## six methods under background shift, two seeds (outputs/
 	@env $(THREADS) $(PY) benchmarks/evidence.py --quick --work_dir outputs/evidence-quick --results outputs/evidence-quick \
 	    --page outputs/evidence-quick/evidence.md
 
-style: venv  ## ruff: rules and format; import-linter: no folder imports from above itself
+style: venv  ## ruff: rules and format; import-linter: no folder imports from above itself; ty: types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo --no-cache
+	$(VENV)/bin/ty check --python $(VENV) sgdmix_hub
 
 docs: venv  ## the site of the docs (build/site), strictly: a broken link is an error
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]'

@@ -196,7 +196,7 @@ class MethodSettings(Checked):
     )
     segmenter_prompt: str | None = setting(
         None,
-        "what the segmenter looks for: words, divided by commas; the adapter's metaclass by default",
+        "what the segmenter looks for, divided by commas; by default the adapter's metaclass",
         at_most=LONGEST_PROMPT,
     )
     segmenter_instances: Literal["union", "largest", "nearest-box"] = setting(
