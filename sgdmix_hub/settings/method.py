@@ -196,7 +196,8 @@ class MethodSettings(Checked):
     )
     segmenter_prompt: str | None = setting(
         None,
-        "what the segmenter looks for: words, divided by commas; the adapter's metaclass by default",
+        "what the segmenter looks for: words, divided by commas; "
+        "the adapter's metaclass by default",
         at_most=LONGEST_PROMPT,
     )
     segmenter_instances: Literal["union", "largest", "nearest-box"] = setting(
