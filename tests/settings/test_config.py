@@ -30,6 +30,7 @@ from sgdmix_hub.settings.method import (
     apply_preset,
     effective_strength,
     preset_deviations,
+    preset_values,
     smallest_strength,
 )
 from sgdmix_hub.settings.parsing import parse_settings
@@ -113,7 +114,7 @@ def augment_settings(**values):
         (["--target_classes", "some"], "target_classes"),
         (["--max_target_reuse", "0"], "max_target_reuse"),
         (["--inpainting_method", "gan"], "inpainting_method"),
-        (["--inpainting_method", "diffusion"], "mixing_method"),
+        (["--preset", "paper", "--inpainting_method", "diffusion"], "mixing_method"),
         (
             ["--inpainting_method", "diffusion", "--mixing_method", "inpaint", "--strength", "0"],
             "strength",
@@ -168,7 +169,8 @@ def test_a_method_that_looks_through_a_classifier_needs_one(preset, method):
         preset,
     ]
     words += [] if method is None else ["--saliency_method", method]
-    chosen = method or PRESETS[preset]["saliency_method"]
+    # Of the sources at hand, `recommended` takes the column of masks.
+    chosen = method or {"paper": "grad-cam", "recommended": "mask-column"}[preset]
     if chosen in CAM_METHODS:
         with pytest.raises(UserError, match=f"{re.escape(chosen)} needs a classifier"):
             parse_settings(AugmentSettings, words)
@@ -338,9 +340,33 @@ def test_presets_name_the_same_settings_with_possible_values():
         apply_preset(augment_settings(preset=preset)).validate()
 
 
-def test_the_default_is_the_paper():
-    chosen = apply_preset(augment_settings())
-    assert chosen.preset == "paper"
+@pytest.mark.parametrize(
+    ("at_hand", "method", "floor"),
+    [
+        ({}, "consensus", SALIENCY_SOURCES["consensus"].trusted_from),
+        ({"bbox_column": "box", "bbox_format": "xyxy"}, "box-column", 0),
+        ({"segmenter": "org/sam"}, "segmentation", 0),
+        (
+            {"segmenter": "org/sam", "bbox_column": "box", "bbox_format": "xyxy"},
+            "segmentation",
+            0,
+        ),
+        ({"segmenter": "org/sam", "mask_column": "mask"}, "mask-column", 0),
+    ],
+)
+def test_recommended_takes_the_best_source_of_masks_at_hand(at_hand, method, floor):
+    chosen = apply_preset(augment_settings(**at_hand))
+    assert chosen.preset == "recommended"
+    assert (chosen.saliency_method, chosen.min_mask_confidence) == (method, floor)
+    assert preset_deviations(chosen) == {}
+    given = apply_preset(augment_settings(saliency_method="minimum-barrier", **at_hand))
+    assert (given.saliency_method, given.min_mask_confidence) == ("minimum-barrier", 0)
+    assert apply_preset(augment_settings(preset="paper", **at_hand)).saliency_method == "grad-cam"
+
+
+def test_the_preset_of_the_paper():
+    chosen = apply_preset(augment_settings(preset="paper"))
+    assert chosen.min_mask_confidence == 0
     assert (chosen.strength, chosen.num_candidates) == ([0.7], 50)
     assert (chosen.saliency_method, chosen.threshold_method, chosen.trust_test) == (
         "grad-cam",
@@ -383,9 +409,10 @@ def test_a_preset_keeps_what_was_given(preset, name, value):
     given_settings = augment_settings(preset=preset, **{name: value})
     chosen = apply_preset(given_settings)
     assert getattr(chosen, name) == value
-    for other, choice in PRESETS[preset].items():
+    given_by_preset = preset_values(given_settings)
+    for other, choice in given_by_preset.items():
         assert other == name or getattr(chosen, other) == choice
-    expected = {} if PRESETS[preset][name] == value else {name: value}
+    expected = {} if given_by_preset[name] == value else {name: value}
     assert preset_deviations(chosen) == preset_deviations(given_settings) == expected
     assert getattr(given_settings, "mask_refinement", "absent") is None
 

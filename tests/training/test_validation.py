@@ -29,7 +29,7 @@ from sgdmix_hub.training.classifier.best_weights import best_steps, hold_out
 
 
 def test_the_last_line_of_a_training_says_where_the_classifier_is_and_how_good():
-    chosen = ClassifierSettings(output_dir="birds", eval_split="test")
+    chosen = ClassifierSettings(dataset_name="a/b", output_dir="birds", eval_split="test")
     validation = {"accuracy": 0.875, "images": 40, "evaluations": 12, "kept_step": 300}
     assert result_line(Path("birds"), chosen, {}) == "classifier: saved in birds"
     facts = {"validation": validation, "metrics": {"accuracy": 0.75}}
