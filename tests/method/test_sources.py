@@ -12,13 +12,13 @@ from PIL import Image
 from sgdmix_hub.errors import Unusable, UnusableRow, among_usable, attempt
 from sgdmix_hub.method.saliency.sources import LOADERS, load_source
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import (
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.saliency import (
     CAM_METHODS,
     FALL_BACK,
     NEEDED_SETTINGS,
     PREVIEW_FALL_BACK,
     SALIENCY_SOURCES,
-    MethodSettings,
     SaliencyMethod,
 )
 

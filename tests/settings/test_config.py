@@ -24,15 +24,14 @@ from sgdmix_hub.settings.generation import (
     published_settings,
 )
 from sgdmix_hub.settings.method import (
-    CAM_METHODS,
     PRESETS,
-    SALIENCY_SOURCES,
     apply_preset,
     effective_strength,
     preset_deviations,
     smallest_strength,
 )
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.saliency import CAM_METHODS, SALIENCY_SOURCES
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
 ROOT = Path(__file__).parents[2]
