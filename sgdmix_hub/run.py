@@ -221,7 +221,10 @@ def check_reproducible(generation: AugmentSettings, output: Path) -> None:
         return
     inputs = ["dataset_name"]
     inputs += ["adapter", "pretrained_model_name_or_path"] if generation.refines else []
-    inputs += ["classifier"] if saliency_source(generation).needs == "classifier" else []
+    needs = saliency_source(generation).needs
+    inputs += ["classifier"] if needs == "classifier" else []
+    inputs += ["segmenter"] if needs == "segmenter" else []
+    inputs += ["detector"] if needs == "segmenter" and generation.detector is not None else []
     paths = {name: Path(getattr(generation, name)) for name in inputs}
     local = [
         name for name, path in paths.items() if os.path.isdir(path) or path.is_relative_to(output)
@@ -230,7 +233,7 @@ def check_reproducible(generation: AugmentSettings, output: Path) -> None:
         raise UserError(
             f"nobody else could reproduce a dataset made from local folders ({', '.join(local)}): "
             "give --hub_model_id org/name, which pushes classifier and adapter first, and take "
-            "dataset and base from the Hub; or publish anyway with --allow_local_inputs"
+            "everything else from the Hub; or publish anyway with --allow_local_inputs"
         )
 
 

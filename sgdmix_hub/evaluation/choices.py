@@ -124,19 +124,9 @@ class Comparison:
         self.mixed_rows = self.rows.tolist() if split.true_masks else self.shown
         self.presets = {name: recipe(settings, name) for name in PRESETS}
         paper, recommended = self.presets["paper"], self.presets["recommended"]
-        self.methods = list(
-            dict.fromkeys(
-                [
-                    str(paper.saliency_method),
-                    *(method for name, method in AT_HAND.items() if getattr(recommended, name)),
-                    *(
-                        name
-                        for name, source in SALIENCY_SOURCES.items()
-                        if source.needs == "nothing"
-                    ),
-                ]
-            )
-        )
+        at_hand = [method for name, method in AT_HAND.items() if getattr(recommended, name)]
+        free = [name for name, source in SALIENCY_SOURCES.items() if source.needs == "nothing"]
+        self.methods = list(dict.fromkeys([str(paper.saliency_method), *at_hand, *free]))
         self.masked_by = [
             (method, refinement)
             for method in self.methods

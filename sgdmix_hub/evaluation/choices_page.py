@@ -59,8 +59,8 @@ def page(comparison: Comparison, facts: dict, trust: Trust | None) -> Image.Imag
     ]
     if any(column.untrusted for column in comparison.masks):
         masks.append(
-            "A red frame: the mask's confidence is below min_mask_confidence, or nothing was found. "
-            "Such an image is neither mixed nor a target."
+            "A red frame: the mask's confidence is below min_mask_confidence, or nothing was "
+            "found. Such an image is neither mixed nor a target."
         )
     mixtures = [
         "What is it mixed with, and how? A rule chooses the target among at most "
@@ -94,13 +94,13 @@ def verdict(trust: Trust | None) -> str:
 def source_line(comparison: Comparison, facts: dict) -> str:
     """Which source the preset `recommended` takes, and how many of its masks are not trusted."""
     share, number = comparison.recommended.untrusted_share, len(comparison.recommended.untrusted)
-    line = f"Preset recommended, {facts['recommended']}. "
+    taken = facts["recommended"].removeprefix("masks: ")
+    line = f"The preset recommended takes its masks from {taken}. "
     if share is None:
-        line += "It states no confidence: every mask is used."
-    else:
-        line += f"{number} of {facts['images']} images ({share:.0%}) have no trusted mask."
-    column = facts["settings"]["mask_column"]
-    return line + (f" The masks of column {column} are only compared with." if column else "")
+        return line + "It states no confidence: every mask is used."
+    if not number:
+        return line + f"All {facts['images']} masks are trusted."
+    return line + f"{number} of {facts['images']} images ({share:.0%}) have no trusted mask."
 
 
 def mask_band(comparison: Comparison, facts: dict) -> Image.Image:
@@ -121,7 +121,9 @@ def mask_band(comparison: Comparison, facts: dict) -> Image.Image:
     ]
     if comparison.true_masks is not None:
         best = f"best fixed mask:\nIoU {facts['best_fixed_iou']:.2f}"
-        groups.append(Group("truth", [f"column\n{comparison.settings.mask_column}\n{best}"]))
+        groups.append(
+            Group("truth", [f"column\n{comparison.settings.mask_column}\n(compared with)\n{best}"])
+        )
     rows = [mask_row(comparison, row) for row in comparison.shown]
     return draw_panels(groups, rows, PANEL, FONT_SIZE)
 

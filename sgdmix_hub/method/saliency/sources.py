@@ -1,7 +1,7 @@
 """Saliency sources: the name of a method -> a loaded source -> what it finds in images.
 
 What a source needs, and which settings its maps depend on, is in `SALIENCY_SOURCES` of
-settings/method.py: programs read that table without loading torch.
+settings/saliency.py: programs read that table without loading torch.
 """
 
 from __future__ import annotations
