@@ -45,4 +45,4 @@ def _asked(settings: AugmentSettings, metaclass: str | None) -> str:
     boxes = f"the boxes of column {settings.bbox_column}"
     if settings.segmenter_instances == "nearest-box":
         return f"{looking}, nearest to {boxes}"
-    return f" in {boxes}"
+    return f" with {boxes}{looking if settings.segmenter_prompt else ''}"

@@ -96,7 +96,7 @@ def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifie
     for number, of_recipe in enumerate(facts["masks"]):
         choices = {name: of_recipe[name] for name in ("saliency_method", "mask_refinement")}
         settings, inputs, maps, _ = generation(
-            birds, tmp_path / str(number), classifier=str(classifier), **choices
+            birds, tmp_path / str(number), classifier=str(classifier), trust_test="warn", **choices
         )
         split, mixer = inputs.split, Mixer(settings)
         masks = np.stack(
@@ -149,7 +149,7 @@ def test_mixture_figures_are_those_of_the_generations_mixtures(
 
 def test_trust_test_and_classifier_are_reported(whole, birds, classifier, tmp_path):
     ended, facts, _ = whole
-    settings, inputs, _, _ = generation(birds, tmp_path, classifier=str(classifier))
+    settings, inputs, _, _ = generation(birds, tmp_path, classifier=str(classifier), preset="paper")
     cam = load_cam(settings, load_classifier(inputs.classifier, inputs.split.class_names, CPU))
     trust = trust_test(cam.classifier, cam.size, inputs.split, "stretch")
     assert facts["trust"] == {**vars(trust), "reads_background": trust.reads_background}
@@ -284,7 +284,7 @@ def test_every_source_at_hand_has_a_column_and_its_confidence(boxed, tmp_path):
         dataset_name=boxed,
         metaclass="bird",
         mask_column="mask",
-        min_mask_confidence=0.9,
+        min_mask_confidence=0.97,
         resolution=32,
         num_candidates=5,
         output_dir=tmp_path / "preview",
@@ -293,7 +293,7 @@ def test_every_source_at_hand_has_a_column_and_its_confidence(boxed, tmp_path):
     assert columns["segmentation"]["presets"] == ["recommended"]
     assert columns["box-column"]["untrusted"] is None
     for method, choices in {
-        "segmentation": {"segmenter_prompt": "bird", "min_mask_confidence": 0.9},
+        "segmentation": {"segmenter_prompt": "bird", "min_mask_confidence": 0.97},
         "box-column": {},
     }.items():
         settings, inputs, maps, plan = generation(
@@ -310,7 +310,10 @@ def test_every_source_at_hand_has_a_column_and_its_confidence(boxed, tmp_path):
             assert set(columns[method]["untrusted_rows"]) == untrusted
             assert columns[method]["untrusted"] == len(untrusted) / 12
             assert 0 < len(untrusted) < 12
-    assert f"segmentation by {TINY_SEGMENTER} in the boxes" in facts["recommended"]
+    assert (
+        f"segmentation by {TINY_SEGMENTER} with the boxes of column box, looking for bird"
+        in facts["recommended"]
+    )
     assert f"{len(untrusted)} of 12 images" in ended.stdout
 
 

@@ -215,7 +215,8 @@ def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(wh
     args, finished, _ = whole_run
     output = shutil.copytree(finished, tmp_path / "run")
     run = dict(word.removeprefix("--").split("=") for word in args[1:]) | {
-        "output_dir": str(output)
+        "output_dir": str(output),
+        "segmenter": str(ROOT / "sgdmix_hub" / "demo" / "tiny_segmenter"),
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     (output / "hub" / "adapter").mkdir(parents=True)  # as an earlier launch leaves it
