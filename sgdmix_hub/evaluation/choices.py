@@ -218,7 +218,10 @@ class Comparison:
         """Masks of one method. `refinement`: None for the method's own masks."""
         choices = {"saliency_method": method, "mask_refinement": refinement}
         choices = {name: value for name, value in choices.items() if value is not None}
-        settings = recipe(self.settings, "recommended", **choices)
+        floor = {}
+        if method != self.presets["recommended"].saliency_method:
+            floor = {"min_mask_confidence": None}  # confidences of sources are on different scales
+        settings = recipe(self.settings, "recommended", **choices, **floor)
         presets = self._presets_like(settings, *choices)
         if presets:  # take the preset's other settings for masks, too
             settings = self.presets[presets[0]]

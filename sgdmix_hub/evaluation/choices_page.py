@@ -59,8 +59,8 @@ def page(comparison: Comparison, facts: dict, trust: Trust | None) -> Image.Imag
     ]
     if any(column.untrusted for column in comparison.masks):
         masks.append(
-            "A red frame: the mask's confidence is below min_mask_confidence, or nothing was "
-            "found. Such an image is neither mixed nor a target."
+            "A red frame: the mask's confidence is below the source's floor, or nothing was found. "
+            "Such an image is neither mixed nor a target."
         )
     mixtures = [
         "What is it mixed with, and how? A rule chooses the target among at most "
