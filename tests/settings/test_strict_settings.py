@@ -196,7 +196,12 @@ def test_a_preset_passes_its_own_check():
             {"strength": 0.5, "preset": "recommended"},
             "needs --adapter",
         ),
-        (augment.main, AugmentSettings, {"strength": 0.0}, "grad-cam needs a classifier"),
+        (
+            augment.main,
+            AugmentSettings,
+            {"strength": 0.0, "preset": "paper"},
+            "grad-cam needs a classifier",
+        ),
         (
             augment.main,
             AugmentSettings,
