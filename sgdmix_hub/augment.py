@@ -48,6 +48,7 @@ from sgdmix_hub.runtime.stopping import (
     wait_for_file,
 )
 from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.method import apply_preset
 
 from .files import read_json
@@ -71,6 +72,7 @@ def main(settings: AugmentSettings) -> None:
             on_rank_zero(lambda: check_can_publish(settings, is_made=output.repo.exists()))
         inputs = resolve_inputs(settings, output.state)
         report_split(settings, inputs.split)
+        say(masks_line(settings, inputs.metaclass))
         if settings.push_to_hub:
             check_inputs(inputs.pins, settings.allow_local_inputs)
         on_rank_zero(lambda: check_resume(settings, inputs, output.state))

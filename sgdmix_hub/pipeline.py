@@ -35,13 +35,13 @@ from sgdmix_hub.models.loading import (
 from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.settings.generation import check_base_alone
 from sgdmix_hub.settings.method import (
-    LOW_CONFIDENCE,
     NAME_PROMPT,
     MethodSettings,
     apply_preset,
     saliency_source,
     sought_words,
 )
+from sgdmix_hub.settings.saliency import LOW_CONFIDENCE
 
 from .errors import Unusable, UnusableRow, UserError, among_usable, attempt, one_row, shown
 from .seeds import inpainting_seed

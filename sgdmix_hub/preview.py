@@ -13,40 +13,57 @@ from tqdm.auto import tqdm
 from sgdmix_hub.data.report import report_split, report_unusable
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.evaluation.choices import (
-    MEASURED,
     Comparison,
     MaskColumn,
     MixtureColumn,
     MixtureFigures,
     TargetColumn,
-    draw_split,
     recipe,
 )
 from sgdmix_hub.evaluation.choices_page import MASK_MEASURES, cut_by, page, tables
+from sgdmix_hub.evaluation.drawn_split import MEASURED, draw_split
 from sgdmix_hub.figures.panels import in_few_colours
 from sgdmix_hub.generation.inputs import Inputs, resolve_inputs
+from sgdmix_hub.generation.saliency_maps import load_network
+from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.cam import CamSaliency
-from sgdmix_hub.method.saliency.sources import load_cam
+from sgdmix_hub.method.saliency.sources import Network, load_cam
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
 from sgdmix_hub.method.targets import NO_TARGET
 from sgdmix_hub.metrics.mask_quality import best_fixed_iou
 from sgdmix_hub.metrics.mixture_quality import effective_targets, mean_of_defined
-from sgdmix_hub.models.loading import load_classifier
+from sgdmix_hub.models.loading import SegmenterPins, load_classifier
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.ranks import say, start_processes
-from sgdmix_hub.settings.method import PRESETS
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.mask_source import masks_line
+from sgdmix_hub.settings.method import PRESETS, sought_words
 from sgdmix_hub.settings.programs import PreviewSettings
 
 from .errors import UserError
 from .files import write_atomically, write_json
 
+RECORDED = (
+    "resolution",
+    "resize",
+    "num_candidates",
+    "seed",
+    "mask_column",
+    "segmenter_instances",
+    "bbox_column",
+    "bbox_format",
+    "min_mask_confidence",
+    "low_confidence",
+)
 TESTED = 100  # images of the trust test, which runs the classifier twice on each
 
 
 def main(settings: PreviewSettings) -> None:
     """Writes preview.png and preview.json, and prints the figures. Raises `UserError`."""
     settings.validate()
+    recommended = recipe(settings, "recommended")
+    recommended.validate()
     rank = start_processes(settings.num_threads)
     if rank.count > 1:
         raise UserError("a preview runs in one process: start it without a launcher")
@@ -54,30 +71,46 @@ def main(settings: PreviewSettings) -> None:
     chosen = recipe(settings)
     inputs = resolve_inputs(chosen, OutputFolder(output).state)
     report_split(settings, inputs.split)
+    say(masks_line(recommended))
     check_mask_column(settings, inputs.split)
+    networks: dict[str, Network] = {}
     cam = None
     if inputs.classifier is not None:
         classifier = load_classifier(inputs.classifier, inputs.split.class_names, rank.device)
         cam = load_cam(chosen, classifier)
+        networks["classifier"] = classifier
+    segmenter = pin_segmenter(recommended)
+    if segmenter is not None:
+        networks["segmenter"] = load_network(
+            recommended, inputs.split, None, segmenter, rank.device
+        )
     with tqdm(total=min(len(inputs.split.subset), MEASURED), desc="preview", unit="image") as bar:
         split, left_out = draw_split(settings, inputs.split, bar.update)
         comparison = Comparison(settings, split)
         shuffled = np.random.default_rng(settings.seed).permutation(split.subset)
         tested = replace(split, subset=np.sort(shuffled[: 0 if cam is None else TESTED]))
         bar.total += comparison.work + len(tested.subset)
-        comparison.make(None if cam is None else cam.classifier, bar.update)
+        comparison.make(networks, bar.update)
         trust = None
         if cam is not None:
             trust = trust_test(cam.classifier, cam.size, tested, settings.resize)
         bar.update(len(tested.subset))
-    facts = all_facts(comparison, inputs, left_out, cam, trust)
+    facts = all_facts(comparison, inputs, segmenter, left_out, cam, trust)
     picture = in_few_colours(page(comparison, facts, trust))
     write_atomically(output / "preview.png", lambda path: picture.save(path, "PNG", optimize=True))
     write_json(output / "preview.json", facts)
     OutputFolder(output).error.unlink(missing_ok=True)
-    say(tables(facts, trust))
+    say(tables(comparison, facts, trust))
     report_unusable(inputs.split, left_out)
     say(f"preview: {output / 'preview.png'}, figures: {output / 'preview.json'}")
+
+
+def pin_segmenter(settings: AugmentSettings) -> SegmenterPins | None:
+    """The segmentation model of the settings, its detector and its words. Raises `UserError`."""
+    if settings.segmenter is None:
+        return None
+    detector = None if settings.detector is None else resolve(settings.detector)
+    return SegmenterPins(resolve(settings.segmenter), detector, sought_words(settings, None))
 
 
 def check_mask_column(settings: PreviewSettings, split: Split) -> None:
@@ -90,6 +123,7 @@ def check_mask_column(settings: PreviewSettings, split: Split) -> None:
 def all_facts(
     comparison: Comparison,
     inputs: Inputs,
+    segmenter: SegmenterPins | None,
     left_out: dict[int, str],
     cam: CamSaliency | None,
     trust: Trust | None,
@@ -100,10 +134,14 @@ def all_facts(
     return {
         "dataset": str(inputs.split.pin),
         "classifier": None if inputs.classifier is None else str(inputs.classifier),
-        "settings": {
-            name: getattr(settings, name)
-            for name in ("resolution", "resize", "num_candidates", "seed", "mask_column")
+        "segmenter": None
+        if segmenter is None
+        else {
+            "segmenter": str(segmenter.segmenter),
+            "detector": None if segmenter.detector is None else str(segmenter.detector),
+            "words": list(segmenter.words),
         },
+        "settings": {name: getattr(settings, name) for name in RECORDED},
         "images": len(comparison.rows),
         "left_out": {str(row): reason for row, reason in left_out.items()},
         "shown": comparison.shown,
@@ -113,6 +151,7 @@ def all_facts(
         "trust": None
         if trust is None
         else asdict(trust) | {"reads_background": trust.reads_background},
+        "recommended": masks_line(comparison.presets["recommended"]),
         "masks": [mask_facts(column, true) for column in comparison.masks],
         "best_fixed_iou": None if true is None else best_fixed_iou(true),
         "targets": [target_facts(column, comparison.split.labels) for column in comparison.targets],
@@ -126,12 +165,18 @@ def mask_facts(column: MaskColumn, true: np.ndarray | None) -> dict:
     """The entry of a mask column. `true`: the true masks, if known."""
     masks = column.masks.values
     facts = {
-        "name": f"{column.settings.saliency_method} + {cut_by(column.settings)}",
+        "name": f"{column.settings.saliency_method} + {cut_by(column)}",
         "saliency_method": column.settings.saliency_method,
-        "mask_refinement": column.settings.mask_refinement,
+        "mask_refinement": None if column.has_own_masks else column.settings.mask_refinement,
+        "min_mask_confidence": column.settings.min_mask_confidence,
         "presets": column.presets,
         "foreground_area": float(masks.mean()),
         "empty": float(np.mean(~masks.any(axis=(1, 2)))),
+        "confidence": float(np.mean(list(column.confidences.values())))
+        if column.confidences
+        else None,
+        "untrusted": column.untrusted_share,
+        "untrusted_rows": {str(row): reason for row, reason in sorted(column.untrusted.items())},
     }
     if true is not None:
         facts |= {
@@ -149,7 +194,12 @@ def target_facts(column: TargetColumn, labels: np.ndarray) -> dict:
         "target_classes": column.settings.target_classes,
         "presets": column.presets,
         **spread_of_targets(
-            [(row.source_index, row.target_index) for row in column.plan.values()], labels
+            [
+                (row.source_index, row.target_index)
+                for row in column.plan.values()
+                if not row.is_unmixed
+            ],
+            labels,
         ),
     }
 

@@ -34,9 +34,11 @@ from sgdmix_hub.runtime.stopping import lock_folder
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.hub import HubSettings
-from sgdmix_hub.settings.method import FALL_BACK, saliency_source
+from sgdmix_hub.settings.mask_source import masks_line
+from sgdmix_hub.settings.method import saliency_source
 from sgdmix_hub.settings.parsing import Settings, as_arguments, parse_settings, read_settings
 from sgdmix_hub.settings.programs import RunSettings
+from sgdmix_hub.settings.saliency import FALL_BACK
 from sgdmix_hub.settings.shipped import recipe_folder
 from sgdmix_hub.settings.training import (
     AdapterSettings,
@@ -124,6 +126,9 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     second = stage_settings(settings, AdapterSettings, "adapter.yaml", links)
     generation["pretrained_model_name_or_path"] = second.pretrained_model_name_or_path
     third = stage_settings(settings, AugmentSettings, "generate.yaml", generation)
+    if saliency_source(third).needs == "segmenter" and third.segmenter_prompt is None:
+        generation["segmenter_prompt"] = settings.metaclass
+        third = stage_settings(settings, AugmentSettings, "generate.yaml", generation)
     bootstrap = []
     if settings.bootstrap_saliency:
         mixtures, retrained = bootstrap_settings(settings, third, output / "bootstrap")
@@ -216,7 +221,10 @@ def check_reproducible(generation: AugmentSettings, output: Path) -> None:
         return
     inputs = ["dataset_name"]
     inputs += ["adapter", "pretrained_model_name_or_path"] if generation.refines else []
-    inputs += ["classifier"] if saliency_source(generation).needs == "classifier" else []
+    needs = saliency_source(generation).needs
+    inputs += ["classifier"] if needs == "classifier" else []
+    inputs += ["segmenter"] if needs == "segmenter" else []
+    inputs += ["detector"] if needs == "segmenter" and generation.detector is not None else []
     paths = {name: Path(getattr(generation, name)) for name in inputs}
     local = [
         name for name, path in paths.items() if os.path.isdir(path) or path.is_relative_to(output)
@@ -225,7 +233,7 @@ def check_reproducible(generation: AugmentSettings, output: Path) -> None:
         raise UserError(
             f"nobody else could reproduce a dataset made from local folders ({', '.join(local)}): "
             "give --hub_model_id org/name, which pushes classifier and adapter first, and take "
-            "dataset and base from the Hub; or publish anyway with --allow_local_inputs"
+            "everything else from the Hub; or publish anyway with --allow_local_inputs"
         )
 
 
@@ -248,6 +256,7 @@ def main(settings: RunSettings) -> None:
     with lock_folder(output.state, "run.lock", finished=output.repo):
         stages = all_stages(settings)
         on_rank_zero(lambda: check_pushes(stages, is_made=output.repo.exists()))
+        say(masks_line(generation_of(stages)))
         too_many_skipped = None
         for number, stage in enumerate(stages, start=1):
             say(f"{number}/{len(stages)} {stage.title}")

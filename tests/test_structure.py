@@ -42,7 +42,8 @@ def private_names(source: str) -> list[str]:
             names += [name for name in parts if not own and is_private(name)]
         elif isinstance(node, ast.Attribute) and is_private(node.attr):
             owner = node.value
-            if not (isinstance(owner, ast.Name) and owner.id in ("self", "cls")):
+            inherited = isinstance(owner, ast.Call) and ast.unparse(owner.func) == "super"
+            if not (inherited or isinstance(owner, ast.Name) and owner.id in ("self", "cls")):
                 names.append(node.attr)
     return names
 

@@ -8,6 +8,7 @@ import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
@@ -46,6 +47,10 @@ class Split:
         cell = self.rows[int(index)][column or self.image_column]
         image = decode_image(cell, self.files_in, self.max_pixels)
         return to_rgb(image) if column is None else image
+
+    def cell(self, index: int, column: str) -> Any:
+        """A value of a row as the dataset stores it."""
+        return self.rows[int(index)][column]
 
     def file_name(self, index: int) -> str | None:
         """The image file of a row, relative to the dataset; None if the row holds the bytes.

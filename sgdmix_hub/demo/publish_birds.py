@@ -2,12 +2,12 @@
 
 python -m sgdmix_hub.demo.publish_birds --config outputs/demo/run.yaml
 
-    source, classifier and adapter pushed -> v1.0.0 published -> v1.1.0 generated and published ->
+    source and models pushed -> v1.0.0 published -> v1.1.0 generated and published ->
     both loaded by tag -> v1.1.0 made again
 
 v1.0.0 is the demo's dataset. It was made from local folders, so publishing it needs
---allow_local_inputs. v1.1.0, at S = 0, is made only from the pushed source, so anybody who reads
-the Hub can make it again. Every step is a program that a user runs, in a separate process. The Hub
+--allow_local_inputs. v1.1.0, at S = 0, is made only from the pushed source and segmenter, so
+anybody who reads the Hub can make it again. Every step is a program that a user runs, in a separate process. The Hub
 lives in memory and ends with this program; outputs are in `hub/` of the run's folder.
 """
 
@@ -30,6 +30,7 @@ from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 from .loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub
 
 SOURCE, DATASET = "birds/demo-birds", "birds/demo-birds-sgdmix"
+SEGMENTER = "birds/demo-segmenter"
 FIRST, SECOND = "v1.0.0", "v1.1.0"
 LOAD = """
 import sys
@@ -104,7 +105,7 @@ def given(run, settings_class, recipe_file):
 
 
 def push_inputs(hub, run, work):
-    """Pushes the source, the classifier and the adapter.
+    """Pushes the source, the segmenter, the classifier and the adapter.
 
     The models are copies: pushing adds a licence to their cards, which would change the content
     hash that a generation pinned.
@@ -114,6 +115,7 @@ def push_inputs(hub, run, work):
         WRITE_TOKEN,
         ["hf", "upload", SOURCE, run["dataset_name"], ".", "--repo-type", "dataset"],
     )
+    as_user(hub, WRITE_TOKEN, ["hf", "upload", SEGMENTER, run["segmenter"], "."])
     for name, settings_class in {
         "classifier": ClassifierSettings,
         "adapter": AdapterSettings,
@@ -148,9 +150,13 @@ def publish_versions(hub, run, second):
         f"--max_skipped={most}",
     ]
     as_user(hub, WRITE_TOKEN, ["sgdmix", "publish", "--folder", run["output_dir"], *words])
-    words = given(
-        run | {"dataset_name": SOURCE, "output_dir": str(second)}, AugmentSettings, "generate.yaml"
-    )
+    pushed = {
+        "dataset_name": SOURCE,
+        "segmenter": SEGMENTER,
+        "segmenter_prompt": run["metaclass"],
+        "output_dir": str(second),
+    }
+    words = given(run | pushed, AugmentSettings, "generate.yaml")
     words += [
         "--card",
         str(recipe_folder(run["recipe"]) / "card.md"),

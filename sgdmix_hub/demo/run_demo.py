@@ -43,6 +43,7 @@ def run_settings(folder: Path) -> dict:
         "dataset_name": str(folder / "birds"),
         "output_dir": str(folder / "run"),
         "metaclass": "bird",
+        "segmenter": str(PACKAGE / "demo" / "tiny_segmenter"),
         "model": str(PACKAGE / "demo" / "tiny_resnet"),
         "pretrained_model_name_or_path": str(PACKAGE / "demo" / "tiny_base"),
         "license": "apache-2.0",

@@ -7,67 +7,63 @@ not refine. Only drawn images of the split are used.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from sgdmix_hub.data.images import aspect_box, foreground_share, square
-from sgdmix_hub.data.splits import Split
-from sgdmix_hub.errors import UnusableRow, UserError
-from sgdmix_hub.generation.plan import PlanRow, make_plan
+from sgdmix_hub.data.images import aspect_box, square
+from sgdmix_hub.errors import UnusableRow
+from sgdmix_hub.generation.plan import PlanRow, low_confidence, make_plan
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps, features_of
-from sgdmix_hub.method.masks import CUT, foreground_mask
+from sgdmix_hub.method.masks import foreground_mask, share_of_frame
 from sgdmix_hub.method.mixer import MaskedImage, Mixer, Mixture
 from sgdmix_hub.method.saliency.cam import BATCH
-from sgdmix_hub.method.saliency.sources import load_source
+from sgdmix_hub.method.saliency.sources import Network, load_source
 from sgdmix_hub.metrics.mixture_quality import background_from_target, foreground_kept, leak
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import (
-    PRESETS,
-    PREVIEW_FALL_BACK,
-    SALIENCY_SOURCES,
-    apply_preset,
-)
+from sgdmix_hub.settings.method import AT_HAND, PRESETS, apply_preset, saliency_source
 from sgdmix_hub.settings.programs import PreviewSettings
+from sgdmix_hub.settings.saliency import PREVIEW_FALL_BACK, SALIENCY_SOURCES, is_low_confidence
 
-if TYPE_CHECKING:
-    from sgdmix_hub.models.classifier import Classifier
+from .drawn_split import DrawnSplit, spread_over_classes
 
-MEASURED = 200
-KEPT_SIDE = 448  # larger images are downscaled to this shorter side (or `resolution`, if larger)
 REFINEMENTS = ("none", "grabcut")
 RULES = ("l2", "dissimilar", "novel-background", "random")
+UNMIXED = "kept unmixed"
 MIXINGS = ("union", "source", "inpaint")
 SHARED = {field.name for field in dataclasses.fields(PreviewSettings)} & {
     field.name for field in dataclasses.fields(AugmentSettings)
 } - {"mask_column"}  # in a preview, true masks to compare with
 
 
-@dataclass(frozen=True, kw_only=True)
-class DrawnSplit(Split):
-    """A split whose subset is in memory: downscaled RGB images and, if known, their true masks.
-
-    The masks have mode L and the size of their images.
-    """
-
-    images: dict[int, Image.Image]
-    true_masks: dict[int, Image.Image]
-
-    def image(self, index: int, column: str | None = None) -> Image.Image:
-        return self.images[int(index)]
-
-
 @dataclass(frozen=True)
 class MaskColumn:
-    """Masks of one recipe, bool (size, size) for each row. `presets`: those that mask like this."""
+    """Masks of one recipe, bool (size, size) for each row. `presets`: those that mask like this.
+
+    `confidences`: of the rows for which the source states one; `untrusted`: why rows are not mixed.
+    """
 
     settings: AugmentSettings
     presets: list[str]
     masks: RowValues
+    confidences: dict[int, float]
+    untrusted: dict[int, str]
+
+    @property
+    def has_own_masks(self) -> bool:
+        """Whether the source makes the masks itself, without a threshold or GrabCut."""
+        return saliency_source(self.settings).has_mask
+
+    @property
+    def untrusted_share(self) -> float | None:
+        """Share of the rows without a trusted mask; None if the source states no confidence."""
+        if not saliency_source(self.settings).has_confidence:
+            return None
+        return len(self.untrusted) / len(self.masks.rows)
 
 
 @dataclass(frozen=True)
@@ -107,67 +103,13 @@ class MixtureColumn:
 def recipe(settings: PreviewSettings, preset: str = "paper", **choices: Any) -> AugmentSettings:
     """Settings that mix the preview's data without refining: a preset, overridden by `choices`."""
     shared: dict[str, Any] = {name: getattr(settings, name) for name in SHARED}
+    shared["segmenter_prompt"] = settings.segmenter_prompt or settings.metaclass
     source = SALIENCY_SOURCES[PRESETS[preset]["saliency_method"]]
     if settings.classifier is None and source.needs == "classifier":
         shared["saliency_method"] = PREVIEW_FALL_BACK
     # nothing is made from a preview, so a classifier trained on other rows leaks nothing here
     shared |= choices | {"preset": preset, "strength": 0.0, "allow_other_subset": True}
     return apply_preset(AugmentSettings(**shared))
-
-
-def draw_split(
-    settings: PreviewSettings, split: Split, advance: Callable[[int], None]
-) -> tuple[DrawnSplit, dict[int, str]]:
-    """Draws at most `MEASURED` rows of the split's subset; also returns reasons for unusable ones.
-
-    Raises `UserError` if all are unusable.
-    """
-    drawn = np.sort(
-        np.random.default_rng(settings.seed).permutation(split.subset)[:MEASURED]
-    ).tolist()
-    images, true_masks, left_out = {}, {}, {}
-    for row in drawn:
-        try:
-            image = downscaled(split.image(row), max(KEPT_SIDE, settings.resolution))
-            if settings.mask_column is not None:
-                true = foreground_share(split.image(row, settings.mask_column)) > CUT
-                true_masks[row] = Image.fromarray(np.uint8(true) * 255).resize(
-                    image.size, Image.Resampling.NEAREST
-                )
-            images[row] = image
-        except UnusableRow as reason:
-            left_out[row] = str(reason)
-        advance(1)
-    if not images:
-        reason = f" ({left_out[drawn[0]]})" if drawn else ""
-        raise UserError(
-            f"none of the {len(drawn)} drawn images of {split.pin.name} is usable{reason}"
-        )
-    values: dict[str, Any] = {
-        field.name: getattr(split, field.name) for field in dataclasses.fields(Split)
-    }
-    values["subset"] = np.array(list(images))
-    return DrawnSplit(**values, images=images, true_masks=true_masks), left_out
-
-
-def downscaled(image: Image.Image, side: int) -> Image.Image:
-    """The image, downscaled if its shorter side is longer than `side`."""
-    scale = side / min(image.size)
-    if scale >= 1:
-        return image
-    return image.resize(
-        (round(image.width * scale), round(image.height * scale)),
-        Image.Resampling.BICUBIC,
-        reducing_gap=3.0,
-    )
-
-
-def spread_over_classes(rows: np.ndarray, labels: np.ndarray, number: int, seed: int) -> list[int]:
-    """Draws at most `number` rows evenly from the classes; returns them sorted by class."""
-    drawn = np.random.default_rng(seed).permutation(rows)
-    rounds = [int(np.sum(labels[drawn[:place]] == labels[row])) for place, row in enumerate(drawn)]
-    chosen = drawn[np.argsort(rounds, kind="stable")[:number]]
-    return sorted(chosen.tolist(), key=lambda row: (labels[row], row))
 
 
 class Comparison:
@@ -181,12 +123,15 @@ class Comparison:
         )
         self.mixed_rows = self.rows.tolist() if split.true_masks else self.shown
         self.presets = {name: recipe(settings, name) for name in PRESETS}
-        self.methods = list(
-            dict.fromkeys(
-                [str(preset.saliency_method) for preset in self.presets.values()]
-                + [name for name, source in SALIENCY_SOURCES.items() if source.needs == "nothing"]
-            )
-        )
+        paper, recommended = self.presets["paper"], self.presets["recommended"]
+        at_hand = [method for name, method in AT_HAND.items() if getattr(recommended, name)]
+        free = [name for name, source in SALIENCY_SOURCES.items() if source.needs == "nothing"]
+        self.methods = list(dict.fromkeys([str(paper.saliency_method), *at_hand, *free]))
+        self.masked_by = [
+            (method, refinement)
+            for method in self.methods
+            for refinement in ((None,) if SALIENCY_SOURCES[method].has_mask else REFINEMENTS)
+        ]
         self.pixels = RowValues(
             self.rows, np.stack([self._square(split.images[row]) for row in self.rows.tolist()])
         )
@@ -199,18 +144,23 @@ class Comparison:
     @property
     def work(self) -> int:
         """How many images `make` reports to its `advance`."""
-        return len(self.rows) * (len(self.methods) * (1 + len(REFINEMENTS)) + 1) + len(
-            self.mixed_rows
-        ) * len(PRESETS)
+        passes = len(self.methods) + len(self.masked_by) + 1
+        return len(self.rows) * passes + len(self.mixed_rows) * len(PRESETS)
 
-    def make(self, classifier: Classifier | None, advance: Callable[[int], None]) -> None:
-        """Makes `maps`, `masks`, `targets`, `mixtures`; calls `advance(n)` after every n images."""
+    @property
+    def recommended(self) -> MaskColumn:
+        """The masks of the preset `recommended`."""
+        return next(column for column in self.masks if "recommended" in column.presets)
+
+    def make(self, networks: Mapping[str, Network], advance: Callable[[int], None]) -> None:
+        """Makes `maps`, `masks`, `targets`, `mixtures`; calls `advance(n)` after every n images.
+
+        `networks`: what a source needs ("classifier", "segmenter") -> the loaded network.
+        """
         paper, recommended = self.presets["paper"], self.presets["recommended"]
-        self.maps = {method: self._maps(method, classifier, advance) for method in self.methods}
+        self.maps = {method: self._maps(method, networks, advance) for method in self.methods}
         self.masks = [
-            self._mask_column(method, refinement, advance)
-            for method in self.methods
-            for refinement in REFINEMENTS
+            self._mask_column(method, refinement, advance) for method, refinement in self.masked_by
         ]
         rules = [dataclasses.replace(recommended, selection_method=rule) for rule in RULES]
         self.targets = [self._target_column(settings, advance) for settings in (paper, *rules)]
@@ -237,11 +187,11 @@ class Comparison:
         return np.asarray(square(image, self.settings.resolution, self.settings.resize, resample))
 
     def _maps(
-        self, method: str, classifier: Classifier | None, advance: Callable[[int], None]
+        self, method: str, networks: Mapping[str, Network], advance: Callable[[int], None]
     ) -> SaliencyMaps:
         """The maps of all rows; zeros for rows without one."""
         settings, blocks, unusable = recipe(self.settings, saliency_method=method), [], {}
-        source = load_source(settings, classifier)
+        source = load_source(settings, networks.get(SALIENCY_SOURCES[method].needs))
         for start in range(0, len(self.rows), BATCH):
             values, reasons = block_maps(
                 settings, self.split, self.rows[start : start + BATCH], source
@@ -263,20 +213,44 @@ class Comparison:
         ]
 
     def _mask_column(
-        self, method: str, refinement: str, advance: Callable[[int], None]
+        self, method: str, refinement: str | None, advance: Callable[[int], None]
     ) -> MaskColumn:
-        settings = recipe(self.settings, saliency_method=method, mask_refinement=refinement)
-        presets = self._presets_like(settings, "saliency_method", "mask_refinement")
+        """Masks of one method. `refinement`: None for the method's own masks."""
+        choices = {"saliency_method": method, "mask_refinement": refinement}
+        choices = {name: value for name, value in choices.items() if value is not None}
+        floor = {}
+        if method != self.presets["recommended"].saliency_method:
+            floor = {"min_mask_confidence": None}  # confidences of sources are on different scales
+        settings = recipe(self.settings, "recommended", **choices, **floor)
+        presets = self._presets_like(settings, *choices)
         if presets:  # take the preset's other settings for masks, too
             settings = self.presets[presets[0]]
-        masks = []
-        for row in self.rows:
+        maps, masks = self.maps[method], []
+        for row in self.rows.tolist():
             try:
-                masks.append(foreground_mask(self.pixels[row], self.maps[method][row], settings))
+                masks.append(self._mask(settings, maps, row))
             except UnusableRow:  # shown and counted as an empty mask
                 masks.append(np.zeros(self.pixels[row].shape[:2], bool))
             advance(1)
-        return MaskColumn(settings, presets, RowValues(self.rows, np.stack(masks)))
+        stated = {row: maps.confidence(row) for row in self.rows.tolist()}
+        nothing_found = {
+            row: reason for row, reason in maps.unusable.items() if is_low_confidence(reason)
+        }
+        return MaskColumn(
+            settings,
+            presets,
+            RowValues(self.rows, np.stack(masks)),
+            {row: confidence for row, confidence in stated.items() if confidence is not None},
+            nothing_found | low_confidence(settings, self.split, maps),
+        )
+
+    def _mask(self, settings: AugmentSettings, maps: SaliencyMaps, row: int) -> np.ndarray:
+        """The mask of a whole image. Raises `UnusableRow`."""
+        share, own = None, maps.mask(row)
+        if own is not None:
+            size = self.split.images[row].size
+            share = share_of_frame(own, size, None, self.settings.resolution)
+        return foreground_mask(self.pixels[row], maps[row], settings, share)
 
     def _target_column(
         self, settings: AugmentSettings, advance: Callable[[int], None]
@@ -316,6 +290,10 @@ class Comparison:
     def _mix(self, preset: AugmentSettings, row: PlanRow, columns: list[MixtureColumn]) -> None:
         if row.skip is not None:
             raise UnusableRow(row.skip)
+        if row.is_unmixed:
+            for column in columns:
+                column.skipped[row.source_index] = UNMIXED
+            return
         source = self._masked(preset, row.source_index)
         aspect = Mixer(preset).target_aspect(source)
         target = self._masked(preset, row.target_index, aspect)
@@ -342,4 +320,5 @@ class Comparison:
         if aspect is None or aspect_box(*image.size, aspect) == (0, 0, *image.size):
             masks = next(column.masks for column in self.masks if preset.preset in column.presets)
             return MaskedImage(self.pixels[row], masks[row], image.width / image.height)
-        return Mixer(preset).mask(image, self._maps_for(preset)[row], aspect)
+        maps = self._maps_for(preset)
+        return Mixer(preset).mask(image, maps[row], aspect, found_mask=maps.mask(row))

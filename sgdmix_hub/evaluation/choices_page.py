@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
+import numpy as np
 from PIL import Image
 
 from sgdmix_hub.errors import Unusable
@@ -12,6 +13,7 @@ from sgdmix_hub.figures.panels import (
     Group,
     Panel,
     draw_panels,
+    framed_panel,
     outlined_panel,
     saliency_panel,
     stacked,
@@ -19,10 +21,10 @@ from sgdmix_hub.figures.panels import (
 from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.metrics.mask_quality import boundary_f, mask_iou, mask_precision, mask_recall
-from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import PRESETS
+from sgdmix_hub.settings.saliency import SALIENCY_SOURCES, is_low_confidence
 
-from .choices import Comparison, MixtureFigures
+from .choices import UNMIXED, Comparison, MaskColumn, MixtureFigures
 
 PANEL = 128
 FONT_SIZE = 13
@@ -49,11 +51,17 @@ def page(comparison: Comparison, facts: dict, trust: Trust | None) -> Image.Imag
         f"{len(comparison.shown)} of {facts['images']} images drawn with seed {settings.seed}, "
         f"at {settings.resolution}x{settings.resolution}; means are over all {facts['images']}.",
         verdict(trust),
+        source_line(comparison, facts),
     ]
     masks = [
         "What is the foreground? A saliency map, bright on the foreground, is thresholded to a "
-        "mask. The rest, shown dimmed, counts as background."
+        "mask, or the source makes a mask itself. The rest, shown dimmed, counts as background."
     ]
+    if any(column.untrusted for column in comparison.masks):
+        masks.append(
+            "A red frame: the mask's confidence is below the source's floor, or nothing was found. "
+            "Such an image is neither mixed nor a target."
+        )
     mixtures = [
         "What is it mixed with, and how? A rule chooses the target among at most "
         f"{settings.num_candidates} candidates. The mixture shows the source's foreground on the "
@@ -83,24 +91,46 @@ def verdict(trust: Trust | None) -> str:
     return f"The classifier is {trust}: {result}."
 
 
+def source_line(comparison: Comparison, facts: dict) -> str:
+    """Which source the preset `recommended` takes, and how many of its masks are not trusted."""
+    share, number = comparison.recommended.untrusted_share, len(comparison.recommended.untrusted)
+    taken = facts["recommended"].removeprefix("masks: ")
+    line = f"The preset recommended takes its masks from {taken}. "
+    if share is None:
+        return line + "It states no confidence: every mask is used."
+    if not number:
+        return line + f"All {facts['images']} masks are trusted."
+    return line + f"{number} of {facts['images']} images ({share:.0%}) have no trusted mask."
+
+
 def mask_band(comparison: Comparison, facts: dict) -> Image.Image:
     titles = []
     for column, measured in zip(comparison.masks, facts["masks"], strict=True):
         mean = f"mean area {measured['foreground_area']:.0%}"
         if "iou" in measured:
             mean = f"mean IoU {measured['iou']:.2f}"
-        name = f"{column.settings.saliency_method}\n+ {cut_by(column.settings)}"
-        titles.append("\n".join([name, *preset_line(column.presets), mean]))
+        name = f"{column.settings.saliency_method}\n+ {cut_by(column)}"
+        lines = [name, *preset_line(column.presets), mean]
+        if measured["untrusted"] is not None:
+            lines.append(f"not trusted: {measured['untrusted']:.0%}")
+        titles.append("\n".join(lines))
     groups = [
         Group("image", ["source"]),
-        Group("saliency maps", list(comparison.methods)),
+        Group("saliency maps", mapped(comparison)),
         Group("masks", titles),
     ]
     if comparison.true_masks is not None:
         best = f"best fixed mask:\nIoU {facts['best_fixed_iou']:.2f}"
-        groups.append(Group("truth", [f"column\n{comparison.settings.mask_column}\n{best}"]))
+        groups.append(
+            Group("truth", [f"column\n{comparison.settings.mask_column}\n(compared with)\n{best}"])
+        )
     rows = [mask_row(comparison, row) for row in comparison.shown]
     return draw_panels(groups, rows, PANEL, FONT_SIZE)
+
+
+def mapped(comparison: Comparison) -> list[str]:
+    """The methods whose masks are cut from their maps, which are shown."""
+    return [name for name in comparison.methods if not SALIENCY_SOURCES[name].has_mask]
 
 
 def mask_row(comparison: Comparison, row: int) -> list[Panel]:
@@ -108,20 +138,30 @@ def mask_row(comparison: Comparison, row: int) -> list[Panel]:
     panels = [Panel(pixels, comparison.split.class_names[comparison.split.labels[row]])]
     panels += [
         Panel(saliency_panel(comparison.maps[method][row], PANEL), " ")
-        for method in comparison.methods
+        for method in mapped(comparison)
     ]
     true = None if comparison.true_masks is None else comparison.true_masks[row]
     for column in comparison.masks:
-        mask = column.masks[row]
-        caption = f"area {mask.mean():.0%}"
-        if true is not None:
-            caption = f"IoU {mask_iou(mask[None], true[None])[0]:.2f}"
-        picture = outlined_panel(MaskedImage(pixels, mask, 1.0), PANEL)
-        panels.append(Panel(picture, caption if mask.any() else "empty"))
+        picture = outlined_panel(MaskedImage(pixels, column.masks[row], 1.0), PANEL)
+        if row in column.untrusted:
+            picture = framed_panel(picture)
+        panels.append(Panel(picture, mask_caption(column, row, true)))
     if true is not None:
         picture = outlined_panel(MaskedImage(pixels, true, 1.0), PANEL)
         panels.append(Panel(picture, f"area {true.mean():.0%}"))
     return panels
+
+
+def mask_caption(column: MaskColumn, row: int, true: np.ndarray | None) -> str:
+    """A mask's IoU, or its area if the true one is unknown, and its confidence."""
+    mask = column.masks[row]
+    if not mask.any():
+        return column.untrusted.get(row, "empty").rpartition(": ")[2]
+    words = f"area {mask.mean():.0%}"
+    if true is not None:
+        words = f"IoU {mask_iou(mask[None], true[None])[0]:.2f}"
+    confidence = column.confidences.get(row)
+    return words if confidence is None else f"{words}, conf. {confidence:.2f}"
 
 
 def mixture_band(comparison: Comparison) -> Image.Image:
@@ -153,17 +193,23 @@ def mixture_row(comparison: Comparison, row: int) -> list[Panel]:
     for column in comparison.targets:
         planned = column.plan[row]
         if planned.skip is not None:
-            panels.append(Panel(Unusable(planned.skip)))
+            panels.append(no_picture(planned.skip))
+        elif planned.is_unmixed:
+            panels.append(no_picture(UNMIXED))
         else:
             target = planned.target_index
             name = split.class_names[split.labels[target]]
             panels.append(Panel(comparison.pixels[target], name))
     for column in comparison.mixtures:
         if row in column.skipped:
-            panels.append(Panel(Unusable(column.skipped[row])))
+            panels.append(no_picture(column.skipped[row]))
         else:
             panels.append(Panel(column.mixtures[row].mixed, figures_line(column.figures.get(row))))
     return panels
+
+
+def no_picture(reason: str) -> Panel:
+    return Panel(Unusable("mask not trusted" if is_low_confidence(reason) else reason))
 
 
 def figures_line(figures: MixtureFigures | None) -> str:
@@ -176,18 +222,25 @@ def preset_line(presets: list[str]) -> list[str]:
     return [f"({', '.join(presets)})"] if presets else []
 
 
-def cut_by(settings: AugmentSettings) -> str:
-    """The threshold or refinement that makes the mask from the map."""
+def cut_by(column: MaskColumn) -> str:
+    """What makes the mask: the source itself, or a threshold or refinement from its map."""
+    settings = column.settings
+    if column.has_own_masks:
+        return "own mask"
     if settings.mask_refinement == "none":
         return str(settings.threshold_method)
     return str(settings.mask_refinement)
 
 
-def tables(facts: dict, trust: Trust | None) -> str:
+def tables(comparison: Comparison, facts: dict, trust: Trust | None) -> str:
     """The figures as text."""
     title = f"masks of {facts['images']} images"
-    columns = ("foreground_area", "empty", *MASK_MEASURES)
-    parts = [verdict(trust), text_table(title, facts["masks"], columns)]
+    columns = ("foreground_area", "empty", "confidence", "untrusted", *MASK_MEASURES)
+    parts = [
+        verdict(trust),
+        source_line(comparison, facts),
+        text_table(title, facts["masks"], columns),
+    ]
     if facts["best_fixed_iou"] is not None:
         parts.append(
             "The best fixed mask, the same for all images, has an IoU of "

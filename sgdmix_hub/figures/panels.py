@@ -27,6 +27,7 @@ GROUP_COLOUR = "#e4e9f2"
 BLANK_COLOUR = "#f2f2f2"
 CAPTION_COLOUR = "#333333"
 OUTLINE_COLOUR = (255, 64, 220)
+FRAME_COLOUR, FRAME = (220, 30, 30), 5
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,15 @@ def outlined_panel(image: MaskedImage, size: int) -> np.ndarray:
     pixels = cv2.resize(mask_panel(image), (size, size), interpolation=cv2.INTER_AREA)
     outline = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     return np.where(outline[..., None] > 0, np.array(OUTLINE_COLOUR, np.uint8), pixels)
+
+
+def framed_panel(pixels: np.ndarray) -> np.ndarray:
+    """The picture, uint8 (h, w, 3), in a red frame."""
+    framed = np.empty_like(pixels)
+    framed[:] = FRAME_COLOUR
+    inside = np.s_[FRAME:-FRAME, FRAME:-FRAME]
+    framed[inside] = pixels[inside]
+    return framed
 
 
 def draw_contact_sheet(rows: list[SheetRow], titles: Sequence[str] = TITLES) -> Image.Image:

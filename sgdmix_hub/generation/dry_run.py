@@ -7,8 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from sgdmix_hub.errors import UserError, shown
-from sgdmix_hub.settings.method import LOW_CONFIDENCE, kind_of
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import saliency_method, saliency_source
+from sgdmix_hub.settings.saliency import is_low_confidence, kind_of
 
 from .inputs import environment
 from .plan import PlanRow
@@ -78,9 +82,7 @@ def estimate_text(
         f"{len(shards) - len(unfinished)} shards are finished",
         f"skipped     by the plan: {known}",
     ]
-    sources, targets = (shards.plan[name].to_numpy() for name in ("source_index", "target_index"))
-    if unmixed := int((sources == targets).sum()):
-        lines.append(f"unmixed     {unmixed:,} rows keep their source: {LOW_CONFIDENCE} too low")
+    lines.append(f"masks       {untrusted_text(shards.plan, maker.settings)}")
     if trial is None:
         return "\n".join(lines)
     device = environment(maker.settings)["device"]
@@ -104,6 +106,17 @@ def estimate_text(
             f"({maker.settings.image_format})"
         )
     return "\n".join(lines)
+
+
+def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:
+    """How many rows of a plan have a source without a trusted mask, and what becomes of them."""
+    if not saliency_source(settings).has_confidence:
+        return f"{saliency_method(settings)} states no confidence: every mask is used"
+    skipped = sum(is_low_confidence(reason or "") for reason in plan["skip"].to_pylist())
+    sources, targets = (plan[name].to_numpy() for name in ("source_index", "target_index"))
+    untrusted = skipped + int((sources == targets).sum())
+    text = f"{untrusted:,} of {len(plan):,} rows ({untrusted / len(plan):.1%}) have no trusted mask"
+    return f"{text}: {settings.low_confidence}" if untrusted else text
 
 
 def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None) -> None:

@@ -46,6 +46,11 @@ class Inputs:
     segmenter: SegmenterPins | None = None
 
     @property
+    def metaclass(self) -> str | None:
+        """What all classes are, as the adapter says it."""
+        return metaclass_of(self.adapter)
+
+    @property
     def pins(self) -> dict[str, str]:
         """Setting -> pin, as fingerprinted and published."""
         pins = {
@@ -57,6 +62,11 @@ class Inputs:
         if self.segmenter is not None:
             pins |= {"segmenter": self.segmenter.segmenter, "detector": self.segmenter.detector}
         return {name: str(pin) for name, pin in pins.items() if pin is not None}
+
+
+def metaclass_of(adapter: Adapter | None) -> str | None:
+    """What all classes are, which a base without an adapter does not say."""
+    return None if adapter is None else adapter.facts["metaclass"]
 
 
 def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
@@ -85,11 +95,10 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         classifier = pin("classifier", settings.classifier)
     if needs == "segmenter":
         assert settings.segmenter is not None, "`validate` refuses segmentation without a model"
-        metaclass = None if adapter is None else adapter.facts["metaclass"]
         segmenter = SegmenterPins(
             pin("segmenter", settings.segmenter),
             None if settings.detector is None else pin("detector", settings.detector),
-            sought_words(settings, metaclass),
+            sought_words(settings, metaclass_of(adapter)),
         )
     inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter)
     _check_belonging(settings, inputs)

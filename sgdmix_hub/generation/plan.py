@@ -16,7 +16,7 @@ from sgdmix_hub.method.strength import row_strength
 from sgdmix_hub.method.targets import NO_TARGET, Target, select_targets
 from sgdmix_hub.seeds import row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import LOW_CONFIDENCE, is_low_confidence
+from sgdmix_hub.settings.saliency import LOW_CONFIDENCE, is_low_confidence
 
 from .row_store import RowArrays
 from .saliency_maps import SaliencyMaps

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sgdmix_hub.data.images import square
 from sgdmix_hub.data.splits import Split
-from sgdmix_hub.errors import Unusable, UnusableRow, among_usable, attempt
+from sgdmix_hub.errors import Unusable, UnusableRow, UserError, among_usable, attempt
 from sgdmix_hub.files import DamagedFile, made_again, read_sealed, write_sealed
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.backgrounds import BANDS, FEATURES_PER_BAND, SIZE, background_features
@@ -40,13 +40,8 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import (
-    FALL_BACK,
-    MASK_SETTINGS,
-    SALIENCY_SOURCES,
-    saliency_method,
-    saliency_source,
-)
+from sgdmix_hub.settings.method import MASK_SETTINGS, saliency_method, saliency_source
+from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 
 from .row_store import Block, RowStore, RowValues, compute_rows
 
@@ -130,7 +125,7 @@ def compute_maps(
     key = store_key(settings, split, classifier, segmenter)
 
     def prepare() -> Callable[[np.ndarray], Block]:
-        source = load_source(settings, _network(settings, split, classifier, segmenter, device))
+        source = load_source(settings, load_network(settings, split, classifier, segmenter, device))
         return lambda rows: block_maps(settings, split, rows, source)
 
     store = compute_rows(root / key, split, prepare, rank, world_size)
@@ -177,7 +172,7 @@ def store_key(
     return f"{method}-{digest[:16]}"
 
 
-def _network(
+def load_network(
     settings: AugmentSettings,
     split: Split,
     classifier: Pin | None,
@@ -189,7 +184,13 @@ def _network(
     if needs == "classifier" and classifier is not None:
         return load_classifier(classifier, split.class_names, device)
     if needs == "segmenter" and segmenter is not None:
-        return load_segmenter(segmenter, settings.segmenter_instances, settings.resize, device)
+        network = load_segmenter(segmenter, settings.segmenter_instances, settings.resize, device)
+        if network.needs_boxes and settings.bbox_column is None:
+            raise UserError(
+                f"the segmenter {segmenter.segmenter.name} masks what is in a box: give --detector "
+                "and what it looks for, or --bbox_column"
+            )
+        return network
     return None
 
 
@@ -308,7 +309,7 @@ def _source_inputs(settings: AugmentSettings, split: Split, row: int) -> list[St
     reads_boxes = saliency_source(settings).needs in ("segmenter", "boxes")
     if reads_boxes and settings.bbox_column is not None:
         assert settings.bbox_format is not None, "settings with a column of boxes name its format"
-        cell = split.rows[int(row)][settings.bbox_column]
+        cell = split.cell(row, settings.bbox_column)
         return [image, box_of(cell, settings.bbox_format)]
     return [image] if stored is None else [image, stored]
 

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Features, Image, Value
 from sgdmix_hub.errors import TooManySkipped
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE
-from sgdmix_hub.settings.method import is_low_confidence
+from sgdmix_hub.settings.saliency import is_low_confidence
 
 CARD = "README.md"
 PLAN, MANIFEST = PUBLISHED_BESIDE

@@ -19,13 +19,8 @@ from sgdmix_hub.errors import UserError, shown
 from .data import DataSettings, outside_of_dataset
 from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
 from .hub import HubSettings
-from .method import (
-    NAME_PROMPT,
-    NEEDED_SETTINGS,
-    MethodSettings,
-    saliency_method,
-    saliency_source,
-)
+from .method import NAME_PROMPT, MethodSettings, saliency_method, saliency_source
+from .saliency import NEEDED_SETTINGS
 
 # Folders of every published repository, which no configuration may be named after.
 FOLDERS = ("data", "sgdmix", "assets")

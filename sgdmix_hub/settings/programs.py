@@ -8,9 +8,11 @@ from typing import Literal
 from sgdmix_hub.errors import UserError
 
 from .data import DataSettings, outside_of_dataset
-from .fields import LONGEST_NAME, Checked, required, setting, unset
+from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, required, setting, unset
 from .generation import AugmentSettings
 from .hub import HubSettings
+from .method import AT_HAND
+from .saliency import SaliencyMethod
 from .training import AdapterSettings, ClassifierSettings
 
 MOST_PREVIEWED = 24  # images on a page
@@ -52,6 +54,27 @@ class PreviewSettings(DataSettings):
         "input size of the classifier for saliency; by default its own, or the one with 7x7 cells",
         at_least=1,
         at_most=4096,
+    )
+    metaclass: str | None = setting(
+        None,
+        "what all classes are, in one word, for the segmenter to look for: bird, car, flower ...",
+        at_most=LONGEST_NAME,
+    )
+    segmenter: str | None = unset(AugmentSettings, "segmenter")
+    detector: str | None = unset(AugmentSettings, "detector")
+    segmenter_prompt: str | None = setting(
+        None,
+        "what the segmenter looks for: words between commas; the metaclass by default",
+        at_most=LONGEST_PROMPT,
+    )
+    segmenter_instances: Literal["union", "largest", "nearest-box"] = setting(
+        "union", "foreground of an image in which the segmenter finds several instances"
+    )
+    bbox_column: str | None = unset(AugmentSettings, "bbox_column")
+    bbox_format: Literal["xywh", "xyxy"] | None = unset(AugmentSettings, "bbox_format")
+    min_mask_confidence: float | None = unset(AugmentSettings, "min_mask_confidence")
+    low_confidence: Literal["skip", "keep-unmixed"] = setting(
+        "skip", "rows whose mask is below min_mask_confidence: skip, or keep the source as it is"
     )
     mask_column: str | None = setting(
         None,
@@ -140,6 +163,24 @@ class RunSettings(HubSettings, DataOverrides):
     num_candidates: int | None = unset(AugmentSettings, "num_candidates")
     num_variants: int | None = unset(AugmentSettings, "num_variants")
     synthetic_probability: float | None = unset(ClassifierSettings, "synthetic_probability")
+    saliency_method: SaliencyMethod | None = unset(AugmentSettings, "saliency_method")
+    mask_column: str | None = unset(AugmentSettings, "mask_column")
+    segmenter: str | None = unset(AugmentSettings, "segmenter")
+    detector: str | None = unset(AugmentSettings, "detector")
+    segmenter_prompt: str | None = setting(
+        None,
+        "what the segmenter looks for: words between commas; the metaclass by default",
+        at_most=LONGEST_PROMPT,
+    )
+    segmenter_instances: Literal["union", "largest", "nearest-box"] | None = unset(
+        AugmentSettings, "segmenter_instances"
+    )
+    bbox_column: str | None = unset(AugmentSettings, "bbox_column")
+    bbox_format: Literal["xywh", "xyxy"] | None = unset(AugmentSettings, "bbox_format")
+    min_mask_confidence: float | None = unset(AugmentSettings, "min_mask_confidence")
+    low_confidence: Literal["skip", "keep-unmixed"] | None = unset(
+        AugmentSettings, "low_confidence"
+    )
     bootstrap_saliency: bool = setting(
         False,
         "read saliency from a classifier retrained on mixtures with classifier-free masks",
@@ -162,3 +203,8 @@ class RunSettings(HubSettings, DataOverrides):
         """
         super().validate()
         outside_of_dataset(self, "output_dir")
+        given = [name for name in AT_HAND if getattr(self, name) is not None]
+        if self.bootstrap_saliency and given:
+            raise UserError(
+                f"bootstrap_saliency takes the masks from a classifier: leave --{given[0]} out"
+            )

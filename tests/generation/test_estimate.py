@@ -2,8 +2,12 @@
 
 import shutil
 
+import pyarrow as pa
 import pytest
 from generations import arguments, digests, one_line, published_rows, records, run_script, snapshot
+
+from sgdmix_hub.generation.dry_run import untrusted_text
+from sgdmix_hub.settings.generation import AugmentSettings
 
 
 def test_a_dry_run_tells_and_makes_nothing(generation_settings, finished_generation, tmp_path):
@@ -56,3 +60,30 @@ def test_a_dry_run_of_a_run_that_has_begun_tells_what_is_left(
         tmp_path / "logs",
     )
     one_line(refused, "num_candidates 50 -> 7")
+
+
+@pytest.mark.parametrize(
+    "values, told",
+    [
+        ({"segmenter": "org/sam"}, "2 of 4 rows (50.0%) have no trusted mask: skip"),
+        (
+            {"low_confidence": "keep-unmixed"},
+            "2 of 4 rows (50.0%) have no trusted mask: keep-unmixed",
+        ),
+        (
+            {"saliency_method": "minimum-barrier"},
+            "minimum-barrier states no confidence: every mask is used",
+        ),
+    ],
+)
+def test_rows_without_a_trusted_mask_are_counted(values, told):
+    """One that is left out, one that keeps its source, and one with another fault."""
+    settings = AugmentSettings(dataset_name="org/birds", output_dir="run", strength=0.0, **values)
+    plan = pa.table(
+        {
+            "source_index": [0, 1, 2, 3],
+            "target_index": [-1, 1, -1, 0],
+            "skip": ["mask confidence 0.00: no bird found", None, "no candidate", None],
+        }
+    )
+    assert untrusted_text(plan, settings) == told

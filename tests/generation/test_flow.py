@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgdmix_hub.errors import EncoderDied
+from sgdmix_hub.errors import EncoderDied, Unusable
 from sgdmix_hub.generation.encoding import Encoders, encode_image
 from sgdmix_hub.generation.plan import PlanRow
 from sgdmix_hub.generation.worker import batches, computed_ahead
@@ -32,7 +32,10 @@ def test_batches_hold_every_usable_row_once_and_one_strength_each(rows, batch_si
     )
     usable = {number for number, (_, good) in enumerate(rows) if good}
     skipped, told = [], []
-    mixed = [(row, row.source_index if row.source_index in usable else "blank") for row in planned]
+    mixed = [
+        (row, row.source_index if row.source_index in usable else Unusable("blank"))
+        for row in planned
+    ]
     made = list(batches(mixed, batch_size, skipped, told.append))
     for batch, mixtures in made:
         assert 1 <= len(batch) <= batch_size and len({row.strength for row in batch}) == 1

@@ -12,13 +12,13 @@ from PIL import Image
 from sgdmix_hub.errors import Unusable, UnusableRow, among_usable, attempt
 from sgdmix_hub.method.saliency.sources import LOADERS, load_source
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import (
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.saliency import (
     CAM_METHODS,
     FALL_BACK,
     NEEDED_SETTINGS,
     PREVIEW_FALL_BACK,
     SALIENCY_SOURCES,
-    MethodSettings,
     SaliencyMethod,
 )
 
@@ -47,14 +47,18 @@ def test_what_a_row_names_are_settings():
     names = {field.name for field in dataclasses.fields(AugmentSettings)}
     for source in SALIENCY_SOURCES.values():
         assert set(source.key_settings.values()) <= names
-        assert source.needs == "nothing" or NEEDED_SETTINGS[source.needs][0] in names
+        without = ("nothing", "rembg", "function")
+        assert source.needs in without or NEEDED_SETTINGS[source.needs][0] in names
 
 
 def test_what_a_run_falls_back_to_needs_nothing():
     assert {SALIENCY_SOURCES[name].needs for name in (FALL_BACK, PREVIEW_FALL_BACK)} == {"nothing"}
 
 
-@pytest.mark.parametrize("method", [name for name in LOADERS if name not in CAM_METHODS])
+@pytest.mark.parametrize(
+    "method",
+    [name for name, source in SALIENCY_SOURCES.items() if source.needs in ("nothing", "column")],
+)
 def test_a_source_gives_a_map_of_its_settings_preset_or_not_or_says_why_there_is_none(method):
     rng = np.random.default_rng(0)
     bright = np.zeros((40, 30, 3), np.uint8)
@@ -64,7 +68,9 @@ def test_a_source_gives_a_map_of_its_settings_preset_or_not_or_says_why_there_is
     found, blank = load_source(settings(method)).found(images, None, masks)
     assert found.map.shape == (64, 64) and found.map.dtype == np.float16
     assert 0 <= found.map.min() < found.map.max() <= 1
-    assert found.mask is None and found.confidence is None
+    source = SALIENCY_SOURCES[method]
+    assert (found.mask is not None) == source.has_mask
+    assert (found.confidence is not None) == source.has_confidence
     assert blank == Unusable("blank saliency map")
 
 

@@ -108,7 +108,7 @@ def test_a_name_is_written_as_people_write_it_and_is_no_template(name):
     ("given", "says"),
     [
         ({"mixing_method": "none", "strength": 0}, "would copy the source"),
-        ({"prompt_class": "target", "strength": 0}, "no prompt is read"),
+        ({"prompt_class": "target", "strength": 0}, "no prompt is used"),
         ({"strength": 0.5}, "--pretrained_model_name_or_path alone"),
         (
             {"strength": 0.5, "pretrained_model_name_or_path": "a/b", "prompt_template": "a bird"},

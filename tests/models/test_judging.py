@@ -299,7 +299,7 @@ def test_another_judge_judges_again_and_its_own_accuracy_is_told(
     assert {name: value for name, value in after.items() if name != "fidelity"} == {
         name: value for name, value in before.items() if name != "fidelity"
     }
-    assert "right on 0.875 of real test images" in (copied / "README.md").read_text()
+    assert "accuracy 0.875 on real test images" in (copied / "README.md").read_text()
 
 
 @pytest.mark.slow
@@ -313,5 +313,5 @@ def test_two_processes_judge_as_one(copied, judged, settings_at):
     assert done.returncode == 0, done.stderr
     assert facts_of(copied)["fidelity"] == said
     assert done.stdout.count("nothing to train") == 1
-    assert done.stdout.count("show their class to the judge") == 1
+    assert done.stdout.count("the judge recognises the class") == 1
     assert (copied / "README.md").read_bytes() == (judged / "README.md").read_bytes()

@@ -215,7 +215,8 @@ def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(wh
     args, finished, _ = whole_run
     output = shutil.copytree(finished, tmp_path / "run")
     run = dict(word.removeprefix("--").split("=") for word in args[1:]) | {
-        "output_dir": str(output)
+        "output_dir": str(output),
+        "segmenter": str(ROOT / "sgdmix_hub" / "demo" / "tiny_segmenter"),
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     (output / "hub" / "adapter").mkdir(parents=True)  # as an earlier launch leaves it
@@ -329,7 +330,8 @@ def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free
     assert stages == [f"{n}/6" for n in range(1, 7)]
     bootstrap = tmp_path / "run" / "bootstrap"
     mixtures = json.loads((bootstrap / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
-    assert mixtures["saliency"] == {"method": "minimum-barrier", "trust": None}
+    assert mixtures["saliency"]
+        == {"method": "minimum-barrier", "trust": None, "unmixed": 0}
     assert mixtures["rows"] == 4 * 24
     retrained = json.loads((bootstrap / "classifier" / "classifier.json").read_text())
     assert retrained["synthetic"] == str(resolve(str(bootstrap / "repo"), "dataset"))

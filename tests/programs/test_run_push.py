@@ -120,10 +120,12 @@ def test_nothing_is_pushed_that_was_not_asked_for(tmp_path, given):
 
 
 def test_what_nobody_could_make_again_is_refused_before_the_first_stage(tmp_path, birds):
-    with pytest.raises(UserError, match="local folders .*classifier.*--hub_model_id org/name"):
+    with pytest.raises(UserError, match="local folders .*adapter.*--hub_model_id org/name"):
         stages(tmp_path, **DATASET)
     with pytest.raises(UserError, match="local folders .dataset_name.: "):
         stages(tmp_path, **MODELS, dataset_name=str(birds))
+    with pytest.raises(UserError, match="local folders .segmenter.: "):
+        stages(tmp_path, **MODELS, segmenter=str(birds))
     with pytest.raises(UserError, match="pretrained_model_name_or_path"):
         stages(tmp_path, **MODELS, pretrained_model_name_or_path=str(birds))
     allowed = stages(tmp_path, **DATASET, dataset_name=str(birds), allow_local_inputs=True)

@@ -33,6 +33,7 @@ COLUMNS = [
     "saliency_distance",
     "foreground_area",
     "mask_confidence",
+    "mask_confidence",
     "prompt",
 ]
 

@@ -24,7 +24,7 @@ from sgdmix_hub.errors import (
 )
 from sgdmix_hub.models.segmenters.frames import MASK_SIZE, Box, Input, framed
 from sgdmix_hub.models.segmenters.instances import Segmentation
-from sgdmix_hub.settings.method import LOW_CONFIDENCE
+from sgdmix_hub.settings.saliency import LOW_CONFIDENCE
 
 from .sources import Found, Stored
 

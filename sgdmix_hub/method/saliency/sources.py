@@ -1,7 +1,7 @@
 """Saliency sources: the name of a method -> a loaded source -> what it finds in images.
 
 What a source needs, and which settings its maps depend on, is in `SALIENCY_SOURCES` of
-settings/method.py: programs read that table without loading torch.
+settings/saliency.py: programs read that table without loading torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from sgdmix_hub.errors import Unusable, attempt
-from sgdmix_hub.settings.method import CAM_METHODS, MethodSettings, saliency_method
+from sgdmix_hub.settings.method import MethodSettings, saliency_method
+from sgdmix_hub.settings.saliency import CAM_METHODS
 
 from .cam import BATCH, CamSaliency
 from .consensus import consensus_mask
