@@ -33,7 +33,6 @@ COLUMNS = [
     "saliency_distance",
     "foreground_area",
     "mask_confidence",
-    "mask_confidence",
     "prompt",
 ]
 
