@@ -2,13 +2,14 @@
 
 python -m sgdmix_hub.demo.publish_birds --config outputs/demo/run.yaml
 
-    source and models pushed -> v1.0.0 published -> v1.1.0 generated and published ->
-    both loaded by tag -> v1.1.0 made again
+    source and models pushed -> v1.0.0 published -> v1.1.0 generated and published -> both
+    loaded by tag -> v1.1.0 made again
 
 v1.0.0 is the demo's dataset. It was made from local folders, so publishing it needs
 --allow_local_inputs. v1.1.0, at S = 0, is made only from the pushed source and segmenter, so
-anybody who reads the Hub can make it again. Every step is a program that a user runs, in a separate process. The Hub
-lives in memory and ends with this program; outputs are in `hub/` of the run's folder.
+anybody who reads the Hub can make it again. Every step is a program that a user runs, in a
+separate process. The Hub lives in memory and ends with this program; outputs are in `hub/` of the
+run's folder.
 """
 
 import argparse
