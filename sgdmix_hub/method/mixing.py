@@ -15,7 +15,7 @@ from sgdmix_hub.settings.method import NO_BACKGROUND
 
 HOLE_MARGIN = 0.05  # share of the image size added around the target's foreground
 FILL_SIZE = 256  # pixels, above which a fill is computed on a smaller image
-LARGEST_HOLE = 0.7  # share of the target; most masks that ask for more are wrong
+LARGEST_HOLE = 0.75  # share of the target; a lower one refuses targets with true masks
 KEPT: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "union": lambda source_mask, target_mask: source_mask | target_mask,
     "source": lambda source_mask, target_mask: source_mask,

@@ -243,7 +243,7 @@ def test_a_row_below_the_floor_is_skipped_and_says_why(segmenter, birds, tmp_pat
     with pytest.raises(UnusableRow, match="mask confidence"):
         RowMaker(asked, inputs, maps).mixture(plan[0])
     skipped = [{"reason": row.skip} for row in plan]
-    skipped.append({"reason": f"{NO_BACKGROUND}: 83% of it, at most 70% are filled"})
+    skipped.append({"reason": f"{NO_BACKGROUND}: 83% of it, at most 75% are filled"})
     check_share_skipped({"skipped": skipped, "planned_rows": ROWS}, 0.01, tmp_path)
     assert {kind_of(row["reason"]) for row in skipped} == {
         "mask confidence too low",
