@@ -1,6 +1,7 @@
 """Which masks find the object in photographs? Every source and refinement against true masks.
 
-    python benchmarks/masks.py outputs/cutouts/domain --segmenter_masks outputs/isnet
+    python benchmarks/masks.py outputs/cutouts/domain --segmenter_masks outputs/isnet \\
+        --coverage_figure docs/masks_coverage.png
 
 `domain` is made by benchmarks/cutouts.py, `--segmenter_masks` by benchmarks/onnx_masks.py. Writes
 `masks.json` and `masks.md` to `--results`.
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from parts.masks.drawing import draw_coverage, sheet
 from PIL import Image
 
 from sgdmix_hub.data.images import resize_mask
@@ -44,8 +46,12 @@ from sgdmix_hub.metrics.mask_quality import (
 )
 from sgdmix_hub.metrics.mixture_quality import background_from_target, foreground_kept, leak
 from sgdmix_hub.models.self_trained import SIZE, predicted_shares, train_segmenter
+from sgdmix_hub.settings.method import SALIENCY_SOURCES
 
 FAILURE = 0.5
+GOOD_IOU, GOOD_RECALL = 0.7, 0.9  # of the masks that a confidence is the chance of
+FLOOR = SALIENCY_SOURCES["consensus"].trusted_from
+SHOWN = 12  # photographs of a sheet
 DRAWS = 1000
 BEFORE = GrabCut(probable_radius=0.1, background_radius=0.3, sharp=None)  # as released before
 BIRD_SEEDS = {True: (20, 21), False: (30, 31)}  # chosen on, told on
@@ -247,28 +253,59 @@ def usable_mixtures(rows: list[Photograph], masks: np.ndarray) -> np.ndarray:
     return usable
 
 
-def abstention(trust: np.ndarray, failed: np.ndarray) -> dict[str, float]:
-    """Coverage -> share of failures among the most trusted masks that make it up."""
+def good_masks(masks: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Whether each mask is what a confidence is the chance of, bool (n,)."""
+    return (mask_iou(masks, true) >= GOOD_IOU) & (mask_recall(masks, true) >= GOOD_RECALL)
+
+
+def curve(trust: np.ndarray, failed: np.ndarray, good: np.ndarray) -> list[dict[str, float]]:
+    """Failures and good masks among the most trusted, for every number of masks kept.
+
+    `floor`: the least confidence that is kept.
+    """
     order = np.argsort(-trust, kind="stable")
-    return {
-        f"{coverage:.1f}": round(
-            float(failed[order[: max(1, int(coverage * len(order)))]].mean()), 4
-        )
-        for coverage in (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    }
+    numbers = np.arange(1, len(order) + 1)
+    failures, right = (np.cumsum(one[order]) / numbers for one in (failed, good))
+    return [
+        {
+            "coverage": round(float(number / len(order)), 4),
+            "floor": round(float(trust[order[number - 1]]), 4),
+            "failures": round(float(failures[number - 1]), 4),
+            "good": round(float(right[number - 1]), 4),
+        }
+        for number in numbers
+    ]
 
 
-def reliability(trust: np.ndarray, failed: np.ndarray) -> list[tuple[float, float, int]]:
-    """(mean confidence, share of masks that did not fail, masks) in five bins of confidence."""
+def reliability(trust: np.ndarray, good: np.ndarray) -> list[tuple[float, float, int]]:
+    """(mean confidence, share of good masks, masks) in five bins of confidence."""
     bins = np.minimum((trust * 5).astype(int), 4)
     return [
         (
             round(float(trust[bins == number].mean()), 3),
-            round(1 - float(failed[bins == number].mean()), 3),
+            round(float(good[bins == number].mean()), 3),
             int((bins == number).sum()),
         )
         for number in np.unique(bins)
     ]
+
+
+def above_floor(
+    rows: list[Photograph], masks: np.ndarray, trust: np.ndarray, floor: float
+) -> dict[str, float]:
+    """What is left of a set if masks below a confidence are neither mixed nor targets."""
+    kept = np.flatnonzero(trust >= floor)
+    kept_rows, kept_masks = [rows[place] for place in kept], masks[kept]
+    true = np.stack([row.true for row in kept_rows])
+    objects = np.array([row.obj for row in kept_rows])
+    usable = usable_mixtures(kept_rows, kept_masks).astype(float)
+    failed = (mask_iou(kept_masks, true) < FAILURE).astype(float)
+    return {
+        "floor": floor,
+        "coverage": round(len(kept) / len(rows), 4),
+        "failures": interval(failed, objects),
+        "usable": interval(usable, objects),
+    }
 
 
 def scores(rows: list[Photograph], steps: int) -> dict:
@@ -281,8 +318,9 @@ def scores(rows: list[Photograph], steps: int) -> dict:
         iou = mask_iou(masks, true)
         if arm in trust:
             trusted[arm] = {
-                "abstention": abstention(trust[arm], iou < FAILURE),
-                "reliability": reliability(trust[arm], iou < FAILURE),
+                "curve": curve(trust[arm], iou < FAILURE, good_masks(masks, true)),
+                "reliability": reliability(trust[arm], good_masks(masks, true)),
+                "trusted": above_floor(rows, masks, trust[arm], FLOOR),
             }
         values = {
             "iou": iou,
@@ -354,30 +392,34 @@ def mixing_cost(rows: list[Photograph], size: int = 512, pairs: int = 20) -> dic
     return {name: round(float(np.median(values)), 2) for name, values in spent.items()}
 
 
-SHOWN = 12  # photographs of a sheet
-SHEET_ARMS = ("minimum barrier, GrabCut as before", "consensus", "segmenter (IS-Net, 512)")
+def consensus_cost(rows: list[Photograph], count: int = 20) -> float:
+    """Milliseconds of one thread for a consensus mask, the median of some images."""
+    spent = []
+    for row in rows[:count]:
+        image = resized(row.image, MASK_SIZE)
+        started = time.thread_time()
+        consensus(image)
+        spent.append(1000 * (time.thread_time() - started))
+    return round(float(np.median(spent)), 1)
 
 
-def sheet(rows: list[Photograph]) -> Image.Image:
-    """A row per photograph: the image, cut out by each of `SHEET_ARMS`, and the consensus' mixture
-    with the next one.
-    """
+def shown(rows: list[Photograph]) -> list[tuple]:
+    """The entries of a sheet: some photographs, mixed with the next one that is trusted."""
     rows = rows[:: max(1, len(rows) // SHOWN)][:SHOWN]
-    masks, _ = all_masks(rows, 0)
-    arms = [masks[arm] for arm in SHEET_ARMS if arm in masks]
-    lines = []
+    made = [consensus(resized(row.image, MASK_SIZE)) for row in rows]
+    masks = [resize_mask(mask, len(row.image)) for row, (mask, _) in zip(rows, made, strict=True)]
+    trusted = [confidence >= FLOOR for _, confidence in made]
+    entries = []
     for number, row in enumerate(rows):
-        tiles = [row.image]
-        tiles += [np.where(of[number][..., None], row.image, row.image // 5 + 20) for of in arms]
-        other = (number + 1) % len(rows)
-        try:
-            hole = inpainting_hole(masks["consensus"][other])
-            background = fill(rows[other].image, hole)
-        except UnusableRow:
-            background = np.full_like(row.image, 128)
-        mixture = compose(row.image, background, masks["consensus"][number], 0.01)
-        lines.append(np.concatenate([*tiles, background, mixture], axis=1))
-    return Image.fromarray(np.concatenate(lines)).reduce(2)
+        mixture = None
+        others = [place % len(rows) for place in range(number + 1, number + len(rows))]
+        target = next((place for place in others if trusted[place]), None)
+        if trusted[number] and target is not None:
+            hole = inpainting_hole(masks[target])
+            background = fill(rows[target].image, hole)
+            mixture = compose(row.image, background, masks[number], 0.01)
+        entries.append((row.image, masks[number], made[number][1], mixture))
+    return entries
 
 
 def table(figures: dict) -> str:
@@ -397,12 +439,20 @@ def table(figures: dict) -> str:
             cells.append(text)
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     for arm, of in figures["confidence"].items():
-        shares = ", ".join(
-            f"{share:.2f} at {coverage}" for coverage, share in of["abstention"].items()
-        )
+        marks = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+        points = [
+            next(point for point in of["curve"] if point["coverage"] >= mark) for mark in marks
+        ]
+        shares = ", ".join(f"{p['failures']:.2f} at {p['coverage']:.2f}" for p in points)
         right = ", ".join(f"{seen:.2f} for {said:.2f} ({n})" for said, seen, n in of["reliability"])
         lines.append(f"\n{arm}: failures by coverage: {shares}.")
-        lines.append(f"Share that did not fail, for the confidence stated (masks): {right}.")
+        lines.append(f"Share of good masks, for the confidence stated (masks): {right}.")
+        left = of["trusted"]
+        lines.append(
+            f"At {left['floor']:g} or more: {left['coverage']:.2f} of the images, "
+            f"{left['failures'][0]:.2f} failures, {left['usable'][0]:.2f} "
+            f"({left['usable'][1]:.2f} to {left['usable'][2]:.2f}) usable mixtures."
+        )
     return "\n".join(lines)
 
 
@@ -421,12 +471,13 @@ def main() -> None:
     parser.add_argument("--half", choices=("told", "chosen"), default="told")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--sheet", type=Path, help="PNG to write of some photographs, and no table")
+    parser.add_argument("--coverage_figure", type=Path, help="PNG of failures against coverage")
     arguments = parser.parse_args()
     chosen = arguments.half == "chosen"
     rows = photographs(arguments.domain, arguments.segmenter_masks, arguments.poses)
     rows = [row for row in rows if row.chosen_on == chosen][:: arguments.every]
     if arguments.sheet:
-        sheet(rows).save(arguments.sheet)
+        sheet(shown(rows)).save(arguments.sheet, optimize=True)
         return
     sets = {kind: [row for row in rows if row.kind == kind] for kind in ("ordinary", "hard")}
     sets["birds"] = birds(BIRD_SEEDS[chosen], arguments.birds)[:: arguments.every]
@@ -435,7 +486,16 @@ def main() -> None:
         "masks": {kind: scores(of, arguments.steps) for kind, of in sets.items()},
         "fill": fill_scores(rows),
         "mixing_ms": mixing_cost(rows),
+        "consensus_ms": consensus_cost(rows),
     }
+    if arguments.coverage_figure:
+        sets_drawn = {kind: results["masks"][kind] for kind in ("ordinary", "hard")}
+        curves = {kind: one["confidence"][CONSENSUS]["curve"] for kind, one in sets_drawn.items()}
+        before = {
+            kind: one["arms"]["minimum barrier, GrabCut as before"]["failures"][0]
+            for kind, one in sets_drawn.items()
+        }
+        draw_coverage(curves, before, arguments.coverage_figure)
     name = "masks" if arguments.half == "told" else "masks_chosen"
     path = arguments.results / name
     path.with_suffix(".json").write_text(json.dumps(results, sort_keys=True), encoding="utf-8")
@@ -443,7 +503,8 @@ def main() -> None:
         f"## {kind.capitalize()}\n\n{table(of)}" for kind, of in results["masks"].items()
     )
     path.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    print(text, results["fill"], results["mixing_ms"], sep="\n\n")
+    costs = {name: results[name] for name in ("fill", "mixing_ms", "consensus_ms")}
+    print(text, costs, sep="\n\n")
 
 
 if __name__ == "__main__":

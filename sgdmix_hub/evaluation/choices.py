@@ -20,7 +20,7 @@ from sgdmix_hub.generation.plan import PlanRow, low_confidence, make_plan
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps, features_of
 from sgdmix_hub.method.masks import foreground_mask, share_of_frame
-from sgdmix_hub.method.mixer import MaskedImage, Mixer, Mixture
+from sgdmix_hub.method.mixer import Box, MaskedImage, Mixer, Mixture
 from sgdmix_hub.method.saliency.cam import BATCH
 from sgdmix_hub.method.saliency.sources import Network, load_source
 from sgdmix_hub.metrics.mixture_quality import background_from_target, foreground_kept, leak
@@ -173,14 +173,14 @@ class Comparison:
         )
         self.mixtures = [*plain, *self._mixture_columns(paper, {"paper": paper}, advance), whole]
 
-    def true_mask(self, row: int, aspect: float | None = None) -> np.ndarray:
+    def true_mask(self, row: int, box: Box | None = None) -> np.ndarray:
         """The true foreground, bool (size, size), of a source.
 
-        With the `aspect` of a source: of a target, cropped as the target is.
+        `box`: the part of the image that is shown.
         """
         mask = self.split.true_masks[row]
-        if aspect is not None:
-            mask = mask.crop(aspect_box(*mask.size, aspect))
+        if box is not None:
+            mask = mask.crop(box)
         return self._square(mask, Image.Resampling.NEAREST) > 0
 
     def _square(self, image: Image.Image, resample=Image.Resampling.BICUBIC) -> np.ndarray:
@@ -304,7 +304,7 @@ class Comparison:
             if self.true_masks is not None:
                 true_source, true_target = (
                     self.true_masks[[row.source_index]],
-                    self.true_mask(row.target_index, aspect)[None],
+                    self.true_mask(row.target_index, target.box)[None],
                 )
                 column.figures[row.source_index] = MixtureFigures(
                     float(leak(mixture.shown[None], true_target)[0]),

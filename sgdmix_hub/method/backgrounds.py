@@ -16,8 +16,6 @@ SIZE = 64
 MARGIN = 0.05  # share of the image size by which the foreground is widened, to keep its edge out
 BANDS = 2  # upper and lower half, since sky differs from ground
 FEATURES_PER_BAND = 8
-CROP_SCALES = (1.0, 0.85, 0.7)  # of the largest box
-CROP_COST = 0.5  # share of foreground that is worth a side given up
 
 
 @one_row("background")
@@ -45,36 +43,31 @@ def background_features(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def background_box(
     foreground: np.ndarray, width: int, height: int, aspect: float
 ) -> tuple[int, int, int, int]:
-    """The box (left, top, right, bottom) of an aspect ratio that shows the most background.
+    """The largest box (left, top, right, bottom) of an aspect ratio, where it shows the most
+    background.
 
-    Boxes of `CROP_SCALES` of the largest possible one are tried on a grid. A smaller box must hold
-    that much less foreground, since it blurs: the cost is the share of foreground in the box plus
-    `CROP_COST` times the share of its side that is given up. Of equal boxes the most central wins.
+    At most nine places are tried; of equal ones the most central wins.
 
     `foreground`: bool (h, w) over the whole image of `width` x `height` pixels; `aspect`: width
     over height of the box.
     """
     rows, columns = foreground.shape
     sums = cv2.integral(foreground.astype(np.uint8))
-    best: tuple[float, float] | None = None
     chosen = aspect_box(width, height, aspect)
-    whole_width, whole_height = chosen[2] - chosen[0], chosen[3] - chosen[1]
-    for scale in CROP_SCALES:
-        box_width = max(1, round(scale * whole_width))
-        box_height = max(1, round(scale * whole_height))
-        for top in _offsets(height - box_height):
-            for left in _offsets(width - box_width):
-                box = (left, top, left + box_width, top + box_height)
-                x0 = min(round(left * columns / width), columns - 1)
-                y0 = min(round(top * rows / height), rows - 1)
-                x1 = max(round(box[2] * columns / width), x0 + 1)
-                y1 = max(round(box[3] * rows / height), y0 + 1)
-                inside = int(sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0])
-                share = inside / ((x1 - x0) * (y1 - y0))
-                off_centre = abs(2 * left + box_width - width) + abs(2 * top + box_height - height)
-                cost = (round(share + CROP_COST * (1 - scale), 6), off_centre)
-                if best is None or cost < best:
-                    best, chosen = cost, box
+    box_width, box_height = chosen[2] - chosen[0], chosen[3] - chosen[1]
+    least: tuple[float, float] | None = None
+    for top in _offsets(height - box_height):
+        for left in _offsets(width - box_width):
+            box = (left, top, left + box_width, top + box_height)
+            x0 = min(round(left * columns / width), columns - 1)
+            y0 = min(round(top * rows / height), rows - 1)
+            x1 = max(round(box[2] * columns / width), x0 + 1)
+            y1 = max(round(box[3] * rows / height), y0 + 1)
+            inside = int(sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0])
+            share = round(inside / ((x1 - x0) * (y1 - y0)), 6)
+            off_centre = abs(2 * left + box_width - width) + abs(2 * top + box_height - height)
+            if least is None or (share, off_centre) < least:
+                least, chosen = (share, off_centre), box
     return chosen
 
 

@@ -8,12 +8,15 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from sgdmix_hub.data.images import aspect_box, square
+from sgdmix_hub.data.images import square
 from sgdmix_hub.errors import UnusableRow, one_row
 from sgdmix_hub.settings.method import MethodSettings
 
-from .masks import foreground_mask, share_of, share_of_frame
+from .backgrounds import background_box
+from .masks import CUT, foreground_mask, share_of, share_of_frame, threshold_mask
 from .mixing import compose, fill, inpainting_hole, kept_mask
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,13 @@ class MaskedImage:
     """One image at the run's resolution with its foreground mask.
 
     `pixels`: uint8 (size, size, 3); `mask`: bool (size, size); `aspect`: width over height of the
-    image as it was stored.
+    image as it was stored; `box`: the part of it that is shown, in its pixels, or None for all.
     """
 
     pixels: np.ndarray
     mask: np.ndarray
     aspect: float
+    box: Box | None = None
 
     @cached_property
     def filled(self) -> tuple[np.ndarray, np.ndarray]:
@@ -91,24 +95,46 @@ class Mixer:
     ) -> MaskedImage:
         """An RGB image of any size and its (64, 64) map -> the image with its mask.
 
-        `aspect`: width over height to which image, map and mask are cropped first, in the middle.
-        A target gets its source's aspect, so that stretching distorts both alike. The mask is cut
+        `aspect`: width over height to which image, map and mask are cropped first, where they show
+        the most background. A target gets its source's aspect, so that stretching distorts both
+        alike. The mask is cut
         from the map unless there is a finer one: `stored_mask`, the dataset's own, or `found_mask`,
         bool (256, 256), the saliency source's over the run's frame. Raises `UnusableRow`.
         """
         resolution, resize = self.settings.resolution, self.settings.resize
         width, height = image.size
-        box = None if aspect is None else aspect_box(width, height, aspect)
+        box = None
+        if aspect is not None:
+            foreground = self._whole_foreground(saliency_map, stored_mask, found_mask)
+            box = background_box(foreground, width, height, aspect)
         share = None
         if stored_mask is not None:
             share = share_of(stored_mask, image.size, box, resolution, resize)
         elif found_mask is not None:
             share = share_of_frame(found_mask, image.size, box, resolution)
-        if aspect is not None:
-            image, saliency_map = crop_to_aspect(image, saliency_map, aspect)
+        if box is not None:
+            image, saliency_map = crop_to_box(image, saliency_map, box)
         pixels = np.asarray(square(image, resolution, resize))
         mask = foreground_mask(pixels, saliency_map, self.settings, share)
-        return MaskedImage(pixels, mask, width / height)
+        return MaskedImage(pixels, mask, width / height, box)
+
+    def _whole_foreground(
+        self,
+        saliency_map: np.ndarray,
+        stored_mask: Image.Image | None,
+        found_mask: np.ndarray | None,
+    ) -> np.ndarray:
+        """About where an image's foreground is, bool (h, h) over all of it."""
+        if stored_mask is not None:
+            size = len(saliency_map)
+            return share_of(stored_mask, stored_mask.size, None, size, "stretch") > CUT
+        if found_mask is not None:
+            return found_mask
+        method = self.settings.threshold_method
+        assert method is not None, "the preset is applied"
+        return threshold_mask(
+            saliency_map, len(saliency_map), method, self.settings.threshold_quantile
+        )
 
     def target_aspect(self, source: MaskedImage) -> float | None:
         """The aspect ratio to crop the source's target to; None if the target stays whole."""
@@ -138,14 +164,14 @@ def unmixed(source: MaskedImage) -> Mixture:
     return Mixture(source, source, whole, ~whole, source.pixels, source.pixels)
 
 
-def crop_to_aspect(
-    image: Image.Image, saliency_map: np.ndarray, aspect: float
+def crop_to_box(
+    image: Image.Image, saliency_map: np.ndarray, box: Box
 ) -> tuple[Image.Image, np.ndarray]:
-    """Image and map cut by the same box to `aspect` (width over height).
+    """Image and map cut by the same box (left, top, right, bottom), in pixels of the image.
 
     The map, float (64, 64), covers the whole image; the cut one is scaled back to float32 (64, 64).
     """
-    left, top, right, bottom = box = aspect_box(image.width, image.height, aspect)
+    left, top, right, bottom = box
     size = saliency_map.shape[0]
     across, down = size / image.width, size / image.height
     map_box = (left * across, top * down, right * across, bottom * down)

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 
 from sgdmix_hub.errors import UnusableRow
+from sgdmix_hub.settings.saliency import NO_BACKGROUND
 
 HOLE_MARGIN = 0.05  # share of the image size added around the target's foreground
 FILL_SIZE = 256  # pixels, above which a fill is computed on a smaller image
-LARGEST_HOLE = 0.75  # share of the target: a larger hole leaves no background worth the name
-TOO_LARGE = "the target's foreground is too large"
+LARGEST_HOLE = 0.75  # share of the target; a lower one refuses targets with true masks
 KEPT: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "union": lambda source_mask, target_mask: source_mask | target_mask,
     "source": lambda source_mask, target_mask: source_mask,
@@ -67,7 +67,9 @@ def inpainting_hole(mask: np.ndarray) -> np.ndarray:
     distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     hole = distance <= pixels
     if (share := float(hole.mean())) > LARGEST_HOLE:
-        raise UnusableRow(f"{TOO_LARGE}: {share:.0%} of it, at most {LARGEST_HOLE:.0%} are filled")
+        raise UnusableRow(
+            f"{NO_BACKGROUND}: {share:.0%} of it, at most {LARGEST_HOLE:.0%} are filled"
+        )
     return hole
 
 

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Features, Image, Value
 from sgdmix_hub.errors import TooManySkipped
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE
-from sgdmix_hub.settings.saliency import is_low_confidence
+from sgdmix_hub.settings.saliency import is_expected
 
 CARD = "README.md"
 PLAN, MANIFEST = PUBLISHED_BESIDE
@@ -103,9 +103,10 @@ def damaged_files(folder: Path, manifest: dict) -> list[str]:
 def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
     """Raises `TooManySkipped` if the manifest at `path` lists more skipped rows than allowed.
 
-    Rows without a trusted mask are skipped on purpose and do not count.
+    Rows without a trusted mask, or whose target has no background, are left out on purpose and do
+    not count.
     """
-    faults = [row for row in manifest["skipped"] if not is_low_confidence(row["reason"])]
+    faults = [row for row in manifest["skipped"] if not is_expected(row["reason"])]
     skipped, planned = len(faults), manifest["planned_rows"]
     if skipped > max_skipped * planned:
         raise TooManySkipped(

@@ -4,102 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from sgdmix_hub.errors import UserError
 
 from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, names_where, setting
+from .saliency import SALIENCY_SOURCES, RembgModel, SaliencyMethod, SaliencySource
 
-# Class activation maps of pytorch-grad-cam. They need a classifier; the other methods need none.
-CamMethod = Literal[
-    "grad-cam",
-    "grad-cam++",
-    "grad-cam-elementwise",
-    "xgrad-cam",
-    "hires-cam",
-    "layer-cam",
-    "eigen-cam",
-    "eigen-grad-cam",
-    "score-cam",
-    "ablation-cam",
-]
-CAM_METHODS: tuple[str, ...] = get_args(CamMethod)
-SaliencyMethod = Literal[
-    CamMethod,
-    "consensus",
-    "minimum-barrier",
-    "spectral-residual",
-    "mask-column",
-    "box-column",
-    "segmentation",
-    "rembg",
-    "function",
-]
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
-
-
-@dataclass(frozen=True)
-class SaliencySource:
-    """What a saliency method needs, and what its maps depend on besides image and `resize`.
-
-    `key_settings`: name in the key of a map store -> setting.
-    """
-
-    needs: Literal["nothing", "classifier", "column", "segmenter", "boxes", "rembg", "function"]
-    key_settings: dict[str, str] = dataclasses.field(default_factory=dict)
-    has_mask: bool = False  # whether it gives masks that are finer than its maps
-    has_confidence: bool = False  # whether it says how far each mask can be trusted
-    trusted_from: float = 0.0  # the preset `recommended` mixes no mask of less confidence
-
-
-BOXES = {"bbox_column": "bbox_column", "bbox_format": "bbox_format"}
-# Every value of `saliency_method`; method/saliency/sources.py loads them.
-SALIENCY_SOURCES = {
-    **dict.fromkeys(
-        CAM_METHODS,
-        SaliencySource(
-            "classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"}
-        ),
-    ),
-    "consensus": SaliencySource("nothing", has_mask=True, has_confidence=True, trusted_from=0.5),
-    "minimum-barrier": SaliencySource("nothing"),
-    "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
-    "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
-    "box-column": SaliencySource("boxes", BOXES, has_mask=True),
-    "segmentation": SaliencySource(
-        "segmenter",
-        {"instances": "segmenter_instances"} | BOXES,
-        has_mask=True,
-        has_confidence=True,
-    ),
-    "rembg": SaliencySource("rembg", {"model": "rembg_model"}, has_mask=True, has_confidence=True),
-    # A function of the user's, in Python alone.
-    "function": SaliencySource("function", has_mask=True, has_confidence=True),
-}
-# What a source needs -> the setting that names it, and the words for it in errors.
-NEEDED_SETTINGS = {
-    "classifier": ("classifier", "a classifier"),
-    "column": ("mask_column", "a column of foreground masks"),
-    "segmenter": ("segmenter", "a segmentation model"),
-    "boxes": ("bbox_column", "a column of bounding boxes"),
-}
-# How the reason of a row begins whose mask cannot be trusted. Such a row is expected, and no fault.
-LOW_CONFIDENCE = "mask confidence"
-RembgModel = Literal[
-    "isnet-general-use",
-    "birefnet-general",
-    "birefnet-general-lite",
-    "u2net",
-    "u2netp",
-    "silueta",
-]
-# Used instead of a method that cannot be: after a failed trust test, to evaluate a version whose
-# classifier is not at hand, and for the mixtures that train a first classifier. Of the methods that
-# need nothing it has the best masks (benchmarks/method.py).
-FALL_BACK = "minimum-barrier"
-# Used for the preset `paper` in a preview without a classifier. FALL_BACK would show the same maps
-# as the preset `recommended`.
-PREVIEW_FALL_BACK = "spectral-residual"
 
 
 @dataclass(kw_only=True)
@@ -196,7 +108,7 @@ class MethodSettings(Checked):
     )
     segmenter_prompt: str | None = setting(
         None,
-        "what the segmenter looks for, divided by commas; by default the adapter's metaclass",
+        "what the segmenter looks for: words between commas; by default the adapter's metaclass",
         at_most=LONGEST_PROMPT,
     )
     segmenter_instances: Literal["union", "largest", "nearest-box"] = setting(
@@ -344,16 +256,6 @@ def sought_words(settings: MethodSettings, metaclass: str | None) -> tuple[str, 
     """What a segmenter looks for: the words of `segmenter_prompt`, or the adapter's metaclass."""
     words = settings.segmenter_prompt or metaclass or ""
     return tuple(word.strip() for word in words.split(",") if word.strip())
-
-
-def kind_of(reason: str) -> str:
-    """A reason without the figures that make it one row's own, for counting."""
-    return f"{LOW_CONFIDENCE} too low" if is_low_confidence(reason) else reason
-
-
-def is_low_confidence(reason: str) -> bool:
-    """Whether a row was left out because its mask cannot be trusted, which is no fault."""
-    return reason.startswith(LOW_CONFIDENCE)
 
 
 # The settings that turn a saliency map into a mask.

@@ -56,7 +56,7 @@ SALIENCY_SOURCES = {
             "classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"}
         ),
     ),
-    "consensus": SaliencySource("nothing", has_mask=True, has_confidence=True, trusted_from=0.5),
+    "consensus": SaliencySource("nothing", has_mask=True, has_confidence=True, trusted_from=0.2),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
@@ -78,8 +78,12 @@ NEEDED_SETTINGS = {
     "segmenter": ("segmenter", "a segmentation model"),
     "boxes": ("bbox_column", "a column of bounding boxes"),
 }
-# How the reason of a row begins whose mask cannot be trusted. Such a row is expected, and no fault.
+# How the reason of a row begins that is left out on purpose, and is no fault: its mask cannot be
+# trusted, or its target shows hardly any background.
 LOW_CONFIDENCE = "mask confidence"
+NO_BACKGROUND = "the target's foreground is too large"
+# How such a reason begins -> what it is counted as.
+EXPECTED_REASONS = {LOW_CONFIDENCE: f"{LOW_CONFIDENCE} too low", NO_BACKGROUND: NO_BACKGROUND}
 RembgModel = Literal[
     "isnet-general-use",
     "birefnet-general",
@@ -99,9 +103,15 @@ PREVIEW_FALL_BACK = "spectral-residual"
 
 def kind_of(reason: str) -> str:
     """A reason without the figures that make it one row's own, for counting."""
-    return f"{LOW_CONFIDENCE} too low" if is_low_confidence(reason) else reason
+    kinds = (kind for start, kind in EXPECTED_REASONS.items() if reason.startswith(start))
+    return next(kinds, reason)
+
+
+def is_expected(reason: str) -> bool:
+    """Whether a row was left out on purpose, which is no fault."""
+    return reason.startswith(tuple(EXPECTED_REASONS))
 
 
 def is_low_confidence(reason: str) -> bool:
-    """Whether a row was left out because its mask cannot be trusted, which is no fault."""
+    """Whether a row was left out because its mask cannot be trusted."""
     return reason.startswith(LOW_CONFIDENCE)

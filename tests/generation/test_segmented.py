@@ -20,7 +20,7 @@ from support.tiny_segmenters import eomt, saved_segmenter
 
 from sgdmix_hub.data.images import square
 from sgdmix_hub.data.splits import load_split
-from sgdmix_hub.errors import Preempted, Unusable, UnusableRow, UserError
+from sgdmix_hub.errors import Preempted, TooManySkipped, Unusable, UnusableRow, UserError
 from sgdmix_hub.generation import row_store
 from sgdmix_hub.generation.inputs import Inputs, resolve_inputs
 from sgdmix_hub.generation.plan import make_plan
@@ -36,6 +36,7 @@ from sgdmix_hub.publishing.layout import check_share_skipped
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import as_arguments, parse_settings, read_yaml
+from sgdmix_hub.settings.saliency import NO_BACKGROUND, kind_of
 
 CPU = torch.device("cpu")
 SEGMENTED = {
@@ -243,7 +244,14 @@ def test_a_row_below_the_floor_is_skipped_and_says_why(segmenter, birds, tmp_pat
     with pytest.raises(UnusableRow, match="mask confidence"):
         RowMaker(asked, inputs, maps).mixture(plan[0])
     skipped = [{"reason": row.skip} for row in plan]
+    skipped.append({"reason": f"{NO_BACKGROUND}: 83% of it, at most 75% are filled"})
     check_share_skipped({"skipped": skipped, "planned_rows": ROWS}, 0.01, tmp_path)
+    assert {kind_of(row["reason"]) for row in skipped} == {
+        "mask confidence too low",
+        NO_BACKGROUND,
+    }
+    with pytest.raises(TooManySkipped):
+        check_share_skipped({"skipped": [{"reason": "no bird"}], "planned_rows": 1}, 0, tmp_path)
 
 
 def test_what_shows_no_bird_has_the_confidence_zero(birds, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
+from PIL import Image
 from rowstores import in_two_processes, many_rows
 
 from sgdmix_hub.data.images import aspect_box
@@ -18,8 +19,9 @@ from sgdmix_hub.generation.saliency_maps import compute_backgrounds, compute_map
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.backgrounds import MARGIN, SIZE, background_box, background_features
 from sgdmix_hub.method.masks import foreground_mask, widen
+from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.method import MethodSettings, apply_preset
 
 CPU = torch.device("cpu")
 HALF = 8  # features of the upper half, then those of the lower
@@ -183,9 +185,7 @@ def test_a_background_box_lies_in_the_image_and_has_its_aspect(foreground, width
     left, top, right, bottom = background_box(foreground, width, height, aspect)
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
     largest = aspect_box(width, height, aspect)
-    assert right - left <= largest[2] and bottom - top <= largest[3]
-    assert right - left >= 0.69 * (largest[2] - largest[0]) - 1
-    assert bottom - top >= 0.69 * (largest[3] - largest[1]) - 1
+    assert (right - left, bottom - top) == (largest[2] - largest[0], largest[3] - largest[1])
 
 
 def test_without_foreground_the_box_is_the_largest_in_the_middle():
@@ -195,10 +195,27 @@ def test_without_foreground_the_box_is_the_largest_in_the_middle():
 
 
 def test_the_box_leaves_out_what_it_can_of_the_foreground():
-    """An object at the left of a wide image, and one in the corner of a square one."""
+    """An object at the left of a wide image, and at the bottom of a tall one."""
     foreground = np.zeros((64, 64), bool)
     foreground[10:50, :20] = True
     left, top, right, bottom = background_box(foreground, 200, 100, 1.0)
     assert (top, right - left, bottom) == (0, 100, 100) and 62 <= left < 80
-    left, top, right, bottom = background_box(foreground, 64, 64, 1.0)
-    assert left > 0 and foreground[top:bottom, left:right].mean() < foreground.mean() / 2
+    left, top, right, bottom = background_box(foreground.T[::-1], 100, 200, 1.0)
+    assert (left, right, bottom - top) == (0, 100, 100) and 20 < top <= 38
+
+
+def test_a_target_is_cropped_where_its_mask_leaves_background():
+    """By the mask at hand: the dataset's, else the saliency source's, else that of the map."""
+    size = (200, 100)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 200, 3), np.uint8))
+    left = np.zeros((64, 64), np.float32)
+    left[10:50, :20] = 1
+    mixer = Mixer(apply_preset(MethodSettings(strength=0.0, resolution=64)))
+    by_map = mixer.mask(image, left, 1.0)
+    assert by_map.box is not None and by_map.box[0] >= 62
+    by_mask = mixer.mask(image, left, 1.0, None, left[:, ::-1] > 0)
+    assert by_mask.box is not None and by_mask.box[2] <= 138
+    stored = Image.fromarray(np.uint8(left[:, ::-1] * 255)).resize(size)
+    by_column = mixer.mask(image, left, 1.0, stored, left > 0)
+    assert by_column.box is not None and by_column.box[2] <= 138
+    assert mixer.mask(image, left).box is None

@@ -38,7 +38,11 @@ def matte(bird):
     )
 
 
-def mask_of(stored, *, aspect=None, resolution=SIDE, size=(SIDE, SIDE), **values):
+def mask_of(stored, **values):
+    return masked(stored, **values).mask
+
+
+def masked(stored, *, aspect=None, resolution=SIDE, size=(SIDE, SIDE), **values):
     settings = apply_preset(
         MethodSettings(strength=0.0, resolution=resolution, saliency_method="mask-column", **values)
     )
@@ -47,7 +51,7 @@ def mask_of(stored, *, aspect=None, resolution=SIDE, size=(SIDE, SIDE), **values
         np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
     )
     saliency_map = mask_column_map(stored, settings.resize).astype(np.float16)
-    return mixer.mask(image, saliency_map, aspect, stored).mask
+    return mixer.mask(image, saliency_map, aspect, stored)
 
 
 @pytest.mark.parametrize("preset", ["paper", "recommended"])
@@ -74,12 +78,14 @@ def test_parts_thinner_than_a_cell_of_the_map_survive_at_half_the_size():
 def test_a_mask_is_cropped_with_its_image():
     bird = bird_with_crest()
     stored = Image.fromarray(np.uint8(bird) * 255)
-    left = SIDE // 4
+    target = masked(stored, aspect=0.5)
+    left, top, right, bottom = target.box
+    assert (top, right - left, bottom) == (0, SIDE // 2, SIDE)
     cropped = np.asarray(
-        Image.fromarray(bird[:, left : SIDE - left]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+        Image.fromarray(bird[:, left:right]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
     )
-    mask = mask_of(stored, aspect=0.5)
-    assert (mask & cropped).sum() / (mask | cropped).sum() > 0.97
+    mask = target.mask
+    assert cropped.any() and (mask & cropped).sum() / (mask | cropped).sum() > 0.97
     wide = Image.fromarray(np.pad(np.uint8(bird) * 255, ((0, 0), (SIDE // 2, SIDE // 2))))
     assert np.array_equal(mask_of(wide, resize="center-crop", size=(2 * SIDE, SIDE)), bird)
 

@@ -24,7 +24,7 @@ from sgdmix_hub.generation.plan import make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.method.mixer import MaskedImage, Mixer, crop_to_aspect
+from sgdmix_hub.method.mixer import MaskedImage, Mixer, crop_to_box
 from sgdmix_hub.method.mixing import HOLE_MARGIN, LARGEST_HOLE
 from sgdmix_hub.method.saliency.model_free import mask_column_map
 from sgdmix_hub.models.adapters import read_adapter
@@ -183,12 +183,11 @@ def test_image_and_map_stay_aligned_when_they_are_cropped(width, height, aspect,
     centre_x, centre_y = rng.uniform(0.3, 0.7, 2) * (width, height)
     mask = ((x - centre_x) / width) ** 2 + ((y - centre_y) / height) ** 2 < 0.3**2
     image = Image.fromarray(np.uint8(mask) * 255)
-    cropped, cropped_map = crop_to_aspect(
-        image, mask_column_map(image, "stretch").astype(np.float16), aspect
+    box = aspect_box(width, height, aspect)
+    cropped, cropped_map = crop_to_box(
+        image, mask_column_map(image, "stretch").astype(np.float16), box
     )
-    assert cropped.size == (lambda box: (box[2] - box[0], box[3] - box[1]))(
-        aspect_box(width, height, aspect)
-    )
+    assert cropped.size == (box[2] - box[0], box[3] - box[1])
     assert cropped_map.shape == (64, 64) and cropped_map.dtype == np.float32
     expected = mask_column_map(cropped, "stretch")
     assert np.abs(cropped_map - expected).mean() < 0.06
@@ -204,10 +203,10 @@ def test_a_ramp_is_cut_where_its_image_is(width, height, aspect):
     """The map says how far across and how far down a pixel lies in the whole image; so it does
     after the crop.
     """
-    left, top, right, bottom = aspect_box(width, height, aspect)
+    box = left, top, right, bottom = aspect_box(width, height, aspect)
     for axis, (start, stop, length) in enumerate([(top, bottom, height), (left, right, width)]):
         ramp = np.moveaxis(np.broadcast_to((np.arange(64) + 0.5) / 64, (64, 64)), 1, axis)
-        _, cut = crop_to_aspect(Image.new("RGB", (width, height)), ramp, aspect)
+        _, cut = crop_to_box(Image.new("RGB", (width, height)), ramp, box)
         expected = (start + (np.arange(64) + 0.5) / 64 * (stop - start)) / length
         line = np.moveaxis(cut, axis, 1)
         # Half a cell: at an edge of the image there is no neighbour to interpolate with.
@@ -227,15 +226,14 @@ def test_a_target_of_the_sources_aspect_is_not_touched(settings, pair):
 
 
 def test_objects_keep_their_proportions_to_the_source(settings):
-    """A disc in a wide or a tall target becomes the ellipse that the source's aspect implies."""
+    """A disc in a cropped target comes out as a source of another aspect would show it."""
     for width, height, aspect in [(240, 80, 0.5), (80, 240, 1.5), (120, 120, 2.0)]:
         y, x = np.mgrid[:height, :width]
         disc = (x - width / 2) ** 2 + (y - height / 2) ** 2 < 15**2
         image = Image.fromarray(np.repeat(np.uint8(disc)[..., None] * 255, 3, axis=2))
         saliency_map = mask_column_map(image.convert("L"), "stretch")
-        masked = Mixer(dataclasses.replace(settings, resolution=128)).mask(
-            image, saliency_map, aspect
-        )
+        cropped = crop_to_box(image, saliency_map, aspect_box(width, height, aspect))
+        masked = Mixer(dataclasses.replace(settings, resolution=128)).mask(*cropped)
         across, down = masked.mask.any(axis=0).sum(), masked.mask.any(axis=1).sum()
         assert down / across == pytest.approx(aspect, rel=0.12)
         assert iou(masked.mask, masked.pixels[..., 0] > 127) > 0.85
@@ -284,7 +282,12 @@ def test_crop_target_crops_what_is_stretched_and_nothing_else(mixed_sizes, resiz
         assert np.array_equal(plain.source.pixels, cropped.source.pixels)
         assert np.array_equal(plain.source.mask, cropped.source.mask)
         if resize == "stretch":
-            box = aspect_box(*target.size, source.width / source.height)
+            centred = aspect_box(*target.size, source.width / source.height)
+            box = cropped.target.box or centred
+            assert (box[2] - box[0], box[3] - box[1]) == (
+                centred[2] - centred[0],
+                centred[3] - centred[1],
+            )
             expected = target.crop(box).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
             changed += box != (0, 0, *target.size)
         else:

@@ -330,8 +330,7 @@ def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free
     assert stages == [f"{n}/6" for n in range(1, 7)]
     bootstrap = tmp_path / "run" / "bootstrap"
     mixtures = json.loads((bootstrap / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
-    assert mixtures["saliency"]
-        == {"method": "minimum-barrier", "trust": None, "unmixed": 0}
+    assert mixtures["saliency"] == {"method": "minimum-barrier", "trust": None, "unmixed": 0}
     assert mixtures["rows"] == 4 * 24
     retrained = json.loads((bootstrap / "classifier" / "classifier.json").read_text())
     assert retrained["synthetic"] == str(resolve(str(bootstrap / "repo"), "dataset"))

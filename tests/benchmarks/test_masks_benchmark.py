@@ -1,0 +1,62 @@
+"""The masks benchmark: its curve of failures against coverage, its floor, and its pictures."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from masks import Photograph, above_floor, curve, good_masks, reliability
+from parts.masks.drawing import TILE, draw_coverage, sheet
+
+TRUST = np.array([0.9, 0.1, 0.5, 0.7])
+FAILED = np.array([False, True, False, True])
+SIZE = 20
+
+
+def disc(radius):
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
+    return x * x + y * y < radius * radius
+
+
+def test_the_curve_keeps_the_most_trusted_first():
+    points = curve(TRUST, FAILED, ~FAILED)
+    assert [point["coverage"] for point in points] == [0.25, 0.5, 0.75, 1.0]
+    assert [point["floor"] for point in points] == [0.9, 0.7, 0.5, 0.1]
+    assert [point["failures"] for point in points] == [0, 0.5, 0.3333, 0.5]
+    assert all(round(point["failures"] + point["good"], 3) == 1 for point in points)
+
+
+def test_reliability_compares_confidences_with_shares():
+    assert reliability(TRUST, ~FAILED) == [
+        (0.1, 0.0, 1),
+        (0.5, 1.0, 1),
+        (0.7, 0.0, 1),
+        (0.9, 1.0, 1),
+    ]
+
+
+def test_a_good_mask_keeps_the_object():
+    true = np.stack([disc(8)] * 3)
+    masks = np.stack([disc(8), disc(7), disc(9.9)])  # exact, too small, too large
+    assert good_masks(masks, true).tolist() == [True, False, False]
+
+
+def test_masks_below_the_floor_are_neither_mixed_nor_targets():
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    rows = [Photograph("ordinary", str(number), image, disc(4), None, None) for number in range(4)]
+    masks = np.stack([disc(4), ~disc(4), disc(4), disc(4)])
+    left = above_floor(rows, masks, TRUST, 0.5)
+    assert left["coverage"] == 0.75 and left["failures"][0] == 0 and left["usable"][0] == 1
+    assert above_floor(rows, masks, TRUST, 0.0)["failures"][0] == 0.25
+
+
+def test_the_pictures_are_drawn(tmp_path):
+    image = np.full((SIZE, SIZE, 3), 90, np.uint8)
+    entry = (image, disc(5), 0.5, None)
+    assert sheet([entry, (*entry[:3], image)] * 2).size == (6 * TILE, 2 * TILE)
+    points = curve(TRUST, FAILED, ~FAILED)
+    draw_coverage({"ordinary": points}, {"ordinary": 0.5}, tmp_path / "curve.png")
+    assert Image.open(tmp_path / "curve.png").size[0] > 300
