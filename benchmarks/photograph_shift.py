@@ -21,12 +21,13 @@ Written down before the first run:
 - Arms: 4 mixtures a source at S = 0, made by `MappedSplit` with the preset `recommended`; only the
   masks differ. A real image is replaced by one of its mixtures with p = .5, if it has any.
 - Classifiers: primary, a linear head on the frozen features of EfficientNet-Lite0 (ImageNet);
-  second, a small network from scratch at 64 pixels.
+  second, if time allows, a small network from scratch at 64 pixels.
 - Hypothesis: `recommended` now, without a model (consensus, which abstains below its floor), is
   better than `recommended` before (minimum barrier and GrabCut's old radii). This difference, with
   the primary classifier, is the primary comparison; all others are secondary.
-- Seeds 1 to 5. No look at figures decides when to stop; if time runs out, the seeds that finished
-  in all arms are reported. Intervals: paired t over seeds, and 1,000 bootstrap draws of objects.
+- Seeds 1 to 5. No look at figures decides when to stop. The first four arms run first; if time runs
+  out, a comparison is made on the seeds that finished in both of its arms, and their number stated.
+  Intervals: paired t over seeds, and 1,000 bootstrap draws of objects.
 """
 
 from __future__ import annotations
@@ -56,7 +57,6 @@ from torch.nn import functional
 from sgdmix_hub.data.images import resize_mask
 from sgdmix_hub.mapped import MappedSplit
 from sgdmix_hub.method.masks import grabcut_mask, threshold_mask
-from sgdmix_hub.method.saliency.consensus import consensus
 from sgdmix_hub.method.saliency.model_free import minimum_barrier
 from sgdmix_hub.metrics.mask_quality import mask_iou
 from sgdmix_hub.pipeline import SGDMixPipeline
@@ -65,14 +65,15 @@ CLASSES, TRAIN, TEST, STRAYS = 8, 8, 40, 3
 SIZE, RESOLUTION = 256, 128
 VARIANTS, PROBABILITY = 4, 0.5
 CATEGORIES = ("birds", "mammals")
-REAL, WAS, NOW, SEGMENTER, TRUE, RANDOM = ARMS = (
+REAL, WAS, NOW, TRUE, SEGMENTER, RANDOM = ARMS = (
     "flips and crops",
     "`recommended` before",
     "`recommended` now, no model",
-    "segmenter (IS-Net, 512)",
     "true masks",
+    "segmenter (IS-Net, 512)",
     "masks of other images",
 )
+LITE0, SCRATCH = "Lite0, linear head", "from scratch"
 COMPARISONS = ((NOW, WAS), (SEGMENTER, WAS), (SEGMENTER, NOW), (TRUE, NOW), (WAS, REAL),
                (NOW, REAL), (NOW, RANDOM))  # fmt: skip
 Groups = dict[str, list[np.ndarray]]
@@ -170,11 +171,12 @@ def mask_before(image: Image.Image) -> np.ndarray:
     return grabcut_mask(pixels, saliency_map, coarse, BEFORE)
 
 
-def column_masks(arm: str, train: Images, alphas: np.ndarray | None, seed: int) -> np.ndarray:
-    """The stored masks of an arm, uint8 (n, SIZE, SIZE)."""
+def column_masks(arm: str, train: Images, folder: Path | None, seed: int) -> np.ndarray:
+    """The stored masks of an arm, uint8 (n, SIZE, SIZE); `folder`: of the segmenter's."""
     if arm == SEGMENTER:
-        assert alphas is not None, "the segmenter's arm needs --segmenter_masks"
-        return alphas
+        assert folder is not None, "the segmenter's arm needs --segmenter_masks"
+        paths = [folder / f"seed-{seed}_{row:03d}.png" for row in range(len(train.labels))]
+        return np.stack([np.asarray(Image.open(path).convert("L")) for path in paths])
     masks = train.masks.astype(np.uint8) * 255
     if arm == RANDOM:  # each image gets the next one's in a random order
         order = np.random.default_rng([seed, 1]).permutation(len(masks))
@@ -182,24 +184,15 @@ def column_masks(arm: str, train: Images, alphas: np.ndarray | None, seed: int) 
     return masks
 
 
-def arm_iou(arm: str, train: Images, stored: np.ndarray | None) -> float:
-    """Mean IoU of an arm's masks with the true ones, before any abstention."""
-    if stored is not None:
-        found = stored > 127
-    elif arm == WAS:
-        found = [resize_mask(mask_before(Image.fromarray(one)), SIZE) for one in train.pixels]
-    else:
-        found = [consensus(one)[0] for one in train.pixels]
-    return float(mask_iou(np.stack(list(found)), train.masks).mean())
-
-
 def mixtures(
     arm: str, train: Images, stored: np.ndarray | None, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The arm's mixtures, uint8 (m, RESOLUTION, RESOLUTION, 3), and their sources' rows (m,)."""
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The arm's mixtures, uint8 (m, RESOLUTION, RESOLUTION, 3), their sources' rows (m,), and the
+    mean IoU of its masks with the true ones, those that it abstains from included.
+    """
     columns: dict = {"image": [Image.fromarray(one) for one in train.pixels]}
-    features = Features(image=ImageFeature(), label=ClassLabel(num_classes=CLASSES))
     columns["label"] = train.labels
+    features = Features(image=ImageFeature(), label=ClassLabel(num_classes=CLASSES))
     method: dict = {"strength": [0.0], "resolution": RESOLUTION, "num_variants": VARIANTS}
     if stored is not None:
         columns["mask"] = [Image.fromarray(one) for one in stored]
@@ -215,7 +208,19 @@ def mixtures(
         np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB")) for cell in made["image"]
     ]
     empty = np.zeros((0, RESOLUTION, RESOLUTION, 3), np.uint8)
-    return np.stack(images) if images else empty, np.array(made["source_index"], int)
+    masks = stored > 127 if stored is not None else masks_found(mapped, train.masks)
+    iou = float(mask_iou(masks, train.masks).mean())
+    return np.stack(images) if images else empty, np.array(made["source_index"], int), iou
+
+
+def masks_found(mapped: MappedSplit, like: np.ndarray) -> np.ndarray:
+    """The masks that the source found, bool as `like`; an image without one has an empty mask."""
+    maps, masks = mapped.maker.maps, np.zeros_like(like)
+    for row in range(len(like)):
+        mask = None if row in maps.unusable else maps.mask(row)
+        if mask is not None:
+            masks[row] = resize_mask(mask, SIZE)
+    return masks
 
 
 # ---- the classifiers ----
@@ -240,20 +245,10 @@ def flipped_and_cropped(images: torch.Tensor, generator: torch.Generator) -> tor
     return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-@dataclass(frozen=True)
-class Training:
-    """What an arm trains on: real images and mixtures (n, 3, h, w), their classes, and for each
-    mixture its source's row.
-    """
-
-    real: torch.Tensor
-    labels: np.ndarray
-    mixed: torch.Tensor
-    sources: np.ndarray
-    seed: int
-
-
-Classify = Callable[[Training, torch.Tensor], np.ndarray]
+# Mixtures (m, h, w, 3) and their sources' rows (m,) -> predicted classes of the test images.
+Classify = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Training and test images of a seed -> how each of its arms trains and predicts.
+Classifier = Callable[[Images, Images, int], Classify]
 
 
 def frozen_lite0() -> Callable[[torch.Tensor], np.ndarray]:
@@ -275,26 +270,36 @@ def frozen_lite0() -> Callable[[torch.Tensor], np.ndarray]:
     return features
 
 
-def linear_head(features: Callable[[torch.Tensor], np.ndarray]) -> Classify:
+def linear_head(load: Callable[[], Callable[[torch.Tensor], np.ndarray]]) -> Classifier:
     """A logistic regression on frozen features; p is exact, as the images' weights."""
 
-    def classify(training: Training, test: torch.Tensor) -> np.ndarray:
-        generator = torch.Generator().manual_seed(training.seed)
-        views = [flipped_and_cropped(training.real, generator) for _ in range(VARIANTS)]
-        images = [torch.cat(views), flipped_and_cropped(training.mixed, generator)]
-        rows = np.concatenate([np.tile(np.arange(len(training.real)), VARIANTS), training.sources])
-        made = np.bincount(training.sources, minlength=len(training.real))
-        real_weight = np.where(made > 0, 1 - PROBABILITY, 1.0) / VARIANTS
-        weights = np.concatenate(
-            [np.tile(real_weight, VARIANTS), PROBABILITY / np.maximum(made, 1)[training.sources]]
-        )
-        scaler = StandardScaler()
-        inputs = scaler.fit_transform(features(torch.cat(images)), sample_weight=weights)
-        head = LogisticRegression(C=0.1, max_iter=300)
-        head.fit(inputs, training.labels[rows], sample_weight=weights)
-        return head.predict(scaler.transform(features(test)))
+    def of_seed(train: Images, test: Images, seed: int) -> Classify:
+        features = load()
+        generator = torch.Generator().manual_seed(seed)
+        real = tensor(train.pixels)
+        views = torch.cat([flipped_and_cropped(real, generator) for _ in range(VARIANTS)])
+        real_features, test_features = features(views), features(tensor(test.pixels))
 
-    return classify
+        def classify(mixed: np.ndarray, sources: np.ndarray) -> np.ndarray:
+            inputs, rows = real_features, np.tile(np.arange(len(real)), VARIANTS)
+            made = np.bincount(sources, minlength=len(real))
+            weights = np.where(made > 0, 1 - PROBABILITY, 1.0)[rows] / VARIANTS
+            if len(mixed):
+                drawn = torch.Generator().manual_seed(seed + 1000)
+                inputs = np.concatenate(
+                    [inputs, features(flipped_and_cropped(tensor(mixed), drawn))]
+                )
+                rows = np.concatenate([rows, sources])
+                weights = np.concatenate([weights, PROBABILITY / made[sources]])
+            scaler = StandardScaler()
+            scaled = scaler.fit_transform(inputs, sample_weight=weights)
+            head = LogisticRegression(C=0.1, max_iter=300)
+            head.fit(scaled, train.labels[rows], sample_weight=weights)
+            return head.predict(scaler.transform(test_features))
+
+        return classify
+
+    return of_seed
 
 
 def small_network() -> torch.nn.Module:
@@ -310,70 +315,60 @@ def small_network() -> torch.nn.Module:
     return torch.nn.Sequential(*layers, *head)
 
 
-def from_scratch(steps: int, batch: int = 32) -> Classify:
+def from_scratch(steps: int, batch: int = 32) -> Classifier:
     """A small network, trained for `steps` batches."""
 
-    def classify(training: Training, test: torch.Tensor) -> np.ndarray:
-        torch.manual_seed(training.seed)
-        generator = torch.Generator().manual_seed(training.seed)
-        rng = np.random.default_rng(training.seed)
-        made = [np.flatnonzero(training.sources == row) for row in range(len(training.real))]
-        network = small_network()
-        optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-        for _ in range(steps):
-            rows = rng.integers(0, len(training.real), batch)
-            replaced, drawn = rng.random(batch) < PROBABILITY, rng.random(batch)
-            images = torch.stack(
-                [
-                    training.mixed[made[row][int(place * len(made[row]))]]
-                    if mixed and len(made[row])
-                    else training.real[row]
-                    for row, mixed, place in zip(rows, replaced, drawn, strict=True)
-                ]
-            )
-            logits = network(flipped_and_cropped(images, generator))
-            loss = functional.cross_entropy(logits, torch.from_numpy(training.labels[rows]))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        network.eval()
-        with torch.inference_mode():
-            return torch.cat([network(part) for part in test.split(64)]).argmax(1).numpy()
+    def of_seed(train: Images, test: Images, seed: int) -> Classify:
+        real, shown = tensor(train.pixels), tensor(test.pixels)
 
-    return classify
+        def classify(mixed: np.ndarray, sources: np.ndarray) -> np.ndarray:
+            torch.manual_seed(seed)
+            generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+            synthetic = tensor(mixed) if len(mixed) else real[:0]
+            made = [np.flatnonzero(sources == row) for row in range(len(real))]
+            network = small_network()
+            optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.05)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+            for _ in range(steps):
+                rows = rng.integers(0, len(real), batch)
+                replaced, drawn = rng.random(batch) < PROBABILITY, rng.random(batch)
+                images = [
+                    synthetic[made[row][int(place * len(made[row]))]]
+                    if replace and len(made[row])
+                    else real[row]
+                    for row, replace, place in zip(rows, replaced, drawn, strict=True)
+                ]
+                logits = network(flipped_and_cropped(torch.stack(images), generator))
+                loss = functional.cross_entropy(logits, torch.from_numpy(train.labels[rows]))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+            network.eval()
+            with torch.inference_mode():
+                return torch.cat([network(part) for part in shown.split(64)]).argmax(1).numpy()
+
+        return classify
+
+    return of_seed
 
 
 # ---- the runs ----
 
 
 def run_arm(
-    arm: str,
-    seed: int,
-    names: list[str],
-    train: Images,
-    test: Images,
-    alphas: np.ndarray | None,
-    classifiers: dict[str, Classify],
+    arm: str, seed: int, train: Images, test: Images, masks: Path | None, classify: Classify
 ) -> dict:
-    """The figures of one arm and seed: accuracy of each class by classifier, and its masks."""
-    started = time.monotonic()
-    figures: dict = {"arm": arm, "seed": seed, "objects": names}
-    mixed = np.zeros((0, RESOLUTION, RESOLUTION, 3), np.uint8), np.zeros(0, int)
+    """The figures of one arm: accuracy of each class, and its masks."""
+    started, figures = time.monotonic(), {}
+    mixed, sources = np.zeros((0, RESOLUTION, RESOLUTION, 3), np.uint8), np.zeros(0, int)
     if arm != REAL:
-        stored = None if arm in (WAS, NOW) else column_masks(arm, train, alphas, seed)
-        figures["iou"] = arm_iou(arm, train, stored)
-        mixed = mixtures(arm, train, stored, seed)
-        figures["mixed"] = len(np.unique(mixed[1])) / len(train.labels)
-    images = tensor(mixed[0]) if len(mixed[0]) else torch.zeros(0, 3, RESOLUTION, RESOLUTION)
-    training = Training(tensor(train.pixels), train.labels, images, mixed[1], seed)
-    shown = tensor(test.pixels)
-    for name, classify in classifiers.items():
-        right = classify(training, shown) == test.labels
-        figures[name] = [float(right[test.labels == label].mean()) for label in range(CLASSES)]
-    figures["seconds"] = round(time.monotonic() - started, 1)
-    return figures
+        stored = None if arm in (WAS, NOW) else column_masks(arm, train, masks, seed)
+        mixed, sources, figures["iou"] = mixtures(arm, train, stored, seed)
+        figures["mixed"] = len(np.unique(sources)) / len(train.labels)
+    right = classify(mixed, sources) == test.labels
+    figures["accuracy"] = [float(right[test.labels == label].mean()) for label in range(CLASSES)]
+    return figures | {"seconds": round(time.monotonic() - started, 1)}
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -389,39 +384,39 @@ def run(
     objects: dict[str, np.ndarray],
     groups: Groups,
     masks: Path | None,
-    classifiers: dict[str, Classify],
+    classifiers: dict[str, Classifier],
     test: int = TEST,
 ) -> list[dict]:
     """Runs what is not in `lines` yet, and returns all of it."""
     lines.parent.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        done = {(line["arm"], line["seed"]) for line in read_lines(lines)}
-        if all((arm, seed) in done for arm in arms):
-            continue
-        names, train, tested = make_task(seed, objects, groups, test)
-        alphas = None
-        if masks is not None:
-            paths = [masks / f"seed-{seed}_{row:03d}.png" for row in range(len(train.labels))]
-            alphas = np.stack([np.asarray(Image.open(path).convert("L")) for path in paths])
-        for arm in arms:
-            if (arm, seed) not in done:
-                figures = run_arm(arm, seed, names, train, tested, alphas, classifiers)
+    finished = read_lines(lines)
+    lines.write_text("".join(json.dumps(line) + "\n" for line in finished), encoding="utf-8")
+    done = {(line["classifier"], line["seed"], line["arm"]) for line in finished}
+    for name, classifier in classifiers.items():
+        for seed in seeds:
+            left = [arm for arm in arms if (name, seed, arm) not in done]
+            if not left:
+                continue
+            names, train, tested = make_task(seed, objects, groups, test)
+            classify = classifier(train, tested, seed)
+            for arm in left:
+                figures = {"classifier": name, "seed": seed, "arm": arm, "objects": names}
+                figures |= run_arm(arm, seed, train, tested, masks, classify)
                 with lines.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(figures) + "\n")
-                print(f"seed {seed}, {arm}: {figures['seconds']} s", flush=True)
+                print(f"{name}, seed {seed}, {arm}: {figures['seconds']} s", flush=True)
     return read_lines(lines)
 
 
 # ---- the tables ----
 
 
-def object_bounds(lines: dict[tuple[str, int], dict], key: str, arm: str, other: str, seeds) -> str:
+def object_bounds(ours: list[dict], theirs: list[dict]) -> str:
     """2.5 % and 97.5 % quantiles of the mean difference, over bootstrap draws of objects."""
     by_object: dict[str, list[float]] = {}
-    for seed in seeds:
-        one, two = lines[arm, seed], lines[other, seed]
-        for name, ours, theirs in zip(one["objects"], one[key], two[key], strict=True):
-            by_object.setdefault(name, []).append(ours - theirs)
+    for one, two in zip(ours, theirs, strict=True):
+        for name, here, there in zip(one["objects"], one["accuracy"], two["accuracy"], strict=True):
+            by_object.setdefault(name, []).append(here - there)
     sums = np.array([(sum(values), len(values)) for values in by_object.values()])
     draws = np.random.default_rng(0).integers(0, len(sums), (DRAWS, len(sums)))
     totals = sums[draws].sum(axis=1)
@@ -429,39 +424,38 @@ def object_bounds(lines: dict[tuple[str, int], dict], key: str, arm: str, other:
     return f"{lower:+.3f} to {upper:+.3f}"
 
 
-def tables(figures: list[dict], classifiers: list[str]) -> str:
-    """Accuracies, masks and paired differences of the seeds that finished in all arms."""
-    lines = {(line["arm"], line["seed"]): line for line in figures}
-    arms = [arm for arm in ARMS if any(line["arm"] == arm for line in figures)]
-    seeds = sorted({seed for _, seed in lines if all((arm, seed) in lines for arm in arms)})
+def mean(lines: list[dict], key: str) -> str:
+    values = [line[key] for line in lines if key in line]
+    return f"{np.mean(values):.2f}" if values else ""
 
-    def accuracy(arm: str, key: str) -> list[float]:
-        return [float(np.mean(lines[arm, seed][key])) for seed in seeds]
 
-    def mean(arm: str, key: str) -> str:
-        values = [lines[arm, seed].get(key) for seed in seeds]
-        return "" if None in values else f"{np.mean(values):.2f}"
-
+def tables(figures: list[dict]) -> str:
+    """Accuracies, masks and paired differences, each with the number of its seeds."""
+    runs: dict[tuple[str, str], dict[int, dict]] = {}
+    for line in figures:
+        runs.setdefault((line["classifier"], line["arm"]), {})[line["seed"]] = line
     text = [
-        f"{len(seeds)} seeds.\n",
-        f"| Masks | {' | '.join(classifiers)} | mask IoU | sources mixed |",
-        "|---|" + "---|" * (len(classifiers) + 2),
+        "| Classifier | masks | accuracy | seeds | mask IoU | sources mixed |",
+        "|---|---|---|---|---|---|",
     ]
-    for arm in arms:
-        cells = [interval(accuracy(arm, key)) for key in classifiers]
-        text.append(f"| {arm} | {' | '.join(cells)} | {mean(arm, 'iou')} | {mean(arm, 'mixed')} |")
+    names = [name for name in (LITE0, SCRATCH) if any(key[0] == name for key in runs)]
+    for name, arm in ((name, arm) for name in names for arm in ARMS if (name, arm) in runs):
+        lines = list(runs[name, arm].values())
+        accuracy = interval([np.mean(line["accuracy"]) for line in lines])
+        cells = [name, arm, accuracy, str(len(lines)), mean(lines, "iou"), mean(lines, "mixed")]
+        text.append(f"| {' | '.join(cells)} |")
     text += [
         "",
-        "| Difference | classifier | mean ± interval | over objects |",
-        "|---|---|---|---|",
+        "| Classifier | difference | mean | seeds | over objects |",
+        "|---|---|---|---|---|",
     ]
-    for arm, other in COMPARISONS:
-        if arm not in arms or other not in arms:
-            continue
-        for key in classifiers:
-            difference = paired(accuracy(arm, key), accuracy(other, key))
-            bounds = object_bounds(lines, key, arm, other, seeds)
-            text.append(f"| {arm} - {other} | {key} | {difference} | {bounds} |")
+    for name, (arm, other) in ((name, pair) for name in names for pair in COMPARISONS):
+        one, two = runs.get((name, arm), {}), runs.get((name, other), {})
+        if seeds := sorted(one.keys() & two.keys()):
+            ours, theirs = [one[seed] for seed in seeds], [two[seed] for seed in seeds]
+            values = [[np.mean(line["accuracy"]) for line in lines] for lines in (ours, theirs)]
+            cells = [name, f"{arm} - {other}", paired(*values), str(len(seeds))]
+            text.append(f"| {' | '.join([*cells, object_bounds(ours, theirs)])} |")
     return "\n".join(text)
 
 
@@ -476,7 +470,9 @@ def main() -> None:
     parser.add_argument("--segmenter_masks", type=Path, help="folder of a segmenter's masks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--steps", type=int, default=300, help="of the network from scratch")
+    both = [LITE0, SCRATCH]
+    parser.add_argument("--classifiers", nargs="+", choices=both, default=both)
+    parser.add_argument("--steps", type=int, default=150, help="of the network from scratch")
     parser.add_argument(
         "--lines", type=Path, default=Path("outputs/benchmarks/photograph_shift.jsonl")
     )
@@ -489,10 +485,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     logging.getLogger("sgdmix_hub").setLevel(logging.ERROR)  # rows left out are counted
-    classifiers = {
-        "Lite0, linear head": linear_head(frozen_lite0()),
-        "from scratch": from_scratch(arguments.steps),
-    }
+    classifiers = {LITE0: linear_head(frozen_lite0), SCRATCH: from_scratch(arguments.steps)}
     figures = run(
         arguments.seeds,
         arguments.arms,
@@ -500,11 +493,11 @@ def main() -> None:
         objects,
         groups,
         arguments.segmenter_masks,
-        classifiers,
+        {name: classifiers[name] for name in arguments.classifiers},
     )
     path = arguments.results / "photograph_shift.json"
     path.write_text(json.dumps(figures, sort_keys=True), encoding="utf-8")
-    print(tables(figures, list(classifiers)))
+    print(tables(figures))
 
 
 if __name__ == "__main__":
