@@ -64,6 +64,11 @@ FILLS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
+def chosen_on(name: str) -> bool:
+    """Whether constants were chosen on the object of this name."""
+    return zlib.crc32(name.encode()) % 2 == 0
+
+
 @dataclass(frozen=True)
 class Photograph:
     """One image of the domain: uint8 (size, size, 3), and its true mask, bool (size, size)."""
@@ -78,7 +83,7 @@ class Photograph:
     @property
     def chosen_on(self) -> bool:
         """Whether constants were chosen on this object."""
-        return zlib.crc32(self.obj.encode()) % 2 == 0
+        return chosen_on(self.obj)
 
 
 def photographs(domain: Path, masks: Path | None, poses: int) -> list[Photograph]:
