@@ -162,7 +162,7 @@ def test_another_mask_has_another_store_and_another_draw_has_not(source_rows, tm
         {"threshold_method": "yen"},
         {"mask_dilation": 0.1},
         {"fill_holes": True},
-        {"mask_refinement": "grabcut"},
+        {"mask_refinement": "none"},
     ):
         now = stores(**values)
         assert len(now - known) == 1

@@ -318,6 +318,7 @@ def test_coarse_maps_are_made_and_warned_of_once(classifier, birds, tmp_path, ca
         dataset_name=str(birds),
         output_dir=str(tmp_path / "run"),
         saliency_dir=str(tmp_path / "maps"),
+        preset="paper",
         classifier=str(classifier),
         saliency_input_size=32,
         strength=0.0,
