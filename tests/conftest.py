@@ -239,6 +239,7 @@ def mixing(birds):
     """Settings of a generation that only mixes: strength 0, so no diffusion model is loaded."""
     return {
         "dataset_name": birds,
+        "preset": "paper",
         "saliency_method": "spectral-residual",
         "strength": 0,
         "resolution": 32,
@@ -310,6 +311,7 @@ def generation(evil_source, tmp_path_factory):
         if name not in made:
             made[name] = tmp_path_factory.mktemp("generations") / name
             defaults = {
+                "preset": "paper",
                 "saliency_method": "spectral-residual",
                 "strength": 0.0,
                 "resolution": 32,

@@ -36,6 +36,7 @@ def mask_settings(**values):
     unused = {
         "dataset_name": "unused",
         "output_dir": "unused",
+        "preset": "paper",
         "classifier": "unused",
         "strength": 0.0,
     }

@@ -35,6 +35,7 @@ def make_refiner(tiny_base, adapter):
 
     def make(base=tiny_base, **values):
         defaults = {
+            "preset": "paper",
             "strength": 0.5,
             "num_inference_steps": 6,
             "guidance_scale": 5.0,

@@ -46,6 +46,7 @@ def settings(birds, adapter, tiny_base):
             dataset_name=str(birds),
             output_dir="unused",
             adapter=str(adapter),
+            preset="paper",
             saliency_method="spectral-residual",
             strength=0.5,
             num_inference_steps=4,

@@ -60,6 +60,7 @@ def settings_for(dataset, output, **more) -> AugmentSettings:
     return AugmentSettings(
         dataset_name=str(dataset),
         output_dir=str(output),
+        preset="paper",
         saliency_method="spectral-residual",
         strength=0.0,
         resolution=32,
