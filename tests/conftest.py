@@ -347,6 +347,7 @@ def generation_settings(birds, classifier, adapter, tiny_base):
     """Settings of the full method: 48 rows in 8 shards; strength 0.6 of 4 steps runs 2 steps."""
     return {
         "dataset_name": birds,
+        "preset": "paper",
         "classifier": classifier,
         "adapter": adapter,
         "pretrained_model_name_or_path": tiny_base,

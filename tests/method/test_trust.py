@@ -84,7 +84,12 @@ def wilson(right, images, z=1.959964):
 
 
 def settings_of(dataset, classifier, output, **values):
-    chosen = {"saliency_method": "grad-cam", "strength": 0.0, "resolution": 32} | values
+    chosen = {
+        "preset": "paper",
+        "saliency_method": "grad-cam",
+        "strength": 0.0,
+        "resolution": 32,
+    } | values
     return apply_preset(
         AugmentSettings(
             dataset_name=str(dataset), classifier=str(classifier), output_dir=str(output), **chosen

@@ -126,7 +126,9 @@ def test_another_adapter_has_a_cache_of_its_own_and_the_same_one_has_the_same(
 
 def test_another_classifier_has_a_cache_of_its_own(classifier, dataset, tmp_path):
     def fingerprint(folder):
-        pipeline = SGDMixPipeline.from_pretrained(classifier=str(folder), strength=0, resolution=32)
+        pipeline = SGDMixPipeline.from_pretrained(
+            preset="paper", classifier=str(folder), strength=0, resolution=32
+        )
         return MappedSplit(pipeline, dataset).options["new_fingerprint"]
 
     other = copied(classifier, tmp_path, with_other_weights)
@@ -178,7 +180,10 @@ def test_a_base_without_an_adapter_has_prompts_with_the_names_of_the_classes(
 def test_models_of_other_classes_do_not_go_together(classifier, class_names):
     with pytest.raises(UserError, match="classes are not the .* of the given class_names"):
         SGDMixPipeline.from_pretrained(
-            strength=0, classifier=str(classifier), class_names=class_names[::-1]
+            preset="paper",
+            strength=0,
+            classifier=str(classifier),
+            class_names=class_names[::-1],
         )
 
 
@@ -186,7 +191,9 @@ def test_a_split_whose_class_numbers_mean_something_else_is_refused(pipeline, cl
     swapped = dataset.cast_column("label", ClassLabel(names=dataset.features["label"].names[::-1]))
     for model in (
         pipeline,
-        SGDMixPipeline.from_pretrained(strength=0, resolution=32, classifier=str(classifier)),
+        SGDMixPipeline.from_pretrained(
+            preset="paper", strength=0, resolution=32, classifier=str(classifier)
+        ),
     ):
         with pytest.raises(UserError, match="other classes"):
             MappedSplit(model, swapped)
@@ -253,7 +260,9 @@ def test_a_call_with_something_missing_says_what(pipeline, dataset, classifier):
     image = dataset[0]["image"]
     with pytest.raises(ValueError, match="choose a strength"):
         pipeline([image], [image], [0], seeds=[0])
-    looking = SGDMixPipeline.from_pretrained(strength=0, resolution=32, classifier=str(classifier))
+    looking = SGDMixPipeline.from_pretrained(
+        preset="paper", strength=0, resolution=32, classifier=str(classifier)
+    )
     with pytest.raises(ValueError, match="target_labels"):
         looking([image], [image], [0], seeds=[0])
     (mixed,) = looking(

@@ -150,6 +150,7 @@ def test_a_colleague_generates_with_what_was_pushed(
         "dataset_name": birds,
         "pretrained_model_name_or_path": tiny_base,
         "adapter": "birds/adapter@main",
+        "preset": "paper",
         "classifier": "birds/classifier@main",
         "output_dir": tmp_path / "run",
         "strength": 0.5,
