@@ -88,6 +88,7 @@ def choices(
         AugmentSettings(
             dataset_name="random",
             output_dir="nowhere",
+            preset="paper",
             num_candidates=num_candidates,
             selection_method=method,
             target_classes=classes,

@@ -48,7 +48,7 @@ TASKS = {
     ),
 }
 
-GENERATION = MIXING_ALONE | {"strength": 0.5}
+GENERATION = MIXING_ALONE | {"preset": "paper", "strength": 0.5}
 GOOD = {"preset": "recommended"}
 TRUE = {"saliency_method": "mask-column", "mask_column": "mask", "mask_refinement": "none"}
 CENTRE = {"saliency_method": "mask-column", "mask_column": "centre", "mask_refinement": "none"}

@@ -53,6 +53,8 @@ def command(dataset: Path, output: Path, words: list[str]) -> list[str]:
         dataset,
         "--output_dir",
         output,
+        "--preset",
+        "paper",
         "--saliency_method",
         "spectral-residual",
     ]

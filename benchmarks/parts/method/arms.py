@@ -28,6 +28,7 @@ DOWNSTREAM = {
 SALIENCY = {"image_size": 128, "num_train_epochs": 40}  # 16 x 16 cells for the CAM
 ADAPTER = read_yaml(RECIPE / "adapter.yaml") | {"metaclass": "bird"}
 GENERATION = {
+    "preset": "paper",
     "num_variants": 4,
     "num_candidates": 50,
     "num_inference_steps": 10,
@@ -37,6 +38,7 @@ GENERATION = {
 }
 REFINED = {"strength": 0.5}
 GOOD = {"preset": "recommended"}
+BARRIER = {**GOOD, "saliency_method": "minimum-barrier"}
 TRUE = {**GOOD, "saliency_method": "mask-column", "mask_column": "mask", "mask_refinement": "none"}
 CENTRE = {"saliency_method": "mask-column", "mask_column": "centre", "selection_method": "random"}
 CAM = {**GOOD, "saliency_method": "grad-cam", "trust_test": "warn"}
@@ -48,8 +50,8 @@ ARMS = {
     "paper, S = 0.5": REFINED,
     "spectral residual, union": {"saliency_method": "spectral-residual"},
     "fixed centre mask, union, random targets": CENTRE,
-    "minimum barrier + GrabCut, union": {**GOOD, "mixing_method": "union"},
-    "minimum barrier + GrabCut, source": {**GOOD, "mixing_method": "source"},
+    "minimum barrier + GrabCut, union": {**BARRIER, "mixing_method": "union"},
+    "minimum barrier + GrabCut, source": {**BARRIER, "mixing_method": "source"},
     "recommended, S = 0": GOOD,
     "its targets from the whole split": {**GOOD, "target_classes": "any"},
     "its targets random": {**GOOD, "selection_method": "random"},
