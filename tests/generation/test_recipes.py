@@ -269,7 +269,9 @@ def driven(request, tiny_base, tmp_path_factory) -> Driven:
     write_classifier(classifier, split)
     tokenizer, ids = write_adapter(adapter, split)
     inputs = resolve_inputs(generation, folder / "run" / "state")
-    maps = compute_maps(generation, inputs.split, inputs.classifier, 0, 1, state.device)
+    maps = compute_maps(
+        generation, inputs.split, inputs.classifier, 0, 1, state.device, inputs.segmenter
+    )
     plan = list(make_plan(generation, inputs.split, maps))
     labels = list(range(len(schema.names))) * 4
     return Driven(

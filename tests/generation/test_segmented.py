@@ -40,6 +40,7 @@ from sgdmix_hub.settings.saliency import NO_BACKGROUND, kind_of
 
 CPU = torch.device("cpu")
 SEGMENTED = {
+    "preset": "paper",
     "saliency_method": "segmentation",
     "segmenter_prompt": "bird",
     "strength": 0.0,

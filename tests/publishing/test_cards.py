@@ -286,7 +286,9 @@ def test_what_had_no_part_is_not_on_the_card(mixing_method, shown):
 
 def test_a_trust_test_is_told_and_so_is_the_method_that_it_led_to():
     trust = {"foreground_accuracy": 0.25, "background_accuracy": 0.756, "images": 64}
-    chosen = card_settings(trust_test="fall-back", saliency_layer="resnet.encoder.stages.2")
+    chosen = card_settings(
+        preset="paper", trust_test="fall-back", saliency_layer="resnet.encoder.stages.2"
+    )
     kept, fallen = (
         {"saliency": {"method": name, "trust": trust}} for name in ("grad-cam", "minimum-barrier")
     )
