@@ -15,5 +15,5 @@ source, target, out = sys.argv[1:]
 pipeline = SGDMixPipeline.from_pretrained(preset="recommended", strength=0, resolution=512)
 (mixed,) = pipeline([Image.open(source)], [Image.open(target)], labels=[0], seeds=[0])
 if mixed is None:
-    sys.exit("no foreground was found in the first image")
+    sys.exit("no mask of these two images can be trusted")
 mixed.save(out)

@@ -214,8 +214,8 @@ def outcomes(publisher, first_version, birds, adapter, tiny_base, tmp_path_facto
     for name in ("me/birds-sgdmix", "org/cub-sgdmix"):
         another(publisher.hub, "birds/of-the-docs", name)
     rows = load_dataset(str(birds), split="train")
-    rows[0]["image"].save(folder / "bird.jpg")
-    rows[8]["image"].save(folder / "landscape.jpg")
+    rows[0]["image"].save(folder / "bird.jpg", quality=100)
+    rows[8]["image"].save(folder / "landscape.jpg", quality=100)
     shutil.copytree(first_version, folder / "outputs" / "demo" / "run")
     given = {
         "BIRDS": str(birds),
