@@ -27,6 +27,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from parts.masks.drawing import draw_coverage, sheet
+from parts.masks.self_trained import SIZE, predicted_shares, train_segmenter
 from PIL import Image
 
 from sgdmix_hub.data.images import resize_mask
@@ -45,7 +46,6 @@ from sgdmix_hub.metrics.mask_quality import (
     mask_recall,
 )
 from sgdmix_hub.metrics.mixture_quality import background_from_target, foreground_kept, leak
-from sgdmix_hub.models.self_trained import SIZE, predicted_shares, train_segmenter
 from sgdmix_hub.settings.method import SALIENCY_SOURCES
 
 FAILURE = 0.5

@@ -41,7 +41,7 @@ from sgdmix_hub.settings.method import (
     saliency_source,
     sought_words,
 )
-from sgdmix_hub.settings.saliency import LOW_CONFIDENCE
+from sgdmix_hub.settings.saliency import distrust
 
 from .errors import Unusable, UnusableRow, UserError, among_usable, attempt, one_row, shown
 from .seeds import inpainting_seed
@@ -225,15 +225,12 @@ class SGDMixPipeline:
         (image, found), (target_image, target_found) = source, target
         masked = self.mixer.mask(image, found.map, None, None, found.mask)
         for name, one in (("", found), (" of the target", target_found)):
-            floor = self.settings.min_mask_confidence or 0.0
-            if one.confidence is None or one.confidence >= floor:
+            reason = distrust(one.confidence, self.settings.min_mask_confidence, name)
+            if reason is None:
                 continue
             if self.settings.low_confidence == "keep-unmixed":
                 return unmixed(masked)
-            raise UnusableRow(
-                f"{LOW_CONFIDENCE}{name} {one.confidence:.2f} is below min_mask_confidence "
-                f"{floor:g}"
-            )
+            raise UnusableRow(reason)
         aspect = self.mixer.target_aspect(masked)
         masked_target = self.mixer.mask(
             target_image, target_found.map, aspect, None, target_found.mask

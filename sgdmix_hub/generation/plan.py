@@ -16,7 +16,7 @@ from sgdmix_hub.method.strength import row_strength
 from sgdmix_hub.method.targets import NO_TARGET, Target, select_targets
 from sgdmix_hub.seeds import row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.saliency import LOW_CONFIDENCE, is_low_confidence
+from sgdmix_hub.settings.saliency import distrust, is_low_confidence
 
 from .row_store import RowArrays
 from .saliency_maps import SaliencyMaps
@@ -103,10 +103,8 @@ def low_confidence(settings: AugmentSettings, split: Split, maps: SaliencyMaps) 
         return reasons
     for row in split.subset.tolist():
         confidence = None if row in maps.unusable else maps.confidence(row)
-        if confidence is not None and confidence < floor:
-            reasons[row] = (
-                f"{LOW_CONFIDENCE} {confidence:.2f} is below min_mask_confidence {floor:g}"
-            )
+        if reason := distrust(confidence, floor):
+            reasons[row] = reason
     return reasons
 
 

@@ -103,8 +103,14 @@ def unset(settings_class: type[Checked], name: str) -> Any:
     return dataclasses.field(default=None, metadata=_fields(settings_class)[name].metadata)
 
 
+def same(settings_class: type[Checked], name: str) -> Any:
+    """The field `name` of another class, with its default."""
+    field = _fields(settings_class)[name]
+    return dataclasses.field(default=field.default, metadata=field.metadata)
+
+
 def info_of(field: dataclasses.Field) -> SettingInfo:
-    """What a field that `setting`, `required` or `unset` made says of its setting."""
+    """What a field that `setting`, `required`, `unset` or `same` made says of its setting."""
     return field.metadata[INFO]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sgdmix_hub.errors import UserError
 
 from .data import DataSettings, outside_of_dataset
-from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, required, setting, unset
+from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, required, same, setting, unset
 from .generation import AugmentSettings
 from .hub import HubSettings
 from .method import AT_HAND
@@ -33,6 +33,14 @@ class PublishSettings(HubSettings):
     def validate(self) -> None:
         super().validate()
         self.validate_hub()
+
+
+def _prompt_of_metaclass() -> Any:
+    return setting(
+        None,
+        "what the segmenter looks for: words between commas; the metaclass by default",
+        at_most=LONGEST_PROMPT,
+    )
 
 
 @dataclass(kw_only=True)
@@ -62,20 +70,14 @@ class PreviewSettings(DataSettings):
     )
     segmenter: str | None = unset(AugmentSettings, "segmenter")
     detector: str | None = unset(AugmentSettings, "detector")
-    segmenter_prompt: str | None = setting(
-        None,
-        "what the segmenter looks for: words between commas; the metaclass by default",
-        at_most=LONGEST_PROMPT,
-    )
-    segmenter_instances: Literal["union", "largest", "nearest-box"] = setting(
-        "union", "foreground of an image in which the segmenter finds several instances"
+    segmenter_prompt: str | None = _prompt_of_metaclass()
+    segmenter_instances: Literal["union", "largest", "nearest-box"] = same(
+        AugmentSettings, "segmenter_instances"
     )
     bbox_column: str | None = unset(AugmentSettings, "bbox_column")
     bbox_format: Literal["xywh", "xyxy"] | None = unset(AugmentSettings, "bbox_format")
     min_mask_confidence: float | None = unset(AugmentSettings, "min_mask_confidence")
-    low_confidence: Literal["skip", "keep-unmixed"] = setting(
-        "skip", "rows whose mask is below min_mask_confidence: skip, or keep the source as it is"
-    )
+    low_confidence: Literal["skip", "keep-unmixed"] = same(AugmentSettings, "low_confidence")
     mask_column: str | None = setting(
         None,
         "column of true foreground masks, to show and to measure against",
@@ -167,11 +169,7 @@ class RunSettings(HubSettings, DataOverrides):
     mask_column: str | None = unset(AugmentSettings, "mask_column")
     segmenter: str | None = unset(AugmentSettings, "segmenter")
     detector: str | None = unset(AugmentSettings, "detector")
-    segmenter_prompt: str | None = setting(
-        None,
-        "what the segmenter looks for: words between commas; the metaclass by default",
-        at_most=LONGEST_PROMPT,
-    )
+    segmenter_prompt: str | None = _prompt_of_metaclass()
     segmenter_instances: Literal["union", "largest", "nearest-box"] | None = unset(
         AugmentSettings, "segmenter_instances"
     )

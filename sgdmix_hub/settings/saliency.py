@@ -93,8 +93,8 @@ RembgModel = Literal[
     "silueta",
 ]
 # Used instead of a method that cannot be: after a failed trust test, to evaluate a version whose
-# classifier is not at hand, and for the mixtures that train a first classifier. Of the methods that
-# need nothing it has the best masks (benchmarks/method.py).
+# classifier is not at hand, and for the mixtures that train a first classifier. Quicker than
+# `consensus`, and it leaves no image out.
 FALL_BACK = "minimum-barrier"
 # Used for the preset `paper` in a preview without a classifier. FALL_BACK would show the same maps
 # as the preset `recommended`.
@@ -105,6 +105,13 @@ def kind_of(reason: str) -> str:
     """A reason without the figures that make it one row's own, for counting."""
     kinds = (kind for start, kind in EXPECTED_REASONS.items() if reason.startswith(start))
     return next(kinds, reason)
+
+
+def distrust(confidence: float | None, floor: float | None, whose: str = "") -> str | None:
+    """Why a mask of this confidence is not mixed; None if it is, or states no confidence."""
+    if confidence is None or confidence >= (floor or 0.0):
+        return None
+    return f"{LOW_CONFIDENCE}{whose} {confidence:.2f} is below min_mask_confidence {floor:g}"
 
 
 def is_expected(reason: str) -> bool:

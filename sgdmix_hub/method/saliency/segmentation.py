@@ -26,7 +26,7 @@ from sgdmix_hub.models.segmenters.frames import MASK_SIZE, Box, Input, framed
 from sgdmix_hub.models.segmenters.instances import Segmentation
 from sgdmix_hub.settings.saliency import LOW_CONFIDENCE
 
-from .sources import Found, Stored
+from .sources import Cells, Found, Images, Labels, Outcomes, Stored
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.segmenters.segmenter import Segmenter
@@ -42,12 +42,7 @@ class SegmentationSource:
         self.segmenter = segmenter
         self.batch_size = segmenter.batch_size
 
-    def found(
-        self,
-        images: list[Image.Image],
-        labels: list[int] | None,
-        stored: list[Stored] | None,
-    ) -> list[Found | Unusable]:
+    def found(self, images: Images, labels: Labels, stored: Cells) -> Outcomes:
         """`stored`: the images' boxes, for SAM 2 without a detector and for `nearest-box`."""
         boxes = None if stored is None else [box_stored(value) for value in stored]
         if boxes is None and self.segmenter.needs_boxes:
@@ -70,12 +65,7 @@ class MaskFunctionSource:
     def __init__(self, make_mask: MaskFunction, resize: str):
         self.make_mask, self.resize = make_mask, resize
 
-    def found(
-        self,
-        images: list[Image.Image],
-        labels: list[int] | None,
-        stored: list[Stored] | None,
-    ) -> list[Found | Unusable]:
+    def found(self, images: Images, labels: Labels, stored: Cells) -> Outcomes:
         return [attempt(self._found, image) for image in images]
 
     @one_row("mask")
@@ -100,12 +90,7 @@ class BoxSource:
     def __init__(self, resize: str):
         self.resize = resize
 
-    def found(
-        self,
-        images: list[Image.Image],
-        labels: list[int] | None,
-        stored: list[Stored] | None,
-    ) -> list[Found | Unusable]:
+    def found(self, images: Images, labels: Labels, stored: Cells) -> Outcomes:
         if stored is None:
             raise ValueError("saliency_method box-column reads a dataset's boxes")
         return [

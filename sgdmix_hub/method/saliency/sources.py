@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 Network = Union["Classifier", "Segmenter", None]
 # What a dataset's column holds for an image: its mask, or its box (left, top, right, bottom).
 Stored = Image.Image | tuple[float, float, float, float]
+Images = list[Image.Image]
+Labels = list[int] | None
+Cells = list[Stored] | None
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,15 @@ class Found:
     confidence: float | None = None
 
 
+Outcomes = list[Found | Unusable]
+
+
 class Source(Protocol):
     """A loaded saliency source. `batch_size`: how many images it looks at together."""
 
     batch_size: int
 
-    def found(
-        self,
-        images: list[Image.Image],
-        labels: list[int] | None,
-        stored: list[Stored] | None,
-    ) -> list[Found | Unusable]:
+    def found(self, images: Images, labels: Labels, stored: Cells) -> Outcomes:
         """What the source finds in RGB images of any size, or why an image has no map.
 
         `labels`: the images' classes, for a source that needs a classifier. `stored`: the images'
@@ -80,12 +81,7 @@ class ImageSource:
     def __init__(self, make_map: Callable[[Image.Image], np.ndarray]):
         self.make_map = make_map
 
-    def found(
-        self,
-        images: list[Image.Image],
-        labels: list[int] | None,
-        stored: list[Stored] | None,
-    ) -> list[Found | Unusable]:
+    def found(self, images: Images, labels: Labels, stored: Cells) -> Outcomes:
         return [attempt(lambda image: usable(self.make_map(image)), image) for image in images]
 
 
@@ -97,12 +93,7 @@ class ConsensusSource:
     def __init__(self, resize: str):
         self.resize = resize
 
-    def found(
-        self,
-        images: list[Image.Image],
-        labels: list[int] | None,
-        stored: list[Stored] | None,
-    ) -> list[Found | Unusable]:
+    def found(self, images: Images, labels: Labels, stored: Cells) -> Outcomes:
         return [attempt(self._found, image) for image in images]
 
     def _found(self, image: Image.Image) -> Found | Unusable:
@@ -124,12 +115,7 @@ class ColumnSource:
     def __init__(self, resize: str):
         self.resize = resize
 
-    def found(
-        self,
-        images: list[Image.Image],
-        labels: list[int] | None,
-        stored: list[Stored] | None,
-    ) -> list[Found | Unusable]:
+    def found(self, images: Images, labels: Labels, stored: Cells) -> Outcomes:
         if stored is None:
             raise ValueError(
                 "saliency_method mask-column reads a dataset's masks: "
@@ -151,12 +137,7 @@ class CamSource:
         self.cam = cam
         self.resize = resize
 
-    def found(
-        self,
-        images: list[Image.Image],
-        labels: list[int] | None,
-        stored: list[Stored] | None,
-    ) -> list[Found | Unusable]:
+    def found(self, images: Images, labels: Labels, stored: Cells) -> Outcomes:
         if labels is None:
             raise ValueError("class activation maps need the labels of the images")
         return [usable(cam) for cam in self.cam.image_maps(images, labels, self.resize)]

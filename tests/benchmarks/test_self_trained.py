@@ -1,10 +1,15 @@
 """The segmenter that is trained on a split's own pseudo masks."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
 from pictures import disc_on_texture, iou
 
-from sgdmix_hub.models.self_trained import SIZE, Segmenter, predicted_shares, train_segmenter
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from parts.masks.self_trained import SIZE, Segmenter, predicted_shares, train_segmenter
 
 
 def split(count, wrong=0.2):
