@@ -425,7 +425,10 @@ def test_the_plan_has_every_variant_of_every_source(driven):
     assert (len(chosen) < len(driven.labels)) == (settings.imbalance_factor is not None)
     planned = [(row.source_index, row.variant) for row in driven.plan]
     assert planned == list(itertools.product(chosen.tolist(), range(settings.num_variants)))
-    assert [row.skip for row in driven.plan] == [None] * len(driven.plan)
+    # The demo's segmenter looks for birds, and the images here are discs on textures.
+    skipped = {row.skip for row in driven.plan if row.skip is not None}
+    assert skipped <= ({"mask confidence 0.00: no bird found"} if settings.segmenter else set())
+    assert any(row.skip is None for row in driven.plan)
     assert len({row.seed for row in driven.plan}) == len(driven.plan)
     for source, rows in itertools.groupby(driven.plan, key=lambda row: row.source_index):
         rows = list(rows)

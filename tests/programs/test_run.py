@@ -25,6 +25,7 @@ from sgdmix_hub.settings.programs import RunSettings
 RECIPE = {
     "adapter.yaml": {"rank": 4, "lora_alpha": 8, "max_train_steps": 2, "train_batch_size": 4},
     "generate.yaml": {
+        "preset": "paper",
         "strength": 0.5,
         "num_inference_steps": 4,
         "guidance_scale": 1.0,
