@@ -196,7 +196,7 @@ def test_every_class_is_judged_on_as_many_of_its_mixed_images(chosen, tmp_path):
     assert (again.labels, again.seeds) == (sources.labels, sources.seeds)
     more = mixed_sources(chosen, split, tmp_path, 100)
     assert len(more.labels) == 24
-    other = mixed_sources(dataclasses.replace(chosen, seed=1), split, tmp_path / "other", 3)
+    other = mixed_sources(dataclasses.replace(chosen, seed=1), split, tmp_path, 3)
     assert not np.array_equal(other.images, sources.images)
 
 
