@@ -82,6 +82,13 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         changes="nothing",
     )
     image_format: Literal["png", "jpeg", "webp"] = setting("png", "format of the published images")
+    images_per_class: int | None = setting(
+        None,
+        "fewest images of a class, real and synthetic together: the sources of rarer classes get "
+        "more variants than num_variants",
+        at_least=1,
+        at_most=10**5,
+    )
     rows_per_shard: int = setting(
         128, "rows per parquet file, the unit of resuming", at_least=1, at_most=10**5
     )

@@ -164,6 +164,7 @@ class RunSettings(HubSettings, DataOverrides):
     strength: list[float] | None = unset(AugmentSettings, "strength")
     num_candidates: int | None = unset(AugmentSettings, "num_candidates")
     num_variants: int | None = unset(AugmentSettings, "num_variants")
+    images_per_class: int | None = unset(AugmentSettings, "images_per_class")
     synthetic_probability: float | None = unset(ClassifierSettings, "synthetic_probability")
     saliency_method: SaliencyMethod | None = unset(AugmentSettings, "saliency_method")
     mask_column: str | None = unset(AugmentSettings, "mask_column")
