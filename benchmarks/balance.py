@@ -6,13 +6,14 @@ Classes have 40 to 2 training images (imbalance factor 0.05). `even` makes as ma
 source; `level` makes as many images in all, but levels the classes with `images_per_class`. Every
 arm makes the same number of updates. A finished (seed, arm) is kept in `work_dir`, so the same
 command continues; with `--seconds` it stops after that time, between two arms. Writes balance.json
-and balance.md of all seeds that have every arm.
+and balance.md of what is finished; an arm is compared over the seeds that it shares.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,13 @@ GENERATION = {
 EVEN, LEVEL = {"num_variants": 5}, {"num_variants": 0, "images_per_class": 84}
 REPLACED = {"synthetic_probability": PROBABILITY}
 ARMS: dict[str, tuple[dict | None, dict]] = {
-    "real images": (None, {}),
-    "real images, classes shown equally often": (None, {"sampling": "balanced"}),
     "even, replacing their source": (EVEN, REPLACED),
-    "even, drawn by class": (EVEN, REPLACED | {"synthetic_weighting": "class-balanced"}),
-    "even, drawn by 1 / (real + 1)": (EVEN, REPLACED | {"synthetic_weighting": "inverse-frequency"}),
     "level, drawn by class": (LEVEL, REPLACED | {"synthetic_weighting": "class-balanced"}),
+    "even, drawn by class": (EVEN, REPLACED | {"synthetic_weighting": "class-balanced"}),
     "level, added": (LEVEL, {"synthetic_mode": "add"}),
+    "real images": (None, {}),
+    "even, drawn by 1 / (real + 1)": (EVEN, REPLACED | {"synthetic_weighting": "inverse-frequency"}),
+    "real images, classes shown equally often": (None, {"sampling": "balanced"}),
 }
 UNBALANCED = "even, replacing their source"
 
@@ -103,35 +104,36 @@ def measure(run: Run, name: str) -> dict:
 
 
 def summary(figures: dict[str, dict[str, dict]]) -> str:
-    """The arms' accuracies over the seeds that ran all of them, as Markdown."""
-    whole = {seed: arms for seed, arms in figures.items() if set(arms) >= set(ARMS)}
-    first = next(iter(whole.values()))
+    """The accuracies of every arm over the seeds that ran it, as Markdown."""
+    real = next(run["real"] for arms in figures.values() for run in arms.values())
     lines = [
         "# A long tail, balanced and not",
         "",
-        f"`python benchmarks/balance.py`: {len(first['real images']['real'])} species of procedural "
-        f"birds at 64x64 with {', '.join(map(str, first['real images']['real']))} training images, "
-        f"S = 0, synthetic probability {PROBABILITY:g}, {len(whole)} seeds; "
-        "350 test images of every species. `even`: "
+        f"`python benchmarks/balance.py`: {len(real)} species of procedural birds at 64x64 with "
+        f"{', '.join(map(str, real))} training images, S = 0, synthetic probability "
+        f"{PROBABILITY:g}; 350 test images of every species. `even`: "
         f"{EVEN['num_variants']} variants of every source; `level`: {LEVEL['images_per_class']} "
         "images of every class, real and synthetic together, with `num_variants` 0. Every arm makes "
         "the same number of updates. Means with 95 % t-intervals over seeds, paired t-test.",
         "",
-        "| Synthetic images | of each class | test accuracy | of the rare classes | "
-        f"against `{UNBALANCED}` |",
-        "|---|---|---|---|---|",
+        "| Synthetic images | of each class | seeds | test accuracy | of the rare classes | "
+        f"against `{UNBALANCED}` | of the rare classes |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in ARMS:
-        runs = [arms[name] for arms in whole.values()]
-        counts = runs[0]["synthetic"]
-        accuracies = [run["accuracy"] for run in runs]
-        others = [arms[UNBALANCED]["accuracy"] for arms in whole.values()]
-        lines.append(
-            f"| {name} | {', '.join(map(str, counts)) if counts else 'none'} | "
-            f"{interval(accuracies)} | {interval([run['rare'] for run in runs])} | "
-            f"{'' if name == UNBALANCED else paired(accuracies, others)} |"
-        )
-    rare = [count for count in first["real images"]["real"] if count < FEW]
+        seeds = [arms for arms in figures.values() if name in arms]
+        if not seeds:
+            lines.append(f"| {name} | not run | | | | | |")
+            continue
+        counts = seeds[0][name]["synthetic"]
+        cells = [", ".join(map(str, counts)) if counts else "none", str(len(seeds))]
+        cells += [interval([arms[name][key] for arms in seeds]) for key in ("accuracy", "rare")]
+        both = [arms for arms in seeds if UNBALANCED in arms and name != UNBALANCED]
+        for key in ("accuracy", "rare"):
+            values = [[arms[arm][key] for arms in both] for arm in (name, UNBALANCED)]
+            cells.append(paired(*values) if both else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    rare = [count for count in real if count < FEW]
     lines += ["", f"Rare: the {len(rare)} species with fewer than {FEW} training images."]
     return "\n".join(lines) + "\n"
 
@@ -147,17 +149,15 @@ def main() -> None:
     start_processes(num_threads=1)
     path, started = arguments.work_dir / "figures.json", time.monotonic()
     figures: dict[str, dict[str, dict]] = read_json(path) if path.exists() else {}
-    for seed in arguments.seeds:
+    for name, seed in product(ARMS, arguments.seeds):
         arms = figures.setdefault(str(seed), {})
-        missing = [name for name in ARMS if name not in arms]
-        run = Run(arguments.work_dir, TASK, seed) if missing else None
-        for name in missing:
-            if time.monotonic() - started > arguments.seconds:
-                return
-            assert run is not None
-            arms[name] = measure(run, name)
-            write_json(path, figures)
-            print(f"seed {seed}, {name}: {arms[name]['accuracy']:.3f}", flush=True)
+        if name in arms:
+            continue
+        if time.monotonic() - started > arguments.seconds:
+            break
+        arms[name] = measure(Run(arguments.work_dir, TASK, seed), name)
+        write_json(path, figures)
+        print(f"seed {seed}, {name}: {arms[name]['accuracy']:.3f}", flush=True)
     write_json(arguments.results / "balance.json", figures)
     (arguments.results / "balance.md").write_text(summary(figures), encoding="utf-8")
 
