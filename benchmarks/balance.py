@@ -48,7 +48,10 @@ ARMS: dict[str, tuple[dict | None, dict]] = {
     "even, drawn by class": (EVEN, REPLACED | {"synthetic_weighting": "class-balanced"}),
     "level, added": (LEVEL, {"synthetic_mode": "add"}),
     "real images": (None, {}),
-    "even, drawn by 1 / (real + 1)": (EVEN, REPLACED | {"synthetic_weighting": "inverse-frequency"}),
+    "even, drawn by 1 / (real + 1)": (
+        EVEN,
+        REPLACED | {"synthetic_weighting": "inverse-frequency"},
+    ),
     "real images, classes shown equally often": (None, {"sampling": "balanced"}),
 }
 UNBALANCED = "even, replacing their source"
@@ -113,8 +116,8 @@ def summary(figures: dict[str, dict[str, dict]]) -> str:
         f"{', '.join(map(str, real))} training images, S = 0, synthetic probability "
         f"{PROBABILITY:g}; 350 test images of every species. `even`: "
         f"{EVEN['num_variants']} variants of every source; `level`: {LEVEL['images_per_class']} "
-        "images of every class, real and synthetic together, with `num_variants` 0. Every arm makes "
-        "the same number of updates. Means with 95 % t-intervals over seeds, paired t-test.",
+        "images of every class, real and synthetic together, with `num_variants` 0. Every arm "
+        "makes the same number of updates. Means with 95 % t-intervals over seeds, paired t-test.",
         "",
         "| Synthetic images | of each class | seeds | test accuracy | of the rare classes | "
         f"against `{UNBALANCED}` | of the rare classes |",

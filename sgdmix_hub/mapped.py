@@ -139,10 +139,15 @@ class MappedSplit:
         refined = refined_rows(self.maker, mixed, skipped, lambda rows: None)
         for row, mixture, image in sorted(refined, key=in_plan_order):
             encoded = {
-                "bytes": encode_image(image, self.settings.image_format),
+                "bytes": encode_image(
+                    image,
+                    self.settings.image_format,
+                    self.settings.image_quality,
+                    self.maker.mark(row),
+                ),
                 "path": self.maker.image_name(row),
             }
-            made.append({"image": encoded} | self.maker.columns(row, mixture.foreground_area))
+            made.append({"image": encoded} | self.maker.columns(row, mixture))
         for record in skipped:
             logger.warning(
                 f"row {record['source_index']}, variant {record['variant']}: {record['reason']}"

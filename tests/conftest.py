@@ -243,6 +243,7 @@ def mixing(birds):
         "saliency_method": "spectral-residual",
         "strength": 0,
         "resolution": 32,
+        "image_format": "png",
     }
 
 
@@ -316,6 +317,7 @@ def generation(evil_source, tmp_path_factory):
                 "strength": 0.0,
                 "resolution": 32,
                 "rows_per_shard": 5,
+                "image_format": "png",
                 "license": "mit",
             }
             augment.main(
@@ -358,6 +360,7 @@ def generation_settings(birds, classifier, adapter, tiny_base):
         "batch_size": 4,
         "rows_per_shard": 6,
         "num_variants": 2,
+        "image_format": "png",  # pixels are compared
     }
 
 

@@ -118,9 +118,7 @@ def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
         )
 
 
-def _planned_variants(
-    file: pq.ParquetFile, settings: AugmentSettings, split: Split
-) -> np.ndarray:
+def _planned_variants(file: pq.ParquetFile, settings: AugmentSettings, split: Split) -> np.ndarray:
     """The variants that each row of the subset should have, int64 (n,).
 
     Which rows cannot be mixed is taken from the plan, the rest from the settings.

@@ -170,9 +170,17 @@ class MethodSettings(Checked):
         True, "run the base model's safety checker and skip the rows that it flags"
     )
     resolution: int = setting(
-        512, "width and height of the images, in pixels", at_least=8, at_most=4096, multiple_of=8
+        512,
+        "width and height of the images, in pixels; with aspect-buckets the root of their area",
+        at_least=8,
+        at_most=4096,
+        multiple_of=8,
     )
-    resize: Literal["stretch", "center-crop"] = setting("stretch", "how images are made square")
+    resize: Literal["stretch", "aspect-buckets", "center-crop"] = setting(
+        "stretch",
+        "how images are resized: to a square, stretched or cropped, or to the source's aspect "
+        "ratio, in steps of 64 pixels",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = setting(
         "float32", "precision of the diffusion model"
     )

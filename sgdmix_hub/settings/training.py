@@ -212,8 +212,8 @@ class ClassifierSettings(TrainingSettings):
         self._validate_validation()
         if self.synthetic_weighting != "source" and self.synthetic_mode == "add":
             raise UserError(
-                f"synthetic_weighting {self.synthetic_weighting} needs synthetic_mode replace: add shows every "
-                "synthetic image; --sampling balanced shows all classes equally often"
+                f"synthetic_weighting {self.synthetic_weighting} needs synthetic_mode replace: add "
+                "shows every synthetic image; --sampling balanced shows all classes equally often"
             )
         for name in ("eval_dataset_name", "group_column"):
             if self.eval_split is None and getattr(self, name) is not None:

@@ -28,9 +28,9 @@ class TrainingImages(torch.utils.data.Dataset):
 
     With `probability`, a real image is replaced by one of its synthetic images: epochs have the
     length of the real subset, so runs with and without synthetic images make the same number of
-    updates. With a `weighting`, the replacement is of any class, drawn by
-    `CLASS_WEIGHTS`. With `added`, an epoch shows all synthetic images after the real ones. With `balanced`,
-    every epoch draws the same number of images anew, all classes equally often.
+    updates. With another `weighting` than "source", the replacement is of any class, drawn by
+    `CLASS_WEIGHTS`. With `added`, an epoch shows all synthetic images after the real ones. With
+    `balanced`, every epoch draws the same number of images anew, all classes equally often.
 
     Draws are functions of (seed, epoch, position), and for mixing, of a batch's first position.
     They depend neither on the worker nor on where a training was resumed.
@@ -151,11 +151,11 @@ class TrainingImages(torch.utils.data.Dataset):
         made = self._made
         label = int(made.labels[position])
         if self.gamma is None:
-            return self._item(made.image(position), self._hard_label(label))
+            return self._item(made.image_like_source(position), self._hard_label(label))
         source = int(self.split.labels[made.sources[position]])
         strength, classes = float(made.strengths[position]), len(self.split.class_names)
         soft = soft_label(source, label, strength, self.gamma, classes)
-        return self._item(made.image(position), soft)
+        return self._item(made.image_like_source(position), soft)
 
     def _hard_label(self, label: int) -> int | torch.Tensor:
         if self._mixes or self.gamma is not None:
