@@ -52,6 +52,11 @@ def is_complete(output: OutputFolder, settings: AugmentSettings, pins: dict[str,
     manifest = read_manifest(repo / manifest_name)
     if EVALUATION in manifest:
         raise UserError(f"{repo} is an evaluated copy of a generation: choose another --output_dir")
+    if (made_in := manifest.get("format", 1)) != FORMAT:
+        raise UserError(
+            f"{repo} was made by another version of sgdmix_hub, in format {made_in}, not "
+            f"{FORMAT}: choose another --output_dir"
+        )
     if manifest["fingerprint"] != fingerprint(settings, pins):
         raise UserError(
             f"{repo} was made with other settings: choose another --output_dir or remove it"

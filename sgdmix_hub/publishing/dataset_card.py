@@ -161,6 +161,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         image_column=_python(settings.image_column),
         label_column=_python(settings.label_column),
         few_shot=_few_shot(settings),
+        like_source="source_width" in facts.features and settings.resize != "center-crop",
     )
 
 

@@ -44,8 +44,8 @@ class PublishedRows:
         self.dataset = rows
         self.rows = rows.cast_column("image", ImageFeature(decode=False))
         self.manifest = manifest
-        if manifest.get("format", 1) > 1:
-            self._sizes = rows.select_columns(["source_width", "source_height"])
+        has_sizes = manifest.get("format", 1) > 1
+        self._sizes = rows.select_columns(["source_width", "source_height"]) if has_sizes else None
         self.sources, self.labels = (
             np.array(rows.data.column(name).to_pylist(), dtype=np.int64)
             for name in ("source_index", "label")
@@ -71,7 +71,7 @@ class PublishedRows:
         other generations (`center-crop`), or of manifests of format 1, are returned as they are.
         """
         image = self.image(position)
-        if self.manifest.get("resize", "center-crop") == "center-crop":
+        if self._sizes is None or self.manifest.get("resize", "center-crop") == "center-crop":
             return image
         row = self._sizes[position]
         aspect, pixels = row["source_width"] / row["source_height"], image.width * image.height
