@@ -286,7 +286,7 @@ def test_a_run_of_an_older_format_is_not_resumed(mixing, tmp_path):
     augment.main(AugmentSettings(output_dir=str(folder), **settings))
     for path in (folder / "state/run.json", folder / "state/plan.json"):
         record = read_sealed(path)
-        run = record["run"] if "run" in record else record
+        run = record.get("run", record)
         assert run.pop("format") == FORMAT
         write_sealed(path, record)
     with pytest.raises(UserError, match=f"in format 1, not {FORMAT}"):
