@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 # as `datasets` writes it, under the same key of the file's metadata
+CHUNKING_KEY = b"content_defined_chunking"
 CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}
 LARGEST_GROUP = 100  # rows of a row group
 FILE_BYTES = 500_000_000  # of a published file, about
@@ -25,10 +26,11 @@ def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> 
 
     Only one of them is in memory. Images are not dictionary-encoded: no two are equal.
     """
-    plain = [name for name in schema.names if name != "image"]
+    plain = [field.name for field in schema if not pa.types.is_struct(field.type)]
+    kept = {name: value for name, value in (schema.metadata or {}).items() if name != CHUNKING_KEY}
     with pq.ParquetWriter(
         path,
-        schema,
+        schema.with_metadata(kept),
         use_dictionary=plain,
         use_content_defined_chunking=CHUNKING,
         write_page_index=True,
@@ -36,7 +38,7 @@ def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> 
         for table in tables:
             groups = max(1, -(-len(table) // LARGEST_GROUP))
             writer.write_table(table, row_group_size=max(1, -(-len(table) // groups)))
-        writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKING)})
+        writer.add_key_value_metadata({CHUNKING_KEY: json.dumps(CHUNKING)})
 
 
 def files_of(shard_bytes: list[int], file_bytes: int = FILE_BYTES) -> list[range]:

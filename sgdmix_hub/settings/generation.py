@@ -96,7 +96,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         changes="nothing",
     )
     image_format: Literal["jpeg", "webp", "png"] = setting(
-        "jpeg", "format of the published images; png keeps every pixel, at four times the size"
+        "jpeg", "format of the published images; png keeps every pixel, at three times the size"
     )
     image_quality: int | None = setting(
         None, "quality of jpeg and webp; 95 if not given", at_least=1, at_most=100

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from sgdmix_hub import augment
 from sgdmix_hub.data.images import BUCKET_STEP, buckets, frame_for
-from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.models.preprocessing import Preprocessing
 from sgdmix_hub.publishing.read import PublishedRows, load_published
@@ -205,9 +205,7 @@ def round_disc(image: Image.Image, preprocess) -> float:
 
 @pytest.mark.parametrize("resize", ["stretch", "aspect-buckets"])
 @pytest.mark.parametrize("recipe", PUBLISHED)
-def test_real_and_synthetic_images_reach_the_classifier_in_the_same_geometry(
-    recipe, resize, tmp_path
-):
+def test_real_and_synthetic_images_reach_the_classifier_in_the_same_geometry(recipe, resize):
     """A disc in a photograph of 3:2 is as round in the synthetic image, whatever a recipe crops."""
     values = read_yaml(recipe_folder(f"{recipe}-sgdmix") / "classifier.yaml")
     size = values["image_size"]
@@ -226,7 +224,7 @@ def test_real_and_synthetic_images_reach_the_classifier_in_the_same_geometry(
     rows = rows.add_column("source_index", [0]).add_column("strength", [0.0])
     rows = rows.add_column("source_width", [300]).add_column("source_height", [200])
     synthetic = PublishedRows(
-        resolve(str(tmp_path), "dataset"), rows, {"format": 2, "resize": resize}
+        Pin("discs", "0" * 40), rows, {"format": 2, "resize": resize}
     ).image_like_source(0)
     assert synthetic.width / synthetic.height == pytest.approx(1.5, rel=0.01)
     for preprocess in (
