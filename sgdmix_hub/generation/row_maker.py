@@ -88,17 +88,10 @@ class RowMaker:
         self, index: int, aspect: float | None = None, frame: Frame | None = None
     ) -> MaskedImage:
         image = self.inputs.split.image(index)
-        whole = aspect is None or aspect_box(*image.size, aspect) == (0, 0, *image.size)
-        if (
-            (aspect, frame) != (None, None)
-            and whole
-            and frame
-            in (
-                None,
-                self.mixer.frame(image.size),
-            )
-        ):
-            return self.masked_image(index)  # nothing is cropped, and it has its own frame
+        own = self.mixer.frame(image.size)
+        cropped = aspect is not None and aspect_box(*image.size, aspect) != (0, 0, *image.size)
+        if frame is not None and frame == own and not cropped:
+            return self.masked_image(index)  # as it is masked for itself
         stored = stored_mask(self.settings, self.inputs.split, index)
         found = self.maps.mask(index)
         return self.mixer.mask(image, self.maps[index], aspect, stored, found, frame)
