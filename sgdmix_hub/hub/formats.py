@@ -64,7 +64,7 @@ MANIFEST = record(
             lambda value: value in ("stretch", "aspect-buckets", "center-crop"),
         ),
         "license_name": NAME,
-        "license_link": TEXT,
+        "license_link": NAME,
         "prompt_class": of_kind("source or target", lambda value: value in ("source", "target")),
         "saliency": record(
             {
