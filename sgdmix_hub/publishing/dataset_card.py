@@ -126,6 +126,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         strengths=strength_text(settings),
         variants=variants_text(settings, facts.evaluation),
         encoding=encoding_text(settings),
+        license=license_text(settings),
         labels=LABELS,
         chosen=_chosen(settings),
         deviations=preset_deviations(settings),
@@ -319,14 +320,22 @@ def _judged(evaluation: CardEvaluation) -> dict:
 def variants_text(settings: AugmentSettings, evaluation: CardEvaluation | None) -> str:
     """How many images were made from each source, in words."""
     most = "at most " if evaluation and evaluation.dropped else ""
-    text = f"{most}{settings.num_variants} for each source image"
+    each = f"{most}{settings.num_variants} for each source image"
     if settings.images_per_class is None:
-        return text
-    return (
-        f"{text}, and more for the images of rare classes: every class has at least "
-        f"{settings.images_per_class} images, real and synthetic together, if its images can be "
-        "mixed"
+        return each
+    level = (
+        f"at least {settings.images_per_class} images, real and synthetic together, of every class "
+        "whose images can be mixed"
     )
+    return f"so that there are {level}" if settings.num_variants == 0 else f"{each}, and {level}"
+
+
+def license_text(settings: AugmentSettings) -> str | None:
+    """The licence with its name and link, as one line of escaped Markdown."""
+    if settings.license is None:
+        return None
+    named = ", ".join(filter(None, (settings.license_name, settings.license_link)))
+    return plain(f"{settings.license} ({named})" if named else settings.license)
 
 
 def encoding_text(settings: AugmentSettings) -> str:
