@@ -150,6 +150,7 @@ def mixing(birds):
         "strength": 0,
         "resolution": 32,
         "num_workers": 1,
+        "image_format": "png",
     }
 
 
@@ -237,6 +238,7 @@ def generation(evil_source, tmp_path_factory):
                 "resolution": 32,
                 "rows_per_shard": 5,
                 "num_workers": 1,
+                "image_format": "png",
                 "license": "mit",
             }
             augment.main(
@@ -279,6 +281,7 @@ def generation_settings(birds, classifier, adapter, tiny_base):
         "batch_size": 4,
         "rows_per_shard": 6,
         "num_variants": 2,
+        "image_format": "png",  # pixels are compared
     }
 
 

@@ -20,6 +20,8 @@ from generations import (
     snapshot,
 )
 from huggingface_hub import DatasetCard
+from hypothesis import given
+from hypothesis import strategies as st
 from loopback_hub import run_python
 from PIL import Image
 from publishing import EVIL, NAMES
@@ -389,6 +391,20 @@ def test_the_first_of_equally_probable_rows_is_kept():
     assert rows_to_keep(np.array([0.2, 0.9, 0.2, 0.9]), 0.5).tolist() == [False, True, False, True]
     assert rows_to_keep(np.array([0.2, 0.2, 0.2]), 0.34).tolist() == [True, False, False]
     assert rows_to_keep(np.array([0.1, 0.2]), 0.01).tolist() == [False, True]
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=1, max_size=40),
+    share=st.floats(0.01, 1),
+)
+def test_every_class_keeps_the_same_share_of_its_most_probable_rows(rows, share):
+    labels, probabilities = (np.array(column) for column in zip(*rows, strict=True))
+    kept = rows_to_keep(probabilities, share, labels)
+    for label in np.unique(labels):
+        of_class = labels == label
+        assert kept[of_class].sum() == max(1, round(share * of_class.sum()))
+        dropped = probabilities[of_class & ~kept]
+        assert not len(dropped) or dropped.max() <= probabilities[of_class & kept].min()
 
 
 # ---- a generation with everything ----

@@ -255,7 +255,7 @@ def finished(refiner, images, foregrounds, rows=3):
     """What the pipeline makes of mixtures: images, or reasons."""
     pipeline = SGDMixPipeline(refiner.settings, refiner)
     masked = [
-        MaskedImage(image, mask, 1.0) for image, mask in zip(images, foregrounds, strict=True)
+        MaskedImage(image, mask, (1, 1)) for image, mask in zip(images, foregrounds, strict=True)
     ]
     mixtures = [pipeline.mixer.mix(masked[row], masked[(row + 1) % BATCH]) for row in range(rows)]
     return pipeline.refine(mixtures, LABELS[:rows], SEEDS[:rows], STRENGTH)
