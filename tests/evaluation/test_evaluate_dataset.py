@@ -28,7 +28,7 @@ from publishing import EVIL, NAMES
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageClassification
 
-from sgdmix_hub import evaluate_dataset
+from sgdmix_hub import augment, evaluate_dataset
 from sgdmix_hub.data.splits import load_split, subset_record
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.evaluation.scores import rows_to_keep
@@ -412,15 +412,27 @@ def test_every_class_keeps_the_same_share_of_its_most_probable_rows(rows, share)
 
 
 @pytest.fixture(scope="module")
-def evaluate_everything(finished_generation, birds, classifier, tmp_path_factory):
+def evaluate_everything(birds, classifier, tmp_path_factory):
     """`evaluate_everything(**more)`: the output folder of an evaluation of a generation through
     Grad-CAM, judged by its own classifier.
     """
+    generated = tmp_path_factory.mktemp("through-grad-cam") / "run"
+    augment.main(
+        AugmentSettings(
+            dataset_name=str(birds),
+            output_dir=str(generated),
+            preset="paper",
+            classifier=str(classifier),
+            strength=0.0,
+            resolution=32,
+            examples_per_class=2,
+        )
+    )
 
     def run(**more):
         output = tmp_path_factory.mktemp("everything") / "out"
         settings = {
-            "synthetic": str(finished_generation),
+            "synthetic": str(generated),
             "judge": str(classifier),
             "dataset_name": str(birds),
             "output_dir": str(output),

@@ -225,6 +225,7 @@ def inpainting(birds, adapter, tiny_base):
         "adapter": adapter,
         "pretrained_model_name_or_path": tiny_base,
         "preset": "recommended",
+        "saliency_method": "minimum-barrier",
         "inpainting_method": "diffusion",
         "resolution": 32,
         "strength": 0.5,

@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_pipeline
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_models import build_tiny_pipeline
 
 from sgdmix_hub.errors import Unusable, UserError
 from sgdmix_hub.hub.pins import resolve
