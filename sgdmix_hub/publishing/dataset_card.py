@@ -61,7 +61,7 @@ class CardEvaluation:
     figures: list[tuple[str, str]]
     by_class: list[tuple[str, int, str, str, int]]
     keep: float | None
-    keep_by: str
+    keep_by: str | None
     rows_before: int
     dropped: int
     label_fidelity: float

@@ -23,6 +23,8 @@ COLUMNS = [
     "image",
     "label",
     "source_index",
+    "source_width",
+    "source_height",
     "target_index",
     "target_label",
     "variant",
