@@ -332,8 +332,9 @@ def main() -> None:
         "files": files(512),
     }
     write_json(path.with_suffix(".json"), results)
-    path.with_suffix(".md").write_text(table(results), encoding="utf-8")
-    print(table(results))
+    text = table(read_json(path.with_suffix(".json")))
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

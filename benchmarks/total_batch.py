@@ -37,6 +37,9 @@ CLASSIFIER = {
     "image_size": 64,
     "num_train_epochs": 6,
     "mixup_alpha": 0.2,
+    # AdamW, the demo's, divides by the size of gradients, and so magnifies their rounding
+    "optim": "sgd",
+    "learning_rate": 0.02,
     "logging_steps": 1,
 }
 ADAPTER = {

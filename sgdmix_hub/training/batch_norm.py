@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -39,6 +38,21 @@ def share_statistics(model: nn.Module, on_gpu: bool) -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
+class Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: torch.Tensor) -> torch.Tensor:
+        (values,) = args
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> torch.Tensor:
+        return Sum.forward(ctx, *grad_outputs)
+
+
 def _forward(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     """The layer's forward pass, and what timm's layers do after it: dropout and activation."""
     if layer.training or layer.running_mean is None:
@@ -62,9 +76,9 @@ def total_batch_norm(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     shape = (1, -1, *[1] * (inputs.dim() - 2))
     values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     count = inputs.numel() // inputs.shape[1] * torch.distributed.get_world_size()
-    mean = all_reduce(values.sum(dims)) / count
+    mean = Sum.apply(values.sum(dims)) / count
     centred = values - mean.view(shape)
-    variance = all_reduce(centred.square().sum(dims)) / count
+    variance = Sum.apply(centred.square().sum(dims)) / count
     if layer.training and layer.track_running_stats:
         _update(layer, mean.detach(), variance.detach() * count / max(count - 1, 1))
     outputs = centred * (variance + layer.eps).rsqrt().view(shape)

@@ -441,7 +441,7 @@ def test_half_precision_is_recorded_and_a_checkpoint_of_it_is_not_mixed_with_oth
 def test_a_total_that_cannot_be_divided_is_refused_in_one_line(settings_at, tmp_path):
     uneven = settings_at(tmp_path / "classifier", per_device_train_batch_size=3)
     one_line(run(arguments(uneven), tmp_path / "logs", CLASSIFIER), "3 does not divide", "1, 2, 4")
-    assert not (tmp_path / "classifier").exists()
+    assert not (tmp_path / "classifier" / "state" / "checkpoints").exists()
 
 
 def test_tensorboard_is_told_the_losses_and_nothing_of_it_lies_beside_the_model(
