@@ -3,15 +3,16 @@
     python benchmarks/total_batch.py
 
 Trains the demo's classifier (a ResNet, with batch normalisation and mixup) and the demo's adapter
-on drawn birds: in one process, in two processes at the same total batch, and in two processes that
-keep the batch of the one, so that a step sees twice the samples: what a batch size per process
-means. Finished trainings in `work_dir` are kept, so the same command continues. Writes JSON and
-Markdown.
+on drawn birds: in one process, in two processes at the same total batch, in two processes that keep
+the batch of the one, so that a step sees twice the samples (what a batch size per process means),
+and in one process whose sums are rounded otherwise. Finished trainings in `work_dir` are kept, so
+the same command continues. Writes JSON and Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,20 +27,20 @@ from sgdmix_hub.settings.parsing import as_arguments, read_yaml
 RECIPE = Path("sgdmix_hub/recipes/demo-birds")
 SPECIES, TRAIN, VALIDATION, TEST = 6, 32, 1, 100
 EVERY = 6  # logged steps of the table
-# Arm: processes, and the factor of the total batch.
-ARMS = {
-    "1 process": (1, 1),
-    "2 processes, same total": (2, 1),
-    "2 processes, same batch each": (2, 2),
+# Arm: processes, the factor of the total batch, and variables of the environment. The last arm says
+# what rounding alone does to a training: it computes with narrower vectors.
+ROUNDED = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+ARMS: dict[str, tuple[int, int, dict[str, str]]] = {
+    "1 process": (1, 1, {}),
+    "2 processes, same total": (2, 1, {}),
+    "2 processes, same batch each": (2, 2, {}),
+    "1 process, rounded otherwise": (1, 1, ROUNDED),
 }
 CLASSIFIER = {
     "eval_split": "test",
     "image_size": 64,
     "num_train_epochs": 6,
     "mixup_alpha": 0.2,
-    # AdamW, the demo's, divides by the size of gradients, and so magnifies their rounding
-    "optim": "sgd",
-    "learning_rate": 0.02,
     "logging_steps": 1,
 }
 ADAPTER = {
@@ -59,7 +60,14 @@ WEIGHTS = {"classifier": "model.safetensors", "adapter": "pytorch_lora_weights.s
 FACTS = {"classifier": "classifier.json", "adapter": "adapter.json"}
 
 
-def train(kind: str, folder: Path, birds: Path, processes: int, factor: int) -> None:
+def train(
+    kind: str,
+    folder: Path,
+    birds: Path,
+    processes: int,
+    factor: int,
+    environment: dict[str, str],
+) -> None:
     """One training in launched processes, with `factor` times the recipe's total batch.
 
     The adapter's samples grow with it, as they did when its length was a number of steps.
@@ -73,7 +81,8 @@ def train(kind: str, folder: Path, birds: Path, processes: int, factor: int) -> 
     values.pop("synthetic_probability", None)
     config = f"sgdmix_hub/accelerate_configs/cpu{processes}.yaml"
     command = ["-m", "accelerate.commands.launch", "--config_file", config, script]
-    subprocess.run([sys.executable, *command, *as_arguments(values)], check=True)
+    command += as_arguments(values)
+    subprocess.run([sys.executable, *command], check=True, env=os.environ | environment)
 
 
 def figures_of(kind: str, folder: Path, reference: Path) -> dict:
@@ -137,9 +146,9 @@ def main() -> None:
     trainings: dict[str, dict] = {}
     for kind in TRAININGS:
         trainings[kind] = {}
-        for number, (arm, (processes, factor)) in enumerate(ARMS.items()):
+        for number, (arm, options) in enumerate(ARMS.items()):
             folder = arguments.work_dir / f"{kind}-{number}"
-            train(kind, folder, birds, processes, factor)
+            train(kind, folder, birds, *options)
             found = figures_of(kind, folder, arguments.work_dir / f"{kind}-0")
             found["losses"] = {str(step): loss for step, loss in found["losses"].items()}
             trainings[kind][arm] = found

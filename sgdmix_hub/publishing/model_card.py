@@ -36,7 +36,6 @@ BORROWED: dict[type[TrainingSettings], tuple[str, ...]] = {
         "learning_rate",
         "token_learning_rate",
         "adam_weight_decay",
-        "num_train_epochs",
         "total_batch_size",
         "lr_scheduler",
         "max_grad_norm",

@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 import torch
-from forking import forks
+from forking import fork
 from torch import nn
 
 from sgdmix_hub.training.batch_norm import batch_norm_layers, share_statistics
@@ -61,12 +61,7 @@ def _half(rank, kind, store, results):
 
 @pytest.mark.parametrize("kind", ["torch", "timm"])
 def test_two_processes_normalise_as_one(kind, tmp_path):
-    processes = [
-        forks.Process(target=_half, args=(rank, kind, tmp_path / "store", tmp_path))
-        for rank in range(PROCESSES)
-    ]
-    for process in processes:
-        process.start()
+    processes = [fork(_half, rank, kind, tmp_path / "store", tmp_path) for rank in range(PROCESSES)]
     expected, gradients, buffers = passes(model := network(kind), batch(), 1.0)
     in_evaluation = model.eval()(batch())
     for process in processes:

@@ -273,7 +273,7 @@ def test_none_starts_over(finished, settings_at, tmp_path):
 # ---- what an epoch shows ----
 
 
-@pytest.fixture(scope="module", params=["crops", "randaugment"])
+@pytest.fixture(scope="module", params=["crops", "randaugment", "resized-crops"])
 def images(request, birds):
     """The training images of the birds, augmented at random."""
     split = load_split(
