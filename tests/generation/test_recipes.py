@@ -57,6 +57,7 @@ SOURCES = re.compile(
 TINY_RESNET = "sgdmix_hub/demo/tiny_resnet"
 TINY = {"resolution": 32, "saliency_input_size": 128}  # the tiny ResNet's maps then have 8x8 cells
 MODES = ("RGB", "L", "RGBA", "P", "CMYK")
+PER_CLASS = 2
 SIZES = ((97, 61), (45, 80), (160, 40), (24, 31))
 
 
@@ -234,7 +235,7 @@ def driven(request, tiny_base, tmp_path_factory) -> Driven:
             folder / "source",
             schema,
             split,
-            4 if split == first.dataset_split else 1,
+            PER_CLASS if split == first.dataset_split else 1,
             first.image_column,
             first.label_column,
         )
@@ -273,7 +274,7 @@ def driven(request, tiny_base, tmp_path_factory) -> Driven:
         generation, inputs.split, inputs.classifier, 0, 1, state.device, inputs.segmenter
     )
     plan = list(make_plan(generation, inputs.split, maps))
-    labels = list(range(len(schema.names))) * 4
+    labels = list(range(len(schema.names))) * PER_CLASS
     return Driven(
         schema, classifier, adapter, generation, downstream, inputs, labels, ids, tokenizer, plan
     )

@@ -14,7 +14,7 @@ import torch
 from generations import ROOT, arguments, flip, one_line, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launching import launch, launch_anew
+from launching import launch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from trainings import CLASSIFIER, kill, last_step, run, unfinished
@@ -384,8 +384,7 @@ def test_two_processes_train_as_one(transformer, settings_at, tmp_path):
     }
     settings |= {"validation_split": "validation", "sampling": "balanced"}
     one = train(settings_at(tmp_path / "one", **settings))
-    two = settings_at(tmp_path / "two", **settings)
-    done = launch_anew([CLASSIFIER, *arguments(two)], 2)
+    done = launch([CLASSIFIER, *arguments(settings_at(tmp_path / "two", **settings))], 2)
     assert done.returncode == 0, done.stderr
     assert len(losses(one)) == 6
     assert_same_training(tmp_path / "two", one)
