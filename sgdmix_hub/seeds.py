@@ -28,8 +28,8 @@ class RandomStream(IntEnum):
     SAMPLE = 9  # seed, sample: its flip, noise and timestep, or its crop
     PRIOR = 10  # seed: the samples of the bare metaclass
     PRIOR_IMAGE = 11  # seed, image: the noise of an image of the metaclass
-    DROPOUT = 12  # seed, a batch's first sample
-    BATCH = 13  # seed, a batch's first sample: mixup and cutmix
+    DROPOUT = 12  # a sample's seed, layer
+    BATCH = 13  # seed, a total batch's first sample: mixup and cutmix
     BALANCE = 14  # seed, epoch: how often each class is shown
     JUDGED = 15  # seed: which mixtures are judged
     JUDGED_NOISE = 16  # a row's seed: the noise of its class's image

@@ -57,7 +57,8 @@ def settings_at(birds, tiny_base, classifier):
             "judge": str(classifier),
             "num_judged_images": 2,
             "judged_strength": 0.5,
-            "max_train_steps": 2,
+            "num_train_samples": 4,
+            "total_batch_size": 2,
         }
         return adapter_settings(birds, tiny_base, output, **(judging | more))
 
