@@ -17,7 +17,7 @@ from sgdmix_hub.generation.worker import batches, computed_ahead
 
 
 def plan_row(number, strength):
-    return PlanRow(number, 0, number + 1, number, strength, 0.0, None)
+    return PlanRow(number, 0, number + 1, number, strength, 0.0, 0, None)
 
 
 @given(
