@@ -141,10 +141,7 @@ class SGDMixPipeline(Stages):
         """
         if isinstance(self.source, MaskFunctionSource):
             raise UserError("a mask_function cannot be saved: save the function's own code")
-        values = asdict(method_settings(self.settings))
-        given = {name: value for name, value in values.items() if value is not None}
-        pins = {name: pin for name, pin in self._known_pins().items() if name != "adapter"}
-        save(Path(save_directory), self._adapter, Saved(given, pins, self.class_names))
+        save(Path(save_directory), self._adapter, self._saved())
 
     def push_to_hub(
         self,
@@ -161,21 +158,28 @@ class SGDMixPipeline(Stages):
         HF_TOKEN. `allow_local_inputs`: push although the base or another model is a local folder,
         so that nobody else can load the pipeline. Raises `UserError`.
         """
+        # takes seconds to import, and few pipelines are pushed
         from sgdmix_hub.hub.push import push_folder
+        from sgdmix_hub.publishing.pipeline_card import write_pipeline_card
         from sgdmix_hub.publishing.versions import check_inputs
 
-        others = {name: pin for name, pin in self._known_pins().items() if name != "adapter"}
-        check_inputs(others, allow_local_inputs)
+        saved = self._saved()
+        check_inputs(saved.pins, allow_local_inputs)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            write_pipeline_card(Path(folder), repo_id, saved)
             return str(push_folder(folder, repo_id, "model", private, token, commit_message))
 
-    def _known_pins(self) -> dict[str, str]:
+    def _saved(self) -> Saved:
+        """What of the pipeline is saved beside its adapter. Raises `ValueError`."""
         if self.pins is None and (self.refiner, self.source) != (None, None):
             raise ValueError(
                 "the models of this pipeline are unknown: load it with from_pretrained"
             )
-        return self.pins or {}
+        values = asdict(method_settings(self.settings))
+        given = {name: value for name, value in values.items() if value is not None}
+        pins = {name: pin for name, pin in (self.pins or {}).items() if name != "adapter"}
+        return Saved(given, pins, self.class_names)
 
     @property
     def _adapter(self) -> Adapter | None:

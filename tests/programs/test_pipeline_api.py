@@ -483,9 +483,12 @@ print(pipeline.push_to_hub("birds/pipeline", allow_local_inputs=True))
 """
 PULL = """
 import sys
+from pathlib import Path
+from huggingface_hub import snapshot_download
 from sgdmix_hub.pipeline import SGDMixPipeline
 
 pipeline = SGDMixPipeline.from_pretrained(sys.argv[1], "birds/pipeline", num_inference_steps=9)
+print((Path(snapshot_download("birds/pipeline")) / "README.md").read_text())
 print(pipeline.settings.strength, pipeline.settings.num_inference_steps, pipeline.pins["adapter"])
 """
 
@@ -499,3 +502,4 @@ def test_a_pushed_pipeline_is_loaded_from_the_hub(tiny_base, adapter, hub):
     pulled = run_python(hub, PULL, tiny_base, token=READ_TOKEN)
     assert pulled.returncode == 0, pulled.stderr
     assert pulled.stdout.splitlines()[-1] == f"[0.5] 9 {pin}"
+    assert "| strength S | 0.5 |" in pulled.stdout and "| preset | recommended |" in pulled.stdout
