@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+from typing import Literal
 
 import numpy as np
 from datasets import Dataset
@@ -58,6 +59,7 @@ class MappedSplit:
         image_column: str = "image",
         label_column: str = "label",
         seed: int = 0,
+        image_format: Literal["jpeg", "webp", "png"] = "jpeg",
     ):
         """`image_column`: of images; `label_column`: of a `ClassLabel`; `seed`: of all draws, in
         [0, 2**32).
@@ -81,6 +83,7 @@ class MappedSplit:
             seed=seed,
             image_column=image_column,
             label_column=label_column,
+            image_format=image_format,
             **method,
         )
         self._check_classes(pipeline)
@@ -155,10 +158,15 @@ class MappedSplit:
         refined = refined_rows(self.maker, mixed, skipped, lambda rows: None)
         for row, mixture, image in sorted(refined, key=in_plan_order):
             encoded = {
-                "bytes": encode_image(image, self.settings.image_format),
+                "bytes": encode_image(
+                    image,
+                    self.settings.image_format,
+                    self.settings.image_quality,
+                    self.maker.mark(row),
+                ),
                 "path": self.maker.image_name(row),
             }
-            made.append({"image": encoded} | self.maker.columns(row, mixture.foreground_area))
+            made.append({"image": encoded} | self.maker.columns(row, mixture))
         for record in skipped:
             logger.warning(
                 f"row {record['source_index']}, variant {record['variant']}: {record['reason']}"

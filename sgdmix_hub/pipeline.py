@@ -378,7 +378,9 @@ class SGDMixPipeline(Stages):
         usable = [mixture for mixture in mixtures if not isinstance(mixture, Unusable)]
         size, steps = settings.batch_size, num_steps(settings, settings.strength[0])
         batches = [usable[start : start + size] for start in range(0, len(usable), size)]
-        total = steps * sum(not all(row.is_source for row in batch) for batch in batches)
+        total = steps * sum(
+            len({row.source.frame for row in batch if not row.is_source}) for batch in batches
+        )
         if total == 0 or self.refiner is None:
             yield
             return

@@ -31,7 +31,7 @@ ImageAndFound = tuple[Image.Image, Found]
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished image, uint8 (size, size, 3), and the mixture that it was refined from."""
+    """A finished image, uint8 (h, w, 3), and the mixture that it was refined from."""
 
     image: np.ndarray
     mixture: Mixture
@@ -89,7 +89,7 @@ class Stages:
             raise UnusableRow(reason)
         aspect = self.mixer.target_aspect(masked)
         masked_target = self.mixer.mask(
-            target_image, target_found.map, aspect, None, target_found.mask
+            target_image, target_found.map, aspect, None, target_found.mask, masked.frame
         )
         return self.mixer.mix(masked, masked_target)
 
@@ -123,7 +123,18 @@ class Stages:
         noise: Sequence[Noise],
         strength: float,
     ) -> list[Finished | Unusable]:
-        """The mixtures of at most a batch, their holes filled, with their refined images."""
+        """The mixtures of at most a batch, their holes filled, with their refined images.
+
+        Mixtures of several frames are refined frame by frame.
+        """
+        frames = dict.fromkeys(mixture.source.frame for mixture in mixtures)
+        if len(frames) > 1:
+            all_finished: dict[int, Finished | Unusable] = {}
+            for frame in frames:
+                alike = [row for row, one in enumerate(mixtures) if one.source.frame == frame]
+                made = self.finish(*at(alike, mixtures, prompts, noise), strength)
+                all_finished |= dict(zip(alike, made, strict=True))
+            return [all_finished[row] for row in range(len(mixtures))]
 
         def finished(rows: list[int], filled: list[Mixture]) -> list[Finished | Unusable]:
             refined = self.refine(filled, *at(rows, prompts, noise), strength)
@@ -141,7 +152,7 @@ class Stages:
         noise: Sequence[Noise],
         strength: float,
     ) -> list[np.ndarray | Unusable]:
-        """The refined images of at most a batch, uint8 (size, size, 3)."""
+        """The refined images of at most a batch, uint8 (h, w, 3)."""
         if strength == 0 or not mixtures:
             return [mixture.mixed for mixture in mixtures]
         if any(mixture.is_source for mixture in mixtures):

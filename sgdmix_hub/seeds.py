@@ -34,6 +34,7 @@ class RandomStream(IntEnum):
     JUDGED = 15  # seed: which mixtures are judged
     JUDGED_NOISE = 16  # a row's seed: the noise of its class's image
     PROMPT = 18  # a row's seed: which of several prompts it has
+    VARIANTS = 21  # seed, label: which sources of a class get one variant more
 
 
 def _entropy(stream: RandomStream, numbers: tuple[int, ...]) -> list[int]:

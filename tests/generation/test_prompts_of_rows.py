@@ -40,6 +40,7 @@ def generate(output, birds, tiny_base, adapter, **settings):
             adapter=str(adapter),
             pretrained_model_name_or_path=str(tiny_base),
             rows_per_shard=16,
+            image_format="png",
             **METHOD | settings,
         )
     )
@@ -111,6 +112,7 @@ def test_two_processes_make_the_same_bytes(rows, birds, tiny_base, adapter, tmp_
         "pretrained_model_name_or_path": tiny_base,
         "output_dir": tmp_path / "two",
         "rows_per_shard": 5,
+        "image_format": "png",
     }
     ended = launch([SCRIPT, *arguments(words)], num_processes=2)
     assert ended.returncode == 0, ended.stderr
@@ -120,7 +122,7 @@ def test_two_processes_make_the_same_bytes(rows, birds, tiny_base, adapter, tmp_
 def test_a_mapped_split_has_the_prompts_of_a_generation(rows, birds, tiny_base, adapter):
     dataset = load_dataset(str(birds), split="train")
     pipeline = SGDMixPipeline.from_pretrained(str(tiny_base), str(adapter), **METHOD)
-    mapped = MappedSplit(pipeline, dataset)
+    mapped = MappedSplit(pipeline, dataset, image_format="png")
     made = dataset.map(mapped, **mapped.options)
     assert list(made.cast_column("image", ImageFeature(decode=False))) == rows
     other = SGDMixPipeline.from_pretrained(

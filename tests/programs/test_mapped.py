@@ -44,6 +44,7 @@ def generated(birds, adapter, tiny_base, tmp_path_factory):
         "adapter": adapter,
         "pretrained_model_name_or_path": tiny_base,
         "output_dir": output,
+        "image_format": "png",
     }
     strengths = ["--strength", *map(str, values.pop("strength"))]
     ended = run_script([*arguments(values), *strengths], output / "logs")
@@ -57,7 +58,7 @@ def dataset(birds):
 
 
 def test_a_mapped_split_gives_the_rows_of_a_generation(pipeline, dataset, generated):
-    mapped = MappedSplit(pipeline, dataset)
+    mapped = MappedSplit(pipeline, dataset, image_format="png")
     rows = dataset.map(mapped, **mapped.options)
     assert rows.features["label"].names == dataset.features["label"].names
     assert list(rows.cast_column("image", ImageFeature(decode=False))) == generated

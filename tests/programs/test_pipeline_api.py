@@ -11,7 +11,6 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from forking import run_forked
 from launching import ROOT, launch_environment
 from loopback_hub import READ_TOKEN, run_python
-from PIL import Image
 from stock import load_pipeline
 
 from sgdmix_hub.errors import UserError
@@ -328,7 +327,9 @@ def test_a_base_alone_refines_with_the_prompts_of_a_call(tiny_base, pairs):
         pipeline(*pairs)
 
 
-def test_prompts_that_the_text_encoder_would_cut_off_are_refused(tiny_base, adapter, unmixing):
+def test_prompts_that_the_text_encoder_would_cut_off_are_refused(
+    tiny_base, adapter, unmixing, pairs
+):
     """Where they are named, or in the call that brings them."""
     long = " ".join(["snow"] * 80)
     for settings in (
@@ -342,7 +343,7 @@ def test_prompts_that_the_text_encoder_would_cut_off_are_refused(tiny_base, adap
     with pytest.raises(UserError, match=TOO_LONG):
         SGDMixPipeline.from_pretrained(str(tiny_base), class_names=["bird", long], **SMALL)
     with pytest.raises(UserError, match=TOO_LONG):
-        unmixing(Image.new("RGB", (SIZE, SIZE)), prompt=long)
+        unmixing(pairs[0][0], prompt=long)
 
 
 def test_to_converts_and_moves_and_is_part_of_the_settings(tiny_base, classifier, pairs):
