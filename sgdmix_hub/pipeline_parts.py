@@ -136,22 +136,23 @@ def _opened(named: Named, pins: Pins) -> tuple[Named, Saved]:
         return named, Saved()
     contents = contents_of(pins.resolve(name))
     saved = contents.saved or Saved()
-    brings_models = contents.has_adapter or contents.saved is not None
-    if named.adapter is not None or brings_models:
-        base = named.base if named.adapter is not None else None
-        is_adapter = contents.has_adapter or contents.saved is None
-        named = replace(named, base=base, adapter=name if is_adapter else None)
-    saved_pins = saved.pins
+    if contents.has_adapter:
+        named = replace(named, base=_beside(named), adapter=name)
+    elif contents.saved is not None:
+        named = replace(named, base=_beside(named), adapter=None)
+    brought = {
+        "base": saved.pins.get("pretrained_model_name_or_path"),
+        **{setting: saved.pins.get(setting) for setting in ("classifier", "segmenter", "detector")},
+    }
     return (
-        replace(
-            named,
-            base=named.base or saved_pins.get("pretrained_model_name_or_path"),
-            classifier=named.classifier or saved_pins.get("classifier"),
-            segmenter=named.segmenter or saved_pins.get("segmenter"),
-            detector=named.detector or saved_pins.get("detector"),
-        ),
+        replace(named, **{part: getattr(named, part) or pin for part, pin in brought.items()}),
         saved,
     )
+
+
+def _beside(named: Named) -> str | None:
+    """The base that is named beside an adapter or a saved pipeline, if one is."""
+    return None if named.adapter is None else named.base
 
 
 def _check_source(settings: MethodSettings, named: Named) -> None:
