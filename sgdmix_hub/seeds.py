@@ -33,6 +33,7 @@ class RandomStream(IntEnum):
     BALANCE = 14  # seed, epoch: how often each class is shown
     JUDGED = 15  # seed: which mixtures are judged
     JUDGED_NOISE = 16  # a row's seed: the noise of its class's image
+    PROMPT = 18  # a row's seed: which of several prompts it has
     VARIANTS = 21  # seed, label: which sources of a class get one variant more
 
 
@@ -64,6 +65,11 @@ def row_seed(seed: int, source: int, variant: int) -> int:
 def inpainting_seed(row_seed: int) -> int:
     """The noise seed of a row's inpainting, which must differ from its refinement's noise."""
     return seed_of(RandomStream.INPAINTING, row_seed)
+
+
+def prompt_number(row_seed: int, count: int) -> int:
+    """Which of `count` prompts a row has, drawn from its noise seed."""
+    return int(generator(RandomStream.PROMPT, row_seed).integers(count))
 
 
 def sample_seed(seed: int, number: int) -> int:

@@ -164,8 +164,8 @@ def checked(name: str, value: object, hint: Any, bounds: Bounds) -> object:
     """A value converted to the type `hint`. Raises `UserError` with the setting, the value, and
     what to give.
 
-    Also accepts: NumPy's numbers, torch's dtypes as words, paths as texts, a number as a list of
-    one.
+    Also accepts: NumPy's numbers, torch's dtypes as words, paths as texts, a number or a text as a
+    list of one.
     """
     options = get_args(hint)
     if type(None) in options:
@@ -175,7 +175,8 @@ def checked(name: str, value: object, hint: Any, bounds: Bounds) -> object:
     if get_origin(hint) is Literal:
         return _word(name, value, get_args(hint))
     if get_origin(hint) is list:
-        return _numbers(name, value, bounds)
+        (item,) = get_args(hint)
+        return LISTS[item](name, value, bounds)
     kinds = {bool: _flag, int: _whole, CountOrAuto: _whole_or_auto, float: _number, str: _text}
     return kinds[hint](name, value, bounds)
 
@@ -227,6 +228,23 @@ def _numbers(name: str, value: Any, bounds: Bounds) -> list[float]:
     return [_number(name, number, bounds) for number in values]
 
 
+def _texts(name: str, value: Any, bounds: Bounds) -> list[str]:
+    """A list of different texts, none of which could pass for a setting on the command line."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not 1 <= len(values) <= MOST_VALUES:
+        raise UserError(
+            f"{name} is {shown(value)}: give a text, or a list of at most {MOST_VALUES}"
+        )
+    texts = [_text(name, text, bounds) for text in values]
+    for text in texts:
+        if text.startswith("-"):
+            raise UserError(f"{name} is {shown(text)}: a text of a list must not begin with -")
+    if len(set(texts)) < len(texts):
+        twice = max(texts, key=texts.count)
+        raise UserError(f"{name} contains {shown(twice)} twice: give every text once")
+    return texts
+
+
 def _within(name: str, number: float, bounds: Bounds) -> Any:
     if not math.isfinite(number) or not bounds.hold(number):
         raise UserError(f"{name} is {shown(number)}: give {bounds}")
@@ -245,3 +263,7 @@ def _text(name: str, value: object, bounds: Bounds) -> str:
     if any(unicodedata.category(character) in UNWRITABLE for character in text):
         raise UserError(f"{name} is {shown(text)}: remove the character that cannot be printed")
     return str(text)
+
+
+# The type of a list's items -> what reads the list.
+LISTS = {float: _numbers, str: _texts}

@@ -132,8 +132,8 @@ def _config_arguments(
     if "config" in values:
         raise UserError(f"{location}: a configuration cannot name another one")
     for name, value in values.items():
-        if isinstance(value, list) and not _takes_list(settings_class, name):
-            raise UserError(f"{location}: {name} must be one value, not a list")
+        if isinstance(value, list):
+            _check_list(settings_class, name, value, location)
     return as_arguments(values)
 
 
@@ -178,8 +178,14 @@ def _setting_name(word: str) -> str:
     return word.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
-def _takes_list(settings_class: type[Checked], name: str) -> bool:
-    return "list[" in str(hints_of(settings_class).get(name, ""))
+def _check_list(settings_class: type[Checked], name: str, values: list, location: str) -> None:
+    """Raises `UserError` if a setting takes no list, or one of other values."""
+    hint = str(hints_of(settings_class).get(name, ""))
+    if "list[" not in hint:
+        raise UserError(f"{location}: {name} must be one value, not a list")
+    if ("list[str]" in hint) != all(isinstance(value, str) for value in values):
+        kind = "texts" if "list[str]" in hint else "numbers"
+        raise UserError(f"{location}: {name} must be one value or a list of {kind}")
 
 
 def take_config(argv: list[str]) -> tuple[str | None, list[str]]:

@@ -48,7 +48,8 @@ NOT_THESE = {
     CountOrAuto: [True, 1.0, "4", "Auto", "", 10**30, 0, -1, [1], ["auto"]],
     float: [True, "0.5", float("nan"), float("inf"), 10**400, -1.0, 1e300, [0.5], complex(1), {}],
     str: ["", " ", "a\0b", "a\nb", "\ud800", "\x1b[31m", "x" * 5000, 3, b"bytes", ["a"], True],
-    list: [[], ["0.5"], "0.5", [True], [float("nan")], [2.0], True, {}, [0.5] * 1000],
+    list[float]: [[], ["0.5"], "0.5", [True], [float("nan")], [2.0], True, {}, [0.5] * 1000],
+    list[str]: [[], [""], [1], 0.5, ["a", "a"], ["--a"], "-a", ["a\nb"], {"a"}, ["x" * 5000]],
     typing.Literal: ["Union", "", 3, True, ["l2"], "x" * 5000, "\ud800"],
 }
 
@@ -59,6 +60,8 @@ def kind_of(hint):
     optional = type(None) in options
     if optional:
         (hint,) = (option for option in options if option is not type(None))
+    if typing.get_origin(hint) is list:
+        return hint, optional
     return typing.get_origin(hint) or hint, optional
 
 
@@ -93,7 +96,7 @@ def test_a_value_of_another_type_or_out_of_bounds_is_refused_by_name_in_python(o
 )
 def test_every_number_has_a_lower_and_an_upper_bound(owner, field):
     bounds = info_of(field).bounds
-    if kind_of(hints_of(owner)[field.name])[0] in (int, CountOrAuto, float, list):
+    if kind_of(hints_of(owner)[field.name])[0] in (int, CountOrAuto, float, list[float]):
         assert (bounds.at_least is None) != (bounds.above is None)
         assert (bounds.at_most is None) != (bounds.below is None)
 
