@@ -33,6 +33,7 @@ class RandomStream(IntEnum):
     BALANCE = 14  # seed, epoch: how often each class is shown
     JUDGED = 15  # seed: which mixtures are judged
     JUDGED_NOISE = 16  # a row's seed: the noise of its class's image
+    ON_THE_FLY = 21  # seed, epoch, row: whether it is mixed, and with which of its targets
 
 
 def _entropy(stream: RandomStream, numbers: tuple[int, ...]) -> list[int]:

@@ -18,6 +18,7 @@ from sgdmix_hub.seeds import row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.saliency import distrust, is_low_confidence
 
+from .bank import Bank, joined_labels, joined_maps
 from .row_store import RowArrays
 from .saliency_maps import SaliencyMaps
 
@@ -37,7 +38,10 @@ PLAN_GROUP = 2**14  # rows per row group
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One image to make. Indices are rows of the pinned split; `skip`: why it cannot be made."""
+    """One image to make. `skip`: why it cannot be made.
+
+    Indices are rows of the pinned split. A target of a bank is numbered as in bank.py.
+    """
 
     source_index: int
     variant: int
@@ -58,6 +62,7 @@ def make_plan(
     split: Split,
     maps: SaliencyMaps,
     backgrounds: RowArrays | None = None,
+    bank: Bank | None = None,
 ) -> Iterator[PlanRow]:
     """The variants of every source of the subset, in order.
 
@@ -65,18 +70,12 @@ def make_plan(
 
     Args:
         maps: (64, 64) per row.
-        backgrounds: float32 (D,) per row, if the selection method needs them.
+        backgrounds: float32 (D,) per row, if the selection method needs them; with a bank, of its
+            rows too.
     """
     unusable = maps.unusable | low_confidence(settings, split, maps)
-    usable = np.array([row for row in split.subset if int(row) not in unusable], dtype=np.int64)
-    targets = select_targets(
-        usable,
-        usable,
-        split.labels,
-        maps,
-        settings,
-        None if backgrounds is None else backgrounds[usable],
-    )
+    sources = _usable(split, unusable)
+    targets = selected(settings, split, maps, sources, backgrounds, bank)
     for source in split.subset.tolist():
         reason, chosen = unusable.get(source), [Target(NO_TARGET, 0.0)] * settings.num_variants
         if reason is None:
@@ -94,6 +93,35 @@ def make_plan(
                 saliency_distance=target.distance,
                 skip=reason if target.index == NO_TARGET else None,
             )
+
+
+def selected(
+    settings: AugmentSettings,
+    split: Split,
+    maps: SaliencyMaps,
+    sources: np.ndarray,
+    backgrounds: RowArrays | None,
+    bank: Bank | None,
+) -> Iterator[list[Target]]:
+    """The targets of usable rows, which are each other's targets unless there is a bank."""
+    if bank is None:
+        features = None if backgrounds is None else backgrounds[sources]
+        return select_targets(sources, sources, split.labels, maps, settings, features)
+    unusable = bank.maps.unusable | low_confidence(settings, bank.split, bank.maps)
+    usable = np.concatenate([sources, bank.first + _usable(bank.split, unusable)])
+    return select_targets(
+        sources,
+        usable,
+        joined_labels(split, bank),
+        joined_maps(maps, bank),
+        settings,
+        None if backgrounds is None else backgrounds[usable],
+        bank.first,
+    )
+
+
+def _usable(split: Split, unusable: dict[int, str]) -> np.ndarray:
+    return np.array([row for row in split.subset.tolist() if row not in unusable], dtype=np.int64)
 
 
 def low_confidence(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> dict[int, str]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sgdmix_hub.data.images import aspect_box
+from sgdmix_hub.data.subsets import NO_LABEL
 from sgdmix_hub.errors import Unusable, UnusableRow, attempt
 from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
 from sgdmix_hub.models.loading import class_prompt, load_refiner
@@ -16,6 +17,7 @@ from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import effective_strength
 
+from .bank import Bank
 from .inputs import Inputs
 from .plan import PlanRow
 from .saliency_maps import SaliencyMaps, stored_mask
@@ -36,11 +38,15 @@ class RowMaker:
         inputs: Inputs,
         maps: SaliencyMaps,
         pipeline: SGDMixPipeline | None = None,
+        bank: Bank | None = None,
     ):
-        """`pipeline`: if it is already loaded."""
+        """`pipeline`: if it is already loaded. `bank`: where the targets come from, if not from
+        the split.
+        """
         self.settings = settings
         self.inputs = inputs
         self.maps = maps
+        self.bank = bank
         self.masked_image = lru_cache(maxsize=MASKED_IMAGES_KEPT)(self._masked_image)
         self.pipeline = pipeline or SGDMixPipeline(settings)
         self.mixer = self.pipeline.mixer
@@ -84,11 +90,17 @@ class RowMaker:
         return filled
 
     def _masked_image(self, index: int, aspect: float | None = None) -> MaskedImage:
-        image = self.inputs.split.image(index)
+        settings, split, maps = self.settings, self.inputs.split, self.maps
+        row = index
+        if self.bank is not None and self.bank.owns(index):
+            settings, split, maps = self.bank.settings, self.bank.split, self.bank.maps
+            row = index - self.bank.first
+        image = split.image(row)
         if aspect is not None and aspect_box(*image.size, aspect) == (0, 0, *image.size):
             return self.masked_image(index)  # nothing is cropped
-        stored = stored_mask(self.settings, self.inputs.split, index)
-        return self.mixer.mask(image, self.maps[index], aspect, stored, self.maps.mask(index))
+        found = maps.mask(row)
+        stored = None if found is not None else stored_mask(settings, split, row)
+        return self.mixer.mask(image, maps[row], aspect, stored, found)
 
     def label(self, row: PlanRow) -> int:
         """The class of the image's label and prompt."""
@@ -111,12 +123,17 @@ class RowMaker:
     def columns(self, row: PlanRow, foreground_area: float) -> dict:
         """A row's columns without its image."""
         settings, label = self.settings, self.label(row)
+        target, target_label = row.target_index, NO_LABEL
+        if self.bank is not None and self.bank.owns(target):
+            target -= self.bank.first
+        else:
+            target_label = int(self.inputs.split.labels[target])
         foreground_strength = settings.foreground_strength
         return {
             "label": label,
             "source_index": row.source_index,
-            "target_index": row.target_index,
-            "target_label": int(self.inputs.split.labels[row.target_index]),
+            "target_index": target,
+            "target_label": target_label,
             "variant": row.variant,
             "strength": row.strength,
             "effective_strength": effective_strength(settings, row.strength),

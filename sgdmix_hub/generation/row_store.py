@@ -9,9 +9,11 @@ themselves. Damaged blocks are reported and made again; so are the blocks of dam
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from sgdmix_hub.data.splits import Split
+from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import (
     DamagedFile,
     clear_abandoned,
@@ -103,6 +106,46 @@ def compute_rows(
             _merge(folder, split)
         wait_for_file(folder / "unusable.json")
     return RowStore(folder, split)
+
+
+def compute_alone(
+    folder: Path, split: Split, prepare: Callable[[], Callable[[np.ndarray], Block]]
+) -> RowStore:
+    """As `compute_rows`, in one process that belongs to no launch: no collective.
+
+    Other processes that ask for the same store meanwhile wait for it. A finished store is not
+    read again to find damage.
+    """
+    merged = folder / "unusable.json"
+    if not merged.exists():
+        with alone(folder):
+            if not merged.exists():
+                _drop_damaged(folder, _blocks(split))
+                _compute_blocks(folder, split, prepare, 0, 1)
+                _merge(folder, split)
+    return RowStore(folder, split)
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Waits until no other process of this machine holds the folder, and holds it.
+
+    Raises `UserError` if the file system has no locks.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
+    except OSError as error:
+        raise UserError(f"cannot write to {shown(folder)}: {error.strerror}") from error
+    with open(folder / "lock", "a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"the file system of {shown(folder)} has no file locks ({error.strerror}): choose "
+                "another one"
+            ) from error
+        yield
 
 
 def _blocks(split: Split) -> list[np.ndarray]:
