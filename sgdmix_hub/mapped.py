@@ -19,7 +19,8 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 
 from sgdmix_hub.data.images import ANYWHERE
-from sgdmix_hub.data.splits import split_of
+from sgdmix_hub.data.splits import split_of, unlabelled_split
+from sgdmix_hub.generation.bank import Bank, NoForeground, with_bank
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.inputs import Inputs, environment
 from sgdmix_hub.generation.plan import make_plan
@@ -29,9 +30,9 @@ from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps
 from sgdmix_hub.generation.worker import in_plan_order, refined_rows
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.saliency.segmentation import MaskFunctionSource
-from sgdmix_hub.method.saliency.sources import load_source
+from sgdmix_hub.method.saliency.sources import Source, load_source
 from sgdmix_hub.publishing.layout import shard_features
-from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
 from sgdmix_hub.settings.method import saliency_method
 
 from ._compat import dataset_fingerprint
@@ -55,8 +56,14 @@ class MappedSplit:
         image_column: str = "image",
         label_column: str = "label",
         seed: int = 0,
+        backgrounds: Dataset | None = None,
+        background_image_column: str = "image",
+        background_has_foreground: bool = False,
     ):
-        """Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
+        """`backgrounds`: a dataset whose images are the targets; it needs no labels, and all of
+        them is background unless `background_has_foreground`.
+
+        Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
         models have other classes.
 
         Raises `ValueError` if the pipeline's models were not loaded by `from_pretrained`.
@@ -85,12 +92,35 @@ class MappedSplit:
             self.split.subset, values, {int(row): reason for row, reason in unusable.items()}
         )
         maps = SaliencyMaps(found, "", saliency_method(self.settings))
+        bank = None
+        if backgrounds is not None:
+            self.settings = with_bank(
+                self.settings, background_image_column, background_has_foreground
+            )
+            bank = self._bank(backgrounds, source)
         adapter = pipeline.refiner.adapter if pipeline.refiner else None
         self.maker = RowMaker(
-            self.settings, Inputs(self.split, None, adapter, None, None), maps, pipeline=pipeline
+            self.settings,
+            Inputs(self.split, None, adapter, None, None),
+            maps,
+            pipeline=pipeline,
+            bank=bank,
         )
-        self.plan = list(make_plan(self.settings, self.split, maps))
+        self.plan = list(make_plan(self.settings, self.split, maps, bank=bank))
         self._sources = np.array([row.source_index for row in self.plan])
+
+    def _bank(self, backgrounds: Dataset, source: Source) -> Bank:
+        """The bank of backgrounds with its maps."""
+        settings = bank_settings(self.settings)
+        pin = Pin("backgrounds", dataset_fingerprint(backgrounds))
+        images = unlabelled_split(backgrounds, pin, settings.image_column, ANYWHERE)
+        maps: SaliencyMaps = NoForeground("")
+        if self.settings.background_has_foreground:
+            values, unusable = block_maps(settings, images, images.subset, source)
+            reasons = {int(row): reason for row, reason in unusable.items()}
+            method = saliency_method(settings)
+            maps = SaliencyMaps(RowValues(images.subset, values, reasons), "", method)
+        return Bank(settings, images, maps, len(self.split.labels))
 
     def _check_classes(self, pipeline: SGDMixPipeline) -> None:
         """Raises `UserError` if class numbers mean other classes to the pipeline's models."""
@@ -117,6 +147,8 @@ class MappedSplit:
             pins,
             sorted(environment(self.settings).items()),
         ]
+        if self.maker.bank is not None:
+            facts.append(self.maker.bank.split.pin.revision)
         source = self.maker.pipeline.source
         if isinstance(source, MaskFunctionSource):
             facts.append(Hasher.hash(source.make_mask))

@@ -103,7 +103,8 @@ class SGDMixTransform:
         pipeline = pipeline or SGDMixPipeline.from_pretrained(strength=0, resolution=RESOLUTION)
         _check_pipeline(pipeline)
         folder = Path(folder)
-        values = dataclasses.asdict(pipeline.settings) | {"num_variants": num_targets}
+        values: dict[str, Any] = dataclasses.asdict(pipeline.settings)
+        values["num_variants"] = num_targets
         settings = AugmentSettings(
             dataset_name="dataset",
             output_dir="unused",

@@ -310,8 +310,8 @@ class _Singly(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> Block:
-        return self.make(self.rows[place : place + 1])
+    def __getitem__(self, index: int) -> Block:
+        return self.make(self.rows[index : index + 1])
 
 
 def _as_it_is(value: Any) -> Any:
