@@ -4,7 +4,7 @@
     python benchmarks/on_the_fly.py --seeds 1 2 3 4 5
 
 Speed is of one worker on JPEG photographs. Accuracy is on drawn birds under background shift, where
-all arms share one training loop. What was measured before is kept in `results`.
+all arms share one training loop. What was measured before is kept, in `work_dir` and `results`.
 """
 
 from __future__ import annotations
@@ -95,6 +95,28 @@ def report(figures: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def run_seed(work_dir: Path, seed: int, measured: dict) -> None:
+    """Trains the arms that were not measured; keeps each in the seed's folder at once."""
+    path = work_dir / f"seed-{seed}" / "figures.json"
+    done = measured | (read_json(path) if path.exists() else {})
+    domain = Domain(work_dir, seed)
+    for arm in ARMS:
+        if arm not in done:
+            done[arm] = accuracies(domain, arm)
+            write_json(path, done)
+            print(seed, arm, done[arm], flush=True)
+
+
+def finished_seeds(work_dir: Path) -> dict[str, dict]:
+    """The figures of the seeds whose arms were all measured."""
+    found = {}
+    for path in sorted(work_dir.glob("seed-*/figures.json")):
+        figures = read_json(path)
+        if set(ARMS) <= set(figures):
+            found[path.parent.name.removeprefix("seed-")] = figures
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -111,6 +133,8 @@ def main() -> None:
     start_processes(num_threads=1)
     path = arguments.results / "on_the_fly.json"
     figures = {"speed": [], "machine": "", "seeds": {}} | (read_json(path) if path.exists() else {})
+    for seed in arguments.seeds:
+        run_seed(arguments.work_dir, seed, figures["seeds"].get(str(seed), {}))
     if arguments.speed:
         figures["machine"] = f"{torch.get_num_threads()} CPU thread, torch {torch.__version__}"
         figures["speed"] = [
@@ -118,15 +142,8 @@ def main() -> None:
             for size in INPUTS
             for speed in measure(size, arguments.work_dir, arguments.seconds)
         ]
-        write_json(path, figures)
-    for seed in arguments.seeds:
-        domain = Domain(arguments.work_dir, seed)
-        done = figures["seeds"].setdefault(str(seed), {})
-        for arm in ARMS:
-            if arm not in done:
-                done[arm] = accuracies(domain, arm)
-                write_json(path, figures)
-                print(seed, arm, done[arm], flush=True)
+    figures["seeds"] |= finished_seeds(arguments.work_dir)
+    write_json(path, figures)
     text = report(figures)
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)

@@ -18,10 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import datasets
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from sgdmix_hub.data.images import ANYWHERE
 from sgdmix_hub.data.splits import Split, split_of, unlabelled_split
@@ -193,6 +195,8 @@ class SGDMixTransform:
                 f"the image of row {row} had {size[0]}x{size[1]} pixels when it was prepared, and "
                 f"has {image.width}x{image.height} now: mix before any other transform"
             )
+        if get_worker_info() is not None and cv2.getNumThreads() > 1:
+            cv2.setNumThreads(1)  # the workers of a loader share the processors already
         method, feather = self.settings.mixing_method, self.settings.feather
         assert method is not None and feather is not None, "the preset is applied"
         mask, box = self.images.mask(row), (0, 0, *self.images.mask(row).shape)

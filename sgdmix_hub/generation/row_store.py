@@ -55,13 +55,21 @@ class RowStore:
     """
 
     def __init__(self, folder: Path, split: Split):
-        self._values = np.load(folder / "values.npy", mmap_mode="r")
+        self._folder = folder
+        self._values = _mapped(folder)
         self._position = np.full(len(split.rows), -1, dtype=np.int64)
         self._position[split.subset] = np.arange(len(split.subset))
         self.unusable = {
             int(row): reason
             for row, reason in read_sealed(folder / "unusable.json")["unusable"].items()
         }
+
+    def __getstate__(self) -> dict:
+        """Without the values, which are mapped again: pickle would copy them."""
+        return {name: value for name, value in vars(self).items() if name != "_values"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state, _values=_mapped(state["_folder"]))
 
     def __getitem__(self, rows) -> np.ndarray:
         """The value of one row, or the stacked values of several rows."""
@@ -71,6 +79,10 @@ class RowStore:
     def values(self) -> np.ndarray:
         """The values of the whole subset, in its order, memory-mapped."""
         return self._values
+
+
+def _mapped(folder: Path) -> np.ndarray:
+    return np.load(folder / "values.npy", mmap_mode="r")
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
             if self.selection_method in COMPARE_MAPS:
                 raise UserError(
                     f"selection_method {self.selection_method} compares foregrounds: give "
-                    "--background_has_foreground, or leave it out"
+                    "--background_has_foreground true, or leave it out"
                 )
         elif saliency_source(self).needs == "classifier":
             raise UserError(

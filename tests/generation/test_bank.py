@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, load_dataset
@@ -122,7 +123,7 @@ def test_the_bank_is_pinned_in_manifest_configuration_and_card(generated, bank):
     assert manifest_of(generated)["pins"]["background_dataset_name"] == pin
     assert f"background_dataset_name: {pin}" in (generated / CONFIG).read_text()
     card = (generated / "repo" / "README.md").read_text()
-    assert f"| background_dataset_name | {pin} |" in card
+    assert "| background_dataset_name |" in card and pin in card
     assert "`target_index` is a row of the background dataset" in card
     assert "random" in card and "candidates from | other" not in card
 
@@ -184,7 +185,7 @@ def test_a_plan_with_a_target_outside_of_the_bank_is_refused(
     table = planned(generated)
     cells = table["target_index"].to_pylist()
     cells[3] = target
-    changed = table.set_column(2, "target_index", [np.array(cells)])
+    changed = table.set_column(2, "target_index", pa.array(cells))
     pq.write_table(changed.cast(table.schema), tmp_path / "plan.parquet")
     assert "plan.parquet" in refused(check_plan, tmp_path / "plan.parquet", recipe, split, BANK)
 
@@ -211,7 +212,7 @@ def test_foregrounds_of_the_bank_are_masked_and_filled(birds, tmp_path):
         "dataset_name": birds,
         "background_dataset_name": birds,
         "background_split": "validation",
-        "background_has_foreground": True,
+        "background_has_foreground": "true",
         "feather": 0.0,
     }
     rows = published_rows(generate(values, tmp_path / "out"))
@@ -236,7 +237,7 @@ def test_foregrounds_of_the_bank_are_masked_and_filled(birds, tmp_path):
         (
             [
                 "--background_dataset_name=o/b",
-                "--background_has_foreground",
+                "--background_has_foreground=true",
                 "--saliency_method=grad-cam",
                 "--classifier=o/c",
             ],
@@ -246,8 +247,7 @@ def test_foregrounds_of_the_bank_are_masked_and_filled(birds, tmp_path):
 )
 def test_settings_that_a_bank_cannot_have_are_refused(words, said):
     base = ["--dataset_name=org/birds", "--output_dir=out", "--strength=0"]
-    settings = parse_settings(AugmentSettings, [*base, *words])
-    assert said in refused(settings.validate)
+    assert said in refused(parse_settings, AugmentSettings, [*base, *words])
 
 
 def test_a_published_configuration_names_its_bank_by_commit_only():

@@ -107,7 +107,8 @@ costs = Neighbour().costs(np.array([1]), candidates)
 assert costs.shape == (1, 2) and Neighbour().best(1, candidates, costs[0]) == 2
 """,
     "docs/on_the_fly.md": """
-assert row["image"].size == (32, 32) and image.size == (32, 32) and batch["image"].shape[1:] == (3, 224, 224)
+assert row["image"].size == image.size == (32, 32)
+assert batch["image"].shape[1:] == (3, 224, 224)
 assert train[0]["label"] == dataset[0]["label"]
 """,
     "docs/publishing.md": "assert dataset[0][0].size == (32, 32)",

@@ -134,7 +134,8 @@ def test_images_do_not_depend_on_the_workers(
 def test_a_pickled_dataset_holds_no_prepared_image(mixed):
     mixed[0]
     data = pickle.dumps(mixed.mix)
-    assert len(data) < mixed.mix.images.values.nbytes / 4
+    assert mixed.mix.images.background(0)[5].tobytes() not in data
+    assert mixed.mix.targets[3].tobytes() not in data
     again = pickle.loads(data)
     image = mixed.mix.split.image(0)
     assert (pixels(again(image, 0)) == pixels(mixed.mix(image, 0))).all()
@@ -145,10 +146,8 @@ def test_what_is_prepared_is_opened_again_and_does_not_depend_on_the_workers(
 ):
     """A second dataset over the same folder must not mask anything."""
     MixedDataset(dataset, tmp_path, pipeline=pipeline, num_targets=3, num_workers=2)
-    for name in ("values.npy",):
-        (one,) = folder.glob(f"images-*/{name}")
-        (other,) = tmp_path.glob(f"images-*/{name}")
-        assert one.read_bytes() == other.read_bytes()
+    values = f"{mixed.mix.images.folder.name}/values.npy"
+    assert (folder / values).read_bytes() == (tmp_path / values).read_bytes()
     monkeypatch.setattr("sgdmix_hub.generation.prepared.Mixer", None)
     MixedDataset(dataset, folder, pipeline=pipeline, probability=1.0, num_targets=3)
 
@@ -277,7 +276,7 @@ def test_a_dataset_without_class_names_works_as_one_with(dataset, pipeline, tmp_
 
 def test_transform_takes_the_image_and_its_row(dataset, folder, pipeline, mixed):
     mix = SGDMixTransform(dataset, folder, pipeline=pipeline, probability=1.0, num_targets=3)
-    numbered = dataset.add_column("row", range(len(dataset)))
+    numbered = dataset.add_column("row", list(range(len(dataset))))
 
     def batch(rows):
         images = [mix(image, row) for image, row in zip(rows["image"], rows["row"], strict=True)]
@@ -304,8 +303,7 @@ def test_an_overlay_keeps_the_source_inside_and_shows_the_background_outside(wid
     ]
     assert (mixed[middle] == image[middle]).all()
     assert (mixed[0] == 90).all() and (mixed[:, -1] == 90).all()
-    same = softened(mask, 0.02)
-    soft = overlay(image[:0] if not len(image) else image, grey, same, hard=False)
+    soft = overlay(image, grey, softened(mask, 0.02), hard=False)
     assert np.abs(soft[0].astype(int) - 90).max() <= 1
 
 
@@ -322,13 +320,17 @@ def test_at_one_size_an_overlay_is_what_a_generation_composes(seed):
     assert np.abs(soft.astype(int) - compose(image, background, mask, 0.03)).max() <= 1
 
 
+sizes = st.tuples(st.integers(100, 300), st.integers(100, 300))
+
+
 @settings(max_examples=100)
-@given(sides, sides, sides, sides)
-def test_a_shown_box_has_the_sources_aspect_ratio_as_far_as_pixels_allow(w, h, width, height):
+@given(sizes, sizes)
+def test_a_shown_box_has_the_sources_aspect_ratio(target, source):
     size = 256
-    left, top, right, bottom = shown_box(np.zeros((size, size), bool), (w, h), (width, height))
+    left, top, right, bottom = shown_box(np.zeros((size, size), bool), target, source)
     assert 0 <= left < right <= size and 0 <= top < bottom <= size
     assert right - left == size or bottom - top == size
-    shown = (right - left) * w / ((bottom - top) * h)  # in the target's own pixels
-    tolerance = 0.5 / w + 0.5 / h + 4 / size
-    assert abs(np.log(shown / (width / height))) < tolerance * max(w / 2, h / 2, 2)
+    shown = (right - left) * target[0] / ((bottom - top) * target[1])  # in the target's own pixels
+    assert (
+        abs(np.log(shown / (source[0] / source[1]))) < 0.04
+    )  # two roundings of at least 33 pixels
