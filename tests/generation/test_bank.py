@@ -1,6 +1,7 @@
 """A bank of backgrounds: its rows, and no others, are targets; its pin is published and rerun."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -23,7 +24,7 @@ from launching import launch
 from PIL import Image
 from untrusted import COMMIT, refused
 
-from sgdmix_hub import augment
+from sgdmix_hub import augment, preview
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.generation.rerun import check_plan
@@ -34,7 +35,7 @@ from sgdmix_hub.settings.fetched import check_fetched
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
-from sgdmix_hub.settings.programs import RunSettings
+from sgdmix_hub.settings.programs import PreviewSettings, RunSettings
 
 BANK = 20
 METHOD = {"strength": 0, "resolution": 32, "mask_column": "mask", "num_variants": 2}
@@ -226,6 +227,29 @@ def test_foregrounds_of_the_bank_are_masked_and_filled(birds, tmp_path):
         target = np.asarray(bank[row["target_index"]]["image"].convert("RGB"))
         kept += (pixels_of(row)[there] == target[there]).all(axis=-1).mean() > 0.2
     assert kept == 0
+
+
+@pytest.mark.slow
+def test_a_preview_shows_targets_of_the_bank(birds, bank, split_name, tmp_path):
+    words = {
+        "dataset_name": birds,
+        "background_dataset_name": bank,
+        "background_split": split_name[0],
+        "background_image_column": "picture",
+        "mask_column": "mask",
+        "num_images": 2,
+        "resolution": 32,
+        "output_dir": tmp_path,
+    }
+    preview.main(parse_settings(PreviewSettings, arguments(words)))
+    facts = json.loads((tmp_path / "preview.json").read_text())
+    assert facts["background_dataset"] == str(resolve(str(bank), "dataset"))
+    rules = {target["selection_method"] for target in facts["targets"]}
+    assert rules == {"random", "novel-background"}
+    for target in facts["targets"]:
+        assert target["same_class_share"] == 0 and target["effective_targets"] <= BANK
+    mixed = {column["name"]: column for column in facts["mixtures"]}
+    assert mixed["recommended"]["mixtures"] > 0
 
 
 @pytest.mark.parametrize(
