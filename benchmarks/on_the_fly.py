@@ -40,7 +40,7 @@ PAIRS = ((FLY, PUBLISHED), (FLY_BANK, PUBLISHED_BANK), (PUBLISHED_BANK, PUBLISHE
 def speed_table(speeds: list[dict]) -> str:
     """Median images a second, and its ratio to the data loader alone in the same pass."""
     lines = [
-        "| Photographs, input of the network | Arm | images/s a worker | of the loader alone |",
+        "| Photographs, input of the network | Arm | images a CPU second | of the loader alone |",
         "|---|---|---|---|",
     ]
     for size in sorted({speed["size"] for speed in speeds}):
@@ -80,8 +80,8 @@ def report(figures: dict) -> str:
     parts = ["# Mixing on the fly"]
     if figures["speed"]:
         parts.append(
-            "Speed: one worker, one thread, `torch.utils.data.DataLoader`, RandomResizedCrop and "
-            f"flips behind it; {figures['machine']}. Median over passes in turn.\n\n"
+            "Speed of one worker: decoding, mixing, RandomResizedCrop, flips, a tensor; CPU time "
+            f"of the loading process, {figures['machine']}. Median over passes in turn.\n\n"
             + speed_table(figures["speed"])
         )
     if figures["seeds"]:
