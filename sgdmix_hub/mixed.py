@@ -29,6 +29,7 @@ from sgdmix_hub.data.images import ANYWHERE
 from sgdmix_hub.data.splits import Split, split_of, unlabelled_split
 from sgdmix_hub.data.torch_split import torch_split
 from sgdmix_hub.generation.bank import Bank, NoForeground, with_bank
+from sgdmix_hub.generation.plan import low_confidence
 from sgdmix_hub.generation.prepared import (
     prepare_images,
     prepare_maps,
@@ -90,6 +91,7 @@ class SGDMixTransform:
                 `SGDMixPipeline.from_pretrained(strength=0, resolution=256)`. `resolution` is the
                 size at which masks and backgrounds are kept: give that of your training.
             probability: of an image to be mixed.
+            seed: of what each epoch draws.
             num_targets: how many targets are chosen for each image; an epoch draws one of them.
                 Each is the best of `num_candidates`, by `selection_method`.
             image_column, label_column: of a split of `datasets`.
@@ -110,7 +112,6 @@ class SGDMixTransform:
         settings = AugmentSettings(
             dataset_name="dataset",
             output_dir="unused",
-            seed=seed,
             image_column=image_column,
             label_column=label_column,
             **values,
@@ -141,7 +142,7 @@ class SGDMixTransform:
         self.probability, self.seed = probability, seed
         self.settings, self.split = settings, split
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._report()
+        self._report(self.images.unusable | low_confidence(settings, split, maps))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "targets"}
@@ -151,11 +152,11 @@ class SGDMixTransform:
         """int64 (rows, num_targets), memory-mapped; `NO_TARGET` in the places that are left."""
         return np.load(self.targets_path, mmap_mode="r")
 
-    def _report(self) -> None:
+    def _report(self, unusable: dict[int, str]) -> None:
         """Warns about images that are never mixed. Raises `UserError` if that is all of them."""
         rows = self.split.subset
         mixed = int((self.targets[rows, 0] != NO_TARGET).sum())
-        reasons = Counter(map(kind_of, self.images.unusable.values())).most_common(3)
+        reasons = Counter(map(kind_of, unusable.values())).most_common(3)
         why = f" ({'; '.join(f'{count} x {shown(kind)}' for kind, count in reasons)})"
         text = f"of {len(rows)} images can be mixed{why if reasons else ''}"
         if mixed == 0:

@@ -55,7 +55,7 @@ TARGET_SETTINGS = (
     "num_variants",
     "max_target_reuse",
     "min_mask_confidence",
-    "seed",
+    "seed",  # of a generation; 0 for a training, whose seeds share their targets
 )
 
 
