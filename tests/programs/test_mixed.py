@@ -1,5 +1,6 @@
 """Mixing on the fly: a generation's mixtures, whatever the workers and their start method."""
 
+import multiprocessing
 import pickle
 
 import numpy as np
@@ -150,6 +151,38 @@ def test_what_is_prepared_is_opened_again_and_does_not_depend_on_the_workers(
     assert (folder / values).read_bytes() == (tmp_path / values).read_bytes()
     monkeypatch.setattr("sgdmix_hub.generation.prepared.Mixer", None)
     MixedDataset(dataset, folder, pipeline=pipeline, probability=1.0, num_targets=3)
+
+
+class Counting:
+    """The mask in the middle of an image; adds a byte to a file for every image."""
+
+    def __init__(self, calls):
+        self.calls = str(calls)
+
+    def __call__(self, image):
+        with open(self.calls, "ab") as file:
+            file.write(b".")
+        mask = np.zeros((SIZE, SIZE))
+        mask[10:20, 10:20] = 1
+        return mask
+
+
+def prepare(dataset, folder):
+    pipeline = SGDMixPipeline.from_pretrained(
+        mask_function=Counting(folder / "calls"), strength=0, resolution=SIZE
+    )
+    MixedDataset(dataset, folder / "prepared", pipeline=pipeline, num_targets=2)
+
+
+def test_processes_that_start_at_once_prepare_once(dataset, tmp_path):
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=prepare, args=(dataset, tmp_path)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (tmp_path / "calls").stat().st_size == len(dataset)
 
 
 class Pairs(torch.utils.data.Dataset):
