@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from parts.on_the_fly.training import (
     ARMS,
@@ -21,6 +20,8 @@ from parts.on_the_fly.training import (
 )
 
 from sgdmix_hub.files import write_json
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
