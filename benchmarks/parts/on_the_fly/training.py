@@ -37,7 +37,6 @@ PUBLISHED = "published S = 0, four variants"
 FLY = "on the fly"
 PUBLISHED_BANK = "published S = 0, backgrounds of the bank"
 FLY_BANK = "on the fly, backgrounds of the bank"
-FLY_LACKING = "on the fly, a bank of the four landscapes that are rare in training"
 TRAIN = v2.Compose(
     [v2.RandomResizedCrop(SIZE, scale=(0.6, 1), ratio=(1, 1)), v2.RandomHorizontalFlip()]
 )
@@ -137,7 +136,6 @@ ARMS: dict[str, Callable[[Domain], torch.utils.data.Dataset]] = {
         domain.real, domain.generated(domain.bank(list(range(len(KINDS))))), domain.seed
     ),
     FLY_BANK: lambda domain: domain.mixed(domain.bank(list(range(len(KINDS))))),
-    FLY_LACKING: lambda domain: domain.mixed(domain.bank(list(LACKING))),
 }
 
 
