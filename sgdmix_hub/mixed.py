@@ -86,7 +86,7 @@ class SGDMixTransform:
             dataset: split of `datasets`, or map-style dataset of (PIL image, label, ...) without a
                 transform.
             folder: keeps what is prepared: per image `resolution`^2 * 3 bytes for its background
-                and about 20 kB. Many datasets and settings may share one.
+                and at most 50 kB. Many datasets and settings may share one.
             pipeline: what finds the masks, and how images are mixed; without a refiner. By default
                 `SGDMixPipeline.from_pretrained(strength=0, resolution=256)`. `resolution` is the
                 size at which masks and backgrounds are kept: give that of your training.
