@@ -51,6 +51,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.method import apply_preset
 
+from .errors import one_line
 from .files import read_json
 
 logger = logging.getLogger("sgdmix_hub.augment")
@@ -73,6 +74,10 @@ def main(settings: AugmentSettings) -> None:
         inputs = resolve_inputs(settings, output.state)
         report_split(settings, inputs.split)
         say(masks_line(settings, inputs.metaclass))
+        if inputs.bank is not None:
+            say(
+                one_line(f"backgrounds: {len(inputs.bank.subset)} images of {inputs.bank.pin.name}")
+            )
         if settings.push_to_hub:
             check_inputs(inputs.pins, settings.allow_local_inputs)
         on_rank_zero(lambda: check_resume(settings, inputs, output.state))

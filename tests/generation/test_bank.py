@@ -27,10 +27,12 @@ from untrusted import COMMIT, refused
 from sgdmix_hub import augment, preview
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.evaluation.sources import origins_of
 from sgdmix_hub.generation.rerun import check_plan
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.mapped import MappedSplit
 from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.fetched import check_fetched
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
@@ -227,6 +229,15 @@ def test_foregrounds_of_the_bank_are_masked_and_filled(birds, tmp_path):
         target = np.asarray(bank[row["target_index"]]["image"].convert("RGB"))
         kept += (pixels_of(row)[there] == target[there]).all(axis=-1).mean() > 0.2
     assert kept == 0
+
+
+def test_an_evaluation_looks_for_copies_among_the_sources_alone(generated, birds):
+    """Rows of the bank are no rows of the split: their numbers must not be taken for some."""
+    split = load_split(
+        AugmentSettings(dataset_name=str(birds), output_dir="out"), resolve(str(birds), "dataset")
+    )
+    origins = origins_of(load_published(str(generated / "repo")), split)
+    assert origins.targets.tolist() == origins.sources.tolist()
 
 
 @pytest.mark.slow
