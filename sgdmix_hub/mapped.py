@@ -13,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+from typing import Literal
 
 import numpy as np
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
 from sgdmix_hub.data.images import ANYWHERE
-from sgdmix_hub.data.splits import split_of, unlabelled_split
+from sgdmix_hub.data.splits import Split, split_of, unlabelled_split
 from sgdmix_hub.generation.bank import Bank, NoForeground, with_bank
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.inputs import Inputs, environment
@@ -30,7 +31,7 @@ from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps
 from sgdmix_hub.generation.worker import in_plan_order, refined_rows
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.saliency.segmentation import MaskFunctionSource
-from sgdmix_hub.method.saliency.sources import Source, load_source
+from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
 from sgdmix_hub.settings.method import saliency_method
@@ -40,12 +41,15 @@ from .errors import UserError
 from .pipeline import SGDMixPipeline
 
 logger = logging.getLogger(__name__)
+BATCHES_A_BLOCK = 8  # of images, after which the bar moves
 
 
 class MappedSplit:
     """Maps every row of a dataset to its `num_variants` augmented rows with the published columns.
 
-    A row that cannot be made is left out with a warning.
+    A row that cannot be made is left out with a warning. The maps are made when the object is made,
+    under one bar; `Dataset.map` has another, over the rows. `pipeline.set_progress_bar_config`
+    changes the first, `datasets.disable_progress_bars` hides the second.
     """
 
     def __init__(
@@ -56,12 +60,14 @@ class MappedSplit:
         image_column: str = "image",
         label_column: str = "label",
         seed: int = 0,
+        image_format: Literal["jpeg", "webp", "png"] = "jpeg",
         backgrounds: Dataset | None = None,
         background_image_column: str = "image",
         background_has_foreground: bool = False,
     ):
-        """`backgrounds`: a dataset whose images are the targets; it needs no labels, and all of
-        them is background unless `background_has_foreground`.
+        """`image_column`: of images; `label_column`: of a `ClassLabel`; `seed`: of all draws, in
+        [0, 2**32). `backgrounds`: a dataset whose images are the targets; it needs no labels, and
+        all of them is background unless `background_has_foreground`.
 
         Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
         models have other classes.
@@ -82,22 +88,17 @@ class MappedSplit:
             seed=seed,
             image_column=image_column,
             label_column=label_column,
-            prompt_template=pipeline.prompt_template,
+            image_format=image_format,
             **method,
         )
         self._check_classes(pipeline)
-        source = pipeline.source or load_source(self.settings)
-        values, unusable = block_maps(self.settings, self.split, self.split.subset, source)
-        found = RowValues(
-            self.split.subset, values, {int(row): reason for row, reason in unusable.items()}
-        )
-        maps = SaliencyMaps(found, "", saliency_method(self.settings))
+        maps = self._maps(pipeline, self.settings, self.split)
         bank = None
         if backgrounds is not None:
             self.settings = with_bank(
                 self.settings, background_image_column, background_has_foreground
             )
-            bank = self._bank(backgrounds, source)
+            bank = self._bank(pipeline, backgrounds)
         adapter = pipeline.refiner.adapter if pipeline.refiner else None
         self.maker = RowMaker(
             self.settings,
@@ -109,18 +110,32 @@ class MappedSplit:
         self.plan = list(make_plan(self.settings, self.split, maps, bank=bank))
         self._sources = np.array([row.source_index for row in self.plan])
 
-    def _bank(self, backgrounds: Dataset, source: Source) -> Bank:
+    def _bank(self, pipeline: SGDMixPipeline, backgrounds: Dataset) -> Bank:
         """The bank of backgrounds with its maps."""
         settings = bank_settings(self.settings)
         pin = Pin("backgrounds", dataset_fingerprint(backgrounds))
         images = unlabelled_split(backgrounds, pin, settings.image_column, ANYWHERE)
         maps: SaliencyMaps = NoForeground("")
         if self.settings.background_has_foreground:
-            values, unusable = block_maps(settings, images, images.subset, source)
-            reasons = {int(row): reason for row, reason in unusable.items()}
-            method = saliency_method(settings)
-            maps = SaliencyMaps(RowValues(images.subset, values, reasons), "", method)
+            maps = self._maps(pipeline, settings, images)
         return Bank(settings, images, maps, len(self.split.labels))
+
+    def _maps(
+        self, pipeline: SGDMixPipeline, settings: AugmentSettings, split: Split
+    ) -> SaliencyMaps:
+        """The maps of all rows of a split, made under the pipeline's progress bar."""
+        source = pipeline.source or load_source(settings)
+        rows, size = split.subset, source.batch_size * BATCHES_A_BLOCK
+        blocks, reasons = [], {}
+        with pipeline.progress_bar(len(rows), desc="saliency maps", unit="image") as bar:
+            for start in range(0, len(rows), size):
+                block = rows[start : start + size]
+                values, unusable = block_maps(settings, split, block, source)
+                blocks.append(values)
+                reasons |= {int(row): reason for row, reason in unusable.items()}
+                bar.update(len(block))
+        found = RowValues(rows, np.concatenate(blocks), reasons)
+        return SaliencyMaps(found, "", saliency_method(settings))
 
     def _check_classes(self, pipeline: SGDMixPipeline) -> None:
         """Raises `UserError` if class numbers mean other classes to the pipeline's models."""
@@ -156,6 +171,7 @@ class MappedSplit:
             "batched": True,
             "batch_size": self.settings.batch_size,
             "with_indices": True,
+            "desc": "sgd-mix",
             "remove_columns": self.split.rows.column_names,
             "features": shard_features(self.split.class_names),
             "new_fingerprint": hashlib.sha256(repr(facts).encode()).hexdigest()[:16],
@@ -171,10 +187,15 @@ class MappedSplit:
         refined = refined_rows(self.maker, mixed, skipped, lambda rows: None)
         for row, mixture, image in sorted(refined, key=in_plan_order):
             encoded = {
-                "bytes": encode_image(image, self.settings.image_format),
+                "bytes": encode_image(
+                    image,
+                    self.settings.image_format,
+                    self.settings.image_quality,
+                    self.maker.mark(row),
+                ),
                 "path": self.maker.image_name(row),
             }
-            made.append({"image": encoded} | self.maker.columns(row, mixture.foreground_area))
+            made.append({"image": encoded} | self.maker.columns(row, mixture))
         for record in skipped:
             logger.warning(
                 f"row {record['source_index']}, variant {record['variant']}: {record['reason']}"

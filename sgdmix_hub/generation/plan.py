@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.method.strength import row_strength
 from sgdmix_hub.method.targets import NO_TARGET, Target, select_targets
-from sgdmix_hub.seeds import row_seed
+from sgdmix_hub.seeds import prompt_number, row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import num_prompts
 from sgdmix_hub.settings.saliency import distrust, is_low_confidence
 
 from .bank import Bank, joined_labels, joined_maps
 from .row_store import RowArrays
 from .saliency_maps import SaliencyMaps
+from .variants import variant_counts
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -30,17 +32,20 @@ PLAN_SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("strength", pa.float64()),
         ("saliency_distance", pa.float64()),
+        ("prompt", pa.int32()),
         ("skip", pa.string()),
     ]
 )
 PLAN_GROUP = 2**14  # rows per row group
+NO_CANDIDATE = "no candidate"
 
 
 @dataclass(frozen=True)
 class PlanRow:
     """One image to make. `skip`: why it cannot be made.
 
-    Indices are rows of the pinned split. A target of a bank is numbered as in bank.py.
+    Indices are rows of the pinned split. A target of a bank is numbered as in bank.py. `prompt`:
+    the number of its prompt, as `Prompts` counts them.
     """
 
     source_index: int
@@ -49,6 +54,7 @@ class PlanRow:
     seed: int
     strength: float
     saliency_distance: float
+    prompt: int
     skip: str | None
 
     @property
@@ -74,23 +80,31 @@ def make_plan(
             rows too.
     """
     unusable = maps.unusable | low_confidence(settings, split, maps)
-    sources = _usable(split, unusable)
-    targets = selected(settings, split, maps, sources, backgrounds, bank)
-    for source in split.subset.tolist():
-        reason, chosen = unusable.get(source), [Target(NO_TARGET, 0.0)] * settings.num_variants
+    mixable = np.array([row not in unusable for row in split.subset.tolist()], dtype=bool)
+    unmixed = [keeps_unmixed(settings, unusable.get(row, "")) for row in split.subset.tolist()]
+    counts = variant_counts(
+        settings, split.labels[split.subset], mixable, np.array(unmixed, dtype=bool)
+    )
+    usable, made = split.subset[mixable], mixable & (counts > 0)
+    sources = split.subset[made]
+    targets = selected(settings, split, maps, sources, usable, backgrounds, bank, counts[made])
+    for source, count in zip(split.subset.tolist(), counts.tolist(), strict=True):
+        reason, chosen = unusable.get(source), [Target(NO_TARGET, 0.0)] * count
         if reason is None:
-            reason, chosen = "no candidate", next(targets)
+            reason, chosen = NO_CANDIDATE, next(targets) if count else []
         elif keeps_unmixed(settings, reason):
-            chosen = [Target(source, 0.0)] * settings.num_variants
+            chosen = [Target(source, 0.0)] * count
         for variant, target in enumerate(chosen):
             strength = row_strength(settings.strength, settings.seed, source, variant)
+            seed = row_seed(settings.seed, source, variant)
             yield PlanRow(
                 source_index=source,
                 variant=variant,
                 target_index=target.index,
-                seed=row_seed(settings.seed, source, variant),
+                seed=seed,
                 strength=0.0 if target.index == source else strength,
                 saliency_distance=target.distance,
+                prompt=prompt_number(seed, num_prompts(settings)),
                 skip=reason if target.index == NO_TARGET else None,
             )
 
@@ -100,28 +114,20 @@ def selected(
     split: Split,
     maps: SaliencyMaps,
     sources: np.ndarray,
+    usable: np.ndarray,
     backgrounds: RowArrays | None,
     bank: Bank | None,
+    variants: np.ndarray | None = None,
 ) -> Iterator[list[Target]]:
-    """The targets of usable rows, which are each other's targets unless there is a bank."""
-    if bank is None:
-        features = None if backgrounds is None else backgrounds[sources]
-        return select_targets(sources, sources, split.labels, maps, settings, features)
-    unusable = bank.maps.unusable | low_confidence(settings, bank.split, bank.maps)
-    usable = np.concatenate([sources, bank.first + _usable(bank.split, unusable)])
-    return select_targets(
-        sources,
-        usable,
-        joined_labels(split, bank),
-        joined_maps(maps, bank),
-        settings,
-        None if backgrounds is None else backgrounds[usable],
-        bank.first,
-    )
-
-
-def _usable(split: Split, unusable: dict[int, str]) -> np.ndarray:
-    return np.array([row for row in split.subset.tolist() if row not in unusable], dtype=np.int64)
+    """The targets of `sources`: the `usable` rows of the split or, if there is one, of the bank."""
+    labels, joined, first = split.labels, maps, None
+    if bank is not None:
+        unusable = bank.maps.unusable | low_confidence(settings, bank.split, bank.maps)
+        rows = [row for row in bank.split.subset.tolist() if row not in unusable]
+        usable = np.concatenate([usable, bank.first + np.array(rows, np.int64)])
+        labels, joined, first = joined_labels(split, bank), joined_maps(maps, bank), bank.first
+    features = None if backgrounds is None else backgrounds[usable]
+    return select_targets(sources, usable, labels, joined, settings, features, variants, first)
 
 
 def low_confidence(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> dict[int, str]:

@@ -245,7 +245,7 @@ def _chosen(
         features = _features(settings, split, maps)
         if bank is not None:
             features = Joined(features, _features(bank.settings, bank.split, bank.maps), bank.first)
-    targets = selected(settings, split, maps, sources, features, bank)
+    targets = selected(settings, split, maps, sources, sources, features, bank)
     for row, chosen in zip(sources.tolist(), targets, strict=True):
         yield row, [target.index for target in chosen]
 

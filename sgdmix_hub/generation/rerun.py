@@ -5,7 +5,8 @@ Saliency maps of another machine may differ in their last bits and lead to other
 
 from __future__ import annotations
 
-from itertools import islice, product
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,11 @@ from sgdmix_hub.settings.generation import (
     AugmentSettings,
     published_settings,
 )
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.method import apply_preset, num_prompts
 from sgdmix_hub.settings.parsing import parse_settings
 
-from .plan import PLAN_SCHEMA
+from .plan import NO_CANDIDATE, PLAN_SCHEMA
+from .variants import variant_counts
 
 ROWS_AT_ONCE = 2**14
 LONGEST_REASON = 500  # characters
@@ -93,16 +95,21 @@ def check_plan(
     """Raises `UserError` unless a plan fits the settings and the split.
 
     It must have exactly the expected sources and variants, different seeds, the strengths of the
-    settings, and targets that are in the subset and of allowed classes or, with a bank of
-    backgrounds, rows of the bank.
+    settings, numbers of their prompts, and targets that are in the subset and of allowed classes
+    or, with a bank of backgrounds, rows of the bank.
     """
-    expected = product(split.subset.tolist(), range(settings.num_variants))
+    expected: Iterator[tuple[int, int]] = iter(())
     try:
         file = pq.ParquetFile(path)
-        fits = (
-            file.schema_arrow.equals(PLAN_SCHEMA)
-            and file.metadata.num_rows == len(split.subset) * settings.num_variants
-        )
+        fits = file.schema_arrow.equals(PLAN_SCHEMA)
+        if fits:
+            counts = _planned_variants(file, settings, split)
+            fits = file.metadata.num_rows == counts.sum()
+            expected = (
+                (source, variant)
+                for source, count in zip(split.subset.tolist(), counts.tolist(), strict=True)
+                for variant in range(count)
+            )
         # seeds need only differ: another version may derive them in another way
         fits = fits and len(file.read(["seed"])["seed"].unique()) == file.metadata.num_rows
         fits = fits and all(
@@ -117,6 +124,21 @@ def check_plan(
         )
 
 
+def _planned_variants(file: pq.ParquetFile, settings: AugmentSettings, split: Split) -> np.ndarray:
+    """The variants that each row of the subset should have, int64 (n,).
+
+    Which rows cannot be mixed is taken from the plan, the rest from the settings.
+    """
+    rows = file.read(["source_index", "target_index", "skip"])
+    sources, targets = (rows[name].to_numpy() for name in ("source_index", "target_index"))
+    skips = rows["skip"].to_pylist()
+    left_out = [skip not in (None, NO_CANDIDATE) for skip in skips]
+    is_unmixed = np.isin(split.subset, sources[sources == targets])
+    is_left_out = np.isin(split.subset, sources[np.array(left_out, dtype=bool)])
+    labels = split.labels[split.subset]
+    return variant_counts(settings, labels, ~is_unmixed & ~is_left_out, is_unmixed)
+
+
 def _are_rows(
     rows: pa.RecordBatch,
     expected: list[tuple[int, int]],
@@ -127,7 +149,7 @@ def _are_rows(
     """Whether rows of a plan are the expected ones, with values that are possible."""
     if any(rows.column(name).null_count for name in PLAN_SCHEMA.names if name != "skip"):
         return False
-    sources, variants, targets, seeds, strengths, distances = (
+    sources, variants, targets, seeds, strengths, distances, prompts = (
         rows.column(name).to_numpy() for name in PLAN_SCHEMA.names[:-1]
     )
     skipped = rows.column("skip").is_valid().to_numpy(zero_copy_only=False)
@@ -142,6 +164,7 @@ def _are_rows(
         len(rows) == len(expected)
         and list(zip(sources.tolist(), variants.tolist(), strict=True)) == expected
         and bool((seeds >= 0).all() and np.isin(strengths[~unmixed], settings.strength).all())
+        and bool(((prompts >= 0) & (prompts < num_prompts(settings))).all())
         and _are_targets(made, chosen, settings, split, bank_rows)
         and bool((targets[skipped] == NO_TARGET).all())
         and bool((np.isfinite(distances) & (distances >= 0))[~skipped].all())

@@ -7,11 +7,12 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from sgdmix_hub.data.images import aspect_box
+from sgdmix_hub.data.images import Frame, aspect_box
 from sgdmix_hub.data.subsets import NO_LABEL
 from sgdmix_hub.errors import Unusable, UnusableRow, attempt
 from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
-from sgdmix_hub.models.loading import class_prompt, load_refiner
+from sgdmix_hub.models.loading import load_refiner
+from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -20,6 +21,7 @@ from sgdmix_hub.settings.method import effective_strength
 from .bank import Bank
 from .inputs import Inputs
 from .plan import PlanRow
+from .provenance import provenance_mark
 from .saliency_maps import SaliencyMaps, stored_mask
 
 MASKED_IMAGES_KEPT = 256
@@ -48,6 +50,7 @@ class RowMaker:
         self.maps = maps
         self.bank = bank
         self.masked_image = lru_cache(maxsize=MASKED_IMAGES_KEPT)(self._masked_image)
+        self.prompts = Prompts(settings, inputs.adapter, inputs.split.class_names)
         self.pipeline = pipeline or SGDMixPipeline(settings)
         self.mixer = self.pipeline.mixer
 
@@ -59,10 +62,10 @@ class RowMaker:
                 self.settings,
                 self.inputs.base,
                 self.inputs.adapter,
-                self.prompt,
                 device,
                 on_step=stop_if_requested,
             )
+            self.pipeline.refiner.check_prompts(self.prompts)
 
     def mixture(self, row: PlanRow) -> Mixture:
         """The mixture of a planned row. Raises `UnusableRow`."""
@@ -72,7 +75,7 @@ class RowMaker:
         if row.is_unmixed:
             return unmixed(source)
         aspect = self.mixer.target_aspect(source)
-        return self.mixer.mix(source, self.masked_image(row.target_index, aspect))
+        return self.mixer.mix(source, self.masked_image(row.target_index, aspect, source.frame))
 
     def mixture_or_reason(self, row: PlanRow) -> Mixture | Unusable:
         """The mixture of a planned row, or why there is none."""
@@ -89,40 +92,45 @@ class RowMaker:
             raise UnusableRow(filled.reason)
         return filled
 
-    def _masked_image(self, index: int, aspect: float | None = None) -> MaskedImage:
-        settings, split, maps = self.settings, self.inputs.split, self.maps
-        row = index
+    def _masked_image(
+        self, index: int, aspect: float | None = None, frame: Frame | None = None
+    ) -> MaskedImage:
+        settings, split, maps, row = self.settings, self.inputs.split, self.maps, index
         if self.bank is not None and self.bank.owns(index):
             settings, split, maps = self.bank.settings, self.bank.split, self.bank.maps
             row = index - self.bank.first
         image = split.image(row)
-        if aspect is not None and aspect_box(*image.size, aspect) == (0, 0, *image.size):
-            return self.masked_image(index)  # nothing is cropped
+        own = self.mixer.frame(image.size)
+        cropped = aspect is not None and aspect_box(*image.size, aspect) != (0, 0, *image.size)
+        if frame is not None and frame == own and not cropped:
+            return self.masked_image(index)  # as it is masked for itself
         found = maps.mask(row)
         stored = None if found is not None else stored_mask(settings, split, row)
-        return self.mixer.mask(image, maps[row], aspect, stored, found)
+        return self.mixer.mask(image, maps[row], aspect, stored, found, frame)
 
     def label(self, row: PlanRow) -> int:
         """The class of the image's label and prompt."""
         index = row.target_index if self.settings.prompt_class == "target" else row.source_index
         return int(self.inputs.split.labels[index])
 
-    def prompt(self, label: int) -> str:
-        """The prompt of a class."""
-        names, template = self.inputs.split.class_names, self.settings.prompt_template
-        return class_prompt(self.inputs.adapter, names, template, label)
+    def prompt(self, row: PlanRow) -> str:
+        """The prompt of a row's last step."""
+        return self.prompts.published(self.label(row), row.prompt)
 
     def refined(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[np.ndarray | Unusable]:
         """The finished images, uint8 (size, size, 3), or why there is none.
 
         `rows`: at most a batch, all of one strength.
         """
-        labels, seeds = [self.label(row) for row in rows], [row.seed for row in rows]
-        return self.pipeline.finish(mixtures, labels, seeds, rows[0].strength)
+        prompts = [self.prompts.of(self.label(row), row.prompt) for row in rows]
+        seeds = [row.seed for row in rows]
+        finished = self.pipeline.finish(mixtures, prompts, seeds, rows[0].strength)
+        return [row if isinstance(row, Unusable) else row.image for row in finished]
 
-    def columns(self, row: PlanRow, foreground_area: float) -> dict:
+    def columns(self, row: PlanRow, mixture: Mixture) -> dict:
         """A row's columns without its image."""
         settings, label = self.settings, self.label(row)
+        source_width, source_height = mixture.source.size
         target, target_label = row.target_index, NO_LABEL
         if self.bank is not None and self.bank.owns(target):
             target -= self.bank.first
@@ -132,6 +140,8 @@ class RowMaker:
         return {
             "label": label,
             "source_index": row.source_index,
+            "source_width": source_width,
+            "source_height": source_height,
             "target_index": target,
             "target_label": target_label,
             "variant": row.variant,
@@ -142,10 +152,18 @@ class RowMaker:
             else foreground_strength,
             "seed": row.seed,
             "saliency_distance": row.saliency_distance,
-            "foreground_area": foreground_area,
+            "foreground_area": mixture.foreground_area,
             "mask_confidence": self.maps.confidence(row.source_index),
-            "prompt": self.prompt(label) if row.strength > 0 else "",
+            "prompt": self.prompt(row) if row.strength > 0 else "",
         }
+
+    def mark(self, row: PlanRow) -> bytes:
+        """The XMP packet for a row's image; empty for an unmixed source, of which it is not known
+        how it was made.
+        """
+        if row.is_unmixed:
+            return b""
+        return provenance_mark(row.strength > 0 or self.settings.inpainting_method == "diffusion")
 
     def image_name(self, row: PlanRow) -> str:
         return f"{row.source_index:08d}-{row.variant}.{self.settings.image_format}"

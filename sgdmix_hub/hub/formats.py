@@ -1,9 +1,12 @@
-"""The forms of manifest.json, adapter.json and classifier.json, which others may have written."""
+"""The forms of manifest.json, adapter.json, classifier.json and sgdmix_pipeline.json, which others
+may have written.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import SEAL, sealed
 from sgdmix_hub.forms import (
@@ -57,6 +60,13 @@ MANIFEST = record(
         SEAL: SHA256,
     },
     {
+        "format": COUNT,
+        "resize": of_kind(
+            "stretch, aspect-buckets or center-crop",
+            lambda value: value in ("stretch", "aspect-buckets", "center-crop"),
+        ),
+        "license_name": NAME,
+        "license_link": NAME,
         "prompt_class": of_kind("source or target", lambda value: value in ("source", "target")),
         "saliency": record(
             {
@@ -80,7 +90,8 @@ MANIFEST = record(
                 "versions": VERSIONS,
                 "licenses": mapping(optional(NAME)),
                 "quality": listing(listing(TEXT, 2)),
-            }
+            },
+            {"real_rows": listing(COUNT)},
         ),
         "evaluation": record({"synthetic": NAME, "pins": mapping(PIN, NAME)}),
     },
@@ -129,10 +140,45 @@ CLASSIFIER = record(
         "metrics": record({}, {"accuracy": SHARE}),
     },
 )
+MODEL_PINS = {
+    "pretrained_model_name_or_path": PIN,
+    "classifier": PIN,
+    "segmenter": PIN,
+    "detector": PIN,
+}
+# the settings are checked as any others, by `MethodSettings`
+PIPELINE = record(
+    {
+        "format": COUNT,
+        "settings": mapping(of_kind("a value", lambda value: not isinstance(value, dict)), NAME),
+        "pins": record({}, MODEL_PINS),
+        "class_names": optional(listing(TEXT)),
+    }
+)
+
+
+def read_pipeline_facts(path: Path, version: int) -> dict:
+    """A saved pipeline's settings, pins and class names. Raises `UserError`."""
+    facts = read_formed(path, PIPELINE)
+    if facts["format"] != version:
+        raise UserError(
+            f"{path.name} has format {facts['format']}, this version of sgdmix_hub reads "
+            f"{version}: install the version that saved it"
+        )
+    pins = {name: facts["pins"][name] for name in MODEL_PINS if name in facts["pins"]}
+    return {"settings": facts["settings"], "pins": pins, "class_names": facts["class_names"]}
 
 
 def read_manifest(path: Path) -> dict:
-    """A generation's manifest. Raises `UserError`, also if it was changed after it was written."""
+    """A generation's manifest. Raises `UserError`, also if it was changed after it was written, or
+    has a newer format than this version knows. Manifests of format 1 state no format.
+    """
+    stated = read_formed(path, record({}, {"format": COUNT})).get("format", 1)
+    if stated > FORMAT:
+        raise UserError(
+            f"{shown(path)} has format {stated}, this version of sgdmix_hub reads up to {FORMAT}: "
+            "install a newer version"
+        )
     manifest = read_formed(path, MANIFEST)
     if manifest != sealed(manifest):
         raise UserError(f"{shown(path)} was changed since it was written: fetch or make it again")

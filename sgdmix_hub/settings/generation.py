@@ -14,18 +14,21 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import lies_in
 
 from .data import DataSettings, outside_of_dataset
-from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
+from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
-from .method import COMPARE_MAPS, NAME_PROMPT, MethodSettings, saliency_method, saliency_source
+from .method import COMPARE_MAPS, MethodSettings, saliency_method, saliency_source
+from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
 from .saliency import NEEDED_SETTINGS
 
 # Folders of every published repository, which no configuration may be named after.
 FOLDERS = ("data", "sgdmix", "assets")
 LONGEST_CONFIG_NAME = 100  # bytes, since it names folders
+LONGEST_LINK = 500
 
 
 @dataclass(kw_only=True)
@@ -45,9 +48,6 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     )
     pretrained_model_name_or_path: str | None = setting(
         None, "base model; by default the one the adapter was trained on", pinned=True
-    )
-    prompt_template: str = setting(
-        NAME_PROMPT, "prompt for a base model without an adapter", at_most=LONGEST_PROMPT
     )
     classifier: str | None = setting(
         None, "classifier for the CAM, as org/name[@revision] or folder", pinned=True
@@ -97,12 +97,36 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         changes="nothing",
         at_most=LONGEST_NAME,
     )
+    license_name: str | None = setting(
+        None,
+        "name of a license that the Hub does not know, with license other",
+        changes="nothing",
+        at_most=LONGEST_NAME,
+    )
+    license_link: str | None = setting(
+        None,
+        "text of that license: an https:// address, or a file of the published repository",
+        changes="nothing",
+        at_most=LONGEST_LINK,
+    )
     saliency_dir: str | None = setting(
         None,
         "folder of saliency maps to share between runs; inside state/ by default",
         changes="nothing",
     )
-    image_format: Literal["png", "jpeg", "webp"] = setting("png", "format of the published images")
+    image_format: Literal["jpeg", "webp", "png"] = setting(
+        "jpeg", "format of the published images; png keeps every pixel, at three times the size"
+    )
+    image_quality: int | None = setting(
+        None, "quality of jpeg and webp; 95 if not given", at_least=1, at_most=100
+    )
+    images_per_class: int | None = setting(
+        None,
+        "fewest images of a class, real and synthetic together: the sources of rarer classes get "
+        "more variants than num_variants",
+        at_least=1,
+        at_most=10**5,
+    )
     rows_per_shard: int = setting(
         128, "rows per parquet file, the unit of resuming", at_least=1, at_most=10**5
     )
@@ -137,12 +161,17 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     def validate(self) -> None:
         super().validate()
         outside_of_dataset(self, "saliency_dir")
+        if self.image_quality is not None and self.image_format == "png":
+            raise UserError("image_quality is for jpeg and webp: leave it out, png loses nothing")
+        self._validate_license()
         if self.push_to_hub:
             self.validate_hub()
             if self.license is None:
                 raise UserError("push_to_hub needs --license, the license of the dataset")
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
+        elif self.refines:
+            check_templates("prompt_template", self.prompt_template or [], ADAPTER_FIELDS)
         self._validate_bank()
         needs = saliency_source(self).needs
         if needs == "function":
@@ -194,6 +223,19 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 "choose another --saliency_method, or leave --background_has_foreground out"
             )
 
+    def _validate_license(self) -> None:
+        given = [
+            name for name in ("license_name", "license_link") if getattr(self, name) is not None
+        ]
+        if given and self.license != "other":
+            raise UserError(f"{given[0]} needs --license other: the Hub knows all others by name")
+        link = self.license_link
+        if link is not None and not re.fullmatch(r"https://\S+|LICENSE[\w.-]*", link, re.ASCII):
+            raise UserError(
+                f"license_link {shown(link)}: give an https:// address, or LICENSE, the file that "
+                "you add to the repository"
+            )
+
     def _validate_without_adapter(self) -> None:
         if self.pretrained_model_name_or_path is None:
             raise UserError(
@@ -201,15 +243,12 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 "--pretrained_model_name_or_path alone, whose prompts then hold the class names; "
                 "--strength 0 mixes without a model"
             )
-        check_base_alone(self, self.prompt_template)
+        check_base_alone(self)
 
 
-def check_base_alone(settings: MethodSettings, prompt_template: str) -> None:
+def check_base_alone(settings: MethodSettings) -> None:
     """Raises `UserError` for settings that a base model without an adapter cannot have."""
-    if prompt_template.count("{class_name}") != 1:
-        raise UserError(
-            f"prompt_template must contain {{class_name}} exactly once: {prompt_template!r}"
-        )
+    check_templates("prompt_template", settings.prompt_template or [], NAME_FIELDS)
     if settings.inpainting_method == "diffusion":
         raise UserError(
             "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
@@ -272,12 +311,13 @@ def published_settings(settings: AugmentSettings, pins: dict[str, str]) -> dict[
 
 
 def fingerprint(settings: AugmentSettings, pins: dict[str, str]) -> str:
-    """sha256 of the settings that change the images, and of the inputs' pins."""
+    """sha256 of the settings that change the images, of the inputs' pins and of the format."""
     values = {
         name: value
         for name, value in published_settings(settings, pins).items()
         if name not in MAY_MOVE_LAST_BITS
     }
+    values["format"] = FORMAT
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -67,6 +67,7 @@ def settings(birds, bank):
         "background_split": "empty",
         "background_image_column": "picture",
         "rows_per_shard": 8,
+        "image_format": "png",
     }
 
 
@@ -188,7 +189,9 @@ def test_a_plan_with_a_target_outside_of_the_bank_is_refused(
     table = planned(generated)
     cells = table["target_index"].to_pylist()
     cells[3] = target
-    changed = table.set_column(2, "target_index", pa.array(cells))
+    changed = table.set_column(
+        table.schema.get_field_index("target_index"), "target_index", pa.array(cells)
+    )
     pq.write_table(changed.cast(table.schema), tmp_path / "plan.parquet")
     assert "plan.parquet" in refused(check_plan, tmp_path / "plan.parquet", recipe, split, BANK)
 
@@ -200,6 +203,7 @@ def test_a_mapped_split_gives_the_same_rows(generated, birds, split_name, bank):
         dataset,
         backgrounds=load_dataset(str(bank), split=split_name[0]),
         background_image_column="picture",
+        image_format="png",
     )
     rows = dataset.map(mapped, **mapped.options).cast_column("image", ImageFeature(decode=False))
     assert list(rows) == published_rows(generated)
@@ -217,6 +221,7 @@ def test_foregrounds_of_the_bank_are_masked_and_filled(birds, tmp_path):
         "background_split": "validation",
         "background_has_foreground": "true",
         "feather": 0.0,
+        "image_format": "png",
     }
     rows = published_rows(generate(values, tmp_path / "out"))
     bank = load_dataset(str(birds), split="validation")

@@ -160,7 +160,7 @@ def test_the_mask_that_cuts_is_as_fine_as_what_the_source_gave(birds, tmp_path):
     assert mapped.maker.maps.confidence(0) == 1.0
     again = MappedSplit(pipeline, dataset)
     assert mapped.options["new_fingerprint"] == again.options["new_fingerprint"]
-    (made,) = pipeline([dataset[0]["image"]], [dataset[7]["image"]], [0], seeds=[0])
+    (made,) = pipeline(dataset[0]["image"], dataset[7]["image"]).images
     source = np.asarray(square(dataset[0]["image"], 256, "stretch"))
     assert np.array_equal(np.asarray(made)[100:150, 100:150], source[100:150, 100:150])
 
@@ -327,8 +327,12 @@ def test_a_column_of_boxes_makes_a_generation(tmp_path, source_rows):
     assert not maps.mask(0)[:30].any() and "no background" in maps.unusable[7]
     maker = RowMaker(asked, inputs, maps)
     row = next(row for row in make_plan(asked, inputs.split, maps) if row.skip is None)
-    assert maker.mixture(row).foreground_area > 0
-    assert maker.columns(row, 0.5)["mask_confidence"] is None
+    mixture = maker.mixture(row)
+    assert mixture.foreground_area > 0
+    columns = maker.columns(row, mixture)
+    assert columns["mask_confidence"] is None
+    size = inputs.split.image(row.source_index).size
+    assert (columns["source_width"], columns["source_height"]) == size
 
 
 @pytest.mark.parametrize(

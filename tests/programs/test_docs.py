@@ -9,13 +9,12 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
 from datasets import load_dataset
+from forking import run_forked
 from launching import ROOT, launch_environment
 from loopback_hub import READ_TOKEN, hub_environment
 from publishing import another
@@ -75,6 +74,14 @@ for number, row in enumerate(load_dataset(BIRDS, split="train")):
     folder.mkdir(parents=True, exist_ok=True)
     row["image"].save(folder / f"{number}.png")
 """,
+    "docs/api.md": """
+import tempfile
+from datasets import load_dataset
+FOLDER = tempfile.mkdtemp()
+dataset = load_dataset(BIRDS, split="train")
+images, targets = ([dataset[row]["image"] for row in rows] for rows in ((0, 1), (9, 13)))
+labels = [dataset[row]["label"] for row in (0, 1)]
+""",
     "docs/evaluating.md": """
 import numpy as np
 synthetic_features, real_features = np.random.default_rng(0).normal(size=(2, 40, 8))
@@ -83,18 +90,26 @@ synthetic_features, real_features = np.random.default_rng(0).normal(size=(2, 40,
 # Names of the Hub that are folders here; models of 32x32 pixels.
 REPLACED = {
     "docs/generation.md": {
-        '"org/cub-adapter",': (
-            "ADAPTER, pretrained_model_name_or_path=BASE, resolution=32, num_inference_steps=4,"
-        ),
+        '"org/cub-adapter",': "BASE, ADAPTER, resolution=32, num_inference_steps=4,",
         '"stable-diffusion-v1-5/stable-diffusion-v1-5"': "BASE",
     },
     "docs/on_the_fly.md": {'"org/birds"': "BIRDS"},
+    "docs/api.md": {
+        '"me/bird-adapter",': "ADAPTER, resolution=32,",
+        '"stable-diffusion-v1-5/stable-diffusion-v1-5"': "BASE",
+        "num_inference_steps=30": "num_inference_steps=4",
+        '"my-pipeline"': "FOLDER",
+    },
     "docs/trust.md": {'"org/cub-sgdmix@0123456789abcdef0123456789abcdef01234567"': "AT_COMMIT"},
 }
 # Python lines after a page's last block: what it claims.
 CLAIMED = {
     "README.md": "assert mixed.size == (512, 512) and synthetic[0]['image'].size == (32, 32)",
     "docs/tutorial.md": "assert len(rows) == 12 and row['image'].size == (32, 32)",
+    "docs/api.md": """
+again = SGDMixPipeline.from_pretrained(BASE, FOLDER)
+assert again.settings == pipeline.settings and len(output.images) == 2
+""",
     "docs/generation.md": """
 assert all(image.size == (32, 32) for image in refined) and len(augmented) == len(dataset)
 assert pipeline.class_names == ["heron", "kite"]
@@ -115,7 +130,7 @@ assert train[0]["label"] == dataset[0]["label"]
 }
 RUN = """
 import json, os, sys, traceback
-given, pages = json.load(sys.stdin)
+given, pages = json.load(open(sys.argv[2]))
 outcomes = {}
 for page, code in pages.items():
     names = dict(given)
@@ -245,16 +260,11 @@ def outcomes(publisher, first_version, birds, adapter, tiny_base, tmp_path_facto
             code = code.replace(text, value)
         if code and "templates" not in page.parts:
             pages[name] = "\n".join([GIVEN.get(name, ""), code, CLAIMED.get(name, "")])
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(folder / "outcomes.json")],
-        input=json.dumps([given, pages]),
-        cwd=folder,
-        env=launch_environment(
-            hub_environment(publisher.hub, READ_TOKEN) | {"PYTHONPATH": str(ROOT)}
-        ),
-        capture_output=True,
-        text=True,
-        timeout=600,
+    (folder / "pages.json").write_text(json.dumps([given, pages]))
+    done = run_forked(
+        ["-c", RUN, folder / "outcomes.json", folder / "pages.json"],
+        launch_environment(hub_environment(publisher.hub, READ_TOKEN)),
+        folder,
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "outcomes.json").read_text())

@@ -5,8 +5,6 @@ launch does.
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,7 @@ from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.programs import RunSettings
 
 RECIPE = {
-    "adapter.yaml": {"rank": 4, "lora_alpha": 8, "max_train_steps": 2, "train_batch_size": 4},
+    "adapter.yaml": {"rank": 4, "lora_alpha": 8, "num_train_samples": 8, "total_batch_size": 4},
     "generate.yaml": {
         "preset": "paper",
         "strength": 0.5,
@@ -115,13 +113,8 @@ def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
         f"from datasets import load_dataset; dataset = {line}; "
         "print(len(dataset), dataset[0]['image'].size)"
     )
-    loaded = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=launch_environment({"HF_HOME": str(tmp_path / "home")}),
-        capture_output=True,
-        text=True,
-    )
+    environment = launch_environment({"HF_HOME": str(tmp_path / "home")})
+    loaded = run_forked(["-c", program], environment, tmp_path)
     assert loaded.returncode == 0 and loaded.stdout.splitlines()[-1] == f"{images} (32, 32)", loaded
     (picture,) = re.findall(r"^See it +(.+)$", done.stdout, re.MULTILINE)
     with Image.open(picture) as sheet:
@@ -270,7 +263,7 @@ def test_bad_value_for_the_last_stage_stops_before_the_first(
     ("file", "wrong"),
     [
         ("classifier", {"learning_rate": -1}),
-        ("adapter", {"max_train_steps": 0}),
+        ("adapter", {"num_train_samples": 0}),
         ("generate", {"strength": 1.5}),
         ("generate", {"strenght": 0.5}),
     ],

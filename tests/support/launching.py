@@ -1,10 +1,9 @@
 """Launches programs of this repository as a user would."""
 
 import os
-import subprocess
 import sys
 
-from forking import ROOT, Ended, run_forked
+from forking import ROOT, Ended, Started, run_forked
 
 
 def launch_command(args, num_processes=1):
@@ -52,13 +51,7 @@ def launch(args, num_processes=1, env=None, timeout=600) -> Ended:
     return run_forked(words, launch_environment(env), timeout=timeout)
 
 
-def launch_anew(args, num_processes=1, env=None, timeout=300) -> subprocess.CompletedProcess:
-    """Like `launch`, but every process is started, not forked."""
-    return subprocess.run(
-        launch_command(args, num_processes),
-        cwd=ROOT,
-        env=launch_environment(env),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+def launched_now(args, num_processes=1, start_new_session=False) -> Started:
+    """`launch` that doesn't wait for the end."""
+    words = launch_command(args, num_processes)[1:]
+    return Started(words, launch_environment(), start_new_session=start_new_session)

@@ -78,6 +78,7 @@ class Task:
                 compile=self.compiled,
                 dtype=self.dtype,
                 resolution=data.resolution_of(self.shape),
+                image_format="png",  # as the sampler that it is compared with
                 **method,
             )
         )
@@ -196,7 +197,7 @@ class Reference:
         mixture = self.maker.mixture(row)
         with self.autocast():
             image = self.pipeline(
-                prompt=self.maker.prompt(self.maker.label(row)),
+                prompt=self.maker.prompt(row),
                 image=Image.fromarray(mixture.mixed),
                 strength=row.strength,
                 num_inference_steps=self.settings.num_inference_steps,
