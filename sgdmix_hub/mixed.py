@@ -5,7 +5,8 @@
         train.set_epoch(epoch)
         ...
 
-Masks and filled backgrounds are prepared once, in a folder; then mixing needs no model. It is a mixture of a generation at strength 0, at the image's own size.
+Masks and filled backgrounds are prepared once, in a folder; then mixing needs no model. A
+mixture is that of a generation at strength 0, at the image's own size.
 """
 
 from __future__ import annotations
