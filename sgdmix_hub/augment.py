@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sgdmix_hub.data.report import report_split, report_unusable
-from sgdmix_hub.data.splits import Split
+from sgdmix_hub.generation.bank import compute_bank, joined_backgrounds
 from sgdmix_hub.generation.dry_run import check_can_be_made, estimate_text, try_rows
 from sgdmix_hub.generation.inputs import Inputs, check_resume, environment, resolve_inputs
 from sgdmix_hub.generation.plan import make_plan, write_plan
@@ -25,7 +25,7 @@ from sgdmix_hub.generation.progress import Progress
 from sgdmix_hub.generation.repository import build_repository, is_complete
 from sgdmix_hub.generation.rerun import published_plan
 from sgdmix_hub.generation.row_maker import RowMaker
-from sgdmix_hub.generation.saliency_maps import SaliencyMaps, compute_backgrounds, compute_maps
+from sgdmix_hub.generation.saliency_maps import compute_backgrounds, compute_maps
 from sgdmix_hub.generation.shards import Shards
 from sgdmix_hub.generation.worker import make_shards
 from sgdmix_hub.method.targets import Pools
@@ -51,6 +51,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.method import apply_preset
 
+from .errors import one_line
 from .files import read_json
 
 logger = logging.getLogger("sgdmix_hub.augment")
@@ -73,6 +74,10 @@ def main(settings: AugmentSettings) -> None:
         inputs = resolve_inputs(settings, output.state)
         report_split(settings, inputs.split)
         say(masks_line(settings, inputs.metaclass))
+        if inputs.bank is not None:
+            say(
+                one_line(f"backgrounds: {len(inputs.bank.subset)} images of {inputs.bank.pin.name}")
+            )
         if settings.push_to_hub:
             check_inputs(inputs.pins, settings.allow_local_inputs)
         on_rank_zero(lambda: check_resume(settings, inputs, output.state))
@@ -90,11 +95,15 @@ def main(settings: AugmentSettings) -> None:
             inputs.segmenter,
         )
         report_unusable(inputs.split, maps.unusable)
-        maker = RowMaker(settings, inputs, maps)
+        bank = None
+        if inputs.bank is not None:
+            bank = compute_bank(settings, inputs.split, inputs.bank, inputs.segmenter, rank)
+            report_unusable(bank.split, bank.maps.unusable)
+        maker = RowMaker(settings, inputs, maps, bank=bank)
         if settings.dry_run:
-            dry_run(settings, inputs.split, maps, maker, output, rank)
+            dry_run(settings, maker, output, rank)
             return
-        shards = plan_shards(settings, inputs, maps, output, rank)
+        shards = plan_shards(settings, maker, output, rank)
         make_unfinished(settings, inputs, maker, shards, rank)
         if rank.is_main_process:
             if settings.inpainting_method == "diffusion":  # for the contact sheet
@@ -112,8 +121,7 @@ def clear_attempt(output: OutputFolder) -> None:
 
 def plan_shards(
     settings: AugmentSettings,
-    inputs: Inputs,
-    maps: SaliencyMaps,
+    maker: RowMaker,
     output: OutputFolder,
     rank: Rank,
 ) -> Shards:
@@ -122,9 +130,12 @@ def plan_shards(
     """
     plan = PlanFile(output)
     if not on_rank_zero(plan.settle):
-        published = on_rank_zero(lambda: published_plan(settings, inputs.pins, inputs.split))
+        inputs, bank_rows = maker.inputs, None if maker.bank is None else maker.bank.count
+        published = on_rank_zero(
+            lambda: published_plan(settings, inputs.pins, inputs.split, bank_rows)
+        )
         if published is None:
-            make_plan_file(settings, inputs.split, maps, plan.put, rank)
+            make_plan_file(settings, maker, plan.put, rank)
         elif rank.is_main_process:
             plan.put(lambda temporary: copy(published, temporary))
     wait_for_file(plan.path)
@@ -136,38 +147,34 @@ def copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def make_plan_file(
-    settings: AugmentSettings, split: Split, maps: SaliencyMaps, put: PutPlan, rank: Rank
-) -> None:
+def make_plan_file(settings: AugmentSettings, maker: RowMaker, put: PutPlan, rank: Rank) -> None:
     """Makes the plan on rank 0. All ranks compute the backgrounds it needs first."""
+    split, maps, bank = maker.inputs.split, maker.maps, maker.bank
     backgrounds = None
     if settings.selection_method == "novel-background":
         backgrounds = compute_backgrounds(settings, split, maps, rank.index, rank.count)
+        if bank is not None:
+            backgrounds = joined_backgrounds(backgrounds, bank, rank)
     if not rank.is_main_process:
         return
     assert settings.target_classes is not None  # the preset is applied
     fewest = Pools(split.labels[split.subset], settings.target_classes).smallest()
+    if bank is not None:
+        fewest = bank.count
     if settings.num_candidates > fewest:
         logger.warning(
             f"num_candidates {settings.num_candidates} is more than the {fewest} candidates that "
             "some images have: these use all of theirs"
         )
-    put(lambda path: write_plan(path, make_plan(settings, split, maps, backgrounds)))
+    put(lambda path: write_plan(path, make_plan(settings, split, maps, backgrounds, bank)))
 
 
-def dry_run(
-    settings: AugmentSettings,
-    split: Split,
-    maps: SaliencyMaps,
-    maker: RowMaker,
-    output: OutputFolder,
-    rank: Rank,
-) -> None:
+def dry_run(settings: AugmentSettings, maker: RowMaker, output: OutputFolder, rank: Rank) -> None:
     """Prints what a run would make, or what is left of one that has begun."""
     plan, tried = PlanFile(output), output.dry_run_plan
     whole = on_rank_zero(plan.is_whole)
     if not whole:
-        make_plan_file(settings, split, maps, lambda write: write(tried), rank)
+        make_plan_file(settings, maker, lambda write: write(tried), rank)
     if rank.is_main_process:
         shards = Shards(output.shards, plan.path if whole else tried, settings.rows_per_shard)
         unfinished = shards.unfinished()

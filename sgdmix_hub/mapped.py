@@ -20,7 +20,8 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 
 from sgdmix_hub.data.images import ANYWHERE
-from sgdmix_hub.data.splits import split_of
+from sgdmix_hub.data.splits import Split, split_of, unlabelled_split
+from sgdmix_hub.generation.bank import Bank, NoForeground, with_bank
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.inputs import Inputs, environment
 from sgdmix_hub.generation.plan import make_plan
@@ -32,7 +33,7 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.saliency.segmentation import MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.publishing.layout import shard_features
-from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
 from sgdmix_hub.settings.method import saliency_method
 
 from ._compat import dataset_fingerprint
@@ -60,9 +61,13 @@ class MappedSplit:
         label_column: str = "label",
         seed: int = 0,
         image_format: Literal["jpeg", "webp", "png"] = "jpeg",
+        backgrounds: Dataset | None = None,
+        background_image_column: str = "image",
+        background_has_foreground: bool = False,
     ):
         """`image_column`: of images; `label_column`: of a `ClassLabel`; `seed`: of all draws, in
-        [0, 2**32).
+        [0, 2**32). `backgrounds`: a dataset whose images are the targets; it needs no labels, and
+        all of them is background unless `background_has_foreground`.
 
         Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
         models have other classes.
@@ -87,28 +92,50 @@ class MappedSplit:
             **method,
         )
         self._check_classes(pipeline)
-        maps = self._maps(pipeline)
+        maps = self._maps(pipeline, self.settings, self.split)
+        bank = None
+        if backgrounds is not None:
+            self.settings = with_bank(
+                self.settings, background_image_column, background_has_foreground
+            )
+            bank = self._bank(pipeline, backgrounds)
         adapter = pipeline.refiner.adapter if pipeline.refiner else None
         self.maker = RowMaker(
-            self.settings, Inputs(self.split, None, adapter, None, None), maps, pipeline=pipeline
+            self.settings,
+            Inputs(self.split, None, adapter, None, None),
+            maps,
+            pipeline=pipeline,
+            bank=bank,
         )
-        self.plan = list(make_plan(self.settings, self.split, maps))
+        self.plan = list(make_plan(self.settings, self.split, maps, bank=bank))
         self._sources = np.array([row.source_index for row in self.plan])
 
-    def _maps(self, pipeline: SGDMixPipeline) -> SaliencyMaps:
-        """The maps of all rows, made under the pipeline's progress bar."""
-        source = pipeline.source or load_source(self.settings)
-        rows, size = self.split.subset, source.batch_size * BATCHES_A_BLOCK
+    def _bank(self, pipeline: SGDMixPipeline, backgrounds: Dataset) -> Bank:
+        """The bank of backgrounds with its maps."""
+        settings = bank_settings(self.settings)
+        pin = Pin("backgrounds", dataset_fingerprint(backgrounds))
+        images = unlabelled_split(backgrounds, pin, settings.image_column, ANYWHERE)
+        maps: SaliencyMaps = NoForeground("")
+        if self.settings.background_has_foreground:
+            maps = self._maps(pipeline, settings, images)
+        return Bank(settings, images, maps, len(self.split.labels))
+
+    def _maps(
+        self, pipeline: SGDMixPipeline, settings: AugmentSettings, split: Split
+    ) -> SaliencyMaps:
+        """The maps of all rows of a split, made under the pipeline's progress bar."""
+        source = pipeline.source or load_source(settings)
+        rows, size = split.subset, source.batch_size * BATCHES_A_BLOCK
         blocks, reasons = [], {}
         with pipeline.progress_bar(len(rows), desc="saliency maps", unit="image") as bar:
             for start in range(0, len(rows), size):
                 block = rows[start : start + size]
-                values, unusable = block_maps(self.settings, self.split, block, source)
+                values, unusable = block_maps(settings, split, block, source)
                 blocks.append(values)
                 reasons |= {int(row): reason for row, reason in unusable.items()}
                 bar.update(len(block))
         found = RowValues(rows, np.concatenate(blocks), reasons)
-        return SaliencyMaps(found, "", saliency_method(self.settings))
+        return SaliencyMaps(found, "", saliency_method(settings))
 
     def _check_classes(self, pipeline: SGDMixPipeline) -> None:
         """Raises `UserError` if class numbers mean other classes to the pipeline's models."""
@@ -135,6 +162,8 @@ class MappedSplit:
             pins,
             sorted(environment(self.settings).items()),
         ]
+        if self.maker.bank is not None:
+            facts.append(self.maker.bank.split.pin.revision)
         source = self.maker.pipeline.source
         if isinstance(source, MaskFunctionSource):
             facts.append(Hasher.hash(source.make_mask))

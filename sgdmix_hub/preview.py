@@ -86,7 +86,12 @@ def main(settings: PreviewSettings) -> None:
         )
     with tqdm(total=min(len(inputs.split.subset), MEASURED), desc="preview", unit="image") as bar:
         split, left_out = draw_split(settings, inputs.split, bar.update)
-        comparison = Comparison(settings, split)
+        bank = None
+        if inputs.bank is not None:  # true masks are the dataset's alone
+            bank, _ = draw_split(
+                replace(settings, mask_column=None), inputs.bank, lambda rows: None
+            )
+        comparison = Comparison(settings, split, bank)
         shuffled = np.random.default_rng(settings.seed).permutation(split.subset)
         tested = replace(split, subset=np.sort(shuffled[: 0 if cam is None else TESTED]))
         bar.total += comparison.work + len(tested.subset)
@@ -134,6 +139,7 @@ def all_facts(
     return {
         "dataset": str(inputs.split.pin),
         "classifier": None if inputs.classifier is None else str(inputs.classifier),
+        "background_dataset": None if inputs.bank is None else str(inputs.bank.pin),
         "segmenter": None
         if segmenter is None
         else {
@@ -154,10 +160,10 @@ def all_facts(
         "recommended": masks_line(comparison.presets["recommended"]),
         "masks": [mask_facts(column, true) for column in comparison.masks],
         "best_fixed_iou": None if true is None else best_fixed_iou(true),
-        "targets": [target_facts(column, comparison.split.labels) for column in comparison.targets],
+        "targets": [target_facts(column, comparison.labels) for column in comparison.targets],
         "mixtures": []
         if true is None
-        else [mixture_facts(column, comparison.split.labels) for column in comparison.mixtures],
+        else [mixture_facts(column, comparison.labels) for column in comparison.mixtures],
     }
 
 

@@ -231,6 +231,7 @@ def check_reproducible(generation: AugmentSettings, output: Path) -> None:
     inputs += ["classifier"] if needs == "classifier" else []
     inputs += ["segmenter"] if needs == "segmenter" else []
     inputs += ["detector"] if needs == "segmenter" and generation.detector is not None else []
+    inputs += ["background_dataset_name"] if generation.background_dataset_name else []
     paths = {name: Path(getattr(generation, name)) for name in inputs}
     local = [
         name for name, path in paths.items() if os.path.isdir(path) or path.is_relative_to(output)

@@ -35,6 +35,7 @@ class RandomStream(IntEnum):
     JUDGED_NOISE = 16  # a row's seed: the noise of its class's image
     PROMPT = 18  # a row's seed: which of several prompts it has
     VARIANTS = 21  # seed, label: which sources of a class get one variant more
+    ON_THE_FLY = 22  # seed, epoch, row: whether it is mixed, and with which of its targets
 
 
 def _entropy(stream: RandomStream, numbers: tuple[int, ...]) -> list[int]:

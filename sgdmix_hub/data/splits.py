@@ -45,8 +45,16 @@ class Split:
     def image(self, index: int, column: str | None = None) -> Image.Image:
         """One image as upright RGB (from another column: unconverted). Raises `UnusableImage`."""
         cell = self.rows[int(index)][column or self.image_column]
-        image = decode_image(cell, self.files_in, self.max_pixels)
-        return to_rgb(image) if column is None else image
+        if column is None:
+            return self.decoded(cell)
+        return decode_image(cell, self.files_in, self.max_pixels)
+
+    def decoded(self, cell: dict | None) -> Image.Image:
+        """A cell of the image column as upright RGB. Raises `UnusableImage`."""
+        return to_rgb(decode_image(cell, self.files_in, self.max_pixels))
+
+    def is_image_column(self, column: str) -> bool:
+        return is_image(self.rows.features[column])
 
     def cell(self, index: int, column: str) -> Any:
         """A value of a row as the dataset stores it."""
@@ -143,6 +151,30 @@ def load_evaluation_split(
     return loaded
 
 
+def load_unlabelled(settings: DataSettings, pin: Pin) -> Split:
+    """Loads all rows of the split that the settings name, without labels.
+
+    Raises `UserError`, also if no image decodes.
+    """
+    loaded = load_rows(pin, settings.dataset_config_name, settings.dataset_split)
+    split = unlabelled_split(loaded.rows, pin, settings.image_column, loaded.files_in)
+    split = dataclasses.replace(split, strays=loaded.strays, max_pixels=settings.max_image_pixels)
+    split.check_decodable()
+    return split
+
+
+def unlabelled_split(
+    rows: Dataset, pin: Pin, image_column: str, files_in: str | None = None
+) -> Split:
+    """Makes a `Split` of all rows of a `Dataset`, without labels. Raises `UserError`."""
+    check_image_column(rows, pin, image_column)
+    if not len(rows):
+        raise UserError(f"{pin.name} has no row")
+    labels = np.full(len(rows), NO_LABEL, np.int64)
+    subset = np.arange(len(rows))
+    return Split(pin, undecoded(rows), image_column, labels, [], subset, files_in)
+
+
 def attributes_of(split: Split, column: str) -> tuple[np.ndarray, list[str]]:
     """Values of another column (class labels, strings or integers) as int64 (n,) with names.
 
@@ -204,14 +236,30 @@ def split_of(
                 f"{pin.name} has no column {shown(column)!r}: it has "
                 f"{', '.join(map(shown, rows.column_names))}{dropped}"
             )
-    if not is_image(rows.features[image_column]):
-        raise UserError(f"column {image_column!r} of {pin.name} holds no images")
+    check_image_column(rows, pin, image_column)
     labels, class_names = _labels(rows, label_column, class_names)
+    rows = undecoded(rows)
+    subset = np.flatnonzero(labels != NO_LABEL)
+    return Split(pin, rows, image_column, labels, class_names, subset, files_in)
+
+
+def check_image_column(rows: Dataset, pin: Pin, column: str) -> None:
+    """Raises `UserError` if a column is missing or holds no images."""
+    if column not in rows.column_names:
+        raise UserError(
+            f"{pin.name} has no column {shown(column)!r}: it has "
+            f"{', '.join(map(shown, rows.column_names))}"
+        )
+    if not is_image(rows.features[column]):
+        raise UserError(f"column {column!r} of {pin.name} holds no images")
+
+
+def undecoded(rows: Dataset) -> Dataset:
+    """The rows with the cells of image columns as they are stored."""
     for column, feature in rows.features.items():
         if is_image(feature):
             rows = rows.cast_column(column, ImageFeature(decode=False))
-    subset = np.flatnonzero(labels != NO_LABEL)
-    return Split(pin, rows, image_column, labels, class_names, subset, files_in)
+    return rows
 
 
 def is_image(feature) -> bool:

@@ -15,17 +15,26 @@ import numpy as np
 from PIL import Image
 
 from sgdmix_hub.data.images import aspect_box, square
+from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UnusableRow
+from sgdmix_hub.generation.bank import Bank, Joined, NoForeground, joined_labels
 from sgdmix_hub.generation.plan import PlanRow, low_confidence, make_plan
-from sgdmix_hub.generation.row_store import RowValues
+from sgdmix_hub.generation.row_store import RowArrays, RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps, features_of
 from sgdmix_hub.method.masks import foreground_mask, share_of_frame
 from sgdmix_hub.method.mixer import Box, MaskedImage, Mixer, Mixture
 from sgdmix_hub.method.saliency.cam import BATCH
 from sgdmix_hub.method.saliency.sources import Network, load_source
 from sgdmix_hub.metrics.mixture_quality import background_from_target, foreground_kept, leak
-from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import AT_HAND, PRESETS, apply_preset, saliency_source
+from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
+from sgdmix_hub.settings.method import (
+    AT_HAND,
+    COMPARE_MAPS,
+    PRESETS,
+    apply_preset,
+    saliency_method,
+    saliency_source,
+)
 from sgdmix_hub.settings.programs import PreviewSettings
 from sgdmix_hub.settings.saliency import PREVIEW_FALL_BACK, SALIENCY_SOURCES, is_low_confidence
 
@@ -105,7 +114,8 @@ def recipe(settings: PreviewSettings, preset: str = "paper", **choices: Any) -> 
     shared: dict[str, Any] = {name: getattr(settings, name) for name in SHARED}
     shared["segmenter_prompt"] = settings.segmenter_prompt or settings.metaclass
     source = SALIENCY_SOURCES[PRESETS[preset]["saliency_method"]]
-    if settings.classifier is None and source.needs == "classifier":
+    without_labels = settings.classifier is None or settings.background_has_foreground
+    if without_labels and source.needs == "classifier":
         shared["saliency_method"] = PREVIEW_FALL_BACK
     # nothing is made from a preview, so a classifier trained on other rows leaks nothing here
     shared |= choices | {"preset": preset, "strength": 0.0, "allow_other_subset": True}
@@ -115,14 +125,20 @@ def recipe(settings: PreviewSettings, preset: str = "paper", **choices: Any) -> 
 class Comparison:
     """Maps, masks, targets and mixtures of a drawn split for all recipes."""
 
-    def __init__(self, settings: PreviewSettings, split: DrawnSplit):
-        self.settings, self.split = settings, split
+    def __init__(
+        self, settings: PreviewSettings, split: DrawnSplit, bank: DrawnSplit | None = None
+    ):
+        """`bank`: drawn images of the background dataset, if the settings name one."""
+        self.settings, self.split, self.bank = settings, split, bank
         self.rows = split.subset
         self.shown = spread_over_classes(
             self.rows, split.labels, settings.num_images, settings.seed
         )
         self.mixed_rows = self.rows.tolist() if split.true_masks else self.shown
         self.presets = {name: recipe(settings, name) for name in PRESETS}
+        self.rules = RULES
+        if bank is not None and not settings.background_has_foreground:
+            self.rules = tuple(rule for rule in RULES if rule not in COMPARE_MAPS)
         paper, recommended = self.presets["paper"], self.presets["recommended"]
         at_hand = [method for name, method in AT_HAND.items() if getattr(recommended, name)]
         free = [name for name, source in SALIENCY_SOURCES.items() if source.needs == "nothing"]
@@ -162,7 +178,11 @@ class Comparison:
         self.masks = [
             self._mask_column(method, refinement, advance) for method, refinement in self.masked_by
         ]
-        rules = [dataclasses.replace(recommended, selection_method=rule) for rule in RULES]
+        self.banks = {
+            str(preset.saliency_method): self._bank_of(preset, networks)
+            for preset in (paper, recommended)
+        }
+        rules = [dataclasses.replace(recommended, selection_method=rule) for rule in self.rules]
         self.targets = [self._target_column(settings, advance) for settings in (paper, *rules)]
         plain = {
             name: dataclasses.replace(recommended, mixing_method=name, feather=0.0)
@@ -190,16 +210,30 @@ class Comparison:
         self, method: str, networks: Mapping[str, Network], advance: Callable[[int], None]
     ) -> SaliencyMaps:
         """The maps of all rows; zeros for rows without one."""
-        settings, blocks, unusable = recipe(self.settings, saliency_method=method), [], {}
-        source = load_source(settings, networks.get(SALIENCY_SOURCES[method].needs))
-        for start in range(0, len(self.rows), BATCH):
-            values, reasons = block_maps(
-                settings, self.split, self.rows[start : start + BATCH], source
-            )
-            blocks.append(values)
-            unusable |= {int(row): reason for row, reason in reasons.items()}
-            advance(len(values))
-        return SaliencyMaps(RowValues(self.rows, np.concatenate(blocks), unusable), "", method)
+        settings = recipe(self.settings, saliency_method=method)
+        return _maps_of(settings, self.split, networks, advance)
+
+    def _bank_of(self, settings: AugmentSettings, networks: Mapping[str, Network]) -> Bank | None:
+        """The background dataset with maps as the settings make them."""
+        if self.bank is None:
+            return None
+        own, maps = bank_settings(settings), NoForeground("")
+        if settings.background_has_foreground:
+            maps = _maps_of(own, self.bank, networks, lambda rows: None)
+        return Bank(own, self.bank, maps, len(self.split.labels))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64: of the split's rows, then no label for those of the background dataset."""
+        bank = next(iter(self.banks.values()))
+        return self.split.labels if bank is None else joined_labels(self.split, bank)
+
+    def target(self, row: int) -> tuple[np.ndarray, str]:
+        """The pixels of a planned target, and what it is called on the page."""
+        first = len(self.split.labels)
+        if self.bank is not None and row >= first:
+            return self._square(self.bank.images[row - first]), f"background {row - first}"
+        return self.pixels[row], self.split.class_names[self.split.labels[row]]
 
     def _maps_for(self, settings: AugmentSettings) -> SaliencyMaps:
         return self.maps[str(settings.saliency_method)]
@@ -255,14 +289,16 @@ class Comparison:
     def _target_column(
         self, settings: AugmentSettings, advance: Callable[[int], None]
     ) -> TargetColumn:
-        maps, backgrounds = self._maps_for(settings), None
+        maps = self._maps_for(settings)
+        backgrounds: RowArrays | None = None
+        bank = self.banks[str(settings.saliency_method)]
         if settings.selection_method == "novel-background":
-            features = []
-            for row in self.rows:
-                features.append(features_of(settings, self.split, maps, row))
-                advance(1)
-            backgrounds = RowValues(self.rows, np.stack(features))
-        plan = {row.source_index: row for row in make_plan(settings, self.split, maps, backgrounds)}
+            backgrounds = _features_of(settings, self.split, maps, advance)
+            if bank is not None:
+                others = _features_of(bank.settings, bank.split, bank.maps, lambda rows: None)
+                backgrounds = Joined(backgrounds, others, bank.first)
+        planned = make_plan(settings, self.split, maps, backgrounds, bank)
+        plan = {row.source_index: row for row in planned}
         return TargetColumn(
             settings,
             self._presets_like(settings, "saliency_method", "selection_method", "target_classes"),
@@ -302,10 +338,10 @@ class Comparison:
             if row.source_index in self.shown:
                 column.mixtures[row.source_index] = mixture
             if self.true_masks is not None:
-                true_source, true_target = (
-                    self.true_masks[[row.source_index]],
-                    self.true_mask(row.target_index, target.box)[None],
-                )
+                true_source = self.true_masks[[row.source_index]]
+                true_target = np.zeros_like(true_source)  # unknown for a background dataset
+                if self.bank is None:
+                    true_target = self.true_mask(row.target_index, target.box)[None]
                 column.figures[row.source_index] = MixtureFigures(
                     float(leak(mixture.shown[None], true_target)[0]),
                     float(foreground_kept(mixture.kept[None], true_source)[0]),
@@ -316,9 +352,42 @@ class Comparison:
         self, preset: AugmentSettings, row: int, aspect: float | None = None
     ) -> MaskedImage:
         """An image with a preset's mask. It is masked again only if `aspect` crops it."""
+        bank = self.banks[str(preset.saliency_method)]
+        if bank is not None and bank.owns(row):
+            row -= bank.first
+            mask = bank.maps.mask(row)
+            return Mixer(preset).mask(bank.split.image(row), bank.maps[row], aspect, None, mask)
         image = self.split.images[row]
         if aspect is None or aspect_box(*image.size, aspect) == (0, 0, *image.size):
             masks = next(column.masks for column in self.masks if preset.preset in column.presets)
             return MaskedImage(self.pixels[row], masks[row], image.size)
         maps = self._maps_for(preset)
         return Mixer(preset).mask(image, maps[row], aspect, found_mask=maps.mask(row))
+
+
+def _maps_of(
+    settings: AugmentSettings,
+    split: DrawnSplit,
+    networks: Mapping[str, Network],
+    advance: Callable[[int], None],
+) -> SaliencyMaps:
+    """The maps of a drawn split; zeros for rows without one."""
+    method, blocks, unusable = saliency_method(settings), [], {}
+    source = load_source(settings, networks.get(SALIENCY_SOURCES[method].needs))
+    for start in range(0, len(split.subset), BATCH):
+        values, reasons = block_maps(settings, split, split.subset[start : start + BATCH], source)
+        blocks.append(values)
+        unusable |= {int(row): reason for row, reason in reasons.items()}
+        advance(len(values))
+    return SaliencyMaps(RowValues(split.subset, np.concatenate(blocks), unusable), "", method)
+
+
+def _features_of(
+    settings: AugmentSettings, split: Split, maps: SaliencyMaps, advance: Callable[[int], None]
+) -> RowValues:
+    """Background features of a drawn split."""
+    features = []
+    for row in split.subset:
+        features.append(features_of(settings, split, maps, row))
+        advance(1)
+    return RowValues(split.subset, np.stack(features))

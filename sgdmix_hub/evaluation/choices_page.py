@@ -197,9 +197,7 @@ def mixture_row(comparison: Comparison, row: int) -> list[Panel]:
         elif planned.is_unmixed:
             panels.append(no_picture(UNMIXED))
         else:
-            target = planned.target_index
-            name = split.class_names[split.labels[target]]
-            panels.append(Panel(comparison.pixels[target], name))
+            panels.append(Panel(*comparison.target(planned.target_index)))
     for column in comparison.mixtures:
         if row in column.skipped:
             panels.append(no_picture(column.skipped[row]))

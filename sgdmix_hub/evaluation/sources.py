@@ -140,10 +140,16 @@ def _segmenter_settings(
 
 
 def origins_of(rows: PublishedRows, split: Split) -> Origins:
-    """Sources and targets of the rows, as positions in the split's subset."""
+    """Sources and targets of the rows, as positions in the split's subset.
+
+    Targets of a background dataset are no rows of the split: the source stands in their place.
+    """
+    targets = rows.rows.data.column("target_index").to_numpy()
+    if "background_dataset_name" in rows.manifest["pins"]:
+        targets = rows.sources
     return Origins(
         sources=np.searchsorted(split.subset, rows.sources),
-        targets=np.searchsorted(split.subset, rows.rows.data.column("target_index").to_numpy()),
+        targets=np.searchsorted(split.subset, targets),
         labels=rows.labels,
         strengths=rows.strengths,
         real_labels=split.labels[split.subset],

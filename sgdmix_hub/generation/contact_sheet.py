@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from sgdmix_hub.data.splits import decode_image
+from sgdmix_hub.errors import shown
 from sgdmix_hub.figures.panels import SheetRow, draw_contact_sheet, mask_panel, saliency_panel
 from sgdmix_hub.settings.generation import AugmentSettings
 
@@ -55,8 +56,13 @@ def _sheet_row(
     foreground = ""
     if settings.foreground_strength is not None:
         foreground = f" (foreground {settings.foreground_strength:g})"
+    bank = inputs.bank
+    if bank is not None and not row.is_unmixed:
+        partner = f"+  background of {shown(bank.pin.name)}"
+    else:
+        partner = _partner(settings, names[labels[row.target_index]])
     caption = (
-        f"{names[labels[row.source_index]]}  {_partner(settings, names[labels[row.target_index]])}"
+        f"{names[labels[row.source_index]]}  {partner}"
         f"     S = {row.strength:g}{foreground}   distance = {row.saliency_distance:.3f}"
     )
     return SheetRow(panels, caption)

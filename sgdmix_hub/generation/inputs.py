@@ -30,6 +30,7 @@ from sgdmix_hub.settings.generation import (
 )
 from sgdmix_hub.settings.method import saliency_source, sought_words
 
+from .bank import load_bank
 from .plan_file import begun_run, has_begun, note_run
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Inputs:
     base: Pin | None
     classifier: Pin | None
     segmenter: SegmenterPins | None = None
+    bank: Split | None = None
 
     @property
     def metaclass(self) -> str | None:
@@ -62,6 +64,8 @@ class Inputs:
         }
         if self.segmenter is not None:
             pins |= {"segmenter": self.segmenter.segmenter, "detector": self.segmenter.detector}
+        if self.bank is not None:
+            pins["background_dataset_name"] = self.bank.pin
         return {name: str(pin) for name, pin in pins.items() if pin is not None}
 
 
@@ -101,7 +105,10 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
             None if settings.detector is None else pin("detector", settings.detector),
             sought_words(settings, metaclass_of(adapter)),
         )
-    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter)
+    bank = None
+    if (name := settings.background_dataset_name) is not None:
+        bank = load_bank(settings, pin("background_dataset_name", name, "dataset"))
+    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter, bank)
     _check_belonging(settings, inputs)
     return inputs
 

@@ -19,6 +19,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import num_prompts
 from sgdmix_hub.settings.saliency import distrust, is_low_confidence
 
+from .bank import Bank, joined_labels, joined_maps
 from .row_store import RowArrays
 from .saliency_maps import SaliencyMaps
 from .variants import variant_counts
@@ -41,9 +42,10 @@ NO_CANDIDATE = "no candidate"
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One image to make. Indices are rows of the pinned split; `skip`: why it cannot be made.
+    """One image to make. `skip`: why it cannot be made.
 
-    `prompt`: the number of its prompt, as `Prompts` counts them.
+    Indices are rows of the pinned split. A target of a bank is numbered as in bank.py. `prompt`:
+    the number of its prompt, as `Prompts` counts them.
     """
 
     source_index: int
@@ -66,6 +68,7 @@ def make_plan(
     split: Split,
     maps: SaliencyMaps,
     backgrounds: RowArrays | None = None,
+    bank: Bank | None = None,
 ) -> Iterator[PlanRow]:
     """The variants of every source of the subset, in order.
 
@@ -73,7 +76,8 @@ def make_plan(
 
     Args:
         maps: (64, 64) per row.
-        backgrounds: float32 (D,) per row, if the selection method needs them.
+        backgrounds: float32 (D,) per row, if the selection method needs them; with a bank, of its
+            rows too.
     """
     unusable = maps.unusable | low_confidence(settings, split, maps)
     mixable = np.array([row not in unusable for row in split.subset.tolist()], dtype=bool)
@@ -82,15 +86,8 @@ def make_plan(
         settings, split.labels[split.subset], mixable, np.array(unmixed, dtype=bool)
     )
     usable, made = split.subset[mixable], mixable & (counts > 0)
-    targets = select_targets(
-        split.subset[made],
-        usable,
-        split.labels,
-        maps,
-        settings,
-        None if backgrounds is None else backgrounds[usable],
-        counts[made],
-    )
+    sources = split.subset[made]
+    targets = selected(settings, split, maps, sources, usable, backgrounds, bank, counts[made])
     for source, count in zip(split.subset.tolist(), counts.tolist(), strict=True):
         reason, chosen = unusable.get(source), [Target(NO_TARGET, 0.0)] * count
         if reason is None:
@@ -110,6 +107,27 @@ def make_plan(
                 prompt=prompt_number(seed, num_prompts(settings)),
                 skip=reason if target.index == NO_TARGET else None,
             )
+
+
+def selected(
+    settings: AugmentSettings,
+    split: Split,
+    maps: SaliencyMaps,
+    sources: np.ndarray,
+    usable: np.ndarray,
+    backgrounds: RowArrays | None,
+    bank: Bank | None,
+    variants: np.ndarray | None = None,
+) -> Iterator[list[Target]]:
+    """The targets of `sources`: the `usable` rows of the split or, if there is one, of the bank."""
+    labels, joined, first = split.labels, maps, None
+    if bank is not None:
+        unusable = bank.maps.unusable | low_confidence(settings, bank.split, bank.maps)
+        rows = [row for row in bank.split.subset.tolist() if row not in unusable]
+        usable = np.concatenate([usable, bank.first + np.array(rows, np.int64)])
+        labels, joined, first = joined_labels(split, bank), joined_maps(maps, bank), bank.first
+    features = None if backgrounds is None else backgrounds[usable]
+    return select_targets(sources, usable, labels, joined, settings, features, variants, first)
 
 
 def low_confidence(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> dict[int, str]:

@@ -229,6 +229,8 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
     The manifest keeps it, so that the card can be rewritten without the inputs.
     """
     licenses = {"dataset_name": stated_license(inputs.split.pin, "dataset")}
+    if inputs.bank is not None:
+        licenses["background_dataset_name"] = stated_license(inputs.bank.pin, "dataset")
     if inputs.base is not None:
         recorded = inputs.adapter.facts.get("base_license") if inputs.adapter else None
         licenses["pretrained_model_name_or_path"] = recorded or stated_license(inputs.base)

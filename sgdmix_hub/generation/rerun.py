@@ -37,11 +37,14 @@ ROWS_AT_ONCE = 2**14
 LONGEST_REASON = 500  # characters
 
 
-def published_plan(settings: AugmentSettings, pins: dict[str, str], split: Split) -> Path | None:
+def published_plan(
+    settings: AugmentSettings, pins: dict[str, str], split: Split, bank_rows: int | None = None
+) -> Path | None:
     """The plan beside the published configuration that this run was started from.
 
     None if there is none, or if the run's settings differ, which is reported. `settings` must have
-    the preset applied. Raises `UserError` if the plan is damaged.
+    the preset applied. `bank_rows`: how many rows the bank of backgrounds has, if there is one.
+    Raises `UserError` if the plan is damaged.
     """
     if settings.config is None:
         return None
@@ -59,7 +62,7 @@ def published_plan(settings: AugmentSettings, pins: dict[str, str], split: Split
     ]
     if stated != [file_sha256(plan)]:
         raise UserError(f"{plan} is not the plan of its manifest: download it again")
-    check_plan(plan, settings, split)
+    check_plan(plan, settings, split, bank_rows)
     say(f"the plan is that of {settings.config}")
     return plan
 
@@ -86,11 +89,14 @@ def different_settings(settings: AugmentSettings, config: str, pins: dict[str, s
     ]
 
 
-def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
+def check_plan(
+    path: Path, settings: AugmentSettings, split: Split, bank_rows: int | None = None
+) -> None:
     """Raises `UserError` unless a plan fits the settings and the split.
 
     It must have exactly the expected sources and variants, different seeds, the strengths of the
-    settings, numbers of their prompts, and targets that are in the subset and of allowed classes.
+    settings, numbers of their prompts, and targets that are in the subset and of allowed classes
+    or, with a bank of backgrounds, rows of the bank.
     """
     expected: Iterator[tuple[int, int]] = iter(())
     try:
@@ -107,7 +113,7 @@ def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
         # seeds need only differ: another version may derive them in another way
         fits = fits and len(file.read(["seed"])["seed"].unique()) == file.metadata.num_rows
         fits = fits and all(
-            _are_rows(rows, list(islice(expected, len(rows))), settings, split)
+            _are_rows(rows, list(islice(expected, len(rows))), settings, split, bank_rows)
             for rows in file.iter_batches(ROWS_AT_ONCE)
         )
     except (OSError, ValueError, pa.ArrowException) as error:  # not a valid parquet file
@@ -134,7 +140,11 @@ def _planned_variants(file: pq.ParquetFile, settings: AugmentSettings, split: Sp
 
 
 def _are_rows(
-    rows: pa.RecordBatch, expected: list[tuple[int, int]], settings: AugmentSettings, split: Split
+    rows: pa.RecordBatch,
+    expected: list[tuple[int, int]],
+    settings: AugmentSettings,
+    split: Split,
+    bank_rows: int | None,
 ) -> bool:
     """Whether rows of a plan are the expected ones, with values that are possible."""
     if any(rows.column(name).null_count for name in PLAN_SCHEMA.names if name != "skip"):
@@ -155,11 +165,26 @@ def _are_rows(
         and list(zip(sources.tolist(), variants.tolist(), strict=True)) == expected
         and bool((seeds >= 0).all() and np.isin(strengths[~unmixed], settings.strength).all())
         and bool(((prompts >= 0) & (prompts < num_prompts(settings))).all())
-        and bool((np.isin(chosen, split.subset) & (chosen != made)).all())
+        and _are_targets(made, chosen, settings, split, bank_rows)
         and bool((targets[skipped] == NO_TARGET).all())
-        and _classes_fit(split.labels[made], split.labels[chosen], settings.target_classes)
         and bool((np.isfinite(distances) & (distances >= 0))[~skipped].all())
         and all(len(reason) <= LONGEST_REASON and reason.isprintable() for reason in reasons)
+    )
+
+
+def _are_targets(
+    made: np.ndarray,
+    chosen: np.ndarray,
+    settings: AugmentSettings,
+    split: Split,
+    bank_rows: int | None,
+) -> bool:
+    """Whether these rows can be the targets of the rows `made`."""
+    if bank_rows is not None:
+        first = len(split.labels)
+        return bool(((chosen >= first) & (chosen < first + bank_rows)).all())
+    return bool((np.isin(chosen, split.subset) & (chosen != made)).all()) and _classes_fit(
+        split.labels[made], split.labels[chosen], settings.target_classes
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sgdmix_hub.data.images import Frame, aspect_box
+from sgdmix_hub.data.subsets import NO_LABEL
 from sgdmix_hub.errors import Unusable, UnusableRow, attempt
 from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
 from sgdmix_hub.models.loading import load_refiner
@@ -17,6 +18,7 @@ from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import effective_strength
 
+from .bank import Bank
 from .inputs import Inputs
 from .plan import PlanRow
 from .provenance import provenance_mark
@@ -38,11 +40,15 @@ class RowMaker:
         inputs: Inputs,
         maps: SaliencyMaps,
         pipeline: SGDMixPipeline | None = None,
+        bank: Bank | None = None,
     ):
-        """`pipeline`: if it is already loaded."""
+        """`pipeline`: if it is already loaded. `bank`: where the targets come from, if not from
+        the split.
+        """
         self.settings = settings
         self.inputs = inputs
         self.maps = maps
+        self.bank = bank
         self.masked_image = lru_cache(maxsize=MASKED_IMAGES_KEPT)(self._masked_image)
         self.prompts = Prompts(settings, inputs.adapter, inputs.split.class_names)
         self.pipeline = pipeline or SGDMixPipeline(settings)
@@ -89,14 +95,18 @@ class RowMaker:
     def _masked_image(
         self, index: int, aspect: float | None = None, frame: Frame | None = None
     ) -> MaskedImage:
-        image = self.inputs.split.image(index)
+        settings, split, maps, row = self.settings, self.inputs.split, self.maps, index
+        if self.bank is not None and self.bank.owns(index):
+            settings, split, maps = self.bank.settings, self.bank.split, self.bank.maps
+            row = index - self.bank.first
+        image = split.image(row)
         own = self.mixer.frame(image.size)
         cropped = aspect is not None and aspect_box(*image.size, aspect) != (0, 0, *image.size)
         if frame is not None and frame == own and not cropped:
             return self.masked_image(index)  # as it is masked for itself
-        stored = stored_mask(self.settings, self.inputs.split, index)
-        found = self.maps.mask(index)
-        return self.mixer.mask(image, self.maps[index], aspect, stored, found, frame)
+        found = maps.mask(row)
+        stored = None if found is not None else stored_mask(settings, split, row)
+        return self.mixer.mask(image, maps[row], aspect, stored, found, frame)
 
     def label(self, row: PlanRow) -> int:
         """The class of the image's label and prompt."""
@@ -121,14 +131,19 @@ class RowMaker:
         """A row's columns without its image."""
         settings, label = self.settings, self.label(row)
         source_width, source_height = mixture.source.size
+        target, target_label = row.target_index, NO_LABEL
+        if self.bank is not None and self.bank.owns(target):
+            target -= self.bank.first
+        else:
+            target_label = int(self.inputs.split.labels[target])
         foreground_strength = settings.foreground_strength
         return {
             "label": label,
             "source_index": row.source_index,
             "source_width": source_width,
             "source_height": source_height,
-            "target_index": row.target_index,
-            "target_label": int(self.inputs.split.labels[row.target_index]),
+            "target_index": target,
+            "target_label": target_label,
             "variant": row.variant,
             "strength": row.strength,
             "effective_strength": effective_strength(settings, row.strength),

@@ -9,9 +9,11 @@ themselves. Damaged blocks are reported and made again; so are the blocks of dam
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from sgdmix_hub.data.splits import Split
+from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import (
     DamagedFile,
     clear_abandoned,
@@ -52,13 +55,21 @@ class RowStore:
     """
 
     def __init__(self, folder: Path, split: Split):
-        self._values = np.load(folder / "values.npy", mmap_mode="r")
+        self._folder = folder
+        self._values = _mapped(folder)
         self._position = np.full(len(split.rows), -1, dtype=np.int64)
         self._position[split.subset] = np.arange(len(split.subset))
         self.unusable = {
             int(row): reason
             for row, reason in read_sealed(folder / "unusable.json")["unusable"].items()
         }
+
+    def __getstate__(self) -> dict:
+        """Without the values, which are mapped again: pickle would copy them."""
+        return {name: value for name, value in vars(self).items() if name != "_values"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state, _values=_mapped(state["_folder"]))
 
     def __getitem__(self, rows) -> np.ndarray:
         """The value of one row, or the stacked values of several rows."""
@@ -68,6 +79,10 @@ class RowStore:
     def values(self) -> np.ndarray:
         """The values of the whole subset, in its order, memory-mapped."""
         return self._values
+
+
+def _mapped(folder: Path) -> np.ndarray:
+    return np.load(folder / "values.npy", mmap_mode="r")
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,46 @@ def compute_rows(
             _merge(folder, split)
         wait_for_file(folder / "unusable.json")
     return RowStore(folder, split)
+
+
+def compute_alone(
+    folder: Path, split: Split, prepare: Callable[[], Callable[[np.ndarray], Block]]
+) -> RowStore:
+    """As `compute_rows`, in one process that belongs to no launch: no collective.
+
+    Other processes that ask for the same store meanwhile wait for it. A finished store is not
+    read again to find damage.
+    """
+    merged = folder / "unusable.json"
+    if not merged.exists():
+        with alone(folder):
+            if not merged.exists():
+                _drop_damaged(folder, _blocks(split))
+                _compute_blocks(folder, split, prepare, 0, 1)
+                _merge(folder, split)
+    return RowStore(folder, split)
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Waits until no other process of this machine holds the folder, and holds it.
+
+    Raises `UserError` if the file system has no locks.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
+    except OSError as error:
+        raise UserError(f"cannot write to {shown(folder)}: {error.strerror}") from error
+    with open(folder / "lock", "a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"the file system of {shown(folder)} has no file locks ({error.strerror}): choose "
+                "another one"
+            ) from error
+        yield
 
 
 def _blocks(split: Split) -> list[np.ndarray]:

@@ -350,9 +350,10 @@ def features_of(
     """Background features of one image, float32 (16,); zeros if it has no map or no mask."""
     if int(row) not in maps.unusable:
         with suppress(UnusableRow):
-            image, stored = split.image(row), stored_mask(settings, split, row)
+            image, finer = split.image(row), maps.mask(row)
+            stored = stored_mask(settings, split, row) if finer is None else None
             pixels = np.asarray(square(image, SIZE, settings.resize))
-            finer, share = maps.mask(row), None
+            share = None
             if stored is not None:
                 share = share_of(stored, image.size, None, SIZE, settings.resize)
             elif finer is not None:

@@ -52,6 +52,7 @@ def select_targets(
     settings: AugmentSettings,
     backgrounds: np.ndarray | None = None,
     variants: np.ndarray | None = None,
+    bank_from: int | None = None,
 ) -> Iterator[list[Target]]:
     """The targets of every source's variants, source by source.
 
@@ -60,17 +61,19 @@ def select_targets(
     the usable rows, only for `novel-background`. `settings`: with their preset applied. `variants`:
     int (len(sources),), each at least 1; by default `num_variants` of each source.
 
-    The pool of a source: all other usable rows that `target_classes` allows, ascending. A draw from
-    it is a pure function of (seed, source, variant). `l2` takes the nearest map, `dissimilar` the
-    farthest, `novel-background` the background farthest from the mean background of the source's
-    label, each the lowest row of equals; `random` takes the first drawn.
+    The pool of a source: all other usable rows that `target_classes` allows, ascending. With a
+    bank of backgrounds, whose rows are numbered from `bank_from` on, it is the bank's usable rows
+    instead, and no other row is a target. A draw from it is a pure function of (seed, source,
+    variant). `l2` takes the nearest map, `dissimilar` the farthest, `novel-background` the
+    background farthest from the mean background of the source's label, each the lowest row of
+    equals; `random` takes the first drawn.
 
     The variants of a source get different targets until its pool is used up; then it starts over.
     An image is the target of at most `max_target_reuse` rows, if possible. If every candidate has
     reached the cap, fall back to the whole pool; if the pool has too, take its least-used rows,
     preferring drawn candidates.
     """
-    selection = _Selection(usable, labels, maps, settings, backgrounds)
+    selection = _Selection(usable, labels, maps, settings, backgrounds, bank_from)
     positions = np.searchsorted(usable, sources)
     if variants is None:
         variants = np.full(len(sources), settings.num_variants)
@@ -101,11 +104,14 @@ class _Selection:
         maps: MapsByRow,
         settings: AugmentSettings,
         backgrounds: np.ndarray | None,
+        bank_from: int | None,
     ):
         classes, method = settings.target_classes, settings.selection_method
         assert classes is not None and method is not None, "a preset gives every method setting"
         self.usable, self.maps, self.settings = usable, maps, settings
         self.pools = Pools(labels[usable], classes)
+        if bank_from is not None:
+            self.pools = BankPools(labels[usable], int(np.searchsorted(usable, bank_from)))
         self.uses = np.zeros(len(usable), np.int64)
         self.rule = RULES[method](self, backgrounds)
 
@@ -221,6 +227,20 @@ class Pools:
 
     def whole(self, position: int) -> np.ndarray:
         return self.take(position, np.arange(self.size(position)))
+
+
+class BankPools(Pools):
+    """The pools of sources whose targets are a bank's: the positions from `first` on."""
+
+    def __init__(self, labels: np.ndarray, first: int):
+        super().__init__(labels, "any")
+        self.first = first
+
+    def size(self, position: int) -> int:
+        return len(self.group) - self.first
+
+    def take(self, position: int, places: np.ndarray) -> np.ndarray:
+        return self.first + places
 
 
 class DrawOrder:

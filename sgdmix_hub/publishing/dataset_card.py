@@ -169,6 +169,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         source_word=SOURCE_PATH if source.is_local else source.name,
         source_arguments=_source_arguments(settings, source),
         dataset_split=_code(settings.dataset_split),
+        background_split=_code(settings.background_split or "train"),
         image_column=_python(settings.image_column),
         label_column=_python(settings.label_column),
         few_shot=_few_shot(settings),
@@ -243,14 +244,16 @@ def _code(text: str) -> str:
 
 def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
     num_rows = sum(facts.rows_by_label)
-    source = Pin.parse(facts.pins["dataset_name"])
+    inputs = ("dataset_name", "background_dataset_name")
+    pins = [Pin.parse(facts.pins[name]) for name in inputs if name in facts.pins]
+    sources = [pin.name for pin in pins if not pin.is_local]
     card_data = DatasetCardData(
         license=settings.license,
         license_name=settings.license_name,
         license_link=settings.license_link,
         task_categories=["image-classification"],
         size_categories=[size_category(num_rows)],
-        source_datasets=None if source.is_local else [source.name],
+        source_datasets=sources or None,
         tags=["sgd-mix", "synthetic", "data-augmentation", "arxiv:2505.11813"],
         pretty_name=facts.title,
         sgdmix={settings.config_name: _machine_readable(settings, facts)},

@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
+from sgdmix_hub.files import lies_in
 
 from .data import DataSettings, outside_of_dataset
 from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
-from .method import MethodSettings, saliency_method, saliency_source
+from .method import COMPARE_MAPS, MethodSettings, saliency_method, saliency_source
 from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
 from .saliency import NEEDED_SETTINGS
 
@@ -60,6 +61,26 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         None,
         "detector for a SAM 2 segmenter (Grounding DINO, OWLv2), as org/name[@revision] or folder",
         pinned=True,
+    )
+    background_dataset_name: str | None = setting(
+        None,
+        "dataset whose images are the targets instead, as org/name[@revision] or folder; needs no "
+        "labels",
+        pinned=True,
+    )
+    background_config_name: str | None = setting(
+        None, "configuration of the background dataset", at_most=LONGEST_NAME
+    )
+    background_split: str | None = setting(
+        None, "split of the background dataset; train if not given", at_most=LONGEST_NAME
+    )
+    background_image_column: str | None = setting(
+        None, "image column of the background dataset; image if not given", at_most=LONGEST_NAME
+    )
+    background_has_foreground: bool | None = setting(
+        None,
+        "mask the background dataset's images as the dataset's; if not given, all of them is "
+        "background",
     )
     allow_other_subset: bool = setting(
         False, "accept an adapter or classifier that was trained on another subset"
@@ -151,6 +172,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
             self._validate_without_adapter()
         elif self.refines:
             check_templates("prompt_template", self.prompt_template or [], ADAPTER_FIELDS)
+        self._validate_bank()
         needs = saliency_source(self).needs
         if needs == "function":
             raise UserError(
@@ -166,6 +188,40 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         if self.card is not None and not os.path.isfile(self.card):
             raise UserError(f"card {self.card}: no such file")
         check_config_name(self.config_name)
+
+    def _validate_bank(self) -> None:
+        given = [name for name in BANK_SETTINGS if getattr(self, name) is not None]
+        if self.background_dataset_name is None:
+            if given:
+                raise UserError(f"{given[0]} needs --background_dataset_name")
+            return
+        bank = self.background_dataset_name
+        for folder in (self.output_dir, self.saliency_dir):
+            if folder and os.path.isdir(bank) and lies_in(folder, bank):
+                raise UserError(
+                    f"{shown(folder)} lies inside the background dataset's folder {shown(bank)}: "
+                    "choose a folder outside of it"
+                )
+        if self.target_classes not in (None, "any"):
+            raise UserError(
+                f"target_classes {self.target_classes} is for targets of the dataset's own "
+                "classes: a background dataset has none, so leave it out"
+            )
+        if self.prompt_class == "target":
+            raise UserError(
+                "prompt_class target needs the targets' labels: a background dataset has none"
+            )
+        if not self.background_has_foreground:
+            if self.selection_method in COMPARE_MAPS:
+                raise UserError(
+                    f"selection_method {self.selection_method} compares foregrounds: give "
+                    "--background_has_foreground true, or leave it out"
+                )
+        elif saliency_source(self).needs == "classifier":
+            raise UserError(
+                f"{saliency_method(self)} needs labels, which a background dataset does not have: "
+                "choose another --saliency_method, or leave --background_has_foreground out"
+            )
 
     def _validate_license(self) -> None:
         given = [
@@ -198,6 +254,29 @@ def check_base_alone(settings: MethodSettings) -> None:
             "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
             "metaclass"
         )
+
+
+# What is said of the background dataset besides its name.
+BANK_SETTINGS = (
+    "background_config_name",
+    "background_split",
+    "background_image_column",
+    "background_has_foreground",
+)
+
+
+def bank_settings(settings: AugmentSettings) -> AugmentSettings:
+    """The settings with the background dataset in the place of the dataset."""
+    assert settings.background_dataset_name is not None, "a bank has a name"
+    return dataclasses.replace(
+        settings,
+        dataset_name=settings.background_dataset_name,
+        dataset_config_name=settings.background_config_name,
+        dataset_split=settings.background_split or "train",
+        image_column=settings.background_image_column or "image",
+        background_dataset_name=None,
+        **dict.fromkeys(BANK_SETTINGS),
+    )
 
 
 # What goes into no published file: places, speed, pushes.

@@ -360,6 +360,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # A setting that brings a source of masks -> the saliency method that uses it; the best one first.
 AT_HAND = {"mask_column": "mask-column", "segmenter": "segmentation", "bbox_column": "box-column"}
+COMPARE_MAPS = ("l2", "dissimilar")  # selection methods that need a foreground in every target
 
 
 def num_prompts(settings: MethodSettings) -> int:
@@ -372,7 +373,7 @@ def preset_values(settings: MethodSettings) -> dict[str, Any]:
 
     `recommended` takes the best saliency source at hand: a column of masks, a segmentation model, a
     column of boxes, or else a method without a model. It mixes no mask that this source is not
-    trusted from.
+    trusted from. With a bank of backgrounds that has no foregrounds, targets are random.
     """
     values = dict(PRESETS[settings.preset])
     if settings.preset == "recommended":
@@ -380,6 +381,10 @@ def preset_values(settings: MethodSettings) -> dict[str, Any]:
         values["saliency_method"] = next(at_hand, values["saliency_method"])
         source = SALIENCY_SOURCES[settings.saliency_method or values["saliency_method"]]
         values["min_mask_confidence"] = source.trusted_from
+    if getattr(settings, "background_dataset_name", None) is not None:
+        values["target_classes"] = "any"  # a bank of backgrounds has no classes
+        if not getattr(settings, "background_has_foreground", None):
+            values["selection_method"] = "random"
     return values
 
 

@@ -78,6 +78,11 @@ class PreviewSettings(DataSettings):
     bbox_format: Literal["xywh", "xyxy"] | None = unset(AugmentSettings, "bbox_format")
     min_mask_confidence: float | None = unset(AugmentSettings, "min_mask_confidence")
     low_confidence: Literal["skip", "keep-unmixed"] = same(AugmentSettings, "low_confidence")
+    background_dataset_name: str | None = unset(AugmentSettings, "background_dataset_name")
+    background_config_name: str | None = unset(AugmentSettings, "background_config_name")
+    background_split: str | None = unset(AugmentSettings, "background_split")
+    background_image_column: str | None = unset(AugmentSettings, "background_image_column")
+    background_has_foreground: bool | None = unset(AugmentSettings, "background_has_foreground")
     mask_column: str | None = setting(
         None,
         "column of true foreground masks, to show and to measure against",
@@ -184,6 +189,11 @@ class RunSettings(HubSettings, DataOverrides):
     low_confidence: Literal["skip", "keep-unmixed"] | None = unset(
         AugmentSettings, "low_confidence"
     )
+    background_dataset_name: str | None = unset(AugmentSettings, "background_dataset_name")
+    background_config_name: str | None = unset(AugmentSettings, "background_config_name")
+    background_split: str | None = unset(AugmentSettings, "background_split")
+    background_image_column: str | None = unset(AugmentSettings, "background_image_column")
+    background_has_foreground: bool | None = unset(AugmentSettings, "background_has_foreground")
     bootstrap_saliency: bool = setting(
         False,
         "read saliency from a classifier retrained on mixtures with classifier-free masks",

@@ -463,3 +463,34 @@ def test_an_image_without_a_map_is_skipped_and_is_nobodys_target(birds_plan):
     assert {row.source_index for row in plan if row.skip} == {lost}
     assert {row.skip for row in plan if row.source_index == lost} == {"blank saliency map"}
     assert lost not in [row.target_index for row in plan]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(first=st.integers(1, ROWS - 1), candidates=st.integers(1, 40), variants=st.integers(1, 4))
+@settings(max_examples=25)
+def test_with_a_bank_its_rows_alone_are_targets(
+    maps, backgrounds, map_distances, method, first, candidates, variants
+):
+    """Rows from `first` on are the bank's. A loop draws from them and takes the best left."""
+    chosen = augment_settings(method, "other", candidates, variants)
+    sources = np.arange(first)
+    targets = list(
+        select_targets(
+            sources, EVERY_ROW, LABELS, maps, apply_preset(chosen), backgrounds, bank_from=first
+        )
+    )
+    pool = ROWS - first
+    for source, row in zip(sources, targets, strict=True):
+        indices = [target.index for target in row]
+        assert all(first <= index < ROWS for index in indices)
+        assert len(set(indices[:pool])) == min(variants, pool)
+        rng = generator(RandomStream.CANDIDATES, 0, source, 0)
+        drawn = first + rng.choice(pool, min(candidates, pool), replace=False)
+        costs = map_distances[source]
+        if method == "random":
+            assert indices[0] == drawn[0]
+        elif method in ("l2", "dissimilar"):
+            best = min if method == "l2" else max
+            extreme = best(costs[sorted(drawn)])
+            assert indices[0] == min(row for row in drawn if costs[row] == extreme)
+        assert row[0].distance == pytest.approx(costs[indices[0]], abs=1e-12)

@@ -66,6 +66,14 @@ images = [dataset[row]["image"] for row in (0, 1, 2)]
 targets = [dataset[row]["image"] for row in (9, 10, 11)]
 labels = [dataset[row]["label"] for row in (0, 1, 2)]
 """,
+    "docs/on_the_fly.md": """
+from pathlib import Path
+from datasets import load_dataset
+for number, row in enumerate(load_dataset(BIRDS, split="train")):
+    folder = Path("birds") / str(row["label"])
+    folder.mkdir(parents=True, exist_ok=True)
+    row["image"].save(folder / f"{number}.png")
+""",
     "docs/api.md": """
 import tempfile
 from datasets import load_dataset
@@ -85,6 +93,7 @@ REPLACED = {
         '"org/cub-adapter",': "BASE, ADAPTER, resolution=32, num_inference_steps=4,",
         '"stable-diffusion-v1-5/stable-diffusion-v1-5"': "BASE",
     },
+    "docs/on_the_fly.md": {'"org/birds"': "BIRDS"},
     "docs/api.md": {
         '"me/bird-adapter",': "ADAPTER, resolution=32,",
         '"stable-diffusion-v1-5/stable-diffusion-v1-5"': "BASE",
@@ -111,6 +120,11 @@ assert centre(Image.new("RGB", (80, 60)), None).shape == (64, 64)
 candidates = np.array([7, 2])
 costs = Neighbour().costs(np.array([1]), candidates)
 assert costs.shape == (1, 2) and Neighbour().best(1, candidates, costs[0]) == 2
+""",
+    "docs/on_the_fly.md": """
+assert row["image"].size == image.size == (32, 32)
+assert batch["image"].shape[1:] == (3, 224, 224)
+assert train[0]["label"] == dataset[0]["label"]
 """,
     "docs/publishing.md": "assert dataset[0][0].size == (32, 32)",
 }

@@ -53,6 +53,13 @@ def test_map_a_split(birds, tmp_path):
 
 
 @pytest.mark.slow
+def test_mix_on_the_fly(birds, tmp_path):
+    said = run_example("mix_on_the_fly.py", birds, "prepared", cwd=tmp_path)
+    assert said.count("of 24 mixed") == 2
+    assert list((tmp_path / "prepared").glob("images-*/values.npy"))
+
+
+@pytest.mark.slow
 def test_train_on_published(birds, published, tmp_path):
     said = run_example("train_on_published.py", birds, published / "repo", cwd=tmp_path)
     assert said.count("loss") == 2

@@ -62,6 +62,7 @@ def test_what_a_generation_publishes_is_what_a_published_configuration_may_set(t
     settings = AugmentSettings(
         dataset_name="org/birds",
         output_dir="out",
+        background_dataset_name="org/landscapes",
         license="mit",
         card="card.md",
         strength=[0.3, 0.5],
