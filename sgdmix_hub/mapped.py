@@ -15,7 +15,7 @@ import hashlib
 import logging
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
 
 from sgdmix_hub.data.images import ANYWHERE
@@ -55,8 +55,12 @@ class MappedSplit:
         image_column: str = "image",
         label_column: str = "label",
         seed: int = 0,
+        publish_mask: bool = True,
+        publish_mixed: bool = False,
     ):
-        """Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
+        """`publish_mask`, `publish_mixed`: as the settings of a generation.
+
+        Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
         models have other classes.
 
         Raises `ValueError` if the pipeline's models were not loaded by `from_pretrained`.
@@ -76,6 +80,8 @@ class MappedSplit:
             image_column=image_column,
             label_column=label_column,
             prompt_template=pipeline.prompt_template,
+            publish_mask=publish_mask,
+            publish_mixed=publish_mixed,
             **method,
         )
         self._check_classes(pipeline)
@@ -125,7 +131,7 @@ class MappedSplit:
             "batch_size": self.settings.batch_size,
             "with_indices": True,
             "remove_columns": self.split.rows.column_names,
-            "features": shard_features(self.split.class_names),
+            "features": self._features(),
             "new_fingerprint": hashlib.sha256(repr(facts).encode()).hexdigest()[:16],
         }
 
@@ -137,16 +143,19 @@ class MappedSplit:
         made: list[dict] = []
         skipped: list[dict] = []
         refined = refined_rows(self.maker, mixed, skipped, lambda rows: None)
-        for row, mixture, image in sorted(refined, key=in_plan_order):
-            encoded = {
-                "bytes": encode_image(image, self.settings.image_format),
-                "path": self.maker.image_name(row),
+        for row, finished in sorted(refined, key=in_plan_order):
+            cells = {
+                name: self.maker.image_cell(
+                    row, encode_image(pixels, self.settings.image_format), name
+                )
+                for name, pixels in self.maker.images(finished).items()
             }
-            made.append({"image": encoded} | self.maker.columns(row, mixture.foreground_area))
+            made.append(cells | self.maker.columns(row, finished.mixture.foreground_area))
         for record in skipped:
             logger.warning(
                 f"row {record['source_index']}, variant {record['variant']}: {record['reason']}"
             )
-        return {
-            name: [row[name] for row in made] for name in shard_features(self.split.class_names)
-        }
+        return {name: [row[name] for row in made] for name in self._features()}
+
+    def _features(self) -> Features:
+        return shard_features(self.split.class_names, self.settings.more_images)

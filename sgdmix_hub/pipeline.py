@@ -9,7 +9,7 @@ A generation calls the later stages with the maps and targets of its plan.
 from __future__ import annotations
 
 import logging
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 ImageAndFound = tuple[Image.Image, Found]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished image, uint8 (size, size, 3), and the mixture that it was refined from."""
+
+    image: np.ndarray
+    mixture: Mixture
 
 
 class SGDMixPipeline:
@@ -188,7 +196,7 @@ class SGDMixPipeline:
             if isinstance(outcome, Unusable):
                 logger.warning(f"image {row}: {outcome.reason}")
         return [
-            None if isinstance(outcome, Unusable) else Image.fromarray(outcome)
+            None if isinstance(outcome, Unusable) else Image.fromarray(outcome.image)
             for outcome in finished
         ]
 
@@ -261,12 +269,17 @@ class SGDMixPipeline:
 
     def finish(
         self, mixtures: list[Mixture], labels: list[int], seeds: list[int], strength: float
-    ) -> list[np.ndarray | Unusable]:
-        """The inpainted and refined images of at most a batch, uint8 (size, size, 3)."""
-        filled = self.inpaint(mixtures, seeds)
-        return among_usable(
-            filled, lambda rows, batch: self.refine(batch, *_at(rows, labels, seeds), strength)
-        )
+    ) -> list[Finished | Unusable]:
+        """The mixtures of at most a batch, their holes filled, with their refined images."""
+
+        def finished(rows: list[int], filled: list[Mixture]) -> list[Finished | Unusable]:
+            refined = self.refine(filled, *_at(rows, labels, seeds), strength)
+            return [
+                image if isinstance(image, Unusable) else Finished(image, mixture)
+                for image, mixture in zip(refined, filled, strict=True)
+            ]
+
+        return among_usable(self.inpaint(mixtures, seeds), finished)
 
     def refine(
         self, mixtures: list[Mixture], labels: list[int], seeds: list[int], strength: float

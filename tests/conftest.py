@@ -358,6 +358,7 @@ def generation_settings(birds, classifier, adapter, tiny_base):
         "batch_size": 4,
         "rows_per_shard": 6,
         "num_variants": 2,
+        "publish_mixed": True,
     }
 
 

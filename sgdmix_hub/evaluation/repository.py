@@ -14,13 +14,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Features
 
 from sgdmix_hub.figures.plots import draw_statistics
 from sgdmix_hub.files import sync, write_json, write_sealed
 from sgdmix_hub.generation.repository import card_facts
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, dataset_card
-from sgdmix_hub.publishing.layout import CARD, EVALUATION, RepoLayout, file_facts
+from sgdmix_hub.publishing.layout import (
+    CARD,
+    EVALUATION,
+    MORE_IMAGES,
+    RepoLayout,
+    file_facts,
+    shard_features,
+)
 from sgdmix_hub.publishing.statistics import count_rows
 from sgdmix_hub.settings.generation import AugmentSettings
 
@@ -67,7 +75,8 @@ def build_evaluated(
     layout, building = version.layout, output.building
     shutil.rmtree(building, ignore_errors=True)
     layout.make_folders(building)
-    shards = write_shards(version, class_names, scores, kept, building)
+    features = scored_features(published_features(version, class_names))
+    shards = write_shards(version, features, scores, kept, building)
     statistics = count_rows(shards, len(class_names))
     draw_statistics(statistics, building / layout.statistics)
     for name in (layout.contact_sheet, layout.config, layout.plan):
@@ -83,7 +92,7 @@ def build_evaluated(
     write_sealed(building / layout.manifest, manifest)
     card = dataset_card(
         card_settings(version.settings, manifest, output),
-        card_facts(manifest, scored_features(class_names), statistics, card_evaluation(facts)),
+        card_facts(manifest, features, statistics, card_evaluation(facts)),
     )
     (building / CARD).write_text(card, encoding="utf-8")
     sync(building)
@@ -113,14 +122,21 @@ def card_settings(
     )
 
 
+def published_features(version: Version, class_names: list[str]) -> Features:
+    """The columns of a version; one that was made by an older release has fewer."""
+    published = set(pq.read_schema(version.shards[0]).names)
+    known = shard_features(class_names, MORE_IMAGES)
+    return Features({name: known[name] for name in known if name in published})
+
+
 def write_shards(
-    version: Version, class_names: list[str], scores: Scores, kept: np.ndarray, building: Path
+    version: Version, features: Features, scores: Scores, kept: np.ndarray, building: Path
 ) -> list[Path]:
     """Copies the version's shards with the score columns added and the dropped rows removed.
 
     A shard without kept rows is left out. Returns the new files.
     """
-    schema = scored_features(class_names).arrow_schema
+    schema = features.arrow_schema
     sizes = [pq.ParquetFile(path).metadata.num_rows for path in version.shards]
     ends = np.cumsum(sizes)
     parts = [

@@ -40,8 +40,11 @@ START = (
 
 
 def encode_image(pixels: np.ndarray, image_format: str) -> bytes:
-    """Encodes uint8 (h, w, 3) as an image file."""
+    """Encodes uint8 (h, w, 3) as an image file, and bool (h, w) as a PNG of one bit a pixel."""
     buffer = io.BytesIO()
+    if pixels.dtype == bool:
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        return buffer.getvalue()
     Image.fromarray(pixels).save(
         buffer, format=image_format.upper(), **ENCODER_OPTIONS[image_format]
     )
@@ -78,7 +81,9 @@ class Encoders:
                 pass
 
     def encode(self, pixels: np.ndarray) -> Future[bytes]:
-        """Encodes uint8 (h, w, 3). The future raises `EncoderDied` if the worker was killed."""
+        """Encodes as `encode_image`. The future raises `EncoderDied` if the worker was killed."""
+        if pixels.dtype == bool:  # a millisecond, in this process
+            return self._threads.submit(encode_image, pixels, "png")
         return self._threads.submit(self._encode, pixels)
 
     def _encode(self, pixels: np.ndarray) -> bytes:

@@ -11,7 +11,7 @@ from sgdmix_hub.data.images import aspect_box
 from sgdmix_hub.errors import Unusable, UnusableRow, attempt
 from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
 from sgdmix_hub.models.loading import class_prompt, load_refiner
-from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.pipeline import Finished, SGDMixPipeline
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import effective_strength
@@ -100,8 +100,8 @@ class RowMaker:
         names, template = self.inputs.split.class_names, self.settings.prompt_template
         return class_prompt(self.inputs.adapter, names, template, label)
 
-    def refined(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[np.ndarray | Unusable]:
-        """The finished images, uint8 (size, size, 3), or why there is none.
+    def finished(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[Finished | Unusable]:
+        """The finished images, or why there is none.
 
         `rows`: at most a batch, all of one strength.
         """
@@ -130,5 +130,20 @@ class RowMaker:
             "prompt": self.prompt(label) if row.strength > 0 else "",
         }
 
-    def image_name(self, row: PlanRow) -> str:
-        return f"{row.source_index:08d}-{row.variant}.{self.settings.image_format}"
+    def images(self, finished: Finished) -> dict[str, np.ndarray]:
+        """The row's published images by column: uint8 (size, size, 3), the mask bool (size, size).
+
+        `mask` is the source's foreground as it was cut, `mixed` what was refined.
+        """
+        mixture = finished.mixture
+        more = {"mask": mixture.source.mask, "mixed": mixture.mixed}
+        return {"image": finished.image} | {name: more[name] for name in self.settings.more_images}
+
+    def image_cell(self, row: PlanRow, encoded: bytes, column: str = "image") -> dict:
+        """A published cell of one of the row's images."""
+        return {"bytes": encoded, "path": self.image_name(row, column)}
+
+    def image_name(self, row: PlanRow, column: str = "image") -> str:
+        part = "" if column == "image" else f"-{column}"
+        suffix = "png" if column == "mask" else self.settings.image_format
+        return f"{row.source_index:08d}-{row.variant}{part}.{suffix}"

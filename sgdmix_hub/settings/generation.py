@@ -82,6 +82,12 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         changes="nothing",
     )
     image_format: Literal["png", "jpeg", "webp"] = setting("png", "format of the published images")
+    publish_mask: bool = setting(
+        True, "publish the source's foreground as the column mask, a PNG of one bit a pixel"
+    )
+    publish_mixed: bool = setting(
+        False, "publish the mixture before refinement as the column mixed"
+    )
     rows_per_shard: int = setting(
         128, "rows per parquet file, the unit of resuming", at_least=1, at_most=10**5
     )
@@ -113,6 +119,12 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         changes="nothing",
     )
 
+    @property
+    def more_images(self) -> tuple[str, ...]:
+        """The published columns of images besides `image`."""
+        asked = {"mask": self.publish_mask, "mixed": self.publish_mixed}
+        return tuple(name for name, is_published in asked.items() if is_published)
+
     def validate(self) -> None:
         super().validate()
         outside_of_dataset(self, "saliency_dir")
@@ -120,6 +132,11 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
             self.validate_hub()
             if self.license is None:
                 raise UserError("push_to_hub needs --license, the license of the dataset")
+        if self.publish_mixed and not self.refines:
+            raise UserError(
+                "publish_mixed needs a strength above 0: without refinement the image is the "
+                "mixture"
+            )
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
         needs = saliency_source(self).needs

@@ -103,6 +103,22 @@ class MethodSettings(Checked):
         at_least=0,
         at_most=1,
     )
+    grabcut_radius: float = setting(
+        0.02,
+        "for mask_refinement grabcut: width around the mask that is rather foreground, as a share "
+        "of the image size",
+        makes_masks=True,
+        at_least=0,
+        at_most=0.5,
+    )
+    grabcut_background_radius: float = setting(
+        0.1,
+        "for mask_refinement grabcut: width around the mask beyond which all is background, as a "
+        "share of the image size",
+        makes_masks=True,
+        at_least=0,
+        at_most=1,
+    )
     mask_column: str | None = setting(
         None, "column of foreground masks, for saliency_method mask-column", at_most=LONGEST_NAME
     )
@@ -245,6 +261,12 @@ class MethodSettings(Checked):
             )
         if self.segmenter_instances == "nearest-box" and self.bbox_column is None:
             raise UserError("segmenter_instances nearest-box needs --bbox_column")
+        if self.grabcut_background_radius < self.grabcut_radius:
+            raise UserError(
+                f"grabcut_background_radius {self.grabcut_background_radius:g} is below "
+                f"grabcut_radius {self.grabcut_radius:g}: what is rather foreground cannot be "
+                "certain background"
+            )
         if self.min_mask_confidence and not saliency_source(self).has_confidence:
             raise UserError(
                 f"min_mask_confidence {self.min_mask_confidence:g} needs a saliency_method that "

@@ -34,6 +34,7 @@ COLUMNS = [
     "foreground_area",
     "mask_confidence",
     "prompt",
+    "mask",
 ]
 
 LOAD = """
