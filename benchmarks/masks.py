@@ -20,7 +20,7 @@ import json
 from pathlib import Path
 
 from parts.masks.arms import CONSENSUS
-from parts.masks.costs import consensus_cost, fill_scores, mixing_cost
+from parts.masks.costs import consensus_cost, fill_scores, mask_bytes, mixing_cost
 from parts.masks.drawing import draw_coverage, sheet
 from parts.masks.photographs import BIRD_SEEDS, Photograph, birds, photographs, resized
 from parts.masks.scores import FLOOR, scores
@@ -116,6 +116,7 @@ def main() -> None:
         "fill": fill_scores(rows),
         "mixing_ms": mixing_cost(rows),
         "consensus_ms": consensus_cost(rows),
+        "row_bytes": mask_bytes(rows),
     }
     if arguments.coverage_figure:
         sets_drawn = {kind: results["masks"][kind] for kind in ("ordinary", "hard")}
@@ -132,7 +133,7 @@ def main() -> None:
         f"## {kind.capitalize()}\n\n{table(of)}" for kind, of in results["masks"].items()
     )
     path.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    costs = {name: results[name] for name in ("fill", "mixing_ms", "consensus_ms")}
+    costs = {name: results[name] for name in ("fill", "mixing_ms", "consensus_ms", "row_bytes")}
     print(text, costs, sep="\n\n")
 
 

@@ -14,6 +14,9 @@ from .saliency import SALIENCY_SOURCES, RembgModel, SaliencyMethod, SaliencySour
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
 
+MOST_WORDS = 16  # that a segmenter looks for
+
+
 @dataclass(kw_only=True)
 class MethodSettings(Checked):
     """How images are masked, matched, mixed and refined.
@@ -258,6 +261,11 @@ class MethodSettings(Checked):
             raise UserError(
                 "bbox_column and bbox_format belong together: xywh is left, top, width, height "
                 "(COCO), xyxy is left, top, right, bottom"
+            )
+        if len(sought_words(self, None)) > MOST_WORDS:
+            raise UserError(
+                f"segmenter_prompt has more than {MOST_WORDS} words between commas: the segmenter "
+                "looks for each of them in every image"
             )
         if self.segmenter_instances == "nearest-box" and self.bbox_column is None:
             raise UserError("segmenter_instances nearest-box needs --bbox_column")

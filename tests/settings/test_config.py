@@ -344,11 +344,11 @@ def test_presets_name_the_same_settings_with_possible_values():
     [
         ({}, "consensus", SALIENCY_SOURCES["consensus"].trusted_from),
         ({"bbox_column": "box", "bbox_format": "xyxy"}, "box-column", 0),
-        ({"segmenter": "org/sam"}, "segmentation", 0),
+        ({"segmenter": "org/sam"}, "segmentation", 0.5),
         (
             {"segmenter": "org/sam", "bbox_column": "box", "bbox_format": "xyxy"},
             "segmentation",
-            0,
+            0.5,
         ),
         ({"segmenter": "org/sam", "mask_column": "mask"}, "mask-column", 0),
     ],
@@ -424,10 +424,10 @@ def test_every_setting_is_in_one_group_and_the_documentation_has_the_table():
 
 
 GOLDEN = [
-    ({}, "83cde87d0374fc022064dd55aa4c029ef4843f20bc705f9c4f0fbed864d7d822"),
+    ({}, "73f644d6515f6b01934cc5f5ea20e4bac9dcf68674e948306c3348a402df1860"),
     (
         {"preset": "recommended", "strength": [0.5, 0.9], "seed": 3},
-        "6e8dee13414ce19b18a1d80a22c3b981cdc032497bb369079418d3b83d86af30",
+        "c349a475df6ca5d956a327122f35b1f5c45eda080b601ed2e358265f610bb203",
     ),
     (
         {
@@ -443,7 +443,7 @@ GOLDEN = [
             "max_image_pixels": 10**6,
             "imbalance_factor": 0.1,
         },
-        "593851e42ea7e2561e59f5e103351823f92bad2b698601f1b521fe42c726df0a",
+        "a2468723520bfc75cd60656a4b68bbee518456f50bb4cbcd70fc745c17920c8c",
     ),
 ]
 

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sgdmix_hub.data.images import resize_mask
+from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.method.mixing import compose, fill, inpainting_hole, kept_mask
 from sgdmix_hub.method.outlines import widen
 from sgdmix_hub.method.saliency.consensus import MASK_SIZE, consensus
@@ -77,6 +79,19 @@ def mixing_cost(rows: list[Photograph], size: int = 512, pairs: int = 20) -> dic
         ):
             spent[name].append(1000 * seconds)
     return {name: round(float(np.median(values)), 2) for name, values in spent.items()}
+
+
+def mask_bytes(rows: list[Photograph], size: int = 512) -> dict[str, float]:
+    """Mean bytes of a published row: its image, and its true mask as published and as grey."""
+    spent: dict[str, list[int]] = {"image": [], "mask": [], "grey mask": []}
+    for row in rows:
+        mask = resize_mask(row.true, size)
+        grey = io.BytesIO()
+        Image.fromarray(mask.astype(np.uint8) * 255).save(grey, "PNG")
+        spent["image"].append(len(encode_image(resized(row.image, size), "png")))
+        spent["mask"].append(len(encode_image(mask, "png")))
+        spent["grey mask"].append(len(grey.getvalue()))
+    return {name: round(float(np.mean(values)), 1) for name, values in spent.items()}
 
 
 def consensus_cost(rows: list[Photograph], count: int = 20) -> float:
