@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+from typing import Literal
 
 import numpy as np
 from datasets import Dataset, Features
@@ -22,7 +23,7 @@ from sgdmix_hub.data.images import ANYWHERE
 from sgdmix_hub.data.splits import split_of
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.inputs import Inputs, environment
-from sgdmix_hub.generation.plan import make_plan
+from sgdmix_hub.generation.plan import PlanRow, make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps
@@ -55,6 +56,7 @@ class MappedSplit:
         image_column: str = "image",
         label_column: str = "label",
         seed: int = 0,
+        image_format: Literal["jpeg", "webp", "png"] = "jpeg",
         publish_mask: bool = True,
         publish_mixed: bool = False,
     ):
@@ -80,6 +82,7 @@ class MappedSplit:
             image_column=image_column,
             label_column=label_column,
             prompt_template=pipeline.prompt_template,
+            image_format=image_format,
             publish_mask=publish_mask,
             publish_mixed=publish_mixed,
             **method,
@@ -145,17 +148,19 @@ class MappedSplit:
         refined = refined_rows(self.maker, mixed, skipped, lambda rows: None)
         for row, finished in sorted(refined, key=in_plan_order):
             cells = {
-                name: self.maker.image_cell(
-                    row, encode_image(pixels, self.settings.image_format), name
-                )
+                name: self.maker.image_cell(row, self._encoded(row, name, pixels), name)
                 for name, pixels in self.maker.images(finished).items()
             }
-            made.append(cells | self.maker.columns(row, finished.mixture.foreground_area))
+            made.append(cells | self.maker.columns(row, finished.mixture))
         for record in skipped:
             logger.warning(
                 f"row {record['source_index']}, variant {record['variant']}: {record['reason']}"
             )
         return {name: [row[name] for row in made] for name in self._features()}
+
+    def _encoded(self, row: PlanRow, column: str, pixels: np.ndarray) -> bytes:
+        settings, mark = self.settings, self.maker.mark(row, column)
+        return encode_image(pixels, settings.image_format, settings.image_quality, mark)
 
     def _features(self) -> Features:
         return shard_features(self.split.class_names, self.settings.more_images)

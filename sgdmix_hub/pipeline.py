@@ -241,7 +241,7 @@ class SGDMixPipeline:
             raise UnusableRow(reason)
         aspect = self.mixer.target_aspect(masked)
         masked_target = self.mixer.mask(
-            target_image, target_found.map, aspect, None, target_found.mask
+            target_image, target_found.map, aspect, None, target_found.mask, masked.frame
         )
         return self.mixer.mix(masked, masked_target)
 
@@ -270,7 +270,20 @@ class SGDMixPipeline:
     def finish(
         self, mixtures: list[Mixture], labels: list[int], seeds: list[int], strength: float
     ) -> list[Finished | Unusable]:
-        """The mixtures of at most a batch, their holes filled, with their refined images."""
+        """The mixtures of at most a batch, their holes filled, with their refined images.
+
+        Mixtures of several frames are refined frame by frame.
+        """
+        frames = dict.fromkeys(mixture.source.frame for mixture in mixtures)
+        if len(frames) > 1:
+            outcomes: dict[int, Finished | Unusable] = {}
+            for frame in frames:
+                rows = [
+                    row for row, mixture in enumerate(mixtures) if mixture.source.frame == frame
+                ]
+                alike = self.finish(*_at(rows, mixtures, labels, seeds), strength)
+                outcomes |= dict(zip(rows, alike, strict=True))
+            return [outcomes[row] for row in range(len(mixtures))]
 
         def finished(rows: list[int], filled: list[Mixture]) -> list[Finished | Unusable]:
             refined = self.refine(filled, *_at(rows, labels, seeds), strength)

@@ -29,6 +29,7 @@ from sgdmix_hub.publishing.layout import (
     file_facts,
     shard_features,
 )
+from sgdmix_hub.publishing.parquet import write_parquet
 from sgdmix_hub.publishing.statistics import count_rows
 from sgdmix_hub.settings.generation import AugmentSettings
 
@@ -75,8 +76,7 @@ def build_evaluated(
     layout, building = version.layout, output.building
     shutil.rmtree(building, ignore_errors=True)
     layout.make_folders(building)
-    features = scored_features(published_features(version, class_names))
-    shards = write_shards(version, features, scores, kept, building)
+    shards = write_shards(version, class_names, scores, kept, building)
     statistics = count_rows(shards, len(class_names))
     draw_statistics(statistics, building / layout.statistics)
     for name in (layout.contact_sheet, layout.config, layout.plan):
@@ -92,7 +92,12 @@ def build_evaluated(
     write_sealed(building / layout.manifest, manifest)
     card = dataset_card(
         card_settings(version.settings, manifest, output),
-        card_facts(manifest, features, statistics, card_evaluation(facts)),
+        card_facts(
+            manifest,
+            evaluated_features(version, class_names),
+            statistics,
+            card_evaluation(facts),
+        ),
     )
     (building / CARD).write_text(card, encoding="utf-8")
     sync(building)
@@ -105,6 +110,7 @@ def manifest_entry(facts: EvaluationFacts) -> dict:
         "synthetic": facts.request.synthetic,
         "pins": {"judge": facts.request.judge},
         "keep": facts.request.keep,
+        "keep_by": facts.request.keep_by,
         "dropped": facts.dropped,
         "dropped_by_class": {of_class.name: of_class.dropped for of_class in facts.by_class},
     }
@@ -118,25 +124,31 @@ def card_settings(
     if prose is not None:
         output.card.write_text(prose, encoding="utf-8")
     return replace(
-        settings, license=manifest["license"], card=None if prose is None else str(output.card)
+        settings,
+        license=manifest["license"],
+        license_name=manifest.get("license_name"),
+        license_link=manifest.get("license_link"),
+        card=None if prose is None else str(output.card),
     )
 
 
-def published_features(version: Version, class_names: list[str]) -> Features:
-    """The columns of a version; one that was made by an older release has fewer."""
+def evaluated_features(version: Version, class_names: list[str]) -> Features:
+    """The columns of the evaluated version: the version's, which may be of an older format, and
+    the scores.
+    """
     published = set(pq.read_schema(version.shards[0]).names)
     known = shard_features(class_names, MORE_IMAGES)
-    return Features({name: known[name] for name in known if name in published})
+    return scored_features(Features({name: known[name] for name in known if name in published}))
 
 
 def write_shards(
-    version: Version, features: Features, scores: Scores, kept: np.ndarray, building: Path
+    version: Version, class_names: list[str], scores: Scores, kept: np.ndarray, building: Path
 ) -> list[Path]:
     """Copies the version's shards with the score columns added and the dropped rows removed.
 
     A shard without kept rows is left out. Returns the new files.
     """
-    schema = features.arrow_schema
+    schema = evaluated_features(version, class_names).arrow_schema
     sizes = [pq.ParquetFile(path).metadata.num_rows for path in version.shards]
     ends = np.cumsum(sizes)
     parts = [
@@ -152,7 +164,8 @@ def write_shards(
             for name in schema.names
         }
         written.append(building / version.layout.shard(number, len(parts)))
-        pq.write_table(pa.table(columns, schema=schema).filter(pa.array(kept[rows])), written[-1])
+        kept_rows = pa.table(columns, schema=schema).filter(pa.array(kept[rows]))
+        write_parquet(written[-1], [kept_rows], schema)
     return written
 
 
@@ -174,6 +187,7 @@ def card_evaluation(facts: EvaluationFacts) -> CardEvaluation:
             for of_class in facts.by_class
         ],
         keep=facts.request.keep,
+        keep_by=facts.request.keep_by,
         rows_before=facts.measured.all.images,
         dropped=facts.dropped,
         label_fidelity=facts.measured.all.label_fidelity,

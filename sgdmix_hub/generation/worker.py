@@ -10,8 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby, islice
+from itertools import groupby
 
+from sgdmix_hub.data.images import Frame
 from sgdmix_hub.errors import Unusable
 from sgdmix_hub.method.mixer import Mixture
 from sgdmix_hub.pipeline import Finished
@@ -40,7 +41,7 @@ def make_shards(
     """
     settings = maker.settings
     with (
-        Encoders(num_workers, settings.image_format) as encoders,
+        Encoders(num_workers, settings.image_format, settings.image_quality) as encoders,
         ThreadPoolExecutor(1, "write") as writer,
         ThreadPoolExecutor(num_workers, "mix") as mixers,
     ):
@@ -63,8 +64,10 @@ def make_shards(
                 maker, ((row, mixture) for _, row, mixture in items), skipped, advance
             ):
                 images = maker.images(finished).items()
-                encoded = {name: encoders.encode(pixels) for name, pixels in images}
-                made.append((row, finished.mixture.foreground_area, encoded))
+                encoded = {
+                    name: encoders.encode(pixels, maker.mark(row, name)) for name, pixels in images
+                }
+                made.append((row, maker.columns(row, finished.mixture), encoded))
             if writing is not None:
                 writing.result()
             writing = writer.submit(
@@ -79,17 +82,17 @@ def _write(
     write: WriteShard,
     number: int,
     maker: RowMaker,
-    made: list[tuple[PlanRow, float, dict[str, Future[bytes]]]],
+    made: list[tuple[PlanRow, dict, dict[str, Future[bytes]]]],
     skipped: list[dict],
     seconds: float,
 ) -> None:
     """Waits for a shard's encoded images and writes its rows in the order of the plan."""
     rows = []
-    for row, foreground_area, encoded in sorted(made, key=in_plan_order):
+    for row, columns, encoded in sorted(made, key=in_plan_order):
         cells = {
             name: maker.image_cell(row, image.result(), name) for name, image in encoded.items()
         }
-        rows.append(cells | maker.columns(row, foreground_area))
+        rows.append(cells | columns)
     skipped = sorted(skipped, key=lambda record: (record["source_index"], record["variant"]))
     write(number, rows, skipped, seconds)
 
@@ -139,7 +142,9 @@ def batches(
     skipped: list[dict],
     advance: Callable[[int], None],
 ) -> Iterator[tuple[list[PlanRow], list[Mixture]]]:
-    """Rows and mixtures in batches of one strength; rows without a mixture go to `skipped`."""
+    """Rows and mixtures in batches of one strength and one frame; rows without a mixture go to
+    `skipped`.
+    """
 
     def usable() -> Iterator[tuple[PlanRow, Mixture]]:
         for row, mixture in mixed:
@@ -150,8 +155,17 @@ def batches(
                 yield row, mixture
 
     for _, group in groupby(usable(), key=lambda item: item[0].strength):
-        while batch := list(islice(group, batch_size)):
-            yield [row for row, _ in batch], [mixture for _, mixture in batch]
+        waiting: dict[Frame, list[tuple[PlanRow, Mixture]]] = {}
+        for item in group:
+            batch = waiting.setdefault(item[1].source.frame, [])
+            batch.append(item)
+            if len(batch) == batch_size:
+                yield _columns(waiting.pop(item[1].source.frame))
+        yield from map(_columns, waiting.values())
+
+
+def _columns(batch: list[tuple[PlanRow, Mixture]]) -> tuple[list[PlanRow], list[Mixture]]:
+    return [row for row, _ in batch], [mixture for _, mixture in batch]
 
 
 def skip_record(row: PlanRow, reason: str) -> dict:

@@ -65,6 +65,7 @@ def mixtures(
         image=ImageFeature(), label=ClassLabel(num_classes=len(np.unique(train.labels)))
     )
     method: dict = {"strength": [0.0], "resolution": RESOLUTION, "num_variants": VARIANTS}
+    method["image_format"] = "png"
     if stored is not None:
         columns["mask"] = [Image.fromarray(one) for one in stored]
         features["mask"] = ImageFeature()
