@@ -9,8 +9,17 @@ from ..masks.scores import DRAWS
 from .arms import ARMS, NOW, RANDOM, REAL, SEGMENTER, TRUE, WAS
 from .classifiers import LITE0, SCRATCH
 
-COMPARISONS = ((NOW, WAS), (SEGMENTER, WAS), (SEGMENTER, NOW), (TRUE, NOW), (WAS, REAL),
-               (NOW, REAL), (NOW, RANDOM))  # fmt: skip
+COMPARISONS = (
+    (NOW, WAS),
+    (SEGMENTER, WAS),
+    (SEGMENTER, NOW),
+    (TRUE, NOW),
+    (WAS, REAL),
+    (NOW, REAL),
+    (NOW, RANDOM),
+    (SEGMENTER, REAL),
+    (SEGMENTER, RANDOM),
+)
 
 
 def object_bounds(ours: list[dict], theirs: list[dict]) -> str:
