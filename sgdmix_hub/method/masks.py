@@ -33,7 +33,7 @@ CUT = 0.5  # a pixel of the dataset's own mask is foreground above this share
 class GrabCut:
     """How GrabCut is seeded and when its mask is taken. Radii are shares of the image size.
 
-    The radii were chosen by mask IoU on photographs and on the demo's birds (benchmarks/radii.py);
+    Chosen by mask IoU on photographs and on the demo's birds (benchmarks/masks.py);
     settings of a run may name others.
     """
 
