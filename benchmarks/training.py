@@ -43,10 +43,12 @@ from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base
 from sgdmix_hub.models.prompts import prompt_ids, token_for
 from sgdmix_hub.runtime.ranks import start_processes
 from sgdmix_hub.settings.training import AdapterSettings
-from sgdmix_hub.training.adapter.batches import training_batches
-from sgdmix_hub.training.adapter.dataset import Share
+from sgdmix_hub.training.adapter.batches import Latents, training_batches
+from sgdmix_hub.training.adapter.dataset import DomainImages
+from sgdmix_hub.training.adapter.latents import kept_latents
 from sgdmix_hub.training.adapter.loop import build_optimizer, denoising_loss
 from sgdmix_hub.training.adapter.model import PRECISIONS, load_adapted
+from sgdmix_hub.training.share import Share
 
 LOOPS = ("sgdmix_hub", "sgdmix_hub, latents cached", "stock")
 CLASSES, IMAGES, BATCH, RANK = 4, 16, 4, 10
@@ -69,13 +71,12 @@ def write_images(folder: Path, resolution: int) -> None:
 def settings_for(shape: dict, base: Path, images: Path, cached: bool) -> AdapterSettings:
     return AdapterSettings(
         dataset_name=str(images),
-        output_dir="unused",
+        output_dir=str(base.parent),
         metaclass="bird",
         pretrained_model_name_or_path=str(base),
         rank=RANK,
         lora_alpha=RANK,
-        max_train_steps=10_000,
-        train_batch_size=BATCH,
+        total_batch_size=BATCH,
         cache_latents=cached,
         mixed_precision=shape["precision"],
         resolution=shape["resolution"],
@@ -96,18 +97,16 @@ def own_steps(settings: AdapterSettings, accelerator: Accelerator):
     denoiser, optimizer = accelerator.prepare(model, build_optimizer(settings, model))
     timesteps = scheduler.config.num_train_timesteps
     share = Share(0, 1, BATCH, 1)
-    batches = training_batches(
-        settings,
-        split,
-        split.subset,
-        [],
-        pipeline.vae,
-        timesteps,
-        share,
-        0,
-        accelerator.device,
-        False,
+    cached = settings.cache_latents
+    images = DomainImages(
+        split, split.subset, settings.seed, settings.resolution, settings.resize, not cached
     )
+    latents = Latents(pipeline.vae, accelerator.device)
+    if cached:
+        folder = Path(settings.output_dir) / "latents"
+        base = resolve(settings.pretrained_model_name_or_path)
+        latents.kept = kept_latents(folder, settings, images, base, latents.encode, 0, 1)
+    batches = training_batches(settings, images, [], latents, timesteps, share, range(10_000))
     denoiser.train()
     for batch in batches:
         noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)

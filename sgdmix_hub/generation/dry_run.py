@@ -86,6 +86,8 @@ def estimate_text(
         f"skipped     by the plan: {known}",
     ]
     lines.append(f"masks       {untrusted_text(shards.plan, maker.settings)}")
+    if maker.settings.refines:
+        lines.append(f"prompts     {prompts_text(maker)}")
     if trial is None:
         return "\n".join(lines)
     device = environment(maker.settings)["device"]
@@ -109,6 +111,13 @@ def estimate_text(
             f"({', '.join((maker.settings.image_format, *maker.settings.more_images))})"
         )
     return "\n".join(lines)
+
+
+def prompts_text(maker: RowMaker) -> str:
+    """How many prompts a class has, and one of them."""
+    first = shown(maker.prompts.published(0, 0))
+    count = len(maker.prompts)
+    return f"{first!r}" if count == 1 else f"{count} of each class, drawn per row: {first!r} ..."
 
 
 def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:

@@ -15,7 +15,7 @@ from itertools import groupby
 from sgdmix_hub.data.images import Frame
 from sgdmix_hub.errors import Unusable
 from sgdmix_hub.method.mixer import Mixture
-from sgdmix_hub.pipeline import Finished
+from sgdmix_hub.pipeline_stages import Finished
 from sgdmix_hub.runtime.stopping import stop_if_requested
 
 from .encoding import Encoders

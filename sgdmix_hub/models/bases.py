@@ -53,6 +53,7 @@ class Pipeline(Protocol):
     safety_checker: Any
     components: dict[str, Any]
     to: Callable[..., Any]
+    maybe_convert_prompt: Callable[..., Any]
     encode_prompt: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     run_safety_checker: Callable[..., tuple[torch.Tensor, list[bool]]]
     set_progress_bar_config: Callable[..., None]

@@ -1,13 +1,15 @@
 """Mixed images -> refined images: img2img at strength S (Eq. 1-2 of the paper).
 
 The loop equals diffusers' img2img step for step (tests compare them). It adds what thousands of
-images need: batches through the VAE, an adapter merged into the weights, one prompt encoding per
-class, and a part of the image kept at another strength.
+images need: batches through the VAE, an adapter merged into the weights, one encoding per prompt,
+and a part of the image kept at another strength.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,21 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
-from sgdmix_hub.errors import Unusable
+from sgdmix_hub.errors import Unusable, UserError, shown
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.settings.method import MethodSettings, num_steps
 
 from .adapters import Adapter, load_into, quiet_libraries
 from .bases import NO_SAFETY_CHECKER, load_base, to_uint8, with_scheduler
+from .noise import Noise, padded_generators
+from .prompts import Prompts, RowPrompt
 
 # for painting what is behind the target's foreground; at 1 the first filling would have no effect
 INPAINT_STRENGTH = 0.9
+PROMPTS_KEPT = 512  # encodings; one of Stable Diffusion takes 0.5 MB with its negative prompt
+
+# (step, time step, latents (rows, c, h, w)) -> latents
+OnStepEnd = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Refiner:
@@ -34,16 +42,13 @@ class Refiner:
         self,
         base: Pin,
         adapter: Adapter | None,
-        prompt: Callable[[int], str],
         settings: MethodSettings,
         device: torch.device,
         on_step: Callable[[], None] = lambda: None,
     ):
-        """`prompt`: class -> prompt. `on_step` is called before every denoising step."""
-        self.settings = settings
+        """`on_step` is called before every denoising step."""
         self.device = device
         self.adapter = adapter
-        self.prompt = prompt
         self.on_step = on_step
         without = {} if settings.safety_checker else NO_SAFETY_CHECKER
         pipeline = load_base(StableDiffusionImg2ImgPipeline, base, torch.float32, **without)
@@ -62,50 +67,106 @@ class Refiner:
         if settings.compile:
             for part in (self.pipeline.unet, self.pipeline.vae.encoder, self.pipeline.vae.decoder):
                 part.compile(dynamic=False)
-        self._prompt_embeds: dict[int, torch.Tensor] = {}
+        self._use(settings)
+
+    def _use(self, settings: MethodSettings, on_step_end: OnStepEnd | None = None) -> None:
+        self.settings, self.on_step_end = settings, on_step_end
+        # one text is encoded alone: its bits depend on nothing else
+        self._embeds = lru_cache(maxsize=PROMPTS_KEPT)(self._encode_prompt)
+
+    def using(self, settings: MethodSettings, on_step_end: OnStepEnd | None = None) -> Refiner:
+        """The same networks under other settings: strength, steps, guidance, negative prompt.
+
+        `on_step_end` is called after every step of `refine` and may replace the latents.
+        """
+        other = copy(self)
+        other._use(settings, on_step_end)
+        return other
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves the networks, and converts them."""
+        self.device = device
+        with quiet_libraries():
+            self.pipeline.to(device, dtype)
+        self._use(self.settings, self.on_step_end)
 
     @property
     def _guided(self) -> bool:
         return self.settings.guidance_scale > 1
 
     def _encode_prompt(self, prompt: str, negative: str = "") -> torch.Tensor:
-        """The prompt's embedding, after the negative one if guided: (1 or 2, 1, tokens, dim)."""
+        """The prompt's embedding, after the negative one if guided: (1 or 2, 1, tokens, dim).
+
+        Raises `UserError` for a text that is too long for the text encoder.
+        """
+        self._check_length(prompt)
+        self._check_length(negative)
         positive, unwanted = self.pipeline.encode_prompt(
             prompt, self.device, 1, self._guided, negative_prompt=negative
         )
         return torch.stack([unwanted, positive] if self._guided else [positive])
 
-    def _class_embeds(self, label: int) -> torch.Tensor:
-        """A class's prompt embedding, encoded once and alone: its bits depend on nothing else."""
-        if label not in self._prompt_embeds:
-            self._prompt_embeds[label] = self._encode_prompt(self.prompt(label))
-        return self._prompt_embeds[label]
+    def check_prompts(self, prompts: Prompts) -> None:
+        """Raises `UserError` if a prompt that rows may have is too long for the text encoder."""
+        tokenizer = self.pipeline.tokenizer
+        for text in prompts.longest(lambda text: len(tokenizer(text).input_ids)):
+            self._check_length(text)
+        self._check_length(self.settings.negative_prompt or "")
+
+    def _check_length(self, text: str) -> None:
+        tokenizer = self.pipeline.tokenizer
+        expanded = self.pipeline.maybe_convert_prompt(text, tokenizer)
+        length, read = len(tokenizer(expanded).input_ids), tokenizer.model_max_length
+        if length > read:
+            raise UserError(
+                f"the prompt {shown(text)!r} takes {length} tokens, the text encoder reads {read}: "
+                "shorten it, or its background_prompts"
+            )
+
+    def _rows_embeds(self, texts: list[str]) -> torch.Tensor:
+        """The embeddings of the rows of a batch: (B or 2 * B, tokens, dim)."""
+        negative = self.settings.negative_prompt or ""
+        return torch.cat([self._embeds(text, negative) for text in texts], dim=1).flatten(0, 1)
 
     @torch.no_grad()
     def refine(
         self,
         images: np.ndarray,
         foregrounds: np.ndarray,
-        labels: list[int],
-        seeds: list[int],
+        prompts: list[RowPrompt],
+        noise: Sequence[Noise],
         strength: float,
     ) -> list[np.ndarray | Unusable]:
         """Refined images, uint8 (size, size, 3), or the reasons why they are unusable.
 
         `images`: uint8 (B, size, size, 3), B at most the batch size. `foregrounds`: bool (B, size,
-        size), where `foreground_strength` applies; ignored without that setting. `seeds`: of each
-        row's noise, drawn from its own CPU generator. `strength` runs at least one step. Short
+        size), where `foreground_strength` applies; ignored without that setting. `noise`: what each
+        row's is drawn from. `strength` runs at least one step. Short
         batches are padded and the padding dropped: bits depend on the batch size, but not on the
         other rows.
         """
         padded = self._padded(len(images))
-        latents, noise = self._encode(images[padded], [seeds[i] for i in padded])
-        embeds = torch.cat([self._class_embeds(labels[i]) for i in padded], dim=1).flatten(0, 1)
-        steps, kept = num_steps(self.settings, strength), None
+        latents, drawn = self._encode(images[padded], padded_generators(noise, padded))
+        told = [prompts[i] for i in padded]
+        steps, kept, released_after = num_steps(self.settings, strength), None, 0
         if self.settings.foreground_strength is not None:
             released_after = steps - num_steps(self.settings, self.settings.foreground_strength)
-            kept = KeptPart(latents, noise, foregrounds[padded], released_after)
-        return self._decode(self._denoise(latents, noise, embeds, steps, kept), len(images))
+            kept = KeptPart(latents, drawn, foregrounds[padded], released_after)
+            if any(prompt.background for prompt in told):
+                kept.embeds = self._rows_embeds([prompt.told(True) for prompt in told])
+        embeds = self._rows_embeds([prompt.told(released_after == steps) for prompt in told])
+        on_step_end = self._on_step_end(len(images))
+        latents = self._denoise(latents, drawn, embeds, steps, kept, on_step_end)
+        return self._decode(latents, len(images))
+
+    def _on_step_end(self, wanted: int) -> OnStepEnd | None:
+        """`on_step_end` without the padding of a batch."""
+        on_step_end = self.on_step_end
+        if on_step_end is None:
+            return None
+        return lambda step, timestep, latents: torch.cat(
+            [on_step_end(step, timestep, latents[:wanted]), latents[wanted:]]
+        )
 
     @torch.no_grad()
     def inpaint(
@@ -119,7 +180,7 @@ class Refiner:
         """
         assert self.adapter is not None  # settings.inpainting_method "diffusion" needs one
         padded = self._padded(len(images))
-        latents, noise = self._encode(images[padded], [seeds[i] for i in padded])
+        latents, noise = self._encode(images[padded], padded_generators(seeds, padded))
         embeds = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
         steps = num_steps(self.settings, INPAINT_STRENGTH)
         around = KeptPart(latents, noise, ~holes[padded], steps)
@@ -133,14 +194,15 @@ class Refiner:
     def _padded(self, wanted: int) -> list[int]:
         return [min(row, wanted - 1) for row in range(self.settings.batch_size)]
 
-    def _encode(self, images: np.ndarray, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(
+        self, images: np.ndarray, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents and noise, both (B, c, h, w), for images uint8 (B, size, size, 3).
 
         Each row draws alone, in the order of the stock pipeline.
         """
         vae = self.pipeline.vae
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
         latents = posterior.sample(generators) * vae.config.scaling_factor
         return latents, randn_tensor(latents.shape, generators, self.device, latents.dtype)
@@ -152,6 +214,7 @@ class Refiner:
         embeds: torch.Tensor,
         steps: int,
         kept: KeptPart | None,
+        on_step_end: OnStepEnd | None = None,
     ) -> torch.Tensor:
         """Noises the latents to where the sampler's last `steps` steps begin, and runs these."""
         scheduler, unet = self.pipeline.scheduler, self.pipeline.unet
@@ -166,13 +229,16 @@ class Refiner:
             inputs = scheduler.scale_model_input(
                 torch.cat([latents] * 2) if self._guided else latents, timestep
             )
-            prediction = unet(inputs, timestep, encoder_hidden_states=embeds, return_dict=False)[0]
+            told = embeds if kept is None else kept.told(step, embeds)
+            prediction = unet(inputs, timestep, encoder_hidden_states=told, return_dict=False)[0]
             if self._guided:
                 unwanted, wanted = prediction.chunk(2)
                 prediction = unwanted + self.settings.guidance_scale * (wanted - unwanted)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
             if kept is not None and step < kept.released_after:
                 latents = kept.put_back(latents, scheduler, timesteps[step + 1 :])
+            if on_step_end is not None:
+                latents = on_step_end(step, timestep, latents)
         return latents
 
     def _decode(self, latents: torch.Tensor, wanted: int) -> list[np.ndarray | Unusable]:
@@ -213,6 +279,11 @@ class KeptPart:
         )
         self.mask = (coverage >= 0.5).to(latents.device)
         self.released_after = released_after
+        self.embeds: torch.Tensor | None = None  # what is told while the part is kept, if another
+
+    def told(self, step: int, embeds: torch.Tensor) -> torch.Tensor:
+        """The prompts' embeddings at a step; `embeds`: those of the whole image."""
+        return embeds if self.embeds is None or step >= self.released_after else self.embeds
 
     def put_back(
         self, latents: torch.Tensor, scheduler: Any, remaining: torch.Tensor

@@ -15,6 +15,8 @@ from sgdmix_hub.settings.training import AdapterSettings
 
 from .bases import Pipeline, to_uint8
 
+# Images of a batch: part of what prior images and judgements depend on, so the same everywhere.
+DRAWN_AT_ONCE = 4
 Img2Img: Any = StableDiffusionImg2ImgPipeline  # no type to check against, see bases.Pipeline
 
 
@@ -78,7 +80,7 @@ def drawing_options(settings: AdapterSettings) -> dict[str, Any]:
         "resolution": settings.resolution,
         "num_inference_steps": settings.num_inference_steps,
         "guidance_scale": settings.guidance_scale,
-        "batch_size": settings.train_batch_size,
+        "batch_size": DRAWN_AT_ONCE,
     }
 
 

@@ -18,9 +18,10 @@ from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 
 from .data import DataSettings, outside_of_dataset
-from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
+from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
-from .method import NAME_PROMPT, MethodSettings, saliency_method, saliency_source
+from .method import MethodSettings, saliency_method, saliency_source
+from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
 from .saliency import NEEDED_SETTINGS
 
 # Folders of every published repository, which no configuration may be named after.
@@ -46,9 +47,6 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     )
     pretrained_model_name_or_path: str | None = setting(
         None, "base model; by default the one the adapter was trained on", pinned=True
-    )
-    prompt_template: str = setting(
-        NAME_PROMPT, "prompt for a base model without an adapter", at_most=LONGEST_PROMPT
     )
     classifier: str | None = setting(
         None, "classifier for the CAM, as org/name[@revision] or folder", pinned=True
@@ -168,6 +166,8 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
             )
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
+        elif self.refines:
+            check_templates("prompt_template", self.prompt_template or [], ADAPTER_FIELDS)
         needs = saliency_source(self).needs
         if needs == "function":
             raise UserError(
@@ -204,15 +204,12 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 "--pretrained_model_name_or_path alone, whose prompts then hold the class names; "
                 "--strength 0 mixes without a model"
             )
-        check_base_alone(self, self.prompt_template)
+        check_base_alone(self)
 
 
-def check_base_alone(settings: MethodSettings, prompt_template: str) -> None:
+def check_base_alone(settings: MethodSettings) -> None:
     """Raises `UserError` for settings that a base model without an adapter cannot have."""
-    if prompt_template.count("{class_name}") != 1:
-        raise UserError(
-            f"prompt_template must contain {{class_name}} exactly once: {prompt_template!r}"
-        )
+    check_templates("prompt_template", settings.prompt_template or [], NAME_FIELDS)
     if settings.inpainting_method == "diffusion":
         raise UserError(
             "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "

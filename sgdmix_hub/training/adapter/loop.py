@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,19 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.bases import Pipeline
 from sgdmix_hub.models.prompts import prompt_ids
 from sgdmix_hub.runtime.stopping import stop_if_requested
+from sgdmix_hub.settings.fields import AUTO
 from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.training.dropout import SampleSeeds, use_sample_dropout
 from sgdmix_hub.training.log import TrainingLog
+from sgdmix_hub.training.precision import precision_of
+from sgdmix_hub.training.share import Share, fitted
 
-from .batches import Batch, training_batches
+from .batches import Batch, Latents, latent_shape, training_batches
 from .checkpoints import Checkpoints
-from .dataset import Share
+from .dataset import DomainImages
 from .drawn_images import class_images, draw_validation
-from .model import AdaptedModel, load_adapted
+from .latents import kept_latents
+from .model import PRECISIONS, AdaptedModel, load_adapted
 
 
 def denoising_loss(
@@ -94,10 +101,11 @@ class Denoising:
     scheduler: Any
     prompts: torch.Tensor
     trained: dict[str, torch.nn.Parameter]
+    dropout: SampleSeeds
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Returns the batch's loss."""
-        torch.manual_seed(batch.seed)  # dropout's draws
+        self.dropout.rows = batch.seeds
         with self.accelerator.accumulate(self.denoiser):
             noisy = self.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
             prediction = self.denoiser(noisy, batch.timesteps, self.prompts[batch.labels])
@@ -146,6 +154,7 @@ def prepare(
     pipeline: Pipeline,
     model: AdaptedModel,
     accelerator: Accelerator,
+    steps: int,
 ) -> tuple[Denoising, Any]:
     """The training step and the learning rates' schedule, ready for `accelerator`."""
     prompts = prompt_ids(
@@ -156,8 +165,9 @@ def prepare(
         settings.lr_scheduler,
         optimizer,
         num_warmup_steps=settings.lr_warmup_steps,
-        num_training_steps=settings.max_train_steps,
+        num_training_steps=steps,
     )
+    dropout = use_sample_dropout(model)
     denoiser, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(schedule)
     denoise = Denoising(
@@ -168,6 +178,7 @@ def prepare(
         training_scheduler(pipeline),
         prompts.to(accelerator.device),
         model.trained(),
+        dropout,
     )
     return denoise, schedule
 
@@ -178,29 +189,30 @@ def train(
     base: Pin,
     facts: dict,
     accelerator: Accelerator,
+    share: Share,
     state: Path,
-) -> AdaptedModel:
-    """Trains from the latest checkpoint on and returns the model. Raises `UserError`. Collective.
+) -> tuple[AdaptedModel, int]:
+    """Trains from the latest checkpoint on; returns the model and its number of steps. Collective.
 
-    `facts`: identity of the training, which a checkpoint must match. `state`: the folder of
-    checkpoints, log and validation sheets.
+    `facts`: identity of the training, which a checkpoint must match, with `precision`. `share`: as
+    planned; smaller batches are taken if the GPU cannot hold it. `state`: the folder of
+    checkpoints, log and validation sheets. Raises `UserError`.
     """
     set_seed(settings.seed)  # initial LoRA weights
     num_classes, is_main = len(split.class_names), accelerator.is_main_process
-    pipeline, model = load_adapted(base, settings, num_classes)
-    denoise, schedule = prepare(settings, num_classes, pipeline, model, accelerator)
     rows = usable_rows(settings, split)
-    share = Share(
-        accelerator.process_index,
-        accelerator.num_processes,
-        settings.train_batch_size,
-        settings.gradient_accumulation_steps,
-    )
+    last = num_steps(settings, len(rows))
+    pipeline, model = load_adapted(base, settings, num_classes)
+    device = accelerator.device
+    if settings.per_device_train_batch_size == AUTO and device.type == "cuda":
+        share = fitted(share, partial(attempt, settings, pipeline, model, device))
+    accelerator.gradient_accumulation_steps = share.accumulation
+    denoise, schedule = prepare(settings, num_classes, pipeline, model, accelerator, last)
     checkpoints = Checkpoints(
         state / "checkpoints",
         accelerator,
         denoise.trained,
-        facts | {"total_batch": share.total_batch},
+        facts | {"precision": precision_of(settings)},
         settings.checkpoints_total_limit,
     )
     step = checkpoints.restore(settings.resume_from_checkpoint)
@@ -212,20 +224,30 @@ def train(
         if settings.with_prior_preservation
         else []
     )
-    batches = training_batches(
-        settings,
+    images = DomainImages(
         split,
         rows,
+        settings.seed,
+        settings.resolution,
+        settings.resize,
+        decoded=not settings.cache_latents,
+    )
+    latents = Latents(pipeline.vae, device)
+    if settings.cache_latents:
+        ranks = (accelerator.process_index, accelerator.num_processes)
+        latents.kept = kept_latents(
+            state / "latents", settings, images, base, latents.encode, *ranks
+        )
+    batches = training_batches(
+        settings,
+        images,
         prior_images,
-        pipeline.vae,
+        latents,
         denoise.scheduler.config.num_train_timesteps,
         share,
-        step,
-        accelerator.device,
-        is_main,
+        range(step, last),
     )
     denoise.denoiser.train()
-    last = settings.max_train_steps
     with tqdm(total=last, initial=step, desc="adapter", unit="step", disable=not is_main) as bar:
         for batch in batches:
             stop_if_requested()
@@ -247,7 +269,34 @@ def train(
                 )
             if is_saved:
                 checkpoints.save(step)
-    return model
+    return model, last
+
+
+def num_steps(settings: AdapterSettings, num_images: int) -> int:
+    """Optimizer steps of a training on that many images, rounded up to whole ones."""
+    samples = settings.num_train_samples or settings.num_train_epochs * num_images
+    return math.ceil(samples / settings.total_batch_size)
+
+
+def attempt(
+    settings: AdapterSettings,
+    pipeline: Pipeline,
+    model: AdaptedModel,
+    device: torch.device,
+    size: int,
+) -> None:
+    """A forward and backward pass of `size` samples, beside all that the training keeps."""
+    kept = [torch.empty_like(value, device=device) for value in model.trained().values()] * 2
+    count = size * (2 if settings.with_prior_preservation else 1)
+    latents = torch.randn(count, *latent_shape(pipeline.vae.to(device), settings), device=device)
+    timesteps = torch.zeros(count, dtype=torch.int64, device=device)
+    ids = torch.zeros(count, pipeline.tokenizer.model_max_length, dtype=torch.int64, device=device)
+    dtype = PRECISIONS[precision_of(settings)]
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        prediction = model.to(device).train()(latents, timesteps, ids)
+    prediction.float().square().mean().backward()
+    del kept
+    model.zero_grad()
 
 
 def validation_sheet(state: Path, step: int) -> Path:

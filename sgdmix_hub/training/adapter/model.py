@@ -15,6 +15,7 @@ from sgdmix_hub.models.adapters import LORA_TARGETS
 from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, Pipeline, load_base, with_scheduler
 from sgdmix_hub.models.prompts import add_tokens
 from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.training.precision import precision_of
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -98,7 +99,7 @@ def load_adapted(
         )
     )
     model = AdaptedModel(pipeline.text_encoder, pipeline.unet, tokens)
-    model.to(PRECISIONS[settings.mixed_precision])
+    model.to(PRECISIONS[precision_of(settings)])
     cast_training_params(model, torch.float32)
     if settings.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
