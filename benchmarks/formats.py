@@ -124,7 +124,7 @@ def rows_of(images: list[np.ndarray], seed: int) -> list[dict]:
 
 
 def table_of(rows: list[dict]) -> pa.Table:
-    schema = shard_features([str(number) for number in range(10)]).arrow_schema
+    schema = shard_features([str(number) for number in range(10)], []).arrow_schema
     columns = {name: [row.get(name, 0) for row in rows] for name in schema.names}
     return pa.table(columns, schema=schema)
 

@@ -193,7 +193,7 @@ def make_unfinished(
     """
     unfinished = on_rank_zero(shards.drop_unfinished)
     mine = unfinished[rank.index :: rank.count]
-    features = shard_features(inputs.split.class_names)
+    features = shard_features(inputs.split.class_names, settings.more_images)
     if mine:
         maker.load_refiner(rank.device)
 

@@ -16,7 +16,7 @@ import logging
 from typing import Literal
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
 
 from sgdmix_hub.data.images import ANYWHERE
@@ -24,7 +24,7 @@ from sgdmix_hub.data.splits import Split, split_of, unlabelled_split
 from sgdmix_hub.generation.bank import Bank, NoForeground, with_bank
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.inputs import Inputs, environment
-from sgdmix_hub.generation.plan import make_plan
+from sgdmix_hub.generation.plan import PlanRow, make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps
@@ -61,13 +61,16 @@ class MappedSplit:
         label_column: str = "label",
         seed: int = 0,
         image_format: Literal["jpeg", "webp", "png"] = "jpeg",
+        publish_mask: bool = True,
+        publish_mixed: bool = False,
         backgrounds: Dataset | None = None,
         background_image_column: str = "image",
         background_has_foreground: bool = False,
     ):
         """`image_column`: of images; `label_column`: of a `ClassLabel`; `seed`: of all draws, in
-        [0, 2**32). `backgrounds`: a dataset whose images are the targets; it needs no labels, and
-        all of them is background unless `background_has_foreground`.
+        [0, 2**32). `publish_mask`, `publish_mixed`: as the settings of a generation. `backgrounds`:
+        a dataset whose images are the targets; it needs no labels, and all of them is background
+        unless `background_has_foreground`.
 
         Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
         models have other classes.
@@ -89,6 +92,8 @@ class MappedSplit:
             image_column=image_column,
             label_column=label_column,
             image_format=image_format,
+            publish_mask=publish_mask,
+            publish_mixed=publish_mixed,
             **method,
         )
         self._check_classes(pipeline)
@@ -173,7 +178,7 @@ class MappedSplit:
             "with_indices": True,
             "desc": "sgd-mix",
             "remove_columns": self.split.rows.column_names,
-            "features": shard_features(self.split.class_names),
+            "features": self._features(),
             "new_fingerprint": hashlib.sha256(repr(facts).encode()).hexdigest()[:16],
         }
 
@@ -185,21 +190,21 @@ class MappedSplit:
         made: list[dict] = []
         skipped: list[dict] = []
         refined = refined_rows(self.maker, mixed, skipped, lambda rows: None)
-        for row, mixture, image in sorted(refined, key=in_plan_order):
-            encoded = {
-                "bytes": encode_image(
-                    image,
-                    self.settings.image_format,
-                    self.settings.image_quality,
-                    self.maker.mark(row),
-                ),
-                "path": self.maker.image_name(row),
+        for row, finished in sorted(refined, key=in_plan_order):
+            cells = {
+                name: self.maker.image_cell(row, self._encoded(row, name, pixels), name)
+                for name, pixels in self.maker.images(finished).items()
             }
-            made.append({"image": encoded} | self.maker.columns(row, mixture))
+            made.append(cells | self.maker.columns(row, finished.mixture))
         for record in skipped:
             logger.warning(
                 f"row {record['source_index']}, variant {record['variant']}: {record['reason']}"
             )
-        return {
-            name: [row[name] for row in made] for name in shard_features(self.split.class_names)
-        }
+        return {name: [row[name] for row in made] for name in self._features()}
+
+    def _encoded(self, row: PlanRow, column: str, pixels: np.ndarray) -> bytes:
+        settings, mark = self.settings, self.maker.mark(row, column)
+        return encode_image(pixels, settings.image_format, settings.image_quality, mark)
+
+    def _features(self) -> Features:
+        return shard_features(self.split.class_names, self.settings.more_images)

@@ -283,6 +283,7 @@ def generation_settings(birds, classifier, adapter, tiny_base):
         "rows_per_shard": 6,
         "num_variants": 2,
         "image_format": "png",  # pixels are compared
+        "publish_mixed": True,
     }
 
 

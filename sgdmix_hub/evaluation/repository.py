@@ -24,6 +24,7 @@ from sgdmix_hub.publishing.dataset_card import CardEvaluation, dataset_card
 from sgdmix_hub.publishing.layout import (
     CARD,
     EVALUATION,
+    MORE_IMAGES,
     RepoLayout,
     file_facts,
     shard_features,
@@ -135,15 +136,9 @@ def evaluated_features(version: Version, class_names: list[str]) -> Features:
     """The columns of the evaluated version: the version's, which may be of an older format, and
     the scores.
     """
-    published = pq.read_schema(version.shards[0]).names
-    scores = scored_features(class_names).keys() - shard_features(class_names).keys()
-    return Features(
-        {
-            name: feature
-            for name, feature in scored_features(class_names).items()
-            if name in published or name in scores
-        }
-    )
+    published = set(pq.read_schema(version.shards[0]).names)
+    known = shard_features(class_names, MORE_IMAGES)
+    return scored_features(Features({name: known[name] for name in known if name in published}))
 
 
 def write_shards(

@@ -9,7 +9,6 @@ from datasets import Features, Value
 
 from sgdmix_hub.metrics.label_fidelity import label_probabilities
 from sgdmix_hub.metrics.region_drift import cosine_distance, novelty_in_class
-from sgdmix_hub.publishing.layout import shard_features
 
 from .embeddings import Views
 
@@ -31,9 +30,8 @@ class Origins:
     real_labels: np.ndarray
 
 
-def scored_features(class_names: list[str]) -> Features:
+def scored_features(columns: Features) -> Features:
     """The columns of an evaluated dataset: the generation's, then the scores."""
-    columns = shard_features(class_names)
     scores = (
         "judge_label_probability",
         "foreground_drift",

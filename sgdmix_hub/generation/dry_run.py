@@ -58,7 +58,10 @@ def try_rows(maker: RowMaker, shards: Shards, unfinished: list[int]) -> Trial | 
     reasons: list[str] = []
 
     def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
-        sizes.extend(len(row["image"]["bytes"]) for row in rows)
+        sizes.extend(
+            sum(len(row[name]["bytes"]) for name in ("image", *settings.more_images))
+            for row in rows
+        )
         reasons.extend(record["reason"] for record in skipped)
 
     make_shards(maker, [(0, warming)], settings.num_workers, write, lambda rows: None)
@@ -104,8 +107,8 @@ def estimate_text(
         size = trial.image_bytes / trial.made
         gigabytes = size * (len(shards.plan) - sum(reasons.values())) / 1e9
         lines.append(
-            f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB per image "
-            f"({maker.settings.image_format})"
+            f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB per row "
+            f"({', '.join((maker.settings.image_format, *maker.settings.more_images))})"
         )
     return "\n".join(lines)
 

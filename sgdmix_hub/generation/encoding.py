@@ -45,11 +45,16 @@ START = (
 def encode_image(
     pixels: np.ndarray, image_format: str, quality: int | None = None, xmp: bytes = b""
 ) -> bytes:
-    """Encodes uint8 (h, w, 3) as an image file: the same bytes for the same arguments.
+    """Encodes uint8 (h, w, 3) as an image file: the same bytes for the same arguments. A mask, bool
+    (h, w), becomes a PNG of one bit a pixel, whatever the format.
 
     `quality`: 1 to 100, of jpeg and webp; `QUALITY` by default. `xmp`: a packet to store in the
     file; none if empty.
     """
+    buffer = io.BytesIO()
+    if pixels.dtype == bool:
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        return buffer.getvalue()
     options = dict(ENCODER_OPTIONS[image_format])
     if image_format in HAS_QUALITY:
         options["quality"] = QUALITY if quality is None else quality
@@ -58,7 +63,6 @@ def encode_image(
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
     elif xmp:
         options["xmp"] = xmp
-    buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=image_format.upper(), **options)
     return buffer.getvalue()
 
@@ -94,10 +98,12 @@ class Encoders:
                 pass
 
     def encode(self, pixels: np.ndarray, xmp: bytes = b"") -> Future[bytes]:
-        """Encodes uint8 (h, w, 3), as `encode_image` does.
+        """Encodes an image or mask as `encode_image` does.
 
         The future raises `EncoderDied` if the worker was killed.
         """
+        if pixels.dtype == bool:  # a millisecond, in this process
+            return self._threads.submit(encode_image, pixels, "png")
         return self._threads.submit(self._encode, pixels, xmp)
 
     def _encode(self, pixels: np.ndarray, xmp: bytes) -> bytes:

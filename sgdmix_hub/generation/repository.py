@@ -143,7 +143,7 @@ def build_repository(
     }
     check_same_bytes(shards, files, manifest["files"], layout)
     write_sealed(building / layout.manifest, manifest)
-    facts = card_facts(manifest, shard_features(class_names), statistics)
+    facts = card_facts(manifest, shard_features(class_names, settings.more_images), statistics)
     (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
     sync(building)
     write_sealed(output.finished, {"manifest": file_sha256(building / layout.manifest)})

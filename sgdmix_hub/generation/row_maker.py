@@ -14,6 +14,7 @@ from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
 from sgdmix_hub.models.loading import load_refiner
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.pipeline_stages import Finished
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import effective_strength
@@ -117,15 +118,14 @@ class RowMaker:
         """The prompt of a row's last step."""
         return self.prompts.published(self.label(row), row.prompt)
 
-    def refined(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[np.ndarray | Unusable]:
-        """The finished images, uint8 (size, size, 3), or why there is none.
+    def finished(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[Finished | Unusable]:
+        """The finished images, or why there is none.
 
         `rows`: at most a batch, all of one strength.
         """
         prompts = [self.prompts.of(self.label(row), row.prompt) for row in rows]
         seeds = [row.seed for row in rows]
-        finished = self.pipeline.finish(mixtures, prompts, seeds, rows[0].strength)
-        return [row if isinstance(row, Unusable) else row.image for row in finished]
+        return self.pipeline.finish(mixtures, prompts, seeds, rows[0].strength)
 
     def columns(self, row: PlanRow, mixture: Mixture) -> dict:
         """A row's columns without its image."""
@@ -157,13 +157,29 @@ class RowMaker:
             "prompt": self.prompt(row) if row.strength > 0 else "",
         }
 
-    def mark(self, row: PlanRow) -> bytes:
-        """The XMP packet for a row's image; empty for an unmixed source, of which it is not known
-        how it was made.
+    def images(self, finished: Finished) -> dict[str, np.ndarray]:
+        """The row's published images by column: uint8 (h, w, 3), the mask bool (h, w).
+
+        `mask` is the source's foreground as it was cut, `mixed` what was refined.
+        """
+        mixture = finished.mixture
+        more = {"mask": mixture.source.mask, "mixed": mixture.mixed}
+        return {"image": finished.image} | {name: more[name] for name in self.settings.more_images}
+
+    def mark(self, row: PlanRow, column: str = "image") -> bytes:
+        """The XMP packet for one of a row's images; empty for an unmixed source, of which it is not
+        known how it was made.
         """
         if row.is_unmixed:
             return b""
-        return provenance_mark(row.strength > 0 or self.settings.inpainting_method == "diffusion")
+        refined = column == "image" and row.strength > 0
+        return provenance_mark(refined or self.settings.inpainting_method == "diffusion")
 
-    def image_name(self, row: PlanRow) -> str:
-        return f"{row.source_index:08d}-{row.variant}.{self.settings.image_format}"
+    def image_cell(self, row: PlanRow, encoded: bytes, column: str = "image") -> dict:
+        """A published cell of one of the row's images."""
+        return {"bytes": encoded, "path": self.image_name(row, column)}
+
+    def image_name(self, row: PlanRow, column: str = "image") -> str:
+        part = "" if column == "image" else f"-{column}"
+        suffix = "png" if column == "mask" else self.settings.image_format
+        return f"{row.source_index:08d}-{row.variant}{part}.{suffix}"

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 
-import numpy as np
-
 from sgdmix_hub.data.images import Frame
 from sgdmix_hub.errors import Unusable
 from sgdmix_hub.method.mixer import Mixture
+from sgdmix_hub.pipeline_stages import Finished
 from sgdmix_hub.runtime.stopping import stop_if_requested
 
 from .encoding import Encoders
@@ -61,11 +60,14 @@ def make_shards(
         started = time.monotonic()
         for number, items in groupby(mixed, key=lambda item: item[0]):
             made, skipped = [], []
-            for row, mixture, image in refined_rows(
+            for row, finished in refined_rows(
                 maker, ((row, mixture) for _, row, mixture in items), skipped, advance
             ):
-                columns = maker.columns(row, mixture)
-                made.append((row, columns, encoders.encode(image, maker.mark(row))))
+                images = maker.images(finished).items()
+                encoded = {
+                    name: encoders.encode(pixels, maker.mark(row, name)) for name, pixels in images
+                }
+                made.append((row, maker.columns(row, finished.mixture), encoded))
             if writing is not None:
                 writing.result()
             writing = writer.submit(
@@ -80,15 +82,17 @@ def _write(
     write: WriteShard,
     number: int,
     maker: RowMaker,
-    made: list[tuple[PlanRow, dict, Future]],
+    made: list[tuple[PlanRow, dict, dict[str, Future[bytes]]]],
     skipped: list[dict],
     seconds: float,
 ) -> None:
     """Waits for a shard's encoded images and writes its rows in the order of the plan."""
     rows = []
     for row, columns, encoded in sorted(made, key=in_plan_order):
-        image = {"bytes": encoded.result(), "path": maker.image_name(row)}
-        rows.append({"image": image} | columns)
+        cells = {
+            name: maker.image_cell(row, image.result(), name) for name, image in encoded.items()
+        }
+        rows.append(cells | columns)
     skipped = sorted(skipped, key=lambda record: (record["source_index"], record["variant"]))
     write(number, rows, skipped, seconds)
 
@@ -116,19 +120,19 @@ def refined_rows(
     mixed: Iterable[tuple[PlanRow, Mixture | Unusable]],
     skipped: list[dict],
     advance: Callable[[int], None],
-) -> Iterator[tuple[PlanRow, Mixture, np.ndarray]]:
-    """Rows with their mixtures and finished images, uint8 (size, size, 3).
+) -> Iterator[tuple[PlanRow, Finished]]:
+    """Rows with their finished images.
 
     Rows that cannot be made are appended to `skipped` with their reasons. `mixed`: rows sorted by
     strength, with their mixtures or the reason why there is none.
     """
     for rows, mixtures in batches(mixed, maker.settings.batch_size, skipped, advance):
         stop_if_requested()
-        for row, mixture, image in zip(rows, mixtures, maker.refined(rows, mixtures), strict=True):
-            if isinstance(image, Unusable):
-                skipped.append(skip_record(row, image.reason))
+        for row, finished in zip(rows, maker.finished(rows, mixtures), strict=True):
+            if isinstance(finished, Unusable):
+                skipped.append(skip_record(row, finished.reason))
             else:
-                yield row, mixture, image
+                yield row, finished
         advance(len(rows))
 
 

@@ -33,7 +33,8 @@ CUT = 0.5  # a pixel of the dataset's own mask is foreground above this share
 class GrabCut:
     """How GrabCut is seeded and when its mask is taken. Radii are shares of the image size.
 
-    Chosen by mask IoU on photographs and on the demo's birds (benchmarks/masks.py).
+    Chosen by mask IoU on photographs and on the demo's birds (benchmarks/masks.py);
+    settings of a run may name others.
     """
 
     size: int = 128  # at 256 the IoU is the same and the time five times as much
@@ -139,9 +140,21 @@ def _grabcut(
     return resize_mask((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), frame)
 
 
-REFINEMENTS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
-    "none": lambda image, saliency_map, coarse: coarse,
-    "grabcut": grabcut_mask,
+def _refined_by_grabcut(
+    image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray, settings: MethodSettings
+) -> np.ndarray:
+    grabcut = GrabCut(
+        probable_radius=settings.grabcut_radius,
+        background_radius=settings.grabcut_background_radius,
+    )
+    return grabcut_mask(image, saliency_map, coarse, grabcut)
+
+
+REFINEMENTS: dict[
+    str, Callable[[np.ndarray, np.ndarray, np.ndarray, MethodSettings], np.ndarray]
+] = {
+    "none": lambda image, saliency_map, coarse, settings: coarse,
+    "grabcut": _refined_by_grabcut,
 }
 
 
@@ -222,4 +235,4 @@ def foreground_mask(
     assert method is not None and refinement is not None, "the preset is applied"
     frame = (image.shape[1], image.shape[0])
     mask = threshold_mask(saliency_map, frame, method, settings.threshold_quantile)
-    return clean_up(REFINEMENTS[refinement](image, saliency_map, mask), settings)
+    return clean_up(REFINEMENTS[refinement](image, saliency_map, mask, settings), settings)

@@ -25,7 +25,7 @@ from sgdmix_hub.settings.saliency import kind_of
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
 from .card_text import card_text, plain_name
-from .layout import RepoLayout
+from .layout import MORE_IMAGES, RepoLayout
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md"
 LABELS = {
@@ -157,6 +157,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         other_rows=sum(count for _, count in reasons[MOST_REASONS:]),
         mean_distance=facts.mean_distance,
         mean_area=facts.mean_area,
+        more_images=[name for name in MORE_IMAGES if name in facts.features],
         quality=[(plain(name), plain(value)) for name, value in facts.quality],
         evaluation=_plain_evaluation(facts.evaluation),
         licences={

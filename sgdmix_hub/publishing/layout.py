@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,6 +16,7 @@ from sgdmix_hub.settings.saliency import is_expected
 
 CARD = "README.md"
 PLAN, MANIFEST = PUBLISHED_BESIDE
+MORE_IMAGES = ("mask", "mixed")  # columns that settings add to `image`
 EVALUATION = "evaluation"  # key of the manifest of an evaluated dataset
 
 
@@ -127,8 +129,8 @@ def file_facts(folder: Path) -> dict[str, dict]:
     }
 
 
-def shard_features(class_names: list[str]) -> Features:
-    """The columns of the published dataset, in their order."""
+def shard_features(class_names: list[str], more_images: Iterable[str]) -> Features:
+    """The columns of the published dataset, in their order; `more_images` are the last."""
     label = ClassLabel(names=class_names)
     return Features(
         {
@@ -149,4 +151,5 @@ def shard_features(class_names: list[str]) -> Features:
             "mask_confidence": Value("float32"),
             "prompt": Value("string"),
         }
+        | {name: Image() for name in more_images}
     )

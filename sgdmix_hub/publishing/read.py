@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from PIL import Image
 
 from sgdmix_hub.data.splits import Split, decode_image, to_rgb
-from sgdmix_hub.errors import UserError, first_line, one_line
+from sgdmix_hub.errors import UserError, first_line, one_line, shown
 from sgdmix_hub.forms import LARGEST_COUNT
 from sgdmix_hub.hub.client import fetch
 from sgdmix_hub.hub.formats import read_manifest
@@ -42,7 +42,9 @@ class PublishedRows:
     def __init__(self, pin: Pin, rows: Dataset, manifest: dict):
         self.pin = pin
         self.dataset = rows
-        self.rows = rows.cast_column("image", ImageFeature(decode=False))
+        self.rows = rows
+        for name in image_columns(rows):
+            self.rows = self.rows.cast_column(name, ImageFeature(decode=False))
         self.manifest = manifest
         has_sizes = manifest.get("format", 1) > 1
         self._sizes = rows.select_columns(["source_width", "source_height"]) if has_sizes else None
@@ -173,7 +175,8 @@ def open_version(pin: Pin, folder: Path, config_name: str) -> PublishedRows:
 def check_columns(pin: Pin, rows: Dataset, manifest: dict) -> None:
     """Raises `UserError` unless the columns that trainings read are valid.
 
-    Every image must be bytes, and every number must be a class, a source row or a strength.
+    Every image must be bytes: a path would be opened on the reader's machine. Every number must be
+    a class, a source row or a strength.
     """
     features = rows.features
     if not (
@@ -206,10 +209,19 @@ def check_columns(pin: Pin, rows: Dataset, manifest: dict) -> None:
                 f"{pin.name}: column {name} holds values outside [{smallest}, {largest}]: "
                 "this is not what was published"
             )
-    # a cell without bytes holds a path, which would be opened on the reader's machine
-    chunks = rows.data.column("image").chunks
+    for name, feature in features.items():
+        if not isinstance(feature, (Value, ClassLabel, ImageFeature)):
+            raise UserError(
+                f"{pin.name} has a column {shown(name)} that sgdmix_hub does not publish"
+            )
+    chunks = [chunk for name in image_columns(rows) for chunk in rows.data.column(name).chunks]
     if any(chunk.null_count or chunk.field("bytes").null_count for chunk in chunks):
         raise UserError(f"{pin.name} has rows without image bytes: this is not what was published")
+
+
+def image_columns(rows: Dataset) -> list[str]:
+    """`image` and, where they are published, `mask` and `mixed`."""
+    return [name for name, feature in rows.features.items() if isinstance(feature, ImageFeature)]
 
 
 def labelled_by(manifest: dict) -> str:

@@ -120,6 +120,12 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     image_quality: int | None = setting(
         None, "quality of jpeg and webp; 95 if not given", at_least=1, at_most=100
     )
+    publish_mask: bool = setting(
+        True, "publish the source's foreground as the column mask, a PNG of one bit a pixel"
+    )
+    publish_mixed: bool = setting(
+        False, "publish the mixture before refinement as the column mixed"
+    )
     images_per_class: int | None = setting(
         None,
         "fewest images of a class, real and synthetic together: the sources of rarer classes get "
@@ -158,6 +164,12 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         changes="nothing",
     )
 
+    @property
+    def more_images(self) -> tuple[str, ...]:
+        """The published columns of images besides `image`."""
+        asked = {"mask": self.publish_mask, "mixed": self.publish_mixed}
+        return tuple(name for name, is_published in asked.items() if is_published)
+
     def validate(self) -> None:
         super().validate()
         outside_of_dataset(self, "saliency_dir")
@@ -168,6 +180,11 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
             self.validate_hub()
             if self.license is None:
                 raise UserError("push_to_hub needs --license, the license of the dataset")
+        if self.publish_mixed and not self.refines:
+            raise UserError(
+                "publish_mixed needs a strength above 0: without refinement the image is the "
+                "mixture"
+            )
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
         elif self.refines:

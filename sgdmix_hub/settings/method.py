@@ -15,6 +15,9 @@ from .saliency import SALIENCY_SOURCES, RembgModel, SaliencyMethod, SaliencySour
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
 
+MOST_WORDS = 16  # that a segmenter looks for
+
+
 @dataclass(kw_only=True)
 class MethodSettings(Checked):
     """How images are masked, matched, mixed and refined.
@@ -100,6 +103,22 @@ class MethodSettings(Checked):
     threshold_quantile: float = setting(
         0.8,
         "share of the map that becomes background, for threshold_method quantile",
+        makes_masks=True,
+        at_least=0,
+        at_most=1,
+    )
+    grabcut_radius: float = setting(
+        0.02,
+        "for mask_refinement grabcut: width around the mask that is rather foreground, as a share "
+        "of the image size",
+        makes_masks=True,
+        at_least=0,
+        at_most=0.5,
+    )
+    grabcut_background_radius: float = setting(
+        0.1,
+        "for mask_refinement grabcut: width around the mask beyond which all is background, as a "
+        "share of the image size",
         makes_masks=True,
         at_least=0,
         at_most=1,
@@ -302,8 +321,19 @@ class MethodSettings(Checked):
                 "bbox_column and bbox_format belong together: xywh is left, top, width, height "
                 "(COCO), xyxy is left, top, right, bottom"
             )
+        if len(sought_words(self, None)) > MOST_WORDS:
+            raise UserError(
+                f"segmenter_prompt has more than {MOST_WORDS} words between commas: the segmenter "
+                "looks for each of them in every image"
+            )
         if self.segmenter_instances == "nearest-box" and self.bbox_column is None:
             raise UserError("segmenter_instances nearest-box needs --bbox_column")
+        if self.grabcut_background_radius < self.grabcut_radius:
+            raise UserError(
+                f"grabcut_background_radius {self.grabcut_background_radius:g} is below "
+                f"grabcut_radius {self.grabcut_radius:g}: what is rather foreground cannot be "
+                "certain background"
+            )
         if self.min_mask_confidence and not saliency_source(self).has_confidence:
             raise UserError(
                 f"min_mask_confidence {self.min_mask_confidence:g} needs a saliency_method that "

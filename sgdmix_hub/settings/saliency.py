@@ -66,6 +66,7 @@ SALIENCY_SOURCES = {
         {"instances": "segmenter_instances"} | BOXES,
         has_mask=True,
         has_confidence=True,
+        trusted_from=0.5,  # where each family's own post-processing begins to count
     ),
     "rembg": SaliencySource("rembg", {"model": "rembg_model"}, has_mask=True, has_confidence=True),
     # A function of the user's, in Python alone.

@@ -8,8 +8,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from masks import Photograph, above_floor, curve, good_masks, reliability
 from parts.masks.drawing import TILE, draw_coverage, sheet
+from parts.masks.photographs import Photograph
+from parts.masks.scores import above_floor, curve, good_masks, reliability
 
 TRUST = np.array([0.9, 0.1, 0.5, 0.7])
 FAILED = np.array([False, True, False, True])

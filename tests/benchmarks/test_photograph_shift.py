@@ -10,28 +10,19 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import photograph_shift
-from photograph_shift import (
-    ARMS,
-    LITE0,
-    REAL,
-    SCRATCH,
-    SEGMENTER,
-    TRUE,
-    from_scratch,
-    linear_head,
-    make_task,
-    run,
-    tables,
-    write_domain,
-)
+from parts.photograph_shift import task
+from parts.photograph_shift.arms import ARMS, REAL, SEGMENTER, TRUE
+from parts.photograph_shift.classifiers import LITE0, SCRATCH, from_scratch, linear_head
+from parts.photograph_shift.tables import tables
+from parts.photograph_shift.task import make_task, write_domain
+from photograph_shift import run
 
 
 @pytest.fixture
 def domain(monkeypatch):
     """Three objects and five places, for tasks of two classes with three training images."""
     for name, value in {"CLASSES": 2, "TRAIN": 3, "STRAYS": 1}.items():
-        monkeypatch.setattr(photograph_shift, name, value)
+        monkeypatch.setattr(task, name, value)
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:80, :120]
     inside = ((x - 60) / 60) ** 2 + ((y - 40) / 40) ** 2 < 1

@@ -7,6 +7,7 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
@@ -31,6 +32,7 @@ from transformers import AutoModelForImageClassification
 from sgdmix_hub import augment, evaluate_dataset
 from sgdmix_hub.data.splits import load_split, subset_record
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.evaluation.repository import Version, evaluated_features, write_shards
 from sgdmix_hub.evaluation.scores import rows_to_keep
 from sgdmix_hub.evaluation.sources import doubts
 from sgdmix_hub.files import read_json, write_sealed
@@ -43,6 +45,7 @@ from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.parsing import parse_settings
 
 EVALUATE = "scripts/evaluate_dataset.py"
 SCORES = (
@@ -297,6 +300,26 @@ def test_what_an_older_version_made_is_refused_in_a_line(
                 **(settings | {"synthetic": str(tmp_path), "output_dir": str(tmp_path / "out")})
             )
         )
+
+
+def test_the_columns_of_an_older_release_stay_as_they_are(first_version, tmp_path):
+    """Without the columns that were added since, as `mask` was."""
+    repo = shutil.copytree(first_version / "repo", tmp_path / "repo")
+    for path in repo.glob("data/*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["mask", "mask_confidence"]), path)
+    config = repo / "sgdmix" / "default" / "config.yaml"
+    recipe = parse_settings(AugmentSettings, [f"--config={config}", "--output_dir=out"])
+    version = Version(repo, manifest_of(tmp_path), recipe)
+    features = evaluated_features(version, NAMES)
+    assert "prompt" in features and not {"mask", "mask_confidence"} & set(features)
+    scores = {name: np.zeros(12) for name in features if name in SCORES}
+    scores["judge_label"] = np.zeros(12, np.int64)
+    kept = np.arange(12) != 3
+    (tmp_path / "building" / "data").mkdir(parents=True)
+    written = write_shards(version, NAMES, scores, kept, tmp_path / "building")
+    tables = [pq.read_table(path) for path in written]
+    assert sum(map(len, tables)) == 11
+    assert tables[0].column_names == list(features) and set(SCORES) <= set(features)
 
 
 def test_the_same_command_finds_it_done_and_another_is_refused(

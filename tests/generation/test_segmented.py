@@ -3,10 +3,13 @@ columns.
 """
 
 import dataclasses
+import gc
 import json
+import re
 import sys
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +19,21 @@ from datasets import Image as ImageFeature
 from generations import ROWS, arguments, manifest_of, pixels_of, published_rows, run_script
 from PIL import Image
 from rowstores import many_rows
-from support.tiny_segmenters import eomt, saved_segmenter
+from support.tiny_segmenters import (
+    clipseg,
+    eomt,
+    grounding_dino,
+    mask2former,
+    sam2,
+    sam3,
+    saved_segmenter,
+    segformer,
+)
 
 from sgdmix_hub.data.images import square
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import Preempted, TooManySkipped, Unusable, UnusableRow, UserError
-from sgdmix_hub.generation import row_store
+from sgdmix_hub.generation import row_store, saliency_maps
 from sgdmix_hub.generation.inputs import Inputs, resolve_inputs
 from sgdmix_hub.generation.plan import make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
@@ -83,38 +95,117 @@ def made_by(processes, asked, pins):
     return results[0]
 
 
-def test_any_number_of_processes_gives_the_same_store(segmenter, source_rows, tmp_path):
-    """A few rows a block, and one image that cannot be decoded."""
-    row_store.BLOCK_ROWS, kept = 8, row_store.BLOCK_ROWS
-    try:
-        data = many_rows(tmp_path / "data", source_rows, 20, damaged=[3])
-        pins = SegmenterPins(resolve(str(segmenter)), None, ("bird",))
-        stores = {}
-        for processes in (1, 2, 3):
-            asked = settings_of(data, tmp_path / str(processes))
-            maps = made_by(processes, asked, pins)
-            stores[processes] = (saliency_root(asked) / maps.key / "values.npy").read_bytes()
-            assert list(maps.unusable) == [3] and "corrupt" in maps.unusable[3]
-        assert stores[1] == stores[2] == stores[3]
+FAMILIES = {
+    "SAM 3": (sam3, None, {}),
+    "Grounding DINO and SAM 2.1": (sam2, grounding_dino, {}),
+    "SAM 2.1 on boxes": (sam2, None, {"bbox_column": "box", "bbox_format": "xyxy"}),
+    "CLIPSeg": (clipseg, None, {}),
+    "Mask2Former": (mask2former, None, {}),
+}
 
-        asked = settings_of(data, tmp_path / "killed")
-        stops = iter([None, Preempted("stopped")])
 
-        def stop_after_a_block():
-            if (reason := next(stops, None)) is not None:
-                raise reason
+def boxed_rows(folder, source_rows, number, damaged):
+    """Folder dataset of `number` rows with boxes; the images in `damaged` do not decode."""
+    boxes = [[2.0 + row % 7, 3.0, 20.0 + row % 9, 28.0] for row in range(number)]
+    cells = [source_rows[row % len(source_rows)]["image"] for row in range(number)]
+    for row in damaged:
+        cells[row] = {"bytes": b"no image", "path": None}
+    features = Features(
+        image=ImageFeature(), label=ClassLabel(names=["a", "b"]), box=List(Value("float32"))
+    )
+    rows = {"image": cells, "label": [row % 2 for row in range(number)], "box": boxes}
+    folder.mkdir()
+    Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
+    return folder
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(row_store, "stop_if_requested", stop_after_a_block)
-            with pytest.raises(Preempted):
-                made_by(1, asked, pins)
-        maps = made_by(1, asked, pins)
-        assert (saliency_root(asked) / maps.key / "values.npy").read_bytes() == stores[1]
-        assert maps[0].shape == (64, 64) and maps[np.arange(3)].shape == (3, 64, 64)
-        assert maps.mask(0).shape == (256, 256) and 0 < maps.confidence(0) <= 1
-        assert not maps.mask(3).any() and maps.confidence(3) == 0
-    finally:
-        row_store.BLOCK_ROWS = kept
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_number_of_processes_gives_the_same_store(family, source_rows, tmp_path, monkeypatch):
+    """A few rows a block, one image that cannot be decoded, and a run that is stopped and resumed
+    with another number of processes.
+    """
+    make, make_detector, values = FAMILIES[family]
+    monkeypatch.setattr(row_store, "BLOCK_ROWS", 4)
+    data = boxed_rows(tmp_path / "data", source_rows, 12, damaged=[3])
+    pins = SegmenterPins(
+        resolve(str(saved_segmenter(make, tmp_path / "segmenter"))),
+        make_detector and resolve(str(saved_segmenter(make_detector, tmp_path / "detector"))),
+        () if values else ("bird",),
+    )
+    stores, maps = {}, None
+    for processes in (1, 2, 3):
+        asked = settings_of(data, tmp_path / str(processes), **values)
+        maps = made_by(processes, asked, pins)
+        folder = saliency_root(asked) / maps.key
+        stores[processes] = [
+            (folder / name).read_bytes() for name in ("values.npy", "unusable.json")
+        ]
+        assert "corrupt" in maps.unusable[3] and len(maps.unusable) < 8
+    assert stores[1] == stores[2] == stores[3]
+    found = [row for row in range(12) if row not in maps.unusable]
+    assert len({maps.mask(row).tobytes() for row in found}) > 1
+    assert all(0 < maps.confidence(row) <= 1 for row in found)
+    assert maps[0].shape == (64, 64) and maps[np.arange(3)].shape == (3, 64, 64)
+    assert not maps.mask(3).any() and maps.confidence(3) == 0
+
+    asked = settings_of(data, tmp_path / "killed", **values)
+    stops = iter([None, Preempted("stopped")])
+
+    def stop_after_a_block():
+        if (reason := next(stops, None)) is not None:
+            raise reason
+
+    with monkeypatch.context() as patch:
+        patch.setattr(row_store, "stop_if_requested", stop_after_a_block)
+        with pytest.raises(Preempted):
+            made_by(1, asked, pins)
+    folder = saliency_root(asked) / maps.key
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("block-*.npy")}
+    assert len(kept) == 1 and not (folder / "values.npy").exists()
+    made = compute_calls(monkeypatch)
+    made_by(2, asked, pins)
+    assert sorted(made) == [4, 8]  # the first rows of the blocks that were left
+    assert [(folder / name).read_bytes() for name in ("values.npy", "unusable.json")] == stores[1]
+
+
+def compute_calls(monkeypatch):
+    """The first row of every block that is computed from here on."""
+    first_rows, block_maps = [], saliency_maps.block_maps
+
+    def recorded(settings, split, rows, source):
+        first_rows.append(int(rows[0]))
+        return block_maps(settings, split, rows, source)
+
+    monkeypatch.setattr(saliency_maps, "block_maps", recorded)
+    return first_rows
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_anonymous_memory_does_not_grow_with_the_rows(source_rows, tmp_path, monkeypatch):
+    """A store of 10 MB, made in blocks of 0.3 MB after a warm-up."""
+    monkeypatch.setattr(row_store, "BLOCK_ROWS", 16)
+    pins = SegmenterPins(
+        resolve(str(saved_segmenter(segformer, tmp_path / "model"))), None, ("bird",)
+    )
+    grown = {}
+    for number in (64, 600):
+        asked = settings_of(
+            many_rows(tmp_path / f"data {number}", source_rows, number), tmp_path / f"run {number}"
+        )
+        split = split_of(asked)
+        before = anonymous_memory()
+        maps = compute_maps(asked, split, None, 0, 1, CPU, pins)
+        grown[number] = anonymous_memory() - before
+        size = (saliency_root(asked) / maps.key / "values.npy").stat().st_size
+    assert size > 9e6 and grown[600] < 3e6, grown
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that no file backs."""
+    gc.collect()
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
 
 
 def test_what_the_masks_depend_on_is_in_the_name_of_the_store(segmenter, birds, tmp_path):
@@ -263,6 +354,31 @@ def test_what_shows_no_bird_has_the_confidence_zero(birds, tmp_path):
         [Image.new("RGB", (20, 10))], None, None
     )
     assert found == Unusable("mask confidence 0.00: no foreground found")
+
+
+EDGE = np.ones((64, 64))
+EDGE[8:56, 8:56] = 0
+PIXEL = np.zeros((256, 256))
+PIXEL[100:105, 100:105] = 1
+
+
+@pytest.mark.parametrize(
+    "mask, fault",
+    [
+        (np.ones((8, 8)), "the foreground covers 100% of the image"),
+        (EDGE, "covers 100% of the image's border, as a background does"),
+        (PIXEL, "no foreground found"),
+    ],
+)
+def test_a_mask_that_can_show_no_object_has_the_confidence_zero(mask, fault):
+    source = MaskFunctionSource(lambda image: mask, "stretch")
+    (found,) = source.found([Image.new("RGB", (20, 10))], None, None)
+    assert isinstance(found, Unusable) and found.reason.startswith("mask confidence 0.00: ")
+    assert fault in found.reason and kind_of(found.reason) == "mask confidence too low"
+    (whole,) = MaskFunctionSource(lambda image: 1 - EDGE, "stretch").found(
+        [Image.new("RGB", (20, 10))], None, None
+    )
+    assert whole.confidence > 0.9
 
 
 @pytest.mark.parametrize(

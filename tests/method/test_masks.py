@@ -14,9 +14,11 @@ from hypothesis.extra import numpy as numpy_strategies
 from pictures import disc_on_texture, iou, smooth_map
 
 from sgdmix_hub.data.images import resize_mask
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.method.masks import (
     GRABCUT,
     THRESHOLDS,
+    GrabCut,
     clean_up,
     foreground_mask,
     grabcut_mask,
@@ -179,6 +181,25 @@ def test_grabcut_finds_a_disc_better_than_otsu_alone(seed, size):
     )
     assert mask.shape == (size, size) and mask.dtype == bool
     assert iou(mask, disc) > max(iou(otsu, disc) + 0.1, 0.9)
+
+
+def test_grabcut_takes_the_radii_of_the_settings():
+    image, _, saliency_map = disc_on_texture(1)
+    coarse, masks = threshold_mask(saliency_map, 128), []
+    for near, far in ((0.02, 0.1), (0.0, 0.01)):
+        asked = mask_settings(
+            mask_refinement="grabcut", grabcut_radius=near, grabcut_background_radius=far
+        )
+        masks.append(foreground_mask(image, saliency_map, asked))
+        grabcut = GrabCut(probable_radius=near, background_radius=far)
+        assert np.array_equal(masks[-1], grabcut_mask(image, saliency_map, coarse, grabcut))
+    assert not np.array_equal(*masks)
+    assert (GRABCUT.probable_radius, GRABCUT.background_radius) == (0.02, 0.1)
+    assert np.array_equal(
+        masks[0], foreground_mask(image, saliency_map, mask_settings(mask_refinement="grabcut"))
+    )
+    with pytest.raises(UserError, match="grabcut_background_radius 0.01 is below grabcut_radius"):
+        mask_settings(grabcut_background_radius=0.01).validate()
 
 
 def test_grabcut_does_not_depend_on_what_was_drawn_before():

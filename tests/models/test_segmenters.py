@@ -1,18 +1,26 @@
 """Segmentation models: the real classes at tiny size, from folders as they are published."""
 
+import inspect
 import json
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers as hf
 from PIL import Image
+from safetensors.torch import load_file
 from support.tiny_segmenters import (
     DETECTORS,
     SEGMENTERS,
     SIDE,
+    clipseg,
+    eomt,
     grounding_dino,
     mask2former,
+    oneformer,
+    owlv2,
     sam2,
     saved_segmenter,
     segformer,
@@ -24,7 +32,7 @@ from sgdmix_hub.demo.train_tiny_segmenter import TINY_SEGMENTER
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.segmenters.frames import Input, framed, over_frame
-from sgdmix_hub.models.segmenters.instances import Instances, foreground_of
+from sgdmix_hub.models.segmenters.instances import Instances, centred, foreground_of
 from sgdmix_hub.models.segmenters.segmenter import BATCH, Segmenter
 
 CPU = torch.device("cpu")
@@ -134,6 +142,35 @@ def test_the_instance_nearest_the_box_is_taken():
     assert chosen.confidence == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("found_from", [0.1, 0.25, 0.5, 0.8])
+def test_confidence_is_one_half_where_the_family_begins_to_count(found_from):
+    scores = np.linspace(0, 1, 101)
+    values = [centred(score, found_from) for score in scores]
+    assert values[0] == 0 and values[-1] == 1 and centred(found_from, found_from) == 0.5
+    assert np.all(np.diff(values) > 0)
+    assert found_from != 0.5 or np.allclose(values, scores)
+    found = instances_of((found_from - 0.01, 0, 32))
+    image = framed(Image.new("RGB", (80, 80)), None, "stretch", GIVEN)
+    assert foreground_of(found, image, "union", found_from).confidence < 0.5
+
+
+def test_a_family_counts_from_where_its_own_processor_does(tmp_path):
+    """transformers' defaults, where its post-processing has one; the detector's before SAM's."""
+    for make, threshold in ((mask2former, 0.5), (eomt, 0.8), (oneformer, 0.5)):
+        folder = saved_segmenter(make, tmp_path / make.__name__)
+        processor = type(make()[1])
+        defaults = inspect.signature(processor.post_process_panoptic_segmentation).parameters
+        segmenter = segmenter_of(folder)
+        assert segmenter.found_from == threshold == defaults["threshold"].default
+    folder = saved_segmenter(sam2, tmp_path / "sam2")
+    processors = {grounding_dino: hf.GroundingDinoProcessor, owlv2: hf.Owlv2Processor}
+    for make, processor in processors.items():
+        detector = saved_segmenter(make, tmp_path / make.__name__)
+        found = inspect.signature(processor.post_process_grounded_object_detection).parameters
+        assert segmenter_of(folder, detector).found_from == found["threshold"].default
+    assert segmenter_of(folder, words=()).found_from == 0.5
+
+
 def instances_of(*columns):
     """Instances that are columns of the input, each by its score, first and last column."""
     logits = torch.full((len(columns), SIDE, SIDE), -9.0)
@@ -193,6 +230,9 @@ def test_a_detector_needs_sam_2(tmp_path):
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "is quantised"),
         ({"attn_implementation": "kernels-community/x"}, "code that was fetched is never run"),
         ({"backbone_config": {"model_type": "timm_backbone"}}, "backbone of timm"),
+        ({"backbone_config": {"model_type": "timm_wrapper"}}, "backbone of timm"),
+        ({"backbone": "eve/other", "backbone_config": None}, "names its backbone, eve/other"),
+        ({"text_config": {"backbone": "resnet50"}}, "names its backbone, resnet50"),
         ({"image_size": 10**6}, "image_size of 1000000"),
         ({"num_queries": 7}, "cannot load the segmenter"),
     ],
@@ -221,12 +261,51 @@ def test_an_image_processor_that_cannot_be_followed_is_refused(tmp_path, changes
         segmenter_of(folder)
 
 
-def test_weights_in_pickles_are_never_read(tmp_path):
-    folder = saved_segmenter(segformer, tmp_path)
+class Opened:
+    """Pickled, it makes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "sam2.1_hiera_tiny.pt"])
+def test_weights_in_pickles_are_never_read(name, tmp_path):
+    folder = saved_segmenter(segformer, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    model = hf.SegformerForSemanticSegmentation(hf.SegformerConfig.from_pretrained(folder))
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    torch.save(weights | {"opened": Opened(tmp_path / "opened")}, folder / name)
     with pytest.raises(UserError, match="cannot load the segmenter"):
+        segmenter_of(folder)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_code_in_the_folder_is_never_run(tmp_path):
+    """Named by the configuration, the tokenizer and the processor, as the Hub's models name it."""
+    folder = saved_segmenter(clipseg, tmp_path / "model")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass")
+    auto_map = {
+        "config.json": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"},
+        "tokenizer_config.json": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]},
+        "preprocessor_config.json": {"AutoImageProcessor": "evil.Evil"},
+    }
+    for name, classes in auto_map.items():
+        path = folder / name
+        values = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(values | {"auto_map": classes}))
+    with suppress(UserError):  # read without that code, or refused
+        segmenter_of(folder).segment(pictures(1))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_that_is_an_adapter_of_another_model_is_refused(tmp_path):
+    folder = saved_segmenter(segformer, tmp_path)
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "eve/other", "peft_type": "LORA"})
+    )
+    with pytest.raises(UserError, match="adapter_config.json makes the segmenter .* an adapter"):
         segmenter_of(folder)
 
 

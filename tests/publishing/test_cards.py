@@ -56,7 +56,7 @@ def card_settings(**values):
 def card_facts(class_names, **values):
     defaults = {
         "title": "Birds by SGD-Mix",
-        "features": shard_features(class_names),
+        "features": shard_features(class_names, ["mask"]),
         "rows_by_label": [3] * len(class_names),
         "real_rows": [2] * len(class_names),
         "parquet_bytes": 12345,
@@ -164,10 +164,11 @@ def test_the_card_loads_a_dataset_with_names_like_these(tmp_path, config_name):
     """The card is what `load_dataset` goes by: features, files, and the number of rows."""
     names = HOSTILE[:4]
     rows = [
-        {"image": Image.new("RGB", (8, 8)), "label": label, "prompt": "x"} for label in range(4)
+        {"image": Image.new("RGB", (8, 8)), "label": label, "prompt": "x", "mask": mask}
+        for label, mask in enumerate([Image.new("1", (8, 8))] * 4)
     ]
-    features = shard_features(names)
-    empty = {name: 0 for name in features if name not in ("image", "label", "prompt")}
+    features = shard_features(names, ["mask"])
+    empty = {name: 0 for name in features if name not in rows[0]}
     dataset = Dataset.from_list([empty | row for row in rows], features=features)
     folder = tmp_path / "repo" / ("data" if config_name == "default" else config_name)
     folder.mkdir(parents=True)

@@ -14,7 +14,7 @@ from sgdmix_hub.publishing.parquet import CHUNKING, LARGEST_GROUP, files_of, wri
 
 def table_of(rows: int, seed: int = 0, size: int = 20_000) -> pa.Table:
     """Rows with the published columns; images are random bytes."""
-    rng, schema = np.random.default_rng(seed), shard_features(["a", "b"]).arrow_schema
+    rng, schema = np.random.default_rng(seed), shard_features(["a", "b"], []).arrow_schema
     values = {
         "image": [{"bytes": rng.bytes(size), "path": f"{row}.jpeg"} for row in range(rows)],
         "prompt": [f"a photo of {row % 2}" for row in range(rows)],

@@ -36,6 +36,7 @@ COLUMNS = [
     "foreground_area",
     "mask_confidence",
     "prompt",
+    "mask",
 ]
 
 LOAD = """

@@ -139,6 +139,32 @@ def test_an_input_that_was_a_local_folder_is_asked_for_and_never_looked_for(tmp_
     assert resolve(HONEST["dataset_name"]) == Pin("org/birds", COMMIT)
 
 
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"mask_function": "os.system"}, "mask_function"),
+        ({"saliency_method": "function"}, "is for Python"),
+        ({"saliency_method": "os.system"}, "saliency_method"),
+        ({"saliency_method": "rembg", "rembg_model": "../../evil.onnx"}, "rembg_model"),
+        ({"saliency_method": "rembg", "rembg_model": "u2net_custom"}, "rembg_model"),
+        ({"segmenter": "facebook/sam3"}, "segmenter"),
+        ({"segmenter": "/home/ada/model"}, "segmenter"),
+        ({"segmenter": "https://eve.example/model.pt"}, "segmenter"),
+        ({"detector": f"org/dino@{COMMIT}"}, "detector needs --segmenter"),
+        ({"segmenter_prompt": ",".join("x" * 200)}, "segmenter_prompt"),
+        ({"segmenter_prompt": ["a", "--card=/etc/passwd"]}, "segmenter_prompt"),
+        ({"bbox_column": "box"}, "belong together"),
+        ({"bbox_column": "box", "bbox_format": "eval"}, "bbox_format"),
+        ({"mask_column": "x" * 1000}, "mask_column"),
+        ({"grabcut_radius": 1e9}, "grabcut_radius"),
+        ({"min_mask_confidence": float("nan")}, "min_mask_confidence"),
+    ],
+)
+def test_a_published_configuration_cannot_misuse_a_source_of_masks(values, fault, tmp_path):
+    """No code, no local file, no model without a commit, no endless work."""
+    assert fault in refused(parse, published_config(tmp_path, **values), "--output_dir=out")
+
+
 def test_a_published_configuration_cannot_raise_the_limit_of_pixels(tmp_path):
     path = published_config(tmp_path, max_image_pixels=10**9)
     assert "max_image_pixels" in refused(parse, path, "--output_dir=out")

@@ -58,6 +58,17 @@ ROWS = {
         "without image bytes",
     ),
     "no image": (column("image", None), "without image bytes"),
+    "a mask that is a path": (
+        column("mask", {"bytes": None, "path": "/home/ada/private.png"}),
+        "without image bytes",
+    ),
+    "no mask": (column("mask", None), "without image bytes"),
+    "images in a list, which the reader would open": (
+        lambda table: table.append_column(
+            "more", pa.array([[{"path": "/home/ada/x.png"}]] * len(table))
+        ),
+        "a column more that sgdmix_hub does not publish",
+    ),
     "a label beyond the classes": (column("label", 3), "column label"),
     "a label below them": (column("label", -2), "column label"),
     "no label": (column("label", None), "column label"),

@@ -344,11 +344,11 @@ def test_presets_name_the_same_settings_with_possible_values():
     [
         ({}, "consensus", SALIENCY_SOURCES["consensus"].trusted_from),
         ({"bbox_column": "box", "bbox_format": "xyxy"}, "box-column", 0),
-        ({"segmenter": "org/sam"}, "segmentation", 0),
+        ({"segmenter": "org/sam"}, "segmentation", 0.5),
         (
             {"segmenter": "org/sam", "bbox_column": "box", "bbox_format": "xyxy"},
             "segmentation",
-            0,
+            0.5,
         ),
         ({"segmenter": "org/sam", "mask_column": "mask"}, "mask-column", 0),
     ],
@@ -424,10 +424,10 @@ def test_every_setting_is_in_one_group_and_the_documentation_has_the_table():
 
 
 GOLDEN = [
-    ({}, "d362a94f34d86f21e79f827c0941f2bf3cfc11b299054d5585c303115bf81760"),
+    ({}, "28633ac4fc602df1c5c0c670943187c6a8ce7563a53f6eac2cd685aef5128880"),
     (
         {"preset": "recommended", "strength": [0.5, 0.9], "seed": 3},
-        "7e706b17753a831127e8dc780be30703abc8d48185b22dc383344de8154df1c6",
+        "a60bd4b4f094120be79a974519e7332e4ff2fc2ae4758f1d8ccbe9e3f7f376fb",
     ),
     (
         {
@@ -443,7 +443,7 @@ GOLDEN = [
             "max_image_pixels": 10**6,
             "imbalance_factor": 0.1,
         },
-        "5257d47f2ba3ffb9f063fa41c21008cd3e4b0eaa1508b4796a60def6cbc53e8c",
+        "b3f10188e88a023cdd77948a1177d6cc76ed5bed1918ce2cc802e07064026e6f",
     ),
 ]
 

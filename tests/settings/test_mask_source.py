@@ -24,22 +24,27 @@ BOXES = {"bbox_column": "bbox", "bbox_format": "xywh"}
         ({"mask_column": "mask", "segmenter": "org/sam"}, "column mask of the dataset"),
         (BOXES, "GrabCut in the boxes of column bbox"),
         ({"saliency_method": "rembg"}, "isnet-general-use of rembg"),
-        ({"segmenter": "org/sam"}, "segmentation by org/sam, looking for bird"),
+        (
+            {"segmenter": "org/sam"},
+            "segmentation by org/sam, looking for bird; below confidence 0.5: skip",
+        ),
         (
             {"segmenter": "org/sam", "segmenter_prompt": "car, truck", "min_mask_confidence": 0.4},
             "segmentation by org/sam, looking for car or truck; below confidence 0.4: skip",
         ),
         (
             {"segmenter": "org/sam", "detector": "org/dino"},
-            "segmentation by org/sam in the boxes of org/dino, looking for bird",
+            "segmentation by org/sam in the boxes of org/dino, looking for bird; "
+            "below confidence 0.5: skip",
         ),
         (
             {"segmenter": "org/sam"} | BOXES,
-            "segmentation by org/sam with the boxes of column bbox",
+            "segmentation by org/sam with the boxes of column bbox; below confidence 0.5: skip",
         ),
         (
             {"segmenter": "org/sam", "segmenter_instances": "nearest-box"} | BOXES,
-            "segmentation by org/sam, looking for bird, nearest to the boxes of column bbox",
+            "segmentation by org/sam, looking for bird, nearest to the boxes of column bbox; "
+            "below confidence 0.5: skip",
         ),
     ],
 )
@@ -60,7 +65,8 @@ def run_settings(**values):
 def test_the_segmenter_of_a_run_looks_for_the_metaclass(values, sought):
     generation = generation_of(all_stages(run_settings(segmenter="org/sam", **values)))
     assert (generation.segmenter, generation.segmenter_prompt) == ("org/sam", sought)
-    assert masks_line(generation) == f"masks: segmentation by org/sam, looking for {sought}"
+    line = f"masks: segmentation by org/sam, looking for {sought}; below confidence 0.5: skip"
+    assert masks_line(generation) == line
 
 
 @pytest.mark.parametrize("values", [BOXES, {"mask_column": "mask"}])

@@ -108,7 +108,9 @@ class Ours:
         self.maker, rows = planned(task, device)
         self.rows = rows[task.batch_size :]
         self.maker.load_refiner(device)
-        self.features = shard_features(self.maker.inputs.split.class_names)
+        self.features = shard_features(
+            self.maker.inputs.split.class_names, self.maker.settings.more_images
+        )
         folder.mkdir(parents=True, exist_ok=True)
         write_plan(folder / "plan.parquet", self.rows)
         self.shards = Shards(

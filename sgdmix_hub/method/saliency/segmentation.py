@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sgdmix_hub.models.segmenters.segmenter import Segmenter
 
 GRABCUT_ITERATIONS = 5
+# Shares of the frame, and of its border, beyond which a mask shows no object before a background.
+LEAST_AREA, MOST_AREA, MOST_BORDER = 0.0005, 0.95, 0.9
 MaskFunction = Callable[[Image.Image], "Image.Image | np.ndarray"]
 
 
@@ -137,10 +139,27 @@ def box_grabcut(pixels: np.ndarray, box: Box | None) -> np.ndarray:
 
 
 def as_found(segmentation: Segmentation, sought: str) -> Found | Unusable:
-    """A segmentation as it is stored; one without any foreground has the confidence 0."""
-    if not segmentation.mask.any():
-        return Unusable(f"{LOW_CONFIDENCE} 0.00: no {sought} found")
+    """A segmentation as it is stored; one that cannot be the `sought` has the confidence 0."""
+    fault = implausible(segmentation.mask, sought)
+    if fault is not None:
+        return Unusable(f"{LOW_CONFIDENCE} 0.00: {fault}")
     return Found(segmentation.saliency_map, segmentation.mask, segmentation.confidence)
+
+
+def implausible(mask: np.ndarray, sought: str) -> str | None:
+    """Why a mask, bool (size, size), cannot show the `sought`, whatever its score; None if it can.
+
+    It is empty or a few pixels, leaves no background, or runs along almost the whole border, as
+    the background does.
+    """
+    area, border = mask.mean(), np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean()
+    if area < LEAST_AREA:
+        return f"no {sought} found"
+    if area > MOST_AREA:
+        return f"the {sought} covers {area:.0%} of the image"
+    if border > MOST_BORDER:
+        return f"the {sought} covers {border:.0%} of the image's border, as a background does"
+    return None
 
 
 def share_in(mask: Image.Image | np.ndarray) -> np.ndarray:

@@ -10,14 +10,16 @@ from .frames import Box, Framed, pixel_mask
 from .instances import GOOD_SHARE, Instances
 from .loading import CLIP, IMAGENET, Family, Loaded, load_tokenizer
 
+# SAM 2 states the IoU of its mask: below one half a mask fails. The detectors' scores are those of
+# `post_process_grounded_object_detection`.
 BOX_FAMILIES = {
     "sam2": Family("Sam2Model", 1024, IMAGENET, padded=False),
     "sam2_video": Family("Sam2Model", 1024, IMAGENET, padded=False),  # how SAM 2.1 is published
 }
 DETECTOR_FAMILIES = {
-    "grounding-dino": Family("GroundingDinoForObjectDetection", 800, IMAGENET, padded=True),
-    "mm-grounding-dino": Family("MMGroundingDinoForObjectDetection", 800, IMAGENET, padded=True),
-    "owlv2": Family("Owlv2ForObjectDetection", 960, CLIP, padded=True),
+    "grounding-dino": Family("GroundingDinoForObjectDetection", 800, IMAGENET, True, 0.25),
+    "mm-grounding-dino": Family("MMGroundingDinoForObjectDetection", 800, IMAGENET, True, 0.25),
+    "owlv2": Family("Owlv2ForObjectDetection", 960, CLIP, True, 0.1),
 }
 MOST_BOXES = 4  # of a detector in an image, the best ones: SAM makes a mask of each
 OWL_TOKENS = 16  # what OWLv2's processor pads texts to

@@ -12,13 +12,15 @@ from .frames import Framed
 from .instances import Instances, mean_inside
 from .loading import IMAGENET, Family, Loaded, load_tokenizer
 
+# Found from: the default of `post_process_panoptic_segmentation`.
 INSTANCE_FAMILIES = {
     "mask2former": Family("Mask2FormerForUniversalSegmentation", 1024, IMAGENET, padded=True),
     "maskformer": Family("MaskFormerForInstanceSegmentation", 1024, IMAGENET, padded=True),
-    "eomt": Family("EomtForUniversalSegmentation", 640, IMAGENET, padded=True),
-    "eomt_dinov3": Family("EomtDinov3ForUniversalSegmentation", 640, IMAGENET, padded=True),
+    "eomt": Family("EomtForUniversalSegmentation", 640, IMAGENET, True, 0.8),
+    "eomt_dinov3": Family("EomtDinov3ForUniversalSegmentation", 640, IMAGENET, True, 0.8),
     "oneformer": Family("OneFormerForUniversalSegmentation", 1024, IMAGENET, padded=True),
 }
+# Their masks are what is above one half, and so are the means inside them: none is left out.
 MAP_FAMILIES = {
     "segformer": Family("SegformerForSemanticSegmentation", 512, IMAGENET, padded=False),
     "upernet": Family("UperNetForSemanticSegmentation", 512, IMAGENET, padded=False),

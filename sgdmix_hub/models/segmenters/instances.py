@@ -46,11 +46,14 @@ class Segmentation:
         return cells.mean(axis=(1, 3)).astype(np.float16)
 
 
-def foreground_of(found: Instances, image: Framed, rule: str) -> Segmentation:
+def foreground_of(
+    found: Instances, image: Framed, rule: str, found_from: float = 0.5
+) -> Segmentation:
     """The foreground by a rule: `union` of the instances that score at least half of the best one,
     the `largest` of them, or that `nearest-box`, which overlaps most with the image's box.
 
-    The confidence is the scores' mean, weighted by area. Without any instance both are zero.
+    The confidence is the scores' mean, weighted by area, on a scale on which `found_from` is one
+    half. Without any instance both are zero.
     """
     best = best_instances(found)
     shares = over_frame(best.logits, image).sigmoid()
@@ -67,8 +70,17 @@ def foreground_of(found: Instances, image: Framed, rule: str) -> Segmentation:
     else:
         chosen = torch.arange(len(areas), device=areas.device)
     weights = areas[chosen] / areas[chosen].sum()
-    confidence = float((weights * scores[chosen]).sum().clamp(0, 1))
-    return Segmentation(shares[chosen].amax(0).cpu().numpy(), confidence)
+    score = float((weights * scores[chosen]).sum().clamp(0, 1))
+    return Segmentation(shares[chosen].amax(0).cpu().numpy(), centred(score, found_from))
+
+
+def centred(score: float, found_from: float) -> float:
+    """A score in [0, 1] on a scale, linear on both sides, on which `found_from` is one half: what
+    counts as found is then the same for all families.
+    """
+    if score < found_from:
+        return 0.5 * score / found_from
+    return 0.5 + 0.5 * (score - found_from) / (1 - found_from)
 
 
 def best_instances(found: Instances) -> Instances:

@@ -19,6 +19,7 @@ from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder
 
 from .frames import Input
 
+PEFT_FILE = "adapter_config.json"
 SEGMENTER_FILES = [*MODEL_FILES, "merges.txt", "vocab.txt"]
 NO_CODE = {"trust_remote_code": False}  # or transformers would ask on the terminal
 LARGEST_SIDE = 2048
@@ -30,13 +31,15 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 @dataclass(frozen=True)
 class Family:
     """One architecture: its class in transformers, and its input where the processor's file says
-    nothing else. `padded`: trained on images at their aspect ratio.
+    nothing else. `padded`: trained on images at their aspect ratio. `found_from`: the score from
+    which the family's own post-processing counts something as found, by default.
     """
 
     model_class: str
     side: int
     values: tuple[tuple[float, float, float], tuple[float, float, float]]
     padded: bool
+    found_from: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,9 @@ def _read_json(folder: str, name: str, called: str) -> dict | None:
 
 def _checked_config(folder: str, called: str) -> dict:
     """config.json. Raises `UserError` where it would load more than the folder's own weights."""
+    if (Path(folder) / PEFT_FILE).exists():
+        # transformers would put the weights that this file describes into the network
+        raise UserError(f"{PEFT_FILE} makes the {called} an adapter: merge it with its model first")
     config = _read_json(folder, "config.json", called)
     if config is None or not isinstance(config.get("model_type"), str):
         raise UserError(f"the {called} has no config.json with a model_type")
@@ -122,8 +128,14 @@ def _checked_config(folder: str, called: str) -> dict:
                 f"config.json of the {called} asks for attention code {shown(value)}, "
                 "and code that was fetched is never run"
             )
-        if name == "model_type" and value == "timm_backbone":
+        if name == "model_type" and str(value).startswith("timm"):
             raise UserError(f"the {called} has a backbone of timm, which is not supported")
+        if name == "backbone" and value is not None:
+            # transformers would ask the Hub for a repository of that name, at no pin
+            raise UserError(
+                f"config.json of the {called} names its backbone, {shown(value, 40)}, instead of "
+                "holding its configuration: save the model again with transformers 5"
+            )
         if name == "image_size" and any(side > LARGEST_SIDE for side in _numbers(value)):
             raise UserError(
                 f"config.json of the {called} has an image_size of {shown(value, 40)}: "

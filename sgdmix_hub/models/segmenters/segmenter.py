@@ -58,6 +58,8 @@ class Segmenter:
         self.detector = (
             None if self.detector_model is None else Detector(self.detector_model, words, device)
         )
+        families = FAMILIES if self.detector_model is None else DETECTOR_FAMILIES
+        self.found_from = families[(self.detector_model or self.model).family].found_from
         self.sam = Sam2(self.model, device) if self.takes_boxes else None
         self.finder = None if self.takes_boxes else _finder(self.model, words, device)
 
@@ -99,7 +101,7 @@ class Segmenter:
             else:
                 found = self._boxed(values, shown, images, boxes)
             return [
-                foreground_of(_scored(instances), image, self.instances)
+                foreground_of(_scored(instances), image, self.instances, self.found_from)
                 for instances, image in zip(found, shown, strict=True)
             ]
 

@@ -8,6 +8,7 @@ from .frames import Framed
 from .instances import Instances, mean_inside
 from .loading import CLIP, HALF, Family, Loaded, load_tokenizer
 
+# SAM 3's own processor counts an instance from 0.5; a mean inside CLIPSeg's mask is never less.
 WORD_FAMILIES = {
     "sam3": Family("Sam3Model", 1008, HALF, padded=False),
     "sam3_video": Family("Sam3Model", 1008, HALF, padded=False),  # how SAM 3 is published
