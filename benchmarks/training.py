@@ -27,10 +27,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, Features, Image
-from diffusers import (
-    DDPMScheduler,
-    StableDiffusionPipeline,
-)
+from diffusers import DDPMScheduler
 from parts.sd15 import SHAPES, build_base
 from peft import LoraConfig
 from torch.nn import functional as F
@@ -38,8 +35,7 @@ from torch.nn import functional as F
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.files import write_json
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.adapters import LORA_TARGETS
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base
+from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.prompts import prompt_ids, token_for
 from sgdmix_hub.runtime.ranks import start_processes
 from sgdmix_hub.settings.training import AdapterSettings
@@ -85,24 +81,22 @@ def settings_for(shape: dict, base: Path, images: Path, cached: bool) -> Adapter
 def own_steps(settings: AdapterSettings, accelerator: Accelerator):
     """The loop of train_adapter.py without checkpoints and logs: endless optimizer steps."""
     split = load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
-    pipeline, model = load_adapted(
-        resolve(settings.pretrained_model_name_or_path), settings, CLASSES
-    )
-    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    prompts = prompt_ids(pipeline, CLASSES, 1, settings.metaclass, settings.prompt_template).to(
-        accelerator.device
-    )
+    base, model = load_adapted(resolve(settings.pretrained_model_name_or_path), settings, CLASSES)
+    noising = base.family.noising(base.pipeline.scheduler.config)
+    (encoder,) = base.family.encoders
+    prompts = prompt_ids(
+        base.tokenizer(encoder), CLASSES, 1, settings.metaclass, settings.prompt_template
+    ).to(accelerator.device)
     trained = list(model.trained().values())
     denoiser, optimizer = accelerator.prepare(model, build_optimizer(settings, model))
-    timesteps = scheduler.config.num_train_timesteps
     share = Share(0, 1, BATCH, 1)
     batches = training_batches(
         settings,
         split,
         split.subset,
         [],
-        pipeline.vae,
-        timesteps,
+        base.pipeline.vae,
+        noising.num_train_timesteps,
         share,
         0,
         accelerator.device,
@@ -110,10 +104,10 @@ def own_steps(settings: AdapterSettings, accelerator: Accelerator):
     )
     denoiser.train()
     for batch in batches:
-        noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-        prediction = denoiser(noisy, batch.timesteps, prompts[batch.labels])
+        noisy = noising.noised(batch.latents, batch.noise, batch.timesteps)
+        prediction = denoiser(noisy, batch.timesteps, [prompts[batch.labels]])
         errors = denoising_loss(
-            prediction, batch.latents, batch.noise, batch.timesteps, scheduler, None
+            prediction, batch.latents, batch.noise, batch.timesteps, noising, None
         )
         accelerator.backward((errors * batch.weights).sum())
         accelerator.clip_grad_norm_(trained, 1.0)
@@ -126,12 +120,10 @@ def stock_steps(settings: AdapterSettings, accelerator: Accelerator):
     """The same training as diffusers' examples write it."""
     split = load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
     dtype = PRECISIONS[settings.mixed_precision]
-    pipeline = load_base(
-        StableDiffusionPipeline,
-        resolve(settings.pretrained_model_name_or_path),
-        torch.float32,
-        **NO_SAFETY_CHECKER,
+    base = load_base(
+        resolve(settings.pretrained_model_name_or_path), torch.float32, "text_to_image"
     )
+    pipeline = base.pipeline
     tokenizer, text_encoder, unet, vae = (
         pipeline.tokenizer,
         pipeline.text_encoder,
@@ -153,7 +145,10 @@ def stock_steps(settings: AdapterSettings, accelerator: Accelerator):
     vae.to(accelerator.device, dtype)
     unet.add_adapter(
         LoraConfig(
-            r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=LORA_TARGETS
+            r=RANK,
+            lora_alpha=RANK,
+            init_lora_weights="gaussian",
+            target_modules=list(base.family.lora_targets),
         )
     )
     lora = [

@@ -22,7 +22,8 @@ from sgdmix_hub.method.mixer import Mixer, Mixture, unmixed
 from sgdmix_hub.method.mixing import compose
 from sgdmix_hub.method.saliency.segmentation import MaskFunction, MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import Found, Source, load_source
-from sgdmix_hub.models.adapters import check_base
+from sgdmix_hub.models.adapters import check_base, check_family
+from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.models.loading import (
     Diffusion,
     SegmenterPins,
@@ -32,7 +33,6 @@ from sgdmix_hub.models.loading import (
     load_segmenter,
     pin_diffusion,
 )
-from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.settings.generation import check_base_alone
 from sgdmix_hub.settings.method import (
     NAME_PROMPT,
@@ -335,8 +335,9 @@ def _load_refiner(
     prompt_template: str,
     device: torch.device,
 ) -> Refiner:
-    check_supported(diffusion.base)
+    family = check_supported(diffusion.base)
     if diffusion.adapter is not None:
+        check_family(diffusion.adapter, family)
         check_base(diffusion.adapter, diffusion.base)
     prompt = partial(class_prompt, diffusion.adapter, class_names or [], prompt_template)
     return load_refiner(settings, diffusion.base, diffusion.adapter, prompt, device)

@@ -19,7 +19,7 @@ from sgdmix_hub.errors import UnusableImage, UserError, shown
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.settings.data import DataSettings
 
-from .images import MISSING, decode_image, file_of, to_rgb
+from .images import MISSING, decode_image, file_of, image_size, to_rgb
 from .loading import DROPPED_LABELS, load_rows
 from .subsets import NO_LABEL, subset_indices
 
@@ -47,6 +47,10 @@ class Split:
         cell = self.rows[int(index)][column or self.image_column]
         image = decode_image(cell, self.files_in, self.max_pixels)
         return to_rgb(image) if column is None else image
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of one image, without decoding it. Raises `UnusableImage`."""
+        return image_size(self.rows[int(index)][self.image_column], self.files_in)
 
     def cell(self, index: int, column: str) -> Any:
         """A value of a row as the dataset stores it."""

@@ -15,9 +15,10 @@ from sgdmix_hub.data.subsets import check_same_subset
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
 from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, resolve
-from sgdmix_hub.models.adapters import Adapter, check_base
+from sgdmix_hub.models.adapters import Adapter, check_base, check_family
+from sgdmix_hub.models.bases.families import BY_NAME
+from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.models.loading import SegmenterPins, pin_diffusion
-from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.ranks import on_rank_zero
 from sgdmix_hub.settings.generation import (
@@ -88,8 +89,10 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     base = adapter_pin = adapter = classifier = segmenter = None
     if settings.refines:
         diffusion = pin_diffusion(settings.adapter, settings.pretrained_model_name_or_path, pin)
-        on_rank_zero(lambda: check_supported(diffusion.base))
+        family = BY_NAME[on_rank_zero(lambda: check_supported(diffusion.base).name)]
         base, adapter_pin, adapter = diffusion.base, diffusion.adapter_pin, diffusion.adapter
+        if adapter is not None:
+            check_family(adapter, family)
     if needs == "classifier":
         assert settings.classifier is not None, "`validate` refuses a CAM without a classifier"
         classifier = pin("classifier", settings.classifier)

@@ -116,7 +116,12 @@ ADAPTER = record(
         "base": PIN,
         "subset": SUBSET,
     },
-    {"tokens": listing(NAME), "base_license": optional(NAME), "fidelity": FIDELITY},
+    {
+        "family": NAME,
+        "tokens": listing(NAME),
+        "base_license": optional(NAME),
+        "fidelity": FIDELITY,
+    },
 )
 CLASSIFIER = record(
     {},

@@ -6,14 +6,11 @@ do: they may collide, contain anything, or differ in case alone, which tokenizer
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from sgdmix_hub.errors import UserError
-
-if TYPE_CHECKING:
-    from .bases import Pipeline
 
 
 def token_for(label: int) -> str:
@@ -67,14 +64,13 @@ def add_tokens(tokenizer: Any, num_classes: int, num_vectors: int) -> None:
 
 
 def prompt_ids(
-    pipeline: Pipeline, num_classes: int, num_vectors: int, metaclass: str, template: str
+    tokenizer: Any, num_classes: int, num_vectors: int, metaclass: str, template: str
 ) -> torch.Tensor:
     """Input ids of every class's prompt and, last, of the bare prompt: int64 (classes + 1, length).
 
-    The pipeline's tokenizer has the tokens. Raises `UserError` if a prompt is too long for the text
+    The tokenizer has the tokens. Raises `UserError` if a prompt is too long for the text
     encoder, or if the tokenizer does not find the tokens in it.
     """
-    tokenizer = pipeline.tokenizer
     prompts = [prompt_for(label, metaclass, template) for label in range(num_classes)]
     expanded = [
         expanded_prompt(label, num_vectors, metaclass, template) for label in range(num_classes)

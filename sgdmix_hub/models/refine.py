@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
@@ -21,7 +20,10 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.settings.method import MethodSettings, num_steps
 
 from .adapters import Adapter, load_into, quiet_libraries
-from .bases import NO_SAFETY_CHECKER, load_base, to_uint8, with_scheduler
+from .bases.family import Conditioning
+from .bases.latents import scaled, unscaled
+from .bases.loading import load_base, to_uint8
+from .bases.schedulers import last_timesteps, step_options, with_scheduler
 
 # for painting what is behind the target's foreground; at 1 the first filling would have no effect
 INPAINT_STRENGTH = 0.9
@@ -45,38 +47,49 @@ class Refiner:
         self.adapter = adapter
         self.prompt = prompt
         self.on_step = on_step
-        without = {} if settings.safety_checker else NO_SAFETY_CHECKER
-        pipeline = load_base(StableDiffusionImg2ImgPipeline, base, torch.float32, **without)
-        self.pipeline = with_scheduler(pipeline, settings.scheduler)
+        self.dtype = getattr(torch, settings.dtype)
+        loaded = load_base(
+            base, torch.float32, "image_to_image", safety_checker=settings.safety_checker
+        )
+        self.family, self.denoiser = loaded.family, loaded.denoiser
+        self.pipeline = with_scheduler(loaded.pipeline, settings.scheduler)
         if adapter is not None:
-            load_into(self.pipeline, adapter)
+            load_into(loaded, adapter)
         # inpainting by diffusion also needs the base model without its adapter
         if adapter is not None and settings.inpainting_method != "diffusion":
             # in float32: half precision would round away much of the update
-            self.pipeline.fuse_lora(components=["unet"])
+            self.pipeline.fuse_lora(components=[self.family.denoiser])
             self.pipeline.unload_lora_weights()
         with quiet_libraries():  # diffusers warns of float32 parts that this pipeline lacks
-            self.pipeline.to(device, getattr(torch, settings.dtype))
-        for part in (self.pipeline.unet, self.pipeline.vae):
+            self.pipeline.to(device, self.dtype)
+        if self.family.overflows(self.pipeline.vae):
+            self.pipeline.vae.to(torch.float32)
+        for part in (self.denoiser, self.pipeline.vae):
             part.to(memory_format=torch.channels_last)
         if settings.compile:
-            for part in (self.pipeline.unet, self.pipeline.vae.encoder, self.pipeline.vae.decoder):
+            for part in (self.denoiser, self.pipeline.vae.encoder, self.pipeline.vae.decoder):
                 part.compile(dynamic=False)
-        self._prompt_embeds: dict[int, torch.Tensor] = {}
-
-    @property
-    def _guided(self) -> bool:
-        return self.settings.guidance_scale > 1
-
-    def _encode_prompt(self, prompt: str, negative: str = "") -> torch.Tensor:
-        """The prompt's embedding, after the negative one if guided: (1 or 2, 1, tokens, dim)."""
-        positive, unwanted = self.pipeline.encode_prompt(
-            prompt, self.device, 1, self._guided, negative_prompt=negative
+        self._guided = settings.guidance_scale > 1 and not self.family.embeds_guidance(
+            self.pipeline
         )
-        return torch.stack([unwanted, positive] if self._guided else [positive])
+        self._prompt_embeds: dict[int, Conditioning] = {}
 
-    def _class_embeds(self, label: int) -> torch.Tensor:
-        """A class's prompt embedding, encoded once and alone: its bits depend on nothing else."""
+    def _encode_prompt(self, prompt: str, negative: str = "") -> Conditioning:
+        """What the denoiser is told, after what it is told of the negative prompt if guided.
+
+        Tensors (1 or 2, 1, ...).
+        """
+        wanted, unwanted = self.family.encode_prompt(
+            self.pipeline, prompt, negative, self._guided, self.device
+        )
+        shared = self.family.of_images(
+            self.pipeline, self.settings.resolution, self.settings.guidance_scale
+        )
+        passes = [unwanted | shared, wanted | shared] if self._guided else [wanted | shared]
+        return {name: torch.stack([told[name] for told in passes]) for name in wanted | shared}
+
+    def _class_embeds(self, label: int) -> Conditioning:
+        """A class's encoded prompt, encoded once and alone: its bits depend on nothing else."""
         if label not in self._prompt_embeds:
             self._prompt_embeds[label] = self._encode_prompt(self.prompt(label))
         return self._prompt_embeds[label]
@@ -99,13 +112,14 @@ class Refiner:
         other rows.
         """
         padded = self._padded(len(images))
-        latents, noise = self._encode(images[padded], [seeds[i] for i in padded])
-        embeds = torch.cat([self._class_embeds(labels[i]) for i in padded], dim=1).flatten(0, 1)
+        latents, noise, generators = self._encode(images[padded], [seeds[i] for i in padded])
+        told = in_rows([self._class_embeds(labels[i]) for i in padded])
         steps, kept = num_steps(self.settings, strength), None
         if self.settings.foreground_strength is not None:
             released_after = steps - num_steps(self.settings, self.settings.foreground_strength)
             kept = KeptPart(latents, noise, foregrounds[padded], released_after)
-        return self._decode(self._denoise(latents, noise, embeds, steps, kept), len(images))
+        latents = self._denoise(latents, noise, generators, told, steps, kept)
+        return self._decode(latents, len(images))
 
     @torch.no_grad()
     def inpaint(
@@ -119,58 +133,59 @@ class Refiner:
         """
         assert self.adapter is not None  # settings.inpainting_method "diffusion" needs one
         padded = self._padded(len(images))
-        latents, noise = self._encode(images[padded], [seeds[i] for i in padded])
-        embeds = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
+        latents, noise, generators = self._encode(images[padded], [seeds[i] for i in padded])
+        told = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
         steps = num_steps(self.settings, INPAINT_STRENGTH)
         around = KeptPart(latents, noise, ~holes[padded], steps)
-        self.pipeline.unet.disable_adapters()
+        self.denoiser.disable_adapters()
         latents = self._denoise(
-            latents, noise, embeds.expand(-1, len(padded), -1, -1).flatten(0, 1), steps, around
+            latents, noise, generators, in_rows([told] * len(padded)), steps, around
         )
-        self.pipeline.unet.enable_adapters()
+        self.denoiser.enable_adapters()
         return self._decode(latents, len(images))
 
     def _padded(self, wanted: int) -> list[int]:
         return [min(row, wanted - 1) for row in range(self.settings.batch_size)]
 
-    def _encode(self, images: np.ndarray, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(
+        self, images: np.ndarray, seeds: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Generator]]:
         """Scaled latents and noise, both (B, c, h, w), for images uint8 (B, size, size, 3).
 
-        Each row draws alone, in the order of the stock pipeline.
+        Each row draws alone, in the order of the stock pipeline, from its generator.
         """
         vae = self.pipeline.vae
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-        latents = posterior.sample(generators) * vae.config.scaling_factor
-        return latents, randn_tensor(latents.shape, generators, self.device, latents.dtype)
+        latents = scaled(posterior.sample(generators).to(self.dtype), vae)
+        noise = randn_tensor(latents.shape, generators, self.device, latents.dtype)
+        return latents, noise, generators
 
     def _denoise(
         self,
         latents: torch.Tensor,
         noise: torch.Tensor,
-        embeds: torch.Tensor,
+        generators: list[torch.Generator],
+        told: Conditioning,
         steps: int,
         kept: KeptPart | None,
     ) -> torch.Tensor:
         """Noises the latents to where the sampler's last `steps` steps begin, and runs these."""
-        scheduler, unet = self.pipeline.scheduler, self.pipeline.unet
-        scheduler.set_timesteps(self.settings.num_inference_steps, device=self.device)
-        begin = len(scheduler.timesteps) - steps
-        timesteps = scheduler.timesteps[begin:]
-        if hasattr(scheduler, "set_begin_index"):  # not DDIM's
-            scheduler.set_begin_index(begin)
+        scheduler = self.pipeline.scheduler
+        timesteps = last_timesteps(scheduler, self.settings.num_inference_steps, steps, self.device)
+        drawn = step_options(scheduler, generators)
         latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(latents)))
         for step, timestep in enumerate(timesteps):
             self.on_step()
             inputs = scheduler.scale_model_input(
                 torch.cat([latents] * 2) if self._guided else latents, timestep
             )
-            prediction = unet(inputs, timestep, encoder_hidden_states=embeds, return_dict=False)[0]
+            prediction = self.family.predict(self.denoiser, inputs, timestep, told)
             if self._guided:
                 unwanted, wanted = prediction.chunk(2)
                 prediction = unwanted + self.settings.guidance_scale * (wanted - unwanted)
-            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False, **drawn)[0]
             if kept is not None and step < kept.released_after:
                 latents = kept.put_back(latents, scheduler, timesteps[step + 1 :])
         return latents
@@ -178,9 +193,9 @@ class Refiner:
     def _decode(self, latents: torch.Tensor, wanted: int) -> list[np.ndarray | Unusable]:
         """The first `wanted` images, uint8 (size, size, 3), or why they are unusable."""
         vae = self.pipeline.vae
-        decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+        decoded = vae.decode(unscaled(latents, vae).to(vae.dtype), return_dict=False)[0]
         flagged = [False] * wanted
-        if self.pipeline.safety_checker is not None:
+        if getattr(self.pipeline, "safety_checker", None) is not None:
             # on a copy: the checker blackens what it flags
             flagged = self.pipeline.run_safety_checker(decoded.clone(), self.device, vae.dtype)[1]
         images = decoded[:wanted].float() / 2 + 0.5
@@ -190,6 +205,11 @@ class Refiner:
             image if reason is None else Unusable(reason)
             for image, reason in zip(pixels, reasons, strict=True)
         ]
+
+
+def in_rows(told: list[Conditioning]) -> Conditioning:
+    """The conditionings of the rows of a batch, (1 or 2, 1, ...) each, as (B or 2 * B, ...)."""
+    return {name: torch.cat([one[name] for one in told], dim=1).flatten(0, 1) for name in told[0]}
 
 
 class KeptPart:

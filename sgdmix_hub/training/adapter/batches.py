@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from sgdmix_hub.data.splits import Split
+from sgdmix_hub.models.bases.latents import latent_shape, scaled
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.seeds import RandomStream, seed_of
 from sgdmix_hub.settings.training import AdapterSettings
@@ -25,7 +26,8 @@ class Batch:
     """One batch of a denoising training.
 
     `latents` and `noise`: float32 (B, c, h, w). `timesteps` and `labels`: int64 (B,); the number of
-    classes as a label means no class. `weights`: float32 (B,), of each sample's loss. `seed`: of
+    classes as a label means no class. `positions`: int64 (B,), of the images among those to train
+    on; -1 for an image of no class. `weights`: float32 (B,), of each sample's loss. `seed`: of
     everything else that is drawn for the batch, like dropout.
     """
 
@@ -33,6 +35,7 @@ class Batch:
     noise: torch.Tensor
     timesteps: torch.Tensor
     labels: torch.Tensor
+    positions: torch.Tensor
     weights: torch.Tensor
     seed: int
 
@@ -80,8 +83,7 @@ def training_batches(
     latents = Latents(vae, device)
     if settings.cache_latents:
         latents.keep(domain, settings.random_flip, show)
-    side = settings.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
-    shape = (vae.config.latent_channels, side, side)
+    shape = latent_shape(vae, settings.resolution)
     numbers = list(share.batches(first_step, settings.max_train_steps))
     workers = settings.dataloader_num_workers
     loaders = [
@@ -107,20 +109,22 @@ def _batch(
     for stream, images in zip(streams, loaded, strict=True):
         noise = draw_noise(stream.seed, numbers, shape, num_timesteps, settings.random_flip)
         parts.append(_part(stream, images, noise, latents))
-    clean, diffusion, timesteps, labels, weights = (
+    clean, diffusion, timesteps, labels, positions, weights = (
         torch.cat(part).to(latents.device) for part in zip(*parts, strict=True)
     )
     seed = seed_of(RandomStream.DROPOUT, settings.seed, numbers[0])
-    return Batch(clean, diffusion, timesteps, labels, weights, seed)
+    return Batch(clean, diffusion, timesteps, labels, positions, weights, seed)
 
 
 def _part(stream: Stream, images: dict, noise: Noise, latents: Latents) -> tuple[torch.Tensor, ...]:
-    """Latents, noise, timesteps, labels and weights of one stream's part of a batch."""
+    """Latents, noise, timesteps, labels, positions and weights of one stream's part of a batch."""
     positions = images["position"].tolist() if "position" in images else None
     clean = latents.draw(images["pixels"], noise, positions)
     count = len(images["label"])
     weights = torch.full((count,), stream.weight / count)
-    return clean, noise.diffusion.to(clean.device), noise.timesteps, images["label"], weights
+    of_training = torch.full((count,), -1) if positions is None else images["position"]
+    diffusion = noise.diffusion.to(clean.device)
+    return clean, diffusion, noise.timesteps, images["label"], of_training, weights
 
 
 class Latents:
@@ -166,4 +170,4 @@ class Latents:
                 self.encode(image.flip(-1) if mirrored else image) for image, mirrored in views
             ]
         mean, std = (torch.stack(part) for part in zip(*encoded, strict=True))
-        return (mean + std * noise.posterior.to(self.device)) * self.vae.config.scaling_factor
+        return scaled(mean + std * noise.posterior.to(self.device), self.vae)

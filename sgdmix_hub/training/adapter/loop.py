@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from sgdmix_hub.data.report import usable_rows
 from sgdmix_hub.data.splits import Split
-from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.models.bases import Pipeline
+from sgdmix_hub.models.bases.loading import LoadedBase
+from sgdmix_hub.models.bases.noising import Noising
 from sgdmix_hub.models.prompts import prompt_ids
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.training import AdapterSettings
@@ -27,7 +25,7 @@ from sgdmix_hub.training.log import TrainingLog
 
 from .batches import Batch, training_batches
 from .checkpoints import Checkpoints
-from .dataset import Share
+from .dataset import Share, geometries
 from .drawn_images import class_images, draw_validation
 from .model import AdaptedModel, load_adapted
 
@@ -37,32 +35,16 @@ def denoising_loss(
     latents: torch.Tensor,
     noise: torch.Tensor,
     timesteps: torch.Tensor,
-    scheduler: Any,
+    noising: Noising,
     snr_gamma: float | None,
 ) -> torch.Tensor:
-    """Squared error (B,) to the noise or the velocity, whichever the base predicts.
+    """Squared error (B,) to what the base predicts.
 
     With `snr_gamma` it is weighted by min-SNR (Hang et al., 2023).
     """
-    predicts_velocity = scheduler.config.prediction_type == "v_prediction"
-    target = scheduler.get_velocity(latents, noise, timesteps) if predicts_velocity else noise
+    target = noising.target(latents, noise, timesteps)
     loss = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
-    if snr_gamma is None:
-        return loss
-    snr = compute_snr(scheduler, timesteps)
-    scale = snr + 1 if predicts_velocity else snr.clamp(min=1e-8)
-    return loss * snr.clamp(max=snr_gamma) / scale
-
-
-def training_scheduler(pipeline: Pipeline) -> Any:
-    """The base's noise schedule. Raises `UserError` unless it predicts noise or velocity."""
-    scheduler: Any = DDPMScheduler.from_config(pipeline.scheduler.config)
-    predicted = scheduler.config.prediction_type
-    if predicted not in ("epsilon", "v_prediction"):
-        raise UserError(
-            f"the base predicts {predicted}: use one that predicts epsilon or v_prediction"
-        )
-    return scheduler
+    return loss if snr_gamma is None else noising.weighted(loss, timesteps, snr_gamma)
 
 
 def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.optim.Optimizer:
@@ -73,7 +55,7 @@ def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.opt
         "weight_decay": settings.adam_weight_decay,
     }
     tokens = {
-        "params": [model.tokens.learned],
+        "params": list(model.learned().values()),
         "lr": settings.token_learning_rate,
         "weight_decay": 0.0,
     }
@@ -84,29 +66,34 @@ def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.opt
 class Denoising:
     """The forward and backward pass of one batch, and the update after the last one of a step.
 
-    `denoiser` and `optimizer` are accelerate's; `prompts`: input ids, a row per label.
+    `denoiser` and `optimizer` are accelerate's; `prompts`: for every text encoder, the input ids, a
+    row per label; `geometry`: int64 (images + 1, 6), if the base is told it, the last row of images
+    that it drew itself.
     """
 
     settings: AdapterSettings
     accelerator: Accelerator
     denoiser: torch.nn.Module
     optimizer: Any
-    scheduler: Any
-    prompts: torch.Tensor
+    noising: Noising
+    prompts: list[torch.Tensor]
     trained: dict[str, torch.nn.Parameter]
+    geometry: torch.Tensor | None = None
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Returns the batch's loss."""
         torch.manual_seed(batch.seed)  # dropout's draws
         with self.accelerator.accumulate(self.denoiser):
-            noisy = self.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-            prediction = self.denoiser(noisy, batch.timesteps, self.prompts[batch.labels])
+            noisy = self.noising.noised(batch.latents, batch.noise, batch.timesteps)
+            prompts = [ids[batch.labels] for ids in self.prompts]
+            geometry = None if self.geometry is None else self.geometry[batch.positions]
+            prediction = self.denoiser(noisy, batch.timesteps, prompts, geometry)
             errors = denoising_loss(
                 prediction,
                 batch.latents,
                 batch.noise,
                 batch.timesteps,
-                self.scheduler,
+                self.noising,
                 self.settings.snr_gamma,
             )
             loss = (errors * batch.weights).sum()
@@ -143,14 +130,21 @@ class LossRecord:
 def prepare(
     settings: AdapterSettings,
     num_classes: int,
-    pipeline: Pipeline,
+    base: LoadedBase,
     model: AdaptedModel,
     accelerator: Accelerator,
 ) -> tuple[Denoising, Any]:
     """The training step and the learning rates' schedule, ready for `accelerator`."""
-    prompts = prompt_ids(
-        pipeline, num_classes, settings.num_vectors, settings.metaclass, settings.prompt_template
-    )
+    prompts = [
+        prompt_ids(
+            base.tokenizer(encoder),
+            num_classes,
+            settings.num_vectors,
+            settings.metaclass,
+            settings.prompt_template,
+        )
+        for encoder in base.family.encoders
+    ]
     optimizer = build_optimizer(settings, model)
     schedule = get_scheduler(
         settings.lr_scheduler,
@@ -165,8 +159,8 @@ def prepare(
         accelerator,
         denoiser,
         optimizer,
-        training_scheduler(pipeline),
-        prompts.to(accelerator.device),
+        base.family.noising(base.pipeline.scheduler.config),
+        [ids.to(accelerator.device) for ids in prompts],
         model.trained(),
     )
     return denoise, schedule
@@ -186,10 +180,13 @@ def train(
     checkpoints, log and validation sheets.
     """
     set_seed(settings.seed)  # initial LoRA weights
-    num_classes, is_main = len(split.class_names), accelerator.is_main_process
-    pipeline, model = load_adapted(base, settings, num_classes)
-    denoise, schedule = prepare(settings, num_classes, pipeline, model, accelerator)
+    is_main = accelerator.is_main_process
+    loaded, model = load_adapted(base, settings, len(split.class_names))
+    denoise, schedule = prepare(settings, len(split.class_names), loaded, model, accelerator)
     rows = usable_rows(settings, split)
+    if loaded.family.needs_geometry:
+        told = geometries(split, rows, settings.resolution, settings.resize)
+        denoise = replace(denoise, geometry=torch.from_numpy(told).to(accelerator.device))
     share = Share(
         accelerator.process_index,
         accelerator.num_processes,
@@ -217,8 +214,8 @@ def train(
         split,
         rows,
         prior_images,
-        pipeline.vae,
-        denoise.scheduler.config.num_train_timesteps,
+        loaded.pipeline.vae,
+        denoise.noising.num_train_timesteps,
         share,
         step,
         accelerator.device,
@@ -242,9 +239,7 @@ def train(
             every = settings.validation_steps
             if is_main and (step == last or (every and step % every == 0)):
                 path = validation_sheet(state, step)
-                draw_validation(
-                    settings, split.class_names, pipeline, model, accelerator, path, step
-                )
+                draw_validation(settings, split.class_names, loaded, model, accelerator, path, step)
             if is_saved:
                 checkpoints.save(step)
     return model

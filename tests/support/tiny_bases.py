@@ -1,0 +1,57 @@
+"""Base models of every family with random weights, for images of 32x32."""
+
+import torch
+from conftest import build_tiny_pipeline
+from diffusers import (
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from sgdmix_hub.demo.tiny_unet import build_tokenizer
+
+# SDXL's own schedule; Turbo's and Lightning's differ in the spacing
+SDXL_SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "interpolation_type": "linear",
+}
+
+
+def build_sdxl(scheduler=None, **unet_options) -> StableDiffusionXLPipeline:
+    """SDXL's layout: two CLIPs of different widths and tokenizers, pooled output, time ids.
+
+    `scheduler`: SDXL's own if not given. `unet_options`: other values of the UNet's config.
+    """
+    parts = build_tiny_pipeline().components
+    torch.manual_seed(1)
+    first, second = build_tokenizer(), build_tokenizer()
+    second.pad_token = "!"  # as SDXL's second tokenizer pads
+    text = parts["text_encoder"].config.to_dict()
+    # the last layer but one is read, as SDXL does, so there must be two
+    text |= {"num_hidden_layers": 2, "vocab_size": len(first)}
+    wide = text | {"hidden_size": 48, "num_attention_heads": 4, "projection_dim": 24}
+    unet = UNet2DConditionModel.from_config(
+        dict(parts["unet"].config)
+        | {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + 24,
+            "cross_attention_dim": 32 + 48,
+        }
+        | unet_options
+    )
+    return StableDiffusionXLPipeline(
+        vae=parts["vae"],
+        text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
+        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**wide)),
+        tokenizer=first,
+        tokenizer_2=second,
+        unet=unet,
+        scheduler=scheduler or EulerDiscreteScheduler(**SDXL_SCHEDULE),
+        add_watermarker=False,
+    )
