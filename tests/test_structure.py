@@ -70,7 +70,7 @@ def test_private_names_of_other_libraries_are_used_in_one_module_only():
     assert {file: names for file, names in used.items() if names} == {}
 
 
-# What only a family of base models knows: parts of its pipelines, its names, and those of diffusers.
+# What only a family of base models knows: its names, and those of its pipelines' parts.
 OF_A_FAMILY = {"unet", "transformer", "text_encoder", "text_encoder_2", "tokenizer_2", "clip_g"} | {
     name
     for family in FAMILIES

@@ -37,7 +37,7 @@ class LoadedBase:
     def tokenizer(self, encoder: Encoder) -> Any:
         return getattr(self.pipeline, encoder.tokenizer)
 
-    def text_encoder(self, encoder: Encoder) -> Any:
+    def network(self, encoder: Encoder) -> Any:
         return getattr(self.pipeline, encoder.model)
 
     def image_to_image(self) -> Pipeline:
@@ -93,7 +93,7 @@ def load_base(
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
     loaded = LoadedBase(family, pipeline)
     for encoder in family.encoders:
-        _check_prompt_length(base, loaded.tokenizer(encoder), loaded.text_encoder(encoder))
+        _check_prompt_length(base, loaded.tokenizer(encoder), loaded.network(encoder))
     _check_whole(base, loaded)
     return loaded
 

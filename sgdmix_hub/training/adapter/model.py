@@ -95,7 +95,7 @@ def load_adapted(
     loaded = load_base(base, torch.float32, "text_to_image")
     with_scheduler(loaded.pipeline, "dpmsolver++")
     encoders = loaded.family.encoders
-    text_encoders = [loaded.text_encoder(encoder) for encoder in encoders]
+    text_encoders = [loaded.network(encoder) for encoder in encoders]
     for part in (loaded.denoiser, loaded.pipeline.vae, *text_encoders):
         part.requires_grad_(False)
     tokens = [_learn_tokens(loaded, encoder, settings, num_classes) for encoder in encoders]
@@ -122,7 +122,7 @@ def _learn_tokens(
     base: LoadedBase, encoder: Encoder, settings: AdapterSettings, num_classes: int
 ) -> TokenEmbedding:
     """Gives an encoder the classes' tokens, as the mean of the metaclass's tokens."""
-    tokenizer, text_encoder = base.tokenizer(encoder), base.text_encoder(encoder)
+    tokenizer, text_encoder = base.tokenizer(encoder), base.network(encoder)
     metaclass_ids = tokenizer(settings.metaclass, add_special_tokens=False).input_ids
     add_tokens(tokenizer, num_classes, settings.num_vectors)
     embedding = text_encoder.get_input_embeddings()
