@@ -33,7 +33,7 @@ from sgdmix_hub.models.loading import (
     load_segmenter,
     pin_diffusion,
 )
-from sgdmix_hub.settings.generation import check_base_alone
+from sgdmix_hub.settings.generation import check_base_alone, check_few_step
 from sgdmix_hub.settings.method import (
     NAME_PROMPT,
     MethodSettings,
@@ -87,6 +87,7 @@ class SGDMixPipeline:
         adapter: str | None = None,
         *,
         pretrained_model_name_or_path: str | None = None,
+        few_step_lora: str | None = None,
         class_names: list[str] | None = None,
         prompt_template: str = NAME_PROMPT,
         classifier: str | None = None,
@@ -100,7 +101,8 @@ class SGDMixPipeline:
 
         `adapter`: not needed for strength 0, nor for a base model alone.
         `pretrained_model_name_or_path`: the base model, by default the one that the adapter was
-        trained on. `class_names`, `prompt_template`: for a base model alone; the names in the order
+        trained on. `few_step_lora`: a LoRA that distils it to few steps; needs `few_step_method`.
+        `class_names`, `prompt_template`: for a base model alone; the names in the order
         of the labels. `classifier`: for a saliency method that needs one. `segmenter`, `detector`:
         for saliency_method segmentation. `mask_function`: RGB image -> its foreground mask, a PIL
         image or an array (h, w), instead of a saliency method. `method`: fields of
@@ -113,6 +115,7 @@ class SGDMixPipeline:
         settings = apply_preset(MethodSettings(**named_settings(method)))
         settings.validate()
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        check_few_step(settings, few_step_lora)
         needs = saliency_source(settings).needs
         given = {"classifier": classifier, "segmenter": segmenter}
         if needs in given and given[needs] is None:
@@ -133,7 +136,7 @@ class SGDMixPipeline:
             base = pretrained_model_name_or_path
             if adapter is None:
                 _check_without_adapter(settings, base, class_names, prompt_template)
-            diffusion = pin_diffusion(adapter, base, pin)
+            diffusion = pin_diffusion(adapter, base, pin, few_step_lora)
             if diffusion.adapter is not None:
                 class_names = diffusion.adapter.class_names
             refiner = _load_refiner(settings, diffusion, class_names, prompt_template, device)
@@ -284,6 +287,13 @@ class SGDMixPipeline:
         refined = self.refiner.refine(mixed, foregrounds, labels, seeds, strength)
         return [self._pasted(*row) for row in zip(mixtures, refined, strict=True)]
 
+    def sigma_start(self, strength: float) -> float:
+        """The noise level, in [0, 1], that refinement starts from; 0 without refinement."""
+        if strength == 0:
+            return 0.0
+        assert self.refiner is not None, "a strength above 0 needs a refiner"
+        return self.refiner.sigma_start(strength)
+
     def _pasted(self, mixture: Mixture, refined: np.ndarray | Unusable) -> np.ndarray | Unusable:
         """The refined image, with the source's foreground on it if `paste_foreground` is set."""
         if isinstance(refined, Unusable) or not self.settings.paste_foreground:
@@ -340,7 +350,14 @@ def _load_refiner(
         check_family(diffusion.adapter, family)
         check_base(diffusion.adapter, diffusion.base)
     prompt = partial(class_prompt, diffusion.adapter, class_names or [], prompt_template)
-    return load_refiner(settings, diffusion.base, diffusion.adapter, prompt, device)
+    return load_refiner(
+        settings,
+        diffusion.base,
+        diffusion.adapter,
+        prompt,
+        device,
+        few_step_lora=diffusion.few_step_lora,
+    )
 
 
 def named_settings(method: dict[str, Any]) -> dict[str, Any]:

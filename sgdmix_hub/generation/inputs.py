@@ -45,6 +45,7 @@ class Inputs:
     base: Pin | None
     classifier: Pin | None
     segmenter: SegmenterPins | None = None
+    few_step_lora: Pin | None = None
 
     @property
     def metaclass(self) -> str | None:
@@ -59,6 +60,7 @@ class Inputs:
             "adapter": self.adapter_pin,
             "pretrained_model_name_or_path": self.base,
             "classifier": self.classifier,
+            "few_step_lora": self.few_step_lora,
         }
         if self.segmenter is not None:
             pins |= {"segmenter": self.segmenter.segmenter, "detector": self.segmenter.detector}
@@ -86,9 +88,15 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
         raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
     _check_box_column(settings, split)
-    base = adapter_pin = adapter = classifier = segmenter = None
+    base = adapter_pin = adapter = classifier = segmenter = few_step_lora = None
     if settings.refines:
-        diffusion = pin_diffusion(settings.adapter, settings.pretrained_model_name_or_path, pin)
+        diffusion = pin_diffusion(
+            settings.adapter,
+            settings.pretrained_model_name_or_path,
+            pin,
+            settings.few_step_lora,
+        )
+        few_step_lora = diffusion.few_step_lora
         family = BY_NAME[on_rank_zero(lambda: check_supported(diffusion.base).name)]
         base, adapter_pin, adapter = diffusion.base, diffusion.adapter_pin, diffusion.adapter
         if adapter is not None:
@@ -103,7 +111,7 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
             None if settings.detector is None else pin("detector", settings.detector),
             sought_words(settings, metaclass_of(adapter)),
         )
-    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter)
+    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter, few_step_lora)
     _check_belonging(settings, inputs)
     return inputs
 

@@ -56,6 +56,7 @@ class RowMaker:
                 self.prompt,
                 device,
                 on_step=stop_if_requested,
+                few_step_lora=self.inputs.few_step_lora,
             )
 
     def mixture(self, row: PlanRow) -> Mixture:
@@ -120,6 +121,7 @@ class RowMaker:
             "variant": row.variant,
             "strength": row.strength,
             "effective_strength": effective_strength(settings, row.strength),
+            "sigma_start": self.pipeline.sigma_start(row.strength),
             "foreground_strength": row.strength
             if foreground_strength is None
             else foreground_strength,

@@ -46,6 +46,7 @@ MANIFEST = record(
                 "classifier": PIN,
                 "segmenter": PIN,
                 "detector": PIN,
+                "few_step_lora": PIN,
             },
         ),
         "subset": SUBSET,

@@ -23,7 +23,8 @@ from .adapters import Adapter, load_into, quiet_libraries
 from .bases.family import Conditioning
 from .bases.latents import scaled, unscaled
 from .bases.loading import load_base, to_uint8
-from .bases.schedulers import last_timesteps, step_options, with_scheduler
+from .bases.schedulers import last_timesteps, noise_level, step_options, with_scheduler
+from .few_step import merge_few_step
 
 # for painting what is behind the target's foreground; at 1 the first filling would have no effect
 INPAINT_STRENGTH = 0.9
@@ -40,8 +41,12 @@ class Refiner:
         settings: MethodSettings,
         device: torch.device,
         on_step: Callable[[], None] = lambda: None,
+        few_step_lora: Pin | None = None,
     ):
-        """`prompt`: class -> prompt. `on_step` is called before every denoising step."""
+        """`prompt`: class -> prompt. `on_step` is called before every denoising step.
+
+        `few_step_lora`: merged into the base, under the adapter.
+        """
         self.settings = settings
         self.device = device
         self.adapter = adapter
@@ -52,7 +57,11 @@ class Refiner:
             base, torch.float32, "image_to_image", safety_checker=settings.safety_checker
         )
         self.family, self.denoiser = loaded.family, loaded.denoiser
-        self.pipeline = with_scheduler(loaded.pipeline, settings.scheduler)
+        self.pipeline = with_scheduler(
+            loaded.pipeline, settings.scheduler, settings.timestep_spacing
+        )
+        if few_step_lora is not None:
+            merge_few_step(loaded, few_step_lora, settings.few_step_weight_name)
         if adapter is not None:
             load_into(loaded, adapter)
         # inpainting by diffusion also needs the base model without its adapter
@@ -73,6 +82,7 @@ class Refiner:
             self.pipeline
         )
         self._prompt_embeds: dict[int, Conditioning] = {}
+        self._noise_levels: dict[float, float] = {}
 
     def _encode_prompt(self, prompt: str, negative: str = "") -> Conditioning:
         """What the denoiser is told, after what it is told of the negative prompt if guided.
@@ -93,6 +103,15 @@ class Refiner:
         if label not in self._prompt_embeds:
             self._prompt_embeds[label] = self._encode_prompt(self.prompt(label))
         return self._prompt_embeds[label]
+
+    def sigma_start(self, strength: float) -> float:
+        """The noise level, in [0, 1], that a strength starts from; see `noise_level`."""
+        if strength not in self._noise_levels:
+            steps = num_steps(self.settings, strength)
+            self._noise_levels[strength] = noise_level(
+                self.pipeline.scheduler, self.settings.num_inference_steps, steps
+            )
+        return self._noise_levels[strength]
 
     @torch.no_grad()
     def refine(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,6 +42,8 @@ LABELS = {
     "inpainting_method": "inpainting",
     "feather": "feather",
     "prompt_class": "class of prompt and label",
+    "few_step_method": "few-step method",
+    "timestep_spacing": "time steps",
 }
 LARGEST_TABLE = 250  # classes
 SOURCE_PATH = "path/of/the/source"  # in snippets, for a source that is no Hub repository
@@ -83,6 +85,7 @@ class CardFacts:
     mean_area: float
     licenses: dict[str, str | None]
     quality: list[tuple[str, str]]
+    sigma_start: dict[float, float] = field(default_factory=dict)
     evaluation: CardEvaluation | None = None
 
 
@@ -114,7 +117,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         version=UNPUBLISHED_VERSION,
         prose=prose,
         settings=settings,
-        strengths=strength_text(settings),
+        strengths=strength_text(settings, facts.sigma_start),
         labels=LABELS,
         chosen=_chosen(settings),
         deviations=preset_deviations(settings),
@@ -299,8 +302,10 @@ def _judged(evaluation: CardEvaluation) -> dict:
     return values
 
 
-def strength_text(settings: AugmentSettings) -> str:
-    """The strengths S in words, with the effective strengths after rounding to whole steps."""
+def strength_text(settings: AugmentSettings, sigma_start: dict[float, float]) -> str:
+    """The strengths S in words, with the effective strengths after rounding to whole steps, and
+    the noise levels that they start from, as far as rows were made.
+    """
     values = [f"{strength:g}" for strength in settings.strength]
     if not settings.refines:
         return "0 (mixing only, no diffusion)"
@@ -310,4 +315,6 @@ def strength_text(settings: AugmentSettings) -> str:
         f"{settings.num_inference_steps} steps, {settings.scheduler}, "
         f"guidance {settings.guidance_scale:g}"
     )
-    return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler})"
+    levels = [f"{level:g}" for strength, level in sorted(sigma_start.items()) if strength > 0]
+    noise = f"; from noise level {', '.join(levels)}" if levels else ""
+    return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler}{noise})"

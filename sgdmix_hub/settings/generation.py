@@ -17,6 +17,7 @@ from typing import Any, Literal
 from sgdmix_hub.errors import UserError, shown
 
 from .data import DataSettings, outside_of_dataset
+from .few_step import FEW_STEPS
 from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
 from .hub import HubSettings
 from .method import NAME_PROMPT, MethodSettings, saliency_method, saliency_source
@@ -44,6 +45,12 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     )
     pretrained_model_name_or_path: str | None = setting(
         None, "base model; by default the one the adapter was trained on", pinned=True
+    )
+    few_step_lora: str | None = setting(
+        None,
+        "LoRA that distils the base to few steps, beside the adapter: org/name[@revision] or "
+        "folder; needs few_step_method",
+        pinned=True,
     )
     prompt_template: str = setting(
         NAME_PROMPT, "prompt for a base model without an adapter", at_most=LONGEST_PROMPT
@@ -122,6 +129,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 raise UserError("push_to_hub needs --license, the license of the dataset")
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
+        check_few_step(self, self.few_step_lora)
         needs = saliency_source(self).needs
         if needs == "function":
             raise UserError(
@@ -159,6 +167,14 @@ def check_base_alone(settings: MethodSettings, prompt_template: str) -> None:
             "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
             "metaclass"
         )
+
+
+def check_few_step(settings: MethodSettings, few_step_lora: str | None) -> None:
+    """Raises `UserError` for a few-step LoRA without its method, and for a method of nothing."""
+    if few_step_lora is not None and settings.few_step_method is None:
+        raise UserError(f"few_step_lora needs few_step_method, its kind: {', '.join(FEW_STEPS)}")
+    if few_step_lora is None and settings.few_step_weight_name is not None:
+        raise UserError("few_step_weight_name names a file of few_step_lora: give that too")
 
 
 # What goes into no published file: places, speed, pushes.

@@ -113,8 +113,8 @@ def load_adapted(
     cast_training_params(model, torch.float32)
     if settings.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()
-        for text_encoder in text_encoders:
-            text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        for network in text_encoders:
+            network.gradient_checkpointing_enable({"use_reentrant": False})
     return loaded, model
 
 
@@ -122,11 +122,11 @@ def _learn_tokens(
     base: LoadedBase, encoder: Encoder, settings: AdapterSettings, num_classes: int
 ) -> TokenEmbedding:
     """Gives an encoder the classes' tokens, as the mean of the metaclass's tokens."""
-    tokenizer, text_encoder = base.tokenizer(encoder), base.network(encoder)
+    tokenizer, network = base.tokenizer(encoder), base.network(encoder)
     metaclass_ids = tokenizer(settings.metaclass, add_special_tokens=False).input_ids
     add_tokens(tokenizer, num_classes, settings.num_vectors)
-    embedding = text_encoder.get_input_embeddings()
+    embedding = network.get_input_embeddings()
     initial = embedding.weight[metaclass_ids].mean(dim=0).detach()
     tokens = TokenEmbedding(embedding, initial.expand(num_classes * settings.num_vectors, -1))
-    text_encoder.set_input_embeddings(tokens)
+    network.set_input_embeddings(tokens)
     return tokens
