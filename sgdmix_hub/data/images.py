@@ -177,8 +177,8 @@ def squared_geometry(size: tuple[int, int], square: int, resize: str) -> tuple[i
     width, height = size
     top = left = 0
     if resize == "center-crop":
-        scale = square / min(width, height)
-        top, left = (round((int(side * scale) - square) / 2) for side in (height, width))
+        sides = (int(square * side / min(width, height)) for side in (height, width))
+        top, left = (round((side - square) / 2) for side in sides)
     return height, width, top, left, square, square
 
 

@@ -93,22 +93,23 @@ def load_base(
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
     loaded = LoadedBase(family, pipeline)
     for encoder in family.encoders:
-        _check_prompt_length(base, loaded.tokenizer(encoder), loaded.network(encoder))
+        _check_prompt_length(base, loaded, encoder)
     _check_whole(base, loaded)
     return loaded
 
 
-def _check_prompt_length(base: Pin, tokenizer: Any, text_encoder: Any) -> None:
+def _check_prompt_length(base: Pin, loaded: LoadedBase, encoder: Encoder) -> None:
     """Raises `UserError` if the tokenizer pads prompts to more tokens than the text encoder reads.
 
     A tokenizer that states no length pads to 10^30.
     """
-    padded = tokenizer.model_max_length
-    read = text_encoder.config.max_position_embeddings
+    padded = loaded.tokenizer(encoder).model_max_length
+    read = loaded.network(encoder).config.max_position_embeddings
     if padded > read:
         raise UserError(
             f"the base model {base.name} pads prompts to {shown(padded)} tokens, but its text "
-            f"encoder reads {read}: set model_max_length in its tokenizer/tokenizer_config.json"
+            f"encoder reads {read}: set model_max_length in its "
+            f"{encoder.tokenizer}/tokenizer_config.json"
         )
 
 

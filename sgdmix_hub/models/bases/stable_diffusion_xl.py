@@ -39,7 +39,8 @@ class StableDiffusionXL(UNetFamily):
     conditioning = "text_time"
 
     def fault(self, index: dict[str, Any], configs: Configs) -> str | None:
-        absent = [e.model for e in self.encoders if (index.get(e.model) or [None])[0] is None]
+        stated = {encoder.model: index.get(encoder.model) for encoder in self.encoders}
+        absent = [name for name, part in stated.items() if not part or part == [None, None]]
         if absent or index.get("requires_aesthetics_score"):
             return f"no {absent[0] if absent else 'plain conditioning'}, like SDXL's refiner"
         return super().fault(index, configs)
@@ -84,7 +85,7 @@ class StableDiffusionXL(UNetFamily):
         return {
             "prompt_embeds": embeds,
             "text_embeds": pooled,
-            "time_ids": geometry.to(embeds.dtype),
+            "time_ids": geometry.float(),  # float16 ends at 65,504
         }
 
     def of_images(self, pipeline: Pipeline, resolution: int, guidance_scale: float) -> Conditioning:
