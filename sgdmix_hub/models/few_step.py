@@ -10,9 +10,7 @@ from __future__ import annotations
 import glob
 import re
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -23,22 +21,25 @@ from .adapters import LORA_FILE, quiet_libraries
 from .bases.loading import LoadedBase
 
 NAME = "few_step"
-# the ends of the names that diffusers and peft give to a layer's LoRA
-OF_A_LAYER = re.compile(
-    r"\.(lora_[AB](\.default)?|lora\.(up|down)|lora_linear_layer\.(up|down))\.weight$"
-)
+OF_A_LAYER = re.compile(r"\.lora_[AB](\.default)?\.weight$")  # the ends of peft's names
 
 
 def merge_few_step(base: LoadedBase, pin: Pin, weight_name: str | None) -> None:
     """Merges a few-step LoRA into a base in single precision. Raises `UserError`."""
     path = lora_file(pin, weight_name)
     try:
-        weights = load_file(path)
-        fault = fault_of_layers(base, weights)
-        if fault is not None:
-            raise UserError(f"few_step_lora {pin.name}: {path.name} {fault}")
         with quiet_libraries():
-            base.pipeline.load_lora_weights(dict(weights), adapter_name=NAME)
+            weights, names = base.family.lora_weights(base.pipeline, load_file(path))
+            fault = fault_of_names(base, names)
+            if fault is not None:
+                raise UserError(f"few_step_lora {pin.name}: {path.name} {fault}")
+            base.pipeline.load_lora_weights(weights, adapter_name=NAME)
+            layers = {OF_A_LAYER.sub("", name) for name in names}
+            if (loaded := _loaded_layers(base)) != len(layers):
+                raise UserError(
+                    f"few_step_lora {pin.name}: diffusers reads {loaded} of the {len(layers)} "
+                    f"layers of {path.name}"
+                )
             base.pipeline.fuse_lora(components=[base.family.denoiser], adapter_names=[NAME])
             base.pipeline.unload_lora_weights()
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
@@ -65,21 +66,19 @@ def lora_file(pin: Pin, weight_name: str | None) -> Path:
     return folder / weight_name
 
 
-def fault_of_layers(base: LoadedBase, weights: dict[str, torch.Tensor]) -> str | None:
-    """Why a LoRA file's weights do not belong to the base's denoiser, or None."""
-    pipeline: Any = base.pipeline
-    with quiet_libraries():
-        named, _ = pipeline.lora_state_dict(dict(weights), unet_config=base.denoiser.config)
+def fault_of_names(base: LoadedBase, names: list[str]) -> str | None:
+    """Why the names of a LoRA's weights are not of the base's denoiser, or None."""
     start = f"{base.family.denoiser}."
-    outside = [name for name in named if not name.startswith(start)]
+    outside = [name for name in names if not name.startswith(start)]
     if outside:
         return f"has weights outside the denoiser, {shown(outside[0])}: give one that has none"
     modules = dict(base.denoiser.named_modules())
-    layers = {name.removeprefix(start) for name in named if not name.endswith(".alpha")}
-    unknown = [name for name in sorted(layers) if OF_A_LAYER.sub("", name) not in modules]
-    if unknown or not layers:
-        found = f"{shown(unknown[0])}" if unknown else "no weights"
-        return f"has {found}, which the base has no layer for"
-    if not any(OF_A_LAYER.search(name) for name in layers):
-        return "holds no LoRA weights"
-    return None
+    for name in names:
+        layer, found = OF_A_LAYER.subn("", name.removeprefix(start))
+        if not found or layer not in modules:
+            return f"has {shown(name)}, which the base has no layer for"
+    return None if names else "has no weights"
+
+
+def _loaded_layers(base: LoadedBase) -> int:
+    return sum(NAME in getattr(part, "lora_A", ()) for part in base.denoiser.modules())

@@ -147,6 +147,7 @@ def test_rows_of_a_sampler_that_draws_noise_do_not_depend_on_their_neighbours(
         # a pattern that peft would try for years
         (lambda w: w | {r"unet.(\w+\.?)+X.lora_A.weight": torch.zeros(2, 2)}, "has no layer for"),
         (lambda w: {}, "has no weights"),
+        (lambda w: w | {"unet.conv_in.alpha": torch.ones(1)}, "has no layer for"),
         (lambda w: {n: v[..., :1].contiguous() for n, v in w.items()}, "does not fit"),
     ],
 )

@@ -571,6 +571,8 @@ def test_published_settings_read_back_to_the_same_settings(tmp_path, strength):
         "threshold_quantile": 0.7,
         "saliency_sigma": 3.0,
         "inpainting_method": "diffusion",
+        "few_step_method": "lightning",
+        "few_step_weight_name": "8steps.safetensors",
     }
     values = apply_preset(augment_settings(**chosen))
     path = tmp_path / "config.yaml"

@@ -135,6 +135,14 @@ class Family(ABC):
         return False
 
     @abstractmethod
+    def lora_weights(
+        self, pipeline: Pipeline, weights: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """The weights of a LoRA that others made, in a format that the stock loader reads whole,
+        and their names in peft's format, which begin with the network's name.
+        """
+
+    @abstractmethod
     def token_file(
         self, learned: dict[str, torch.Tensor], num_vectors: int
     ) -> dict[str, torch.Tensor]:

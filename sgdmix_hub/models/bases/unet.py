@@ -66,6 +66,19 @@ class UNetFamily(Family):
             return_dict=False,
         )[0]
 
+    def lora_weights(
+        self, pipeline: Pipeline, weights: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Of peft's, diffusers' and kohya's formats. Stock loses layers of a mixed one."""
+        from diffusers.utils import convert_unet_state_dict_to_peft
+
+        stock: Any = pipeline
+        config = pipeline.components["unet"].config
+        named, alphas = stock.lora_state_dict(dict(weights), unet_config=config)
+        in_peft = convert_unet_state_dict_to_peft(named)
+        # kohya's has alphas, which the loader must see
+        return (in_peft if alphas is None else dict(weights)), list(in_peft)
+
     def added(self, told: Conditioning) -> Conditioning | None:
         """The UNet's `added_cond_kwargs`."""
         return None
