@@ -11,9 +11,10 @@ MAKEFLAGS += --no-print-directory
 
 THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 DEMO := outputs/demo
-# tests run side by side, file by file in their order: the files of the fewest tests, which xdist would put last, are the
-# ones that take longest. Each process takes 2.5 GB with the one that its programs are forked from
+# tests run side by side, file by file in the order of tests/conftest.py: xdist's own puts last what takes longest. Each
+# process takes 2.5 GB with the one that its programs are forked from. Bytecode is kept: everything is imported many times
 TEST_PROCESSES ?= 2
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(THREADS) $(PY) -m pytest
 # offline, and with caches of its own: nothing of the user's is read or written
 DEMO_ENV := env -u HF_HUB_CACHE -u HF_DATASETS_CACHE -u HF_MODULES_CACHE -u HF_EVALUATE_CACHE \
     HF_HOME="$(CURDIR)/$(DEMO)/hf_home" HF_HUB_OFFLINE=1 $(THREADS)
@@ -32,20 +33,20 @@ demo-hub: venv  ## after make demo: publish it to a Hub on this machine, load it
 	@$(DEMO_ENV) $(PY) -m sgdmix_hub.demo.publish_birds --config $(DEMO)/run.yaml
 
 quick: venv  ## the tests for every change: those that take seconds
-	@env $(THREADS) $(PY) -m pytest -m "not slow and not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile -q \
+	@$(PYTEST) -m "not slow and not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile -q \
 	    --no-loadscope-reorder
 
 test: venv  ## all tests that need neither a GPU nor hours
-	@env $(THREADS) $(PY) -m pytest -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile \
+	@$(PYTEST) -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile \
 	    --no-loadscope-reorder
 
 TESTS ?= tests
 coverage: venv  ## what make test runs, with coverage, launched programs included (TESTS=folder: only that folder)
-	@env $(THREADS) $(PY) -m pytest $(TESTS) -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile \
+	@$(PYTEST) $(TESTS) -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile \
 	    --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 soak: venv  ## the long runs under kills and faults
-	@env $(THREADS) $(PY) -m pytest -m soak
+	@$(PYTEST) -m soak
 
 evidence: venv  ## methods against tasks, and the paper's ablations: many hours, continued by the same command
 	@env $(THREADS) $(PY) benchmarks/evidence.py

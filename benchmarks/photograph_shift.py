@@ -194,6 +194,7 @@ def mixtures(
     columns["label"] = train.labels
     features = Features(image=ImageFeature(), label=ClassLabel(num_classes=CLASSES))
     method: dict = {"strength": [0.0], "resolution": RESOLUTION, "num_variants": VARIANTS}
+    method["image_format"] = "png"
     if stored is not None:
         columns["mask"] = [Image.fromarray(one) for one in stored]
         features["mask"] = ImageFeature()

@@ -3,8 +3,8 @@
     embeddings of sources and synthetic images -> scores -> evaluation.json, figures -> repo/
 
 repo/ is the dataset again, with the scores as columns. Embeddings are kept in blocks, so the same
-command resumes a stopped run. `--keep 0.9` drops the 10 % of the rows whose label the judge finds
-least probable.
+command resumes a stopped run. `--keep 0.9` drops the 10 % of every class's rows whose label the
+judge finds least probable.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def main(settings: EvaluationSettings) -> None:
             masks=masks,
             eval_split=settings.eval_split,
             keep=settings.keep,
+            keep_by=settings.keep_by,
         )
         if is_complete(output, request):
             say(f"evaluation: {output} is complete, nothing to do")
@@ -159,7 +160,11 @@ def evaluate_version(
     kept = (
         np.ones(len(origins.labels), bool)
         if settings.keep is None
-        else rows_to_keep(scores["judge_label_probability"], settings.keep)
+        else rows_to_keep(
+            scores["judge_label_probability"],
+            settings.keep,
+            origins.labels if settings.keep_by == "class" else None,
+        )
     )
     accuracy, judged = judge_on_real(settings, recipe, split, judge)
     measured = evaluate(scores, synthetic, real, origins, kept)

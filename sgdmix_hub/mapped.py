@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+from typing import Literal
 
 import numpy as np
 from datasets import Dataset
@@ -55,6 +56,7 @@ class MappedSplit:
         image_column: str = "image",
         label_column: str = "label",
         seed: int = 0,
+        image_format: Literal["jpeg", "webp", "png"] = "jpeg",
     ):
         """Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
         models have other classes.
@@ -76,6 +78,7 @@ class MappedSplit:
             image_column=image_column,
             label_column=label_column,
             prompt_template=pipeline.prompt_template,
+            image_format=image_format,
             **method,
         )
         self._check_classes(pipeline)
@@ -139,10 +142,15 @@ class MappedSplit:
         refined = refined_rows(self.maker, mixed, skipped, lambda rows: None)
         for row, mixture, image in sorted(refined, key=in_plan_order):
             encoded = {
-                "bytes": encode_image(image, self.settings.image_format),
+                "bytes": encode_image(
+                    image,
+                    self.settings.image_format,
+                    self.settings.image_quality,
+                    self.maker.mark(row),
+                ),
                 "path": self.maker.image_name(row),
             }
-            made.append({"image": encoded} | self.maker.columns(row, mixture.foreground_area))
+            made.append({"image": encoded} | self.maker.columns(row, mixture))
         for record in skipped:
             logger.warning(
                 f"row {record['source_index']}, variant {record['variant']}: {record['reason']}"

@@ -236,7 +236,7 @@ class SGDMixPipeline:
             raise UnusableRow(reason)
         aspect = self.mixer.target_aspect(masked)
         masked_target = self.mixer.mask(
-            target_image, target_found.map, aspect, None, target_found.mask
+            target_image, target_found.map, aspect, None, target_found.mask, masked.frame
         )
         return self.mixer.mix(masked, masked_target)
 
@@ -265,7 +265,20 @@ class SGDMixPipeline:
     def finish(
         self, mixtures: list[Mixture], labels: list[int], seeds: list[int], strength: float
     ) -> list[np.ndarray | Unusable]:
-        """The inpainted and refined images of at most a batch, uint8 (size, size, 3)."""
+        """The inpainted and refined images of at most a batch, uint8 (size, size, 3).
+
+        Mixtures of several frames are refined frame by frame.
+        """
+        frames = dict.fromkeys(mixture.source.frame for mixture in mixtures)
+        if len(frames) > 1:
+            finished: dict[int, np.ndarray | Unusable] = {}
+            for frame in frames:
+                rows = [
+                    row for row, mixture in enumerate(mixtures) if mixture.source.frame == frame
+                ]
+                alike = self.finish(*_at(rows, mixtures, labels, seeds), strength)
+                finished |= dict(zip(rows, alike, strict=True))
+            return [finished[row] for row in range(len(mixtures))]
         filled = self.inpaint(mixtures, seeds)
         return among_usable(
             filled, lambda rows, batch: self.refine(batch, *_at(rows, labels, seeds), strength)

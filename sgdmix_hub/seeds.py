@@ -33,6 +33,7 @@ class RandomStream(IntEnum):
     BALANCE = 14  # seed, epoch: how often each class is shown
     JUDGED = 15  # seed: which mixtures are judged
     JUDGED_NOISE = 16  # a row's seed: the noise of its class's image
+    VARIANTS = 21  # seed, label: which sources of a class get one variant more
 
 
 def _entropy(stream: RandomStream, numbers: tuple[int, ...]) -> list[int]:

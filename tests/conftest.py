@@ -1,10 +1,15 @@
-"""Shared fixtures: tiny models with random weights and tiny datasets, all in the real formats."""
+"""Shared fixtures: tiny models with random weights and tiny datasets, all in the real formats.
 
-import json
+Fixtures import what they need themselves: the process that hands out tests to the others loads this
+file too, and would take ten seconds and 900 MB for libraries that it never uses.
+"""
+
+import gc
 import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 
 # Set before the imports, because the libraries read these variables at import. Tests then use a
 # temporary cache and no network, and threads don't spin on busy cores.
@@ -22,31 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hypothesis  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
 import pytest  # noqa: E402
-import torch  # noqa: E402
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker  # noqa: E402
-from generations import NUM_SHARDS, arguments, records, run_script  # noqa: E402
-from loopback_hub import loopback_hub  # noqa: E402
-from publishing import NAMES, Publisher, source_dataset  # noqa: E402
-from transformers import (  # noqa: E402
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPTextConfig,
-    CLIPTextModel,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTImageProcessor,
-)
 
-from sgdmix_hub import augment, train_adapter  # noqa: E402
-from sgdmix_hub.demo.domain import make_dataset, save_dataset  # noqa: E402
-from sgdmix_hub.demo.tiny_unet import build_tokenizer  # noqa: E402
-from sgdmix_hub.settings.generation import AugmentSettings  # noqa: E402
-from sgdmix_hub.settings.training import AdapterSettings  # noqa: E402
-
-RESOLUTION = 32
+RESOLUTION = 32  # of tiny_models
 
 # Fixed examples, so that a new failure comes from the change under test. No deadline, because busy
 # machines are slow.
@@ -54,72 +37,25 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests come first, so that no process ends with a long one."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish():
+    gc.freeze()  # the libraries' million objects need no look at every full collection
+
+
 def pytest_unconfigure():
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
-
-
-def build_tiny_pipeline(latent_channels: int = 4) -> StableDiffusionPipeline:
-    """A Stable Diffusion pipeline with random weights, for images of 32x32."""
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            projection_dim=32,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 16, 16),
-        layers_per_block=1,
-        latent_channels=latent_channels,
-        norm_num_groups=4,
-        sample_size=RESOLUTION,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=RESOLUTION // 4,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=32,
-        attention_head_dim=4,
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory):
     """Folder of `build_tiny_pipeline()`, saved in the Stable Diffusion format."""
+    from tiny_models import build_tiny_pipeline
+
     folder = tmp_path_factory.mktemp("models") / "tiny-base"
     build_tiny_pipeline().save_pretrained(folder, safe_serialization=True)
     return folder
@@ -128,34 +64,10 @@ def tiny_base(tmp_path_factory):
 @pytest.fixture(scope="session")
 def prudish_base(tiny_base, tmp_path_factory):
     """The tiny base with a real safety checker whose thresholds are so low that it flags all."""
+    from tiny_models import add_prudish_checker
+
     folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("prudish") / "base")
-    torch.manual_seed(0)
-    text = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    vision = text | {"image_size": RESOLUTION, "patch_size": 8}
-    checker = StableDiffusionSafetyChecker(
-        CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
-    )
-    with torch.no_grad():
-        for name, parameter in checker.named_parameters():
-            if name.endswith("_embeds"):
-                parameter.copy_(torch.randn(parameter.shape))
-            if name.endswith("_embeds_weights"):
-                parameter.fill_(-2.0)  # the thresholds; cosines are at least -1
-    checker.save_pretrained(folder / "safety_checker")
-    processor = CLIPImageProcessor(
-        size={"shortest_edge": RESOLUTION}, crop_size={"height": RESOLUTION, "width": RESOLUTION}
-    )
-    processor.save_pretrained(folder / "feature_extractor")
-    index = json.loads((folder / "model_index.json").read_text())
-    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
-    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
-    index["requires_safety_checker"] = True
-    (folder / "model_index.json").write_text(json.dumps(index))
+    add_prudish_checker(folder)
     return folder
 
 
@@ -165,6 +77,8 @@ def birds(tmp_path_factory):
 
     Columns: image, label, mask, background.
     """
+    from sgdmix_hub.demo.domain import make_dataset, save_dataset
+
     folder = tmp_path_factory.mktemp("data") / "birds"
     save_dataset(make_dataset(4, 6, 2, 4, seed=0, resolution=RESOLUTION), folder)
     return folder
@@ -173,6 +87,8 @@ def birds(tmp_path_factory):
 @pytest.fixture(scope="session")
 def class_names():
     """Class names of `birds`."""
+    from sgdmix_hub.demo.domain import make_dataset
+
     return make_dataset(4, 1, 1, 1, seed=0, resolution=RESOLUTION)["train"].features["label"].names
 
 
@@ -182,24 +98,9 @@ def classifier(tmp_path_factory, class_names):
 
     Its input is 64x64, its last stage 8x8. It records no training subset.
     """
+    from tiny_models import save_classifier
+
     return save_classifier(tmp_path_factory.mktemp("models") / "classifier", class_names)
-
-
-def save_classifier(folder, class_names):
-    # With other seeds some Grad-CAM maps of `birds` are all zero, and those rows are skipped.
-    torch.manual_seed(1)
-    names = dict(enumerate(class_names))
-    config = ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 16],
-        depths=[1, 1],
-        layer_type="basic",
-        id2label=names,
-        label2id={name: label for label, name in names.items()},
-    )
-    ResNetForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -208,6 +109,9 @@ def adapter(tmp_path_factory, tiny_base, birds):
 
     Its alpha differs from its rank, so that tests see the scale alpha / rank.
     """
+    from sgdmix_hub import train_adapter
+    from sgdmix_hub.settings.training import AdapterSettings
+
     folder = tmp_path_factory.mktemp("models") / "adapter"
     train_adapter.main(
         AdapterSettings(
@@ -230,6 +134,8 @@ def adapter(tmp_path_factory, tiny_base, birds):
 @pytest.fixture(scope="session")
 def source_rows(birds):
     """Training rows of `birds`, with encoded images."""
+    import pyarrow.parquet as pq
+
     (path,) = (birds / "data").glob("train-*.parquet")
     return pq.read_table(path).to_pylist()
 
@@ -243,6 +149,8 @@ def mixing(birds):
         "saliency_method": "spectral-residual",
         "strength": 0,
         "resolution": 32,
+        "num_workers": 1,
+        "image_format": "png",
     }
 
 
@@ -265,6 +173,8 @@ def read_only(tmp_path):
 @pytest.fixture
 def hub():
     """An empty loopback Hub."""
+    from loopback_hub import loopback_hub
+
     with loopback_hub() as hub:
         yield hub
 
@@ -272,6 +182,9 @@ def hub():
 @pytest.fixture(scope="session")
 def publisher():
     """A publishing process and its Hub (`publisher.hub`), shared by tests; see `repo_id`."""
+    from loopback_hub import loopback_hub
+    from publishing import Publisher
+
     with loopback_hub() as hub:
         publisher = Publisher(hub)
         yield publisher
@@ -290,12 +203,17 @@ def repo_id(publisher, request):
 @pytest.fixture(scope="session")
 def evil_source(tmp_path_factory):
     """Folder dataset of 12 rows; one class name tries to inject markup."""
+    from publishing import source_dataset
+
     return source_dataset(tmp_path_factory.mktemp("sources") / "evil-birds")
 
 
 @pytest.fixture(scope="session")
 def evil_judge(tmp_path_factory):
     """Folder of a ResNet with random weights for the classes of `evil_source`."""
+    from publishing import NAMES
+    from tiny_models import save_classifier
+
     return save_classifier(tmp_path_factory.mktemp("models") / "evil-judge", NAMES)
 
 
@@ -305,6 +223,9 @@ def generation(evil_source, tmp_path_factory):
 
     It only mixes, without a model. Each name is generated once per session.
     """
+    from sgdmix_hub import augment
+    from sgdmix_hub.settings.generation import AugmentSettings
+
     made = {}
 
     def make(name, **settings):
@@ -316,6 +237,8 @@ def generation(evil_source, tmp_path_factory):
                 "strength": 0.0,
                 "resolution": 32,
                 "rows_per_shard": 5,
+                "num_workers": 1,
+                "image_format": "png",
                 "license": "mit",
             }
             augment.main(
@@ -358,12 +281,15 @@ def generation_settings(birds, classifier, adapter, tiny_base):
         "batch_size": 4,
         "rows_per_shard": 6,
         "num_variants": 2,
+        "image_format": "png",  # pixels are compared
     }
 
 
 @pytest.fixture(scope="session")
 def finished_generation(generation_settings, tmp_path_factory):
     """Output folder of `generation_settings`, generated by one process without interruption."""
+    from generations import NUM_SHARDS, arguments, records, run_script
+
     output = tmp_path_factory.mktemp("reference") / "run"
     ended = run_script(
         arguments(generation_settings | {"output_dir": output}), output.parent / "logs"

@@ -6,8 +6,10 @@ Cells are untrusted: a cell holds bytes in a known format, or names a file insid
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -17,7 +19,16 @@ from PIL import ExifTags, Image, ImageOps
 from sgdmix_hub.errors import UnusableImage, one_row
 from sgdmix_hub.files import lies_in
 
-SQUARES = {"stretch": Image.Image.resize, "center-crop": ImageOps.fit}
+# How an image fills a frame, by `resize`. `aspect-buckets` stretches too, but a run's frames then
+# have nearly the image's aspect ratio; a square, as of a saliency map, shows the whole image.
+FITS = {
+    "stretch": Image.Image.resize,
+    "aspect-buckets": Image.Image.resize,
+    "center-crop": ImageOps.fit,
+}
+Frame = tuple[int, int]  # width and height, in pixels
+BUCKET_STEP = 64  # of the sides of buckets, in pixels; less at a resolution below 256
+LONGEST_SIDE = 2  # of a bucket, in units of the resolution
 
 # Only formats whose decoders Pillow brings itself: EPS would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
@@ -162,10 +173,46 @@ def square(
 ) -> Image.Image:
     """Resizes an image to size x size. Raises `KeyError` for an unknown `resize`.
 
-    `stretch` keeps the whole image, `center-crop` keeps the aspect ratio. The image and mask of a
+    `center-crop` keeps the aspect ratio; the others keep the whole image. The image and mask of a
     row use the same geometry.
     """
-    return SQUARES[resize](image, (size, size), resample)
+    return fitted(image, (size, size), resize, resample)
+
+
+def fitted(
+    image: Image.Image, frame: Frame, resize: str, resample=Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Resizes an image to a frame, as `square` does."""
+    return FITS[resize](image, frame, resample)
+
+
+def frame_for(size: Frame, resolution: int, resize: str) -> Frame:
+    """The frame in which an image of a size, (width, height), is generated.
+
+    With `aspect-buckets` the bucket of the nearest aspect ratio: sides are multiples of
+    `BUCKET_STEP`, the area is about resolution squared. Otherwise a square.
+    """
+    if resize != "aspect-buckets":
+        return resolution, resolution
+    aspect = math.log(size[0] / size[1])
+    return min(
+        buckets(resolution),
+        key=lambda frame: (abs(math.log(frame[0] / frame[1]) - aspect), frame),
+    )
+
+
+@lru_cache
+def buckets(resolution: int) -> tuple[Frame, ...]:
+    """The frames of `aspect-buckets`: each width with the height that comes nearest to an area of
+    resolution squared, and each height with such a width.
+    """
+    step = min(BUCKET_STEP, max(8, resolution // 32 * 8))
+    longest, found = LONGEST_SIDE * resolution, set()
+    for side in range(step, longest + 1, step):
+        other = round(resolution**2 / side / step) * step
+        if resolution // LONGEST_SIDE <= other <= side:
+            found |= {(side, other), (other, side)}
+    return tuple(sorted(found))
 
 
 def squared_geometry(size: tuple[int, int], square: int, resize: str) -> tuple[int, ...]:
@@ -190,7 +237,21 @@ def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, i
     return left, top, left + cut_width, top + cut_height
 
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Resizes a square bool mask; a pixel is set if half of it is covered, so thin parts stay."""
-    interpolation = cv2.INTER_AREA if size < mask.shape[0] else cv2.INTER_LINEAR
-    return cv2.resize(mask.astype(np.float32), (size, size), interpolation=interpolation) >= 0.5
+def resize_mask(mask: np.ndarray, size: int | Frame) -> np.ndarray:
+    """Resizes a bool mask to size x size, or to a frame; a pixel is set if half of it is covered,
+    so thin parts stay.
+    """
+    frame = frame_of(size)
+    smaller = frame[0] * frame[1] < mask.size
+    interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return cv2.resize(mask.astype(np.float32), frame, interpolation=interpolation) >= 0.5
+
+
+def frame_of(size: int | Frame) -> Frame:
+    """The frame of a square of `size`, or the frame itself."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def side_of(pixels: np.ndarray) -> float:
+    """The image size in which shares are given: the side of a square of the area of (h, w, ...)."""
+    return math.sqrt(pixels.shape[0] * pixels.shape[1])

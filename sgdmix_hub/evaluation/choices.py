@@ -319,6 +319,6 @@ class Comparison:
         image = self.split.images[row]
         if aspect is None or aspect_box(*image.size, aspect) == (0, 0, *image.size):
             masks = next(column.masks for column in self.masks if preset.preset in column.presets)
-            return MaskedImage(self.pixels[row], masks[row], image.width / image.height)
+            return MaskedImage(self.pixels[row], masks[row], image.size)
         maps = self._maps_for(preset)
         return Mixer(preset).mask(image, maps[row], aspect, found_mask=maps.mask(row))

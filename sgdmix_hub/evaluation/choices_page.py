@@ -142,12 +142,12 @@ def mask_row(comparison: Comparison, row: int) -> list[Panel]:
     ]
     true = None if comparison.true_masks is None else comparison.true_masks[row]
     for column in comparison.masks:
-        picture = outlined_panel(MaskedImage(pixels, column.masks[row], 1.0), PANEL)
+        picture = outlined_panel(MaskedImage(pixels, column.masks[row], (1, 1)), PANEL)
         if row in column.untrusted:
             picture = framed_panel(picture)
         panels.append(Panel(picture, mask_caption(column, row, true)))
     if true is not None:
-        picture = outlined_panel(MaskedImage(pixels, true, 1.0), PANEL)
+        picture = outlined_panel(MaskedImage(pixels, true, (1, 1)), PANEL)
         panels.append(Panel(picture, f"area {true.mean():.0%}"))
     return panels
 

@@ -36,6 +36,7 @@ class Request:
     masks: str
     eval_split: str | None
     keep: float | None
+    keep_by: str = "class"
 
     def record(self) -> dict[str, Any]:
         """As it is in evaluation.json."""

@@ -14,13 +14,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Features
 
 from sgdmix_hub.figures.plots import draw_statistics
 from sgdmix_hub.files import sync, write_json, write_sealed
 from sgdmix_hub.generation.repository import card_facts
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, dataset_card
-from sgdmix_hub.publishing.layout import CARD, EVALUATION, RepoLayout, file_facts
+from sgdmix_hub.publishing.layout import (
+    CARD,
+    EVALUATION,
+    RepoLayout,
+    file_facts,
+    shard_features,
+)
+from sgdmix_hub.publishing.parquet import write_parquet
 from sgdmix_hub.publishing.statistics import count_rows
 from sgdmix_hub.settings.generation import AugmentSettings
 
@@ -83,7 +91,12 @@ def build_evaluated(
     write_sealed(building / layout.manifest, manifest)
     card = dataset_card(
         card_settings(version.settings, manifest, output),
-        card_facts(manifest, scored_features(class_names), statistics, card_evaluation(facts)),
+        card_facts(
+            manifest,
+            evaluated_features(version, class_names),
+            statistics,
+            card_evaluation(facts),
+        ),
     )
     (building / CARD).write_text(card, encoding="utf-8")
     sync(building)
@@ -96,6 +109,7 @@ def manifest_entry(facts: EvaluationFacts) -> dict:
         "synthetic": facts.request.synthetic,
         "pins": {"judge": facts.request.judge},
         "keep": facts.request.keep,
+        "keep_by": facts.request.keep_by,
         "dropped": facts.dropped,
         "dropped_by_class": {of_class.name: of_class.dropped for of_class in facts.by_class},
     }
@@ -109,7 +123,26 @@ def card_settings(
     if prose is not None:
         output.card.write_text(prose, encoding="utf-8")
     return replace(
-        settings, license=manifest["license"], card=None if prose is None else str(output.card)
+        settings,
+        license=manifest["license"],
+        license_name=manifest.get("license_name"),
+        license_link=manifest.get("license_link"),
+        card=None if prose is None else str(output.card),
+    )
+
+
+def evaluated_features(version: Version, class_names: list[str]) -> Features:
+    """The columns of the evaluated version: the version's, which may be of an older format, and
+    the scores.
+    """
+    published = pq.read_schema(version.shards[0]).names
+    scores = scored_features(class_names).keys() - shard_features(class_names).keys()
+    return Features(
+        {
+            name: feature
+            for name, feature in scored_features(class_names).items()
+            if name in published or name in scores
+        }
     )
 
 
@@ -120,7 +153,7 @@ def write_shards(
 
     A shard without kept rows is left out. Returns the new files.
     """
-    schema = scored_features(class_names).arrow_schema
+    schema = evaluated_features(version, class_names).arrow_schema
     sizes = [pq.ParquetFile(path).metadata.num_rows for path in version.shards]
     ends = np.cumsum(sizes)
     parts = [
@@ -136,7 +169,8 @@ def write_shards(
             for name in schema.names
         }
         written.append(building / version.layout.shard(number, len(parts)))
-        pq.write_table(pa.table(columns, schema=schema).filter(pa.array(kept[rows])), written[-1])
+        kept_rows = pa.table(columns, schema=schema).filter(pa.array(kept[rows]))
+        write_parquet(written[-1], [kept_rows], schema)
     return written
 
 
@@ -158,6 +192,7 @@ def card_evaluation(facts: EvaluationFacts) -> CardEvaluation:
             for of_class in facts.by_class
         ],
         keep=facts.request.keep,
+        keep_by=facts.request.keep_by,
         rows_before=facts.measured.all.images,
         dropped=facts.dropped,
         label_fidelity=facts.measured.all.label_fidelity,

@@ -65,11 +65,20 @@ def row_scores(synthetic: Views, real: Views, origins: Origins) -> Scores:
     }
 
 
-def rows_to_keep(probabilities: np.ndarray, share: float) -> np.ndarray:
+def rows_to_keep(
+    probabilities: np.ndarray, share: float, labels: np.ndarray | None = None
+) -> np.ndarray:
     """bool (n,): the given share of rows with the highest probabilities (n,), at least one row.
 
-    Of equal rows the first ones are kept.
+    With `labels`, int (n,), that share of the rows of every class, so that no class loses more rows
+    because the judge knows it less well. Of equal rows the first ones are kept.
     """
+    if labels is not None:
+        kept = np.zeros(len(probabilities), bool)
+        for label in np.unique(labels):
+            rows = np.flatnonzero(labels == label)
+            kept[rows] = rows_to_keep(probabilities[rows], share)
+        return kept
     wanted = max(1, round(share * len(probabilities)))
     kept = np.zeros(len(probabilities), bool)
     kept[np.argsort(-probabilities, kind="stable")[:wanted]] = True

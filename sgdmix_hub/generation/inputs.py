@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from datasets import Image as ImageFeature
 
+from sgdmix_hub._version import FORMAT
 from sgdmix_hub.data.splits import Split, load_split, subset_record
 from sgdmix_hub.data.subsets import check_same_subset
 from sgdmix_hub.errors import UserError
@@ -174,6 +175,7 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
     Raises `UserError` if the images would differ; warns if last bits may.
     """
     current = {
+        "format": FORMAT,
         "fingerprint": fingerprint(settings, inputs.pins),
         "settings": published_settings(settings, inputs.pins),
         "environment": environment(settings),
@@ -183,6 +185,12 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
         note_run(state_folder, current)
         return
     before = begun_run(state_folder)
+    if (began := before.get("format", 1)) != FORMAT:
+        raise UserError(
+            f"{state_folder.parent} holds a run of another version of sgdmix_hub, which publishes "
+            f"in format {began}, not {FORMAT}: finish it with that version, or choose another "
+            "--output_dir"
+        )
     if before["fingerprint"] != current["fingerprint"]:
         changes = [
             f"{name} {before['settings'].get(name)} -> {current['settings'].get(name)}"

@@ -20,6 +20,7 @@ from sgdmix_hub.settings.saliency import distrust, is_low_confidence
 
 from .row_store import RowArrays
 from .saliency_maps import SaliencyMaps
+from .variants import variant_counts
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -33,6 +34,7 @@ PLAN_SCHEMA = pa.schema(
     ]
 )
 PLAN_GROUP = 2**14  # rows per row group
+NO_CANDIDATE = "no candidate"
 
 
 @dataclass(frozen=True)
@@ -68,21 +70,27 @@ def make_plan(
         backgrounds: float32 (D,) per row, if the selection method needs them.
     """
     unusable = maps.unusable | low_confidence(settings, split, maps)
-    usable = np.array([row for row in split.subset if int(row) not in unusable], dtype=np.int64)
+    mixable = np.array([row not in unusable for row in split.subset.tolist()], dtype=bool)
+    unmixed = [keeps_unmixed(settings, unusable.get(row, "")) for row in split.subset.tolist()]
+    counts = variant_counts(
+        settings, split.labels[split.subset], mixable, np.array(unmixed, dtype=bool)
+    )
+    usable, made = split.subset[mixable], mixable & (counts > 0)
     targets = select_targets(
-        usable,
+        split.subset[made],
         usable,
         split.labels,
         maps,
         settings,
         None if backgrounds is None else backgrounds[usable],
+        counts[made],
     )
-    for source in split.subset.tolist():
-        reason, chosen = unusable.get(source), [Target(NO_TARGET, 0.0)] * settings.num_variants
+    for source, count in zip(split.subset.tolist(), counts.tolist(), strict=True):
+        reason, chosen = unusable.get(source), [Target(NO_TARGET, 0.0)] * count
         if reason is None:
-            reason, chosen = "no candidate", next(targets)
+            reason, chosen = NO_CANDIDATE, next(targets) if count else []
         elif keeps_unmixed(settings, reason):
-            chosen = [Target(source, 0.0)] * settings.num_variants
+            chosen = [Target(source, 0.0)] * count
         for variant, target in enumerate(chosen):
             strength = row_strength(settings.strength, settings.seed, source, variant)
             yield PlanRow(

@@ -6,10 +6,12 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import yaml
 from datasets import Features
 
-from sgdmix_hub.data.splits import subset_record
+from sgdmix_hub._version import FORMAT
+from sgdmix_hub.data.splits import Split, subset_record
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.figures.plots import draw_statistics
 from sgdmix_hub.files import DamagedFile, file_sha256, read_sealed, sync, sync_entry, write_sealed
@@ -19,6 +21,7 @@ from sgdmix_hub.hub.pins import MODEL_FILES, local_folder
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, CardFacts, dataset_card, read_prose
 from sgdmix_hub.publishing.layout import CARD, EVALUATION, RepoLayout, file_facts, shard_features
+from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.publishing.statistics import RowStatistics, count_rows
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint, published_settings
@@ -49,11 +52,20 @@ def is_complete(output: OutputFolder, settings: AugmentSettings, pins: dict[str,
     manifest = read_manifest(repo / manifest_name)
     if EVALUATION in manifest:
         raise UserError(f"{repo} is an evaluated copy of a generation: choose another --output_dir")
+    if (made_in := manifest.get("format", 1)) != FORMAT:
+        raise UserError(
+            f"{repo} was made by another version of sgdmix_hub, in format {made_in}, not "
+            f"{FORMAT}: choose another --output_dir"
+        )
     if manifest["fingerprint"] != fingerprint(settings, pins):
         raise UserError(
             f"{repo} was made with other settings: choose another --output_dir or remove it"
         )
-    changed = [name for name, value in card_inputs(settings).items() if manifest[name] != value]
+    changed = [
+        name
+        for name in ("license", "license_name", "license_link", "card")
+        if manifest.get(name) != card_inputs(settings).get(name)
+    ]
     if changed:
         raise UserError(f"{repo} has another {' and '.join(changed)}: {START_OVER}")
     damaged = [
@@ -114,8 +126,9 @@ def build_repository(
     class_names = inputs.split.class_names
     shutil.rmtree(building, ignore_errors=True)
     layout.make_folders(building)
-    for number in range(len(shards)):
-        shards.link_into(number, building / layout.shard(number, len(shards)))
+    files = files_of([shards.path(number).stat().st_size for number in range(len(shards))])
+    for number, numbers in enumerate(files):
+        shards.publish(numbers, building / layout.shard(number, len(files)))
     config = yaml.safe_dump(
         published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True
     )
@@ -128,7 +141,7 @@ def build_repository(
         "saliency": saliency_facts(inputs, maps, shards),
         "stated": stated(settings, inputs),
     }
-    check_same_bytes(shards, manifest["files"], layout)
+    check_same_bytes(shards, files, manifest["files"], layout)
     write_sealed(building / layout.manifest, manifest)
     facts = card_facts(manifest, shard_features(class_names), statistics)
     (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
@@ -148,15 +161,18 @@ def check_any_row(shards: Shards) -> None:
     )
 
 
-def check_same_bytes(shards: Shards, files: dict[str, dict], layout: RepoLayout) -> None:
+def check_same_bytes(
+    shards: Shards, files: list[range], facts: dict[str, dict], layout: RepoLayout
+) -> None:
     """Raises `DamagedFile` for a shard in the repository that differs from its record.
 
-    `files`: the manifest's facts by file name.
+    `files`: the shards of each published file; of several in one, `Shards.publish` has compared
+    what it read. `facts`: the manifest's, by file name.
     """
-    for number in range(len(shards)):
-        facts = files[layout.shard(number, len(shards))]
-        if facts["sha256"] != shards.record(number)["sha256"]:
-            raise DamagedFile(shards.path(number))
+    for number, numbers in enumerate(files):
+        published = facts[layout.shard(number, len(files))]["sha256"]
+        if len(numbers) == 1 and published != shards.record(numbers[0])["sha256"]:
+            raise DamagedFile(shards.path(numbers[0]))
 
 
 def make_manifest(
@@ -169,10 +185,12 @@ def make_manifest(
     records = [shards.record(number) for number in range(len(shards))]
     environments = [record["environment"] for record in records]
     return {
+        "format": FORMAT,
         "fingerprint": fingerprint(settings, inputs.pins),
         "pins": inputs.pins,
         "subset": subset_record(settings, inputs.split),
         "prompt_class": settings.prompt_class,
+        "resize": settings.resize,
         **card_inputs(settings),
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
         "rows": sum(record["rows"] for record in records),
@@ -183,11 +201,12 @@ def make_manifest(
 
 
 def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
-    """The settings that change the card but not the images."""
+    """The settings that change the card but not the images; a license's name and link if given."""
+    named = {"license_name": settings.license_name, "license_link": settings.license_link}
     return {
         "license": settings.license,
         "card": file_sha256(settings.card) if settings.card else None,
-    }
+    } | {name: value for name, value in named.items() if value is not None}
 
 
 def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
@@ -221,7 +240,13 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
         "versions": versions(),
         "licenses": licenses,
         "quality": measured_quality(inputs),
+        "real_rows": real_rows(inputs.split),
     }
+
+
+def real_rows(split: Split) -> list[int]:
+    """The source images of every class, in the subset that the generation was made from."""
+    return np.bincount(split.labels[split.subset], minlength=len(split.class_names)).tolist()
 
 
 def card_facts(
@@ -239,6 +264,7 @@ def card_facts(
         title=from_run["title"],
         features=features,
         rows_by_label=statistics.rows_by_label,
+        real_rows=from_run.get("real_rows"),
         parquet_bytes=sum(
             facts["bytes"] for name, facts in manifest["files"].items() if "/train-" in name
         ),

@@ -5,7 +5,8 @@ Saliency maps of another machine may differ in their last bits and lead to other
 
 from __future__ import annotations
 
-from itertools import islice, product
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ from sgdmix_hub.settings.generation import (
 from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
 
-from .plan import PLAN_SCHEMA
+from .plan import NO_CANDIDATE, PLAN_SCHEMA
+from .variants import variant_counts
 
 ROWS_AT_ONCE = 2**14
 LONGEST_REASON = 500  # characters
@@ -90,13 +92,18 @@ def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
     It must have exactly the expected sources and variants, different seeds, the strengths of the
     settings, and targets that are in the subset and of allowed classes.
     """
-    expected = product(split.subset.tolist(), range(settings.num_variants))
+    expected: Iterator[tuple[int, int]] = iter(())
     try:
         file = pq.ParquetFile(path)
-        fits = (
-            file.schema_arrow.equals(PLAN_SCHEMA)
-            and file.metadata.num_rows == len(split.subset) * settings.num_variants
-        )
+        fits = file.schema_arrow.equals(PLAN_SCHEMA)
+        if fits:
+            counts = _planned_variants(file, settings, split)
+            fits = file.metadata.num_rows == counts.sum()
+            expected = (
+                (source, variant)
+                for source, count in zip(split.subset.tolist(), counts.tolist(), strict=True)
+                for variant in range(count)
+            )
         # seeds need only differ: another version may derive them in another way
         fits = fits and len(file.read(["seed"])["seed"].unique()) == file.metadata.num_rows
         fits = fits and all(
@@ -109,6 +116,21 @@ def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
         raise UserError(
             f"{path} is the plan of another subset, seed or strength than {settings.config} states"
         )
+
+
+def _planned_variants(file: pq.ParquetFile, settings: AugmentSettings, split: Split) -> np.ndarray:
+    """The variants that each row of the subset should have, int64 (n,).
+
+    Which rows cannot be mixed is taken from the plan, the rest from the settings.
+    """
+    rows = file.read(["source_index", "target_index", "skip"])
+    sources, targets = (rows[name].to_numpy() for name in ("source_index", "target_index"))
+    skips = rows["skip"].to_pylist()
+    left_out = [skip not in (None, NO_CANDIDATE) for skip in skips]
+    is_unmixed = np.isin(split.subset, sources[sources == targets])
+    is_left_out = np.isin(split.subset, sources[np.array(left_out, dtype=bool)])
+    labels = split.labels[split.subset]
+    return variant_counts(settings, labels, ~is_unmixed & ~is_left_out, is_unmixed)
 
 
 def _are_rows(

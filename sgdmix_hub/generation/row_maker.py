@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from sgdmix_hub.data.images import aspect_box
+from sgdmix_hub.data.images import Frame, aspect_box
 from sgdmix_hub.errors import Unusable, UnusableRow, attempt
 from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
 from sgdmix_hub.models.loading import class_prompt, load_refiner
@@ -18,6 +18,7 @@ from sgdmix_hub.settings.method import effective_strength
 
 from .inputs import Inputs
 from .plan import PlanRow
+from .provenance import provenance_mark
 from .saliency_maps import SaliencyMaps, stored_mask
 
 MASKED_IMAGES_KEPT = 256
@@ -67,7 +68,7 @@ class RowMaker:
         if row.is_unmixed:
             return unmixed(source)
         aspect = self.mixer.target_aspect(source)
-        return self.mixer.mix(source, self.masked_image(row.target_index, aspect))
+        return self.mixer.mix(source, self.masked_image(row.target_index, aspect, source.frame))
 
     def mixture_or_reason(self, row: PlanRow) -> Mixture | Unusable:
         """The mixture of a planned row, or why there is none."""
@@ -84,12 +85,17 @@ class RowMaker:
             raise UnusableRow(filled.reason)
         return filled
 
-    def _masked_image(self, index: int, aspect: float | None = None) -> MaskedImage:
+    def _masked_image(
+        self, index: int, aspect: float | None = None, frame: Frame | None = None
+    ) -> MaskedImage:
         image = self.inputs.split.image(index)
-        if aspect is not None and aspect_box(*image.size, aspect) == (0, 0, *image.size):
-            return self.masked_image(index)  # nothing is cropped
+        own = self.mixer.frame(image.size)
+        cropped = aspect is not None and aspect_box(*image.size, aspect) != (0, 0, *image.size)
+        if frame is not None and frame == own and not cropped:
+            return self.masked_image(index)  # as it is masked for itself
         stored = stored_mask(self.settings, self.inputs.split, index)
-        return self.mixer.mask(image, self.maps[index], aspect, stored, self.maps.mask(index))
+        found = self.maps.mask(index)
+        return self.mixer.mask(image, self.maps[index], aspect, stored, found, frame)
 
     def label(self, row: PlanRow) -> int:
         """The class of the image's label and prompt."""
@@ -109,13 +115,16 @@ class RowMaker:
         labels, seeds = [self.label(row) for row in rows], [row.seed for row in rows]
         return self.pipeline.finish(mixtures, labels, seeds, rows[0].strength)
 
-    def columns(self, row: PlanRow, foreground_area: float) -> dict:
+    def columns(self, row: PlanRow, mixture: Mixture) -> dict:
         """A row's columns without its image."""
         settings, label = self.settings, self.label(row)
+        source_width, source_height = mixture.source.size
         foreground_strength = settings.foreground_strength
         return {
             "label": label,
             "source_index": row.source_index,
+            "source_width": source_width,
+            "source_height": source_height,
             "target_index": row.target_index,
             "target_label": int(self.inputs.split.labels[row.target_index]),
             "variant": row.variant,
@@ -127,10 +136,18 @@ class RowMaker:
             else foreground_strength,
             "seed": row.seed,
             "saliency_distance": row.saliency_distance,
-            "foreground_area": foreground_area,
+            "foreground_area": mixture.foreground_area,
             "mask_confidence": self.maps.confidence(row.source_index),
             "prompt": self.prompt(label) if row.strength > 0 else "",
         }
+
+    def mark(self, row: PlanRow) -> bytes:
+        """The XMP packet for a row's image; empty for an unmixed source, of which it is not known
+        how it was made.
+        """
+        if row.is_unmixed:
+            return b""
+        return provenance_mark(row.strength > 0 or self.settings.inpainting_method == "diffusion")
 
     def image_name(self, row: PlanRow) -> str:
         return f"{row.source_index:08d}-{row.variant}.{self.settings.image_format}"

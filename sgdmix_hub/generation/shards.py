@@ -18,6 +18,7 @@ from sgdmix_hub.files import (
     write_atomically,
     write_sealed,
 )
+from sgdmix_hub.publishing.parquet import write_parquet
 from sgdmix_hub.runtime.ranks import say
 
 from .plan import PlanRow
@@ -105,8 +106,11 @@ class Shards:
     def write(self, number: int, rows: list[dict], features: Features, facts: dict) -> None:
         """Writes a shard, then its record, which contains `facts`."""
         columns = {name: [row[name] for row in rows] for name in features}
-        table = pa.table(columns, schema=features.arrow_schema)
-        write_atomically(self.path(number), lambda temporary: pq.write_table(table, temporary))
+        schema = features.arrow_schema
+        table = pa.table(columns, schema=schema)
+        write_atomically(
+            self.path(number), lambda temporary: write_parquet(temporary, [table], schema)
+        )
         record = {
             "rows": len(rows),
             "sha256": file_sha256(self.path(number)),
@@ -115,9 +119,23 @@ class Shards:
         }
         write_sealed(self.record_path(number), record)
 
-    def link_into(self, number: int, path: Path) -> None:
-        """Hard-links a finished shard to `path`; copies it if the file system has no links."""
+    def publish(self, numbers: range, path: Path) -> None:
+        """Writes one published file from finished shards.
+
+        A single shard is hard-linked, or copied if the file system has no links. Raises
+        `DamagedFile` if one of several has changed since its record was written.
+        """
+        if len(numbers) > 1:
+            schema = pq.read_schema(self.path(numbers[0]))
+            write_parquet(path, map(self._table, numbers), schema)
+            return
         try:
-            os.link(self.path(number), path)
+            os.link(self.path(numbers[0]), path)
         except OSError:
-            shutil.copyfile(self.path(number), path)
+            shutil.copyfile(self.path(numbers[0]), path)
+
+    def _table(self, number: int) -> pa.Table:
+        """The rows of a finished shard. Raises `DamagedFile`."""
+        if not self.check(number):
+            raise DamagedFile(self.path(number))
+        return pq.read_table(self.path(number))

@@ -10,10 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby, islice
+from itertools import groupby
 
 import numpy as np
 
+from sgdmix_hub.data.images import Frame
 from sgdmix_hub.errors import Unusable
 from sgdmix_hub.method.mixer import Mixture
 from sgdmix_hub.runtime.stopping import stop_if_requested
@@ -41,7 +42,7 @@ def make_shards(
     """
     settings = maker.settings
     with (
-        Encoders(num_workers, settings.image_format) as encoders,
+        Encoders(num_workers, settings.image_format, settings.image_quality) as encoders,
         ThreadPoolExecutor(1, "write") as writer,
         ThreadPoolExecutor(num_workers, "mix") as mixers,
     ):
@@ -63,7 +64,8 @@ def make_shards(
             for row, mixture, image in refined_rows(
                 maker, ((row, mixture) for _, row, mixture in items), skipped, advance
             ):
-                made.append((row, mixture.foreground_area, encoders.encode(image)))
+                columns = maker.columns(row, mixture)
+                made.append((row, columns, encoders.encode(image, maker.mark(row))))
             if writing is not None:
                 writing.result()
             writing = writer.submit(
@@ -78,15 +80,15 @@ def _write(
     write: WriteShard,
     number: int,
     maker: RowMaker,
-    made: list[tuple[PlanRow, float, Future]],
+    made: list[tuple[PlanRow, dict, Future]],
     skipped: list[dict],
     seconds: float,
 ) -> None:
     """Waits for a shard's encoded images and writes its rows in the order of the plan."""
     rows = []
-    for row, foreground_area, encoded in sorted(made, key=in_plan_order):
+    for row, columns, encoded in sorted(made, key=in_plan_order):
         image = {"bytes": encoded.result(), "path": maker.image_name(row)}
-        rows.append({"image": image} | maker.columns(row, foreground_area))
+        rows.append({"image": image} | columns)
     skipped = sorted(skipped, key=lambda record: (record["source_index"], record["variant"]))
     write(number, rows, skipped, seconds)
 
@@ -136,7 +138,9 @@ def batches(
     skipped: list[dict],
     advance: Callable[[int], None],
 ) -> Iterator[tuple[list[PlanRow], list[Mixture]]]:
-    """Rows and mixtures in batches of one strength; rows without a mixture go to `skipped`."""
+    """Rows and mixtures in batches of one strength and one frame; rows without a mixture go to
+    `skipped`.
+    """
 
     def usable() -> Iterator[tuple[PlanRow, Mixture]]:
         for row, mixture in mixed:
@@ -147,8 +151,17 @@ def batches(
                 yield row, mixture
 
     for _, group in groupby(usable(), key=lambda item: item[0].strength):
-        while batch := list(islice(group, batch_size)):
-            yield [row for row, _ in batch], [mixture for _, mixture in batch]
+        waiting: dict[Frame, list[tuple[PlanRow, Mixture]]] = {}
+        for item in group:
+            batch = waiting.setdefault(item[1].source.frame, [])
+            batch.append(item)
+            if len(batch) == batch_size:
+                yield _columns(waiting.pop(item[1].source.frame))
+        yield from map(_columns, waiting.values())
+
+
+def _columns(batch: list[tuple[PlanRow, Mixture]]) -> tuple[list[PlanRow], list[Mixture]]:
+    return [row for row, _ in batch], [mixture for _, mixture in batch]
 
 
 def skip_record(row: PlanRow, reason: str) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import SEAL, sealed
 from sgdmix_hub.forms import (
@@ -58,6 +59,13 @@ MANIFEST = record(
         SEAL: SHA256,
     },
     {
+        "format": COUNT,
+        "resize": of_kind(
+            "stretch, aspect-buckets or center-crop",
+            lambda value: value in ("stretch", "aspect-buckets", "center-crop"),
+        ),
+        "license_name": NAME,
+        "license_link": NAME,
         "prompt_class": of_kind("source or target", lambda value: value in ("source", "target")),
         "saliency": record(
             {
@@ -81,7 +89,8 @@ MANIFEST = record(
                 "versions": VERSIONS,
                 "licenses": mapping(optional(NAME)),
                 "quality": listing(listing(TEXT, 2)),
-            }
+            },
+            {"real_rows": listing(COUNT)},
         ),
         "evaluation": record({"synthetic": NAME, "pins": mapping(PIN, NAME)}),
     },
@@ -138,7 +147,15 @@ CLASSIFIER = record(
 
 
 def read_manifest(path: Path) -> dict:
-    """A generation's manifest. Raises `UserError`, also if it was changed after it was written."""
+    """A generation's manifest. Raises `UserError`, also if it was changed after it was written, or
+    has a newer format than this version knows. Manifests of format 1 state no format.
+    """
+    stated = read_formed(path, record({}, {"format": COUNT})).get("format", 1)
+    if stated > FORMAT:
+        raise UserError(
+            f"{shown(path)} has format {stated}, this version of sgdmix_hub reads up to {FORMAT}: "
+            "install a newer version"
+        )
     manifest = read_formed(path, MANIFEST)
     if manifest != sealed(manifest):
         raise UserError(f"{shown(path)} was changed since it was written: fetch or make it again")

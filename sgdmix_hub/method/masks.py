@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import filters
 
-from sgdmix_hub.data.images import foreground_share, resize_mask, square
+from sgdmix_hub.data.images import Frame, fitted, foreground_share, frame_of, resize_mask
 from sgdmix_hub.errors import one_row
 from sgdmix_hub.settings.method import MethodSettings
 
@@ -65,17 +65,17 @@ def threshold(saliency_map: np.ndarray, method: str = "otsu", quantile: float = 
         return float(values.max())
 
 
-def scaled_map(saliency_map: np.ndarray, size: int) -> np.ndarray:
-    """A (64, 64) map scaled bilinearly, float32 (size, size)."""
+def scaled_map(saliency_map: np.ndarray, size: int | Frame) -> np.ndarray:
+    """A (64, 64) map scaled bilinearly, float32 (size, size), or (height, width) of a frame."""
     return cv2.resize(
-        np.asarray(saliency_map, np.float32), (size, size), interpolation=cv2.INTER_LINEAR
+        np.asarray(saliency_map, np.float32), frame_of(size), interpolation=cv2.INTER_LINEAR
     )
 
 
 def threshold_mask(
-    saliency_map: np.ndarray, size: int, method: str = "otsu", quantile: float = 0.8
+    saliency_map: np.ndarray, size: int | Frame, method: str = "otsu", quantile: float = 0.8
 ) -> np.ndarray:
-    """The mask of a float (64, 64) map, bool (size, size).
+    """The mask of a float (64, 64) map, bool (size, size), or (height, width) of a frame.
 
     The threshold is taken on the map itself, the mask from the map scaled bilinearly.
     """
@@ -116,7 +116,7 @@ def _grabcut(
     image: np.ndarray, saliency_map: np.ndarray, coarse: np.ndarray, grabcut: GrabCut
 ) -> np.ndarray:
     """GrabCut's mask, bool (size, size), or the coarse one if there is nothing to decide."""
-    size = image.shape[0]
+    frame = (image.shape[1], image.shape[0])
     small = resize_mask(coarse, grabcut.size)
     if not small.any() or small.all():
         return coarse
@@ -128,7 +128,7 @@ def _grabcut(
     if np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD)).all():
         return coarse
     cv2.setRNGSeed(0)  # GrabCut's k-means draws from OpenCV's state of this thread
-    interpolation = cv2.INTER_AREA if size > grabcut.size else cv2.INTER_CUBIC
+    interpolation = cv2.INTER_AREA if min(frame) > grabcut.size else cv2.INTER_CUBIC
     bgr = cv2.resize(
         np.ascontiguousarray(image[..., ::-1]), small.shape, interpolation=interpolation
     )
@@ -136,7 +136,7 @@ def _grabcut(
     cv2.grabCut(
         bgr, seeds, NO_BOX, background, foreground, grabcut.iterations, cv2.GC_INIT_WITH_MASK
     )
-    return resize_mask((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), size)
+    return resize_mask((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), frame)
 
 
 REFINEMENTS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
@@ -169,10 +169,11 @@ def share_of(
     mask: Image.Image,
     image_size: tuple[int, int],
     box: tuple[int, int, int, int] | None,
-    size: int,
+    size: int | Frame,
     resize: str,
 ) -> np.ndarray:
-    """A stored foreground mask at the size of its image's pixels, float32 (size, size) in [0, 1].
+    """A stored foreground mask at the size of its image's pixels, float32 (size, size), or (height,
+    width) of a frame, in [0, 1].
 
     `image_size`: width and height of the image; `box`: the part of it that is used, or None for
     all. Raises `UnusableRow`.
@@ -180,24 +181,27 @@ def share_of(
     share = Image.fromarray(foreground_share(mask))
     if share.size != image_size:
         share = share.resize(image_size, Image.Resampling.BILINEAR)
-    return np.asarray(
-        square(share if box is None else share.crop(box), size, resize, Image.Resampling.BILINEAR)
-    )
+    shown = share if box is None else share.crop(box)
+    return np.asarray(fitted(shown, frame_of(size), resize, Image.Resampling.BILINEAR))
 
 
 def share_of_frame(
-    mask: np.ndarray, image_size: tuple[int, int], box: tuple[int, int, int, int] | None, size: int
+    mask: np.ndarray,
+    image_size: tuple[int, int],
+    box: tuple[int, int, int, int] | None,
+    size: int | Frame,
 ) -> np.ndarray:
-    """A mask over the run's frame, bool (h, h), scaled to float32 (size, size) in [0, 1].
+    """A mask over what the run shows of an image, bool (h, h), scaled to float32 (size, size), or
+    (height, width) of a frame, in [0, 1].
 
-    `box`: the part to take, in pixels of an image of `image_size` that the frame shows whole.
+    `box`: the part to take, in pixels of an image of `image_size` that the mask covers whole.
     """
     part = None
     if box is not None:
         across, down = (len(mask) / length for length in image_size)
         part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     share = Image.fromarray(mask.astype(np.float32))
-    return np.asarray(share.resize((size, size), Image.Resampling.BILINEAR, box=part))
+    return np.asarray(share.resize(frame_of(size), Image.Resampling.BILINEAR, box=part))
 
 
 @one_row("mask")
@@ -207,15 +211,15 @@ def foreground_mask(
     settings: MethodSettings,
     share: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The mask M of an image, uint8 (size, size, 3), by settings with their preset applied: bool
-    (size, size).
+    """The mask M of an image, uint8 (h, w, 3), by settings with their preset applied: bool (h, w).
 
-    `share`: the dataset's own mask, float32 (size, size) in [0, 1], if it has one. It is cut at one
+    `share`: the dataset's own mask, float32 (h, w) in [0, 1], if it has one. It is cut at one
     half; the coarser map and GrabCut are not used. Raises `UnusableRow`.
     """
     if share is not None:
         return clean_up(share > CUT, settings)
     method, refinement = settings.threshold_method, settings.mask_refinement
     assert method is not None and refinement is not None, "the preset is applied"
-    mask = threshold_mask(saliency_map, image.shape[0], method, settings.threshold_quantile)
+    frame = (image.shape[1], image.shape[0])
+    mask = threshold_mask(saliency_map, frame, method, settings.threshold_quantile)
     return clean_up(REFINEMENTS[refinement](image, saliency_map, mask), settings)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from sgdmix_hub.data.images import square
+from sgdmix_hub.data.images import Frame, fitted, frame_for
 from sgdmix_hub.errors import UnusableRow, one_row
 from sgdmix_hub.settings.method import MethodSettings
 
@@ -23,14 +23,25 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 class MaskedImage:
     """One image at the run's resolution with its foreground mask.
 
-    `pixels`: uint8 (size, size, 3); `mask`: bool (size, size); `aspect`: width over height of the
-    image as it was stored; `box`: the part of it that is shown, in its pixels, or None for all.
+    `pixels`: uint8 (size, size, 3), or (h, w, 3) of a bucket; `mask`: bool (size, size), or (h, w);
+    `size`: width and height of the upright image as it was stored; `box`: the part of it that is
+    shown, in its pixels, or None for all.
     """
 
     pixels: np.ndarray
     mask: np.ndarray
-    aspect: float
+    size: tuple[int, int]
     box: Box | None = None
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of the image as it was stored."""
+        return self.size[0] / self.size[1]
+
+    @property
+    def frame(self) -> Frame:
+        """Width and height of the pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
 
     @cached_property
     def filled(self) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +103,7 @@ class Mixer:
         aspect: float | None = None,
         stored_mask: Image.Image | None = None,
         found_mask: np.ndarray | None = None,
+        frame: Frame | None = None,
     ) -> MaskedImage:
         """An RGB image of any size and its (64, 64) map -> the image with its mask.
 
@@ -99,24 +111,26 @@ class Mixer:
         the most background. A target gets its source's aspect, so that stretching distorts both
         alike. The mask is cut
         from the map unless there is a finer one: `stored_mask`, the dataset's own, or `found_mask`,
-        bool (256, 256), the saliency source's over the run's frame. Raises `UnusableRow`.
+        bool (256, 256), the saliency source's over the run's frame. `frame`: width and height of
+        the result; by default those that the image itself is generated in. Raises `UnusableRow`.
         """
-        resolution, resize = self.settings.resolution, self.settings.resize
+        resize = self.settings.resize
         width, height = image.size
+        frame = frame or self.frame(image.size)
         box = None
         if aspect is not None:
             foreground = self._whole_foreground(saliency_map, stored_mask, found_mask)
             box = background_box(foreground, width, height, aspect)
         share = None
         if stored_mask is not None:
-            share = share_of(stored_mask, image.size, box, resolution, resize)
+            share = share_of(stored_mask, image.size, box, frame, resize)
         elif found_mask is not None:
-            share = share_of_frame(found_mask, image.size, box, resolution)
+            share = share_of_frame(found_mask, image.size, box, frame)
         if box is not None:
             image, saliency_map = crop_to_box(image, saliency_map, box)
-        pixels = np.asarray(square(image, resolution, resize))
+        pixels = np.asarray(fitted(image, frame, resize))
         mask = foreground_mask(pixels, saliency_map, self.settings, share)
-        return MaskedImage(pixels, mask, width / height, box)
+        return MaskedImage(pixels, mask, (width, height), box)
 
     def _whole_foreground(
         self,
@@ -136,9 +150,13 @@ class Mixer:
             saliency_map, len(saliency_map), method, self.settings.threshold_quantile
         )
 
+    def frame(self, size: tuple[int, int]) -> Frame:
+        """Width and height in which an image of a size is generated."""
+        return frame_for(size, self.settings.resolution, self.settings.resize)
+
     def target_aspect(self, source: MaskedImage) -> float | None:
         """The aspect ratio to crop the source's target to; None if the target stays whole."""
-        if not self.settings.crop_target or self.settings.resize != "stretch":
+        if not self.settings.crop_target or self.settings.resize == "center-crop":
             return None  # center-crop makes every image square before it is masked
         return source.aspect
 

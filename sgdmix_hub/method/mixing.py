@@ -1,6 +1,7 @@
 """Two images and their foreground masks -> the mixed image.
 
-Images are uint8 (size, size, 3), masks bool (size, size).
+Images are uint8 (size, size, 3), masks bool (size, size); with `aspect-buckets` (h, w, 3) and
+(h, w).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from sgdmix_hub.data.images import side_of
 from sgdmix_hub.errors import UnusableRow
 from sgdmix_hub.settings.saliency import NO_BACKGROUND
 
@@ -46,7 +48,7 @@ def compose(
     """
     if feather == 0.0:
         return np.where(mask[..., None], foreground, background)
-    alpha = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), feather * mask.shape[0])
+    alpha = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), feather * side_of(mask))
     share = cv2.merge([alpha] * 3)
     mixed = cv2.add(
         cv2.multiply(share, foreground.astype(np.float32)),
@@ -62,7 +64,7 @@ def inpainting_hole(mask: np.ndarray) -> np.ndarray:
     """
     if not mask.any():
         return mask.copy()
-    pixels = max(1, round(HOLE_MARGIN * mask.shape[0]))
+    pixels = max(1, round(HOLE_MARGIN * side_of(mask)))
     # Faster than a dilation: its time does not grow with the margin.
     distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     hole = distance <= pixels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from sgdmix_hub.data.images import resize_mask
+from sgdmix_hub.data.images import resize_mask, side_of
 
 SIZE = 128  # outlines are judged at SIZE x SIZE pixels
 CONTRAST_RADIUS = 0.02  # of the surroundings whose colours are compared
@@ -55,7 +55,7 @@ def sharpness(lab: np.ndarray, mask: np.ndarray) -> float:
 
 def widen(mask: np.ndarray, radius: float) -> np.ndarray:
     """The bool mask dilated by a disc of at least one pixel."""
-    pixels = max(1, round(radius * mask.shape[0]))
+    pixels = max(1, round(radius * side_of(mask)))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
     return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
 

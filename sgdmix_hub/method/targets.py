@@ -51,12 +51,14 @@ def select_targets(
     maps: MapsByRow,
     settings: AugmentSettings,
     backgrounds: np.ndarray | None = None,
+    variants: np.ndarray | None = None,
 ) -> Iterator[list[Target]]:
     """The targets of every source's variants, source by source.
 
     `sources`, `usable`: int, ascending rows; every source is usable. `labels`: int, by row. `maps`:
     float16 (64, 64) by row, finite. `backgrounds`: float32 (len(usable), D), background features of
-    the usable rows, only for `novel-background`. `settings`: with their preset applied.
+    the usable rows, only for `novel-background`. `settings`: with their preset applied. `variants`:
+    int (len(sources),), each at least 1; by default `num_variants` of each source.
 
     The pool of a source: all other usable rows that `target_classes` allows, ascending. A draw from
     it is a pure function of (seed, source, variant). `l2` takes the nearest map, `dissimilar` the
@@ -70,9 +72,12 @@ def select_targets(
     """
     selection = _Selection(usable, labels, maps, settings, backgrounds)
     positions = np.searchsorted(usable, sources)
-    size = _block_size(len(usable), settings.num_candidates, settings.num_variants)
+    if variants is None:
+        variants = np.full(len(sources), settings.num_variants)
+    size = _block_size(len(usable), settings.num_candidates, int(variants.max(initial=1)))
     for start in range(0, len(positions), size):
-        yield from selection.targets(positions[start : start + size])
+        block = slice(start, start + size)
+        yield from selection.targets(positions[block], variants[block])
 
 
 def _block_size(rows: int, num_candidates: int, num_variants: int) -> int:
@@ -104,10 +109,10 @@ class _Selection:
         self.uses = np.zeros(len(usable), np.int64)
         self.rule = RULES[method](self, backgrounds)
 
-    def targets(self, positions: np.ndarray) -> Iterator[list[Target]]:
+    def targets(self, positions: np.ndarray, variants: np.ndarray) -> Iterator[list[Target]]:
         draws = [
-            [self._draw(position, variant) for variant in range(self.settings.num_variants)]
-            for position in positions
+            [self._draw(position, variant) for variant in range(count)]
+            for position, count in zip(positions, variants.tolist(), strict=True)
         ]
         candidates = np.unique(np.concatenate([chosen for drawn in draws for chosen in drawn]))
         costs = self.rule.costs(positions, candidates)

@@ -39,6 +39,7 @@ UNPUBLISHED_VERSION = "version-of-this-dataset"
 MARK = "<!-- sgdmix"
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 HISTORY = "history"  # key of the versions of a configuration
+LICENSE_NAMES = ("license_name", "license_link")  # beside `license: other`
 NO_SETTING = {"versions", "pins", "fingerprint", "trust_test", "rows", "license", HISTORY}
 
 
@@ -161,8 +162,14 @@ def _merged_data(old: dict, new: dict, config_name: str, version: str) -> dict:
         name: _distinct([*_listing(old.get(name)), *_listing(new.get(name))])
         for name in ("task_categories", "source_datasets", "tags")
     }
-    return dict(old) | {
+    named = {}
+    if "other" in licences:  # what the Hub shows for a license that it does not know
+        known = old if shared else {}
+        named = {name: new.get(name, known.get(name)) for name in LICENSE_NAMES}
+    kept = {name: value for name, value in old.items() if name not in LICENSE_NAMES}
+    return kept | {
         "license": licences[0] if len(licences) == 1 else licences,
+        **{name: value for name, value in named.items() if value is not None},
         "pretty_name": (shared and old.get("pretty_name")) or new["pretty_name"],
         **{name: values for name, values in listed.items() if values},
         "size_categories": [size_category(rows)],

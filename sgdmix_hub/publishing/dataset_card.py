@@ -63,6 +63,7 @@ class CardEvaluation:
     figures: list[tuple[str, str]]
     by_class: list[tuple[str, int, str, str, int]]
     keep: float | None
+    keep_by: str
     rows_before: int
     dropped: int
     label_fidelity: float
@@ -70,11 +71,16 @@ class CardEvaluation:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything on the card that is not a setting."""
+    """Everything on the card that is not a setting.
+
+    `rows_by_label`, `real_rows`: the synthetic images and the source images of every class; a
+    version of format 1 does not state the second.
+    """
 
     title: str
     features: Features
     rows_by_label: list[int]
+    real_rows: list[int] | None
     parquet_bytes: int
     skipped: list[dict]
     saliency: dict
@@ -96,9 +102,12 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
     """
     prose = read_prose(settings.card) if settings.card else ""
     class_names = facts.features["label"].names
+    real = facts.real_rows or [None] * len(class_names)
     table = [
-        (plain_name(name), count)
-        for name, count in zip(class_names[:LARGEST_TABLE], facts.rows_by_label, strict=False)
+        (plain_name(name), count, of_source)
+        for name, count, of_source in zip(
+            class_names[:LARGEST_TABLE], facts.rows_by_label, real, strict=False
+        )
     ]
     reasons = Counter(plain(kind_of(record["reason"])) for record in facts.skipped).most_common()
     source = Pin.parse(facts.pins["dataset_name"])
@@ -118,6 +127,9 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         prose=prose,
         settings=settings,
         strengths=strength_text(settings, facts.sigma_start),
+        variants=variants_text(settings, facts.evaluation),
+        encoding=encoding_text(settings),
+        license=license_text(settings),
         labels=LABELS,
         chosen=_chosen(settings),
         deviations=preset_deviations(settings),
@@ -129,6 +141,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         fingerprint=facts.fingerprint,
         num_rows=sum(facts.rows_by_label),
         class_rows=table,
+        states_real=facts.real_rows is not None,
         num_classes=len(class_names),
         saliency=facts.saliency | {"sought": list(map(plain, facts.saliency.get("sought", [])))},
         skipped=len(facts.skipped),
@@ -152,6 +165,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         image_column=_python(settings.image_column),
         label_column=_python(settings.label_column),
         few_shot=_few_shot(settings),
+        like_source="source_width" in facts.features and settings.resize != "center-crop",
     )
 
 
@@ -225,6 +239,8 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
     source = Pin.parse(facts.pins["dataset_name"])
     card_data = DatasetCardData(
         license=settings.license,
+        license_name=settings.license_name,
+        license_link=settings.license_link,
         task_categories=["image-classification"],
         size_categories=[size_category(num_rows)],
         source_datasets=None if source.is_local else [source.name],
@@ -275,6 +291,8 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
         "num_variants": settings.num_variants,
         "preset": settings.preset,
     }
+    if settings.images_per_class is not None:
+        method["images_per_class"] = settings.images_per_class
     return (
         method
         | _chosen(settings)
@@ -300,6 +318,34 @@ def _judged(evaluation: CardEvaluation) -> dict:
     if evaluation.keep is not None:
         values |= {"keep": evaluation.keep, "dropped": evaluation.dropped}
     return values
+
+
+def variants_text(settings: AugmentSettings, evaluation: CardEvaluation | None) -> str:
+    """How many images were made from each source, in words."""
+    most = "at most " if evaluation and evaluation.dropped else ""
+    each = f"{most}{settings.num_variants} for each source image"
+    if settings.images_per_class is None:
+        return each
+    level = (
+        f"at least {settings.images_per_class} images, real and synthetic together, of every class "
+        "whose images can be mixed"
+    )
+    return f"so that there are {level}" if settings.num_variants == 0 else f"{each}, and {level}"
+
+
+def license_text(settings: AugmentSettings) -> str | None:
+    """The licence with its name and link, as one line of escaped Markdown."""
+    if settings.license is None:
+        return None
+    named = ", ".join(filter(None, (settings.license_name, settings.license_link)))
+    return plain(f"{settings.license} ({named})" if named else settings.license)
+
+
+def encoding_text(settings: AugmentSettings) -> str:
+    """How the published images are encoded, in words."""
+    if settings.image_format == "png":
+        return "PNG"
+    return f"{settings.image_format.upper()}, quality {settings.image_quality or 95}"
 
 
 def strength_text(settings: AugmentSettings, sigma_start: dict[float, float]) -> str:

@@ -135,6 +135,8 @@ def shard_features(class_names: list[str]) -> Features:
             "image": Image(),
             "label": label,
             "source_index": Value("int64"),
+            "source_width": Value("int32"),
+            "source_height": Value("int32"),
             "target_index": Value("int64"),
             "target_label": label,
             "variant": Value("int32"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from .card_merge import newest_versions
 from .layout import CARD, RepoLayout, damaged_files
 
 logger = logging.getLogger(__name__)
+LARGEST_SIDE = 10**6  # pixels of a source image
+LARGEST_ASPECT = 20  # to which an image is brought at most: anyone may have written the columns
 
 
 class PublishedRows:
@@ -41,6 +44,8 @@ class PublishedRows:
         self.dataset = rows
         self.rows = rows.cast_column("image", ImageFeature(decode=False))
         self.manifest = manifest
+        has_sizes = manifest.get("format", 1) > 1
+        self._sizes = rows.select_columns(["source_width", "source_height"]) if has_sizes else None
         self.sources, self.labels = (
             np.array(rows.data.column(name).to_pylist(), dtype=np.int64)
             for name in ("source_index", "label")
@@ -57,6 +62,25 @@ class PublishedRows:
     def image(self, position: int) -> Image.Image:
         """One image as RGB, decoded from the bytes in its row."""
         return to_rgb(decode_image(self.rows[position]["image"] | {"path": None}))
+
+    def image_like_source(self, position: int) -> Image.Image:
+        """One image as RGB at its source's aspect ratio, with its own number of pixels.
+
+        Generations stretch images to a square, or to a bucket of nearly that ratio. Whoever resizes
+        real and synthetic images in the same way sees both alike only if this is undone. Images of
+        other generations (`center-crop`), or of manifests of format 1, are returned as they are.
+        """
+        image = self.image(position)
+        if self._sizes is None or self.manifest.get("resize", "center-crop") == "center-crop":
+            return image
+        row = self._sizes[position]
+        aspect, pixels = row["source_width"] / row["source_height"], image.width * image.height
+        aspect = min(max(aspect, 1 / LARGEST_ASPECT), LARGEST_ASPECT)
+        width = max(1, round(math.sqrt(pixels * aspect)))
+        height = max(1, round(math.sqrt(pixels / aspect)))
+        if (width, height) == image.size:
+            return image
+        return image.resize((width, height), Image.Resampling.BICUBIC)
 
     def check_made_from(self, split: Split, subset: dict) -> None:
         """Raises `UserError` unless the rows were made from this split and subset, with its labels.
@@ -160,6 +184,8 @@ def check_columns(pin: Pin, rows: Dataset, manifest: dict) -> None:
     num_classes = len(features["label"].names)
     ranges = {"label": (0, num_classes - 1), "source_index": (0, LARGEST_COUNT), "strength": (0, 1)}
     ranges[labelled_by(manifest)] = (0, LARGEST_COUNT)
+    if manifest.get("format", 1) > 1:
+        ranges |= dict.fromkeys(("source_width", "source_height"), (1, LARGEST_SIDE))
     for name, (smallest, largest) in ranges.items():
         if name not in features or not isinstance(features[name], (Value, ClassLabel)):
             raise UserError(f"{pin.name} has no column {name} as sgdmix_hub publishes it")

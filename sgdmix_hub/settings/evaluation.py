@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from .data import outside_of_dataset
 from .fields import LONGEST_NAME, Checked, required, setting
@@ -40,6 +41,9 @@ class EvaluationSettings(Checked):
         "share of the rows to keep, those with the highest label probability; all if not given",
         above=0,
         at_most=1,
+    )
+    keep_by: Literal["class", "all"] = setting(
+        "class", "keep that share of every class, or of all rows, which leaves few of hard classes"
     )
     num_threads: int = setting(1, "CPU threads (without a GPU)", at_least=1, at_most=1024)
 

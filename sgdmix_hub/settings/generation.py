@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 
 from .data import DataSettings, outside_of_dataset
@@ -26,6 +27,7 @@ from .saliency import NEEDED_SETTINGS
 # Folders of every published repository, which no configuration may be named after.
 FOLDERS = ("data", "sgdmix", "assets")
 LONGEST_CONFIG_NAME = 100  # bytes, since it names folders
+LONGEST_LINK = 500
 
 
 @dataclass(kw_only=True)
@@ -83,12 +85,36 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         changes="nothing",
         at_most=LONGEST_NAME,
     )
+    license_name: str | None = setting(
+        None,
+        "name of a license that the Hub does not know, with license other",
+        changes="nothing",
+        at_most=LONGEST_NAME,
+    )
+    license_link: str | None = setting(
+        None,
+        "text of that license: an https:// address, or a file of the published repository",
+        changes="nothing",
+        at_most=LONGEST_LINK,
+    )
     saliency_dir: str | None = setting(
         None,
         "folder of saliency maps to share between runs; inside state/ by default",
         changes="nothing",
     )
-    image_format: Literal["png", "jpeg", "webp"] = setting("png", "format of the published images")
+    image_format: Literal["jpeg", "webp", "png"] = setting(
+        "jpeg", "format of the published images; png keeps every pixel, at three times the size"
+    )
+    image_quality: int | None = setting(
+        None, "quality of jpeg and webp; 95 if not given", at_least=1, at_most=100
+    )
+    images_per_class: int | None = setting(
+        None,
+        "fewest images of a class, real and synthetic together: the sources of rarer classes get "
+        "more variants than num_variants",
+        at_least=1,
+        at_most=10**5,
+    )
     rows_per_shard: int = setting(
         128, "rows per parquet file, the unit of resuming", at_least=1, at_most=10**5
     )
@@ -123,6 +149,9 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     def validate(self) -> None:
         super().validate()
         outside_of_dataset(self, "saliency_dir")
+        if self.image_quality is not None and self.image_format == "png":
+            raise UserError("image_quality is for jpeg and webp: leave it out, png loses nothing")
+        self._validate_license()
         if self.push_to_hub:
             self.validate_hub()
             if self.license is None:
@@ -145,6 +174,19 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         if self.card is not None and not os.path.isfile(self.card):
             raise UserError(f"card {self.card}: no such file")
         check_config_name(self.config_name)
+
+    def _validate_license(self) -> None:
+        given = [
+            name for name in ("license_name", "license_link") if getattr(self, name) is not None
+        ]
+        if given and self.license != "other":
+            raise UserError(f"{given[0]} needs --license other: the Hub knows all others by name")
+        link = self.license_link
+        if link is not None and not re.fullmatch(r"https://\S+|LICENSE[\w.-]*", link, re.ASCII):
+            raise UserError(
+                f"license_link {shown(link)}: give an https:// address, or LICENSE, the file that "
+                "you add to the repository"
+            )
 
     def _validate_without_adapter(self) -> None:
         if self.pretrained_model_name_or_path is None:
@@ -209,12 +251,13 @@ def published_settings(settings: AugmentSettings, pins: dict[str, str]) -> dict[
 
 
 def fingerprint(settings: AugmentSettings, pins: dict[str, str]) -> str:
-    """sha256 of the settings that change the images, and of the inputs' pins."""
+    """sha256 of the settings that change the images, of the inputs' pins and of the format."""
     values = {
         name: value
         for name, value in published_settings(settings, pins).items()
         if name not in MAY_MOVE_LAST_BITS
     }
+    values["format"] = FORMAT
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

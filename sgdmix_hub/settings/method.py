@@ -152,7 +152,12 @@ class MethodSettings(Checked):
     num_candidates: int = setting(
         50, "N, the number of candidates the target is chosen from", at_least=1, at_most=10**7
     )
-    num_variants: int = setting(1, "images to make from each source", at_least=1, at_most=10**4)
+    num_variants: int = setting(
+        1,
+        "images to make from each source; 0 only with images_per_class",
+        at_least=0,
+        at_most=10**4,
+    )
     few_step_method: FewStepMethod | None = setting(
         None,
         "kind of a base or few_step_lora that is distilled to few steps; gives guidance_scale, "
@@ -186,9 +191,17 @@ class MethodSettings(Checked):
         True, "run the base model's safety checker and skip the rows that it flags"
     )
     resolution: int = setting(
-        512, "width and height of the images, in pixels", at_least=8, at_most=4096, multiple_of=8
+        512,
+        "width and height of the images, in pixels; with aspect-buckets the root of their area",
+        at_least=8,
+        at_most=4096,
+        multiple_of=8,
     )
-    resize: Literal["stretch", "center-crop"] = setting("stretch", "how images are made square")
+    resize: Literal["stretch", "aspect-buckets", "center-crop"] = setting(
+        "stretch",
+        "how images are resized: to a square, stretched or cropped, or to the source's aspect "
+        "ratio, in steps of 64 pixels",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = setting(
         "float32", "precision of the diffusion model"
     )
@@ -222,6 +235,8 @@ class MethodSettings(Checked):
 
     def validate(self) -> None:
         super().validate()
+        if self.num_variants == 0 and getattr(self, "images_per_class", None) is None:
+            raise UserError("num_variants is 0: give at least 1, or images_per_class")
         self._validate_strengths()
         self._validate_masks()
         mixing_method = apply_preset(self).mixing_method

@@ -153,6 +153,8 @@ class RunSettings(HubSettings, DataOverrides):
         "license of the augmented dataset, and of the models if they are pushed",
         at_most=LONGEST_NAME,
     )
+    license_name: str | None = unset(AugmentSettings, "license_name")
+    license_link: str | None = unset(AugmentSettings, "license_link")
     preset: Literal["paper", "recommended"] | None = unset(AugmentSettings, "preset")
     resolution: int | None = setting(
         None,
@@ -163,7 +165,10 @@ class RunSettings(HubSettings, DataOverrides):
     )
     strength: list[float] | None = unset(AugmentSettings, "strength")
     num_candidates: int | None = unset(AugmentSettings, "num_candidates")
+    image_format: Literal["jpeg", "webp", "png"] | None = unset(AugmentSettings, "image_format")
+    image_quality: int | None = unset(AugmentSettings, "image_quality")
     num_variants: int | None = unset(AugmentSettings, "num_variants")
+    images_per_class: int | None = unset(AugmentSettings, "images_per_class")
     synthetic_probability: float | None = unset(ClassifierSettings, "synthetic_probability")
     saliency_method: SaliencyMethod | None = unset(AugmentSettings, "saliency_method")
     mask_column: str | None = unset(AugmentSettings, "mask_column")

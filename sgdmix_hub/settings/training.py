@@ -145,6 +145,11 @@ class ClassifierSettings(TrainingSettings):
         at_least=0,
         at_most=1,
     )
+    synthetic_weighting: Literal["source", "class-balanced", "inverse-frequency"] = setting(
+        "source",
+        "what replaces a real image: a synthetic image made from it; or one of any class, all "
+        "classes equally often, or rare ones more often (Diff-Mix: 1 / (real images + 1))",
+    )
     synthetic_gamma: float | None = setting(
         None,
         "Diff-Mix's soft labels: strength ** gamma for the synthetic image's class, the rest for "
@@ -205,6 +210,11 @@ class ClassifierSettings(TrainingSettings):
                 "of at most many_shot + 1"
             )
         self._validate_validation()
+        if self.synthetic_weighting != "source" and self.synthetic_mode == "add":
+            raise UserError(
+                f"synthetic_weighting {self.synthetic_weighting} needs synthetic_mode replace: add "
+                "shows every synthetic image; --sampling balanced shows all classes equally often"
+            )
         for name in ("eval_dataset_name", "group_column"):
             if self.eval_split is None and getattr(self, name) is not None:
                 raise UserError(f"{name} needs --eval_split")

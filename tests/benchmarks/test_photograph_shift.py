@@ -50,6 +50,7 @@ def means(images):
     return images.mean((2, 3)).numpy()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_resumes_and_its_tables_name_every_arm(domain, tmp_path):
     write_domain(tmp_path / "domain", [1], *domain)
     meta = json.loads((tmp_path / "domain/meta.json").read_text())

@@ -3,14 +3,14 @@ program at tiny sizes.
 """
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forking import run_forked
+from launching import launch_environment
 from PIL import Image
 from scipy.linalg import sqrtm
 
@@ -134,22 +134,8 @@ def test_program_measures_two_bases_side_by_side(tmp_path):
     sizes = ["--images", 8, "--judge_images", 64, "--judge_epochs", 1]
 
     def run(*bases):
-        command = [
-            sys.executable,
-            ROOT / "benchmarks" / "tiny_base.py",
-            "--bases",
-            *bases,
-            "--log",
-            tmp_path / "log.jsonl",
-            *folders,
-            *sizes,
-        ]
-        return subprocess.run(
-            list(map(str, command)),
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        words = ["--bases", *bases, "--log", tmp_path / "log.jsonl", *folders, *sizes]
+        return run_forked([ROOT / "benchmarks" / "tiny_base.py", *words], launch_environment())
 
     assert run("a=nowhere").returncode == 2
     finished = run(f"one={base}", f"two={base}")

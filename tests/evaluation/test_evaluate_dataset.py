@@ -20,13 +20,15 @@ from generations import (
     snapshot,
 )
 from huggingface_hub import DatasetCard
+from hypothesis import given
+from hypothesis import strategies as st
 from loopback_hub import run_python
 from PIL import Image
 from publishing import EVIL, NAMES
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageClassification
 
-from sgdmix_hub import evaluate_dataset
+from sgdmix_hub import augment, evaluate_dataset
 from sgdmix_hub.data.splits import load_split, subset_record
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.evaluation.scores import rows_to_keep
@@ -391,19 +393,45 @@ def test_the_first_of_equally_probable_rows_is_kept():
     assert rows_to_keep(np.array([0.1, 0.2]), 0.01).tolist() == [False, True]
 
 
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=1, max_size=40),
+    share=st.floats(0.01, 1),
+)
+def test_every_class_keeps_the_same_share_of_its_most_probable_rows(rows, share):
+    labels, probabilities = (np.array(column) for column in zip(*rows, strict=True))
+    kept = rows_to_keep(probabilities, share, labels)
+    for label in np.unique(labels):
+        of_class = labels == label
+        assert kept[of_class].sum() == max(1, round(share * of_class.sum()))
+        dropped = probabilities[of_class & ~kept]
+        assert not len(dropped) or dropped.max() <= probabilities[of_class & kept].min()
+
+
 # ---- a generation with everything ----
 
 
 @pytest.fixture(scope="module")
-def evaluate_everything(finished_generation, birds, classifier, tmp_path_factory):
+def evaluate_everything(birds, classifier, tmp_path_factory):
     """`evaluate_everything(**more)`: the output folder of an evaluation of a generation through
     Grad-CAM, judged by its own classifier.
     """
+    generated = tmp_path_factory.mktemp("through-grad-cam") / "run"
+    augment.main(
+        AugmentSettings(
+            dataset_name=str(birds),
+            output_dir=str(generated),
+            preset="paper",
+            classifier=str(classifier),
+            strength=0.0,
+            resolution=32,
+            examples_per_class=2,
+        )
+    )
 
     def run(**more):
         output = tmp_path_factory.mktemp("everything") / "out"
         settings = {
-            "synthetic": str(finished_generation),
+            "synthetic": str(generated),
             "judge": str(classifier),
             "dataset_name": str(birds),
             "output_dir": str(output),

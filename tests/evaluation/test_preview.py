@@ -13,10 +13,12 @@ from datasets import Image as ImageFeature
 from generations import arguments, one_line, png, run_script, write_dataset
 from PIL import Image
 
+from sgdmix_hub import preview as program
 from sgdmix_hub.data.images import square
 from sgdmix_hub.data.splits import decode_image, load_split
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.evaluation.drawn_split import KEPT_SIDE, MEASURED, draw_split
+from sgdmix_hub.evaluation import drawn_split
+from sgdmix_hub.evaluation.drawn_split import KEPT_SIDE, draw_split
 from sgdmix_hub.generation.inputs import resolve_inputs
 from sgdmix_hub.generation.plan import make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
@@ -76,10 +78,12 @@ def whole(birds, classifier, tmp_path_factory):
         "mask_column": "mask",
         "resolution": 32,
         "num_candidates": 5,
+        "examples_per_class": 2,
     }
     return preview(folder, **settings, output_dir=folder / "preview")
 
 
+@pytest.mark.slow
 def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifier, tmp_path):
     _, facts, _ = whole
     recipes = [
@@ -98,7 +102,12 @@ def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifie
     for number, of_recipe in enumerate(facts["masks"]):
         choices = {name: of_recipe[name] for name in ("saliency_method", "mask_refinement")}
         settings, inputs, maps, _ = generation(
-            birds, tmp_path / str(number), classifier=str(classifier), trust_test="warn", **choices
+            birds,
+            tmp_path / str(number),
+            classifier=str(classifier),
+            trust_test="warn",
+            examples_per_class=2,
+            **choices,
         )
         split, mixer = inputs.split, Mixer(settings)
         masks = np.stack(
@@ -130,7 +139,12 @@ def test_mixture_figures_are_those_of_the_generations_mixtures(
 ):
     _, facts, _ = whole
     settings, inputs, maps, plan = generation(
-        birds, tmp_path, classifier=str(classifier), num_candidates=5, **choices
+        birds,
+        tmp_path,
+        classifier=str(classifier),
+        num_candidates=5,
+        examples_per_class=2,
+        **choices,
     )
     maker, split = RowMaker(settings, inputs, maps), inputs.split
     rows = [row for row in plan if row.skip is None]
@@ -151,7 +165,9 @@ def test_mixture_figures_are_those_of_the_generations_mixtures(
 
 def test_trust_test_and_classifier_are_reported(whole, birds, classifier, tmp_path):
     ended, facts, _ = whole
-    settings, inputs, _, _ = generation(birds, tmp_path, classifier=str(classifier), preset="paper")
+    settings, inputs, _, _ = generation(
+        birds, tmp_path, classifier=str(classifier), preset="paper", examples_per_class=2
+    )
     cam = load_cam(settings, load_classifier(inputs.classifier, inputs.split.class_names, CPU))
     trust = trust_test(cam.classifier, cam.size, inputs.split, "stretch")
     assert facts["trust"] == {**vars(trust), "reads_background": trust.reads_background}
@@ -170,6 +186,7 @@ def test_same_seed_same_page(whole, birds, classifier, tmp_path):
         "mask_column": "mask",
         "resolution": 32,
         "num_candidates": 5,
+        "examples_per_class": 2,
     }
     again = preview(tmp_path, **settings, output_dir=tmp_path / "again")
     assert again[1:] == whole[1:]
@@ -177,6 +194,7 @@ def test_same_seed_same_page(whole, birds, classifier, tmp_path):
 
 def test_without_classifier_and_masks(birds, tmp_path):
     settings = {"dataset_name": birds, "resolution": 32, "num_images": 5, "num_candidates": 5}
+    settings["examples_per_class"] = 3
     ended, facts, page = preview(tmp_path, **settings, output_dir=tmp_path / "preview")
     assert "No classifier was given" in ended.stdout and "recommended" in ended.stdout
     assert (facts["trust"], facts["cam"], facts["best_fixed_iou"], facts["mixtures"]) == (
@@ -202,7 +220,7 @@ def test_without_classifier_and_masks(birds, tmp_path):
     assert rules[1:] == [
         (rule, "other", 0.0) for rule in ("l2", "dissimilar", "novel-background", "random")
     ]
-    assert len(facts["shown"]) == 5 and facts["images"] == 24
+    assert len(facts["shown"]) == 5 and facts["images"] == 12
     with Image.open(tmp_path / "preview" / "preview.png") as picture:
         assert picture.width < 2400 and picture.format == "PNG"
     assert sorted(path.name for path in (tmp_path / "preview").iterdir()) == [
@@ -239,13 +257,14 @@ def test_one_image_alone_has_no_target(source_rows, tmp_path):
     assert {of_rule["effective_targets"] for of_rule in facts["targets"]} == {None}
 
 
-def test_large_split_is_drawn_from_and_blank_images_have_empty_masks(tmp_path):
-    images = [png(Image.new("RGB", (8, 8), (row, 90, 90))) for row in range(MEASURED + 5)]
+def test_large_split_is_drawn_from_and_blank_images_have_empty_masks(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawn_split, "MEASURED", 20)
+    images = [png(Image.new("RGB", (8, 8), (row, 90, 90))) for row in range(25)]
     data = write_dataset(tmp_path / "data", images, [row % 3 for row in range(len(images))])
-    _, facts, _ = preview(
-        tmp_path, dataset_name=data, output_dir=tmp_path / "preview", resolution=8, num_images=3
-    )
-    assert facts["images"] == MEASURED
+    settings = {"dataset_name": str(data), "output_dir": str(tmp_path / "preview")}
+    program.main(PreviewSettings(**settings, resolution=8, num_images=3))
+    facts = json.loads((tmp_path / "preview" / "preview.json").read_text())
+    assert facts["images"] == 20
     assert sorted(row % 3 for row in facts["shown"]) == [0, 1, 2]
     assert {of_recipe["empty"] for of_recipe in facts["masks"]} == {1.0}
     assert {of_rule["effective_targets"] for of_rule in facts["targets"]} == {None}

@@ -8,7 +8,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from forking import Started
 from generations import (
     NUM_SHARDS,
     ROWS,
@@ -35,7 +35,7 @@ from generations import (
     start,
     wait_for_records,
 )
-from launching import launch, launch_command
+from launching import launch, launch_command, launched_now
 from PIL import Image
 
 from sgdmix_hub import train_adapter
@@ -68,14 +68,14 @@ def test_published_bytes_do_not_depend_on_the_number_of_processes(
 @pytest.mark.slow
 def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path):
     output = tmp_path / "run"
-    launched = start(launch_command([SCRIPT, *arguments(settings | {"output_dir": output})], 2))
+    launched = launched_now([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
     wait_for_records(launched, output, 1)
-    everyone = [launched, *psutil.Process(launched.pid).children(recursive=True)]
+    processes = psutil.Process(launched.pid).children(recursive=True)
     wait_for_records(launched, output, 2)
-    for process in everyone:
+    for process in (launched, *processes):
         process.kill()
     launched.communicate()
-    assert not alive_in_the_end(processes_of(output))
+    assert not alive_in_the_end(processes)
     before = records(output)
     assert 2 <= len(before) < NUM_SHARDS and not (output / "repo").exists()
     shards = shards_of(output, settings["rows_per_shard"])
@@ -360,26 +360,26 @@ def test_bad_settings_end_in_one_line_before_anything_is_written(wrong, named, s
 # ---- processes that die ----
 
 
-def long_run(settings: dict, output: Path) -> subprocess.Popen:
-    """A launch in two processes whose every batch takes a while, with its first shard finished."""
+def long_run(settings: dict, output: Path) -> tuple[Started, list[psutil.Process]]:
+    """A launch in two processes whose every batch takes a while, with its first shard finished; and
+    all its processes, encoders included.
+    """
     slow = settings | {
         "output_dir": output,
         "num_inference_steps": 200,
         "rows_per_shard": 4,
         "num_variants": 4,
     }
-    launched = start(launch_command([SCRIPT, *arguments(slow)], 2))
+    launched = launched_now([SCRIPT, *arguments(slow)], 2)
     wait_for_records(launched, output)
-    return launched
+    return launched, psutil.Process(launched.pid).children(recursive=True)
 
 
 @pytest.mark.soak
 def test_dead_rank_fails_the_launch_and_leaves_no_orphan(settings, reference, tmp_path):
     output = tmp_path / "run"
-    launched = long_run(settings, output)
-    processes = processes_of(output)
-    (rank_one,) = [p for p in processes if p.environ().get("RANK") == "1"]
-    rank_one.kill()
+    launched, processes = long_run(settings, output)
+    next(process for process in processes if process.name() == "rank 1").kill()
     launched.communicate()
     assert launched.returncode != 0
     assert not alive_in_the_end(processes)
@@ -391,8 +391,7 @@ def test_dead_rank_fails_the_launch_and_leaves_no_orphan(settings, reference, tm
 @pytest.mark.slow
 def test_killed_launcher_leaves_no_orphan(settings, reference, tmp_path):
     output = tmp_path / "run"
-    launched = long_run(settings, output)
-    processes = psutil.Process(launched.pid).children(recursive=True)  # encoders included
+    launched, processes = long_run(settings, output)
     assert (
         sum(
             "sgdmix_hub.generation.encoding" in " ".join(process.cmdline()) for process in processes

@@ -29,6 +29,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 
 FLIPS = range(16)
+FEW_FLIPS = range(0, 16, 3)  # of whole runs
 SHARDS = 16
 
 
@@ -87,7 +88,7 @@ def store(output: Path) -> Path:
 # ---- state/ ----
 
 
-@pytest.mark.parametrize("seed", FLIPS)
+@pytest.mark.parametrize("seed", FEW_FLIPS)
 def test_flipped_state_is_named_and_made_again_to_the_same_bytes(
     seed, settings, reference, unfinished, capsys
 ):

@@ -27,8 +27,10 @@ from generations import (
     start,
     wait_for_records,
 )
-from launching import launch, launch_command, launch_environment
+from launching import launch, launch_environment, launched_now
 from trainings import ADAPTER, adapter_settings, last_step
+
+from sgdmix_hub.runtime import signals
 
 SLURM = ROOT / "docs" / "slurm.sh"
 
@@ -36,7 +38,7 @@ SLURM = ROOT / "docs" / "slurm.sh"
 @pytest.fixture(scope="module")
 def settings(mixing):
     """A generation that takes seconds, in 24 shards, without any model."""
-    return mixing | {"resolution": 384, "num_variants": 4, "rows_per_shard": 4}
+    return mixing | {"resolution": 256, "num_variants": 2, "rows_per_shard": 2}
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,7 @@ def started(settings: dict, output: Path) -> tuple[Started, list[psutil.Process]
     """A launch in two processes that has finished its first shard; with all its processes, workers
     included.
     """
-    command = launch_command([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
-    launched = Started(command[1:], launch_environment())
+    launched = launched_now([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
     wait_for_records(launched, output)
     return launched, psutil.Process(launched.pid).children(recursive=True)
 
@@ -119,7 +120,7 @@ def test_killed_rank_of_a_training_is_named_without_the_broken_connection(
     training = adapter_settings(
         birds, tiny_base, output, max_train_steps=10**6, logging_steps=1, train_batch_size=1
     )
-    launched = start(launch_command([ADAPTER, *arguments(training)], 2))
+    launched = launched_now([ADAPTER, *arguments(training)], 2)
     while last_step(output) < 2:
         assert launched.poll() is None, launched.communicate()
         time.sleep(0.05)
@@ -195,12 +196,15 @@ import time
 import torch
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.runtime import signals
 from sgdmix_hub.runtime.ranks import say, start_processes
+
+signals.STOP_SECONDS = 5.0
 
 
 def main(settings):
     state = start_processes(1)
-    os.write(1, b"stuck\\n")  # in one write: two processes share the pipe
+    os.write(1, b"stuck\\n")  # in one write: two processes share the file
     if state.is_main_process:
         torch.distributed.barrier()
     time.sleep(600)
@@ -215,16 +219,16 @@ def test_sigterm_is_75_where_a_process_never_comes_to_look(mixing, tmp_path):
     """Rank 0 waits for rank 1 in a collective, where Python hands it no signal."""
     (tmp_path / "stuck.py").write_text(STUCK)
     output = tmp_path / "run"
-    launched = start(
-        launch_command([tmp_path / "stuck.py", *arguments(mixing | {"output_dir": output})], 2)
-    )
-    assert [launched.stdout.readline() for _ in range(2)] == ["stuck\n"] * 2
+    launched = launched_now([tmp_path / "stuck.py", *arguments(mixing | {"output_dir": output})], 2)
+    while launched.stdout_so_far() != "stuck\n" * 2:
+        assert launched.poll() is None
+        time.sleep(0.01)
     processes = psutil.Process(launched.pid).children(recursive=True)
     time.sleep(1)  # for rank 0 to be in its collective
-    launched.terminate()
+    launched.send_signal(signal.SIGTERM)
     stopped = time.monotonic()
     _, stderr = launched.communicate()
-    assert 15 < time.monotonic() - stopped < 30
+    assert 4 < time.monotonic() - stopped < 15 < signals.STOP_SECONDS < 30
     assert not alive_in_the_end(processes)
     assert len(lines_of(stderr)) == 1 and error_of(output)["exit_code"] == 75, stderr
 
@@ -238,7 +242,7 @@ def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "sgdmix-hub-test", folder],
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "sgdmix-hub-test", folder],
         capture_output=True,
         text=True,
     )

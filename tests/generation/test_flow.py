@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from sgdmix_hub.errors import EncoderDied, Unusable
 from sgdmix_hub.generation.encoding import Encoders, encode_image
 from sgdmix_hub.generation.plan import PlanRow
+from sgdmix_hub.generation.provenance import provenance_mark
 from sgdmix_hub.generation.worker import batches, computed_ahead
 
 
@@ -20,37 +22,53 @@ def plan_row(number, strength):
     return PlanRow(number, 0, number + 1, number, strength, 0.0, None)
 
 
+FRAMES = [(32, 32), (48, 24)]
+
+
 @given(
-    rows=st.lists(st.tuples(st.sampled_from([0.0, 0.3, 0.5]), st.booleans()), max_size=40),
+    rows=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.3, 0.5]), st.sampled_from([*FRAMES, None])), max_size=40
+    ),
     batch_size=st.integers(1, 7),
 )
 @settings(max_examples=100)
-def test_batches_hold_every_usable_row_once_and_one_strength_each(rows, batch_size):
+def test_batches_hold_every_usable_row_once_and_one_strength_and_frame_each(rows, batch_size):
     planned = sorted(
         (plan_row(number, strength) for number, (strength, _) in enumerate(rows)),
         key=lambda row: row.strength,
     )
-    usable = {number for number, (_, good) in enumerate(rows) if good}
+    frames = {number: frame for number, (_, frame) in enumerate(rows) if frame is not None}
     skipped, told = [], []
     mixed = [
-        (row, row.source_index if row.source_index in usable else Unusable("blank"))
+        (
+            row,
+            SimpleNamespace(row=row, source=SimpleNamespace(frame=frames[row.source_index]))
+            if row.source_index in frames
+            else Unusable("blank"),
+        )
         for row in planned
     ]
     made = list(batches(mixed, batch_size, skipped, told.append))
     for batch, mixtures in made:
         assert 1 <= len(batch) <= batch_size and len({row.strength for row in batch}) == 1
-        assert mixtures == [row.source_index for row in batch]
-    assert [row for batch, _ in made for row in batch] == [
-        row for row in planned if row.source_index in usable
-    ]
+        assert len({mixture.source.frame for mixture in mixtures}) == 1
+        assert [mixture.row for mixture in mixtures] == batch
+    for frame in FRAMES:  # each in the order of the plan
+        assert [row for batch, _ in made for row in batch if frames[row.source_index] == frame] == [
+            row for row in planned if frames.get(row.source_index) == frame
+        ]
     assert [record["source_index"] for record in skipped] == [
-        row.source_index for row in planned if row.source_index not in usable
+        row.source_index for row in planned if row.source_index not in frames
     ]
     assert {record["reason"] for record in skipped} <= {"blank"} and sum(told) == len(skipped)
-    # no more batches than the strengths need: what is skipped leaves no hole
+    # no more batches than strengths and frames need: what is skipped leaves no hole
     needed = sum(
-        -(-sum(row.strength == s and row.source_index in usable for row in planned) // batch_size)
+        -(
+            -sum(row.strength == s and frames.get(row.source_index) == frame for row in planned)
+            // batch_size
+        )
         for s in (0.0, 0.3, 0.5)
+        for frame in FRAMES
     )
     assert len(made) == needed
 
@@ -79,13 +97,17 @@ def test_a_failure_on_a_thread_is_raised_where_its_result_is_asked_for():
             next(results)
 
 
-@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
-def test_worker_processes_give_the_bytes_that_this_process_gives(image_format):
-    images = np.random.default_rng(0).integers(0, 256, (6, 20, 20, 3), np.uint8)
-    with Encoders(2, image_format) as encoders:
-        encoded = [encoders.encode(image) for image in images]
+@pytest.mark.parametrize(
+    ("image_format", "quality"), [("png", None), ("jpeg", None), ("webp", None), ("jpeg", 40)]
+)
+def test_worker_processes_give_the_bytes_that_this_process_gives(image_format, quality):
+    images = np.random.default_rng(0).integers(0, 256, (6, 20, 24, 3), np.uint8)
+    marks = [b"", provenance_mark(True), provenance_mark(False)] * 2
+    with Encoders(2, image_format, quality) as encoders:
+        encoded = list(map(encoders.encode, images, marks))
         assert [future.result() for future in encoded] == [
-            encode_image(image, image_format) for image in images
+            encode_image(image, image_format, quality, mark)
+            for image, mark in zip(images, marks, strict=True)
         ]
 
 

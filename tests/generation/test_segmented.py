@@ -327,8 +327,12 @@ def test_a_column_of_boxes_makes_a_generation(tmp_path, source_rows):
     assert not maps.mask(0)[:30].any() and "no background" in maps.unusable[7]
     maker = RowMaker(asked, inputs, maps)
     row = next(row for row in make_plan(asked, inputs.split, maps) if row.skip is None)
-    assert maker.mixture(row).foreground_area > 0
-    assert maker.columns(row, 0.5)["mask_confidence"] is None
+    mixture = maker.mixture(row)
+    assert mixture.foreground_area > 0
+    columns = maker.columns(row, mixture)
+    assert columns["mask_confidence"] is None
+    size = inputs.split.image(row.source_index).size
+    assert (columns["source_width"], columns["source_height"]) == size
 
 
 @pytest.mark.parametrize(

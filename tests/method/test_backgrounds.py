@@ -15,6 +15,7 @@ from rowstores import in_two_processes, many_rows
 
 from sgdmix_hub.data.images import aspect_box
 from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.generation import row_store
 from sgdmix_hub.generation.saliency_maps import compute_backgrounds, compute_maps
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.backgrounds import MARGIN, SIZE, background_box, background_features
@@ -129,8 +130,9 @@ def test_the_store_holds_the_features_of_every_usable_row(source_rows, resize, t
         assert np.array_equal(backgrounds[row], expected) and expected.any()
 
 
-def test_two_processes_make_the_same_store(source_rows, tmp_path):
-    data = many_rows(tmp_path / "data", source_rows, 300, damaged=[150])
+def test_two_processes_make_the_same_store(source_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(row_store, "BLOCK_ROWS", 16)
+    data = many_rows(tmp_path / "data", source_rows, 40, damaged=[20])
     alone = backgrounds_of(background_settings(data, tmp_path / "one"))[2]
     split, _, together = in_two_processes(
         lambda rank: backgrounds_of(background_settings(data, tmp_path / "two"), rank, 2)

@@ -74,7 +74,7 @@ def mixtures_of(pipeline):
         masks = np.zeros((2, SIZE, SIZE), bool)
         masks[0, 6:22, 2:12] = masks[1, 8 + row : 20 + row, 16:26] = True
         images = [
-            MaskedImage(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8), mask, 1.0)
+            MaskedImage(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8), mask, (1, 1))
             for mask in masks
         ]
         mixtures.append(pipeline.mixer.mix(*images))
@@ -193,10 +193,10 @@ def test_around_the_hole_the_sampler_keeps_the_target(make_pipeline, scheduler, 
 
 def test_a_row_without_a_hole_is_left_alone(pipeline):
     source, target = (
-        MaskedImage(mixture.source.pixels, mixture.source.mask, 1.0)
+        MaskedImage(mixture.source.pixels, mixture.source.mask, (1, 1))
         for mixture in mixtures_of(pipeline)[:2]
     )
-    target = MaskedImage(target.pixels, np.zeros_like(target.mask), 1.0)
+    target = MaskedImage(target.pixels, np.zeros_like(target.mask), (1, 1))
     mixture = pipeline.mixer.mix(source, target)
     assert pipeline.inpaint([mixture], [1]) == [mixture]
 
@@ -225,6 +225,7 @@ def inpainting(birds, adapter, tiny_base):
         "adapter": adapter,
         "pretrained_model_name_or_path": tiny_base,
         "preset": "recommended",
+        "saliency_method": "minimum-barrier",
         "inpainting_method": "diffusion",
         "resolution": 32,
         "strength": 0.5,

@@ -16,8 +16,9 @@ from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.method.saliency import trust as trust_module
 from sgdmix_hub.method.saliency.model_free import minimum_barrier_map
-from sgdmix_hub.method.saliency.trust import TRUST_ROWS, Trust, trust_test
+from sgdmix_hub.method.saliency.trust import Trust, trust_test
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
@@ -152,17 +153,9 @@ def test_damaged_images_are_left_out(classifier, source_rows, tmp_path):
     assert trust_in(classifier, split).images == 23
 
 
-@pytest.mark.slow
-def test_a_large_subset_is_drawn_from(classifier, source_rows, tmp_path):
-    folder = write_dataset(
-        tmp_path / "many",
-        [row["image"]["bytes"] for row in source_rows] * 12,
-        [row["label"] for row in source_rows] * 12,
-    )
-    split = load_split(
-        settings_of(folder, "unused", "unused"), resolve(str(folder), repo_type="dataset")
-    )
-    assert len(split.subset) == 288 and trust_in(classifier, split).images == TRUST_ROWS
+def test_a_large_subset_is_drawn_from(classifier, tied_split, monkeypatch):
+    monkeypatch.setattr(trust_module, "TRUST_ROWS", 20)
+    assert len(tied_split.subset) == 32 and trust_in(classifier, tied_split).images == 20
 
 
 # ---- what follows from it ----

@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_pipeline
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_models import build_tiny_pipeline
 
 from sgdmix_hub.errors import Unusable, UserError
 from sgdmix_hub.hub.pins import resolve
@@ -256,7 +256,7 @@ def finished(refiner, images, foregrounds, rows=3):
     """What the pipeline makes of mixtures: images, or reasons."""
     pipeline = SGDMixPipeline(refiner.settings, refiner)
     masked = [
-        MaskedImage(image, mask, 1.0) for image, mask in zip(images, foregrounds, strict=True)
+        MaskedImage(image, mask, (1, 1)) for image, mask in zip(images, foregrounds, strict=True)
     ]
     mixtures = [pipeline.mixer.mix(masked[row], masked[(row + 1) % BATCH]) for row in range(rows)]
     return pipeline.refine(mixtures, LABELS[:rows], SEEDS[:rows], STRENGTH)

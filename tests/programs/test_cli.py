@@ -148,7 +148,8 @@ def test_it_starts_the_processes_of_its_launch_settings(birds, tmp_path):
         "dataset_name": birds,
         "output_dir": tmp_path / "out",
         "strength": 0,
-        "preset": "recommended",
+        "preset": "paper",
+        "saliency_method": "spectral-residual",
         "resolution": 32,
     }
     command = [

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from forking import run_forked
 from safetensors.torch import load_file
 
-from sgdmix_hub.demo import train_tiny_base
+from sgdmix_hub.demo import tiny_unet, tiny_vae, train_tiny_base
 from sgdmix_hub.demo.backgrounds import BACKGROUNDS
 from sgdmix_hub.demo.birds import render_bird, render_scene
 from sgdmix_hub.demo.domain import make_dataset, make_species, save_dataset
@@ -259,7 +259,14 @@ def test_a_stopped_stage_goes_on_to_the_same_weights(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_stages_give_a_pipeline_that_loads(tmp_path):
+def test_all_stages_give_a_pipeline_that_loads(tmp_path, monkeypatch):
+    for module, name in (
+        (tiny_vae, "NUM_HELD_OUT"),
+        (tiny_vae, "CROP_BATCH"),
+        (tiny_vae, "FULL_BATCH"),
+        (tiny_unet, "BATCH"),
+    ):
+        monkeypatch.setattr(module, name, 4)
     sizes = {"num_images": 40, "vae_steps": 2, "unet_steps": 2, "decoder_steps": 1, "device": "cpu"}
     folders = {"work_dir": tmp_path / "work", "output_dir": tmp_path / "base"}
     train_tiny_base.main(

@@ -9,13 +9,12 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
 from datasets import load_dataset
+from forking import run_forked
 from launching import ROOT, launch_environment
 from loopback_hub import READ_TOKEN, hub_environment
 from publishing import another
@@ -101,7 +100,7 @@ assert costs.shape == (1, 2) and Neighbour().best(1, candidates, costs[0]) == 2
 }
 RUN = """
 import json, os, sys, traceback
-given, pages = json.load(sys.stdin)
+given, pages = json.load(open(sys.argv[2]))
 outcomes = {}
 for page, code in pages.items():
     names = dict(given)
@@ -231,16 +230,11 @@ def outcomes(publisher, first_version, birds, adapter, tiny_base, tmp_path_facto
             code = code.replace(text, value)
         if code and "templates" not in page.parts:
             pages[name] = "\n".join([GIVEN.get(name, ""), code, CLAIMED.get(name, "")])
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(folder / "outcomes.json")],
-        input=json.dumps([given, pages]),
-        cwd=folder,
-        env=launch_environment(
-            hub_environment(publisher.hub, READ_TOKEN) | {"PYTHONPATH": str(ROOT)}
-        ),
-        capture_output=True,
-        text=True,
-        timeout=600,
+    (folder / "pages.json").write_text(json.dumps([given, pages]))
+    done = run_forked(
+        ["-c", RUN, folder / "outcomes.json", folder / "pages.json"],
+        launch_environment(hub_environment(publisher.hub, READ_TOKEN)),
+        folder,
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "outcomes.json").read_text())

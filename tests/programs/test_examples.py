@@ -27,7 +27,8 @@ def published(birds, tmp_path_factory):
             "dataset_name": birds,
             "output_dir": folder,
             "strength": 0,
-            "preset": "recommended",
+            "preset": "paper",
+            "saliency_method": "spectral-residual",
             "resolution": 32,
         }
     )

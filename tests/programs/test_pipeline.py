@@ -106,7 +106,7 @@ def test_every_pixel_is_kept_or_inpainted_or_shown(settings, source_mask, target
     source_mask[0, 0] = True
     rng = np.random.default_rng(0)
     source, target = (
-        MaskedImage(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8), mask, 1.0)
+        MaskedImage(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8), mask, (1, 1))
         for mask in (source_mask, target_mask)
     )
     mixer = Mixer(dataclasses.replace(settings, mixing_method=method))

@@ -2,9 +2,11 @@
 
 import ast
 import dataclasses
+import sys
 
 import pytest
-from forking import run_forked
+from forking import Ended, run_forked
+from generations import one_line, start
 from launching import ROOT, launch_environment
 
 from sgdmix_hub.settings.evaluation import EvaluationSettings
@@ -57,3 +59,24 @@ def test_a_module_answers_a_mistake_with_a_line_and_exit_code_2():
     words = ["--dataset_name", "absent", "--output_dir", "out", "--num_images=1e23"]
     ended = run_forked(["-m", "sgdmix_hub.preview", *words], launch_environment())
     assert ended.returncode == 2 and "num_images" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("run", ["--recipe=cub", "--dataset_name=a/b", "--metaclass=bird"], "no recipe 'cub'"),
+        (
+            "publish_dataset",
+            ["--folder=absent", "--hub_dataset_id=a/b", "--tag=v1.0.0"],
+            "no finished generation",
+        ),
+        ("evaluate_dataset", ["--synthetic=absent", "--judge=absent"], "absent: no such folder"),
+    ],
+)
+def test_a_script_that_is_started_and_not_forked_ends_in_a_line(script, words, said, tmp_path):
+    """Whatever the fork server has loaded already: these programs import all that they need."""
+    output = [] if script == "publish_dataset" else [f"--output_dir={tmp_path / 'out'}"]
+    started = start([sys.executable, f"scripts/{script}.py", *words, *output])
+    stdout, stderr = started.communicate()
+    one_line(Ended(started.returncode, stdout, stderr), said)

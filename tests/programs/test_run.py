@@ -5,8 +5,6 @@ launch does.
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -115,13 +113,8 @@ def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
         f"from datasets import load_dataset; dataset = {line}; "
         "print(len(dataset), dataset[0]['image'].size)"
     )
-    loaded = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=launch_environment({"HF_HOME": str(tmp_path / "home")}),
-        capture_output=True,
-        text=True,
-    )
+    environment = launch_environment({"HF_HOME": str(tmp_path / "home")})
+    loaded = run_forked(["-c", program], environment, tmp_path)
     assert loaded.returncode == 0 and loaded.stdout.splitlines()[-1] == f"{images} (32, 32)", loaded
     (picture,) = re.findall(r"^See it +(.+)$", done.stdout, re.MULTILINE)
     with Image.open(picture) as sheet:

@@ -58,6 +58,7 @@ def card_facts(class_names, **values):
         "title": "Birds by SGD-Mix",
         "features": shard_features(class_names),
         "rows_by_label": [3] * len(class_names),
+        "real_rows": [2] * len(class_names),
         "parquet_bytes": 12345,
         "skipped": [],
         "saliency": {"method": "grad-cam", "trust": None},
@@ -389,6 +390,7 @@ def card_evaluation(name="kite", **values):
         "figures": [("images that the judge gives their label", "0.900")],
         "by_class": [(name, 3, "0.900", "not measured", 1)],
         "keep": None,
+        "keep_by": "class",
         "rows_before": 3,
         "dropped": 0,
         "label_fidelity": 0.9,
@@ -466,8 +468,8 @@ def test_reasons_are_counted_and_not_all_listed():
 
 def test_many_classes_and_long_names_make_a_card_that_reads_back():
     for names in (
-        [f"species {number}" for number in range(10_000)],
-        [f"{number} " + "n" * 10_000 for number in range(300)],
+        [f"species {number}" for number in range(2_000)],
+        [f"{number} " + "n" * 2_000 for number in range(260)],
     ):
         card = dataset_card(card_settings(), card_facts(names))
         assert (

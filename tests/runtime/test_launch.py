@@ -10,6 +10,8 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.utils import DistributedType
+from forking import run_forked
+from launching import launch_environment
 
 CONFIGS = Path(__file__).parents[2] / "sgdmix_hub" / "accelerate_configs"
 
@@ -129,6 +131,15 @@ def test_all_configs_are_there():
     }
 
 
+DIFFUSERS_FORGOTTEN = """
+import logging, sys
+
+for name in [name for name in sys.modules if name.partition(".")[0] == "diffusers"]:
+    del sys.modules[name]
+logging.getLogger("diffusers").setLevel(logging.NOTSET)
+"""
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("launched_first", [True, False])
 def test_only_rank_0_shows_the_warnings_of_diffusers(rank, launched_first):
@@ -137,12 +148,7 @@ def test_only_rank_0_shows_the_warnings_of_diffusers(rank, launched_first):
         "from diffusers.utils import logging",
     ]
     lines = lines if launched_first else lines[::-1]
-    script = "\n".join([*lines, "print(logging.get_verbosity() <= logging.WARNING)"])
-    ended = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "RANK": rank},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ended.stdout.strip() == str(rank == "0")
+    asked = "print(logging.get_verbosity() <= logging.WARNING)"
+    script = "\n".join([DIFFUSERS_FORGOTTEN, *lines, asked])
+    ended = run_forked(["-c", script], launch_environment({"RANK": rank}))
+    assert ended.stdout.strip() == str(rank == "0"), ended.stderr

@@ -6,7 +6,6 @@ import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from generations import (
     records,
     run_script,
 )
-from launching import launch, launch_command, launch_environment
+from launching import launch, launched_now
 from trainings import _in_own_group
 
 ENCODER = "sgdmix_hub.generation.encoding"
@@ -33,7 +32,12 @@ ENCODER = "sgdmix_hub.generation.encoding"
 @pytest.fixture(scope="module")
 def settings(mixing):
     """A generation that takes seconds, in 24 shards, without any model."""
-    return mixing | {"resolution": 384, "num_variants": 4, "rows_per_shard": 4}
+    return mixing | {
+        "resolution": 256,
+        "num_variants": 2,
+        "rows_per_shard": 2,
+        "num_workers": 2,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +233,8 @@ def test_a_kill_when_everything_is_done_is_one_line_and_costs_nothing(mixing, tm
 def test_ctrl_c_under_the_launcher_is_one_line_of_the_program(settings, reference, tmp_path):
     """To the whole group, as a terminal sends it, while the launcher sends it once more."""
     output = tmp_path / "run"
-    command = launch_command([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
-    launched = subprocess.Popen(
-        command, env=launch_environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    launched = launched_now(
+        [SCRIPT, *arguments(settings | {"output_dir": output})], 2, start_new_session=True
     )
     while not records(output):
         assert launched.poll() is None

@@ -1,10 +1,9 @@
 """The package's warnings: lines of output in a program, Python's logging in a library."""
 
 import logging
-import subprocess
-import sys
 
 import pytest
+from forking import run_forked
 from launching import launch_environment
 
 from sgdmix_hub.runtime.ranks import WarningLines, show_warnings
@@ -46,8 +45,6 @@ assert pipeline([grey], [grey], [0], seeds=[1]) == [None]
 
 
 def test_a_user_of_the_library_sees_warnings_on_stderr_and_can_silence_them():
-    done = subprocess.run(
-        [sys.executable, "-c", LIBRARY], capture_output=True, text=True, env=launch_environment()
-    )
+    done = run_forked(["-c", LIBRARY], launch_environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and done.stderr.count("image 0: blank saliency map") == 1

@@ -32,6 +32,7 @@ forks.set_forkserver_preload(["preloaded"])
 STREAMS = ("stdout", "stderr")
 _beginning = threading.Lock()
 PR_SET_NAME = 15  # linux/prctl.h
+READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "DIFFUSERS_", "XDG_")  # variables of the libraries
 
 
 @dataclass
@@ -59,10 +60,19 @@ def fork(target, *args) -> multiprocessing.Process:
 class Started:
     """A running `python words...`, with the part of the `subprocess.Popen` API that tests use."""
 
-    def __init__(self, words: list, environment: dict[str, str], cwd: Path = ROOT):
+    def __init__(
+        self,
+        words: list,
+        environment: dict[str, str],
+        cwd: Path = ROOT,
+        start_new_session: bool = False,
+    ):
         self.logs = tempfile.TemporaryDirectory()
         words = [str(word) for word in words]
-        self.process = fork(_program, words, environment, cwd, Path(self.logs.name))
+        logs = Path(self.logs.name)
+        for name in STREAMS:
+            (logs / name).touch()
+        self.process = fork(_program, words, environment, cwd, logs, start_new_session)
         self.pid = self.process.pid
 
     def poll(self) -> int | None:
@@ -74,6 +84,12 @@ class Started:
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def stdout_so_far(self) -> str:
+        return (Path(self.logs.name) / "stdout").read_text()
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Waits for the end and returns stdout and stderr. Raises `TimeoutExpired`."""
@@ -113,6 +129,16 @@ class Answering(Started):
         self.lines.close()
 
 
+# Prepended to code that must not use this package: importing it is an error.
+WITHOUT_THIS_PACKAGE = """
+import sys
+
+for name in [name for name in sys.modules if name.partition(".")[0] == "sgdmix_hub"]:
+    del sys.modules[name]
+sys.modules["sgdmix_hub"] = None
+"""
+
+
 def run_forked(
     words: list, environment: dict[str, str], cwd: Path = ROOT, timeout: float = 600
 ) -> Ended:
@@ -130,7 +156,15 @@ def log_into(logs: Path) -> None:
         os.close(file)
 
 
-def _program(words: list[str], environment: dict[str, str], cwd: Path, logs: Path) -> None:
+def _program(
+    words: list[str],
+    environment: dict[str, str],
+    cwd: Path,
+    logs: Path,
+    start_new_session: bool,
+) -> None:
+    if start_new_session:
+        os.setsid()
     log_into(logs)
     os.chdir(cwd)
     _become(words, environment)
@@ -153,17 +187,23 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    changed = {
+        name
+        for name in os.environ.keys() | environment.keys()
+        if os.environ.get(name) != environment.get(name)
+    }
     os.environ.clear()
     os.environ.update(environment)
     if "RANK" in environment:
         # `/proc` does not show the new environment, so the process name carries the rank.
         ctypes.CDLL(None).prctl(PR_SET_NAME, f"rank {environment['RANK']}".encode())
-    _read_environment_again()
+    if any(name.startswith(READ_AT_IMPORT) for name in changed):
+        _read_environment_again()
     while words[0] == "-u":
         words = words[1:]
     code = 0
     try:
-        _fork_what_launchers_start()
+        _fork_what_programs_start()
         if words[0] == "-c":
             sys.argv = ["-c", *words[2:]]
             sys.modules["__main__"] = main = ModuleType("__main__")
@@ -216,8 +256,8 @@ def _read_environment_again() -> None:
     huggingface_hub.hf_api.api.endpoint = huggingface_hub.constants.ENDPOINT
 
 
-def _fork_what_launchers_start() -> None:
-    """Makes accelerate and torchrun fork the processes that they launch."""
+def _fork_what_programs_start() -> None:
+    """Makes accelerate, torchrun and `subprocess.run` fork the Python programs that they start."""
     import accelerate.commands.launch as accelerate
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
@@ -225,6 +265,29 @@ def _fork_what_launchers_start() -> None:
         Popen=_Forked, CalledProcessError=subprocess.CalledProcessError
     )
     subprocess_handler.Popen = _Forked
+    start_program = subprocess.run
+
+    def run(command, *args, **options):
+        is_program = command[0] == sys.executable and options.keys() <= _RUN_OPTIONS
+        return _run(command, **options) if is_program else start_program(command, *args, **options)
+
+    subprocess.run = run
+
+
+_RUN_OPTIONS = {"env", "cwd", "capture_output", "text"}
+
+
+def _run(command, env, cwd=".", capture_output=False, text=False) -> Ended:
+    """`subprocess.run` of a Python program whose output is captured, in a fork."""
+    assert capture_output and text, command
+    with tempfile.TemporaryDirectory() as logs:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            _program([str(word) for word in command[1:]], env, Path(cwd), Path(logs), False)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return Ended(code, *((Path(logs) / name).read_text() for name in STREAMS))
 
 
 class _Forked:

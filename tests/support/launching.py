@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from forking import ROOT, Ended, run_forked
+from forking import ROOT, Ended, Started, run_forked
 
 
 def launch_command(args, num_processes=1):
@@ -50,6 +50,12 @@ def launch(args, num_processes=1, env=None, timeout=600) -> Ended:
     """
     words = launch_command(args, num_processes)[1:]
     return run_forked(words, launch_environment(env), timeout=timeout)
+
+
+def launched_now(args, num_processes=1, start_new_session=False) -> Started:
+    """`launch` that doesn't wait for the end."""
+    words = launch_command(args, num_processes)[1:]
+    return Started(words, launch_environment(), start_new_session=start_new_session)
 
 
 def launch_anew(args, num_processes=1, env=None, timeout=300) -> subprocess.CompletedProcess:

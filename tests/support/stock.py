@@ -1,11 +1,10 @@
 """Images refined with an adapter, by stock diffusers in a separate process and by this package."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from forking import WITHOUT_THIS_PACKAGE, run_forked
 from launching import launch_environment
 
 from sgdmix_hub.hub.pins import resolve
@@ -38,7 +37,6 @@ refined = pipeline(
     output_type="np",
 ).images
 np.save(output, refined)
-assert "sgdmix_hub" not in sys.modules
 """
 
 
@@ -46,13 +44,8 @@ def stock_images(base: Path, adapter: Path, images: np.ndarray, folder: Path) ->
     """Refines two images of class 2 as `refined_by` does, in a process without this package."""
     np.save(folder / "images.npy", images)
     arguments = [str(base), str(adapter), str(folder / "images.npy"), str(folder / "refined.npy")]
-    done = subprocess.run(
-        [sys.executable, "-c", STOCK, *arguments],
-        cwd=folder,
-        env=launch_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
+    done = run_forked(
+        ["-c", WITHOUT_THIS_PACKAGE + STOCK, *arguments], launch_environment(), folder
     )
     assert done.returncode == 0, done.stderr
     return np.load(folder / "refined.npy")

@@ -14,7 +14,7 @@ import torch
 from generations import ROOT, arguments, flip, one_line, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launching import launch_anew
+from launching import launch
 from torch.utils.data import DataLoader
 from trainings import CLASSIFIER, kill, last_step, run, unfinished
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
@@ -373,7 +373,7 @@ def test_two_processes_train_on_the_same_images_as_one(transformer, settings_at,
     }
     settings |= {"validation_split": "validation", "sampling": "balanced"}
     one = train(settings_at(tmp_path / "one", **settings))
-    done = launch_anew(
+    done = launch(
         [
             CLASSIFIER,
             *arguments(settings_at(tmp_path / "two", **settings, per_device_train_batch_size=2)),

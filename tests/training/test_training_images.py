@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -17,6 +18,7 @@ from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.preprocessing import Preprocessing
 from sgdmix_hub.publishing.read import PublishedRows
+from sgdmix_hub.seeds import RandomStream
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.training.classifier.dataset import (
     TrainingImages,
@@ -281,3 +283,34 @@ def test_with_both_on_batches_are_mixed_by_one_or_the_other_equally_often():
             mixed, _ = mix_batch(pixels, torch.eye(2), 1.0, 1.0)
         cut += set(mixed.unique().tolist()) <= {0.0, 1.0}
     assert 150 < cut < 250  # five standard deviations on either side
+
+
+# ---- synthetic images drawn by class ----
+
+
+@pytest.mark.parametrize("weighting", ["class-balanced", "inverse-frequency"])
+def test_weighted_replacements_show_every_class_as_often_as_its_weight(split, published, weighting):
+    """However many synthetic images it has; none is made from a row that is not trained on."""
+    rare = split.subset[split.labels[split.subset] == 0]
+    rows = np.setdiff1d(split.subset, rare[2:])
+    images = TrainingImages(split, rows, to_tensor, published, 1.0, seed=0, weighting=weighting)
+    allowed = [position for row in rows for position in published.made_from(row)]
+    classes = np.unique(published.labels[allowed])
+    drawn = []
+    for epoch in range(200):
+        images.epoch = epoch
+        for position in range(len(rows)):
+            with seeded(images._seed_of(position, RandomStream.SAMPLE)):
+                drawn.append(images._replacement(int(rows[position])))
+    assert set(drawn) == set(allowed)
+    counts = np.bincount(published.labels[drawn])[classes]
+    real = np.bincount(split.labels[rows])[classes]
+    weights = np.ones(len(classes)) if weighting == "class-balanced" else 1 / (real + 1)
+    expected = len(drawn) * weights / weights.sum()
+    assert chisquare(counts, expected).pvalue > 1e-4 and abs(counts / expected - 1).max() < 0.15
+    assert weighting == "class-balanced" or len(set(weights)) > 1
+
+
+def test_weighted_replacements_are_off_without_synthetic_images(split):
+    images = TrainingImages(split, split.subset, to_tensor, None, 0.0, seed=0)
+    assert not images.by_class and images._replacement(int(split.subset[0])) is None

@@ -78,6 +78,7 @@ class Task:
                 compile=self.compiled,
                 dtype=self.dtype,
                 resolution=data.resolution_of(self.shape),
+                image_format="png",  # as the sampler that it is compared with
                 **method,
             )
         )

@@ -35,6 +35,7 @@ GENERATION = {
     "guidance_scale": 1.0,
     "max_skipped": 1.0,
     "strength": 0.0,
+    "image_format": "png",
 }
 REFINED = {"strength": 0.5}
 GOOD = {"preset": "recommended"}

@@ -163,9 +163,8 @@ def frame_box(
 ) -> tuple[float, float, float, float]:
     """The part of a mask, which covers a whole image, that the run's frame shows."""
     width, height = image_size
-    if resize == "stretch":
-        side_x, side_y = width, height
-    else:
+    side_x, side_y = width, height
+    if resize == "center-crop":
         side_x = side_y = min(image_size)
     left, top = (width - side_x) / 2, (height - side_y) / 2
     across, down = mask_size[0] / width, mask_size[1] / height

@@ -16,14 +16,21 @@ from sgdmix_hub.publishing.read import PublishedRows
 from sgdmix_hub.seeds import RandomStream, generator, seed_of
 from sgdmix_hub.settings.training import ClassifierSettings
 
+# `synthetic_weighting` -> weights of the classes, float64 (k,), from their real images, int64 (k,).
+CLASS_WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "class-balanced": lambda real: np.ones(len(real)),
+    "inverse-frequency": lambda real: 1 / (real + 1),  # Diff-Mix's --use_weighted_syn
+}
+
 
 class TrainingImages(torch.utils.data.Dataset):
     """Real images of a subset, and the synthetic images made from them.
 
     With `probability`, a real image is replaced by one of its synthetic images: epochs have the
     length of the real subset, so runs with and without synthetic images make the same number of
-    updates. With `added`, an epoch shows all synthetic images after the real ones. With `balanced`,
-    every epoch draws the same number of images anew, all classes equally often.
+    updates. With another `weighting` than "source", the replacement is of any class, drawn by
+    `CLASS_WEIGHTS`. With `added`, an epoch shows all synthetic images after the real ones. With
+    `balanced`, every epoch draws the same number of images anew, all classes equally often.
 
     Draws are functions of (seed, epoch, position), and for mixing, of a batch's first position.
     They depend neither on the worker nor on where a training was resumed.
@@ -42,6 +49,7 @@ class TrainingImages(torch.utils.data.Dataset):
         probability: float,
         seed: int,
         *,
+        weighting: str = "source",
         added: bool = False,
         balanced: bool = False,
         gamma: float | None = None,
@@ -52,7 +60,15 @@ class TrainingImages(torch.utils.data.Dataset):
         self.synthetic, self.probability, self.gamma = synthetic, probability, gamma
         self.added: list[int] = []
         if added:
-            self.added = [position for row in rows for position in self._made.made_from(row)]
+            self.added = self._made_from_all()
+        self.by_class: list[np.ndarray] = []
+        if weighting != "source":
+            positions = np.array(self._made_from_all(), dtype=np.int64)
+            labels = self._made.labels[positions]
+            classes = np.unique(labels)
+            self.by_class = [positions[labels == label] for label in classes]
+            real = np.bincount(split.labels[rows], minlength=len(split.class_names))[classes]
+            self.class_weights = torch.from_numpy(CLASS_WEIGHTS[weighting](real))
         self.balanced = balanced
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
         self.seed = seed
@@ -94,6 +110,10 @@ class TrainingImages(torch.utils.data.Dataset):
         assert self.synthetic is not None
         return self.synthetic
 
+    def _made_from_all(self) -> list[int]:
+        """The synthetic images of all training rows: none of an image that is held out."""
+        return [position for row in self.rows for position in self._made.made_from(row)]
+
     @property
     def _mixes(self) -> bool:
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
@@ -117,6 +137,9 @@ class TrainingImages(torch.utils.data.Dataset):
         """The published row to show in place of a real row; None to show the real one."""
         if not torch.rand(()) < self.probability:
             return None
+        if self.by_class:
+            of_class = self.by_class[int(torch.multinomial(self.class_weights, 1))]
+            return int(of_class[int(torch.randint(len(of_class), ()))])
         made = self._made.made_from(row)
         return made[int(torch.randint(len(made), ()))] if made else None
 
@@ -128,11 +151,11 @@ class TrainingImages(torch.utils.data.Dataset):
         made = self._made
         label = int(made.labels[position])
         if self.gamma is None:
-            return self._item(made.image(position), self._hard_label(label))
+            return self._item(made.image_like_source(position), self._hard_label(label))
         source = int(self.split.labels[made.sources[position]])
         strength, classes = float(made.strengths[position]), len(self.split.class_names)
         soft = soft_label(source, label, strength, self.gamma, classes)
-        return self._item(made.image(position), soft)
+        return self._item(made.image_like_source(position), soft)
 
     def _hard_label(self, label: int) -> int | torch.Tensor:
         if self._mixes or self.gamma is not None:
@@ -156,6 +179,7 @@ def training_images(
         synthetic,
         0.0 if synthetic is None or added else settings.synthetic_probability,
         settings.seed,
+        weighting="source" if synthetic is None else settings.synthetic_weighting,
         added=added,
         balanced=settings.sampling == "balanced",
         gamma=settings.synthetic_gamma if synthetic else None,

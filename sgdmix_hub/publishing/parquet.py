@@ -1,0 +1,59 @@
+"""Writes the Parquet files of a published dataset, and decides which shards share one.
+
+Pages are cut where the content says (content-defined chunking), so that a version that differs in a
+few rows shares most bytes with the one before: the Hub stores and sends only the others. A page
+index and small row groups let the Hub's viewer read a few rows without the rest of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# as `datasets` writes it, under the same key of the file's metadata
+CHUNKING_KEY = b"content_defined_chunking"
+CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}
+LARGEST_GROUP = 100  # rows of a row group
+FILE_BYTES = 500_000_000  # of a published file, about
+
+
+def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Writes tables one after the other, in row groups of nearly equal size.
+
+    Only one of them is in memory. Images are not dictionary-encoded: no two are equal.
+    """
+    plain = [field.name for field in schema if not pa.types.is_struct(field.type)]
+    kept = {name: value for name, value in (schema.metadata or {}).items() if name != CHUNKING_KEY}
+    with pq.ParquetWriter(
+        path,
+        schema.with_metadata(kept),
+        use_dictionary=plain,
+        use_content_defined_chunking=CHUNKING,
+        write_page_index=True,
+    ) as writer:
+        for table in tables:
+            groups = max(1, -(-len(table) // LARGEST_GROUP))
+            writer.write_table(table, row_group_size=max(1, -(-len(table) // groups)))
+        writer.add_key_value_metadata({CHUNKING_KEY: json.dumps(CHUNKING)})
+
+
+def files_of(shard_bytes: list[int], file_bytes: int = FILE_BYTES) -> list[range]:
+    """Which consecutive shards each published file holds: a function of their sizes alone.
+
+    A dataset of at most `file_bytes` keeps one file a shard. A larger one has files of as many
+    shards as `file_bytes` holds, at least one.
+    """
+    numbers = range(len(shard_bytes))
+    if sum(shard_bytes) <= file_bytes:
+        return [range(number, number + 1) for number in numbers]
+    files, first, held = [], 0, 0
+    for number in numbers:
+        if number > first and held + shard_bytes[number] > file_bytes:
+            files.append(range(first, number))
+            first, held = number, 0
+        held += shard_bytes[number]
+    return [*files, range(first, len(shard_bytes))]
