@@ -1,7 +1,6 @@
 """Base models of every family with random weights, for images of 32x32."""
 
 import torch
-from conftest import build_tiny_pipeline
 from diffusers import (
     EulerDiscreteScheduler,
     StableDiffusionXLPipeline,
@@ -9,6 +8,7 @@ from diffusers import (
 )
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
+from tiny_models import build_tiny_pipeline
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sgdmix_hub.demo.tiny_unet import build_tokenizer
