@@ -92,17 +92,22 @@ class Refiner:
         wanted, unwanted = self.family.encode_prompt(
             self.pipeline, prompt, negative, self._guided, self.device
         )
-        shared = self.family.of_images(
-            self.pipeline, self.settings.resolution, self.settings.guidance_scale
-        )
-        passes = [unwanted | shared, wanted | shared] if self._guided else [wanted | shared]
-        return {name: torch.stack([told[name] for told in passes]) for name in wanted | shared}
+        passes = [unwanted, wanted] if self._guided else [wanted]
+        return {name: torch.stack([told[name] for told in passes]) for name in wanted}
 
     def _class_embeds(self, label: int) -> Conditioning:
         """A class's encoded prompt, encoded once and alone: its bits depend on nothing else."""
         if label not in self._prompt_embeds:
             self._prompt_embeds[label] = self._encode_prompt(self.prompt(label))
         return self._prompt_embeds[label]
+
+    def _told(self, prompts: list[Conditioning], images: np.ndarray) -> Conditioning:
+        """What the denoiser is told of a batch: the prompts of its rows, and of the images."""
+        height, width = images.shape[1:3]
+        of_one = self.family.of_images(self.pipeline, height, width, self.settings.guidance_scale)
+        told = in_rows(prompts)
+        rows = len(prompts) * (2 if self._guided else 1)
+        return told | {name: value.repeat(rows, 1) for name, value in of_one.items()}
 
     def sigma_start(self, strength: float) -> float:
         """The noise level, in [0, 1], that a strength starts from; see `noise_level`."""
@@ -132,7 +137,7 @@ class Refiner:
         """
         padded = self._padded(len(images))
         latents, noise, generators = self._encode(images[padded], [seeds[i] for i in padded])
-        told = in_rows([self._class_embeds(labels[i]) for i in padded])
+        told = self._told([self._class_embeds(labels[i]) for i in padded], images)
         steps, kept = num_steps(self.settings, strength), None
         if self.settings.foreground_strength is not None:
             released_after = steps - num_steps(self.settings, self.settings.foreground_strength)
@@ -153,13 +158,12 @@ class Refiner:
         assert self.adapter is not None  # settings.inpainting_method "diffusion" needs one
         padded = self._padded(len(images))
         latents, noise, generators = self._encode(images[padded], [seeds[i] for i in padded])
-        told = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
+        prompt = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
+        told = self._told([prompt] * len(padded), images)
         steps = num_steps(self.settings, INPAINT_STRENGTH)
         around = KeptPart(latents, noise, ~holes[padded], steps)
         self.denoiser.disable_adapters()
-        latents = self._denoise(
-            latents, noise, generators, in_rows([told] * len(padded)), steps, around
-        )
+        latents = self._denoise(latents, noise, generators, told, steps, around)
         self.denoiser.enable_adapters()
         return self._decode(latents, len(images))
 

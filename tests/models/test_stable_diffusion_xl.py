@@ -144,6 +144,14 @@ def test_the_images_are_those_of_the_stock_pipeline(
         assert largest <= 1 and share < 0.001
 
 
+def test_images_that_are_not_square_are_told_of_their_sides(base, foregrounds):
+    wide = np.random.default_rng(1).integers(0, 256, (BATCH, SIZE, 2 * SIZE, 3), np.uint8)
+    refined = refiner(base).refine(wide, np.zeros(wide.shape[:3], bool), [0] * BATCH, SEEDS, 0.5)
+    expected = stock_images(stock_pipeline(base), wide, "a photo of a bird", 0.5)
+    largest, share = difference(refined, expected)
+    assert largest <= 1 and share < 0.001
+
+
 def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, foregrounds):
     ours, stock = refiner(base, batch_size=1), stock_pipeline(base)
     refined = ours.refine(images[:1], foregrounds[:1], [0], SEEDS[:1], 0.5)

@@ -109,8 +109,10 @@ class Family(ABC):
         `geometry`: int64 (B, 6), the images' `data.images.Geometry`, if `needs_geometry`.
         """
 
-    def of_images(self, pipeline: Pipeline, resolution: int, guidance_scale: float) -> Conditioning:
-        """What the denoiser is told of the images to draw, one row, besides the prompt."""
+    def of_images(
+        self, pipeline: Pipeline, height: int, width: int, guidance_scale: float
+    ) -> Conditioning:
+        """What the denoiser is told of an image to draw, besides the prompt: (1, values) each."""
         return {}
 
     def embeds_guidance(self, pipeline: Pipeline) -> bool:

@@ -88,11 +88,12 @@ class StableDiffusionXL(UNetFamily):
             "time_ids": geometry.float(),  # float16 ends at 65,504
         }
 
-    def of_images(self, pipeline: Pipeline, resolution: int, guidance_scale: float) -> Conditioning:
-        side = float(resolution)
+    def of_images(
+        self, pipeline: Pipeline, height: int, width: int, guidance_scale: float
+    ) -> Conditioning:
         unet = pipeline.components["unet"]
-        time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=unet.dtype)
-        told = super().of_images(pipeline, resolution, guidance_scale)
+        time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=unet.dtype)
+        told = super().of_images(pipeline, height, width, guidance_scale)
         return told | {"time_ids": time_ids.to(unet.device)}
 
     def added(self, told: Conditioning) -> Conditioning:

@@ -40,7 +40,9 @@ class UNetFamily(Family):
     def embeds_guidance(self, pipeline: Pipeline) -> bool:
         return _guidance_size(pipeline) is not None
 
-    def of_images(self, pipeline: Pipeline, resolution: int, guidance_scale: float) -> Conditioning:
+    def of_images(
+        self, pipeline: Pipeline, height: int, width: int, guidance_scale: float
+    ) -> Conditioning:
         """The guidance scale's embedding for UNets distilled from guided ones (LCM), else nothing.
 
         It equals `get_guidance_scale_embedding` of the stock pipelines.
