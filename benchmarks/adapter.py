@@ -41,7 +41,7 @@ SPECIES, TRAIN, JUDGE, TEST = 10, 50, 200, 100
 BASE = "sgdmix_hub/demo/tiny_base"
 RECIPE = Path("sgdmix_hub/recipes/demo-birds")
 DRAWING = {"resolution": 64, "num_inference_steps": 10, "guidance_scale": 3.0}
-TRAINING = {"max_train_steps": 600, "metaclass": "bird", "pretrained_model_name_or_path": BASE}
+TRAINING = {"num_train_samples": 4800, "metaclass": "bird", "pretrained_model_name_or_path": BASE}
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 NOISE = "noise"
 ARMS = ("base", "tokens", "LoRA + tokens")
@@ -88,7 +88,6 @@ def train_judge(folder: Path, birds: Path) -> None:
 def train_adapter(folder: Path, birds: Path, num_processes: int) -> Path:
     """Trains the demo's adapter in launched processes, at the recipe's total batch."""
     values = adapter_values(folder, birds)
-    values["train_batch_size"] //= num_processes
     config = f"sgdmix_hub/accelerate_configs/cpu{num_processes}.yaml"
     command = [
         "-m",
@@ -162,7 +161,7 @@ def run(work_dir: Path, per_class: int) -> dict:
     }
     figures |= {
         "losses": {"1": losses(one), "2": losses(two)},
-        "steps": settings.max_train_steps,
+        "steps": settings.num_train_samples // settings.total_batch_size,
         "torch": torch.__version__.partition("+")[0],
     }
     for arm in ARMS:

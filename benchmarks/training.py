@@ -27,7 +27,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, Features, Image
-from diffusers import DDPMScheduler
+from diffusers import (
+    DDPMScheduler,
+)
 from parts.sd15 import SHAPES, build_base
 from peft import LoraConfig
 from torch.nn import functional as F
@@ -39,10 +41,12 @@ from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.prompts import prompt_ids, token_for
 from sgdmix_hub.runtime.ranks import start_processes
 from sgdmix_hub.settings.training import AdapterSettings
-from sgdmix_hub.training.adapter.batches import training_batches
-from sgdmix_hub.training.adapter.dataset import Share
+from sgdmix_hub.training.adapter.batches import Latents, training_batches
+from sgdmix_hub.training.adapter.dataset import DomainImages
+from sgdmix_hub.training.adapter.latents import kept_latents
 from sgdmix_hub.training.adapter.loop import build_optimizer, denoising_loss
 from sgdmix_hub.training.adapter.model import PRECISIONS, load_adapted
+from sgdmix_hub.training.share import Share
 
 LOOPS = ("sgdmix_hub", "sgdmix_hub, latents cached", "stock")
 CLASSES, IMAGES, BATCH, RANK = 4, 16, 4, 10
@@ -65,13 +69,12 @@ def write_images(folder: Path, resolution: int) -> None:
 def settings_for(shape: dict, base: Path, images: Path, cached: bool) -> AdapterSettings:
     return AdapterSettings(
         dataset_name=str(images),
-        output_dir="unused",
+        output_dir=str(base.parent),
         metaclass="bird",
         pretrained_model_name_or_path=str(base),
         rank=RANK,
         lora_alpha=RANK,
-        max_train_steps=10_000,
-        train_batch_size=BATCH,
+        total_batch_size=BATCH,
         cache_latents=cached,
         mixed_precision=shape["precision"],
         resolution=shape["resolution"],
@@ -81,27 +84,26 @@ def settings_for(shape: dict, base: Path, images: Path, cached: bool) -> Adapter
 def own_steps(settings: AdapterSettings, accelerator: Accelerator):
     """The loop of train_adapter.py without checkpoints and logs: endless optimizer steps."""
     split = load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
-    base, model = load_adapted(resolve(settings.pretrained_model_name_or_path), settings, CLASSES)
-    noising = base.family.noising(base.pipeline.scheduler.config)
-    (encoder,) = base.family.encoders
+    loaded, model = load_adapted(resolve(settings.pretrained_model_name_or_path), settings, CLASSES)
+    noising = loaded.family.noising(loaded.pipeline.scheduler.config)
+    (encoder,) = loaded.family.encoders
     prompts = prompt_ids(
-        base.tokenizer(encoder), CLASSES, 1, settings.metaclass, settings.prompt_template
+        loaded.tokenizer(encoder), CLASSES, 1, settings.metaclass, settings.prompt_template
     ).to(accelerator.device)
     trained = list(model.trained().values())
     denoiser, optimizer = accelerator.prepare(model, build_optimizer(settings, model))
+    timesteps = noising.num_train_timesteps
     share = Share(0, 1, BATCH, 1)
-    batches = training_batches(
-        settings,
-        split,
-        split.subset,
-        [],
-        base.pipeline.vae,
-        noising.num_train_timesteps,
-        share,
-        0,
-        accelerator.device,
-        False,
+    cached = settings.cache_latents
+    images = DomainImages(
+        split, split.subset, settings.seed, settings.resolution, settings.resize, not cached
     )
+    latents = Latents(loaded.pipeline.vae, accelerator.device)
+    if cached:
+        folder = Path(settings.output_dir) / "latents"
+        base = resolve(settings.pretrained_model_name_or_path)
+        latents.kept = kept_latents(folder, settings, images, base, latents.encode, 0, 1)
+    batches = training_batches(settings, images, [], latents, timesteps, share, range(10_000))
     denoiser.train()
     for batch in batches:
         noisy = noising.noised(batch.latents, batch.noise, batch.timesteps)

@@ -84,7 +84,7 @@ def main(settings: EvaluationSettings) -> None:
             masks=masks,
             eval_split=settings.eval_split,
             keep=settings.keep,
-            keep_by=settings.keep_by,
+            keep_by=None if settings.keep is None else settings.keep_by,
         )
         if is_complete(output, request):
             say(f"evaluation: {output} is complete, nothing to do")

@@ -40,12 +40,15 @@ from .errors import UserError
 from .pipeline import SGDMixPipeline
 
 logger = logging.getLogger(__name__)
+BATCHES_A_BLOCK = 8  # of images, after which the bar moves
 
 
 class MappedSplit:
     """Maps every row of a dataset to its `num_variants` augmented rows with the published columns.
 
-    A row that cannot be made is left out with a warning.
+    A row that cannot be made is left out with a warning. The maps are made when the object is made,
+    under one bar; `Dataset.map` has another, over the rows. `pipeline.set_progress_bar_config`
+    changes the first, `datasets.disable_progress_bars` hides the second.
     """
 
     def __init__(
@@ -58,7 +61,10 @@ class MappedSplit:
         seed: int = 0,
         image_format: Literal["jpeg", "webp", "png"] = "jpeg",
     ):
-        """Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
+        """`image_column`: of images; `label_column`: of a `ClassLabel`; `seed`: of all draws, in
+        [0, 2**32).
+
+        Raises `UserError` if a column is missing or has the wrong type, or if the pipeline's
         models have other classes.
 
         Raises `ValueError` if the pipeline's models were not loaded by `from_pretrained`.
@@ -77,23 +83,32 @@ class MappedSplit:
             seed=seed,
             image_column=image_column,
             label_column=label_column,
-            prompt_template=pipeline.prompt_template,
             image_format=image_format,
             **method,
         )
         self._check_classes(pipeline)
-        source = pipeline.source or load_source(self.settings)
-        values, unusable = block_maps(self.settings, self.split, self.split.subset, source)
-        found = RowValues(
-            self.split.subset, values, {int(row): reason for row, reason in unusable.items()}
-        )
-        maps = SaliencyMaps(found, "", saliency_method(self.settings))
+        maps = self._maps(pipeline)
         adapter = pipeline.refiner.adapter if pipeline.refiner else None
         self.maker = RowMaker(
             self.settings, Inputs(self.split, None, adapter, None, None), maps, pipeline=pipeline
         )
         self.plan = list(make_plan(self.settings, self.split, maps))
         self._sources = np.array([row.source_index for row in self.plan])
+
+    def _maps(self, pipeline: SGDMixPipeline) -> SaliencyMaps:
+        """The maps of all rows, made under the pipeline's progress bar."""
+        source = pipeline.source or load_source(self.settings)
+        rows, size = self.split.subset, source.batch_size * BATCHES_A_BLOCK
+        blocks, reasons = [], {}
+        with pipeline.progress_bar(len(rows), desc="saliency maps", unit="image") as bar:
+            for start in range(0, len(rows), size):
+                block = rows[start : start + size]
+                values, unusable = block_maps(self.settings, self.split, block, source)
+                blocks.append(values)
+                reasons |= {int(row): reason for row, reason in unusable.items()}
+                bar.update(len(block))
+        found = RowValues(rows, np.concatenate(blocks), reasons)
+        return SaliencyMaps(found, "", saliency_method(self.settings))
 
     def _check_classes(self, pipeline: SGDMixPipeline) -> None:
         """Raises `UserError` if class numbers mean other classes to the pipeline's models."""
@@ -127,6 +142,7 @@ class MappedSplit:
             "batched": True,
             "batch_size": self.settings.batch_size,
             "with_indices": True,
+            "desc": "sgd-mix",
             "remove_columns": self.split.rows.column_names,
             "features": shard_features(self.split.class_names),
             "new_fingerprint": hashlib.sha256(repr(facts).encode()).hexdigest()[:16],

@@ -1,7 +1,7 @@
 """SGDMixPipeline: the stages in order: saliency maps -> masks -> mixture -> refinement.
 
-    pipeline = SGDMixPipeline.from_pretrained("org/cub-adapter", preset="recommended", strength=0.5)
-    refined = pipeline(images, targets, labels, seeds=[0, 1])
+    pipeline = SGDMixPipeline.from_pretrained("org/cub-adapter", strength=0.5)
+    output = pipeline(images, targets, labels, seeds=[0, 1])
 
 A generation calls the later stages with the maps and targets of its plan.
 """
@@ -9,53 +9,57 @@ A generation calls the later stages with the maps and targets of its plan.
 from __future__ import annotations
 
 import logging
-from dataclasses import fields, replace
-from functools import partial
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
-from sgdmix_hub.hub.pins import Pin, resolve
-from sgdmix_hub.method.mixer import Mixer, Mixture, unmixed
-from sgdmix_hub.method.mixing import compose
+from sgdmix_hub.method.mixer import Mixture
 from sgdmix_hub.method.saliency.segmentation import MaskFunction, MaskFunctionSource
-from sgdmix_hub.method.saliency.sources import Found, Source, load_source
-from sgdmix_hub.models.adapters import check_base, check_family
-from sgdmix_hub.models.bases.supported import check_supported
-from sgdmix_hub.models.loading import (
-    Diffusion,
-    SegmenterPins,
-    class_prompt,
-    load_classifier,
-    load_refiner,
-    load_segmenter,
-    pin_diffusion,
-)
-from sgdmix_hub.settings.generation import check_base_alone, check_few_step
-from sgdmix_hub.settings.method import (
-    NAME_PROMPT,
-    MethodSettings,
-    apply_preset,
-    saliency_source,
-    sought_words,
-)
-from sgdmix_hub.settings.saliency import distrust
+from sgdmix_hub.method.saliency.sources import Source, load_source
+from sgdmix_hub.models.noise import Noise, seed_of_noise
+from sgdmix_hub.models.prompts import Prompts, RowPrompt
+from sgdmix_hub.models.saved import Saved, save
+from sgdmix_hub.settings.method import MethodSettings, num_steps, saliency_source
 
-from .errors import Unusable, UnusableRow, UserError, among_usable, attempt, one_row, shown
-from .seeds import inpainting_seed
+from .errors import Unusable, UserError, among_usable
+from .pipeline_call import (
+    as_images,
+    as_labels,
+    as_prompts,
+    checked_tensor_inputs,
+    noise_of,
+    output_of,
+)
+from .pipeline_output import OUTPUT_TYPES, SGDMixPipelineOutput
+from .pipeline_parts import LoadSource, Named, load_parts
+from .pipeline_stages import Stages, at, with_maps
+from .seeds import prompt_number
 
 if TYPE_CHECKING:
+    from sgdmix_hub.models.adapters import Adapter
     from sgdmix_hub.models.refine import Refiner
 
 
 logger = logging.getLogger(__name__)
-ImageAndFound = tuple[Image.Image, Found]
+Images = Image.Image | list[Image.Image]
+Labels = int | list[int] | None
+# (pipeline, step, time step, {"latents": (rows, c, h, w)}) -> the tensors to go on with
+OnStepEnd = Callable[["SGDMixPipeline", int, torch.Tensor, dict[str, Any]], dict[str, Any]]
 
 
-class SGDMixPipeline:
-    """SGD-Mix on images. Without a refiner it mixes alone, which is strength 0."""
+class SGDMixPipeline(Stages):
+    """SGD-Mix on images, called as diffusers' image-to-image pipelines are.
+
+    Without a refiner it mixes alone, which is strength 0.
+    """
 
     def __init__(
         self,
@@ -64,136 +68,265 @@ class SGDMixPipeline:
         source: Source | None = None,
         pins: dict[str, str] | None = None,
         class_names: list[str] | None = None,
-        prompt_template: str = NAME_PROMPT,
+        load_source: LoadSource | None = None,
     ):
         """`settings`: with their preset applied.
 
         `source`: makes the maps of a whole call; may be left out for a method that needs no model.
         `pins`: the adapter, base and classifier that were loaded, as in `Inputs.pins`.
-        `class_names`: the classes that the models know, if there are models. `prompt_template`: of
-        a base model without an adapter.
+        `class_names`: the classes that the models know, if there are models. `load_source`: loads
+        `source` onto another device.
         """
-        self.settings = settings
-        self.mixer = Mixer(settings)
-        self.refiner = refiner
-        self.source = source
+        super().__init__(settings, refiner, source)
         self.pins = pins
         self.class_names = class_names
-        self.prompt_template = prompt_template
+        self.load_source = load_source
+        self._bar_options: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(
         cls,
+        pretrained_model_name_or_path: str | None = None,
         adapter: str | None = None,
         *,
-        pretrained_model_name_or_path: str | None = None,
-        few_step_lora: str | None = None,
         class_names: list[str] | None = None,
-        prompt_template: str = NAME_PROMPT,
         classifier: str | None = None,
         segmenter: str | None = None,
         detector: str | None = None,
         mask_function: MaskFunction | None = None,
+        few_step_lora: str | None = None,
         device: str | torch.device | None = None,
         **method: Any,
     ) -> SGDMixPipeline:
         """Loads a pipeline. Models are `org/name`, `org/name@revision` or local folders.
 
-        `adapter`: not needed for strength 0, nor for a base model alone.
-        `pretrained_model_name_or_path`: the base model, by default the one that the adapter was
-        trained on. `few_step_lora`: a LoRA that distils it to few steps; needs `few_step_method`.
-        `class_names`, `prompt_template`: for a base model alone; the names in the order
-        of the labels. `classifier`: for a saliency method that needs one. `segmenter`, `detector`:
-        for saliency_method segmentation. `mask_function`: RGB image -> its foreground mask, a PIL
-        image or an array (h, w), instead of a saliency method. `method`: fields of
-        `MethodSettings`; `dtype` may be called `torch_dtype`. Raises `UserError`.
+        Args:
+            pretrained_model_name_or_path: a base model; or an adapter, which brings the base that
+                it was trained on; or what `save_pretrained` or `push_to_hub` wrote. Not needed for
+                strength 0.
+            adapter: an adapter (or a saved pipeline) for this base model. Without one, prompts hold
+                the names of the classes.
+            class_names: of a base model alone, in the order of the labels.
+            classifier: for a saliency method that needs one.
+            segmenter: a segmentation model, which makes saliency_method `segmentation`.
+            detector: for a SAM 2 segmenter.
+            mask_function: RGB image -> its foreground mask, a PIL image or an array (h, w), instead
+                of a saliency method.
+            few_step_lora: a LoRA that distils the base to few steps; needs `few_step_method`.
+            device: by default "cuda" if there is one, else "cpu".
+            **method: fields of `MethodSettings`: `strength`, `preset`, `num_inference_steps` ...;
+                `dtype` may be called `torch_dtype`. They win over those of a saved pipeline.
+
+        Raises:
+            UserError: a model or setting that is missing, unknown, or does not fit the others.
         """
-        if mask_function is not None:
-            method = {"saliency_method": "function"} | method
-        if segmenter is not None:
-            method = {"saliency_method": "segmentation"} | method
-        settings = apply_preset(MethodSettings(**named_settings(method)))
-        settings.validate()
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        check_few_step(settings, few_step_lora)
-        needs = saliency_source(settings).needs
-        given = {"classifier": classifier, "segmenter": segmenter}
-        if needs in given and given[needs] is None:
-            raise UserError(
-                f"{settings.saliency_method} needs a {needs}: give {needs}='org/name' or a folder"
-            )
-        if (needs == "function") != (mask_function is not None):
-            raise UserError("mask_function and saliency_method 'function' belong together")
-        pins: dict[str, str] = {}
+        named = Named(
+            pretrained_model_name_or_path,
+            adapter,
+            classifier,
+            segmenter,
+            detector,
+            mask_function,
+            few_step_lora,
+        )
+        on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        parts = load_parts(named, class_names, on, method)
+        return cls(
+            parts.settings,
+            parts.refiner,
+            parts.source,
+            parts.pins,
+            parts.class_names,
+            parts.load_source,
+        )
 
-        def pin(setting: str, name: str) -> Pin:
-            pinned = resolve(name)
-            pins[setting] = str(pinned)
-            return pinned
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Writes the adapter, the settings and the pins of the other models into a folder.
 
-        refiner = network = None
-        if settings.refines:
-            base = pretrained_model_name_or_path
-            if adapter is None:
-                _check_without_adapter(settings, base, class_names, prompt_template)
-            diffusion = pin_diffusion(adapter, base, pin, few_step_lora)
-            if diffusion.adapter is not None:
-                class_names = diffusion.adapter.class_names
-            refiner = _load_refiner(settings, diffusion, class_names, prompt_template, device)
-        if needs == "classifier" and classifier is not None:
-            owner = "given class_names" if adapter is None else "adapter"
-            network = load_classifier(pin("classifier", classifier), class_names, device, owner)
-            class_names = network.class_names
-        if needs == "segmenter" and segmenter is not None:
-            learned = refiner.adapter if refiner else None
-            asked = SegmenterPins(
-                pin("segmenter", segmenter),
-                None if detector is None else pin("detector", detector),
-                sought_words(settings, learned.facts["metaclass"] if learned else None),
+        `from_pretrained(save_directory)` makes equal images. The base, classifier and segmenter
+        stay where they are; a local one has to be named again. Raises `UserError` for a pipeline
+        whose models are unknown, or with a `mask_function`.
+        """
+        if isinstance(self.source, MaskFunctionSource):
+            raise UserError("a mask_function cannot be saved: save the function's own code")
+        save(Path(save_directory), self._adapter, self._saved())
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str = "Upload an SGD-Mix pipeline",
+        allow_local_inputs: bool = False,
+    ) -> str:
+        """Pushes what `save_pretrained` writes, in one verified commit; returns `repo_id@commit`.
+
+        `private`: of a repository that is created. `token`: by default that of `hf auth login` or
+        HF_TOKEN. `allow_local_inputs`: push although the base or another model is a local folder,
+        so that nobody else can load the pipeline. Raises `UserError`.
+        """
+        # takes seconds to import, and few pipelines are pushed
+        from sgdmix_hub.hub.push import push_folder
+        from sgdmix_hub.publishing.pipeline_card import write_pipeline_card
+        from sgdmix_hub.publishing.versions import check_inputs
+
+        saved = self._saved()
+        check_inputs(saved.pins, allow_local_inputs)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            write_pipeline_card(Path(folder), repo_id, saved)
+            return str(push_folder(folder, repo_id, "model", private, token, commit_message))
+
+    def _saved(self) -> Saved:
+        """What of the pipeline is saved beside its adapter. Raises `ValueError`."""
+        if self.pins is None and (self.refiner, self.source) != (None, None):
+            raise ValueError(
+                "the models of this pipeline are unknown: load it with from_pretrained"
             )
-            network = load_segmenter(asked, settings.segmenter_instances, settings.resize, device)
-        if mask_function is None:
-            source = load_source(settings, network)
-        else:
-            source = MaskFunctionSource(mask_function, settings.resize)
-        return cls(settings, refiner, source, pins, class_names, prompt_template)
+        values = asdict(method_settings(self.settings))
+        given = {name: value for name, value in values.items() if value is not None}
+        pins = {name: pin for name, pin in (self.pins or {}).items() if name != "adapter"}
+        return Saved(given, pins, self.class_names)
+
+    @property
+    def _adapter(self) -> Adapter | None:
+        return None if self.refiner is None else self.refiner.adapter
+
+    @property
+    def device(self) -> torch.device:
+        """Where the diffusion model is; the CPU without one."""
+        return torch.device("cpu") if self.refiner is None else self.refiner.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the diffusion model: float32, float16 or bfloat16."""
+        return getattr(torch, self.settings.dtype)
+
+    def to(
+        self,
+        *args: str | torch.device | torch.dtype,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> SGDMixPipeline:
+        """Moves the models to a device, converts the diffusion model to a dtype, or both.
+
+        `pipeline.to("cuda")`, `pipeline.to(torch.float16)`, `pipeline.to("cuda", torch.float16)`.
+        The saliency method's model is loaded again on the new device. Returns the pipeline. Raises
+        `UserError` for a dtype that is not float32, float16 or bfloat16.
+        """
+        for given in args:
+            if isinstance(given, torch.dtype):
+                dtype = given
+            else:
+                device = given
+        on = self.device if device is None else torch.device(device)
+        if dtype is not None:
+            self.settings = replace(self.settings, dtype=dtype)
+        if self.refiner is not None:
+            self.refiner.settings = self.settings
+            self.refiner.to(on, self.dtype)
+        if device is not None and self.load_source is not None:
+            self.source = self.load_source(on)
+        return self
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of tqdm for the bar over a call's denoising steps; `disable=True` hides it."""
+        self._bar_options = options
+
+    def progress_bar(self, total: int, **options: Any) -> tqdm:
+        """A bar with these options, which those of `set_progress_bar_config` replace."""
+        return tqdm(total=total, **(options | self._bar_options))
 
     def __call__(
         self,
-        images: list[Image.Image],
-        targets: list[Image.Image],
-        labels: list[int],
+        image: Images,
+        target_image: Images | None = None,
+        labels: Labels = None,
+        target_labels: Labels = None,
         *,
-        seeds: list[int],
-        target_labels: list[int] | None = None,
+        prompt: str | list[str] | None = None,
         strength: float | None = None,
-    ) -> list[Image.Image | None]:
-        """Every image on the background of its target, refined: RGB, resolution x resolution.
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        seeds: int | list[int] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: OnStepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> SGDMixPipelineOutput | tuple[list, ...]:
+        """Puts the foreground of every image on the background of its target, and refines it.
 
-        An image that cannot be used gives None and a warning that says why. `labels` and
-        `target_labels` are class numbers of the adapter and the classifier; `target_labels` is
-        needed by a classifier's maps and by `prompt_class` target. `seeds`: of each image's noise.
-        `strength` must be chosen if the settings name several. Raises `ValueError`.
+        An image that cannot be used gives None, a reason, and a warning.
+
+        Args:
+            image: one image of PIL or a list, of any size: what gives the foregrounds.
+            target_image: as many: what gives the backgrounds. Only mixing_method none needs none.
+            labels: class numbers of `image`, as the adapter and the classifier count them. Needed
+                for the class's prompt and by a classifier's maps.
+            target_labels: class numbers of `target_image`. Needed by a classifier's maps, and by
+                prompt_class `target`.
+            prompt: instead of the class's: one for all images, or one each.
+            strength: S, in [0, 1]; 0 only mixes. Must be chosen if the settings name several.
+            num_inference_steps: diffusion steps at strength 1, of which int(steps * S) run.
+            guidance_scale: off if at most 1.
+            negative_prompt: what guidance leads away from.
+            generator: of the noise: a list with one an image, as in diffusers. From a single one
+                for several images a seed is drawn for each.
+            seeds: of the noise, one an image, in [0, 2**63): the same as new generators on the CPU
+                with these seeds. Without both, seeds are drawn from torch's own generator.
+            output_type: "pil", "np" or "pt", of images and masks.
+            return_dict: False for a tuple of the output's fields.
+            callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": ...})`
+                after every denoising step of a batch; returns a dictionary whose latents replace
+                these. Latents: (rows, c, h, w) of the batch's rows, scaled.
+            callback_on_step_end_tensor_inputs: what the callback is given: latents, or nothing.
+
+        Raises:
+            ValueError: arguments that are missing or do not belong together.
+            UserError: values that the settings refuse.
         """
-        strength = self._chosen_strength(strength)
-        named = target_labels if self.settings.prompt_class == "target" else labels
-        if named is None:
-            raise ValueError("prompt_class target needs target_labels")
-        if target_labels is None and saliency_source(self.settings).needs == "classifier":
+        images = as_images("image", image)
+        count, method = len(images), self.settings
+        if target_image is None and method.mixing_method != "none":
+            raise ValueError("give target_image: the images that lend their backgrounds")
+        targets = images if target_image is None else as_images("target_image", target_image, count)
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type {output_type!r}: choose {', '.join(OUTPUT_TYPES)}")
+        tensors = checked_tensor_inputs(callback_on_step_end_tensor_inputs)
+        own = as_labels("labels", labels, count)
+        others = as_labels("target_labels", target_labels, count)
+        if others is None and saliency_source(method).needs == "classifier":
             raise ValueError("the classifier's maps of the targets need target_labels")
-        mixtures = self.mixtures(images, targets, labels, target_labels)
-        finished = among_usable(
-            mixtures,
-            lambda rows, batch: self.finish(batch, *_at(rows, named, seeds), strength),
-            self.settings.batch_size,
+        noise = noise_of(generator, seeds, count)
+        chosen = self._chosen_strength(strength)
+        call = self._for_call(
+            chosen,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
         )
+        named = others if method.prompt_class == "target" else own
+        prompts = call._row_prompts(as_prompts(prompt, count), named, noise)
+        source = self.source or load_source(method)
+        found = with_maps(source, images, own)
+        mixtures = self.mixed(found, with_maps(source, targets, others))
+        with call._reporting(self, mixtures, callback_on_step_end, tensors):
+            finished = among_usable(
+                mixtures,
+                lambda rows, batch: call.finish(batch, *at(rows, prompts, noise), chosen),
+                method.batch_size,
+            )
         for row, outcome in enumerate(finished):
             if isinstance(outcome, Unusable):
                 logger.warning(f"image {row}: {outcome.reason}")
-        return [
-            None if isinstance(outcome, Unusable) else Image.fromarray(outcome)
-            for outcome in finished
-        ]
+        confidences = [None if isinstance(one, Unusable) else one[1].confidence for one in found]
+        kept = call._prompts().kept_to_the_end
+        texts = [row.told(kept) for row in prompts]
+        output = output_of(finished, mixtures, confidences, texts, noise, output_type)
+        return output if return_dict else output.to_tuple()
 
     def _chosen_strength(self, strength: float | None) -> float:
         if strength is not None:
@@ -202,186 +335,78 @@ class SGDMixPipeline:
             raise ValueError(f"choose a strength of {self.settings.strength}")
         return self.settings.strength[0]
 
-    def mixtures(
-        self,
-        images: list[Image.Image],
-        targets: list[Image.Image],
-        labels: list[int],
-        target_labels: list[int] | None = None,
-    ) -> list[Mixture | Unusable]:
-        """Every image mixed with its target, or why it cannot be used. Raises `ValueError`."""
-        source = self.source or load_source(self.settings)
-        pairs = zip(
-            _with_maps(source, images, labels),
-            _with_maps(source, targets, target_labels),
-            strict=True,
-        )
-        return [attempt(self._mixture, *pair) for pair in pairs]
+    def _for_call(self, strength: float, **given: float | str | None) -> SGDMixPipeline:
+        """This pipeline with the settings of one call. Raises `UserError` and `ValueError`."""
+        chosen = {name: value for name, value in given.items() if value is not None}
+        call = copy(self)
+        call.settings = replace(method_settings(self.settings), strength=[strength], **chosen)
+        if strength > 0:
+            if self.refiner is None:
+                raise ValueError(
+                    "this pipeline has no diffusion model: load it with a strength above 0"
+                )
+            call.settings.validate()
+        return call
 
-    def _mixture(
-        self, source: ImageAndFound | Unusable, target: ImageAndFound | Unusable
-    ) -> Mixture:
-        if isinstance(source, Unusable):
-            raise UnusableRow(source.reason)
-        if isinstance(target, Unusable):
-            raise UnusableRow(target.reason)
-        (image, found), (target_image, target_found) = source, target
-        masked = self.mixer.mask(image, found.map, None, None, found.mask)
-        for name, one in (("", found), (" of the target", target_found)):
-            reason = distrust(one.confidence, self.settings.min_mask_confidence, name)
-            if reason is None:
-                continue
-            if self.settings.low_confidence == "keep-unmixed":
-                return unmixed(masked)
-            raise UnusableRow(reason)
-        aspect = self.mixer.target_aspect(masked)
-        masked_target = self.mixer.mask(
-            target_image, target_found.map, aspect, None, target_found.mask, masked.frame
-        )
-        return self.mixer.mix(masked, masked_target)
+    def _prompts(self) -> Prompts:
+        return Prompts(self.settings, self._adapter, self.class_names)
 
-    def inpaint(self, mixtures: list[Mixture], seeds: list[int]) -> list[Mixture | Unusable]:
-        """The mixtures (at most a batch) after `inpainting_method` has filled their holes."""
-        if self.settings.inpainting_method == "opencv":
-            return list(mixtures)  # `Mixer.mix` has filled them
-        assert self.refiner is not None, "settings of a pipeline without a refiner name opencv"
-        images = np.stack([mixture.background for mixture in mixtures])
-        holes = np.stack([mixture.hole for mixture in mixtures])
-        filled = self.refiner.inpaint(images, holes, [inpainting_seed(seed) for seed in seeds])
-        return [self._with_hole_filled(*row) for row in zip(mixtures, filled, strict=True)]
-
-    def _with_hole_filled(
-        self, mixture: Mixture, filled: np.ndarray | Unusable
-    ) -> Mixture | Unusable:
-        if not mixture.hole.any():
-            return mixture
-        if isinstance(filled, Unusable):
-            return Unusable(f"inpainting: {filled.reason}")
-        feather = self.mixer.feather
-        background = compose(filled, mixture.background, mixture.hole, feather)
-        mixed = compose(mixture.source.pixels, background, mixture.kept, feather)
-        return replace(mixture, background=background, mixed=mixed)
-
-    def finish(
-        self, mixtures: list[Mixture], labels: list[int], seeds: list[int], strength: float
-    ) -> list[np.ndarray | Unusable]:
-        """The inpainted and refined images of at most a batch, uint8 (size, size, 3).
-
-        Mixtures of several frames are refined frame by frame.
-        """
-        frames = dict.fromkeys(mixture.source.frame for mixture in mixtures)
-        if len(frames) > 1:
-            finished: dict[int, np.ndarray | Unusable] = {}
-            for frame in frames:
-                rows = [
-                    row for row, mixture in enumerate(mixtures) if mixture.source.frame == frame
-                ]
-                alike = self.finish(*_at(rows, mixtures, labels, seeds), strength)
-                finished |= dict(zip(rows, alike, strict=True))
-            return [finished[row] for row in range(len(mixtures))]
-        filled = self.inpaint(mixtures, seeds)
-        return among_usable(
-            filled, lambda rows, batch: self.refine(batch, *_at(rows, labels, seeds), strength)
-        )
-
-    def refine(
-        self, mixtures: list[Mixture], labels: list[int], seeds: list[int], strength: float
-    ) -> list[np.ndarray | Unusable]:
-        """The refined images of at most a batch, uint8 (size, size, 3)."""
-        if strength == 0 or not mixtures:
-            return [mixture.mixed for mixture in mixtures]
-        if any(mixture.is_source for mixture in mixtures):
-            rows = [row for row, mixture in enumerate(mixtures) if not mixture.is_source]
-            refined = iter(self.refine(*_at(rows, mixtures, labels, seeds), strength))
-            return [m.mixed if m.is_source else next(refined) for m in mixtures]
-        assert self.refiner is not None, "a strength above 0 needs a refiner"
-        mixed = np.stack([mixture.mixed for mixture in mixtures])
-        foregrounds = np.stack([mixture.source.mask for mixture in mixtures])
-        refined = self.refiner.refine(mixed, foregrounds, labels, seeds, strength)
-        return [self._pasted(*row) for row in zip(mixtures, refined, strict=True)]
-
-    def sigma_start(self, strength: float) -> float:
-        """The noise level, in [0, 1], that refinement starts from; 0 without refinement."""
-        if strength == 0:
-            return 0.0
-        assert self.refiner is not None, "a strength above 0 needs a refiner"
-        return self.refiner.sigma_start(strength)
-
-    def _pasted(self, mixture: Mixture, refined: np.ndarray | Unusable) -> np.ndarray | Unusable:
-        """The refined image, with the source's foreground on it if `paste_foreground` is set."""
-        if isinstance(refined, Unusable) or not self.settings.paste_foreground:
-            return refined
-        return compose(mixture.source.pixels, refined, mixture.source.mask, self.mixer.feather)
-
-
-def _with_maps(
-    source: Source, images: list[Image.Image], labels: list[int] | None
-) -> list[ImageAndFound | Unusable]:
-    """The images, RGB, with what the source finds in them."""
-
-    def find(rows: list[int], readable: list[Image.Image]) -> list[ImageAndFound | Unusable]:
-        known = None if labels is None else [labels[row] for row in rows]
-        found = source.found(readable, known, None)
+    def _row_prompts(
+        self, given: list[str] | None, labels: list[int] | None, noise: list[Noise]
+    ) -> list[RowPrompt]:
+        """The given prompts, or those of the classes. Raises `ValueError`."""
+        if self.settings.strength == [0]:
+            return [RowPrompt("")] * len(noise)
+        if given is not None:
+            return [RowPrompt(text) for text in given]
+        if labels is None:
+            which = "target_labels" if self.settings.prompt_class == "target" else "labels"
+            raise ValueError(f"give {which}, the classes that the prompts name, or prompt")
+        if self.class_names is None:
+            raise ValueError("give prompt, or load the pipeline with class_names for the labels")
+        for label in labels:
+            if not 0 <= label < len(self.class_names):
+                raise ValueError(f"label {label} is none of {len(self.class_names)} classes")
+        prompts = self._prompts()
         return [
-            outcome if isinstance(outcome, Unusable) else (image, outcome)
-            for image, outcome in zip(readable, found, strict=True)
+            prompts.of(label, prompt_number(seed_of_noise(row), len(prompts)))
+            for label, row in zip(labels, noise, strict=True)
         ]
 
-    return among_usable([attempt(_rgb, image) for image in images], find)
-
-
-@one_row("corrupt image")
-def _rgb(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
-
-
-def _at(rows: list[int], *columns: list) -> list[list]:
-    """The values of some rows, from each of the columns."""
-    return [[column[row] for row in rows] for column in columns]
-
-
-def _check_without_adapter(
-    settings: MethodSettings, base: str | None, class_names: list[str] | None, prompt_template: str
-) -> None:
-    if base is None or class_names is None:
-        raise UserError(
-            "strength above 0 needs an adapter, or pretrained_model_name_or_path with class_names; "
-            "strength=0 mixes without a model"
+    @contextmanager
+    def _reporting(
+        self,
+        shown: SGDMixPipeline,
+        mixtures: list[Mixture | Unusable],
+        callback: OnStepEnd | None,
+        tensors: Sequence[str],
+    ) -> Generator[None]:
+        """Lets the refiner report its steps to a bar, and to the callback, which gets `shown`."""
+        settings = self.settings
+        usable = [mixture for mixture in mixtures if not isinstance(mixture, Unusable)]
+        size, steps = settings.batch_size, num_steps(settings, settings.strength[0])
+        batches = [usable[start : start + size] for start in range(0, len(usable), size)]
+        total = steps * sum(
+            len({row.source.frame for row in batch if not row.is_source}) for batch in batches
         )
-    check_base_alone(settings, prompt_template)
+        if total == 0 or self.refiner is None:
+            yield
+            return
+        with self.progress_bar(total, unit="step") as bar:
+
+            def on_step_end(step: int, timestep: torch.Tensor, latents: torch.Tensor):
+                bar.update()
+                if callback is None:
+                    return latents
+                told = {"latents": latents} if tensors else {}
+                return callback(shown, step, timestep, told).get("latents", latents)
+
+            self.refiner = self.refiner.using(settings, on_step_end)
+            yield
 
 
-def _load_refiner(
-    settings: MethodSettings,
-    diffusion: Diffusion,
-    class_names: list[str] | None,
-    prompt_template: str,
-    device: torch.device,
-) -> Refiner:
-    family = check_supported(diffusion.base)
-    if diffusion.adapter is not None:
-        check_family(diffusion.adapter, family)
-        check_base(diffusion.adapter, diffusion.base)
-    prompt = partial(class_prompt, diffusion.adapter, class_names or [], prompt_template)
-    return load_refiner(
-        settings,
-        diffusion.base,
-        diffusion.adapter,
-        prompt,
-        device,
-        few_step_lora=diffusion.few_step_lora,
+def method_settings(settings: MethodSettings) -> MethodSettings:
+    """The settings without those of a generation around the method."""
+    return MethodSettings(
+        **{field.name: getattr(settings, field.name) for field in fields(MethodSettings)}
     )
-
-
-def named_settings(method: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments as fields of `MethodSettings`.
-
-    Raises `UserError` for an unknown name, or for a setting that is given by two names.
-    """
-    if {"dtype", "torch_dtype"} <= method.keys():
-        raise UserError("dtype and torch_dtype are two names of one setting: give one")
-    named = {"dtype" if name == "torch_dtype" else name: value for name, value in method.items()}
-    unknown = named.keys() - {field.name for field in fields(MethodSettings)}
-    if unknown:
-        raise UserError(f"no such setting: {shown(min(unknown))}")
-    return named

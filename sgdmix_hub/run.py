@@ -23,13 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.versions import check_can_publish
 from sgdmix_hub.runtime.launch import launch
-from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes
+from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say, start_processes
 from sgdmix_hub.runtime.stopping import lock_folder
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -45,7 +47,9 @@ from sgdmix_hub.settings.training import (
     ClassifierSettings,
     TrainingSettings,
 )
+from sgdmix_hub.training.precision import precision_of
 from sgdmix_hub.training.resume import check_push
+from sgdmix_hub.training.share import share_of
 
 from .errors import TooManySkipped, UserError
 from .files import read_json
@@ -125,6 +129,8 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     links = {"output_dir": adapter, "judge": classifier} | push_of(settings, "adapter")
     second = stage_settings(settings, AdapterSettings, "adapter.yaml", links)
     generation["pretrained_model_name_or_path"] = second.pretrained_model_name_or_path
+    if recipe is None and torch.cuda.is_available():
+        generation["dtype"] = "float16"  # as in the recipes
     third = stage_settings(settings, AugmentSettings, "generate.yaml", generation)
     if saliency_source(third).needs == "segmenter" and third.segmenter_prompt is None:
         generation["segmenter_prompt"] = settings.metaclass
@@ -255,6 +261,9 @@ def main(settings: RunSettings) -> None:
     output = OutputFolder(settings.output_dir)
     with lock_folder(output.state, "run.lock", finished=output.repo):
         stages = all_stages(settings)
+        for stage in stages:
+            if isinstance(stage.settings, TrainingSettings):
+                check_training(stage.settings, rank)
         on_rank_zero(lambda: check_pushes(stages, is_made=output.repo.exists()))
         say(masks_line(generation_of(stages)))
         too_many_skipped = None
@@ -268,6 +277,12 @@ def main(settings: RunSettings) -> None:
             print(summary(output.path, generation_of(stages)), flush=True)
         if too_many_skipped is not None:
             raise too_many_skipped
+
+
+def check_training(settings: TrainingSettings, rank: Rank) -> None:
+    """Raises `UserError` for a training that these processes, or this machine, cannot run."""
+    share_of(settings, rank)
+    precision_of(settings)
 
 
 def generation_of(stages: list[Stage]) -> AugmentSettings:

@@ -28,11 +28,12 @@ class RandomStream(IntEnum):
     SAMPLE = 9  # seed, sample: its flip, noise and timestep, or its crop
     PRIOR = 10  # seed: the samples of the bare metaclass
     PRIOR_IMAGE = 11  # seed, image: the noise of an image of the metaclass
-    DROPOUT = 12  # seed, a batch's first sample
-    BATCH = 13  # seed, a batch's first sample: mixup and cutmix
+    DROPOUT = 12  # a sample's seed, layer
+    BATCH = 13  # seed, a total batch's first sample: mixup and cutmix
     BALANCE = 14  # seed, epoch: how often each class is shown
     JUDGED = 15  # seed: which mixtures are judged
     JUDGED_NOISE = 16  # a row's seed: the noise of its class's image
+    PROMPT = 18  # a row's seed: which of several prompts it has
     VARIANTS = 21  # seed, label: which sources of a class get one variant more
 
 
@@ -64,6 +65,11 @@ def row_seed(seed: int, source: int, variant: int) -> int:
 def inpainting_seed(row_seed: int) -> int:
     """The noise seed of a row's inpainting, which must differ from its refinement's noise."""
     return seed_of(RandomStream.INPAINTING, row_seed)
+
+
+def prompt_number(row_seed: int, count: int) -> int:
+    """Which of `count` prompts a row has, drawn from its noise seed."""
+    return int(generator(RandomStream.PROMPT, row_seed).integers(count))
 
 
 def sample_seed(seed: int, number: int) -> int:

@@ -32,7 +32,9 @@ from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_fi
 from sgdmix_hub.settings.training import AdapterSettings, recorded
 from sgdmix_hub.training.adapter.loop import train, validation_sheet
 from sgdmix_hub.training.log import TrainingLog, check_tracker
+from sgdmix_hub.training.precision import precision_of
 from sgdmix_hub.training.resume import check_push, is_finished, push_trained
+from sgdmix_hub.training.share import Share, share_of
 
 from .files import fill_folder
 
@@ -45,6 +47,7 @@ def main(settings: AdapterSettings) -> None:
     folder = Path(settings.output_dir)
     state = OutputFolder(folder).state
     rank = start_processes(settings.num_threads)
+    share = share_of(settings, rank)
     with lock_folder(state, finished=folder / FACTS_FILE):
         check_tracker(settings.report_to)
         on_rank_zero(lambda: check_push(settings))
@@ -62,7 +65,7 @@ def main(settings: AdapterSettings) -> None:
             say(f"adapter: {folder} is complete, nothing to train")
         else:
             on_rank_zero(lambda: check_supported(base).name)
-            train_and_save(settings, split, base, facts, folder)
+            train_and_save(settings, split, base, facts, share, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
         if rank.is_main_process:
@@ -73,20 +76,19 @@ def main(settings: AdapterSettings) -> None:
 
 
 def train_and_save(
-    settings: AdapterSettings, split: Split, base: Pin, facts: dict, folder: Path
+    settings: AdapterSettings, split: Split, base: Pin, facts: dict, share: Share, folder: Path
 ) -> None:
     """Trains, and writes the adapter's files. A collective."""
     state = OutputFolder(folder).state
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        mixed_precision=precision_of(settings),
         log_with=None if settings.report_to == "none" else settings.report_to,
         project_dir=str(state),
     )
     if settings.report_to != "none":
         accelerator.init_trackers("sgdmix_hub_adapter", config=facts["settings"])
-    model = train(settings, split, base, facts, accelerator, state)
+    model, steps = train(settings, split, base, facts, accelerator, share, state)
     for tracker in accelerator.trackers:  # end_training would end the process group too
         tracker.finish()
     if accelerator.is_main_process:
@@ -96,6 +98,8 @@ def train_and_save(
             "base_license": stated_license(base),
             "versions": versions(),
             "num_processes": accelerator.num_processes,
+            "precision": precision_of(settings),
+            "steps": steps,
         }
 
         def write(working: Path) -> None:
@@ -108,12 +112,12 @@ def train_and_save(
                 facts | results,
             )
             draw_curve(curve, working / LOSS_PICTURE)
-            sheet = validation_sheet(state, settings.max_train_steps)
+            sheet = validation_sheet(state, steps)
             (working / SAMPLES_PICTURE).write_bytes(sheet.read_bytes())
 
         fill_folder(folder, write, last=FACTS_FILE)
     wait_for_file(folder / FACTS_FILE)  # a shared file system may show it late
-    say(f"adapter: trained for {settings.max_train_steps} steps, saved in {folder}")
+    say(f"adapter: trained for {steps} steps, saved in {folder}")
 
 
 def adapter_facts(settings: AdapterSettings, split: Split, base: Pin) -> dict:

@@ -47,16 +47,20 @@ from sgdmix_hub.training.classifier.accuracy import (
     evaluate_on,
     result_line,
 )
+from sgdmix_hub.training.classifier.batches import batch_norm_samples, ready_for_share
 from sgdmix_hub.training.classifier.best_weights import BestWeights, hold_out
 from sgdmix_hub.training.classifier.dataset import training_images
 from sgdmix_hub.training.classifier.losses import balanced_softmax_prior, classification_loss
 from sgdmix_hub.training.classifier.trainer import (
+    SampleTrainer,
     TrainingBar,
     checkpoint_to_resume,
     training_arguments,
 )
 from sgdmix_hub.training.log import TrainingLog, check_tracker
+from sgdmix_hub.training.precision import precision_of
 from sgdmix_hub.training.resume import check_push, is_finished, push_trained
+from sgdmix_hub.training.share import Share, share_of
 
 from .errors import UserError
 from .files import fill_folder, read_json, write_json
@@ -71,6 +75,7 @@ def main(settings: ClassifierSettings) -> None:
     settings.validate()
     folder = Path(settings.output_dir)
     rank = start_processes(settings.num_threads)
+    share = share_of(settings, rank)
     with lock_folder(OutputFolder(folder).state, finished=folder / CLASSIFIER_FACTS):
         check_tracker(settings.report_to)
         on_rank_zero(lambda: check_push(settings))
@@ -91,7 +96,7 @@ def main(settings: ClassifierSettings) -> None:
             if synthetic is not None:
                 synthetic.check_made_from(split, facts["subset"])
             evaluation = load_evaluation(settings, split, eval_pin)
-            train_and_save(settings, split, model_pin, synthetic, evaluation, facts, folder)
+            train_and_save(settings, split, model_pin, synthetic, evaluation, facts, share, folder)
         else:
             before = on_rank_zero(lambda: read_json(folder / CLASSIFIER_FACTS))
             evaluation = None
@@ -101,7 +106,7 @@ def main(settings: ClassifierSettings) -> None:
                 say(f"classifier: {folder} is complete, nothing to train")
             else:
                 say(f"classifier: {folder} is complete, measuring {settings.eval_split} only")
-                measure_again(settings, split, evaluation, before, facts, folder)
+                measure_again(settings, split, evaluation, before, facts, share, folder)
         if rank.is_main_process:
             write_classifier_card(settings, folder)
             push_trained(settings, folder, f"Classifier of {len(split.class_names)} classes")
@@ -116,6 +121,7 @@ def train_and_save(
     synthetic: PublishedRows | None,
     evaluation: Split | None,
     facts: dict,
+    share: Share,
     folder: Path,
 ) -> None:
     """Trains, measures, and writes the classifier's files. A collective. Raises `UserError`."""
@@ -127,7 +133,8 @@ def train_and_save(
         settings.resize_size,
         settings.from_scratch,
     )
-    check_loaders(settings, preprocessing.size, evaluation is not None)
+    model, share = ready_for_share(settings, model, preprocessing.size, share)
+    check_loaders(settings, share, preprocessing.size, evaluation is not None)
     as_measured = preprocessing.evaluation()
     rows, validation = training_rows(settings, split, as_measured)
     images = training_images(
@@ -136,10 +143,10 @@ def train_and_save(
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
     prior = balanced_softmax_prior(counts) if settings.loss == "balanced-softmax" else None
     checkpoints = OutputFolder(folder).checkpoints
-    arguments = training_arguments(settings, checkpoints)
+    arguments = training_arguments(settings, share, checkpoints)
     log = TrainingLog(OutputFolder(folder).training_log)
-    trainer = Trainer(
-        model=model,
+    trainer = SampleTrainer(
+        model,
         args=arguments,
         train_dataset=images,
         eval_dataset=validation,
@@ -153,7 +160,11 @@ def train_and_save(
     best = BestWeights(OutputFolder(folder).best_weights, log, settings.eval_steps)
     if validation is not None:
         trainer.add_callback(best)
-    identity = identity_of(facts) | {"num_processes": arguments.world_size}
+    circumstances = {
+        "precision": precision_of(settings),
+        "batch_norm_samples": batch_norm_samples(model, share),
+    }
+    identity = identity_of(facts) | circumstances
     checkpoint = on_rank_zero(
         lambda: checkpoint_to_resume(checkpoints, settings.resume_from_checkpoint, identity)
     )
@@ -162,6 +173,7 @@ def train_and_save(
         "base_license": stated_license(model_pin),
         "versions": versions(),
         "num_processes": arguments.world_size,
+        **circumstances,
         "preprocessing": preprocessing.record(),
     }
     if validation is not None:
@@ -181,12 +193,14 @@ def train_and_save(
     say(result_line(folder, settings, results))
 
 
-def check_loaders(settings: ClassifierSettings, size: int, is_evaluated: bool) -> None:
+def check_loaders(
+    settings: ClassifierSettings, share: Share, size: int, is_evaluated: bool
+) -> None:
     """Raises `UserError` if the data loaders' workers lack shared memory: they would hang."""
     validated = settings.validation_split is not None or settings.validation_share > 0
     # an evaluation batch is twice as large; during a validation both loaders have workers
     batches = 3 if validated else 2 if is_evaluated else 1
-    images = settings.per_device_train_batch_size * batches
+    images = share.batch_size * batches
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     check_shared_memory(
         loader_bytes(settings.dataloader_num_workers, images, size, ranks),
@@ -202,6 +216,7 @@ def measure_again(
     evaluation: Split,
     before: dict,
     facts: dict,
+    share: Share,
     folder: Path,
 ) -> None:
     """Measures the finished classifier in the folder again, with other settings of the measurement.
@@ -211,7 +226,7 @@ def measure_again(
     classifier = Classifier(pin, torch.device("cpu"))
     rows, _ = training_rows(settings, split, classifier.transform)
     counts = np.bincount(split.labels[rows], minlength=len(split.class_names))
-    arguments = training_arguments(settings, OutputFolder(folder).checkpoints)
+    arguments = training_arguments(settings, share, OutputFolder(folder).checkpoints)
     trainer = Trainer(model=classifier.model, args=arguments)
     results = evaluate_on(trainer, evaluation, classifier.transform, counts, settings)
     say(result_line(folder, settings, results))

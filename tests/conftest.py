@@ -124,7 +124,8 @@ def adapter(tmp_path_factory, tiny_base, birds):
             # LoRA starts at zero: two steps must move it far enough to change an image.
             learning_rate=0.05,
             token_learning_rate=0.05,
-            max_train_steps=2,
+            num_train_samples=4,
+            total_batch_size=2,
             resolution=RESOLUTION,
         )
     )

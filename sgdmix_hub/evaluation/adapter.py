@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from scipy.stats import binomtest
@@ -39,6 +38,8 @@ from sgdmix_hub.seeds import RandomStream, generator, seed_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.training.adapter.model import PRECISIONS
+from sgdmix_hub.training.precision import precision_of
 
 from .confusion import CONFUSION_PICTURE, draw_confusion
 
@@ -139,7 +140,9 @@ def judge_adapter(
     sources = mixed_sources(
         settings, split, OutputFolder(folder).judged, settings.num_judged_images
     )
-    loaded = load_base(base, torch.float32, "text_to_image")
+    precision = precision_of(settings)
+    dtype = PRECISIONS[precision]
+    loaded = load_base(base, dtype, "text_to_image")
     with_scheduler(loaded.pipeline, "dpmsolver++").to(state.device)
     bare = [bare_prompt(settings.metaclass, settings.prompt_template)] * len(sources.labels)
     judged = {"mixed": judge.predict(list(sources.images))}
@@ -163,10 +166,8 @@ def judge_adapter(
     }
     if state.is_main_process:
         draw_confusion(arms, split.class_names, folder / CONFUSION_PICTURE)
-        write_json(
-            folder / FACTS_FILE,
-            facts | {"fidelity": asked | {"judge_accuracy": judge.accuracy, "arms": arms}},
-        )
+        measured = {"judge_accuracy": judge.accuracy, "arms": arms, "precision": precision}
+        write_json(folder / FACTS_FILE, facts | {"fidelity": asked | measured})
         say(fidelity_line(arms, settings.judged_strength))
     state.wait_for_everyone()
 

@@ -91,6 +91,8 @@ def estimate_text(
     lines.append(f"masks       {untrusted_text(shards.plan, maker.settings)}")
     if maker.pipeline.refiner is not None:
         lines.append(f"strength    {strengths_text(maker)}")
+    if maker.settings.refines:
+        lines.append(f"prompts     {prompts_text(maker)}")
     if trial is None:
         return "\n".join(lines)
     device = environment(maker.settings)["device"]
@@ -131,6 +133,13 @@ def strengths_text(maker: RowMaker) -> str:
         return "; ".join(runs)
     listed = ", ".join(f"{strength:g}" for strength in grid)
     return f"{'; '.join(runs)}; with {total} steps, these differ: {listed}"
+
+
+def prompts_text(maker: RowMaker) -> str:
+    """How many prompts a class has, and one of them."""
+    first = shown(maker.prompts.published(0, 0))
+    count = len(maker.prompts)
+    return f"{first!r}" if count == 1 else f"{count} of each class, drawn per row: {first!r} ..."
 
 
 def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.method.strength import row_strength
 from sgdmix_hub.method.targets import NO_TARGET, Target, select_targets
-from sgdmix_hub.seeds import row_seed
+from sgdmix_hub.seeds import prompt_number, row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import num_prompts
 from sgdmix_hub.settings.saliency import distrust, is_low_confidence
 
 from .row_store import RowArrays
@@ -30,6 +31,7 @@ PLAN_SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("strength", pa.float64()),
         ("saliency_distance", pa.float64()),
+        ("prompt", pa.int32()),
         ("skip", pa.string()),
     ]
 )
@@ -39,7 +41,10 @@ NO_CANDIDATE = "no candidate"
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One image to make. Indices are rows of the pinned split; `skip`: why it cannot be made."""
+    """One image to make. Indices are rows of the pinned split; `skip`: why it cannot be made.
+
+    `prompt`: the number of its prompt, as `Prompts` counts them.
+    """
 
     source_index: int
     variant: int
@@ -47,6 +52,7 @@ class PlanRow:
     seed: int
     strength: float
     saliency_distance: float
+    prompt: int
     skip: str | None
 
     @property
@@ -93,13 +99,15 @@ def make_plan(
             chosen = [Target(source, 0.0)] * count
         for variant, target in enumerate(chosen):
             strength = row_strength(settings.strength, settings.seed, source, variant)
+            seed = row_seed(settings.seed, source, variant)
             yield PlanRow(
                 source_index=source,
                 variant=variant,
                 target_index=target.index,
-                seed=row_seed(settings.seed, source, variant),
+                seed=seed,
                 strength=0.0 if target.index == source else strength,
                 saliency_distance=target.distance,
+                prompt=prompt_number(seed, num_prompts(settings)),
                 skip=reason if target.index == NO_TARGET else None,
             )
 

@@ -27,7 +27,7 @@ from sgdmix_hub.settings.generation import (
     AugmentSettings,
     published_settings,
 )
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.method import apply_preset, num_prompts
 from sgdmix_hub.settings.parsing import parse_settings
 
 from .plan import NO_CANDIDATE, PLAN_SCHEMA
@@ -90,7 +90,7 @@ def check_plan(path: Path, settings: AugmentSettings, split: Split) -> None:
     """Raises `UserError` unless a plan fits the settings and the split.
 
     It must have exactly the expected sources and variants, different seeds, the strengths of the
-    settings, and targets that are in the subset and of allowed classes.
+    settings, numbers of their prompts, and targets that are in the subset and of allowed classes.
     """
     expected: Iterator[tuple[int, int]] = iter(())
     try:
@@ -139,7 +139,7 @@ def _are_rows(
     """Whether rows of a plan are the expected ones, with values that are possible."""
     if any(rows.column(name).null_count for name in PLAN_SCHEMA.names if name != "skip"):
         return False
-    sources, variants, targets, seeds, strengths, distances = (
+    sources, variants, targets, seeds, strengths, distances, prompts = (
         rows.column(name).to_numpy() for name in PLAN_SCHEMA.names[:-1]
     )
     skipped = rows.column("skip").is_valid().to_numpy(zero_copy_only=False)
@@ -154,6 +154,7 @@ def _are_rows(
         len(rows) == len(expected)
         and list(zip(sources.tolist(), variants.tolist(), strict=True)) == expected
         and bool((seeds >= 0).all() and np.isin(strengths[~unmixed], settings.strength).all())
+        and bool(((prompts >= 0) & (prompts < num_prompts(settings))).all())
         and bool((np.isin(chosen, split.subset) & (chosen != made)).all())
         and bool((targets[skipped] == NO_TARGET).all())
         and _classes_fit(split.labels[made], split.labels[chosen], settings.target_classes)

@@ -10,7 +10,8 @@ import torch
 from sgdmix_hub.data.images import Frame, aspect_box
 from sgdmix_hub.errors import Unusable, UnusableRow, attempt
 from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
-from sgdmix_hub.models.loading import class_prompt, load_refiner
+from sgdmix_hub.models.loading import load_refiner
+from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -43,6 +44,7 @@ class RowMaker:
         self.inputs = inputs
         self.maps = maps
         self.masked_image = lru_cache(maxsize=MASKED_IMAGES_KEPT)(self._masked_image)
+        self.prompts = Prompts(settings, inputs.adapter, inputs.split.class_names)
         self.pipeline = pipeline or SGDMixPipeline(settings)
         self.mixer = self.pipeline.mixer
 
@@ -54,11 +56,11 @@ class RowMaker:
                 self.settings,
                 self.inputs.base,
                 self.inputs.adapter,
-                self.prompt,
                 device,
                 on_step=stop_if_requested,
                 few_step_lora=self.inputs.few_step_lora,
             )
+            self.pipeline.refiner.check_prompts(self.prompts)
 
     def mixture(self, row: PlanRow) -> Mixture:
         """The mixture of a planned row. Raises `UnusableRow`."""
@@ -102,18 +104,19 @@ class RowMaker:
         index = row.target_index if self.settings.prompt_class == "target" else row.source_index
         return int(self.inputs.split.labels[index])
 
-    def prompt(self, label: int) -> str:
-        """The prompt of a class."""
-        names, template = self.inputs.split.class_names, self.settings.prompt_template
-        return class_prompt(self.inputs.adapter, names, template, label)
+    def prompt(self, row: PlanRow) -> str:
+        """The prompt of a row's last step."""
+        return self.prompts.published(self.label(row), row.prompt)
 
     def refined(self, rows: list[PlanRow], mixtures: list[Mixture]) -> list[np.ndarray | Unusable]:
         """The finished images, uint8 (size, size, 3), or why there is none.
 
         `rows`: at most a batch, all of one strength.
         """
-        labels, seeds = [self.label(row) for row in rows], [row.seed for row in rows]
-        return self.pipeline.finish(mixtures, labels, seeds, rows[0].strength)
+        prompts = [self.prompts.of(self.label(row), row.prompt) for row in rows]
+        seeds = [row.seed for row in rows]
+        finished = self.pipeline.finish(mixtures, prompts, seeds, rows[0].strength)
+        return [row if isinstance(row, Unusable) else row.image for row in finished]
 
     def columns(self, row: PlanRow, mixture: Mixture) -> dict:
         """A row's columns without its image."""
@@ -138,7 +141,7 @@ class RowMaker:
             "saliency_distance": row.saliency_distance,
             "foreground_area": mixture.foreground_area,
             "mask_confidence": self.maps.confidence(row.source_index),
-            "prompt": self.prompt(label) if row.strength > 0 else "",
+            "prompt": self.prompt(row) if row.strength > 0 else "",
         }
 
     def mark(self, row: PlanRow) -> bytes:

@@ -1,4 +1,6 @@
-"""The forms of manifest.json, adapter.json and classifier.json, which others may have written."""
+"""The forms of manifest.json, adapter.json, classifier.json and sgdmix_pipeline.json, which others
+may have written.
+"""
 
 from __future__ import annotations
 
@@ -144,6 +146,34 @@ CLASSIFIER = record(
         "metrics": record({}, {"accuracy": SHARE}),
     },
 )
+MODEL_PINS = {
+    "pretrained_model_name_or_path": PIN,
+    "classifier": PIN,
+    "segmenter": PIN,
+    "detector": PIN,
+    "few_step_lora": PIN,
+}
+# the settings are checked as any others, by `MethodSettings`
+PIPELINE = record(
+    {
+        "format": COUNT,
+        "settings": mapping(of_kind("a value", lambda value: not isinstance(value, dict)), NAME),
+        "pins": record({}, MODEL_PINS),
+        "class_names": optional(listing(TEXT)),
+    }
+)
+
+
+def read_pipeline_facts(path: Path, version: int) -> dict:
+    """A saved pipeline's settings, pins and class names. Raises `UserError`."""
+    facts = read_formed(path, PIPELINE)
+    if facts["format"] != version:
+        raise UserError(
+            f"{path.name} has format {facts['format']}, this version of sgdmix_hub reads "
+            f"{version}: install the version that saved it"
+        )
+    pins = {name: facts["pins"][name] for name in MODEL_PINS if name in facts["pins"]}
+    return {"settings": facts["settings"], "pins": pins, "class_names": facts["class_names"]}
 
 
 def read_manifest(path: Path) -> dict:

@@ -17,7 +17,6 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.settings.method import MethodSettings
 
 from .adapters import Adapter, read_adapter
-from .prompts import name_prompt
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -68,30 +67,18 @@ def pin_diffusion(
     )
 
 
-def class_prompt(
-    adapter: Adapter | None, class_names: list[str], prompt_template: str, label: int
-) -> str:
-    """The prompt of a class: the adapter's, or one with the class name for a base model alone."""
-    if adapter is not None:
-        return adapter.prompt(label)
-    return name_prompt(class_names[label], prompt_template)
-
-
 def load_refiner(
     settings: MethodSettings,
     base: Pin,
     adapter: Adapter | None,
-    prompt: Callable[[int], str],
     device: torch.device,
     on_step: Callable[[], None] = lambda: None,
     few_step_lora: Pin | None = None,
 ) -> Refiner:
-    """The diffusion model of a run. `prompt`: label -> prompt. Raises `UserError`."""
+    """The diffusion model of a run. Raises `UserError`."""
     from .refine import Refiner
 
-    return Refiner(
-        base, adapter, prompt, settings, device, on_step=on_step, few_step_lora=few_step_lora
-    )
+    return Refiner(base, adapter, settings, device, on_step, few_step_lora)
 
 
 def load_classifier(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,24 @@ class Preprocessing:
         """PIL image -> float32 (3, size, size) for training: random crop, flip, augmentation.
 
         Crops have a random scale, or, if `resize_size` is larger than `size`, are windows of the
-        stretched image. `augmentation`: "randaugment" adds torchvision's, with its defaults.
+        stretched image. `augmentation`: "randaugment" adds torchvision's, with its defaults;
+        "resized-crops" are ImageNet's, with colour jitter, as in Diff-Mix's long-tail training.
         """
-        if self.resize_size == self.size:
-            crop = [v2.RandomResizedCrop(self.size, scale=(0.6, 1.0), antialias=True)]
-        else:
-            crop = [v2.Lambda(self._stretched), v2.RandomCrop(self.size)]
-        more = [v2.RandAugment()] if augmentation == "randaugment" else []
-        return v2.Compose([*crop, v2.RandomHorizontalFlip(), *more, *self._values()])
+        stretched = [] if self.resize_size == self.size else [v2.Lambda(self._stretched)]
+        scaled = partial(v2.RandomResizedCrop, self.size, antialias=True)
+        crop = v2.RandomCrop(self.size) if stretched else scaled(scale=(0.6, 1.0))
+        if augmentation == "resized-crops":
+            crop = scaled(scale=(0.08, 1.0))
+        more = {"randaugment": [v2.RandAugment()], "resized-crops": [v2.ColorJitter(0.4, 0.4, 0.4)]}
+        return v2.Compose(
+            [
+                *stretched,
+                crop,
+                v2.RandomHorizontalFlip(),
+                *more.get(augmentation, []),
+                *self._values(),
+            ]
+        )
 
     def whole(self, image: Image.Image, side: int, resize: str) -> torch.Tensor:
         """The whole image as float32 (3, side, side), made square by the run's `resize`."""

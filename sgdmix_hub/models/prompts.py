@@ -1,4 +1,4 @@
-"""Class -> learned tokens -> prompt, the same in training, sampling and cards.
+"""Class -> learned tokens -> prompt, the same in training, sampling and cards; prompts of rows.
 
 Tokens are made from the class's number; `adapter.json` maps class names to tokens. Names would not
 do: they may collide, contain anything, or differ in case alone, which tokenizers ignore.
@@ -6,11 +6,92 @@ do: they may collide, contain anything, or differ in case alone, which tokenizer
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.settings.method import MethodSettings, num_prompts, num_steps
+from sgdmix_hub.settings.prompts import NAME_PROMPT
+
+if TYPE_CHECKING:
+    from .adapters import Adapter
+
+
+@dataclass(frozen=True)
+class RowPrompt:
+    """What the diffusion model is told of one row.
+
+    `text`: of the whole image. `background`: of what is painted around the source's foreground,
+    for as long as that is kept; None if `text` is for then too.
+    """
+
+    text: str
+    background: str | None = None
+
+    def told(self, kept: bool) -> str:
+        """The text of a step. `kept`: whether the foreground is kept in it."""
+        return self.background if kept and self.background is not None else self.text
+
+
+class Prompts:
+    """The prompts that rows may have, numbered: template by template, each with every background.
+
+    `settings.prompt_template` or else the adapter's own template, with `background_prompts`.
+    """
+
+    def __init__(
+        self, settings: MethodSettings, adapter: Adapter | None, class_names: list[str] | None
+    ):
+        """`class_names`: for a base model without an adapter, in the order of the labels."""
+        self.settings, self.adapter, self.class_names = settings, adapter, class_names or []
+        own = NAME_PROMPT if adapter is None else adapter.facts["prompt_template"]
+        self.templates = settings.prompt_template or [own]
+        self.backgrounds = settings.background_prompts or [""]
+
+    def __len__(self) -> int:
+        return num_prompts(self.settings)
+
+    @property
+    def kept_to_the_end(self) -> bool:
+        """Whether the source's foreground is kept through all steps."""
+        kept = self.settings.foreground_strength
+        return kept is not None and num_steps(self.settings, kept) == 0
+
+    def of(self, label: int, number: int) -> RowPrompt:
+        """The prompt of a class with one of the numbers, 0 to `len(self) - 1`."""
+        template, background = divmod(number, len(self.backgrounds))
+        suffix, alone = self.backgrounds[background], self.settings.background_prompt_template
+        text = self._of_class(label, self.templates[template])
+        return RowPrompt(
+            f"{text} {suffix}" if suffix else text,
+            None if alone is None else alone.replace("{background}", suffix),
+        )
+
+    def longest(self, length: Callable[[str], int]) -> list[str]:
+        """The prompts of which no other is longer, if words add up: one of each kind of text.
+
+        `length`: text -> its number of tokens.
+        """
+        labels = range(1 if self.adapter is not None else len(self.class_names))
+        if not labels:
+            return []
+        first = [self.of(0, number) for number in range(len(self))]
+        number = max(range(len(first)), key=lambda number: length(first[number].text))
+        texts = [max((self.of(label, number).text for label in labels), key=length)]
+        alone = [prompt.background for prompt in first if prompt.background is not None]
+        return texts + ([max(alone, key=length)] if alone else [])
+
+    def published(self, label: int, number: int) -> str:
+        """What the column `prompt` says of such a row: the text of its last step."""
+        return self.of(label, number).told(self.kept_to_the_end)
+
+    def _of_class(self, label: int, template: str) -> str:
+        if self.adapter is None:
+            return name_prompt(self.class_names[label], template)
+        return prompt_for(label, self.adapter.facts["metaclass"], template)
 
 
 def token_for(label: int) -> str:

@@ -1,13 +1,15 @@
 """Mixed images -> refined images: img2img at strength S (Eq. 1-2 of the paper).
 
 The loop equals diffusers' img2img step for step (tests compare them). It adds what thousands of
-images need: batches through the VAE, an adapter merged into the weights, one prompt encoding per
-class, and a part of the image kept at another strength.
+images need: batches through the VAE, an adapter merged into the weights, one encoding per prompt,
+and a part of the image kept at another strength.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
-from sgdmix_hub.errors import Unusable
+from sgdmix_hub.errors import Unusable, UserError, shown
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.settings.method import MethodSettings, num_steps
 
@@ -25,9 +27,15 @@ from .bases.latents import scaled, unscaled
 from .bases.loading import load_base, to_uint8
 from .bases.schedulers import last_timesteps, noise_level, step_options, with_scheduler
 from .few_step import merge_few_step
+from .noise import Noise, padded_generators
+from .prompts import Prompts, RowPrompt
 
 # for painting what is behind the target's foreground; at 1 the first filling would have no effect
 INPAINT_STRENGTH = 0.9
+PROMPTS_KEPT = 512  # encodings; one of Stable Diffusion takes 0.5 MB with its negative prompt
+
+# (step, time step, latents (rows, c, h, w)) -> latents
+OnStepEnd = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Refiner:
@@ -37,26 +45,22 @@ class Refiner:
         self,
         base: Pin,
         adapter: Adapter | None,
-        prompt: Callable[[int], str],
         settings: MethodSettings,
         device: torch.device,
         on_step: Callable[[], None] = lambda: None,
         few_step_lora: Pin | None = None,
     ):
-        """`prompt`: class -> prompt. `on_step` is called before every denoising step.
-
-        `few_step_lora`: merged into the base, under the adapter.
+        """`on_step` is called before every denoising step. `few_step_lora`: merged into the base,
+        under the adapter.
         """
-        self.settings = settings
         self.device = device
         self.adapter = adapter
-        self.prompt = prompt
         self.on_step = on_step
-        self.dtype = getattr(torch, settings.dtype)
         loaded = load_base(
             base, torch.float32, "image_to_image", safety_checker=settings.safety_checker
         )
         self.family, self.denoiser = loaded.family, loaded.denoiser
+        self.tokenizers = [loaded.tokenizer(encoder) for encoder in loaded.family.encoders]
         self.pipeline = with_scheduler(
             loaded.pipeline, settings.scheduler, settings.timestep_spacing
         )
@@ -69,44 +73,90 @@ class Refiner:
             # in float32: half precision would round away much of the update
             self.pipeline.fuse_lora(components=[self.family.denoiser])
             self.pipeline.unload_lora_weights()
-        with quiet_libraries():  # diffusers warns of float32 parts that this pipeline lacks
-            self.pipeline.to(device, self.dtype)
-        if self.family.overflows(self.pipeline.vae):
-            self.pipeline.vae.to(torch.float32)
+        self._move(device, getattr(torch, settings.dtype))
         for part in (self.denoiser, self.pipeline.vae):
             part.to(memory_format=torch.channels_last)
         if settings.compile:
             for part in (self.denoiser, self.pipeline.vae.encoder, self.pipeline.vae.decoder):
                 part.compile(dynamic=False)
-        self._guided = settings.guidance_scale > 1 and not self.family.embeds_guidance(
-            self.pipeline
-        )
-        self._prompt_embeds: dict[int, Conditioning] = {}
+        self._use(settings)
+
+    def _use(self, settings: MethodSettings, on_step_end: OnStepEnd | None = None) -> None:
+        self.settings, self.on_step_end = settings, on_step_end
+        # one text is encoded alone: its bits depend on nothing else
+        self._embeds = lru_cache(maxsize=PROMPTS_KEPT)(self._encode_prompt)
         self._noise_levels: dict[float, float] = {}
 
-    def _encode_prompt(self, prompt: str, negative: str = "") -> Conditioning:
-        """What the denoiser is told, after what it is told of the negative prompt if guided.
+    def _move(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        with quiet_libraries():  # diffusers warns of float32 parts that this pipeline lacks
+            self.pipeline.to(device, dtype)
+        if self.family.overflows(self.pipeline.vae):
+            self.pipeline.vae.to(torch.float32)
 
-        Tensors (1 or 2, 1, ...).
+    def using(self, settings: MethodSettings, on_step_end: OnStepEnd | None = None) -> Refiner:
+        """The same networks under other settings: strength, steps, guidance, negative prompt.
+
+        `on_step_end` is called after every step of `refine` and may replace the latents.
         """
+        other = copy(self)
+        other._use(settings, on_step_end)
+        return other
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves the networks, and converts them."""
+        self._move(device, dtype)
+        self._use(self.settings, self.on_step_end)
+
+    @property
+    def _guided(self) -> bool:
+        told = self.family.embeds_guidance(self.pipeline)
+        return self.settings.guidance_scale > 1 and not told
+
+    def _encode_prompt(self, prompt: str, negative: str = "") -> Conditioning:
+        """What the denoiser is told, after what it is told of the negative prompt if guided:
+        tensors (1 or 2, 1, ...).
+
+        Raises `UserError` for a text that is too long for the text encoder.
+        """
+        self._check_length(prompt)
+        self._check_length(negative)
         wanted, unwanted = self.family.encode_prompt(
             self.pipeline, prompt, negative, self._guided, self.device
         )
         passes = [unwanted, wanted] if self._guided else [wanted]
         return {name: torch.stack([told[name] for told in passes]) for name in wanted}
 
-    def _class_embeds(self, label: int) -> Conditioning:
-        """A class's encoded prompt, encoded once and alone: its bits depend on nothing else."""
-        if label not in self._prompt_embeds:
-            self._prompt_embeds[label] = self._encode_prompt(self.prompt(label))
-        return self._prompt_embeds[label]
+    def check_prompts(self, prompts: Prompts) -> None:
+        """Raises `UserError` if a prompt that rows may have is too long for the text encoder."""
+        for tokenizer in self.tokenizers:
+            for text in prompts.longest(lambda text, read=tokenizer: len(read(text).input_ids)):
+                self._check_length(text)
+        self._check_length(self.settings.negative_prompt or "")
 
-    def _told(self, prompts: list[Conditioning], images: np.ndarray) -> Conditioning:
-        """What the denoiser is told of a batch: the prompts of its rows, and of the images."""
+    def _check_length(self, text: str) -> None:
+        for tokenizer in self.tokenizers:
+            expanded = self.pipeline.maybe_convert_prompt(text, tokenizer)
+            length, read = len(tokenizer(expanded).input_ids), tokenizer.model_max_length
+            if length > read:
+                raise UserError(
+                    f"the prompt {shown(text)!r} takes {length} tokens, the text encoder reads "
+                    f"{read}: shorten it, or its background_prompts"
+                )
+
+    def _told(self, texts: list[str], images: np.ndarray) -> Conditioning:
+        """What the denoiser is told of a batch, its prompts and its images: (B or 2 * B, ...)."""
+        negative = self.settings.negative_prompt or ""
+        return self._with_images([self._embeds(text, negative) for text in texts], images)
+
+    def _with_images(self, prompts: list[Conditioning], images: np.ndarray) -> Conditioning:
         height, width = images.shape[1:3]
         of_one = self.family.of_images(self.pipeline, height, width, self.settings.guidance_scale)
-        told = in_rows(prompts)
         rows = len(prompts) * (2 if self._guided else 1)
+        told = {
+            name: torch.cat([one[name] for one in prompts], dim=1).flatten(0, 1)
+            for name in prompts[0]
+        }
         return told | {name: value.repeat(rows, 1) for name, value in of_one.items()}
 
     def sigma_start(self, strength: float) -> float:
@@ -123,27 +173,41 @@ class Refiner:
         self,
         images: np.ndarray,
         foregrounds: np.ndarray,
-        labels: list[int],
-        seeds: list[int],
+        prompts: list[RowPrompt],
+        noise: Sequence[Noise],
         strength: float,
     ) -> list[np.ndarray | Unusable]:
         """Refined images, uint8 (size, size, 3), or the reasons why they are unusable.
 
         `images`: uint8 (B, size, size, 3), B at most the batch size. `foregrounds`: bool (B, size,
-        size), where `foreground_strength` applies; ignored without that setting. `seeds`: of each
-        row's noise, drawn from its own CPU generator. `strength` runs at least one step. Short
+        size), where `foreground_strength` applies; ignored without that setting. `noise`: what each
+        row's is drawn from. `strength` runs at least one step. Short
         batches are padded and the padding dropped: bits depend on the batch size, but not on the
         other rows.
         """
         padded = self._padded(len(images))
-        latents, noise, generators = self._encode(images[padded], [seeds[i] for i in padded])
-        told = self._told([self._class_embeds(labels[i]) for i in padded], images)
-        steps, kept = num_steps(self.settings, strength), None
+        generators = padded_generators(noise, padded)
+        latents, drawn = self._encode(images[padded], generators)
+        told = [prompts[i] for i in padded]
+        steps, kept, released_after = num_steps(self.settings, strength), None, 0
         if self.settings.foreground_strength is not None:
             released_after = steps - num_steps(self.settings, self.settings.foreground_strength)
-            kept = KeptPart(latents, noise, foregrounds[padded], released_after)
-        latents = self._denoise(latents, noise, generators, told, steps, kept)
+            kept = KeptPart(latents, drawn, foregrounds[padded], released_after)
+            if any(prompt.background for prompt in told):
+                kept.embeds = self._told([prompt.told(True) for prompt in told], images)
+        embeds = self._told([prompt.told(released_after == steps) for prompt in told], images)
+        on_step_end = self._on_step_end(len(images))
+        latents = self._denoise(latents, drawn, generators, embeds, steps, kept, on_step_end)
         return self._decode(latents, len(images))
+
+    def _on_step_end(self, wanted: int) -> OnStepEnd | None:
+        """`on_step_end` without the padding of a batch."""
+        on_step_end = self.on_step_end
+        if on_step_end is None:
+            return None
+        return lambda step, timestep, latents: torch.cat(
+            [on_step_end(step, timestep, latents[:wanted]), latents[wanted:]]
+        )
 
     @torch.no_grad()
     def inpaint(
@@ -157,9 +221,10 @@ class Refiner:
         """
         assert self.adapter is not None  # settings.inpainting_method "diffusion" needs one
         padded = self._padded(len(images))
-        latents, noise, generators = self._encode(images[padded], [seeds[i] for i in padded])
+        generators = padded_generators(seeds, padded)
+        latents, noise = self._encode(images[padded], generators)
         prompt = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
-        told = self._told([prompt] * len(padded), images)
+        told = self._with_images([prompt] * len(padded), images)
         steps = num_steps(self.settings, INPAINT_STRENGTH)
         around = KeptPart(latents, noise, ~holes[padded], steps)
         self.denoiser.disable_adapters()
@@ -171,28 +236,27 @@ class Refiner:
         return [min(row, wanted - 1) for row in range(self.settings.batch_size)]
 
     def _encode(
-        self, images: np.ndarray, seeds: list[int]
-    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Generator]]:
+        self, images: np.ndarray, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents and noise, both (B, c, h, w), for images uint8 (B, size, size, 3).
 
-        Each row draws alone, in the order of the stock pipeline, from its generator.
+        Each row draws alone, in the order of the stock pipeline.
         """
         vae = self.pipeline.vae
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
         latents = scaled(posterior.sample(generators).to(self.dtype), vae)
-        noise = randn_tensor(latents.shape, generators, self.device, latents.dtype)
-        return latents, noise, generators
+        return latents, randn_tensor(latents.shape, generators, self.device, latents.dtype)
 
     def _denoise(
         self,
         latents: torch.Tensor,
         noise: torch.Tensor,
         generators: list[torch.Generator],
-        told: Conditioning,
+        embeds: Conditioning,
         steps: int,
         kept: KeptPart | None,
+        on_step_end: OnStepEnd | None = None,
     ) -> torch.Tensor:
         """Noises the latents to where the sampler's last `steps` steps begin, and runs these."""
         scheduler = self.pipeline.scheduler
@@ -204,6 +268,7 @@ class Refiner:
             inputs = scheduler.scale_model_input(
                 torch.cat([latents] * 2) if self._guided else latents, timestep
             )
+            told = embeds if kept is None else kept.told(step, embeds)
             prediction = self.family.predict(self.denoiser, inputs, timestep, told)
             if self._guided:
                 unwanted, wanted = prediction.chunk(2)
@@ -211,6 +276,8 @@ class Refiner:
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **drawn)[0]
             if kept is not None and step < kept.released_after:
                 latents = kept.put_back(latents, scheduler, timesteps[step + 1 :])
+            if on_step_end is not None:
+                latents = on_step_end(step, timestep, latents)
         return latents
 
     def _decode(self, latents: torch.Tensor, wanted: int) -> list[np.ndarray | Unusable]:
@@ -228,11 +295,6 @@ class Refiner:
             image if reason is None else Unusable(reason)
             for image, reason in zip(pixels, reasons, strict=True)
         ]
-
-
-def in_rows(told: list[Conditioning]) -> Conditioning:
-    """The conditionings of the rows of a batch, (1 or 2, 1, ...) each, as (B or 2 * B, ...)."""
-    return {name: torch.cat([one[name] for one in told], dim=1).flatten(0, 1) for name in told[0]}
 
 
 class KeptPart:
@@ -256,6 +318,11 @@ class KeptPart:
         )
         self.mask = (coverage >= 0.5).to(latents.device)
         self.released_after = released_after
+        self.embeds: Conditioning | None = None  # what is told while the part is kept, if another
+
+    def told(self, step: int, embeds: Conditioning) -> Conditioning:
+        """What the denoiser is told at a step; `embeds`: of the whole image."""
+        return embeds if self.embeds is None or step >= self.released_after else self.embeds
 
     def put_back(
         self, latents: torch.Tensor, scheduler: Any, remaining: torch.Tensor

@@ -14,6 +14,9 @@ from sgdmix_hub.settings.training import AdapterSettings
 
 from .bases.loading import LoadedBase, to_uint8
 
+# Images of a batch: part of what prior images and judgements depend on, so the same everywhere.
+DRAWN_AT_ONCE = 4
+
 
 @torch.no_grad()
 def draw_images(
@@ -76,7 +79,7 @@ def drawing_options(settings: AdapterSettings) -> dict[str, Any]:
         "resolution": settings.resolution,
         "num_inference_steps": settings.num_inference_steps,
         "guidance_scale": settings.guidance_scale,
-        "batch_size": settings.train_batch_size,
+        "batch_size": DRAWN_AT_ONCE,
     }
 
 

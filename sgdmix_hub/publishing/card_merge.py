@@ -141,7 +141,8 @@ def plain(text: str) -> str:
         .replace(">", "&gt;")
         .replace("{", "&#123;")
     )
-    return re.sub(r"([\\`*_\[\]|#!~$])", r"\\\1", escaped)
+    # not the # of the entity above
+    return re.sub(r"([\\`*_\[\]|!~$]|(?<!&)#)", r"\\\1", escaped)
 
 
 def _merged_data(old: dict, new: dict, config_name: str, version: str) -> dict:

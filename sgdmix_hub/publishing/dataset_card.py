@@ -44,7 +44,17 @@ LABELS = {
     "prompt_class": "class of prompt and label",
     "few_step_method": "few-step method",
     "timestep_spacing": "time steps",
+    "prompt_template": "prompt",
+    "background_prompts": "texts that follow the prompt, one drawn per row",
+    "background_prompt_template": "prompt while the foreground is kept",
+    "negative_prompt": "negative prompt",
 }
+OF_PROMPTS = (
+    "prompt_template",
+    "background_prompts",
+    "background_prompt_template",
+    "negative_prompt",
+)
 LARGEST_TABLE = 250  # classes
 SOURCE_PATH = "path/of/the/source"  # in snippets, for a source that is no Hub repository
 MOST_REASONS = 10  # reasons for skipped rows; the manifest lists every one
@@ -63,7 +73,7 @@ class CardEvaluation:
     figures: list[tuple[str, str]]
     by_class: list[tuple[str, int, str, str, int]]
     keep: float | None
-    keep_by: str
+    keep_by: str | None
     rows_before: int
     dropped: int
     label_fidelity: float
@@ -131,7 +141,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         encoding=encoding_text(settings),
         license=license_text(settings),
         labels=LABELS,
-        chosen=_chosen(settings),
+        chosen={name: _cell(value) for name, value in _chosen(settings).items()},
         deviations=preset_deviations(settings),
         pins={name: plain(pin) for name, pin in facts.pins.items()},
         local_inputs=[
@@ -274,7 +284,16 @@ def _chosen(settings: AugmentSettings) -> dict:
     values = {name: getattr(settings, name) for name in LABELS}
     if settings.mixing_method != "inpaint":
         values.pop("inpainting_method")
+    if not settings.refines:
+        values |= dict.fromkeys(OF_PROMPTS)
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _cell(value: object) -> object:
+    """A setting's value in a table; the texts of prompts may be a stranger's."""
+    if isinstance(value, list):
+        return "; ".join(plain(text) for text in value)
+    return plain(value) if isinstance(value, str) else value
 
 
 def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:

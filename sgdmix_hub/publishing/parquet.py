@@ -24,14 +24,20 @@ FILE_BYTES = 500_000_000  # of a published file, about
 def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
     """Writes tables one after the other, in row groups of nearly equal size.
 
-    Only one of them is in memory. Images are not dictionary-encoded: no two are equal.
+    Only one of them is in memory. Images are neither dictionary-encoded, since no two are equal,
+    nor compressed: their formats are. So an image is the same bytes in every file that holds it.
     """
-    plain = [field.name for field in schema if not pa.types.is_struct(field.type)]
+    images = [field.name for field in schema if pa.types.is_struct(field.type)]
+    plain = [name for name in schema.names if name not in images]
+    compression = dict.fromkeys(plain, "snappy")
+    for name in images:
+        compression |= {f"{name}.bytes": "none", f"{name}.path": "snappy"}
     kept = {name: value for name, value in (schema.metadata or {}).items() if name != CHUNKING_KEY}
     with pq.ParquetWriter(
         path,
         schema.with_metadata(kept),
         use_dictionary=plain,
+        compression=compression,
         use_content_defined_chunking=CHUNKING,
         write_page_index=True,
     ) as writer:

@@ -38,11 +38,15 @@ class Rank:
 
 
 def start_processes(num_threads: int) -> Rank:
-    """Joins the processes of the launch. Without a GPU: over gloo, with `num_threads` each."""
+    """Joins the processes of the launch. Without a GPU: over gloo, with `num_threads` each.
+
+    On a GPU, float32 matrix products use TF32, as cuDNN's convolutions do by default.
+    """
     cpu = not torch.cuda.is_available()
     state = PartialState(cpu=cpu, timeout=COLLECTIVE_TIMEOUT)
     forget_mixed_precision()  # of an earlier stage in the same process
     torch.backends.cudnn.deterministic = True
+    torch.set_float32_matmul_precision("high")
     cv2.setNumThreads(num_threads)
     if cpu:
         torch.set_num_threads(num_threads)

@@ -111,11 +111,10 @@ def check_fetched(values: dict[str, Any], given: Iterable[str], location: str) -
 def _fault_of(name: str, value: object) -> str | None:
     if name in PINNED_INPUTS:
         return PIN(value)
-    return NAME(value) if has_text(value) else None
+    texts = [text for text in as_list(value) if isinstance(text, str)]
+    return next((fault for text in texts if (fault := NAME(text))), None)
 
 
-def has_text(value: object) -> bool:
-    """Whether a value is text, or a list with text, which could pass for a word of the command
-    line.
-    """
-    return any(isinstance(item, str) for item in (value if isinstance(value, list) else [value]))
+def as_list(value: object) -> list:
+    """The values of a setting that may have one or several."""
+    return value if isinstance(value, list) else [value]

@@ -12,7 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from sgdmix_hub.errors import UserError, shown
 
@@ -28,6 +28,14 @@ UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")
 # rounding at most, or nothing that is published.
 Changes = Literal["result", "last_bits", "nothing"]
 INFO = "info"  # the key of a field's metadata that holds its `SettingInfo`
+
+AUTO = "auto"
+if TYPE_CHECKING:
+    CountOrAuto = int | Literal["auto"]
+else:
+
+    class CountOrAuto:
+        """The type of a field that takes a whole number or `auto`."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +111,12 @@ def unset(settings_class: type[Checked], name: str) -> Any:
     return dataclasses.field(default=None, metadata=_fields(settings_class)[name].metadata)
 
 
-def same(settings_class: type[Checked], name: str) -> Any:
-    """The field `name` of another class, with its default."""
+def same(settings_class: type[Checked], name: str, default: Any = dataclasses.MISSING) -> Any:
+    """The field `name` of another class, with its default unless another one is given."""
     field = _fields(settings_class)[name]
-    return dataclasses.field(default=field.default, metadata=field.metadata)
+    if default is dataclasses.MISSING:
+        default = field.default
+    return dataclasses.field(default=default, metadata=field.metadata)
 
 
 def info_of(field: dataclasses.Field) -> SettingInfo:
@@ -154,8 +164,8 @@ def checked(name: str, value: object, hint: Any, bounds: Bounds) -> object:
     """A value converted to the type `hint`. Raises `UserError` with the setting, the value, and
     what to give.
 
-    Also accepts: NumPy's numbers, torch's dtypes as words, paths as texts, a number as a list of
-    one.
+    Also accepts: NumPy's numbers, torch's dtypes as words, paths as texts, a number or a text as a
+    list of one.
     """
     options = get_args(hint)
     if type(None) in options:
@@ -165,8 +175,10 @@ def checked(name: str, value: object, hint: Any, bounds: Bounds) -> object:
     if get_origin(hint) is Literal:
         return _word(name, value, get_args(hint))
     if get_origin(hint) is list:
-        return _numbers(name, value, bounds)
-    return {bool: _flag, int: _whole, float: _number, str: _text}[hint](name, value, bounds)
+        (item,) = get_args(hint)
+        return LISTS[item](name, value, bounds)
+    kinds = {bool: _flag, int: _whole, CountOrAuto: _whole_or_auto, float: _number, str: _text}
+    return kinds[hint](name, value, bounds)
 
 
 def _word(name: str, value: object, words: tuple[str, ...]) -> str:
@@ -185,6 +197,14 @@ def _flag(name: str, value: object, bounds: Bounds) -> bool:
 def _whole(name: str, value: object, bounds: Bounds) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise UserError(f"{name} is {shown(value)}: give a whole number")
+    return _within(name, int(value), bounds)
+
+
+def _whole_or_auto(name: str, value: object, bounds: Bounds) -> int | str:
+    if isinstance(value, str) and value == AUTO:
+        return AUTO
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UserError(f"{name} is {shown(value)}: give a whole number, or {AUTO}")
     return _within(name, int(value), bounds)
 
 
@@ -208,6 +228,23 @@ def _numbers(name: str, value: Any, bounds: Bounds) -> list[float]:
     return [_number(name, number, bounds) for number in values]
 
 
+def _texts(name: str, value: Any, bounds: Bounds) -> list[str]:
+    """A list of different texts, none of which could pass for a setting on the command line."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not 1 <= len(values) <= MOST_VALUES:
+        raise UserError(
+            f"{name} is {shown(value)}: give a text, or a list of at most {MOST_VALUES}"
+        )
+    texts = [_text(name, text, bounds) for text in values]
+    for text in texts:
+        if text.startswith("-"):
+            raise UserError(f"{name} is {shown(text)}: a text of a list must not begin with -")
+    if len(set(texts)) < len(texts):
+        twice = max(texts, key=texts.count)
+        raise UserError(f"{name} contains {shown(twice)} twice: give every text once")
+    return texts
+
+
 def _within(name: str, number: float, bounds: Bounds) -> Any:
     if not math.isfinite(number) or not bounds.hold(number):
         raise UserError(f"{name} is {shown(number)}: give {bounds}")
@@ -226,3 +263,7 @@ def _text(name: str, value: object, bounds: Bounds) -> str:
     if any(unicodedata.category(character) in UNWRITABLE for character in text):
         raise UserError(f"{name} is {shown(text)}: remove the character that cannot be printed")
     return str(text)
+
+
+# The type of a list's items -> what reads the list.
+LISTS = {float: _numbers, str: _texts}

@@ -19,9 +19,10 @@ from sgdmix_hub.errors import UserError, shown
 
 from .data import DataSettings, outside_of_dataset
 from .few_step import FEW_STEPS
-from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
+from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
-from .method import NAME_PROMPT, MethodSettings, saliency_method, saliency_source
+from .method import MethodSettings, saliency_method, saliency_source
+from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
 from .saliency import NEEDED_SETTINGS
 
 # Folders of every published repository, which no configuration may be named after.
@@ -53,9 +54,6 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         "LoRA that distils the base to few steps, beside the adapter: org/name[@revision] or "
         "folder; needs few_step_method",
         pinned=True,
-    )
-    prompt_template: str = setting(
-        NAME_PROMPT, "prompt for a base model without an adapter", at_most=LONGEST_PROMPT
     )
     classifier: str | None = setting(
         None, "classifier for the CAM, as org/name[@revision] or folder", pinned=True
@@ -158,6 +156,8 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 raise UserError("push_to_hub needs --license, the license of the dataset")
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
+        elif self.refines:
+            check_templates("prompt_template", self.prompt_template or [], ADAPTER_FIELDS)
         check_few_step(self, self.few_step_lora)
         needs = saliency_source(self).needs
         if needs == "function":
@@ -195,15 +195,12 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
                 "--pretrained_model_name_or_path alone, whose prompts then hold the class names; "
                 "--strength 0 mixes without a model"
             )
-        check_base_alone(self, self.prompt_template)
+        check_base_alone(self)
 
 
-def check_base_alone(settings: MethodSettings, prompt_template: str) -> None:
+def check_base_alone(settings: MethodSettings) -> None:
     """Raises `UserError` for settings that a base model without an adapter cannot have."""
-    if prompt_template.count("{class_name}") != 1:
-        raise UserError(
-            f"prompt_template must contain {{class_name}} exactly once: {prompt_template!r}"
-        )
+    check_templates("prompt_template", settings.prompt_template or [], NAME_FIELDS)
     if settings.inpainting_method == "diffusion":
         raise UserError(
             "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "

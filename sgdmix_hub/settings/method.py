@@ -10,6 +10,7 @@ from sgdmix_hub.errors import UserError
 
 from .few_step import DISTILLED_STEPS, FewStepMethod, Spacing, sampling_of
 from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, names_where, setting
+from .prompts import NO_FIELDS, check_templates
 from .saliency import SALIENCY_SOURCES, RembgModel, SaliencyMethod, SaliencySource
 
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
@@ -141,6 +142,25 @@ class MethodSettings(Checked):
     prompt_class: Literal["source", "target"] = setting(
         "source", "class that gives the prompt and the label"
     )
+    prompt_template: list[str] | None = setting(
+        None,
+        "prompt, or several of which each row draws one; with {token} and {metaclass} (by default "
+        "the adapter's own), or with {class_name} for a base model without an adapter",
+        at_most=LONGEST_PROMPT,
+    )
+    background_prompts: list[str] | None = setting(
+        None,
+        "texts of which each row draws one to follow its prompt: 'in the snow' ...",
+        at_most=LONGEST_PROMPT,
+    )
+    background_prompt_template: str | None = setting(
+        None,
+        "prompt, with {background}, for as long as the foreground is kept (foreground_strength)",
+        at_most=LONGEST_PROMPT,
+    )
+    negative_prompt: str | None = setting(
+        None, "what guidance leads away from", at_most=LONGEST_PROMPT
+    )
 
     strength: list[float] = setting(
         [0.7],
@@ -239,6 +259,7 @@ class MethodSettings(Checked):
             raise UserError("num_variants is 0: give at least 1, or images_per_class")
         self._validate_strengths()
         self._validate_masks()
+        self._validate_prompts()
         mixing_method = apply_preset(self).mixing_method
         if self.prompt_class == "target" and min(self.strength) == 0:
             raise UserError(
@@ -283,6 +304,29 @@ class MethodSettings(Checked):
             raise UserError(
                 f"foreground_strength is {self.foreground_strength}: give a value in [0, {smallest}"
                 "], at most the smallest strength"
+            )
+
+    def _validate_prompts(self) -> None:
+        backgrounds, template = self.background_prompts, self.background_prompt_template
+        check_templates("background_prompts", backgrounds or [], NO_FIELDS)
+        if self.negative_prompt is not None:
+            check_templates("negative_prompt", [self.negative_prompt], NO_FIELDS)
+            if self.refines and self.guidance_scale <= 1:
+                raise UserError(
+                    "negative_prompt needs guidance_scale above 1: without guidance it is not read"
+                )
+        if template is None:
+            return
+        if backgrounds is None and "{background}" in template:
+            raise UserError("background_prompt_template with {background} needs background_prompts")
+        fields = NO_FIELDS if backgrounds is None else {"background": (1, 1)}
+        check_templates("background_prompt_template", [template], fields)
+        kept = apply_preset(self).foreground_strength
+        steps = num_steps(self, max(self.strength))
+        if self.refines and (kept is None or num_steps(self, kept) == steps):
+            raise UserError(
+                "background_prompt_template needs a kept foreground: set foreground_strength below "
+                f"the strength {max(self.strength):g}"
             )
 
     def _validate_masks(self) -> None:
@@ -349,7 +393,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # A setting that brings a source of masks -> the saliency method that uses it; the best one first.
 AT_HAND = {"mask_column": "mask-column", "segmenter": "segmentation", "bbox_column": "box-column"}
-NAME_PROMPT = "a photo of a {class_name}"  # for a base model without an adapter
+
+
+def num_prompts(settings: MethodSettings) -> int:
+    """How many prompts a row of one class may have."""
+    return len(settings.prompt_template or [None]) * len(settings.background_prompts or [None])
 
 
 def preset_values(settings: MethodSettings) -> dict[str, Any]:

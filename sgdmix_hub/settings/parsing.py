@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 from sgdmix_hub.errors import UserError, shown
 
 from .fetched import check_fetched, fetch_config, is_fetched
-from .fields import INFO, Checked, hints_of
+from .fields import AUTO, INFO, Checked, CountOrAuto, hints_of
 from .yaml_files import read_yaml
 
 Settings = TypeVar("Settings", bound=Checked)
@@ -75,9 +75,15 @@ def plain_float(text: str) -> float:
     return float(text)
 
 
+def plain_int_or_auto(text: str) -> int | str:
+    """`auto`, or a whole number as of `plain_int`. Raises `ValueError`."""
+    return AUTO if text == AUTO else plain_int(text)
+
+
 # argparse quotes these names: "invalid number value"
 plain_int.__name__, plain_float.__name__ = "whole number", "number"
-NUMBERS = {int: plain_int, float: plain_float}
+plain_int_or_auto.__name__ = "whole number or auto"
+NUMBERS = {int: plain_int, float: plain_float, CountOrAuto: plain_int_or_auto}
 
 
 def parse_settings(settings_class: type[Settings], argv: list[str] | None = None) -> Settings:
@@ -126,8 +132,8 @@ def _config_arguments(
     if "config" in values:
         raise UserError(f"{location}: a configuration cannot name another one")
     for name, value in values.items():
-        if isinstance(value, list) and not _takes_list(settings_class, name):
-            raise UserError(f"{location}: {name} must be one value, not a list")
+        if isinstance(value, list):
+            _check_list(settings_class, name, value, location)
     return as_arguments(values)
 
 
@@ -172,8 +178,14 @@ def _setting_name(word: str) -> str:
     return word.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
-def _takes_list(settings_class: type[Checked], name: str) -> bool:
-    return "list[" in str(hints_of(settings_class).get(name, ""))
+def _check_list(settings_class: type[Checked], name: str, values: list, location: str) -> None:
+    """Raises `UserError` if a setting takes no list, or one of other values."""
+    hint = str(hints_of(settings_class).get(name, ""))
+    if "list[" not in hint:
+        raise UserError(f"{location}: {name} must be one value, not a list")
+    if ("list[str]" in hint) != all(isinstance(value, str) for value in values):
+        kind = "texts" if "list[str]" in hint else "numbers"
+        raise UserError(f"{location}: {name} must be one value or a list of {kind}")
 
 
 def take_config(argv: list[str]) -> tuple[str | None, list[str]]:

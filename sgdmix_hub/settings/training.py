@@ -13,16 +13,43 @@ from typing import Any, Literal
 from sgdmix_hub.errors import UserError
 
 from .data import DataSettings
-from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, required, setting
+from .fields import (
+    AUTO,
+    LONGEST_NAME,
+    LONGEST_PROMPT,
+    CountOrAuto,
+    names_where,
+    required,
+    same,
+    setting,
+)
 
 
 @dataclass(kw_only=True)
 class TrainingSettings(DataSettings):
-    """What every training has: checkpoints, a log, and a push to the Hub."""
+    """What every training has: batches, precision, checkpoints, a log, and a push to the Hub."""
 
     # There is no setting for the token: `accelerate launch` prints the command line of a program
     # that fails.
 
+    total_batch_size: int = setting(
+        32,
+        "samples per optimizer step, over all processes; the result does not depend on how they "
+        "are spread",
+        at_least=1,
+        at_most=10**6,
+    )
+    per_device_train_batch_size: CountOrAuto = setting(
+        AUTO,
+        "samples that a process takes at once; gradients are accumulated over the rest of its "
+        "share; auto: the largest that fits the GPU, found by trial",
+        changes="last_bits",
+        at_least=1,
+        at_most=10**6,
+    )
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
+        AUTO, "precision of the forward pass; auto: bf16 on a GPU that has it, otherwise float32"
+    )
     dataloader_num_workers: int = setting(
         0,
         "worker processes per process that decode images",
@@ -157,8 +184,10 @@ class ClassifierSettings(TrainingSettings):
         above=0,
         at_most=100,
     )
-    augmentation: Literal["crops", "randaugment"] = setting(
-        "crops", "random crops and flips, or these and RandAugment"
+    augmentation: Literal["crops", "randaugment", "resized-crops"] = setting(
+        "crops",
+        "random crops and flips; randaugment: RandAugment too; resized-crops: crops of 8 to 100 "
+        "% of the image, and colour jitter",
     )
     mixup_alpha: float = setting(
         0.0,
@@ -187,9 +216,6 @@ class ClassifierSettings(TrainingSettings):
     )
     num_train_epochs: float = setting(
         120.0, "number of passes over the training images", above=0, at_most=10**6
-    )
-    per_device_train_batch_size: int = setting(
-        32, "batch size per process", at_least=1, at_most=10**5
     )
     learning_rate: float = setting(0.01, "peak learning rate", above=0, at_most=1000)
     optim: Literal["sgd", "adamw_torch"] = setting("sgd", "optimizer; sgd has momentum 0.9")
@@ -243,7 +269,8 @@ class ClassifierSettings(TrainingSettings):
 class AdapterSettings(TrainingSettings):
     """Trains an adapter: DreamBooth, LoRA and textual inversion, jointly.
 
-    Rank, learning rates and batch size are those of Diff-Mix (CVPR 2024).
+    Rank, learning rates and batch size are those of Diff-Mix (CVPR 2024), and so are the epochs:
+    it trains on 280,000 samples, which are 47 epochs of CUB.
     """
 
     metaclass: str = required(
@@ -268,10 +295,15 @@ class AdapterSettings(TrainingSettings):
     token_learning_rate: float = setting(
         5e-5, "learning rate of the learned tokens", above=0, at_most=1000
     )
-    max_train_steps: int = setting(35_000, "number of optimizer steps", at_least=1, at_most=10**9)
-    train_batch_size: int = setting(2, "batch size per process", at_least=1, at_most=10**5)
-    gradient_accumulation_steps: int = setting(
-        1, "batches per optimizer step", at_least=1, at_most=10**5
+    total_batch_size: int = same(TrainingSettings, "total_batch_size", default=8)
+    num_train_epochs: float = setting(
+        50.0, "number of passes over the training images", above=0, at_most=10**6
+    )
+    num_train_samples: int | None = setting(
+        None,
+        "instead of num_train_epochs: number of samples to train on, rounded up to whole steps",
+        at_least=1,
+        at_most=10**12,
     )
     lr_scheduler: Literal["constant", "cosine", "linear"] = setting(
         "constant", "learning rate schedule"
@@ -302,13 +334,12 @@ class AdapterSettings(TrainingSettings):
     random_flip: bool = setting(True, "flip images horizontally at random")
     cache_latents: bool = setting(
         False,
-        "encode every image once, before training, and keep the latents in memory",
+        "encode every image once, before training, and keep the latents on disk, in state/",
         changes="nothing",
     )
     gradient_checkpointing: bool = setting(
         False, "recompute activations: less memory, slower", changes="nothing"
     )
-    mixed_precision: Literal["no", "fp16", "bf16"] = setting("no", "precision of the forward pass")
     resolution: int = setting(
         512,
         "width and height of the training images, in pixels",

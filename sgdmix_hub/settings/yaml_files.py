@@ -1,7 +1,8 @@
 """YAML files of settings: flat, small, and without surprises.
 
-A value is text, a number or truth value of YAML 1.2, or a list of numbers. PyYAML's own loader
-follows YAML 1.1, where 12:30:45 is 45045, 0x1F is 31, and `no` is false; here these are text.
+A value is text, a number or truth value of YAML 1.2, or a list of numbers or of texts. PyYAML's
+own loader follows YAML 1.1, where 12:30:45 is 45045, 0x1F is 31, and `no` is false; here these are
+text.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ PlainLoader.add_constructor("tag:yaml.org,2002:int", decimal)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file as a flat dictionary: name -> text, number, truth value, or list of numbers.
+    """A YAML file as a flat dictionary: name -> text, number, truth value, or list of numbers or
+    texts.
 
     Raises `UserError`, with the file's name, if the file cannot be read, is malformed, large or
     nested, or contains a null.
@@ -127,12 +129,19 @@ def _check_flat(name: str, key: object, value: object) -> None:
     if value is None:
         raise UserError(f"{name}: {key} has no value: give one or remove the line")
     if isinstance(value, list) and value:
-        # text in a list could pass for the name of another setting
-        if not all(map(_is_number, value)):
-            raise UserError(f"{name}: {key} must be one value or a list of numbers")
+        # with a - in front, text in a list could pass for the name of another setting
+        if not all(map(_is_number, value)) and not all(map(_is_plain_text, value)):
+            raise UserError(
+                f"{name}: {key} must be one value or a list of numbers, or of texts that do not "
+                "begin with -"
+            )
     elif not isinstance(value, (str, int, float, bool)):
         kind = type(value).__name__
-        raise UserError(f"{name}: {key} must be one value or a list of numbers, not a {kind}")
+        raise UserError(f"{name}: {key} must be one value or a list of them, not a {kind}")
+
+
+def _is_plain_text(value: object) -> bool:
+    return isinstance(value, str) and not value.startswith("-")
 
 
 def _is_number(value: object) -> bool:

@@ -58,5 +58,6 @@ def test_rows_are_told_of_themselves_and_drawn_images_of_their_square(birds):
         resolve(str(birds), repo_type="dataset"),
     )
     told = geometries(split, split.subset[:3], 16, "stretch")
-    assert told.dtype == np.int64
-    assert told.tolist() == [[32, 32, 0, 0, 16, 16]] * 3 + [[16, 16, 0, 0, 16, 16]]
+    assert told.dtype == np.int64 and told.shape == (len(split.rows) + 1, 6)
+    assert told[split.subset[:3]].tolist() == [[32, 32, 0, 0, 16, 16]] * 3
+    assert told[-1].tolist() == [16, 16, 0, 0, 16, 16]

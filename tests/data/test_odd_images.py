@@ -205,9 +205,7 @@ def test_a_pipeline_called_with_odd_images_gives_an_image_or_none_for_each(
     pipeline = SGDMixPipeline(
         apply_preset(MethodSettings(preset="recommended", strength=0.0, resolution=32))
     )
-    refined = pipeline(
-        called, called[:1] * len(called), [0] * len(called), seeds=list(range(len(called)))
-    )
+    refined = pipeline(called, called[:1] * len(called)).images
     assert any(f"image {len(called) - 2}: corrupt image" in message for message in caplog.messages)
     assert [image is None for image in refined[-2:]] == [True, False]
     assert all(image is None or image.size == (32, 32) for image in refined)

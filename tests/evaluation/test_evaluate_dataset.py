@@ -63,6 +63,7 @@ def evaluation_settings(first_version, evil_source, evil_judge, tmp_path_factory
         "judge": evil_judge,
         "eval_split": "train",
         "keep": 0.7,
+        "keep_by": "all",
         "output_dir": tmp_path_factory.mktemp("evaluated") / "out",
     }
 

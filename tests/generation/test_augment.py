@@ -297,7 +297,7 @@ def test_adapter_of_another_subset_is_refused_unless_asked_for(
             pretrained_model_name_or_path=str(tiny_base),
             metaclass="bird",
             examples_per_class=2,
-            max_train_steps=1,
+            num_train_samples=2,
             resolution=32,
         )
     )

@@ -315,7 +315,8 @@ def test_a_flipped_checksum_of_the_manifest_is_named(settings, finished):
 
 def test_a_shard_that_changes_on_its_way_into_the_repository_is_named(finished):
     shards = shards_of(finished, 1)
-    check_same_bytes(shards, file_facts(finished / "repo"), RepoLayout("default"))
+    files = [range(number, number + 1) for number in range(len(shards))]
+    check_same_bytes(shards, files, file_facts(finished / "repo"), RepoLayout("default"))
     flip(finished / "repo" / "data" / "train-00003-of-00016.parquet", 0)
     with pytest.raises(DamagedFile, match="shard-00003.parquet"):
-        check_same_bytes(shards, file_facts(finished / "repo"), RepoLayout("default"))
+        check_same_bytes(shards, files, file_facts(finished / "repo"), RepoLayout("default"))

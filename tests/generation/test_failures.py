@@ -117,9 +117,7 @@ def test_killed_rank_of_a_training_is_named_without_the_broken_connection(
     birds, tiny_base, tmp_path
 ):
     output = tmp_path / "run"
-    training = adapter_settings(
-        birds, tiny_base, output, max_train_steps=10**6, logging_steps=1, train_batch_size=1
-    )
+    training = adapter_settings(birds, tiny_base, output, num_train_samples=10**7, logging_steps=1)
     launched = launched_now([ADAPTER, *arguments(training)], 2)
     while last_step(output) < 2:
         assert launched.poll() is None, launched.communicate()

@@ -41,7 +41,7 @@ def models(birds, tmp_path_factory):
     (folder / "few steps").mkdir()
     save_random_lora(pipeline.unet, folder / "few steps" / "8steps.safetensors")
     adapter = adapter_settings(
-        birds, folder / "base", folder / "adapter", max_train_steps=2, learning_rate=0.05
+        birds, folder / "base", folder / "adapter", num_train_samples=4, learning_rate=0.05
     )
     train(adapter)
     return {

@@ -19,7 +19,7 @@ from sgdmix_hub.generation.worker import batches, computed_ahead
 
 
 def plan_row(number, strength):
-    return PlanRow(number, 0, number + 1, number, strength, 0.0, None)
+    return PlanRow(number, 0, number + 1, number, strength, 0.0, 0, None)
 
 
 FRAMES = [(32, 32), (48, 24)]

@@ -160,7 +160,7 @@ def test_the_mask_that_cuts_is_as_fine_as_what_the_source_gave(birds, tmp_path):
     assert mapped.maker.maps.confidence(0) == 1.0
     again = MappedSplit(pipeline, dataset)
     assert mapped.options["new_fingerprint"] == again.options["new_fingerprint"]
-    (made,) = pipeline([dataset[0]["image"]], [dataset[7]["image"]], [0], seeds=[0])
+    (made,) = pipeline(dataset[0]["image"], dataset[7]["image"]).images
     source = np.asarray(square(dataset[0]["image"], 256, "stretch"))
     assert np.array_equal(np.asarray(made)[100:150, 100:150], source[100:150, 100:150])
 

@@ -55,6 +55,8 @@ PLANS = {
     "a strength that is none": cells("strength", float("nan")),
     "a distance that is none": cells("saliency_distance", float("nan")),
     "a distance below zero": cells("saliency_distance", -1.0),
+    "a prompt below the first": cells("prompt", -1),
+    "a prompt after the last": cells("prompt", 1),
     "a reason of control characters": lambda plan: cells("target_index", -1)(
         cells("skip", "\x1b[2J")(plan)
     ),

@@ -19,6 +19,7 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.bases.loading import to_uint8
+from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.seeds import inpainting_seed
@@ -28,6 +29,7 @@ from sgdmix_hub.settings.method import apply_preset
 CPU = torch.device("cpu")
 SIZE = 32
 SEEDS = [3, 2**61 + 1, 5]
+PROMPTS = [RowPrompt(f"a photo of a <class_{label}> bird") for label in range(3)]
 VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 
 
@@ -52,9 +54,7 @@ def make_pipeline(tiny_base, adapter):
         )
         settings.validate()
         read = read_adapter(resolve(str(learned)))
-        return SGDMixPipeline(
-            settings, Refiner(resolve(str(base)), read, read.prompt, settings, CPU)
-        )
+        return SGDMixPipeline(settings, Refiner(resolve(str(base)), read, settings, CPU))
 
     return make
 
@@ -125,11 +125,11 @@ def test_neither_neighbours_nor_the_place_in_the_batch_change_a_bit(pipeline):
 
 def test_refining_before_and_after_an_inpainting_gives_the_same_bits(pipeline):
     mixtures = mixtures_of(pipeline)
-    before = pipeline.refine(mixtures, [0, 1, 2], SEEDS, 0.5)
+    before = pipeline.refine(mixtures, PROMPTS, SEEDS, 0.5)
     pipeline.inpaint(mixtures, SEEDS)
     assert all(
         np.array_equal(*images)
-        for images in zip(before, pipeline.refine(mixtures, [0, 1, 2], SEEDS, 0.5), strict=True)
+        for images in zip(before, pipeline.refine(mixtures, PROMPTS, SEEDS, 0.5), strict=True)
     )
 
 
@@ -146,7 +146,9 @@ def test_the_adapter_has_no_part_in_the_hole(make_pipeline, pipeline, adapter, t
         pipeline.inpaint(mixtures, SEEDS), other.inpaint(mixtures, SEEDS), strict=True
     ):
         assert np.array_equal(mine.background, others.background)
-    refined = [maker.refine(mixtures[:1], [0], SEEDS[:1], 0.5)[0] for maker in (pipeline, other)]
+    refined = [
+        maker.refine(mixtures[:1], PROMPTS[:1], SEEDS[:1], 0.5)[0] for maker in (pipeline, other)
+    ]
     assert not np.array_equal(*refined)
 
 

@@ -54,7 +54,7 @@ def adapter_of_two_vectors(birds, tiny_base, tmp_path_factory):
     """An adapter with two learned tokens for each class."""
     output = tmp_path_factory.mktemp("models") / "two-vectors"
     return train(
-        adapter_settings(birds, tiny_base, output, num_vectors=2, max_train_steps=3, lora_alpha=6)
+        adapter_settings(birds, tiny_base, output, num_vectors=2, num_train_samples=6, lora_alpha=6)
     )
 
 

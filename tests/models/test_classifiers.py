@@ -60,7 +60,7 @@ def settings_at(oblong_birds, classifier):
         }
         settings |= {
             "num_train_epochs": 1.0,
-            "per_device_train_batch_size": 8,
+            "total_batch_size": 8,
             "image_size": 32,
             "learning_rate": 0.05,
         }

@@ -18,6 +18,7 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.bases.schedulers import SCHEDULERS, noise_level, with_scheduler
 from sgdmix_hub.models.few_step import lora_file
+from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.settings.few_step import FEW_STEPS, MANY_STEPS
 from sgdmix_hub.settings.generation import AugmentSettings, published_settings
@@ -69,13 +70,13 @@ def refined(base, adapter, images, lora, seeds=SEEDS, **values):
     ours = Refiner(
         resolve(str(base)),
         learned,
-        (lambda label: "a photo of a bird") if learned is None else learned.prompt,
         apply_preset(settings(**values)),
         torch.device("cpu"),
         few_step_lora=None if lora is None else resolve(str(lora)),
     )
     nowhere = np.zeros((BATCH, SIZE, SIZE), bool)
-    return np.stack(ours.refine(images, nowhere, [2, 2], seeds, 0.5)).astype(int)
+    prompt = RowPrompt("a photo of a bird" if learned is None else learned.prompt(2))
+    return np.stack(ours.refine(images, nowhere, [prompt] * 2, seeds, 0.5)).astype(int)
 
 
 def stock(base, adapter, images, lora, method):

@@ -58,7 +58,8 @@ def settings_at(birds, tiny_base, classifier):
             "judge": str(classifier),
             "num_judged_images": 2,
             "judged_strength": 0.5,
-            "max_train_steps": 2,
+            "num_train_samples": 4,
+            "total_batch_size": 2,
         }
         return adapter_settings(birds, tiny_base, output, **(judging | more))
 
@@ -197,7 +198,7 @@ def test_every_class_is_judged_on_as_many_of_its_mixed_images(chosen, tmp_path):
     assert (again.labels, again.seeds) == (sources.labels, sources.seeds)
     more = mixed_sources(chosen, split, tmp_path, 100)
     assert len(more.labels) == 24
-    other = mixed_sources(dataclasses.replace(chosen, seed=1), split, tmp_path / "other", 3)
+    other = mixed_sources(dataclasses.replace(chosen, seed=1), split, tmp_path, 3)
     assert not np.array_equal(other.images, sources.images)
 
 

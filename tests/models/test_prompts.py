@@ -2,6 +2,7 @@
 tokenizer and stock diffusers.
 """
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -12,8 +13,9 @@ from transformers import CLIPTokenizer
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import write_json
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, read_adapter
+from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, Adapter, read_adapter
 from sgdmix_hub.models.prompts import (
+    Prompts,
     add_tokens,
     bare_prompt,
     prompt_for,
@@ -21,6 +23,8 @@ from sgdmix_hub.models.prompts import (
     token_for,
     tokens_of,
 )
+from sgdmix_hub.seeds import prompt_number, row_seed
+from sgdmix_hub.settings.method import MethodSettings, apply_preset
 
 TEMPLATE = "a photo of a {token} {metaclass}"
 ODD = [
@@ -268,3 +272,64 @@ def test_the_ids_of_thousands_of_classes_take_seconds(pipeline):
     """
     add_tokens(pipeline.tokenizer, 10_000, 2)
     assert prompt_ids(pipeline.tokenizer, 10_000, 2, "bird", TEMPLATE).shape[0] == 10_001
+
+
+# ---- prompts of rows
+
+
+def prompts_of(adapter=None, class_names=None, **settings):
+    defaults = {"strength": 0.5, "preset": "recommended"}
+    return Prompts(apply_preset(MethodSettings(**defaults | settings)), adapter, class_names)
+
+
+LEARNED = Adapter("unused", {"metaclass": "bird", "prompt_template": TEMPLATE})
+
+
+@given(
+    templates=st.lists(st.sampled_from([f"{word} {{token}}" for word in "abcd"]), unique=True),
+    backgrounds=st.lists(st.sampled_from(["in the snow", "at dusk", "by the sea"]), unique=True),
+    label=st.integers(0, 500),
+)
+def test_every_template_goes_with_every_background(templates, backgrounds, label):
+    prompts = prompts_of(
+        LEARNED, prompt_template=templates or None, background_prompts=backgrounds or None
+    )
+    texts = [prompts.published(label, number) for number in range(len(prompts))]
+    said = [template.replace("{token}", f"<class_{label}>") for template in templates]
+    said = said or [f"a photo of a <class_{label}> bird"]
+    assert texts == [
+        f"{text} {background}" if background else text
+        for text in said
+        for background in backgrounds or [""]
+    ]
+
+
+def test_the_published_prompt_is_that_of_the_last_step():
+    given = {
+        "background_prompts": ["in the snow", "at dusk"],
+        "background_prompt_template": "a landscape {background}",
+    }
+    kept, released = (
+        prompts_of(LEARNED, foreground_strength=strength, **given) for strength in (0.0, 0.25)
+    )
+    assert kept.published(3, 1) == "a landscape at dusk" == released.of(3, 1).told(True)
+    assert released.published(3, 1) == "a photo of a <class_3> bird at dusk"
+    assert kept.of(3, 1) == released.of(3, 1)
+
+
+def test_a_class_name_with_braces_is_no_field():
+    prompts = prompts_of(
+        None,
+        ["{background} {class_name}"],
+        background_prompts=["at dusk"],
+    )
+    assert prompts.published(0, 0) == "a photo of a {background} {class name} at dusk"
+
+
+def test_a_rows_prompt_is_drawn_from_its_seed_alone_and_all_are_as_frequent():
+    seeds = [row_seed(0, source, variant) for source in range(500) for variant in range(2)]
+    drawn = [prompt_number(seed, 5) for seed in seeds]
+    assert drawn == [prompt_number(seed, 5) for seed in seeds]
+    assert {prompt_number(seed, 1) for seed in seeds[:20]} == {0}
+    counts = np.bincount(drawn, minlength=5)
+    assert ((counts - 200) ** 2 / 200).sum() < 18.5  # chi-square, 4 degrees, p = .001

@@ -16,6 +16,7 @@ from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.bases.loading import to_uint8
 from sgdmix_hub.models.bases.schedulers import with_scheduler
+from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.models.refine import Refiner, unusable_reasons
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -25,7 +26,7 @@ CPU = torch.device("cpu")
 SIZE = 32
 BATCH = 4
 STRENGTH = 0.5
-LABELS = [2, 0, 3, 0]
+PROMPTS = [RowPrompt(f"a photo of a <class_{label}> bird") for label in (2, 0, 3, 0)]
 SEEDS = [11, 2**62 + 5, 13, 14]
 VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 
@@ -51,7 +52,7 @@ def make_refiner(tiny_base, adapter):
             **(defaults | values),
         )
         learned = read_adapter(resolve(str(adapter)))
-        return Refiner(resolve(str(base)), learned, learned.prompt, apply_preset(settings), CPU)
+        return Refiner(resolve(str(base)), learned, apply_preset(settings), CPU)
 
     return make
 
@@ -82,7 +83,7 @@ def refine(request, make_refiner, images, foregrounds):
         return refiner.refine(
             images[rows],
             foregrounds[rows],
-            [LABELS[row] for row in rows],
+            [PROMPTS[row] for row in rows],
             [SEEDS[row] for row in rows],
             STRENGTH,
         )
@@ -106,14 +107,14 @@ def test_neither_neighbours_nor_order_change_a_bit(refine):
     assert np.array_equal(refine([0, 1, 2, 3]), whole)
 
 
-def test_label_seed_and_image_all_matter(refiner, images, foregrounds):
-    def refined(labels=LABELS, seeds=SEEDS, pixels=images):
-        return np.stack(refiner.refine(pixels, foregrounds, labels, seeds, STRENGTH))
+def test_prompt_seed_and_image_all_matter(refiner, images, foregrounds):
+    def refined(prompts=PROMPTS, seeds=SEEDS, pixels=images):
+        return np.stack(refiner.refine(pixels, foregrounds, prompts, seeds, STRENGTH))
 
     whole = refined()
     inverted = np.concatenate([255 - images[:1], images[1:]])
     for other in (
-        refined(labels=[1, *LABELS[1:]]),
+        refined(prompts=[RowPrompt("a photo of a <class_1> bird"), *PROMPTS[1:]]),
         refined(seeds=[7, *SEEDS[1:]]),
         refined(pixels=inverted),
     ):
@@ -160,7 +161,8 @@ def test_the_images_are_those_of_the_stock_pipeline(
             guidance_scale=guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         ).images
-        refined = ours.refine(images, foregrounds, [label] * BATCH, SEEDS, strength)
+        prompts = [RowPrompt(f"a photo of a <class_{label}> bird")] * BATCH
+        refined = ours.refine(images, foregrounds, prompts, SEEDS, strength)
         largest, share = difference(refined, np.stack([np.asarray(image) for image in expected]))
         assert largest <= 1 and share < 0.001
 
@@ -171,17 +173,17 @@ def test_with_the_adapter_beside_the_weights_the_images_are_the_same(
     """As it is where the base model without it is needed too, for inpainting; the adapter's share
     is far above the tolerance.
     """
-    fused = make_refiner().refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
+    fused = make_refiner().refine(images, foregrounds, PROMPTS, SEEDS, STRENGTH)
     kept = make_refiner(
         preset="recommended", foreground_strength=0.5, inpainting_method="diffusion"
     )
     largest, share = difference(
-        kept.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(fused)
+        kept.refine(images, foregrounds, PROMPTS, SEEDS, STRENGTH), np.stack(fused)
     )
     assert largest <= 1 and share < 0.001
     kept.pipeline.unet.disable_adapters()
     assert (
-        difference(kept.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(fused))[1]
+        difference(kept.refine(images, foregrounds, PROMPTS, SEEDS, STRENGTH), np.stack(fused))[1]
         > 0.01
     )
 
@@ -190,7 +192,7 @@ def test_each_batch_has_the_strength_that_it_is_given(refiner, images, foregroun
     """Also one after the other in one refiner, whose sampler keeps a history."""
 
     def refined(strength):
-        return np.stack(refiner.refine(images, foregrounds, LABELS, SEEDS, strength)).astype(int)
+        return np.stack(refiner.refine(images, foregrounds, PROMPTS, SEEDS, strength)).astype(int)
 
     first = {strength: refined(strength) for strength in (0.9, 0.2, 0.5)}
     assert all(np.array_equal(first[strength], refined(strength)) for strength in (0.2, 0.9, 0.5))
@@ -202,10 +204,10 @@ def test_each_batch_has_the_strength_that_it_is_given(refiner, images, foregroun
 def test_a_compiled_model_makes_the_same_images(make_refiner, images, foregrounds):
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
-    plain = make_refiner().refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
+    plain = make_refiner().refine(images, foregrounds, PROMPTS, SEEDS, STRENGTH)
     compiled = make_refiner(compile=True)
     largest, share = difference(
-        compiled.refine(images, foregrounds, LABELS, SEEDS, STRENGTH), np.stack(plain)
+        compiled.refine(images, foregrounds, PROMPTS, SEEDS, STRENGTH), np.stack(plain)
     )
     assert largest <= 1 and share < 0.001
 
@@ -214,9 +216,9 @@ def test_a_compiled_model_makes_the_same_images(make_refiner, images, foreground
 def test_the_same_strength_for_the_foreground_is_one_strength(
     make_refiner, images, foregrounds, scheduler
 ):
-    one = make_refiner(scheduler=scheduler).refine(images, foregrounds, LABELS, SEEDS, STRENGTH)
+    one = make_refiner(scheduler=scheduler).refine(images, foregrounds, PROMPTS, SEEDS, STRENGTH)
     two = make_refiner(scheduler=scheduler, foreground_strength=0.5).refine(
-        images, foregrounds, LABELS, SEEDS, STRENGTH
+        images, foregrounds, PROMPTS, SEEDS, STRENGTH
     )
     assert np.array_equal(one, two)
 
@@ -226,7 +228,7 @@ def test_a_base_with_another_number_of_latent_channels(make_refiner, images, for
     build_tiny_pipeline(latent_channels=8).save_pretrained(tmp_path / "base")
     results = [
         make_refiner(base=tmp_path / "base", foreground_strength=strength).refine(
-            images, foregrounds, LABELS, SEEDS, STRENGTH
+            images, foregrounds, PROMPTS, SEEDS, STRENGTH
         )
         for strength in (None, 0.5, 0.0)
     ]
@@ -237,7 +239,7 @@ def test_a_base_with_another_number_of_latent_channels(make_refiner, images, for
 def test_a_foreground_at_strength_zero_is_what_the_vae_makes_of_it(make_refiner, images, scheduler):
     """Everything foreground: then nothing of the sampler is left."""
     refiner = make_refiner(scheduler=scheduler, foreground_strength=0.0)
-    refined = refiner.refine(images, np.ones((BATCH, SIZE, SIZE), bool), LABELS, SEEDS, STRENGTH)
+    refined = refiner.refine(images, np.ones((BATCH, SIZE, SIZE), bool), PROMPTS, SEEDS, STRENGTH)
     vae, generators = refiner.pipeline.vae, [torch.Generator().manual_seed(seed) for seed in SEEDS]
     with torch.no_grad():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -259,7 +261,7 @@ def finished(refiner, images, foregrounds, rows=3):
         MaskedImage(image, mask, (1, 1)) for image, mask in zip(images, foregrounds, strict=True)
     ]
     mixtures = [pipeline.mixer.mix(masked[row], masked[(row + 1) % BATCH]) for row in range(rows)]
-    return pipeline.refine(mixtures, LABELS[:rows], SEEDS[:rows], STRENGTH)
+    return pipeline.refine(mixtures, PROMPTS[:rows], SEEDS[:rows], STRENGTH)
 
 
 def test_flagged_rows_have_a_reason_and_never_an_image(

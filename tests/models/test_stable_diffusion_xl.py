@@ -28,7 +28,7 @@ from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.bases.stable_diffusion_xl import StableDiffusionXL
 from sgdmix_hub.models.bases.supported import check_supported
-from sgdmix_hub.models.prompts import prompt_ids
+from sgdmix_hub.models.prompts import RowPrompt, prompt_ids
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
@@ -57,7 +57,7 @@ def adapter(base, birds, tmp_path_factory):
             base,
             tmp_path_factory.mktemp("sdxl") / "adapter",
             num_vectors=2,
-            max_train_steps=2,
+            num_train_samples=4,
             lora_alpha=6,
             learning_rate=0.05,
             token_learning_rate=0.05,
@@ -77,7 +77,10 @@ def foregrounds():
     return masks
 
 
-def refiner(base, adapter=None, prompt="a photo of a bird", **values):
+PROMPT = [RowPrompt("a photo of a bird")]
+
+
+def refiner(base, adapter=None, **values):
     defaults = {
         "preset": "paper",
         "strength": 0.5,
@@ -94,8 +97,7 @@ def refiner(base, adapter=None, prompt="a photo of a bird", **values):
         **(defaults | values),
     )
     learned = None if adapter is None else read_adapter(resolve(str(adapter)))
-    told = (lambda label: prompt) if learned is None else learned.prompt
-    return Refiner(resolve(str(base)), learned, told, apply_preset(settings), CPU)
+    return Refiner(resolve(str(base)), learned, apply_preset(settings), CPU)
 
 
 def stock_images(pipeline, images, prompt, strength, steps=6, guidance_scale=5.0):
@@ -139,14 +141,14 @@ def test_the_images_are_those_of_the_stock_pipeline(
         expected = stock_images(
             stock, images, "a photo of a bird", strength, guidance_scale=guidance_scale
         )
-        refined = ours.refine(images, foregrounds, [0] * BATCH, SEEDS, strength)
+        refined = ours.refine(images, foregrounds, PROMPT * BATCH, SEEDS, strength)
         largest, share = difference(refined, expected)
         assert largest <= 1 and share < 0.001
 
 
 def test_images_that_are_not_square_are_told_of_their_sides(base, foregrounds):
     wide = np.random.default_rng(1).integers(0, 256, (BATCH, SIZE, 2 * SIZE, 3), np.uint8)
-    refined = refiner(base).refine(wide, np.zeros(wide.shape[:3], bool), [0] * BATCH, SEEDS, 0.5)
+    refined = refiner(base).refine(wide, np.zeros(wide.shape[:3], bool), PROMPT * BATCH, SEEDS, 0.5)
     expected = stock_images(stock_pipeline(base), wide, "a photo of a bird", 0.5)
     largest, share = difference(refined, expected)
     assert largest <= 1 and share < 0.001
@@ -154,7 +156,7 @@ def test_images_that_are_not_square_are_told_of_their_sides(base, foregrounds):
 
 def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, foregrounds):
     ours, stock = refiner(base, batch_size=1), stock_pipeline(base)
-    refined = ours.refine(images[:1], foregrounds[:1], [0], SEEDS[:1], 0.5)
+    refined = ours.refine(images[:1], foregrounds[:1], PROMPT, SEEDS[:1], 0.5)
     stock.set_progress_bar_config(disable=True)
     expected = stock(
         prompt="a photo of a bird",
@@ -170,7 +172,7 @@ def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, fore
 def test_the_same_strength_for_the_foreground_is_one_strength(base, images, foregrounds):
     one, two = (
         refiner(base, foreground_strength=strength).refine(
-            images, foregrounds, [0] * BATCH, SEEDS, 0.5
+            images, foregrounds, PROMPT * BATCH, SEEDS, 0.5
         )
         for strength in (None, 0.5)
     )
@@ -182,7 +184,7 @@ def test_a_foreground_at_strength_zero_is_what_the_vae_makes_of_it(base, images)
     everything = np.ones((BATCH, SIZE, SIZE), bool)
     ours = refiner(base, foreground_strength=0.0)
     refined = [
-        np.stack(ours.refine(images, everything, [0] * BATCH, SEEDS, strength))
+        np.stack(ours.refine(images, everything, PROMPT * BATCH, SEEDS, strength))
         for strength in (0.2, 0.9)
     ]
     assert np.array_equal(*refined)
@@ -196,7 +198,7 @@ def test_padding_and_neighbours_change_no_bit(base, images, foregrounds):
             ours.refine(
                 images[rows],
                 foregrounds[rows],
-                [0] * len(rows),
+                PROMPT * len(rows),
                 [SEEDS[row] for row in rows],
                 0.5,
             )
@@ -218,7 +220,7 @@ def test_a_turbo_schedule_is_kept(images, foregrounds, tmp_path):
         ours = refiner(
             tmp_path / "turbo", scheduler=scheduler, num_inference_steps=2, guidance_scale=1
         )
-        refined = ours.refine(images, foregrounds, [0] * BATCH, SEEDS, 0.5)
+        refined = ours.refine(images, foregrounds, PROMPT * BATCH, SEEDS, 0.5)
         assert ours.pipeline.scheduler.timesteps.tolist() == [999, 499]
         expected = stock_images(
             stock_pipeline(tmp_path / "turbo", scheduler),
@@ -239,7 +241,7 @@ def test_a_distilled_unet_is_told_the_guidance_scale(images, foregrounds, tmp_pa
     results = []
     for guidance_scale in (8.0, 2.0):
         ours = refiner(tmp_path / "lcm", scheduler="ddim", guidance_scale=guidance_scale)
-        refined = ours.refine(images, foregrounds, [0] * BATCH, SEEDS, 0.5)
+        refined = ours.refine(images, foregrounds, PROMPT * BATCH, SEEDS, 0.5)
         stock = stock_pipeline(tmp_path / "lcm", "ddim")
         expected = stock_images(
             stock, images, "a photo of a bird", 0.5, guidance_scale=guidance_scale
@@ -438,7 +440,11 @@ def test_the_cards_snippet_loads_it_in_stock_diffusers_in_another_process(base, 
 def test_every_part_of_the_adapter_matters(base, adapter, images, foregrounds, tmp_path):
     def refined(folder):
         ours = refiner(base, folder)
-        return np.stack(ours.refine(images, foregrounds, [2] * BATCH, SEEDS, 0.9))
+        return np.stack(
+            ours.refine(
+                images, foregrounds, [RowPrompt(ours.adapter.prompt(2))] * BATCH, SEEDS, 0.9
+            )
+        )
 
     outcomes = [refined(adapter)]
     for file, key in ((TOKENS_FILE, "clip_l"), (TOKENS_FILE, "clip_g"), (LORA_FILE, "")):

@@ -66,6 +66,14 @@ images = [dataset[row]["image"] for row in (0, 1, 2)]
 targets = [dataset[row]["image"] for row in (9, 10, 11)]
 labels = [dataset[row]["label"] for row in (0, 1, 2)]
 """,
+    "docs/api.md": """
+import tempfile
+from datasets import load_dataset
+FOLDER = tempfile.mkdtemp()
+dataset = load_dataset(BIRDS, split="train")
+images, targets = ([dataset[row]["image"] for row in rows] for rows in ((0, 1), (9, 13)))
+labels = [dataset[row]["label"] for row in (0, 1)]
+""",
     "docs/evaluating.md": """
 import numpy as np
 synthetic_features, real_features = np.random.default_rng(0).normal(size=(2, 40, 8))
@@ -74,10 +82,14 @@ synthetic_features, real_features = np.random.default_rng(0).normal(size=(2, 40,
 # Names of the Hub that are folders here; models of 32x32 pixels.
 REPLACED = {
     "docs/generation.md": {
-        '"org/cub-adapter",': (
-            "ADAPTER, pretrained_model_name_or_path=BASE, resolution=32, num_inference_steps=4,"
-        ),
+        '"org/cub-adapter",': "BASE, ADAPTER, resolution=32, num_inference_steps=4,",
         '"stable-diffusion-v1-5/stable-diffusion-v1-5"': "BASE",
+    },
+    "docs/api.md": {
+        '"me/bird-adapter",': "ADAPTER, resolution=32,",
+        '"stable-diffusion-v1-5/stable-diffusion-v1-5"': "BASE",
+        "num_inference_steps=30": "num_inference_steps=4",
+        '"my-pipeline"': "FOLDER",
     },
     "docs/trust.md": {'"org/cub-sgdmix@0123456789abcdef0123456789abcdef01234567"': "AT_COMMIT"},
 }
@@ -85,6 +97,10 @@ REPLACED = {
 CLAIMED = {
     "README.md": "assert mixed.size == (512, 512) and synthetic[0]['image'].size == (32, 32)",
     "docs/tutorial.md": "assert len(rows) == 12 and row['image'].size == (32, 32)",
+    "docs/api.md": """
+again = SGDMixPipeline.from_pretrained(BASE, FOLDER)
+assert again.settings == pipeline.settings and len(output.images) == 2
+""",
     "docs/generation.md": """
 assert all(image.size == (32, 32) for image in refined) and len(augmented) == len(dataset)
 assert pipeline.class_names == ["heron", "kite"]

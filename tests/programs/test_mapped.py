@@ -32,9 +32,7 @@ MIXING = METHOD | {"strength": 0, "foreground_strength": 0.0}
 
 @pytest.fixture(scope="module")
 def pipeline(adapter, tiny_base):
-    return SGDMixPipeline.from_pretrained(
-        str(adapter), pretrained_model_name_or_path=str(tiny_base), **METHOD
-    )
+    return SGDMixPipeline.from_pretrained(str(tiny_base), str(adapter), **METHOD)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +44,7 @@ def generated(birds, adapter, tiny_base, tmp_path_factory):
         "adapter": adapter,
         "pretrained_model_name_or_path": tiny_base,
         "output_dir": output,
+        "image_format": "png",
     }
     strengths = ["--strength", *map(str, values.pop("strength"))]
     ended = run_script([*arguments(values), *strengths], output / "logs")
@@ -59,7 +58,7 @@ def dataset(birds):
 
 
 def test_a_mapped_split_gives_the_rows_of_a_generation(pipeline, dataset, generated):
-    mapped = MappedSplit(pipeline, dataset)
+    mapped = MappedSplit(pipeline, dataset, image_format="png")
     rows = dataset.map(mapped, **mapped.options)
     assert rows.features["label"].names == dataset.features["label"].names
     assert list(rows.cast_column("image", ImageFeature(decode=False))) == generated
@@ -109,7 +108,7 @@ def test_another_adapter_has_a_cache_of_its_own_and_the_same_one_has_the_same(
 
     def mapped_with(folder):
         pipeline = SGDMixPipeline.from_pretrained(
-            str(folder), pretrained_model_name_or_path=str(tiny_base), **METHOD | {"strength": 1.0}
+            str(tiny_base), str(folder), **METHOD | {"strength": 1.0}
         )
         split = MappedSplit(pipeline, dataset.select(range(6)))
         rows = split.split.rows.map(split, **split.options)
@@ -161,20 +160,14 @@ def test_another_base_and_another_version_of_the_package_have_caches_of_their_ow
 def test_a_base_without_an_adapter_has_prompts_with_the_names_of_the_classes(
     tiny_base, dataset, class_names
 ):
-    base = {"pretrained_model_name_or_path": str(tiny_base), "class_names": class_names}
     template = "a drawing of a {class_name}"
-    pipeline = SGDMixPipeline.from_pretrained(**base, prompt_template=template, **METHOD)
-    assert pipeline.refiner.prompt(2) == f"a drawing of a {' '.join(class_names[2].split('_'))}"
-    with pytest.raises(UserError, match="prompt_template must contain"):
-        SGDMixPipeline.from_pretrained(**base, prompt_template="a drawing", **METHOD)
+    pipeline = SGDMixPipeline.from_pretrained(str(tiny_base), prompt_template=template, **METHOD)
     mapped = MappedSplit(pipeline, dataset.select(range(4)))
     rows = mapped.split.rows.map(mapped, **mapped.options)
-    assert set(rows["prompt"]) <= {
-        pipeline.refiner.prompt(label) for label in range(len(class_names))
-    }
-    assert len(rows) > 0
-    with pytest.raises(UserError, match="class_names"):
-        SGDMixPipeline.from_pretrained(pretrained_model_name_or_path=str(tiny_base), **METHOD)
+    words = [" ".join(name.split("_")) for name in class_names]
+    assert set(rows["prompt"]) == {f"a drawing of a {words[label]}" for label in rows["label"]}
+    with pytest.raises(UserError, match="prompt_template must contain"):
+        SGDMixPipeline.from_pretrained(str(tiny_base), prompt_template="a drawing", **METHOD)
 
 
 def test_models_of_other_classes_do_not_go_together(classifier, class_names):
@@ -207,14 +200,16 @@ def test_models_of_unknown_origin_are_not_cached(pipeline, dataset):
 def test_a_call_refines_images_with_the_targets_that_it_is_given(pipeline, dataset, generated):
     """The same images as a generation's, for its own pairs."""
     rows = [row for row in generated if row["strength"] == 0.5][:6]
-    refined = pipeline(
+    output = pipeline(
         [dataset[row["source_index"]]["image"] for row in rows],
         [dataset[row["target_index"]]["image"] for row in rows],
         [row["label"] for row in rows],
         seeds=[row["seed"] for row in rows],
         strength=0.5,
     )
-    for image, row in zip(refined, rows, strict=True):
+    assert output.prompts == [row["prompt"] for row in rows]
+    assert np.allclose(output.mask_confidences, [row["mask_confidence"] for row in rows])
+    for image, row in zip(output.images, rows, strict=True):
         assert np.array_equal(
             np.asarray(image), np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
         )
@@ -222,9 +217,11 @@ def test_a_call_refines_images_with_the_targets_that_it_is_given(pipeline, datas
 
 def test_an_image_that_cannot_be_used_is_none_with_a_warning(pipeline, dataset, caplog):
     images = [Image.new("RGB", (40, 40), "grey"), dataset[0]["image"]]
-    outcome = pipeline(images, [dataset[5]["image"]] * 2, [0, 0], seeds=[1, 2], strength=1.0)
-    assert caplog.messages[0].startswith("image 0: blank saliency map")
-    assert outcome[0] is None and outcome[1].size == (32, 32)
+    output = pipeline(images, [dataset[5]["image"]] * 2, [0, 0], seeds=[1, 2], strength=1.0)
+    assert caplog.messages[0] == f"image 0: {output.reasons[0]}"
+    assert output.reasons[0].startswith("blank saliency map") and output.reasons[1] is None
+    for shown in (output.images, output.mixed, output.masks):
+        assert shown[0] is None and shown[1].size == (32, 32)
 
 
 def test_corrupt_rows_are_left_out_of_a_mapped_split_with_a_warning(dataset, caplog):
@@ -265,10 +262,8 @@ def test_a_call_with_something_missing_says_what(pipeline, dataset, classifier):
     )
     with pytest.raises(ValueError, match="target_labels"):
         looking([image], [image], [0], seeds=[0])
-    (mixed,) = looking(
-        [image], [dataset[20]["image"]], [0], seeds=[0], target_labels=[dataset[20]["label"]]
-    )
-    assert mixed is None or mixed.size == (32, 32)
+    output = looking(image, dataset[20]["image"], 0, dataset[20]["label"])
+    assert output.images[0] is None or output.images[0].size == (32, 32)
     with pytest.raises(ValueError, match="mask-column"):
         SGDMixPipeline.from_pretrained(strength=0, saliency_method="mask-column")(
             [image], [image], [0], seeds=[0]

@@ -28,6 +28,7 @@ from sgdmix_hub.method.mixer import MaskedImage, Mixer, crop_to_box
 from sgdmix_hub.method.mixing import HOLE_MARGIN, LARGEST_HOLE
 from sgdmix_hub.method.saliency.model_free import mask_column_map
 from sgdmix_hub.models.adapters import read_adapter
+from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -35,6 +36,7 @@ from sgdmix_hub.settings.method import apply_preset
 
 CPU = torch.device("cpu")
 SIZE = 32
+PROMPTS = [RowPrompt("a photo of a <class_0> bird")]
 aspects = st.floats(0.2, 5.0)
 sides = st.integers(20, 300)
 
@@ -60,7 +62,7 @@ def settings(birds, adapter, tiny_base):
 @pytest.fixture(scope="module")
 def refiner(settings, adapter, tiny_base):
     learned = read_adapter(resolve(str(adapter)))
-    return Refiner(resolve(str(tiny_base)), learned, learned.prompt, settings, CPU)
+    return Refiner(resolve(str(tiny_base)), learned, settings, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +138,8 @@ def test_a_pasted_foreground_is_the_sources_to_the_pixel_and_the_rest_is_refined
 ):
     pasting = SGDMixPipeline(dataclasses.replace(settings, paste_foreground=True), refiner)
     mixture = mixture_of(pasting.mixer, pair)
-    (pasted,) = pasting.refine([mixture], [0], [7], 0.5)
-    (refined,) = SGDMixPipeline(settings, refiner).refine([mixture], [0], [7], 0.5)
+    (pasted,) = pasting.refine([mixture], PROMPTS, [7], 0.5)
+    (refined,) = SGDMixPipeline(settings, refiner).refine([mixture], PROMPTS, [7], 0.5)
     foreground = mixture.source.mask
     assert np.array_equal(pasted[foreground], mixture.source.pixels[foreground])
     assert np.array_equal(pasted[~foreground], refined[~foreground])
@@ -148,7 +150,7 @@ def test_without_a_refiner_the_mixture_is_the_image(settings, pair):
     pipeline = SGDMixPipeline(settings)
     mixture = mixture_of(pipeline.mixer, pair)
     assert pipeline.inpaint([mixture], [7]) == [mixture]
-    (made,) = pipeline.refine([mixture], [0], [7], 0.0)
+    (made,) = pipeline.refine([mixture], PROMPTS, [7], 0.0)
     assert np.array_equal(made, mixture.mixed)
 
 

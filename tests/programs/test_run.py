@@ -21,7 +21,7 @@ from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.programs import RunSettings
 
 RECIPE = {
-    "adapter.yaml": {"rank": 4, "lora_alpha": 8, "max_train_steps": 2, "train_batch_size": 4},
+    "adapter.yaml": {"rank": 4, "lora_alpha": 8, "num_train_samples": 8, "total_batch_size": 4},
     "generate.yaml": {
         "preset": "paper",
         "strength": 0.5,
@@ -263,7 +263,7 @@ def test_bad_value_for_the_last_stage_stops_before_the_first(
     ("file", "wrong"),
     [
         ("classifier", {"learning_rate": -1}),
-        ("adapter", {"max_train_steps": 0}),
+        ("adapter", {"num_train_samples": 0}),
         ("generate", {"strength": 1.5}),
         ("generate", {"strenght": 0.5}),
     ],

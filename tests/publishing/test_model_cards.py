@@ -296,7 +296,7 @@ def test_what_a_run_was_made_of_is_on_its_card(
     assert table["base"].replace("\\", "") == f"{facts['base']}, licence mit"
     assert facts["subset"]["dataset"] in table["data"].replace("\\", "")
     assert "24 images" in table["data"]
-    assert (table["rank"], table["max_train_steps"], table["learning_rate"]) == ("4", "2", "0.05")
+    assert (table["rank"], table["total_batch_size"], table["learning_rate"]) == ("4", "2", "0.05")
     few = adapter_card({"subset": facts["subset"] | {"examples_per_class": 5, "subset_seed": 3}})
     assert "(5 examples_per_class, subset seed 3)" in few
     metrics = json.loads((trained_classifier / CLASSIFIER_FACTS).read_text())["metrics"]

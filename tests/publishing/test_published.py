@@ -23,6 +23,8 @@ COLUMNS = [
     "image",
     "label",
     "source_index",
+    "source_width",
+    "source_height",
     "target_index",
     "target_label",
     "variant",
@@ -186,11 +188,16 @@ def some_rows(repo):
 
 def drawn(split, published, probability) -> list[tuple[int, np.ndarray, int]]:
     """Row, pixels and label of three epochs of training images."""
-    images = TrainingImages(split, split.subset, np.asarray, published, probability, seed=0)
+    images = TrainingImages(
+        split, split.subset, np.asarray, published, probability, seed=0, total_batch=1
+    )
     assert len(images) == len(split.subset)
     items = []
     for images.epoch in range(3):
-        items += [(int(row), images[position]) for position, row in enumerate(split.subset)]
+        items += [
+            (int(split.subset[images.entry(position)]), images[position])
+            for position in range(len(images))
+        ]
     return [(row, item["pixel_values"], item["labels"]) for row, item in items]
 
 

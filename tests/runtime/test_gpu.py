@@ -90,7 +90,7 @@ def test_adapter_trained_in_half_precision_refines(generation_settings, tmp_path
         | base
         | {
             "mixed_precision": "bf16",
-            "max_train_steps": 4,
+            "num_train_samples": 8,
             "judged_strength": 0.5,
             "num_inference_steps": 4,
         },

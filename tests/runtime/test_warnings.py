@@ -38,9 +38,9 @@ from sgdmix_hub.pipeline import SGDMixPipeline
 
 pipeline = SGDMixPipeline.from_pretrained(strength=0, preset="recommended", resolution=32)
 grey = Image.new("RGB", (32, 32), "grey")
-assert pipeline([grey], [grey], [0], seeds=[1]) == [None]
+assert pipeline(grey, grey).images == [None]
 logging.getLogger("sgdmix_hub").setLevel(logging.ERROR)
-assert pipeline([grey], [grey], [0], seeds=[1]) == [None]
+assert pipeline(grey, grey).images == [None]
 """
 
 

@@ -21,7 +21,7 @@ from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.method.targets import select_targets
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.evaluation import EvaluationSettings
-from sgdmix_hub.settings.fields import hints_of, info_of
+from sgdmix_hub.settings.fields import CountOrAuto, hints_of, info_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import MethodSettings, apply_preset
 from sgdmix_hub.settings.parsing import parse_settings, read_yaml
@@ -45,9 +45,11 @@ TOKEN = "hf_" + "aBcD" * 9
 NOT_THESE = {
     bool: [1, 0, "true", "no", None, [], np.float32(1)],
     int: [True, 1.0, "1", np.float64(1), float("nan"), 10**30, -(10**30), -1, [1], {}],
+    CountOrAuto: [True, 1.0, "4", "Auto", "", 10**30, 0, -1, [1], ["auto"]],
     float: [True, "0.5", float("nan"), float("inf"), 10**400, -1.0, 1e300, [0.5], complex(1), {}],
     str: ["", " ", "a\0b", "a\nb", "\ud800", "\x1b[31m", "x" * 5000, 3, b"bytes", ["a"], True],
-    list: [[], ["0.5"], "0.5", [True], [float("nan")], [2.0], True, {}, [0.5] * 1000],
+    list[float]: [[], ["0.5"], "0.5", [True], [float("nan")], [2.0], True, {}, [0.5] * 1000],
+    list[str]: [[], [""], [1], 0.5, ["a", "a"], ["--a"], "-a", ["a\nb"], {"a"}, ["x" * 5000]],
     typing.Literal: ["Union", "", 3, True, ["l2"], "x" * 5000, "\ud800"],
 }
 
@@ -58,6 +60,8 @@ def kind_of(hint):
     optional = type(None) in options
     if optional:
         (hint,) = (option for option in options if option is not type(None))
+    if typing.get_origin(hint) is list:
+        return hint, optional
     return typing.get_origin(hint) or hint, optional
 
 
@@ -93,7 +97,7 @@ def test_a_value_of_another_type_or_out_of_bounds_is_refused_by_name_in_python(o
 )
 def test_every_number_has_a_lower_and_an_upper_bound(owner, field):
     bounds = info_of(field).bounds
-    if kind_of(hints_of(owner)[field.name])[0] in (int, float, list):
+    if kind_of(hints_of(owner)[field.name])[0] in (int, CountOrAuto, float, list[float]):
         assert (bounds.at_least is None) != (bounds.above is None)
         assert (bounds.at_most is None) != (bounds.below is None)
 
@@ -122,6 +126,17 @@ def test_an_unknown_word_is_refused_by_the_pipeline_with_the_words_there_are(nam
         typing.get_args(hint),
     )
     assert str(refusal.value).endswith(f"choose {', '.join(choices)}")
+
+
+def test_a_batch_size_is_a_number_or_auto_on_the_command_line_too():
+    required = [f"--{name}={value}" for name, value in REQUIRED[AdapterSettings].items()]
+    setting = "--per_device_train_batch_size"
+    for words, expected in (([], "auto"), ([setting, "auto"], "auto"), ([setting, "4"], 4)):
+        parsed = parse_settings(AdapterSettings, [*required, *words])
+        assert parsed.per_device_train_batch_size == expected
+    for wrong in ("Auto", "4.0", "0", "", "1_0"):
+        with pytest.raises(UserError, match="per_device_train_batch_size"):
+            parse_settings(AdapterSettings, [*required, f"{setting}={wrong}"])
 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])

@@ -1,7 +1,6 @@
 """Launches programs of this repository as a user would."""
 
 import os
-import subprocess
 import sys
 
 from forking import ROOT, Ended, Started, run_forked
@@ -56,15 +55,3 @@ def launched_now(args, num_processes=1, start_new_session=False) -> Started:
     """`launch` that doesn't wait for the end."""
     words = launch_command(args, num_processes)[1:]
     return Started(words, launch_environment(), start_new_session=start_new_session)
-
-
-def launch_anew(args, num_processes=1, env=None, timeout=300) -> subprocess.CompletedProcess:
-    """Like `launch`, but every process is started, not forked."""
-    return subprocess.run(
-        launch_command(args, num_processes),
-        cwd=ROOT,
-        env=launch_environment(env),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )

@@ -22,6 +22,7 @@ ADAPTER, CLASSIFIER = "scripts/train_adapter.py", "scripts/train_classifier.py"
 # The learning rates are high enough for a few steps to change the output.
 TINY = {
     "metaclass": "bird",
+    "total_batch_size": 2,
     "rank": 2,
     "lora_alpha": 4,
     "learning_rate": 0.01,

@@ -52,7 +52,7 @@ def commands(birds, tiny_base, classifier, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pushed")
     settings = {
         ADAPTER: adapter_settings(
-            birds, tiny_base, folder / "adapter", max_train_steps=3, checkpointing_steps=2
+            birds, tiny_base, folder / "adapter", num_train_samples=6, checkpointing_steps=2
         ),
         CLASSIFIER: {
             "dataset_name": birds,
@@ -60,7 +60,7 @@ def commands(birds, tiny_base, classifier, tmp_path_factory):
             "output_dir": folder / "classifier",
             "num_train_epochs": 1,
             "eval_split": "test",
-            "per_device_train_batch_size": 8,
+            "total_batch_size": 8,
             "hub_private_repo": True,
         },
     }
@@ -202,7 +202,9 @@ def test_a_push_without_a_licence_or_a_name_is_refused(script, missing, named, c
 
 def run_endless(hub, script, values, token):
     """Runs a script that would train for hours."""
-    endless = {ADAPTER: {"max_train_steps": 10**6}, CLASSIFIER: {"num_train_epochs": 10**6}}[script]
+    endless = {ADAPTER: {"num_train_samples": 10**7}, CLASSIFIER: {"num_train_epochs": 10**6}}[
+        script
+    ]
     return run_forked(
         [script, *arguments(values | endless)], launch_environment(hub_environment(hub, token))
     )

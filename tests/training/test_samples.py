@@ -19,14 +19,14 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.seeds import sample_seed
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.training import AdapterSettings
-from sgdmix_hub.training.adapter.batches import training_batches
+from sgdmix_hub.training.adapter.batches import Latents, training_batches
 from sgdmix_hub.training.adapter.dataset import (
     ClassImages,
     DomainImages,
     SampleOrder,
-    Share,
     draw_noise,
 )
+from sgdmix_hub.training.share import Share
 
 SHAPE = (4, 8, 8)
 TIMESTEPS = 1000
@@ -183,16 +183,14 @@ def test_a_sample_shows_the_image_of_its_row_in_the_range_of_the_autoencoder(spl
     images = DomainImages(split, split.subset, seed=3, resolution=16, resize="center-crop")
     for number in (0, 1, 24, 100):
         item = images[number]
-        row = split.subset[item["position"]]
+        row = item["row"]
         expected = split.image(row).resize((16, 16), Image.Resampling.BICUBIC)
         np.testing.assert_allclose(
             item["pixels"].permute(1, 2, 0).numpy(), np.asarray(expected) / 127.5 - 1, atol=1e-6
         )
         assert item["label"] == split.labels[row] and item["number"] == number
     undecoded = DomainImages(split, split.subset, 3, 16, "center-crop", decoded=False)
-    assert [undecoded[n]["position"] for n in range(30)] == [
-        images[n]["position"] for n in range(30)
-    ]
+    assert [undecoded[n]["row"] for n in range(30)] == [images[n]["row"] for n in range(30)]
     assert undecoded[0]["pixels"].numel() == 0
 
 
@@ -231,28 +229,17 @@ def batches_of(split, tiny_base, birds, class_image_paths):
         "output_dir": "unused",
         "metaclass": "bird",
         "resolution": 32,
-        "max_train_steps": 3,
     }
 
     def made(processes, batch, accumulation, rank=0, first_step=0, **more):
-        chosen = AdapterSettings(
-            **common | {"train_batch_size": batch, "prior_loss_weight": 0.25} | more
-        )
         share = Share(rank, processes, batch, accumulation)
-        rows, device = split.decodable(), torch.device("cpu")
+        sizes = {"total_batch_size": share.total_batch, "prior_loss_weight": 0.25}
+        chosen = AdapterSettings(**common | sizes | more)
+        images = DomainImages(split, split.decodable(), chosen.seed, 32, "stretch")
+        latents = Latents(vae, torch.device("cpu"))
+        steps = range(first_step, 3)
         return list(
-            training_batches(
-                chosen,
-                split,
-                rows,
-                class_image_paths,
-                vae,
-                TIMESTEPS,
-                share,
-                first_step,
-                device,
-                show=False,
-            )
+            training_batches(chosen, images, class_image_paths, latents, TIMESTEPS, share, steps)
         )
 
     return made
@@ -294,14 +281,14 @@ def test_batches_from_a_step_on_are_the_tail_of_all(batches_of):
     whole, tail = batches_of(2, 2, 2, rank=1), batches_of(2, 2, 2, rank=1, first_step=2)
     assert len(whole) == 6 and len(tail) == 2
     for expected, found in zip(whole[-2:], tail, strict=True):
-        assert expected.seed == found.seed
+        assert expected.seeds == found.seeds
         for name in ("latents", "noise", "timesteps", "labels", "weights"):
             assert torch.equal(getattr(expected, name), getattr(found, name))
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"cache_latents": True}, {"dataloader_num_workers": 2}],
+    [{"dataloader_num_workers": 2}],
     ids=lambda changed: next(iter(changed)),
 )
 def test_batches_are_the_same_bits_whoever_loads_them(changed, batches_of):

@@ -35,8 +35,7 @@ VARIANTS = {
     "prior": {"with_prior_preservation": True, "num_class_images": 3, "prior_loss_weight": 0.5},
     "velocity": {
         "snr_gamma": 5.0,
-        "gradient_accumulation_steps": 2,
-        "train_batch_size": 1,
+        "per_device_train_batch_size": 1,
         "lr_scheduler": "cosine",
         "lr_warmup_steps": 3,
         "cache_latents": True,
@@ -63,7 +62,7 @@ def settings_of(birds, tiny_base, velocity_base):
         base = velocity_base if variant == "velocity" else tiny_base
         common = {
             "lora_dropout": 0.2,
-            "max_train_steps": STEPS,
+            "num_train_samples": 2 * STEPS,
             "checkpointing_steps": 3,
             "logging_steps": 2,
         }
@@ -133,7 +132,7 @@ def test_checkpoints_are_no_more_than_asked_and_the_newest(finished, settings_of
         settings_of(
             "prior",
             tmp_path / "adapter",
-            max_train_steps=4,
+            num_train_samples=8,
             checkpointing_steps=1,
             checkpoints_total_limit=3,
         )
@@ -180,9 +179,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
         {"learning_rate": 0.02},
         {"seed": 1},
         {"snr_gamma": 5.0},
-        {"max_train_steps": 13},
+        {"num_train_samples": 26},
         {"metaclass": "finch"},
-        {"train_batch_size": 4},
+        {"total_batch_size": 4},
     ],
     ids=lambda other: next(iter(other)),
 )
@@ -260,19 +259,20 @@ def test_what_is_not_recorded_does_not_change_what_is_learned(
 
 @pytest.fixture(scope="module")
 def one_process(birds, tiny_base, tmp_path_factory):
-    """Settings without dropout, whose draws belong to a batch and not to a sample, and what one
-    process makes of them at batch 2.
-    """
+    """Settings, and what one process makes of them in whole batches."""
     settings = adapter_settings(
         birds,
         tiny_base,
         "unused",
-        max_train_steps=4,
+        num_train_samples=8,
         logging_steps=1,
         learning_rate=1e-3,
         token_learning_rate=1e-3,
+        checkpointing_steps=2,
+        lora_dropout=0.2,
+        cache_latents=True,
     )
-    settings |= {"with_prior_preservation": True, "num_class_images": 2, "train_batch_size": 2}
+    settings |= {"with_prior_preservation": True, "num_class_images": 2}
     return settings, train(
         settings | {"output_dir": str(tmp_path_factory.mktemp("one") / "adapter")}
     )
@@ -294,8 +294,7 @@ def assert_same_training(folder, reference):
 def test_accumulated_batches_train_as_one(one_process, tmp_path):
     settings, reference = one_process
     accumulated = settings | {
-        "train_batch_size": 1,
-        "gradient_accumulation_steps": 2,
+        "per_device_train_batch_size": 1,
         "output_dir": str(tmp_path / "adapter"),
     }
     assert_same_training(train(accumulated), reference)
@@ -304,12 +303,22 @@ def test_accumulated_batches_train_as_one(one_process, tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_as_one(one_process, tmp_path):
     settings, reference = one_process
-    shared = settings | {"train_batch_size": 1, "output_dir": tmp_path / "adapter"}
+    shared = settings | {"output_dir": tmp_path / "adapter"}
     done = launch([ADAPTER, *arguments(shared)], 2)
     assert done.returncode == 0, done.stderr
     assert_same_training(tmp_path / "adapter", reference)
     assert json.loads((tmp_path / "adapter" / "adapter.json").read_text())["num_processes"] == 2
     assert "Traceback" not in done.stderr and done.stdout.count("nothing to train") == 0
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_where_one_stopped(one_process, tmp_path):
+    settings, reference = one_process
+    folder = unfinished(shutil.copytree(reference, tmp_path / "adapter"))
+    shutil.rmtree(folder / "state" / "checkpoints" / "step-0000004")
+    done = launch([ADAPTER, *arguments(settings | {"output_dir": folder})], 2)
+    assert done.returncode == 0, done.stderr
+    assert_same_training(folder, reference)
 
 
 # ---- what is seen of it ----
@@ -318,7 +327,7 @@ def test_two_processes_train_as_one(one_process, tmp_path):
 @pytest.mark.slow
 def test_sheets_of_images_come_when_asked_and_at_the_end(birds, tiny_base, tmp_path):
     settings = adapter_settings(
-        birds, tiny_base, tmp_path / "adapter", max_train_steps=5, validation_steps=2
+        birds, tiny_base, tmp_path / "adapter", num_train_samples=10, validation_steps=2
     )
     folder = train(settings)
     sheets = sorted((folder / "state" / "validation").iterdir())
@@ -340,7 +349,7 @@ def test_tensorboard_is_told_losses_rates_and_images(birds, tiny_base, tmp_path)
         birds,
         tiny_base,
         tmp_path / "adapter",
-        max_train_steps=3,
+        num_train_samples=6,
         logging_steps=1,
         validation_steps=2,
     )
@@ -386,7 +395,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
 @pytest.mark.slow
 def test_half_precision_trains_and_saves_float32(birds, tiny_base, tmp_path):
     settings = adapter_settings(
-        birds, tiny_base, tmp_path / "half", max_train_steps=4, logging_steps=1
+        birds, tiny_base, tmp_path / "half", num_train_samples=8, logging_steps=1
     )
     folder = train(settings | {"mixed_precision": "bf16"})
     whole = train(settings | {"output_dir": str(tmp_path / "whole")})

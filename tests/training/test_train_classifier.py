@@ -15,6 +15,7 @@ from generations import ROOT, arguments, flip, one_line, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launching import launch
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from trainings import CLASSIFIER, kill, last_step, run, unfinished
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
@@ -26,6 +27,7 @@ from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.classifier import build_for_training
 from sgdmix_hub.models.preprocessing import Preprocessing
+from sgdmix_hub.runtime.ranks import show_warnings
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.training import ClassifierSettings, TrainingSettings
@@ -65,7 +67,7 @@ def settings_at(birds, classifier):
         }
         settings |= {
             "num_train_epochs": 3.0,
-            "per_device_train_batch_size": 4,
+            "total_batch_size": 4,
             "checkpointing_steps": 4,
             "logging_steps": 3,
         }
@@ -271,7 +273,7 @@ def test_none_starts_over(finished, settings_at, tmp_path):
 # ---- what an epoch shows ----
 
 
-@pytest.fixture(scope="module", params=["crops", "randaugment"])
+@pytest.fixture(scope="module", params=["crops", "randaugment", "resized-crops"])
 def images(request, birds):
     """The training images of the birds, augmented at random."""
     split = load_split(
@@ -280,7 +282,7 @@ def images(request, birds):
     transform = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "rgb").training(
         request.param
     )
-    return TrainingImages(split, split.decodable(), transform, None, 0.0, seed=3)
+    return TrainingImages(split, split.decodable(), transform, None, 0.0, seed=3, total_batch=6)
 
 
 @given(
@@ -322,9 +324,7 @@ def test_workers_crop_as_the_process_itself_does(images):
 
 @pytest.fixture(scope="module")
 def transformer(class_names, tmp_path_factory):
-    """A tiny ViT: without batch normalisation, a step does not depend on how its samples are spread
-    over processes.
-    """
+    """A tiny ViT with dropout."""
     folder = tmp_path_factory.mktemp("models") / "vit"
     torch.manual_seed(0)
     names = dict(enumerate(class_names))
@@ -336,6 +336,7 @@ def transformer(class_names, tmp_path_factory):
     }
     config = ViTConfig(
         **small,
+        hidden_dropout_prob=0.2,
         image_size=32,
         patch_size=8,
         id2label=names,
@@ -362,31 +363,84 @@ def test_the_page_on_training_names_every_setting_of_a_classifier():
     assert {name for name in own if not re.search(rf"`(--)?{name}\b|--{name}\b", page)} == left_out
 
 
+def assert_same_training(folder, reference):
+    np.testing.assert_allclose(losses(folder), losses(reference), rtol=1e-4)
+    for name in ("metrics", "validation"):
+        assert facts_of(folder)[name] == facts_of(reference)[name]
+    ours, theirs = (load_file(path / "model.safetensors") for path in (folder, reference))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.slow
-def test_two_processes_train_on_the_same_images_as_one(transformer, settings_at, tmp_path):
-    """In every epoch: each has new crops."""
+def test_two_processes_train_as_one(transformer, settings_at, tmp_path):
+    """Crops, dropout, and a total batch that does not divide the 24 images of an epoch."""
     settings = {
         "model": str(transformer),
         "num_train_epochs": 2.0,
+        "total_batch_size": 10,
         "logging_steps": 1,
         "learning_rate": 1e-3,
     }
     settings |= {"validation_split": "validation", "sampling": "balanced"}
     one = train(settings_at(tmp_path / "one", **settings))
-    done = launch(
-        [
-            CLASSIFIER,
-            *arguments(settings_at(tmp_path / "two", **settings, per_device_train_batch_size=2)),
-        ],
-        2,
-    )
+    done = launch([CLASSIFIER, *arguments(settings_at(tmp_path / "two", **settings))], 2)
     assert done.returncode == 0, done.stderr
-    assert len(losses(one)) == 12
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(one), rtol=1e-5)
-    assert all(
-        facts_of(tmp_path / "two")[name] == facts_of(one)[name]
-        for name in ("metrics", "validation")
+    assert len(losses(one)) == 6
+    assert_same_training(tmp_path / "two", one)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_where_one_stopped(
+    finished_with_everything, settings_at, everything, tmp_path
+):
+    """With batch normalisation, and images that are mixed with those of the other process."""
+    folder = unfinished(
+        shutil.copytree(finished_with_everything, tmp_path / "classifier"), CLASSIFIER_FACTS
     )
+    shutil.rmtree(folder / "state" / "checkpoints" / "checkpoint-18")
+    done = launch([CLASSIFIER, *arguments(settings_at(folder, **everything))], 2)
+    assert done.returncode == 0, done.stderr
+    assert facts_of(folder)["num_processes"] == 2
+    assert facts_of(folder)["batch_norm_samples"] == 4
+    assert_same_training(folder, finished_with_everything)
+
+
+@pytest.mark.slow
+def test_accumulated_batches_train_as_one(transformer, classifier, settings_at, tmp_path, capsys):
+    """Without batch normalisation; with it, the user is told over how many samples it is."""
+    settings = {"num_train_epochs": 1.0, "logging_steps": 1, "validation_share": 0.25}
+    settings |= {"model": str(transformer), "mixup_alpha": 0.4}
+    one = train(settings_at(tmp_path / "one", **settings))
+    settings |= {"per_device_train_batch_size": 2}
+    assert_same_training(train(settings_at(tmp_path / "accumulated", **settings)), one)
+    assert "batch normalisation" not in capsys.readouterr().out
+    show_warnings()
+    folder = tmp_path / "normalised"
+    train(settings_at(folder, **settings | {"model": str(classifier), "num_train_epochs": 0.2}))
+    assert "sees 2 of the 4 samples" in capsys.readouterr().out
+    assert facts_of(folder)["batch_norm_samples"] == 2
+
+
+@pytest.mark.slow
+def test_half_precision_is_recorded_and_a_checkpoint_of_it_is_not_mixed_with_others(
+    finished, settings_at, tmp_path
+):
+    half = train(settings_at(tmp_path / "half", num_train_epochs=1.0, mixed_precision="bf16"))
+    assert (facts_of(half)["precision"], facts_of(finished)["precision"]) == ("bf16", "no")
+    np.testing.assert_allclose(losses(half)[0], losses(finished)[0], rtol=0.02)
+    assert losses(half)[0] != losses(finished)[0]
+    weights = load_file(half / "model.safetensors")
+    assert not any(value.dtype == torch.bfloat16 for value in weights.values())
+    folder = unfinished(shutil.copytree(half, tmp_path / "mixed"), CLASSIFIER_FACTS)
+    other = settings_at(folder, num_train_epochs=1.0, mixed_precision="no")
+    one_line(run(arguments(other), tmp_path / "logs", CLASSIFIER), "precision", "none")
+
+
+def test_a_total_that_cannot_be_divided_is_refused_in_one_line(settings_at, tmp_path):
+    uneven = settings_at(tmp_path / "classifier", per_device_train_batch_size=3)
+    one_line(run(arguments(uneven), tmp_path / "logs", CLASSIFIER), "3 does not divide", "1, 2, 4")
+    assert not (tmp_path / "classifier" / "state" / "checkpoints").exists()
 
 
 def test_tensorboard_is_told_the_losses_and_nothing_of_it_lies_beside_the_model(

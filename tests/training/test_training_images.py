@@ -100,29 +100,29 @@ def test_a_soft_label_is_diff_mixs(source, shown, strength, gamma):
 
 
 def test_synthetic_images_carry_the_label_that_was_published(split, published):
-    images = TrainingImages(split, split.subset, to_tensor, published, 1.0, seed=0)
-    for position, row in enumerate(split.subset):
+    images = TrainingImages(split, split.subset, to_tensor, published, 1.0, seed=0, total_batch=6)
+    rows = [split.subset[images.entry(position)] for position in range(len(split.subset))]
+    for position, row in enumerate(rows):
         made = published.made_from(row)
         assert images[position]["labels"] in (
             [published.labels[m] for m in made] or [split.labels[row]]
         )
-    assert any(
-        images[position]["labels"] != split.labels[row] for position, row in enumerate(split.subset)
-    )
+    assert any(images[position]["labels"] != split.labels[row] for position, row in enumerate(rows))
 
 
 def test_with_gamma_they_share_it_with_their_source(split, published):
     images = TrainingImages(
-        split, split.subset, to_tensor, published, 0.0, seed=0, added=True, gamma=0.8
+        split, split.subset, to_tensor, published, 0.0, seed=0, total_batch=1, added=True, gamma=0.8
     )
     real = len(split.subset)
     for position in range(len(images)):
         label = images[position]["labels"]
         assert label.dtype == torch.float32 and label.shape == (CLASSES,)
-        if position < real:
-            assert label.tolist() == np.eye(CLASSES)[split.labels[split.subset[position]]].tolist()
+        entry = images.entry(position)
+        if entry < real:
+            assert label.tolist() == np.eye(CLASSES)[split.labels[split.subset[entry]]].tolist()
         else:
-            made = position - real  # every row's source is in the subset
+            made = entry - real  # every row's source is in the subset
             share = published.strengths[made] ** 0.8
             expected = np.zeros(CLASSES)
             np.add.at(
@@ -143,11 +143,14 @@ def test_an_epoch_shows_every_real_image_and_every_synthetic_one_made_from_them_
     rows, split, published
 ):
     rows = split.subset[rows]
-    images = TrainingImages(split, rows, to_tensor, published, 0.0, seed=0, added=True)
+    images = TrainingImages(
+        split, rows, to_tensor, published, 0.0, seed=0, total_batch=1, added=True
+    )
     of_rows = np.flatnonzero(np.isin(published.sources, rows)).tolist()
     assert len(images) == len(rows) + len(of_rows)
     for images.epoch in range(2):
-        shown = [item["pixel_values"] for item in images.__getitems__(list(range(len(images))))]
+        order = np.argsort([images.entry(position) for position in range(len(images))])
+        shown = [item["pixel_values"] for item in images.__getitems__(order.tolist())]
         expected = [split.image(row) for row in rows] + [published.image(made) for made in of_rows]
         assert all(
             torch.equal(pixels, to_tensor(image))
@@ -176,19 +179,19 @@ def test_balanced_epochs_are_functions_of_their_number(added, split, published):
     """Of six images of each class but one, which has two."""
     rare = split.subset[split.labels[split.subset] == 0][2:]
     rows = np.setdiff1d(split.subset, rare)
-    options = {"added": added, "balanced": True}
+    options = {"added": added, "balanced": True, "total_batch": 1}
     images, again = (
         TrainingImages(split, rows, to_tensor, published, 0.0, seed=5, **options) for _ in range(2)
     )
     assert len(images) == len(
-        TrainingImages(split, rows, to_tensor, published, 0.0, seed=5, added=added)
+        TrainingImages(split, rows, to_tensor, published, 0.0, seed=5, total_batch=1, added=added)
     )
     epochs = []
     for epoch in (0, 1, 2):
         images.epoch = epoch
         epochs.append([item["labels"] for item in images.__getitems__(list(range(len(images))))])
         assert np.ptp(np.bincount(epochs[-1])) <= 1
-        assert len({images._entry(position) for position in range(len(images))}) < len(images)
+        assert len({images.entry(position) for position in range(len(images))}) < len(images)
     for epoch in (2, 0):
         again.epoch = epoch
         labels = [again[position]["labels"] for position in reversed(range(len(again)))]
@@ -210,6 +213,7 @@ def mixed_images(request, split):
         None,
         0.0,
         seed=3,
+        total_batch=8,
         mixup_alpha=mixup_alpha,
         cutmix_alpha=cutmix_alpha,
     )
@@ -217,35 +221,39 @@ def mixed_images(request, split):
 
 @given(
     epoch=st.integers(0, 1000),
-    positions=st.lists(st.integers(0, 23), min_size=1, max_size=6),
+    batch=st.integers(0, 2),
+    part=st.tuples(st.integers(0, 7), st.integers(1, 8)),
     drawn=st.integers(0, 3),
 )
 @settings(max_examples=25)
 def test_how_a_batch_is_mixed_is_a_function_of_epoch_and_position(
-    mixed_images, epoch, positions, drawn
+    mixed_images, epoch, batch, part, drawn
 ):
+    """And not of which consecutive positions of the total batch a process takes."""
     mixed_images.epoch = epoch
+    total = list(range(8 * batch, 8 * batch + 8))
+    positions = total[part[0] :][: part[1]]
     first = mixed_images.__getitems__(positions)
     torch.manual_seed(drawn)
     before = torch.get_rng_state()
     again = mixed_images.__getitems__(positions)
     assert torch.equal(torch.get_rng_state(), before)
-    for item, other in zip(first, again, strict=True):
+    whole = mixed_images.__getitems__(total)[part[0] :][: part[1]]
+    for item, other in zip([*first, *first], [*again, *whole], strict=True):
         assert torch.equal(item["pixel_values"], other["pixel_values"])
         assert torch.equal(item["labels"], other["labels"])
         assert item["labels"].sum() == pytest.approx(1)
     mixed_images.epoch = epoch + 1
-    if len(set(positions)) > 1:
-        pairs = list(zip(first, mixed_images.__getitems__(positions), strict=True))
-        assert not all(
-            torch.equal(item[name], other[name]) for item, other in pairs for name in item
-        )
+    pairs = list(zip(first, mixed_images.__getitems__(positions), strict=True))
+    assert not all(
+        torch.equal(item["pixel_values"], other["pixel_values"]) for item, other in pairs
+    )
 
 
 def test_workers_mix_as_the_process_itself_does(mixed_images):
     def loaded(epoch, workers):
         mixed_images.epoch = epoch
-        batches = list(DataLoader(mixed_images, batch_size=5, num_workers=workers))
+        batches = list(DataLoader(mixed_images, batch_size=4, num_workers=workers))
         return [
             torch.cat([batch[name] for batch in batches]) for name in ("pixel_values", "labels")
         ]
@@ -293,7 +301,9 @@ def test_weighted_replacements_show_every_class_as_often_as_its_weight(split, pu
     """However many synthetic images it has; none is made from a row that is not trained on."""
     rare = split.subset[split.labels[split.subset] == 0]
     rows = np.setdiff1d(split.subset, rare[2:])
-    images = TrainingImages(split, rows, to_tensor, published, 1.0, seed=0, weighting=weighting)
+    images = TrainingImages(
+        split, rows, to_tensor, published, 1.0, seed=0, total_batch=1, weighting=weighting
+    )
     allowed = [position for row in rows for position in published.made_from(row)]
     classes = np.unique(published.labels[allowed])
     drawn = []
@@ -312,5 +322,5 @@ def test_weighted_replacements_show_every_class_as_often_as_its_weight(split, pu
 
 
 def test_weighted_replacements_are_off_without_synthetic_images(split):
-    images = TrainingImages(split, split.subset, to_tensor, None, 0.0, seed=0)
+    images = TrainingImages(split, split.subset, to_tensor, None, 0.0, seed=0, total_batch=1)
     assert not images.by_class and images._replacement(int(split.subset[0])) is None

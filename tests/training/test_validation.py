@@ -96,7 +96,7 @@ def chosen(birds, classifier, tmp_path_factory):
         few_shot=3,
         learning_rate=0.05,
         num_train_epochs=4.0,
-        per_device_train_batch_size=4,
+        total_batch_size=4,
         checkpointing_steps=2,
         checkpoints_total_limit=9,
     )

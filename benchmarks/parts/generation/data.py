@@ -73,7 +73,7 @@ def _adapter(work_dir: Path, dataset: Path, base: Path, resolution: int) -> Path
     if not (folder / "adapter.json").exists():
         train_adapter.main(
             AdapterSettings(
-                **places, **drawing, metaclass="bird", max_train_steps=2, train_batch_size=1
+                **places, **drawing, metaclass="bird", num_train_samples=2, total_batch_size=1
             )
         )
     return folder

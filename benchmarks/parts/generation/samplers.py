@@ -195,7 +195,7 @@ class Reference:
         mixture = self.maker.mixture(row)
         with self.autocast():
             image = self.pipeline(
-                prompt=self.maker.prompt(self.maker.label(row)),
+                prompt=self.maker.prompt(row),
                 image=Image.fromarray(mixture.mixed),
                 strength=row.strength,
                 num_inference_steps=self.settings.num_inference_steps,

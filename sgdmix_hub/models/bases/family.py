@@ -32,6 +32,7 @@ class Pipeline(Protocol):
     config: Any
     to: Callable[..., Any]
     encode_prompt: Callable[..., tuple[torch.Tensor, ...]]
+    maybe_convert_prompt: Callable[..., Any]
     run_safety_checker: Callable[..., tuple[torch.Tensor, list[bool]]]
     set_progress_bar_config: Callable[..., None]
     load_lora_weights: Callable[..., None]

@@ -6,7 +6,6 @@ samples. Processes, batches and accumulation only decide who takes which sample 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,32 +38,8 @@ class SampleOrder:
         return int(self._order[position])
 
 
-@dataclass(frozen=True)
-class Share:
-    """This process's part of every optimizer step."""
-
-    rank: int
-    num_processes: int
-    batch_size: int
-    accumulation: int
-
-    @property
-    def total_batch(self) -> int:
-        """Samples per optimizer step, over all processes."""
-        return self.num_processes * self.batch_size * self.accumulation
-
-    def batches(self, first_step: int, last_step: int) -> Iterator[list[int]]:
-        """The numbers of this process's samples, batch by batch.
-
-        For the optimizer steps first_step <= step < last_step.
-        """
-        for batch in range(first_step * self.accumulation, last_step * self.accumulation):
-            first = (batch * self.num_processes + self.rank) * self.batch_size
-            yield list(range(first, first + self.batch_size))
-
-
 class DomainImages(torch.utils.data.Dataset):
-    """Sample number -> its image, the image's position in `rows`, and its label.
+    """Sample number -> its image, the image's row in the split, and its label.
 
     `pixels`: float32 (3, resolution, resolution) in [-1, 1], not mirrored; empty without `decoded`,
     when latents are cached.
@@ -85,15 +60,18 @@ class DomainImages(torch.utils.data.Dataset):
 
     def pixels(self, position: int) -> torch.Tensor:
         """The image at a position in `rows`."""
-        image = self.split.image(int(self.rows[position]))
-        return to_pixels(square(image, self.resolution, self.resize))
+        return self.pixels_of(int(self.rows[position]))
+
+    def pixels_of(self, row: int) -> torch.Tensor:
+        """The image of a row of the split."""
+        return to_pixels(square(self.split.image(row), self.resolution, self.resize))
 
     def __getitem__(self, index: int) -> dict:
         position = self.order[index]
         pixels = self.pixels(position) if self.decoded else torch.empty(0)
         return {
             "number": index,
-            "position": position,
+            "row": int(self.rows[position]),
             "pixels": pixels,
             "label": int(self.split.labels[self.rows[position]]),
         }
@@ -120,14 +98,16 @@ def to_pixels(image: Image.Image) -> torch.Tensor:
 
 
 def geometries(split: Split, rows: np.ndarray, resolution: int, resize: str) -> np.ndarray:
-    """What bases like SDXL are told of the images to train on: int64 (n + 1, 6).
+    """What bases like SDXL are told of the images to train on: int64 (rows of the split + 1, 6).
 
     Original height and width, top and left of the crop in the resized image, height and width; the
     last row is of an image that was drawn at this size. The official trainings give the same.
     """
-    told = [squared_geometry(split.size(int(row)), resolution, resize) for row in rows]
-    told.append(squared_geometry((resolution, resolution), resolution, resize))
-    return np.array(told, np.int64)
+    told = np.zeros((len(split.rows) + 1, 6), np.int64)
+    for row in rows:
+        told[row] = squared_geometry(split.size(int(row)), resolution, resize)
+    told[-1] = squared_geometry((resolution, resolution), resolution, resize)
+    return told
 
 
 @dataclass(frozen=True)

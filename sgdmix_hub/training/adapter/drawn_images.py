@@ -15,11 +15,17 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.bases.loading import LoadedBase, load_base
 from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.prompts import bare_prompt, prompt_for
-from sgdmix_hub.models.sampling import draw_images, drawing, drawing_options
+from sgdmix_hub.models.sampling import (
+    DRAWN_AT_ONCE,
+    draw_images,
+    drawing,
+    drawing_options,
+)
 from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
 from sgdmix_hub.seeds import RandomStream, seed_of
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.log import track_image
+from sgdmix_hub.training.precision import precision_of
 
 from .model import PRECISIONS, AdaptedModel
 
@@ -39,7 +45,7 @@ def class_images(
         "base": str(base),
         "prompt": prompt,
         "seed": settings.seed,
-        "mixed_precision": settings.mixed_precision,
+        "mixed_precision": precision_of(settings),
     }
     key = hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:16]
     paths = [parent / key / f"{number:05d}.png" for number in range(settings.num_class_images)]
@@ -61,11 +67,11 @@ def _draw_class_images(
     paths: list[Path],
 ) -> None:
     """Draws the images with these numbers, and writes each batch when it is finished."""
-    dtype = PRECISIONS[settings.mixed_precision]
+    dtype = PRECISIONS[precision_of(settings)]
     loaded = load_base(base, dtype, "text_to_image")
     with_scheduler(loaded.pipeline, "dpmsolver++").to(accelerator.device)
-    for start in range(0, len(missing), settings.train_batch_size):
-        numbers = missing[start : start + settings.train_batch_size]
+    for start in range(0, len(missing), DRAWN_AT_ONCE):
+        numbers = missing[start : start + DRAWN_AT_ONCE]
         images = draw_images(
             loaded,
             [prompt] * len(numbers),
@@ -89,7 +95,7 @@ def draw_validation(
     """Draws a sheet of the first classes, from fixed noise, to `path` and the trackers."""
     labels = range(min(len(class_names), SHOWN_CLASSES))
     prompts = [prompt_for(label, settings.metaclass, settings.prompt_template) for label in labels]
-    with drawing(model, accelerator.device, PRECISIONS[settings.mixed_precision]):
+    with drawing(model, accelerator.device, PRECISIONS[precision_of(settings)]):
         images = draw_images(
             base,
             [prompt for prompt in prompts for _ in range(SHOWN_IMAGES)],

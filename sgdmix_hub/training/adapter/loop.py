@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,24 @@ from tqdm.auto import tqdm
 from sgdmix_hub.data.report import usable_rows
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.models.bases.latents import latent_shape
 from sgdmix_hub.models.bases.loading import LoadedBase
 from sgdmix_hub.models.bases.noising import Noising
 from sgdmix_hub.models.prompts import prompt_ids
 from sgdmix_hub.runtime.stopping import stop_if_requested
+from sgdmix_hub.settings.fields import AUTO
 from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.training.dropout import SampleSeeds, use_sample_dropout
 from sgdmix_hub.training.log import TrainingLog
+from sgdmix_hub.training.precision import precision_of
+from sgdmix_hub.training.share import Share, fitted
 
-from .batches import Batch, training_batches
+from .batches import Batch, Latents, training_batches
 from .checkpoints import Checkpoints
-from .dataset import Share, geometries
+from .dataset import DomainImages, geometries
 from .drawn_images import class_images, draw_validation
-from .model import AdaptedModel, load_adapted
+from .latents import kept_latents
+from .model import PRECISIONS, AdaptedModel, load_adapted
 
 
 def denoising_loss(
@@ -67,8 +75,7 @@ class Denoising:
     """The forward and backward pass of one batch, and the update after the last one of a step.
 
     `denoiser` and `optimizer` are accelerate's; `prompts`: for every text encoder, the input ids, a
-    row per label; `geometry`: int64 (images + 1, 6), if the base is told it, the last row of images
-    that it drew itself.
+    row per label; `geometry`: `geometries` of the images, if the base is told them.
     """
 
     settings: AdapterSettings
@@ -78,15 +85,16 @@ class Denoising:
     noising: Noising
     prompts: list[torch.Tensor]
     trained: dict[str, torch.nn.Parameter]
+    dropout: SampleSeeds
     geometry: torch.Tensor | None = None
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Returns the batch's loss."""
-        torch.manual_seed(batch.seed)  # dropout's draws
+        self.dropout.rows = batch.seeds
         with self.accelerator.accumulate(self.denoiser):
             noisy = self.noising.noised(batch.latents, batch.noise, batch.timesteps)
             prompts = [ids[batch.labels] for ids in self.prompts]
-            geometry = None if self.geometry is None else self.geometry[batch.positions]
+            geometry = None if self.geometry is None else self.geometry[batch.rows]
             prediction = self.denoiser(noisy, batch.timesteps, prompts, geometry)
             errors = denoising_loss(
                 prediction,
@@ -133,6 +141,7 @@ def prepare(
     base: LoadedBase,
     model: AdaptedModel,
     accelerator: Accelerator,
+    steps: int,
 ) -> tuple[Denoising, Any]:
     """The training step and the learning rates' schedule, ready for `accelerator`."""
     prompts = [
@@ -150,8 +159,9 @@ def prepare(
         settings.lr_scheduler,
         optimizer,
         num_warmup_steps=settings.lr_warmup_steps,
-        num_training_steps=settings.max_train_steps,
+        num_training_steps=steps,
     )
+    dropout = use_sample_dropout(model)
     denoiser, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(schedule)
     denoise = Denoising(
@@ -162,6 +172,7 @@ def prepare(
         base.family.noising(base.pipeline.scheduler.config),
         [ids.to(accelerator.device) for ids in prompts],
         model.trained(),
+        dropout,
     )
     return denoise, schedule
 
@@ -172,32 +183,33 @@ def train(
     base: Pin,
     facts: dict,
     accelerator: Accelerator,
+    share: Share,
     state: Path,
-) -> AdaptedModel:
-    """Trains from the latest checkpoint on and returns the model. Raises `UserError`. Collective.
+) -> tuple[AdaptedModel, int]:
+    """Trains from the latest checkpoint on; returns the model and its number of steps. Collective.
 
-    `facts`: identity of the training, which a checkpoint must match. `state`: the folder of
-    checkpoints, log and validation sheets.
+    `facts`: identity of the training, which a checkpoint must match, with `precision`. `share`: as
+    planned; smaller batches are taken if the GPU cannot hold it. `state`: the folder of
+    checkpoints, log and validation sheets. Raises `UserError`.
     """
     set_seed(settings.seed)  # initial LoRA weights
-    is_main = accelerator.is_main_process
-    loaded, model = load_adapted(base, settings, len(split.class_names))
-    denoise, schedule = prepare(settings, len(split.class_names), loaded, model, accelerator)
+    num_classes, is_main = len(split.class_names), accelerator.is_main_process
     rows = usable_rows(settings, split)
+    last = num_steps(settings, len(rows))
+    loaded, model = load_adapted(base, settings, num_classes)
+    device = accelerator.device
+    if settings.per_device_train_batch_size == AUTO and device.type == "cuda":
+        share = fitted(share, partial(attempt, settings, loaded, model, device))
+    accelerator.gradient_accumulation_steps = share.accumulation
+    denoise, schedule = prepare(settings, num_classes, loaded, model, accelerator, last)
     if loaded.family.needs_geometry:
         told = geometries(split, rows, settings.resolution, settings.resize)
-        denoise = replace(denoise, geometry=torch.from_numpy(told).to(accelerator.device))
-    share = Share(
-        accelerator.process_index,
-        accelerator.num_processes,
-        settings.train_batch_size,
-        settings.gradient_accumulation_steps,
-    )
+        denoise = replace(denoise, geometry=torch.from_numpy(told).to(device))
     checkpoints = Checkpoints(
         state / "checkpoints",
         accelerator,
         denoise.trained,
-        facts | {"total_batch": share.total_batch},
+        facts | {"precision": precision_of(settings)},
         settings.checkpoints_total_limit,
     )
     step = checkpoints.restore(settings.resume_from_checkpoint)
@@ -209,20 +221,30 @@ def train(
         if settings.with_prior_preservation
         else []
     )
-    batches = training_batches(
-        settings,
+    images = DomainImages(
         split,
         rows,
+        settings.seed,
+        settings.resolution,
+        settings.resize,
+        decoded=not settings.cache_latents,
+    )
+    latents = Latents(loaded.pipeline.vae, device)
+    if settings.cache_latents:
+        ranks = (accelerator.process_index, accelerator.num_processes)
+        latents.kept = kept_latents(
+            state / "latents", settings, images, base, latents.encode, *ranks
+        )
+    batches = training_batches(
+        settings,
+        images,
         prior_images,
-        loaded.pipeline.vae,
+        latents,
         denoise.noising.num_train_timesteps,
         share,
-        step,
-        accelerator.device,
-        is_main,
+        range(step, last),
     )
     denoise.denoiser.train()
-    last = settings.max_train_steps
     with tqdm(total=last, initial=step, desc="adapter", unit="step", disable=not is_main) as bar:
         for batch in batches:
             stop_if_requested()
@@ -242,7 +264,39 @@ def train(
                 draw_validation(settings, split.class_names, loaded, model, accelerator, path, step)
             if is_saved:
                 checkpoints.save(step)
-    return model
+    return model, last
+
+
+def num_steps(settings: AdapterSettings, num_images: int) -> int:
+    """Optimizer steps of a training on that many images, rounded up to whole ones."""
+    samples = settings.num_train_samples or settings.num_train_epochs * num_images
+    return math.ceil(samples / settings.total_batch_size)
+
+
+def attempt(
+    settings: AdapterSettings,
+    base: LoadedBase,
+    model: AdaptedModel,
+    device: torch.device,
+    size: int,
+) -> None:
+    """A forward and backward pass of `size` samples, beside all that the training keeps."""
+    kept = [torch.empty_like(value, device=device) for value in model.trained().values()] * 2
+    count = size * (2 if settings.with_prior_preservation else 1)
+    shape = latent_shape(base.pipeline.vae.to(device), settings.resolution)
+    latents = torch.randn(count, *shape, device=device)
+    timesteps = torch.zeros(count, dtype=torch.int64, device=device)
+    lengths = [base.tokenizer(encoder).model_max_length for encoder in base.family.encoders]
+    ids = [torch.zeros(count, length, dtype=torch.int64, device=device) for length in lengths]
+    geometry = None
+    if base.family.needs_geometry:
+        geometry = torch.zeros(count, 6, dtype=torch.int64, device=device)
+    dtype = PRECISIONS[precision_of(settings)]
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        prediction = model.to(device).train()(latents, timesteps, ids, geometry)
+    prediction.float().square().mean().backward()
+    del kept
+    model.zero_grad()
 
 
 def validation_sheet(state: Path, step: int) -> Path:

@@ -46,7 +46,7 @@ class BestWeights(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         assert model is not None and train_dataloader is not None
         # not at an epoch's end, which comes after the checkpoint of the same step
-        every = self.eval_steps or len(train_dataloader)
+        every = self.eval_steps or len(train_dataloader) // args.gradient_accumulation_steps
         control.should_evaluate = (
             state.global_step % every == 0 or state.global_step == state.max_steps
         )

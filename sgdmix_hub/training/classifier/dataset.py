@@ -26,18 +26,20 @@ CLASS_WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 class TrainingImages(torch.utils.data.Dataset):
     """Real images of a subset, and the synthetic images made from them.
 
-    With `probability`, a real image is replaced by one of its synthetic images: epochs have the
-    length of the real subset, so runs with and without synthetic images make the same number of
-    updates. With another `weighting` than "source", the replacement is of any class, drawn by
-    `CLASS_WEIGHTS`. With `added`, an epoch shows all synthetic images after the real ones. With
-    `balanced`, every epoch draws the same number of images anew, all classes equally often.
+    Positions are those of an epoch, which shows every image in a new order. It consists of whole
+    total batches: the first images of the order are shown again to fill the last one. With
+    `probability`, a real image is replaced by one of its synthetic images: epochs have the length
+    of the real subset, so runs with and without synthetic images make the same number of updates.
+    With another `weighting` than "source", the replacement is of any class, drawn by
+    `CLASS_WEIGHTS`. With `added`, an epoch also shows all synthetic images. With `balanced`, every
+    epoch draws the same number of images anew, all classes equally often.
 
-    Draws are functions of (seed, epoch, position), and for mixing, of a batch's first position.
-    They depend neither on the worker nor on where a training was resumed.
+    Draws are functions of (seed, epoch, position), and for mixing, of a total batch's first
+    position. They depend neither on the worker or the process, nor on where a training was resumed.
 
     Items: `pixel_values`, the transformed image; `labels`, the class, or float32 (classes,) if
-    `gamma`, `mixup_alpha` or `cutmix_alpha` is set. A synthetic image has its published label, or
-    `soft_label` with `gamma`.
+    `gamma`, `mixup_alpha` or `cutmix_alpha` is set; `sample`, the seed of what the network draws
+    for it. A synthetic image has its published label, or `soft_label` with `gamma`.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class TrainingImages(torch.utils.data.Dataset):
         probability: float,
         seed: int,
         *,
+        total_batch: int,
         weighting: str = "source",
         added: bool = False,
         balanced: bool = False,
@@ -71,38 +74,55 @@ class TrainingImages(torch.utils.data.Dataset):
             self.class_weights = torch.from_numpy(CLASS_WEIGHTS[weighting](real))
         self.balanced = balanced
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
-        self.seed = seed
-        self._drawn_for, self._drawn = -1, np.arange(0)
+        self.seed, self.total_batch = seed, total_batch
+        self._order_of, self._order = -1, np.arange(0)
         # set before each epoch; not by a `set_epoch`, which only some of accelerate's loaders call
         self.epoch = 0
 
     def __len__(self) -> int:
+        """The positions of an epoch, a multiple of the total batch."""
+        return -(-self.num_images // self.total_batch) * self.total_batch
+
+    @property
+    def num_images(self) -> int:
+        """Real images and added ones."""
         return len(self.rows) + len(self.added)
 
     def __getitem__(self, index: int) -> dict:
-        with seeded(self._seed_of(index, RandomStream.SAMPLE)):
-            entry = self._entry(index)
-            if entry >= len(self.rows):
-                return self._synthetic_item(self.added[entry - len(self.rows)])
-            row = int(self.rows[entry])
-            replacement = self._replacement(row)
-            if replacement is not None:
-                return self._synthetic_item(replacement)
-            return self._item(self.split.image(row), self._hard_label(int(self.split.labels[row])))
+        seed = self._seed_of(index, RandomStream.SAMPLE)
+        with seeded(seed):
+            return self._shown(self.entry(index)) | {"sample": seed}
 
     def __getitems__(self, positions: list[int]) -> list[dict]:
-        """The items of a batch: the method that torch's loaders prefer."""
-        items = [self[position] for position in positions]
+        """The items of a batch, consecutive ones of one total batch: the method that torch's
+        loaders prefer.
+
+        Each is mixed with the one before it in the total batch, which another process may have.
+        """
         if not self._mixes:
-            return items
+            return [self[position] for position in positions]
+        first = positions[0] // self.total_batch * self.total_batch
+        before = first + (positions[0] - first - 1) % self.total_batch
+        items = [self[position] for position in (before, *positions)]
         pixels, labels = (
             torch.stack([item[name] for item in items]) for name in ("pixel_values", "labels")
         )
-        with seeded(self._seed_of(positions[0], RandomStream.BATCH)):
+        with seeded(self._seed_of(first, RandomStream.BATCH)):
             mixed = mix_batch(pixels, labels, self.mixup_alpha, self.cutmix_alpha)
         return [
-            {"pixel_values": image, "labels": label} for image, label in zip(*mixed, strict=True)
-        ]
+            item | {"pixel_values": image, "labels": label}
+            for item, image, label in zip(items, *mixed, strict=True)
+        ][1:]
+
+    def _shown(self, entry: int) -> dict:
+        """The item of an image, counted over the real and then the added ones, without mixing."""
+        if entry >= len(self.rows):
+            return self._synthetic_item(self.added[entry - len(self.rows)])
+        row = int(self.rows[entry])
+        replacement = self._replacement(row)
+        if replacement is not None:
+            return self._synthetic_item(replacement)
+        return self._item(self.split.image(row), self._hard_label(int(self.split.labels[row])))
 
     @property
     def _made(self) -> PublishedRows:
@@ -121,17 +141,22 @@ class TrainingImages(torch.utils.data.Dataset):
     def _seed_of(self, position: int, stream: RandomStream) -> int:
         return seed_of(stream, self.seed, self.epoch * len(self) + position)
 
-    def _entry(self, position: int) -> int:
+    def entry(self, position: int) -> int:
         """The image at a position of the epoch, counted over the real and then the added ones."""
-        if not self.balanced:
-            return position
-        if self._drawn_for != self.epoch:
-            rng = generator(RandomStream.BALANCE, self.seed, self.epoch)
-            added = self._made.labels[self.added] if self.added else []
-            labels = np.concatenate([self.split.labels[self.rows], added]).astype(np.int64)
-            self._drawn = balanced_draw(labels, rng)
-            self._drawn_for = self.epoch
-        return int(self._drawn[position])
+        if self._order_of != self.epoch:
+            order = generator(RandomStream.ORDER, self.seed, self.epoch).permutation(
+                self.num_images
+            )
+            self._order = self._balanced()[order] if self.balanced else order
+            self._order_of = self.epoch
+        return int(self._order[position % self.num_images])
+
+    def _balanced(self) -> np.ndarray:
+        """The images of a balanced epoch, class by class."""
+        rng = generator(RandomStream.BALANCE, self.seed, self.epoch)
+        added = self._made.labels[self.added] if self.added else []
+        labels = np.concatenate([self.split.labels[self.rows], added]).astype(np.int64)
+        return balanced_draw(labels, rng)
 
     def _replacement(self, row: int) -> int | None:
         """The published row to show in place of a real row; None to show the real one."""
@@ -179,6 +204,7 @@ def training_images(
         synthetic,
         0.0 if synthetic is None or added else settings.synthetic_probability,
         settings.seed,
+        total_batch=settings.total_batch_size,
         weighting="source" if synthetic is None else settings.synthetic_weighting,
         added=added,
         balanced=settings.sampling == "balanced",

@@ -1,24 +1,57 @@
-"""transformers' Trainer as this package uses it: arguments, one progress bar, safe checkpoints."""
+"""transformers' Trainer as this package uses it: the samples of a step, one progress bar, safe
+checkpoints.
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from transformers import ProgressCallback, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import ProgressCallback, Trainer, TrainingArguments
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import DamagedFile, read_sealed, write_sealed
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.training import ClassifierSettings
 from sgdmix_hub.training.adapter.checkpoints import newest_whole, seal_folder
+from sgdmix_hub.training.dropout import use_sample_dropout
 from sgdmix_hub.training.log import TrainingLog
+from sgdmix_hub.training.precision import precision_of
 from sgdmix_hub.training.resume import different_facts
+from sgdmix_hub.training.share import Share
 
 from .dataset import TrainingImages
 
 SEALED = "sealed.json"  # a checkpoint's record, written last
+
+
+class SampleTrainer(Trainer):
+    """A Trainer whose dropout belongs to the samples, and that shows `TrainingImages` in their own
+    order: batch by batch of the total batch, each process the ones of its `Share`.
+    """
+
+    def __init__(self, model: torch.nn.Module, **options: Any):
+        super().__init__(model, **options)
+        self.dropout = use_sample_dropout(model)
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = DataLoader(
+            cast(Any, self.train_dataset),
+            batch_size=self.args.per_device_train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def compute_loss(self, model, inputs, *args, **options):
+        inputs = dict(inputs)
+        samples = inputs.pop("sample", None)  # evaluation images have none
+        self.dropout.rows = [] if samples is None else samples.tolist()
+        return super().compute_loss(model, inputs, *args, **options)
 
 
 class TrainingBar(ProgressCallback):
@@ -64,13 +97,19 @@ class TrainingBar(ProgressCallback):
         pass
 
 
-def training_arguments(settings: ClassifierSettings, folder: Path) -> TrainingArguments:
+def training_arguments(
+    settings: ClassifierSettings, share: Share, folder: Path
+) -> TrainingArguments:
     """The settings as the Trainer's arguments, for processes that are already started."""
+    precision = precision_of(settings)
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.num_train_epochs,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        per_device_eval_batch_size=settings.per_device_train_batch_size * 2,
+        per_device_train_batch_size=share.batch_size,
+        gradient_accumulation_steps=share.accumulation,
+        per_device_eval_batch_size=share.batch_size * 2,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         learning_rate=settings.learning_rate,
         optim=settings.optim,
         optim_args="momentum=0.9" if settings.optim == "sgd" else None,

@@ -1,0 +1,62 @@
+"""Saved pipelines: an adapter's files, and beside them the settings and the pins of the rest."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import write_json
+from sgdmix_hub.hub.formats import read_pipeline_facts
+from sgdmix_hub.hub.pins import Pin, local_folder
+
+from .adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, Adapter
+
+PIPELINE_FILE = "sgdmix_pipeline.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a saved pipeline is made of, besides its adapter.
+
+    `settings`: fields of `MethodSettings`. `pins`: of the base, classifier, segmenter and detector.
+    `class_names`: those that its models know, if they are known.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    pins: dict[str, str] = field(default_factory=dict)
+    class_names: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a repository or folder is: a base model, unless it holds one of these."""
+
+    saved: Saved | None
+    has_adapter: bool
+
+
+def contents_of(pin: Pin) -> Contents:
+    """Looks into a pinned model, of which only small files are fetched. Raises `UserError`."""
+    folder = Path(local_folder(pin, [PIPELINE_FILE, FACTS_FILE]))
+    path = folder / PIPELINE_FILE
+    saved = Saved(**read_pipeline_facts(path, FORMAT)) if path.is_file() else None
+    return Contents(saved, (folder / FACTS_FILE).is_file())
+
+
+def save(folder: Path, adapter: Adapter | None, saved: Saved) -> None:
+    """Writes a pipeline's folder. The adapter's files stay as they are: stock diffusers reads them.
+
+    Raises `UserError` if an adapter lies there that is not the pipeline's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if adapter is None and (folder / FACTS_FILE).exists():
+        raise UserError(f"{folder} holds an adapter, which this pipeline has not: choose another")
+    if adapter is not None and Path(adapter.folder).resolve() != folder.resolve():
+        for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE):
+            shutil.copyfile(Path(adapter.folder) / name, folder / name)
+    facts = {"settings": saved.settings, "pins": saved.pins, "class_names": saved.class_names}
+    write_json(folder / PIPELINE_FILE, {"format": FORMAT, **facts})

@@ -1,0 +1,24 @@
+"""The precision of a training's forward pass."""
+
+from __future__ import annotations
+
+import torch
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.settings.fields import AUTO
+from sgdmix_hub.settings.training import TrainingSettings
+
+FIRST_WITH_BF16 = 8  # major compute capability: Ampere
+
+
+def precision_of(settings: TrainingSettings) -> str:
+    """`no`, `fp16` or `bf16`: the setting, or what auto means on this machine.
+
+    Raises `UserError` for fp16 without a GPU.
+    """
+    on_gpu = torch.cuda.is_available()
+    if settings.mixed_precision == "fp16" and not on_gpu:
+        raise UserError("mixed_precision fp16 needs a GPU: give auto, bf16 or no")
+    if settings.mixed_precision != AUTO:
+        return settings.mixed_precision
+    return "bf16" if on_gpu and torch.cuda.get_device_capability()[0] >= FIRST_WITH_BF16 else "no"
