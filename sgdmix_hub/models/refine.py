@@ -53,7 +53,6 @@ class Refiner:
         """`on_step` is called before every denoising step. `few_step_lora`: merged into the base,
         under the adapter.
         """
-        self.device = device
         self.adapter = adapter
         self.on_step = on_step
         loaded = load_base(
