@@ -78,6 +78,8 @@ def image_size(cell: dict | None, files_in: str | None = None) -> tuple[int, int
     """
     with one_row("corrupt image", UnusableImage):
         image = Image.open(io.BytesIO(stored_bytes(cell, files_in)), formats=FORMATS)
+        if image.format == "TIFF":  # whether its size is turned already differs between versions
+            return decode_image(cell, files_in).size
         width, height = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)

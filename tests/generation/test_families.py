@@ -53,7 +53,7 @@ def models(birds, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(birds, models):
-    return METHOD | models | {"dataset_name": birds, "rows_per_shard": 6}
+    return METHOD | models | {"dataset_name": birds, "rows_per_shard": 6, "image_format": "png"}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_mapped_split_gives_the_rows_of_the_generation(birds, models, generate
         **{name: str(value) for name, value in models.items()}, **METHOD
     )
     dataset = load_dataset(str(birds), split="train")
-    mapped = MappedSplit(pipeline, dataset)
+    mapped = MappedSplit(pipeline, dataset, image_format="png")
     rows = dataset.map(mapped, **mapped.options)
     assert list(rows.cast_column("image", ImageFeature(decode=False))) == published_rows(generated)
 
@@ -138,7 +138,7 @@ def test_a_base_of_another_family_is_refused_before_it_is_loaded(settings, tiny_
     assert ended.returncode == 2 and line in ended.stderr and "Traceback" not in ended.stderr
     with pytest.raises(UserError, match=line):
         SGDMixPipeline.from_pretrained(
-            str(settings["adapter"]),
+            adapter=str(settings["adapter"]),
             pretrained_model_name_or_path=str(tiny_base),
             strength=0.5,
             resolution=32,
