@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 
 from sgdmix_hub import train_classifier
 from sgdmix_hub.data.splits import load_split
@@ -28,7 +27,8 @@ from sgdmix_hub.evaluation.adapter import class_scores, mixed_sources
 from sgdmix_hub.files import read_json, write_atomically, write_json
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base, with_scheduler
+from sgdmix_hub.models.bases.loading import LoadedBase, load_base
+from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.prompts import bare_prompt
 from sgdmix_hub.models.sampling import draw_images
@@ -101,32 +101,30 @@ def train_adapter(folder: Path, birds: Path, num_processes: int) -> Path:
     return folder
 
 
-def pipeline_of(arm: str, adapter_folder: Path) -> tuple[StableDiffusionPipeline, list[str]]:
+def base_of(arm: str, adapter_folder: Path) -> tuple[LoadedBase, list[str]]:
     """The base with as much of the adapter as the arm says, and the classes' prompts."""
-    pipeline = with_scheduler(
-        load_base(StableDiffusionPipeline, resolve(BASE), torch.float32, **NO_SAFETY_CHECKER),
-        "dpmsolver++",
-    )
+    base = load_base(resolve(BASE), torch.float32, "text_to_image")
+    with_scheduler(base.pipeline, "dpmsolver++")
     adapter = read_adapter(resolve(str(adapter_folder)))
     if arm == "base":
-        return pipeline, [
+        return base, [
             bare_prompt(adapter.facts["metaclass"], adapter.facts["prompt_template"])
         ] * SPECIES
-    load_into(pipeline, adapter)
+    load_into(base, adapter)
     if arm == "tokens":
-        pipeline.unet.disable_adapters()
-    return pipeline, [adapter.prompt(label) for label in range(SPECIES)]
+        base.denoiser.disable_adapters()
+    return base, [adapter.prompt(label) for label in range(SPECIES)]
 
 
 def judged_images(
     arm: str, adapter_folder: Path, judge: Judge, sources, strength: float | str
 ) -> dict:
     """What the judge says of one arm's images at one strength, or from noise."""
-    pipeline, prompts = pipeline_of(arm, adapter_folder)
+    base, prompts = base_of(arm, adapter_folder)
     options = {} if strength == NOISE else {"images": sources.images, "strength": strength}
     prompts = [prompts[label] for label in sources.labels]
     images = draw_images(
-        pipeline,
+        base,
         prompts,
         sources.seeds,
         batch_size=BATCH,

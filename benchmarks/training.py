@@ -29,7 +29,6 @@ from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, Features, Image
 from diffusers import (
     DDPMScheduler,
-    StableDiffusionPipeline,
 )
 from parts.sd15 import SHAPES, build_base
 from peft import LoraConfig
@@ -38,8 +37,7 @@ from torch.nn import functional as F
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.files import write_json
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.adapters import LORA_TARGETS
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base
+from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.prompts import prompt_ids, token_for
 from sgdmix_hub.runtime.ranks import start_processes
 from sgdmix_hub.settings.training import AdapterSettings
@@ -86,22 +84,21 @@ def settings_for(shape: dict, base: Path, images: Path, cached: bool) -> Adapter
 def own_steps(settings: AdapterSettings, accelerator: Accelerator):
     """The loop of train_adapter.py without checkpoints and logs: endless optimizer steps."""
     split = load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
-    pipeline, model = load_adapted(
-        resolve(settings.pretrained_model_name_or_path), settings, CLASSES
-    )
-    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    prompts = prompt_ids(pipeline, CLASSES, 1, settings.metaclass, settings.prompt_template).to(
-        accelerator.device
-    )
+    loaded, model = load_adapted(resolve(settings.pretrained_model_name_or_path), settings, CLASSES)
+    noising = loaded.family.noising(loaded.pipeline.scheduler.config)
+    (encoder,) = loaded.family.encoders
+    prompts = prompt_ids(
+        loaded.tokenizer(encoder), CLASSES, 1, settings.metaclass, settings.prompt_template
+    ).to(accelerator.device)
     trained = list(model.trained().values())
     denoiser, optimizer = accelerator.prepare(model, build_optimizer(settings, model))
-    timesteps = scheduler.config.num_train_timesteps
+    timesteps = noising.num_train_timesteps
     share = Share(0, 1, BATCH, 1)
     cached = settings.cache_latents
     images = DomainImages(
         split, split.subset, settings.seed, settings.resolution, settings.resize, not cached
     )
-    latents = Latents(pipeline.vae, accelerator.device)
+    latents = Latents(loaded.pipeline.vae, accelerator.device)
     if cached:
         folder = Path(settings.output_dir) / "latents"
         base = resolve(settings.pretrained_model_name_or_path)
@@ -109,10 +106,10 @@ def own_steps(settings: AdapterSettings, accelerator: Accelerator):
     batches = training_batches(settings, images, [], latents, timesteps, share, range(10_000))
     denoiser.train()
     for batch in batches:
-        noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-        prediction = denoiser(noisy, batch.timesteps, prompts[batch.labels])
+        noisy = noising.noised(batch.latents, batch.noise, batch.timesteps)
+        prediction = denoiser(noisy, batch.timesteps, [prompts[batch.labels]])
         errors = denoising_loss(
-            prediction, batch.latents, batch.noise, batch.timesteps, scheduler, None
+            prediction, batch.latents, batch.noise, batch.timesteps, noising, None
         )
         accelerator.backward((errors * batch.weights).sum())
         accelerator.clip_grad_norm_(trained, 1.0)
@@ -125,12 +122,10 @@ def stock_steps(settings: AdapterSettings, accelerator: Accelerator):
     """The same training as diffusers' examples write it."""
     split = load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
     dtype = PRECISIONS[settings.mixed_precision]
-    pipeline = load_base(
-        StableDiffusionPipeline,
-        resolve(settings.pretrained_model_name_or_path),
-        torch.float32,
-        **NO_SAFETY_CHECKER,
+    base = load_base(
+        resolve(settings.pretrained_model_name_or_path), torch.float32, "text_to_image"
     )
+    pipeline = base.pipeline
     tokenizer, text_encoder, unet, vae = (
         pipeline.tokenizer,
         pipeline.text_encoder,
@@ -152,7 +147,10 @@ def stock_steps(settings: AdapterSettings, accelerator: Accelerator):
     vae.to(accelerator.device, dtype)
     unet.add_adapter(
         LoraConfig(
-            r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=LORA_TARGETS
+            r=RANK,
+            lora_alpha=RANK,
+            init_lora_weights="gaussian",
+            target_modules=list(base.family.lora_targets),
         )
     )
     lora = [

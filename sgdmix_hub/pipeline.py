@@ -94,6 +94,7 @@ class SGDMixPipeline(Stages):
         segmenter: str | None = None,
         detector: str | None = None,
         mask_function: MaskFunction | None = None,
+        few_step_lora: str | None = None,
         device: str | torch.device | None = None,
         **method: Any,
     ) -> SGDMixPipeline:
@@ -111,6 +112,7 @@ class SGDMixPipeline(Stages):
             detector: for a SAM 2 segmenter.
             mask_function: RGB image -> its foreground mask, a PIL image or an array (h, w), instead
                 of a saliency method.
+            few_step_lora: a LoRA that distils the base to few steps; needs `few_step_method`.
             device: by default "cuda" if there is one, else "cpu".
             **method: fields of `MethodSettings`: `strength`, `preset`, `num_inference_steps` ...;
                 `dtype` may be called `torch_dtype`. They win over those of a saved pipeline.
@@ -119,7 +121,13 @@ class SGDMixPipeline(Stages):
             UserError: a model or setting that is missing, unknown, or does not fit the others.
         """
         named = Named(
-            pretrained_model_name_or_path, adapter, classifier, segmenter, detector, mask_function
+            pretrained_model_name_or_path,
+            adapter,
+            classifier,
+            segmenter,
+            detector,
+            mask_function,
+            few_step_lora,
         )
         on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         parts = load_parts(named, class_names, on, method)

@@ -13,7 +13,8 @@ from sgdmix_hub.forms import LOCAL_PIN
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.method.saliency.segmentation import MaskFunction, MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import CamSource, Source, load_source
-from sgdmix_hub.models.adapters import check_base
+from sgdmix_hub.models.adapters import check_base, check_family
+from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.models.loading import (
     SegmenterPins,
     load_classifier,
@@ -23,8 +24,7 @@ from sgdmix_hub.models.loading import (
 )
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.models.saved import Saved, contents_of
-from sgdmix_hub.models.supported_bases import check_supported
-from sgdmix_hub.settings.generation import check_base_alone
+from sgdmix_hub.settings.generation import check_base_alone, check_few_step
 from sgdmix_hub.settings.method import (
     MethodSettings,
     apply_preset,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from sgdmix_hub.models.refine import Refiner
 
 LoadSource = Callable[[torch.device], Source]
+# models that a saved pipeline names besides its base
+BROUGHT = ("classifier", "segmenter", "detector", "few_step_lora")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Named:
     segmenter: str | None = None
     detector: str | None = None
     mask_function: MaskFunction | None = None
+    few_step_lora: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def load_parts(
     settings = apply_preset(MethodSettings(**named_settings(saved.settings) | method))
     settings.validate()
     _check_source(settings, named)
+    check_few_step(settings, named.few_step_lora)
     class_names = class_names or saved.class_names
     refiner = None
     if settings.refines:
@@ -142,7 +146,7 @@ def _opened(named: Named, pins: Pins) -> tuple[Named, Saved]:
         named = replace(named, base=_beside(named), adapter=None)
     brought = {
         "base": saved.pins.get("pretrained_model_name_or_path"),
-        **{setting: saved.pins.get(setting) for setting in ("classifier", "segmenter", "detector")},
+        **{setting: saved.pins.get(setting) for setting in BROUGHT},
     }
     return (
         replace(named, **{part: getattr(named, part) or pin for part, pin in brought.items()}),
@@ -178,16 +182,23 @@ def _load_refiner(
         check_base_alone(settings)
     else:
         check_templates("prompt_template", settings.prompt_template or [], ADAPTER_FIELDS)
-    diffusion = pin_diffusion(named.adapter, named.base, pins.pin)
-    check_supported(diffusion.base)
+    diffusion = pin_diffusion(named.adapter, named.base, pins.pin, named.few_step_lora)
+    family = check_supported(diffusion.base)
     if diffusion.adapter is not None:
+        check_family(diffusion.adapter, family)
         check_base(diffusion.adapter, diffusion.base)
     saved_base = saved.pins.get("pretrained_model_name_or_path")
     if saved_base is not None and not diffusion.base.holds_same_as(Pin.parse(saved_base)):
         raise UserError(
             f"the pipeline was saved with {saved_base}, not with {diffusion.base}: give that base"
         )
-    return load_refiner(settings, diffusion.base, diffusion.adapter, device)
+    return load_refiner(
+        settings,
+        diffusion.base,
+        diffusion.adapter,
+        device,
+        few_step_lora=diffusion.few_step_lora,
+    )
 
 
 def _source_loader(

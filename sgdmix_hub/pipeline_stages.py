@@ -145,6 +145,13 @@ class Stages:
 
         return among_usable(self.inpaint(mixtures, noise), finished)
 
+    def sigma_start(self, strength: float) -> float:
+        """The noise level, in [0, 1], that refinement starts from; 0 without refinement."""
+        if strength == 0:
+            return 0.0
+        assert self.refiner is not None, "a strength above 0 needs a refiner"
+        return self.refiner.sigma_start(strength)
+
     def refine(
         self,
         mixtures: list[Mixture],

@@ -20,9 +20,9 @@ from sgdmix_hub.figures.plots import draw_curve
 from sgdmix_hub.hub.licences import stated_license
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, save_adapter
+from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.prompts import token_for
-from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.model_card import write_adapter_card
 from sgdmix_hub.runtime.environment import versions
@@ -64,7 +64,7 @@ def main(settings: AdapterSettings) -> None:
         if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
             say(f"adapter: {folder} is complete, nothing to train")
         else:
-            on_rank_zero(lambda: check_supported(base))
+            on_rank_zero(lambda: check_supported(base).name)
             train_and_save(settings, split, base, facts, share, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
@@ -104,7 +104,12 @@ def train_and_save(
 
         def write(working: Path) -> None:
             save_adapter(
-                working, model.unet, model.tokens.learned, settings.num_vectors, facts | results
+                working,
+                model.family,
+                model.denoiser,
+                dict(model.learned()),
+                settings.num_vectors,
+                facts | results,
             )
             draw_curve(curve, working / LOSS_PICTURE)
             sheet = validation_sheet(state, steps)

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from sgdmix_hub.demo.tiny_unet import build_tokenizer
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER
+from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 
 # channels of the UNet and the autoencoder, width of the text encoder, its layers, resolution,
 # precision
@@ -72,7 +72,8 @@ def build_base(shape: dict) -> StableDiffusionPipeline:
         "tokenizer": tokenizer,
         "scheduler": PNDMScheduler(**schedule),
     }
-    return StableDiffusionPipeline(**parts, **NO_SAFETY_CHECKER, feature_extractor=None)
+    unchecked = StableDiffusion().options(safety_checker=False)
+    return StableDiffusionPipeline(**parts, **unchecked, feature_extractor=None)
 
 
 def build_unet(shape: dict) -> UNet2DConditionModel:

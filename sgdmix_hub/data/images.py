@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from sgdmix_hub.errors import UnusableImage, one_row
 from sgdmix_hub.files import lies_in
@@ -69,6 +69,20 @@ def decode_image(
             raise UnusableImage(too_large(max_pixels)) from None
         _check_pixels(image.size, max_pixels)  # in some formats only decoding gives the size
         return ImageOps.exif_transpose(image)
+
+
+def image_size(cell: dict | None, files_in: str | None = None) -> tuple[int, int]:
+    """Width and height of the image that `decode_image` gives, read from the file's header.
+
+    Raises `UnusableImage`.
+    """
+    with one_row("corrupt image", UnusableImage):
+        image = Image.open(io.BytesIO(stored_bytes(cell, files_in)), formats=FORMATS)
+        if image.format == "TIFF":  # whether its size is turned already differs between versions
+            return decode_image(cell, files_in).size
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
 
 
 def stored_bytes(cell: dict | None, files_in: str | None) -> bytes:
@@ -201,6 +215,20 @@ def buckets(resolution: int) -> tuple[Frame, ...]:
         if resolution // LONGEST_SIDE <= other <= side:
             found |= {(side, other), (other, side)}
     return tuple(sorted(found))
+
+
+def squared_geometry(size: tuple[int, int], square: int, resize: str) -> tuple[int, ...]:
+    """Height and width of an image, top and left of the square in the resized image, and its side
+    twice. `size`: (width, height).
+
+    The first four are `original_sizes` and `crop_top_lefts` of diffusers' SDXL trainings.
+    """
+    width, height = size
+    top = left = 0
+    if resize == "center-crop":
+        sides = (int(square * side / min(width, height)) for side in (height, width))
+        top, left = (round((side - square) / 2) for side in sides)
+    return height, width, top, left, square, square
 
 
 def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, int]:

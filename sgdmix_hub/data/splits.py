@@ -19,7 +19,7 @@ from sgdmix_hub.errors import UnusableImage, UserError, shown
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.settings.data import DataSettings
 
-from .images import MISSING, decode_image, file_of, to_rgb
+from .images import MISSING, decode_image, file_of, image_size, to_rgb
 from .loading import DROPPED_LABELS, load_rows
 from .subsets import NO_LABEL, subset_indices
 
@@ -55,6 +55,10 @@ class Split:
 
     def is_image_column(self, column: str) -> bool:
         return is_image(self.rows.features[column])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of one image, without decoding it. Raises `UnusableImage`."""
+        return image_size(self.rows[int(index)][self.image_column], self.files_in)
 
     def cell(self, index: int, column: str) -> Any:
         """A value of a row as the dataset stores it."""

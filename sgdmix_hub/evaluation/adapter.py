@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from scipy.stats import binomtest
 
 from sgdmix_hub.data.splits import Split
@@ -27,7 +26,8 @@ from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, Pipeline, load_base, with_scheduler
+from sgdmix_hub.models.bases.loading import LoadedBase, load_base
+from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.prompts import bare_prompt
 from sgdmix_hub.models.sampling import draw_images, drawing_options
@@ -142,15 +142,15 @@ def judge_adapter(
     )
     precision = precision_of(settings)
     dtype = PRECISIONS[precision]
-    pipeline = load_base(StableDiffusionPipeline, base, dtype, **NO_SAFETY_CHECKER)
-    pipeline = with_scheduler(pipeline, "dpmsolver++").to(state.device)
+    loaded = load_base(base, dtype, "text_to_image")
+    with_scheduler(loaded.pipeline, "dpmsolver++").to(state.device)
     bare = [bare_prompt(settings.metaclass, settings.prompt_template)] * len(sources.labels)
     judged = {"mixed": judge.predict(list(sources.images))}
-    judged |= _judged(settings, pipeline, bare, sources, judge, "base", state.is_main_process)
+    judged |= _judged(settings, loaded, bare, sources, judge, "base", state.is_main_process)
     adapter = read_adapter(resolve(str(folder)))
-    load_into(pipeline, adapter)
+    load_into(loaded, adapter)
     prompts = [adapter.prompt(label) for label in sources.labels]
-    judged |= _judged(settings, pipeline, prompts, sources, judge, "adapter", state.is_main_process)
+    judged |= _judged(settings, loaded, prompts, sources, judge, "adapter", state.is_main_process)
     everyone = gather_object(
         [
             {"labels": sources.labels}
@@ -185,7 +185,7 @@ def fidelity_line(arms: dict, strength: float) -> str:
 
 def _judged(
     settings: AdapterSettings,
-    pipeline: Pipeline,
+    base: LoadedBase,
     prompts: list[str],
     sources: Sources,
     judge: Judge,
@@ -196,7 +196,7 @@ def _judged(
     options = drawing_options(settings)
     seeds = [seed_of(RandomStream.JUDGED_NOISE, seed) for seed in sources.seeds]
     drawn = draw_images(
-        pipeline,
+        base,
         prompts,
         seeds,
         desc=f"{name} from noise" if show else None,
@@ -204,7 +204,7 @@ def _judged(
         **options,
     )
     refined = draw_images(
-        pipeline,
+        base,
         prompts,
         sources.seeds,
         images=sources.images,

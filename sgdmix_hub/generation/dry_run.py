@@ -11,7 +11,12 @@ import pyarrow as pa
 
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import saliency_method, saliency_source
+from sgdmix_hub.settings.method import (
+    num_steps,
+    saliency_method,
+    saliency_source,
+    strength_grid,
+)
 from sgdmix_hub.settings.saliency import is_low_confidence, kind_of
 
 from .inputs import environment
@@ -20,6 +25,7 @@ from .row_maker import RowMaker
 from .shards import Shards
 from .worker import make_shards
 
+MOST_LISTED = 10  # strengths
 TRIED_BATCHES = 2  # timed batches of each strength, after one to warm up
 
 
@@ -86,6 +92,8 @@ def estimate_text(
         f"skipped     by the plan: {known}",
     ]
     lines.append(f"masks       {untrusted_text(shards.plan, maker.settings)}")
+    if maker.pipeline.refiner is not None:
+        lines.append(f"strength    {strengths_text(maker)}")
     if maker.settings.refines:
         lines.append(f"prompts     {prompts_text(maker)}")
     if trial is None:
@@ -111,6 +119,23 @@ def estimate_text(
             f"({', '.join((maker.settings.image_format, *maker.settings.more_images))})"
         )
     return "\n".join(lines)
+
+
+def strengths_text(maker: RowMaker) -> str:
+    """The steps that each strength runs, the noise it starts from, and which strengths differ."""
+    settings = maker.settings
+    total = settings.num_inference_steps
+    runs = [
+        f"{strength:g} runs {num_steps(settings, strength)} of {total} steps, from noise level "
+        f"{maker.pipeline.sigma_start(strength):g}"
+        for strength in settings.strength
+        if strength > 0
+    ]
+    grid = strength_grid(total)
+    if len(grid) > MOST_LISTED:
+        return "; ".join(runs)
+    listed = ", ".join(f"{strength:g}" for strength in grid)
+    return f"{'; '.join(runs)}; with {total} steps, these differ: {listed}"
 
 
 def prompts_text(maker: RowMaker) -> str:

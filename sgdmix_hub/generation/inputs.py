@@ -16,9 +16,10 @@ from sgdmix_hub.data.subsets import check_same_subset
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
 from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, resolve
-from sgdmix_hub.models.adapters import Adapter, check_base
+from sgdmix_hub.models.adapters import Adapter, check_base, check_family
+from sgdmix_hub.models.bases.families import BY_NAME
+from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.models.loading import SegmenterPins, pin_diffusion
-from sgdmix_hub.models.supported_bases import check_supported
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.ranks import on_rank_zero
 from sgdmix_hub.settings.generation import (
@@ -47,6 +48,7 @@ class Inputs:
     classifier: Pin | None
     segmenter: SegmenterPins | None = None
     bank: Split | None = None
+    few_step_lora: Pin | None = None
 
     @property
     def metaclass(self) -> str | None:
@@ -61,6 +63,7 @@ class Inputs:
             "adapter": self.adapter_pin,
             "pretrained_model_name_or_path": self.base,
             "classifier": self.classifier,
+            "few_step_lora": self.few_step_lora,
         }
         if self.segmenter is not None:
             pins |= {"segmenter": self.segmenter.segmenter, "detector": self.segmenter.detector}
@@ -90,11 +93,19 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
         raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
     _check_box_column(settings, split)
-    base = adapter_pin = adapter = classifier = segmenter = None
+    base = adapter_pin = adapter = classifier = segmenter = few_step_lora = None
     if settings.refines:
-        diffusion = pin_diffusion(settings.adapter, settings.pretrained_model_name_or_path, pin)
-        on_rank_zero(lambda: check_supported(diffusion.base))
+        diffusion = pin_diffusion(
+            settings.adapter,
+            settings.pretrained_model_name_or_path,
+            pin,
+            settings.few_step_lora,
+        )
+        few_step_lora = diffusion.few_step_lora
+        family = BY_NAME[on_rank_zero(lambda: check_supported(diffusion.base).name)]
         base, adapter_pin, adapter = diffusion.base, diffusion.adapter_pin, diffusion.adapter
+        if adapter is not None:
+            check_family(adapter, family)
     if needs == "classifier":
         assert settings.classifier is not None, "`validate` refuses a CAM without a classifier"
         classifier = pin("classifier", settings.classifier)
@@ -108,7 +119,7 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     bank = None
     if (name := settings.background_dataset_name) is not None:
         bank = load_bank(settings, pin("background_dataset_name", name, "dataset"))
-    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter, bank)
+    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter, bank, few_step_lora)
     _check_belonging(settings, inputs)
     return inputs
 

@@ -234,6 +234,8 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
     if inputs.base is not None:
         recorded = inputs.adapter.facts.get("base_license") if inputs.adapter else None
         licenses["pretrained_model_name_or_path"] = recorded or stated_license(inputs.base)
+    if inputs.few_step_lora is not None:
+        licenses["few_step_lora"] = stated_license(inputs.few_step_lora)
     return {
         "title": f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
         "prose": read_prose(settings.card) if settings.card else None,
@@ -277,6 +279,7 @@ def card_facts(
         mean_area=statistics.area.mean,
         licenses=from_run["licenses"],
         quality=from_run["quality"],
+        sigma_start=statistics.sigma_start,
         evaluation=evaluation,
     )
 

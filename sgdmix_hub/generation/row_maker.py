@@ -65,6 +65,7 @@ class RowMaker:
                 self.inputs.adapter,
                 device,
                 on_step=stop_if_requested,
+                few_step_lora=self.inputs.few_step_lora,
             )
             self.pipeline.refiner.check_prompts(self.prompts)
 
@@ -147,6 +148,7 @@ class RowMaker:
             "variant": row.variant,
             "strength": row.strength,
             "effective_strength": effective_strength(settings, row.strength),
+            "sigma_start": self.pipeline.sigma_start(row.strength),
             "foreground_strength": row.strength
             if foreground_strength is None
             else foreground_strength,

@@ -49,6 +49,7 @@ MANIFEST = record(
                 "classifier": PIN,
                 "segmenter": PIN,
                 "detector": PIN,
+                "few_step_lora": PIN,
             },
         ),
         "subset": SUBSET,
@@ -127,7 +128,12 @@ ADAPTER = record(
         "base": PIN,
         "subset": SUBSET,
     },
-    {"tokens": listing(NAME), "base_license": optional(NAME), "fidelity": FIDELITY},
+    {
+        "family": NAME,
+        "tokens": listing(NAME),
+        "base_license": optional(NAME),
+        "fidelity": FIDELITY,
+    },
 )
 CLASSIFIER = record(
     {},
@@ -145,6 +151,7 @@ MODEL_PINS = {
     "classifier": PIN,
     "segmenter": PIN,
     "detector": PIN,
+    "few_step_lora": PIN,
 }
 # the settings are checked as any others, by `MethodSettings`
 PIPELINE = record(

@@ -1,4 +1,4 @@
-"""Adapters: LoRA of the UNet, learned tokens and `adapter.json`, in one folder for diffusers."""
+"""Adapters: LoRA weights, learned tokens and `adapter.json`, in one folder for diffusers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from sgdmix_hub.forms import NAME, SHARE, of_kind, record
 from sgdmix_hub.hub.formats import read_adapter_facts
 from sgdmix_hub.hub.pins import Pin, local_folder
 
-from .prompts import prompt_for, token_for
+from .bases.families import BY_NAME, name_in
+from .bases.family import Family
+from .prompts import prompt_for
 
 if TYPE_CHECKING:
-    from .bases import Pipeline
+    from .bases.loading import LoadedBase
 
 JUDGED_ARMS = {
     "noise, base": "base, from noise",
@@ -35,9 +37,8 @@ TOKENS_FILE = "learned_embeds.safetensors"
 FACTS_FILE = "adapter.json"
 FORMAT = 1
 LORA_DESCRIPTION = "lora_adapter_metadata"  # diffusers' key in the metadata of LORA_FILE
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 LARGEST_RANK, LARGEST_ALPHA = 4096, 10**6
-# what a training may choose in LoraConfig; everything else is peft's default
+# what a training may choose in LoraConfig besides its family's targets; all else is peft's default
 LORA_CHOICES = {
     "r": of_kind(
         f"a whole number from 1 to {LARGEST_RANK}",
@@ -52,9 +53,6 @@ LORA_CHOICES = {
         ),
     ),
     "lora_dropout": SHARE,
-    "target_modules": of_kind(
-        f"the list of {', '.join(LORA_TARGETS)}", lambda value: value == sorted(LORA_TARGETS)
-    ),
     "init_lora_weights": of_kind("gaussian", lambda value: value == "gaussian"),
     "peft_version": NAME,
 }
@@ -71,6 +69,11 @@ class Adapter:
     def base(self) -> Pin:
         """The base model that it was trained on."""
         return Pin.parse(self.facts["base"])
+
+    @property
+    def family(self) -> Family:
+        """The family of its base."""
+        return BY_NAME[name_in(self.facts)]
 
     @property
     def class_names(self) -> list[str]:
@@ -94,7 +97,13 @@ def read_adapter(pin: Pin) -> Adapter:
         )
     if missing:
         raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
-    return Adapter(folder, read_adapter_facts(Path(folder) / FACTS_FILE, FORMAT))
+    adapter = Adapter(folder, read_adapter_facts(Path(folder) / FACTS_FILE, FORMAT))
+    if (named := name_in(adapter.facts)) not in BY_NAME:
+        raise UserError(
+            f"{pin.name} is an adapter for {shown(named)}, which this version of sgdmix_hub does "
+            "not know: install the version that made it"
+        )
+    return adapter
 
 
 def check_base(adapter: Adapter, base: Pin) -> None:
@@ -103,40 +112,52 @@ def check_base(adapter: Adapter, base: Pin) -> None:
         raise UserError(f"the adapter was trained on {adapter.base}, not on {base}: give that base")
 
 
-def save_adapter(
-    folder: Path, unet: Any, learned_tokens: torch.Tensor, num_vectors: int, facts: dict
-) -> None:
-    """Writes LoRA weights, learned tokens (float32 (classes * num_vectors, dim)) and facts.
+def check_family(adapter: Adapter, family: Family) -> None:
+    """Raises `UserError` if an adapter was trained on a base of another family."""
+    if adapter.family.name != family.name:
+        raise UserError(
+            f"the adapter was trained on a base of {adapter.family.title}, and this base is of "
+            f"{family.title}: give the adapter's base, {adapter.base}"
+        )
 
-    The LoRA metadata holds alpha: without it diffusers would silently load alpha = rank.
+
+def save_adapter(
+    folder: Path,
+    family: Family,
+    denoiser: Any,
+    learned: dict[str, torch.Tensor],
+    num_vectors: int,
+    facts: dict,
+) -> None:
+    """Writes LoRA weights, learned tokens and facts.
+
+    `learned`: encoder's key -> float32 (classes * num_vectors, dim). The LoRA metadata holds alpha:
+    without it diffusers would silently load alpha = rank.
     """
     # imported here: programs that only read an adapter's facts start seconds earlier
-    from diffusers import StableDiffusionPipeline
+    import diffusers
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
-    lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    metadata = unet.peft_config["default"].to_dict()
+    lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser))
+    metadata = denoiser.peft_config["default"].to_dict()
     # peft keeps sets, whose order differs between processes
     metadata = {
         name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()
     }
-    StableDiffusionPipeline.save_lora_weights(
+    getattr(diffusers, family.text_to_image).save_lora_weights(
         folder,
-        unet_lora_layers=lora_layers,
         safe_serialization=True,
-        unet_lora_adapter_metadata=metadata,
+        **{
+            f"{family.denoiser}_lora_layers": lora_layers,
+            f"{family.denoiser}_lora_adapter_metadata": metadata,
+        },
     )
     sort_metadata(folder / LORA_FILE)
-    vectors = learned_tokens.detach().float().cpu().unflatten(0, (-1, num_vectors))
-    # diffusers reads a tensor (dim,) as one token and (k, dim) as k tokens
-    rows = {
-        token_for(label): (rows[0] if num_vectors == 1 else rows).clone()
-        for label, rows in enumerate(vectors)
-    }
-    save_file(rows, folder / TOKENS_FILE, metadata={"format": "pt"})
-    write_json(folder / FACTS_FILE, {"format": FORMAT, **facts})
+    rows = {key: value.detach().float().cpu() for key, value in learned.items()}
+    save_file(family.token_file(rows, num_vectors), folder / TOKENS_FILE, metadata={"format": "pt"})
+    write_json(folder / FACTS_FILE, {"format": FORMAT, "family": family.name, **facts})
 
 
 def sort_metadata(path: Path) -> None:
@@ -169,23 +190,27 @@ def quiet_libraries():
             logging.set_verbosity(verbosity)
 
 
-def check_lora(path: Path, unet: torch.nn.Module) -> None:
-    """Raises `UserError` unless a LoRA file is as `save_adapter` writes it for this UNet.
+def check_lora(path: Path, family: Family, denoiser: torch.nn.Module) -> None:
+    """Raises `UserError` unless a LoRA file is as `save_adapter` writes it for this denoiser.
 
-    It must hold the weights of every layer of `LORA_TARGETS` and no others, since diffusers ignores
-    missing and unknown ones, and a description that peft can be trusted with.
+    It must hold the weights of every layer of the family's `lora_targets` and no others, since
+    diffusers ignores missing and unknown ones, and a description that peft can be trusted with.
     """
     with safe_open(path, "pt") as file:
         names, metadata = set(file.keys()), file.metadata() or {}
-    fault = fault_of_description(metadata.get(LORA_DESCRIPTION, "{}"))
+    fault = fault_of_description(metadata.get(LORA_DESCRIPTION, "{}"), family)
     if fault is not None:
         raise UserError(
             f"{path.name} of the adapter was not written by sgdmix train-adapter: "
             f"its {LORA_DESCRIPTION} {fault}"
         )
-    ends = tuple(f".{target}" for target in LORA_TARGETS)
-    layers = [name for name, _ in unet.named_modules() if name.endswith(ends)]
-    expected = {f"unet.{layer}.lora.{half}.weight" for layer in layers for half in ("down", "up")}
+    ends = tuple(f".{target}" for target in family.lora_targets)
+    layers = [name for name, _ in denoiser.named_modules() if name.endswith(ends)]
+    expected = {
+        f"{family.denoiser}.{layer}.lora.{half}.weight"
+        for layer in layers
+        for half in ("down", "up")
+    }
     if names != expected:
         raise UserError(
             f"the adapter does not fit the base model: {path.name} has {len(names & expected)} of "
@@ -193,7 +218,7 @@ def check_lora(path: Path, unet: torch.nn.Module) -> None:
         )
 
 
-def fault_of_description(text: str) -> str | None:
+def fault_of_description(text: str, family: Family) -> str | None:
     """What is wrong with a LoRA's description, or None.
 
     Anybody may have written it, and peft uses its texts as patterns, which may never end, and its
@@ -202,37 +227,43 @@ def fault_of_description(text: str) -> str | None:
     from peft import LoraConfig
 
     try:
-        values = {name.removeprefix("unet."): value for name, value in json.loads(text).items()}
+        values = {
+            name.removeprefix(f"{family.denoiser}."): value
+            for name, value in json.loads(text).items()
+        }
     except (ValueError, AttributeError, RecursionError) as error:
         return f"is no description: {first_line(error)}"
+    targets = sorted(family.lora_targets)
+    choices = LORA_CHOICES | {
+        "target_modules": of_kind(
+            f"the list of {', '.join(targets)}", lambda value: value == targets
+        )
+    }
     defaults = LoraConfig().to_dict()
     others = [
         name
         for name, value in values.items()
-        if name not in LORA_CHOICES and (name not in defaults or value != defaults[name])
+        if name not in choices and (name not in defaults or value != defaults[name])
     ]
-    return f"sets {shown(others[0])}" if others else record(LORA_CHOICES)(values)
+    return f"sets {shown(others[0])}" if others else record(choices)(values)
 
 
-def load_into(pipeline: Pipeline, adapter: Adapter) -> None:
-    """Loads an adapter into a pipeline of its base. Raises `UserError` if it does not fit."""
+def load_into(base: LoadedBase, adapter: Adapter) -> None:
+    """Loads an adapter into its base. Raises `UserError` if it does not fit."""
+    check_family(adapter, base.family)
     try:
         tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
-        missing = [
-            token
-            for token in map(token_for, range(len(adapter.class_names)))
-            if token not in tokens
-        ]
-        if missing:
+        fault = base.family.fault_of_tokens(tokens, len(adapter.class_names))
+        if fault is not None:
             raise UserError(
-                f"the adapter has no learned token {missing[0]}: "
-                f"its {TOKENS_FILE} and {FACTS_FILE} are of different adapters"
+                f"the adapter {fault}: its {TOKENS_FILE} and {FACTS_FILE} are of different adapters"
             )
-        check_lora(Path(adapter.folder) / LORA_FILE, pipeline.unet)
+        check_lora(Path(adapter.folder) / LORA_FILE, base.family, base.denoiser)
         # the loaders warn of an untrained text encoder, and of rows that are overwritten at once
         with quiet_libraries():
-            pipeline.load_lora_weights(adapter.folder, weight_name=LORA_FILE, use_safetensors=True)
-            # one dictionary per token: a file with several tokens is refused if given by path
-            pipeline.load_textual_inversion([{name: row} for name, row in tokens.items()])
+            base.pipeline.load_lora_weights(
+                adapter.folder, weight_name=LORA_FILE, use_safetensors=True
+            )
+            base.family.load_tokens(base.pipeline, tokens, len(adapter.class_names))
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"the adapter does not fit the base model: {first_line(error)}") from error

@@ -40,10 +40,14 @@ class Diffusion:
     base: Pin
     adapter_pin: Pin | None = None
     adapter: Adapter | None = None
+    few_step_lora: Pin | None = None
 
 
 def pin_diffusion(
-    adapter: str | None, base: str | None, pin: Callable[[str, str], Pin]
+    adapter: str | None,
+    base: str | None,
+    pin: Callable[[str, str], Pin],
+    few_step_lora: str | None = None,
 ) -> Diffusion:
     """Pins a base model and an adapter; the base defaults to the one the adapter was trained on.
 
@@ -55,7 +59,12 @@ def pin_diffusion(
         learned = read_adapter(adapter_pin)
         base = base or str(learned.base)
     assert base is not None, "settings above strength 0 name an adapter or a base model"
-    return Diffusion(pin("pretrained_model_name_or_path", base), adapter_pin, learned)
+    return Diffusion(
+        pin("pretrained_model_name_or_path", base),
+        adapter_pin,
+        learned,
+        None if few_step_lora is None else pin("few_step_lora", few_step_lora),
+    )
 
 
 def load_refiner(
@@ -64,11 +73,12 @@ def load_refiner(
     adapter: Adapter | None,
     device: torch.device,
     on_step: Callable[[], None] = lambda: None,
+    few_step_lora: Pin | None = None,
 ) -> Refiner:
     """The diffusion model of a run. Raises `UserError`."""
     from .refine import Refiner
 
-    return Refiner(base, adapter, settings, device, on_step=on_step)
+    return Refiner(base, adapter, settings, device, on_step, few_step_lora)
 
 
 def load_classifier(

@@ -18,7 +18,6 @@ from sgdmix_hub.settings.prompts import NAME_PROMPT
 
 if TYPE_CHECKING:
     from .adapters import Adapter
-    from .bases import Pipeline
 
 
 @dataclass(frozen=True)
@@ -146,14 +145,13 @@ def add_tokens(tokenizer: Any, num_classes: int, num_vectors: int) -> None:
 
 
 def prompt_ids(
-    pipeline: Pipeline, num_classes: int, num_vectors: int, metaclass: str, template: str
+    tokenizer: Any, num_classes: int, num_vectors: int, metaclass: str, template: str
 ) -> torch.Tensor:
     """Input ids of every class's prompt and, last, of the bare prompt: int64 (classes + 1, length).
 
-    The pipeline's tokenizer has the tokens. Raises `UserError` if a prompt is too long for the text
+    The tokenizer has the tokens. Raises `UserError` if a prompt is too long for the text
     encoder, or if the tokenizer does not find the tokens in it.
     """
-    tokenizer = pipeline.tokenizer
     prompts = [prompt_for(label, metaclass, template) for label in range(num_classes)]
     expanded = [
         expanded_prompt(label, num_vectors, metaclass, template) for label in range(num_classes)

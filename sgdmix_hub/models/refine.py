@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
@@ -23,7 +22,11 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.settings.method import MethodSettings, num_steps
 
 from .adapters import Adapter, load_into, quiet_libraries
-from .bases import NO_SAFETY_CHECKER, load_base, to_uint8, with_scheduler
+from .bases.family import Conditioning
+from .bases.latents import scaled, unscaled
+from .bases.loading import load_base, to_uint8
+from .bases.schedulers import last_timesteps, noise_level, step_options, with_scheduler
+from .few_step import merge_few_step
 from .noise import Noise, padded_generators
 from .prompts import Prompts, RowPrompt
 
@@ -45,27 +48,35 @@ class Refiner:
         settings: MethodSettings,
         device: torch.device,
         on_step: Callable[[], None] = lambda: None,
+        few_step_lora: Pin | None = None,
     ):
-        """`on_step` is called before every denoising step."""
-        self.device = device
+        """`on_step` is called before every denoising step. `few_step_lora`: merged into the base,
+        under the adapter.
+        """
         self.adapter = adapter
         self.on_step = on_step
-        without = {} if settings.safety_checker else NO_SAFETY_CHECKER
-        pipeline = load_base(StableDiffusionImg2ImgPipeline, base, torch.float32, **without)
-        self.pipeline = with_scheduler(pipeline, settings.scheduler)
+        loaded = load_base(
+            base, torch.float32, "image_to_image", safety_checker=settings.safety_checker
+        )
+        self.family, self.denoiser = loaded.family, loaded.denoiser
+        self.tokenizers = [loaded.tokenizer(encoder) for encoder in loaded.family.encoders]
+        self.pipeline = with_scheduler(
+            loaded.pipeline, settings.scheduler, settings.timestep_spacing
+        )
+        if few_step_lora is not None:
+            merge_few_step(loaded, few_step_lora, settings.few_step_weight_name)
         if adapter is not None:
-            load_into(self.pipeline, adapter)
+            load_into(loaded, adapter)
         # inpainting by diffusion also needs the base model without its adapter
         if adapter is not None and settings.inpainting_method != "diffusion":
             # in float32: half precision would round away much of the update
-            self.pipeline.fuse_lora(components=["unet"])
+            self.pipeline.fuse_lora(components=[self.family.denoiser])
             self.pipeline.unload_lora_weights()
-        with quiet_libraries():  # diffusers warns of float32 parts that this pipeline lacks
-            self.pipeline.to(device, getattr(torch, settings.dtype))
-        for part in (self.pipeline.unet, self.pipeline.vae):
+        self._move(device, getattr(torch, settings.dtype))
+        for part in (self.denoiser, self.pipeline.vae):
             part.to(memory_format=torch.channels_last)
         if settings.compile:
-            for part in (self.pipeline.unet, self.pipeline.vae.encoder, self.pipeline.vae.decoder):
+            for part in (self.denoiser, self.pipeline.vae.encoder, self.pipeline.vae.decoder):
                 part.compile(dynamic=False)
         self._use(settings)
 
@@ -73,6 +84,14 @@ class Refiner:
         self.settings, self.on_step_end = settings, on_step_end
         # one text is encoded alone: its bits depend on nothing else
         self._embeds = lru_cache(maxsize=PROMPTS_KEPT)(self._encode_prompt)
+        self._noise_levels: dict[float, float] = {}
+
+    def _move(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        with quiet_libraries():  # diffusers warns of float32 parts that this pipeline lacks
+            self.pipeline.to(device, dtype)
+        if self.family.overflows(self.pipeline.vae):
+            self.pipeline.vae.to(torch.float32)
 
     def using(self, settings: MethodSettings, on_step_end: OnStepEnd | None = None) -> Refiner:
         """The same networks under other settings: strength, steps, guidance, negative prompt.
@@ -85,48 +104,68 @@ class Refiner:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves the networks, and converts them."""
-        self.device = device
-        with quiet_libraries():
-            self.pipeline.to(device, dtype)
+        self._move(device, dtype)
         self._use(self.settings, self.on_step_end)
 
     @property
     def _guided(self) -> bool:
-        return self.settings.guidance_scale > 1
+        told = self.family.embeds_guidance(self.pipeline)
+        return self.settings.guidance_scale > 1 and not told
 
-    def _encode_prompt(self, prompt: str, negative: str = "") -> torch.Tensor:
-        """The prompt's embedding, after the negative one if guided: (1 or 2, 1, tokens, dim).
+    def _encode_prompt(self, prompt: str, negative: str = "") -> Conditioning:
+        """What the denoiser is told, after what it is told of the negative prompt if guided:
+        tensors (1 or 2, 1, ...).
 
         Raises `UserError` for a text that is too long for the text encoder.
         """
         self._check_length(prompt)
         self._check_length(negative)
-        positive, unwanted = self.pipeline.encode_prompt(
-            prompt, self.device, 1, self._guided, negative_prompt=negative
+        wanted, unwanted = self.family.encode_prompt(
+            self.pipeline, prompt, negative, self._guided, self.device
         )
-        return torch.stack([unwanted, positive] if self._guided else [positive])
+        passes = [unwanted, wanted] if self._guided else [wanted]
+        return {name: torch.stack([told[name] for told in passes]) for name in wanted}
 
     def check_prompts(self, prompts: Prompts) -> None:
         """Raises `UserError` if a prompt that rows may have is too long for the text encoder."""
-        tokenizer = self.pipeline.tokenizer
-        for text in prompts.longest(lambda text: len(tokenizer(text).input_ids)):
-            self._check_length(text)
+        for tokenizer in self.tokenizers:
+            for text in prompts.longest(lambda text, read=tokenizer: len(read(text).input_ids)):
+                self._check_length(text)
         self._check_length(self.settings.negative_prompt or "")
 
     def _check_length(self, text: str) -> None:
-        tokenizer = self.pipeline.tokenizer
-        expanded = self.pipeline.maybe_convert_prompt(text, tokenizer)
-        length, read = len(tokenizer(expanded).input_ids), tokenizer.model_max_length
-        if length > read:
-            raise UserError(
-                f"the prompt {shown(text)!r} takes {length} tokens, the text encoder reads {read}: "
-                "shorten it, or its background_prompts"
-            )
+        for tokenizer in self.tokenizers:
+            expanded = self.pipeline.maybe_convert_prompt(text, tokenizer)
+            length, read = len(tokenizer(expanded).input_ids), tokenizer.model_max_length
+            if length > read:
+                raise UserError(
+                    f"the prompt {shown(text)!r} takes {length} tokens, the text encoder reads "
+                    f"{read}: shorten it, or its background_prompts"
+                )
 
-    def _rows_embeds(self, texts: list[str]) -> torch.Tensor:
-        """The embeddings of the rows of a batch: (B or 2 * B, tokens, dim)."""
+    def _told(self, texts: list[str], images: np.ndarray) -> Conditioning:
+        """What the denoiser is told of a batch, its prompts and its images: (B or 2 * B, ...)."""
         negative = self.settings.negative_prompt or ""
-        return torch.cat([self._embeds(text, negative) for text in texts], dim=1).flatten(0, 1)
+        return self._with_images([self._embeds(text, negative) for text in texts], images)
+
+    def _with_images(self, prompts: list[Conditioning], images: np.ndarray) -> Conditioning:
+        height, width = images.shape[1:3]
+        of_one = self.family.of_images(self.pipeline, height, width, self.settings.guidance_scale)
+        rows = len(prompts) * (2 if self._guided else 1)
+        told = {
+            name: torch.cat([one[name] for one in prompts], dim=1).flatten(0, 1)
+            for name in prompts[0]
+        }
+        return told | {name: value.repeat(rows, 1) for name, value in of_one.items()}
+
+    def sigma_start(self, strength: float) -> float:
+        """The noise level, in [0, 1], that a strength starts from; see `noise_level`."""
+        if strength not in self._noise_levels:
+            steps = num_steps(self.settings, strength)
+            self._noise_levels[strength] = noise_level(
+                self.pipeline.scheduler, self.settings.num_inference_steps, steps
+            )
+        return self._noise_levels[strength]
 
     @torch.no_grad()
     def refine(
@@ -146,17 +185,18 @@ class Refiner:
         other rows.
         """
         padded = self._padded(len(images))
-        latents, drawn = self._encode(images[padded], padded_generators(noise, padded))
+        generators = padded_generators(noise, padded)
+        latents, drawn = self._encode(images[padded], generators)
         told = [prompts[i] for i in padded]
         steps, kept, released_after = num_steps(self.settings, strength), None, 0
         if self.settings.foreground_strength is not None:
             released_after = steps - num_steps(self.settings, self.settings.foreground_strength)
             kept = KeptPart(latents, drawn, foregrounds[padded], released_after)
             if any(prompt.background for prompt in told):
-                kept.embeds = self._rows_embeds([prompt.told(True) for prompt in told])
-        embeds = self._rows_embeds([prompt.told(released_after == steps) for prompt in told])
+                kept.embeds = self._told([prompt.told(True) for prompt in told], images)
+        embeds = self._told([prompt.told(released_after == steps) for prompt in told], images)
         on_step_end = self._on_step_end(len(images))
-        latents = self._denoise(latents, drawn, embeds, steps, kept, on_step_end)
+        latents = self._denoise(latents, drawn, generators, embeds, steps, kept, on_step_end)
         return self._decode(latents, len(images))
 
     def _on_step_end(self, wanted: int) -> OnStepEnd | None:
@@ -180,15 +220,15 @@ class Refiner:
         """
         assert self.adapter is not None  # settings.inpainting_method "diffusion" needs one
         padded = self._padded(len(images))
-        latents, noise = self._encode(images[padded], padded_generators(seeds, padded))
-        embeds = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
+        generators = padded_generators(seeds, padded)
+        latents, noise = self._encode(images[padded], generators)
+        prompt = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
+        told = self._with_images([prompt] * len(padded), images)
         steps = num_steps(self.settings, INPAINT_STRENGTH)
         around = KeptPart(latents, noise, ~holes[padded], steps)
-        self.pipeline.unet.disable_adapters()
-        latents = self._denoise(
-            latents, noise, embeds.expand(-1, len(padded), -1, -1).flatten(0, 1), steps, around
-        )
-        self.pipeline.unet.enable_adapters()
+        self.denoiser.disable_adapters()
+        latents = self._denoise(latents, noise, generators, told, steps, around)
+        self.denoiser.enable_adapters()
         return self._decode(latents, len(images))
 
     def _padded(self, wanted: int) -> list[int]:
@@ -204,25 +244,23 @@ class Refiner:
         vae = self.pipeline.vae
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-        latents = posterior.sample(generators) * vae.config.scaling_factor
+        latents = scaled(posterior.sample(generators).to(self.dtype), vae)
         return latents, randn_tensor(latents.shape, generators, self.device, latents.dtype)
 
     def _denoise(
         self,
         latents: torch.Tensor,
         noise: torch.Tensor,
-        embeds: torch.Tensor,
+        generators: list[torch.Generator],
+        embeds: Conditioning,
         steps: int,
         kept: KeptPart | None,
         on_step_end: OnStepEnd | None = None,
     ) -> torch.Tensor:
         """Noises the latents to where the sampler's last `steps` steps begin, and runs these."""
-        scheduler, unet = self.pipeline.scheduler, self.pipeline.unet
-        scheduler.set_timesteps(self.settings.num_inference_steps, device=self.device)
-        begin = len(scheduler.timesteps) - steps
-        timesteps = scheduler.timesteps[begin:]
-        if hasattr(scheduler, "set_begin_index"):  # not DDIM's
-            scheduler.set_begin_index(begin)
+        scheduler = self.pipeline.scheduler
+        timesteps = last_timesteps(scheduler, self.settings.num_inference_steps, steps, self.device)
+        drawn = step_options(scheduler, generators)
         latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(latents)))
         for step, timestep in enumerate(timesteps):
             self.on_step()
@@ -230,11 +268,11 @@ class Refiner:
                 torch.cat([latents] * 2) if self._guided else latents, timestep
             )
             told = embeds if kept is None else kept.told(step, embeds)
-            prediction = unet(inputs, timestep, encoder_hidden_states=told, return_dict=False)[0]
+            prediction = self.family.predict(self.denoiser, inputs, timestep, told)
             if self._guided:
                 unwanted, wanted = prediction.chunk(2)
                 prediction = unwanted + self.settings.guidance_scale * (wanted - unwanted)
-            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False, **drawn)[0]
             if kept is not None and step < kept.released_after:
                 latents = kept.put_back(latents, scheduler, timesteps[step + 1 :])
             if on_step_end is not None:
@@ -244,9 +282,9 @@ class Refiner:
     def _decode(self, latents: torch.Tensor, wanted: int) -> list[np.ndarray | Unusable]:
         """The first `wanted` images, uint8 (size, size, 3), or why they are unusable."""
         vae = self.pipeline.vae
-        decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+        decoded = vae.decode(unscaled(latents, vae).to(vae.dtype), return_dict=False)[0]
         flagged = [False] * wanted
-        if self.pipeline.safety_checker is not None:
+        if getattr(self.pipeline, "safety_checker", None) is not None:
             # on a copy: the checker blackens what it flags
             flagged = self.pipeline.run_safety_checker(decoded.clone(), self.device, vae.dtype)[1]
         images = decoded[:wanted].float() / 2 + 0.5
@@ -279,10 +317,10 @@ class KeptPart:
         )
         self.mask = (coverage >= 0.5).to(latents.device)
         self.released_after = released_after
-        self.embeds: torch.Tensor | None = None  # what is told while the part is kept, if another
+        self.embeds: Conditioning | None = None  # what is told while the part is kept, if another
 
-    def told(self, step: int, embeds: torch.Tensor) -> torch.Tensor:
-        """The prompts' embeddings at a step; `embeds`: those of the whole image."""
+    def told(self, step: int, embeds: Conditioning) -> Conditioning:
+        """What the denoiser is told at a step; `embeds`: of the whole image."""
         return embeds if self.embeds is None or step >= self.released_after else self.embeds
 
     def put_back(

@@ -1,4 +1,4 @@
-"""Draws images with a pipeline, from noise or from other images."""
+"""Draws images with a base model, from noise or from other images."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
 from tqdm.auto import tqdm
 
 from sgdmix_hub.settings.training import AdapterSettings
 
-from .bases import Pipeline, to_uint8
+from .bases.loading import LoadedBase, to_uint8
 
 # Images of a batch: part of what prior images and judgements depend on, so the same everywhere.
 DRAWN_AT_ONCE = 4
-Img2Img: Any = StableDiffusionImg2ImgPipeline  # no type to check against, see bases.Pipeline
 
 
 @torch.no_grad()
 def draw_images(
-    pipeline: Pipeline,
+    base: LoadedBase,
     prompts: list[str],
     seeds: list[int],
     *,
@@ -53,10 +51,11 @@ def draw_images(
         "output_type": "np",
         "callback_on_step_end": after_step,
     }
+    pipeline = base.pipeline
     if images is None:
         options |= {"height": resolution, "width": resolution}
     else:
-        pipeline = Img2Img(**pipeline.components, requires_safety_checker=False)
+        pipeline = base.image_to_image()
         options |= {"strength": strength}
     pipeline.set_progress_bar_config(disable=True)
     drawn = [np.empty((0, resolution, resolution, 3), np.uint8)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,6 +42,8 @@ LABELS = {
     "inpainting_method": "inpainting",
     "feather": "feather",
     "prompt_class": "class of prompt and label",
+    "few_step_method": "few-step method",
+    "timestep_spacing": "time steps",
     "prompt_template": "prompt",
     "background_prompts": "texts that follow the prompt, one drawn per row",
     "background_prompt_template": "prompt while the foreground is kept",
@@ -99,6 +101,7 @@ class CardFacts:
     mean_area: float
     licenses: dict[str, str | None]
     quality: list[tuple[str, str]]
+    sigma_start: dict[float, float] = field(default_factory=dict)
     evaluation: CardEvaluation | None = None
 
 
@@ -133,7 +136,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         version=UNPUBLISHED_VERSION,
         prose=prose,
         settings=settings,
-        strengths=strength_text(settings),
+        strengths=strength_text(settings, facts.sigma_start),
         variants=variants_text(settings, facts.evaluation),
         encoding=encoding_text(settings),
         license=license_text(settings),
@@ -368,8 +371,10 @@ def encoding_text(settings: AugmentSettings) -> str:
     return f"{settings.image_format.upper()}, quality {settings.image_quality or 95}"
 
 
-def strength_text(settings: AugmentSettings) -> str:
-    """The strengths S in words, with the effective strengths after rounding to whole steps."""
+def strength_text(settings: AugmentSettings, sigma_start: dict[float, float]) -> str:
+    """The strengths S in words, with the effective strengths after rounding to whole steps, and
+    the noise levels that they start from, as far as rows were made.
+    """
     values = [f"{strength:g}" for strength in settings.strength]
     if not settings.refines:
         return "0 (mixing only, no diffusion)"
@@ -379,4 +384,6 @@ def strength_text(settings: AugmentSettings) -> str:
         f"{settings.num_inference_steps} steps, {settings.scheduler}, "
         f"guidance {settings.guidance_scale:g}"
     )
-    return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler})"
+    levels = [f"{level:g}" for strength, level in sorted(sigma_start.items()) if strength > 0]
+    noise = f"; from noise level {', '.join(levels)}" if levels else ""
+    return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler}{noise})"

@@ -144,6 +144,7 @@ def shard_features(class_names: list[str], more_images: Iterable[str]) -> Featur
             "variant": Value("int32"),
             "strength": Value("float64"),
             "effective_strength": Value("float64"),
+            "sigma_start": Value("float64"),
             "foreground_strength": Value("float64"),
             "seed": Value("int64"),
             "saliency_distance": Value("float64"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from sgdmix_hub.files import read_json, write_text
@@ -12,6 +13,7 @@ from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
+from sgdmix_hub.models.bases.families import name_in
 from sgdmix_hub.models.prompts import prompt_for
 from sgdmix_hub.settings.training import (
     AdapterSettings,
@@ -83,20 +85,34 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         facts,
         title=title,
         base=plain(facts["base"]),
-        base_name=base.name,
-        base_revision=None if base.is_local else base.revision,
+        snippet=_stock_loading(settings, facts),
         metaclass=plain(facts["metaclass"]),
         metaclass_code=_code(facts["metaclass"]),
         prompt_template=_code(facts["prompt_template"]),
         classes=_class_rows(facts),
-        # JSON strings are Python strings, too
-        example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),
-        example_class=" ".join(names[0].split())[:LONGEST_NAME],
         dataset=Pin.parse(facts["subset"]["dataset"]).name,
         fidelity=fidelity,
         judged_arms=list(JUDGED_ARMS.values()) if fidelity else [],
         arms={arm: _share(scores) for arm, scores in fidelity["arms"].items()} if fidelity else {},
         confused=_confused(fidelity["arms"]["noise, adapter"], names) if fidelity else [],
+    )
+
+
+def _stock_loading(settings: AdapterSettings, facts: dict) -> str:
+    """The code that loads an adapter with stock diffusers."""
+    base, names = Pin.parse(facts["base"]), facts["class_names"]
+    template = TEMPLATES / "stock_loading" / f"{name_in(facts)}.py.jinja"
+    vectors = facts["settings"]["num_vectors"]
+    return jinja2.Template(template.read_text(encoding="utf-8")).render(
+        repo_id=settings.hub_model_id or UNPUBLISHED_NAME,
+        on_hub=settings.hub_model_id is not None,
+        base_name=base.name,
+        base_revision=None if base.is_local else base.revision,
+        num_classes=len(names),
+        token_parts=["", *(f"_{number}" for number in range(1, vectors))],
+        # JSON strings are Python strings, too
+        example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),
+        example_class=" ".join(names[0].split())[:LONGEST_NAME],
     )
 
 

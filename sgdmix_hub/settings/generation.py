@@ -19,6 +19,7 @@ from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import lies_in
 
 from .data import DataSettings, outside_of_dataset
+from .few_step import FEW_STEPS
 from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
 from .method import COMPARE_MAPS, MethodSettings, saliency_method, saliency_source
@@ -48,6 +49,12 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     )
     pretrained_model_name_or_path: str | None = setting(
         None, "base model; by default the one the adapter was trained on", pinned=True
+    )
+    few_step_lora: str | None = setting(
+        None,
+        "LoRA that distils the base to few steps, beside the adapter: org/name[@revision] or "
+        "folder; needs few_step_method",
+        pinned=True,
     )
     classifier: str | None = setting(
         None, "classifier for the CAM, as org/name[@revision] or folder", pinned=True
@@ -190,6 +197,7 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         elif self.refines:
             check_templates("prompt_template", self.prompt_template or [], ADAPTER_FIELDS)
         self._validate_bank()
+        check_few_step(self, self.few_step_lora)
         needs = saliency_source(self).needs
         if needs == "function":
             raise UserError(
@@ -294,6 +302,14 @@ def bank_settings(settings: AugmentSettings) -> AugmentSettings:
         background_dataset_name=None,
         **dict.fromkeys(BANK_SETTINGS),
     )
+
+
+def check_few_step(settings: MethodSettings, few_step_lora: str | None) -> None:
+    """Raises `UserError` for a few-step LoRA without its method, and for a method of nothing."""
+    if few_step_lora is not None and settings.few_step_method is None:
+        raise UserError(f"few_step_lora needs few_step_method, its kind: {', '.join(FEW_STEPS)}")
+    if few_step_lora is None and settings.few_step_weight_name is not None:
+        raise UserError("few_step_weight_name names a file of few_step_lora: give that too")
 
 
 # What goes into no published file: places, speed, pushes.

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from sgdmix_hub.errors import UserError
 
+from .few_step import DISTILLED_STEPS, FewStepMethod, Spacing, sampling_of
 from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, names_where, setting
 from .prompts import NO_FIELDS, check_templates
 from .saliency import SALIENCY_SOURCES, RembgModel, SaliencyMethod, SaliencySource
@@ -196,14 +197,34 @@ class MethodSettings(Checked):
         at_least=0,
         at_most=10**4,
     )
+    few_step_method: FewStepMethod | None = setting(
+        None,
+        "kind of a base or few_step_lora that is distilled to few steps; gives guidance_scale, "
+        "num_inference_steps, scheduler and timestep_spacing where they are not given",
+    )
+    few_step_weight_name: str | None = setting(
+        None,
+        "file of few_step_lora, if its repository has several",
+        at_most=LONGEST_NAME,
+    )
+    # None until `__post_init__`: what few_step_method gives
     guidance_scale: float = setting(
-        7.5, "classifier-free guidance scale; off if <= 1", at_least=0, at_most=100
+        None,
+        "classifier-free guidance scale; off if <= 1 (default: 7.5, or few_step_method's)",
+        at_least=0,
+        at_most=100,
     )
     num_inference_steps: int = setting(
-        25, "number of diffusion steps at strength 1", at_least=1, at_most=1000
+        None,
+        "number of diffusion steps at strength 1 (default: 25, or few_step_method's)",
+        at_least=1,
+        at_most=1000,
     )
-    scheduler: Literal["dpmsolver++", "ddim", "euler", "unipc"] = setting(
-        "dpmsolver++", "noise scheduler"
+    scheduler: Literal["dpmsolver++", "ddim", "euler", "unipc", "lcm", "tcd"] = setting(
+        None, "noise scheduler (default: dpmsolver++, or few_step_method's)"
+    )
+    timestep_spacing: Spacing | None = setting(
+        None, "where in a step its time step lies; the base's own, or few_step_method's"
     )
     safety_checker: bool = setting(
         True, "run the base model's safety checker and skip the rows that it flags"
@@ -231,7 +252,13 @@ class MethodSettings(Checked):
     )
 
     def __post_init__(self) -> None:
-        """Sorts the strengths: their order has no meaning. Raises `UserError`."""
+        """Fills in the sampling, and sorts the strengths: their order has no meaning.
+
+        Raises `UserError`.
+        """
+        for name, value in dataclasses.asdict(sampling_of(self.few_step_method)).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         super().__post_init__()
         self.strength = sorted(self.strength)
 
@@ -275,6 +302,12 @@ class MethodSettings(Checked):
                 )
 
     def _validate_strengths(self) -> None:
+        most = DISTILLED_STEPS.get(self.scheduler, self.num_inference_steps)
+        if self.num_inference_steps > most:
+            raise UserError(
+                f"scheduler {self.scheduler} takes at most {most} num_inference_steps, not "
+                f"{self.num_inference_steps}"
+            )
         for strength in self.strength:
             if strength > 0 and num_steps(self, strength) == 0:
                 smallest = smallest_strength(self.num_inference_steps)
@@ -434,6 +467,15 @@ def smallest_strength(num_inference_steps: int) -> float:
     Computes `int(steps * S)` in floating point, as diffusers does.
     """
     return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
+
+
+def strength_grid(num_inference_steps: int) -> list[float]:
+    """The smallest S, in hundredths, of every number of steps: other values run the same steps."""
+    counts = (int(num_inference_steps * (s / 100)) for s in range(1, 101))
+    first: dict[int, float] = {}
+    for hundredths, steps in enumerate(counts, 1):
+        first.setdefault(steps, hundredths / 100)
+    return [strength for steps, strength in first.items() if steps > 0]
 
 
 def saliency_method(settings: MethodSettings) -> str:

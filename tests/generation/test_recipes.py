@@ -300,9 +300,11 @@ def write_adapter(settings: AdapterSettings, split: Split) -> tuple[CLIPTokenize
     of the prompts it would train on.
     """
     base = resolve(settings.pretrained_model_name_or_path)
-    pipeline, model = load_adapted(base, settings, len(split.class_names))
+    loaded, model = load_adapted(base, settings, len(split.class_names))
+    (encoder,) = loaded.family.encoders
+    tokenizer = loaded.tokenizer(encoder)
     ids = prompt_ids(
-        pipeline,
+        tokenizer,
         len(split.class_names),
         settings.num_vectors,
         settings.metaclass,
@@ -310,9 +312,14 @@ def write_adapter(settings: AdapterSettings, split: Split) -> tuple[CLIPTokenize
     )
     facts = adapter_facts(settings, split, base)
     save_adapter(
-        Path(settings.output_dir), model.unet, model.tokens.learned, settings.num_vectors, facts
+        Path(settings.output_dir),
+        model.family,
+        model.denoiser,
+        dict(model.learned()),
+        settings.num_vectors,
+        facts,
     )
-    return pipeline.tokenizer, ids
+    return tokenizer, ids
 
 
 @pytest.mark.parametrize("recipe", PUBLISHED)

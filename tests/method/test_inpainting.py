@@ -18,7 +18,7 @@ from sgdmix_hub.errors import Unusable
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.models.adapters import read_adapter
-from sgdmix_hub.models.bases import to_uint8
+from sgdmix_hub.models.bases.loading import to_uint8
 from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.pipeline import SGDMixPipeline

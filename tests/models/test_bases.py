@@ -13,8 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from sgdmix_hub import augment, train_adapter
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.bases import load_base
-from sgdmix_hub.models.supported_bases import ADVICE, check_supported
+from sgdmix_hub.models.bases.loading import load_base
+from sgdmix_hub.models.bases.supported import ADVICE, check_supported
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.training import AdapterSettings
@@ -89,9 +89,8 @@ def bases(tiny_base, tmp_path_factory):
 
 
 SAID = {
-    "sdxl": "is a StableDiffusionXLPipeline",
     "renamed sdxl": "needs text_time besides the prompt",
-    "inpainting": "takes 9 channels, its autoencoder gives 4",
+    "inpainting": "takes 9 channels, and an autoencoder that gives 4",
     "flow": "is a FluxPipeline",
     "unet alone": "has no model_index.json",
     "no unet": "has no unet/config.json",
@@ -122,7 +121,7 @@ def test_an_unsupported_base_is_refused_in_a_line_by_all_that_load_one(
     }
     for use in (
         lambda: check_supported(resolve(str(base))),
-        lambda: load_base(StableDiffusionPipeline, resolve(str(base)), torch.float32),
+        lambda: load_base(resolve(str(base)), torch.float32, "text_to_image"),
         lambda: load_adapted(resolve(str(base)), settings, 2),
         lambda: train_adapter.main(settings),
         lambda: augment.main(
@@ -171,13 +170,13 @@ def test_a_base_that_would_fill_the_memory_or_end_in_a_traceback_is_refused(
 ):
     base = edited(tiny_base, tmp_path / "odd", file, **values)
     with pytest.raises(UserError, match=said):
-        load_base(StableDiffusionPipeline, resolve(str(base)), torch.float32)
+        load_base(resolve(str(base)), torch.float32, "text_to_image")
 
 
 ON_THE_HUB = """
 api.create_repo("birds/base", repo_type="model")
 api.upload_folder(repo_id="birds/base", folder_path=sys.argv[1])
-from sgdmix_hub.models.supported_bases import check_supported
+from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 try:
@@ -203,4 +202,4 @@ def test_a_base_of_which_weights_are_missing_is_refused(part, tiny_base, tmp_pat
     del weights[max(weights)]
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match="is not whole|cannot load"):
-        load_base(StableDiffusionPipeline, resolve(str(base)), torch.float32)
+        load_base(resolve(str(base)), torch.float32, "text_to_image")

@@ -25,7 +25,8 @@ from sgdmix_hub.evaluation.adapter import class_scores, fidelity_line, mixed_sou
 from sgdmix_hub.evaluation.confusion import confusion_matrix
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE
-from sgdmix_hub.models.bases import load_base, with_scheduler
+from sgdmix_hub.models.bases.loading import load_base
+from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.sampling import draw_images
 from sgdmix_hub.runtime.ranks import start_processes
@@ -205,16 +206,8 @@ def test_a_drawn_image_depends_on_its_prompt_seed_and_source_alone(tiny_base):
     """Not on what else is drawn, so that processes may share the drawing; and it is what stock
     diffusers draws.
     """
-    from diffusers import StableDiffusionPipeline
-
-    base = load_base(
-        StableDiffusionPipeline,
-        resolve(str(tiny_base)),
-        torch.float32,
-        safety_checker=None,
-        requires_safety_checker=False,
-    )
-    pipeline = with_scheduler(base, "dpmsolver++")
+    base = load_base(resolve(str(tiny_base)), torch.float32, "text_to_image")
+    pipeline = with_scheduler(base.pipeline, "dpmsolver++")
     options = {"resolution": 32, "num_inference_steps": 3, "guidance_scale": 2.0, "batch_size": 2}
     prompts, seeds = (
         [f"a {color} bird" for color in ("red", "white", "blue", "yellow", "black")],
@@ -222,19 +215,19 @@ def test_a_drawn_image_depends_on_its_prompt_seed_and_source_alone(tiny_base):
     )
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     for source in ({}, {"images": images, "strength": 0.7}):
-        whole = draw_images(pipeline, prompts, seeds, **options, **source)
+        whole = draw_images(base, prompts, seeds, **options, **source)
         assert whole.shape == images.shape and whole.dtype == np.uint8
         for rows in ([4, 1, 3], [2]):
             part = {"images": images[rows], "strength": 0.7} if source else {}
             drawn = draw_images(
-                pipeline,
+                base,
                 [prompts[row] for row in rows],
                 [seeds[row] for row in rows],
                 **options,
                 **part,
             )
             assert np.array_equal(drawn, whole[rows])
-    assert draw_images(pipeline, [], [], **options).shape == (0, 32, 32, 3)
+    assert draw_images(base, [], [], **options).shape == (0, 32, 32, 3)
     stock = pipeline(
         prompts[:2],
         generator=[torch.Generator().manual_seed(seed) for seed in seeds[:2]],
@@ -244,7 +237,7 @@ def test_a_drawn_image_depends_on_its_prompt_seed_and_source_alone(tiny_base):
         width=32,
     ).images
     assert np.array_equal(
-        draw_images(pipeline, prompts[:2], seeds[:2], **options),
+        draw_images(base, prompts[:2], seeds[:2], **options),
         np.stack([np.asarray(image) for image in stock]),
     )
 

@@ -14,7 +14,8 @@ from sgdmix_hub.errors import Unusable, UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.models.adapters import read_adapter
-from sgdmix_hub.models.bases import to_uint8, with_scheduler
+from sgdmix_hub.models.bases.loading import to_uint8
+from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.models.refine import Refiner, unusable_reasons
 from sgdmix_hub.pipeline import SGDMixPipeline

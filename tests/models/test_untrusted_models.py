@@ -10,6 +10,8 @@ from untrusted import COMMIT, nested, refused
 from sgdmix_hub.hub.formats import read_classifier_facts
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, TOKENS_FILE, load_into, read_adapter
+from sgdmix_hub.models.bases.loading import LoadedBase
+from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 
 ARM = {"accuracy": 7, "interval": [0, 1], "images": 3, "by_class": []}
 ADAPTERS = {
@@ -67,7 +69,8 @@ def test_an_adapter_without_a_token_for_every_class_is_refused(adapter, tmp_path
     folder = shutil.copytree(adapter, tmp_path / "adapter")
     tokens = load_file(folder / TOKENS_FILE)
     save_file(dict(list(tokens.items())[1:]), folder / TOKENS_FILE, metadata={"format": "pt"})
-    assert "no learned token" in refused(load_into, None, read_adapter(resolve(str(folder))))
+    base = LoadedBase(StableDiffusion(), None)
+    assert "no learned token" in refused(load_into, base, read_adapter(resolve(str(folder))))
 
 
 def test_fields_in_a_template_are_text(adapter, tmp_path):

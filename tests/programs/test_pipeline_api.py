@@ -14,7 +14,7 @@ from loopback_hub import READ_TOKEN, run_python
 from stock import load_pipeline
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.models.bases import with_scheduler
+from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.saved import PIPELINE_FILE
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.pipeline_output import SGDMixPipelineOutput

@@ -24,6 +24,8 @@ from sgdmix_hub import train_classifier
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
+from sgdmix_hub.models.bases.loading import LoadedBase
+from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 from sgdmix_hub.publishing.card_merge import UNPUBLISHED_NAME
 from sgdmix_hub.publishing.model_card import BORROWED, write_adapter_card, write_classifier_card
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, recorded
@@ -397,7 +399,7 @@ def test_the_snippet_on_the_card_runs_as_it_stands_in_another_process(
     pipeline = StableDiffusionPipeline.from_pretrained(
         tiny_base, safety_checker=None, requires_safety_checker=False
     )
-    load_into(pipeline, read_adapter(resolve(str(adapter))))
+    load_into(LoadedBase(StableDiffusion(), pipeline), read_adapter(resolve(str(adapter))))
     options = {
         "num_inference_steps": 4,
         "output_type": "np",

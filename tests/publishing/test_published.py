@@ -30,6 +30,7 @@ COLUMNS = [
     "variant",
     "strength",
     "effective_strength",
+    "sigma_start",
     "foreground_strength",
     "seed",
     "saliency_distance",

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
 from forking import WITHOUT_THIS_PACKAGE, run_forked
 from launching import launch_environment
 
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import load_into, read_adapter
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base, with_scheduler
+from sgdmix_hub.models.bases.loading import load_base
+from sgdmix_hub.models.bases.schedulers import with_scheduler
 
 STOCK = """
 import sys
@@ -53,12 +53,11 @@ def stock_images(base: Path, adapter: Path, images: np.ndarray, folder: Path) ->
 
 def load_pipeline(base, adapter):
     """A base model with an adapter, loaded by this package's functions."""
-    pipeline = load_base(
-        StableDiffusionImg2ImgPipeline, resolve(str(base)), torch.float32, **NO_SAFETY_CHECKER
-    )
-    load_into(with_scheduler(pipeline, "ddim"), read_adapter(resolve(str(adapter))))
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    loaded = load_base(resolve(str(base)), torch.float32, "image_to_image")
+    with_scheduler(loaded.pipeline, "ddim")
+    load_into(loaded, read_adapter(resolve(str(adapter))))
+    loaded.pipeline.set_progress_bar_config(disable=True)
+    return loaded.pipeline
 
 
 def refined_by(pipeline, images):

@@ -12,23 +12,29 @@ from torch import nn
 from trainings import adapter_settings
 
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.bases.noising import Diffusion
+from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 from sgdmix_hub.models.prompts import prompt_ids
 from sgdmix_hub.settings.training import AdapterSettings
-from sgdmix_hub.training.adapter.loop import build_optimizer, denoising_loss, training_scheduler
-from sgdmix_hub.training.adapter.model import LORA_TARGETS, TokenEmbedding, load_adapted
+from sgdmix_hub.training.adapter.loop import build_optimizer, denoising_loss
+from sgdmix_hub.training.adapter.model import TokenEmbedding, load_adapted
 
 CLASSES = 3
+LORA_TARGETS = StableDiffusion.lora_targets
 
 
 def adapted(tiny_base, **more):
     """Pipeline, model and the prompts' input ids; the same at every call."""
     torch.manual_seed(0)
     chosen = AdapterSettings(**adapter_settings("unused", tiny_base, "unused", **more))
-    pipeline, model = load_adapted(resolve(str(tiny_base)), chosen, CLASSES)
+    loaded, model = load_adapted(resolve(str(tiny_base)), chosen, CLASSES)
+    tokenizer = loaded.pipeline.tokenizer
     return (
-        pipeline,
+        loaded.pipeline,
         model,
-        prompt_ids(pipeline, CLASSES, chosen.num_vectors, chosen.metaclass, chosen.prompt_template),
+        prompt_ids(
+            tokenizer, CLASSES, chosen.num_vectors, chosen.metaclass, chosen.prompt_template
+        ),
     )
 
 
@@ -40,12 +46,12 @@ def samples(count=4):
 
 def loss_of(pipeline, model, prompts, labels=(0, 1, 0, CLASSES)):
     """The mean loss of four samples, one of them of no class. The third class is not shown."""
-    scheduler = training_scheduler(pipeline)
+    noising = Diffusion(pipeline.scheduler.config)
     latents, noise, timesteps = samples()
     prediction = model(
-        scheduler.add_noise(latents, noise, timesteps), timesteps, prompts[list(labels)]
+        noising.noised(latents, noise, timesteps), timesteps, [prompts[list(labels)]]
     )
-    return denoising_loss(prediction, latents, noise, timesteps, scheduler, None).mean()
+    return denoising_loss(prediction, latents, noise, timesteps, noising, None).mean()
 
 
 # ---- what is trained and what is not ----
@@ -75,7 +81,7 @@ def test_only_lora_on_attention_and_tokens_are_trained(tiny_base):
     assert {id(p) for p in trained.values()} == {
         id(p) for p in model.parameters() if p.requires_grad
     }
-    assert trained["tokens"].shape == (CLASSES * 2, 32)
+    assert trained["tokens.clip_l"].shape == (CLASSES * 2, 32)
     chosen = AdapterSettings(metaclass="bird", dataset_name="unused", output_dir="unused")
     groups = build_optimizer(chosen, model).param_groups
     optimized = [p for group in groups for p in group["params"]]
@@ -95,12 +101,12 @@ def test_what_is_frozen_keeps_its_bits_and_what_was_not_shown_keeps_its_token(ti
         loss_of(pipeline, model, prompts).backward()
         optimizer.step()
         optimizer.zero_grad()
-    trained = {name.removeprefix("unet.") for name in model.trained()}
+    trained = {name.removeprefix("denoiser.") for name in model.trained()}
     for name, value in model.state_dict().items():
         if name.endswith("learned"):
             assert torch.equal(value[2], before[name][2])
             assert all((value[label] - before[name][label]).abs().max() > 1e-3 for label in (0, 1))
-        elif name.removeprefix("unet.") in trained:
+        elif name.removeprefix("denoiser.") in trained:
             assert not torch.equal(value, before[name])
         else:
             assert torch.equal(value, before[name]), name
@@ -115,8 +121,9 @@ def test_tokens_begin_as_the_metaclass(metaclass, num_vectors, tiny_base):
     ids = base.tokenizer(metaclass, add_special_tokens=False).input_ids
     expected = base.text_encoder.get_input_embeddings().weight[ids].mean(dim=0)
     _, model, _ = adapted(tiny_base, metaclass=metaclass, num_vectors=num_vectors)
-    assert model.tokens.learned.shape == (CLASSES * num_vectors, 32)
-    torch.testing.assert_close(model.tokens.learned, expected.expand_as(model.tokens.learned))
+    learned = model.learned()["clip_l"]
+    assert learned.shape == (CLASSES * num_vectors, 32)
+    torch.testing.assert_close(learned, expected.expand_as(learned))
 
 
 def test_an_untrained_adapter_predicts_what_the_base_does(tiny_base):
@@ -129,7 +136,7 @@ def test_an_untrained_adapter_predicts_what_the_base_does(tiny_base):
     ).input_ids
     with torch.no_grad():
         expected = base.unet(latents, timesteps, base.text_encoder(ids)[0]).sample
-        torch.testing.assert_close(model(latents, timesteps, prompts[[0, 1]]), expected)
+        torch.testing.assert_close(model(latents, timesteps, [prompts[[0, 1]]]), expected)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(tiny_base):
@@ -172,7 +179,7 @@ def schedule(prediction):
     }
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     alphas = torch.from_numpy(np.cumprod(1 - betas)).float()
-    return DDPMScheduler(**options, prediction_type=prediction), alphas
+    return Diffusion(DDPMScheduler(**options, prediction_type=prediction).config), alphas
 
 
 def columns(values):
@@ -186,7 +193,7 @@ def test_the_loss_is_the_squared_error_to_noise_or_velocity(seed, timesteps):
     latents, noise, prediction = torch.randn((3, len(timesteps), 4, 3, 3), generator=generator)
     timesteps = torch.tensor(timesteps)
     for kind in ("epsilon", "v_prediction"):
-        scheduler, products = schedule(kind)
+        noising, products = schedule(kind)
         alpha, sigma = (
             columns(products[timesteps].sqrt()),
             columns((1 - products[timesteps]).sqrt()),
@@ -194,7 +201,7 @@ def test_the_loss_is_the_squared_error_to_noise_or_velocity(seed, timesteps):
         target = noise if kind == "epsilon" else alpha * noise - sigma * latents
         expected = ((prediction - target) ** 2).sum(dim=(1, 2, 3)) / 36
         torch.testing.assert_close(
-            denoising_loss(prediction, latents, noise, timesteps, scheduler, None), expected
+            denoising_loss(prediction, latents, noise, timesteps, noising, None), expected
         )
 
 
@@ -208,7 +215,7 @@ def test_min_snr_weights_the_error_in_the_image_as_the_paper_says(seed, timestep
     latents, noise, estimated = torch.randn((3, 1, 4, 3, 3), generator=generator)
     timesteps = torch.tensor([timestep])
     for kind in ("epsilon", "v_prediction"):
-        scheduler, products = schedule(kind)
+        noising, products = schedule(kind)
         alpha, sigma = (
             columns(products[timesteps].sqrt()),
             columns((1 - products[timesteps]).sqrt()),
@@ -220,7 +227,7 @@ def test_min_snr_weights_the_error_in_the_image_as_the_paper_says(seed, timestep
         )
         snr = (products[timesteps] / (1 - products[timesteps])).item()
         expected = min(snr, gamma) * ((latents - estimated) ** 2).mean(dim=(1, 2, 3))
-        found = denoising_loss(prediction, latents, noise, timesteps, scheduler, gamma)
+        found = denoising_loss(prediction, latents, noise, timesteps, noising, gamma)
         torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-5)
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import parts.generation.data as data
 import pyarrow.parquet as pq
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
 from parts.generation.clock import Clock
 from PIL import Image
 
@@ -28,7 +27,8 @@ from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.generation.shards import Shards
 from sgdmix_hub.models.adapters import load_into
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, load_base, with_scheduler
+from sgdmix_hub.models.bases.loading import load_base
+from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
@@ -181,11 +181,9 @@ class Reference:
         on_gpu = device.type == "cuda"
         dtype = torch.float16 if on_gpu else torch.float32
         self.autocast: Callable = (lambda: torch.autocast("cuda", dtype)) if on_gpu else nullcontext
-        pipeline = load_base(
-            StableDiffusionImg2ImgPipeline, self.maker.inputs.base, dtype, **NO_SAFETY_CHECKER
-        )
-        self.pipeline = with_scheduler(pipeline, self.settings.scheduler).to(device)
-        load_into(self.pipeline, self.maker.inputs.adapter)
+        base = load_base(self.maker.inputs.base, dtype, "image_to_image")
+        self.pipeline = with_scheduler(base.pipeline, self.settings.scheduler).to(device)
+        load_into(base, self.maker.inputs.adapter)
         self.pipeline.set_progress_bar_config(disable=True)
         self._make(rows[0])
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from sgdmix_hub.demo.tiny_training import to_tensor
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.bases import load_base
+from sgdmix_hub.models.bases.loading import load_base
 
 SAMPLER = {
     "guidance_scale": 3.0,
@@ -22,7 +22,7 @@ BATCH = 50
 
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
-    pipeline = load_base(StableDiffusionPipeline, resolve(str(folder)), torch.float32)
+    pipeline = load_base(resolve(str(folder)), torch.float32, "text_to_image").pipeline
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sgdmix_hub.generation.row_store import RowArrays
+from sgdmix_hub.models.bases.latents import latent_shape, scaled
 from sgdmix_hub.seeds import RandomStream, sample_seed, seed_of
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.share import Share
@@ -24,7 +25,8 @@ class Batch:
     """One batch of a denoising training.
 
     `latents` and `noise`: float32 (B, c, h, w). `timesteps` and `labels`: int64 (B,); the number of
-    classes as a label means no class. `weights`: float32 (B,), of each sample's loss. `seeds`: of
+    classes as a label means no class. `rows`: int64 (B,), of the images in the split; -1 for an
+    image of no class. `weights`: float32 (B,), of each sample's loss. `seeds`: of
     what else is drawn for each of the B samples, like dropout.
     """
 
@@ -32,6 +34,7 @@ class Batch:
     noise: torch.Tensor
     timesteps: torch.Tensor
     labels: torch.Tensor
+    rows: torch.Tensor
     weights: torch.Tensor
     seeds: list[int]
 
@@ -64,7 +67,7 @@ def training_batches(
         seed = seed_of(RandomStream.PRIOR, settings.seed)
         images = ClassImages(prior_images, seed, len(domain.split.class_names))
         streams.append(Stream(images, seed, settings.prior_loss_weight))
-    shape = latent_shape(latents.vae, settings)
+    shape = latent_shape(latents.vae, settings.resolution)
     numbers = list(share.batches(steps.start, steps.stop))
     workers = settings.dataloader_num_workers
     loaders = [
@@ -74,12 +77,6 @@ def training_batches(
         _batch(settings, streams, loaded, latents, shape, num_timesteps)
         for loaded in zip(*loaders, strict=True)
     )
-
-
-def latent_shape(vae: Any, settings: AdapterSettings) -> tuple[int, int, int]:
-    """(c, h, w) of an image's latents."""
-    side = settings.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
-    return vae.config.latent_channels, side, side
 
 
 def _batch(
@@ -96,20 +93,22 @@ def _batch(
     for stream, images in zip(streams, loaded, strict=True):
         noise = draw_noise(stream.seed, numbers, shape, num_timesteps, settings.random_flip)
         parts.append(_part(stream, images, noise, latents))
-    clean, diffusion, timesteps, labels, weights = (
+    clean, diffusion, timesteps, labels, rows, weights = (
         torch.cat(part).to(latents.device) for part in zip(*parts, strict=True)
     )
     seeds = [sample_seed(stream.seed, number) for stream in streams for number in numbers]
-    return Batch(clean, diffusion, timesteps, labels, weights, seeds)
+    return Batch(clean, diffusion, timesteps, labels, rows, weights, seeds)
 
 
 def _part(stream: Stream, images: dict, noise: Noise, latents: Latents) -> tuple[torch.Tensor, ...]:
-    """Latents, noise, timesteps, labels and weights of one stream's part of a batch."""
+    """Latents, noise, timesteps, labels, rows and weights of one stream's part of a batch."""
     rows = images["row"].tolist() if "row" in images else None
     clean = latents.draw(images["pixels"], noise, rows)
     count = len(images["label"])
     weights = torch.full((count,), stream.weight / count)
-    return clean, noise.diffusion.to(clean.device), noise.timesteps, images["label"], weights
+    of_split = torch.full((count,), -1) if rows is None else images["row"]
+    diffusion = noise.diffusion.to(clean.device)
+    return clean, diffusion, noise.timesteps, images["label"], of_split, weights
 
 
 class Latents:
@@ -151,4 +150,4 @@ class Latents:
                 for image, turned in zip(pixels, mirrored, strict=True)
             ]
         mean, std = torch.stack(encoded).to(self.device).float().unbind(1)
-        return (mean + std * noise.posterior.to(self.device)) * self.vae.config.scaling_factor
+        return scaled(mean + std * noise.posterior.to(self.device), self.vae)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from sgdmix_hub.data.images import square
+from sgdmix_hub.data.images import square, squared_geometry
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.seeds import RandomStream, generator, sample_seed
 
@@ -95,6 +95,19 @@ class ClassImages(torch.utils.data.Dataset):
 def to_pixels(image: Image.Image) -> torch.Tensor:
     """An RGB image as float32 (3, h, w) in [-1, 1]."""
     return v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True) * 2 - 1
+
+
+def geometries(split: Split, rows: np.ndarray, resolution: int, resize: str) -> np.ndarray:
+    """What bases like SDXL are told of the images to train on: int64 (rows of the split + 1, 6).
+
+    Original height and width, top and left of the crop in the resized image, height and width; the
+    last row is of an image that was drawn at this size. The official trainings give the same.
+    """
+    told = np.zeros((len(split.rows) + 1, 6), np.int64)
+    for row in rows:
+        told[row] = squared_geometry(split.size(int(row)), resolution, resize)
+    told[-1] = squared_geometry((resolution, resolution), resolution, resize)
+    return told
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 from accelerate import Accelerator
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from sgdmix_hub.figures.panels import SheetRow, draw_contact_sheet
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, Pipeline, load_base, with_scheduler
+from sgdmix_hub.models.bases.loading import LoadedBase, load_base
+from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.prompts import bare_prompt, prompt_for
 from sgdmix_hub.models.sampling import (
     DRAWN_AT_ONCE,
@@ -68,12 +68,12 @@ def _draw_class_images(
 ) -> None:
     """Draws the images with these numbers, and writes each batch when it is finished."""
     dtype = PRECISIONS[precision_of(settings)]
-    pipeline = load_base(StableDiffusionPipeline, base, dtype, **NO_SAFETY_CHECKER)
-    pipeline = with_scheduler(pipeline, "dpmsolver++").to(accelerator.device)
+    loaded = load_base(base, dtype, "text_to_image")
+    with_scheduler(loaded.pipeline, "dpmsolver++").to(accelerator.device)
     for start in range(0, len(missing), DRAWN_AT_ONCE):
         numbers = missing[start : start + DRAWN_AT_ONCE]
         images = draw_images(
-            pipeline,
+            loaded,
             [prompt] * len(numbers),
             [seed_of(RandomStream.PRIOR_IMAGE, settings.seed, number) for number in numbers],
             on_step=stop_if_requested,
@@ -86,7 +86,7 @@ def _draw_class_images(
 def draw_validation(
     settings: AdapterSettings,
     class_names: list[str],
-    pipeline: Pipeline,
+    base: LoadedBase,
     model: AdaptedModel,
     accelerator: Accelerator,
     path: Path,
@@ -97,7 +97,7 @@ def draw_validation(
     prompts = [prompt_for(label, settings.metaclass, settings.prompt_template) for label in labels]
     with drawing(model, accelerator.device, PRECISIONS[precision_of(settings)]):
         images = draw_images(
-            pipeline,
+            base,
             [prompt for prompt in prompts for _ in range(SHOWN_IMAGES)],
             list(range(SHOWN_IMAGES)) * len(prompts),
             on_step=stop_if_requested,

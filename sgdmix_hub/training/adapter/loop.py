@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from sgdmix_hub.data.report import usable_rows
 from sgdmix_hub.data.splits import Split
-from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.models.bases import Pipeline
+from sgdmix_hub.models.bases.latents import latent_shape
+from sgdmix_hub.models.bases.loading import LoadedBase
+from sgdmix_hub.models.bases.noising import Noising
 from sgdmix_hub.models.prompts import prompt_ids
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.fields import AUTO
@@ -31,9 +30,9 @@ from sgdmix_hub.training.log import TrainingLog
 from sgdmix_hub.training.precision import precision_of
 from sgdmix_hub.training.share import Share, fitted
 
-from .batches import Batch, Latents, latent_shape, training_batches
+from .batches import Batch, Latents, training_batches
 from .checkpoints import Checkpoints
-from .dataset import DomainImages
+from .dataset import DomainImages, geometries
 from .drawn_images import class_images, draw_validation
 from .latents import kept_latents
 from .model import PRECISIONS, AdaptedModel, load_adapted
@@ -44,32 +43,16 @@ def denoising_loss(
     latents: torch.Tensor,
     noise: torch.Tensor,
     timesteps: torch.Tensor,
-    scheduler: Any,
+    noising: Noising,
     snr_gamma: float | None,
 ) -> torch.Tensor:
-    """Squared error (B,) to the noise or the velocity, whichever the base predicts.
+    """Squared error (B,) to what the base predicts.
 
     With `snr_gamma` it is weighted by min-SNR (Hang et al., 2023).
     """
-    predicts_velocity = scheduler.config.prediction_type == "v_prediction"
-    target = scheduler.get_velocity(latents, noise, timesteps) if predicts_velocity else noise
+    target = noising.target(latents, noise, timesteps)
     loss = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
-    if snr_gamma is None:
-        return loss
-    snr = compute_snr(scheduler, timesteps)
-    scale = snr + 1 if predicts_velocity else snr.clamp(min=1e-8)
-    return loss * snr.clamp(max=snr_gamma) / scale
-
-
-def training_scheduler(pipeline: Pipeline) -> Any:
-    """The base's noise schedule. Raises `UserError` unless it predicts noise or velocity."""
-    scheduler: Any = DDPMScheduler.from_config(pipeline.scheduler.config)
-    predicted = scheduler.config.prediction_type
-    if predicted not in ("epsilon", "v_prediction"):
-        raise UserError(
-            f"the base predicts {predicted}: use one that predicts epsilon or v_prediction"
-        )
-    return scheduler
+    return loss if snr_gamma is None else noising.weighted(loss, timesteps, snr_gamma)
 
 
 def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.optim.Optimizer:
@@ -80,7 +63,7 @@ def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.opt
         "weight_decay": settings.adam_weight_decay,
     }
     tokens = {
-        "params": [model.tokens.learned],
+        "params": list(model.learned().values()),
         "lr": settings.token_learning_rate,
         "weight_decay": 0.0,
     }
@@ -91,30 +74,34 @@ def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.opt
 class Denoising:
     """The forward and backward pass of one batch, and the update after the last one of a step.
 
-    `denoiser` and `optimizer` are accelerate's; `prompts`: input ids, a row per label.
+    `denoiser` and `optimizer` are accelerate's; `prompts`: for every text encoder, the input ids, a
+    row per label; `geometry`: `geometries` of the images, if the base is told them.
     """
 
     settings: AdapterSettings
     accelerator: Accelerator
     denoiser: torch.nn.Module
     optimizer: Any
-    scheduler: Any
-    prompts: torch.Tensor
+    noising: Noising
+    prompts: list[torch.Tensor]
     trained: dict[str, torch.nn.Parameter]
     dropout: SampleSeeds
+    geometry: torch.Tensor | None = None
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Returns the batch's loss."""
         self.dropout.rows = batch.seeds
         with self.accelerator.accumulate(self.denoiser):
-            noisy = self.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-            prediction = self.denoiser(noisy, batch.timesteps, self.prompts[batch.labels])
+            noisy = self.noising.noised(batch.latents, batch.noise, batch.timesteps)
+            prompts = [ids[batch.labels] for ids in self.prompts]
+            geometry = None if self.geometry is None else self.geometry[batch.rows]
+            prediction = self.denoiser(noisy, batch.timesteps, prompts, geometry)
             errors = denoising_loss(
                 prediction,
                 batch.latents,
                 batch.noise,
                 batch.timesteps,
-                self.scheduler,
+                self.noising,
                 self.settings.snr_gamma,
             )
             loss = (errors * batch.weights).sum()
@@ -151,15 +138,22 @@ class LossRecord:
 def prepare(
     settings: AdapterSettings,
     num_classes: int,
-    pipeline: Pipeline,
+    base: LoadedBase,
     model: AdaptedModel,
     accelerator: Accelerator,
     steps: int,
 ) -> tuple[Denoising, Any]:
     """The training step and the learning rates' schedule, ready for `accelerator`."""
-    prompts = prompt_ids(
-        pipeline, num_classes, settings.num_vectors, settings.metaclass, settings.prompt_template
-    )
+    prompts = [
+        prompt_ids(
+            base.tokenizer(encoder),
+            num_classes,
+            settings.num_vectors,
+            settings.metaclass,
+            settings.prompt_template,
+        )
+        for encoder in base.family.encoders
+    ]
     optimizer = build_optimizer(settings, model)
     schedule = get_scheduler(
         settings.lr_scheduler,
@@ -175,8 +169,8 @@ def prepare(
         accelerator,
         denoiser,
         optimizer,
-        training_scheduler(pipeline),
-        prompts.to(accelerator.device),
+        base.family.noising(base.pipeline.scheduler.config),
+        [ids.to(accelerator.device) for ids in prompts],
         model.trained(),
         dropout,
     )
@@ -202,12 +196,15 @@ def train(
     num_classes, is_main = len(split.class_names), accelerator.is_main_process
     rows = usable_rows(settings, split)
     last = num_steps(settings, len(rows))
-    pipeline, model = load_adapted(base, settings, num_classes)
+    loaded, model = load_adapted(base, settings, num_classes)
     device = accelerator.device
     if settings.per_device_train_batch_size == AUTO and device.type == "cuda":
-        share = fitted(share, partial(attempt, settings, pipeline, model, device))
+        share = fitted(share, partial(attempt, settings, loaded, model, device))
     accelerator.gradient_accumulation_steps = share.accumulation
-    denoise, schedule = prepare(settings, num_classes, pipeline, model, accelerator, last)
+    denoise, schedule = prepare(settings, num_classes, loaded, model, accelerator, last)
+    if loaded.family.needs_geometry:
+        told = geometries(split, rows, settings.resolution, settings.resize)
+        denoise = replace(denoise, geometry=torch.from_numpy(told).to(device))
     checkpoints = Checkpoints(
         state / "checkpoints",
         accelerator,
@@ -232,7 +229,7 @@ def train(
         settings.resize,
         decoded=not settings.cache_latents,
     )
-    latents = Latents(pipeline.vae, device)
+    latents = Latents(loaded.pipeline.vae, device)
     if settings.cache_latents:
         ranks = (accelerator.process_index, accelerator.num_processes)
         latents.kept = kept_latents(
@@ -243,7 +240,7 @@ def train(
         images,
         prior_images,
         latents,
-        denoise.scheduler.config.num_train_timesteps,
+        denoise.noising.num_train_timesteps,
         share,
         range(step, last),
     )
@@ -264,9 +261,7 @@ def train(
             every = settings.validation_steps
             if is_main and (step == last or (every and step % every == 0)):
                 path = validation_sheet(state, step)
-                draw_validation(
-                    settings, split.class_names, pipeline, model, accelerator, path, step
-                )
+                draw_validation(settings, split.class_names, loaded, model, accelerator, path, step)
             if is_saved:
                 checkpoints.save(step)
     return model, last
@@ -280,7 +275,7 @@ def num_steps(settings: AdapterSettings, num_images: int) -> int:
 
 def attempt(
     settings: AdapterSettings,
-    pipeline: Pipeline,
+    base: LoadedBase,
     model: AdaptedModel,
     device: torch.device,
     size: int,
@@ -288,12 +283,17 @@ def attempt(
     """A forward and backward pass of `size` samples, beside all that the training keeps."""
     kept = [torch.empty_like(value, device=device) for value in model.trained().values()] * 2
     count = size * (2 if settings.with_prior_preservation else 1)
-    latents = torch.randn(count, *latent_shape(pipeline.vae.to(device), settings), device=device)
+    shape = latent_shape(base.pipeline.vae.to(device), settings.resolution)
+    latents = torch.randn(count, *shape, device=device)
     timesteps = torch.zeros(count, dtype=torch.int64, device=device)
-    ids = torch.zeros(count, pipeline.tokenizer.model_max_length, dtype=torch.int64, device=device)
+    lengths = [base.tokenizer(encoder).model_max_length for encoder in base.family.encoders]
+    ids = [torch.zeros(count, length, dtype=torch.int64, device=device) for length in lengths]
+    geometry = None
+    if base.family.needs_geometry:
+        geometry = torch.zeros(count, 6, dtype=torch.int64, device=device)
     dtype = PRECISIONS[precision_of(settings)]
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        prediction = model.to(device).train()(latents, timesteps, ids)
+        prediction = model.to(device).train()(latents, timesteps, ids, geometry)
     prediction.float().square().mean().backward()
     del kept
     model.zero_grad()

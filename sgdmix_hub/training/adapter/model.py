@@ -1,18 +1,18 @@
-"""The model in training: a base with LoRA on the UNet's attention, and learned tokens."""
+"""The model in training: a base with LoRA on its denoiser's attention, and learned tokens."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch import nn
 
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.models.adapters import LORA_TARGETS
-from sgdmix_hub.models.bases import NO_SAFETY_CHECKER, Pipeline, load_base, with_scheduler
+from sgdmix_hub.models.bases.family import Encoder, Family
+from sgdmix_hub.models.bases.loading import LoadedBase, load_base
+from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.prompts import add_tokens
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.precision import precision_of
@@ -38,70 +38,96 @@ class TokenEmbedding(nn.Module):
 
 
 class AdaptedModel(nn.Module):
-    """Text encoder and UNet as one module, whose gradients are synchronised together."""
+    """Text encoders and denoiser as one module, whose gradients are synchronised together."""
 
-    def __init__(self, text_encoder: Any, unet: Any, tokens: TokenEmbedding):
+    def __init__(
+        self, family: Family, text_encoders: list[Any], denoiser: Any, tokens: list[TokenEmbedding]
+    ):
+        """`text_encoders`, `tokens`: in the order of the family's encoders."""
         super().__init__()
-        self.text_encoder = text_encoder
-        self.unet = unet
-        self.tokens = tokens
+        self.family = family
+        self.text_encoders = nn.ModuleList(text_encoders)
+        self.denoiser = denoiser
+        self._tokens = tokens  # part of the text encoders, too
 
     def forward(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, input_ids: torch.Tensor
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        input_ids: list[torch.Tensor],
+        geometry: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The UNet's prediction for noisy latents, both (B, c, h, w).
+        """The denoiser's prediction for noisy latents, both (B, c, h, w).
 
-        `timesteps`: int64 (B,). `input_ids`: (B, length).
+        `timesteps`: int64 (B,). `input_ids`: (B, length) for every text encoder. `geometry`: int64
+        (B, 6), for families that need it.
         """
-        prompt_embeds = self.text_encoder(input_ids)[0]
-        return self.unet(latents, timesteps, prompt_embeds).sample
+        told = self.family.encode_ids(list(self.text_encoders), input_ids, geometry)
+        return self.family.predict(self.denoiser, latents, timesteps, told)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """The learned tokens, (classes * vectors, dim), by their encoder's key."""
+        pairs = zip(self.family.encoders, self._tokens, strict=True)
+        return {encoder.key: tokens.learned for encoder, tokens in pairs}
 
     def lora(self) -> dict[str, nn.Parameter]:
         """The LoRA weights by name."""
         return {
             name: parameter
-            for name, parameter in self.unet.named_parameters()
+            for name, parameter in self.denoiser.named_parameters()
             if parameter.requires_grad
         }
 
     def trained(self) -> dict[str, nn.Parameter]:
         """All trained parameters by name."""
-        return {"tokens": self.tokens.learned} | {
-            f"unet.{name}": parameter for name, parameter in self.lora().items()
+        return {f"tokens.{key}": parameter for key, parameter in self.learned().items()} | {
+            f"denoiser.{name}": parameter for name, parameter in self.lora().items()
         }
 
 
 def load_adapted(
     base: Pin, settings: AdapterSettings, num_classes: int
-) -> tuple[Pipeline, AdaptedModel]:
+) -> tuple[LoadedBase, AdaptedModel]:
     """The base as a pipeline, and its trained part as a model; they share their weights.
 
     Trained weights and the autoencoder are float32, the other weights have the training's
     precision. The learned tokens start as the mean of the metaclass's tokens. Raises `UserError`.
     """
-    pipeline = load_base(StableDiffusionPipeline, base, torch.float32, **NO_SAFETY_CHECKER)
-    pipeline = with_scheduler(pipeline, "dpmsolver++")
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+    loaded = load_base(base, torch.float32, "text_to_image")
+    with_scheduler(loaded.pipeline, "dpmsolver++")
+    encoders = loaded.family.encoders
+    text_encoders = [loaded.network(encoder) for encoder in encoders]
+    for part in (loaded.denoiser, loaded.pipeline.vae, *text_encoders):
         part.requires_grad_(False)
-    metaclass_ids = pipeline.tokenizer(settings.metaclass, add_special_tokens=False).input_ids
-    add_tokens(pipeline.tokenizer, num_classes, settings.num_vectors)
-    embedding = pipeline.text_encoder.get_input_embeddings()
-    initial = embedding.weight[metaclass_ids].mean(dim=0).detach()
-    tokens = TokenEmbedding(embedding, initial.expand(num_classes * settings.num_vectors, -1))
-    pipeline.text_encoder.set_input_embeddings(tokens)
-    pipeline.unet.add_adapter(
+    tokens = [_learn_tokens(loaded, encoder, settings, num_classes) for encoder in encoders]
+    loaded.denoiser.add_adapter(
         LoraConfig(
             r=settings.rank,
             lora_alpha=settings.lora_alpha,
             lora_dropout=settings.lora_dropout,
             init_lora_weights="gaussian",
-            target_modules=LORA_TARGETS,
+            target_modules=list(loaded.family.lora_targets),
         )
     )
-    model = AdaptedModel(pipeline.text_encoder, pipeline.unet, tokens)
+    model = AdaptedModel(loaded.family, text_encoders, loaded.denoiser, tokens)
     model.to(PRECISIONS[precision_of(settings)])
     cast_training_params(model, torch.float32)
     if settings.gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
-        model.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
-    return pipeline, model
+        model.denoiser.enable_gradient_checkpointing()
+        for network in text_encoders:
+            network.gradient_checkpointing_enable({"use_reentrant": False})
+    return loaded, model
+
+
+def _learn_tokens(
+    base: LoadedBase, encoder: Encoder, settings: AdapterSettings, num_classes: int
+) -> TokenEmbedding:
+    """Gives an encoder the classes' tokens, as the mean of the metaclass's tokens."""
+    tokenizer, network = base.tokenizer(encoder), base.network(encoder)
+    metaclass_ids = tokenizer(settings.metaclass, add_special_tokens=False).input_ids
+    add_tokens(tokenizer, num_classes, settings.num_vectors)
+    embedding = network.get_input_embeddings()
+    initial = embedding.weight[metaclass_ids].mean(dim=0).detach()
+    tokens = TokenEmbedding(embedding, initial.expand(num_classes * settings.num_vectors, -1))
+    network.set_input_embeddings(tokens)
+    return tokens

@@ -1,0 +1,57 @@
+"""Which base models a run can use, told from their small files before any weight is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sgdmix_hub.errors import UserError, shown
+from sgdmix_hub.files import read_json
+from sgdmix_hub.hub.pins import Pin, local_folder
+
+from .families import BY_CLASS_NAME, titles
+from .family import Family
+
+ADVICE = f"use a base of {titles()}"
+INDEX, SCHEDULE = "model_index.json", "scheduler/scheduler_config.json"
+LONGEST_SCHEDULE = 100_000  # noise levels; Stable Diffusion has 1,000
+
+
+def check_supported(base: Pin) -> Family:
+    """The family of a base. Raises `UserError` unless a run can use it."""
+    folder = Path(local_folder(base, [INDEX, SCHEDULE, "*/config.json"]))
+    index = _read(base, folder, INDEX)
+    kind = index.get("_class_name")
+    family = BY_CLASS_NAME.get(kind) if isinstance(kind, str) else None
+    if family is None:
+        raise UserError(f"the base model {base.name} is a {shown(kind)}: {ADVICE}")
+    configs = {
+        part: _read(base, folder, f"{part}/config.json") for part in (family.denoiser, "vae")
+    }
+    levels = _read(base, folder, SCHEDULE).get("num_train_timesteps", 1000)
+    if type(levels) is not int or not 1 <= levels <= LONGEST_SCHEDULE:
+        raise UserError(
+            f"the base model {base.name} has {shown(levels)} noise levels, "
+            f"not 1 to {LONGEST_SCHEDULE}: {ADVICE}"
+        )
+    fault = family.fault(index, configs)
+    if fault is not None:
+        raise UserError(f"the base model {base.name} has {fault}: {ADVICE}")
+    return family
+
+
+def _read(base: Pin, folder: Path, name: str) -> dict:
+    """One of the small files. Raises `UserError`."""
+    try:
+        values = read_json(folder / name)
+    except FileNotFoundError:
+        raise UserError(
+            f"the base model {base.name} has no {name}, so it is no whole diffusers pipeline: "
+            f"{ADVICE}"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{name} of the base model {base.name} cannot be read: {shown(error)}"
+        ) from error
+    if not isinstance(values, dict):
+        raise UserError(f"{name} of the base model {base.name} holds no settings of a model")
+    return values

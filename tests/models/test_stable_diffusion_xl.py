@@ -1,0 +1,526 @@
+"""Stable Diffusion XL: what stock diffusers makes, in generation, training, files and card."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    EulerAncestralDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+)
+from launching import launch_environment
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_bases import SDXL_SCHEDULE, build_sdxl
+from trainings import adapter_settings, train, weights
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, load_into, read_adapter
+from sgdmix_hub.models.bases.loading import load_base
+from sgdmix_hub.models.bases.schedulers import with_scheduler
+from sgdmix_hub.models.bases.stable_diffusion_xl import StableDiffusionXL
+from sgdmix_hub.models.bases.supported import check_supported
+from sgdmix_hub.models.prompts import RowPrompt, prompt_ids
+from sgdmix_hub.models.refine import Refiner
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.training.adapter.loop import denoising_loss
+from sgdmix_hub.training.adapter.model import load_adapted
+
+CPU = torch.device("cpu")
+SIZE, BATCH = 32, 3
+SEEDS = [11, 2**62 + 5, 13]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sdxl") / "base"
+    build_sdxl().save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(base, birds, tmp_path_factory):
+    """Trained for two steps; two vectors a class, and an alpha that is not the rank."""
+    return train(
+        adapter_settings(
+            birds,
+            base,
+            tmp_path_factory.mktemp("sdxl") / "adapter",
+            num_vectors=2,
+            num_train_samples=4,
+            lora_alpha=6,
+            learning_rate=0.05,
+            token_learning_rate=0.05,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def foregrounds():
+    masks = np.zeros((BATCH, SIZE, SIZE), bool)
+    masks[:, 4:20, 8:28] = True
+    return masks
+
+
+PROMPT = [RowPrompt("a photo of a bird")]
+
+
+def refiner(base, adapter=None, **values):
+    defaults = {
+        "preset": "paper",
+        "strength": 0.5,
+        "num_inference_steps": 6,
+        "guidance_scale": 5.0,
+        "batch_size": BATCH,
+        "resolution": SIZE,
+    }
+    settings = AugmentSettings(
+        dataset_name="unused",
+        output_dir="unused",
+        adapter="unused",
+        classifier="unused",
+        **(defaults | values),
+    )
+    learned = None if adapter is None else read_adapter(resolve(str(adapter)))
+    return Refiner(resolve(str(base)), learned, apply_preset(settings), CPU)
+
+
+def stock_images(pipeline, images, prompt, strength, steps=6, guidance_scale=5.0):
+    """Stock img2img, uint8 (B, size, size, 3)."""
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(
+        prompt=prompt,
+        image=[Image.fromarray(image) for image in images],
+        num_images_per_prompt=len(images),
+        strength=strength,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+    ).images
+    return np.stack([np.asarray(image) for image in drawn])
+
+
+def stock_pipeline(base, scheduler="dpmsolver++"):
+    pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(base, add_watermarker=False)
+    return with_scheduler(pipeline, scheduler)
+
+
+def difference(mine, theirs):
+    """The largest difference of 8-bit values, and the share of them that differ."""
+    distance = np.abs(np.stack(mine).astype(int) - theirs)
+    return distance.max(), (distance > 0).mean()
+
+
+# ---- generation ----
+
+
+@pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
+@pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
+def test_the_images_are_those_of_the_stock_pipeline(
+    scheduler, guidance_scale, base, images, foregrounds
+):
+    """But for rounding: the stock pipeline encodes row by row."""
+    ours = refiner(base, scheduler=scheduler, guidance_scale=guidance_scale)
+    stock = stock_pipeline(base, scheduler)
+    for strength in (0.5, 1.0):
+        expected = stock_images(
+            stock, images, "a photo of a bird", strength, guidance_scale=guidance_scale
+        )
+        refined = ours.refine(images, foregrounds, PROMPT * BATCH, SEEDS, strength)
+        largest, share = difference(refined, expected)
+        assert largest <= 1 and share < 0.001
+
+
+def test_images_that_are_not_square_are_told_of_their_sides(base, foregrounds):
+    wide = np.random.default_rng(1).integers(0, 256, (BATCH, SIZE, 2 * SIZE, 3), np.uint8)
+    refined = refiner(base).refine(wide, np.zeros(wide.shape[:3], bool), PROMPT * BATCH, SEEDS, 0.5)
+    expected = stock_images(stock_pipeline(base), wide, "a photo of a bird", 0.5)
+    largest, share = difference(refined, expected)
+    assert largest <= 1 and share < 0.001
+
+
+def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, foregrounds):
+    ours, stock = refiner(base, batch_size=1), stock_pipeline(base)
+    refined = ours.refine(images[:1], foregrounds[:1], PROMPT, SEEDS[:1], 0.5)
+    stock.set_progress_bar_config(disable=True)
+    expected = stock(
+        prompt="a photo of a bird",
+        image=Image.fromarray(images[0]),
+        strength=0.5,
+        num_inference_steps=6,
+        guidance_scale=5.0,
+        generator=[torch.Generator().manual_seed(SEEDS[0])],
+    ).images[0]
+    assert np.array_equal(refined[0], np.asarray(expected))
+
+
+def test_the_same_strength_for_the_foreground_is_one_strength(base, images, foregrounds):
+    one, two = (
+        refiner(base, foreground_strength=strength).refine(
+            images, foregrounds, PROMPT * BATCH, SEEDS, 0.5
+        )
+        for strength in (None, 0.5)
+    )
+    assert np.array_equal(one, two)
+
+
+def test_a_foreground_at_strength_zero_is_what_the_vae_makes_of_it(base, images):
+    """Everything foreground: then nothing of the sampler is left, whatever S is."""
+    everything = np.ones((BATCH, SIZE, SIZE), bool)
+    ours = refiner(base, foreground_strength=0.0)
+    refined = [
+        np.stack(ours.refine(images, everything, PROMPT * BATCH, SEEDS, strength))
+        for strength in (0.2, 0.9)
+    ]
+    assert np.array_equal(*refined)
+
+
+def test_padding_and_neighbours_change_no_bit(base, images, foregrounds):
+    ours = refiner(base, foreground_strength=0.2)
+
+    def refined(rows):
+        return np.stack(
+            ours.refine(
+                images[rows],
+                foregrounds[rows],
+                PROMPT * len(rows),
+                [SEEDS[row] for row in rows],
+                0.5,
+            )
+        )
+
+    whole = refined([0, 1, 2])
+    for rows in ([0], [2, 1], [1, 1, 2]):
+        assert np.array_equal(refined(rows), whole[rows])
+
+
+def test_a_turbo_schedule_is_kept(images, foregrounds, tmp_path):
+    """Timesteps at the end of each step ("trailing"), one or two steps, no guidance."""
+    turbo = EulerAncestralDiscreteScheduler(
+        **{name: value for name, value in SDXL_SCHEDULE.items() if name != "interpolation_type"}
+        | {"timestep_spacing": "trailing"}
+    )
+    build_sdxl(turbo).save_pretrained(tmp_path / "turbo")
+    for scheduler in ("euler", "dpmsolver++", "ddim"):
+        ours = refiner(
+            tmp_path / "turbo", scheduler=scheduler, num_inference_steps=2, guidance_scale=1
+        )
+        refined = ours.refine(images, foregrounds, PROMPT * BATCH, SEEDS, 0.5)
+        assert ours.pipeline.scheduler.timesteps.tolist() == [999, 499]
+        expected = stock_images(
+            stock_pipeline(tmp_path / "turbo", scheduler),
+            images,
+            "a photo of a bird",
+            0.5,
+            steps=2,
+            guidance_scale=0.0,
+        )
+        largest, share = difference(refined, expected)
+        assert largest <= 1 and share < 0.001
+
+
+def test_a_distilled_unet_is_told_the_guidance_scale(images, foregrounds, tmp_path):
+    """LCM: the UNet embeds the scale and runs once."""
+    lcm = LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    build_sdxl(lcm, time_cond_proj_dim=16).save_pretrained(tmp_path / "lcm")
+    results = []
+    for guidance_scale in (8.0, 2.0):
+        ours = refiner(tmp_path / "lcm", scheduler="ddim", guidance_scale=guidance_scale)
+        refined = ours.refine(images, foregrounds, PROMPT * BATCH, SEEDS, 0.5)
+        stock = stock_pipeline(tmp_path / "lcm", "ddim")
+        expected = stock_images(
+            stock, images, "a photo of a bird", 0.5, guidance_scale=guidance_scale
+        )
+        largest, share = difference(refined, expected)
+        assert largest <= 1 and share < 0.001
+        results.append(refined)
+    assert not np.array_equal(*results)
+
+
+@pytest.mark.parametrize(("upcast", "kept"), [(True, torch.float32), (False, torch.float16)])
+def test_an_autoencoder_that_overflows_in_half_precision_stays_in_single(
+    upcast, kept, base, tmp_path
+):
+    """The original one says so (`force_upcast`), the mended one (fp16-fix) does not."""
+    folder = shutil.copytree(base, tmp_path / "base")
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"force_upcast": upcast}))
+    half = refiner(folder, dtype="float16")
+    assert {p.dtype for p in half.pipeline.vae.parameters()} == {kept}
+    assert {p.dtype for p in half.denoiser.parameters()} == {torch.float16}
+
+
+# ---- training ----
+
+
+def adapted(base, **more):
+    torch.manual_seed(0)
+    chosen = AdapterSettings(**adapter_settings("unused", base, "unused", **more))
+    loaded, model = load_adapted(resolve(str(base)), chosen, 3)
+    prompts = [
+        prompt_ids(
+            loaded.tokenizer(encoder),
+            3,
+            chosen.num_vectors,
+            chosen.metaclass,
+            chosen.prompt_template,
+        )
+        for encoder in loaded.family.encoders
+    ]
+    return loaded, model, prompts
+
+
+GEOMETRY = torch.tensor([[48, 64, 0, 5, SIZE, SIZE], [SIZE, SIZE, 0, 0, SIZE, SIZE]])
+
+
+def test_an_untrained_adapter_predicts_what_the_base_does(base):
+    """With the metaclass in the place of the token, pooled and unpooled, by stock's encoding."""
+    _, model, prompts = adapted(base)
+    stock = StableDiffusionXLPipeline.from_pretrained(base, add_watermarker=False)
+    latents = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    timesteps = torch.tensor([3, 700])
+    embeds, _, pooled, _ = stock.encode_prompt(
+        ["a photo of a bird bird"] * 2, do_classifier_free_guidance=False
+    )
+    with torch.no_grad():
+        expected = stock.unet(
+            latents,
+            timesteps,
+            encoder_hidden_states=embeds,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": GEOMETRY.float()},
+        ).sample
+        found = model(latents, timesteps, [ids[[0, 1]] for ids in prompts], GEOMETRY)
+        other = model(latents, timesteps, [ids[[0, 1]] for ids in prompts], GEOMETRY.flip(0))
+    torch.testing.assert_close(found, expected)
+    assert (other - found).abs().max() > 1e-4  # the images' sizes matter
+
+
+def test_tokens_of_both_encoders_and_lora_learn_and_nothing_else_does(base):
+    loaded, model, prompts = adapted(base, num_vectors=2)
+    trained = model.trained()
+    assert trained["tokens.clip_l"].shape == (6, 32)
+    assert trained["tokens.clip_g"].shape == (6, 48)
+    assert {id(p) for p in trained.values()} == {
+        id(p) for p in model.parameters() if p.requires_grad
+    }
+    noising = loaded.family.noising(loaded.pipeline.scheduler.config)
+    latents, noise = torch.randn((2, 2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    timesteps = torch.tensor([3, 700])
+    prediction = model(
+        noising.noised(latents, noise, timesteps),
+        timesteps,
+        [ids[[0, 2]] for ids in prompts],
+        GEOMETRY,
+    )
+    denoising_loss(prediction, latents, noise, timesteps, noising, None).mean().backward()
+    for key in ("clip_l", "clip_g"):
+        moved = trained[f"tokens.{key}"].grad.abs().amax(dim=1) > 0
+        assert moved.tolist() == [True, True, False, False, True, True]
+    assert all(
+        parameter.grad is not None
+        for name, parameter in trained.items()
+        if ".lora_B." in name  # lora_A has no gradient while lora_B is zero
+    )
+
+
+def toy_losses(base, sign, steps=60):
+    """Mean squared error to the right target, before and after steps towards `sign` times it."""
+    loaded, model, prompts = adapted(base, learning_rate=0.01, rank=4)
+    noising = loaded.family.noising(loaded.pipeline.scheduler.config)
+    generator = torch.Generator().manual_seed(2)
+    latents = torch.randn((3, 4, 8, 8), generator=generator)
+    noise = torch.randn((3, 4, 8, 8), generator=generator)
+    timesteps, geometry = torch.tensor([100, 500, 900]), GEOMETRY[[0, 1, 1]]
+    optimizer = torch.optim.AdamW(model.trained().values(), lr=0.01)
+    losses = []
+    for _ in range(steps):
+        prediction = model(
+            noising.noised(latents, noise, timesteps),
+            timesteps,
+            [ids[:3] for ids in prompts],
+            geometry,
+        )
+        losses.append(
+            denoising_loss(prediction, latents, noise, timesteps, noising, None).mean().item()
+        )
+        (sign * prediction - noise).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses[0], losses[-1]
+
+
+def test_training_lowers_the_loss_and_a_wrong_sign_would_raise_it(base):
+    before, after = toy_losses(base, 1)
+    assert after < 0.9 * before
+    before, after = toy_losses(base, -1)
+    assert after > 1.1 * before
+
+
+# ---- files ----
+
+
+def test_the_files_are_those_of_stock_pivotal_tuning(adapter):
+    tokens = load_file(adapter / TOKENS_FILE)
+    assert {key: tuple(rows.shape) for key, rows in tokens.items()} == {
+        "clip_l": (8, 32),
+        "clip_g": (8, 48),
+    }
+    assert all(
+        re.fullmatch(r"unet\..+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)\.lora\.(up|down)\.weight", n)
+        for n in load_file(adapter / LORA_FILE)
+    )
+    assert json.loads((adapter / FACTS_FILE).read_text())["family"] == "stable-diffusion-xl"
+    assert all(value.abs().max() > 0 for value in weights(adapter).values())
+
+
+def code_of_card(adapter):
+    text = (adapter / "README.md").read_text()
+    return text.split("```python\n")[1].split("```")[0]
+
+
+AFTER_THE_SNIPPET = """
+import sys
+import numpy as np
+drawn = pipeline(
+    "a photo of a <class_2> bird", num_inference_steps=3, output_type="np", height=32, width=32,
+    generator=torch.Generator().manual_seed(5),
+).images
+np.save("images.npy", drawn)
+assert "sgdmix_hub" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_the_cards_snippet_loads_it_in_stock_diffusers_in_another_process(base, adapter, tmp_path):
+    """And draws the images that this package draws."""
+    code = code_of_card(adapter)
+    assert '"base"' in code and "tokenizer_2" in code
+    named = re.search(r'adapter = "([^"]*)"', code)[1]
+    (tmp_path / named).parent.mkdir(parents=True)
+    shutil.copytree(adapter, tmp_path / named)
+    shutil.copytree(base, tmp_path / "base")
+    done = subprocess.run(
+        [sys.executable, "-c", code + AFTER_THE_SNIPPET],
+        cwd=tmp_path,
+        env=launch_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
+    load_into(loaded, read_adapter(resolve(str(adapter))))
+    loaded.pipeline.set_progress_bar_config(disable=True)
+    expected = loaded.pipeline(
+        "a photo of a <class_2> bird",
+        num_inference_steps=3,
+        output_type="np",
+        height=32,
+        width=32,
+        generator=torch.Generator().manual_seed(5),
+    ).images
+    assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
+
+
+def test_every_part_of_the_adapter_matters(base, adapter, images, foregrounds, tmp_path):
+    def refined(folder):
+        ours = refiner(base, folder)
+        return np.stack(
+            ours.refine(
+                images, foregrounds, [RowPrompt(ours.adapter.prompt(2))] * BATCH, SEEDS, 0.9
+            )
+        )
+
+    outcomes = [refined(adapter)]
+    for file, key in ((TOKENS_FILE, "clip_l"), (TOKENS_FILE, "clip_g"), (LORA_FILE, "")):
+        folder = shutil.copytree(adapter, tmp_path / f"without {key}")
+        from safetensors import safe_open
+
+        with safe_open(folder / file, "pt") as opened:
+            metadata = opened.metadata()
+        changed = {
+            name: torch.zeros_like(value) if key in name else value
+            for name, value in load_file(folder / file).items()
+        }
+        save_file(changed, folder / file, metadata=metadata)
+        outcomes.append(refined(folder))
+    for number, one in enumerate(outcomes):
+        assert all(not np.array_equal(one, other) for other in outcomes[:number])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda tokens: {"clip_l": tokens["clip_l"]}, "no learned tokens clip_g"),
+        (lambda tokens: {n: rows[:7] for n, rows in tokens.items()}, "no tokens of 4 classes"),
+        (lambda tokens: tokens | {"clip_g": tokens["clip_g"][:4]}, "no tokens of 4 classes"),
+        (lambda tokens: {n: rows[0] for n, rows in tokens.items()}, "no tokens of 4 classes"),
+    ],
+)
+def test_tokens_that_do_not_fit_are_refused(changed, said, base, adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    tokens = {name: rows.clone() for name, rows in changed(load_file(folder / TOKENS_FILE)).items()}
+    save_file(
+        {name: rows.contiguous() for name, rows in tokens.items()},
+        folder / TOKENS_FILE,
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(UserError, match=said):
+        load_into(
+            load_base(resolve(str(base)), torch.float32, "text_to_image"),
+            read_adapter(resolve(str(folder))),
+        )
+
+
+# ---- what is refused ----
+
+
+def test_an_adapter_of_another_family_is_refused_in_a_line(base, tiny_base, adapter):
+    with pytest.raises(
+        UserError, match=r"trained on a base of Stable Diffusion XL, and this base is of Stable "
+    ):
+        load_into(
+            load_base(resolve(str(tiny_base)), torch.float32, "text_to_image"),
+            read_adapter(resolve(str(adapter))),
+        )
+
+
+def test_an_adapter_of_an_unknown_family_is_refused(adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    facts = json.loads((folder / FACTS_FILE).read_text()) | {"family": "of-tomorrow"}
+    (folder / FACTS_FILE).write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="of-tomorrow, which this version"):
+        read_adapter(resolve(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        ("model_index.json", {"text_encoder": [None, None]}, "no text_encoder, like SDXL's ref"),
+        ("model_index.json", {"requires_aesthetics_score": True}, "no plain conditioning, like"),
+        ("unet/config.json", {"addition_embed_type": None}, "nothing but the prompt"),
+        ("unet/config.json", {"in_channels": 9}, "takes 9 channels"),
+    ],
+)
+def test_what_is_no_base_of_sdxl_is_refused(file, values, said, base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "odd")
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    assert check_supported(resolve(str(base))).name == StableDiffusionXL.name
+    with pytest.raises(UserError, match=said):
+        check_supported(resolve(str(folder)))
