@@ -33,8 +33,9 @@ def is_private(name: str) -> bool:
 
 def private_names(source: str) -> list[str]:
     """Private names that a module takes from other libraries or from objects of others."""
-    names = []
-    for node in ast.walk(ast.parse(source)):
+    names, tree = [], ast.parse(source)
+    own_functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
             names += [name for name in modules if any(map(is_private, name.split(".")))]
@@ -43,6 +44,8 @@ def private_names(source: str) -> list[str]:
             parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
             names += [name for name in parts if not own and is_private(name)]
         elif isinstance(node, ast.Attribute) and is_private(node.attr):
+            if node.attr in own_functions:
+                continue  # of another object of the module's own class
             owner = node.value
             inherited = isinstance(owner, ast.Call) and ast.unparse(owner.func) == "super"
             if not (inherited or isinstance(owner, ast.Name) and owner.id in ("self", "cls")):

@@ -46,6 +46,7 @@ class _Parser(HfArgumentParser):
     def add_argument(self, *names, **options):
         """Drops the metadata that argparse does not know, and reads numbers strictly."""
         options.pop(INFO, None)
+        options["help"] = options.get("help", "").replace("%", "%%")  # it is no format
         if options.get("action") == "store_false":
             options |= {"help": f"same as --{options['dest']} false", "default": argparse.SUPPRESS}
         if "type" in options:

@@ -65,7 +65,7 @@ names = whole.features["label"].names
 arguments = TrainingArguments(
     folder,
     max_steps=2,
-    total_batch_size=4,
+    per_device_train_batch_size=4,
     remove_unused_columns=False,
     use_cpu=True,
     report_to="none",

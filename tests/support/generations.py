@@ -70,6 +70,14 @@ def published_rows(output: Path) -> list[dict]:
     return [row for shard in shards for row in pq.read_table(shard).to_pylist()]
 
 
+def undecoded(rows: Dataset) -> list[dict]:
+    """The rows with their images as the bytes of files."""
+    for name, feature in rows.features.items():
+        if isinstance(feature, ImageFeature):
+            rows = rows.cast_column(name, ImageFeature(decode=False))
+    return list(rows)
+
+
 def manifest_of(output: Path) -> dict:
     return json.loads((output / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
 
