@@ -271,6 +271,7 @@ def generated(segmenter, birds, tmp_path_factory):
         "output_dir": output,
         "min_mask_confidence": floor,
         "low_confidence": "keep-unmixed",
+        "image_format": "png",
     }
     ended = run_script(arguments(values), output / "logs")
     assert ended.returncode == 0, ended.stderr

@@ -65,7 +65,6 @@ def mixtures(
         image=ImageFeature(), label=ClassLabel(num_classes=len(np.unique(train.labels)))
     )
     method: dict = {"strength": [0.0], "resolution": RESOLUTION, "num_variants": VARIANTS}
-    method["image_format"] = "png"
     if stored is not None:
         columns["mask"] = [Image.fromarray(one) for one in stored]
         features["mask"] = ImageFeature()
@@ -74,7 +73,7 @@ def mixtures(
         method["mask_function"] = mask_before
     dataset = Dataset.from_dict(columns, features=features)
     pipeline = SGDMixPipeline.from_pretrained(preset="recommended", **method)
-    mapped = MappedSplit(pipeline, dataset, seed=seed)
+    mapped = MappedSplit(pipeline, dataset, seed=seed, image_format="png")
     made = mapped({}, list(range(len(dataset))))
     images = [
         np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB")) for cell in made["image"]
