@@ -29,6 +29,7 @@ from sgdmix_hub.data.images import ANYWHERE
 from sgdmix_hub.data.splits import Split, split_of, unlabelled_split
 from sgdmix_hub.data.torch_split import torch_split
 from sgdmix_hub.generation.bank import Bank, NoForeground, with_bank
+from sgdmix_hub.generation.forks import end_threads_before_forks
 from sgdmix_hub.generation.plan import low_confidence
 from sgdmix_hub.generation.prepared import (
     prepare_images,
@@ -104,6 +105,7 @@ class SGDMixTransform:
         """
         if not 0 <= probability <= 1:
             raise UserError(f"probability is {probability}: give a value in [0, 1]")
+        end_threads_before_forks()
         pipeline = pipeline or SGDMixPipeline.from_pretrained(strength=0, resolution=RESOLUTION)
         _check_pipeline(pipeline)
         folder = Path(folder)

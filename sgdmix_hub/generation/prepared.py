@@ -42,6 +42,7 @@ from sgdmix_hub.settings.method import (
 )
 
 from .bank import Bank, Joined
+from .forks import end_threads_before_forks
 from .plan import low_confidence, selected
 from .row_store import Block, RowArrays, RowValues, alone, compute_alone
 from .saliency_maps import SaliencyMaps, block_maps, features_of, store_key, stored_mask
@@ -289,6 +290,7 @@ def _in_workers(
         yield make(rows)
         advance(len(rows))
         return
+    end_threads_before_forks()
     loader = DataLoader(
         _Singly(make, rows),
         batch_size=None,

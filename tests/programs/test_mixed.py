@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -130,6 +131,22 @@ def test_images_do_not_depend_on_the_workers(
     )
     alone = loaded(mixed, 0, None, 2)
     assert (loaded(mixed, workers, context, 2, persistent) == alone).all()
+
+
+@pytest.mark.timeout(120)
+def test_forked_workers_mix_where_opencv_had_threads(dataset, folder, pipeline):
+    """They used to wait forever for threads that a fork does not copy."""
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(4)
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.float32), (0, 0), 9)  # starts the threads
+        mixed = MixedDataset(
+            dataset, folder, pipeline=pipeline, probability=0.5, num_targets=3, transform=as_array
+        )
+        assert (loaded(mixed, 2, "fork", 1) == loaded(mixed, 0, None, 1)).all()
+        assert cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_a_pickled_dataset_holds_no_prepared_image(mixed):
@@ -267,9 +284,7 @@ def test_rows_without_a_trusted_mask_stay_as_they_are_and_are_no_targets(dataset
 
 
 def test_a_pipeline_that_refines_is_refused(dataset, adapter, tiny_base, tmp_path):
-    pipeline = SGDMixPipeline.from_pretrained(
-        str(adapter), pretrained_model_name_or_path=str(tiny_base), resolution=SIZE
-    )
+    pipeline = SGDMixPipeline.from_pretrained(str(tiny_base), adapter=str(adapter), resolution=SIZE)
     with pytest.raises(UserError, match="strength=0"):
         MixedDataset(dataset, tmp_path, pipeline=pipeline)
 
