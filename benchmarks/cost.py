@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetForImageClassification
 
 from sgdmix_hub.files import read_json, write_json
-from sgdmix_hub.models.adapters import LORA_TARGETS
+from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
@@ -161,7 +161,9 @@ def stable_diffusion(rank: int, resolution: int) -> dict[str, int]:
         }
         tokens = TokenEmbedding(text.get_input_embeddings(), torch.empty(CLASSES, 768))
         text.set_input_embeddings(tokens)
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS))
+        unet.add_adapter(
+            LoraConfig(r=rank, lora_alpha=rank, target_modules=StableDiffusion.lora_targets)
+        )
         model = AdaptedModel(text, unet, tokens).train()
         cost = training_cost(model, lambda: model(latents, time, ids).float().square().mean())
         found |= {f"step_{name}": value for name, value in cost.items()}

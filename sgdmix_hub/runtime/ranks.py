@@ -46,10 +46,11 @@ def start_processes(num_threads: int) -> Rank:
     state = PartialState(cpu=cpu, timeout=COLLECTIVE_TIMEOUT)
     forget_mixed_precision()  # of an earlier stage in the same process
     torch.backends.cudnn.deterministic = True
-    torch.set_float32_matmul_precision("high")
     cv2.setNumThreads(num_threads)
     if cpu:
         torch.set_num_threads(num_threads)
+    else:
+        torch.set_float32_matmul_precision("high")
     assert state.device is not None  # set by PartialState's constructor
     return Rank(state.process_index, state.num_processes, state.device)
 

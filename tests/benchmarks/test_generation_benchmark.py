@@ -3,13 +3,13 @@ says what its JSON says.
 """
 
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from forking import run_forked
-from launching import launch_environment
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -21,17 +21,6 @@ from parts.generation.tables import NOT_MEASURED, outside, render
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 
 ROOT = Path(__file__).parents[2]
-# Runs a program whose fork server is this process, which has imported the libraries already.
-FORKING = """
-import multiprocessing, runpy, sys
-from pathlib import Path
-
-forks = multiprocessing.get_context("fork")
-multiprocessing.get_context = lambda method=None: forks
-del sys.argv[0]
-sys.path.insert(0, str(Path(sys.argv[0]).parent))
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def test_clock_counts_every_moment_once_under_the_innermost_name():
@@ -96,8 +85,13 @@ def test_program_measures_and_the_table_quotes_the_json(tmp_path):
     ]
     birds = tmp_path / "work" / f"birds-{data.BIRD_CLASSES * data.BIRDS_OF_A_CLASS}"
     save_dataset(make_dataset(data.BIRD_CLASSES, 4, 1, 1, seed=0), birds)  # the program takes it
-    words = [ROOT / "benchmarks" / "generation.py", "--parts", "speed", "time", *small]
-    done = run_forked(["-c", FORKING, *words], launch_environment())
+    command = [sys.executable, ROOT / "benchmarks" / "generation.py", "--parts", "speed", "time"]
+    done = subprocess.run(
+        list(map(str, [*command, *small])),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(results.read_text())
     assert set(figures) == {"scaling", "speed", "time"}

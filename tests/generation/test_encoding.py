@@ -210,7 +210,7 @@ def test_published_images_say_whether_a_model_painted_on_them(first_version, fin
 )
 def test_a_source_that_is_not_mixed_carries_no_mark(strength, inpainting, target, painted):
     maker = SimpleNamespace(settings=SimpleNamespace(inpainting_method=inpainting))
-    mark = RowMaker.mark(maker, PlanRow(0, 0, target, 1, strength, 0.0, None))
+    mark = RowMaker.mark(maker, PlanRow(0, 0, target, 1, strength, 0.0, 0, None))
     assert (painted is None) == (mark == b"")
     assert painted is None or b'digitalsourcetype/%b"' % painted in mark
 

@@ -59,6 +59,7 @@ def test_the_next_run_starts_from_published_mixtures_and_masks(finished_generati
         feather=0.0,
         resolution=32,
         max_skipped=1.0,
+        image_format="png",
     )
     augment.main(settings)
     rows = published_rows(tmp_path / "run")

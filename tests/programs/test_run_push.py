@@ -174,7 +174,7 @@ def test_one_command_pushes_everything_and_a_colleague_makes_the_same_bytes(
         done = run_python(hub, CIRCLE, birds, tiny_base, json.dumps(launches))
         assert done.returncode == 0 and READ_TOKEN not in done.stdout + done.stderr, done.stderr
         lines = done.stdout.splitlines()
-        assert "may not write to birds/demo-classifier" in lines[0] and lines[1].startswith("1/4 ")
+        assert "may not write to birds/demo-classifier" in lines[0] and lines[2].startswith("1/4 ")
         models = {
             name: hub.repository("model", f"birds/demo-{name}").branches["main"]
             for name in ("classifier", "adapter")

@@ -63,6 +63,7 @@ def test_what_a_generation_publishes_is_what_a_published_configuration_may_set(t
         dataset_name="org/birds",
         output_dir="out",
         background_dataset_name="org/landscapes",
+        few_step_method="lcm",
         license="mit",
         card="card.md",
         strength=[0.3, 0.5],
@@ -123,8 +124,10 @@ def test_an_input_of_a_published_configuration_is_a_commit_and_no_path(name, val
     path = published_config(tmp_path, **{name: value})
     assert name in refused(parse, path, "--output_dir=out")
     # The user sets it on the command line.
-    beside = ["--segmenter=sam"] if name == "detector" else []
-    settings = parse(path, "--output_dir=out", f"--{name.replace('_', '-')}=mine", *beside)
+    beside = {"detector": ["--segmenter=sam"], "few_step_lora": ["--few_step_method=lcm"]}
+    settings = parse(
+        path, "--output_dir=out", f"--{name.replace('_', '-')}=mine", *beside.get(name, [])
+    )
     assert getattr(settings, name) == "mine"
 
 

@@ -24,6 +24,7 @@ from sgdmix_hub.runtime.stopping import lock_folder
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.training import ClassifierSettings
 from sgdmix_hub.train_classifier import check_loaders
+from sgdmix_hub.training.share import Share
 
 
 def a_file(path: Path) -> Path:
@@ -304,8 +305,9 @@ def test_loaders_of_a_training_are_checked_before_its_first_step(birds, tmp_path
     settings = ClassifierSettings(
         dataset_name=str(birds), output_dir=str(tmp_path), dataloader_num_workers=1
     )
-    check_loaders(settings, 8, is_evaluated=True)
+    share = Share(rank=0, num_processes=1, batch_size=32, accumulation=1)
+    check_loaders(settings, share, 8, is_evaluated=True)
     with pytest.raises(
         UserError, match="1 workers of data loaders need up to .* fewer --dataloader_num_workers"
     ):
-        check_loaders(settings, 2**16, is_evaluated=True)
+        check_loaders(settings, share, 2**16, is_evaluated=True)
