@@ -164,8 +164,8 @@ def stable_diffusion(rank: int, resolution: int) -> dict[str, int]:
         unet.add_adapter(
             LoraConfig(r=rank, lora_alpha=rank, target_modules=StableDiffusion.lora_targets)
         )
-        model = AdaptedModel(text, unet, tokens).train()
-        cost = training_cost(model, lambda: model(latents, time, ids).float().square().mean())
+        model = AdaptedModel(StableDiffusion(), [text], unet, [tokens]).train()
+        cost = training_cost(model, lambda: model(latents, time, [ids]).float().square().mean())
         found |= {f"step_{name}": value for name, value in cost.items()}
         found["trained_weights"] = sum(weight.numel() for weight in model.trained().values())
     return found
