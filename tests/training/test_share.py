@@ -35,7 +35,7 @@ def test_a_share_makes_up_the_total(batch, accumulation, processes):
 
 
 def test_a_total_that_does_not_divide_is_refused_with_what_would():
-    with pytest.raises(UserError, match="total_batch_size 8 cannot .* 3 processes: give a multipl"):
+    with pytest.raises(UserError, match="total_batch_size 8 cannot .* 3 processes: give a mult"):
         share_of(settings_with(total_batch_size=8), rank_of(3))
     uneven = settings_with(total_batch_size=12, per_device_train_batch_size=4)
     with pytest.raises(UserError, match="4 does not divide the 6 samples.*give 1, 2, 3, 6 or auto"):
