@@ -202,7 +202,8 @@ class SGDMixTransform:
             cv2.setNumThreads(1)  # the workers of a loader share the processors already
         method, feather = self.settings.mixing_method, self.settings.feather
         assert method is not None and feather is not None, "the preset is applied"
-        mask, box = self.images.mask(row), (0, 0, *self.images.mask(row).shape)
+        mask = self.images.mask(row)
+        box = (0, 0, *mask.shape)
         other = self.backgrounds.mask(target)
         if self.settings.crop_target:
             box = shown_box(other, self.backgrounds.size(target), size)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
+from pictures import difference
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import build_tiny_pipeline
@@ -133,12 +134,6 @@ def stock_pipeline(base, adapter, scheduler="dpmsolver++"):
     )
     pipeline.set_progress_bar_config(disable=True)
     return with_scheduler(pipeline, scheduler)
-
-
-def difference(mine, theirs):
-    """The largest difference of 8-bit values, and the share of them that differ."""
-    distance = np.abs(np.stack(mine).astype(int) - theirs)
-    return distance.max(), (distance > 0).mean()
 
 
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])

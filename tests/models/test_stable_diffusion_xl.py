@@ -16,6 +16,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from launching import launch_environment
+from pictures import difference
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_bases import SDXL_SCHEDULE, build_sdxl
@@ -118,12 +119,6 @@ def stock_images(pipeline, images, prompt, strength, steps=6, guidance_scale=5.0
 def stock_pipeline(base, scheduler="dpmsolver++"):
     pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(base, add_watermarker=False)
     return with_scheduler(pipeline, scheduler)
-
-
-def difference(mine, theirs):
-    """The largest difference of 8-bit values, and the share of them that differ."""
-    distance = np.abs(np.stack(mine).astype(int) - theirs)
-    return distance.max(), (distance > 0).mean()
 
 
 # ---- generation ----
