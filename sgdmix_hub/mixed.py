@@ -275,8 +275,8 @@ def _check_classes(pipeline: SGDMixPipeline, split: Split, has_names: bool) -> N
         return
     if (known != split.class_names) if has_names else (len(known) != len(split.class_names)):
         raise UserError(
-            f"the pipeline's classifier knows {len(known)} other classes than the "
-            f"{len(split.class_names)} of the dataset"
+            f"the pipeline's classifier was trained on {len(known)} classes, which are not the "
+            f"{len(split.class_names)} classes of the dataset"
         )
 
 

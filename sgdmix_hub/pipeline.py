@@ -272,7 +272,7 @@ class SGDMixPipeline(Stages):
             strength: S, in [0, 1]; 0 only mixes. Must be chosen if the settings name several.
             num_inference_steps: diffusion steps at strength 1, of which int(steps * S) run.
             guidance_scale: off if at most 1.
-            negative_prompt: what guidance leads away from.
+            negative_prompt: prompt that guidance steers the image away from.
             generator: of the noise: a list with one an image, as in diffusers. From a single one
                 for several images a seed is drawn for each.
             seeds: of the noise, one an image, in [0, 2**63): the same as new generators on the CPU

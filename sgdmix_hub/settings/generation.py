@@ -86,8 +86,8 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     )
     background_has_foreground: bool | None = setting(
         None,
-        "mask the background dataset's images as the dataset's; if not given, all of them is "
-        "background",
+        "find the foregrounds of the background dataset's images and fill them; if not given, "
+        "each whole image is background",
     )
     allow_other_subset: bool = setting(
         False, "accept an adapter or classifier that was trained on another subset"

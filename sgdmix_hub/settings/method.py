@@ -110,16 +110,16 @@ class MethodSettings(Checked):
     )
     grabcut_radius: float = setting(
         0.02,
-        "for mask_refinement grabcut: width around the mask that is rather foreground, as a share "
-        "of the image size",
+        "for mask_refinement grabcut: width of the band around the mask that counts as probable "
+        "foreground, as a share of the image size",
         makes_masks=True,
         at_least=0,
         at_most=0.5,
     )
     grabcut_background_radius: float = setting(
         0.1,
-        "for mask_refinement grabcut: width around the mask beyond which all is background, as a "
-        "share of the image size",
+        "for mask_refinement grabcut: distance from the mask beyond which every pixel is "
+        "background, as a share of the image size",
         makes_masks=True,
         at_least=0,
         at_most=1,
@@ -178,7 +178,7 @@ class MethodSettings(Checked):
         at_most=LONGEST_PROMPT,
     )
     negative_prompt: str | None = setting(
-        None, "what guidance leads away from", at_most=LONGEST_PROMPT
+        None, "prompt that guidance steers the image away from", at_most=LONGEST_PROMPT
     )
 
     strength: list[float] = setting(
@@ -199,7 +199,7 @@ class MethodSettings(Checked):
     )
     few_step_method: FewStepMethod | None = setting(
         None,
-        "kind of a base or few_step_lora that is distilled to few steps; gives guidance_scale, "
+        "how the base or few_step_lora was distilled to few steps; sets guidance_scale, "
         "num_inference_steps, scheduler and timestep_spacing where they are not given",
     )
     few_step_weight_name: str | None = setting(
@@ -224,7 +224,9 @@ class MethodSettings(Checked):
         None, "noise scheduler (default: dpmsolver++, or few_step_method's)"
     )
     timestep_spacing: Spacing | None = setting(
-        None, "where in a step its time step lies; the base's own, or few_step_method's"
+        None,
+        "how the steps are spread over the noise schedule, as in diffusers; by default as the base "
+        "or few_step_method says",
     )
     safety_checker: bool = setting(
         True, "run the base model's safety checker and skip the rows that it flags"
