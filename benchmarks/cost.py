@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetForImageClassification
 
 from sgdmix_hub.files import read_json, write_json
+from sgdmix_hub.generation.saliency_maps import row_type
 from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
@@ -273,6 +274,7 @@ def files(resolution: int) -> dict[str, float]:
     }
     side = resolution // 8
     # mean and standard deviation of an image and its mirror image
+    found["saliency maps and masks"] = IMAGES * row_type("consensus").itemsize / 1e9
     found["latents of the adapter's training"] = IMAGES * 2 * 2 * 4 * side * side * HALF / 1e9
     return found
 
@@ -300,7 +302,7 @@ def table(results: dict) -> str:
     hours = [f"{total / RATE / 3600 / gpus:.2f}" for gpus in GPUS]
     lines.append(f"| **all** | {total / 1e15:.1f} | {' | '.join(hours)} | | |")
     lines += ["", "| On disk | GB |", "|---|---|"]
-    lines += [f"| {name} | {size:.1f} |" for name, size in results["files"].items()]
+    lines += [f"| {name} | {size:.3g} |" for name, size in results["files"].items()]
     lines += [
         "",
         f"Image sizes: the mean of {len(PHOTOGRAPHS)} photographs of scikit-image at 512 x 512.",
