@@ -45,7 +45,8 @@ from sgdmix_hub.training.adapter.batches import Latents, training_batches
 from sgdmix_hub.training.adapter.dataset import DomainImages
 from sgdmix_hub.training.adapter.latents import kept_latents
 from sgdmix_hub.training.adapter.loop import build_optimizer, denoising_loss
-from sgdmix_hub.training.adapter.model import PRECISIONS, load_adapted
+from sgdmix_hub.training.adapter.model import load_adapted
+from sgdmix_hub.training.precision import dtype_of
 from sgdmix_hub.training.share import Share
 
 LOOPS = ("sgdmix_hub", "sgdmix_hub, latents cached", "stock")
@@ -121,7 +122,7 @@ def own_steps(settings: AdapterSettings, accelerator: Accelerator):
 def stock_steps(settings: AdapterSettings, accelerator: Accelerator):
     """The same training as diffusers' examples write it."""
     split = load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
-    dtype = PRECISIONS[settings.mixed_precision]
+    dtype = dtype_of(settings)
     base = load_base(
         resolve(settings.pretrained_model_name_or_path), torch.float32, "text_to_image"
     )

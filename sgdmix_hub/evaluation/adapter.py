@@ -38,8 +38,7 @@ from sgdmix_hub.seeds import RandomStream, generator, seed_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.training import AdapterSettings
-from sgdmix_hub.training.adapter.model import PRECISIONS
-from sgdmix_hub.training.precision import precision_of
+from sgdmix_hub.training.precision import dtype_of, precision_of
 
 from .confusion import CONFUSION_PICTURE, draw_confusion
 
@@ -141,7 +140,7 @@ def judge_adapter(
         settings, split, OutputFolder(folder).judged, settings.num_judged_images
     )
     precision = precision_of(settings)
-    dtype = PRECISIONS[precision]
+    dtype = dtype_of(settings)
     loaded = load_base(base, dtype, "text_to_image")
     with_scheduler(loaded.pipeline, "dpmsolver++").to(state.device)
     bare = [bare_prompt(settings.metaclass, settings.prompt_template)] * len(sources.labels)

@@ -9,6 +9,12 @@ from sgdmix_hub.settings.fields import AUTO
 from sgdmix_hub.settings.training import TrainingSettings
 
 FIRST_WITH_BF16 = 8  # major compute capability: Ampere
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def dtype_of(settings: TrainingSettings) -> torch.dtype:
+    """The dtype of the forward pass. Raises `UserError` as `precision_of` does."""
+    return PRECISIONS[precision_of(settings)]
 
 
 def precision_of(settings: TrainingSettings) -> str:

@@ -25,9 +25,9 @@ from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
 from sgdmix_hub.seeds import RandomStream, seed_of
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.log import track_image
-from sgdmix_hub.training.precision import precision_of
+from sgdmix_hub.training.precision import dtype_of, precision_of
 
-from .model import PRECISIONS, AdaptedModel
+from .model import AdaptedModel
 
 SHOWN_CLASSES, SHOWN_IMAGES = 8, 4
 
@@ -67,7 +67,7 @@ def _draw_class_images(
     paths: list[Path],
 ) -> None:
     """Draws the images with these numbers, and writes each batch when it is finished."""
-    dtype = PRECISIONS[precision_of(settings)]
+    dtype = dtype_of(settings)
     loaded = load_base(base, dtype, "text_to_image")
     with_scheduler(loaded.pipeline, "dpmsolver++").to(accelerator.device)
     for start in range(0, len(missing), DRAWN_AT_ONCE):
@@ -95,7 +95,7 @@ def draw_validation(
     """Draws a sheet of the first classes, from fixed noise, to `path` and the trackers."""
     labels = range(min(len(class_names), SHOWN_CLASSES))
     prompts = [prompt_for(label, settings.metaclass, settings.prompt_template) for label in labels]
-    with drawing(model, accelerator.device, PRECISIONS[precision_of(settings)]):
+    with drawing(model, accelerator.device, dtype_of(settings)):
         images = draw_images(
             base,
             [prompt for prompt in prompts for _ in range(SHOWN_IMAGES)],

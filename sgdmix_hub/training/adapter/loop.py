@@ -27,7 +27,7 @@ from sgdmix_hub.settings.fields import AUTO
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.dropout import SampleSeeds, use_sample_dropout
 from sgdmix_hub.training.log import TrainingLog
-from sgdmix_hub.training.precision import precision_of
+from sgdmix_hub.training.precision import dtype_of, precision_of
 from sgdmix_hub.training.share import Share, fitted
 
 from .batches import Batch, Latents, training_batches
@@ -35,7 +35,7 @@ from .checkpoints import Checkpoints
 from .dataset import DomainImages, geometries
 from .drawn_images import class_images, draw_validation
 from .latents import kept_latents
-from .model import PRECISIONS, AdaptedModel, load_adapted
+from .model import AdaptedModel, load_adapted
 
 
 def denoising_loss(
@@ -291,7 +291,7 @@ def attempt(
     geometry = None
     if base.family.needs_geometry:
         geometry = torch.zeros(count, 6, dtype=torch.int64, device=device)
-    dtype = PRECISIONS[precision_of(settings)]
+    dtype = dtype_of(settings)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         prediction = model.to(device).train()(latents, timesteps, ids, geometry)
     prediction.float().square().mean().backward()

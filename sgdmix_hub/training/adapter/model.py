@@ -15,9 +15,7 @@ from sgdmix_hub.models.bases.loading import LoadedBase, load_base
 from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.prompts import add_tokens
 from sgdmix_hub.settings.training import AdapterSettings
-from sgdmix_hub.training.precision import precision_of
-
-PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from sgdmix_hub.training.precision import dtype_of
 
 
 class TokenEmbedding(nn.Module):
@@ -110,7 +108,7 @@ def load_adapted(
         )
     )
     model = AdaptedModel(loaded.family, text_encoders, loaded.denoiser, tokens)
-    model.to(PRECISIONS[precision_of(settings)])
+    model.to(dtype_of(settings))
     cast_training_params(model, torch.float32)
     if settings.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()

@@ -11,11 +11,10 @@ import torch
 from sgdmix_hub.settings.fields import AUTO
 from sgdmix_hub.settings.training import ClassifierSettings
 from sgdmix_hub.training.batch_norm import batch_norm_layers, share_statistics
-from sgdmix_hub.training.precision import precision_of
+from sgdmix_hub.training.precision import dtype_of
 from sgdmix_hub.training.share import Share, fitted
 
 logger = logging.getLogger(__name__)
-AUTOCAST = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def ready_for_share(
@@ -58,7 +57,7 @@ def attempt(
     buffers = [buffer.clone() for buffer in model.buffers()]
     # gradients as DDP copies them, and the two moments of AdamW
     kept = [torch.empty_like(weight) for weight in model.parameters() for _ in range(3)]
-    dtype = AUTOCAST[precision_of(settings)]
+    dtype = dtype_of(settings)
     inputs = torch.randn(images, 3, size, size, device=device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         logits = model(pixel_values=inputs).logits
