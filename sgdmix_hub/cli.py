@@ -82,7 +82,7 @@ PROGRAMS = {
 }
 # Programs that parse their own words.
 OTHERS = {
-    "demo": ("sgdmix_hub.demo.run_demo", "all stages on drawn birds, offline, in three minutes"),
+    "demo": ("sgdmix_hub.demo.run_demo", "all stages on drawn birds, offline, in four minutes"),
     "env": ("sgdmix_hub.runtime.environment", "versions and devices, for a bug report"),
 }
 USAGE = """\
