@@ -39,6 +39,7 @@ def test_what_is_no_image_has_a_reason(data):
         image_size({"bytes": data, "path": None})
 
 
+@pytest.mark.slow
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000), square=st.integers(1, 1024))
 def test_the_crop_is_that_of_the_official_trainings(width, height, square):
     """train_dreambooth_lora_sdxl.py: resize the shorter side, crop the centre; (height, width)."""

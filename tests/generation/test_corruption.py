@@ -88,6 +88,7 @@ def store(output: Path) -> Path:
 # ---- state/ ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", FEW_FLIPS)
 def test_flipped_state_is_named_and_made_again_to_the_same_bytes(
     seed, settings, reference, unfinished, capsys
@@ -120,6 +121,7 @@ def test_flipped_state_is_named_and_made_again_to_the_same_bytes(
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [PLAN, RECORD, RUN, "values.npy", "unusable.json", "shard-00003.parquet", "shard-00003.json"],
@@ -157,6 +159,7 @@ def test_a_plan_that_cannot_be_made_again_as_it_was_is_refused_and_costs_no_shar
     assert not (state / PLAN).exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_written_down_nowhere_is_refused(settings, unfinished):
     state = unfinished / "state"
     flip(state / RUN, 0)
@@ -226,6 +229,7 @@ def test_only_the_changed_block_of_merged_values_is_made_again(seed, source_rows
     assert not list(folder.glob("*.npy.*"))
 
 
+@pytest.mark.slow
 def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_path, capsys):
     asked = AugmentSettings(
         dataset_name=str(birds),
@@ -292,6 +296,7 @@ def test_flipped_files_of_a_published_version_are_not_loaded(name, finished):
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_verify_names_every_damaged_file_and_a_rerun_makes_it_again(settings, reference, finished):
     run_again(settings, finished, verify=True)
     names = ["data/train-00003-of-00016.parquet", "sgdmix/default/plan.parquet"]

@@ -10,6 +10,7 @@ from sgdmix_hub.generation.dry_run import untrusted_text
 from sgdmix_hub.settings.generation import AugmentSettings
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_and_makes_nothing(generation_settings, finished_generation, tmp_path):
     output = tmp_path / "run"
     mine = generation_settings | {"output_dir": output}
@@ -41,6 +42,7 @@ def test_a_dry_run_tells_and_makes_nothing(generation_settings, finished_generat
     ]
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_run_that_has_begun_tells_what_is_left(
     generation_settings, finished_generation, tmp_path
 ):

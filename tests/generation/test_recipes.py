@@ -351,6 +351,7 @@ def test_stages_alone_are_those_of_the_whole_run(recipe):
         assert downstream == dataclasses.replace(classifier, **links)
 
 
+@pytest.mark.slow
 def test_all_stages_read_the_same_data(driven):
     settings = [driven.classifier, driven.adapter, driven.generation, driven.downstream]
     for name in DATA:

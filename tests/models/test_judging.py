@@ -185,6 +185,7 @@ def chosen(settings_at):
     return AdapterSettings(**settings_at("unused"))
 
 
+@pytest.mark.slow
 def test_every_class_is_judged_on_as_many_of_its_mixed_images(chosen, tmp_path):
     split = load_split(chosen, resolve(chosen.dataset_name, "dataset"))
     sources = mixed_sources(chosen, split, tmp_path, 3)
@@ -202,6 +203,7 @@ def test_every_class_is_judged_on_as_many_of_its_mixed_images(chosen, tmp_path):
     assert not np.array_equal(other.images, sources.images)
 
 
+@pytest.mark.slow
 def test_a_drawn_image_depends_on_its_prompt_seed_and_source_alone(tiny_base):
     """Not on what else is drawn, so that processes may share the drawing; and it is what stock
     diffusers draws.
@@ -245,6 +247,7 @@ def test_a_drawn_image_depends_on_its_prompt_seed_and_source_alone(tiny_base):
 # ---- what is left ----
 
 
+@pytest.mark.slow
 def test_what_the_judge_says_is_in_adapter_json_and_on_the_card(judged, classifier):
     fidelity = facts_of(judged)["fidelity"]
     assert fidelity["judge"] == str(resolve(str(classifier))) and fidelity["judge_accuracy"] is None
@@ -279,6 +282,7 @@ def test_judged_again_by_the_same_judge_nothing_is_done(copied, settings_at):
     assert (copied / "README.md").read_bytes() == before[2]
 
 
+@pytest.mark.slow
 def test_another_judge_judges_again_and_its_own_accuracy_is_told(
     copied, classifier, settings_at, tmp_path
 ):

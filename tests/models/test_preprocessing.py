@@ -46,6 +46,7 @@ def foreign(request, tmp_path_factory):
     return save_tiny(request.param, tmp_path_factory.mktemp("foreign") / "classifier")
 
 
+@pytest.mark.slow
 def test_a_classifier_from_elsewhere_scores_as_through_its_own_image_processor(foreign):
     """Also without normalisation, in BGR, cropped, normalised twice; images of any shape, alone or
     among others.

@@ -124,6 +124,7 @@ def stock_pipeline(base, scheduler="dpmsolver++"):
 # ---- generation ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
 def test_the_images_are_those_of_the_stock_pipeline(
@@ -141,6 +142,7 @@ def test_the_images_are_those_of_the_stock_pipeline(
         assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 def test_images_that_are_not_square_are_told_of_their_sides(base, foregrounds):
     wide = np.random.default_rng(1).integers(0, 256, (BATCH, SIZE, 2 * SIZE, 3), np.uint8)
     refined = refiner(base).refine(wide, np.zeros(wide.shape[:3], bool), PROMPT * BATCH, SEEDS, 0.5)
@@ -149,6 +151,7 @@ def test_images_that_are_not_square_are_told_of_their_sides(base, foregrounds):
     assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, foregrounds):
     ours, stock = refiner(base, batch_size=1), stock_pipeline(base)
     refined = ours.refine(images[:1], foregrounds[:1], PROMPT, SEEDS[:1], 0.5)
@@ -164,6 +167,7 @@ def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, fore
     assert np.array_equal(refined[0], np.asarray(expected))
 
 
+@pytest.mark.slow
 def test_the_same_strength_for_the_foreground_is_one_strength(base, images, foregrounds):
     one, two = (
         refiner(base, foreground_strength=strength).refine(
@@ -185,6 +189,7 @@ def test_a_foreground_at_strength_zero_is_what_the_vae_makes_of_it(base, images)
     assert np.array_equal(*refined)
 
 
+@pytest.mark.slow
 def test_padding_and_neighbours_change_no_bit(base, images, foregrounds):
     ours = refiner(base, foreground_strength=0.2)
 
@@ -204,6 +209,7 @@ def test_padding_and_neighbours_change_no_bit(base, images, foregrounds):
         assert np.array_equal(refined(rows), whole[rows])
 
 
+@pytest.mark.slow
 def test_a_turbo_schedule_is_kept(images, foregrounds, tmp_path):
     """Timesteps at the end of each step ("trailing"), one or two steps, no guidance."""
     turbo = EulerAncestralDiscreteScheduler(
@@ -229,6 +235,7 @@ def test_a_turbo_schedule_is_kept(images, foregrounds, tmp_path):
         assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 def test_a_distilled_unet_is_told_the_guidance_scale(images, foregrounds, tmp_path):
     """LCM: the UNet embeds the scale and runs once."""
     lcm = LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -359,6 +366,7 @@ def toy_losses(base, sign, steps=60):
     return losses[0], losses[-1]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_a_wrong_sign_would_raise_it(base):
     before, after = toy_losses(base, 1)
     assert after < 0.9 * before
@@ -369,6 +377,7 @@ def test_training_lowers_the_loss_and_a_wrong_sign_would_raise_it(base):
 # ---- files ----
 
 
+@pytest.mark.slow
 def test_the_files_are_those_of_stock_pivotal_tuning(adapter):
     tokens = load_file(adapter / TOKENS_FILE)
     assert {key: tuple(rows.shape) for key, rows in tokens.items()} == {
@@ -432,6 +441,7 @@ def test_the_cards_snippet_loads_it_in_stock_diffusers_in_another_process(base, 
     assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
 
 
+@pytest.mark.slow
 def test_every_part_of_the_adapter_matters(base, adapter, images, foregrounds, tmp_path):
     def refined(folder):
         ours = refiner(base, folder)

@@ -36,6 +36,7 @@ def published(birds, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_quickstart(birds, tmp_path):
     from datasets import load_dataset
 
@@ -46,6 +47,7 @@ def test_quickstart(birds, tmp_path):
         assert image.size == (512, 512)
 
 
+@pytest.mark.slow
 def test_map_a_split(birds, tmp_path):
     assert "24 real and 48 synthetic images" in run_example(
         "map_a_split.py", birds, "both", cwd=tmp_path

@@ -110,6 +110,7 @@ def split(birds, tmp_path_factory):
     return split_of(settings_for(birds, tmp_path_factory.mktemp("unused")))
 
 
+@pytest.mark.slow
 def test_load_dataset_takes_the_folder_as_it_is(repo, class_names, tmp_path):
     loaded = load_elsewhere(repo, tmp_path)
     assert loaded.returncode == 0, loaded.stderr

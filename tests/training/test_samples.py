@@ -286,6 +286,7 @@ def test_batches_from_a_step_on_are_the_tail_of_all(batches_of):
             assert torch.equal(getattr(expected, name), getattr(found, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [{"dataloader_num_workers": 2}],

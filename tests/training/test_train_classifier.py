@@ -222,6 +222,7 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(
     assert learned(train(settings_at(folder))) == learned(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "sealed.json"]
 )
@@ -262,6 +263,7 @@ def test_a_finished_training_on_a_read_only_place_is_complete(
     assert "is complete, nothing to train" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_none_starts_over(finished, settings_at, tmp_path):
     folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
     over = train(settings_at(folder, seed=1, num_train_epochs=1.0, resume_from_checkpoint="none"))
@@ -285,6 +287,7 @@ def images(request, birds):
     return TrainingImages(split, split.decodable(), transform, None, 0.0, seed=3, total_batch=6)
 
 
+@pytest.mark.slow
 @given(
     epoch=st.integers(0, 1000),
     position=st.integers(0, 23),
@@ -307,6 +310,7 @@ def test_a_crop_is_a_function_of_epoch_and_position(images, epoch, position, oth
     assert not torch.equal(images[position]["pixel_values"], first)
 
 
+@pytest.mark.slow
 def test_workers_crop_as_the_process_itself_does(images):
     def loaded(epoch, workers):
         images.epoch = epoch
@@ -443,6 +447,7 @@ def test_a_total_that_cannot_be_divided_is_refused_in_one_line(settings_at, tmp_
     assert not (tmp_path / "classifier" / "state" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_tensorboard_is_told_the_losses_and_nothing_of_it_lies_beside_the_model(
     settings_at, tmp_path
 ):

@@ -123,6 +123,7 @@ def classes_by(folder, split, rows) -> np.ndarray:
     return np.array([int(classifier.predict([split.image(row)])[0]) for row in rows])
 
 
+@pytest.mark.slow
 def test_the_kept_weights_are_those_of_the_best_evaluation(trained):
     """There is a checkpoint of each; their accuracies are in the log."""
     facts = read_json(trained / CLASSIFIER_FACTS)["validation"]
