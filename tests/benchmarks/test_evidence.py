@@ -152,6 +152,7 @@ def test_every_arm_and_point_is_what_the_programs_take():
             )
 
 
+@pytest.mark.slow
 def test_points_that_are_arms_of_the_table_are_measured_once():
     shared = {
         point_arm(*point)

@@ -110,6 +110,7 @@ def test_what_is_kept_is_as_it_was_and_what_is_dropped_is_counted(evaluated, fir
     ]
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_the_stock_classifier(evaluated, evil_judge):
     """Class probabilities and pooled features; both drifts stay within their ranges."""
     _, output = evaluated
@@ -179,6 +180,7 @@ def test_the_figures_are_means_of_the_columns(evaluated, evaluation_settings, tm
     assert "keep" not in data["sgdmix"]["default"]
 
 
+@pytest.mark.slow
 def test_the_result_loads_and_its_card_and_manifest_are_those_of_what_it_holds(
     evaluated, first_version
 ):
@@ -326,6 +328,7 @@ def test_the_columns_of_an_older_release_stay_as_they_are(first_version, tmp_pat
     assert tables[0].column_names == list(features) and set(SCORES) <= set(features)
 
 
+@pytest.mark.slow
 def test_the_same_command_finds_it_done_and_another_is_refused(
     evaluated, evaluation_settings, tmp_path, capsys
 ):
@@ -347,6 +350,7 @@ def test_the_same_command_finds_it_done_and_another_is_refused(
     assert digests(output) == before
 
 
+@pytest.mark.slow
 def test_a_generation_does_not_take_an_evaluated_copy_for_its_own(
     evaluated, first_version, evil_source
 ):

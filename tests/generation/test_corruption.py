@@ -136,6 +136,7 @@ def test_empty_state_is_named_and_made_again_to_the_same_bytes(
     assert digests(unfinished / "repo") == digests(reference / "repo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", FLIPS)
 def test_flipped_record_of_the_plan_costs_no_shard(seed, settings, unfinished, capsys):
     state = unfinished / "state"
@@ -146,6 +147,7 @@ def test_flipped_record_of_the_plan_costs_no_shard(seed, settings, unfinished, c
     assert shards_of(unfinished, 1).unfinished() == []
 
 
+@pytest.mark.slow
 def test_a_plan_that_cannot_be_made_again_as_it_was_is_refused_and_costs_no_shard(
     settings, unfinished
 ):
@@ -173,6 +175,7 @@ def test_a_run_that_is_written_down_nowhere_is_refused(settings, unfinished):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", FLIPS)
 def test_a_dry_run_names_a_flipped_plan_and_touches_nothing(seed, settings, unfinished, capsys):
     plan = unfinished / "state" / PLAN
@@ -251,6 +254,7 @@ def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_pat
 # ---- repo/ ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -276,6 +280,7 @@ def test_flipped_files_of_a_finished_repository_are_found_by_verify(name, settin
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -312,12 +317,14 @@ def test_verify_names_every_damaged_file_and_a_rerun_makes_it_again(settings, re
     assert digests(finished / "repo") == digests(reference / "repo")
 
 
+@pytest.mark.slow
 def test_a_flipped_checksum_of_the_manifest_is_named(settings, finished):
     flip(OutputFolder(finished).finished, 0)
     with pytest.raises(UserError, match=OutputFolder(finished).finished.name):
         run_again(settings, finished)
 
 
+@pytest.mark.slow
 def test_a_shard_that_changes_on_its_way_into_the_repository_is_named(finished):
     shards = shards_of(finished, 1)
     files = [range(number, number + 1) for number in range(len(shards))]

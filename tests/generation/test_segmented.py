@@ -299,6 +299,7 @@ def test_rows_below_the_floor_are_their_source(generated, birds):
             )
 
 
+@pytest.mark.slow
 def test_what_made_the_masks_is_published(generated, segmenter):
     values, maps, floor = generated
     output = values["output_dir"]

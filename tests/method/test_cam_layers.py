@@ -79,6 +79,7 @@ def test_the_layer_is_the_one_of_the_table(named_cam):
     assert min(cam.grid) >= SMALLEST_GRID and cam.grid[0] == cam.grid[1]
 
 
+@pytest.mark.slow
 def test_activations_change_where_the_image_does(named_cam):
     """Rows are rows and columns columns, in whatever order the network keeps its numbers."""
     _, cam = named_cam

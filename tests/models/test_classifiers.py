@@ -133,6 +133,7 @@ def test_accuracy_is_the_same_to_the_last_image_whoever_measures_it(trained, obl
     assert of_real.images == len(labels) == 64
 
 
+@pytest.mark.slow
 def test_a_cam_sees_the_pixels_that_were_trained_on_and_what_was_cropped_around_them(
     trained, oblong_birds
 ):
@@ -154,6 +155,7 @@ def test_a_cam_sees_the_pixels_that_were_trained_on_and_what_was_cropped_around_
         )
 
 
+@pytest.mark.slow
 def test_maps_far_above_the_trained_size_are_doubted(trained):
     classifier = Classifier(resolve(str(trained)), CPU)
     scale = classifier.whole_size

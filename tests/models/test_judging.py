@@ -265,6 +265,7 @@ def test_what_the_judge_says_is_in_adapter_json_and_on_the_card(judged, classifi
     assert str(classifier.parent) not in card + (judged / FACTS_FILE).read_text()
 
 
+@pytest.mark.slow
 def test_judged_again_by_the_same_judge_nothing_is_done(copied, settings_at):
     before = (
         (copied / FACTS_FILE).stat().st_mtime_ns,

@@ -89,6 +89,7 @@ def test_every_family_gives_a_map_a_mask_and_a_confidence(tiny):
     assert any(one.confidence > 0 for one in found)
 
 
+@pytest.mark.slow
 def test_an_images_mask_does_not_depend_on_its_batch(tiny):
     images = pictures()
     boxes = boxes_of(tiny, images)

@@ -201,6 +201,7 @@ def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothin
     }
 
 
+@pytest.mark.slow
 def test_a_finished_adapter_of_other_settings_is_not_trained_over(finished, settings_of, tmp_path):
     folder = shutil.copytree(finished("prior"), tmp_path / "adapter")
     before = learned(folder)

@@ -189,6 +189,7 @@ def test_a_training_on_mixed_and_added_images_goes_on_from_any_checkpoint(
         assert learned(train(settings_at(folder, **more))) == before
 
 
+@pytest.mark.slow
 def test_a_line_of_the_log_ends_every_three_steps_and_at_checkpoints(finished):
     """A training that goes on from a checkpoint has the same lines, because none spans it."""
     steps = [record["step"] for record in TrainingLog(finished / "state" / "log.jsonl").records()]
@@ -236,6 +237,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert f"{path} is damaged: resuming from an older checkpoint" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [{"learning_rate": 0.02}, {"seed": 1}, {"image_size": 48}],
@@ -253,6 +255,7 @@ def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothin
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_finished_training_on_a_read_only_place_is_complete(
     finished, settings_at, read_only, capsys
 ):
