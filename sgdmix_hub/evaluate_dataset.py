@@ -85,6 +85,7 @@ def main(settings: EvaluationSettings) -> None:
             eval_split=settings.eval_split,
             keep=settings.keep,
             keep_by=None if settings.keep is None else settings.keep_by,
+            keep_difficulty=None if settings.keep is None else settings.keep_difficulty,
         )
         if is_complete(output, request):
             say(f"evaluation: {output} is complete, nothing to do")
@@ -164,6 +165,7 @@ def evaluate_version(
             scores["judge_label_probability"],
             settings.keep,
             origins.labels if settings.keep_by == "class" else None,
+            settings.keep_difficulty,
         )
     )
     accuracy, judged = judge_on_real(settings, recipe, split, judge)

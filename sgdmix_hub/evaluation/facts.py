@@ -27,8 +27,8 @@ LOWEST_CLASSES = 5
 class Request:
     """What is evaluated and how. A finished evaluation is reused only if its request is equal.
 
-    `synthetic` and `judge` are pins; `masks` describes the masks in words. `keep_by`: None without
-    `keep`.
+    `synthetic` and `judge` are pins; `masks` describes the masks in words. `keep_by` and
+    `keep_difficulty`: None without `keep`.
     """
 
     synthetic: str
@@ -38,6 +38,7 @@ class Request:
     eval_split: str | None
     keep: float | None
     keep_by: str | None = None
+    keep_difficulty: str | None = None
 
     def record(self) -> dict[str, Any]:
         """As it is in evaluation.json."""

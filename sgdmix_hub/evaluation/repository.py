@@ -111,6 +111,7 @@ def manifest_entry(facts: EvaluationFacts) -> dict:
         "pins": {"judge": facts.request.judge},
         "keep": facts.request.keep,
         "keep_by": facts.request.keep_by,
+        "keep_difficulty": facts.request.keep_difficulty,
         "dropped": facts.dropped,
         "dropped_by_class": {of_class.name: of_class.dropped for of_class in facts.by_class},
     }
@@ -188,6 +189,7 @@ def card_evaluation(facts: EvaluationFacts) -> CardEvaluation:
         ],
         keep=facts.request.keep,
         keep_by=facts.request.keep_by,
+        keep_difficulty=facts.request.keep_difficulty,
         rows_before=facts.measured.all.images,
         dropped=facts.dropped,
         label_fidelity=facts.measured.all.label_fidelity,

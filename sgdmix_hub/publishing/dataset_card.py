@@ -74,6 +74,7 @@ class CardEvaluation:
     by_class: list[tuple[str, int, str, str, int]]
     keep: float | None
     keep_by: str | None
+    keep_difficulty: str | None
     rows_before: int
     dropped: int
     label_fidelity: float
