@@ -21,7 +21,7 @@ from datasets.fingerprint import Hasher
 
 from sgdmix_hub.data.images import ANYWHERE
 from sgdmix_hub.data.splits import Split, split_of, unlabelled_split
-from sgdmix_hub.generation.bank import Bank, NoForeground, with_bank
+from sgdmix_hub.generation.bank import Bank, NoForeground, backgrounds_at_hand, with_bank
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.inputs import Inputs, environment
 from sgdmix_hub.generation.plan import PlanRow, make_plan
@@ -112,7 +112,8 @@ class MappedSplit:
             pipeline=pipeline,
             bank=bank,
         )
-        self.plan = list(make_plan(self.settings, self.split, maps, bank=bank))
+        features = backgrounds_at_hand(self.settings, self.split, maps, bank)
+        self.plan = list(make_plan(self.settings, self.split, maps, features, bank))
         self._sources = np.array([row.source_index for row in self.plan])
 
     def _bank(self, pipeline: SGDMixPipeline, backgrounds: Dataset) -> Bank:
