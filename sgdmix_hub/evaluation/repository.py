@@ -24,7 +24,7 @@ from sgdmix_hub.publishing.dataset_card import CardEvaluation, dataset_card
 from sgdmix_hub.publishing.layout import (
     CARD,
     EVALUATION,
-    MORE_IMAGES,
+    MORE_COLUMNS,
     RepoLayout,
     file_facts,
     shard_features,
@@ -138,7 +138,7 @@ def evaluated_features(version: Version, class_names: list[str]) -> Features:
     the scores.
     """
     published = set(pq.read_schema(version.shards[0]).names)
-    known = shard_features(class_names, MORE_IMAGES)
+    known = shard_features(class_names, MORE_COLUMNS)
     return scored_features(Features({name: known[name] for name in known if name in published}))
 
 

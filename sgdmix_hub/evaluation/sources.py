@@ -36,10 +36,11 @@ WITHOUT_CLASSIFIER = {
 } | {"saliency_method": FALL_BACK}
 
 
-def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
+def doubts(judge: Judge, trust: Trust, subset: dict, chose: str | None = None) -> list[str]:
     """Reasons not to rely on this judge, as sentences for the card.
 
-    `subset`: what `subset_record` returns for the sources.
+    `subset`: what `subset_record` returns for the sources. `chose`: pin of the judge that sent
+    images of this dataset back to be made again, if there was one.
     """
     reasons = []
     if trust.reads_background:
@@ -59,6 +60,11 @@ def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
         )
     if judge.facts.get("synthetic"):
         reasons.append("The judge was trained on synthetic images: it is not independent.")
+    if chose is not None and Pin.parse(chose).holds_same_as(judge.pin):
+        reasons.append(
+            "The judge chose these images: those that it doubted were made again, so its figures "
+            "are too good."
+        )
     return reasons
 
 

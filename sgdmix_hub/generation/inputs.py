@@ -49,6 +49,7 @@ class Inputs:
     segmenter: SegmenterPins | None = None
     bank: Split | None = None
     few_step_lora: Pin | None = None
+    judge: Pin | None = None
 
     @property
     def metaclass(self) -> str | None:
@@ -64,6 +65,7 @@ class Inputs:
             "pretrained_model_name_or_path": self.base,
             "classifier": self.classifier,
             "few_step_lora": self.few_step_lora,
+            "judge": self.judge,
         }
         if self.segmenter is not None:
             pins |= {"segmenter": self.segmenter.segmenter, "detector": self.segmenter.detector}
@@ -119,7 +121,10 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     bank = None
     if (name := settings.background_dataset_name) is not None:
         bank = load_bank(settings, pin("background_dataset_name", name, "dataset"))
-    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter, bank, few_step_lora)
+    judge = None if settings.judge is None else pin("judge", settings.judge)
+    inputs = Inputs(
+        split, adapter_pin, adapter, base, classifier, segmenter, bank, few_step_lora, judge
+    )
     _check_belonging(settings, inputs)
     return inputs
 

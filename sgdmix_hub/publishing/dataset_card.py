@@ -85,7 +85,8 @@ class CardFacts:
     """Everything on the card that is not a setting.
 
     `rows_by_label`, `real_rows`: the synthetic images and the source images of every class; a
-    version of format 1 does not state the second.
+    version of format 1 does not state the second. `remade`: images that a judge sent back at least
+    once; None without a judge.
     """
 
     title: str
@@ -103,6 +104,7 @@ class CardFacts:
     licenses: dict[str, str | None]
     quality: list[tuple[str, str]]
     sigma_start: dict[float, float] = field(default_factory=dict)
+    remade: int | None = None
     evaluation: CardEvaluation | None = None
 
 
@@ -161,6 +163,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         other_rows=sum(count for _, count in reasons[MOST_REASONS:]),
         mean_distance=facts.mean_distance,
         mean_area=facts.mean_area,
+        remade=facts.remade,
         more_images=[name for name in MORE_IMAGES if name in facts.features],
         quality=[(plain(name), plain(value)) for name, value in facts.quality],
         evaluation=_plain_evaluation(facts.evaluation),
@@ -317,6 +320,9 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
     }
     if settings.images_per_class is not None:
         method["images_per_class"] = settings.images_per_class
+    if settings.judge is not None:
+        method["min_label_probability"] = settings.asked_probability
+        method["max_attempts"] = settings.allowed_attempts
     return (
         method
         | _chosen(settings)

@@ -24,6 +24,7 @@ from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
 from .method import COMPARE_MAPS, MethodSettings, saliency_method, saliency_source
 from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
+from .remaking import RemakingSettings
 from .saliency import NEEDED_SETTINGS
 
 # Folders of every published repository, which no configuration may be named after.
@@ -33,7 +34,7 @@ LONGEST_LINK = 500
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(HubSettings, MethodSettings, DataSettings):
+class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSettings):
     """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
     config: str | None = setting(
@@ -176,6 +177,11 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         """The published columns of images besides `image`."""
         asked = {"mask": self.publish_mask, "mixed": self.publish_mixed}
         return tuple(name for name, is_published in asked.items() if is_published)
+
+    @property
+    def more_columns(self) -> tuple[str, ...]:
+        """The published columns that settings add."""
+        return self.more_images if self.judge is None else ("attempts", *self.more_images)
 
     def validate(self) -> None:
         super().validate()
