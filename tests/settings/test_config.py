@@ -47,7 +47,7 @@ REQUIRED = [
     "org/classifier",
 ]
 PINS = {name: f"org/{name}@{'0' * 40}" for name in PINNED_INPUTS}
-NEWER_INPUTS = ("background_dataset_name", "few_step_lora")  # than the golden fingerprints
+NEWER_INPUTS = ("background_dataset_name", "few_step_lora", "judge")  # than the golden fingerprints
 FIELDS = {field.name: field for field in dataclasses.fields(AugmentSettings)}
 
 
