@@ -49,7 +49,7 @@ from sgdmix_hub.runtime.stopping import (
 )
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 from .errors import one_line
 from .files import read_json

@@ -35,7 +35,7 @@ from sgdmix_hub.method.saliency.segmentation import MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
-from sgdmix_hub.settings.method import saliency_method
+from sgdmix_hub.settings.presets import saliency_method
 
 from ._compat import dataset_fingerprint
 from .errors import UserError

@@ -27,7 +27,9 @@ from sgdmix_hub.method.saliency.sources import Source, load_source
 from sgdmix_hub.models.noise import Noise, seed_of_noise
 from sgdmix_hub.models.prompts import Prompts, RowPrompt
 from sgdmix_hub.models.saved import Saved, save
-from sgdmix_hub.settings.method import MethodSettings, num_steps, saliency_source
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import saliency_source
+from sgdmix_hub.settings.strengths import num_steps
 
 from .errors import Unusable, UserError, among_usable
 from .pipeline_call import (

@@ -25,12 +25,8 @@ from sgdmix_hub.models.loading import (
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.models.saved import Saved, contents_of
 from sgdmix_hub.settings.generation import check_base_alone, check_few_step
-from sgdmix_hub.settings.method import (
-    MethodSettings,
-    apply_preset,
-    saliency_source,
-    sought_words,
-)
+from sgdmix_hub.settings.method import MethodSettings, sought_words
+from sgdmix_hub.settings.presets import apply_preset, saliency_source
 from sgdmix_hub.settings.prompts import ADAPTER_FIELDS, check_templates
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from sgdmix_hub.method.saliency.cam import BATCH
 from sgdmix_hub.method.saliency.sources import Network, load_source
 from sgdmix_hub.metrics.mixture_quality import background_from_target, foreground_kept, leak
 from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
-from sgdmix_hub.settings.method import (
+from sgdmix_hub.settings.method import COMPARE_MAPS
+from sgdmix_hub.settings.presets import (
     AT_HAND,
-    COMPARE_MAPS,
     PRESETS,
     apply_preset,
     saliency_method,

@@ -21,8 +21,9 @@ from sgdmix_hub.publishing.read import PublishedRows
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MASK_SETTINGS, PRESETS, apply_preset
+from sgdmix_hub.settings.method import MASK_SETTINGS
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import PRESETS, apply_preset
 from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 
 from .embeddings import Picture, Views, compute_views

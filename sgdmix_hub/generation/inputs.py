@@ -29,7 +29,8 @@ from sgdmix_hub.settings.generation import (
     fingerprint,
     published_settings,
 )
-from sgdmix_hub.settings.method import saliency_source, sought_words
+from sgdmix_hub.settings.method import sought_words
+from sgdmix_hub.settings.presets import saliency_source
 
 from .bank import load_bank
 from .plan_file import begun_run, has_begun, note_run

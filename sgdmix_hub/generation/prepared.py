@@ -34,12 +34,8 @@ from sgdmix_hub.method.saliency.sources import Source
 from sgdmix_hub.method.targets import NO_TARGET
 from sgdmix_hub.models.loading import SegmenterPins
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import (
-    MASK_SETTINGS,
-    saliency_method,
-    saliency_source,
-    sought_words,
-)
+from sgdmix_hub.settings.method import MASK_SETTINGS, sought_words
+from sgdmix_hub.settings.presets import saliency_method, saliency_source
 
 from .bank import Bank, backgrounds_at_hand
 from .forks import end_threads_before_forks

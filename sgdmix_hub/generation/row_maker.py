@@ -18,7 +18,7 @@ from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.pipeline_stages import Finished
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import effective_strength
+from sgdmix_hub.settings.strengths import effective_strength
 
 from .bank import Bank
 from .inputs import Inputs

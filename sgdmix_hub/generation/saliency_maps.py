@@ -40,7 +40,8 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MASK_SETTINGS, saliency_method, saliency_source
+from sgdmix_hub.settings.method import MASK_SETTINGS
+from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 
 from .row_store import Block, RowStore, RowValues, compute_rows

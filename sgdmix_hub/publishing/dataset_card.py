@@ -20,8 +20,9 @@ from huggingface_hub import DatasetCardData
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import effective_strength, preset_deviations
+from sgdmix_hub.settings.presets import preset_deviations
 from sgdmix_hub.settings.saliency import kind_of
+from sgdmix_hub.settings.strengths import effective_strength
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
 from .card_text import card_text, plain_name

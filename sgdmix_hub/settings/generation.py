@@ -22,7 +22,8 @@ from .data import DataSettings, outside_of_dataset
 from .few_step import FEW_STEPS
 from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
-from .method import COMPARE_MAPS, MethodSettings, saliency_method, saliency_source
+from .method import COMPARE_MAPS, MethodSettings
+from .presets import saliency_method, saliency_source
 from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
 from .remaking import RemakingSettings
 from .saliency import NEEDED_SETTINGS

@@ -11,7 +11,7 @@ from .data import DataSettings, outside_of_dataset
 from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, required, same, setting, unset
 from .generation import AugmentSettings
 from .hub import HubSettings
-from .method import AT_HAND
+from .presets import AT_HAND
 from .saliency import SaliencyMethod
 from .training import AdapterSettings, ClassifierSettings
 

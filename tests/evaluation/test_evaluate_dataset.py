@@ -44,8 +44,8 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 
 EVALUATE = "scripts/evaluate_dataset.py"
 SCORES = (

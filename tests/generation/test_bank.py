@@ -36,8 +36,8 @@ from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.fetched import check_fetched
 from sgdmix_hub.settings.generation import BANK_SETTINGS, AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings, RunSettings
 
 BANK = 20

@@ -21,7 +21,7 @@ from sgdmix_hub.publishing.dataset_card import (
 )
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 EVIL = 'a": {evil}\n---\n# <script>'
 HOSTILE = [

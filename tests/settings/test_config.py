@@ -23,16 +23,10 @@ from sgdmix_hub.settings.generation import (
     groups_table,
     published_settings,
 )
-from sgdmix_hub.settings.method import (
-    PRESETS,
-    apply_preset,
-    effective_strength,
-    preset_deviations,
-    preset_values,
-    smallest_strength,
-)
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import PRESETS, apply_preset, preset_deviations, preset_values
 from sgdmix_hub.settings.saliency import CAM_METHODS, SALIENCY_SOURCES
+from sgdmix_hub.settings.strengths import effective_strength, smallest_strength
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
 ROOT = Path(__file__).parents[2]
