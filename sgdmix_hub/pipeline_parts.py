@@ -129,6 +129,13 @@ def named_settings(method: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
+def method_settings(settings: MethodSettings) -> MethodSettings:
+    """The settings without those of a generation around the method."""
+    return MethodSettings(
+        **{field.name: getattr(settings, field.name) for field in fields(MethodSettings)}
+    )
+
+
 def _opened(named: Named, pins: Pins) -> tuple[Named, Saved]:
     """The models by what they are. A saved pipeline brings its models, if no others are named."""
     name = named.adapter or named.base

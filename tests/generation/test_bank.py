@@ -266,9 +266,9 @@ def test_an_evaluation_looks_for_copies_among_the_sources_alone(generated, birds
 
 
 @pytest.mark.slow
-def test_a_preview_shows_targets_of_the_bank(birds, bank, split_name, tmp_path):
+def test_a_preview_shows_targets_of_the_bank(few_birds, bank, split_name, tmp_path):
     words = {
-        "dataset_name": birds,
+        "dataset_name": few_birds,
         "background_dataset_name": bank,
         "background_split": split_name[0],
         "background_image_column": "picture",
