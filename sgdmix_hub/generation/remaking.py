@@ -14,7 +14,7 @@ from sgdmix_hub.method.mixer import Mixture
 from sgdmix_hub.pipeline_stages import Finished
 from sgdmix_hub.seeds import attempt_seed
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import num_steps
+from sgdmix_hub.settings.strengths import num_steps
 
 from .batches import refined_rows, skip_record
 from .plan import PlanRow

@@ -18,8 +18,8 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 
 STEPS, STRENGTH, ATTEMPTS = 4, 0.75, 4
 EXPECTED = [0.75, 0.75, 0.375, 0.0]
