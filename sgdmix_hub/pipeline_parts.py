@@ -24,14 +24,13 @@ from sgdmix_hub.models.loading import (
 )
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.models.saved import Saved, contents_of
-from sgdmix_hub.settings.generation import check_base_alone, check_few_step
+from sgdmix_hub.settings.generation import check_few_step, check_weight_name
 from sgdmix_hub.settings.method import (
     MethodSettings,
     apply_preset,
     saliency_source,
     sought_words,
 )
-from sgdmix_hub.settings.prompts import ADAPTER_FIELDS, check_templates
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.refine import Refiner
@@ -103,6 +102,7 @@ def load_parts(
     settings.validate()
     _check_source(settings, named)
     check_few_step(settings, named.few_step_lora)
+    check_weight_name(settings, named.adapter)
     class_names = class_names or saved.class_names
     refiner = None
     if settings.refines:
@@ -178,11 +178,7 @@ def _load_refiner(
         raise UserError(
             "strength above 0 needs a base model or an adapter; strength=0 mixes without a model"
         )
-    if named.adapter is None:
-        check_base_alone(settings)
-    else:
-        check_templates("prompt_template", settings.prompt_template or [], ADAPTER_FIELDS)
-    diffusion = pin_diffusion(named.adapter, named.base, pins.pin, named.few_step_lora)
+    diffusion = pin_diffusion(settings, named.adapter, named.base, pins.pin, named.few_step_lora)
     family = check_supported(diffusion.base)
     if diffusion.adapter is not None:
         check_family(diffusion.adapter, family)
@@ -198,6 +194,7 @@ def _load_refiner(
         diffusion.adapter,
         device,
         few_step_lora=diffusion.few_step_lora,
+        foreign=diffusion.foreign,
     )
 
 

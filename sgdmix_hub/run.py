@@ -82,7 +82,9 @@ def stage_settings(
         - PUBLICATION
         - {"push_to_hub", "hub_model_id"}
     )
-    if settings_class is not AugmentSettings:
+    if settings_class is AugmentSettings:
+        known -= {"metaclass"}  # the adapter says it
+    else:
         known -= {"license"}  # the dataset's is not the models'
     given = {
         name: value for name, value in vars(settings).items() if name in known and value is not None

@@ -6,6 +6,7 @@ import logging
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Image as ImageFeature
@@ -34,6 +35,9 @@ from sgdmix_hub.settings.method import saliency_source, sought_words
 from .bank import load_bank
 from .plan_file import begun_run, has_begun, note_run
 
+if TYPE_CHECKING:
+    from sgdmix_hub.models.foreign import ForeignAdapter
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +53,7 @@ class Inputs:
     segmenter: SegmenterPins | None = None
     bank: Split | None = None
     few_step_lora: Pin | None = None
+    foreign: ForeignAdapter | None = None
 
     @property
     def metaclass(self) -> str | None:
@@ -93,15 +98,16 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
         raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
     _check_box_column(settings, split)
-    base = adapter_pin = adapter = classifier = segmenter = few_step_lora = None
+    base = adapter_pin = adapter = classifier = segmenter = few_step_lora = foreign = None
     if settings.refines:
         diffusion = pin_diffusion(
+            settings,
             settings.adapter,
             settings.pretrained_model_name_or_path,
             pin,
             settings.few_step_lora,
         )
-        few_step_lora = diffusion.few_step_lora
+        few_step_lora, foreign = diffusion.few_step_lora, diffusion.foreign
         family = BY_NAME[on_rank_zero(lambda: check_supported(diffusion.base).name)]
         base, adapter_pin, adapter = diffusion.base, diffusion.adapter_pin, diffusion.adapter
         if adapter is not None:
@@ -119,7 +125,9 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     bank = None
     if (name := settings.background_dataset_name) is not None:
         bank = load_bank(settings, pin("background_dataset_name", name, "dataset"))
-    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter, bank, few_step_lora)
+    inputs = Inputs(
+        split, adapter_pin, adapter, base, classifier, segmenter, bank, few_step_lora, foreign
+    )
     _check_belonging(settings, inputs)
     return inputs
 

@@ -236,7 +236,11 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
         licenses["pretrained_model_name_or_path"] = recorded or stated_license(inputs.base)
     if inputs.few_step_lora is not None:
         licenses["few_step_lora"] = stated_license(inputs.few_step_lora)
-    return {
+    foreign = {}
+    if inputs.foreign is not None and inputs.adapter_pin is not None:
+        licenses["adapter"] = stated_license(inputs.adapter_pin)
+        foreign["adapter_files"] = inputs.foreign.files
+    return foreign | {
         "title": f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
         "prose": read_prose(settings.card) if settings.card else None,
         "versions": versions(),
@@ -280,6 +284,7 @@ def card_facts(
         licenses=from_run["licenses"],
         quality=from_run["quality"],
         sigma_start=statistics.sigma_start,
+        adapter_files=from_run.get("adapter_files", {}),
         evaluation=evaluation,
     )
 

@@ -90,7 +90,7 @@ class Prompts:
 
     def _of_class(self, label: int, template: str) -> str:
         if self.adapter is None:
-            return name_prompt(self.class_names[label], template)
+            return name_prompt(self.class_names[label], template, self.settings.metaclass)
         return prompt_for(label, self.adapter.facts["metaclass"], template)
 
 
@@ -118,9 +118,10 @@ def expanded_prompt(label: int, num_vectors: int, metaclass: str, template: str)
     return template.replace("{token}", tokens).replace("{metaclass}", metaclass)
 
 
-def name_prompt(class_name: str, template: str) -> str:
-    """The prompt of a class for a base model without learned tokens: with the class's name."""
-    return template.replace("{class_name}", " ".join(class_name.replace("_", " ").split()))
+def name_prompt(class_name: str, template: str, metaclass: str | None = None) -> str:
+    """The prompt of a class without learned tokens of its own: with the class's name."""
+    words = " ".join(class_name.replace("_", " ").split())
+    return template.replace("{metaclass}", metaclass or "").replace("{class_name}", words)
 
 
 def bare_prompt(metaclass: str, template: str) -> str:

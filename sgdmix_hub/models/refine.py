@@ -27,6 +27,7 @@ from .bases.latents import scaled, unscaled
 from .bases.loading import load_base, to_uint8
 from .bases.schedulers import last_timesteps, noise_level, step_options, with_scheduler
 from .few_step import merge_few_step
+from .foreign import ForeignAdapter, merge_foreign, warn_of_unused
 from .noise import Noise, padded_generators
 from .prompts import Prompts, RowPrompt
 
@@ -49,11 +50,12 @@ class Refiner:
         device: torch.device,
         on_step: Callable[[], None] = lambda: None,
         few_step_lora: Pin | None = None,
+        foreign: ForeignAdapter | None = None,
     ):
         """`on_step` is called before every denoising step. `few_step_lora`: merged into the base,
-        under the adapter.
+        under the adapter. `foreign`: instead of `adapter`.
         """
-        self.adapter = adapter
+        self.adapter, self.foreign = adapter, foreign
         self.on_step = on_step
         loaded = load_base(
             base, torch.float32, "image_to_image", safety_checker=settings.safety_checker
@@ -65,6 +67,7 @@ class Refiner:
         )
         if few_step_lora is not None:
             merge_few_step(loaded, few_step_lora, settings.few_step_weight_name)
+        self.foreign_tokens = [] if foreign is None else merge_foreign(loaded, foreign)
         if adapter is not None:
             load_into(loaded, adapter)
         # inpainting by diffusion also needs the base model without its adapter
@@ -132,6 +135,8 @@ class Refiner:
             for text in prompts.longest(lambda text, read=tokenizer: len(read(text).input_ids)):
                 self._check_length(text)
         self._check_length(self.settings.negative_prompt or "")
+        if self.foreign is not None:
+            warn_of_unused(self.foreign_tokens, prompts.templates, self.foreign)
 
     def _check_length(self, text: str) -> None:
         for tokenizer in self.tokenizers:

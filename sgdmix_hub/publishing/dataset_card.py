@@ -45,11 +45,13 @@ LABELS = {
     "few_step_method": "few-step method",
     "timestep_spacing": "time steps",
     "prompt_template": "prompt",
+    "metaclass": "metaclass",
     "background_prompts": "texts that follow the prompt, one drawn per row",
     "background_prompt_template": "prompt while the foreground is kept",
     "negative_prompt": "negative prompt",
 }
 OF_PROMPTS = (
+    "metaclass",
     "prompt_template",
     "background_prompts",
     "background_prompt_template",
@@ -84,7 +86,8 @@ class CardFacts:
     """Everything on the card that is not a setting.
 
     `rows_by_label`, `real_rows`: the synthetic images and the source images of every class; a
-    version of format 1 does not state the second.
+    version of format 1 does not state the second. `adapter_files`: file -> sha256 of an adapter of
+    another program.
     """
 
     title: str
@@ -102,6 +105,7 @@ class CardFacts:
     licenses: dict[str, str | None]
     quality: list[tuple[str, str]]
     sigma_start: dict[float, float] = field(default_factory=dict)
+    adapter_files: dict[str, str] = field(default_factory=dict)
     evaluation: CardEvaluation | None = None
 
 
@@ -144,6 +148,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         chosen={name: _cell(value) for name, value in _chosen(settings).items()},
         deviations=preset_deviations(settings),
         pins={name: plain(pin) for name, pin in facts.pins.items()},
+        adapter_files={plain(name): sha256 for name, sha256 in facts.adapter_files.items()},
         local_inputs=[
             f"`--{name}`" for name, pin in parse_pins(facts.pins).items() if pin.is_local
         ],

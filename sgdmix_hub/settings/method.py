@@ -164,8 +164,15 @@ class MethodSettings(Checked):
     prompt_template: list[str] | None = setting(
         None,
         "prompt, or several of which each row draws one; with {token} and {metaclass} (by default "
-        "the adapter's own), or with {class_name} for a base model without an adapter",
+        "the adapter's own), or with {class_name} for a base model alone or with an adapter of "
+        "another program",
         at_most=LONGEST_PROMPT,
+    )
+    metaclass: str | None = setting(
+        None,
+        "what all classes are, for {metaclass} in prompt_template and for a segmenter, if no "
+        "adapter of sgdmix train-adapter says it",
+        at_most=LONGEST_NAME,
     )
     background_prompts: list[str] | None = setting(
         None,
@@ -205,6 +212,11 @@ class MethodSettings(Checked):
     few_step_weight_name: str | None = setting(
         None,
         "file of few_step_lora, if its repository has several",
+        at_most=LONGEST_NAME,
+    )
+    adapter_weight_name: str | None = setting(
+        None,
+        "file of an adapter of another program, if its repository has several",
         at_most=LONGEST_NAME,
     )
     # None until `__post_init__`: what few_step_method gives
@@ -377,8 +389,10 @@ class MethodSettings(Checked):
 
 
 def sought_words(settings: MethodSettings, metaclass: str | None) -> tuple[str, ...]:
-    """What a segmenter looks for: the words of `segmenter_prompt`, or the adapter's metaclass."""
-    words = settings.segmenter_prompt or metaclass or ""
+    """What a segmenter looks for: the words of `segmenter_prompt`, or the adapter's metaclass, or
+    the settings'.
+    """
+    words = settings.segmenter_prompt or metaclass or settings.metaclass or ""
     return tuple(word.strip() for word in words.split(",") if word.strip())
 
 
