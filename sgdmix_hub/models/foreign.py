@@ -180,11 +180,8 @@ def _load_tokens(
                     f"adapter {adapter.name} has the token {shown(name)} of sgdmix train-adapter, "
                     "but no adapter.json: fetch it whole"
                 )
-            loader(
-                [{name: vectors if len(vectors) > 1 else vectors[0]}],
-                text_encoder=base.network(encoder),
-                tokenizer=base.tokenizer(encoder),
-            )
+            row = vectors if len(vectors) > 1 else vectors[0]
+            loader([{name: row}], None, base.tokenizer(encoder), base.network(encoder))
     return list(dict.fromkeys(name for of_one in tokens.values() for name in of_one))
 
 

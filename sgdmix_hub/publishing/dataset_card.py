@@ -18,6 +18,7 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.licences import Licence
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import effective_strength, preset_deviations
@@ -172,6 +173,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
             name: f"({plain(text)})" if text else "(not stated)"
             for name, text in facts.licenses.items()
         },
+        outputs=_terms_of_outputs(facts),
         on_hub=not source.is_local,
         source=plain(source.name),
         source_url=quote(source.name),
@@ -184,6 +186,12 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         few_shot=_few_shot(settings),
         like_source="source_width" in facts.features and settings.resize != "center-crop",
     )
+
+
+def _terms_of_outputs(facts: CardFacts) -> str | None:
+    """What the base model's licence says of the images that it makes, if that is known."""
+    terms = Licence(facts.licenses.get("pretrained_model_name_or_path")).terms
+    return None if terms is None else f"{plain(terms.use)}; of its outputs: {plain(terms.outputs)}"
 
 
 def _plain_evaluation(evaluation: CardEvaluation | None) -> CardEvaluation | None:

@@ -302,7 +302,8 @@ def check_own_adapter(settings: MethodSettings) -> None:
 def check_unread_adapter(settings: MethodSettings) -> None:
     """Raises `UserError` for settings that no adapter can have, before it is known whose it is."""
     templates = settings.prompt_template or []
-    by_name = any("{class_name}" in template for template in templates)
+    held = "".join(templates)
+    by_name = "{class_name}" in held and "{token}" not in held
     check_templates("prompt_template", templates, NAME_FIELDS if by_name else ADAPTER_FIELDS)
 
 
