@@ -24,6 +24,7 @@ from sgdmix_hub.models.loading import (
 )
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.models.saved import Saved, contents_of
+from sgdmix_hub.runtime.arithmetic import set_arithmetic
 from sgdmix_hub.settings.generation import check_few_step, check_weight_name
 from sgdmix_hub.settings.method import (
     MethodSettings,
@@ -91,6 +92,7 @@ def load_parts(
     named: Named, class_names: list[str] | None, device: torch.device, method: dict[str, Any]
 ) -> Parts:
     """The parts of a pipeline. `method`: settings by their names. Raises `UserError`."""
+    set_arithmetic()
     method = named_settings(method)
     if named.mask_function is not None:
         method = {"saliency_method": "function"} | method
