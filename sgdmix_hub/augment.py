@@ -17,7 +17,12 @@ from pathlib import Path
 
 from sgdmix_hub.data.report import report_split, report_unusable
 from sgdmix_hub.generation.bank import compute_bank, joined_backgrounds
-from sgdmix_hub.generation.dry_run import check_can_be_made, estimate_text, try_rows
+from sgdmix_hub.generation.dry_run import (
+    check_can_be_made,
+    estimate_text,
+    memory_text,
+    try_rows,
+)
 from sgdmix_hub.generation.inputs import Inputs, check_resume, environment, resolve_inputs
 from sgdmix_hub.generation.plan import make_plan, write_plan
 from sgdmix_hub.generation.plan_file import PlanFile
@@ -76,6 +81,9 @@ def main(settings: AugmentSettings) -> None:
         report_split(settings, inputs.split)
         say(masks_line(settings, inputs.metaclass))
         tell_licence(inputs)
+        if settings.dry_run and inputs.base is not None:
+            base = inputs.base
+            say(on_rank_zero(lambda: memory_text(settings, base)))
         if inputs.bank is not None:
             say(
                 one_line(f"backgrounds: {len(inputs.bank.subset)} images of {inputs.bank.pin.name}")

@@ -179,7 +179,11 @@ def environment(settings: AugmentSettings) -> dict[str, str]:
     )
     return (
         {"device": device}
-        | {name: str(getattr(settings, name)) for name in MAY_MOVE_LAST_BITS}
+        | {
+            name: str(value)
+            for name in MAY_MOVE_LAST_BITS
+            if (value := getattr(settings, name)) is not None
+        }
         | versions()
     )
 

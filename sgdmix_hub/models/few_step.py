@@ -18,8 +18,13 @@ from .lora_files import OF_A_LAYER, fault_of_names, find_lora
 NAME = "few_step"
 
 
-def merge_few_step(base: LoadedBase, pin: Pin, weight_name: str | None) -> None:
-    """Merges a few-step LoRA into a base in single precision. Raises `UserError`."""
+def merge_few_step(
+    base: LoadedBase, pin: Pin, weight_name: str | None, merged: bool = True
+) -> None:
+    """Merges a few-step LoRA into a base in single precision. Raises `UserError`.
+
+    It is left beside the weights if not `merged`.
+    """
     path = find_lora(pin, weight_name, "few_step_lora", "few_step_weight_name")
     try:
         with quiet_libraries():
@@ -34,8 +39,9 @@ def merge_few_step(base: LoadedBase, pin: Pin, weight_name: str | None) -> None:
                     f"few_step_lora {pin.name}: diffusers reads {loaded} of the {len(layers)} "
                     f"layers of {path.name}"
                 )
-            base.pipeline.fuse_lora(components=[base.family.denoiser], adapter_names=[NAME])
-            base.pipeline.unload_lora_weights()
+            if merged:
+                base.pipeline.fuse_lora(components=[base.family.denoiser], adapter_names=[NAME])
+                base.pipeline.unload_lora_weights()
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(
             f"few_step_lora {pin.name} does not fit the base model: {first_line(error)}"

@@ -69,10 +69,11 @@ def open_foreign(pin: Pin, weight_name: str | None) -> ForeignAdapter:
     return ForeignAdapter(pin.name, lora, tuple(tokens))
 
 
-def merge_foreign(base: LoadedBase, adapter: ForeignAdapter) -> list[str]:
+def merge_foreign(base: LoadedBase, adapter: ForeignAdapter, merged: bool = True) -> list[str]:
     """Loads a foreign adapter into its base; returns its learned tokens.
 
-    Raises `UserError` if it does not fit, or if any of its weights would have no effect.
+    Its LoRA is left beside the weights if not `merged`. Raises `UserError` if it does not fit, or
+    if any of its weights would have no effect.
     """
     networks = [base.denoiser, *map(base.network, base.family.encoders)]
     what = f"adapter {adapter.name}: {adapter.lora.name}"
@@ -91,9 +92,11 @@ def merge_foreign(base: LoadedBase, adapter: ForeignAdapter) -> list[str]:
                     f"{what} does not fit the base model: diffusers loads {loaded} of its "
                     f"{whole} layers into it, so it is for another base"
                 )
-            parts = [base.family.denoiser, *(encoder.model for encoder in base.family.encoders)]
-            base.pipeline.fuse_lora(components=parts, adapter_names=[NAME])
-            base.pipeline.unload_lora_weights()
+            if merged:
+                encoders = [encoder.model for encoder in base.family.encoders]
+                parts = [base.family.denoiser, *encoders]
+                base.pipeline.fuse_lora(components=parts, adapter_names=[NAME])
+                base.pipeline.unload_lora_weights()
             return _load_tokens(base, adapter, bundled)
     except (ValueError, LookupError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"{what} does not fit the base model: {first_line(error)}") from error

@@ -24,6 +24,7 @@ from .bases.supported import INDEX
 if TYPE_CHECKING:
     from .classifier import Classifier
     from .foreign import ForeignAdapter
+    from .prompts import Prompts
     from .refine import Refiner
     from .segmenters.segmenter import Segmenter
 
@@ -100,11 +101,12 @@ def load_refiner(
     on_step: Callable[[], None] = lambda: None,
     few_step_lora: Pin | None = None,
     foreign: ForeignAdapter | None = None,
+    prompts: Prompts | None = None,
 ) -> Refiner:
-    """The diffusion model of a run. Raises `UserError`."""
+    """The diffusion model of a run. `prompts`: all that it will be told. Raises `UserError`."""
     from .refine import Refiner
 
-    return Refiner(base, adapter, settings, device, on_step, few_step_lora, foreign)
+    return Refiner(base, adapter, settings, device, on_step, few_step_lora, foreign, prompts)
 
 
 def load_classifier(

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,3 +89,13 @@ def effective_layers(networks: Iterable[torch.nn.Module], adapter_name: str) -> 
         for network in networks
         for part in network.modules()
     )
+
+
+def use_all_adapters(pipeline: Any) -> None:
+    """Turns on every LoRA that was loaded beside a pipeline's weights; loading one turns the others
+    off.
+    """
+    loaded = pipeline.get_list_adapters().values()
+    names = list(dict.fromkeys(name for of_part in loaded for name in of_part))
+    if names:
+        pipeline.set_adapters(names)

@@ -70,6 +70,15 @@ class Prompts:
             None if alone is None else alone.replace("{background}", suffix),
         )
 
+    def texts(self, most: int) -> list[str] | None:
+        """All texts that rows may have, each once; None if there could be more than `most`."""
+        labels = range(len(self.class_names))
+        if 2 * len(labels) * len(self) > most:
+            return None
+        prompts = [self.of(label, number) for label in labels for number in range(len(self))]
+        texts = [text for prompt in prompts for text in (prompt.text, prompt.background)]
+        return list(dict.fromkeys(text for text in texts if text is not None))
+
     def longest(self, length: Callable[[str], int]) -> list[str]:
         """The prompts of which no other is longer, if words add up: one of each kind of text.
 

@@ -44,6 +44,8 @@ LABELS = {
     "feather": "feather",
     "prompt_class": "class of prompt and label",
     "few_step_method": "few-step method",
+    "quantization": "denoiser's weights held as",
+    "vae_tiling": "autoencoder run in tiles",
     "timestep_spacing": "time steps",
     "prompt_template": "prompt",
     "metaclass": "metaclass",
@@ -173,7 +175,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
             name: f"({plain(text)})" if text else "(not stated)"
             for name, text in facts.licenses.items()
         },
-        outputs=_terms_of_outputs(facts),
+        terms=Licence(facts.licenses.get("pretrained_model_name_or_path")).terms,
         on_hub=not source.is_local,
         source=plain(source.name),
         source_url=quote(source.name),
@@ -186,12 +188,6 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         few_shot=_few_shot(settings),
         like_source="source_width" in facts.features and settings.resize != "center-crop",
     )
-
-
-def _terms_of_outputs(facts: CardFacts) -> str | None:
-    """What the base model's licence says of the images that it makes, if that is known."""
-    terms = Licence(facts.licenses.get("pretrained_model_name_or_path")).terms
-    return None if terms is None else f"{plain(terms.use)}; of its outputs: {plain(terms.outputs)}"
 
 
 def _plain_evaluation(evaluation: CardEvaluation | None) -> CardEvaluation | None:

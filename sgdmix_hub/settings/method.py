@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar
 from sgdmix_hub.errors import UserError
 
 from .few_step import DISTILLED_STEPS, FewStepMethod, Spacing, sampling_of
-from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, names_where, setting
+from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
+from .memory import MemorySettings
 from .prompts import NO_FIELDS, check_templates
 from .saliency import SALIENCY_SOURCES, RembgModel, SaliencyMethod, SaliencySource
 
@@ -20,7 +21,7 @@ MOST_WORDS = 16  # that a segmenter looks for
 
 
 @dataclass(kw_only=True)
-class MethodSettings(Checked):
+class MethodSettings(MemorySettings):
     """How images are masked, matched, mixed and refined.
 
     Those from `saliency_method` to `paste_foreground` take the preset's value if not given.
@@ -293,6 +294,7 @@ class MethodSettings(Checked):
         self._validate_strengths()
         self._validate_masks()
         self._validate_prompts()
+        self._validate_memory()
         mixing_method = apply_preset(self).mixing_method
         if self.prompt_class == "target" and min(self.strength) == 0:
             raise UserError(
@@ -314,6 +316,17 @@ class MethodSettings(Checked):
                     "inpainting_method diffusion needs num_inference_steps of at least 2: it "
                     "inpaints at a strength below 1"
                 )
+
+    def _validate_memory(self) -> None:
+        if self.compile and self.cpu_offload:
+            raise UserError("compile needs its networks in place: leave out compile or cpu_offload")
+        if self.quantization is not None and self.inpainting_method == "diffusion":
+            raise UserError(
+                "inpainting_method diffusion needs weights without an adapter in them: leave out "
+                "quantization"
+            )
+        if self.regional_compile and not self.compile:
+            raise UserError("regional_compile says how to compile: give --compile too")
 
     def _validate_strengths(self) -> None:
         most = DISTILLED_STEPS.get(self.scheduler, self.num_inference_steps)

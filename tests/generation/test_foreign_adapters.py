@@ -106,7 +106,11 @@ def test_mapped_splits_and_saved_pipelines_give_the_rows_of_the_generation(
 def test_a_dry_run_loads_the_adapter_too(settings, tmp_path, capsys):
     asked = AugmentSettings(**settings, output_dir=str(tmp_path / "run"), dry_run=True)
     augment.main(asked)
-    assert "'a photo of a <s0> " in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    (need,) = [place for place, line in enumerate(lines) if line.startswith("memory      ")]
+    (prompts,) = [place for place, line in enumerate(lines) if "'a photo of a <s0> " in line]
+    assert need < prompts and "GB of weights in float32: unet 0." in lines[need]
+    assert "base model tiny-base: no licence is known: read its card" in lines
     with pytest.raises(UserError, match=r"has no gone\.safetensors: it has birds"):
         augment.main(dataclasses.replace(asked, adapter_weight_name="gone.safetensors"))
 
