@@ -29,6 +29,8 @@ from sgdmix_hub.evaluation.sources import (
     judge_on_real,
     mask_settings,
     origins_of,
+    prompt_numbers,
+    prompts_of,
     source_pin,
 )
 from sgdmix_hub.generation.inputs import Inputs
@@ -156,7 +158,11 @@ def evaluate_version(
         )
 
     real, synthetic = all_views(rows, split, judge, maker, maps.key, output.views)
-    origins = origins_of(rows, split)
+    prompts = prompts_of(recipe)
+    numbers = None
+    if len(prompts) > 1:
+        numbers = prompt_numbers(version.folder / version.layout.plan, rows, len(prompts))
+    origins = origins_of(rows, split, numbers)
     scores = row_scores(synthetic, real, origins)
     kept = (
         np.ones(len(origins.labels), bool)
@@ -169,7 +175,7 @@ def evaluate_version(
         )
     )
     accuracy, judged = judge_on_real(settings, recipe, split, judge)
-    measured = evaluate(scores, synthetic, real, origins, kept)
+    measured = evaluate(scores, synthetic, real, origins, kept, prompts)
     duplicates = {
         space: with_pairs_at(near, split.subset) for space, near in measured.duplicates.items()
     }

@@ -238,6 +238,13 @@ def card_figures(facts: EvaluationFacts) -> list[tuple[str, str]]:
         )
         for strength, of_strength in facts.measured.by_strength.items()
     ]
+    figures += [
+        (
+            f"images that the judge assigns to their label, prompt: {prompt}",
+            _number(of_prompt.label_fidelity),
+        )
+        for prompt, of_prompt in facts.measured.by_prompt.items()
+    ]
     return figures
 
 

@@ -13,6 +13,7 @@ from sgdmix_hub.metrics.region_drift import cosine_distance, novelty_in_class
 from .embeddings import Views
 
 ROWS_AT_ONCE = 1024
+NO_PROMPT = -1
 Scores = dict[str, np.ndarray]
 
 
@@ -20,7 +21,8 @@ Scores = dict[str, np.ndarray]
 class Origins:
     """What n rows were made from: (n,) positions among m real images, labels and strengths.
 
-    `real_labels`: int64 (m,), the labels of the real images.
+    `real_labels`: int64 (m,), the labels of the real images. `prompts`: the number of each row's
+    prompt, `NO_PROMPT` for a row that was not refined; None if all have the same.
     """
 
     sources: np.ndarray
@@ -28,6 +30,7 @@ class Origins:
     labels: np.ndarray
     strengths: np.ndarray
     real_labels: np.ndarray
+    prompts: np.ndarray | None = None
 
 
 def scored_features(columns: Features) -> Features:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from sgdmix_hub.data.splits import Split, load_evaluation_split, split_of
@@ -28,7 +29,7 @@ from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 
 from .embeddings import Picture, Views, compute_views
 from .facts import JudgeAccuracy
-from .scores import Origins
+from .scores import NO_PROMPT, Origins
 
 logger = logging.getLogger(__name__)
 # The masks of the preset `recommended`, whichever saliency method it names.
@@ -146,10 +147,34 @@ def _segmenter_settings(
     return recipe, asked, f"the generation's ({segmenter.name})"
 
 
-def origins_of(rows: PublishedRows, split: Split) -> Origins:
+def prompts_of(recipe: AugmentSettings) -> list[str]:
+    """The prompts that rows may have, without their classes, in the order of their numbers."""
+    templates = recipe.prompt_template or ["(the adapter's prompt)"]
+    backgrounds = recipe.background_prompts or [""]
+    return [f"{text} {suffix}".strip() for text in templates for suffix in backgrounds]
+
+
+def prompt_numbers(plan: Path, rows: PublishedRows, count: int) -> np.ndarray:
+    """The number of every row's prompt, int64 (n,): the plan's, `NO_PROMPT` at strength 0.
+
+    Raises `UserError` if the plan does not have the rows.
+    """
+    columns = ["source_index", "variant", "prompt"]
+    planned = pq.read_table(plan, columns=columns).to_pydict()
+    keys = zip(planned["source_index"], planned["variant"], strict=True)
+    numbers = dict(zip(keys, planned["prompt"], strict=True))
+    variants = rows.rows.data.column("variant").to_pylist()
+    found = [numbers.get(key) for key in zip(rows.sources.tolist(), variants, strict=True)]
+    if any(number is None or not 0 <= number < count for number in found):
+        raise UserError(f"the plan of {rows.pin.name} does not have the rows of the dataset")
+    return np.where(rows.strengths > 0, np.array(found, np.int64), NO_PROMPT)
+
+
+def origins_of(rows: PublishedRows, split: Split, prompts: np.ndarray | None = None) -> Origins:
     """Sources and targets of the rows, as positions in the split's subset.
 
     Targets of a background dataset are no rows of the split: the source stands in their place.
+    `prompts`: the numbers of their prompts, if there are several.
     """
     targets = rows.rows.data.column("target_index").to_numpy()
     if "background_dataset_name" in rows.manifest["pins"]:
@@ -160,6 +185,7 @@ def origins_of(rows: PublishedRows, split: Split) -> Origins:
         labels=rows.labels,
         strengths=rows.strengths,
         real_labels=split.labels[split.subset],
+        prompts=prompts,
     )
 
 

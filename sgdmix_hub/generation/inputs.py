@@ -6,6 +6,7 @@ import logging
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Image as ImageFeature
@@ -35,6 +36,9 @@ from sgdmix_hub.settings.presets import saliency_source
 from .bank import load_bank
 from .plan_file import begun_run, has_begun, note_run
 
+if TYPE_CHECKING:
+    from sgdmix_hub.models.foreign import ForeignAdapter
+
 logger = logging.getLogger(__name__)
 
 
@@ -51,6 +55,7 @@ class Inputs:
     bank: Split | None = None
     few_step_lora: Pin | None = None
     judge: Pin | None = None
+    foreign: ForeignAdapter | None = None
 
     @property
     def metaclass(self) -> str | None:
@@ -96,15 +101,16 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
         raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
     _check_box_column(settings, split)
-    base = adapter_pin = adapter = classifier = segmenter = few_step_lora = None
+    base = adapter_pin = adapter = classifier = segmenter = few_step_lora = foreign = None
     if settings.refines:
         diffusion = pin_diffusion(
+            settings,
             settings.adapter,
             settings.pretrained_model_name_or_path,
             pin,
             settings.few_step_lora,
         )
-        few_step_lora = diffusion.few_step_lora
+        few_step_lora, foreign = diffusion.few_step_lora, diffusion.foreign
         family = BY_NAME[on_rank_zero(lambda: check_supported(diffusion.base).name)]
         base, adapter_pin, adapter = diffusion.base, diffusion.adapter_pin, diffusion.adapter
         if adapter is not None:
@@ -124,7 +130,16 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         bank = load_bank(settings, pin("background_dataset_name", name, "dataset"))
     judge = None if settings.judge is None else pin("judge", settings.judge)
     inputs = Inputs(
-        split, adapter_pin, adapter, base, classifier, segmenter, bank, few_step_lora, judge
+        split,
+        adapter_pin,
+        adapter,
+        base,
+        classifier,
+        segmenter,
+        bank,
+        few_step_lora,
+        judge,
+        foreign,
     )
     _check_belonging(settings, inputs)
     return inputs
@@ -177,7 +192,11 @@ def environment(settings: AugmentSettings) -> dict[str, str]:
     )
     return (
         {"device": device}
-        | {name: str(getattr(settings, name)) for name in MAY_MOVE_LAST_BITS}
+        | {
+            name: str(value)
+            for name in MAY_MOVE_LAST_BITS
+            if (value := getattr(settings, name)) is not None
+        }
         | versions()
     )
 

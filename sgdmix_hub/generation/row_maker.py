@@ -74,6 +74,8 @@ class RowMaker:
                 device,
                 on_step=stop_if_requested,
                 few_step_lora=self.inputs.few_step_lora,
+                foreign=self.inputs.foreign,
+                prompts=self.prompts,
             )
             self.pipeline.refiner.check_prompts(self.prompts)
 

@@ -18,6 +18,7 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.licences import Licence
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import preset_deviations
@@ -44,13 +45,17 @@ LABELS = {
     "feather": "feather",
     "prompt_class": "class of prompt and label",
     "few_step_method": "few-step method",
+    "quantization": "denoiser's weights held as",
+    "vae_tiling": "autoencoder run in tiles",
     "timestep_spacing": "time steps",
     "prompt_template": "prompt",
+    "metaclass": "metaclass",
     "background_prompts": "texts that follow the prompt, one drawn per row",
     "background_prompt_template": "prompt while the foreground is kept",
     "negative_prompt": "negative prompt",
 }
 OF_PROMPTS = (
+    "metaclass",
     "prompt_template",
     "background_prompts",
     "background_prompt_template",
@@ -87,7 +92,7 @@ class CardFacts:
 
     `rows_by_label`, `real_rows`: the synthetic images and the source images of every class; a
     version of format 1 does not state the second. `remade`: images that a judge sent back at least
-    once; None without a judge.
+    once; None without a judge. `adapter_files`: file -> sha256 of an adapter of another program.
     """
 
     title: str
@@ -106,6 +111,7 @@ class CardFacts:
     quality: list[tuple[str, str]]
     sigma_start: dict[float, float] = field(default_factory=dict)
     remade: int | None = None
+    adapter_files: dict[str, str] = field(default_factory=dict)
     evaluation: CardEvaluation | None = None
 
 
@@ -148,6 +154,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         chosen={name: _cell(value) for name, value in _chosen(settings).items()},
         deviations=preset_deviations(settings),
         pins={name: plain(pin) for name, pin in facts.pins.items()},
+        adapter_files={plain(name): sha256 for name, sha256 in facts.adapter_files.items()},
         local_inputs=[
             f"`--{name}`" for name, pin in parse_pins(facts.pins).items() if pin.is_local
         ],
@@ -172,6 +179,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
             name: f"({plain(text)})" if text else "(not stated)"
             for name, text in facts.licenses.items()
         },
+        terms=Licence(facts.licenses.get("pretrained_model_name_or_path")).terms,
         on_hub=not source.is_local,
         source=plain(source.name),
         source_url=quote(source.name),

@@ -46,7 +46,8 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
     )
     adapter: str | None = setting(
         None,
-        "trained adapter, as org/name[@revision] or folder; without one, prompts hold class names",
+        "trained adapter, as org/name[@revision] or folder, or a LoRA of another program; without "
+        "an adapter of sgdmix train-adapter, prompts hold class names",
         pinned=True,
     )
     pretrained_model_name_or_path: str | None = setting(
@@ -202,9 +203,10 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
         elif self.refines:
-            check_templates("prompt_template", self.prompt_template or [], ADAPTER_FIELDS)
+            check_unread_adapter(self)
         self._validate_bank()
         check_few_step(self, self.few_step_lora)
+        check_weight_name(self, self.adapter)
         needs = saliency_source(self).needs
         if needs == "function":
             raise UserError(
@@ -279,13 +281,43 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
 
 
 def check_base_alone(settings: MethodSettings) -> None:
-    """Raises `UserError` for settings that a base model without an adapter cannot have."""
-    check_templates("prompt_template", settings.prompt_template or [], NAME_FIELDS)
+    """Raises `UserError` for settings that a base model without an adapter cannot have, nor one
+    with an adapter of another program.
+    """
+    templates = settings.prompt_template or []
+    check_templates("prompt_template", templates, NAME_FIELDS)
+    if settings.metaclass is None and any("{metaclass}" in template for template in templates):
+        raise UserError("prompt_template holds {metaclass}: give --metaclass, bird or car ...")
     if settings.inpainting_method == "diffusion":
         raise UserError(
             "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
             "metaclass"
         )
+
+
+def check_own_adapter(settings: MethodSettings) -> None:
+    """Raises `UserError` for settings that an adapter of sgdmix train-adapter cannot have."""
+    check_templates("prompt_template", settings.prompt_template or [], ADAPTER_FIELDS)
+    for name in ("metaclass", "adapter_weight_name"):
+        if getattr(settings, name) is not None:
+            raise UserError(
+                f"{name} is for an adapter of another program: this one has an adapter.json, which "
+                "says it"
+            )
+
+
+def check_unread_adapter(settings: MethodSettings) -> None:
+    """Raises `UserError` for settings that no adapter can have, before it is known whose it is."""
+    templates = settings.prompt_template or []
+    held = "".join(templates)
+    by_name = "{class_name}" in held and "{token}" not in held
+    check_templates("prompt_template", templates, NAME_FIELDS if by_name else ADAPTER_FIELDS)
+
+
+def check_weight_name(settings: MethodSettings, adapter: str | None) -> None:
+    """Raises `UserError` for the file of an adapter that is not given."""
+    if adapter is None and settings.adapter_weight_name is not None:
+        raise UserError("adapter_weight_name names a file of adapter: give that too")
 
 
 # What is said of the background dataset besides its name.

@@ -158,6 +158,7 @@ class RunSettings(HubSettings, DataOverrides):
         "license of the augmented dataset, and of the models if they are pushed",
         at_most=LONGEST_NAME,
     )
+    allow_license: str | None = unset(AdapterSettings, "allow_license")
     license_name: str | None = unset(AugmentSettings, "license_name")
     license_link: str | None = unset(AugmentSettings, "license_link")
     preset: Literal["paper", "recommended"] | None = unset(AugmentSettings, "preset")

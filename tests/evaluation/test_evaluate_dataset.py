@@ -497,3 +497,47 @@ def test_masks_are_the_generations_where_its_classifier_is_at_hand(
     )
     with pytest.raises(UserError, match="not the classifier behind the saliency maps"):
         evaluate_everything(classifier=str(tiny_base))
+
+
+@pytest.mark.slow
+def test_prompts_are_compared_with_each_other(tiny_base, birds, classifier, tmp_path, capsys):
+    settings = {"dataset_name": str(birds), "seed": 3}
+    augment.main(
+        AugmentSettings(
+            **settings,
+            output_dir=str(tmp_path / "made"),
+            pretrained_model_name_or_path=str(tiny_base),
+            prompt_template=["a {class_name}", "one {class_name}"],
+            background_prompts=["in the snow", "at dusk"],
+            mask_column="mask",
+            strength=[0.0, 0.5],
+            num_variants=2,
+            num_inference_steps=2,
+            resolution=32,
+            batch_size=4,
+        )
+    )
+    evaluate_dataset.main(
+        EvaluationSettings(
+            dataset_name=str(birds),
+            synthetic=str(tmp_path / "made"),
+            judge=str(classifier),
+            output_dir=str(tmp_path / "out"),
+        )
+    )
+    rows, facts = published_rows(tmp_path / "out"), facts_of(tmp_path / "out")
+    texts = [f"{a} {{class_name}} {b}" for a in ("a", "one") for b in ("in the snow", "at dusk")]
+    assert [of["prompt"] for of in facts["by_prompt"]] == texts
+    for of, text in zip(facts["by_prompt"], texts, strict=True):
+        start, end = text.split("{class_name}")
+        own = [
+            row for row in rows if row["prompt"].startswith(start) and row["prompt"].endswith(end)
+        ]
+        assert of["images"] == len(own)
+        assert of["label_fidelity"] == pytest.approx(
+            np.mean([row["judge_label"] == row["label"] for row in own])
+        )
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in texts)
+    card = (tmp_path / "out" / "repo" / "README.md").read_text()
+    assert "prompt: one {class\\_name} at dusk" in card
