@@ -113,7 +113,7 @@ def manifest_entry(facts: EvaluationFacts) -> dict:
         "keep_by": facts.request.keep_by,
         "dropped": facts.dropped,
         "dropped_by_class": {of_class.name: of_class.dropped for of_class in facts.by_class},
-    }
+    } | ({"dropped_by_hand": facts.dropped_by_hand} if facts.request.drop else {})
 
 
 def card_settings(
@@ -190,6 +190,7 @@ def card_evaluation(facts: EvaluationFacts) -> CardEvaluation:
         keep_by=facts.request.keep_by,
         rows_before=facts.measured.all.images,
         dropped=facts.dropped,
+        dropped_by_hand=facts.dropped_by_hand,
         label_fidelity=facts.measured.all.label_fidelity,
     )
 

@@ -89,6 +89,7 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         )
 
     split = load_split(settings, pin("dataset_name", settings.dataset_name, "dataset"))
+    _check_excluded(settings, split)
     needs, column = saliency_source(settings).needs, settings.mask_column
     if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
         raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
@@ -122,6 +123,16 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter, bank, few_step_lora)
     _check_belonging(settings, inputs)
     return inputs
+
+
+def _check_excluded(settings: AugmentSettings, split: Split) -> None:
+    """Raises `UserError` if a row that is left out is no row of the split."""
+    last = max(settings.excluded_rows or [0])
+    if last >= len(split.rows):
+        raise UserError(
+            f"excluded_rows names row {last}, but {split.pin.name} has {len(split.rows)} rows, "
+            "numbered from 0"
+        )
 
 
 def _check_box_column(settings: AugmentSettings, split: Split) -> None:

@@ -45,6 +45,9 @@ class EvaluationSettings(Checked):
     keep_by: Literal["class", "all"] = setting(
         "class", "keep that share of every class, or of all rows, which leaves few of hard classes"
     )
+    drop: str | None = setting(
+        None, "file of rows to leave out, as `sgdmix studio` writes it: source_index,variant"
+    )
     num_threads: int = setting(1, "CPU threads (without a GPU)", at_least=1, at_most=1024)
 
     def validate(self) -> None:
