@@ -50,8 +50,12 @@ def main(settings: StudioSettings) -> None:
 
 def page_of(settings: StudioSettings, device: torch.device) -> gr.Blocks:
     """The page that the settings ask for. Raises `UserError`."""
+    from sgdmix_hub.studio.browse_page import Asked, BrowsePage
     from sgdmix_hub.studio.choose_page import ChoosePage
 
+    if settings.published is not None:
+        asked = Asked(settings.published, settings.published_config_name, settings.dataset_name)
+        return BrowsePage(asked, Path(settings.file), settings.picture_size).build()
     return ChoosePage(tryout_of(settings, device), Path(settings.file)).build()
 
 

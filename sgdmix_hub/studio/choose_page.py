@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from sgdmix_hub.errors import Unusable, UserError, first_line, one_line
+from sgdmix_hub.errors import Unusable, UserError, attempt, first_line, one_line
 from sgdmix_hub.evaluation.choices_page import verdict
 from sgdmix_hub.figures.panels import outlined_panel, saliency_panel
 from sgdmix_hub.generation.plan import PlanRow
@@ -152,6 +152,9 @@ class ChoosePage:
         chosen = self._chosen(raws, excluded)
         settings = tryout.mixing(chosen)
         known = tryout.known_maps(settings)
+        if not set(rows) <= known.known.values.keys():
+            views = [self._source_of(row) for row in rows]
+            yield self._filled(status_html("Masks: none yet."), rows, excluded, views)
         for left in known.make(rows):
             yield self._only_status(
                 status_html(f"Masks: {left} to make", len(rows) - left, len(rows))
@@ -264,10 +267,17 @@ class ChoosePage:
             slots += ["", gr.update(visible=False)]
         return [line, rows, *slots]
 
+    def _title(self, row: int) -> str:
+        split = self.tryout.split
+        return f"row {row}: {named(split.class_names[split.labels[row]])}"
+
+    def _source_of(self, row: int) -> RowView:
+        """A row's image, or why there is none."""
+        return RowView(self._title(row), [Picture("source", attempt(self.tryout.split.image, row))])
+
     def _masks_of(self, maker: RowMaker, row: int, settings: AugmentSettings) -> RowView:
         """Source, map and mask of a row."""
-        split, size = self.tryout.split, self.tryout.picture_size
-        title = f"row {row}: {named(split.class_names[split.labels[row]])}"
+        title, size = self._title(row), self.tryout.picture_size
         masked = self.tryout.masked(maker, row)
         if isinstance(masked, Unusable):
             return RowView(title, [Picture("source", masked)], warnings=[masked.reason])
@@ -328,7 +338,7 @@ def with_row(rows: list[int], row: int, is_in: bool) -> list[int]:
 def intro_html(tryout: Tryout) -> str:
     """The heading of the page."""
     start = tryout.start
-    name = escaped(named(start.dataset_name))
+    name = escaped(named(tryout.split.pin.name))
     hint = (
         f"{len(tryout.rows)} images of split {named(start.dataset_split)}, drawn with seed "
         f"{start.seed}. Targets are chosen among them; a run chooses among all."

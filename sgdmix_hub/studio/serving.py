@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from sgdmix_hub.errors import UserError, first_line
+from sgdmix_hub.runtime.ranks import say
+from sgdmix_hub.runtime.signals import stopped_by
+from sgdmix_hub.runtime.stopping import POLL_SECONDS
 
 # The browser itself refuses what the page should never need: scripts, fonts and pictures of others.
 POLICY = (
@@ -43,10 +47,6 @@ STYLE = """
   .dark .sgdmix-error { color: #ffc9c9; background: #3d1414; } }
 """
 Get = Callable[[], Any]
-
-
-class Refused(gr.Error):
-    """A mistake of the user, as the page shows it: one line."""
 
 
 def theme() -> gr.themes.Base:
@@ -113,7 +113,9 @@ def serve(
             f"cannot listen on {host}, port {port or 'any from 7860'} ({first_line(error)}): "
             "choose another --host or --port"
         ) from None
-    print(f"studio: {address} (Ctrl-C ends it)", flush=True)
+    say(f"studio: {address} (Ctrl-C ends it)")
+    while wait and not stopped_by():
+        time.sleep(POLL_SECONDS)
     if wait:
-        page.block_thread()
+        page.close(verbose=False)
     return address
