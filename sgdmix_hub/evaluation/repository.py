@@ -114,7 +114,7 @@ def manifest_entry(facts: EvaluationFacts) -> dict:
         "keep_difficulty": facts.request.keep_difficulty,
         "dropped": facts.dropped,
         "dropped_by_class": {of_class.name: of_class.dropped for of_class in facts.by_class},
-    }
+    } | ({"dropped_by_hand": facts.dropped_by_hand} if facts.request.drop else {})
 
 
 def card_settings(
@@ -192,6 +192,7 @@ def card_evaluation(facts: EvaluationFacts) -> CardEvaluation:
         keep_difficulty=facts.request.keep_difficulty,
         rows_before=facts.measured.all.images,
         dropped=facts.dropped,
+        dropped_by_hand=facts.dropped_by_hand,
         label_fidelity=facts.measured.all.label_fidelity,
     )
 

@@ -97,10 +97,8 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         )
 
     split = load_split(settings, pin("dataset_name", settings.dataset_name, "dataset"))
-    needs, column = saliency_source(settings).needs, settings.mask_column
-    if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
-        raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
-    _check_box_column(settings, split)
+    check_columns(settings, split)
+    needs = saliency_source(settings).needs
     base = adapter_pin = adapter = classifier = segmenter = few_step_lora = foreign = None
     if settings.refines:
         diffusion = pin_diffusion(
@@ -143,6 +141,22 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     )
     _check_belonging(settings, inputs)
     return inputs
+
+
+def check_columns(settings: AugmentSettings, split: Split) -> None:
+    """Raises `UserError` if the split lacks a column that the masks are read from, or a row that is
+    left out.
+    """
+    needs, column = saliency_source(settings).needs, settings.mask_column
+    if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
+        raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
+    _check_box_column(settings, split)
+    last = max(settings.excluded_rows or [0])
+    if last >= len(split.rows):
+        raise UserError(
+            f"excluded_rows names row {last}, but {split.pin.name} has {len(split.rows)} rows, "
+            "numbered from 0"
+        )
 
 
 def _check_box_column(settings: AugmentSettings, split: Split) -> None:

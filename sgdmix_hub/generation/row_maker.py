@@ -43,15 +43,18 @@ class RowMaker:
         maps: SaliencyMaps,
         pipeline: SGDMixPipeline | None = None,
         bank: Bank | None = None,
+        masked_by: RowMaker | None = None,
     ):
         """`pipeline`: if it is already loaded. `bank`: where the targets come from, if not from
-        the split.
+        the split. `masked_by`: a maker with the same maps and settings of masks, whose masked
+        images are used again.
         """
         self.settings = settings
         self.inputs = inputs
         self.maps = maps
         self.bank = bank
-        self.masked_image = lru_cache(maxsize=MASKED_IMAGES_KEPT)(self._masked_image)
+        own_masks = lru_cache(maxsize=MASKED_IMAGES_KEPT)(self._masked_image)
+        self.masked_image = own_masks if masked_by is None else masked_by.masked_image
         self.prompts = Prompts(settings, inputs.adapter, inputs.split.class_names)
         self.pipeline = pipeline or SGDMixPipeline(settings)
         self.mixer = self.pipeline.mixer

@@ -44,7 +44,7 @@ from sgdmix_hub.settings.method import MASK_SETTINGS
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 
-from .row_store import Block, RowStore, RowValues, compute_rows
+from .row_store import Block, FoundRows, RowStore, compute_rows
 
 logger = logging.getLogger(__name__)
 # Input size over training size; at twice its training size a small network lost half its accuracy.
@@ -60,7 +60,7 @@ class SaliencyMaps:
     has the fields of `row_type`.
     """
 
-    store: RowStore | RowValues
+    store: FoundRows
     key: str
     method: str
     trust: Trust | None = None

@@ -68,7 +68,8 @@ MOST_REASONS = 10  # reasons for skipped rows; the manifest lists every one
 
 @dataclass(frozen=True)
 class CardEvaluation:
-    """Results of an evaluation, in words. `dropped` of the `rows_before` rows are left out.
+    """Results of an evaluation, in words. `dropped` of the `rows_before` rows are left out,
+    `dropped_by_hand` of them because somebody marked them.
 
     `by_class`: class, images, label fidelity, the judge's accuracy on real images, rows dropped.
     """
@@ -84,6 +85,7 @@ class CardEvaluation:
     rows_before: int
     dropped: int
     label_fidelity: float
+    dropped_by_hand: int = 0
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,9 @@ class EvaluationSettings(Checked):
         "rows to keep: those with the highest label probability, or those in the middle, without "
         "the ones that teach a classifier least",
     )
+    drop: str | None = setting(
+        None, "file of rows to leave out, as `sgdmix studio` writes it: source_index,variant"
+    )
     num_threads: int = setting(1, "CPU threads (without a GPU)", at_least=1, at_most=1024)
 
     def validate(self) -> None:

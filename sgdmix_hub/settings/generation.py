@@ -17,6 +17,7 @@ from typing import Any, Literal
 from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import lies_in
+from sgdmix_hub.forms import LARGEST_COUNT
 
 from .data import DataSettings, outside_of_dataset
 from .few_step import FEW_STEPS
@@ -94,6 +95,13 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
     )
     allow_other_subset: bool = setting(
         False, "accept an adapter or classifier that was trained on another subset"
+    )
+    excluded_rows: list[int] | None = setting(
+        None,
+        "rows of the split to leave out, by their numbers from 0: neither mixed nor the target of "
+        "others",
+        at_least=0,
+        at_most=LARGEST_COUNT,
     )
     config_name: str = setting(
         "default", "configuration name of the published dataset", at_most=LONGEST_CONFIG_NAME

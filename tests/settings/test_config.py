@@ -470,6 +470,8 @@ def other_value(name):
     kinds = typing.get_args(kind) or (kind,)
     if bool in kinds:
         return not base
+    if list[int] in kinds:
+        return [3]
     if int in kinds:
         return (base or 0) + 8
     return (base or 0.0) + 0.125 if float in kinds else f"{base}-other"
