@@ -27,7 +27,9 @@ from sgdmix_hub.method.saliency.sources import Source, load_source
 from sgdmix_hub.models.noise import Noise
 from sgdmix_hub.models.prompts import Prompts, RowPrompt
 from sgdmix_hub.models.saved import Saved, save
-from sgdmix_hub.settings.method import MethodSettings, num_steps, saliency_source
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import saliency_source
+from sgdmix_hub.settings.strengths import num_steps
 
 from .errors import Unusable, UserError, among_usable
 from .pipeline_call import (
@@ -104,8 +106,9 @@ class SGDMixPipeline(Stages):
             pretrained_model_name_or_path: a base model; or an adapter, which brings the base that
                 it was trained on; or what `save_pretrained` or `push_to_hub` wrote. Not needed for
                 strength 0.
-            adapter: an adapter (or a saved pipeline) for this base model. Without one, prompts hold
-                the names of the classes.
+            adapter: an adapter (or a saved pipeline) for this base model, or a LoRA of another
+                program; its file is `adapter_weight_name`, if there are several. Without an adapter
+                of sgdmix train-adapter, prompts hold the names of the classes.
             class_names: of a base model alone, in the order of the labels.
             classifier: for a saliency method that needs one.
             segmenter: a segmentation model, which makes saliency_method `segmentation`.
@@ -149,7 +152,8 @@ class SGDMixPipeline(Stages):
         """
         if isinstance(self.source, MaskFunctionSource):
             raise UserError("a mask_function cannot be saved: save the function's own code")
-        save(Path(save_directory), self._adapter, self._saved())
+        foreign = None if self.refiner is None else self.refiner.foreign
+        save(Path(save_directory), self._adapter, self._saved(), foreign)
 
     def push_to_hub(
         self,

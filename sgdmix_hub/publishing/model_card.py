@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from sgdmix_hub.files import read_json, write_text
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
+from sgdmix_hub.hub.licences import Licence, conflict
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
@@ -83,6 +84,8 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         title=title,
         base=plain(facts["base"]),
         snippet=_stock_loading(settings, facts),
+        terms=Licence(facts["base_license"]).terms,
+        allowed=_allowed(settings, facts),
         metaclass=plain(facts["metaclass"]),
         metaclass_code=_code(facts["metaclass"]),
         prompt_template=_code(facts["prompt_template"]),
@@ -93,6 +96,14 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         arms={arm: _share(scores) for arm, scores in fidelity["arms"].items()} if fidelity else {},
         confused=_confused(fidelity["arms"]["noise, adapter"], names) if fidelity else [],
     )
+
+
+def _allowed(settings: AdapterSettings, facts: dict) -> dict[str, str] | None:
+    """The conflict with the base's licence and the user's reason, if there is a conflict."""
+    fault = conflict(facts["base_license"], settings.license)
+    if fault is None or settings.allow_license is None:
+        return None
+    return {"conflict": plain(fault).capitalize(), "reason": plain(settings.allow_license)}
 
 
 def _stock_loading(settings: AdapterSettings, facts: dict) -> str:

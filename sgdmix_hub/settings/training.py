@@ -281,6 +281,13 @@ class AdapterSettings(TrainingSettings):
         "base model, as org/name[@revision] or folder",
         pinned=True,
     )
+    allow_license: str | None = setting(
+        None,
+        "push with a license that the base's licence does not allow, for this reason, which the "
+        "card states",
+        changes="nothing",
+        at_most=LONGEST_PROMPT,
+    )
     prompt_template: str = setting(
         "a photo of a {token} {metaclass}",
         "prompt, with {token} and {metaclass}",

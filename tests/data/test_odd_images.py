@@ -22,7 +22,8 @@ from sgdmix_hub.method.saliency.trust import trust_test
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings
 
 RECIPES = {

@@ -521,3 +521,10 @@ def test_a_pushed_pipeline_is_loaded_from_the_hub(tiny_base, adapter, hub):
     assert pulled.returncode == 0, pulled.stderr
     assert pulled.stdout.splitlines()[-1] == f"[0.5] 9 {pin}"
     assert "| strength S | 0.5 |" in pulled.stdout and "| preset | recommended |" in pulled.stdout
+
+
+def test_a_gpu_computes_as_in_the_programs(monkeypatch):
+    """Of what is set there (see tests/runtime/test_gpu.py), a CPU shows one option."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    SGDMixPipeline.from_pretrained(strength=0.0)
+    assert torch.backends.cudnn.deterministic

@@ -23,8 +23,9 @@ from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.fields import CountOrAuto, hints_of, info_of
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
 from sgdmix_hub.settings.parsing import parse_settings, read_yaml
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings, PublishSettings, RunSettings
 from sgdmix_hub.settings.shipped import RECIPES
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
