@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import (
@@ -83,15 +81,15 @@ def estimate_text(
 ) -> str:
     """The result of a dry run, one line per fact."""
     to_make = sum(map(shards.size, unfinished))
-    reasons = Counter(reason for reason in shards.plan["skip"].to_pylist() if reason is not None)
+    reasons = Counter(shards.plan_column("skip").drop_null().to_pylist())
     known = most_common(reasons.elements()) or "none"
     lines = [
-        f"rows        {len(shards.plan):,} in {len(shards)} shards of {shards.rows_per_shard}",
+        f"rows        {shards.num_rows:,} in {len(shards)} shards of {shards.rows_per_shard}",
         f"to make     {to_make:,} rows in {len(unfinished)} shards; "
         f"{len(shards) - len(unfinished)} shards are finished",
         f"skipped     by the plan: {known}",
     ]
-    lines.append(f"masks       {untrusted_text(shards.plan, maker.settings)}")
+    lines.append(f"masks       {untrusted_text(shards, maker.settings)}")
     if maker.pipeline.refiner is not None:
         lines.append(f"strength    {strengths_text(maker)}")
     if maker.settings.refines:
@@ -113,7 +111,7 @@ def estimate_text(
     )
     if trial.made:
         size = trial.image_bytes / trial.made
-        gigabytes = size * (len(shards.plan) - sum(reasons.values())) / 1e9
+        gigabytes = size * (shards.num_rows - sum(reasons.values())) / 1e9
         lines.append(
             f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB per row "
             f"({', '.join((maker.settings.image_format, *maker.settings.more_images))})"
@@ -145,20 +143,23 @@ def prompts_text(maker: RowMaker) -> str:
     return f"{first!r}" if count == 1 else f"{count} of each class, drawn per row: {first!r} ..."
 
 
-def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:
+def untrusted_text(shards: Shards, settings: AugmentSettings) -> str:
     """How many rows of a plan have a source without a trusted mask, and what becomes of them."""
     if not saliency_source(settings).has_confidence:
         return f"{saliency_method(settings)} states no confidence: every mask is used"
-    skipped = sum(is_low_confidence(reason or "") for reason in plan["skip"].to_pylist())
-    sources, targets = (plan[name].to_numpy() for name in ("source_index", "target_index"))
+    skipped = sum(map(is_low_confidence, shards.plan_column("skip").drop_null().to_pylist()))
+    sources, targets = (
+        shards.plan_column(name).to_numpy() for name in ("source_index", "target_index")
+    )
     untrusted = skipped + int((sources == targets).sum())
-    text = f"{untrusted:,} of {len(plan):,} rows ({untrusted / len(plan):.1%}) have no trusted mask"
+    share = untrusted / shards.num_rows
+    text = f"{untrusted:,} of {shards.num_rows:,} rows ({share:.1%}) have no trusted mask"
     return f"{text}: {settings.low_confidence}" if untrusted else text
 
 
 def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None) -> None:
     """Raises `UserError` if a run could make none of the rows that are left."""
-    reasons = trial.reasons if trial else shards.plan["skip"].to_pylist()
+    reasons = trial.reasons if trial else shards.plan_column("skip").to_pylist()
     if unfinished and not (trial and trial.made):
         raise UserError(
             f"not one row could be made ({most_common(reasons)}): a run would leave no dataset"

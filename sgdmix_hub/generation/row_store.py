@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,8 +36,12 @@ from sgdmix_hub.files import (
 )
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
+from sgdmix_hub.storage.stores import HERE, Store
+
+from .claims import claims
 
 BLOCK_ROWS = 128
+RECORD = re.compile(r"block-[0-9]{5,}\.json")
 Block = tuple[np.ndarray, dict[str, str]]
 
 
@@ -103,21 +108,67 @@ def compute_rows(
     prepare: Callable[[], Callable[[np.ndarray], Block]],
     rank: int,
     world_size: int,
+    store: Store = HERE,
 ) -> RowStore:
-    """Opens the store in `folder`; computes what is missing. A collective.
+    """Opens the values in `folder`; computes what is missing. A collective.
 
     Every process makes its share of the blocks. Rank 0 merges them, the others wait for the result.
 
     `prepare` loads what the computation needs. It is called only if there are blocks to make. It
     returns a function of rows (k,) that gives their values (k, ...) and reasons for missing ones.
     """
-    on_rank_zero(lambda: _drop_damaged(folder, _blocks(split)))
-    if not (folder / "unusable.json").exists():
-        _compute_blocks(folder, split, prepare, rank, world_size)
+
+    def start() -> None:
+        _bring(folder, store)
+        _drop_damaged(folder, _blocks(split))
+
+    on_rank_zero(start)
+    merged = folder / "unusable.json"
+    if not merged.exists():
+        _compute_blocks(folder, split, prepare, rank, world_size, store)
         if rank == 0:
             _merge(folder, split)
-        wait_for_file(folder / "unusable.json")
+            store.keep(folder / "values.npy")
+            store.keep(merged)
+        wait_for_file(merged)
     return RowStore(folder, split)
+
+
+def compute_blocks(
+    folder: Path,
+    split: Split,
+    prepare: Callable[[], Callable[[np.ndarray], Block]],
+    rank: int,
+    world_size: int,
+    store: Store,
+) -> None:
+    """Makes blocks as one of several workers that share nothing but the store: its own share, then
+    what the others have not made yet. `compute_rows` merges them. `prepare`: as there.
+    """
+    if store.bring(folder / "unusable.json"):
+        return
+    blocks, make_block = _blocks(split), None
+
+    def done() -> set[int]:
+        return {int(name[6:-5]) for name in store.names(folder) if RECORD.fullmatch(name)}
+
+    def is_done(block: int) -> bool:
+        return store.bring(_marker(folder, block))
+
+    for block in claims(len(blocks), rank, world_size, done, is_done):
+        stop_if_requested()
+        make_block = make_block or prepare()
+        _make_block(folder, blocks, block, make_block, store)
+        store.release(_marker(folder, block).with_suffix(".npy"))
+
+
+def _bring(folder: Path, store: Store) -> None:
+    """Brings the merged values from an object store, or else the blocks that are listed there."""
+    if not store.is_remote:
+        return
+    if store.bring(folder / "unusable.json") and store.bring(folder / "values.npy"):
+        return
+    store.bring_all(folder / name for name in store.names(folder) if name.startswith("block-"))
 
 
 def compute_alone(
@@ -168,7 +219,12 @@ def _blocks(split: Split) -> list[np.ndarray]:
 
 
 def _compute_blocks(
-    folder: Path, split: Split, prepare: Callable, rank: int, world_size: int
+    folder: Path,
+    split: Split,
+    prepare: Callable,
+    rank: int,
+    world_size: int,
+    store: Store = HERE,
 ) -> None:
     blocks = _blocks(split)
     mine = [b for b in range(rank, len(blocks), world_size) if not _marker(folder, b).exists()]
@@ -177,9 +233,22 @@ def _compute_blocks(
     make_block = prepare()
     for block in mine:
         stop_if_requested()
-        values, unusable = make_block(blocks[block])
-        _write_values(_marker(folder, block), values)
-        write_sealed(_marker(folder, block), {"values": _digest(values), "unusable": unusable})
+        _make_block(folder, blocks, block, make_block, store)
+
+
+def _make_block(
+    folder: Path,
+    blocks: list[np.ndarray],
+    block: int,
+    make_block: Callable[[np.ndarray], Block],
+    store: Store,
+) -> None:
+    values, unusable = make_block(blocks[block])
+    marker = _marker(folder, block)
+    _write_values(marker, values)
+    store.keep(marker.with_suffix(".npy"))
+    write_sealed(marker, {"values": _digest(values), "unusable": unusable})
+    store.keep(marker)
 
 
 def _marker(folder: Path, block: int) -> Path:

@@ -1,0 +1,146 @@
+"""Where a run's files are kept: in its output folder, or in an object store behind it.
+
+Whoever makes a file writes it into the output folder and keeps it; whoever needs one brings it. In
+a local or shared folder there is nothing to do for either: the file is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from sgdmix_hub.files import file_sha256
+
+from .objects import Objects
+from .places import is_url
+from .scratch import local_folder
+
+AT_ONCE = 16  # requests of small objects
+
+
+class Store(Protocol):
+    """All paths are of the run's output folder."""
+
+    is_remote: bool
+
+    def keep(self, path: Path, at: Path | None = None) -> None:
+        """Stores a finished file. `at`: the path that it gets there, if not its own."""
+        ...
+
+    def bring(self, path: Path, of: Path | None = None) -> bool:
+        """Whether a file is there; if so, it is in the output folder now. `of`: as `at`."""
+        ...
+
+    def bring_all(self, paths: Iterable[Path]) -> None:
+        """Brings many small files, those that are there."""
+        ...
+
+    def release(self, path: Path) -> None:
+        """Gives up the local copy of a file that is kept, or was brought."""
+        ...
+
+    def drop(self, path: Path) -> None:
+        """Removes a file from the store and from the output folder, if it is there."""
+        ...
+
+    def names(self, folder: Path) -> set[str]:
+        """The names in a folder. New ones may be missing for a while, removed ones still there."""
+        ...
+
+    def sizes(self, folder: Path) -> dict[str, int]:
+        """Bytes of every file in a folder and below, by its name relative to it; as `names`."""
+        ...
+
+    def sha256(self, path: Path) -> str:
+        """Hex sha256 of a file. Raises `FileNotFoundError`."""
+        ...
+
+
+class Here:
+    """The output folder itself."""
+
+    is_remote = False
+
+    def keep(self, path: Path, at: Path | None = None) -> None:
+        pass
+
+    def bring(self, path: Path, of: Path | None = None) -> bool:
+        return path.is_file()
+
+    def bring_all(self, paths: Iterable[Path]) -> None:
+        pass
+
+    def release(self, path: Path) -> None:
+        pass
+
+    def drop(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def names(self, folder: Path) -> set[str]:
+        return set(os.listdir(folder)) if folder.is_dir() else set()
+
+    def sizes(self, folder: Path) -> dict[str, int]:
+        found, root = {}, str(folder)
+        for parent, _, names in os.walk(root):
+            for name in names:
+                path = os.path.join(parent, name)
+                if os.path.isfile(path):
+                    relative = os.path.relpath(path, root).replace(os.sep, "/")
+                    found[relative] = os.path.getsize(path)
+        return found
+
+    def sha256(self, path: Path) -> str:
+        return file_sha256(path)
+
+
+class ObjectStore:
+    """Objects below a URL, named like the files of the output folder, which is a scratch folder."""
+
+    is_remote = True
+
+    def __init__(self, objects: Objects, folder: Path):
+        self.objects, self.folder = objects, folder
+
+    def keep(self, path: Path, at: Path | None = None) -> None:
+        self.objects.put(path, self._name(at or path))
+
+    def bring(self, path: Path, of: Path | None = None) -> bool:
+        return path.is_file() or self.objects.fetch(self._name(of or path), path)
+
+    def bring_all(self, paths: Iterable[Path]) -> None:
+        with ThreadPoolExecutor(AT_ONCE, "bring") as threads:
+            for _ in threads.map(self.bring, paths):
+                pass
+
+    def release(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def drop(self, path: Path) -> None:
+        self.objects.remove(self._name(path))
+        path.unlink(missing_ok=True)
+
+    def names(self, folder: Path) -> set[str]:
+        return {name.partition("/")[0] for name in self.sizes(folder)}
+
+    def sizes(self, folder: Path) -> dict[str, int]:
+        return self.objects.sizes(self._name(folder))
+
+    def sha256(self, path: Path) -> str:
+        return self.objects.sha256(self._name(path))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+
+HERE = Here()
+
+
+def store_of(output_dir: str) -> Store:
+    """The store of an `output_dir`. Raises `UserError`."""
+    if not is_url(output_dir):
+        return HERE
+    folder = local_folder(output_dir)
+    return ObjectStore(Objects(output_dir, folder / "fetching"), folder)
