@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from sgdmix_hub.data.splits import decode_image
@@ -82,8 +81,8 @@ def _partner(settings: AugmentSettings, name: str) -> str:
 
 def _refined_image(shards: Shards, position: int, row: PlanRow) -> np.ndarray:
     """The published image of one planned row."""
-    shard = shards.brought(position // shards.rows_per_shard)
-    table = pq.read_table(shard, columns=["image", "source_index", "variant"])
+    number = position // shards.rows_per_shard
+    table = shards.table(number, ["image", "source_index", "variant"])
     for cell, source, variant in zip(
         *(table.column(name).to_pylist() for name in table.column_names), strict=True
     ):

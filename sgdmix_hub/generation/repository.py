@@ -175,6 +175,7 @@ def publish_shards(
     Raises `DamagedFile`.
     """
     facts: dict[str, dict] = {}
+    sizes = store.sizes(output.repo) if store.is_remote else {}
     for number, numbers in enumerate(files):
         name = layout.shard(number, len(files))
         path, record = output.building / name, output.state / "files" / f"{Path(name).stem}.json"
@@ -183,7 +184,7 @@ def publish_shards(
             continue
         digests = [shards.record(shard)["sha256"] for shard in numbers]
         before = read_sealed(record) if store.bring(record) else {}
-        if before.get("shards") != digests:
+        if before.get("shards") != digests or sizes.get(name) != before["bytes"]:
             shards.publish(numbers, path)
             before = {"shards": digests} | facts_of(path)
             store.keep(path, at=output.repo / name)

@@ -216,7 +216,7 @@ class Shards:
         """
         if len(numbers) > 1:
             schema = pq.read_schema(self.brought(numbers[0]))
-            write_parquet(path, map(self._table, numbers), schema)
+            write_parquet(path, map(self._checked_table, numbers), schema)
             return
         shard = self.brought(numbers[0])
         try:
@@ -225,10 +225,14 @@ class Shards:
             shutil.copyfile(shard, path)
         self._store.release(shard)
 
-    def _table(self, number: int) -> pa.Table:
+    def _checked_table(self, number: int) -> pa.Table:
         """The rows of a finished shard. Raises `DamagedFile`."""
         if not self.check(number):
             raise DamagedFile(self.path(number))
-        table = pq.read_table(self.brought(number))
+        return self.table(number)
+
+    def table(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        """Columns of a finished shard, or all of them."""
+        table = pq.read_table(self.brought(number), columns=columns)
         self._store.release(self.path(number))
         return table

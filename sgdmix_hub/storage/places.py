@@ -22,7 +22,7 @@ def check_url(name: str, url: str) -> None:
     Credentials in it are refused: settings are printed and logged.
     """
     scheme, _, rest = url.partition(SCHEME)
-    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) or not rest.strip("/"):
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) or not re.fullmatch(r"/*[^/[\]]+.*", rest):
         raise UserError(f"{name} {shown(url)}: give a folder, or a URL such as s3://bucket/folder")
     if scheme in LOCAL:
         raise UserError(f"{name} {shown(url)}: give the folder itself, without {scheme}{SCHEME}")

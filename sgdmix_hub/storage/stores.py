@@ -7,16 +7,19 @@ a local or shared folder there is nothing to do for either: the file is there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import file_sha256
 
 from .objects import Objects
 from .places import is_url
-from .scratch import local_folder
+from .scratch import end_scratch, local_folder, start_scratch
 
 AT_ONCE = 16  # requests of small objects
 
@@ -136,6 +139,46 @@ class ObjectStore:
 
 
 HERE = Here()
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a store, with the content that it must have. `path`: in the output folder."""
+
+    store: Store
+    path: Path
+    bytes: int
+    sha256: str
+
+    @contextmanager
+    def here(self) -> Generator[Path, None, None]:
+        """A local copy, as long as it is needed. Raises `UserError` if it has another content."""
+        found = self.store.bring(self.path)
+        try:
+            if not found or file_sha256(self.path) != self.sha256:
+                raise UserError(
+                    f"{self.path} is missing or has changed since it was written: remove it, and "
+                    "run the generation with --stage finish, which makes it again"
+                )
+            yield self.path
+        finally:
+            self.store.release(self.path)
+
+
+@contextmanager
+def opened(place: str) -> Generator[tuple[Path, Store], None, None]:
+    """The local folder to work in and the store of a folder or URL, for one process. Removes a
+    scratch folder in the end. Raises `UserError`.
+    """
+    folder, store = local_folder(place), store_of(place)
+    if not store.is_remote:
+        yield folder, store
+        return
+    start_scratch(folder)
+    try:
+        yield folder, store
+    finally:
+        end_scratch(folder)
 
 
 def store_of(output_dir: str) -> Store:
