@@ -66,7 +66,8 @@ def main(settings: AugmentSettings) -> None:
     if settings.card is not None:
         read_prose(settings.card)
     rank = start_processes(settings.num_threads)
-    store, output = store_of(settings.output_dir), OutputFolder(local_folder(settings.output_dir))
+    store = store_of(settings.output_dir, reads_by_need=settings.stage in ("shards", "finish"))
+    output = OutputFolder(local_folder(settings.output_dir))
     settings = replace(settings, output_dir=str(output))
     if store.is_remote:
         check_one_machine()

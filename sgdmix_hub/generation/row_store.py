@@ -10,14 +10,13 @@ themselves. Damaged blocks are reported and made again; so are the blocks of dam
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,8 +38,10 @@ from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
 from sgdmix_hub.storage.stores import HERE, Store
 
 from .claims import claims
+from .rows_by_need import RowsByNeed, values_digest
 
 BLOCK_ROWS = 128
+WHOLE_BYTES = 256 * 10**6  # values up to this size are brought whole by every worker
 RECORD = re.compile(r"block-[0-9]{5,}\.json")
 Block = tuple[np.ndarray, dict[str, str]]
 
@@ -59,9 +60,9 @@ class RowStore:
     `unusable`: row -> the reason why it has no value; its value is zeros.
     """
 
-    def __init__(self, folder: Path, split: Split):
+    def __init__(self, folder: Path, split: Split, values: RowsByNeed | None = None):
         self._folder = folder
-        self._values = _mapped(folder)
+        self._values: Any = _mapped(folder) if values is None else values
         self._position = np.full(len(split.rows), -1, dtype=np.int64)
         self._position[split.subset] = np.arange(len(split.subset))
         self.unusable = {
@@ -117,6 +118,10 @@ def compute_rows(
     `prepare` loads what the computation needs. It is called only if there are blocks to make. It
     returns a function of rows (k,) that gives their values (k, ...) and reasons for missing ones.
     """
+    if store.reads_by_need:
+        values = _values_by_need(folder, store)
+        if values is not None:
+            return RowStore(folder, split, values)
 
     def start() -> None:
         _bring(folder, store)
@@ -160,6 +165,18 @@ def compute_blocks(
         make_block = make_block or prepare()
         _make_block(folder, blocks, block, make_block, store)
         store.release(_marker(folder, block).with_suffix(".npy"))
+
+
+def _values_by_need(folder: Path, store: Store) -> RowsByNeed | None:
+    """Merged values that are too many to bring; None if they are few, or not merged yet."""
+    if not store.bring(folder / "unusable.json"):
+        return None
+    try:
+        digests = read_sealed(folder / "unusable.json")["blocks"]
+        values = RowsByNeed(store, folder / "values.npy", BLOCK_ROWS, digests)
+    except (DamagedFile, FileNotFoundError):
+        return None
+    return values if values.nbytes > WHOLE_BYTES else None
 
 
 def _bring(folder: Path, store: Store) -> None:
@@ -247,7 +264,7 @@ def _make_block(
     marker = _marker(folder, block)
     _write_values(marker, values)
     store.keep(marker.with_suffix(".npy"))
-    write_sealed(marker, {"values": _digest(values), "unusable": unusable})
+    write_sealed(marker, {"values": values_digest(values), "unusable": unusable})
     store.keep(marker)
 
 
@@ -258,13 +275,6 @@ def _marker(folder: Path, block: int) -> Path:
 
 def _write_values(marker: Path, values: np.ndarray) -> None:
     write_atomically(marker.with_suffix(".npy"), lambda path: _save_array(path, values))
-
-
-def _digest(values: np.ndarray) -> str:
-    """sha256 of an array's dtype, shape and content."""
-    return hashlib.sha256(
-        f"{values.dtype.str} {values.shape}".encode() + values.tobytes()
-    ).hexdigest()
 
 
 def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
@@ -287,7 +297,7 @@ def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
         damage = _damage(
             marker,
             lambda record, marker=marker: (
-                _digest(_load(marker.with_suffix(".npy"))) == record["values"]
+                values_digest(_load(marker.with_suffix(".npy"))) == record["values"]
             ),
         )
         if damage is not None:
@@ -345,6 +355,7 @@ def _merge(folder: Path, split: Split) -> None:
     """Merges the values of all blocks, in the order of the subset."""
     blocks = _blocks(split)
     unusable: dict[str, str] = {}
+    digests = []
     temporary = temporary_beside(folder / "values.npy")
     merged = None
     for number, rows in enumerate(blocks):
@@ -365,14 +376,20 @@ def _merge(folder: Path, split: Split) -> None:
             )
             _allocate(temporary)
         merged[start : start + len(rows)] = values
-        unusable |= read_sealed(marker)["unusable"]
+        record = read_sealed(marker)
+        unusable |= record["unusable"]
+        digests.append(record["values"])
     assert merged is not None, "a subset has at least one row"
     merged.flush()
     sync(temporary)
     os.replace(temporary, folder / "values.npy")
     write_sealed(
         folder / "unusable.json",
-        {"values": file_sha256(folder / "values.npy"), "unusable": unusable},
+        {
+            "values": file_sha256(folder / "values.npy"),
+            "blocks": digests,
+            "unusable": unusable,
+        },
     )
     for number in range(len(blocks)):
         _marker(folder, number).with_suffix(".npy").unlink(missing_ok=True)

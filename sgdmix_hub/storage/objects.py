@@ -70,8 +70,13 @@ class Objects:
         """Writes an object to a local file, whole or not at all; False if there is no object."""
         self.working.mkdir(parents=True, exist_ok=True)
         temporary = self.working / uuid.uuid4().hex
+
+        def call() -> None:
+            self.files.invalidate_cache()  # some look into their last listing first
+            self.files.get_file(self._place(name), str(temporary))
+
         try:
-            self._patiently(lambda: self.files.get_file(self._place(name), str(temporary)))
+            self._patiently(call)
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary, path)
         except FileNotFoundError:
@@ -97,18 +102,14 @@ class Objects:
             for name, facts in found.items()
         }
 
-    def exists(self, name: str) -> bool:
-        """Whether an object is there, asked of the object and not of a listing."""
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """Some bytes of an object, fewer at its end. Raises `FileNotFoundError`."""
 
-        def call() -> None:
+        def call() -> bytes:
             self.files.invalidate_cache()
-            self.files.info(self._place(name))
+            return self.files.cat_file(self._place(name), start=start, end=end)
 
-        try:
-            self._patiently(call)
-        except FileNotFoundError:
-            return False
-        return True
+        return self._patiently(call)
 
     def remove(self, name: str) -> None:
         """Removes an object, if there is one."""
@@ -120,6 +121,7 @@ class Objects:
 
         def call() -> str:
             digest = hashlib.sha256()
+            self.files.invalidate_cache()
             with self.files.open(self._place(name), "rb", block_size=BLOCK_BYTES) as file:
                 while block := file.read(BLOCK_BYTES):
                     digest.update(block)

@@ -28,6 +28,8 @@ class Store(Protocol):
     """All paths are of the run's output folder."""
 
     is_remote: bool
+    # Whether large values are read block by block, by a process that needs few of them.
+    reads_by_need: bool
 
     def keep(self, path: Path, at: Path | None = None) -> None:
         """Stores a finished file. `at`: the path that it gets there, if not its own."""
@@ -57,6 +59,10 @@ class Store(Protocol):
         """Bytes of every file in a folder and below, by its name relative to it; as `names`."""
         ...
 
+    def read(self, path: Path, start: int, end: int) -> bytes:
+        """Some bytes of a file, fewer at its end. Raises `FileNotFoundError`."""
+        ...
+
     def sha256(self, path: Path) -> str:
         """Hex sha256 of a file. Raises `FileNotFoundError`."""
         ...
@@ -66,6 +72,7 @@ class Here:
     """The output folder itself."""
 
     is_remote = False
+    reads_by_need = False
 
     def keep(self, path: Path, at: Path | None = None) -> None:
         pass
@@ -95,6 +102,11 @@ class Here:
                     found[relative] = os.path.getsize(path)
         return found
 
+    def read(self, path: Path, start: int, end: int) -> bytes:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
     def sha256(self, path: Path) -> str:
         return file_sha256(path)
 
@@ -104,8 +116,8 @@ class ObjectStore:
 
     is_remote = True
 
-    def __init__(self, objects: Objects, folder: Path):
-        self.objects, self.folder = objects, folder
+    def __init__(self, objects: Objects, folder: Path, reads_by_need: bool):
+        self.objects, self.folder, self.reads_by_need = objects, folder, reads_by_need
 
     def keep(self, path: Path, at: Path | None = None) -> None:
         self.objects.put(path, self._name(at or path))
@@ -130,6 +142,9 @@ class ObjectStore:
 
     def sizes(self, folder: Path) -> dict[str, int]:
         return self.objects.sizes(self._name(folder))
+
+    def read(self, path: Path, start: int, end: int) -> bytes:
+        return self.objects.read(self._name(path), start, end)
 
     def sha256(self, path: Path) -> str:
         return self.objects.sha256(self._name(path))
@@ -181,9 +196,9 @@ def opened(place: str) -> Generator[tuple[Path, Store], None, None]:
         end_scratch(folder)
 
 
-def store_of(output_dir: str) -> Store:
+def store_of(output_dir: str, reads_by_need: bool = False) -> Store:
     """The store of an `output_dir`. Raises `UserError`."""
     if not is_url(output_dir):
         return HERE
     folder = local_folder(output_dir)
-    return ObjectStore(Objects(output_dir, folder / "fetching"), folder)
+    return ObjectStore(Objects(output_dir, folder / "fetching"), folder, reads_by_need)

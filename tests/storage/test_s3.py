@@ -1,4 +1,5 @@
 """Workers as processes, over S3 as moto speaks it: killed, restarted, added at any moment."""
+
 import random
 
 import pytest

@@ -19,6 +19,7 @@ from sgdmix_hub import augment
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import sealed
+from sgdmix_hub.generation import row_store
 from sgdmix_hub.generation.claims import claims, order_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage import objects
@@ -147,6 +148,20 @@ def test_stages_by_workers_leave_the_bytes_of_one_process(world_size, settings, 
 def test_one_command_does_all_stages_in_a_store_too(settings, reference, url):
     work(settings, url)
     assert stored(url) == reference
+
+
+@pytest.mark.slow
+def test_large_maps_are_read_block_by_block_and_checked(settings, reference, url, monkeypatch):
+    monkeypatch.setattr(row_store, "WHOLE_BYTES", 0)
+    work(settings, url, "plan")
+    work(settings, url, "shards")
+    work(settings, url, "finish")
+    assert stored(url) == reference
+    (maps,) = (name for name in stored(url, "state") if name.endswith("values.npy"))
+    change(url, f"state/{maps}", seed=1)
+    fsspec.filesystem("memory").rm(place(url, "repo/sgdmix/default/manifest.json"))
+    with pytest.raises(UserError, match=r"values\.npy is torn"):
+        work(settings, url, "finish")
 
 
 @pytest.mark.slow

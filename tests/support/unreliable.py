@@ -59,6 +59,10 @@ class Unreliable(AbstractFileSystem):
         self._may_fail()
         self.inner.get_file(rpath, lpath)
 
+    def cat_file(self, path, start=None, end=None, **options):
+        self._may_fail()
+        return self.inner.cat_file(path, start=start, end=end)
+
     def find(self, path, detail=False, **options):
         self._may_fail()
         self.inner.invalidate_cache()
