@@ -67,11 +67,14 @@ def run(sources: int, work_dir: Path) -> list[dict]:
         if name.startswith("shards, worker 1"):
             half_the_shards(place / "run")
         found.append(measured(name, [AUGMENT, *words, *stage], counts, work_dir))
+    before = dict(ENVIRONMENT)
     with loopback_hub() as hub:
         ENVIRONMENT.update(hub_environment(hub, WRITE_TOKEN))
         words = ["--folder", f"counted://{place}/run", "--hub_dataset_id", "me/large"]
         words += ["--tag", "v1.0.0", "--allow_local_inputs"]
         found.append(measured("publish", [PUBLISH, *words], counts, work_dir))
+    ENVIRONMENT.clear()
+    ENVIRONMENT.update(before)
     return found
 
 
@@ -117,9 +120,8 @@ def table(runs: list[dict]) -> str:
         lines.append(f"| {stages[0]['stage']} | " + " | ".join(cells) + " |")
     lines.append("")
     for size, each in zip(sizes, runs, strict=True):
-        largest = ", ".join(
-            f"{count:,} in {name}" for name, count in list(each["files"].items())[:2]
-        )
+        most = list(each["files"].items())[:2]
+        largest = ", ".join(f"{count:,} in {name}" for name, count in most)
         lines.append(f"{size}: {each['shards']:,} shards; files: {largest}.")
     return "\n".join(lines) + "\n"
 
