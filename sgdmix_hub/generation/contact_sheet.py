@@ -33,9 +33,8 @@ def contact_sheet(
 
 def _finished(shards: Shards) -> np.ndarray:
     """Positions in the plan of the rows that were made, ascending."""
-    sources, variants = (
-        shards.plan_column(name).to_numpy().astype(np.int64) for name in ("source_index", "variant")
-    )
+    plan = shards.plan_columns("source_index", "variant")
+    sources, variants = (column.to_numpy().astype(np.int64) for column in plan.columns)
     variants_at_most = int(variants.max(initial=0)) + 1
     skipped = [
         record["source_index"] * variants_at_most + record["variant"] for record in shards.skipped()

@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from sgdmix_hub.errors import UserError, shown
+from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import (
     num_steps,
@@ -24,6 +27,7 @@ from .shards import Shards
 from .worker import make_shards
 
 MOST_LISTED = 10  # strengths
+MANY_SHARDS = 20_000
 TRIED_BATCHES = 2  # timed batches of each strength, after one to warm up
 
 
@@ -81,7 +85,8 @@ def estimate_text(
 ) -> str:
     """The result of a dry run, one line per fact."""
     to_make = sum(map(shards.size, unfinished))
-    reasons = Counter(shards.plan_column("skip").drop_null().to_pylist())
+    plan = shards.plan_columns("skip", "source_index", "target_index")
+    reasons = Counter(plan["skip"].drop_null().to_pylist())
     known = most_common(reasons.elements()) or "none"
     lines = [
         f"rows        {shards.num_rows:,} in {len(shards)} shards of {shards.rows_per_shard}",
@@ -89,7 +94,7 @@ def estimate_text(
         f"{len(shards) - len(unfinished)} shards are finished",
         f"skipped     by the plan: {known}",
     ]
-    lines.append(f"masks       {untrusted_text(shards, maker.settings)}")
+    lines.append(f"masks       {untrusted_text(plan, maker.settings)}")
     if maker.pipeline.refiner is not None:
         lines.append(f"strength    {strengths_text(maker)}")
     if maker.settings.refines:
@@ -109,6 +114,8 @@ def estimate_text(
     lines.append(
         f"time        {seconds / 3600:.2f} accelerator-hours: {duration(seconds)}, {share}"
     )
+    if (price := maker.settings.price_per_hour) is not None:
+        lines.append(f"price       {seconds / 3600 * price:,.2f}, at {price:g} an accelerator-hour")
     if trial.made:
         size = trial.image_bytes / trial.made
         gigabytes = size * (shards.num_rows - sum(reasons.values())) / 1e9
@@ -116,7 +123,20 @@ def estimate_text(
             f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB per row "
             f"({', '.join((maker.settings.image_format, *maker.settings.more_images))})"
         )
+        lines.append(f"files       {files_text(shards, size)}")
     return "\n".join(lines)
+
+
+def files_text(shards: Shards, row_bytes: float) -> str:
+    """How many files a run keeps while it works, and publishes."""
+    sizes = [round(shards.size(number) * row_bytes) for number in range(len(shards))]
+    text = (
+        f"{len(files_of(sizes)):,} shards of the dataset, published in one commit; "
+        f"{2 * len(shards):,} in state/ meanwhile"
+    )
+    if len(shards) > MANY_SHARDS:
+        text += f": with fewer, --rows_per_shard {8 * shards.rows_per_shard}, everything is faster"
+    return text
 
 
 def strengths_text(maker: RowMaker) -> str:
@@ -143,23 +163,20 @@ def prompts_text(maker: RowMaker) -> str:
     return f"{first!r}" if count == 1 else f"{count} of each class, drawn per row: {first!r} ..."
 
 
-def untrusted_text(shards: Shards, settings: AugmentSettings) -> str:
+def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:
     """How many rows of a plan have a source without a trusted mask, and what becomes of them."""
     if not saliency_source(settings).has_confidence:
         return f"{saliency_method(settings)} states no confidence: every mask is used"
-    skipped = sum(map(is_low_confidence, shards.plan_column("skip").drop_null().to_pylist()))
-    sources, targets = (
-        shards.plan_column(name).to_numpy() for name in ("source_index", "target_index")
-    )
+    skipped = sum(map(is_low_confidence, plan["skip"].drop_null().to_pylist()))
+    sources, targets = (plan[name].to_numpy() for name in ("source_index", "target_index"))
     untrusted = skipped + int((sources == targets).sum())
-    share = untrusted / shards.num_rows
-    text = f"{untrusted:,} of {shards.num_rows:,} rows ({share:.1%}) have no trusted mask"
+    text = f"{untrusted:,} of {len(plan):,} rows ({untrusted / len(plan):.1%}) have no trusted mask"
     return f"{text}: {settings.low_confidence}" if untrusted else text
 
 
 def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None) -> None:
     """Raises `UserError` if a run could make none of the rows that are left."""
-    reasons = trial.reasons if trial else shards.plan_column("skip").to_pylist()
+    reasons = trial.reasons if trial else shards.plan_columns("skip")["skip"].to_pylist()
     if unfinished and not (trial and trial.made):
         raise UserError(
             f"not one row could be made ({most_common(reasons)}): a run would leave no dataset"

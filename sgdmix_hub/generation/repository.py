@@ -260,9 +260,8 @@ def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
     `sought`: the words given to a segmenter. `unmixed`: how many rows show their source unmixed
     because its mask could not be trusted.
     """
-    sources, targets = (
-        shards.plan_column(name).to_numpy() for name in ("source_index", "target_index")
-    )
+    plan = shards.plan_columns("source_index", "target_index")
+    sources, targets = (column.to_numpy() for column in plan.columns)
     facts = {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
     if inputs.segmenter is not None:
         facts["sought"] = list(inputs.segmenter.words)

@@ -58,9 +58,9 @@ class Shards:
     def __len__(self) -> int:
         return -(-self.num_rows // self.rows_per_shard)
 
-    def plan_column(self, name: str) -> pa.ChunkedArray:
-        """One column of the whole plan."""
-        return self._plan.read([name])[name]
+    def plan_columns(self, *names: str) -> pa.Table:
+        """Some columns of the whole plan."""
+        return self._plan.read(list(names))
 
     def rows(self, number: int) -> list[PlanRow]:
         return self.plan_rows(number * self.rows_per_shard, self.rows_per_shard)

@@ -177,6 +177,13 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         "estimate number of images, time and size, without writing a dataset",
         changes="nothing",
     )
+    price_per_hour: float | None = setting(
+        None,
+        "price of one accelerator-hour, in any currency, for the dry run to tell the price",
+        changes="nothing",
+        at_least=0,
+        at_most=10**6,
+    )
     verify: bool = setting(
         False, "check every file of a finished repo/ against its manifest", changes="nothing"
     )
