@@ -148,9 +148,11 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
         make_claimed(settings, inputs, maker, shards, rank)
         say("shards: all are made; next, once: --stage finish")
     else:
-        if stage == "all":
-            make = make_claimed if store.is_remote else make_unfinished
-            make(settings, inputs, maker, shards, rank)
+        if stage == "all" and store.is_remote:
+            on_rank_zero(shards.drop_unfinished)
+            make_claimed(settings, inputs, maker, shards, rank)
+        elif stage == "all":
+            make_unfinished(settings, inputs, maker, shards, rank)
         if rank.is_main_process:
             if stage == "finish" or store.is_remote:
                 check_finished(shards)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from bisect import bisect_right
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -54,6 +56,9 @@ class Shards:
         self._plan = pq.ParquetFile(plan_path)
         self.num_rows: int = self._plan.metadata.num_rows
         self._group = lru_cache(GROUPS_IN_MEMORY)(self._plan.read_row_group)
+        groups = range(self._plan.metadata.num_row_groups)
+        sizes = [self._plan.metadata.row_group(group).num_rows for group in groups]
+        self._ends = list(accumulate(sizes))  # of the row groups, in rows
 
     def __len__(self) -> int:
         return -(-self.num_rows // self.rows_per_shard)
@@ -67,14 +72,14 @@ class Shards:
 
     def plan_rows(self, start: int, count: int) -> list[PlanRow]:
         """Rows of the plan by their positions in it. Reads only the row groups that hold them."""
-        end, first, found = min(start + count, self.num_rows), 0, []
-        for group in range(self._plan.metadata.num_row_groups):
-            after = first + self._plan.metadata.row_group(group).num_rows
-            if first < end and after > start:
-                inside = max(start - first, 0)
-                table = self._group(group).slice(inside, min(end, after) - first - inside)
-                found += [PlanRow(**row) for row in table.to_pylist()]
-            first = after
+        end, found = min(start + count, self.num_rows), []
+        group = bisect_right(self._ends, start)
+        while start < end:
+            first = self._ends[group - 1] if group else 0
+            stop = min(end, self._ends[group])
+            rows = self._group(group).slice(start - first, stop - start).to_pylist()
+            found += [PlanRow(**row) for row in rows]
+            start, group = stop, group + 1
         return found
 
     def size(self, number: int) -> int:

@@ -181,10 +181,11 @@ def check_finished(shards: Shards) -> None:
     """
     unfinished = shards.drop_unfinished()
     if unfinished:
+        named = ", ".join(map(str, unfinished[:MOST_NAMED]))
+        more = " ..." if len(unfinished) > MOST_NAMED else ""
         raise UserError(
-            f"{len(unfinished)} of {len(shards)} shards are not finished "
-            f"({', '.join(map(str, unfinished[:MOST_NAMED]))}{' ...' * (len(unfinished) > 3)}): "
-            "run the same command with --stage shards, then --stage finish again"
+            f"{len(unfinished)} of {len(shards)} shards are not finished ({named}{more}): run the "
+            "same command with --stage shards, then --stage finish again"
         )
     devices: dict[str, int] = {}
     for number in range(len(shards)):

@@ -28,9 +28,8 @@ def test_a_dry_run_tells_and_makes_nothing(generation_settings, finished_generat
     ]
     kilobytes = sum(len(image["bytes"]) for image in images) / 48e3
     assert float(lines["size"].split("GB, ")[1].split()[0]) == pytest.approx(kilobytes, rel=0.2)
-    assert (
-        lines["files"] == "8 shards of the dataset, published in one commit; 16 in state/ meanwhile"
-    )
+    files = "8 shards of the dataset, published in one commit; 16 in state/ meanwhile"
+    assert lines["files"] == files
     assert lines["price"].endswith(", at 36 an accelerator-hour")
     assert not (output / "repo").exists()
     assert not (output / "state" / "plan.parquet").exists()

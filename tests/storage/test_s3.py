@@ -4,8 +4,8 @@ import random
 
 import pytest
 from forking import Ended, Started
-from generations import arguments, digests, one_line
-from launching import launch_environment
+from generations import SCRIPT, arguments, digests, one_line
+from launching import launch, launch_environment
 
 from sgdmix_hub import augment
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
@@ -180,11 +180,14 @@ def test_a_hundred_kills_leave_the_bytes_of_one_process(
 
 
 @pytest.mark.slow
-def test_s3_itself_through_one_command(settings, reference, bucket, environment, tmp_path):
+def test_one_command_with_two_processes_on_s3_itself(
+    settings, reference, bucket, environment, tmp_path
+):
     name, files = bucket
-    done = ended(started(settings, environment, output_dir=f"s3://{name}/run"))
+    words = [SCRIPT, *arguments(settings | {"output_dir": f"s3://{name}/run"})]
+    done = launch(words, 2, environment)
     assert done.returncode == 0, done
-    assert f"s3://{name}/run" not in done.stderr and "nothing-secret" not in done.stdout
+    assert "nothing-secret" not in done.stdout + done.stderr
     check_same(files, name, reference, tmp_path)
 
 
