@@ -150,7 +150,7 @@ class ObjectStore:
         return self.objects.sha256(self._name(path))
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
+        return "" if path == self.folder else path.relative_to(self.folder).as_posix()
 
 
 HERE = Here()

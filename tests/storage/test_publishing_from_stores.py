@@ -23,7 +23,7 @@ output, repo_id = sys.argv[1:]
 tempfile.tempdir = tempfile.mkdtemp()
 push.BYTES_AT_ONCE = 1
 files = fsspec.filesystem("memory")
-files.put(f"{output}/repo", "/bucket/run", recursive=True)
+files.put(f"{output}/repo", "/bucket/run/repo", recursive=True)
 here, upload = [], HfApi.preupload_lfs_files
 
 def watched(self, *words, **options):
