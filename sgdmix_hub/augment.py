@@ -22,9 +22,10 @@ from pathlib import Path
 
 from sgdmix_hub.data.report import report_split, report_unusable
 from sgdmix_hub.generation.bank import compute_bank
-from sgdmix_hub.generation.inputs import check_resume, resolve_inputs
+from sgdmix_hub.generation.dry_run import memory_text
+from sgdmix_hub.generation.inputs import Inputs, check_resume, resolve_inputs
 from sgdmix_hub.generation.plan_file import bring_run
-from sgdmix_hub.generation.repository import build_repository, is_complete
+from sgdmix_hub.generation.repository import base_licence, build_repository, is_complete
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_map_blocks, compute_maps
 from sgdmix_hub.generation.stages import (
@@ -35,6 +36,7 @@ from sgdmix_hub.generation.stages import (
     plan_shards,
     planned_shards,
 )
+from sgdmix_hub.hub.licences import licence_line
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import read_prose
 from sgdmix_hub.publishing.layout import RepoLayout, check_share_skipped
@@ -49,7 +51,7 @@ from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say, start_processes, w
 from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.storage.scratch import end_scratch, local_folder, start_scratch
 from sgdmix_hub.storage.stores import Store, store_of
 
@@ -105,6 +107,10 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
     inputs = resolve_inputs(settings, output.state)
     report_split(settings, inputs.split)
     say(masks_line(settings, inputs.metaclass))
+    tell_licence(inputs)
+    if settings.dry_run and inputs.base is not None:
+        base = inputs.base
+        say(on_rank_zero(lambda: memory_text(settings, base)))
     if inputs.bank is not None:
         say(one_line(f"backgrounds: {len(inputs.bank.subset)} images of {inputs.bank.pin.name}"))
     if settings.push_to_hub:
@@ -161,6 +167,13 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
             build_repository(settings, inputs, maps, maker, shards, output, store)
         wait_for_file(output.repo)
         finish(settings, output, store, rank)
+
+
+def tell_licence(inputs: Inputs) -> None:
+    """Prints what the base model's licence says, of outputs too."""
+    base = inputs.base
+    if base is not None:
+        say(licence_line(base, on_rank_zero(lambda: base_licence(inputs))))
 
 
 def clear_attempt(output: OutputFolder) -> None:

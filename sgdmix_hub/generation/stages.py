@@ -106,7 +106,7 @@ def dry_run(
         path = plan.path if whole else tried
         shards = Shards(output.shards, path, settings.rows_per_shard, store)
         unfinished = shards.unfinished()
-        maker.load_refiner(rank.device)
+        maker.load_models(rank.device)
         trial = try_rows(maker, shards, unfinished)
         say(estimate_text(shards, unfinished, trial, maker, rank.count))
         tried.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ def make_unfinished(
     unfinished = on_rank_zero(shards.drop_unfinished)
     mine = unfinished[rank.index :: rank.count]
     if mine:
-        maker.load_refiner(rank.device)
+        maker.load_models(rank.device)
     with Progress(shards, unfinished, mine, shown=rank.is_main_process) as progress:
         _make(settings, inputs, maker, shards, iter(mine), progress)
         while rank.is_main_process and not progress.all_recorded():
@@ -145,7 +145,7 @@ def make_claimed(
             for number in claims(
                 len(shards), place, world_size, shards.recorded, shards.is_recorded
             ):
-                maker.load_refiner(rank.device)
+                maker.load_models(rank.device)
                 progress.others.discard(number)
                 yield number
 
@@ -160,7 +160,7 @@ def _make(
     numbers: Iterator[int],
     progress: Progress,
 ) -> None:
-    features = shard_features(inputs.split.class_names, settings.more_images)
+    features = shard_features(inputs.split.class_names, settings.more_columns)
 
     def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
         facts = {"skipped": skipped, "seconds": seconds, "environment": environment(settings)}
