@@ -32,9 +32,10 @@ from sgdmix_hub.settings.generation import (
 )
 from sgdmix_hub.settings.method import sought_words
 from sgdmix_hub.settings.presets import saliency_source
+from sgdmix_hub.storage.stores import HERE, Store
 
 from .bank import load_bank
-from .plan_file import begun_run, has_begun, note_run
+from .plan_file import RUN, begun_run, has_begun, note_run
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.foreign import ForeignAdapter
@@ -215,7 +216,9 @@ def environment(settings: AugmentSettings) -> dict[str, str]:
     )
 
 
-def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) -> None:
+def check_resume(
+    settings: AugmentSettings, inputs: Inputs, state_folder: Path, store: Store = HERE
+) -> None:
     """Compares with the run that began in this folder, or records this one if there is none.
 
     Raises `UserError` if the images would differ; warns if last bits may.
@@ -229,6 +232,7 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
     }
     if not has_begun(state_folder):
         note_run(state_folder, current)
+        store.keep(state_folder / RUN)
         return
     before = begun_run(state_folder)
     if (began := before.get("format", 1)) != FORMAT:
@@ -248,7 +252,8 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
             "choose another --output_dir"
         )
     moved = _different(before["environment"], current["environment"])
-    if moved:
+    # a plan may be made on another device: what made the shards is told when they are finished
+    if moved and settings.stage == "all":
         logger.warning(
             f"{', '.join(moved)} changed since this run began: images made from here on may differ "
             "by rounding"

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from sgdmix_hub._compat import forget_mixed_precision
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.storage.scratch import in_words
 
 from .arithmetic import set_arithmetic
 from .liveness import launched_rank
@@ -80,7 +81,7 @@ def on_rank_zero(function: Callable[[], Value]) -> Value:
 def say(text: str) -> None:
     """Prints one line for the user, on rank 0 only."""
     if launched_rank() == 0:
-        print(text, flush=True)
+        print(in_words(text), flush=True)
 
 
 class WarningLines(logging.Handler):

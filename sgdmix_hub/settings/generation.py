@@ -12,12 +12,13 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import lies_in
 from sgdmix_hub.forms import LARGEST_COUNT
+from sgdmix_hub.storage.places import is_url
 
 from .data import DataSettings, outside_of_dataset
 from .few_step import FEW_STEPS
@@ -39,6 +40,7 @@ LONGEST_LINK = 500
 class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSettings):
     """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
+    in_stores: ClassVar[bool] = True
     config: str | None = setting(
         None,
         "YAML file of settings, or hf://...; the command line wins; a published one brings its "
@@ -161,10 +163,37 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
         at_least=1,
         at_most=256,
     )
+    stage: Literal["all", "maps", "plan", "shards", "finish"] = setting(
+        "all",
+        "what to do of a generation: all, or one part of it, on several machines without a common "
+        "disk: maps (any number of workers; may be left out), plan, shards (any number), finish",
+        changes="nothing",
+    )
+    rank: int = setting(
+        0,
+        "number of this worker, from 0, with --stage maps or shards",
+        changes="nothing",
+        at_least=0,
+        at_most=10**6,
+    )
+    world_size: int = setting(
+        1,
+        "into how many shares the work is cut; a worker takes its own first, then what is left",
+        changes="nothing",
+        at_least=1,
+        at_most=10**6,
+    )
     dry_run: bool = setting(
         False,
         "estimate number of images, time and size, without writing a dataset",
         changes="nothing",
+    )
+    price_per_hour: float | None = setting(
+        None,
+        "price of one accelerator-hour, in any currency, for the dry run to tell the price",
+        changes="nothing",
+        at_least=0,
+        at_most=10**6,
     )
     verify: bool = setting(
         False, "check every file of a finished repo/ against its manifest", changes="nothing"
@@ -196,6 +225,7 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
     def validate(self) -> None:
         super().validate()
         outside_of_dataset(self, "saliency_dir")
+        self._validate_stage()
         if self.image_quality is not None and self.image_format == "png":
             raise UserError("image_quality is for jpeg and webp: leave it out, png loses nothing")
         self._validate_license()
@@ -230,6 +260,26 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
         if self.card is not None and not os.path.isfile(self.card):
             raise UserError(f"card {self.card}: no such file")
         check_config_name(self.config_name)
+
+    def _validate_stage(self) -> None:
+        if is_url(self.output_dir) and self.saliency_dir is not None:
+            raise UserError(
+                "saliency_dir is for an output_dir on a disk: leave it out, the workers find the "
+                "maps in output_dir"
+            )
+        if self.rank >= self.world_size:
+            raise UserError(
+                f"rank {self.rank} needs a world_size above it: ranks are 0 ... world_size - 1"
+            )
+        if self.world_size > 1 and self.stage not in ("maps", "shards"):
+            raise UserError(
+                "rank and world_size are for --stage maps and --stage shards: plan and finish are "
+                "one worker's, and the processes of a launch have ranks of their own"
+            )
+        if self.stage != "all" and self.dry_run:
+            raise UserError("dry_run tells about the whole run: leave --stage out")
+        if self.push_to_hub and self.stage not in ("all", "finish"):
+            raise UserError("push_to_hub goes with --stage finish, which has something to publish")
 
     def _validate_bank(self) -> None:
         given = [name for name in BANK_SETTINGS if getattr(self, name) is not None]
