@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,6 +25,12 @@ def check_package(quantization: str) -> None:
         raise UserError(f"quantization {quantization} needs the package {package}: install it")
     if package == "bitsandbytes" and not torch.cuda.is_available():
         raise UserError(f"quantization {quantization} needs a GPU: torchao-int8 does not")
+
+
+def quantization_versions(quantization: str | None) -> dict[str, str]:
+    """The version of the package that quantizes, if it is installed; for a run's record."""
+    package = "" if quantization is None else QUANTIZATIONS[quantization][0]
+    return {package: version(package)} if package and find_spec(package) else {}
 
 
 def quantization_config(quantization: str, part: str, dtype: torch.dtype) -> Any:

@@ -31,7 +31,7 @@ from .foreign import ForeignAdapter, merge_foreign, warn_of_unused
 from .lora_files import use_all_adapters
 from .memory import MOST_PROMPTS
 from .noise import Noise, padded_generators
-from .placing import compile_networks, offload, prepare_vae
+from .placing import compile_networks, move, offload, prepare_vae
 from .prompts import Prompts, RowPrompt
 
 # for painting what is behind the target's foreground; at 1 the first filling would have no effect
@@ -108,7 +108,7 @@ class Refiner:
         self.pipeline.remove_all_hooks()
         first = torch.device("cpu") if self.settings.cpu_offload else device
         with quiet_libraries():  # diffusers warns of float32 parts that this pipeline lacks
-            self.pipeline.to(first, dtype)
+            move(self.pipeline, first, dtype, self.denoiser if self.settings.quantization else None)
         if self.family.overflows(self.pipeline.vae):
             self.pipeline.vae.to(torch.float32)
 
