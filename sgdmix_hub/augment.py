@@ -55,7 +55,7 @@ from sgdmix_hub.runtime.stopping import (
 )
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 from .errors import one_line
 from .files import read_json
@@ -195,7 +195,7 @@ def dry_run(settings: AugmentSettings, maker: RowMaker, output: OutputFolder, ra
     if rank.is_main_process:
         shards = Shards(output.shards, plan.path if whole else tried, settings.rows_per_shard)
         unfinished = shards.unfinished()
-        maker.load_refiner(rank.device)
+        maker.load_models(rank.device)
         trial = try_rows(maker, shards, unfinished)
         say(estimate_text(shards, unfinished, trial, maker, rank.count))
         tried.unlink(missing_ok=True)
@@ -210,9 +210,9 @@ def make_unfinished(
     """
     unfinished = on_rank_zero(shards.drop_unfinished)
     mine = unfinished[rank.index :: rank.count]
-    features = shard_features(inputs.split.class_names, settings.more_images)
+    features = shard_features(inputs.split.class_names, settings.more_columns)
     if mine:
-        maker.load_refiner(rank.device)
+        maker.load_models(rank.device)
 
     def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
         facts = {"skipped": skipped, "seconds": seconds, "environment": environment(settings)}

@@ -26,12 +26,8 @@ from sgdmix_hub.models.loading import (
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.models.saved import Saved, contents_of
 from sgdmix_hub.settings.generation import check_few_step, check_weight_name
-from sgdmix_hub.settings.method import (
-    MethodSettings,
-    apply_preset,
-    saliency_source,
-    sought_words,
-)
+from sgdmix_hub.settings.method import MethodSettings, sought_words
+from sgdmix_hub.settings.presets import apply_preset, saliency_source
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.refine import Refiner
@@ -133,6 +129,13 @@ def named_settings(method: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise UserError(f"no such setting: {shown(min(unknown))}")
     return named
+
+
+def method_settings(settings: MethodSettings) -> MethodSettings:
+    """The settings without those of a generation around the method."""
+    return MethodSettings(
+        **{field.name: getattr(settings, field.name) for field in fields(MethodSettings)}
+    )
 
 
 def _opened(named: Named, pins: Pins) -> tuple[Named, Saved]:

@@ -39,8 +39,8 @@ from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.hub import HubSettings
 from sgdmix_hub.settings.mask_source import masks_line
-from sgdmix_hub.settings.method import saliency_source
 from sgdmix_hub.settings.parsing import Settings, as_arguments, parse_settings, read_settings
+from sgdmix_hub.settings.presets import saliency_source
 from sgdmix_hub.settings.programs import RunSettings
 from sgdmix_hub.settings.saliency import FALL_BACK
 from sgdmix_hub.settings.shipped import recipe_folder

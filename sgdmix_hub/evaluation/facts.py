@@ -28,8 +28,9 @@ LOWEST_CLASSES = 5
 class Request:
     """What is evaluated and how. A finished evaluation is reused only if its request is equal.
 
-    `synthetic` and `judge` are pins; `masks` describes the masks in words. `keep_by`: None without
-    `keep`.
+    `synthetic` and `judge` are pins; `masks` describes the masks in words. `keep_by` and
+    `keep_difficulty`: None without `keep`. `drop`: sha256 of the list of rows that were dropped by
+    hand.
     """
 
     synthetic: str
@@ -39,10 +40,14 @@ class Request:
     eval_split: str | None
     keep: float | None
     keep_by: str | None = None
+    keep_difficulty: str | None = None
+    drop: str | None = None
 
     def record(self) -> dict[str, Any]:
         """As it is in evaluation.json."""
         values = asdict(self)
+        if self.drop is None:
+            values.pop("drop")
         return values | {"pins": {"judge": values.pop("judge")}}
 
 
@@ -136,6 +141,7 @@ class EvaluationFacts:
     measured: Measurements
     by_class: list[ClassFacts]
     dropped: int
+    dropped_by_hand: int = 0
 
     def record(self) -> dict[str, Any]:
         """evaluation.json."""
@@ -151,6 +157,7 @@ class EvaluationFacts:
                 "by_class": [facts.record() for facts in self.by_class],
                 "dropped": self.dropped,
             }
+            | ({"dropped_by_hand": self.dropped_by_hand} if self.request.drop else {})
         )
 
     def text(self) -> str:

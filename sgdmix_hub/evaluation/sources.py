@@ -22,8 +22,9 @@ from sgdmix_hub.publishing.read import PublishedRows
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MASK_SETTINGS, PRESETS, apply_preset
+from sgdmix_hub.settings.method import MASK_SETTINGS
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import PRESETS, apply_preset
 from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 
 from .embeddings import Picture, Views, compute_views
@@ -37,10 +38,11 @@ WITHOUT_CLASSIFIER = {
 } | {"saliency_method": FALL_BACK}
 
 
-def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
+def doubts(judge: Judge, trust: Trust, subset: dict, chose: str | None = None) -> list[str]:
     """Reasons not to rely on this judge, as sentences for the card.
 
-    `subset`: what `subset_record` returns for the sources.
+    `subset`: what `subset_record` returns for the sources. `chose`: pin of the judge that sent
+    images of this dataset back to be made again, if there was one.
     """
     reasons = []
     if trust.reads_background:
@@ -60,6 +62,11 @@ def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
         )
     if judge.facts.get("synthetic"):
         reasons.append("The judge was trained on synthetic images: it is not independent.")
+    if chose is not None and Pin.parse(chose).holds_same_as(judge.pin):
+        reasons.append(
+            "The judge chose these images: those that it doubted were made again, so its figures "
+            "are too good."
+        )
     return reasons
 
 

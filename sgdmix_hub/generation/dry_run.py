@@ -14,13 +14,9 @@ from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.memory import MOST_PROMPTS, need_of
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import (
-    num_steps,
-    saliency_method,
-    saliency_source,
-    strength_grid,
-)
+from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import is_low_confidence, kind_of
+from sgdmix_hub.settings.strengths import num_steps, strength_grid
 
 from .inputs import environment
 from .plan import PlanRow

@@ -143,7 +143,7 @@ def build_repository(
     }
     check_same_bytes(shards, files, manifest["files"], layout)
     write_sealed(building / layout.manifest, manifest)
-    facts = card_facts(manifest, shard_features(class_names, settings.more_images), statistics)
+    facts = card_facts(manifest, shard_features(class_names, settings.more_columns), statistics)
     (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
     sync(building)
     write_sealed(output.finished, {"manifest": file_sha256(building / layout.manifest)})
@@ -290,6 +290,7 @@ def card_facts(
         licenses=from_run["licenses"],
         quality=from_run["quality"],
         sigma_start=statistics.sigma_start,
+        remade=statistics.remade,
         adapter_files=from_run.get("adapter_files", {}),
         evaluation=evaluation,
     )

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.settings.method import MethodSettings, num_prompts, num_steps
+from sgdmix_hub.settings.method import MethodSettings, num_prompts
 from sgdmix_hub.settings.prompts import NAME_PROMPT
+from sgdmix_hub.settings.strengths import num_steps
 
 if TYPE_CHECKING:
     from .adapters import Adapter

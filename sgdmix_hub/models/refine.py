@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from sgdmix_hub.errors import Unusable, UserError, shown
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.settings.method import MethodSettings, num_steps
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.strengths import num_steps
 
 from .adapters import Adapter, load_into, quiet_libraries
 from .bases.family import Conditioning

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
@@ -16,12 +18,7 @@ from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
 from sgdmix_hub.models.bases.families import name_in
 from sgdmix_hub.models.prompts import prompt_for
-from sgdmix_hub.settings.training import (
-    AdapterSettings,
-    ClassifierSettings,
-    TrainingSettings,
-    deviations,
-)
+from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, TrainingSettings
 
 from .card_merge import UNPUBLISHED_NAME, plain
 from .card_text import LONGEST_NAME, card_text, plain_name
@@ -192,7 +189,7 @@ def _write_card(
     **fields,
 ) -> None:
     """Renders a template with the fields that both cards share; writes it if it has changed."""
-    changed = deviations(type(settings), facts["settings"])
+    changed = _deviations(type(settings), facts["settings"])
     kept = {
         name: facts["settings"][name] for name in BORROWED[type(settings)] if name not in changed
     }
@@ -266,3 +263,17 @@ def _confused(scores: dict, names: list[str]) -> list[str]:
         f"{plain_name(names[label])} shown as {plain_name(names[predicted])}: {times} times"
         for label, predicted, times in most
     ]
+
+
+def _deviations(settings_class: type[TrainingSettings], values: dict[str, Any]) -> dict[str, Any]:
+    """The recorded `values` that differ from the defaults."""
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(settings_class)
+        if field.default is not dataclasses.MISSING
+    }
+    return {
+        name: value
+        for name, value in values.items()
+        if name in defaults and value != defaults[name]
+    }

@@ -40,26 +40,33 @@ class Distribution:
 class RowStatistics:
     """Rows of every class, the distributions of two columns, and the noise level of each strength.
 
-    `sigma_start` is empty for rows without that column, as earlier versions wrote them.
+    `sigma_start` is empty for rows without that column, as earlier versions wrote them. `remade`:
+    rows that took more than one attempt; None without that column.
     """
 
     rows_by_label: list[int]
     distance: Distribution
     area: Distribution
     sigma_start: dict[float, float] = field(default_factory=dict)
+    remade: int | None = None
 
 
 def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
-    """Statistics of the rows in some shards. Reads five columns, one file after the other."""
+    """Statistics of the rows in some shards. Reads six columns, one file after the other."""
     rows = np.zeros(num_classes, np.int64)
     counts = {
         name: np.zeros(FINE_BINS, np.int64) for name in ("saliency_distance", "foreground_area")
     }
     totals = dict.fromkeys(counts, 0.0)
     sigma_start: dict[float, float] = {}
+    remade: int | None = None
     for path in shards:
-        noise = NOISE_COLUMNS if NOISE_COLUMNS[1] in pq.read_schema(path).names else ()
-        table = pq.read_table(path, columns=["label", *counts, *noise])
+        names = pq.read_schema(path).names
+        noise = NOISE_COLUMNS if NOISE_COLUMNS[1] in names else ()
+        tried = [name for name in ("attempts",) if name in names]
+        table = pq.read_table(path, columns=["label", *counts, *noise, *tried])
+        for name in tried:
+            remade = (remade or 0) + int((table.column(name).to_numpy() > 1).sum())
         if noise:
             sigma_start.update(
                 zip(*(table.column(name).to_pylist() for name in noise), strict=True)
@@ -71,4 +78,4 @@ def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
             counts[name] += np.bincount(places, minlength=FINE_BINS)
             totals[name] += float(values.sum())
     distance, area = (Distribution(counts[name], totals[name]) for name in counts)
-    return RowStatistics(rows.tolist(), distance, area, sigma_start)
+    return RowStatistics(rows.tolist(), distance, area, sigma_start, remade)

@@ -17,13 +17,16 @@ from typing import Any, Literal
 from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import lies_in
+from sgdmix_hub.forms import LARGEST_COUNT
 
 from .data import DataSettings, outside_of_dataset
 from .few_step import FEW_STEPS
 from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
-from .method import COMPARE_MAPS, MethodSettings, saliency_method, saliency_source
+from .method import COMPARE_MAPS, MethodSettings
+from .presets import saliency_method, saliency_source
 from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
+from .remaking import RemakingSettings
 from .saliency import NEEDED_SETTINGS
 
 # Folders of every published repository, which no configuration may be named after.
@@ -33,7 +36,7 @@ LONGEST_LINK = 500
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(HubSettings, MethodSettings, DataSettings):
+class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSettings):
     """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
     config: str | None = setting(
@@ -92,6 +95,13 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     )
     allow_other_subset: bool = setting(
         False, "accept an adapter or classifier that was trained on another subset"
+    )
+    excluded_rows: list[int] | None = setting(
+        None,
+        "rows of the split to leave out, by their numbers from 0: neither mixed nor the target of "
+        "others",
+        at_least=0,
+        at_most=LARGEST_COUNT,
     )
     config_name: str = setting(
         "default", "configuration name of the published dataset", at_most=LONGEST_CONFIG_NAME
@@ -177,6 +187,11 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         """The published columns of images besides `image`."""
         asked = {"mask": self.publish_mask, "mixed": self.publish_mixed}
         return tuple(name for name, is_published in asked.items() if is_published)
+
+    @property
+    def more_columns(self) -> tuple[str, ...]:
+        """The published columns that settings add."""
+        return self.more_images if self.judge is None else ("attempts", *self.more_images)
 
     def validate(self) -> None:
         super().validate()

@@ -44,8 +44,8 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 
 EVALUATE = "scripts/evaluate_dataset.py"
 SCORES = (
@@ -429,6 +429,16 @@ def test_every_class_keeps_the_same_share_of_its_most_probable_rows(rows, share)
         assert kept[of_class].sum() == max(1, round(share * of_class.sum()))
         dropped = probabilities[of_class & ~kept]
         assert not len(dropped) or dropped.max() <= probabilities[of_class & kept].min()
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.01, 1))
+def test_medium_difficulty_leaves_out_as_many_of_the_surest_as_of_the_least_sure(rows, share):
+    probabilities = np.array(rows)
+    kept = rows_to_keep(probabilities, share, difficulty="medium")
+    assert kept.sum() == rows_to_keep(probabilities, share).sum()
+    surer = (probabilities[~kept] >= probabilities[kept].max()).sum()
+    less_sure = (probabilities[~kept] <= probabilities[kept].min()).sum()
+    assert surer >= (~kept).sum() // 2 and less_sure >= (~kept).sum() - (~kept).sum() // 2
 
 
 # ---- a generation with everything ----

@@ -22,7 +22,7 @@ from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.settings.few_step import FEW_STEPS, MANY_STEPS
 from sgdmix_hub.settings.generation import AugmentSettings, published_settings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 SIZE, BATCH, SEEDS = 32, 2, [11, 12]
 FILE = "pytorch_lora_weights.safetensors"

@@ -24,7 +24,8 @@ from sgdmix_hub.models.prompts import (
     tokens_of,
 )
 from sgdmix_hub.seeds import prompt_number, row_seed
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import apply_preset
 
 TEMPLATE = "a photo of a {token} {metaclass}"
 ODD = [
