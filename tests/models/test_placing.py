@@ -20,7 +20,7 @@ from sgdmix_hub.settings.generation import (
     AugmentSettings,
     published_settings,
 )
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 SIZE, BATCH, SEEDS = 32, 2, [11, 12]
