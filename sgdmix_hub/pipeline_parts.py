@@ -25,7 +25,7 @@ from sgdmix_hub.models.loading import (
 )
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.models.saved import Saved, contents_of
-from sgdmix_hub.settings.generation import check_few_step, check_weight_name
+from sgdmix_hub.settings.adapters import check_few_step, check_weight_name
 from sgdmix_hub.settings.method import MethodSettings, sought_words
 from sgdmix_hub.settings.presets import apply_preset, saliency_source
 

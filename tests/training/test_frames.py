@@ -138,7 +138,9 @@ def test_a_base_that_is_told_geometries_is_told_the_frames():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["stable-diffusion", "stable-diffusion-xl"])
-def test_an_adapter_is_trained_on_several_shapes_with_its_latents_kept_or_not(family, wide, tiny_base, tmp_path):
+def test_an_adapter_is_trained_on_several_shapes_with_its_latents_kept_or_not(
+    family, wide, tiny_base, tmp_path
+):
     base = tiny_base
     if family == "stable-diffusion-xl":
         base = tmp_path / "base"
