@@ -172,7 +172,7 @@ def _load_tokens(
 ) -> list[str]:
     """Adds the learned tokens to the text encoders, and returns them. Raises `UserError`."""
     tokens = _read_tokens(base, adapter, bundled)
-    loader = getattr(base.pipeline, "load_textual_inversion", None)
+    loader: Any = getattr(base.pipeline, "load_textual_inversion", None)
     if tokens and loader is None:
         raise UserError(
             f"adapter {adapter.name} has learned tokens, which diffusers does not load into a base "

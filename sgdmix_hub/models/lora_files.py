@@ -90,11 +90,14 @@ def effective_weights(weights: dict[str, torch.Tensor], names: list[str]) -> int
 
 def effective_layers(networks: Iterable[torch.nn.Module], adapter_name: str) -> int:
     """How many layers of the networks a loaded LoRA changes."""
-    return sum(
-        adapter_name in getattr(part, "lora_B", ()) and bool(part.lora_B[adapter_name].weight.any())
-        for network in networks
-        for part in network.modules()
-    )
+    parts: list[Any] = [part for network in networks for part in network.modules()]
+    loaded = [part.lora_B[adapter_name] for part in parts if adapter_name in _loras(part)]
+    return sum(bool(half.weight.any()) for half in loaded)
+
+
+def _loras(part: torch.nn.Module) -> Any:
+    """The second halves of the LoRA of a layer, by adapter."""
+    return getattr(part, "lora_B", ())
 
 
 def use_all_adapters(pipeline: Any) -> None:

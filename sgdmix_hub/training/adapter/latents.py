@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,6 @@ def padded(encoded: np.ndarray, images: DomainImages, row: int) -> np.ndarray:
     return np.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, most - flat.shape[-1])])
 
 
-def unpadded(kept: torch.Tensor, size: torch.Size) -> torch.Tensor:
+def unpadded(kept: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """One view's kept latents as (2, c, h, w). `size`: (h, w)."""
-    return kept if kept.ndim == 4 else kept[..., : size.numel()].unflatten(-1, size)
+    return kept if kept.ndim == 4 else kept[..., : math.prod(size)].unflatten(-1, size)
