@@ -21,6 +21,7 @@ from sgdmix_hub.models.adapters import Adapter, check_base, check_family
 from sgdmix_hub.models.bases.families import BY_NAME
 from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.models.loading import SegmenterPins, pin_diffusion
+from sgdmix_hub.models.quantization import quantization_versions
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.ranks import on_rank_zero
 from sgdmix_hub.settings.generation import (
@@ -212,6 +213,7 @@ def environment(settings: AugmentSettings) -> dict[str, str]:
             for name in MAY_MOVE_LAST_BITS
             if (value := getattr(settings, name)) is not None
         }
+        | quantization_versions(settings.quantization)
         | versions()
     )
 

@@ -14,10 +14,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from sgdmix_hub._compat import forget_mixed_precision
+from sgdmix_hub.arithmetic import set_arithmetic
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.storage.scratch import in_words
 
-from .arithmetic import set_arithmetic
 from .liveness import launched_rank
 
 # Rank 0 may check terabytes while the others wait. A dead rank ends the launch anyway.

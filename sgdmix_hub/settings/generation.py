@@ -20,13 +20,17 @@ from sgdmix_hub.files import lies_in
 from sgdmix_hub.forms import LARGEST_COUNT
 from sgdmix_hub.storage.places import is_url
 
+from .adapters import (
+    check_base_alone,
+    check_few_step,
+    check_unread_adapter,
+    check_weight_name,
+)
 from .data import DataSettings, outside_of_dataset
-from .few_step import FEW_STEPS
 from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
 from .method import COMPARE_MAPS, MethodSettings
 from .presets import saliency_method, saliency_source
-from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
 from .remaking import RemakingSettings
 from .saliency import NEEDED_SETTINGS
 
@@ -338,46 +342,6 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
         check_base_alone(self)
 
 
-def check_base_alone(settings: MethodSettings) -> None:
-    """Raises `UserError` for settings that a base model without an adapter cannot have, nor one
-    with an adapter of another program.
-    """
-    templates = settings.prompt_template or []
-    check_templates("prompt_template", templates, NAME_FIELDS)
-    if settings.metaclass is None and any("{metaclass}" in template for template in templates):
-        raise UserError("prompt_template holds {metaclass}: give --metaclass, bird or car ...")
-    if settings.inpainting_method == "diffusion":
-        raise UserError(
-            "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
-            "metaclass"
-        )
-
-
-def check_own_adapter(settings: MethodSettings) -> None:
-    """Raises `UserError` for settings that an adapter of sgdmix train-adapter cannot have."""
-    check_templates("prompt_template", settings.prompt_template or [], ADAPTER_FIELDS)
-    for name in ("metaclass", "adapter_weight_name"):
-        if getattr(settings, name) is not None:
-            raise UserError(
-                f"{name} is for an adapter of another program: this one has an adapter.json, which "
-                "says it"
-            )
-
-
-def check_unread_adapter(settings: MethodSettings) -> None:
-    """Raises `UserError` for settings that no adapter can have, before it is known whose it is."""
-    templates = settings.prompt_template or []
-    held = "".join(templates)
-    by_name = "{class_name}" in held and "{token}" not in held
-    check_templates("prompt_template", templates, NAME_FIELDS if by_name else ADAPTER_FIELDS)
-
-
-def check_weight_name(settings: MethodSettings, adapter: str | None) -> None:
-    """Raises `UserError` for the file of an adapter that is not given."""
-    if adapter is None and settings.adapter_weight_name is not None:
-        raise UserError("adapter_weight_name names a file of adapter: give that too")
-
-
 # What is said of the background dataset besides its name.
 BANK_SETTINGS = (
     "background_config_name",
@@ -399,14 +363,6 @@ def bank_settings(settings: AugmentSettings) -> AugmentSettings:
         background_dataset_name=None,
         **dict.fromkeys(BANK_SETTINGS),
     )
-
-
-def check_few_step(settings: MethodSettings, few_step_lora: str | None) -> None:
-    """Raises `UserError` for a few-step LoRA without its method, and for a method of nothing."""
-    if few_step_lora is not None and settings.few_step_method is None:
-        raise UserError(f"few_step_lora needs few_step_method, its kind: {', '.join(FEW_STEPS)}")
-    if few_step_lora is None and settings.few_step_weight_name is not None:
-        raise UserError("few_step_weight_name names a file of few_step_lora: give that too")
 
 
 # What goes into no published file: places, speed, pushes.
