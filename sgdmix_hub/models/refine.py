@@ -32,7 +32,7 @@ from .foreign import ForeignAdapter, merge_foreign, warn_of_unused
 from .lora_files import use_all_adapters
 from .memory import MOST_PROMPTS
 from .noise import Noise, padded_generators
-from .placing import compile_networks, offload, prepare_vae
+from .placing import compile_networks, move, offload, prepare_vae
 from .prompts import Prompts, RowPrompt
 
 # for painting what is behind the target's foreground; at 1 the first filling would have no effect
@@ -57,8 +57,9 @@ class Refiner:
         prompts: Prompts | None = None,
     ):
         """`on_step` is called before every denoising step. `few_step_lora`: merged into the base,
-        under the adapter. `foreign`: instead of `adapter`. `prompts`: all that will be told; if
-        they are few enough to be kept, they are encoded here and the text encoders freed.
+        under the adapter. `foreign`: instead of `adapter`. `prompts`: all that will be told,
+        which are checked here and, if they are few enough to be kept, encoded; the text encoders
+        are then freed.
         """
         self.adapter, self.foreign = adapter, foreign
         self.on_step = on_step
@@ -91,6 +92,7 @@ class Refiner:
         prepare_vae(self.pipeline, settings)
         self._use(settings)
         if prompts is not None:
+            self.check_prompts(prompts)
             self._encode_ahead(prompts, loaded)
         self._move(device, self.dtype)
         for part in (self.denoiser, self.pipeline.vae):
@@ -109,7 +111,7 @@ class Refiner:
         self.pipeline.remove_all_hooks()
         first = torch.device("cpu") if self.settings.cpu_offload else device
         with quiet_libraries():  # diffusers warns of float32 parts that this pipeline lacks
-            self.pipeline.to(first, dtype)
+            move(self.pipeline, first, dtype, self.denoiser if self.settings.quantization else None)
         if self.family.overflows(self.pipeline.vae):
             self.pipeline.vae.to(torch.float32)
 
@@ -154,15 +156,17 @@ class Refiner:
         texts = prompts.texts(MOST_PROMPTS - 1)
         if texts is None:
             return
-        self.check_prompts(prompts)
-        for encoder in loaded.family.encoders:
+        present = [
+            encoder for encoder in loaded.family.encoders if loaded.network(encoder) is not None
+        ]
+        for encoder in present:
             loaded.network(encoder).to(self.device, self.dtype)
         with torch.no_grad():
             for text in texts:
                 self._embeds(text, self.settings.negative_prompt or "")
             if self.settings.inpainting_method == "diffusion":
                 self._embeds("", self._away_from())
-        for encoder in loaded.family.encoders:
+        for encoder in present:
             setattr(self.pipeline, encoder.model, None)
 
     def _away_from(self) -> str:

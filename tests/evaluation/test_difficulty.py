@@ -101,5 +101,5 @@ def test_prompts_are_compared_with_each_other(tiny_base, birds, classifier, tmp_
         )
     shown = capsys.readouterr().out
     assert all(text in shown for text in texts)
-    card = (tmp_path / "out" / "repo" / "README.md").read_text()
-    assert "prompt: one {class\\_name} at dusk" in card
+    card = (tmp_path / "out" / "repo" / "README.md").read_text().replace("\\", "")
+    assert "prompt: one &#123;class_name} at dusk |" in card

@@ -37,6 +37,7 @@ NOT_THESE = {
     float: [True, "0.5", float("nan"), float("inf"), 10**400, -1.0, 1e300, [0.5], complex(1), {}],
     str: ["", " ", "a\0b", "a\nb", "\ud800", "\x1b[31m", "x" * 5000, 3, b"bytes", ["a"], True],
     list[float]: [[], ["0.5"], "0.5", [True], [float("nan")], [2.0], True, {}, [0.5] * 1000],
+    list[int]: [[], ["1"], "1", [True], [1.5], [-1], [10**30], [float("nan")], True, {}],
     list[str]: [[], [""], [1], 0.5, ["a", "a"], ["--a"], "-a", ["a\nb"], {"a"}, ["x" * 5000]],
     typing.Literal: ["Union", "", 3, True, ["l2"], "x" * 5000, "\ud800"],
 }
