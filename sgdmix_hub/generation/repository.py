@@ -91,6 +91,15 @@ def is_complete(
     return True
 
 
+def is_as_stated(path: Path, facts: dict, by_bytes: bool) -> bool:
+    """Whether a file has the size in the manifest and, if `by_bytes`, the sha256 too."""
+    return (
+        path.is_file()
+        and path.stat().st_size == facts["bytes"]
+        and (not by_bytes or file_sha256(path) == facts["sha256"])
+    )
+
+
 def check_manifest(output: OutputFolder, manifest_name: str) -> None:
     """Raises `UserError` if the manifest has changed since it was written.
 
