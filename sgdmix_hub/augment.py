@@ -52,13 +52,12 @@ from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_fi
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.settings.stages import WORKERS
 from sgdmix_hub.storage.scratch import end_scratch, local_folder, start_scratch
 from sgdmix_hub.storage.stores import Store, store_of
 
 from .errors import UserError, one_line
 from .files import read_json
-
-WORKERS = ("maps", "shards")  # stages of any number of workers
 
 
 def main(settings: AugmentSettings) -> None:
