@@ -77,6 +77,8 @@ def main(settings: AugmentSettings) -> None:
     lock = nullcontext() if is_shared else lock_folder(output.state, finished=output.repo)
     with lock:
         generate(settings, output, store, rank)
+        if rank.is_main_process and not settings.dry_run:
+            forget_failure(output.state, settings.error_name)
     if store.is_remote:
         wait_for_everyone()
         if rank.is_main_process:
@@ -193,8 +195,6 @@ def finish(settings: AugmentSettings, output: OutputFolder, store: Store, rank: 
             lambda: publish_version(output.path, settings, settings.max_skipped, store=store)
         )
         say(announcement(pin, settings.tag))
-    if rank.is_main_process:
-        forget_failure(output.state)
 
 
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:

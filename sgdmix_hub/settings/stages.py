@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.output_folder import ERROR
 
 from .fields import Checked, setting
 
@@ -36,6 +37,13 @@ class StageSettings(Checked):
         at_least=1,
         at_most=10**6,
     )
+
+    @property
+    def error_name(self) -> str:
+        """The name of the file in `state/` that says why this program failed. A worker has its own:
+        the others of a shared folder go on.
+        """
+        return f"error-{self.stage}-{self.rank}.json" if self.stage in WORKERS else ERROR
 
     def validate_stage(self) -> None:
         """Raises `UserError` for a worker's number where there are no workers."""

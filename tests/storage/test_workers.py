@@ -18,9 +18,10 @@ from generations import digests, flip
 from sgdmix_hub import augment
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.files import sealed
+from sgdmix_hub.files import sealed, write_json
 from sgdmix_hub.generation import row_store
 from sgdmix_hub.generation.claims import claims, order_of
+from sgdmix_hub.runtime.stopping import lock_folder
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage import objects
 
@@ -168,10 +169,14 @@ def test_large_maps_are_read_block_by_block_and_checked(settings, reference, url
 def test_workers_share_a_folder_without_a_lock(settings, reference, tmp_path):
     output = tmp_path / "run"
     work(settings, output, "plan")
-    for rank in (2, 0):
-        work(settings, output, "shards", rank=rank, world_size=3)
+    state = output / "state"
+    write_json(state / "error-shards-1.json", {"exit_code": 2, "message": "of another worker"})
+    with lock_folder(state):
+        for rank in (2, 0):
+            work(settings, output, "shards", rank=rank, world_size=3)
     work(settings, output, "finish")
     assert digests(output / "repo") == reference
+    assert (state / "error-shards-1.json").exists() and not (state / "error.json").exists()
 
 
 @pytest.mark.slow
