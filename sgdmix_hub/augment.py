@@ -9,7 +9,8 @@ maps it makes, but not its plan. A rerun of a published version takes that versi
 With `--stage`, each step is a program of its own, for machines that share nothing but `output_dir`,
 which may be in an object store:
 
-    --stage maps (any number of workers) -> plan (one) -> shards (any number) -> finish (one)
+    --stage maps (any number of workers) -> plan (one) -> shards (any number) -> files (any number)
+    -> finish (one); maps and files may be left out
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sgdmix_hub.generation.bank import compute_bank
 from sgdmix_hub.generation.dry_run import memory_text
 from sgdmix_hub.generation.inputs import Inputs, check_resume, resolve_inputs
 from sgdmix_hub.generation.plan_file import bring_run
+from sgdmix_hub.generation.published_files import PublishedFiles
 from sgdmix_hub.generation.repository import base_licence, build_repository, is_complete
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_map_blocks, compute_maps
@@ -33,6 +35,7 @@ from sgdmix_hub.generation.stages import (
     dry_run,
     make_claimed,
     make_unfinished,
+    place_of,
     plan_shards,
     planned_shards,
 )
@@ -103,7 +106,7 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
         manifest = output.repo / RepoLayout(settings.config_name).manifest
         on_rank_zero(lambda: check_can_publish(settings, is_made=store.bring(manifest)))
     has_plan = on_rank_zero(lambda: bring_run(output.state, store))
-    if stage in ("shards", "finish") and not has_plan:
+    if stage in ("shards", "files", "finish") and not has_plan:
         raise UserError(f"{output} holds no plan: run the same command with --stage plan first")
     inputs = resolve_inputs(settings, output.state)
     report_split(settings, inputs.split)
@@ -125,6 +128,13 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
     if stage == "maps":
         compute_map_blocks(settings, inputs.split, inputs.classifier, rank, inputs.segmenter, store)
         say("saliency maps: all blocks are made; --stage plan puts them together")
+        return
+    if stage == "files":
+        shards = planned_shards(settings, output, store)
+        on_rank_zero(lambda: check_finished(shards))
+        layout = RepoLayout(settings.config_name)
+        PublishedFiles(shards, layout, output, store).make_claimed(*place_of(settings, rank))
+        say("files: all are made; next, once: --stage finish")
         return
     maps = compute_maps(
         settings,

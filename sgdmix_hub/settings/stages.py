@@ -10,22 +10,23 @@ from sgdmix_hub.output_folder import ERROR
 
 from .fields import Checked, setting
 
-WORKERS = ("maps", "shards")  # stages of any number of workers
+WORKERS = ("maps", "shards", "files")  # stages of any number of workers
 
 
 @dataclass(kw_only=True)
 class StageSettings(Checked):
     """Which part of a generation a program does, and as which of several workers."""
 
-    stage: Literal["all", "maps", "plan", "shards", "finish"] = setting(
+    stage: Literal["all", "maps", "plan", "shards", "files", "finish"] = setting(
         "all",
         "what to do of a generation: all, or one part of it, on several machines without a common "
-        "disk: maps (any number of workers; may be left out), plan, shards (any number), finish",
+        "disk: plan, shards, finish; any number of workers do shards, and may do maps before the "
+        "plan and the published files before finish",
         changes="nothing",
     )
     rank: int = setting(
         0,
-        "number of this worker, from 0, with --stage maps or shards",
+        "number of this worker, from 0, with --stage maps, shards or files",
         changes="nothing",
         at_least=0,
         at_most=10**6,
@@ -53,6 +54,6 @@ class StageSettings(Checked):
             )
         if self.world_size > 1 and self.stage not in WORKERS:
             raise UserError(
-                "rank and world_size are for --stage maps and --stage shards: plan and finish are "
-                "one worker's, and the processes of a launch have ranks of their own"
+                "rank and world_size are for --stage maps, --stage shards and --stage files: plan "
+                "and finish are one worker's, and the processes of a launch have their own ranks"
             )
