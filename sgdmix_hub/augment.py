@@ -9,7 +9,8 @@ maps it makes, but not its plan. A rerun of a published version takes that versi
 With `--stage`, each step is a program of its own, for machines that share nothing but `output_dir`,
 which may be in an object store:
 
-    --stage maps (any number of workers) -> plan (one) -> shards (any number) -> finish (one)
+    --stage maps (any number of workers) -> plan (one) -> shards (any number) -> files (any number)
+    -> finish (one); maps and files may be left out
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sgdmix_hub.generation.bank import compute_bank
 from sgdmix_hub.generation.dry_run import memory_text
 from sgdmix_hub.generation.inputs import Inputs, check_resume, resolve_inputs
 from sgdmix_hub.generation.plan_file import bring_run
+from sgdmix_hub.generation.published_files import PublishedFiles
 from sgdmix_hub.generation.repository import base_licence, build_repository, is_complete
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_map_blocks, compute_maps
@@ -33,6 +35,7 @@ from sgdmix_hub.generation.stages import (
     dry_run,
     make_claimed,
     make_unfinished,
+    place_of,
     plan_shards,
     planned_shards,
 )
@@ -52,13 +55,12 @@ from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_fi
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.settings.stages import WORKERS
 from sgdmix_hub.storage.scratch import end_scratch, local_folder, start_scratch
 from sgdmix_hub.storage.stores import Store, store_of
 
 from .errors import UserError, one_line
 from .files import read_json
-
-WORKERS = ("maps", "shards")  # stages of any number of workers
 
 
 def main(settings: AugmentSettings) -> None:
@@ -78,6 +80,8 @@ def main(settings: AugmentSettings) -> None:
     lock = nullcontext() if is_shared else lock_folder(output.state, finished=output.repo)
     with lock:
         generate(settings, output, store, rank)
+        if rank.is_main_process and not settings.dry_run:
+            forget_failure(output.state, settings.error_name)
     if store.is_remote:
         wait_for_everyone()
         if rank.is_main_process:
@@ -102,7 +106,7 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
         manifest = output.repo / RepoLayout(settings.config_name).manifest
         on_rank_zero(lambda: check_can_publish(settings, is_made=store.bring(manifest)))
     has_plan = on_rank_zero(lambda: bring_run(output.state, store))
-    if stage in ("shards", "finish") and not has_plan:
+    if stage in ("shards", "files", "finish") and not has_plan:
         raise UserError(f"{output} holds no plan: run the same command with --stage plan first")
     inputs = resolve_inputs(settings, output.state)
     report_split(settings, inputs.split)
@@ -124,6 +128,13 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
     if stage == "maps":
         compute_map_blocks(settings, inputs.split, inputs.classifier, rank, inputs.segmenter, store)
         say("saliency maps: all blocks are made; --stage plan puts them together")
+        return
+    if stage == "files":
+        shards = planned_shards(settings, output, store)
+        on_rank_zero(lambda: check_finished(shards))
+        layout = RepoLayout(settings.config_name)
+        PublishedFiles(shards, layout, output, store).make_claimed(*place_of(settings, rank))
+        say("files: all are made; next, once: --stage finish")
         return
     maps = compute_maps(
         settings,
@@ -194,8 +205,6 @@ def finish(settings: AugmentSettings, output: OutputFolder, store: Store, rank: 
             lambda: publish_version(output.path, settings, settings.max_skipped, store=store)
         )
         say(announcement(pin, settings.tag))
-    if rank.is_main_process:
-        forget_failure(output.state)
 
 
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:

@@ -24,11 +24,9 @@ from sgdmix_hub.publishing.layout import (
     CARD,
     EVALUATION,
     RepoLayout,
-    facts_of,
     file_facts,
     shard_features,
 )
-from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.publishing.statistics import RowStatistics
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint, published_settings
@@ -37,6 +35,7 @@ from sgdmix_hub.storage.stores import HERE, Store
 from .contact_sheet import contact_sheet
 from .dry_run import most_common
 from .inputs import Inputs
+from .published_files import PublishedFiles
 from .row_maker import RowMaker
 from .saliency_maps import SaliencyMaps
 from .shards import Shards
@@ -91,6 +90,15 @@ def is_complete(
     return True
 
 
+def is_as_stated(path: Path, facts: dict, by_bytes: bool) -> bool:
+    """Whether a file has the size in the manifest and, if `by_bytes`, the sha256 too."""
+    return (
+        path.is_file()
+        and path.stat().st_size == facts["bytes"]
+        and (not by_bytes or file_sha256(path) == facts["sha256"])
+    )
+
+
 def check_manifest(output: OutputFolder, manifest_name: str) -> None:
     """Raises `UserError` if the manifest has changed since it was written.
 
@@ -132,8 +140,8 @@ def build_repository(
     class_names = inputs.split.class_names
     shutil.rmtree(building, ignore_errors=True)
     layout.make_folders(building)
-    files = files_of([shards.bytes(number) for number in range(len(shards))])
-    stored = publish_shards(shards, files, layout, output, store)
+    published = PublishedFiles(shards, layout, output, store)
+    stored = published.make_all()
     config = yaml.safe_dump(
         published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True
     )
@@ -146,7 +154,7 @@ def build_repository(
         "saliency": saliency_facts(inputs, maps, shards),
         "stated": stated(settings, inputs),
     }
-    check_same_bytes(shards, files, manifest["files"], layout)
+    check_same_bytes(shards, published.files, manifest["files"], layout)
     write_sealed(building / layout.manifest, manifest)
     facts = card_facts(manifest, shard_features(class_names, settings.more_columns), statistics)
     (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
@@ -159,40 +167,6 @@ def build_repository(
         for name in (*names, layout.manifest):
             store.keep(output.repo / name)
         store.keep(output.finished)
-
-
-def publish_shards(
-    shards: Shards,
-    files: list[range],
-    layout: RepoLayout,
-    output: OutputFolder,
-    store: Store,
-) -> dict[str, dict]:
-    """Writes the published files, each of some shards, into the unfinished `repo/`.
-
-    In an object store each goes to its place when it is made, and is recorded, so that an
-    interrupted attempt goes on behind it. Returns the facts of these, as `file_facts` gives them.
-    Raises `DamagedFile`.
-    """
-    facts: dict[str, dict] = {}
-    sizes = store.sizes(output.repo) if store.is_remote else {}
-    for number, numbers in enumerate(files):
-        name = layout.shard(number, len(files))
-        path, record = output.building / name, output.state / "files" / f"{Path(name).stem}.json"
-        if not store.is_remote:
-            shards.publish(numbers, path)
-            continue
-        digests = [shards.record(shard)["sha256"] for shard in numbers]
-        before = read_sealed(record) if store.bring(record) else {}
-        if before.get("shards") != digests or sizes.get(name) != before["bytes"]:
-            shards.publish(numbers, path)
-            before = {"shards": digests} | facts_of(path)
-            store.keep(path, at=output.repo / name)
-            write_sealed(record, before)
-            store.keep(record)
-            path.unlink()
-        facts[name] = {key: before[key] for key in ("sha256", "bytes")}
-    return facts
 
 
 def check_any_row(shards: Shards) -> None:
