@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
@@ -22,7 +24,14 @@ SHEET_ROWS = 8
 def contact_sheet(
     settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards
 ) -> Image.Image:
-    """A picture of rows spread over the plan, stage by stage.
+    """A picture of rows spread over the plan, stage by stage."""
+    return draw_contact_sheet(list(sheet_rows(settings, inputs, maker, shards, SHEET_ROWS)))
+
+
+def sheet_rows(
+    settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, count: int
+) -> Iterator[SheetRow]:
+    """At most `count` rows, spread over the plan.
 
     Maps, masks and mixtures are computed again; the refined images come from the shards.
     """
@@ -33,9 +42,9 @@ def contact_sheet(
         strict=True,
     )
     finished = [position for position, key in enumerate(keys) if key not in skipped]
-    spread = np.linspace(0, len(finished) - 1, min(SHEET_ROWS, len(finished))).round().astype(int)
-    rows = [_sheet_row(settings, inputs, maker, shards, finished[i]) for i in spread]
-    return draw_contact_sheet(rows)
+    spread = np.linspace(0, len(finished) - 1, min(count, len(finished))).round().astype(int)
+    for place in spread:
+        yield _sheet_row(settings, inputs, maker, shards, finished[place])
 
 
 def _sheet_row(

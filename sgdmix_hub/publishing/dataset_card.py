@@ -105,6 +105,7 @@ class CardFacts:
     quality: list[tuple[str, str]]
     sigma_start: dict[float, float] = field(default_factory=dict)
     evaluation: CardEvaluation | None = None
+    has_gallery: bool = False
 
 
 def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
@@ -151,6 +152,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         ],
         versions=facts.versions,
         fingerprint=facts.fingerprint,
+        has_gallery=facts.has_gallery,
         num_rows=sum(facts.rows_by_label),
         class_rows=table,
         states_real=facts.real_rows is not None,

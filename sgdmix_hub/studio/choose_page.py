@@ -25,7 +25,8 @@ from .controls import (
     OF_BASE,
     chosen_values,
     control,
-    follows_others,
+    follows_preset,
+    left_to,
     names_on_page,
     update,
 )
@@ -45,7 +46,7 @@ class ChoosePage:
     def __init__(self, tryout: Tryout, save_to: Path):
         self.tryout, self.save_to = tryout, save_to
         self.names = names_on_page(tryout.has_base)
-        self.optional = [name for name in self.names if follows_others(name)]
+        self.of_preset = [name for name in self.names if follows_preset(name)]
         self.pages = -(-len(tryout.rows) // PAGE_ROWS)
         self._working = threading.Lock()
         self._tickets = itertools.count()
@@ -79,6 +80,7 @@ class ChoosePage:
                         after = gr.Button("Next page")
             excluded = gr.State([])
             shown = gr.State([])
+            defaults = gr.State([left_to(name, tryout.start) for name in self.of_preset])
             rows = [part for slot in slots for part in slot]
             inputs = [number, excluded, *controls.values()]
             outputs = [status, shown, *rows]
@@ -90,12 +92,12 @@ class ChoosePage:
                 **show,
                 **anew,
             )
-            follow = [controls[name] for name in self.optional]
+            follow = [controls[name] for name in self.of_preset]
             gr.on(
                 [controls["preset"].change, controls["saliency_method"].change],
                 self.follow,
-                [*controls.values()],
-                follow,
+                [defaults, *controls.values()],
+                [defaults, *follow],
                 **private,
             )
             before.click(lambda page: max(1, (page or 1) - 1), number, number, **private)
@@ -213,13 +215,18 @@ class ChoosePage:
             except Exception as error:  # of a library: said on the page, which goes on
                 yield self._only_status(error_html(one_line(first_line(error))))
 
-    def follow(self, *raws: Any) -> list[Any]:
-        """What settings that are not set amount to, under the chosen preset and source."""
+    def follow(self, defaults: list[str], *raws: Any) -> list[Any]:
+        """What the preset gives under the chosen source, where it is no longer what is shown."""
         try:
             chosen = self._chosen(raws, [], check=False)
         except UserError:
-            return [gr.skip() for _ in self.optional]
-        return [update(name, chosen) for name in self.optional]
+            return [defaults, *[gr.skip() for _ in self.of_preset]]
+        now = [left_to(name, chosen) for name in self.of_preset]
+        updates = [
+            gr.skip() if before == after else update(name, chosen)
+            for name, before, after in zip(self.of_preset, defaults, now, strict=True)
+        ]
+        return [now, *updates]
 
     def save(self, excluded: list[int], *raws: Any) -> str:
         """Writes the file; says so, or what is wrong."""

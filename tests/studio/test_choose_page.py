@@ -12,6 +12,8 @@ from sgdmix_hub.settings.studio import StudioSettings
 
 needed()
 
+from playwright.sync_api import expect  # noqa: E402
+
 pytestmark = pytest.mark.slow
 
 
@@ -44,6 +46,8 @@ def test_choosing_ends_in_a_file_that_augment_takes(chromium, birds, tmp_path):
         assert all(map(len, before))
         visit.choose("saliency_method", "spectral-residual")
         visit.page.get_by_text("masks: spectral-residual").wait_for()
+        floor = visit.page.get_by_label("min_mask_confidence")
+        expect(floor).to_have_attribute("placeholder", "recommended: 0")  # its source's own
         visit.choose("mixing_method", "union")
         visit.page.wait_for_timeout(500)
         mixed(visit)

@@ -67,8 +67,10 @@ class Visit:
         field = self.page.get_by_label(label, exact=True)
         field.focus()
         field.fill(option)
+        self.page.get_by_role("option", name=option, exact=True).wait_for()
         self.page.keyboard.press("Enter")
         self.page.keyboard.press("Tab")
+        assert field.input_value() == option
 
     def pictures(self, caption):
         """The addresses of the pictures with a caption, from top to bottom."""
