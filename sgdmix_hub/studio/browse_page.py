@@ -89,7 +89,9 @@ class BrowsePage:
                             info="all if none is chosen",
                         )
                         sort_by = gr.Dropdown(
-                            [AS_STORED, *numbers], value=AS_STORED, label="Sort by"
+                            [AS_STORED, *((named(name), name) for name in numbers)],
+                            value=AS_STORED,
+                            label="Sort by",
                         )
                         descending = gr.Checkbox(label="Largest first")
                         only_marked = gr.Checkbox(label="Only rows that are marked as bad")
@@ -149,7 +151,7 @@ class BrowsePage:
         ends = [f"{known.min():g}", f"{known.max():g}"] if len(known) else ["", ""]
         with gr.Row():
             return [
-                gr.Textbox(label=f"{name}, {word}", placeholder=end, min_width=110)
+                gr.Textbox(label=f"{named(name)}, {word}", placeholder=end, min_width=110)
                 for word, end in zip(("from", "to"), ends, strict=True)
             ]
 
