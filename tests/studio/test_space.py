@@ -45,4 +45,5 @@ def test_what_the_hub_cannot_have_is_refused(tmp_path, name):
 def test_the_space_is_created_and_pushed(hub):
     ended = run_python(hub, PUSH)
     assert ended.returncode == 0, ended.stderr
+    print(hub.calls)
     assert {"app.py", "requirements.txt", "README.md"} <= set(hub.content("space", "birds/look"))

@@ -79,7 +79,7 @@ def shard(folder, table):
 
 
 def changed(first_version, **columns):
-    path = next((first_version / "repo" / "data").glob("*.parquet"))
+    path = min((first_version / "repo" / "data").glob("*.parquet"))
     table = pq.read_table(path)
     for name, values in columns.items():
         place = table.schema.get_field_index(name)

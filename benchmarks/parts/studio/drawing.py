@@ -36,10 +36,14 @@ class Visit:
 
     def choose(self, label: str, option: str) -> float:
         """Seconds from a choice until the first row shows what it changes."""
-        field = self.page.get_by_label(label, exact=True)
-        field.focus()
-        field.fill(option)
-        self.page.get_by_role("option", name=option, exact=True).wait_for()
+        self.page.wait_for_function("document.querySelector('[role=option]') === null")
+        self.page.get_by_label(label, exact=True).focus()
+        for _ in range(20):
+            active = self.page.locator("[role=option].active").first.inner_text()
+            if active.removeprefix("✓").strip() == option:
+                break
+            self.page.keyboard.press("ArrowDown")
+            self.page.wait_for_timeout(50)
         return self._changed(lambda: self.page.keyboard.press("Enter"))
 
     def press(self, name: str) -> float:
