@@ -32,8 +32,9 @@ from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint, published_settings
 from sgdmix_hub.storage.stores import HERE, Store
 
-from .contact_sheet import contact_sheet
+from .contact_sheet import contact_sheet, sheet_rows
 from .dry_run import most_common
+from .gallery import GALLERY_ROWS, gallery
 from .inputs import Inputs
 from .published_files import PublishedFiles
 from .row_maker import RowMaker
@@ -73,7 +74,7 @@ def is_complete(
         )
     changed = [
         name
-        for name in ("license", "license_name", "license_link", "card")
+        for name in ("license", "license_name", "license_link", "card", "gallery")
         if manifest.get(name) != card_inputs(settings).get(name)
     ]
     if changed:
@@ -148,6 +149,11 @@ def build_repository(
     (building / layout.config).write_text(config, encoding="utf-8")
     shutil.copyfile(shards.plan_path, building / layout.plan)
     contact_sheet(settings, inputs, maker, shards).save(building / layout.contact_sheet)
+    if settings.gallery:
+        rows = sheet_rows(settings, inputs, maker, shards, GALLERY_ROWS)
+        made = sum(shards.record(number)["rows"] for number in range(len(shards)))
+        page = gallery(stated(settings, inputs)["title"], rows, made, settings.refines)
+        (building / layout.gallery).write_text(page, encoding="utf-8")
     statistics = shards.statistics(len(class_names))
     draw_statistics(statistics, building / layout.statistics)
     manifest = make_manifest(settings, inputs, shards, file_facts(building) | stored) | {
@@ -218,9 +224,13 @@ def make_manifest(
     }
 
 
-def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
-    """The settings that change the card but not the images; a license's name and link if given."""
-    named = {"license_name": settings.license_name, "license_link": settings.license_link}
+def card_inputs(settings: AugmentSettings) -> dict[str, str | bool | None]:
+    """The settings that change the card but not the images; some only if they are given."""
+    named = {
+        "license_name": settings.license_name,
+        "license_link": settings.license_link,
+        "gallery": settings.gallery or None,
+    }
     return {
         "license": settings.license,
         "card": file_sha256(settings.card) if settings.card else None,
@@ -312,6 +322,7 @@ def card_facts(
         remade=statistics.remade,
         adapter_files=from_run.get("adapter_files", {}),
         evaluation=evaluation,
+        has_gallery=any(name.endswith("/gallery.html") for name in manifest["files"]),
     )
 
 

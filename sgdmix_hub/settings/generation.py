@@ -116,6 +116,11 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, MethodSettin
     card: str | None = setting(
         None, "Markdown file with text for the dataset card", changes="nothing"
     )
+    gallery: bool = setting(
+        False,
+        "publish assets/gallery.html too, a page of a few hundred rows that needs nothing else",
+        changes="nothing",
+    )
     license: str | None = setting(
         None,
         "license of the augmented dataset; required for publishing",

@@ -11,7 +11,7 @@ import gradio as gr
 
 from sgdmix_hub.settings.fields import CountOrAuto, hints_of, info_of
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import PRESETS, MethodSettings, apply_preset
 from sgdmix_hub.settings.saliency import NEEDED_SETTINGS, SALIENCY_SOURCES
 
 # What the page asks, under the headings that it has; choices, bounds and help are the fields'.
@@ -112,7 +112,7 @@ def control(name: str, start: AugmentSettings) -> gr.components.Component:
         whole = kind.type is int
         return gr.Number(precision=0 if whole else None, step=1 if whole else 0.05, **common)
     lines = 3 if kind.several and kind.type is str else 1
-    return gr.Textbox(lines=lines, placeholder=_left_to(name, start), **common)
+    return gr.Textbox(lines=lines, placeholder=left_to(name, start), **common)
 
 
 def choices(name: str, start: AugmentSettings) -> list[tuple[str, str]]:
@@ -122,7 +122,7 @@ def choices(name: str, start: AugmentSettings) -> list[tuple[str, str]]:
     if name == "saliency_method":
         words = [word for word in words if is_at_hand(word, start)]
     offered = [(word, word) for word in words]
-    return [(_left_to(name, start), NOT_SET), *offered] if kind.optional else offered
+    return [(left_to(name, start), NOT_SET), *offered] if kind.optional else offered
 
 
 def is_at_hand(method: str, start: AugmentSettings) -> bool:
@@ -136,19 +136,19 @@ def is_at_hand(method: str, start: AugmentSettings) -> bool:
 
 
 def update(name: str, chosen: AugmentSettings) -> dict[str, Any]:
-    """What changes of an optional control when other settings change: what its default gives."""
+    """What changes of a control when the preset gives its setting another value."""
     kind = _kind(name)
     if kind.words is not None or kind.type is bool:
         return gr.update(choices=choices(name, chosen))
-    return gr.update(placeholder=_left_to(name, chosen))
+    return gr.update(placeholder=left_to(name, chosen))
 
 
-def follows_others(name: str) -> bool:
-    """Whether the value of a setting that is not set depends on the preset and other settings."""
-    return _kind(name).optional
+def follows_preset(name: str) -> bool:
+    """Whether the preset fills the setting if it is not set."""
+    return name in PRESETS["paper"]
 
 
-def _left_to(name: str, start: AugmentSettings) -> str:
+def left_to(name: str, start: AugmentSettings) -> str:
     """What a setting is if it is not set."""
     if not _kind(name).optional:
         return ""

@@ -17,7 +17,7 @@ import torch
 
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import Unusable, UnusableRow, UserError, attempt
-from sgdmix_hub.evaluation.drawn_split import KEPT_SIDE, spread_over_classes
+from sgdmix_hub.evaluation.drawn_split import KEPT_SIDE, in_turns
 from sgdmix_hub.generation.inputs import Inputs, check_columns, metaclass_of
 from sgdmix_hub.generation.plan import PlanRow, left_out, make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
@@ -78,7 +78,7 @@ class Tryout:
         drawn = np.random.default_rng(start.seed).permutation(whole.subset)[:num_images]
         split = dataclasses.replace(whole, subset=np.sort(drawn))
         self.split = shrunk(split, max(KEPT_SIDE, picture_size))
-        self.rows = spread_over_classes(drawn, split.labels, len(drawn), start.seed)
+        self.rows: list[int] = in_turns(drawn, split.labels, start.seed).tolist()
         self._pins: dict[str, Pin] = {}
         self._maps: dict[str, KnownMaps] = {}
         self._makers: dict[str, RowMaker] = {}
