@@ -30,6 +30,8 @@ from sgdmix_hub.evaluation.sources import (
     judge_on_real,
     mask_settings,
     origins_of,
+    prompt_numbers,
+    prompts_of,
     source_pin,
 )
 from sgdmix_hub.generation.inputs import Inputs
@@ -86,6 +88,7 @@ def main(settings: EvaluationSettings) -> None:
             eval_split=settings.eval_split,
             keep=settings.keep,
             keep_by=None if settings.keep is None else settings.keep_by,
+            keep_difficulty=None if settings.keep is None else settings.keep_difficulty,
             drop=None if settings.drop is None else digest_of(read_drop_list(settings.drop)),
         )
         if is_complete(output, request):
@@ -149,7 +152,7 @@ def evaluate_version(
     maps = compute_maps(masked, split, classifier, 0, 1, device, segmenter)
     maker = RowMaker(masked, Inputs(split, None, None, None, classifier, segmenter), maps)
     trust = trust_test(judge, judge.whole_size, split, recipe.resize)
-    warnings = doubts(judge, trust, subset)
+    warnings = doubts(judge, trust, subset, rows.manifest["pins"].get("judge"))
     for warning in warnings:
         logger.warning(warning)
     if settings.keep is not None and trust.reads_background:
@@ -158,7 +161,11 @@ def evaluate_version(
         )
 
     real, synthetic = all_views(rows, split, judge, maker, maps.key, output.views)
-    origins = origins_of(rows, split)
+    prompts = prompts_of(recipe)
+    numbers = None
+    if len(prompts) > 1:
+        numbers = prompt_numbers(version.folder / version.layout.plan, rows, len(prompts))
+    origins = origins_of(rows, split, numbers)
     scores = row_scores(synthetic, real, origins)
     kept = (
         np.ones(len(origins.labels), bool)
@@ -167,6 +174,7 @@ def evaluate_version(
             scores["judge_label_probability"],
             settings.keep,
             origins.labels if settings.keep_by == "class" else None,
+            settings.keep_difficulty,
         )
     )
     by_hand = kept & marked
@@ -174,7 +182,7 @@ def evaluate_version(
     if not kept.any():
         raise UserError("every row is dropped: no library loads a dataset without rows")
     accuracy, judged = judge_on_real(settings, recipe, split, judge)
-    measured = evaluate(scores, synthetic, real, origins, kept)
+    measured = evaluate(scores, synthetic, real, origins, kept, prompts)
     duplicates = {
         space: with_pairs_at(near, split.subset) for space, near in measured.duplicates.items()
     }

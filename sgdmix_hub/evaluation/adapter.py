@@ -36,7 +36,7 @@ from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.seeds import RandomStream, generator, seed_of
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.precision import dtype_of, precision_of
 
@@ -70,7 +70,7 @@ def mixed_sources(settings: AdapterSettings, split: Split, folder: Path, per_cla
             subset_seed=settings.subset_seed,
             seed=settings.seed,
             resolution=settings.resolution,
-            resize=settings.resize,
+            resize="stretch" if settings.resize == "aspect-buckets" else settings.resize,
         )
     )
     state = PartialState()

@@ -15,8 +15,8 @@ from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps
 from sgdmix_hub.generation.variants import variant_counts
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 
 
 def settings_of(**values) -> AugmentSettings:
@@ -31,6 +31,7 @@ ROWS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(rows=ROWS, variants=st.integers(0, 3), wanted=st.integers(1, 60), seed=st.integers(0, 9))
 def test_every_class_has_the_images_that_are_asked_for(rows, variants, wanted, seed):
     labels = np.array([label for label, _ in rows])

@@ -27,7 +27,7 @@ from sgdmix_hub.method.saliency.cam import CAMS, SMALLEST_GRID, CamSaliency
 from sgdmix_hub.method.saliency.model_free import MAP_SIZE, is_blank
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.saliency import CAM_METHODS
 
 CPU = torch.device("cpu")
@@ -315,6 +315,7 @@ def test_an_input_size_that_the_classifier_cannot_take_is_a_users_mistake(vit):
         cam_of(vit, "grad-cam", input_size=96)
 
 
+@pytest.mark.slow
 def test_coarse_maps_are_made_and_warned_of_once(classifier, birds, tmp_path, caplog):
     asked = AugmentSettings(
         dataset_name=str(birds),

@@ -14,7 +14,8 @@ from sgdmix_hub.data.images import foreground_share
 from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.method.saliency.model_free import mask_column_map
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import apply_preset
 
 SIDE = 512
 
@@ -134,6 +135,7 @@ def test_half_shares_stay_shares_and_numbers_that_are_none_are_background():
     assert foreground_share(Image.fromarray(values)).tolist() == [[0, 0, 0, 0, 0.75, 1]]
 
 
+@pytest.mark.slow
 def test_a_generation_keeps_exactly_what_the_masks_of_its_dataset_show(tmp_path):
     rng = np.random.default_rng(0)
     rows, birds = {"image": [], "label": [], "mask": []}, []
