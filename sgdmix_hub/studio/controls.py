@@ -11,7 +11,8 @@ import gradio as gr
 
 from sgdmix_hub.settings.fields import CountOrAuto, hints_of, info_of
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import PRESETS, MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import PRESETS, apply_preset
 from sgdmix_hub.settings.saliency import NEEDED_SETTINGS, SALIENCY_SOURCES
 
 # What the page asks, under the headings that it has; choices, bounds and help are the fields'.
@@ -53,6 +54,7 @@ GROUPS = {
         "background_prompts",
         "background_prompt_template",
         "negative_prompt",
+        "metaclass",
         "prompt_class",
     ),
     "Images to make": ("num_variants", "resolution", "resize"),
@@ -78,6 +80,12 @@ OFF_PAGE = (
     "few_step_weight_name",
     "batch_size",
     "compile",
+    "regional_compile",
+    "quantization",
+    "vae_tiling",
+    "vae_slicing",
+    "cpu_offload",
+    "adapter_weight_name",
 )
 NOT_SET = ""  # the value of a choice that leaves a setting to its default
 YES, NO = "yes", "no"

@@ -41,7 +41,8 @@ from sgdmix_hub.models.loading import (
 )
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MASK_SETTINGS, apply_preset, saliency_source, sought_words
+from sgdmix_hub.settings.method import MASK_SETTINGS, sought_words
+from sgdmix_hub.settings.presets import apply_preset, saliency_source
 
 from .known_maps import KnownMaps
 from .shrunk_split import shrunk

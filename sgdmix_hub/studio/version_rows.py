@@ -30,8 +30,8 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.read import fetch_version, shards_in
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 
 KEY = ("source_index", "variant")  # what names a row in every version
 MOST_NUMBERS = 40  # columns; an evaluated version has 18
