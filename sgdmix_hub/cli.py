@@ -79,10 +79,17 @@ PROGRAMS = {
         "one page of masks and mixtures of your images",
         launches=False,
     ),
+    "studio": Program(
+        "open_studio",
+        "settings.studio:StudioSettings",
+        "a page in the browser: choose with your images, or look through a version",
+        launches=False,
+    ),
 }
 # Programs that parse their own words.
 OTHERS = {
     "demo": ("sgdmix_hub.demo.run_demo", "all stages on drawn birds, offline, in four minutes"),
+    "launch": ("sgdmix_hub.engines", "augment as jobs on SLURM, Ray, HF Jobs or this machine"),
     "env": ("sgdmix_hub.runtime.environment", "versions and devices, for a bug report"),
 }
 USAGE = """\

@@ -6,7 +6,9 @@ that no number means a row of both. Its labels are not read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +22,16 @@ from sgdmix_hub.models.segmenters.frames import MASK_SIZE
 from sgdmix_hub.runtime.ranks import Rank
 from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
 from sgdmix_hub.settings.method import COMPARE_MAPS
+from sgdmix_hub.storage.stores import HERE, Store
 
 from .row_store import RowArrays, RowValues
-from .saliency_maps import SaliencyMaps, compute_backgrounds, compute_maps, store_key
+from .saliency_maps import (
+    SaliencyMaps,
+    compute_backgrounds,
+    compute_maps,
+    features_of,
+    store_key,
+)
 
 
 class NoForeground(SaliencyMaps):
@@ -127,6 +136,7 @@ def compute_bank(
     images: Split,
     segmenter: SegmenterPins | None,
     rank: Rank,
+    store: Store = HERE,
 ) -> Bank:
     """The bank with its maps. A collective. Raises `UserError`.
 
@@ -134,7 +144,8 @@ def compute_bank(
     """
     own = bank_settings(settings)
     if settings.background_has_foreground:
-        maps = compute_maps(own, images, None, rank.index, rank.count, rank.device, segmenter)
+        place = (rank.index, rank.count, rank.device)
+        maps = compute_maps(own, images, None, *place, segmenter, store)
     else:
         maps = NoForeground(store_key(own, images, None) + "-whole")
     return Bank(own, images, maps, len(split.labels))
@@ -149,7 +160,40 @@ def joined_labels(split: Split, bank: Bank) -> np.ndarray:
     return np.concatenate([split.labels, np.full(len(bank.split.labels), NO_LABEL, np.int64)])
 
 
-def joined_backgrounds(backgrounds: RowArrays, bank: Bank, rank: Rank) -> Joined:
+def joined_backgrounds(
+    backgrounds: RowArrays, bank: Bank, rank: Rank, store: Store = HERE
+) -> Joined:
     """Background features of the split and of its bank. A collective."""
-    features = compute_backgrounds(bank.settings, bank.split, bank.maps, rank.index, rank.count)
+    place = (rank.index, rank.count, store)
+    features = compute_backgrounds(bank.settings, bank.split, bank.maps, *place)
     return Joined(backgrounds, features, bank.first)
+
+
+def backgrounds_at_hand(
+    settings: AugmentSettings,
+    split: Split,
+    maps: SaliencyMaps,
+    bank: Bank | None,
+    advance: Callable[[int], Any] = lambda rows: None,
+) -> RowArrays | None:
+    """Background features of images in memory and of their bank; None if no rule compares them.
+
+    Calls `advance(1)` after every image of the split.
+    """
+    if settings.selection_method != "novel-background":
+        return None
+    own = _features(settings, split, maps, advance)
+    if bank is None:
+        return own
+    others = _features(bank.settings, bank.split, bank.maps, lambda rows: None)
+    return Joined(own, others, bank.first)
+
+
+def _features(
+    settings: AugmentSettings, split: Split, maps: SaliencyMaps, advance: Callable[[int], Any]
+) -> RowValues:
+    features = []
+    for row in split.subset:
+        features.append(features_of(settings, split, maps, row))
+        advance(1)
+    return RowValues(split.subset, np.stack(features))

@@ -6,6 +6,7 @@ import logging
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Image as ImageFeature
@@ -20,6 +21,7 @@ from sgdmix_hub.models.adapters import Adapter, check_base, check_family
 from sgdmix_hub.models.bases.families import BY_NAME
 from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.models.loading import SegmenterPins, pin_diffusion
+from sgdmix_hub.models.quantization import quantization_versions
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.ranks import on_rank_zero
 from sgdmix_hub.settings.generation import (
@@ -31,9 +33,13 @@ from sgdmix_hub.settings.generation import (
 )
 from sgdmix_hub.settings.method import sought_words
 from sgdmix_hub.settings.presets import saliency_source
+from sgdmix_hub.storage.stores import HERE, Store
 
 from .bank import load_bank
-from .plan_file import begun_run, has_begun, note_run
+from .plan_file import RUN, begun_run, has_begun, note_run
+
+if TYPE_CHECKING:
+    from sgdmix_hub.models.foreign import ForeignAdapter
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +56,8 @@ class Inputs:
     segmenter: SegmenterPins | None = None
     bank: Split | None = None
     few_step_lora: Pin | None = None
+    judge: Pin | None = None
+    foreign: ForeignAdapter | None = None
 
     @property
     def metaclass(self) -> str | None:
@@ -65,6 +73,7 @@ class Inputs:
             "pretrained_model_name_or_path": self.base,
             "classifier": self.classifier,
             "few_step_lora": self.few_step_lora,
+            "judge": self.judge,
         }
         if self.segmenter is not None:
             pins |= {"segmenter": self.segmenter.segmenter, "detector": self.segmenter.detector}
@@ -90,19 +99,18 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         )
 
     split = load_split(settings, pin("dataset_name", settings.dataset_name, "dataset"))
-    needs, column = saliency_source(settings).needs, settings.mask_column
-    if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
-        raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
-    _check_box_column(settings, split)
-    base = adapter_pin = adapter = classifier = segmenter = few_step_lora = None
+    check_columns(settings, split)
+    needs = saliency_source(settings).needs
+    base = adapter_pin = adapter = classifier = segmenter = few_step_lora = foreign = None
     if settings.refines:
         diffusion = pin_diffusion(
+            settings,
             settings.adapter,
             settings.pretrained_model_name_or_path,
             pin,
             settings.few_step_lora,
         )
-        few_step_lora = diffusion.few_step_lora
+        few_step_lora, foreign = diffusion.few_step_lora, diffusion.foreign
         family = BY_NAME[on_rank_zero(lambda: check_supported(diffusion.base).name)]
         base, adapter_pin, adapter = diffusion.base, diffusion.adapter_pin, diffusion.adapter
         if adapter is not None:
@@ -120,9 +128,37 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     bank = None
     if (name := settings.background_dataset_name) is not None:
         bank = load_bank(settings, pin("background_dataset_name", name, "dataset"))
-    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter, bank, few_step_lora)
+    judge = None if settings.judge is None else pin("judge", settings.judge)
+    inputs = Inputs(
+        split,
+        adapter_pin,
+        adapter,
+        base,
+        classifier,
+        segmenter,
+        bank,
+        few_step_lora,
+        judge,
+        foreign,
+    )
     _check_belonging(settings, inputs)
     return inputs
+
+
+def check_columns(settings: AugmentSettings, split: Split) -> None:
+    """Raises `UserError` if the split lacks a column that the masks are read from, or a row that is
+    left out.
+    """
+    needs, column = saliency_source(settings).needs, settings.mask_column
+    if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
+        raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
+    _check_box_column(settings, split)
+    last = max(settings.excluded_rows or [0])
+    if last >= len(split.rows):
+        raise UserError(
+            f"excluded_rows names row {last}, but {split.pin.name} has {len(split.rows)} rows, "
+            "numbered from 0"
+        )
 
 
 def _check_box_column(settings: AugmentSettings, split: Split) -> None:
@@ -172,12 +208,19 @@ def environment(settings: AugmentSettings) -> dict[str, str]:
     )
     return (
         {"device": device}
-        | {name: str(getattr(settings, name)) for name in MAY_MOVE_LAST_BITS}
+        | {
+            name: str(value)
+            for name in MAY_MOVE_LAST_BITS
+            if (value := getattr(settings, name)) is not None
+        }
+        | quantization_versions(settings.quantization)
         | versions()
     )
 
 
-def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) -> None:
+def check_resume(
+    settings: AugmentSettings, inputs: Inputs, state_folder: Path, store: Store = HERE
+) -> None:
     """Compares with the run that began in this folder, or records this one if there is none.
 
     Raises `UserError` if the images would differ; warns if last bits may.
@@ -191,6 +234,7 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
     }
     if not has_begun(state_folder):
         note_run(state_folder, current)
+        store.keep(state_folder / RUN)
         return
     before = begun_run(state_folder)
     if (began := before.get("format", 1)) != FORMAT:
@@ -210,7 +254,8 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
             "choose another --output_dir"
         )
     moved = _different(before["environment"], current["environment"])
-    if moved:
+    # a plan may be made on another device: what made the shards is told when they are finished
+    if moved and settings.stage == "all":
         logger.warning(
             f"{', '.join(moved)} changed since this run began: images made from here on may differ "
             "by rounding"

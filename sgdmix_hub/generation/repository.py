@@ -16,19 +16,27 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.figures.plots import draw_statistics
 from sgdmix_hub.files import DamagedFile, file_sha256, read_sealed, sync, sync_entry, write_sealed
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts, read_manifest
-from sgdmix_hub.hub.licences import stated_license
+from sgdmix_hub.hub.licences import Licence, licence_of, stated_license
 from sgdmix_hub.hub.pins import MODEL_FILES, local_folder
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, CardFacts, dataset_card, read_prose
-from sgdmix_hub.publishing.layout import CARD, EVALUATION, RepoLayout, file_facts, shard_features
-from sgdmix_hub.publishing.parquet import files_of
-from sgdmix_hub.publishing.statistics import RowStatistics, count_rows
+from sgdmix_hub.publishing.layout import (
+    CARD,
+    EVALUATION,
+    RepoLayout,
+    file_facts,
+    shard_features,
+)
+from sgdmix_hub.publishing.statistics import RowStatistics
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint, published_settings
+from sgdmix_hub.storage.stores import HERE, Store
 
-from .contact_sheet import contact_sheet
+from .contact_sheet import contact_sheet, sheet_rows
 from .dry_run import most_common
+from .gallery import GALLERY_ROWS, gallery
 from .inputs import Inputs
+from .published_files import PublishedFiles
 from .row_maker import RowMaker
 from .saliency_maps import SaliencyMaps
 from .shards import Shards
@@ -37,17 +45,20 @@ START_OVER = "remove that folder and run again; finished shards are kept"
 LISTED_NAMES = 3  # damaged files that a message names
 
 
-def is_complete(output: OutputFolder, settings: AugmentSettings, pins: dict[str, str]) -> bool:
+def is_complete(
+    output: OutputFolder, settings: AugmentSettings, pins: dict[str, str], store: Store = HERE
+) -> bool:
     """Whether `repo/` holds exactly this generation, complete.
 
     Files are compared by size or, with `verify`, by their sha256. Raises `UserError` if `repo/`
     holds another generation or is damaged.
     """
     repo, manifest_name = output.repo, RepoLayout(settings.config_name).manifest
-    if not repo.exists():
+    if not store.bring(repo / manifest_name):
+        if repo.exists():
+            raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
         return False
-    if not (repo / manifest_name).is_file():
-        raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
+    store.bring(output.finished)
     check_manifest(output, manifest_name)
     manifest = read_manifest(repo / manifest_name)
     if EVALUATION in manifest:
@@ -63,15 +74,17 @@ def is_complete(output: OutputFolder, settings: AugmentSettings, pins: dict[str,
         )
     changed = [
         name
-        for name in ("license", "license_name", "license_link", "card")
+        for name in ("license", "license_name", "license_link", "card", "gallery")
         if manifest.get(name) != card_inputs(settings).get(name)
     ]
     if changed:
         raise UserError(f"{repo} has another {' and '.join(changed)}: {START_OVER}")
+    sizes = store.sizes(repo)
     damaged = [
         name
         for name, facts in manifest["files"].items()
-        if not is_as_stated(repo / name, facts, settings.verify)
+        if sizes.get(name) != facts["bytes"]
+        or (settings.verify and store.sha256(repo / name) != facts["sha256"])
     ]
     if damaged:
         raise UserError(damage_text(repo, damaged))
@@ -116,39 +129,50 @@ def build_repository(
     maker: RowMaker,
     shards: Shards,
     output: OutputFolder,
+    store: Store = HERE,
 ) -> None:
     """Writes `repo/` from the shards and their records; discards an interrupted attempt.
 
-    Raises `UserError` if every row was skipped, and `DamagedFile` if a shard has changed.
+    In an object store, where nothing can be renamed, the manifest is written last. Raises
+    `UserError` if every row was skipped, and `DamagedFile` if a shard has changed.
     """
     check_any_row(shards)
     layout, building = RepoLayout(settings.config_name), output.building
     class_names = inputs.split.class_names
     shutil.rmtree(building, ignore_errors=True)
     layout.make_folders(building)
-    files = files_of([shards.path(number).stat().st_size for number in range(len(shards))])
-    for number, numbers in enumerate(files):
-        shards.publish(numbers, building / layout.shard(number, len(files)))
+    published = PublishedFiles(shards, layout, output, store)
+    stored = published.make_all()
     config = yaml.safe_dump(
         published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True
     )
     (building / layout.config).write_text(config, encoding="utf-8")
     shutil.copyfile(shards.plan_path, building / layout.plan)
     contact_sheet(settings, inputs, maker, shards).save(building / layout.contact_sheet)
-    statistics = count_rows(map(shards.path, range(len(shards))), len(class_names))
+    if settings.gallery:
+        rows = sheet_rows(settings, inputs, maker, shards, GALLERY_ROWS)
+        made = sum(shards.record(number)["rows"] for number in range(len(shards)))
+        page = gallery(stated(settings, inputs)["title"], rows, made, settings.refines)
+        (building / layout.gallery).write_text(page, encoding="utf-8")
+    statistics = shards.statistics(len(class_names))
     draw_statistics(statistics, building / layout.statistics)
-    manifest = make_manifest(settings, inputs, shards, building) | {
+    manifest = make_manifest(settings, inputs, shards, file_facts(building) | stored) | {
         "saliency": saliency_facts(inputs, maps, shards),
         "stated": stated(settings, inputs),
     }
-    check_same_bytes(shards, files, manifest["files"], layout)
+    check_same_bytes(shards, published.files, manifest["files"], layout)
     write_sealed(building / layout.manifest, manifest)
-    facts = card_facts(manifest, shard_features(class_names, settings.more_images), statistics)
+    facts = card_facts(manifest, shard_features(class_names, settings.more_columns), statistics)
     (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
     sync(building)
     write_sealed(output.finished, {"manifest": file_sha256(building / layout.manifest)})
     building.rename(output.repo)
     sync_entry(output.path)
+    if store.is_remote:
+        names = [*(name for name in manifest["files"] if name not in stored), CARD]
+        for name in (*names, layout.manifest):
+            store.keep(output.repo / name)
+        store.keep(output.finished)
 
 
 def check_any_row(shards: Shards) -> None:
@@ -157,7 +181,7 @@ def check_any_row(shards: Shards) -> None:
         return
     reasons = most_common(record["reason"] for record in shards.skipped())
     raise UserError(
-        f"not one of {len(shards.plan)} rows could be made ({reasons}): no dataset was written"
+        f"not one of {shards.num_rows} rows could be made ({reasons}): no dataset was written"
     )
 
 
@@ -176,7 +200,7 @@ def check_same_bytes(
 
 
 def make_manifest(
-    settings: AugmentSettings, inputs: Inputs, shards: Shards, building: Path
+    settings: AugmentSettings, inputs: Inputs, shards: Shards, files: dict[str, dict]
 ) -> dict:
     """Fingerprint, pins, versions, counts, skipped rows, and the sha256 of every file.
 
@@ -194,15 +218,19 @@ def make_manifest(
         **card_inputs(settings),
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
         "rows": sum(record["rows"] for record in records),
-        "planned_rows": len(shards.plan),
+        "planned_rows": shards.num_rows,
         "skipped": shards.skipped(),
-        "files": file_facts(building),
+        "files": files,
     }
 
 
-def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
-    """The settings that change the card but not the images; a license's name and link if given."""
-    named = {"license_name": settings.license_name, "license_link": settings.license_link}
+def card_inputs(settings: AugmentSettings) -> dict[str, str | bool | None]:
+    """The settings that change the card but not the images; some only if they are given."""
+    named = {
+        "license_name": settings.license_name,
+        "license_link": settings.license_link,
+        "gallery": settings.gallery or None,
+    }
     return {
         "license": settings.license,
         "card": file_sha256(settings.card) if settings.card else None,
@@ -216,7 +244,8 @@ def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
     `sought`: the words given to a segmenter. `unmixed`: how many rows show their source unmixed
     because its mask could not be trusted.
     """
-    sources, targets = (shards.plan[name].to_numpy() for name in ("source_index", "target_index"))
+    plan = shards.plan_columns("source_index", "target_index")
+    sources, targets = (column.to_numpy() for column in plan.columns)
     facts = {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
     if inputs.segmenter is not None:
         facts["sought"] = list(inputs.segmenter.words)
@@ -232,11 +261,14 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
     if inputs.bank is not None:
         licenses["background_dataset_name"] = stated_license(inputs.bank.pin, "dataset")
     if inputs.base is not None:
-        recorded = inputs.adapter.facts.get("base_license") if inputs.adapter else None
-        licenses["pretrained_model_name_or_path"] = recorded or stated_license(inputs.base)
+        licenses["pretrained_model_name_or_path"] = base_licence(inputs).text
     if inputs.few_step_lora is not None:
         licenses["few_step_lora"] = stated_license(inputs.few_step_lora)
-    return {
+    foreign = {}
+    if inputs.foreign is not None and inputs.adapter_pin is not None:
+        licenses["adapter"] = stated_license(inputs.adapter_pin)
+        foreign["adapter_files"] = inputs.foreign.files
+    return foreign | {
         "title": f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
         "prose": read_prose(settings.card) if settings.card else None,
         "versions": versions(),
@@ -244,6 +276,13 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
         "quality": measured_quality(inputs),
         "real_rows": real_rows(inputs.split),
     }
+
+
+def base_licence(inputs: Inputs) -> Licence:
+    """The base model's licence: as its adapter recorded it, or as its card states it."""
+    assert inputs.base is not None, "settings that refine name a base model"
+    recorded = inputs.adapter.facts.get("base_license") if inputs.adapter else None
+    return Licence(recorded) if recorded else licence_of(inputs.base)
 
 
 def real_rows(split: Split) -> list[int]:
@@ -280,7 +319,10 @@ def card_facts(
         licenses=from_run["licenses"],
         quality=from_run["quality"],
         sigma_start=statistics.sigma_start,
+        remade=statistics.remade,
+        adapter_files=from_run.get("adapter_files", {}),
         evaluation=evaluation,
+        has_gallery=any(name.endswith("/gallery.html") for name in manifest["files"]),
     )
 
 

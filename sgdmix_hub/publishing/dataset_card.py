@@ -18,6 +18,7 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.licences import Licence
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import preset_deviations
@@ -25,7 +26,7 @@ from sgdmix_hub.settings.saliency import kind_of
 from sgdmix_hub.settings.strengths import effective_strength
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
-from .card_text import card_text, plain_name
+from .card_text import card_text, encoding_text, license_text, plain_name
 from .layout import MORE_IMAGES, RepoLayout
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md"
@@ -44,13 +45,17 @@ LABELS = {
     "feather": "feather",
     "prompt_class": "class of prompt and label",
     "few_step_method": "few-step method",
+    "quantization": "denoiser's weights held as",
+    "vae_tiling": "autoencoder run in tiles",
     "timestep_spacing": "time steps",
     "prompt_template": "prompt",
+    "metaclass": "metaclass",
     "background_prompts": "texts that follow the prompt, one drawn per row",
     "background_prompt_template": "prompt while the foreground is kept",
     "negative_prompt": "negative prompt",
 }
 OF_PROMPTS = (
+    "metaclass",
     "prompt_template",
     "background_prompts",
     "background_prompt_template",
@@ -63,7 +68,8 @@ MOST_REASONS = 10  # reasons for skipped rows; the manifest lists every one
 
 @dataclass(frozen=True)
 class CardEvaluation:
-    """Results of an evaluation, in words. `dropped` of the `rows_before` rows are left out.
+    """Results of an evaluation, in words. `dropped` of the `rows_before` rows are left out,
+    `dropped_by_hand` of them because somebody marked them.
 
     `by_class`: class, images, label fidelity, the judge's accuracy on real images, rows dropped.
     """
@@ -75,9 +81,11 @@ class CardEvaluation:
     by_class: list[tuple[str, int, str, str, int]]
     keep: float | None
     keep_by: str | None
+    keep_difficulty: str | None
     rows_before: int
     dropped: int
     label_fidelity: float
+    dropped_by_hand: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,8 @@ class CardFacts:
     """Everything on the card that is not a setting.
 
     `rows_by_label`, `real_rows`: the synthetic images and the source images of every class; a
-    version of format 1 does not state the second.
+    version of format 1 does not state the second. `remade`: images that a judge sent back at least
+    once; None without a judge. `adapter_files`: file -> sha256 of an adapter of another program.
     """
 
     title: str
@@ -103,7 +112,10 @@ class CardFacts:
     licenses: dict[str, str | None]
     quality: list[tuple[str, str]]
     sigma_start: dict[float, float] = field(default_factory=dict)
+    remade: int | None = None
+    adapter_files: dict[str, str] = field(default_factory=dict)
     evaluation: CardEvaluation | None = None
+    has_gallery: bool = False
 
 
 def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
@@ -145,11 +157,13 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         chosen={name: _cell(value) for name, value in _chosen(settings).items()},
         deviations=preset_deviations(settings),
         pins={name: plain(pin) for name, pin in facts.pins.items()},
+        adapter_files={plain(name): sha256 for name, sha256 in facts.adapter_files.items()},
         local_inputs=[
             f"`--{name}`" for name, pin in parse_pins(facts.pins).items() if pin.is_local
         ],
         versions=facts.versions,
         fingerprint=facts.fingerprint,
+        has_gallery=facts.has_gallery,
         num_rows=sum(facts.rows_by_label),
         class_rows=table,
         states_real=facts.real_rows is not None,
@@ -161,6 +175,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         other_rows=sum(count for _, count in reasons[MOST_REASONS:]),
         mean_distance=facts.mean_distance,
         mean_area=facts.mean_area,
+        remade=facts.remade,
         more_images=[name for name in MORE_IMAGES if name in facts.features],
         quality=[(plain(name), plain(value)) for name, value in facts.quality],
         evaluation=_plain_evaluation(facts.evaluation),
@@ -168,6 +183,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
             name: f"({plain(text)})" if text else "(not stated)"
             for name, text in facts.licenses.items()
         },
+        terms=Licence(facts.licenses.get("pretrained_model_name_or_path")).terms,
         on_hub=not source.is_local,
         source=plain(source.name),
         source_url=quote(source.name),
@@ -317,6 +333,9 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
     }
     if settings.images_per_class is not None:
         method["images_per_class"] = settings.images_per_class
+    if settings.judge is not None:
+        method["min_label_probability"] = settings.asked_probability
+        method["max_attempts"] = settings.allowed_attempts
     return (
         method
         | _chosen(settings)
@@ -355,21 +374,6 @@ def variants_text(settings: AugmentSettings, evaluation: CardEvaluation | None) 
         "whose images can be mixed"
     )
     return f"so that there are {level}" if settings.num_variants == 0 else f"{each}, and {level}"
-
-
-def license_text(settings: AugmentSettings) -> str | None:
-    """The licence with its name and link, as one line of escaped Markdown."""
-    if settings.license is None:
-        return None
-    named = ", ".join(filter(None, (settings.license_name, settings.license_link)))
-    return plain(f"{settings.license} ({named})" if named else settings.license)
-
-
-def encoding_text(settings: AugmentSettings) -> str:
-    """How the published images are encoded, in words."""
-    if settings.image_format == "png":
-        return "PNG"
-    return f"{settings.image_format.upper()}, quality {settings.image_quality or 95}"
 
 
 def strength_text(settings: AugmentSettings, sigma_start: dict[float, float]) -> str:

@@ -16,7 +16,9 @@ from sgdmix_hub.settings.saliency import is_expected
 
 CARD = "README.md"
 PLAN, MANIFEST = PUBLISHED_BESIDE
-MORE_IMAGES = ("mask", "mixed")  # columns that settings add to `image`
+MORE_IMAGES = ("mask", "mixed")  # columns of images that settings add to `image`
+# every column that settings add
+MORE_COLUMNS = {"attempts": Value("int32")} | {name: Image() for name in MORE_IMAGES}
 EVALUATION = "evaluation"  # key of the manifest of an evaluated dataset
 
 
@@ -49,6 +51,11 @@ class RepoLayout:
         return f"{self.assets}/contact_sheet.png"
 
     @property
+    def gallery(self) -> str:
+        """A page of thumbnails, if the settings ask for one."""
+        return f"{self.assets}/gallery.html"
+
+    @property
     def statistics(self) -> str:
         return f"{self.assets}/statistics.png"
 
@@ -76,7 +83,7 @@ class RepoLayout:
     @property
     def patterns(self) -> list[str]:
         """Glob patterns of all the files a reader needs."""
-        return [CARD, self.shards, f"{self.facts}/*", f"{self.assets}/*.png"]
+        return [CARD, self.shards, f"{self.facts}/*", f"{self.assets}/*.png", self.gallery]
 
     def owns(self, name: str) -> bool:
         """Whether no other configuration can have a file of this name."""
@@ -120,17 +127,16 @@ def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
 def file_facts(folder: Path) -> dict[str, dict]:
     """sha256 and size of every file in a folder, by its name relative to it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {
-            "sha256": file_sha256(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in files
-    }
+    return {path.relative_to(folder).as_posix(): facts_of(path) for path in files}
 
 
-def shard_features(class_names: list[str], more_images: Iterable[str]) -> Features:
-    """The columns of the published dataset, in their order; `more_images` are the last."""
+def facts_of(path: Path) -> dict:
+    """sha256 and size of a file, as a manifest states them."""
+    return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+
+
+def shard_features(class_names: list[str], more: Iterable[str]) -> Features:
+    """The columns of the published dataset, in their order; those of MORE_COLUMNS are the last."""
     label = ClassLabel(names=class_names)
     return Features(
         {
@@ -152,5 +158,5 @@ def shard_features(class_names: list[str], more_images: Iterable[str]) -> Featur
             "mask_confidence": Value("float32"),
             "prompt": Value("string"),
         }
-        | {name: Image() for name in more_images}
+        | {name: MORE_COLUMNS[name] for name in more}
     )

@@ -14,7 +14,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from sgdmix_hub._compat import forget_mixed_precision
+from sgdmix_hub.arithmetic import set_arithmetic
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.storage.scratch import in_words
 
 from .liveness import launched_rank
 
@@ -38,19 +40,14 @@ class Rank:
 
 
 def start_processes(num_threads: int) -> Rank:
-    """Joins the processes of the launch. Without a GPU: over gloo, with `num_threads` each.
-
-    On a GPU, float32 matrix products use TF32, as cuDNN's convolutions do by default.
-    """
+    """Joins the processes of the launch. Without a GPU: over gloo, with `num_threads` each."""
     cpu = not torch.cuda.is_available()
     state = PartialState(cpu=cpu, timeout=COLLECTIVE_TIMEOUT)
     forget_mixed_precision()  # of an earlier stage in the same process
-    torch.backends.cudnn.deterministic = True
+    set_arithmetic()
     cv2.setNumThreads(num_threads)
     if cpu:
         torch.set_num_threads(num_threads)
-    else:
-        torch.set_float32_matmul_precision("high")
     assert state.device is not None  # set by PartialState's constructor
     return Rank(state.process_index, state.num_processes, state.device)
 
@@ -84,7 +81,7 @@ def on_rank_zero(function: Callable[[], Value]) -> Value:
 def say(text: str) -> None:
     """Prints one line for the user, on rank 0 only."""
     if launched_rank() == 0:
-        print(text, flush=True)
+        print(in_words(text), flush=True)
 
 
 class WarningLines(logging.Handler):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sgdmix_hub.storage.places import refuse_url
+
 from .data import outside_of_dataset
 from .fields import LONGEST_NAME, Checked, required, setting
 
@@ -38,15 +40,24 @@ class EvaluationSettings(Checked):
     )
     keep: float | None = setting(
         None,
-        "share of the rows to keep, those with the highest label probability; all if not given",
+        "share of the rows to keep, chosen by the label's probability; all if not given",
         above=0,
         at_most=1,
     )
     keep_by: Literal["class", "all"] = setting(
         "class", "keep that share of every class, or of all rows, which leaves few of hard classes"
     )
+    keep_difficulty: Literal["easy", "medium"] = setting(
+        "easy",
+        "rows to keep: those with the highest label probability, or those in the middle, without "
+        "the ones that teach a classifier least",
+    )
+    drop: str | None = setting(
+        None, "file of rows to leave out, as `sgdmix studio` writes it: source_index,variant"
+    )
     num_threads: int = setting(1, "CPU threads (without a GPU)", at_least=1, at_most=1024)
 
     def validate(self) -> None:
         super().validate()
+        refuse_url("output_dir", self.output_dir)
         outside_of_dataset(self, "output_dir")

@@ -12,20 +12,28 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import lies_in
+from sgdmix_hub.forms import LARGEST_COUNT
+from sgdmix_hub.storage.places import is_url
 
+from .adapters import (
+    check_base_alone,
+    check_few_step,
+    check_unread_adapter,
+    check_weight_name,
+)
 from .data import DataSettings, outside_of_dataset
-from .few_step import FEW_STEPS
 from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
 from .method import COMPARE_MAPS, MethodSettings
 from .presets import saliency_method, saliency_source
-from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
+from .remaking import RemakingSettings
 from .saliency import NEEDED_SETTINGS
+from .stages import StageSettings
 
 # Folders of every published repository, which no configuration may be named after.
 FOLDERS = ("data", "sgdmix", "assets")
@@ -34,9 +42,10 @@ LONGEST_LINK = 500
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(HubSettings, MethodSettings, DataSettings):
+class AugmentSettings(HubSettings, StageSettings, RemakingSettings, MethodSettings, DataSettings):
     """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
+    in_stores: ClassVar[bool] = True
     config: str | None = setting(
         None,
         "YAML file of settings, or hf://...; the command line wins; a published one brings its "
@@ -45,7 +54,8 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     )
     adapter: str | None = setting(
         None,
-        "trained adapter, as org/name[@revision] or folder; without one, prompts hold class names",
+        "trained adapter, as org/name[@revision] or folder, or a LoRA of another program; without "
+        "an adapter of sgdmix train-adapter, prompts hold class names",
         pinned=True,
     )
     pretrained_model_name_or_path: str | None = setting(
@@ -93,11 +103,23 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     allow_other_subset: bool = setting(
         False, "accept an adapter or classifier that was trained on another subset"
     )
+    excluded_rows: list[int] | None = setting(
+        None,
+        "rows of the split to leave out, by their numbers from 0: neither mixed nor the target of "
+        "others",
+        at_least=0,
+        at_most=LARGEST_COUNT,
+    )
     config_name: str = setting(
         "default", "configuration name of the published dataset", at_most=LONGEST_CONFIG_NAME
     )
     card: str | None = setting(
         None, "Markdown file with text for the dataset card", changes="nothing"
+    )
+    gallery: bool = setting(
+        False,
+        "publish assets/gallery.html too, a page of a few hundred rows that needs nothing else",
+        changes="nothing",
     )
     license: str | None = setting(
         None,
@@ -156,6 +178,13 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         "estimate number of images, time and size, without writing a dataset",
         changes="nothing",
     )
+    price_per_hour: float | None = setting(
+        None,
+        "price of one accelerator-hour, in any currency, for the dry run to tell the price",
+        changes="nothing",
+        at_least=0,
+        at_most=10**6,
+    )
     verify: bool = setting(
         False, "check every file of a finished repo/ against its manifest", changes="nothing"
     )
@@ -178,9 +207,26 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         asked = {"mask": self.publish_mask, "mixed": self.publish_mixed}
         return tuple(name for name, is_published in asked.items() if is_published)
 
+    @property
+    def more_columns(self) -> tuple[str, ...]:
+        """The published columns that settings add."""
+        return self.more_images if self.judge is None else ("attempts", *self.more_images)
+
     def validate(self) -> None:
         super().validate()
         outside_of_dataset(self, "saliency_dir")
+        self.validate_stage()
+        if is_url(self.output_dir) and self.saliency_dir is not None:
+            raise UserError(
+                "saliency_dir is for an output_dir on a disk: leave it out, the workers find the "
+                "maps in output_dir"
+            )
+        if self.stage == "files" and not is_url(self.output_dir):
+            raise UserError("stage files is for object stores: on a disk, finish links the shards")
+        if self.stage != "all" and self.dry_run:
+            raise UserError("dry_run tells about the whole run: leave --stage out")
+        if self.push_to_hub and self.stage not in ("all", "finish"):
+            raise UserError("push_to_hub goes with --stage finish, which has something to publish")
         if self.image_quality is not None and self.image_format == "png":
             raise UserError("image_quality is for jpeg and webp: leave it out, png loses nothing")
         self._validate_license()
@@ -196,9 +242,10 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
         elif self.refines:
-            check_templates("prompt_template", self.prompt_template or [], ADAPTER_FIELDS)
+            check_unread_adapter(self)
         self._validate_bank()
         check_few_step(self, self.few_step_lora)
+        check_weight_name(self, self.adapter)
         needs = saliency_source(self).needs
         if needs == "function":
             raise UserError(
@@ -272,16 +319,6 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         check_base_alone(self)
 
 
-def check_base_alone(settings: MethodSettings) -> None:
-    """Raises `UserError` for settings that a base model without an adapter cannot have."""
-    check_templates("prompt_template", settings.prompt_template or [], NAME_FIELDS)
-    if settings.inpainting_method == "diffusion":
-        raise UserError(
-            "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
-            "metaclass"
-        )
-
-
 # What is said of the background dataset besides its name.
 BANK_SETTINGS = (
     "background_config_name",
@@ -303,14 +340,6 @@ def bank_settings(settings: AugmentSettings) -> AugmentSettings:
         background_dataset_name=None,
         **dict.fromkeys(BANK_SETTINGS),
     )
-
-
-def check_few_step(settings: MethodSettings, few_step_lora: str | None) -> None:
-    """Raises `UserError` for a few-step LoRA without its method, and for a method of nothing."""
-    if few_step_lora is not None and settings.few_step_method is None:
-        raise UserError(f"few_step_lora needs few_step_method, its kind: {', '.join(FEW_STEPS)}")
-    if few_step_lora is None and settings.few_step_weight_name is not None:
-        raise UserError("few_step_weight_name names a file of few_step_lora: give that too")
 
 
 # What goes into no published file: places, speed, pushes.

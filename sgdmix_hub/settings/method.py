@@ -9,7 +9,8 @@ from typing import Literal
 from sgdmix_hub.errors import UserError
 
 from .few_step import DISTILLED_STEPS, FewStepMethod, Spacing, sampling_of
-from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, names_where, setting
+from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
+from .memory import MemorySettings
 from .presets import apply_preset, saliency_source
 from .prompts import NO_FIELDS, check_templates
 from .saliency import RembgModel, SaliencyMethod
@@ -22,7 +23,7 @@ MOST_WORDS = 16  # that a segmenter looks for
 
 
 @dataclass(kw_only=True)
-class MethodSettings(Checked):
+class MethodSettings(MemorySettings):
     """How images are masked, matched, mixed and refined.
 
     Those from `saliency_method` to `paste_foreground` take the preset's value if not given.
@@ -166,8 +167,15 @@ class MethodSettings(Checked):
     prompt_template: list[str] | None = setting(
         None,
         "prompt, or several of which each row draws one; with {token} and {metaclass} (by default "
-        "the adapter's own), or with {class_name} for a base model without an adapter",
+        "the adapter's own), or with {class_name} for a base model alone or with an adapter of "
+        "another program",
         at_most=LONGEST_PROMPT,
+    )
+    metaclass: str | None = setting(
+        None,
+        "what all classes are, for {metaclass} in prompt_template and for a segmenter, if no "
+        "adapter of sgdmix train-adapter says it",
+        at_most=LONGEST_NAME,
     )
     background_prompts: list[str] | None = setting(
         None,
@@ -207,6 +215,11 @@ class MethodSettings(Checked):
     few_step_weight_name: str | None = setting(
         None,
         "file of few_step_lora, if its repository has several",
+        at_most=LONGEST_NAME,
+    )
+    adapter_weight_name: str | None = setting(
+        None,
+        "file of an adapter of another program, if its repository has several",
         at_most=LONGEST_NAME,
     )
     # None until `__post_init__`: what few_step_method gives
@@ -283,6 +296,7 @@ class MethodSettings(Checked):
         self._validate_strengths()
         self._validate_masks()
         self._validate_prompts()
+        self._validate_memory()
         mixing_method = apply_preset(self).mixing_method
         if self.prompt_class == "target" and min(self.strength) == 0:
             raise UserError(
@@ -304,6 +318,19 @@ class MethodSettings(Checked):
                     "inpainting_method diffusion needs num_inference_steps of at least 2: it "
                     "inpaints at a strength below 1"
                 )
+
+    def _validate_memory(self) -> None:
+        if self.compile and self.cpu_offload:
+            raise UserError("compile needs its networks in place: leave out compile or cpu_offload")
+        if self.quantization is not None and self.inpainting_method == "diffusion":
+            raise UserError(
+                "inpainting_method diffusion needs weights without an adapter in them: leave out "
+                "quantization"
+            )
+        if self.quantization == "torchao-int8" and self.dtype != "bfloat16":
+            raise UserError("quantization torchao-int8 computes in bfloat16: give --dtype bfloat16")
+        if self.regional_compile and not self.compile:
+            raise UserError("regional_compile says how to compile: give --compile too")
 
     def _validate_strengths(self) -> None:
         most = DISTILLED_STEPS.get(self.scheduler, self.num_inference_steps)
@@ -379,8 +406,10 @@ class MethodSettings(Checked):
 
 
 def sought_words(settings: MethodSettings, metaclass: str | None) -> tuple[str, ...]:
-    """What a segmenter looks for: the words of `segmenter_prompt`, or the adapter's metaclass."""
-    words = settings.segmenter_prompt or metaclass or ""
+    """What a segmenter looks for: the words of `segmenter_prompt`, or the adapter's metaclass, or
+    the settings'.
+    """
+    words = settings.segmenter_prompt or metaclass or settings.metaclass or ""
     return tuple(word.strip() for word in words.split(",") if word.strip())
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.storage.places import check_url, is_url, refuse_url
 
 from .data import DataSettings, outside_of_dataset
 from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, required, same, setting, unset
@@ -22,7 +23,9 @@ MOST_PREVIEWED = 24  # images on a page
 class PublishSettings(HubSettings):
     """Publishes a finished generation as a version of a dataset."""
 
-    folder: str = required("output folder of a finished generation, or its repo folder")
+    folder: str = required(
+        "output folder of a finished generation, also s3://...; or its repo folder"
+    )
     max_skipped: float = setting(
         0.01,
         "publish nothing, and exit with code 3, if a larger share of the rows was skipped",
@@ -32,6 +35,8 @@ class PublishSettings(HubSettings):
 
     def validate(self) -> None:
         super().validate()
+        if is_url(self.folder):
+            check_url("folder", self.folder)
         self.validate_hub()
 
 
@@ -110,10 +115,9 @@ class PreviewSettings(DataSettings):
 
 
 @dataclass(kw_only=True)
-class DataOverrides(Checked):
-    """The settings of `DataSettings`, of which only those that are given reach the stages."""
+class RowOverrides(Checked):
+    """Which rows of a dataset, as in `DataSettings`; only settings that are given count."""
 
-    dataset_name: str = required("Hub dataset as org/name[@revision], or a local folder")
     dataset_config_name: str | None = unset(DataSettings, "dataset_config_name")
     dataset_split: str | None = unset(DataSettings, "dataset_split")
     image_column: str | None = unset(DataSettings, "image_column")
@@ -123,8 +127,15 @@ class DataOverrides(Checked):
     imbalance_factor: float | None = unset(DataSettings, "imbalance_factor")
     subset_seed: int | None = unset(DataSettings, "subset_seed")
     seed: int | None = unset(DataSettings, "seed")
-    output_dir: str = required("output folder of all stages")
     num_threads: int | None = unset(DataSettings, "num_threads")
+
+
+@dataclass(kw_only=True)
+class DataOverrides(RowOverrides):
+    """The settings of `DataSettings`, of which only those that are given reach the stages."""
+
+    dataset_name: str = required("Hub dataset as org/name[@revision], or a local folder")
+    output_dir: str = required("output folder of all stages")
 
 
 @dataclass(kw_only=True)
@@ -158,6 +169,7 @@ class RunSettings(HubSettings, DataOverrides):
         "license of the augmented dataset, and of the models if they are pushed",
         at_most=LONGEST_NAME,
     )
+    allow_license: str | None = unset(AdapterSettings, "allow_license")
     license_name: str | None = unset(AugmentSettings, "license_name")
     license_link: str | None = unset(AugmentSettings, "license_link")
     preset: Literal["paper", "recommended"] | None = unset(AugmentSettings, "preset")
@@ -215,6 +227,7 @@ class RunSettings(HubSettings, DataOverrides):
         Raises `UserError`.
         """
         super().validate()
+        refuse_url("output_dir", self.output_dir)
         outside_of_dataset(self, "output_dir")
         given = [name for name in AT_HAND if getattr(self, name) is not None]
         if self.bootstrap_saliency and given:

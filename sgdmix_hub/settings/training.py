@@ -6,7 +6,6 @@ finished, only if it has them unchanged.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -282,6 +281,13 @@ class AdapterSettings(TrainingSettings):
         "base model, as org/name[@revision] or folder",
         pinned=True,
     )
+    allow_license: str | None = setting(
+        None,
+        "push with a license that the base's licence does not allow, for this reason, which the "
+        "card states",
+        changes="nothing",
+        at_most=LONGEST_PROMPT,
+    )
     prompt_template: str = setting(
         "a photo of a {token} {metaclass}",
         "prompt, with {token} and {metaclass}",
@@ -347,7 +353,11 @@ class AdapterSettings(TrainingSettings):
         at_most=4096,
         multiple_of=8,
     )
-    resize: Literal["stretch", "center-crop"] = setting("stretch", "how images are made square")
+    resize: Literal["stretch", "aspect-buckets", "center-crop"] = setting(
+        "stretch",
+        "how images are resized: to a square, stretched or cropped, or to their own aspect ratio, "
+        "in steps of 64 pixels, each optimizer step with images of one shape",
+    )
     guidance_scale: float = setting(
         7.5,
         "classifier-free guidance scale of all generated images: samples, judged, prior",
@@ -384,6 +394,10 @@ class AdapterSettings(TrainingSettings):
                 f"judged_strength {self.judged_strength} at {self.num_inference_steps} steps "
                 "runs no diffusion step: give a larger one"
             )
+        if self.resize == "aspect-buckets" and self.with_prior_preservation:
+            raise UserError(
+                "with_prior_preservation draws squares: leave it out, or resize aspect-buckets"
+            )
         for place in ("{token}", "{metaclass}"):
             if self.prompt_template.count(place) != 1:
                 raise UserError(
@@ -395,17 +409,3 @@ def recorded(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that change the result, without the inputs, which are recorded as pins."""
     names = names_where(type(settings), changes="result", pinned=False)
     return {name: getattr(settings, name) for name in names}
-
-
-def deviations(settings_class: type[TrainingSettings], values: dict[str, Any]) -> dict[str, Any]:
-    """The recorded `values` that differ from the defaults."""
-    defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(settings_class)
-        if field.default is not dataclasses.MISSING
-    }
-    return {
-        name: value
-        for name, value in values.items()
-        if name in defaults and value != defaults[name]
-    }

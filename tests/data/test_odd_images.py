@@ -60,6 +60,7 @@ def decoded(files):
     return found
 
 
+@pytest.mark.slow
 def test_over_five_hundred_odd_files_are_images_or_have_a_short_reason_without_places(
     files, decoded
 ):
@@ -91,7 +92,7 @@ def images(decoded):
     [
         ("paper", 1),
         ("everything on", 1),
-        pytest.param("recommended", 6, marks=pytest.mark.slow),
+        pytest.param("recommended", 20, marks=pytest.mark.slow),
         pytest.param("recommended", 1, marks=pytest.mark.soak),  # half a second an image
     ],
 )
@@ -116,7 +117,7 @@ def test_every_odd_image_is_mixed_or_has_no_foreground(recipe, every, images):
                 continue
             assert mixture.mixed.shape == (64, 64, 3) and mixture.mixed.dtype == np.uint8, name
             mixed, target = mixed + 1, source
-    assert mixed > 80 / every
+    assert mixed > 60 / every
 
 
 @pytest.mark.slow
@@ -135,6 +136,7 @@ def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
         dataset_name=str(data),
         output_dir=str(tmp_path / "run"),
         preset="recommended",
+        saliency_method="minimum-barrier",
         strength=0.0,
         resolution=32,
         max_skipped=1.0,
@@ -155,7 +157,7 @@ def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
 @pytest.mark.filterwarnings("ignore")
 def test_a_preview_over_odd_rows_is_drawn(files, tmp_path, caplog):
     chosen = (
-        list(files)[10::80] + [name for name in files if name.startswith(("checks", "scales"))][:2]
+        list(files)[10::160] + [name for name in files if name.startswith(("checks", "scales"))][:2]
     )
     data = write_dataset(
         tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))]
@@ -169,7 +171,7 @@ def test_a_preview_over_odd_rows_is_drawn(files, tmp_path, caplog):
         )
     )
     facts = read_json(tmp_path / "preview" / "preview.json")
-    assert facts["images"] + len(facts["left_out"]) == len(chosen) and facts["images"] > 4
+    assert facts["images"] + len(facts["left_out"]) == len(chosen) and facts["images"] > 2
     assert f"{len(facts['left_out'])} images of odd cannot be used: row " in caplog.text
 
 
@@ -204,7 +206,7 @@ def test_a_pipeline_called_with_odd_images_gives_an_image_or_none_for_each(
     truncated.write_bytes(encoded(picture(1), "PNG")[:-200])
     called = [*list(images.values())[::30], Image.open(truncated), picture(2)]
     pipeline = SGDMixPipeline(
-        apply_preset(MethodSettings(preset="recommended", strength=0.0, resolution=32))
+        apply_preset(MethodSettings(saliency_method="minimum-barrier", strength=0.0, resolution=32))
     )
     refined = pipeline(called, called[:1] * len(called)).images
     assert any(f"image {len(called) - 2}: corrupt image" in message for message in caplog.messages)

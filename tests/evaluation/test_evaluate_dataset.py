@@ -2,7 +2,6 @@
 are dropped in the open.
 """
 
-import json
 import re
 import shutil
 
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
+from evaluations import facts_of
 from generations import (
     arguments,
     digests,
@@ -21,24 +21,18 @@ from generations import (
     snapshot,
 )
 from huggingface_hub import DatasetCard
-from hypothesis import given
-from hypothesis import strategies as st
 from loopback_hub import run_python
 from PIL import Image
 from publishing import EVIL, NAMES
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageClassification
 
-from sgdmix_hub import augment, evaluate_dataset
-from sgdmix_hub.data.splits import load_split, subset_record
+from sgdmix_hub import evaluate_dataset
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.evaluation.repository import Version, evaluated_features, write_shards
-from sgdmix_hub.evaluation.scores import rows_to_keep
-from sgdmix_hub.evaluation.sources import doubts
 from sgdmix_hub.files import read_json, write_sealed
 from sgdmix_hub.generation.repository import is_complete
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.read import load_published
@@ -80,14 +74,11 @@ def evaluated(evaluation_settings):
     return ended, output
 
 
-def facts_of(output):
-    return json.loads((output / "evaluation.json").read_text())
-
-
 def key_of(row):
     return row["source_index"], row["variant"]
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_as_it_was_and_what_is_dropped_is_counted(evaluated, first_version):
     _, output = evaluated
     before, after = (
@@ -109,6 +100,7 @@ def test_what_is_kept_is_as_it_was_and_what_is_dropped_is_counted(evaluated, fir
     ]
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_the_stock_classifier(evaluated, evil_judge):
     """Class probabilities and pooled features; both drifts stay within their ranges."""
     _, output = evaluated
@@ -131,6 +123,7 @@ def test_the_scores_are_those_of_the_stock_classifier(evaluated, evil_judge):
         assert 0 <= row["background_novelty_in_class"] <= row["background_novelty"] + 1e-9
 
 
+@pytest.mark.slow
 def test_the_figures_are_means_of_the_columns(evaluated, evaluation_settings, tmp_path):
     """Of a run without --keep, whose rows are all there; those that --keep dropped are the least
     probable.
@@ -177,6 +170,7 @@ def test_the_figures_are_means_of_the_columns(evaluated, evaluation_settings, tm
     assert "keep" not in data["sgdmix"]["default"]
 
 
+@pytest.mark.slow
 def test_the_result_loads_and_its_card_and_manifest_are_those_of_what_it_holds(
     evaluated, first_version
 ):
@@ -215,6 +209,7 @@ def test_the_result_loads_and_its_card_and_manifest_are_those_of_what_it_holds(
     assert EVIL not in card.text and "<script>" not in card.text
 
 
+@pytest.mark.slow
 def test_it_is_published_with_its_judge_among_the_local_inputs(
     publisher, repo_id, evaluated, first_version
 ):
@@ -267,6 +262,7 @@ def test_a_version_on_the_hub_is_evaluated_as_the_folder_that_it_was_published_f
     assert refused.returncode == 2 and "evaluated already" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_published_configuration_gives_all_rows_again(
     evaluated, first_version, evil_source, tmp_path
 ):
@@ -322,6 +318,7 @@ def test_the_columns_of_an_older_release_stay_as_they_are(first_version, tmp_pat
     assert tables[0].column_names == list(features) and set(SCORES) <= set(features)
 
 
+@pytest.mark.slow
 def test_the_same_command_finds_it_done_and_another_is_refused(
     evaluated, evaluation_settings, tmp_path, capsys
 ):
@@ -343,6 +340,7 @@ def test_the_same_command_finds_it_done_and_another_is_refused(
     assert digests(output) == before
 
 
+@pytest.mark.slow
 def test_a_generation_does_not_take_an_evaluated_copy_for_its_own(
     evaluated, first_version, evil_source
 ):
@@ -356,6 +354,7 @@ def test_a_generation_does_not_take_an_evaluated_copy_for_its_own(
         is_complete(OutputFolder(output), settings, manifest_of(first_version)["pins"])
 
 
+@pytest.mark.slow
 def test_what_was_looked_at_before_a_stop_is_not_looked_at_again(
     evaluated, evaluation_settings, tmp_path
 ):
@@ -378,112 +377,3 @@ def test_a_source_that_was_a_local_folder_has_to_be_named(evaluation_settings, t
         run_script(arguments(settings), tmp_path / "logs", EVALUATE), "evil-birds", "--dataset_name"
     )
     assert not (tmp_path / "out" / "repo").exists()
-
-
-def test_a_judge_that_may_be_wrong_is_doubted(evil_judge, evil_source, tmp_path):
-    """One that reads backgrounds, one that was trained on the sources themselves, one that knows
-    synthetic images.
-    """
-    settings = AugmentSettings(dataset_name=str(evil_source), output_dir="unused", strength=0.0)
-    subset = subset_record(settings, load_split(settings, resolve(str(evil_source), "dataset")))
-    honest, reader = Trust(0.8, 0.2, 12), Trust(0.2, 0.8, 12)
-
-    def doubted(trust, **facts):
-        folder = shutil.copytree(evil_judge, tmp_path / str(len(list(tmp_path.iterdir()))))
-        (folder / "classifier.json").write_text(json.dumps(facts))
-        return doubts(Judge(resolve(str(folder)), NAMES, torch.device("cpu")), trust, subset)
-
-    assert (
-        doubted(honest)
-        == doubted(honest, subset=subset | {"dataset_split": "test"}, synthetic=None)
-        == []
-    )
-    assert doubted(honest, subset=subset | {"dataset": f"others@sha256-{'0' * 64}"}) == []
-    assert "reads the background" in doubted(reader)[0] and str(reader) in doubted(reader)[0]
-    assert "trained on the source images" in doubted(honest, subset=subset)[0]
-    assert "synthetic" in doubted(honest, synthetic=f"org/birds@{'0' * 40}")[0]
-    assert len(doubted(reader, subset=subset, synthetic=f"org/birds@{'0' * 40}")) == 3
-
-
-@pytest.mark.parametrize("keep", [0.0, -1.0, 1.5, float("nan")])
-def test_a_share_of_no_rows_is_refused(keep):
-    with pytest.raises(UserError, match="keep"):
-        EvaluationSettings(synthetic="x", judge="x", output_dir="x", keep=keep).validate()
-
-
-def test_the_first_of_equally_probable_rows_is_kept():
-    assert rows_to_keep(np.array([0.2, 0.9, 0.2, 0.9]), 0.5).tolist() == [False, True, False, True]
-    assert rows_to_keep(np.array([0.2, 0.2, 0.2]), 0.34).tolist() == [True, False, False]
-    assert rows_to_keep(np.array([0.1, 0.2]), 0.01).tolist() == [False, True]
-
-
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=1, max_size=40),
-    share=st.floats(0.01, 1),
-)
-def test_every_class_keeps_the_same_share_of_its_most_probable_rows(rows, share):
-    labels, probabilities = (np.array(column) for column in zip(*rows, strict=True))
-    kept = rows_to_keep(probabilities, share, labels)
-    for label in np.unique(labels):
-        of_class = labels == label
-        assert kept[of_class].sum() == max(1, round(share * of_class.sum()))
-        dropped = probabilities[of_class & ~kept]
-        assert not len(dropped) or dropped.max() <= probabilities[of_class & kept].min()
-
-
-# ---- a generation with everything ----
-
-
-@pytest.fixture(scope="module")
-def evaluate_everything(birds, classifier, tmp_path_factory):
-    """`evaluate_everything(**more)`: the output folder of an evaluation of a generation through
-    Grad-CAM, judged by its own classifier.
-    """
-    generated = tmp_path_factory.mktemp("through-grad-cam") / "run"
-    augment.main(
-        AugmentSettings(
-            dataset_name=str(birds),
-            output_dir=str(generated),
-            preset="paper",
-            classifier=str(classifier),
-            strength=0.0,
-            resolution=32,
-            examples_per_class=2,
-        )
-    )
-
-    def run(**more):
-        output = tmp_path_factory.mktemp("everything") / "out"
-        settings = {
-            "synthetic": str(generated),
-            "judge": str(classifier),
-            "dataset_name": str(birds),
-            "output_dir": str(output),
-        }
-        evaluate_dataset.main(EvaluationSettings(**(settings | more)))
-        return output
-
-    return run
-
-
-@pytest.mark.slow
-def test_masks_are_the_generations_where_its_classifier_is_at_hand(
-    evaluate_everything, classifier, tiny_base, caplog
-):
-    with_classifier, without = (
-        evaluate_everything(classifier=str(classifier)),
-        evaluate_everything(),
-    )
-    assert facts_of(with_classifier)["masks"] == "the generation's (grad-cam, otsu)"
-    assert facts_of(without)["masks"].startswith("model-free")
-    assert "masks are model-free" in caplog.text
-    assert (
-        facts_of(with_classifier)["all"]["foreground_drift"]
-        != facts_of(without)["all"]["foreground_drift"]
-    )
-    assert (
-        facts_of(with_classifier)["all"]["label_fidelity"]
-        == facts_of(without)["all"]["label_fidelity"]
-    )
-    with pytest.raises(UserError, match="not the classifier behind the saliency maps"):
-        evaluate_everything(classifier=str(tiny_base))

@@ -23,7 +23,7 @@ from sgdmix_hub import augment
 from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import DamagedFile, read_sealed, write_sealed
-from sgdmix_hub.generation import repository
+from sgdmix_hub.generation import published_files
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.plan import PlanRow
 from sgdmix_hub.generation.provenance import provenance_mark
@@ -226,6 +226,7 @@ def test_sizes_of_the_sources_are_columns(first_version, evil_source):
 # ---- published files of several shards ----
 
 
+@pytest.mark.slow
 def test_shards_share_a_file_when_the_dataset_is_large(mixing, tmp_path, monkeypatch):
     """The rows are the same, in the same order; the manifest lists the files, and a rerun of the
     finished generation finds it complete.
@@ -237,7 +238,7 @@ def test_shards_share_a_file_when_the_dataset_is_large(mixing, tmp_path, monkeyp
         if folder.name == "together":
             sizes = [path.stat().st_size for path in (tmp_path / "apart/repo/data").iterdir()]
             limit = 2 * max(sizes) + 1
-            monkeypatch.setattr(repository, "files_of", partial(files_of, file_bytes=limit))
+            monkeypatch.setattr(published_files, "files_of", partial(files_of, file_bytes=limit))
         augment.main(AugmentSettings(output_dir=str(folder), **settings))
     apart, together = (load_dataset(str(folder / "repo"), split="train") for folder in folders)
     assert apart.data.table.equals(together.data.table)
@@ -279,6 +280,7 @@ def test_a_manifest_of_a_newer_format_is_refused_in_one_line(first_version, tmp_
     assert read_manifest(path)["rows"] == 12  # format 1 stated none
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_format_is_not_resumed(mixing, tmp_path):
     """Its finished shards lack columns and marks that the others would have."""
     settings = mixing | {"dataset_name": str(mixing["dataset_name"])}
@@ -293,6 +295,7 @@ def test_a_run_of_an_older_format_is_not_resumed(mixing, tmp_path):
         augment.main(AugmentSettings(output_dir=str(folder), **settings))
 
 
+@pytest.mark.slow
 def test_a_license_of_ones_own_is_on_the_card(mixing, tmp_path):
     own = {"license": "other", "license_name": "cub-terms", "license_link": "https://a.b/terms"}
     settings = mixing | own | {"dataset_name": str(mixing["dataset_name"])}
@@ -309,6 +312,7 @@ def test_a_license_of_ones_own_is_on_the_card(mixing, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_default_is_jpeg_and_the_card_says_what_that_loses(mixing, tmp_path):
     settings = {name: value for name, value in mixing.items() if name != "image_format"}
     settings["dataset_name"] = str(mixing["dataset_name"])

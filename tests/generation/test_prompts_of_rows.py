@@ -17,6 +17,7 @@ from sgdmix_hub.settings.parsing import parse_settings
 
 PLACES = ["in the snow", "at dusk", "by the sea"]
 METHOD = {
+    "saliency_method": "spectral-residual",  # the quickest
     "strength": [0.5, 1.0],
     "foreground_strength": 0.25,
     "num_inference_steps": 4,
@@ -76,7 +77,7 @@ def test_the_column_says_what_the_plan_has_drawn(rows, output):
     assert len({row["prompt"].split(" bird")[1] for row in rows}) == 6
 
 
-def test_the_card_tells_the_prompts(output):
+def test_the_card_tells_the_prompts(rows, output):
     card = (output / "repo" / "README.md").read_text()
     assert "| texts that follow the prompt, one drawn per row | in the snow; at dusk;" in card
     assert "| prompt | a photo of a &#123;token} &#123;metaclass};" in card

@@ -84,6 +84,7 @@ def test_a_map_of_two_values_has_two_levels_and_a_constant_one_none():
     assert two_levels(ramp, ramp > 0.5) == pytest.approx(0.75, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_consensus_is_a_dilated_candidate_and_finds_the_object():
     image, disc, _ = disc_on_texture(2, 256)
     mask, trust = consensus(image)
@@ -97,6 +98,7 @@ def test_the_consensus_is_a_dilated_candidate_and_finds_the_object():
     assert np.array_equal(mask, again) and same == trust
 
 
+@pytest.mark.slow
 def test_noise_and_flat_images_have_no_trusted_mask():
     flat = np.full((256, 256, 3), 90, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)

@@ -12,13 +12,12 @@ import torch
 from diffusers import (
     EulerAncestralDiscreteScheduler,
     LCMScheduler,
-    StableDiffusionXLImg2ImgPipeline,
-    StableDiffusionXLPipeline,
 )
 from launching import launch_environment
 from pictures import difference
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sdxl import BATCH, PROMPT, SEEDS, SIZE, refiner, stock_images, stock_pipeline
 from tiny_bases import SDXL_SCHEDULE, build_sdxl
 from trainings import adapter_settings, train, weights
 
@@ -26,20 +25,9 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, load_into, read_adapter
 from sgdmix_hub.models.bases.loading import load_base
-from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.bases.stable_diffusion_xl import StableDiffusionXL
 from sgdmix_hub.models.bases.supported import check_supported
-from sgdmix_hub.models.prompts import RowPrompt, prompt_ids
-from sgdmix_hub.models.refine import Refiner
-from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.presets import apply_preset
-from sgdmix_hub.settings.training import AdapterSettings
-from sgdmix_hub.training.adapter.loop import denoising_loss
-from sgdmix_hub.training.adapter.model import load_adapted
-
-CPU = torch.device("cpu")
-SIZE, BATCH = 32, 3
-SEEDS = [11, 2**62 + 5, 13]
+from sgdmix_hub.models.prompts import RowPrompt
 
 
 @pytest.fixture(scope="module")
@@ -78,52 +66,10 @@ def foregrounds():
     return masks
 
 
-PROMPT = [RowPrompt("a photo of a bird")]
-
-
-def refiner(base, adapter=None, **values):
-    defaults = {
-        "preset": "paper",
-        "strength": 0.5,
-        "num_inference_steps": 6,
-        "guidance_scale": 5.0,
-        "batch_size": BATCH,
-        "resolution": SIZE,
-    }
-    settings = AugmentSettings(
-        dataset_name="unused",
-        output_dir="unused",
-        adapter="unused",
-        classifier="unused",
-        **(defaults | values),
-    )
-    learned = None if adapter is None else read_adapter(resolve(str(adapter)))
-    return Refiner(resolve(str(base)), learned, apply_preset(settings), CPU)
-
-
-def stock_images(pipeline, images, prompt, strength, steps=6, guidance_scale=5.0):
-    """Stock img2img, uint8 (B, size, size, 3)."""
-    pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(
-        prompt=prompt,
-        image=[Image.fromarray(image) for image in images],
-        num_images_per_prompt=len(images),
-        strength=strength,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-    ).images
-    return np.stack([np.asarray(image) for image in drawn])
-
-
-def stock_pipeline(base, scheduler="dpmsolver++"):
-    pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(base, add_watermarker=False)
-    return with_scheduler(pipeline, scheduler)
-
-
 # ---- generation ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
 def test_the_images_are_those_of_the_stock_pipeline(
@@ -141,6 +87,7 @@ def test_the_images_are_those_of_the_stock_pipeline(
         assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 def test_images_that_are_not_square_are_told_of_their_sides(base, foregrounds):
     wide = np.random.default_rng(1).integers(0, 256, (BATCH, SIZE, 2 * SIZE, 3), np.uint8)
     refined = refiner(base).refine(wide, np.zeros(wide.shape[:3], bool), PROMPT * BATCH, SEEDS, 0.5)
@@ -149,6 +96,7 @@ def test_images_that_are_not_square_are_told_of_their_sides(base, foregrounds):
     assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, foregrounds):
     ours, stock = refiner(base, batch_size=1), stock_pipeline(base)
     refined = ours.refine(images[:1], foregrounds[:1], PROMPT, SEEDS[:1], 0.5)
@@ -164,6 +112,7 @@ def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, fore
     assert np.array_equal(refined[0], np.asarray(expected))
 
 
+@pytest.mark.slow
 def test_the_same_strength_for_the_foreground_is_one_strength(base, images, foregrounds):
     one, two = (
         refiner(base, foreground_strength=strength).refine(
@@ -185,6 +134,7 @@ def test_a_foreground_at_strength_zero_is_what_the_vae_makes_of_it(base, images)
     assert np.array_equal(*refined)
 
 
+@pytest.mark.slow
 def test_padding_and_neighbours_change_no_bit(base, images, foregrounds):
     ours = refiner(base, foreground_strength=0.2)
 
@@ -204,6 +154,7 @@ def test_padding_and_neighbours_change_no_bit(base, images, foregrounds):
         assert np.array_equal(refined(rows), whole[rows])
 
 
+@pytest.mark.slow
 def test_a_turbo_schedule_is_kept(images, foregrounds, tmp_path):
     """Timesteps at the end of each step ("trailing"), one or two steps, no guidance."""
     turbo = EulerAncestralDiscreteScheduler(
@@ -229,6 +180,7 @@ def test_a_turbo_schedule_is_kept(images, foregrounds, tmp_path):
         assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 def test_a_distilled_unet_is_told_the_guidance_scale(images, foregrounds, tmp_path):
     """LCM: the UNet embeds the scale and runs once."""
     lcm = LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -260,115 +212,10 @@ def test_an_autoencoder_that_overflows_in_half_precision_stays_in_single(
     assert {p.dtype for p in half.denoiser.parameters()} == {torch.float16}
 
 
-# ---- training ----
-
-
-def adapted(base, **more):
-    torch.manual_seed(0)
-    chosen = AdapterSettings(**adapter_settings("unused", base, "unused", **more))
-    loaded, model = load_adapted(resolve(str(base)), chosen, 3)
-    prompts = [
-        prompt_ids(
-            loaded.tokenizer(encoder),
-            3,
-            chosen.num_vectors,
-            chosen.metaclass,
-            chosen.prompt_template,
-        )
-        for encoder in loaded.family.encoders
-    ]
-    return loaded, model, prompts
-
-
-GEOMETRY = torch.tensor([[48, 64, 0, 5, SIZE, SIZE], [SIZE, SIZE, 0, 0, SIZE, SIZE]])
-
-
-def test_an_untrained_adapter_predicts_what_the_base_does(base):
-    """With the metaclass in the place of the token, pooled and unpooled, by stock's encoding."""
-    _, model, prompts = adapted(base)
-    stock = StableDiffusionXLPipeline.from_pretrained(base, add_watermarker=False)
-    latents = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
-    timesteps = torch.tensor([3, 700])
-    embeds, _, pooled, _ = stock.encode_prompt(
-        ["a photo of a bird bird"] * 2, do_classifier_free_guidance=False
-    )
-    with torch.no_grad():
-        expected = stock.unet(
-            latents,
-            timesteps,
-            encoder_hidden_states=embeds,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": GEOMETRY.float()},
-        ).sample
-        found = model(latents, timesteps, [ids[[0, 1]] for ids in prompts], GEOMETRY)
-        other = model(latents, timesteps, [ids[[0, 1]] for ids in prompts], GEOMETRY.flip(0))
-    torch.testing.assert_close(found, expected)
-    assert (other - found).abs().max() > 1e-4  # the images' sizes matter
-
-
-def test_tokens_of_both_encoders_and_lora_learn_and_nothing_else_does(base):
-    loaded, model, prompts = adapted(base, num_vectors=2)
-    trained = model.trained()
-    assert trained["tokens.clip_l"].shape == (6, 32)
-    assert trained["tokens.clip_g"].shape == (6, 48)
-    assert {id(p) for p in trained.values()} == {
-        id(p) for p in model.parameters() if p.requires_grad
-    }
-    noising = loaded.family.noising(loaded.pipeline.scheduler.config)
-    latents, noise = torch.randn((2, 2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
-    timesteps = torch.tensor([3, 700])
-    prediction = model(
-        noising.noised(latents, noise, timesteps),
-        timesteps,
-        [ids[[0, 2]] for ids in prompts],
-        GEOMETRY,
-    )
-    denoising_loss(prediction, latents, noise, timesteps, noising, None).mean().backward()
-    for key in ("clip_l", "clip_g"):
-        moved = trained[f"tokens.{key}"].grad.abs().amax(dim=1) > 0
-        assert moved.tolist() == [True, True, False, False, True, True]
-    assert all(
-        parameter.grad is not None
-        for name, parameter in trained.items()
-        if ".lora_B." in name  # lora_A has no gradient while lora_B is zero
-    )
-
-
-def toy_losses(base, sign, steps=60):
-    """Mean squared error to the right target, before and after steps towards `sign` times it."""
-    loaded, model, prompts = adapted(base, learning_rate=0.01, rank=4)
-    noising = loaded.family.noising(loaded.pipeline.scheduler.config)
-    generator = torch.Generator().manual_seed(2)
-    latents = torch.randn((3, 4, 8, 8), generator=generator)
-    noise = torch.randn((3, 4, 8, 8), generator=generator)
-    timesteps, geometry = torch.tensor([100, 500, 900]), GEOMETRY[[0, 1, 1]]
-    optimizer = torch.optim.AdamW(model.trained().values(), lr=0.01)
-    losses = []
-    for _ in range(steps):
-        prediction = model(
-            noising.noised(latents, noise, timesteps),
-            timesteps,
-            [ids[:3] for ids in prompts],
-            geometry,
-        )
-        losses.append(
-            denoising_loss(prediction, latents, noise, timesteps, noising, None).mean().item()
-        )
-        (sign * prediction - noise).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return losses[0], losses[-1]
-
-
-def test_training_lowers_the_loss_and_a_wrong_sign_would_raise_it(base):
-    before, after = toy_losses(base, 1)
-    assert after < 0.9 * before
-    before, after = toy_losses(base, -1)
-    assert after > 1.1 * before
-
-
 # ---- files ----
 
 
+@pytest.mark.slow
 def test_the_files_are_those_of_stock_pivotal_tuning(adapter):
     tokens = load_file(adapter / TOKENS_FILE)
     assert {key: tuple(rows.shape) for key, rows in tokens.items()} == {
@@ -432,6 +279,7 @@ def test_the_cards_snippet_loads_it_in_stock_diffusers_in_another_process(base, 
     assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
 
 
+@pytest.mark.slow
 def test_every_part_of_the_adapter_matters(base, adapter, images, foregrounds, tmp_path):
     def refined(folder):
         ours = refiner(base, folder)

@@ -4,11 +4,11 @@ lost, whatever stands there.
 
 import pytest
 import yaml
+from cards import COMMIT, HOSTILE, card_facts, card_settings, structure
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cards import COMMIT, HOSTILE, card_facts, card_settings, structure
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.publishing.card_merge import merge_cards, read_card, same_on_card
@@ -224,6 +224,7 @@ def test_hostile_names_pass_through_any_number_of_merges(name):
     assert structure(card) == structure(three("kite"))
 
 
+@pytest.mark.slow
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=60))
 @settings(max_examples=60)
 def test_any_text_is_a_card_that_can_be_merged_with(text):

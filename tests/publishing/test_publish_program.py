@@ -6,7 +6,7 @@ import pytest
 from generations import SCRIPT, arguments, one_line, published_rows, run_script
 from launching import launch
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub, run_python
-from test_publish_version import history
+from published_versions import history
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.publishing.versions import publish_version
@@ -26,6 +26,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_the_program_publishes_and_ends_with_the_exit_codes_of_all_programs(
     first_version, tmp_path
 ):

@@ -1,7 +1,7 @@
 """Cards with broken, deep or huge YAML are refused, and honest ones merged."""
 
 import pytest
-from test_cards import card_facts, card_settings
+from cards import card_facts, card_settings
 from untrusted import nested, refused
 
 from sgdmix_hub.publishing.card_merge import merge_cards, newest_versions
@@ -94,6 +94,7 @@ def test_marks_by_the_thousand_are_read_in_one_pass(run_card):
     )
 
 
+@pytest.mark.slow
 def test_a_card_of_ten_thousand_classes_is_merged_and_read_back():
     names = [f"class {number}" for number in range(10_000)]
     card = dataset_card(

@@ -2,36 +2,27 @@
 sees and learns the same.
 """
 
-import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from generations import ROOT, arguments, flip, one_line, snapshot
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from generations import arguments, flip, one_line, snapshot
 from launching import launch
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader
 from trainings import CLASSIFIER, kill, last_step, run, unfinished
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from sgdmix_hub import augment, train_classifier
-from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.classifier import build_for_training
-from sgdmix_hub.models.preprocessing import Preprocessing
 from sgdmix_hub.runtime.ranks import show_warnings
-from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.training import ClassifierSettings, TrainingSettings
-from sgdmix_hub.training.classifier.dataset import TrainingImages
+from sgdmix_hub.settings.training import ClassifierSettings
 from sgdmix_hub.training.log import TrainingLog
 
 STEPS = 18  # three epochs of six
@@ -189,6 +180,7 @@ def test_a_training_on_mixed_and_added_images_goes_on_from_any_checkpoint(
         assert learned(train(settings_at(folder, **more))) == before
 
 
+@pytest.mark.slow
 def test_a_line_of_the_log_ends_every_three_steps_and_at_checkpoints(finished):
     """A training that goes on from a checkpoint has the same lines, because none spans it."""
     steps = [record["step"] for record in TrainingLog(finished / "state" / "log.jsonl").records()]
@@ -222,6 +214,7 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(
     assert learned(train(settings_at(folder))) == learned(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "sealed.json"]
 )
@@ -235,6 +228,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert f"{path} is damaged: resuming from an older checkpoint" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [{"learning_rate": 0.02}, {"seed": 1}, {"image_size": 48}],
@@ -252,6 +246,7 @@ def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothin
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_finished_training_on_a_read_only_place_is_complete(
     finished, settings_at, read_only, capsys
 ):
@@ -262,64 +257,13 @@ def test_a_finished_training_on_a_read_only_place_is_complete(
     assert "is complete, nothing to train" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_none_starts_over(finished, settings_at, tmp_path):
     folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
     over = train(settings_at(folder, seed=1, num_train_epochs=1.0, resume_from_checkpoint="none"))
     fresh = train(settings_at(tmp_path / "fresh", seed=1, num_train_epochs=1.0))
     assert learned(over) == learned(fresh)
     assert checkpoints(over) == ["checkpoint-4", "checkpoint-6"]
-
-
-# ---- what an epoch shows ----
-
-
-@pytest.fixture(scope="module", params=["crops", "randaugment", "resized-crops"])
-def images(request, birds):
-    """The training images of the birds, augmented at random."""
-    split = load_split(
-        DataSettings(dataset_name=str(birds), output_dir="unused"), resolve(str(birds), "dataset")
-    )
-    transform = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "rgb").training(
-        request.param
-    )
-    return TrainingImages(split, split.decodable(), transform, None, 0.0, seed=3, total_batch=6)
-
-
-@given(
-    epoch=st.integers(0, 1000),
-    position=st.integers(0, 23),
-    others=st.lists(st.integers(0, 23), max_size=4),
-)
-@settings(max_examples=50)
-def test_a_crop_is_a_function_of_epoch_and_position(images, epoch, position, others):
-    """Whatever was loaded before, and without touching the random numbers of the process that
-    loads.
-    """
-    images.epoch = epoch
-    first = images[position]["pixel_values"]
-    for other in others:
-        images[other]
-    torch.manual_seed(len(others))
-    before = torch.get_rng_state()
-    assert torch.equal(images[position]["pixel_values"], first)
-    assert torch.equal(torch.get_rng_state(), before)
-    images.epoch = epoch + 1
-    assert not torch.equal(images[position]["pixel_values"], first)
-
-
-def test_workers_crop_as_the_process_itself_does(images):
-    def loaded(epoch, workers):
-        images.epoch = epoch
-        return torch.cat(
-            [
-                batch["pixel_values"]
-                for batch in DataLoader(images, batch_size=5, num_workers=workers)
-            ]
-        )
-
-    for epoch in range(2):
-        assert torch.equal(loaded(epoch, 0), loaded(epoch, 2))
-    assert not torch.equal(loaded(0, 0), loaded(1, 0))
 
 
 @pytest.fixture(scope="module")
@@ -352,15 +296,6 @@ def test_an_input_size_that_the_classifier_does_not_take_is_refused(transformer)
     build_for_training(pin, ["a", "b"], 32, None, from_scratch=False)
     with pytest.raises(UserError, match="48 x 48, give another --image_size"):
         build_for_training(pin, ["a", "b"], 48, None, from_scratch=False)
-
-
-def test_the_page_on_training_names_every_setting_of_a_classifier():
-    page = (ROOT / "docs" / "training.md").read_text()
-    own = {field.name for field in dataclasses.fields(ClassifierSettings)} - {
-        field.name for field in dataclasses.fields(TrainingSettings)
-    }
-    left_out = {"from_scratch", "synthetic_config_name"}
-    assert {name for name in own if not re.search(rf"`(--)?{name}\b|--{name}\b", page)} == left_out
 
 
 def assert_same_training(folder, reference):
@@ -443,6 +378,7 @@ def test_a_total_that_cannot_be_divided_is_refused_in_one_line(settings_at, tmp_
     assert not (tmp_path / "classifier" / "state" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_tensorboard_is_told_the_losses_and_nothing_of_it_lies_beside_the_model(
     settings_at, tmp_path
 ):

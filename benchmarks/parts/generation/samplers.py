@@ -109,7 +109,7 @@ class Ours:
         self.rows = rows[task.batch_size :]
         self.maker.load_refiner(device)
         self.features = shard_features(
-            self.maker.inputs.split.class_names, self.maker.settings.more_images
+            self.maker.inputs.split.class_names, self.maker.settings.more_columns
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_plan(folder / "plan.parquet", self.rows)

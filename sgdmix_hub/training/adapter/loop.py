@@ -228,6 +228,7 @@ def train(
         settings.resolution,
         settings.resize,
         decoded=not settings.cache_latents,
+        total_batch_size=settings.total_batch_size,
     )
     latents = Latents(loaded.pipeline.vae, device)
     if settings.cache_latents:
