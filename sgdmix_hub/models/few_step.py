@@ -1,19 +1,16 @@
 """Few-step LoRA: loads one that others made, and merges it into the base's denoiser.
 
-The adapter then stands on the base as it does without. The metadata of the file is not read.
+The adapter then stands on the merged base. The metadata of the file is not read.
 """
 
 from __future__ import annotations
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sgdmix_hub.errors import UserError, first_line
 from sgdmix_hub.hub.pins import Pin
 
-from .adapters import quiet_libraries
 from .bases.loading import LoadedBase
-from .lora_files import OF_A_LAYER, fault_of_names, find_lora
+from .lora_files import find_lora, fitting, load_lora
 
 NAME = "few_step"
 
@@ -26,27 +23,7 @@ def merge_few_step(
     It is left beside the weights if not `merged`.
     """
     path = find_lora(pin, weight_name, "few_step_lora", "few_step_weight_name")
-    try:
-        with quiet_libraries():
-            weights, names = base.family.lora_weights(base.pipeline, load_file(path))
-            fault = fault_of_names(base, names)
-            if fault is not None:
-                raise UserError(f"few_step_lora {pin.name}: {path.name} {fault}")
-            base.pipeline.load_lora_weights(weights, adapter_name=NAME)
-            layers = {OF_A_LAYER.sub("", name) for name in names}
-            if (loaded := _loaded_layers(base)) != len(layers):
-                raise UserError(
-                    f"few_step_lora {pin.name}: diffusers reads {loaded} of the {len(layers)} "
-                    f"layers of {path.name}"
-                )
-            if merged:
-                base.pipeline.fuse_lora(components=[base.family.denoiser], adapter_names=[NAME])
-                base.pipeline.unload_lora_weights()
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-        raise UserError(
-            f"few_step_lora {pin.name} does not fit the base model: {first_line(error)}"
-        ) from error
-
-
-def _loaded_layers(base: LoadedBase) -> int:
-    return sum(NAME in getattr(part, "lora_A", ()) for part in base.denoiser.modules())
+    what = f"few_step_lora {pin.name}: {path.name}"
+    with fitting(what):
+        weights = load_file(path)
+    load_lora(base, weights, {}, what, NAME, merged)

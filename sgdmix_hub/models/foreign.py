@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sgdmix_hub.errors import UserError, first_line, shown
+from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.hub.pins import Pin, local_folder
 from sgdmix_hub.settings.prompts import LEARNED_TOKEN
 
-from .adapters import LARGEST_ALPHA, LORA_DESCRIPTION, TOKENS_FILE, quiet_libraries
+from .adapters import LORA_DESCRIPTION, TOKENS_FILE, quiet_libraries
 from .bases.loading import LoadedBase
-from .lora_files import UP, effective_layers, effective_weights, fault_of_names, find_lora
+from .lora_files import Weights, find_lora, fitting, load_lora
 
 logger = logging.getLogger(__name__)
 NAME = "foreign"
@@ -75,36 +74,13 @@ def merge_foreign(base: LoadedBase, adapter: ForeignAdapter, merged: bool = True
     Its LoRA is left beside the weights if not `merged`. Raises `UserError` if it does not fit, or
     if any of its weights would have no effect.
     """
-    encoders = {one.model: base.network(one) for one in base.family.encoders}
-    networks = {base.family.denoiser: base.denoiser} | {
-        name: network for name, network in encoders.items() if network is not None
-    }
     what = f"adapter {adapter.name}: {adapter.lora.name}"
-    try:
-        with quiet_libraries():
-            given, bundled = _without_tokens(load_file(adapter.lora))
-            weights, names = base.family.lora_weights(base.pipeline, given)
-            fault = fault_of_names(base, names, encoders=True)
-            if fault is not None:
-                raise UserError(f"{what} {fault}")
-            weights = _scaled(weights, _description(adapter.lora), what)
-            base.pipeline.load_lora_weights(weights, adapter_name=NAME)
-            whole, loaded = (
-                effective_weights(given, names),
-                effective_layers(networks.values(), NAME),
-            )
-            if loaded == 0 or loaded != whole:
-                raise UserError(
-                    f"{what} does not fit the base model: diffusers loads {loaded} of its "
-                    f"{whole} layers into it, so it is for another base"
-                )
-            if merged:
-                parts = [name for name, of in networks.items() if effective_layers([of], NAME)]
-                base.pipeline.fuse_lora(components=parts, adapter_names=[NAME])
-                base.pipeline.unload_lora_weights()
-            return _load_tokens(base, adapter, bundled)
-    except (ValueError, LookupError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-        raise UserError(f"{what} does not fit the base model: {first_line(error)}") from error
+    with fitting(what):
+        given, bundled = _without_tokens(load_file(adapter.lora))
+        description = _description(adapter.lora)
+    load_lora(base, given, description, what, NAME, merged, encoders=True)
+    with quiet_libraries(), fitting(what):
+        return _load_tokens(base, adapter, bundled)
 
 
 def warn_of_unused(tokens: list[str], texts: list[str], adapter: ForeignAdapter) -> None:
@@ -116,9 +92,7 @@ def warn_of_unused(tokens: list[str], texts: list[str], adapter: ForeignAdapter)
         )
 
 
-def _without_tokens(
-    weights: dict[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _without_tokens(weights: Weights) -> tuple[Weights, Weights]:
     """The LoRA's weights, and the learned tokens that OneTrainer bundles with them."""
     bundled = {name: value for name, value in weights.items() if BUNDLED.fullmatch(name)}
     return {name: value for name, value in weights.items() if name not in bundled}, bundled
@@ -137,39 +111,7 @@ def _description(path: Path) -> dict[str, Any]:
     return values
 
 
-def _scaled(
-    weights: dict[str, torch.Tensor], description: dict[str, Any], what: str
-) -> dict[str, torch.Tensor]:
-    """The weights with the alpha of the description in them, which is all that is read of it.
-
-    The loader takes weights without an alpha at alpha = rank.
-    """
-    scaled = dict(weights)
-    for network in {name.partition(".")[0] for name in weights}:
-        values = {
-            setting: description[f"{network}.{setting}"]
-            for setting in ("lora_alpha", "use_rslora", "alpha_pattern")
-            if f"{network}.{setting}" in description
-        }
-        if not values:
-            continue
-        alpha = values.get("lora_alpha", 8)  # peft's own default
-        is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
-        if not is_number or not 0 < alpha <= LARGEST_ALPHA:
-            raise UserError(f"{what} states lora_alpha {shown(alpha)}: it cannot be used")
-        if values.get("alpha_pattern"):
-            raise UserError(f"{what} has another alpha for some layers, which is not supported")
-        for name, value in weights.items():
-            if name.startswith(f"{network}.") and UP.search(name):
-                rank = value.shape[1]
-                factor = alpha / (math.sqrt(rank) if values.get("use_rslora") is True else rank)
-                scaled[name] = value if factor == 1 else value * factor
-    return scaled
-
-
-def _load_tokens(
-    base: LoadedBase, adapter: ForeignAdapter, bundled: dict[str, torch.Tensor]
-) -> list[str]:
+def _load_tokens(base: LoadedBase, adapter: ForeignAdapter, bundled: Weights) -> list[str]:
     """Adds the learned tokens to the text encoders, and returns them. Raises `UserError`."""
     tokens = _read_tokens(base, adapter, bundled)
     loader: Any = getattr(base.pipeline, "load_textual_inversion", None)
@@ -193,9 +135,7 @@ def _load_tokens(
     return list(dict.fromkeys(name for of_one in tokens.values() for name in of_one))
 
 
-def _read_tokens(
-    base: LoadedBase, adapter: ForeignAdapter, bundled: dict[str, torch.Tensor]
-) -> Tokens:
+def _read_tokens(base: LoadedBase, adapter: ForeignAdapter, bundled: Weights) -> Tokens:
     """The learned tokens of all encoders. Raises `UserError` if some are missing."""
     keys = [encoder.key for encoder in base.family.encoders]
     found: Tokens = {}

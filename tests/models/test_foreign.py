@@ -38,6 +38,7 @@ RANK, ALPHA = 2, 4
 # what kohya trains: stock does not recognise a file with some of them
 TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 TEXT = "lora_te{}_text_model_"
+TEXT_LAYER = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
 
 
 def settings(**values):
@@ -255,7 +256,12 @@ def test_prompts_hold_class_names_and_the_metaclass_and_tokens_that_none_names_a
         (lambda w: w | {r"text_encoder.(\w+)+X.lora_A.weight": torch.zeros(2, 2)}, "outside"),
         (lambda w: {}, "has no weights"),
         (lambda w: {n: v[:, :1].contiguous() for n, v in w.items()}, "does not fit"),
-        (lambda w: {n.replace("lora_", "hada_"): v for n, v in w.items()}, "no layer for"),
+        (
+            lambda w: {n.replace("lora_", "hada_"): v for n, v in w.items()},
+            "which no plain LoRA has",
+        ),
+        (lambda w: w | {"text_encoder.fc1.alpha": torch.ones(1)}, "outside the denoiser"),
+        (lambda w: w | {f"{TEXT_LAYER}.lora_magnitude_vector": torch.ones(32)}, "is a DoRA"),
     ],
 )
 def test_a_lora_that_would_not_change_the_base_is_refused(
@@ -266,6 +272,18 @@ def test_a_lora_that_would_not_change_the_base_is_refused(
     with pytest.raises(UserError, match=said) as raised:
         opened(tiny_base, lora)
     assert "\n" not in str(raised.value)
+
+
+def test_a_dora_is_refused_whoever_wrote_it(tiny_base, loras, tmp_path):
+    """Stock leaves its magnitudes out, and the rest is another adapter's LoRA."""
+    weights = load_file(loras / "kohya" / LORA_FILE)
+    ups = [name for name in weights if name.endswith(".lora_up.weight")]
+    scales = {
+        name.replace("lora_up.weight", "dora_scale"): torch.full((len(weights[name]), 1), 3.0)
+        for name in ups
+    }
+    with pytest.raises(UserError, match="is a DoRA, which is not supported"):
+        opened(tiny_base, save(weights | scales, tmp_path / "lora"))
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class UNetFamily(Family):
     def lora_weights(
         self, pipeline: Pipeline, weights: dict[str, torch.Tensor]
     ) -> tuple[dict[str, torch.Tensor], list[str]]:
-        """Of peft's, diffusers' and kohya's formats. Stock loses layers of a mixed one."""
+        """Of peft's, diffusers' or kohya's format. Stock loses layers of a file in several."""
         from diffusers.utils import convert_unet_state_dict_to_peft
 
         stock: Any = pipeline
