@@ -27,7 +27,7 @@ import torch
 
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
-from sgdmix_hub.hub.licences import check_license, stated_license
+from sgdmix_hub.hub.licences import check_license, licence_of
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout
@@ -261,7 +261,7 @@ def check_pushes(stages: list[Stage], is_made: bool) -> None:
             if isinstance(stage.settings, AdapterSettings) and stage.settings.push_to_hub:
                 base = resolve(stage.settings.pretrained_model_name_or_path)
                 check_license(
-                    stated_license(base), stage.settings.license, stage.settings.allow_license
+                    licence_of(base), stage.settings.license, stage.settings.allow_license
                 )
 
 

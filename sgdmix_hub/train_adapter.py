@@ -36,7 +36,7 @@ from sgdmix_hub.training.precision import precision_of
 from sgdmix_hub.training.resume import check_push, is_finished, push_trained
 from sgdmix_hub.training.share import Share, share_of
 
-from .files import fill_folder
+from .files import fill_folder, read_json
 
 LOSS_PICTURE, SAMPLES_PICTURE = "assets/loss.png", "assets/samples.png"
 
@@ -62,10 +62,10 @@ def main(settings: AdapterSettings) -> None:
             Judge(judge, split.class_names, torch.device("cpu"))
         licence = on_rank_zero(lambda: licence_of(base))
         say(licence_line(base, licence))
-        if settings.push_to_hub:
-            check_license(licence.text, settings.license, settings.allow_license)
         facts = adapter_facts(settings, split, base)
-        if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
+        finished = on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts))
+        check_base_license(settings, licence, folder)
+        if finished:
             say(f"adapter: {folder} is complete, nothing to train")
         else:
             on_rank_zero(lambda: check_supported(base).name)
@@ -77,6 +77,19 @@ def main(settings: AdapterSettings) -> None:
             push_trained(settings, folder, f"Adapter of {len(split.class_names)} classes")
             forget_failure(state)
         wait_for_everyone()
+
+
+def check_base_license(settings: AdapterSettings, licence: Licence, folder: Path) -> None:
+    """Raises `UserError` if the adapter must not be pushed under its licence, for the one of its
+    base: as the card states it now, or as a finished training recorded it.
+    """
+    if not settings.push_to_hub:
+        return
+    known = [licence]
+    if (path := folder / FACTS_FILE).is_file():
+        known.append(Licence(read_json(path)["base_license"]))
+    for each in known:
+        check_license(each, settings.license, settings.allow_license)
 
 
 def train_and_save(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -264,10 +264,9 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
         licenses["pretrained_model_name_or_path"] = base_licence(inputs).text
     if inputs.few_step_lora is not None:
         licenses["few_step_lora"] = stated_license(inputs.few_step_lora)
-    foreign = {}
-    if inputs.foreign is not None and inputs.adapter_pin is not None:
+    if inputs.adapter_pin is not None:
         licenses["adapter"] = stated_license(inputs.adapter_pin)
-        foreign["adapter_files"] = inputs.foreign.files
+    foreign = {} if inputs.foreign is None else {"adapter_files": inputs.foreign.files}
     return foreign | {
         "title": f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
         "prose": read_prose(settings.card) if settings.card else None,
@@ -279,10 +278,14 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
 
 
 def base_licence(inputs: Inputs) -> Licence:
-    """The base model's licence: as its adapter recorded it, or as its card states it."""
+    """The base model's licence, as its card states it.
+
+    Only if that states none, as its adapter recorded it: whoever made the adapter wrote that.
+    """
     assert inputs.base is not None, "settings that refine name a base model"
+    found = licence_of(inputs.base)
     recorded = inputs.adapter.facts.get("base_license") if inputs.adapter else None
-    return Licence(recorded) if recorded else licence_of(inputs.base)
+    return replace(found, text=found.text or recorded)
 
 
 def real_rows(split: Split) -> list[int]:

@@ -7,6 +7,7 @@ licences nothing is known, and nothing is refused for them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard
 
 from sgdmix_hub.errors import UserError, one_line, shown
 
+from .client import hub_error
 from .pins import Pin
 
 SECONDS_TO_WAIT = 20.0
@@ -76,11 +78,13 @@ OTHER = "other"
 class Licence:
     """What a card states, in one line: `license`, with `license_name` in parentheses if given.
 
-    `gated`: whether the Hub gives the files only to those who accepted the terms.
+    `gated`: whether the Hub gives the files only to those who accepted the terms. `is_answered`:
+    False if the card could not be read because the Hub did not answer.
     """
 
     text: str | None
     gated: bool = False
+    is_answered: bool = True
 
     @property
     def name(self) -> str | None:
@@ -99,13 +103,17 @@ class Licence:
 def licence_of(pin: Pin, repo_type: str = "model") -> Licence:
     """The licence on an input's card at its commit.
 
-    Without a text if there is none, or the Hub does not answer, which is no reason to end a run.
+    Without a text if there is none, or the Hub does not answer, which is no reason to end a run,
+    but one not to publish: see `check_license`.
     """
     try:
         data, gated = _card(pin, repo_type)
-        text, name = data.license, data.get("license_name")
-    except Exception:  # no card, a card without YAML, or any of the client's errors
-        return Licence(None)
+    except Exception as error:  # no card, a card without YAML, or any of the client's errors
+        unanswered = hub_error(error) is not None or isinstance(error, JSONDecodeError)
+        return Licence(None, is_answered=not unanswered)
+    if data is None:
+        return Licence(None, gated)
+    text, name = data.get("license"), data.get("license_name")
     if isinstance(text, list):
         text = ", ".join(map(str, text))
     if not isinstance(text, str) or not text.strip():
@@ -147,13 +155,20 @@ def conflict(base: str | None, chosen: str | None) -> str | None:
     )
 
 
-def check_license(base: str | None, chosen: str | None, reason: str | None) -> None:
-    """Raises `UserError` if an adapter is to be published with a licence that the base forbids,
-    unless a reason is given.
+def check_license(base: Licence, chosen: str | None, reason: str | None) -> None:
+    """Raises `UserError` if an adapter is to be published with a licence that the base forbids, or
+    if the base's is unknown because the Hub did not answer, unless a reason is given.
     """
-    fault = conflict(base, chosen)
-    if fault is not None and reason is None:
-        allowed = (Licence(base).terms or Terms("", "")).adapters or ()
+    if reason is not None:
+        return
+    if not base.is_answered:
+        raise UserError(
+            "the Hub does not answer what licence the base model has: try again when it does, or "
+            "say with --allow_license why the adapter may be published without knowing it"
+        )
+    fault = conflict(base.text, chosen)
+    if fault is not None:
+        allowed = (base.terms or Terms("", "")).adapters or ()
         raise UserError(
             f"license {shown(chosen)}: {fault}: give --license {' or '.join((*allowed, OTHER))}, "
             "or say why it is right with --allow_license"
@@ -177,11 +192,16 @@ def _adapters(name: str, terms: Terms) -> str:
 
 
 def _card(pin: Pin, repo_type: str) -> tuple[Any, bool]:
-    """The YAML of an input's card, as huggingface_hub reads it, and whether it is gated."""
+    """The YAML of an input's card, as huggingface_hub reads it, and whether it is gated.
+
+    None for a card without YAML, or for a local folder that is elsewhere.
+    """
     if pin.path is not None:
         card = DatasetCard if repo_type == "dataset" else ModelCard
         data = card.load(Path(pin.path) / "README.md", ignore_metadata_errors=True).data
         return data, False
+    if pin.is_local:
+        return None, False
     info: Any = HfApi().repo_info(
         pin.name, revision=pin.revision, repo_type=repo_type, timeout=SECONDS_TO_WAIT
     )

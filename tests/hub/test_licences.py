@@ -1,14 +1,20 @@
 """What is read of a base model's licence, told, and refused."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import HfApi, ModelInfo, constants
 from hypothesis import given
 from hypothesis import strategies as st
 from launching import ROOT
 from loopback_hub import run_client
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import write_json
+from sgdmix_hub.generation.inputs import Inputs
+from sgdmix_hub.generation.repository import base_licence
 from sgdmix_hub.hub.licences import (
     OTHER,
     TERMS,
@@ -21,10 +27,16 @@ from sgdmix_hub.hub.licences import (
     terms_table,
 )
 from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.models.adapters import FACTS_FILE, Adapter
 from sgdmix_hub.publishing.model_card import _allowed
 from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.train_adapter import check_base_license
 
 FLUX = "flux-1-dev-non-commercial-license"
+
+
+def adapter_settings(**values):
+    return AdapterSettings(dataset_name="a/b", output_dir="out", metaclass="bird", **values)
 
 
 def local(folder, yaml):
@@ -74,7 +86,7 @@ print(json.dumps([stated_license(resolve(f"birds/base@{commit}")) for commit in 
 def test_a_licence_without_known_terms_is_told_and_refuses_nothing():
     for text in (None, "my-own", "other (acme-terms)", "flux-non-commercial-license"):
         for chosen in ("mit", "cc-by-nc-4.0", "anything"):
-            check_license(text, chosen, None)
+            check_license(Licence(text), chosen, None)
     line = licence_line(Pin("org/base", "0" * 40), Licence("my-own", gated=True))
     assert (
         line == "base model org/base: licence my-own, gated: read it, its terms are not known here"
@@ -91,10 +103,10 @@ def test_terms_of_use_and_outputs_are_told():
 def test_a_licence_can_always_be_passed_on_as_it_is_and_a_reason_is_heard(name, chosen):
     for stated in (name, f"{OTHER} ({name})"):
         assert conflict(stated, name) is None and conflict(stated, OTHER) is None
-        check_license(stated, chosen, "the author agreed")
+        check_license(Licence(stated), chosen, "the author agreed")
         if conflict(stated, chosen) is not None:
             with pytest.raises(UserError, match="--allow_license") as raised:
-                check_license(stated, chosen, None)
+                check_license(Licence(stated), chosen, None)
             assert "\n" not in str(raised.value)
 
 
@@ -102,18 +114,54 @@ def test_a_licence_can_always_be_passed_on_as_it_is_and_a_reason_is_heard(name, 
 def test_terms_that_must_be_passed_on_forbid_a_free_licence(name):
     for chosen in ("mit", "apache-2.0", "cc-by-4.0"):
         with pytest.raises(UserError, match=f"license {chosen}: .*{name}"):
-            check_license(name, chosen, None)
+            check_license(Licence(name), chosen, None)
+
+
+def test_no_answer_is_not_no_licence(tmp_path, monkeypatch):
+    """Without the Hub, a push of an adapter would pass a check that knows nothing."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    unanswered = licence_of(Pin("org/base", "0" * 40))
+    assert unanswered == Licence(None, is_answered=False)
+    with pytest.raises(UserError, match="the Hub does not answer .*: try again") as raised:
+        check_license(unanswered, "mit", None)
+    assert "\n" not in str(raised.value)
+    check_license(unanswered, "mit", "the author agreed")
+    for silent in (Pin("base", "sha256-0", str(tmp_path)), Pin("base", "sha256-0")):
+        assert licence_of(silent) == Licence(None)
+        check_license(licence_of(silent), "mit", None)
+
+
+def test_a_gated_repository_without_a_card_is_told_as_gated(monkeypatch):
+    info = ModelInfo(id="org/base", gated="manual", tags=[])
+    monkeypatch.setattr(HfApi, "repo_info", lambda *_, **options: info)
+    assert licence_of(Pin("org/base", "0" * 40)) == Licence(None, gated=True)
+
+
+def test_the_recorded_licence_of_the_base_counts_when_a_finished_adapter_is_pushed(tmp_path):
+    """The base's card may state another one, or none, by then."""
+    settings = adapter_settings(license="mit", push_to_hub=True, hub_model_id="org/adapter")
+    check_base_license(settings, Licence(None), tmp_path)
+    write_json(tmp_path / FACTS_FILE, {"base_license": "openrail++"})
+    with pytest.raises(UserError, match="license mit: .*openrail"):
+        check_base_license(settings, Licence(None), tmp_path)
+    check_base_license(replace(settings, push_to_hub=False), Licence(None), tmp_path)
+
+
+def test_a_strangers_adapter_does_not_speak_for_the_base(tmp_path):
+    adapter = Adapter("unused", {"base_license": "mit"})
+
+    def stated_of(base):
+        split = SimpleNamespace(pin=base)
+        return base_licence(Inputs(split, base, adapter, base, None))
+
+    base = local(tmp_path / "base", "license: openrail++\n")
+    assert stated_of(base) == Licence("openrail++")
+    assert stated_of(local(tmp_path / "silent", "tags: [x]\n")) == Licence("mit")
 
 
 def test_the_reason_stands_on_the_card_only_where_it_was_needed():
     def allowed(license, reason):
-        settings = AdapterSettings(
-            dataset_name="a/b",
-            output_dir="out",
-            metaclass="bird",
-            license=license,
-            allow_license=reason,
-        )
+        settings = adapter_settings(license=license, allow_license=reason)
         return _allowed(settings, {"base_license": "openrail++"})
 
     assert allowed("openrail++", "why") is None and allowed("mit", None) is None
