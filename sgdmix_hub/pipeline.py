@@ -42,7 +42,7 @@ from .pipeline_call import (
     output_of,
 )
 from .pipeline_output import OUTPUT_TYPES, SGDMixPipelineOutput
-from .pipeline_parts import LoadSource, Named, load_parts, method_settings
+from .pipeline_parts import LoadSource, Named, adapter_origin, load_parts, method_settings
 from .pipeline_stages import Stages, at, with_maps
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ class SGDMixPipeline(Stages):
         self,
         repo_id: str,
         *,
+        license: str | None = None,
+        allow_license: str | None = None,
         private: bool = False,
         token: str | None = None,
         commit_message: str = "Upload an SGD-Mix pipeline",
@@ -166,20 +168,24 @@ class SGDMixPipeline(Stages):
     ) -> str:
         """Pushes what `save_pretrained` writes, in one verified commit; returns `repo_id@commit`.
 
-        `private`: of a repository that is created. `token`: by default that of `hf auth login` or
-        HF_TOKEN. `allow_local_inputs`: push although the base or another model is a local folder,
-        so that nobody else can load the pipeline. Raises `UserError`.
+        `license`: of the adapter, which is published again; needed if there is one, and checked
+        against those that its card and its base's state. `allow_license`: why another one is
+        right, for the card. `private`: of a repository that is created. `token`: by default that
+        of `hf auth login` or HF_TOKEN. `allow_local_inputs`: push although the base or another
+        model is a local folder, so that nobody else can load the pipeline. Raises `UserError`.
         """
         # takes seconds to import, and few pipelines are pushed
         from sgdmix_hub.hub.push import push_folder
-        from sgdmix_hub.publishing.pipeline_card import write_pipeline_card
+        from sgdmix_hub.publishing.pipeline_card import checked_license, write_pipeline_card
         from sgdmix_hub.publishing.versions import check_inputs
 
         saved = self._saved()
         check_inputs(saved.pins, allow_local_inputs)
+        origin = adapter_origin(self.refiner, self.pins or {})
+        licence = None if origin is None else checked_license(*origin, license, allow_license)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            write_pipeline_card(Path(folder), repo_id, saved)
+            write_pipeline_card(Path(folder), repo_id, saved, licence)
             return str(push_folder(folder, repo_id, "model", private, token, commit_message))
 
     def _saved(self) -> Saved:

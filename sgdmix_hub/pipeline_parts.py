@@ -11,7 +11,7 @@ import torch
 from sgdmix_hub.arithmetic import set_arithmetic
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.forms import LOCAL_PIN
-from sgdmix_hub.hub.pins import Pin, resolve
+from sgdmix_hub.hub.pins import Pin, parse_pins, resolve
 from sgdmix_hub.method.saliency.segmentation import MaskFunction, MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import CamSource, Source, load_source
 from sgdmix_hub.models.adapters import check_base, check_family
@@ -136,6 +136,25 @@ def method_settings(settings: MethodSettings) -> MethodSettings:
     return MethodSettings(
         **{field.name: getattr(settings, field.name) for field in fields(MethodSettings)}
     )
+
+
+def adapter_origin(
+    refiner: Refiner | None, published: dict[str, str]
+) -> tuple[Pin, Pin, str | None] | None:
+    """The pins of a pipeline's adapter and of its base, and the base's licence as the adapter
+    recorded it; None without an adapter. `published`: all pins of the pipeline.
+    """
+    pins = parse_pins(published)
+    if refiner is None or "adapter" not in pins:
+        return None
+    folder = recorded = None
+    if refiner.adapter is not None:
+        folder, recorded = refiner.adapter.folder, refiner.adapter.facts.get("base_license")
+    elif refiner.foreign is not None:
+        folder = str(refiner.foreign.lora.parent)
+    adapter = pins["adapter"]
+    here = replace(adapter, path=folder) if adapter.is_local else adapter
+    return here, pins["pretrained_model_name_or_path"], recorded
 
 
 def _opened(named: Named, pins: Pins) -> tuple[Named, Saved]:

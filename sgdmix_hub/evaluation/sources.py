@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from sgdmix_hub.data.splits import Split, load_evaluation_split, split_of
-from sgdmix_hub.errors import UserError
+from sgdmix_hub.errors import UserError, first_line, one_line
+from sgdmix_hub.generation.plan import PLAN_SCHEMA
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, parse_pins, resolve
 from sgdmix_hub.method.saliency.trust import Trust
@@ -157,10 +159,17 @@ def prompts_of(recipe: AugmentSettings) -> list[str]:
 def prompt_numbers(plan: Path, rows: PublishedRows, count: int) -> np.ndarray:
     """The number of every row's prompt, int64 (n,): the plan's, `NO_PROMPT` at strength 0.
 
-    Raises `UserError` if the plan does not have the rows.
+    Raises `UserError` if the plan does not have the rows, or is none.
     """
     columns = ["source_index", "variant", "prompt"]
-    planned = pq.read_table(plan, columns=columns).to_pydict()
+    try:
+        with pq.ParquetFile(plan) as file:
+            if not file.schema_arrow.equals(PLAN_SCHEMA):
+                raise UserError(f"the plan of {rows.pin.name} has other columns than a plan")
+            planned = file.read(columns).to_pydict()
+    except (OSError, ValueError, pa.ArrowException) as error:  # not a valid parquet file
+        reason = one_line(first_line(error))
+        raise UserError(f"the plan of {rows.pin.name} cannot be read: {reason}") from error
     keys = zip(planned["source_index"], planned["variant"], strict=True)
     numbers = dict(zip(keys, planned["prompt"], strict=True))
     variants = rows.rows.data.column("variant").to_pylist()

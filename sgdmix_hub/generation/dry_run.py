@@ -141,12 +141,14 @@ def files_text(shards: Shards, row_bytes: float) -> str:
 def memory_text(settings: AugmentSettings, base: Pin) -> str:
     """What the base model's weights need, before any is loaded. Raises `UserError`."""
     need = need_of(base, settings.safety_checker)
+    if not need.weights:
+        return "memory      unknown: the base model has no safetensors, so no run can load it"
     held = need.gigabytes(settings.dtype, settings.quantization)
     parts = sorted(held.items(), key=lambda item: -item[1])
     listed = ", ".join(f"{name} {size:.2f}" for name, size in parts)
     freed = sum(held.get(name, 0) for name in need.encoders)
     text = f"memory      {sum(held.values()):.2f} GB of weights in {settings.dtype}: {listed}"
-    text += f"; {sum(held.values()) - freed:.2f} once up to {MOST_PROMPTS} prompts are encoded"
+    text += f"; {sum(held.values()) - freed:.2f} once up to {MOST_PROMPTS - 1} prompts are encoded"
     if settings.cpu_offload == "model":
         text += f"; {max(held.values()):.2f} at once on the GPU, the rest in main memory"
     loaded = sum(need.gigabytes("float32", settings.quantization).values())

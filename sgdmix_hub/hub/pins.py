@@ -88,6 +88,11 @@ def resolve(name_at_revision: str, repo_type: str = "model") -> Pin:
     if name_at_revision and _is_folder(folder):
         return _pin_of_folder(folder, repo_type)
     name, revision = name_and_revision(name_at_revision)
+    if name.endswith(".safetensors"):
+        raise UserError(
+            f"{shown(name_at_revision)}: give the folder or repository that holds this file, and "
+            "the file's name as --adapter_weight_name or --few_step_weight_name"
+        )
     if not re.fullmatch(r"[^/@\s]+/[^/@\s]+", name):
         raise UserError(
             f"{shown(name_at_revision)}: no such folder, "

@@ -34,6 +34,9 @@ JUDGED_ARMS = {
 }
 LORA_FILE = "pytorch_lora_weights.safetensors"
 TOKENS_FILE = "learned_embeds.safetensors"
+SECOND_TOKENS_FILE = "learned_embeds_2.safetensors"  # SDXL's textual inversion: second encoder
+PIVOTAL_TOKENS = "*_emb.safetensors"
+TOKEN_FILES = (TOKENS_FILE, SECOND_TOKENS_FILE, PIVOTAL_TOKENS)  # patterns, whoever wrote them
 FACTS_FILE = "adapter.json"
 FORMAT = 1
 LORA_DESCRIPTION = "lora_adapter_metadata"  # diffusers' key in the metadata of LORA_FILE

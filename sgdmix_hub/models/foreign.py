@@ -24,15 +24,19 @@ from sgdmix_hub.files import file_sha256
 from sgdmix_hub.hub.pins import Pin, local_folder
 from sgdmix_hub.settings.prompts import LEARNED_TOKEN
 
-from .adapters import LORA_DESCRIPTION, TOKENS_FILE, quiet_libraries
+from .adapters import (
+    LORA_DESCRIPTION,
+    PIVOTAL_TOKENS,
+    SECOND_TOKENS_FILE,
+    TOKEN_FILES,
+    TOKENS_FILE,
+    quiet_libraries,
+)
 from .bases.loading import LoadedBase
 from .lora_files import Weights, find_lora, fitting, load_lora
 
 logger = logging.getLogger(__name__)
 NAME = "foreign"
-SECOND_TOKENS_FILE = "learned_embeds_2.safetensors"  # SDXL's textual inversion: second encoder
-PIVOTAL_TOKENS = "*_emb.safetensors"
-TOKEN_FILES = (TOKENS_FILE, SECOND_TOKENS_FILE, PIVOTAL_TOKENS)
 BUNDLED = re.compile(r"bundle_emb\.(.+)\.(\w+)")  # OneTrainer's, in the LoRA's file
 LONGEST_TOKEN = 100
 # encoder's key -> token -> its vectors, (k, dim)
@@ -88,7 +92,7 @@ def warn_of_unused(tokens: list[str], texts: list[str], adapter: ForeignAdapter)
     if tokens and not any(token in text for token in tokens for text in texts):
         logger.warning(
             f"no prompt holds a learned token of the adapter {adapter.name}: put "
-            f"{shown(' '.join(tokens[:4]))} into prompt_template"
+            f"{shown(' '.join(tokens[:4]))} into prompt_template or negative_prompt"
         )
 
 

@@ -5,23 +5,25 @@ The weights need not be here for it: of a repository only the headers are fetche
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from huggingface_hub import HfApi
 from safetensors import safe_open
 
-from sgdmix_hub.errors import UserError, first_line
-from sgdmix_hub.files import read_json
+from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.hub.client import fetch
 from sgdmix_hub.hub.pins import Pin, local_folder
 
-from .bases.supported import INDEX, check_supported
+from .bases.supported import INDEX, check_supported, read_index, read_part
 from .quantization import QUANTIZATIONS
 
-MOST_PROMPTS = 512  # whose encodings a refiner keeps; one of SD takes 0.5 MB with its negative
+# whose encodings a refiner keeps, one for inpainting; one of SD takes 0.5 MB with its negative
+MOST_PROMPTS = 512
 NAMES = ("diffusion_pytorch_model", "model")  # of a network's weights; variants have others
+SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 SHARDED = ".safetensors.index.json"
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -46,13 +48,13 @@ def need_of(base: Pin, safety_checker: bool) -> Need:
     """The weights of a pinned base, which is not loaded. Raises `UserError`."""
     family = check_supported(base)
     folder = Path(local_folder(base, [INDEX, f"*/*{SHARDED}"]))
-    parts = [name for name, stated in read_json(folder / INDEX).items() if _is_part(name, stated)]
+    parts = [name for name, stated in read_index(base, folder).items() if _is_part(name, stated)]
     if not safety_checker:
         parts = [name for name in parts if name != "safety_checker"]
     present = _files(base, folder)
     weights = {}
     for part in parts:
-        files = _files_of(folder, part, present)
+        files = _files_of(base, folder, part, present)
         if files:
             weights[part] = sum(_count(base, folder, name) for name in files)
     encoders = tuple(encoder.model for encoder in family.encoders)
@@ -73,16 +75,22 @@ def _files(base: Pin, folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")}
 
 
-def _files_of(folder: Path, part: str, present: set[str]) -> list[str]:
-    """The files of a network's weights; none for a tokenizer."""
+def _files_of(base: Pin, folder: Path, part: str, present: set[str]) -> list[str]:
+    """The files of a network's weights; none for a tokenizer. Raises `UserError`."""
     for name in NAMES:
-        whole, index = f"{part}/{name}.safetensors", folder / part / f"{name}{SHARDED}"
+        whole, index = f"{part}/{name}.safetensors", f"{part}/{name}{SHARDED}"
         if whole in present:
             return [whole]
-        if index.is_file():
-            shards = read_json(index).get("weight_map", {}).values()
-            return sorted({f"{part}/{PurePosixPath(shard).name}" for shard in shards})
+        if (folder / index).is_file():
+            shards = read_part(base, folder, index).get("weight_map")
+            if not isinstance(shards, dict) or not all(map(_is_shard, shards.values())):
+                raise UserError(f"{shown(index)} of the base model {base.name} lists no shards")
+            return sorted({f"{part}/{shard}" for shard in shards.values()})
     return []
+
+
+def _is_shard(name: object) -> bool:
+    return isinstance(name, str) and SHARD.fullmatch(name) is not None
 
 
 def _count(base: Pin, folder: Path, name: str) -> int:
@@ -93,6 +101,8 @@ def _count(base: Pin, folder: Path, name: str) -> int:
                 return sum(prod(file.get_slice(key).get_shape()) for key in list(file.keys()))
         except Exception as error:
             raise UserError(f"{name} of {base.name} cannot be read: {first_line(error)}") from error
+    if base.is_local:
+        raise UserError(f"the base model {base.name} has no {name}: download it again")
     metadata = fetch(
         lambda: HfApi().parse_safetensors_file_metadata(base.name, name, revision=base.revision),
         str(base),

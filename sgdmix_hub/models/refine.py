@@ -181,7 +181,8 @@ class Refiner:
                 self._check_length(text)
         self._check_length(self.settings.negative_prompt or "")
         if self.foreign is not None:
-            warn_of_unused(self.foreign_tokens, prompts.templates, self.foreign)
+            texts = [*prompts.templates, self.settings.negative_prompt or ""]
+            warn_of_unused(self.foreign_tokens, texts, self.foreign)
 
     def _check_length(self, text: str) -> None:
         for tokenizer in self.tokenizers:

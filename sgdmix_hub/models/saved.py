@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sgdmix_hub.errors import UserError
+from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import write_json
 from sgdmix_hub.hub.formats import read_pipeline_facts
 from sgdmix_hub.hub.pins import Pin, local_folder
 
-from .adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, Adapter
+from .adapters import FACTS_FILE, LORA_FILE, TOKEN_FILES, TOKENS_FILE, Adapter
 
 if TYPE_CHECKING:
     from .foreign import ForeignAdapter
@@ -56,12 +56,20 @@ def save(
 ) -> None:
     """Writes a pipeline's folder. The adapter's files stay as they are: stock diffusers reads them.
 
-    `foreign`: instead of `adapter`. Raises `UserError` if an adapter lies there that is not the
-    pipeline's.
+    `foreign`: instead of `adapter`. Raises `UserError` if an adapter or learned tokens lie there
+    that are not the pipeline's: whoever loads the folder would load them too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if adapter is None and (folder / FACTS_FILE).exists():
         raise UserError(f"{folder} holds an adapter, which this pipeline has not: choose another")
+    own = {TOKENS_FILE} if adapter is not None else set()
+    own |= {path.name for path in foreign.tokens} if foreign is not None else set()
+    found = {path.name for pattern in TOKEN_FILES for path in folder.glob(pattern)}
+    if found - own:
+        raise UserError(
+            f"{folder} holds the learned tokens {shown(min(found - own))}, which this pipeline "
+            "has not: choose another"
+        )
     if adapter is not None and Path(adapter.folder).resolve() != folder.resolve():
         for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE):
             shutil.copyfile(Path(adapter.folder) / name, folder / name)

@@ -10,8 +10,8 @@ from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
 
 
 def check_base_alone(settings: MethodSettings) -> None:
-    """Raises `UserError` for settings that a base model without an adapter cannot have, nor one
-    with an adapter of another program.
+    """Raises `UserError` for settings that need an adapter of sgdmix train-adapter, where there is
+    none or one of another program.
     """
     templates = settings.prompt_template or []
     check_templates("prompt_template", templates, NAME_FIELDS)
@@ -19,8 +19,8 @@ def check_base_alone(settings: MethodSettings) -> None:
         raise UserError("prompt_template holds {metaclass}: give --metaclass, bird or car ...")
     if settings.inpainting_method == "diffusion":
         raise UserError(
-            "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
-            "metaclass"
+            "inpainting_method diffusion needs an adapter of sgdmix train-adapter: its negative "
+            "prompt is the adapter's metaclass"
         )
 
 

@@ -7,13 +7,21 @@ import math
 from dataclasses import asdict, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.evaluation.embeddings import Views
 from sgdmix_hub.evaluation.facts import EvaluationFacts, Request, without_nan
 from sgdmix_hub.evaluation.report import class_facts, evaluate
 from sgdmix_hub.evaluation.scores import NO_PROMPT, Origins, row_scores
+from sgdmix_hub.evaluation.sources import prompt_numbers
+from sgdmix_hub.generation.plan import PlanRow, write_plan
+from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.saliency.trust import Trust
+from sgdmix_hub.publishing.read import PublishedRows
 
 NAMES = ["kite", 'a": {evil}\n| # <script>', "tern"]
 ROWS, REAL = 60, 20
@@ -169,3 +177,28 @@ def test_classes_are_counted_and_the_text_names_the_worst(made):
     assert len(lines) == 8 and sum("evil" in line for line in lines) <= 1
     assert [line.split()[0] for line in lines[2:-1]] == ["0", "0.25", "0.5", "all", "kept"]
     assert f"{facts.measured.all.label_fidelity:.3f}" in lines[5]
+
+
+def test_numbers_of_prompts_are_read_from_a_plan_alone(tmp_path):
+    """Anybody may have published the file."""
+    rows = {"source_index": [3, 3], "variant": [0, 1], "label": [0, 0], "strength": [0.5, 0.0]}
+    published = PublishedRows(Pin("org/birds", "0" * 40), Dataset.from_dict(rows), {})
+    row = PlanRow(3, 0, 1, 0, 0.5, 0.1, 1, None)
+    plan = tmp_path / "plan.parquet"
+    write_plan(plan, [row, replace(row, variant=1)])
+    assert prompt_numbers(plan, published, 2).tolist() == [1, NO_PROMPT]
+    table = pq.read_table(plan)
+    texts = table.set_column(6, "prompt", pa.array(["a bird", "a bird"]))
+    for stranger, count, said in (
+        (texts, 2, "has other columns"),
+        (table.drop_columns("prompt"), 2, "has other columns"),
+        (table, 1, "does not have the rows"),
+        (table[:1], 2, "does not have the rows"),
+    ):
+        pq.write_table(stranger, plan)
+        with pytest.raises(UserError, match=said) as raised:
+            prompt_numbers(plan, published, count)
+        assert "\n" not in str(raised.value)
+    plan.write_bytes(b"PAR1 no plan")
+    with pytest.raises(UserError, match="the plan of org/birds cannot be read"):
+        prompt_numbers(plan, published, 2)

@@ -28,6 +28,12 @@ def test_a_published_pin_is_read_back_and_knows_whether_the_hub_has_it(name, rev
     assert pin.holds_same_as(Pin("other", revision)) and not pin.holds_same_as(Pin(name, "1" * 40))
 
 
+@pytest.mark.parametrize("name", ["folder/x.safetensors", "a/b/c/x.safetensors", "x.safetensors"])
+def test_a_file_in_the_place_of_its_folder_is_told_without_asking_the_hub(name):
+    with pytest.raises(UserError, match=r"give the folder .* --adapter_weight_name"):
+        resolve(name)
+
+
 def write_files(folder, files):
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

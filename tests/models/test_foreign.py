@@ -22,13 +22,15 @@ from tiny_bases import build_sdxl
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import file_sha256
-from sgdmix_hub.hub.pins import Pin, resolve
+from sgdmix_hub.hub.pins import Pin, content_hash, resolve
 from sgdmix_hub.models.adapters import LORA_FILE, TOKENS_FILE
 from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.foreign import open_foreign
 from sgdmix_hub.models.loading import pin_diffusion
 from sgdmix_hub.models.prompts import Prompts, RowPrompt
 from sgdmix_hub.models.refine import Refiner
+from sgdmix_hub.models.saved import Saved
+from sgdmix_hub.models.saved import save as save_pipeline
 from sgdmix_hub.settings.generation import AugmentSettings, published_settings
 from sgdmix_hub.settings.presets import apply_preset
 
@@ -241,6 +243,10 @@ def test_prompts_hold_class_names_and_the_metaclass_and_tokens_that_none_names_a
     with caplog.at_level(logging.WARNING, "sgdmix_hub"):
         refiner.check_prompts(prompts)
     assert not caplog.records
+    steered = refiner.using(apply_preset(settings(negative_prompt="a <s1>")))
+    with caplog.at_level(logging.WARNING, "sgdmix_hub"):
+        steered.check_prompts(Prompts(steered.settings, None, ["kite"]))
+    assert not caplog.records
     with caplog.at_level(logging.WARNING, "sgdmix_hub"):
         refiner.check_prompts(Prompts(settings(), None, ["kite"]))
     assert "put <s0> <s1> into prompt_template" in caplog.text
@@ -351,7 +357,7 @@ def test_what_does_not_belong_to_the_adapter_is_refused(tiny_base, adapter, lora
     for values, said in (
         ({"prompt_template": "a {token}"}, r"it takes \{class_name\} and \{metaclass\}"),
         ({"prompt_template": "a {metaclass} {class_name}"}, "give --metaclass"),
-        ({"inpainting_method": "diffusion"}, "needs an adapter"),
+        ({"inpainting_method": "diffusion"}, "needs an adapter of sgdmix train-ad"),
     ):
         with pytest.raises(UserError, match=said):
             pinned(loras / "peft", str(tiny_base), **values)
@@ -370,6 +376,23 @@ def test_what_does_not_belong_to_the_adapter_is_refused(tiny_base, adapter, lora
         settings(
             adapter=None, pretrained_model_name_or_path="org/x", adapter_weight_name="x"
         ).validate()
+
+
+def test_tokens_of_an_earlier_adapter_are_not_saved_with_the_next_one(loras, tmp_path):
+    """Whoever loads the folder would load them too."""
+    first, second = (shutil.copytree(loras / "peft", tmp_path / name) for name in "ab")
+    for name in (TOKENS_FILE, "kite_emb.safetensors"):
+        save_file({"<kite>": torch.zeros(2, 32)}, first / name)
+        with_tokens = open_foreign(resolve(str(first)), None)
+        folder = tmp_path / f"saved {name}"
+        save_pipeline(folder, None, Saved(), with_tokens)
+        save_pipeline(folder, None, Saved(), with_tokens)
+        before = content_hash(folder)
+        for foreign in (open_foreign(resolve(str(second)), None), None):
+            with pytest.raises(UserError, match=f"holds the learned tokens {name}"):
+                save_pipeline(folder, None, Saved(), foreign)
+        assert content_hash(folder) == before
+        (first / name).unlink()
 
 
 def test_what_is_not_used_is_not_published():

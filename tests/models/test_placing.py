@@ -1,5 +1,6 @@
 """Small cards: what frees, moves, divides or quantizes networks, and what of it changes images."""
 
+import json
 import shutil
 from importlib.util import find_spec
 
@@ -9,6 +10,7 @@ import torch
 from tiny_bases import build_sdxl
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.generation.dry_run import memory_text
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.memory import MOST_PROMPTS, need_of
@@ -139,6 +141,41 @@ def test_the_need_is_that_of_the_networks_that_are_loaded(tiny_base, tmp_path):
     whole, eighth = (need.gigabytes("float16", kind) for kind in (None, "torchao-int8"))
     assert whole["unet"] == 2 * eighth["unet"] == expected["unet"] * 2 / 1e9
     assert whole["vae"] == eighth["vae"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model_index.json", [1], "holds no settings"),
+        ("model_index.json", {"../../x": ["diffusers", "UNet2DConditionModel"]}, "names a part"),
+        ("unet/{}.index.json", [1], "holds no settings"),
+        ("unet/{}.index.json", {"weight_map": {"a": 5}}, "lists no shards"),
+        ("unet/{}.index.json", {"weight_map": {"a": "../../x.safetensors"}}, "lists no shards"),
+        ("unet/{}.index.json", {}, "lists no shards"),
+        ("unet/{}.index.json", {"weight_map": {"a": "x.safetensors"}}, "has no unet/x.safetens"),
+    ],
+)
+def test_the_need_of_a_strangers_base_is_read_from_its_own_folder_alone(
+    name, content, said, tiny_base, tmp_path
+):
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    (base / weights).unlink()
+    path = base / name.format(weights.removeprefix("unet/"))
+    if name == "model_index.json" and isinstance(content, dict):
+        content |= json.loads(path.read_text())
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said) as raised:
+        need_of(resolve(str(base)), safety_checker=False)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_need_of_a_base_without_safetensors_is_unknown(tiny_base, tmp_path):
+    base = shutil.copytree(
+        tiny_base, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    text = memory_text(settings(cpu_offload="model"), resolve(str(base)))
+    assert text.startswith("memory      unknown: the base model has no safetensors")
 
 
 def test_what_is_compiled_is_the_denoiser_or_the_blocks_that_it_repeats(tiny_base):

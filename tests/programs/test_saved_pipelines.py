@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 from called import SIZE, SMALL
+from huggingface_hub import constants
 from loopback_hub import READ_TOKEN, run_python
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.models.saved import PIPELINE_FILE
+from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.models.saved import PIPELINE_FILE, Saved
 from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.publishing.pipeline_card import checked_license, write_pipeline_card
 
 TOO_LONG = r"takes \d+ tokens, the text encoder reads \d+: shorten it"
 
@@ -112,6 +115,46 @@ def test_what_cannot_be_loaded_again_is_not_saved(pipeline, adapter, tmp_path):
         mixing.save_pretrained(adapter)
 
 
+def licensed(folder, license):
+    folder.mkdir()
+    (folder / "README.md").write_text(f"---\nlicense: {license}\n---\n")
+    return Pin("org/" + folder.name, "0" * 40, str(folder))
+
+
+def test_an_adapter_is_published_again_under_its_own_licence_with_its_origin(tmp_path):
+    adapter = licensed(tmp_path / "lora", "cc-by-nc-4.0")
+    base = licensed(tmp_path / "base", "openrail++")
+    for license, said in (
+        (None, "give license"),
+        ("mit", "states cc-by-nc-4.0, so give license='cc-by-nc-4.0'"),
+        ("openrail", "states cc-by-nc-4.0"),
+    ):
+        with pytest.raises(UserError, match=said) as raised:
+            checked_license(adapter, base, None, license, None)
+        assert "\n" not in str(raised.value)
+    # the licence of the base asks for its own terms, whoever says so
+    silent = licensed(tmp_path / "silent", "")
+    for of_base, recorded in ((base, None), (silent, "openrail++")):
+        with pytest.raises(UserError, match="the base's licence, openrail"):
+            checked_license(silent, of_base, recorded, "mit", None)
+    found = checked_license(adapter, base, None, "mit", "*we* asked")
+    saved = Saved({"strength": [0.5], "preset": "paper"}, {"classifier": "org/x@" + "1" * 40})
+    write_pipeline_card(tmp_path, "org/pipeline", saved, found)
+    card = (tmp_path / "README.md").read_text()
+    assert "license: mit" in card
+    assert f"| adapter | org/lora@{'0' * 40}, licence cc-by-nc-4.0 |" in card.replace("\\", "")
+    assert r"says: \*we\* asked." in card
+    write_pipeline_card(tmp_path, "org/pipeline", saved, None)
+    assert "licence of" not in (tmp_path / "README.md").read_text().lower()
+
+
+def test_without_an_answer_of_the_hub_no_adapter_is_published_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    base = licensed(tmp_path / "base", "mit")
+    with pytest.raises(UserError, match="the Hub does not answer"):
+        checked_license(Pin("org/lora", "0" * 40), base, None, "mit", None)
+
+
 PUSH = """
 import sys
 from sgdmix_hub.errors import UserError
@@ -123,7 +166,7 @@ try:
     pipeline.push_to_hub("birds/pipeline")
 except UserError as error:
     print(error)
-print(pipeline.push_to_hub("birds/pipeline", allow_local_inputs=True))
+print(pipeline.push_to_hub("birds/pipeline", license="openrail", allow_local_inputs=True))
 """
 PULL = """
 import sys
@@ -146,4 +189,6 @@ def test_a_pushed_pipeline_is_loaded_from_the_hub(tiny_base, adapter, hub):
     pulled = run_python(hub, PULL, tiny_base, token=READ_TOKEN)
     assert pulled.returncode == 0, pulled.stderr
     assert pulled.stdout.splitlines()[-1] == f"[0.5] 9 {pin}"
+    assert f"| adapter | {adapter.name}" in pulled.stdout.replace("\\", "")
+    assert "license: openrail" in pulled.stdout
     assert "| strength S | 0.5 |" in pulled.stdout and "| preset | recommended |" in pulled.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sgdmix_hub.errors import UserError, shown
@@ -13,21 +14,22 @@ from .family import Family
 
 ADVICE = f"use a base of {titles()}"
 INDEX, SCHEDULE = "model_index.json", "scheduler/scheduler_config.json"
+PART = re.compile(r"\w[\w-]*", re.ASCII)
 LONGEST_SCHEDULE = 100_000  # noise levels; Stable Diffusion has 1,000
 
 
 def check_supported(base: Pin) -> Family:
     """The family of a base. Raises `UserError` unless a run can use it."""
     folder = Path(local_folder(base, [INDEX, SCHEDULE, "*/config.json"]))
-    index = _read(base, folder, INDEX)
+    index = read_index(base, folder)
     kind = index.get("_class_name")
     family = BY_CLASS_NAME.get(kind) if isinstance(kind, str) else None
     if family is None:
         raise UserError(f"the base model {base.name} is a {shown(kind)}: {ADVICE}")
     configs = {
-        part: _read(base, folder, f"{part}/config.json") for part in (family.denoiser, "vae")
+        part: read_part(base, folder, f"{part}/config.json") for part in (family.denoiser, "vae")
     }
-    levels = _read(base, folder, SCHEDULE).get("num_train_timesteps", 1000)
+    levels = read_part(base, folder, SCHEDULE).get("num_train_timesteps", 1000)
     if type(levels) is not int or not 1 <= levels <= LONGEST_SCHEDULE:
         raise UserError(
             f"the base model {base.name} has {shown(levels)} noise levels, "
@@ -39,7 +41,18 @@ def check_supported(base: Pin) -> Family:
     return family
 
 
-def _read(base: Pin, folder: Path, name: str) -> dict:
+def read_index(base: Pin, folder: Path) -> dict:
+    """The parts of a base and their classes. Raises `UserError`, also for a part that is no plain
+    name: parts are folders.
+    """
+    index = read_part(base, folder, INDEX)
+    odd = [name for name in index if not PART.fullmatch(name)]
+    if odd:
+        raise UserError(f"{INDEX} of the base model {base.name} names a part {shown(odd[0])}")
+    return index
+
+
+def read_part(base: Pin, folder: Path, name: str) -> dict:
     """One of the small files. Raises `UserError`."""
     try:
         values = read_json(folder / name)
