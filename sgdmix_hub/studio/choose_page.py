@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from sgdmix_hub.errors import Unusable, UserError, attempt, first_line, one_line
+from sgdmix_hub.errors import Unusable, UserError, attempt
 from sgdmix_hub.evaluation.choices_page import verdict
 from sgdmix_hub.figures.panels import outlined_panel, saliency_panel
 from sgdmix_hub.generation.plan import PlanRow
@@ -31,12 +30,20 @@ from .controls import (
     names_on_page,
     update,
 )
-from .pictures import Picture, RowView, error_html, escaped, named, row_html, status_html
+from .pictures import (
+    Picture,
+    RowView,
+    error_html,
+    escaped,
+    named,
+    row_html,
+    said,
+    status_html,
+)
 from .recipe_file import chosen_settings, write_recipe
 from .tryout import Tryout
 
 PAGE_ROWS = 8
-logger = logging.getLogger(__name__)
 # Values of all outputs; what `_shown` yields and returns.
 Outputs = Iterator[list[Any]]
 Shown = Generator[list[Any], None, tuple[str, list[RowView]]]
@@ -158,11 +165,8 @@ class ChoosePage:
                     if self._newest[request.session_hash] != ticket:
                         return
                     yield values
-            except UserError as error:
-                yield self._only_status(error_html(str(error)))
-            except Exception as error:  # of a library: said on the page, which goes on
-                logger.exception("the page goes on after an error")
-                yield self._only_status(error_html(one_line(first_line(error))))
+            except Exception as error:  # of a library too: said on the page, which goes on
+                yield self._only_status(error_html(said(error)))
 
     def _shown(self, rows: list[int], excluded: list[int], raws: tuple[Any, ...]) -> Shown:
         """Returns the summary of the page and its rows, after it has yielded them."""

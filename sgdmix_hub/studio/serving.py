@@ -100,7 +100,7 @@ def serve(
             pwa=False,
             mcp_server=False,
             enable_monitoring=False,
-            show_error=True,
+            show_error=False,
             footer_links=[],
             allowed_paths=[],
             max_file_size=LARGEST_UPLOAD,
