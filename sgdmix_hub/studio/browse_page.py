@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # ty: ignore[import-not-found]  # an extra
 import numpy as np
 from PIL import Image
 
@@ -287,7 +287,9 @@ class BrowsePage:
         """Puts a row on the list or takes it off, and writes the list."""
         key = (int(key[0]), int(key[1]))
         with self._lock:
-            before = {*map(tuple, marked)} if self.save_to is None else self.marked
+            before = self.marked
+            if self.save_to is None:
+                before = {(source, variant) for source, variant in marked}
             rows = before | {key} if is_bad else before - {key}
             line = status_html(f"{len(rows)} rows are marked as bad.")
             if self.save_to is not None:
@@ -358,8 +360,10 @@ def _outlined(
     image: Image.Image | Unusable, mask: Image.Image | Unusable, size: int
 ) -> np.ndarray | Unusable:
     """The image with its mask, as the choosing page shows it."""
-    if isinstance(mask, Unusable) or isinstance(image, Unusable):
-        return mask if isinstance(mask, Unusable) else image
+    if isinstance(mask, Unusable):
+        return mask
+    if isinstance(image, Unusable):
+        return image
     frame = mask.size
     pixels = np.asarray(image.convert("RGB").resize(frame, Image.Resampling.BICUBIC))
     return outlined_panel(MaskedImage(pixels, np.asarray(mask.convert("L")) > 127, frame), size)

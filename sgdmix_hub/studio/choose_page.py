@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # ty: ignore[import-not-found]  # an extra
 
 from sgdmix_hub.errors import Unusable, UserError, attempt
 from sgdmix_hub.evaluation.choices_page import verdict
@@ -90,7 +90,7 @@ class ChoosePage:
                     with gr.Row():
                         before = gr.Button("Previous page")
                         after = gr.Button("Next page")
-            excluded = gr.State([])
+            excluded = gr.State(list(tryout.start.excluded_rows or []))
             shown = gr.State([])
             defaults = gr.State([left_to(name, tryout.start) for name in self.of_preset])
             rows = [part for slot in slots for part in slot]
