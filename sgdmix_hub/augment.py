@@ -62,6 +62,8 @@ from sgdmix_hub.storage.stores import Store, store_of
 from .errors import UserError, one_line
 from .files import read_json
 
+AFTER_PLAN = ("shards", "files", "finish")
+
 
 def main(settings: AugmentSettings) -> None:
     """One generation, or one stage of it. Raises `UserError`, `TooManySkipped`, `Preempted`."""
@@ -99,14 +101,36 @@ def check_one_machine() -> None:
 
 def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> None:
     """Does the stage that the settings name, or all of them, in the output folder."""
-    stage = settings.stage
-    if rank.is_main_process and stage not in WORKERS and not output.repo.exists():
+    inputs = begin(settings, output, store, rank)
+    if on_rank_zero(lambda: is_complete(output, settings, inputs.pins, store)):
+        say(f"augmented dataset: {output.repo} is complete, nothing to do")
+        finish(settings, output, store, rank)
+    elif settings.stage == "maps":
+        compute_map_blocks(settings, inputs.split, inputs.classifier, rank, inputs.segmenter, store)
+        say("saliency maps: all blocks are made; --stage plan puts them together")
+    elif settings.stage == "files":
+        make_files(settings, output, store, rank)
+        say("files: all are made; next, once: --stage finish")
+    else:
+        maker = row_maker(settings, inputs, store, rank)
+        if settings.dry_run:
+            dry_run(settings, maker, output, store, rank)
+        else:
+            make(settings, maker, output, store, rank)
+
+
+def begin(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> Inputs:
+    """The pinned inputs, which are those of the run that has begun here. Tells about them.
+
+    Raises `UserError` if this run cannot go on with them, or has no plan for its stage.
+    """
+    if rank.is_main_process and settings.stage not in WORKERS and not output.repo.exists():
         clear_attempt(output)
     if settings.push_to_hub and not settings.dry_run:
         manifest = output.repo / RepoLayout(settings.config_name).manifest
         on_rank_zero(lambda: check_can_publish(settings, is_made=store.bring(manifest)))
     has_plan = on_rank_zero(lambda: bring_run(output.state, store))
-    if stage in ("shards", "files", "finish") and not has_plan:
+    if settings.stage in AFTER_PLAN and not has_plan:
         raise UserError(f"{output} holds no plan: run the same command with --stage plan first")
     inputs = resolve_inputs(settings, output.state)
     report_split(settings, inputs.split)
@@ -119,23 +143,13 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
         say(one_line(f"backgrounds: {len(inputs.bank.subset)} images of {inputs.bank.pin.name}"))
     if settings.push_to_hub:
         check_inputs(inputs.pins, settings.allow_local_inputs)
-    if stage != "maps":
+    if settings.stage != "maps":
         on_rank_zero(lambda: check_resume(settings, inputs, output.state, store))
-    if on_rank_zero(lambda: is_complete(output, settings, inputs.pins, store)):
-        say(f"augmented dataset: {output.repo} is complete, nothing to do")
-        finish(settings, output, store, rank)
-        return
-    if stage == "maps":
-        compute_map_blocks(settings, inputs.split, inputs.classifier, rank, inputs.segmenter, store)
-        say("saliency maps: all blocks are made; --stage plan puts them together")
-        return
-    if stage == "files":
-        shards = planned_shards(settings, output, store)
-        on_rank_zero(lambda: check_finished(shards))
-        layout = RepoLayout(settings.config_name)
-        PublishedFiles(shards, layout, output, store).make_claimed(*place_of(settings, rank))
-        say("files: all are made; next, once: --stage finish")
-        return
+    return inputs
+
+
+def row_maker(settings: AugmentSettings, inputs: Inputs, store: Store, rank: Rank) -> RowMaker:
+    """What makes rows, with the saliency maps that it needs. A collective."""
     maps = compute_maps(
         settings,
         inputs.split,
@@ -151,33 +165,46 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
     if inputs.bank is not None:
         bank = compute_bank(settings, inputs.split, inputs.bank, inputs.segmenter, rank, store)
         report_unusable(bank.split, bank.maps.unusable)
-    maker = RowMaker(settings, inputs, maps, bank=bank)
-    if settings.dry_run:
-        dry_run(settings, maker, output, store, rank)
-        return
+    return RowMaker(settings, inputs, maps, bank=bank)
+
+
+def make(
+    settings: AugmentSettings, maker: RowMaker, output: OutputFolder, store: Store, rank: Rank
+) -> None:
+    """Plan, shards and `repo/`, or the one of them that is the stage."""
+    stage, inputs = settings.stage, maker.inputs
     if stage in ("all", "plan"):
         shards = plan_shards(settings, maker, output, store, rank)
     else:
         shards = planned_shards(settings, output, store)
     if stage == "plan":
         say(f"plan: {shards.num_rows:,} rows in {len(shards):,} shards; next: --stage shards")
-    elif stage == "shards":
+        return
+    if stage == "all" and store.is_remote:
+        on_rank_zero(shards.drop_unfinished)
+    if stage == "shards" or (stage == "all" and store.is_remote):
         make_claimed(settings, inputs, maker, shards, rank)
+    elif stage == "all":
+        make_unfinished(settings, inputs, maker, shards, rank)
+    if stage == "shards":
         say("shards: all are made; next, once: --stage finish")
-    else:
-        if stage == "all" and store.is_remote:
-            on_rank_zero(shards.drop_unfinished)
-            make_claimed(settings, inputs, maker, shards, rank)
-        elif stage == "all":
-            make_unfinished(settings, inputs, maker, shards, rank)
-        if rank.is_main_process:
-            if stage == "finish" or store.is_remote:
-                check_finished(shards)
-            if settings.inpainting_method == "diffusion":  # for the contact sheet
-                maker.load_refiner(rank.device)
-            build_repository(settings, inputs, maps, maker, shards, output, store)
-        wait_for_file(output.repo)
-        finish(settings, output, store, rank)
+        return
+    if rank.is_main_process:
+        if stage == "finish" or store.is_remote:
+            check_finished(shards)
+        if settings.inpainting_method == "diffusion":  # for the contact sheet
+            maker.load_refiner(rank.device)
+        build_repository(settings, inputs, maker.maps, maker, shards, output, store)
+    wait_for_file(output.repo)
+    finish(settings, output, store, rank)
+
+
+def make_files(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> None:
+    """A worker's share of the published files. Raises `UserError` before all shards are made."""
+    shards = planned_shards(settings, output, store)
+    on_rank_zero(lambda: check_finished(shards))
+    files = PublishedFiles(shards, RepoLayout(settings.config_name), output, store)
+    files.make_claimed(*place_of(settings, rank))
 
 
 def tell_licence(inputs: Inputs) -> None:
