@@ -139,7 +139,7 @@ def draw_browsing(settings: StudioSettings) -> None:
         visit.until(".sgdmix-row img")
         visit.choose("Sort by", "saliency_distance")
         visit.page.get_by_label("Mark source").first.check()
-        visit.page.get_by_text("1 rows are marked as bad").wait_for()
+        visit.page.get_by_text("Rows marked as bad: 1").wait_for()
         visit.picture(DOCS / "studio_browse.png")
 
 

@@ -291,13 +291,13 @@ class BrowsePage:
             if self.save_to is None:
                 before = {(source, variant) for source, variant in marked}
             rows = before | {key} if is_bad else before - {key}
-            line = status_html(f"{len(rows)} rows are marked as bad.")
+            line = status_html(f"Rows marked as bad: {len(rows)}.")
             if self.save_to is not None:
                 self.marked = rows
                 try:
                     write_drop_list(self.save_to, rows)
                 except OSError as error:
-                    line = error_html(f"{self.save_to} cannot be written: {error.strerror}")
+                    line = error_html(f"{self.save_to.name} cannot be written: {error.strerror}")
             return [sorted(rows), text_of(sorted(rows)[:LISTED]), line]
 
     def reload(self) -> None:
@@ -311,7 +311,7 @@ class BrowsePage:
     def _where(self) -> str:
         if self.save_to is None:
             return "copy it into a file drop.csv for sgdmix evaluate --drop drop.csv"
-        return f"written to {self.save_to} at every mark, for sgdmix evaluate --drop"
+        return f"written to {self.save_to.name} at every mark, for sgdmix evaluate --drop"
 
     def _ranges(self, texts: Sequence[str]) -> dict[str, tuple[float | None, float | None]]:
         """Column -> lowest and highest value. Raises `UserError`."""

@@ -229,10 +229,10 @@ class ChoosePage:
         except UserError as error:
             return error_html(str(error))
         except OSError as error:
-            return error_html(f"{self.save_to} cannot be written: {error.strerror}")
+            return error_html(f"{self.save_to.name} cannot be written: {error.strerror}")
+        name = self.save_to.name
         return status_html(
-            f"Written: {self.save_to}. Go on with: sgdmix augment --config {self.save_to} "
-            "--output_dir outputs"
+            f"Written: {name}. Go on with: sgdmix augment --config {name} --output_dir outputs"
         )
 
     def _chosen(
