@@ -71,7 +71,7 @@ def run(sources: int, work_dir: Path) -> list[dict]:
     before = dict(ENVIRONMENT)
     with loopback_hub() as hub:
         ENVIRONMENT.update(hub_environment(hub, WRITE_TOKEN))
-        words = ["--folder", f"counted://{place}/run", "--hub_dataset_id", "me/large"]
+        words = ["--folder", f"counted://{place}/run", "--hub_dataset_id", "birds/large"]
         words += ["--tag", "v1.0.0", "--allow_local_inputs"]
         found.append(measured("publish", [PUBLISH, *words], counts, work_dir))
     ENVIRONMENT.clear()
