@@ -8,8 +8,8 @@ out of fold, in six folds over objects. The candidates and the evidence were cho
 these objects, for few failures (IoU < .5) among the most trusted, and for little evidence where two
 choices were alike: only the other half says what they are worth. The floor's rule was set before
 its table was seen: the lowest multiple of .05 at which at most .05 of the trusted photographs fail,
-and in each set at most a quarter of what failed before. Writes `mask_confidence.json` and `.md` to
-`--results`.
+and in each set at most a quarter of what failed before. The package's weights and floor are those
+of a first sample of poses. Writes `mask_confidence.json` and `.md` to `--results`.
 """
 
 from __future__ import annotations
