@@ -64,7 +64,11 @@ def main(settings: AdapterSettings) -> None:
         if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
             say(f"adapter: {folder} is complete, nothing to train")
         else:
-            on_rank_zero(lambda: check_supported(base).name)
+            on_rank_zero(
+                lambda: check_supported(base).check_loss(
+                    settings.snr_gamma, settings.weighting_scheme
+                )
+            )
             train_and_save(settings, split, base, facts, share, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)

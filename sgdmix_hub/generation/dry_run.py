@@ -12,7 +12,6 @@ import pyarrow as pa
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import (
-    num_steps,
     saliency_method,
     saliency_source,
     strength_grid,
@@ -125,9 +124,10 @@ def strengths_text(maker: RowMaker) -> str:
     """The steps that each strength runs, the noise it starts from, and which strengths differ."""
     settings = maker.settings
     total = settings.num_inference_steps
+    made = maker.pipeline
     runs = [
-        f"{strength:g} runs {num_steps(settings, strength)} of {total} steps, from noise level "
-        f"{maker.pipeline.sigma_start(strength):g}"
+        f"{strength:g} runs {made.num_steps(strength)} of {total} steps, from noise level "
+        f"{made.sigma_start(strength):g}"
         for strength in settings.strength
         if strength > 0
     ]

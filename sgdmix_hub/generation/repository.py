@@ -280,6 +280,7 @@ def card_facts(
         licenses=from_run["licenses"],
         quality=from_run["quality"],
         sigma_start=statistics.sigma_start,
+        effective_strength=statistics.effective_strength,
         evaluation=evaluation,
     )
 

@@ -136,11 +136,10 @@ def save_adapter(
     """
     # imported here: programs that only read an adapter's facts start seconds earlier
     import diffusers
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
-    lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser))
+    lora_layers = family.lora_layers(get_peft_model_state_dict(denoiser))
     metadata = denoiser.peft_config["default"].to_dict()
     # peft keeps sets, whose order differs between processes
     metadata = {
@@ -207,9 +206,9 @@ def check_lora(path: Path, family: Family, denoiser: torch.nn.Module) -> None:
     ends = tuple(f".{target}" for target in family.lora_targets)
     layers = [name for name, _ in denoiser.named_modules() if name.endswith(ends)]
     expected = {
-        f"{family.denoiser}.{layer}.lora.{half}.weight"
+        f"{family.denoiser}.{layer}.{half}.weight"
         for layer in layers
-        for half in ("down", "up")
+        for half in family.lora_halves
     }
     if names != expected:
         raise UserError(

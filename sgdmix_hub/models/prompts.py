@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.settings.method import MethodSettings, num_prompts, num_steps
+from sgdmix_hub.settings.method import MethodSettings, keeps_to_the_end, num_prompts
 from sgdmix_hub.settings.prompts import NAME_PROMPT
 
 if TYPE_CHECKING:
     from .adapters import Adapter
+    from .bases.family import Encoder
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ class Prompts:
     @property
     def kept_to_the_end(self) -> bool:
         """Whether the source's foreground is kept through all steps."""
-        kept = self.settings.foreground_strength
-        return kept is not None and num_steps(self.settings, kept) == 0
+        return keeps_to_the_end(self.settings)
 
     def of(self, label: int, number: int) -> RowPrompt:
         """The prompt of a class with one of the numbers, 0 to `len(self) - 1`."""
@@ -145,27 +145,36 @@ def add_tokens(tokenizer: Any, num_classes: int, num_vectors: int) -> None:
 
 
 def prompt_ids(
-    tokenizer: Any, num_classes: int, num_vectors: int, metaclass: str, template: str
+    encoder: Encoder,
+    tokenizer: Any,
+    num_classes: int,
+    num_vectors: int,
+    metaclass: str,
+    template: str,
 ) -> torch.Tensor:
     """Input ids of every class's prompt and, last, of the bare prompt: int64 (classes + 1, length).
 
-    The tokenizer has the tokens. Raises `UserError` if a prompt is too long for the text
-    encoder, or if the tokenizer does not find the tokens in it.
+    They are -1 where the encoder masks its padding. The tokenizer has the tokens. Raises
+    `UserError` if a prompt is too long for the text encoder, or if the tokenizer does not find the
+    tokens in it.
     """
     prompts = [prompt_for(label, metaclass, template) for label in range(num_classes)]
     expanded = [
         expanded_prompt(label, num_vectors, metaclass, template) for label in range(num_classes)
     ]
     expanded.append(bare_prompt(metaclass, template))
-    length = max(len(ids) for ids in tokenizer(expanded).input_ids)
-    if length > tokenizer.model_max_length:
+    expanded = [encoder.text(tokenizer, text) for text in expanded]
+    length, read = max(map(len, tokenizer(expanded).input_ids)), encoder.reads(tokenizer)
+    if length > read:
         raise UserError(
             f"the prompt takes {length} tokens, the text encoder reads "
-            f"{tokenizer.model_max_length}: shorten prompt_template or lower num_vectors"
+            f"{read}: shorten prompt_template or lower num_vectors"
         )
-    ids = tokenizer(
-        expanded, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
-    ).input_ids
+    length = read if encoder.padded else length
+    tokens = tokenizer(expanded, padding="max_length", max_length=length, return_tensors="pt")
+    ids = tokens.input_ids
+    if encoder.masked:
+        ids = ids.masked_fill(tokens.attention_mask == 0, -1)
     for label, (prompt, short) in enumerate(
         zip(prompts, tokenizer(prompts).input_ids, strict=True)
     ):

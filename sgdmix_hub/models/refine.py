@@ -14,20 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
 from sgdmix_hub.errors import Unusable, UserError, shown
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.settings.method import MethodSettings, num_steps
+from sgdmix_hub.settings.method import MethodSettings
 
 from .adapters import Adapter, load_into, quiet_libraries
 from .bases.family import Conditioning
-from .bases.latents import scaled, unscaled
 from .bases.loading import load_base, to_uint8
-from .bases.schedulers import last_timesteps, noise_level, step_options, with_scheduler
+from .bases.schedulers import last_timesteps, model_input, noised, step_options
 from .few_step import merge_few_step
 from .noise import Noise, padded_generators
+from .noise_levels import NoiseLevels
 from .prompts import Prompts, RowPrompt
 
 # for painting what is behind the target's foreground; at 1 the first filling would have no effect
@@ -59,10 +58,10 @@ class Refiner:
             base, torch.float32, "image_to_image", safety_checker=settings.safety_checker
         )
         self.family, self.denoiser = loaded.family, loaded.denoiser
-        self.tokenizers = [loaded.tokenizer(encoder) for encoder in loaded.family.encoders]
-        self.pipeline = with_scheduler(
-            loaded.pipeline, settings.scheduler, settings.timestep_spacing
-        )
+        loaded.check_size(settings.resolution)
+        loaded.use_scheduler(settings.scheduler, settings.timestep_spacing)
+        self.pipeline = loaded.pipeline
+        self.readers = [(encoder, loaded.tokenizer(encoder)) for encoder in loaded.encoders]
         if few_step_lora is not None:
             merge_few_step(loaded, few_step_lora, settings.few_step_weight_name)
         if adapter is not None:
@@ -84,7 +83,13 @@ class Refiner:
         self.settings, self.on_step_end = settings, on_step_end
         # one text is encoded alone: its bits depend on nothing else
         self._embeds = lru_cache(maxsize=PROMPTS_KEPT)(self._encode_prompt)
-        self._noise_levels: dict[float, float] = {}
+        self.levels = NoiseLevels(self.family, self.pipeline, settings)
+        self.levels.check()
+        if settings.negative_prompt is not None and not self._guided:
+            raise UserError(
+                f"negative_prompt is not read: this base of {self.family.title} is told the "
+                "guidance scale, and is not guided away from anything"
+            )
 
     def _move(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
@@ -112,9 +117,9 @@ class Refiner:
         told = self.family.embeds_guidance(self.pipeline)
         return self.settings.guidance_scale > 1 and not told
 
-    def _encode_prompt(self, prompt: str, negative: str = "") -> Conditioning:
-        """What the denoiser is told, after what it is told of the negative prompt if guided:
-        tensors (1 or 2, 1, ...).
+    def _encode_prompt(self, prompt: str, negative: str = "") -> list[Conditioning]:
+        """What the denoiser is told, after what it is told of the negative prompt if guided: one
+        row each.
 
         Raises `UserError` for a text that is too long for the text encoder.
         """
@@ -123,20 +128,24 @@ class Refiner:
         wanted, unwanted = self.family.encode_prompt(
             self.pipeline, prompt, negative, self._guided, self.device
         )
-        passes = [unwanted, wanted] if self._guided else [wanted]
-        return {name: torch.stack([told[name] for told in passes]) for name in wanted}
+        return [unwanted, wanted] if self._guided else [wanted]
 
     def check_prompts(self, prompts: Prompts) -> None:
         """Raises `UserError` if a prompt that rows may have is too long for the text encoder."""
-        for tokenizer in self.tokenizers:
-            for text in prompts.longest(lambda text, read=tokenizer: len(read(text).input_ids)):
+        for encoder, tokenizer in self.readers:
+
+            def length(text: str, encoder=encoder, tokenizer=tokenizer) -> int:
+                return len(tokenizer(encoder.text(tokenizer, text)).input_ids)
+
+            for text in prompts.longest(length):
                 self._check_length(text)
         self._check_length(self.settings.negative_prompt or "")
 
     def _check_length(self, text: str) -> None:
-        for tokenizer in self.tokenizers:
-            expanded = self.pipeline.maybe_convert_prompt(text, tokenizer)
-            length, read = len(tokenizer(expanded).input_ids), tokenizer.model_max_length
+        for encoder, tokenizer in self.readers:
+            expanded = self.family.expanded(self.pipeline, text, tokenizer)
+            length = len(tokenizer(encoder.text(tokenizer, expanded)).input_ids)
+            read = encoder.reads(tokenizer)
             if length > read:
                 raise UserError(
                     f"the prompt {shown(text)!r} takes {length} tokens, the text encoder reads "
@@ -148,24 +157,13 @@ class Refiner:
         negative = self.settings.negative_prompt or ""
         return self._with_images([self._embeds(text, negative) for text in texts], images)
 
-    def _with_images(self, prompts: list[Conditioning], images: np.ndarray) -> Conditioning:
+    def _with_images(self, prompts: list[list[Conditioning]], images: np.ndarray) -> Conditioning:
         height, width = images.shape[1:3]
         of_one = self.family.of_images(self.pipeline, height, width, self.settings.guidance_scale)
-        rows = len(prompts) * (2 if self._guided else 1)
-        told = {
-            name: torch.cat([one[name] for one in prompts], dim=1).flatten(0, 1)
-            for name in prompts[0]
-        }
-        return told | {name: value.repeat(rows, 1) for name, value in of_one.items()}
-
-    def sigma_start(self, strength: float) -> float:
-        """The noise level, in [0, 1], that a strength starts from; see `noise_level`."""
-        if strength not in self._noise_levels:
-            steps = num_steps(self.settings, strength)
-            self._noise_levels[strength] = noise_level(
-                self.pipeline.scheduler, self.settings.num_inference_steps, steps
-            )
-        return self._noise_levels[strength]
+        # the unwanted prompts of all rows, then the wanted ones
+        rows = [one for told in zip(*prompts, strict=True) for one in told]
+        told = self.family.joined(rows)
+        return told | {name: value.repeat(len(rows), 1) for name, value in of_one.items()}
 
     @torch.no_grad()
     def refine(
@@ -188,9 +186,10 @@ class Refiner:
         generators = padded_generators(noise, padded)
         latents, drawn = self._encode(images[padded], generators)
         told = [prompts[i] for i in padded]
-        steps, kept, released_after = num_steps(self.settings, strength), None, 0
+        size = images.shape[1], images.shape[2]
+        steps, kept, released_after = self.levels.steps(strength, size), None, 0
         if self.settings.foreground_strength is not None:
-            released_after = steps - num_steps(self.settings, self.settings.foreground_strength)
+            released_after = steps - self.levels.steps(self.settings.foreground_strength, size)
             kept = KeptPart(latents, drawn, foregrounds[padded], released_after)
             if any(prompt.background for prompt in told):
                 kept.embeds = self._told([prompt.told(True) for prompt in told], images)
@@ -224,7 +223,7 @@ class Refiner:
         latents, noise = self._encode(images[padded], generators)
         prompt = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
         told = self._with_images([prompt] * len(padded), images)
-        steps = num_steps(self.settings, INPAINT_STRENGTH)
+        steps = self.family.num_steps(self.settings.num_inference_steps, INPAINT_STRENGTH)
         around = KeptPart(latents, noise, ~holes[padded], steps)
         self.denoiser.disable_adapters()
         latents = self._denoise(latents, noise, generators, told, steps, around)
@@ -243,9 +242,10 @@ class Refiner:
         """
         vae = self.pipeline.vae
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-        latents = scaled(posterior.sample(generators).to(self.dtype), vae)
-        return latents, randn_tensor(latents.shape, generators, self.device, latents.dtype)
+        space = self.family.latents
+        drawn = space.draw(vae, pixels.to(vae.dtype), generators)
+        latents = space.scaled(drawn.to(self.dtype), vae)
+        return latents, space.noise(latents.shape, generators, self.device, latents.dtype)
 
     def _denoise(
         self,
@@ -258,20 +258,30 @@ class Refiner:
         on_step_end: OnStepEnd | None = None,
     ) -> torch.Tensor:
         """Noises the latents to where the sampler's last `steps` steps begin, and runs these."""
-        scheduler = self.pipeline.scheduler
-        timesteps = last_timesteps(scheduler, self.settings.num_inference_steps, steps, self.device)
+        scheduler, vae = self.pipeline.scheduler, self.pipeline.vae
+        height, width = (side * self.family.latents.factor(vae) for side in latents.shape[-2:])
+        self.family.set_timesteps(
+            self.pipeline,
+            scheduler,
+            self.settings.num_inference_steps,
+            (height, width),
+            self.device,
+        )
+        timesteps = last_timesteps(scheduler, steps)
         drawn = step_options(scheduler, generators)
-        latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(latents)))
+        passes = 2 if self._guided else 1
+        start = {
+            name: torch.cat([value] * passes)
+            for name, value in self.family.of_start(latents).items()
+        }
+        latents = noised(scheduler, latents, noise, timesteps[:1])
         for step, timestep in enumerate(timesteps):
             self.on_step()
-            inputs = scheduler.scale_model_input(
-                torch.cat([latents] * 2) if self._guided else latents, timestep
-            )
+            inputs = model_input(scheduler, torch.cat([latents] * passes), timestep)
             told = embeds if kept is None else kept.told(step, embeds)
-            prediction = self.family.predict(self.denoiser, inputs, timestep, told)
+            prediction = self.family.predict(self.denoiser, inputs, timestep, told | start)
             if self._guided:
-                unwanted, wanted = prediction.chunk(2)
-                prediction = unwanted + self.settings.guidance_scale * (wanted - unwanted)
+                prediction = self.family.guided(*prediction.chunk(2), self.settings.guidance_scale)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **drawn)[0]
             if kept is not None and step < kept.released_after:
                 latents = kept.put_back(latents, scheduler, timesteps[step + 1 :])
@@ -282,7 +292,8 @@ class Refiner:
     def _decode(self, latents: torch.Tensor, wanted: int) -> list[np.ndarray | Unusable]:
         """The first `wanted` images, uint8 (size, size, 3), or why they are unusable."""
         vae = self.pipeline.vae
-        decoded = vae.decode(unscaled(latents, vae).to(vae.dtype), return_dict=False)[0]
+        space = self.family.latents
+        decoded = space.decode(vae, space.unscaled(latents, vae).to(vae.dtype))
         flagged = [False] * wanted
         if getattr(self.pipeline, "safety_checker", None) is not None:
             # on a copy: the checker blackens what it flags
@@ -329,9 +340,7 @@ class KeptPart:
         """The sampler's latents with the kept part reset; `remaining`: the timesteps to come."""
         own = self.latents
         if len(remaining):
-            own = scheduler.add_noise(
-                self.latents, self.noise, remaining[:1].repeat(len(self.latents))
-            )
+            own = noised(scheduler, self.latents, self.noise, remaining[:1])
         return torch.where(self.mask, own, latents)
 
 

@@ -20,7 +20,7 @@ from huggingface_hub import DatasetCardData
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import effective_strength, preset_deviations
+from sgdmix_hub.settings.method import num_steps, preset_deviations
 from sgdmix_hub.settings.saliency import kind_of
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
@@ -102,6 +102,7 @@ class CardFacts:
     licenses: dict[str, str | None]
     quality: list[tuple[str, str]]
     sigma_start: dict[float, float] = field(default_factory=dict)
+    effective_strength: dict[float, float] = field(default_factory=dict)
     evaluation: CardEvaluation | None = None
 
 
@@ -136,7 +137,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         version=UNPUBLISHED_VERSION,
         prose=prose,
         settings=settings,
-        strengths=strength_text(settings, facts.sigma_start),
+        strengths=strength_text(settings, facts.sigma_start, facts.effective_strength),
         variants=variants_text(settings, facts.evaluation),
         encoding=encoding_text(settings),
         license=license_text(settings),
@@ -371,14 +372,24 @@ def encoding_text(settings: AugmentSettings) -> str:
     return f"{settings.image_format.upper()}, quality {settings.image_quality or 95}"
 
 
-def strength_text(settings: AugmentSettings, sigma_start: dict[float, float]) -> str:
+def strength_text(
+    settings: AugmentSettings,
+    sigma_start: dict[float, float],
+    effective_strength: dict[float, float],
+) -> str:
     """The strengths S in words, with the effective strengths after rounding to whole steps, and
     the noise levels that they start from, as far as rows were made.
     """
     values = [f"{strength:g}" for strength in settings.strength]
+    if settings.strength_unit is not None:
+        values[0] = f"as a noise level: {values[0]}"
     if not settings.refines:
         return "0 (mixing only, no diffusion)"
-    effective = [f"{effective_strength(settings, strength):g}" for strength in settings.strength]
+    total = settings.num_inference_steps
+    effective = [
+        f"{effective_strength.get(strength, num_steps(settings, strength) / total):g}"
+        for strength in settings.strength
+    ]
     turns = "" if len(values) == 1 else ", in turn for the variants of a source"
     sampler = (
         f"{settings.num_inference_steps} steps, {settings.scheduler}, "

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 FINE_BINS = 1000  # over [0, 1]; merged into the bars of a histogram
 MOST_BARS = 40
-NOISE_COLUMNS = ("strength", "sigma_start")
+NOISE_COLUMNS = ("strength", "sigma_start", "effective_strength")
 
 
 @dataclass(frozen=True)
@@ -38,32 +38,35 @@ class Distribution:
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """Rows of every class, the distributions of two columns, and the noise level of each strength.
+    """Rows of every class, the distributions of two columns, and the noise level and the share of
+    the steps of each strength.
 
-    `sigma_start` is empty for rows without that column, as earlier versions wrote them.
+    The last two are empty for rows without `sigma_start`, as earlier versions wrote them.
     """
 
     rows_by_label: list[int]
     distance: Distribution
     area: Distribution
     sigma_start: dict[float, float] = field(default_factory=dict)
+    effective_strength: dict[float, float] = field(default_factory=dict)
 
 
 def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
-    """Statistics of the rows in some shards. Reads five columns, one file after the other."""
+    """Statistics of the rows in some shards. Reads six columns, one file after the other."""
     rows = np.zeros(num_classes, np.int64)
     counts = {
         name: np.zeros(FINE_BINS, np.int64) for name in ("saliency_distance", "foreground_area")
     }
     totals = dict.fromkeys(counts, 0.0)
     sigma_start: dict[float, float] = {}
+    effective_strength: dict[float, float] = {}
     for path in shards:
         noise = NOISE_COLUMNS if NOISE_COLUMNS[1] in pq.read_schema(path).names else ()
         table = pq.read_table(path, columns=["label", *counts, *noise])
         if noise:
-            sigma_start.update(
-                zip(*(table.column(name).to_pylist() for name in noise), strict=True)
-            )
+            strengths, levels, shares = (table.column(name).to_pylist() for name in noise)
+            sigma_start.update(zip(strengths, levels, strict=True))
+            effective_strength.update(zip(strengths, shares, strict=True))
         rows += np.bincount(table.column("label").to_numpy(), minlength=num_classes)
         for name in counts:
             values = table.column(name).to_numpy()
@@ -71,4 +74,4 @@ def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
             counts[name] += np.bincount(places, minlength=FINE_BINS)
             totals[name] += float(values.sum())
     distance, area = (Distribution(counts[name], totals[name]) for name in counts)
-    return RowStatistics(rows.tolist(), distance, area, sigma_start)
+    return RowStatistics(rows.tolist(), distance, area, sigma_start, effective_strength)

@@ -188,6 +188,11 @@ class MethodSettings(Checked):
         at_least=0,
         at_most=1,
     )
+    strength_unit: Literal["noise-level"] | None = setting(
+        None,
+        "what strength and foreground_strength count, if not the share of the steps: the noise "
+        "level to start from, in [0, 1], at the step of the base's schedule that is nearest",
+    )
     num_candidates: int = setting(
         50, "N, the number of candidates the target is chosen from", at_least=1, at_most=10**7
     )
@@ -310,7 +315,7 @@ class MethodSettings(Checked):
                 f"scheduler {self.scheduler} takes at most {most} num_inference_steps, not "
                 f"{self.num_inference_steps}"
             )
-        for strength in self.strength:
+        for strength in self.strength if self.strength_unit is None else []:
             if strength > 0 and num_steps(self, strength) == 0:
                 smallest = smallest_strength(self.num_inference_steps)
                 raise UserError(
@@ -342,9 +347,10 @@ class MethodSettings(Checked):
             raise UserError("background_prompt_template with {background} needs background_prompts")
         fields = NO_FIELDS if backgrounds is None else {"background": (1, 1)}
         check_templates("background_prompt_template", [template], fields)
-        kept = apply_preset(self).foreground_strength
-        steps = num_steps(self, max(self.strength))
-        if self.refines and (kept is None or num_steps(self, kept) == steps):
+        kept, most = apply_preset(self).foreground_strength, max(self.strength)
+        if self.strength_unit is None and kept is not None:
+            kept, most = num_steps(self, kept), num_steps(self, most)
+        if self.refines and (kept is None or kept == most):
             raise UserError(
                 "background_prompt_template needs a kept foreground: set foreground_strength below "
                 f"the strength {max(self.strength):g}"
@@ -454,13 +460,16 @@ def preset_values(settings: MethodSettings) -> dict[str, Any]:
 
 
 def num_steps(settings: MethodSettings, strength: float) -> int:
-    """Number of diffusion steps at a strength, truncated as diffusers does."""
+    """Number of whole diffusion steps in a strength; some bases round up what is left."""
     return int(settings.num_inference_steps * strength)
 
 
-def effective_strength(settings: MethodSettings, strength: float) -> float:
-    """The strength that the whole number of steps amounts to."""
-    return num_steps(settings, strength) / settings.num_inference_steps
+def keeps_to_the_end(settings: MethodSettings) -> bool:
+    """Whether the source's foreground is kept through all steps."""
+    kept = settings.foreground_strength
+    if kept is None or settings.strength_unit is not None:
+        return kept == 0
+    return num_steps(settings, kept) == 0
 
 
 def smallest_strength(num_inference_steps: int) -> float:

@@ -24,6 +24,8 @@ from .fields import (
     setting,
 )
 
+WeightingScheme = Literal["none", "logit_normal", "mode", "cosmap", "sigma_sqrt"]
+
 
 @dataclass(kw_only=True)
 class TrainingSettings(DataSettings):
@@ -321,6 +323,11 @@ class AdapterSettings(TrainingSettings):
         "gamma of min-SNR loss weighting (usually 5.0); uniform weights if not given",
         above=0,
         at_most=10**6,
+    )
+    weighting_scheme: WeightingScheme | None = setting(
+        None,
+        "for bases trained by flow matching: density of the time steps and weights of the loss, as "
+        "in diffusers' training scripts (default: that of the base's own script)",
     )
     with_prior_preservation: bool = setting(
         False, "also train on images of the bare metaclass, which the base model generates first"

@@ -269,6 +269,7 @@ def adapted(base, **more):
     loaded, model = load_adapted(resolve(str(base)), chosen, 3)
     prompts = [
         prompt_ids(
+            encoder,
             loaded.tokenizer(encoder),
             3,
             chosen.num_vectors,

@@ -7,8 +7,9 @@ from typing import Any
 from .family import Family
 from .stable_diffusion import StableDiffusion
 from .stable_diffusion_xl import StableDiffusionXL
+from .z_image import ZImage
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL())
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL(), ZImage())
 BY_CLASS_NAME = {name: family for family in FAMILIES for name in family.class_names}
 BY_NAME = {family.name: family for family in FAMILIES}
 

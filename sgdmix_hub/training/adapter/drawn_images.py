@@ -13,7 +13,6 @@ from sgdmix_hub.figures.panels import SheetRow, draw_contact_sheet
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.bases.loading import LoadedBase, load_base
-from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.prompts import bare_prompt, prompt_for
 from sgdmix_hub.models.sampling import (
     DRAWN_AT_ONCE,
@@ -69,7 +68,8 @@ def _draw_class_images(
     """Draws the images with these numbers, and writes each batch when it is finished."""
     dtype = dtype_of(settings)
     loaded = load_base(base, dtype, "text_to_image")
-    with_scheduler(loaded.pipeline, "dpmsolver++").to(accelerator.device)
+    loaded.use_scheduler()
+    loaded.pipeline.to(accelerator.device)
     for start in range(0, len(missing), DRAWN_AT_ONCE):
         numbers = missing[start : start + DRAWN_AT_ONCE]
         images = draw_images(

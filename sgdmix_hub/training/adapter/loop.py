@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from sgdmix_hub.data.report import usable_rows
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.models.bases.latents import latent_shape
 from sgdmix_hub.models.bases.loading import LoadedBase
 from sgdmix_hub.models.bases.noising import Noising
 from sgdmix_hub.models.prompts import prompt_ids
@@ -46,13 +45,10 @@ def denoising_loss(
     noising: Noising,
     snr_gamma: float | None,
 ) -> torch.Tensor:
-    """Squared error (B,) to what the base predicts.
-
-    With `snr_gamma` it is weighted by min-SNR (Hang et al., 2023).
-    """
+    """Squared error (B,) to what the base predicts, weighted as `Noising.weighted` says."""
     target = noising.target(latents, noise, timesteps)
     loss = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
-    return loss if snr_gamma is None else noising.weighted(loss, timesteps, snr_gamma)
+    return noising.weighted(loss, timesteps, snr_gamma)
 
 
 def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.optim.Optimizer:
@@ -95,7 +91,8 @@ class Denoising:
             noisy = self.noising.noised(batch.latents, batch.noise, batch.timesteps)
             prompts = [ids[batch.labels] for ids in self.prompts]
             geometry = None if self.geometry is None else self.geometry[batch.rows]
-            prediction = self.denoiser(noisy, batch.timesteps, prompts, geometry)
+            told = self.noising.told(batch.timesteps)
+            prediction = self.denoiser(noisy, told, prompts, geometry)
             errors = denoising_loss(
                 prediction,
                 batch.latents,
@@ -146,13 +143,14 @@ def prepare(
     """The training step and the learning rates' schedule, ready for `accelerator`."""
     prompts = [
         prompt_ids(
+            encoder,
             base.tokenizer(encoder),
             num_classes,
             settings.num_vectors,
             settings.metaclass,
             settings.prompt_template,
         )
-        for encoder in base.family.encoders
+        for encoder in base.encoders
     ]
     optimizer = build_optimizer(settings, model)
     schedule = get_scheduler(
@@ -169,7 +167,7 @@ def prepare(
         accelerator,
         denoiser,
         optimizer,
-        base.family.noising(base.pipeline.scheduler.config),
+        base.family.noising(base.pipeline.scheduler.config, settings.weighting_scheme),
         [ids.to(accelerator.device) for ids in prompts],
         model.trained(),
         dropout,
@@ -229,7 +227,7 @@ def train(
         settings.resize,
         decoded=not settings.cache_latents,
     )
-    latents = Latents(loaded.pipeline.vae, device)
+    latents = Latents(loaded.pipeline.vae, device, loaded.family.latents)
     if settings.cache_latents:
         ranks = (accelerator.process_index, accelerator.num_processes)
         latents.kept = kept_latents(
@@ -240,7 +238,7 @@ def train(
         images,
         prior_images,
         latents,
-        denoise.noising.num_train_timesteps,
+        denoise.noising.draw,
         share,
         range(step, last),
     )
@@ -283,10 +281,10 @@ def attempt(
     """A forward and backward pass of `size` samples, beside all that the training keeps."""
     kept = [torch.empty_like(value, device=device) for value in model.trained().values()] * 2
     count = size * (2 if settings.with_prior_preservation else 1)
-    shape = latent_shape(base.pipeline.vae.to(device), settings.resolution)
+    shape = base.family.latents.shape(base.pipeline.vae.to(device), settings.resolution)
     latents = torch.randn(count, *shape, device=device)
     timesteps = torch.zeros(count, dtype=torch.int64, device=device)
-    lengths = [base.tokenizer(encoder).model_max_length for encoder in base.family.encoders]
+    lengths = [encoder.reads(base.tokenizer(encoder)) for encoder in base.encoders]
     ids = [torch.zeros(count, length, dtype=torch.int64, device=device) for length in lengths]
     geometry = None
     if base.family.needs_geometry:
