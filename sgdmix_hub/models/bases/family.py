@@ -182,7 +182,7 @@ class Family(ABC):
     def call_options(
         self, pipeline: Pipeline, guidance_scale: float, images: torch.Tensor | None
     ) -> dict[str, Any]:
-        """Arguments of a stock pipeline's call. `images`: (B, 3, H, W), which img2img begins with."""
+        """Arguments of a stock call. `images`: (B, 3, H, W), which img2img begins with."""
         return {"guidance_scale": guidance_scale}
 
     @abstractmethod

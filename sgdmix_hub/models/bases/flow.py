@@ -258,3 +258,23 @@ def padded(parts: list[Conditioning], names: tuple[str, ...]) -> list[Conditioni
         return torch.cat([value, more], dim=1)
 
     return [part | {name: longer(part[name]) for name in names} for part in parts]
+
+
+def packed(latents: torch.Tensor) -> torch.Tensor:
+    """Latents (B, c, h, w) as tokens of 2 x 2, (B, h / 2 * w / 2, 4 * c)."""
+    rows, channels, height, width = latents.shape
+    patches = latents.reshape(rows, channels, height // PATCH, PATCH, width // PATCH, PATCH)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(rows, -1, channels * PATCH**2)
+
+
+def unpacked(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Tokens (B, h / 2 * w / 2, 4 * c) as latents (B, c, h, w)."""
+    rows = len(tokens)
+    patches = tokens.reshape(rows, height // PATCH, width // PATCH, -1, PATCH, PATCH)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(rows, -1, height, width)
+
+
+def places(height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Row and column of every token of latents of this size, int64 (h / 2 * w / 2, 2)."""
+    rows, columns = (torch.arange(side // PATCH, device=device) for side in (height, width))
+    return torch.cartesian_prod(rows, columns)
