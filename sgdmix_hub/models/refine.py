@@ -72,8 +72,9 @@ class Refiner:
             self.pipeline.fuse_lora(components=[self.family.denoiser])
             self.pipeline.unload_lora_weights()
         self._move(device, getattr(torch, settings.dtype))
-        for part in (self.denoiser, self.pipeline.vae):
-            part.to(memory_format=torch.channels_last)
+        self.denoiser.to(memory_format=torch.channels_last)
+        if self.family.latents.channels_last:
+            self.pipeline.vae.to(memory_format=torch.channels_last)
         if settings.compile:
             for part in (self.denoiser, self.pipeline.vae.encoder, self.pipeline.vae.decoder):
                 part.compile(dynamic=False)

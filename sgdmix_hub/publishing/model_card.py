@@ -14,7 +14,7 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
 from sgdmix_hub.models.bases.families import name_in
-from sgdmix_hub.models.prompts import prompt_for
+from sgdmix_hub.models.prompts import expanded_prompt, prompt_for
 from sgdmix_hub.settings.training import (
     AdapterSettings,
     ClassifierSettings,
@@ -101,9 +101,10 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
 def _stock_loading(settings: AdapterSettings, facts: dict) -> str:
     """The code that loads an adapter with stock diffusers."""
     base, names = Pin.parse(facts["base"]), facts["class_names"]
-    template = TEMPLATES / "stock_loading" / f"{name_in(facts)}.py.jinja"
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES / "stock_loading"))
     vectors = facts["settings"]["num_vectors"]
-    return jinja2.Template(template.read_text(encoding="utf-8")).render(
+    expanded = expanded_prompt(0, vectors, facts["metaclass"], facts["prompt_template"])
+    code = templates.get_template(f"{name_in(facts)}.py.jinja").render(
         repo_id=settings.hub_model_id or UNPUBLISHED_NAME,
         on_hub=settings.hub_model_id is not None,
         base_name=base.name,
@@ -112,8 +113,10 @@ def _stock_loading(settings: AdapterSettings, facts: dict) -> str:
         token_parts=["", *(f"_{number}" for number in range(1, vectors))],
         # JSON strings are Python strings, too
         example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),
+        expanded_prompt=json.dumps(expanded, ensure_ascii=False),
         example_class=" ".join(names[0].split())[:LONGEST_NAME],
     )
+    return code.strip()
 
 
 def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:

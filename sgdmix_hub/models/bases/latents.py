@@ -12,7 +12,12 @@ import torch
 
 
 class LatentSpace:
-    """Of diffusers' AutoencoderKL, by what its own configuration says."""
+    """Of diffusers' AutoencoderKL, by what its own configuration says.
+
+    `channels_last`: whether the autoencoder can be held in that memory format.
+    """
+
+    channels_last = True
 
     def shape(self, vae: Any, resolution: int) -> tuple[int, int, int]:
         """(c, h, w) of the latents of a square image."""

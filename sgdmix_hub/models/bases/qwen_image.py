@@ -11,9 +11,9 @@ from .flow import FlowFamily, masked, packed, padded, unpacked
 from .latents import LatentSpace
 
 TEMPLATE = (
-    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, "
-    "text, spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}"
-    "<|im_end|>\n<|im_start|>assistant\n"
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, "
+    "quantity, text, spatial relationships of the objects and background:<|im_end|>\n"
+    "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 SYSTEM_TOKENS = 34  # of the template, which the transformer is not told
 EMBEDS = ("prompt_embeds", "prompt_mask")
@@ -26,6 +26,8 @@ class DescribingEncoder(Encoder):
 
 class QwenLatents(LatentSpace):
     """Of AutoencoderKLQwenImage, for which an image is a video of one frame."""
+
+    channels_last = False
 
     def shape(self, vae: Any, resolution: int) -> tuple[int, int, int]:
         side = resolution // self.factor(vae)
