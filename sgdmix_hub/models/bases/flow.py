@@ -32,11 +32,8 @@ class FlowFamily(Family):
     weighting_scheme = "none"
 
     def fault(self, index: dict[str, Any], configs: Configs) -> str | None:
-        absent = [
-            encoder.model
-            for encoder in self.encoders
-            if not encoder.optional and index.get(encoder.model) in (None, [None, None])
-        ]
+        needed = [encoder.model for encoder in self.encoders if not encoder.optional]
+        absent = [part for part in needed if index.get(part) in (None, [None, None])]
         if absent:
             return f"no {absent[0]}, unlike {self.title}"
         denoiser, vae = configs[self.denoiser], configs["vae"]

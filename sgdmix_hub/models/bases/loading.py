@@ -17,7 +17,7 @@ from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.hub.pins import Pin, local_folder
 
 from .family import Encoder, Family, Pipeline
-from .supported import check_supported
+from .supported import absent_parts, check_supported
 
 Task = Literal["text_to_image", "image_to_image"]
 
@@ -108,7 +108,7 @@ def load_base(
                 revision=None if base.is_local else base.revision,
                 torch_dtype=dtype,
                 use_safetensors=True,
-                **family.options(safety_checker),
+                **family.options(safety_checker) | absent_parts(base, family),
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise

@@ -39,6 +39,14 @@ def check_supported(base: Pin) -> Family:
     return family
 
 
+def absent_parts(base: Pin, family: Family) -> dict[str, None]:
+    """The parts that this base comes without, although its pipelines have them."""
+    index = _read(base, Path(local_folder(base, [INDEX])), INDEX)
+    optional = [encoder for encoder in family.encoders if encoder.optional]
+    parts = [part for encoder in optional for part in (encoder.model, encoder.tokenizer)]
+    return {part: None for part in parts if index.get(part) in (None, [None, None])}
+
+
 def _read(base: Pin, folder: Path, name: str) -> dict:
     """One of the small files. Raises `UserError`."""
     try:
