@@ -365,13 +365,14 @@ def loss_after(family, base, sign, steps=10):
     latents, noise, timesteps = samples(loaded)
     target = noising.target(latents, noise, timesteps)
     optimizer = torch.optim.AdamW(model.trained().values(), lr=0.02)
-    for step in range(steps + 1):
+    losses = []
+    for _ in range(steps + 1):
         prediction, loss = loss_of(loaded, model, prompts, [0, 1], noising)
-        before = loss.item() if step == 0 else before
+        losses.append(loss.item())
         (sign * prediction - target).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    return before, loss.item()
+    return losses[0], losses[-1]
 
 
 def test_training_lowers_the_loss_and_a_wrong_sign_would_raise_it(family, base):
