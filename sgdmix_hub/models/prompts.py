@@ -154,7 +154,7 @@ def prompt_ids(
 ) -> torch.Tensor:
     """Input ids of every class's prompt and, last, of the bare prompt: int64 (classes + 1, length).
 
-    They are -1 where the encoder masks its padding. The tokenizer has the tokens. Raises
+    Padding that the encoder masks is negative, `~id`. The tokenizer has the tokens. Raises
     `UserError` if a prompt is too long for the text encoder, or if the tokenizer does not find the
     tokens in it.
     """
@@ -174,7 +174,7 @@ def prompt_ids(
     tokens = tokenizer(expanded, padding="max_length", max_length=length, return_tensors="pt")
     ids = tokens.input_ids
     if encoder.masked:
-        ids = ids.masked_fill(tokens.attention_mask == 0, -1)
+        ids = torch.where(tokens.attention_mask == 0, ~ids, ids)
     for label, (prompt, short) in enumerate(
         zip(prompts, tokenizer(prompts).input_ids, strict=True)
     ):

@@ -151,8 +151,8 @@ class Family(ABC):
     ) -> Conditioning:
         """The conditioning in a training, through which gradients reach the learned tokens.
 
-        `encoders`, and `input_ids` int64 (B, length) each: in the order of `encoders_of`; -1 where
-        an encoder that masks its padding has some.
+        `encoders`, and `input_ids` int64 (B, length) each: in the order of `encoders_of`; padding
+        that an encoder masks is negative, `~id`.
         `geometry`: int64 (B, 6), the images' `data.images.Geometry`, if `needs_geometry`.
         """
 

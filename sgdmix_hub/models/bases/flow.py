@@ -242,8 +242,9 @@ class ChatEncoder(Encoder):
 
 
 def masked(input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids without the -1 of padding, and the mask of what is no padding: (B, length)."""
-    return input_ids.clamp(min=0), input_ids >= 0
+    """The ids of `prompt_ids`, none of them negative, and the mask of what is no padding."""
+    shown = input_ids >= 0
+    return torch.where(shown, input_ids, ~input_ids), shown
 
 
 def padded(parts: list[Conditioning], names: tuple[str, ...]) -> list[Conditioning]:
