@@ -33,8 +33,8 @@ from sgdmix_hub.files import read_json, write_json
 from sgdmix_hub.generation.saliency_maps import row_type
 from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 from sgdmix_hub.training.adapter.model import AdaptedModel, TokenEmbedding
 

@@ -30,7 +30,7 @@ from sgdmix_hub.files import write_json
 from sgdmix_hub.method.targets import select_targets
 from sgdmix_hub.seeds import RandomStream, generator
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 ROWS, CLASSES = 50_000, 200
 SOURCES = (12_500, 25_000, 50_000)

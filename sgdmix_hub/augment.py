@@ -17,17 +17,23 @@ from pathlib import Path
 
 from sgdmix_hub.data.report import report_split, report_unusable
 from sgdmix_hub.generation.bank import compute_bank, joined_backgrounds
-from sgdmix_hub.generation.dry_run import check_can_be_made, estimate_text, try_rows
+from sgdmix_hub.generation.dry_run import (
+    check_can_be_made,
+    estimate_text,
+    memory_text,
+    try_rows,
+)
 from sgdmix_hub.generation.inputs import Inputs, check_resume, environment, resolve_inputs
 from sgdmix_hub.generation.plan import make_plan, write_plan
 from sgdmix_hub.generation.plan_file import PlanFile
 from sgdmix_hub.generation.progress import Progress
-from sgdmix_hub.generation.repository import build_repository, is_complete
+from sgdmix_hub.generation.repository import base_licence, build_repository, is_complete
 from sgdmix_hub.generation.rerun import published_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_backgrounds, compute_maps
 from sgdmix_hub.generation.shards import Shards
 from sgdmix_hub.generation.worker import make_shards
+from sgdmix_hub.hub.licences import licence_line
 from sgdmix_hub.method.targets import Pools
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import read_prose
@@ -49,7 +55,7 @@ from sgdmix_hub.runtime.stopping import (
 )
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 from .errors import one_line
 from .files import read_json
@@ -74,6 +80,10 @@ def main(settings: AugmentSettings) -> None:
         inputs = resolve_inputs(settings, output.state)
         report_split(settings, inputs.split)
         say(masks_line(settings, inputs.metaclass))
+        tell_licence(inputs)
+        if settings.dry_run and inputs.base is not None:
+            base = inputs.base
+            say(on_rank_zero(lambda: memory_text(settings, base)))
         if inputs.bank is not None:
             say(
                 one_line(f"backgrounds: {len(inputs.bank.subset)} images of {inputs.bank.pin.name}")
@@ -111,6 +121,13 @@ def main(settings: AugmentSettings) -> None:
             build_repository(settings, inputs, maps, maker, shards, output)
         wait_for_file(output.repo)
         finish(settings, output, rank)
+
+
+def tell_licence(inputs: Inputs) -> None:
+    """Prints what the base model's licence says, of outputs too."""
+    base = inputs.base
+    if base is not None:
+        say(licence_line(base, on_rank_zero(lambda: base_licence(inputs))))
 
 
 def clear_attempt(output: OutputFolder) -> None:
@@ -178,7 +195,7 @@ def dry_run(settings: AugmentSettings, maker: RowMaker, output: OutputFolder, ra
     if rank.is_main_process:
         shards = Shards(output.shards, plan.path if whole else tried, settings.rows_per_shard)
         unfinished = shards.unfinished()
-        maker.load_refiner(rank.device)
+        maker.load_models(rank.device)
         trial = try_rows(maker, shards, unfinished)
         say(estimate_text(shards, unfinished, trial, maker, rank.count))
         tried.unlink(missing_ok=True)
@@ -193,9 +210,9 @@ def make_unfinished(
     """
     unfinished = on_rank_zero(shards.drop_unfinished)
     mine = unfinished[rank.index :: rank.count]
-    features = shard_features(inputs.split.class_names, settings.more_images)
+    features = shard_features(inputs.split.class_names, settings.more_columns)
     if mine:
-        maker.load_refiner(rank.device)
+        maker.load_models(rank.device)
 
     def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
         facts = {"skipped": skipped, "seconds": seconds, "environment": environment(settings)}

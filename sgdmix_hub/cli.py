@@ -79,6 +79,12 @@ PROGRAMS = {
         "one page of masks and mixtures of your images",
         launches=False,
     ),
+    "studio": Program(
+        "open_studio",
+        "settings.studio:StudioSettings",
+        "a page in the browser: choose with your images, or look through a version",
+        launches=False,
+    ),
 }
 # Programs that parse their own words.
 OTHERS = {

@@ -4,7 +4,7 @@
 
 repo/ is the dataset again, with the scores as columns. Embeddings are kept in blocks, so the same
 command resumes a stopped run. `--keep 0.9` drops the 10 % of every class's rows whose label the
-judge finds least probable.
+judge finds least probable; `--drop FILE` drops the rows of a list, as `sgdmix studio` writes it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from sgdmix_hub.data.report import report_split
 from sgdmix_hub.data.splits import load_split, subset_record
+from sgdmix_hub.evaluation.drop_list import digest_of, read_drop_list, rows_dropped
 from sgdmix_hub.evaluation.facts import FILE, EvaluationFacts, Request
 from sgdmix_hub.evaluation.figures import draw_figures
 from sgdmix_hub.evaluation.report import class_facts, evaluate, with_pairs_at
@@ -29,6 +30,8 @@ from sgdmix_hub.evaluation.sources import (
     judge_on_real,
     mask_settings,
     origins_of,
+    prompt_numbers,
+    prompts_of,
     source_pin,
 )
 from sgdmix_hub.generation.inputs import Inputs
@@ -85,6 +88,8 @@ def main(settings: EvaluationSettings) -> None:
             eval_split=settings.eval_split,
             keep=settings.keep,
             keep_by=None if settings.keep is None else settings.keep_by,
+            keep_difficulty=None if settings.keep is None else settings.keep_difficulty,
+            drop=None if settings.drop is None else digest_of(read_drop_list(settings.drop)),
         )
         if is_complete(output, request):
             say(f"evaluation: {output} is complete, nothing to do")
@@ -140,13 +145,14 @@ def evaluate_version(
     report_split(recipe, split)
     subset = subset_record(recipe, split)
     rows.check_made_from(split, subset)
+    marked = marked_rows(settings, rows)
     judge = Judge(resolve(settings.judge), split.class_names, device)
     segmenter = network if isinstance(network, SegmenterPins) else None
     classifier = network if isinstance(network, Pin) else None
     maps = compute_maps(masked, split, classifier, 0, 1, device, segmenter)
     maker = RowMaker(masked, Inputs(split, None, None, None, classifier, segmenter), maps)
     trust = trust_test(judge, judge.whole_size, split, recipe.resize)
-    warnings = doubts(judge, trust, subset)
+    warnings = doubts(judge, trust, subset, rows.manifest["pins"].get("judge"))
     for warning in warnings:
         logger.warning(warning)
     if settings.keep is not None and trust.reads_background:
@@ -155,7 +161,11 @@ def evaluate_version(
         )
 
     real, synthetic = all_views(rows, split, judge, maker, maps.key, output.views)
-    origins = origins_of(rows, split)
+    prompts = prompts_of(recipe)
+    numbers = None
+    if len(prompts) > 1:
+        numbers = prompt_numbers(version.folder / version.layout.plan, rows, len(prompts))
+    origins = origins_of(rows, split, numbers)
     scores = row_scores(synthetic, real, origins)
     kept = (
         np.ones(len(origins.labels), bool)
@@ -164,10 +174,15 @@ def evaluate_version(
             scores["judge_label_probability"],
             settings.keep,
             origins.labels if settings.keep_by == "class" else None,
+            settings.keep_difficulty,
         )
     )
+    by_hand = kept & marked
+    kept &= ~marked
+    if not kept.any():
+        raise UserError("every row is dropped: no library loads a dataset without rows")
     accuracy, judged = judge_on_real(settings, recipe, split, judge)
-    measured = evaluate(scores, synthetic, real, origins, kept)
+    measured = evaluate(scores, synthetic, real, origins, kept, prompts)
     duplicates = {
         space: with_pairs_at(near, split.subset) for space, near in measured.duplicates.items()
     }
@@ -181,6 +196,7 @@ def evaluate_version(
         measured=replace(measured, duplicates=duplicates),
         by_class=class_facts(scores, origins.labels, kept, split.class_names, judged),
         dropped=int((~kept).sum()),
+        dropped_by_hand=int(by_hand.sum()),
     )
     figures = draw_figures(facts, scores, rows, maker, origins.labels, output.path)
     write_json(output.path / FILE, facts.record())
@@ -190,6 +206,14 @@ def evaluate_version(
         f"evaluation: {output.path / FILE}; {kept.sum()} of {len(kept)} rows, with their scores: "
         f"{output.repo}"
     )
+
+
+def marked_rows(settings: EvaluationSettings, rows: PublishedRows) -> np.ndarray:
+    """bool (n,): the rows on the list of `drop`. Raises `UserError` if it names others."""
+    if settings.drop is None:
+        return np.zeros(len(rows.sources), bool)
+    variants = rows.rows.data.column("variant").to_numpy()
+    return rows_dropped(read_drop_list(settings.drop), rows.sources, variants)
 
 
 if __name__ == "__main__":

@@ -21,20 +21,21 @@ from datasets.fingerprint import Hasher
 
 from sgdmix_hub.data.images import ANYWHERE
 from sgdmix_hub.data.splits import Split, split_of, unlabelled_split
-from sgdmix_hub.generation.bank import Bank, NoForeground, with_bank
+from sgdmix_hub.generation.bank import Bank, NoForeground, backgrounds_at_hand, with_bank
+from sgdmix_hub.generation.batches import refined_rows
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.inputs import Inputs, environment
 from sgdmix_hub.generation.plan import PlanRow, make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps
-from sgdmix_hub.generation.worker import in_plan_order, refined_rows
+from sgdmix_hub.generation.worker import in_plan_order
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.saliency.segmentation import MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
-from sgdmix_hub.settings.method import saliency_method
+from sgdmix_hub.settings.presets import saliency_method
 
 from ._compat import dataset_fingerprint
 from .errors import UserError
@@ -112,7 +113,8 @@ class MappedSplit:
             pipeline=pipeline,
             bank=bank,
         )
-        self.plan = list(make_plan(self.settings, self.split, maps, bank=bank))
+        features = backgrounds_at_hand(self.settings, self.split, maps, bank)
+        self.plan = list(make_plan(self.settings, self.split, maps, features, bank))
         self._sources = np.array([row.source_index for row in self.plan])
 
     def _bank(self, pipeline: SGDMixPipeline, backgrounds: Dataset) -> Bank:
@@ -207,4 +209,4 @@ class MappedSplit:
         return encode_image(pixels, settings.image_format, settings.image_quality, mark)
 
     def _features(self) -> Features:
-        return shard_features(self.split.class_names, self.settings.more_images)
+        return shard_features(self.split.class_names, self.settings.more_columns)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,11 @@ from tqdm.auto import tqdm
 from sgdmix_hub.method.mixer import Mixture
 from sgdmix_hub.method.saliency.segmentation import MaskFunction, MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import Source, load_source
-from sgdmix_hub.models.noise import Noise, seed_of_noise
+from sgdmix_hub.models.noise import Noise
 from sgdmix_hub.models.prompts import Prompts, RowPrompt
 from sgdmix_hub.models.saved import Saved, save
-from sgdmix_hub.settings.method import MethodSettings, saliency_source
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import saliency_source
 
 from .errors import Unusable, UserError, among_usable
 from .pipeline_call import (
@@ -35,13 +36,13 @@ from .pipeline_call import (
     as_labels,
     as_prompts,
     checked_tensor_inputs,
+    class_prompts,
     noise_of,
     output_of,
 )
 from .pipeline_output import OUTPUT_TYPES, SGDMixPipelineOutput
-from .pipeline_parts import LoadSource, Named, load_parts
+from .pipeline_parts import LoadSource, Named, load_parts, method_settings
 from .pipeline_stages import Stages, at, with_maps
-from .seeds import prompt_number
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.adapters import Adapter
@@ -104,8 +105,9 @@ class SGDMixPipeline(Stages):
             pretrained_model_name_or_path: a base model; or an adapter, which brings the base that
                 it was trained on; or what `save_pretrained` or `push_to_hub` wrote. Not needed for
                 strength 0.
-            adapter: an adapter (or a saved pipeline) for this base model. Without one, prompts hold
-                the names of the classes.
+            adapter: an adapter (or a saved pipeline) for this base model, or a LoRA of another
+                program; its file is `adapter_weight_name`, if there are several. Without an adapter
+                of sgdmix train-adapter, prompts hold the names of the classes.
             class_names: of a base model alone, in the order of the labels.
             classifier: for a saliency method that needs one.
             segmenter: a segmentation model, which makes saliency_method `segmentation`.
@@ -149,7 +151,8 @@ class SGDMixPipeline(Stages):
         """
         if isinstance(self.source, MaskFunctionSource):
             raise UserError("a mask_function cannot be saved: save the function's own code")
-        save(Path(save_directory), self._adapter, self._saved())
+        foreign = None if self.refiner is None else self.refiner.foreign
+        save(Path(save_directory), self._adapter, self._saved(), foreign)
 
     def push_to_hub(
         self,
@@ -364,14 +367,7 @@ class SGDMixPipeline(Stages):
             raise ValueError(f"give {which}, the classes that the prompts name, or prompt")
         if self.class_names is None:
             raise ValueError("give prompt, or load the pipeline with class_names for the labels")
-        for label in labels:
-            if not 0 <= label < len(self.class_names):
-                raise ValueError(f"label {label} is none of {len(self.class_names)} classes")
-        prompts = self._prompts()
-        return [
-            prompts.of(label, prompt_number(seed_of_noise(row), len(prompts)))
-            for label, row in zip(labels, noise, strict=True)
-        ]
+        return class_prompts(self._prompts(), labels, noise)
 
     @contextmanager
     def _reporting(
@@ -408,10 +404,3 @@ class SGDMixPipeline(Stages):
 
             self.refiner = self.refiner.using(settings, on_step_end)
             yield
-
-
-def method_settings(settings: MethodSettings) -> MethodSettings:
-    """The settings without those of a generation around the method."""
-    return MethodSettings(
-        **{field.name: getattr(settings, field.name) for field in fields(MethodSettings)}
-    )

@@ -11,10 +11,12 @@ from PIL import Image
 
 from sgdmix_hub.errors import Unusable
 from sgdmix_hub.method.mixer import Mixture
-from sgdmix_hub.models.noise import Noise
+from sgdmix_hub.models.noise import Noise, seed_of_noise
+from sgdmix_hub.models.prompts import Prompts, RowPrompt
 
 from .pipeline_output import OUTPUT_TYPES, SGDMixPipelineOutput
 from .pipeline_stages import Finished
+from .seeds import prompt_number
 
 LARGEST_DRAWN = 2**63 - 1
 CALLBACK_TENSORS = ["latents"]
@@ -69,6 +71,18 @@ def as_prompts(prompt: str | list[str] | None, count: int) -> list[str] | None:
     if isinstance(prompt, str):
         return [prompt] * count
     return None if prompt is None else as_list("prompt", prompt, count, str)
+
+
+def class_prompts(prompts: Prompts, labels: list[int], noise: list[Noise]) -> list[RowPrompt]:
+    """Each row's prompt of its class, drawn by its noise's seed. Raises `ValueError`."""
+    classes = len(prompts.class_names)
+    for label in labels:
+        if not 0 <= label < classes:
+            raise ValueError(f"label {label} is none of {classes} classes")
+    return [
+        prompts.of(label, prompt_number(seed_of_noise(row), len(prompts)))
+        for label, row in zip(labels, noise, strict=True)
+    ]
 
 
 def checked_tensor_inputs(names: Sequence[str]) -> Sequence[str]:

@@ -24,14 +24,10 @@ from sgdmix_hub.models.loading import (
 )
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.models.saved import Saved, contents_of
-from sgdmix_hub.settings.generation import check_base_alone, check_few_step
-from sgdmix_hub.settings.method import (
-    MethodSettings,
-    apply_preset,
-    saliency_source,
-    sought_words,
-)
-from sgdmix_hub.settings.prompts import ADAPTER_FIELDS, check_templates
+from sgdmix_hub.runtime.arithmetic import set_arithmetic
+from sgdmix_hub.settings.generation import check_few_step, check_weight_name
+from sgdmix_hub.settings.method import MethodSettings, sought_words
+from sgdmix_hub.settings.presets import apply_preset, saliency_source
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.refine import Refiner
@@ -92,6 +88,7 @@ def load_parts(
     named: Named, class_names: list[str] | None, device: torch.device, method: dict[str, Any]
 ) -> Parts:
     """The parts of a pipeline. `method`: settings by their names. Raises `UserError`."""
+    set_arithmetic()
     method = named_settings(method)
     if named.mask_function is not None:
         method = {"saliency_method": "function"} | method
@@ -103,6 +100,7 @@ def load_parts(
     settings.validate()
     _check_source(settings, named)
     check_few_step(settings, named.few_step_lora)
+    check_weight_name(settings, named.adapter)
     class_names = class_names or saved.class_names
     refiner = None
     if settings.refines:
@@ -131,6 +129,13 @@ def named_settings(method: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise UserError(f"no such setting: {shown(min(unknown))}")
     return named
+
+
+def method_settings(settings: MethodSettings) -> MethodSettings:
+    """The settings without those of a generation around the method."""
+    return MethodSettings(
+        **{field.name: getattr(settings, field.name) for field in fields(MethodSettings)}
+    )
 
 
 def _opened(named: Named, pins: Pins) -> tuple[Named, Saved]:
@@ -178,11 +183,7 @@ def _load_refiner(
         raise UserError(
             "strength above 0 needs a base model or an adapter; strength=0 mixes without a model"
         )
-    if named.adapter is None:
-        check_base_alone(settings)
-    else:
-        check_templates("prompt_template", settings.prompt_template or [], ADAPTER_FIELDS)
-    diffusion = pin_diffusion(named.adapter, named.base, pins.pin, named.few_step_lora)
+    diffusion = pin_diffusion(settings, named.adapter, named.base, pins.pin, named.few_step_lora)
     family = check_sampling(diffusion.base, settings.scheduler, settings.timestep_spacing)
     if diffusion.adapter is not None:
         check_family(diffusion.adapter, family)
@@ -198,6 +199,7 @@ def _load_refiner(
         diffusion.adapter,
         device,
         few_step_lora=diffusion.few_step_lora,
+        foreign=diffusion.foreign,
     )
 
 

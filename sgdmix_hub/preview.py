@@ -38,7 +38,8 @@ from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.ranks import say, start_processes
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
-from sgdmix_hub.settings.method import PRESETS, sought_words
+from sgdmix_hub.settings.method import sought_words
+from sgdmix_hub.settings.presets import PRESETS
 from sgdmix_hub.settings.programs import PreviewSettings
 
 from .errors import UserError

@@ -27,6 +27,8 @@ import torch
 
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
+from sgdmix_hub.hub.licences import check_license, stated_license
+from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.versions import check_can_publish
@@ -37,8 +39,8 @@ from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.hub import HubSettings
 from sgdmix_hub.settings.mask_source import masks_line
-from sgdmix_hub.settings.method import saliency_source
 from sgdmix_hub.settings.parsing import Settings, as_arguments, parse_settings, read_settings
+from sgdmix_hub.settings.presets import saliency_source
 from sgdmix_hub.settings.programs import RunSettings
 from sgdmix_hub.settings.saliency import FALL_BACK
 from sgdmix_hub.settings.shipped import recipe_folder
@@ -82,7 +84,9 @@ def stage_settings(
         - PUBLICATION
         - {"push_to_hub", "hub_model_id"}
     )
-    if settings_class is not AugmentSettings:
+    if settings_class is AugmentSettings:
+        known -= {"metaclass"}  # the adapter says it
+    else:
         known -= {"license"}  # the dataset's is not the models'
     given = {
         name: value for name, value in vars(settings).items() if name in known and value is not None
@@ -254,6 +258,11 @@ def check_pushes(stages: list[Stage], is_made: bool) -> None:
                 check_can_publish(stage.settings, is_made)
         else:
             check_push(stage.settings)
+            if isinstance(stage.settings, AdapterSettings) and stage.settings.push_to_hub:
+                base = resolve(stage.settings.pretrained_model_name_or_path)
+                check_license(
+                    stated_license(base), stage.settings.license, stage.settings.allow_license
+                )
 
 
 def main(settings: RunSettings) -> None:

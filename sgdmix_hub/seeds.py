@@ -35,6 +35,7 @@ class RandomStream(IntEnum):
     JUDGED_NOISE = 16  # a row's seed: the noise of its class's image
     PROMPT = 18  # a row's seed: which of several prompts it has
     VARIANTS = 21  # seed, label: which sources of a class get one variant more
+    ATTEMPT = 23  # a row's seed, attempt: the noise of an image that is made again
     ON_THE_FLY = 22  # seed, epoch, row: whether it is mixed, and with which of its targets
 
 
@@ -61,6 +62,11 @@ def seed_of(stream: RandomStream, *numbers: int) -> int:
 def row_seed(seed: int, source: int, variant: int) -> int:
     """The noise seed of one row: a pure function of (seed, source_index, variant)."""
     return seed_of(RandomStream.ROW_SEED, seed, source, variant)
+
+
+def attempt_seed(row_seed: int, attempt: int) -> int:
+    """The noise seed of a row's attempt; the first one's is the row's own."""
+    return row_seed if attempt == 1 else seed_of(RandomStream.ATTEMPT, row_seed, attempt)
 
 
 def inpainting_seed(row_seed: int) -> int:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from sgdmix_hub.data.splits import Split, load_split, subset_record
 from sgdmix_hub.evaluation.adapter import judge_adapter
 from sgdmix_hub.figures.plots import draw_curve
-from sgdmix_hub.hub.licences import stated_license
+from sgdmix_hub.hub.licences import Licence, check_license, licence_line, licence_of
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, save_adapter
 from sgdmix_hub.models.bases.supported import check_supported
@@ -60,6 +60,10 @@ def main(settings: AdapterSettings) -> None:
             judge = on_rank_zero(lambda: resolve(name))
             # refuses one that cannot judge before the training, not after it
             Judge(judge, split.class_names, torch.device("cpu"))
+        licence = on_rank_zero(lambda: licence_of(base))
+        say(licence_line(base, licence))
+        if settings.push_to_hub:
+            check_license(licence.text, settings.license, settings.allow_license)
         facts = adapter_facts(settings, split, base)
         if on_rank_zero(lambda: is_finished(folder / FACTS_FILE, facts)):
             say(f"adapter: {folder} is complete, nothing to train")
@@ -69,7 +73,7 @@ def main(settings: AdapterSettings) -> None:
                     settings.snr_gamma, settings.weighting_scheme
                 )
             )
-            train_and_save(settings, split, base, facts, share, folder)
+            train_and_save(settings, split, base, licence, facts, share, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
         if rank.is_main_process:
@@ -80,7 +84,13 @@ def main(settings: AdapterSettings) -> None:
 
 
 def train_and_save(
-    settings: AdapterSettings, split: Split, base: Pin, facts: dict, share: Share, folder: Path
+    settings: AdapterSettings,
+    split: Split,
+    base: Pin,
+    licence: Licence,
+    facts: dict,
+    share: Share,
+    folder: Path,
 ) -> None:
     """Trains, and writes the adapter's files. A collective."""
     state = OutputFolder(folder).state
@@ -99,7 +109,7 @@ def train_and_save(
         curve = TrainingLog(OutputFolder(folder).training_log).curve()
         results = {
             "loss_curve": curve,
-            "base_license": stated_license(base),
+            "base_license": licence.text,
             "versions": versions(),
             "num_processes": accelerator.num_processes,
             "precision": precision_of(settings),

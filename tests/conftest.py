@@ -37,8 +37,16 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
+# Fixtures that train, or that bring programs with them: what needs one is slow.
+EXPENSIVE = {"adapter", "hub", "publisher"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
 def pytest_collection_modifyitems(items):
     """Files with the most slow tests come first, so that no process ends with a long one."""
+    for item in items:
+        if EXPENSIVE.intersection(item.fixturenames):
+            item.add_marker("slow")
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
@@ -81,6 +89,16 @@ def birds(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("data") / "birds"
     save_dataset(make_dataset(4, 6, 2, 4, seed=0, resolution=RESOLUTION), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_birds(tmp_path_factory):
+    """Folder dataset of the same species as `birds`: 8 training, 4 validation and 4 test rows."""
+    from sgdmix_hub.demo.domain import make_dataset, save_dataset
+
+    folder = tmp_path_factory.mktemp("data") / "few-birds"
+    save_dataset(make_dataset(4, 2, 1, 1, seed=0, resolution=RESOLUTION), folder)
     return folder
 
 

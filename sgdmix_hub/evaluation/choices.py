@@ -15,21 +15,20 @@ import numpy as np
 from PIL import Image
 
 from sgdmix_hub.data.images import aspect_box, square
-from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UnusableRow
-from sgdmix_hub.generation.bank import Bank, Joined, NoForeground, joined_labels
+from sgdmix_hub.generation.bank import Bank, NoForeground, backgrounds_at_hand, joined_labels
 from sgdmix_hub.generation.plan import PlanRow, low_confidence, make_plan
-from sgdmix_hub.generation.row_store import RowArrays, RowValues
-from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps, features_of
+from sgdmix_hub.generation.row_store import RowValues
+from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps
 from sgdmix_hub.method.masks import foreground_mask, share_of_frame
 from sgdmix_hub.method.mixer import Box, MaskedImage, Mixer, Mixture
 from sgdmix_hub.method.saliency.cam import BATCH
 from sgdmix_hub.method.saliency.sources import Network, load_source
 from sgdmix_hub.metrics.mixture_quality import background_from_target, foreground_kept, leak
 from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
-from sgdmix_hub.settings.method import (
+from sgdmix_hub.settings.method import COMPARE_MAPS
+from sgdmix_hub.settings.presets import (
     AT_HAND,
-    COMPARE_MAPS,
     PRESETS,
     apply_preset,
     saliency_method,
@@ -290,13 +289,8 @@ class Comparison:
         self, settings: AugmentSettings, advance: Callable[[int], None]
     ) -> TargetColumn:
         maps = self._maps_for(settings)
-        backgrounds: RowArrays | None = None
         bank = self.banks[str(settings.saliency_method)]
-        if settings.selection_method == "novel-background":
-            backgrounds = _features_of(settings, self.split, maps, advance)
-            if bank is not None:
-                others = _features_of(bank.settings, bank.split, bank.maps, lambda rows: None)
-                backgrounds = Joined(backgrounds, others, bank.first)
+        backgrounds = backgrounds_at_hand(settings, self.split, maps, bank, advance)
         planned = make_plan(settings, self.split, maps, backgrounds, bank)
         plan = {row.source_index: row for row in planned}
         return TargetColumn(
@@ -380,14 +374,3 @@ def _maps_of(
         unusable |= {int(row): reason for row, reason in reasons.items()}
         advance(len(values))
     return SaliencyMaps(RowValues(split.subset, np.concatenate(blocks), unusable), "", method)
-
-
-def _features_of(
-    settings: AugmentSettings, split: Split, maps: SaliencyMaps, advance: Callable[[int], None]
-) -> RowValues:
-    """Background features of a drawn split."""
-    features = []
-    for row in split.subset:
-        features.append(features_of(settings, split, maps, row))
-        advance(1)
-    return RowValues(split.subset, np.stack(features))

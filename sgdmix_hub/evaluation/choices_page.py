@@ -21,7 +21,7 @@ from sgdmix_hub.figures.panels import (
 from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.metrics.mask_quality import boundary_f, mask_iou, mask_precision, mask_recall
-from sgdmix_hub.settings.method import PRESETS
+from sgdmix_hub.settings.presets import PRESETS
 from sgdmix_hub.settings.saliency import SALIENCY_SOURCES, is_low_confidence
 
 from .choices import UNMIXED, Comparison, MaskColumn, MixtureFigures

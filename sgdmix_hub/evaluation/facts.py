@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sgdmix_hub.errors import shown
 from sgdmix_hub.method.saliency.trust import Trust
 
 FILE = "evaluation.json"
@@ -27,8 +28,9 @@ LOWEST_CLASSES = 5
 class Request:
     """What is evaluated and how. A finished evaluation is reused only if its request is equal.
 
-    `synthetic` and `judge` are pins; `masks` describes the masks in words. `keep_by`: None without
-    `keep`.
+    `synthetic` and `judge` are pins; `masks` describes the masks in words. `keep_by` and
+    `keep_difficulty`: None without `keep`. `drop`: sha256 of the list of rows that were dropped by
+    hand.
     """
 
     synthetic: str
@@ -38,10 +40,14 @@ class Request:
     eval_split: str | None
     keep: float | None
     keep_by: str | None = None
+    keep_difficulty: str | None = None
+    drop: str | None = None
 
     def record(self) -> dict[str, Any]:
         """As it is in evaluation.json."""
         values = asdict(self)
+        if self.drop is None:
+            values.pop("drop")
         return values | {"pins": {"judge": values.pop("judge")}}
 
 
@@ -73,13 +79,15 @@ class RealDistances:
 
 @dataclass(frozen=True)
 class Measurements:
-    """Figures of all rows, of each strength (if several) and of the kept rows (if any dropped).
+    """Figures of all rows, of each strength and each prompt (if several) and of the kept rows (if
+    any dropped).
 
     `duplicates`: what `near_duplicates` returns, by feature space ("features", "pixels").
     """
 
     all: Figures
     by_strength: dict[float, Figures]
+    by_prompt: dict[str, Figures]
     kept: Figures | None
     real: RealDistances
     duplicates: dict[str, dict[str, Any]]
@@ -88,7 +96,8 @@ class Measurements:
         """As it is in evaluation.json: None instead of NaN."""
         values = asdict(self)
         by_strength = [{"strength": s, **figures} for s, figures in values["by_strength"].items()]
-        return without_nan(values | {"by_strength": by_strength})
+        by_prompt = [{"prompt": prompt, **of} for prompt, of in values["by_prompt"].items()]
+        return without_nan(values | {"by_strength": by_strength, "by_prompt": by_prompt})
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,7 @@ class EvaluationFacts:
     measured: Measurements
     by_class: list[ClassFacts]
     dropped: int
+    dropped_by_hand: int = 0
 
     def record(self) -> dict[str, Any]:
         """evaluation.json."""
@@ -147,6 +157,7 @@ class EvaluationFacts:
                 "by_class": [facts.record() for facts in self.by_class],
                 "dropped": self.dropped,
             }
+            | ({"dropped_by_hand": self.dropped_by_hand} if self.request.drop else {})
         )
 
     def text(self) -> str:
@@ -157,7 +168,10 @@ class EvaluationFacts:
                 f"judge: accuracy {self.judge_accuracy.accuracy:.3f} on "
                 f"{self.judge_accuracy.images} real images of {self.judge_accuracy.split}"
             )
-        lines += _table(self.measured)
+        lines += _table_of_strengths(self.measured)
+        if self.measured.by_prompt:
+            groups = {shown(text): figures for text, figures in self.measured.by_prompt.items()}
+            lines += _table("prompt", groups)
         lowest = sorted(self.by_class, key=lambda facts: facts.label_fidelity)[:LOWEST_CLASSES]
         lines.append(
             "classes with the lowest label fidelity: "
@@ -175,12 +189,16 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _table(measured: Measurements) -> list[str]:
+def _table_of_strengths(measured: Measurements) -> list[str]:
     groups = {f"{strength:g}": figures for strength, figures in measured.by_strength.items()}
     groups["all"] = measured.all
     if measured.kept is not None:
         groups["kept"] = measured.kept
-    rows = [("strength", *(column.replace("_", " ") for column in COLUMNS))]
+    return _table("strength", groups)
+
+
+def _table(first: str, groups: dict[str, Figures]) -> list[str]:
+    rows = [(first, *(column.replace("_", " ") for column in COLUMNS))]
     for name, figures in groups.items():
         rows.append((name, *(_cell(getattr(figures, column)) for column in COLUMNS)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

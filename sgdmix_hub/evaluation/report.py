@@ -13,19 +13,24 @@ from sgdmix_hub.metrics.region_drift import mean_distance_within_and_between, me
 
 from .embeddings import Views
 from .facts import ClassFacts, Figures, Measurements, RealDistances
-from .scores import Origins, Scores
+from .scores import NO_PROMPT, Origins, Scores
 
 LISTED_PAIRS = 100
 COMPARED = 2000  # real images whose mutual distances are measured
 
 
 def evaluate(
-    scores: Scores, synthetic: Views, real: Views, origins: Origins, kept: np.ndarray
+    scores: Scores,
+    synthetic: Views,
+    real: Views,
+    origins: Origins,
+    kept: np.ndarray,
+    prompts: list[str] | None = None,
 ) -> Measurements:
     """The figures of n synthetic images.
 
     Near-duplicate pairs are [row, position in `real`, distance], the nearest 100. `kept`: bool
-    (n,), the rows that are not dropped.
+    (n,), the rows that are not dropped. `prompts`: the prompts that `origins.prompts` numbers.
     """
     labels, strengths = origins.labels, origins.strengths
     usable = np.flatnonzero(real.usable)
@@ -61,6 +66,15 @@ def evaluate(
         by_strength=(
             {float(s): figures(np.flatnonzero(strengths == s)) for s in different}
             if len(different) > 1
+            else {}
+        ),
+        by_prompt=(
+            {
+                prompts[number]: figures(np.flatnonzero(origins.prompts == number))
+                for number in np.unique(origins.prompts).tolist()
+                if number != NO_PROMPT
+            }
+            if origins.prompts is not None and prompts is not None
             else {}
         ),
         kept=None if kept.all() else figures(np.flatnonzero(kept)),

@@ -24,7 +24,7 @@ from sgdmix_hub.publishing.dataset_card import CardEvaluation, dataset_card
 from sgdmix_hub.publishing.layout import (
     CARD,
     EVALUATION,
-    MORE_IMAGES,
+    MORE_COLUMNS,
     RepoLayout,
     file_facts,
     shard_features,
@@ -111,9 +111,10 @@ def manifest_entry(facts: EvaluationFacts) -> dict:
         "pins": {"judge": facts.request.judge},
         "keep": facts.request.keep,
         "keep_by": facts.request.keep_by,
+        "keep_difficulty": facts.request.keep_difficulty,
         "dropped": facts.dropped,
         "dropped_by_class": {of_class.name: of_class.dropped for of_class in facts.by_class},
-    }
+    } | ({"dropped_by_hand": facts.dropped_by_hand} if facts.request.drop else {})
 
 
 def card_settings(
@@ -137,7 +138,7 @@ def evaluated_features(version: Version, class_names: list[str]) -> Features:
     the scores.
     """
     published = set(pq.read_schema(version.shards[0]).names)
-    known = shard_features(class_names, MORE_IMAGES)
+    known = shard_features(class_names, MORE_COLUMNS)
     return scored_features(Features({name: known[name] for name in known if name in published}))
 
 
@@ -188,8 +189,10 @@ def card_evaluation(facts: EvaluationFacts) -> CardEvaluation:
         ],
         keep=facts.request.keep,
         keep_by=facts.request.keep_by,
+        keep_difficulty=facts.request.keep_difficulty,
         rows_before=facts.measured.all.images,
         dropped=facts.dropped,
+        dropped_by_hand=facts.dropped_by_hand,
         label_fidelity=facts.measured.all.label_fidelity,
     )
 
@@ -235,6 +238,13 @@ def card_figures(facts: EvaluationFacts) -> list[tuple[str, str]]:
             _number(of_strength.label_fidelity),
         )
         for strength, of_strength in facts.measured.by_strength.items()
+    ]
+    figures += [
+        (
+            f"images that the judge assigns to their label, prompt: {prompt}",
+            _number(of_prompt.label_fidelity),
+        )
+        for prompt, of_prompt in facts.measured.by_prompt.items()
     ]
     return figures
 

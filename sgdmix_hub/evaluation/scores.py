@@ -13,6 +13,7 @@ from sgdmix_hub.metrics.region_drift import cosine_distance, novelty_in_class
 from .embeddings import Views
 
 ROWS_AT_ONCE = 1024
+NO_PROMPT = -1
 Scores = dict[str, np.ndarray]
 
 
@@ -20,7 +21,8 @@ Scores = dict[str, np.ndarray]
 class Origins:
     """What n rows were made from: (n,) positions among m real images, labels and strengths.
 
-    `real_labels`: int64 (m,), the labels of the real images.
+    `real_labels`: int64 (m,), the labels of the real images. `prompts`: the number of each row's
+    prompt, `NO_PROMPT` for a row that was not refined; None if all have the same.
     """
 
     sources: np.ndarray
@@ -28,6 +30,7 @@ class Origins:
     labels: np.ndarray
     strengths: np.ndarray
     real_labels: np.ndarray
+    prompts: np.ndarray | None = None
 
 
 def scored_features(columns: Features) -> Features:
@@ -64,22 +67,28 @@ def row_scores(synthetic: Views, real: Views, origins: Origins) -> Scores:
 
 
 def rows_to_keep(
-    probabilities: np.ndarray, share: float, labels: np.ndarray | None = None
+    probabilities: np.ndarray,
+    share: float,
+    labels: np.ndarray | None = None,
+    difficulty: str = "easy",
 ) -> np.ndarray:
-    """bool (n,): the given share of rows with the highest probabilities (n,), at least one row.
+    """bool (n,): the given share of rows, at least one, by their probabilities, float (n,).
 
-    With `labels`, int (n,), that share of the rows of every class, so that no class loses more rows
-    because the judge knows it less well. Of equal rows the first ones are kept.
+    `difficulty`: "easy" keeps the most probable rows; "medium" leaves out as many of them as of the
+    least probable ones (where the number is odd, one more of these). With `labels`, int (n,), that
+    share of the rows of every class, so that no class loses more rows because the judge knows it
+    less well. Of equal rows the first ones count as more probable.
     """
     if labels is not None:
         kept = np.zeros(len(probabilities), bool)
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
-            kept[rows] = rows_to_keep(probabilities[rows], share)
+            kept[rows] = rows_to_keep(probabilities[rows], share, difficulty=difficulty)
         return kept
     wanted = max(1, round(share * len(probabilities)))
+    first = {"easy": 0, "medium": (len(probabilities) - wanted) // 2}[difficulty]
     kept = np.zeros(len(probabilities), bool)
-    kept[np.argsort(-probabilities, kind="stable")[:wanted]] = True
+    kept[np.argsort(-probabilities, kind="stable")[first : first + wanted]] = True
     return kept
 
 

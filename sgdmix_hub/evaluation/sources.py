@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from sgdmix_hub.data.splits import Split, load_evaluation_split, split_of
@@ -21,13 +22,14 @@ from sgdmix_hub.publishing.read import PublishedRows
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MASK_SETTINGS, PRESETS, apply_preset
+from sgdmix_hub.settings.method import MASK_SETTINGS
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import PRESETS, apply_preset
 from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 
 from .embeddings import Picture, Views, compute_views
 from .facts import JudgeAccuracy
-from .scores import Origins
+from .scores import NO_PROMPT, Origins
 
 logger = logging.getLogger(__name__)
 # The masks of the preset `recommended`, whichever saliency method it names.
@@ -36,10 +38,11 @@ WITHOUT_CLASSIFIER = {
 } | {"saliency_method": FALL_BACK}
 
 
-def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
+def doubts(judge: Judge, trust: Trust, subset: dict, chose: str | None = None) -> list[str]:
     """Reasons not to rely on this judge, as sentences for the card.
 
-    `subset`: what `subset_record` returns for the sources.
+    `subset`: what `subset_record` returns for the sources. `chose`: pin of the judge that sent
+    images of this dataset back to be made again, if there was one.
     """
     reasons = []
     if trust.reads_background:
@@ -59,6 +62,11 @@ def doubts(judge: Judge, trust: Trust, subset: dict) -> list[str]:
         )
     if judge.facts.get("synthetic"):
         reasons.append("The judge was trained on synthetic images: it is not independent.")
+    if chose is not None and Pin.parse(chose).holds_same_as(judge.pin):
+        reasons.append(
+            "The judge chose these images: those that it doubted were made again, so its figures "
+            "are too good."
+        )
     return reasons
 
 
@@ -139,10 +147,34 @@ def _segmenter_settings(
     return recipe, asked, f"the generation's ({segmenter.name})"
 
 
-def origins_of(rows: PublishedRows, split: Split) -> Origins:
+def prompts_of(recipe: AugmentSettings) -> list[str]:
+    """The prompts that rows may have, without their classes, in the order of their numbers."""
+    templates = recipe.prompt_template or ["(the adapter's prompt)"]
+    backgrounds = recipe.background_prompts or [""]
+    return [f"{text} {suffix}".strip() for text in templates for suffix in backgrounds]
+
+
+def prompt_numbers(plan: Path, rows: PublishedRows, count: int) -> np.ndarray:
+    """The number of every row's prompt, int64 (n,): the plan's, `NO_PROMPT` at strength 0.
+
+    Raises `UserError` if the plan does not have the rows.
+    """
+    columns = ["source_index", "variant", "prompt"]
+    planned = pq.read_table(plan, columns=columns).to_pydict()
+    keys = zip(planned["source_index"], planned["variant"], strict=True)
+    numbers = dict(zip(keys, planned["prompt"], strict=True))
+    variants = rows.rows.data.column("variant").to_pylist()
+    found = [numbers.get(key) for key in zip(rows.sources.tolist(), variants, strict=True)]
+    if any(number is None or not 0 <= number < count for number in found):
+        raise UserError(f"the plan of {rows.pin.name} does not have the rows of the dataset")
+    return np.where(rows.strengths > 0, np.array(found, np.int64), NO_PROMPT)
+
+
+def origins_of(rows: PublishedRows, split: Split, prompts: np.ndarray | None = None) -> Origins:
     """Sources and targets of the rows, as positions in the split's subset.
 
     Targets of a background dataset are no rows of the split: the source stands in their place.
+    `prompts`: the numbers of their prompts, if there are several.
     """
     targets = rows.rows.data.column("target_index").to_numpy()
     if "background_dataset_name" in rows.manifest["pins"]:
@@ -153,6 +185,7 @@ def origins_of(rows: PublishedRows, split: Split) -> Origins:
         labels=rows.labels,
         strengths=rows.strengths,
         real_labels=split.labels[split.subset],
+        prompts=prompts,
     )
 
 

@@ -6,7 +6,9 @@ that no number means a row of both. Its labels are not read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,13 @@ from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
 from sgdmix_hub.settings.method import COMPARE_MAPS
 
 from .row_store import RowArrays, RowValues
-from .saliency_maps import SaliencyMaps, compute_backgrounds, compute_maps, store_key
+from .saliency_maps import (
+    SaliencyMaps,
+    compute_backgrounds,
+    compute_maps,
+    features_of,
+    store_key,
+)
 
 
 class NoForeground(SaliencyMaps):
@@ -153,3 +161,33 @@ def joined_backgrounds(backgrounds: RowArrays, bank: Bank, rank: Rank) -> Joined
     """Background features of the split and of its bank. A collective."""
     features = compute_backgrounds(bank.settings, bank.split, bank.maps, rank.index, rank.count)
     return Joined(backgrounds, features, bank.first)
+
+
+def backgrounds_at_hand(
+    settings: AugmentSettings,
+    split: Split,
+    maps: SaliencyMaps,
+    bank: Bank | None,
+    advance: Callable[[int], Any] = lambda rows: None,
+) -> RowArrays | None:
+    """Background features of images in memory and of their bank; None if no rule compares them.
+
+    Calls `advance(1)` after every image of the split.
+    """
+    if settings.selection_method != "novel-background":
+        return None
+    own = _features(settings, split, maps, advance)
+    if bank is None:
+        return own
+    others = _features(bank.settings, bank.split, bank.maps, lambda rows: None)
+    return Joined(own, others, bank.first)
+
+
+def _features(
+    settings: AugmentSettings, split: Split, maps: SaliencyMaps, advance: Callable[[int], Any]
+) -> RowValues:
+    features = []
+    for row in split.subset:
+        features.append(features_of(settings, split, maps, row))
+        advance(1)
+    return RowValues(split.subset, np.stack(features))

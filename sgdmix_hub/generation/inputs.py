@@ -6,6 +6,7 @@ import logging
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Image as ImageFeature
@@ -29,10 +30,14 @@ from sgdmix_hub.settings.generation import (
     fingerprint,
     published_settings,
 )
-from sgdmix_hub.settings.method import saliency_source, sought_words
+from sgdmix_hub.settings.method import sought_words
+from sgdmix_hub.settings.presets import saliency_source
 
 from .bank import load_bank
 from .plan_file import begun_run, has_begun, note_run
+
+if TYPE_CHECKING:
+    from sgdmix_hub.models.foreign import ForeignAdapter
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +54,8 @@ class Inputs:
     segmenter: SegmenterPins | None = None
     bank: Split | None = None
     few_step_lora: Pin | None = None
+    judge: Pin | None = None
+    foreign: ForeignAdapter | None = None
 
     @property
     def metaclass(self) -> str | None:
@@ -64,6 +71,7 @@ class Inputs:
             "pretrained_model_name_or_path": self.base,
             "classifier": self.classifier,
             "few_step_lora": self.few_step_lora,
+            "judge": self.judge,
         }
         if self.segmenter is not None:
             pins |= {"segmenter": self.segmenter.segmenter, "detector": self.segmenter.detector}
@@ -89,19 +97,18 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         )
 
     split = load_split(settings, pin("dataset_name", settings.dataset_name, "dataset"))
-    needs, column = saliency_source(settings).needs, settings.mask_column
-    if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
-        raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
-    _check_box_column(settings, split)
-    base = adapter_pin = adapter = classifier = segmenter = few_step_lora = None
+    check_columns(settings, split)
+    needs = saliency_source(settings).needs
+    base = adapter_pin = adapter = classifier = segmenter = few_step_lora = foreign = None
     if settings.refines:
         diffusion = pin_diffusion(
+            settings,
             settings.adapter,
             settings.pretrained_model_name_or_path,
             pin,
             settings.few_step_lora,
         )
-        few_step_lora = diffusion.few_step_lora
+        few_step_lora, foreign = diffusion.few_step_lora, diffusion.foreign
         sampling = settings.scheduler, settings.timestep_spacing
         family = BY_NAME[on_rank_zero(lambda: check_sampling(diffusion.base, *sampling).name)]
         base, adapter_pin, adapter = diffusion.base, diffusion.adapter_pin, diffusion.adapter
@@ -120,9 +127,37 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     bank = None
     if (name := settings.background_dataset_name) is not None:
         bank = load_bank(settings, pin("background_dataset_name", name, "dataset"))
-    inputs = Inputs(split, adapter_pin, adapter, base, classifier, segmenter, bank, few_step_lora)
+    judge = None if settings.judge is None else pin("judge", settings.judge)
+    inputs = Inputs(
+        split,
+        adapter_pin,
+        adapter,
+        base,
+        classifier,
+        segmenter,
+        bank,
+        few_step_lora,
+        judge,
+        foreign,
+    )
     _check_belonging(settings, inputs)
     return inputs
+
+
+def check_columns(settings: AugmentSettings, split: Split) -> None:
+    """Raises `UserError` if the split lacks a column that the masks are read from, or a row that is
+    left out.
+    """
+    needs, column = saliency_source(settings).needs, settings.mask_column
+    if needs == "column" and not isinstance(split.rows.features.get(column), ImageFeature):
+        raise UserError(f"{split.pin.name} has no image column {column!r} for its masks")
+    _check_box_column(settings, split)
+    last = max(settings.excluded_rows or [0])
+    if last >= len(split.rows):
+        raise UserError(
+            f"excluded_rows names row {last}, but {split.pin.name} has {len(split.rows)} rows, "
+            "numbered from 0"
+        )
 
 
 def _check_box_column(settings: AugmentSettings, split: Split) -> None:
@@ -172,7 +207,11 @@ def environment(settings: AugmentSettings) -> dict[str, str]:
     )
     return (
         {"device": device}
-        | {name: str(getattr(settings, name)) for name in MAY_MOVE_LAST_BITS}
+        | {
+            name: str(value)
+            for name in MAY_MOVE_LAST_BITS
+            if (value := getattr(settings, name)) is not None
+        }
         | versions()
     )
 

@@ -17,7 +17,7 @@ from sgdmix_hub.method.targets import NO_TARGET, Target, select_targets
 from sgdmix_hub.seeds import prompt_number, row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import num_prompts
-from sgdmix_hub.settings.saliency import distrust, is_low_confidence
+from sgdmix_hub.settings.saliency import EXCLUDED, distrust, is_low_confidence
 
 from .bank import Bank, joined_labels, joined_maps
 from .row_store import RowArrays
@@ -79,7 +79,7 @@ def make_plan(
         backgrounds: float32 (D,) per row, if the selection method needs them; with a bank, of its
             rows too.
     """
-    unusable = maps.unusable | low_confidence(settings, split, maps)
+    unusable = maps.unusable | left_out(settings, split, maps)
     mixable = np.array([row not in unusable for row in split.subset.tolist()], dtype=bool)
     unmixed = [keeps_unmixed(settings, unusable.get(row, "")) for row in split.subset.tolist()]
     counts = variant_counts(
@@ -128,6 +128,12 @@ def selected(
         labels, joined, first = joined_labels(split, bank), joined_maps(maps, bank), bank.first
     features = None if backgrounds is None else backgrounds[usable]
     return select_targets(sources, usable, labels, joined, settings, features, variants, first)
+
+
+def left_out(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> dict[int, str]:
+    """Rows that are left out on purpose, and why."""
+    excluded = dict.fromkeys(settings.excluded_rows or [], EXCLUDED)
+    return low_confidence(settings, split, maps) | excluded
 
 
 def low_confidence(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> dict[int, str]:

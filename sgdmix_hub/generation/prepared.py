@@ -34,18 +34,14 @@ from sgdmix_hub.method.saliency.sources import Source
 from sgdmix_hub.method.targets import NO_TARGET
 from sgdmix_hub.models.loading import SegmenterPins
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import (
-    MASK_SETTINGS,
-    saliency_method,
-    saliency_source,
-    sought_words,
-)
+from sgdmix_hub.settings.method import MASK_SETTINGS, sought_words
+from sgdmix_hub.settings.presets import saliency_method, saliency_source
 
-from .bank import Bank, Joined
+from .bank import Bank, backgrounds_at_hand
 from .forks import end_threads_before_forks
 from .plan import low_confidence, selected
-from .row_store import Block, RowArrays, RowValues, alone, compute_alone
-from .saliency_maps import SaliencyMaps, block_maps, features_of, store_key, stored_mask
+from .row_store import Block, alone, compute_alone
+from .saliency_maps import SaliencyMaps, block_maps, store_key, stored_mask
 
 MakeBlock = Callable[[np.ndarray], Block]
 # Settings that decide which targets a row gets.
@@ -241,19 +237,10 @@ def _chosen(
     """Every row that can be mixed, with the targets of its variants."""
     unusable = images.unusable | low_confidence(settings, split, maps)
     sources = np.array([row for row in split.subset.tolist() if row not in unusable], np.int64)
-    features: RowArrays | None = None
-    if settings.selection_method == "novel-background":
-        features = _features(settings, split, maps)
-        if bank is not None:
-            features = Joined(features, _features(bank.settings, bank.split, bank.maps), bank.first)
+    features = backgrounds_at_hand(settings, split, maps, bank)
     targets = selected(settings, split, maps, sources, sources, features, bank)
     for row, chosen in zip(sources.tolist(), targets, strict=True):
         yield row, [target.index for target in chosen]
-
-
-def _features(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> RowValues:
-    rows = split.subset
-    return RowValues(rows, np.stack([features_of(settings, split, maps, row) for row in rows]))
 
 
 def with_labels(split: Split, folder: Path, num_workers: int) -> Split:

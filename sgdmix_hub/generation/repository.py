@@ -16,7 +16,7 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.figures.plots import draw_statistics
 from sgdmix_hub.files import DamagedFile, file_sha256, read_sealed, sync, sync_entry, write_sealed
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts, read_manifest
-from sgdmix_hub.hub.licences import stated_license
+from sgdmix_hub.hub.licences import Licence, licence_of, stated_license
 from sgdmix_hub.hub.pins import MODEL_FILES, local_folder
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, CardFacts, dataset_card, read_prose
@@ -143,7 +143,7 @@ def build_repository(
     }
     check_same_bytes(shards, files, manifest["files"], layout)
     write_sealed(building / layout.manifest, manifest)
-    facts = card_facts(manifest, shard_features(class_names, settings.more_images), statistics)
+    facts = card_facts(manifest, shard_features(class_names, settings.more_columns), statistics)
     (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
     sync(building)
     write_sealed(output.finished, {"manifest": file_sha256(building / layout.manifest)})
@@ -232,11 +232,14 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
     if inputs.bank is not None:
         licenses["background_dataset_name"] = stated_license(inputs.bank.pin, "dataset")
     if inputs.base is not None:
-        recorded = inputs.adapter.facts.get("base_license") if inputs.adapter else None
-        licenses["pretrained_model_name_or_path"] = recorded or stated_license(inputs.base)
+        licenses["pretrained_model_name_or_path"] = base_licence(inputs).text
     if inputs.few_step_lora is not None:
         licenses["few_step_lora"] = stated_license(inputs.few_step_lora)
-    return {
+    foreign = {}
+    if inputs.foreign is not None and inputs.adapter_pin is not None:
+        licenses["adapter"] = stated_license(inputs.adapter_pin)
+        foreign["adapter_files"] = inputs.foreign.files
+    return foreign | {
         "title": f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
         "prose": read_prose(settings.card) if settings.card else None,
         "versions": versions(),
@@ -244,6 +247,13 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
         "quality": measured_quality(inputs),
         "real_rows": real_rows(inputs.split),
     }
+
+
+def base_licence(inputs: Inputs) -> Licence:
+    """The base model's licence: as its adapter recorded it, or as its card states it."""
+    assert inputs.base is not None, "settings that refine name a base model"
+    recorded = inputs.adapter.facts.get("base_license") if inputs.adapter else None
+    return Licence(recorded) if recorded else licence_of(inputs.base)
 
 
 def real_rows(split: Split) -> list[int]:
@@ -281,6 +291,8 @@ def card_facts(
         quality=from_run["quality"],
         sigma_start=statistics.sigma_start,
         effective_strength=statistics.effective_strength,
+        remade=statistics.remade,
+        adapter_files=from_run.get("adapter_files", {}),
         evaluation=evaluation,
     )
 

@@ -27,8 +27,9 @@ from sgdmix_hub.settings.generation import (
     AugmentSettings,
     published_settings,
 )
-from sgdmix_hub.settings.method import apply_preset, num_prompts
+from sgdmix_hub.settings.method import num_prompts
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 
 from .plan import NO_CANDIDATE, PLAN_SCHEMA
 from .variants import variant_counts

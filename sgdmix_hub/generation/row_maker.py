@@ -11,6 +11,7 @@ from sgdmix_hub.data.images import Frame, aspect_box
 from sgdmix_hub.data.subsets import NO_LABEL
 from sgdmix_hub.errors import Unusable, UnusableRow, attempt
 from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
+from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.loading import load_refiner
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.pipeline import SGDMixPipeline
@@ -41,18 +42,28 @@ class RowMaker:
         maps: SaliencyMaps,
         pipeline: SGDMixPipeline | None = None,
         bank: Bank | None = None,
+        masked_by: RowMaker | None = None,
     ):
         """`pipeline`: if it is already loaded. `bank`: where the targets come from, if not from
-        the split.
+        the split. `masked_by`: a maker with the same maps and settings of masks, whose masked
+        images are used again.
         """
         self.settings = settings
         self.inputs = inputs
         self.maps = maps
         self.bank = bank
-        self.masked_image = lru_cache(maxsize=MASKED_IMAGES_KEPT)(self._masked_image)
+        own_masks = lru_cache(maxsize=MASKED_IMAGES_KEPT)(self._masked_image)
+        self.masked_image = own_masks if masked_by is None else masked_by.masked_image
         self.prompts = Prompts(settings, inputs.adapter, inputs.split.class_names)
         self.pipeline = pipeline or SGDMixPipeline(settings)
         self.mixer = self.pipeline.mixer
+        self.judge: Judge | None = None
+
+    def load_models(self, device: torch.device) -> None:
+        """Loads what makes and judges images. Raises `UserError` if the models do not fit."""
+        self.load_refiner(device)
+        if self.inputs.judge is not None and self.judge is None:
+            self.judge = Judge(self.inputs.judge, self.inputs.split.class_names, device)
 
     def load_refiner(self, device: torch.device) -> None:
         """Loads the diffusion model and its adapter. Raises `UserError` if they do not fit."""
@@ -65,6 +76,8 @@ class RowMaker:
                 device,
                 on_step=stop_if_requested,
                 few_step_lora=self.inputs.few_step_lora,
+                foreign=self.inputs.foreign,
+                prompts=self.prompts,
             )
             self.pipeline.refiner.check_prompts(self.prompts)
 
@@ -127,8 +140,23 @@ class RowMaker:
         seeds = [row.seed for row in rows]
         return self.pipeline.finish(mixtures, prompts, seeds, rows[0].strength)
 
-    def columns(self, row: PlanRow, mixture: Mixture) -> dict:
-        """A row's columns without its image."""
+    def doubts(self, finished: list[tuple[PlanRow, Finished]]) -> list[str | None]:
+        """Why the judge rejects each of at most a batch of rows; None if it accepts a row.
+
+        A source that was kept unmixed is not judged.
+        """
+        assert self.judge is not None, "rows are judged only by a judge"
+        probabilities = self.judge.probabilities([made.image for _, made in finished])
+        least = self.settings.asked_probability
+        return [
+            None
+            if row.is_unmixed or of_classes[self.label(row)] >= least
+            else f"the judge doubts its label at every attempt (probability below {least:g})"
+            for (row, _), of_classes in zip(finished, probabilities, strict=True)
+        ]
+
+    def columns(self, row: PlanRow, mixture: Mixture, attempts: int = 1) -> dict:
+        """A row's columns without its image. `attempts`: how often it was made."""
         settings, label = self.settings, self.label(row)
         source_width, source_height = mixture.source.size
         size = mixture.mixed.shape[0], mixture.mixed.shape[1]
@@ -157,7 +185,7 @@ class RowMaker:
             "foreground_area": mixture.foreground_area,
             "mask_confidence": self.maps.confidence(row.source_index),
             "prompt": self.prompt(row) if row.strength > 0 else "",
-        }
+        } | ({} if settings.judge is None else {"attempts": attempts})
 
     def images(self, finished: Finished) -> dict[str, np.ndarray]:
         """The row's published images by column: uint8 (h, w, 3), the mask bool (h, w).

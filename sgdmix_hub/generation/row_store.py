@@ -48,6 +48,13 @@ class RowArrays(Protocol):
         ...
 
 
+class FoundRows(RowArrays, Protocol):
+    """Arrays by row, and `unusable`: row -> the reason why it has none."""
+
+    @property
+    def unusable(self) -> dict[int, str]: ...
+
+
 class RowStore:
     """The values of a split's subset on disk, indexed by the split's rows.
 

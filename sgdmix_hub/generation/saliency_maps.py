@@ -40,10 +40,11 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MASK_SETTINGS, saliency_method, saliency_source
+from sgdmix_hub.settings.method import MASK_SETTINGS
+from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 
-from .row_store import Block, RowStore, RowValues, compute_rows
+from .row_store import Block, FoundRows, RowStore, compute_rows
 
 logger = logging.getLogger(__name__)
 # Input size over training size; at twice its training size a small network lost half its accuracy.
@@ -59,7 +60,7 @@ class SaliencyMaps:
     has the fields of `row_type`.
     """
 
-    store: RowStore | RowValues
+    store: FoundRows
     key: str
     method: str
     trust: Trust | None = None

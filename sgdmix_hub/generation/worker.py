@@ -12,14 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 
-from sgdmix_hub.data.images import Frame
-from sgdmix_hub.errors import Unusable
-from sgdmix_hub.method.mixer import Mixture
-from sgdmix_hub.pipeline_stages import Finished
-from sgdmix_hub.runtime.stopping import stop_if_requested
-
 from .encoding import Encoders
 from .plan import PlanRow
+from .remaking import accepted_rows
 from .row_maker import RowMaker
 
 AHEAD = 2  # batches
@@ -60,14 +55,15 @@ def make_shards(
         started = time.monotonic()
         for number, items in groupby(mixed, key=lambda item: item[0]):
             made, skipped = [], []
-            for row, finished in refined_rows(
+            for done in accepted_rows(
                 maker, ((row, mixture) for _, row, mixture in items), skipped, advance
             ):
-                images = maker.images(finished).items()
+                row, images = done.row, maker.images(done.finished).items()
                 encoded = {
                     name: encoders.encode(pixels, maker.mark(row, name)) for name, pixels in images
                 }
-                made.append((row, maker.columns(row, finished.mixture), encoded))
+                columns = maker.columns(row, done.finished.mixture, done.attempts)
+                made.append((row, columns, encoded))
             if writing is not None:
                 writing.result()
             writing = writer.submit(
@@ -113,61 +109,3 @@ def computed_ahead(
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
-
-
-def refined_rows(
-    maker: RowMaker,
-    mixed: Iterable[tuple[PlanRow, Mixture | Unusable]],
-    skipped: list[dict],
-    advance: Callable[[int], None],
-) -> Iterator[tuple[PlanRow, Finished]]:
-    """Rows with their finished images.
-
-    Rows that cannot be made are appended to `skipped` with their reasons. `mixed`: rows sorted by
-    strength, with their mixtures or the reason why there is none.
-    """
-    for rows, mixtures in batches(mixed, maker.settings.batch_size, skipped, advance):
-        stop_if_requested()
-        for row, finished in zip(rows, maker.finished(rows, mixtures), strict=True):
-            if isinstance(finished, Unusable):
-                skipped.append(skip_record(row, finished.reason))
-            else:
-                yield row, finished
-        advance(len(rows))
-
-
-def batches(
-    mixed: Iterable[tuple[PlanRow, Mixture | Unusable]],
-    batch_size: int,
-    skipped: list[dict],
-    advance: Callable[[int], None],
-) -> Iterator[tuple[list[PlanRow], list[Mixture]]]:
-    """Rows and mixtures in batches of one strength and one frame; rows without a mixture go to
-    `skipped`.
-    """
-
-    def usable() -> Iterator[tuple[PlanRow, Mixture]]:
-        for row, mixture in mixed:
-            if isinstance(mixture, Unusable):
-                skipped.append(skip_record(row, mixture.reason))
-                advance(1)
-            else:
-                yield row, mixture
-
-    for _, group in groupby(usable(), key=lambda item: item[0].strength):
-        waiting: dict[Frame, list[tuple[PlanRow, Mixture]]] = {}
-        for item in group:
-            batch = waiting.setdefault(item[1].source.frame, [])
-            batch.append(item)
-            if len(batch) == batch_size:
-                yield _columns(waiting.pop(item[1].source.frame))
-        yield from map(_columns, waiting.values())
-
-
-def _columns(batch: list[tuple[PlanRow, Mixture]]) -> tuple[list[PlanRow], list[Mixture]]:
-    return [row for row, _ in batch], [mixture for _, mixture in batch]
-
-
-def skip_record(row: PlanRow, reason: str) -> dict:
-    """A skipped row as it is in records and manifest."""
-    return {"source_index": row.source_index, "variant": row.variant, "reason": reason}

@@ -92,7 +92,7 @@ MANIFEST = record(
                 "licenses": mapping(optional(NAME)),
                 "quality": listing(listing(TEXT, 2)),
             },
-            {"real_rows": listing(COUNT)},
+            {"real_rows": listing(COUNT), "adapter_files": mapping(SHA256, FILE_NAME)},
         ),
         "evaluation": record({"synthetic": NAME, "pins": mapping(PIN, NAME)}),
     },

@@ -1,38 +1,188 @@
-"""The licences on the cards of a run's inputs."""
+"""The licences on the cards of a run's inputs, and the terms of those that base models have.
+
+Nothing here is legal advice. `TERMS` holds what the texts say, where they were read; of all other
+licences nothing is known, and nothing is refused for them.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 
-from sgdmix_hub.errors import one_line
+from sgdmix_hub.errors import UserError, one_line, shown
 
 from .pins import Pin
 
 SECONDS_TO_WAIT = 20.0
 
 
-def stated_license(pin: Pin, repo_type: str = "model") -> str | None:
-    """The licence on an input's card, in one line.
+@dataclass(frozen=True)
+class Terms:
+    """What a licence of models says.
 
-    None if there is none, or the Hub does not answer, which is no reason to end a run.
+    `use`: of the model. `outputs`: of the images that it makes. `adapters`: licences that an
+    adapter of the model may have (the text asks for its own terms to be passed on); None if any, or
+    if the text was not read.
+    """
+
+    use: str
+    outputs: str
+    adapters: tuple[str, ...] | None = None
+
+
+OPENRAIL = ("creativeml-openrail-m", "openrail", "openrail++", "bigscience-openrail-m")
+_RAIL = Terms(
+    "any use but those that its attachment A forbids",
+    "it claims no rights in them; what attachment A forbids is forbidden for them too",
+    OPENRAIL,
+)
+_FREE = Terms("any use", "it says nothing of them")
+_UNREAD = "its text was not read here"
+# `license` of a card, or its `license_name` where that is "other" -> the terms.
+TERMS = {
+    "apache-2.0": _FREE,
+    "mit": _FREE,
+    **dict.fromkeys(OPENRAIL, _RAIL),
+    "flux-1-dev-non-commercial-license": Terms(
+        "non-commercial use only",
+        "any use, also commercial, but not to train a model that competes with FLUX.1 [dev]",
+        (),
+    ),
+    "stabilityai-ai-community": Terms(
+        "any use below USD 1,000,000 of revenue a year",
+        "yours, but not to make or improve a foundational generative model",
+        (),
+    ),
+    "sai-nc-community": Terms(
+        "non-commercial use only", "they are not counted as derivative works", ()
+    ),
+    # as reported of them; not read, so nothing is refused
+    "flux-dev-non-commercial-license": Terms("non-commercial use only", _UNREAD),
+    "flux-non-commercial-license": Terms("non-commercial use only", _UNREAD),
+    **{
+        f"cc-by-nc{kind}-{version}": Terms("non-commercial use only", "it does not name them")
+        for kind in ("", "-sa", "-nd")
+        for version in ("2.0", "3.0", "4.0")
+    },
+}
+# A licence of one's own words: with it, the card's text can pass any terms on.
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Licence:
+    """What a card states, in one line: `license`, with `license_name` in parentheses if given.
+
+    `gated`: whether the Hub gives the files only to those who accepted the terms.
+    """
+
+    text: str | None
+    gated: bool = False
+
+    @property
+    def name(self) -> str | None:
+        """By which `TERMS` knows it."""
+        if self.text is None:
+            return None
+        first, _, rest = self.text.partition(" (")
+        return (rest.removesuffix(")") if first == OTHER and rest else self.text).lower()
+
+    @property
+    def terms(self) -> Terms | None:
+        """Its terms, if they are known."""
+        return None if self.name is None else TERMS.get(self.name)
+
+
+def licence_of(pin: Pin, repo_type: str = "model") -> Licence:
+    """The licence on an input's card at its commit.
+
+    Without a text if there is none, or the Hub does not answer, which is no reason to end a run.
     """
     try:
-        stated = _card_data(pin, repo_type).license
+        data, gated = _card(pin, repo_type)
+        text, name = data.license, data.get("license_name")
     except Exception:  # no card, a card without YAML, or any of the client's errors
+        return Licence(None)
+    if isinstance(text, list):
+        text = ", ".join(map(str, text))
+    if not isinstance(text, str) or not text.strip():
+        return Licence(None, gated)
+    if text.strip() == OTHER and isinstance(name, str) and name.strip():
+        text = f"{OTHER} ({name})"
+    return Licence(one_line(text), gated)
+
+
+def stated_license(pin: Pin, repo_type: str = "model") -> str | None:
+    """The text of `licence_of`."""
+    return licence_of(pin, repo_type).text
+
+
+def licence_line(pin: Pin, licence: Licence) -> str:
+    """What a user should know of a base model's licence before a run, in one line."""
+    gate = ", gated" if licence.gated else ""
+    if licence.text is None:
+        said = f"no licence is known{gate}: read its card"
+    elif licence.terms is None:
+        said = f"licence {shown(licence.text)}{gate}: read it, its terms are not known here"
+    else:
+        terms = licence.terms
+        said = f"licence {shown(licence.text)}{gate}: {terms.use}; of outputs: {terms.outputs}"
+    return one_line(f"base model {pin.name}: {said}")
+
+
+def conflict(base: str | None, chosen: str | None) -> str | None:
+    """Why an adapter must not have the licence `chosen`, for the text of its base's; or None."""
+    licence = Licence(base)
+    terms = licence.terms
+    if chosen is None or terms is None or terms.adapters is None:
         return None
-    text = ", ".join(map(str, stated)) if isinstance(stated, list) else stated
-    return one_line(text) if isinstance(text, str) and text.strip() else None
+    if chosen.lower() in (*terms.adapters, licence.name, OTHER):
+        return None
+    return (
+        f"the base's licence, {licence.name}, allows {terms.use}, and an adapter must pass its "
+        f"terms on, which {chosen} does not"
+    )
 
 
-def _card_data(pin: Pin, repo_type: str) -> Any:
-    """The YAML of an input's card, as huggingface_hub reads it."""
+def check_license(base: str | None, chosen: str | None, reason: str | None) -> None:
+    """Raises `UserError` if an adapter is to be published with a licence that the base forbids,
+    unless a reason is given.
+    """
+    fault = conflict(base, chosen)
+    if fault is not None and reason is None:
+        allowed = (Licence(base).terms or Terms("", "")).adapters or ()
+        raise UserError(
+            f"license {shown(chosen)}: {fault}: give --license {' or '.join((*allowed, OTHER))}, "
+            "or say why it is right with --allow_license"
+        )
+
+
+def terms_table() -> str:
+    """The licences whose terms are known, as a Markdown table, for docs/publishing.md."""
+    rows = [
+        f"| `{name}` | {terms.use} | {terms.outputs} | {_adapters(name, terms)} |"
+        for name, terms in TERMS.items()
+    ]
+    head = "| licence | the model | its images | licences of an adapter |"
+    return "\n".join([head, "|---|---|---|---|", *rows])
+
+
+def _adapters(name: str, terms: Terms) -> str:
+    if terms.adapters is None:
+        return "any" if terms.outputs != _UNREAD else "not checked"
+    return ", ".join(f"`{one}`" for one in dict.fromkeys([name, *terms.adapters, OTHER]))
+
+
+def _card(pin: Pin, repo_type: str) -> tuple[Any, bool]:
+    """The YAML of an input's card, as huggingface_hub reads it, and whether it is gated."""
     if pin.path is not None:
         card = DatasetCard if repo_type == "dataset" else ModelCard
-        return card.load(Path(pin.path) / "README.md", ignore_metadata_errors=True).data
+        data = card.load(Path(pin.path) / "README.md", ignore_metadata_errors=True).data
+        return data, False
     info: Any = HfApi().repo_info(
         pin.name, revision=pin.revision, repo_type=repo_type, timeout=SECONDS_TO_WAIT
     )
-    return info.card_data
+    return info.card_data, bool(info.gated)

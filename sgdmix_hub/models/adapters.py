@@ -90,11 +90,6 @@ def read_adapter(pin: Pin) -> Adapter:
     missing = [
         name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()
     ]
-    if missing == [TOKENS_FILE, FACTS_FILE]:
-        raise UserError(
-            f"{pin.name} is a LoRA of another program, without learned tokens: "
-            "train an adapter with sgdmix train-adapter"
-        )
     if missing:
         raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
     adapter = Adapter(folder, read_adapter_facts(Path(folder) / FACTS_FILE, FORMAT))

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.hub.pins import Pin, local_folder
+from sgdmix_hub.settings.generation import check_base_alone, check_own_adapter
 from sgdmix_hub.settings.method import MethodSettings
 
-from .adapters import Adapter, read_adapter
+from .adapters import FACTS_FILE, Adapter, read_adapter
+from .bases.supported import INDEX
 
 if TYPE_CHECKING:
     from .classifier import Classifier
+    from .foreign import ForeignAdapter
+    from .prompts import Prompts
     from .refine import Refiner
     from .segmenters.segmenter import Segmenter
 
@@ -35,15 +40,17 @@ class SegmenterPins:
 
 @dataclass(frozen=True)
 class Diffusion:
-    """A pinned base model and the adapter to use with it, if any."""
+    """A pinned base model and the adapter to use with it, if any: our own or a foreign one."""
 
     base: Pin
     adapter_pin: Pin | None = None
     adapter: Adapter | None = None
     few_step_lora: Pin | None = None
+    foreign: ForeignAdapter | None = None
 
 
 def pin_diffusion(
+    settings: MethodSettings,
     adapter: str | None,
     base: str | None,
     pin: Callable[[str, str], Pin],
@@ -51,19 +58,38 @@ def pin_diffusion(
 ) -> Diffusion:
     """Pins a base model and an adapter; the base defaults to the one the adapter was trained on.
 
-    `pin`: (setting, the name it holds) -> pin. Raises `UserError`.
+    `pin`: (setting, the name it holds) -> pin. Raises `UserError`, also for settings that do not
+    belong to such an adapter.
     """
-    adapter_pin = learned = None
+    adapter_pin = learned = foreign = None
     if adapter is not None:
         adapter_pin = pin("adapter", adapter)
-        learned = read_adapter(adapter_pin)
-        base = base or str(learned.base)
+        folder = Path(local_folder(adapter_pin, [FACTS_FILE, INDEX]))
+        if (folder / INDEX).is_file():
+            raise UserError(
+                f"adapter {adapter_pin.name} is a whole base model: give it as "
+                "pretrained_model_name_or_path"
+            )
+        if (folder / FACTS_FILE).is_file():
+            learned = read_adapter(adapter_pin)
+            base = base or str(learned.base)
+        elif base is None:
+            raise UserError(
+                f"adapter {adapter_pin.name} has no {FACTS_FILE}, so it was not made by sgdmix "
+                "train-adapter and does not say its base: give --pretrained_model_name_or_path"
+            )
+        else:
+            from .foreign import open_foreign
+
+            foreign = open_foreign(adapter_pin, settings.adapter_weight_name)
+    (check_base_alone if learned is None else check_own_adapter)(settings)
     assert base is not None, "settings above strength 0 name an adapter or a base model"
     return Diffusion(
         pin("pretrained_model_name_or_path", base),
         adapter_pin,
         learned,
         None if few_step_lora is None else pin("few_step_lora", few_step_lora),
+        foreign,
     )
 
 
@@ -74,11 +100,13 @@ def load_refiner(
     device: torch.device,
     on_step: Callable[[], None] = lambda: None,
     few_step_lora: Pin | None = None,
+    foreign: ForeignAdapter | None = None,
+    prompts: Prompts | None = None,
 ) -> Refiner:
-    """The diffusion model of a run. Raises `UserError`."""
+    """The diffusion model of a run. `prompts`: all that it will be told. Raises `UserError`."""
     from .refine import Refiner
 
-    return Refiner(base, adapter, settings, device, on_step, few_step_lora)
+    return Refiner(base, adapter, settings, device, on_step, few_step_lora, foreign, prompts)
 
 
 def load_classifier(

@@ -38,9 +38,13 @@ class NoiseLevels:
         nearest, as `settings.strength_unit` says.
         """
         if self.settings.strength_unit == "noise-level":
-            distances = [abs(level - strength) for level in self.of_steps(size)]
-            return distances.index(min(distances))
+            # a level of the settings runs a step anyway; a second attempt may have half of it
+            return max(self._nearest(strength, size), 1 if strength > 0 else 0)
         return self.family.num_steps(self.settings.num_inference_steps, strength)
+
+    def _nearest(self, level: float, size: Size | None = None) -> int:
+        distances = [abs(one - level) for one in self.of_steps(size)]
+        return distances.index(min(distances))
 
     def sigma_start(self, strength: float, size: Size | None = None) -> float:
         """The noise level, in [0, 1], that a strength starts from."""
@@ -57,7 +61,7 @@ class NoiseLevels:
             return  # the settings have checked it
         for name, values in asked.items():
             for value in values:
-                if value and self.steps(value) == 0:
+                if value and self._nearest(value) == 0:
                     raise UserError(
                         f"{name} {value:g} as a noise level runs no diffusion step: the last of "
                         f"{settings.num_inference_steps} steps begins at {self.of_steps()[1]:g}; "

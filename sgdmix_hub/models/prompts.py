@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.settings.method import MethodSettings, keeps_to_the_end, num_prompts
+from sgdmix_hub.settings.method import MethodSettings, num_prompts
 from sgdmix_hub.settings.prompts import NAME_PROMPT
+from sgdmix_hub.settings.strengths import keeps_to_the_end
 
 if TYPE_CHECKING:
     from .adapters import Adapter
@@ -70,6 +71,15 @@ class Prompts:
             None if alone is None else alone.replace("{background}", suffix),
         )
 
+    def texts(self, most: int) -> list[str] | None:
+        """All texts that rows may have, each once; None if there could be more than `most`."""
+        labels = range(len(self.class_names))
+        if 2 * len(labels) * len(self) > most:
+            return None
+        prompts = [self.of(label, number) for label in labels for number in range(len(self))]
+        texts = [text for prompt in prompts for text in (prompt.text, prompt.background)]
+        return list(dict.fromkeys(text for text in texts if text is not None))
+
     def longest(self, length: Callable[[str], int]) -> list[str]:
         """The prompts of which no other is longer, if words add up: one of each kind of text.
 
@@ -90,7 +100,7 @@ class Prompts:
 
     def _of_class(self, label: int, template: str) -> str:
         if self.adapter is None:
-            return name_prompt(self.class_names[label], template)
+            return name_prompt(self.class_names[label], template, self.settings.metaclass)
         return prompt_for(label, self.adapter.facts["metaclass"], template)
 
 
@@ -118,9 +128,10 @@ def expanded_prompt(label: int, num_vectors: int, metaclass: str, template: str)
     return template.replace("{token}", tokens).replace("{metaclass}", metaclass)
 
 
-def name_prompt(class_name: str, template: str) -> str:
-    """The prompt of a class for a base model without learned tokens: with the class's name."""
-    return template.replace("{class_name}", " ".join(class_name.replace("_", " ").split()))
+def name_prompt(class_name: str, template: str, metaclass: str | None = None) -> str:
+    """The prompt of a class without learned tokens of its own: with the class's name."""
+    words = " ".join(class_name.replace("_", " ").split())
+    return template.replace("{metaclass}", metaclass or "").replace("{class_name}", words)
 
 
 def bare_prompt(metaclass: str, template: str) -> str:

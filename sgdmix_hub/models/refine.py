@@ -22,16 +22,19 @@ from sgdmix_hub.settings.method import MethodSettings
 
 from .adapters import Adapter, load_into, quiet_libraries
 from .bases.family import Conditioning
-from .bases.loading import load_base, to_uint8
+from .bases.loading import LoadedBase, load_base, to_uint8
 from .bases.schedulers import last_timesteps, model_input, noised, step_options
 from .few_step import merge_few_step
+from .foreign import ForeignAdapter, merge_foreign, warn_of_unused
+from .lora_files import use_all_adapters
+from .memory import MOST_PROMPTS
 from .noise import Noise, padded_generators
 from .noise_levels import NoiseLevels
+from .placing import compile_networks, offload, prepare_vae
 from .prompts import Prompts, RowPrompt
 
 # for painting what is behind the target's foreground; at 1 the first filling would have no effect
 INPAINT_STRENGTH = 0.9
-PROMPTS_KEPT = 512  # encodings; one of Stable Diffusion takes 0.5 MB with its negative prompt
 
 # (step, time step, latents (rows, c, h, w)) -> latents
 OnStepEnd = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -48,14 +51,22 @@ class Refiner:
         device: torch.device,
         on_step: Callable[[], None] = lambda: None,
         few_step_lora: Pin | None = None,
+        foreign: ForeignAdapter | None = None,
+        prompts: Prompts | None = None,
     ):
         """`on_step` is called before every denoising step. `few_step_lora`: merged into the base,
-        under the adapter.
+        under the adapter. `foreign`: instead of `adapter`. `prompts`: all that will be told; if
+        they are few enough to be kept, they are encoded here and the text encoders freed.
         """
-        self.adapter = adapter
+        self.adapter, self.foreign = adapter, foreign
         self.on_step = on_step
+        merged = settings.quantization is None  # into single precision, which others lack
         loaded = load_base(
-            base, torch.float32, "image_to_image", safety_checker=settings.safety_checker
+            base,
+            torch.float32 if merged else getattr(torch, settings.dtype),
+            "image_to_image",
+            safety_checker=settings.safety_checker,
+            quantization=settings.quantization,
         )
         self.family, self.denoiser = loaded.family, loaded.denoiser
         loaded.check_size(settings.resolution)
@@ -63,27 +74,33 @@ class Refiner:
         self.pipeline = loaded.pipeline
         self.readers = [(encoder, loaded.tokenizer(encoder)) for encoder in loaded.encoders]
         if few_step_lora is not None:
-            merge_few_step(loaded, few_step_lora, settings.few_step_weight_name)
+            merge_few_step(loaded, few_step_lora, settings.few_step_weight_name, merged)
+        self.foreign_tokens = [] if foreign is None else merge_foreign(loaded, foreign, merged)
         if adapter is not None:
             load_into(loaded, adapter)
         # inpainting by diffusion also needs the base model without its adapter
-        if adapter is not None and settings.inpainting_method != "diffusion":
+        if not merged:
+            use_all_adapters(self.pipeline)
+        elif adapter is not None and settings.inpainting_method != "diffusion":
             # in float32: half precision would round away much of the update
             self.pipeline.fuse_lora(components=[self.family.denoiser])
             self.pipeline.unload_lora_weights()
-        self._move(device, getattr(torch, settings.dtype))
+        self.device, self.dtype = device, getattr(torch, settings.dtype)
+        prepare_vae(self.pipeline, settings)
+        self._use(settings)
+        if prompts is not None:
+            self._encode_ahead(prompts, loaded)
+        self._move(device, self.dtype)
         self.denoiser.to(memory_format=torch.channels_last)
         if self.family.latents.channels_last:
             self.pipeline.vae.to(memory_format=torch.channels_last)
-        if settings.compile:
-            for part in (self.denoiser, self.pipeline.vae.encoder, self.pipeline.vae.decoder):
-                part.compile(dynamic=False)
-        self._use(settings)
+        offload(self.pipeline, settings.cpu_offload, device)
+        compile_networks(self.denoiser, self.pipeline, settings)
 
     def _use(self, settings: MethodSettings, on_step_end: OnStepEnd | None = None) -> None:
         self.settings, self.on_step_end = settings, on_step_end
         # one text is encoded alone: its bits depend on nothing else
-        self._embeds = lru_cache(maxsize=PROMPTS_KEPT)(self._encode_prompt)
+        self._embeds = lru_cache(maxsize=MOST_PROMPTS)(self._encode_prompt)
         self.levels = NoiseLevels(self.family, self.pipeline, settings)
         self.levels.check()
         if settings.negative_prompt is not None and not self._guided:
@@ -94,8 +111,10 @@ class Refiner:
 
     def _move(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
+        self.pipeline.remove_all_hooks()
+        first = torch.device("cpu") if self.settings.cpu_offload else device
         with quiet_libraries():  # diffusers warns of float32 parts that this pipeline lacks
-            self.pipeline.to(device, dtype)
+            self.pipeline.to(first, dtype)
         if self.family.overflows(self.pipeline.vae):
             self.pipeline.vae.to(torch.float32)
 
@@ -109,8 +128,11 @@ class Refiner:
         return other
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Moves the networks, and converts them."""
+        """Moves the networks, and converts them. Raises `UserError` if layers are offloaded."""
+        if self.settings.cpu_offload == "group":
+            raise UserError("cpu_offload group: load the pipeline again on another device or dtype")
         self._move(device, dtype)
+        offload(self.pipeline, self.settings.cpu_offload, device)
         self._use(self.settings, self.on_step_end)
 
     @property
@@ -131,6 +153,27 @@ class Refiner:
         )
         return [unwanted, wanted] if self._guided else [wanted]
 
+    def _encode_ahead(self, prompts: Prompts, loaded: LoadedBase) -> None:
+        """Encodes the prompts, and frees the text encoders. Does nothing if they are too many."""
+        texts = prompts.texts(MOST_PROMPTS - 1)
+        if texts is None:
+            return
+        self.check_prompts(prompts)
+        for encoder in loaded.encoders:
+            loaded.network(encoder).to(self.device, self.dtype)
+        with torch.no_grad():
+            for text in texts:
+                self._embeds(text, self.settings.negative_prompt or "")
+            if self.settings.inpainting_method == "diffusion":
+                self._embeds("", self._away_from())
+        for encoder in loaded.encoders:
+            setattr(self.pipeline, encoder.model, None)
+
+    def _away_from(self) -> str:
+        """What inpainting is guided away from: the metaclass."""
+        assert self.adapter is not None  # settings.inpainting_method "diffusion" needs one
+        return f"a photo of a {self.adapter.facts['metaclass']}"
+
     def check_prompts(self, prompts: Prompts) -> None:
         """Raises `UserError` if a prompt that rows may have is too long for the text encoder."""
         for encoder, tokenizer in self.readers:
@@ -141,6 +184,8 @@ class Refiner:
             for text in prompts.longest(length):
                 self._check_length(text)
         self._check_length(self.settings.negative_prompt or "")
+        if self.foreign is not None:
+            warn_of_unused(self.foreign_tokens, prompts.templates, self.foreign)
 
     def _check_length(self, text: str) -> None:
         for encoder, tokenizer in self.readers:
@@ -218,11 +263,10 @@ class Refiner:
         base model paints without its adapter, at a high strength and, if guided, away from the
         metaclass. Around the hole the latents are put back after every step.
         """
-        assert self.adapter is not None  # settings.inpainting_method "diffusion" needs one
         padded = self._padded(len(images))
         generators = padded_generators(seeds, padded)
         latents, noise = self._encode(images[padded], generators)
-        prompt = self._encode_prompt("", f"a photo of a {self.adapter.facts['metaclass']}")
+        prompt = self._embeds("", self._away_from())
         told = self._with_images([prompt] * len(padded), images)
         steps = self.family.num_steps(self.settings.num_inference_steps, INPAINT_STRENGTH)
         around = KeptPart(latents, noise, ~holes[padded], steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import write_json
@@ -13,6 +13,9 @@ from sgdmix_hub.hub.formats import read_pipeline_facts
 from sgdmix_hub.hub.pins import Pin, local_folder
 
 from .adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, Adapter
+
+if TYPE_CHECKING:
+    from .foreign import ForeignAdapter
 
 PIPELINE_FILE = "sgdmix_pipeline.json"
 FORMAT = 1
@@ -44,13 +47,17 @@ def contents_of(pin: Pin) -> Contents:
     folder = Path(local_folder(pin, [PIPELINE_FILE, FACTS_FILE]))
     path = folder / PIPELINE_FILE
     saved = Saved(**read_pipeline_facts(path, FORMAT)) if path.is_file() else None
-    return Contents(saved, (folder / FACTS_FILE).is_file())
+    has_foreign = saved is not None and "adapter_weight_name" in saved.settings
+    return Contents(saved, has_foreign or (folder / FACTS_FILE).is_file())
 
 
-def save(folder: Path, adapter: Adapter | None, saved: Saved) -> None:
+def save(
+    folder: Path, adapter: Adapter | None, saved: Saved, foreign: ForeignAdapter | None = None
+) -> None:
     """Writes a pipeline's folder. The adapter's files stay as they are: stock diffusers reads them.
 
-    Raises `UserError` if an adapter lies there that is not the pipeline's.
+    `foreign`: instead of `adapter`. Raises `UserError` if an adapter lies there that is not the
+    pipeline's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if adapter is None and (folder / FACTS_FILE).exists():
@@ -58,5 +65,11 @@ def save(folder: Path, adapter: Adapter | None, saved: Saved) -> None:
     if adapter is not None and Path(adapter.folder).resolve() != folder.resolve():
         for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE):
             shutil.copyfile(Path(adapter.folder) / name, folder / name)
-    facts = {"settings": saved.settings, "pins": saved.pins, "class_names": saved.class_names}
+    settings = saved.settings
+    if foreign is not None:
+        settings = settings | {"adapter_weight_name": foreign.lora.name}
+        for path in (foreign.lora, *foreign.tokens):
+            if path.resolve() != (folder / path.name).resolve():
+                shutil.copyfile(path, folder / path.name)
+    facts = {"settings": settings, "pins": saved.pins, "class_names": saved.class_names}
     write_json(folder / PIPELINE_FILE, {"format": FORMAT, **facts})

@@ -18,10 +18,12 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.licences import Licence
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import num_steps, preset_deviations
+from sgdmix_hub.settings.presets import preset_deviations
 from sgdmix_hub.settings.saliency import kind_of
+from sgdmix_hub.settings.strengths import num_steps
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
 from .card_text import card_text, plain_name
@@ -43,13 +45,17 @@ LABELS = {
     "feather": "feather",
     "prompt_class": "class of prompt and label",
     "few_step_method": "few-step method",
+    "quantization": "denoiser's weights held as",
+    "vae_tiling": "autoencoder run in tiles",
     "timestep_spacing": "time steps",
     "prompt_template": "prompt",
+    "metaclass": "metaclass",
     "background_prompts": "texts that follow the prompt, one drawn per row",
     "background_prompt_template": "prompt while the foreground is kept",
     "negative_prompt": "negative prompt",
 }
 OF_PROMPTS = (
+    "metaclass",
     "prompt_template",
     "background_prompts",
     "background_prompt_template",
@@ -62,7 +68,8 @@ MOST_REASONS = 10  # reasons for skipped rows; the manifest lists every one
 
 @dataclass(frozen=True)
 class CardEvaluation:
-    """Results of an evaluation, in words. `dropped` of the `rows_before` rows are left out.
+    """Results of an evaluation, in words. `dropped` of the `rows_before` rows are left out,
+    `dropped_by_hand` of them because somebody marked them.
 
     `by_class`: class, images, label fidelity, the judge's accuracy on real images, rows dropped.
     """
@@ -74,9 +81,11 @@ class CardEvaluation:
     by_class: list[tuple[str, int, str, str, int]]
     keep: float | None
     keep_by: str | None
+    keep_difficulty: str | None
     rows_before: int
     dropped: int
     label_fidelity: float
+    dropped_by_hand: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,8 @@ class CardFacts:
     """Everything on the card that is not a setting.
 
     `rows_by_label`, `real_rows`: the synthetic images and the source images of every class; a
-    version of format 1 does not state the second.
+    version of format 1 does not state the second. `remade`: images that a judge sent back at least
+    once; None without a judge. `adapter_files`: file -> sha256 of an adapter of another program.
     """
 
     title: str
@@ -103,6 +113,8 @@ class CardFacts:
     quality: list[tuple[str, str]]
     sigma_start: dict[float, float] = field(default_factory=dict)
     effective_strength: dict[float, float] = field(default_factory=dict)
+    remade: int | None = None
+    adapter_files: dict[str, str] = field(default_factory=dict)
     evaluation: CardEvaluation | None = None
 
 
@@ -145,6 +157,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         chosen={name: _cell(value) for name, value in _chosen(settings).items()},
         deviations=preset_deviations(settings),
         pins={name: plain(pin) for name, pin in facts.pins.items()},
+        adapter_files={plain(name): sha256 for name, sha256 in facts.adapter_files.items()},
         local_inputs=[
             f"`--{name}`" for name, pin in parse_pins(facts.pins).items() if pin.is_local
         ],
@@ -161,6 +174,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         other_rows=sum(count for _, count in reasons[MOST_REASONS:]),
         mean_distance=facts.mean_distance,
         mean_area=facts.mean_area,
+        remade=facts.remade,
         more_images=[name for name in MORE_IMAGES if name in facts.features],
         quality=[(plain(name), plain(value)) for name, value in facts.quality],
         evaluation=_plain_evaluation(facts.evaluation),
@@ -168,6 +182,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
             name: f"({plain(text)})" if text else "(not stated)"
             for name, text in facts.licenses.items()
         },
+        terms=Licence(facts.licenses.get("pretrained_model_name_or_path")).terms,
         on_hub=not source.is_local,
         source=plain(source.name),
         source_url=quote(source.name),
@@ -317,6 +332,9 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
     }
     if settings.images_per_class is not None:
         method["images_per_class"] = settings.images_per_class
+    if settings.judge is not None:
+        method["min_label_probability"] = settings.asked_probability
+        method["max_attempts"] = settings.allowed_attempts
     return (
         method
         | _chosen(settings)

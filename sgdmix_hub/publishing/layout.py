@@ -16,7 +16,9 @@ from sgdmix_hub.settings.saliency import is_expected
 
 CARD = "README.md"
 PLAN, MANIFEST = PUBLISHED_BESIDE
-MORE_IMAGES = ("mask", "mixed")  # columns that settings add to `image`
+MORE_IMAGES = ("mask", "mixed")  # columns of images that settings add to `image`
+# every column that settings add
+MORE_COLUMNS = {"attempts": Value("int32")} | {name: Image() for name in MORE_IMAGES}
 EVALUATION = "evaluation"  # key of the manifest of an evaluated dataset
 
 
@@ -129,8 +131,8 @@ def file_facts(folder: Path) -> dict[str, dict]:
     }
 
 
-def shard_features(class_names: list[str], more_images: Iterable[str]) -> Features:
-    """The columns of the published dataset, in their order; `more_images` are the last."""
+def shard_features(class_names: list[str], more: Iterable[str]) -> Features:
+    """The columns of the published dataset, in their order; those of MORE_COLUMNS are the last."""
     label = ClassLabel(names=class_names)
     return Features(
         {
@@ -152,5 +154,5 @@ def shard_features(class_names: list[str], more_images: Iterable[str]) -> Featur
             "mask_confidence": Value("float32"),
             "prompt": Value("string"),
         }
-        | {name: Image() for name in more_images}
+        | {name: MORE_COLUMNS[name] for name in more}
     )

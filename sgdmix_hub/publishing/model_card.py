@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from sgdmix_hub.files import read_json, write_text
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
+from sgdmix_hub.hub.licences import Licence, conflict
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
 from sgdmix_hub.models.bases.families import name_in
 from sgdmix_hub.models.prompts import expanded_prompt, prompt_for
-from sgdmix_hub.settings.training import (
-    AdapterSettings,
-    ClassifierSettings,
-    TrainingSettings,
-    deviations,
-)
+from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, TrainingSettings
 
 from .card_merge import UNPUBLISHED_NAME, plain
 from .card_text import LONGEST_NAME, card_text, plain_name
@@ -86,6 +84,8 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         title=title,
         base=plain(facts["base"]),
         snippet=_stock_loading(settings, facts),
+        terms=Licence(facts["base_license"]).terms,
+        allowed=_allowed(settings, facts),
         metaclass=plain(facts["metaclass"]),
         metaclass_code=_code(facts["metaclass"]),
         prompt_template=_code(facts["prompt_template"]),
@@ -96,6 +96,14 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         arms={arm: _share(scores) for arm, scores in fidelity["arms"].items()} if fidelity else {},
         confused=_confused(fidelity["arms"]["noise, adapter"], names) if fidelity else [],
     )
+
+
+def _allowed(settings: AdapterSettings, facts: dict) -> dict[str, str] | None:
+    """The conflict with the base's licence and the user's reason, if there is a conflict."""
+    fault = conflict(facts["base_license"], settings.license)
+    if fault is None or settings.allow_license is None:
+        return None
+    return {"conflict": plain(fault).capitalize(), "reason": plain(settings.allow_license)}
 
 
 def _stock_loading(settings: AdapterSettings, facts: dict) -> str:
@@ -184,7 +192,7 @@ def _write_card(
     **fields,
 ) -> None:
     """Renders a template with the fields that both cards share; writes it if it has changed."""
-    changed = deviations(type(settings), facts["settings"])
+    changed = _deviations(type(settings), facts["settings"])
     kept = {
         name: facts["settings"][name] for name in BORROWED[type(settings)] if name not in changed
     }
@@ -258,3 +266,17 @@ def _confused(scores: dict, names: list[str]) -> list[str]:
         f"{plain_name(names[label])} shown as {plain_name(names[predicted])}: {times} times"
         for label, predicted, times in most
     ]
+
+
+def _deviations(settings_class: type[TrainingSettings], values: dict[str, Any]) -> dict[str, Any]:
+    """The recorded `values` that differ from the defaults."""
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(settings_class)
+        if field.default is not dataclasses.MISSING
+    }
+    return {
+        name: value
+        for name, value in values.items()
+        if name in defaults and value != defaults[name]
+    }

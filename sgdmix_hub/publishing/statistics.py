@@ -41,7 +41,8 @@ class RowStatistics:
     """Rows of every class, the distributions of two columns, and the noise level and the share of
     the steps of each strength.
 
-    The last two are empty for rows without `sigma_start`, as earlier versions wrote them.
+    `sigma_start` and `effective_strength` are empty for rows without `sigma_start`, as earlier
+    versions wrote them. `remade`: rows that took more than one attempt; None without that column.
     """
 
     rows_by_label: list[int]
@@ -49,6 +50,7 @@ class RowStatistics:
     area: Distribution
     sigma_start: dict[float, float] = field(default_factory=dict)
     effective_strength: dict[float, float] = field(default_factory=dict)
+    remade: int | None = None
 
 
 def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
@@ -60,9 +62,14 @@ def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
     totals = dict.fromkeys(counts, 0.0)
     sigma_start: dict[float, float] = {}
     effective_strength: dict[float, float] = {}
+    remade: int | None = None
     for path in shards:
-        noise = NOISE_COLUMNS if NOISE_COLUMNS[1] in pq.read_schema(path).names else ()
-        table = pq.read_table(path, columns=["label", *counts, *noise])
+        names = pq.read_schema(path).names
+        noise = NOISE_COLUMNS if NOISE_COLUMNS[1] in names else ()
+        tried = [name for name in ("attempts",) if name in names]
+        table = pq.read_table(path, columns=["label", *counts, *noise, *tried])
+        for name in tried:
+            remade = (remade or 0) + int((table.column(name).to_numpy() > 1).sum())
         if noise:
             strengths, levels, shares = (table.column(name).to_pylist() for name in noise)
             sigma_start.update(zip(strengths, levels, strict=True))
@@ -74,4 +81,4 @@ def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
             counts[name] += np.bincount(places, minlength=FINE_BINS)
             totals[name] += float(values.sum())
     distance, area = (Distribution(counts[name], totals[name]) for name in counts)
-    return RowStatistics(rows.tolist(), distance, area, sigma_start, effective_strength)
+    return RowStatistics(rows.tolist(), distance, area, sigma_start, effective_strength, remade)

@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from sgdmix_hub._compat import forget_mixed_precision
 from sgdmix_hub.errors import UserError
 
+from .arithmetic import set_arithmetic
 from .liveness import launched_rank
 
 # Rank 0 may check terabytes while the others wait. A dead rank ends the launch anyway.
@@ -38,19 +39,14 @@ class Rank:
 
 
 def start_processes(num_threads: int) -> Rank:
-    """Joins the processes of the launch. Without a GPU: over gloo, with `num_threads` each.
-
-    On a GPU, float32 matrix products use TF32, as cuDNN's convolutions do by default.
-    """
+    """Joins the processes of the launch. Without a GPU: over gloo, with `num_threads` each."""
     cpu = not torch.cuda.is_available()
     state = PartialState(cpu=cpu, timeout=COLLECTIVE_TIMEOUT)
     forget_mixed_precision()  # of an earlier stage in the same process
-    torch.backends.cudnn.deterministic = True
+    set_arithmetic()
     cv2.setNumThreads(num_threads)
     if cpu:
         torch.set_num_threads(num_threads)
-    else:
-        torch.set_float32_matmul_precision("high")
     assert state.device is not None  # set by PartialState's constructor
     return Rank(state.process_index, state.num_processes, state.device)
 

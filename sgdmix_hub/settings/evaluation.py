@@ -38,12 +38,20 @@ class EvaluationSettings(Checked):
     )
     keep: float | None = setting(
         None,
-        "share of the rows to keep, those with the highest label probability; all if not given",
+        "share of the rows to keep, chosen by the label's probability; all if not given",
         above=0,
         at_most=1,
     )
     keep_by: Literal["class", "all"] = setting(
         "class", "keep that share of every class, or of all rows, which leaves few of hard classes"
+    )
+    keep_difficulty: Literal["easy", "medium"] = setting(
+        "easy",
+        "rows to keep: those with the highest label probability, or those in the middle, without "
+        "the ones that teach a classifier least",
+    )
+    drop: str | None = setting(
+        None, "file of rows to leave out, as `sgdmix studio` writes it: source_index,variant"
     )
     num_threads: int = setting(1, "CPU threads (without a GPU)", at_least=1, at_most=1024)
 

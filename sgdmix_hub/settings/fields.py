@@ -20,6 +20,7 @@ LONGEST_TEXT = 4096  # characters, as long as a path can be
 LONGEST_NAME = 100  # characters of a column, split or repository
 LONGEST_PROMPT = 1000
 MOST_VALUES = 100  # in a list
+MOST_ROWS = 1000  # in a list of row numbers
 LARGEST_SEED = 2**32 - 1  # NumPy's global generator, which trainings seed too, takes no more
 # control characters, lone surrogates, line and paragraph separators
 UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")
@@ -228,6 +229,17 @@ def _numbers(name: str, value: Any, bounds: Bounds) -> list[float]:
     return [_number(name, number, bounds) for number in values]
 
 
+def _rows(name: str, value: Any, bounds: Bounds) -> list[int]:
+    """A list of different row numbers, ascending: their order has no meaning."""
+    values = [value] if isinstance(value, Integral) else value
+    is_list = not isinstance(values, str) and hasattr(values, "__len__")
+    if not is_list or not 1 <= len(values) <= MOST_ROWS:
+        raise UserError(
+            f"{name} is {shown(value)}: give a row number, or a list of at most {MOST_ROWS}"
+        )
+    return sorted({_whole(name, number, bounds) for number in values})
+
+
 def _texts(name: str, value: Any, bounds: Bounds) -> list[str]:
     """A list of different texts, none of which could pass for a setting on the command line."""
     values = [value] if isinstance(value, str) else value
@@ -266,4 +278,4 @@ def _text(name: str, value: object, bounds: Bounds) -> str:
 
 
 # The type of a list's items -> what reads the list.
-LISTS = {float: _numbers, str: _texts}
+LISTS = {float: _numbers, int: _rows, str: _texts}

@@ -17,13 +17,16 @@ from typing import Any, Literal
 from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import lies_in
+from sgdmix_hub.forms import LARGEST_COUNT
 
 from .data import DataSettings, outside_of_dataset
 from .few_step import FEW_STEPS
 from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
-from .method import COMPARE_MAPS, MethodSettings, saliency_method, saliency_source
+from .method import COMPARE_MAPS, MethodSettings
+from .presets import saliency_method, saliency_source
 from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
+from .remaking import RemakingSettings
 from .saliency import NEEDED_SETTINGS
 
 # Folders of every published repository, which no configuration may be named after.
@@ -33,7 +36,7 @@ LONGEST_LINK = 500
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(HubSettings, MethodSettings, DataSettings):
+class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSettings):
     """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
     config: str | None = setting(
@@ -44,7 +47,8 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     )
     adapter: str | None = setting(
         None,
-        "trained adapter, as org/name[@revision] or folder; without one, prompts hold class names",
+        "trained adapter, as org/name[@revision] or folder, or a LoRA of another program; without "
+        "an adapter of sgdmix train-adapter, prompts hold class names",
         pinned=True,
     )
     pretrained_model_name_or_path: str | None = setting(
@@ -91,6 +95,13 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
     )
     allow_other_subset: bool = setting(
         False, "accept an adapter or classifier that was trained on another subset"
+    )
+    excluded_rows: list[int] | None = setting(
+        None,
+        "rows of the split to leave out, by their numbers from 0: neither mixed nor the target of "
+        "others",
+        at_least=0,
+        at_most=LARGEST_COUNT,
     )
     config_name: str = setting(
         "default", "configuration name of the published dataset", at_most=LONGEST_CONFIG_NAME
@@ -177,6 +188,11 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         asked = {"mask": self.publish_mask, "mixed": self.publish_mixed}
         return tuple(name for name, is_published in asked.items() if is_published)
 
+    @property
+    def more_columns(self) -> tuple[str, ...]:
+        """The published columns that settings add."""
+        return self.more_images if self.judge is None else ("attempts", *self.more_images)
+
     def validate(self) -> None:
         super().validate()
         outside_of_dataset(self, "saliency_dir")
@@ -195,9 +211,10 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
         if self.refines and self.adapter is None:
             self._validate_without_adapter()
         elif self.refines:
-            check_templates("prompt_template", self.prompt_template or [], ADAPTER_FIELDS)
+            check_unread_adapter(self)
         self._validate_bank()
         check_few_step(self, self.few_step_lora)
+        check_weight_name(self, self.adapter)
         needs = saliency_source(self).needs
         if needs == "function":
             raise UserError(
@@ -272,13 +289,43 @@ class AugmentSettings(HubSettings, MethodSettings, DataSettings):
 
 
 def check_base_alone(settings: MethodSettings) -> None:
-    """Raises `UserError` for settings that a base model without an adapter cannot have."""
-    check_templates("prompt_template", settings.prompt_template or [], NAME_FIELDS)
+    """Raises `UserError` for settings that a base model without an adapter cannot have, nor one
+    with an adapter of another program.
+    """
+    templates = settings.prompt_template or []
+    check_templates("prompt_template", templates, NAME_FIELDS)
+    if settings.metaclass is None and any("{metaclass}" in template for template in templates):
+        raise UserError("prompt_template holds {metaclass}: give --metaclass, bird or car ...")
     if settings.inpainting_method == "diffusion":
         raise UserError(
             "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
             "metaclass"
         )
+
+
+def check_own_adapter(settings: MethodSettings) -> None:
+    """Raises `UserError` for settings that an adapter of sgdmix train-adapter cannot have."""
+    check_templates("prompt_template", settings.prompt_template or [], ADAPTER_FIELDS)
+    for name in ("metaclass", "adapter_weight_name"):
+        if getattr(settings, name) is not None:
+            raise UserError(
+                f"{name} is for an adapter of another program: this one has an adapter.json, which "
+                "says it"
+            )
+
+
+def check_unread_adapter(settings: MethodSettings) -> None:
+    """Raises `UserError` for settings that no adapter can have, before it is known whose it is."""
+    templates = settings.prompt_template or []
+    held = "".join(templates)
+    by_name = "{class_name}" in held and "{token}" not in held
+    check_templates("prompt_template", templates, NAME_FIELDS if by_name else ADAPTER_FIELDS)
+
+
+def check_weight_name(settings: MethodSettings, adapter: str | None) -> None:
+    """Raises `UserError` for the file of an adapter that is not given."""
+    if adapter is None and settings.adapter_weight_name is not None:
+        raise UserError("adapter_weight_name names a file of adapter: give that too")
 
 
 # What is said of the background dataset besides its name.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .generation import AugmentSettings
-from .method import apply_preset, saliency_method, saliency_source, sought_words
+from .method import sought_words
+from .presets import apply_preset, saliency_method, saliency_source
 
 
 def masks_line(settings: AugmentSettings, metaclass: str | None = None) -> str:

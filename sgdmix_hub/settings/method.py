@@ -1,17 +1,20 @@
-"""Settings of SGD-Mix itself, and the presets that name sets of them."""
+"""Settings of SGD-Mix itself."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from sgdmix_hub.errors import UserError
 
 from .few_step import DISTILLED_STEPS, FewStepMethod, Spacing, sampling_of
-from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, names_where, setting
+from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
+from .memory import MemorySettings
+from .presets import apply_preset, saliency_source
 from .prompts import NO_FIELDS, check_templates
-from .saliency import SALIENCY_SOURCES, RembgModel, SaliencyMethod, SaliencySource
+from .saliency import RembgModel, SaliencyMethod
+from .strengths import num_steps, smallest_strength
 
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
@@ -20,7 +23,7 @@ MOST_WORDS = 16  # that a segmenter looks for
 
 
 @dataclass(kw_only=True)
-class MethodSettings(Checked):
+class MethodSettings(MemorySettings):
     """How images are masked, matched, mixed and refined.
 
     Those from `saliency_method` to `paste_foreground` take the preset's value if not given.
@@ -164,8 +167,15 @@ class MethodSettings(Checked):
     prompt_template: list[str] | None = setting(
         None,
         "prompt, or several of which each row draws one; with {token} and {metaclass} (by default "
-        "the adapter's own), or with {class_name} for a base model without an adapter",
+        "the adapter's own), or with {class_name} for a base model alone or with an adapter of "
+        "another program",
         at_most=LONGEST_PROMPT,
+    )
+    metaclass: str | None = setting(
+        None,
+        "what all classes are, for {metaclass} in prompt_template and for a segmenter, if no "
+        "adapter of sgdmix train-adapter says it",
+        at_most=LONGEST_NAME,
     )
     background_prompts: list[str] | None = setting(
         None,
@@ -210,6 +220,11 @@ class MethodSettings(Checked):
     few_step_weight_name: str | None = setting(
         None,
         "file of few_step_lora, if its repository has several",
+        at_most=LONGEST_NAME,
+    )
+    adapter_weight_name: str | None = setting(
+        None,
+        "file of an adapter of another program, if its repository has several",
         at_most=LONGEST_NAME,
     )
     # None until `__post_init__`: what few_step_method gives
@@ -286,6 +301,7 @@ class MethodSettings(Checked):
         self._validate_strengths()
         self._validate_masks()
         self._validate_prompts()
+        self._validate_memory()
         mixing_method = apply_preset(self).mixing_method
         if self.prompt_class == "target" and min(self.strength) == 0:
             raise UserError(
@@ -307,6 +323,17 @@ class MethodSettings(Checked):
                     "inpainting_method diffusion needs num_inference_steps of at least 2: it "
                     "inpaints at a strength below 1"
                 )
+
+    def _validate_memory(self) -> None:
+        if self.compile and self.cpu_offload:
+            raise UserError("compile needs its networks in place: leave out compile or cpu_offload")
+        if self.quantization is not None and self.inpainting_method == "diffusion":
+            raise UserError(
+                "inpainting_method diffusion needs weights without an adapter in them: leave out "
+                "quantization"
+            )
+        if self.regional_compile and not self.compile:
+            raise UserError("regional_compile says how to compile: give --compile too")
 
     def _validate_strengths(self) -> None:
         most = DISTILLED_STEPS.get(self.scheduler, self.num_inference_steps)
@@ -383,137 +410,18 @@ class MethodSettings(Checked):
 
 
 def sought_words(settings: MethodSettings, metaclass: str | None) -> tuple[str, ...]:
-    """What a segmenter looks for: the words of `segmenter_prompt`, or the adapter's metaclass."""
-    words = settings.segmenter_prompt or metaclass or ""
+    """What a segmenter looks for: the words of `segmenter_prompt`, or the adapter's metaclass, or
+    the settings'.
+    """
+    words = settings.segmenter_prompt or metaclass or settings.metaclass or ""
     return tuple(word.strip() for word in words.split(",") if word.strip())
 
 
 # The settings that turn a saliency map into a mask.
 MASK_SETTINGS = names_where(MethodSettings, makes_masks=True)
-Method = TypeVar("Method", bound=MethodSettings)
-
-# `paper` is Eq. 7-10; `recommended` did better in benchmarks/ (README shows by how much).
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "saliency_method": "grad-cam",
-        "min_mask_confidence": 0.0,
-        "trust_test": "warn",
-        "threshold_method": "otsu",
-        "largest_component": False,
-        "fill_holes": False,
-        "mask_dilation": 0.0,
-        "mask_refinement": "none",
-        "selection_method": "l2",
-        "target_classes": "any",
-        "crop_target": False,
-        "mixing_method": "union",
-        "feather": 0.0,
-        "foreground_strength": None,  # S everywhere
-        "paste_foreground": False,
-    },
-    "recommended": {
-        "saliency_method": "consensus",  # or the best source at hand: `AT_HAND`
-        "min_mask_confidence": 0.0,  # or what the source is trusted from
-        "trust_test": "fall-back",
-        "threshold_method": "otsu",
-        "largest_component": False,
-        "fill_holes": False,
-        "mask_dilation": 0.0,
-        "mask_refinement": "grabcut",
-        "selection_method": "l2",
-        "target_classes": "other",
-        "crop_target": True,
-        "mixing_method": "inpaint",
-        "feather": 0.01,
-        "foreground_strength": 0.0,
-        "paste_foreground": True,
-    },
-}
-# A setting that brings a source of masks -> the saliency method that uses it; the best one first.
-AT_HAND = {"mask_column": "mask-column", "segmenter": "segmentation", "bbox_column": "box-column"}
 COMPARE_MAPS = ("l2", "dissimilar")  # selection methods that need a foreground in every target
 
 
 def num_prompts(settings: MethodSettings) -> int:
     """How many prompts a row of one class may have."""
     return len(settings.prompt_template or [None]) * len(settings.background_prompts or [None])
-
-
-def preset_values(settings: MethodSettings) -> dict[str, Any]:
-    """What the settings' preset gives.
-
-    `recommended` takes the best saliency source at hand: a column of masks, a segmentation model, a
-    column of boxes, or else a method without a model. It mixes no mask that this source is not
-    trusted from. With a bank of backgrounds that has no foregrounds, targets are random.
-    """
-    values = dict(PRESETS[settings.preset])
-    if settings.preset == "recommended":
-        at_hand = (method for name, method in AT_HAND.items() if getattr(settings, name, None))
-        values["saliency_method"] = next(at_hand, values["saliency_method"])
-        source = SALIENCY_SOURCES[settings.saliency_method or values["saliency_method"]]
-        values["min_mask_confidence"] = source.trusted_from
-    if getattr(settings, "background_dataset_name", None) is not None:
-        values["target_classes"] = "any"  # a bank of backgrounds has no classes
-        if not getattr(settings, "background_has_foreground", None):
-            values["selection_method"] = "random"
-    return values
-
-
-def num_steps(settings: MethodSettings, strength: float) -> int:
-    """Number of whole diffusion steps in a strength; some bases round up what is left."""
-    return int(settings.num_inference_steps * strength)
-
-
-def keeps_to_the_end(settings: MethodSettings) -> bool:
-    """Whether the source's foreground is kept through all steps."""
-    kept = settings.foreground_strength
-    if kept is None or settings.strength_unit is not None:
-        return kept == 0
-    return num_steps(settings, kept) == 0
-
-
-def smallest_strength(num_inference_steps: int) -> float:
-    """The smallest S, in hundredths, that runs a step.
-
-    Computes `int(steps * S)` in floating point, as diffusers does.
-    """
-    return next(s / 100 for s in range(1, 101) if int(num_inference_steps * (s / 100)) > 0)
-
-
-def strength_grid(num_inference_steps: int) -> list[float]:
-    """The smallest S, in hundredths, of every number of steps: other values run the same steps."""
-    counts = (int(num_inference_steps * (s / 100)) for s in range(1, 101))
-    first: dict[int, float] = {}
-    for hundredths, steps in enumerate(counts, 1):
-        first.setdefault(steps, hundredths / 100)
-    return [strength for steps, strength in first.items() if steps > 0]
-
-
-def saliency_method(settings: MethodSettings) -> str:
-    """The saliency method that the settings name, or else their preset."""
-    return settings.saliency_method or preset_values(settings)["saliency_method"]
-
-
-def saliency_source(settings: MethodSettings) -> SaliencySource:
-    """The record of the settings' saliency method. Raises `KeyError` for an unknown one."""
-    return SALIENCY_SOURCES[saliency_method(settings)]
-
-
-def apply_preset(settings: Method) -> Method:
-    """A copy in which the preset fills every setting of it that is None."""
-    missing = {
-        name: value
-        for name, value in preset_values(settings).items()
-        if getattr(settings, name) is None
-    }
-    return dataclasses.replace(settings, **missing)
-
-
-def preset_deviations(settings: MethodSettings) -> dict[str, Any]:
-    """The settings whose values differ from the preset's."""
-    preset = preset_values(settings)
-    return {
-        name: getattr(settings, name)
-        for name in preset
-        if getattr(settings, name) not in (None, preset[name])
-    }

@@ -11,7 +11,7 @@ from .data import DataSettings, outside_of_dataset
 from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, required, same, setting, unset
 from .generation import AugmentSettings
 from .hub import HubSettings
-from .method import AT_HAND
+from .presets import AT_HAND
 from .saliency import SaliencyMethod
 from .training import AdapterSettings, ClassifierSettings
 
@@ -110,10 +110,9 @@ class PreviewSettings(DataSettings):
 
 
 @dataclass(kw_only=True)
-class DataOverrides(Checked):
-    """The settings of `DataSettings`, of which only those that are given reach the stages."""
+class RowOverrides(Checked):
+    """Which rows of a dataset, as in `DataSettings`; only settings that are given count."""
 
-    dataset_name: str = required("Hub dataset as org/name[@revision], or a local folder")
     dataset_config_name: str | None = unset(DataSettings, "dataset_config_name")
     dataset_split: str | None = unset(DataSettings, "dataset_split")
     image_column: str | None = unset(DataSettings, "image_column")
@@ -123,8 +122,15 @@ class DataOverrides(Checked):
     imbalance_factor: float | None = unset(DataSettings, "imbalance_factor")
     subset_seed: int | None = unset(DataSettings, "subset_seed")
     seed: int | None = unset(DataSettings, "seed")
-    output_dir: str = required("output folder of all stages")
     num_threads: int | None = unset(DataSettings, "num_threads")
+
+
+@dataclass(kw_only=True)
+class DataOverrides(RowOverrides):
+    """The settings of `DataSettings`, of which only those that are given reach the stages."""
+
+    dataset_name: str = required("Hub dataset as org/name[@revision], or a local folder")
+    output_dir: str = required("output folder of all stages")
 
 
 @dataclass(kw_only=True)
@@ -158,6 +164,7 @@ class RunSettings(HubSettings, DataOverrides):
         "license of the augmented dataset, and of the models if they are pushed",
         at_most=LONGEST_NAME,
     )
+    allow_license: str | None = unset(AdapterSettings, "allow_license")
     license_name: str | None = unset(AugmentSettings, "license_name")
     license_link: str | None = unset(AugmentSettings, "license_link")
     preset: Literal["paper", "recommended"] | None = unset(AugmentSettings, "preset")

@@ -16,7 +16,7 @@ LEARNED_TOKEN = re.compile("<class_", re.IGNORECASE)  # tokenizers ignore the ca
 # Fields of a template -> how often each may stand in it: the fewest and the most times.
 Fields = dict[str, tuple[int, int]]
 ADAPTER_FIELDS: Fields = {"token": (1, 1), "metaclass": (0, 1)}
-NAME_FIELDS: Fields = {"class_name": (1, 1)}
+NAME_FIELDS: Fields = {"class_name": (1, 1), "metaclass": (0, 1)}
 NO_FIELDS: Fields = {}
 
 

@@ -80,11 +80,16 @@ NEEDED_SETTINGS = {
     "boxes": ("bbox_column", "a column of bounding boxes"),
 }
 # How the reason of a row begins that is left out on purpose, and is no fault: its mask cannot be
-# trusted, or its target shows hardly any background.
+# trusted, its target shows hardly any background, or the settings exclude it.
 LOW_CONFIDENCE = "mask confidence"
 NO_BACKGROUND = "the target's foreground is too large"
+EXCLUDED = "excluded by the settings"
 # How such a reason begins -> what it is counted as.
-EXPECTED_REASONS = {LOW_CONFIDENCE: f"{LOW_CONFIDENCE} too low", NO_BACKGROUND: NO_BACKGROUND}
+EXPECTED_REASONS = {
+    LOW_CONFIDENCE: f"{LOW_CONFIDENCE} too low",
+    NO_BACKGROUND: NO_BACKGROUND,
+    EXCLUDED: EXCLUDED,
+}
 RembgModel = Literal[
     "isnet-general-use",
     "birefnet-general",

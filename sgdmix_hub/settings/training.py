@@ -6,7 +6,6 @@ finished, only if it has them unchanged.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -284,6 +283,13 @@ class AdapterSettings(TrainingSettings):
         "base model, as org/name[@revision] or folder",
         pinned=True,
     )
+    allow_license: str | None = setting(
+        None,
+        "push with a license that the base's licence does not allow, for this reason, which the "
+        "card states",
+        changes="nothing",
+        at_most=LONGEST_PROMPT,
+    )
     prompt_template: str = setting(
         "a photo of a {token} {metaclass}",
         "prompt, with {token} and {metaclass}",
@@ -402,17 +408,3 @@ def recorded(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that change the result, without the inputs, which are recorded as pins."""
     names = names_where(type(settings), changes="result", pinned=False)
     return {name: getattr(settings, name) for name in names}
-
-
-def deviations(settings_class: type[TrainingSettings], values: dict[str, Any]) -> dict[str, Any]:
-    """The recorded `values` that differ from the defaults."""
-    defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(settings_class)
-        if field.default is not dataclasses.MISSING
-    }
-    return {
-        name: value
-        for name, value in values.items()
-        if name in defaults and value != defaults[name]
-    }

@@ -36,7 +36,7 @@ from parts.method.arms import BASE, settings_from
 
 from sgdmix_hub.files import write_json
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.training import ClassifierSettings
 
 test_accuracies.__test__ = False  # no test, whatever its name

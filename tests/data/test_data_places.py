@@ -28,7 +28,8 @@ from sgdmix_hub.mapped import MappedSplit
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import apply_preset
 
 
 def write_cells(folder, cells):

@@ -22,7 +22,8 @@ from sgdmix_hub.method.saliency.trust import trust_test
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings
 
 RECIPES = {
@@ -90,7 +91,7 @@ def images(decoded):
     [
         ("paper", 1),
         ("everything on", 1),
-        pytest.param("recommended", 6, marks=pytest.mark.slow),
+        pytest.param("recommended", 20, marks=pytest.mark.slow),
         pytest.param("recommended", 1, marks=pytest.mark.soak),  # half a second an image
     ],
 )
@@ -115,7 +116,7 @@ def test_every_odd_image_is_mixed_or_has_no_foreground(recipe, every, images):
                 continue
             assert mixture.mixed.shape == (64, 64, 3) and mixture.mixed.dtype == np.uint8, name
             mixed, target = mixed + 1, source
-    assert mixed > 80 / every
+    assert mixed > 60 / every
 
 
 @pytest.mark.slow
@@ -134,6 +135,7 @@ def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
         dataset_name=str(data),
         output_dir=str(tmp_path / "run"),
         preset="recommended",
+        saliency_method="minimum-barrier",
         strength=0.0,
         resolution=32,
         max_skipped=1.0,
@@ -154,7 +156,7 @@ def test_a_generation_and_a_trust_test_over_odd_rows_end_with_every_row_counted(
 @pytest.mark.filterwarnings("ignore")
 def test_a_preview_over_odd_rows_is_drawn(files, tmp_path, caplog):
     chosen = (
-        list(files)[10::80] + [name for name in files if name.startswith(("checks", "scales"))][:2]
+        list(files)[10::160] + [name for name in files if name.startswith(("checks", "scales"))][:2]
     )
     data = write_dataset(
         tmp_path / "odd", [files[name] for name in chosen], [row % 2 for row in range(len(chosen))]
@@ -168,7 +170,7 @@ def test_a_preview_over_odd_rows_is_drawn(files, tmp_path, caplog):
         )
     )
     facts = read_json(tmp_path / "preview" / "preview.json")
-    assert facts["images"] + len(facts["left_out"]) == len(chosen) and facts["images"] > 4
+    assert facts["images"] + len(facts["left_out"]) == len(chosen) and facts["images"] > 2
     assert f"{len(facts['left_out'])} images of odd cannot be used: row " in caplog.text
 
 
@@ -203,7 +205,7 @@ def test_a_pipeline_called_with_odd_images_gives_an_image_or_none_for_each(
     truncated.write_bytes(encoded(picture(1), "PNG")[:-200])
     called = [*list(images.values())[::30], Image.open(truncated), picture(2)]
     pipeline = SGDMixPipeline(
-        apply_preset(MethodSettings(preset="recommended", strength=0.0, resolution=32))
+        apply_preset(MethodSettings(saliency_method="minimum-barrier", strength=0.0, resolution=32))
     )
     refined = pipeline(called, called[:1] * len(called)).images
     assert any(f"image {len(called) - 2}: corrupt image" in message for message in caplog.messages)

@@ -44,8 +44,8 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 
 EVALUATE = "scripts/evaluate_dataset.py"
 SCORES = (
@@ -431,6 +431,16 @@ def test_every_class_keeps_the_same_share_of_its_most_probable_rows(rows, share)
         assert not len(dropped) or dropped.max() <= probabilities[of_class & kept].min()
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.01, 1))
+def test_medium_difficulty_leaves_out_as_many_of_the_surest_as_of_the_least_sure(rows, share):
+    probabilities = np.array(rows)
+    kept = rows_to_keep(probabilities, share, difficulty="medium")
+    assert kept.sum() == rows_to_keep(probabilities, share).sum()
+    surer = (probabilities[~kept] >= probabilities[kept].max()).sum()
+    less_sure = (probabilities[~kept] <= probabilities[kept].min()).sum()
+    assert surer >= (~kept).sum() // 2 and less_sure >= (~kept).sum() - (~kept).sum() // 2
+
+
 # ---- a generation with everything ----
 
 
@@ -487,3 +497,47 @@ def test_masks_are_the_generations_where_its_classifier_is_at_hand(
     )
     with pytest.raises(UserError, match="not the classifier behind the saliency maps"):
         evaluate_everything(classifier=str(tiny_base))
+
+
+@pytest.mark.slow
+def test_prompts_are_compared_with_each_other(tiny_base, birds, classifier, tmp_path, capsys):
+    settings = {"dataset_name": str(birds), "seed": 3}
+    augment.main(
+        AugmentSettings(
+            **settings,
+            output_dir=str(tmp_path / "made"),
+            pretrained_model_name_or_path=str(tiny_base),
+            prompt_template=["a {class_name}", "one {class_name}"],
+            background_prompts=["in the snow", "at dusk"],
+            mask_column="mask",
+            strength=[0.0, 0.5],
+            num_variants=2,
+            num_inference_steps=2,
+            resolution=32,
+            batch_size=4,
+        )
+    )
+    evaluate_dataset.main(
+        EvaluationSettings(
+            dataset_name=str(birds),
+            synthetic=str(tmp_path / "made"),
+            judge=str(classifier),
+            output_dir=str(tmp_path / "out"),
+        )
+    )
+    rows, facts = published_rows(tmp_path / "out"), facts_of(tmp_path / "out")
+    texts = [f"{a} {{class_name}} {b}" for a in ("a", "one") for b in ("in the snow", "at dusk")]
+    assert [of["prompt"] for of in facts["by_prompt"]] == texts
+    for of, text in zip(facts["by_prompt"], texts, strict=True):
+        start, end = text.split("{class_name}")
+        own = [
+            row for row in rows if row["prompt"].startswith(start) and row["prompt"].endswith(end)
+        ]
+        assert of["images"] == len(own)
+        assert of["label_fidelity"] == pytest.approx(
+            np.mean([row["judge_label"] == row["label"] for row in own])
+        )
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in texts)
+    card = (tmp_path / "out" / "repo" / "README.md").read_text()
+    assert "prompt: one {class\\_name} at dusk" in card

@@ -4,7 +4,7 @@ images that cannot be used.
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from sgdmix_hub.evaluation.embeddings import Views
 from sgdmix_hub.evaluation.facts import EvaluationFacts, Request, without_nan
 from sgdmix_hub.evaluation.report import class_facts, evaluate
-from sgdmix_hub.evaluation.scores import Origins, row_scores
+from sgdmix_hub.evaluation.scores import NO_PROMPT, Origins, row_scores
 from sgdmix_hub.method.saliency.trust import Trust
 
 NAMES = ["kite", 'a": {evil}\n| # <script>', "tern"]
@@ -68,6 +68,31 @@ def test_the_figures_of_a_strength_are_those_of_its_rows_alone(made):
     only_kept = evaluate(scores, synthetic, real, origins, kept).kept
     assert only_kept.images == kept.sum()
     assert only_kept.foreground_drift == pytest.approx(scores["foreground_drift"][kept].mean())
+
+
+def test_the_figures_of_a_prompt_are_those_of_its_rows_and_unrefined_rows_have_none(made):
+    synthetic, real, origins = made
+    scores, all_kept = row_scores(synthetic, real, origins), np.ones(ROWS, bool)
+    numbers = np.where(origins.strengths > 0, np.arange(ROWS) % 2, NO_PROMPT)
+    texts = ["a {class_name}", "a {class_name} in the snow"]
+    by_prompt = replace(origins, prompts=numbers)
+    measured = evaluate(scores, synthetic, real, by_prompt, all_kept, texts)
+    assert list(measured.by_prompt) == texts
+    for number, text in enumerate(texts):
+        rows = np.flatnonzero(numbers == number)
+        parts = (
+            getattr(origins, name)[rows] for name in ("sources", "targets", "labels", "strengths")
+        )
+        part = rows_of(synthetic, rows)
+        alone = Origins(*parts, origins.real_labels)
+        expected = evaluate(
+            row_scores(part, real, alone), part, real, alone, np.ones(len(rows), bool)
+        )
+        assert expected.by_prompt == {}
+        assert asdict(measured.by_prompt[text]) == pytest.approx(asdict(expected.all))
+    recorded = measured.record()["by_prompt"]
+    assert [of["prompt"] for of in recorded] == texts
+    assert sum(of["images"] for of in recorded) == (origins.strengths > 0).sum()
 
 
 def test_images_that_cannot_be_used_are_compared_with_nothing(made):

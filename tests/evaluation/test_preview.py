@@ -31,7 +31,7 @@ from sgdmix_hub.metrics.mask_quality import MaskQuality
 from sgdmix_hub.metrics.mixture_quality import MixtureQuality
 from sgdmix_hub.models.loading import load_classifier
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings
 
 PREVIEW = "scripts/preview.py"

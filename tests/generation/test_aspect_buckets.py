@@ -22,7 +22,8 @@ from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.models.preprocessing import Preprocessing
 from sgdmix_hub.publishing.read import PublishedRows, load_published
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.shipped import recipe_folder
 from sgdmix_hub.settings.yaml_files import read_yaml
 from sgdmix_hub.training.classifier.dataset import seeded

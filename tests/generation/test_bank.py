@@ -36,8 +36,8 @@ from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.fetched import check_fetched
 from sgdmix_hub.settings.generation import BANK_SETTINGS, AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings, RunSettings
 
 BANK = 20
@@ -213,6 +213,26 @@ def test_a_mapped_split_gives_the_same_rows(generated, birds, split_name, bank):
     )
 
 
+@pytest.mark.parametrize("with_bank", [False, True])
+def test_a_mapped_split_compares_backgrounds_as_a_generation_does(
+    settings, birds, bank, split_name, with_bank, tmp_path
+):
+    method = METHOD | {"selection_method": "novel-background"}
+    values = settings | method | {"background_split": split_name[0]}
+    dataset, banked = load_dataset(str(birds), split="train"), {}
+    if with_bank:
+        images = load_dataset(str(bank), split=split_name[0])
+        banked = {"backgrounds": images, "background_image_column": "picture"}
+    else:
+        values = {
+            name: value for name, value in values.items() if not name.startswith("background")
+        }
+    pipeline = SGDMixPipeline.from_pretrained(**method)
+    mapped = MappedSplit(pipeline, dataset, image_format="png", **banked)
+    rows = undecoded(dataset.map(mapped, **mapped.options))
+    assert rows == published_rows(generate(values, tmp_path / "out"))
+
+
 def test_foregrounds_of_the_bank_are_masked_and_filled(birds, tmp_path):
     """The birds as their own bank: `l2` compares maps, and no bird of the bank is left."""
     values = METHOD | {
@@ -246,9 +266,9 @@ def test_an_evaluation_looks_for_copies_among_the_sources_alone(generated, birds
 
 
 @pytest.mark.slow
-def test_a_preview_shows_targets_of_the_bank(birds, bank, split_name, tmp_path):
+def test_a_preview_shows_targets_of_the_bank(few_birds, bank, split_name, tmp_path):
     words = {
-        "dataset_name": birds,
+        "dataset_name": few_birds,
         "background_dataset_name": bank,
         "background_split": split_name[0],
         "background_image_column": "picture",

@@ -26,7 +26,7 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout, file_facts
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 FLIPS = range(16)
 FEW_FLIPS = range(0, 16, 3)  # of whole runs

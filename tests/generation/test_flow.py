@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgdmix_hub.errors import EncoderDied, Unusable
+from sgdmix_hub.generation.batches import batches
 from sgdmix_hub.generation.encoding import Encoders, encode_image
 from sgdmix_hub.generation.plan import PlanRow
 from sgdmix_hub.generation.provenance import provenance_mark
-from sgdmix_hub.generation.worker import batches, computed_ahead
+from sgdmix_hub.generation.worker import computed_ahead
 
 
 def plan_row(number, strength):

@@ -17,6 +17,7 @@ from sgdmix_hub.settings.parsing import parse_settings
 
 PLACES = ["in the snow", "at dusk", "by the sea"]
 METHOD = {
+    "saliency_method": "spectral-residual",  # the quickest
     "strength": [0.5, 1.0],
     "foreground_strength": 0.25,
     "num_inference_steps": 4,

@@ -34,8 +34,8 @@ from sgdmix_hub.run import all_stages
 from sgdmix_hub.runtime.ranks import start_processes
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import PRESETS, apply_preset
 from sgdmix_hub.settings.parsing import as_arguments, parse_settings, read_yaml
+from sgdmix_hub.settings.presets import PRESETS, apply_preset
 from sgdmix_hub.settings.programs import RunSettings
 from sgdmix_hub.settings.saliency import CAM_METHODS
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings

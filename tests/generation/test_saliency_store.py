@@ -22,7 +22,7 @@ from sgdmix_hub.method.saliency.model_free import (
     spectral_residual_map,
 )
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 

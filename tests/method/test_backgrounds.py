@@ -22,7 +22,8 @@ from sgdmix_hub.method.backgrounds import MARGIN, SIZE, background_box, backgrou
 from sgdmix_hub.method.masks import foreground_mask, widen
 from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 HALF = 8  # features of the upper half, then those of the lower

@@ -27,7 +27,7 @@ from sgdmix_hub.method.saliency.cam import CAMS, SMALLEST_GRID, CamSaliency
 from sgdmix_hub.method.saliency.model_free import MAP_SIZE, is_blank
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.saliency import CAM_METHODS
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from sgdmix_hub.method.saliency.consensus import (
     consensus_mask,
 )
 from sgdmix_hub.method.saliency.robust_background import robust_background, superpixels
-from sgdmix_hub.settings.method import SALIENCY_SOURCES
+from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -24,7 +24,7 @@ from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.seeds import inpainting_seed
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 SIZE = 32

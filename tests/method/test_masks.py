@@ -28,7 +28,7 @@ from sgdmix_hub.method.masks import (
     widen,
 )
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 unit_values = st.floats(0, 1, width=16)  # maps are stored in float16
 masks = numpy_strategies.arrays(bool, (24, 24))

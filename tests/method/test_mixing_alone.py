@@ -30,7 +30,7 @@ from sgdmix_hub.generation.inputs import resolve_inputs
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 
 def test_strength_zero_is_mixing_alone(mixing, tmp_path):

@@ -14,7 +14,8 @@ from sgdmix_hub.data.images import foreground_share
 from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.method.saliency.model_free import mask_column_map
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import apply_preset
 
 SIDE = 512
 

@@ -17,7 +17,7 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.targets import DOT_ERROR, MapDistance, rms_distances, select_targets
 from sgdmix_hub.seeds import RandomStream, generator, row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 ROWS = 30
 # Classes of 9, 12, 8 and one row, not in blocks, numbered with gaps.

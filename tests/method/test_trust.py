@@ -21,7 +21,7 @@ from sgdmix_hub.method.saliency.model_free import minimum_barrier_map
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 INPUT = 64

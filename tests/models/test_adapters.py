@@ -269,10 +269,3 @@ def test_a_base_that_was_adapted_before_is_refused(tiny_base, adapter, tmp_path)
     tokenizer.save_pretrained(base / "tokenizer")
     with pytest.raises(UserError, match="does not fit"):
         load_pipeline(base, adapter)
-
-
-def test_a_lora_of_another_program_is_refused_with_what_to_do(copied):
-    for name in (TOKENS_FILE, FACTS_FILE):
-        (copied / name).unlink()
-    with pytest.raises(UserError, match=r"is a LoRA of another program.*sgdmix train-adapter"):
-        read_adapter(resolve(str(copied)))

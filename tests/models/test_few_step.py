@@ -17,12 +17,12 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.bases.schedulers import SCHEDULERS, noise_level, with_scheduler
-from sgdmix_hub.models.few_step import lora_file
+from sgdmix_hub.models.lora_files import find_lora
 from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.settings.few_step import FEW_STEPS, MANY_STEPS
 from sgdmix_hub.settings.generation import AugmentSettings, published_settings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 SIZE, BATCH, SEEDS = 32, 2, [11, 12]
 FILE = "pytorch_lora_weights.safetensors"
@@ -166,6 +166,10 @@ def test_metadata_of_a_strangers_file_is_not_read(tiny_base, images, loras, tmp_
     save_file(load_file(loras / "peft" / FILE), tmp_path / FILE, metadata=described)
     expected = refined(tiny_base, None, images, loras / "peft")
     assert np.array_equal(refined(tiny_base, None, images, tmp_path), expected)
+
+
+def lora_file(pin, weight_name):
+    return find_lora(pin, weight_name, "few_step_lora", "few_step_weight_name")
 
 
 def test_the_file_is_found_or_asked_for(tmp_path):

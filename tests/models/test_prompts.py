@@ -25,7 +25,8 @@ from sgdmix_hub.models.prompts import (
     tokens_of,
 )
 from sgdmix_hub.seeds import prompt_number, row_seed
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import apply_preset
 
 CLIP = StableDiffusion.encoders[0]
 TEMPLATE = "a photo of a {token} {metaclass}"

@@ -32,7 +32,7 @@ from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.models.prompts import RowPrompt, prompt_ids
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.adapter.model import load_adapted
 

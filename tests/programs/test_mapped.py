@@ -19,6 +19,7 @@ from sgdmix_hub.runtime import environment
 
 METHOD = {
     "preset": "recommended",
+    "saliency_method": "spectral-residual",  # the quickest
     "strength": [0.5, 1.0],
     "foreground_strength": 0.25,
     "num_inference_steps": 4,
@@ -36,11 +37,21 @@ def pipeline(adapter, tiny_base):
 
 
 @pytest.fixture(scope="module")
-def generated(birds, adapter, tiny_base, tmp_path_factory):
-    """What a generation with the same settings publishes."""
+def checking(adapter, tiny_base):
+    """With the preset's own masks, which check each other and have a confidence."""
+    return SGDMixPipeline.from_pretrained(
+        str(tiny_base), str(adapter), **METHOD | {"saliency_method": "consensus"}
+    )
+
+
+@pytest.fixture(scope="module")
+def generated(few_birds, adapter, tiny_base, tmp_path_factory):
+    """What a generation with the settings of `checking` publishes."""
     output = tmp_path_factory.mktemp("generated")
     values = METHOD | {
-        "dataset_name": birds,
+        "saliency_method": "consensus",
+        "allow_other_subset": True,
+        "dataset_name": few_birds,
         "adapter": adapter,
         "pretrained_model_name_or_path": tiny_base,
         "output_dir": output,
@@ -57,8 +68,9 @@ def dataset(birds):
     return load_dataset(str(birds), split="train")
 
 
-def test_a_mapped_split_gives_the_rows_of_a_generation(pipeline, dataset, generated):
-    mapped = MappedSplit(pipeline, dataset, image_format="png")
+def test_a_mapped_split_gives_the_rows_of_a_generation(checking, few_birds, generated):
+    dataset = load_dataset(str(few_birds), split="train")
+    mapped = MappedSplit(checking, dataset, image_format="png")
     rows = dataset.map(mapped, **mapped.options)
     assert rows.features["label"].names == dataset.features["label"].names
     assert undecoded(rows) == generated
@@ -197,10 +209,11 @@ def test_models_of_unknown_origin_are_not_cached(pipeline, dataset):
         MappedSplit(SGDMixPipeline(pipeline.settings, pipeline.refiner), dataset)
 
 
-def test_a_call_refines_images_with_the_targets_that_it_is_given(pipeline, dataset, generated):
+def test_a_call_refines_images_with_the_targets_that_it_is_given(checking, few_birds, generated):
     """The same images as a generation's, for its own pairs."""
-    rows = [row for row in generated if row["strength"] == 0.5][:6]
-    output = pipeline(
+    dataset = load_dataset(str(few_birds), split="train")
+    rows = [row for row in generated if row["strength"] == 0.5][:3]
+    output = checking(
         [dataset[row["source_index"]]["image"] for row in rows],
         [dataset[row["target_index"]]["image"] for row in rows],
         [row["label"] for row in rows],

@@ -20,7 +20,12 @@ from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.pipeline_output import SGDMixPipelineOutput
 
 SIZE = 32
-SMALL = {"num_inference_steps": 6, "resolution": SIZE, "batch_size": 2}
+SMALL = {
+    "num_inference_steps": 6,
+    "resolution": SIZE,
+    "batch_size": 2,
+    "saliency_method": "spectral-residual",  # the quickest
+}
 OWN = {"target_image", "labels", "target_labels", "seeds"}
 TOO_LONG = r"takes \d+ tokens, the text encoder reads \d+: shorten it"
 PROMPTS = ["a photo of a <class_0> bird", "a photo of a <class_1> bird at dusk"]
@@ -67,7 +72,6 @@ def unmixing(tiny_base, adapter):
         str(tiny_base),
         str(adapter),
         preset="paper",
-        saliency_method="spectral-residual",
         mixing_method="none",
         strength=0.5,
         **SMALL,
@@ -201,7 +205,14 @@ def test_the_bar_counts_steps_and_is_hidden_when_asked(pipeline, pairs, capsys):
     assert "birds: 100%" in said and "6/6" in said
 
 
-def test_outputs_are_images_arrays_and_tensors_of_one_content(pipeline, pairs):
+def disc(image):
+    """A mask of everything near the middle."""
+    y, x = np.mgrid[: image.height, : image.width]
+    return np.hypot(x - image.width / 2, y - image.height / 2) < image.width / 3
+
+
+def test_outputs_are_images_arrays_and_tensors_of_one_content(pairs):
+    pipeline = SGDMixPipeline.from_pretrained(strength=0, resolution=SIZE, mask_function=disc)
     call = {"seeds": [1, 2, 3], "strength": 0}
     output = pipeline(*pairs[:2], **call)
     assert isinstance(output, SGDMixPipelineOutput)
@@ -348,7 +359,12 @@ def test_prompts_that_the_text_encoder_would_cut_off_are_refused(
 
 def test_to_converts_and_moves_and_is_part_of_the_settings(tiny_base, classifier, pairs):
     """In half precision as a pipeline that was loaded so; the classifier is loaded again."""
-    options = SMALL | {"preset": "paper", "classifier": str(classifier), "strength": 0.5}
+    options = SMALL | {
+        "preset": "paper",
+        "saliency_method": "grad-cam",
+        "classifier": str(classifier),
+        "strength": 0.5,
+    }
     call = {"target_labels": [0, 0, 0], "prompt": "a bird", "seeds": [1, 2, 3]}
     moved, loaded = (
         SGDMixPipeline.from_pretrained(str(tiny_base), torch_dtype=dtype, **options)
@@ -419,8 +435,7 @@ def test_a_base_alone_is_saved_by_its_pin(tiny_base, prudish_base, class_names, 
         str(tiny_base),
         class_names=class_names,
         preset="paper",
-        saliency_method="consensus",
-        **SMALL,
+        **SMALL | {"saliency_method": "consensus"},
     )
     pipeline.save_pretrained(tmp_path)
     again = SGDMixPipeline.from_pretrained(str(tiny_base), str(tmp_path))
@@ -504,3 +519,10 @@ def test_a_pushed_pipeline_is_loaded_from_the_hub(tiny_base, adapter, hub):
     assert pulled.returncode == 0, pulled.stderr
     assert pulled.stdout.splitlines()[-1] == f"[0.5] 9 {pin}"
     assert "| strength S | 0.5 |" in pulled.stdout and "| preset | recommended |" in pulled.stdout
+
+
+def test_a_gpu_computes_as_in_the_programs(monkeypatch):
+    """Of what is set there (see tests/runtime/test_gpu.py), a CPU shows one option."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    SGDMixPipeline.from_pretrained(strength=0.0)
+    assert torch.backends.cudnn.deterministic

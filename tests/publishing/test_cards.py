@@ -21,7 +21,7 @@ from sgdmix_hub.publishing.dataset_card import (
 )
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 EVIL = 'a": {evil}\n---\n# <script>'
 HOSTILE = [
@@ -393,6 +393,7 @@ def card_evaluation(name="kite", **values):
         "by_class": [(name, 3, "0.900", "not measured", 1)],
         "keep": None,
         "keep_by": "class",
+        "keep_difficulty": "easy",
         "rows_before": 3,
         "dropped": 0,
         "label_fidelity": 0.9,
@@ -428,6 +429,9 @@ def test_dropped_rows_are_told_where_the_card_counts_and_where_it_says_how_to_ma
     assert "at most 1 for each source image" in body
     assert "1 of them were dropped (`--keep 0.9`)" in body
     assert "rows as generated: 4 of" in body and "the 1 rows that were dropped later" in body
+    medium = card_evaluation(keep=0.9, keep_difficulty="medium", dropped=1, rows_before=4)
+    body = body_of(dataset_card(card_settings(), card_facts(["kite"], evaluation=medium)))
+    assert "(`--keep 0.9 --keep_difficulty medium`)" in body and "with the highest" in body
     whole = body_of(
         dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation()))
     )

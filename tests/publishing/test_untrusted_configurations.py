@@ -17,8 +17,8 @@ from sgdmix_hub.settings.generation import (
     AugmentSettings,
     published_settings,
 )
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings, PublishSettings, RunSettings
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 

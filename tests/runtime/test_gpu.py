@@ -1,11 +1,14 @@
 """On a GPU, as `--accelerate gpu1` launches it: the promises that the other tests keep on a CPU."""
 
+import dataclasses
 import sys
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from datasets import load_dataset
 from generations import (
     NUM_SHARDS,
     SCRIPT,
@@ -16,10 +19,15 @@ from generations import (
     published_rows,
     records,
     start,
+    undecoded,
     wait_for_records,
 )
 from launching import ROOT, launch
 from trainings import ADAPTER, TINY
+
+from sgdmix_hub.mapped import MappedSplit
+from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.settings.method import MethodSettings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -103,3 +111,24 @@ def test_adapter_trained_in_half_precision_refines(generation_settings, tmp_path
     assert (
         len(published_rows(tmp_path / "run")) + len(manifest_of(tmp_path / "run")["skipped"]) == 48
     )
+
+
+def test_the_python_api_computes_in_float32_as_the_programs_do(
+    generation_settings, birds, tmp_path
+):
+    """With another precision of matrix products, images would differ in their last bits."""
+    finish(SCRIPT, generation_settings | {"output_dir": tmp_path / "run"})
+    names = {field.name for field in dataclasses.fields(MethodSettings)} | {
+        "adapter",
+        "classifier",
+        "pretrained_model_name_or_path",
+    }
+    given = {name: value for name, value in generation_settings.items() if name in names}
+    torch.set_float32_matmul_precision("highest")
+    pipeline = SGDMixPipeline.from_pretrained(
+        **{name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    )
+    assert torch.get_float32_matmul_precision() == "high"
+    dataset = load_dataset(str(birds), split="train")
+    mapped = MappedSplit(pipeline, dataset, image_format="png")
+    assert undecoded(dataset.map(mapped, **mapped.options)) == published_rows(tmp_path / "run")

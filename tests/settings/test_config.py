@@ -23,16 +23,10 @@ from sgdmix_hub.settings.generation import (
     groups_table,
     published_settings,
 )
-from sgdmix_hub.settings.method import (
-    PRESETS,
-    apply_preset,
-    num_steps,
-    preset_deviations,
-    preset_values,
-    smallest_strength,
-)
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import PRESETS, apply_preset, preset_deviations, preset_values
 from sgdmix_hub.settings.saliency import CAM_METHODS, SALIENCY_SOURCES
+from sgdmix_hub.settings.strengths import num_steps, smallest_strength
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +41,7 @@ REQUIRED = [
     "org/classifier",
 ]
 PINS = {name: f"org/{name}@{'0' * 40}" for name in PINNED_INPUTS}
-NEWER_INPUTS = ("background_dataset_name", "few_step_lora")  # than the golden fingerprints
+NEWER_INPUTS = ("background_dataset_name", "few_step_lora", "judge")  # than the golden fingerprints
 FIELDS = {field.name: field for field in dataclasses.fields(AugmentSettings)}
 
 
@@ -476,6 +470,8 @@ def other_value(name):
     kinds = typing.get_args(kind) or (kind,)
     if bool in kinds:
         return not base
+    if list[int] in kinds:
+        return [3]
     if int in kinds:
         return (base or 0) + 8
     return (base or 0.0) + 0.125 if float in kinds else f"{base}-other"

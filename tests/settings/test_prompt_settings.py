@@ -10,8 +10,9 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.settings.fetched import check_fetched
 from sgdmix_hub.settings.fields import MOST_VALUES
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint, published_settings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset, num_prompts
+from sgdmix_hub.settings.method import MethodSettings, num_prompts
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 
 PLACES = ["in the snow", "on a beach"]
 MINE = {"dataset_name": "a/b", "output_dir": "out", "strength": 0.5}

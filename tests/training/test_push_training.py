@@ -3,6 +3,7 @@ not at all, and used from there.
 """
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -198,6 +199,24 @@ def test_a_push_without_a_licence_or_a_name_is_refused(script, missing, named, c
     }
     one_line(run(arguments(values), tmp_path / "logs", script), named)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_with_a_licence_that_its_base_forbids_is_refused_before_the_training(
+    hub, commands, tiny_base, tmp_path
+):
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: openrail++\n---\n")
+    values = commands[ADAPTER] | {
+        "pretrained_model_name_or_path": base,
+        "hub_model_id": "birds/forbidden",
+        "output_dir": tmp_path / "out",
+    }
+    run_with_hub = launch_environment(hub_environment(hub, WRITE_TOKEN))
+    ended = run_forked([ADAPTER, *arguments(values)], run_with_hub)
+    one_line(ended, "license mit: the base's licence, openrail++, allows any use but those")
+    assert "--allow_license" in ended.stderr
+    assert "base model base: licence openrail++: any use but" in ended.stdout
+    assert not (tmp_path / "out" / FACTS_FILE).exists()
 
 
 def run_endless(hub, script, values, token):

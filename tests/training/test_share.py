@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgdmix_hub.errors import UserError
@@ -42,15 +42,23 @@ def test_a_total_that_does_not_divide_is_refused_with_what_would():
         share_of(uneven, rank_of(2))
 
 
+@pytest.fixture(scope="module")
+def no_memory():
+    """What an allocation of torch raises, once: putting its trace together takes long."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60)
+    return raised.value
+
+
+@settings(max_examples=25)  # each failed attempt collects garbage
 @given(mine=st.integers(1, 200), memory=st.integers(1, 250))
-def test_the_largest_divisor_that_fits_is_taken(mine, memory):
-    """`attempt` raises what an allocation of torch does."""
+def test_the_largest_divisor_that_fits_is_taken(no_memory, mine, memory):
     tried = []
 
     def attempt(size):
         tried.append(size)
         if size > memory:
-            torch.empty(2**60)
+            raise no_memory
 
     share = fitted(Share(0, 1, mine, 1), attempt)
     assert share.batch_size == max(size for size in divisors(mine) if size <= memory)

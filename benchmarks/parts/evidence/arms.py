@@ -9,7 +9,7 @@ from parts.method.arms import BASE, settings_from
 from parts.method.arms import GENERATION as MIXING_ALONE
 
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 SPECIES, JUDGE, TEST = 6, 100, 350
 SYNTHETIC_PROBABILITIES = (

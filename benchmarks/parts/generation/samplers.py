@@ -31,7 +31,7 @@ from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 STRENGTH, STEPS, GUIDANCE = 0.7, 25, 7.5
 CONVOLUTIONS_A_ROW = 10  # so that a run of either takes about as long
@@ -109,7 +109,7 @@ class Ours:
         self.rows = rows[task.batch_size :]
         self.maker.load_refiner(device)
         self.features = shard_features(
-            self.maker.inputs.split.class_names, self.maker.settings.more_images
+            self.maker.inputs.split.class_names, self.maker.settings.more_columns
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_plan(folder / "plan.parquet", self.rows)

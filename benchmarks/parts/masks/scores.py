@@ -14,7 +14,7 @@ from sgdmix_hub.metrics.mask_quality import (
     mask_recall,
 )
 from sgdmix_hub.metrics.mixture_quality import background_from_target, foreground_kept, leak
-from sgdmix_hub.settings.method import SALIENCY_SOURCES
+from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
 
 from .arms import all_masks
 from .photographs import Photograph

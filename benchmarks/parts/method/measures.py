@@ -29,7 +29,7 @@ from sgdmix_hub.metrics.mixture_quality import MixtureQuality
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 PREDICTED_AT_ONCE = 32

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from sgdmix_hub.errors import Unusable, attempt
-from sgdmix_hub.settings.method import MethodSettings, saliency_method
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import saliency_method
 from sgdmix_hub.settings.saliency import CAM_METHODS
 
 from .cam import BATCH, CamSaliency

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.hub.pins import Pin, local_folder
+from sgdmix_hub.models.quantization import quantization_config
 
 from .family import Encoder, Family, Pipeline
 from .supported import absent_parts, check_supported
@@ -91,13 +92,23 @@ def no_loading_bar():
 
 
 def load_base(
-    base: Pin, dtype: torch.dtype, task: Task, *, safety_checker: bool = False
+    base: Pin,
+    dtype: torch.dtype,
+    task: Task,
+    *,
+    safety_checker: bool = False,
+    quantization: str | None = None,
 ) -> LoadedBase:
     """Loads the pinned base model as a pipeline, from safetensors only. Raises `UserError`.
 
-    `safety_checker`: with the base's own, if it has one.
+    `safety_checker`: with the base's own, if it has one. `quantization`: of the denoiser, which
+    then computes in `dtype`.
     """
     family = check_supported(base)
+    options = family.options(safety_checker) | absent_parts(base, family)
+    if quantization is not None:
+        config = quantization_config(quantization, family.denoiser, dtype)
+        options |= {"quantization_config": config}
     pipeline_class = getattr(diffusers, getattr(family, task))
     try:
         with warnings.catch_warnings(), no_loading_bar():
@@ -108,7 +119,7 @@ def load_base(
                 revision=None if base.is_local else base.revision,
                 torch_dtype=dtype,
                 use_safetensors=True,
-                **family.options(safety_checker) | absent_parts(base, family),
+                **options,
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise

@@ -1,0 +1,350 @@
+"""The page to look through versions: pictures and numbers of every row, and a list of bad ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from sgdmix_hub.errors import Unusable, UserError, shown
+from sgdmix_hub.evaluation.drop_list import DroppedRow, read_drop_list, text_of, write_drop_list
+from sgdmix_hub.figures.panels import outlined_panel
+from sgdmix_hub.method.mixer import MaskedImage
+
+from .originals import Originals
+from .pictures import (
+    LONGEST_FACT,
+    Picture,
+    RowView,
+    error_html,
+    escaped,
+    named,
+    row_html,
+    status_html,
+)
+from .selection import Selection, selected_positions
+from .version_rows import VersionRows, place_of
+
+PAGE_ROWS = 8
+AS_STORED = "as stored"
+LISTED = 5000  # rows of the list that the page shows; the file has all
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to look at: names of versions, and where their local sources are."""
+
+    names: Sequence[str]
+    config_name: str
+    dataset_name: str | None
+
+
+class BrowsePage:
+    """The page of one or two versions. Everybody who opens it shares the list of bad rows.
+
+    `save_to`: the file of the list; None on a machine that keeps no files, as of a Space.
+    """
+
+    def __init__(self, asked: Asked, save_to: Path | None, picture_size: int):
+        """Raises `UserError`."""
+        self.asked, self.save_to, self.picture_size = asked, save_to, picture_size
+        self._lock = threading.Lock()
+        self._originals: Originals | UserError | None = None
+        self.versions: list[VersionRows] = []
+        self.load()
+        self.marked: set[DroppedRow] = set()
+        if save_to is not None and save_to.exists():
+            self.marked = read_drop_list(save_to)
+
+    @property
+    def first(self) -> VersionRows:
+        """The version whose rows are filtered and sorted."""
+        return self.versions[0]
+
+    def load(self) -> None:
+        """Reads the numbers of all versions again. Raises `UserError`."""
+        places = [place_of(name, self.asked.config_name) for name in self.asked.names]
+        self.versions = [VersionRows(place) for place in places]
+
+    def build(self) -> gr.Blocks:
+        """The page's parts and what happens when they are used."""
+        first, numbers = self.first, self.first.numbers
+        with gr.Blocks(title="sgdmix studio", analytics_enabled=False) as page:
+            gr.HTML(self._intro_html())
+            with gr.Row():
+                with gr.Column(scale=2, min_width=300):
+                    with gr.Accordion("Filter and sort", open=True):
+                        classes = gr.Dropdown(
+                            [(named(name), label) for label, name in enumerate(first.class_names)],
+                            value=[],
+                            multiselect=True,
+                            label="Classes",
+                            info="all if none is chosen",
+                        )
+                        sort_by = gr.Dropdown(
+                            [AS_STORED, *numbers], value=AS_STORED, label="Sort by"
+                        )
+                        descending = gr.Checkbox(label="Largest first")
+                        only_marked = gr.Checkbox(label="Only rows that are marked as bad")
+                    with gr.Accordion("Ranges", open=False):
+                        ranges = [part for name in numbers for part in self._range(name)]
+                    listed = gr.Textbox(
+                        text_of(self.marked),
+                        label="Rows marked as bad",
+                        lines=4,
+                        max_lines=8,
+                        interactive=False,
+                        info=self._where(),
+                        buttons=["copy"],
+                        elem_id="marked-rows",
+                    )
+                with gr.Column(scale=5, min_width=320):
+                    status = gr.HTML(status_html("Loading."))
+                    again = gr.Button("Look for new rows", visible=self._is_unfinished())
+                    number = gr.Number(1, label="Page", precision=0, elem_id="page-number")
+                    slots = [self._slot() for _ in range(PAGE_ROWS)]
+                    with gr.Row():
+                        before = gr.Button("Previous page")
+                        after = gr.Button("Next page")
+            shown = gr.State([])
+            private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+            inputs = [number, classes, sort_by, descending, only_marked, *ranges]
+            outputs = [status, shown, *(part for slot in slots for part in slot)]
+            show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | private
+            changes = [part.change for part in (number, classes, sort_by, descending, only_marked)]
+            gr.on(
+                [page.load, *changes, *(part.submit for part in ranges)],
+                **show,
+                trigger_mode="always_last",
+            )
+            gr.on([part.blur for part in ranges], **show, trigger_mode="always_last")
+            page.load(lambda: text_of(self.marked), None, listed, **private)
+            before.click(lambda page: max(1, (page or 1) - 1), number, number, **private)
+            after.click(lambda page: (page or 0) + 1, number, number, **private)
+            again.click(self.reload, None, None, **private).then(**show)
+            for place, (_, box) in enumerate(slots):
+                box.input(
+                    lambda on, rows, place=place: self.mark(rows[place], on),
+                    [box, shown],
+                    [listed, status],
+                    **private,
+                )
+        return page
+
+    def _slot(self) -> tuple[gr.HTML, gr.Checkbox]:
+        with gr.Group():
+            return gr.HTML(""), gr.Checkbox(label="Bad", visible=False)
+
+    def _range(self, name: str) -> list[gr.Textbox]:
+        """Fields for the lowest and highest value of a column."""
+        values = self.first.columns[name]
+        known = values[np.isfinite(values.astype(np.float64))]
+        ends = [f"{known.min():g}", f"{known.max():g}"] if len(known) else ["", ""]
+        with gr.Row():
+            return [
+                gr.Textbox(label=f"{name}, {word}", placeholder=end, min_width=110)
+                for word, end in zip(("from", "to"), ends, strict=True)
+            ]
+
+    def show(
+        self,
+        number: int | None,
+        classes: list[int],
+        sort_by: str,
+        descending: bool,
+        only_marked: bool,
+        *ranges: str,
+    ) -> list[Any]:
+        """The rows of a page: values of all outputs."""
+        try:
+            selection = Selection(
+                labels=classes or [],
+                ranges=self._ranges(ranges),
+                keys=frozenset(self.marked) if only_marked else None,
+                sort_by=None if sort_by == AS_STORED else sort_by,
+                descending=descending,
+            )
+            with self._lock:
+                return self._shown(number, selection)
+        except UserError as error:
+            return [error_html(str(error)), *[gr.skip() for _ in range(1 + 2 * PAGE_ROWS)]]
+
+    def _shown(self, number: int | None, selection: Selection) -> list[Any]:
+        first = self.first
+        positions = selected_positions(first.columns, selection) if len(first) else np.empty(0, int)
+        pages = max(1, -(-len(positions) // PAGE_ROWS))
+        page = min(max(int(number or 1), 1), pages)
+        rows = positions[(page - 1) * PAGE_ROWS : page * PAGE_ROWS].tolist()
+        views = self._views(rows)
+        slots: list[Any] = []
+        for row, view in zip(rows, views, strict=True):
+            source, variant = first.key(row)
+            label = f"Mark source {source}, variant {variant} as bad"
+            slots += [
+                row_html(view, self.picture_size),
+                gr.update(value=(source, variant) in self.marked, visible=True, label=label),
+            ]
+        for _ in range(PAGE_ROWS - len(rows)):
+            slots += ["", gr.update(visible=False)]
+        line = f"{len(positions)} of {len(first)} rows; page {page} of {pages}."
+        if self._is_unfinished():
+            line += f" The run makes {first.place.planned} rows."
+        originals = self._opened_originals()
+        if isinstance(originals, UserError):
+            line += f" {str(originals)[:1].upper()}{str(originals)[1:]}."
+        return [status_html(line), [first.key(row) for row in rows], *slots]
+
+    def _views(self, rows: list[int]) -> list[RowView]:
+        """The rows with their pictures, of the second version too if there is one."""
+        read = self.first.read(rows)
+        beside: dict[int, dict] = {}
+        partners: dict[int, int] = {}
+        if len(self.versions) > 1:
+            other = self.versions[1]
+            found = {row: other.position_of(self.first.key(row)) for row in rows}
+            partners = {row: place for row, place in found.items() if place is not None}
+            beside = other.read(partners.values())
+        return [
+            self._view(row, read[row], partners.get(row), beside.get(partners.get(row, -1)))
+            for row in rows
+        ]
+
+    def _view(self, row: int, read: dict, partner: int | None, beside: dict | None) -> RowView:
+        first = self.first
+        values = {name: column[row].item() for name, column in first.columns.items()}
+        title = (
+            f"{named(first.class_names[values['label']])}, source {values['source_index']}, "
+            f"variant {values['variant']}"
+        )
+        pictures = self._pictures(values, read)
+        facts = [_facts_line(first, values)]
+        if read.get("prompt"):
+            facts.append(f"prompt: {read['prompt']}")
+        if len(self.versions) > 1:
+            other = self.versions[1]
+            name = named(other.place.name)
+            if partner is None or beside is None:
+                pictures.append(
+                    Picture(f"in {name}", Unusable("this version does not have the row"))
+                )
+            else:
+                pictures.append(Picture(f"in {name}", _rgb(beside["image"])))
+                theirs = {key: column[partner].item() for key, column in other.columns.items()}
+                facts.append(f"in {name}: {_facts_line(other, theirs)}")
+        return RowView(title, pictures, facts)
+
+    def _pictures(self, values: dict, read: dict) -> list[Picture]:
+        """Source, target, mask and mixture, as far as they are known, and the image itself."""
+        originals = self._opened_originals()
+        image, pictures = _rgb(read["image"]), []
+        source: Image.Image | Unusable | None = None
+        if isinstance(originals, Originals):
+            source = originals.source(values)
+            pictures += [
+                Picture("source", source),
+                Picture("target", originals.target(values)),
+            ]
+        if "mask" in read:
+            under = image if source is None or isinstance(source, Unusable) else source
+            pictures.append(Picture("mask", _outlined(under, read["mask"], self.picture_size)))
+        if values.get("strength", 0) > 0:
+            if "mixed" in read:
+                pictures.append(Picture("mixed", _rgb(read["mixed"])))
+            elif isinstance(originals, Originals):
+                pictures.append(Picture("mixed, made again", originals.mixed(values)))
+            return [*pictures, Picture("refined", image)]
+        return [*pictures, Picture("mixed", image)]
+
+    def _opened_originals(self) -> Originals | UserError:
+        """The images behind the version, opened when they are first needed, or why they are not."""
+        if self._originals is None:
+            try:
+                self._originals = Originals(self.first.place, self.asked.dataset_name)
+            except UserError as error:
+                self._originals = error
+        return self._originals
+
+    def mark(self, key: tuple[int, int], is_bad: bool) -> list[Any]:
+        """Puts a row on the list or takes it off, and writes the list."""
+        key = (int(key[0]), int(key[1]))
+        with self._lock:
+            self.marked = self.marked | {key} if is_bad else self.marked - {key}
+            line = status_html(f"{len(self.marked)} rows are marked as bad.")
+            if self.save_to is not None:
+                try:
+                    write_drop_list(self.save_to, self.marked)
+                except OSError as error:
+                    line = error_html(f"{self.save_to} cannot be written: {error.strerror}")
+            return [text_of(sorted(self.marked)[:LISTED]), line]
+
+    def reload(self) -> None:
+        """Finds the rows that a run has made meanwhile."""
+        with self._lock:
+            self.load()
+
+    def _is_unfinished(self) -> bool:
+        return any(version.place.planned is not None for version in self.versions)
+
+    def _where(self) -> str:
+        if self.save_to is None:
+            return "copy it into a file drop.csv for sgdmix evaluate --drop drop.csv"
+        return f"written to {self.save_to} at every mark, for sgdmix evaluate --drop"
+
+    def _ranges(self, texts: Sequence[str]) -> dict[str, tuple[float | None, float | None]]:
+        """Column -> lowest and highest value. Raises `UserError`."""
+        ends = [_number(text) for text in texts]
+        pairs = zip(self.first.numbers, ends[::2], ends[1::2], strict=True)
+        return {name: (low, high) for name, low, high in pairs if (low, high) != (None, None)}
+
+    def _intro_html(self) -> str:
+        names = " and ".join(named(version.place.name) for version in self.versions)
+        pins = "; ".join(f"{name}: {pin}" for name, pin in sorted(self.first.place.pins.items()))
+        return (
+            f'<header class="sgdmix-intro"><h1>{escaped(names)}</h1>'
+            f'<p class="sgdmix-hint">Made from {escaped(shown(pins, LONGEST_FACT))}</p></header>'
+        )
+
+
+def _number(text: str | None) -> float | None:
+    """A field's number; None if it is empty. Raises `UserError`."""
+    if not (text or "").strip():
+        return None
+    try:
+        return float(str(text))
+    except ValueError:
+        raise UserError(f"{text} is not a number: give one, or leave the field empty") from None
+
+
+def _facts_line(rows: VersionRows, values: dict) -> str:
+    """The numbers of a row in one line."""
+    words = []
+    for name, value in values.items():
+        if name in ("label", "source_index", "variant", "seed") or value is None:
+            continue
+        if name in ("target_label", "judge_label"):
+            inside = 0 <= value < len(rows.class_names)
+            words.append(f"{name} {named(rows.class_names[value]) if inside else 'none'}")
+        else:
+            words.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(words)
+
+
+def _rgb(image: Image.Image | Unusable) -> Image.Image | Unusable:
+    return image if isinstance(image, Unusable) else image.convert("RGB")
+
+
+def _outlined(
+    image: Image.Image | Unusable, mask: Image.Image | Unusable, size: int
+) -> np.ndarray | Unusable:
+    """The image with its mask, as the choosing page shows it."""
+    if isinstance(mask, Unusable) or isinstance(image, Unusable):
+        return mask if isinstance(mask, Unusable) else image
+    frame = mask.size
+    pixels = np.asarray(image.convert("RGB").resize(frame, Image.Resampling.BICUBIC))
+    return outlined_panel(MaskedImage(pixels, np.asarray(mask.convert("L")) > 127, frame), size)

@@ -1,0 +1,351 @@
+"""The page to choose by: a dataset's own images under settings that change, and a file of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sgdmix_hub.errors import Unusable, UserError, attempt, first_line, one_line
+from sgdmix_hub.evaluation.choices_page import verdict
+from sgdmix_hub.figures.panels import outlined_panel, saliency_panel
+from sgdmix_hub.generation.plan import PlanRow
+from sgdmix_hub.generation.row_maker import RowMaker
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.mask_source import masks_line
+from sgdmix_hub.settings.saliency import distrust
+
+from .controls import (
+    GROUPS,
+    OF_BASE,
+    chosen_values,
+    control,
+    follows_others,
+    names_on_page,
+    update,
+)
+from .pictures import Picture, RowView, error_html, escaped, named, row_html, status_html
+from .recipe_file import chosen_settings, write_recipe
+from .tryout import Tryout
+
+PAGE_ROWS = 8
+
+
+class ChoosePage:
+    """The page of one dataset. Everybody who opens it shares the images and what was made of them.
+
+    `save_to`: the file that the button writes.
+    """
+
+    def __init__(self, tryout: Tryout, save_to: Path):
+        self.tryout, self.save_to = tryout, save_to
+        self.names = names_on_page(tryout.has_base)
+        self.optional = [name for name in self.names if follows_others(name)]
+        self.pages = -(-len(tryout.rows) // PAGE_ROWS)
+        self._working = threading.Lock()
+        self._tickets = itertools.count()
+        self._newest: dict[str | None, int] = {}
+
+    def build(self) -> gr.Blocks:
+        """The page's parts and what happens when they are used."""
+        tryout = self.tryout
+        with gr.Blocks(title="sgdmix studio", analytics_enabled=False) as page:
+            gr.HTML(intro_html(tryout))
+            with gr.Row():
+                with gr.Column(scale=2, min_width=300):
+                    controls = self._controls()
+                    save = gr.Button(f"Write {self.save_to.name}", variant="primary")
+                    saved = gr.HTML(status_html("Nothing is written yet."))
+                with gr.Column(scale=5, min_width=320):
+                    status = gr.HTML(status_html("Loading the images."))
+                    refine = None
+                    if tryout.has_base:
+                        refine = gr.Button("Refine the images on this page")
+                    number = gr.Number(
+                        1,
+                        label="Page",
+                        info=f"of {self.pages}",
+                        precision=0,
+                        elem_id="page-number",
+                    )
+                    slots = [self._slot() for _ in range(PAGE_ROWS)]
+                    with gr.Row():
+                        before = gr.Button("Previous page")
+                        after = gr.Button("Next page")
+            excluded = gr.State([])
+            shown = gr.State([])
+            rows = [part for slot in slots for part in slot]
+            inputs = [number, excluded, *controls.values()]
+            outputs = [status, shown, *rows]
+            private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+            show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | private
+            anew = {"concurrency_limit": None, "trigger_mode": "multiple"}
+            gr.on(
+                [page.load, number.change, *(part.change for part in controls.values())],
+                **show,
+                **anew,
+            )
+            follow = [controls[name] for name in self.optional]
+            gr.on(
+                [controls["preset"].change, controls["saliency_method"].change],
+                self.follow,
+                [*controls.values()],
+                follow,
+                **private,
+            )
+            before.click(lambda page: max(1, (page or 1) - 1), number, number, **private)
+            after.click(lambda page: min(self.pages, (page or 0) + 1), number, number, **private)
+            for place, (_, box) in enumerate(slots):
+                box.input(
+                    lambda on, rows, out, place=place: with_row(out, rows[place], on),
+                    [box, shown, excluded],
+                    excluded,
+                    **private,
+                ).then(**show, **anew)
+            if refine is not None:
+                refine.click(self.refine, inputs, outputs, **private, **anew)
+            save.click(self.save, [excluded, *controls.values()], saved, **private)
+        return page
+
+    def _controls(self) -> dict[str, Any]:
+        """Setting -> its control, under the groups' headings."""
+        controls = {}
+        for group, names in GROUPS.items():
+            if group in OF_BASE and not self.tryout.has_base:
+                continue
+            with gr.Accordion(group, open=group in ("Masks", "Targets", "Mixing")):
+                for name in names:
+                    controls[name] = control(name, self.tryout.start)
+        return controls
+
+    def _slot(self) -> tuple[gr.HTML, gr.Checkbox]:
+        with gr.Group(visible=True):
+            return gr.HTML(""), gr.Checkbox(label="Leave this image out", visible=False)
+
+    def show(
+        self, request: gr.Request, number: int | None, excluded: list[int], *raws: Any
+    ) -> Iterator[list[Any]]:
+        """Fills the page: sources and masks first, mixtures when every image has a map."""
+        ticket = next(self._tickets)
+        self._newest[request.session_hash] = ticket
+        rows = self._rows_of(number)
+        with self._working:
+            try:
+                for update_ in self._shown(rows, excluded, raws):
+                    if self._newest[request.session_hash] != ticket:
+                        return  # somebody has chosen something else meanwhile
+                    yield update_
+            except UserError as error:
+                yield self._only_status(error_html(str(error)))
+            except Exception as error:  # of a library: said on the page, which goes on
+                yield self._only_status(error_html(one_line(first_line(error))))
+
+    def _shown(
+        self, rows: list[int], excluded: list[int], raws: tuple[Any, ...]
+    ) -> Iterator[list[Any]]:
+        tryout = self.tryout
+        chosen = self._chosen(raws, excluded)
+        settings = tryout.mixing(chosen)
+        known = tryout.known_maps(settings)
+        if not set(rows) <= known.known.values.keys():
+            views = [self._source_of(row) for row in rows]
+            yield self._filled(status_html("Masks: none yet."), rows, excluded, views)
+        for left in known.make(rows):
+            yield self._only_status(
+                status_html(f"Masks: {left} to make", len(rows) - left, len(rows))
+            )
+        maker = tryout.maker(settings, known.maps)
+        every = tryout.split.subset.tolist()
+        views = [self._masks_of(maker, row, settings) for row in rows]
+        yield self._filled(status_html("Masks are there."), rows, excluded, views)
+        for left in known.make(every):
+            done = len(every) - left
+            text = f"Maps of all candidates: {left} of {len(every)} to make"
+            yield self._only_status(status_html(text, done, len(every)))
+        plan, reasons = tryout.plan(settings, known.maps)
+        views = [
+            self._with_mixture(view, maker, plan[row])
+            for view, row in zip(views, rows, strict=True)
+        ]
+        yield self._filled(self._summary(settings, reasons), rows, excluded, views)
+
+    def refine(
+        self, request: gr.Request, number: int | None, excluded: list[int], *raws: Any
+    ) -> Iterator[list[Any]]:
+        """As `show`, and then refines the images of the page, one after the other."""
+        yield from self.show(request, number, excluded, *raws)
+        rows = self._rows_of(number)
+        ticket = self._newest[request.session_hash]
+        with self._working:
+            try:
+                chosen = self._chosen(raws, excluded)
+                settings = self.tryout.mixing(chosen)
+                maps = self.tryout.known_maps(settings).maps
+                maker, (plan, reasons) = (
+                    self.tryout.maker(settings, maps),
+                    self.tryout.plan(settings, maps),
+                )
+                views = [
+                    self._with_mixture(self._masks_of(maker, row, settings), maker, plan[row])
+                    for row in rows
+                ]
+                yield self._only_status(
+                    status_html("Refining: loading the diffusion model.", 0, len(rows))
+                )
+                for done, (row, prompt, image) in enumerate(self.tryout.refined(chosen, rows), 1):
+                    if self._newest[request.session_hash] != ticket:
+                        return
+                    place = rows.index(row)
+                    view = views[place]
+                    facts = [*view.facts, *([f"prompt: {prompt}"] if prompt else [])]
+                    pictures = [*view.pictures, Picture("refined", image)]
+                    views[place] = dataclasses.replace(view, pictures=pictures, facts=facts)
+                    line = status_html(f"Refining: {done} of {len(rows)}", done, len(rows))
+                    yield self._filled(line, rows, excluded, views)
+                yield self._filled(self._summary(settings, reasons), rows, excluded, views)
+            except UserError as error:
+                yield self._only_status(error_html(str(error)))
+            except Exception as error:  # of a library: said on the page, which goes on
+                yield self._only_status(error_html(one_line(first_line(error))))
+
+    def follow(self, *raws: Any) -> list[Any]:
+        """What settings that are not set amount to, under the chosen preset and source."""
+        try:
+            chosen = self._chosen(raws, [], check=False)
+        except UserError:
+            return [gr.skip() for _ in self.optional]
+        return [update(name, chosen) for name in self.optional]
+
+    def save(self, excluded: list[int], *raws: Any) -> str:
+        """Writes the file; says so, or what is wrong."""
+        try:
+            values = chosen_values(self.names, raws)
+            write_recipe(self.save_to, self.tryout.start, values, excluded, self.tryout.has_base)
+        except UserError as error:
+            return error_html(str(error))
+        except OSError as error:
+            return error_html(f"{self.save_to} cannot be written: {error.strerror}")
+        return status_html(
+            f"Written: {self.save_to}. Go on with: sgdmix augment --config {self.save_to} "
+            "--output_dir outputs"
+        )
+
+    def _chosen(
+        self, raws: tuple[Any, ...], excluded: list[int], check: bool = True
+    ) -> AugmentSettings:
+        """The settings of the controls. Raises `UserError`."""
+        values = chosen_values(self.names, raws)
+        chosen = chosen_settings(self.tryout.start, values, excluded, self.tryout.has_base)
+        if check:
+            chosen.validate()
+        return chosen
+
+    def _rows_of(self, number: int | None) -> list[int]:
+        first = (min(max(int(number or 1), 1), self.pages) - 1) * PAGE_ROWS
+        return self.tryout.rows[first : first + PAGE_ROWS]
+
+    def _only_status(self, line: str) -> list[Any]:
+        return [line, gr.skip(), *[gr.skip() for _ in range(2 * PAGE_ROWS)]]
+
+    def _filled(
+        self, line: str, rows: list[int], excluded: list[int], views: list[RowView]
+    ) -> list[Any]:
+        """Values of all outputs: the status, the rows on the page, and their slots."""
+        slots: list[Any] = []
+        for row, view in zip(rows, views, strict=True):
+            label = f"Leave row {row} out"
+            slots += [
+                row_html(view, self.tryout.picture_size),
+                gr.update(value=row in excluded, visible=True, label=label),
+            ]
+        for _ in range(PAGE_ROWS - len(rows)):
+            slots += ["", gr.update(visible=False)]
+        return [line, rows, *slots]
+
+    def _title(self, row: int) -> str:
+        split = self.tryout.split
+        return f"row {row}: {named(split.class_names[split.labels[row]])}"
+
+    def _source_of(self, row: int) -> RowView:
+        """A row's image, or why there is none."""
+        return RowView(self._title(row), [Picture("source", attempt(self.tryout.split.image, row))])
+
+    def _masks_of(self, maker: RowMaker, row: int, settings: AugmentSettings) -> RowView:
+        """Source, map and mask of a row."""
+        title, size = self._title(row), self.tryout.picture_size
+        masked = self.tryout.masked(maker, row)
+        if isinstance(masked, Unusable):
+            return RowView(title, [Picture("source", masked)], warnings=[masked.reason])
+        confidence = maker.maps.confidence(row)
+        facts = [f"mask: {masked.mask.mean():.0%} of the image"]
+        if confidence is not None:
+            facts[0] += f", confidence {confidence:.2f}"
+        reason = distrust(confidence, settings.min_mask_confidence)
+        warnings = [] if reason is None else [reason]
+        if not masked.mask.any():
+            warnings.append("the mask is empty")
+        pictures = [
+            Picture("source", masked.pixels),
+            Picture("saliency", saliency_panel(maker.maps[row], size)),
+            Picture("mask", outlined_panel(masked, size)),
+        ]
+        return RowView(title, pictures, facts, warnings)
+
+    def _with_mixture(self, view: RowView, maker: RowMaker, planned: PlanRow) -> RowView:
+        """The row with its target and mixture, or why there is none."""
+        split = self.tryout.split
+        mixture = self.tryout.mixture(maker, planned)
+        if isinstance(mixture, Unusable):
+            known = any(mixture.reason in warning for warning in view.warnings)
+            warnings = [*view.warnings, *([] if known else [mixture.reason])]
+            return dataclasses.replace(
+                view, pictures=[*view.pictures, Picture("mixed", mixture)], warnings=warnings
+            )
+        if planned.is_unmixed:
+            return dataclasses.replace(
+                view, pictures=[*view.pictures, Picture("kept unmixed", mixture.mixed)]
+            )
+        name = named(split.class_names[split.labels[planned.target_index]])
+        fact = (
+            f"target: row {planned.target_index}, {name}; distance "
+            f"{planned.saliency_distance:.3f}; {mixture.foreground_area:.0%} kept from the source"
+        )
+        pictures = [Picture("target", mixture.target.pixels), Picture("mixed", mixture.mixed)]
+        return dataclasses.replace(
+            view, pictures=[*view.pictures, *pictures], facts=[*view.facts, fact]
+        )
+
+    def _summary(self, settings: AugmentSettings, reasons: dict[int, str]) -> str:
+        """What holds for all drawn images."""
+        number = len(self.tryout.split.subset)
+        line = f"{masks_line(settings)}. {len(reasons)} of {number} images are left out."
+        trust = self.tryout.trust(settings)
+        if trust is not None:
+            line += f" {verdict(trust)}"
+        return status_html(line)
+
+
+def with_row(rows: list[int], row: int, is_in: bool) -> list[int]:
+    """The rows with one of them put in or taken out."""
+    return sorted({*rows, row} if is_in else {*rows} - {row})
+
+
+def intro_html(tryout: Tryout) -> str:
+    """The heading of the page."""
+    start = tryout.start
+    name = escaped(named(tryout.split.pin.name))
+    hint = (
+        f"{len(tryout.rows)} images of split {named(start.dataset_split)}, drawn with seed "
+        f"{start.seed}. Targets are chosen among them; a run chooses among all."
+    )
+    if not tryout.has_base:
+        hint += " To choose S and prompts too, start with --adapter or a base model."
+    return (
+        f'<header class="sgdmix-intro"><h1>How to mix {name}</h1>'
+        f'<p class="sgdmix-hint">{escaped(hint)}</p></header>'
+    )

@@ -1,0 +1,78 @@
+"""What was chosen, as settings of a generation and as the YAML file that `augment` takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sgdmix_hub.files import write_text
+from sgdmix_hub.settings.generation import PINNED_INPUTS, AugmentSettings
+from sgdmix_hub.settings.method import MethodSettings
+
+from .controls import names_on_page
+
+HEADING = (
+    "# Chosen with sgdmix studio. Go on: sgdmix augment --config {name} --output_dir outputs\n"
+)
+OF_START = {field.name for field in dataclasses.fields(MethodSettings)}
+
+
+def chosen_settings(
+    start: AugmentSettings, values: dict[str, Any], excluded: list[int], has_base: bool
+) -> AugmentSettings:
+    """`start` with what the controls say. A setting without a value gets its default. Raises
+    `UserError`.
+    """
+    unset = _defaults(names_on_page(has_base))
+    if not has_base:
+        unset |= {"strength": [0.0]}
+    return dataclasses.replace(start, **(unset | values), excluded_rows=sorted(excluded) or None)
+
+
+def write_recipe(
+    path: Path, start: AugmentSettings, values: dict[str, Any], excluded: list[int], has_base: bool
+) -> None:
+    """Writes the file. Raises `UserError` if the settings cannot be used together, or if another
+    program's file is there.
+    """
+    chosen = chosen_settings(start, values, excluded, has_base)
+    chosen.validate()
+    text = yaml.safe_dump(recipe_values(chosen), sort_keys=False, allow_unicode=True)
+    write_text(path, HEADING.format(name=path.name) + text)
+
+
+def recipe_values(chosen: AugmentSettings) -> dict[str, Any]:
+    """The settings that differ from their defaults, without places and speed."""
+    defaults = _defaults([field.name for field in dataclasses.fields(AugmentSettings)])
+    values = {
+        name: value
+        for name, value in dataclasses.asdict(chosen).items()
+        if name not in ("output_dir", "config") and value is not None
+    }
+    sampling = AugmentSettings(
+        dataset_name="x", output_dir="x", few_step_method=chosen.few_step_method
+    )
+    for name, default in defaults.items():
+        if name in values and values[name] in (default, getattr(sampling, name)):
+            values.pop(name)
+    for name in PINNED_INPUTS:
+        if name in values and os.path.isdir(values[name]):
+            values[name] = os.path.abspath(values[name])
+    return {"dataset_name": values.pop("dataset_name"), "strength": chosen.stated_strength} | values
+
+
+def _defaults(names: list[str]) -> dict[str, Any]:
+    """The defaults of settings, as a field gives them."""
+    fields = {field.name: field for field in dataclasses.fields(AugmentSettings)}
+    return {
+        name: fields[name].default_factory()
+        if fields[name].default_factory is not dataclasses.MISSING
+        else fields[name].default
+        for name in names
+        if fields[name].default is not dataclasses.MISSING
+        or fields[name].default_factory is not dataclasses.MISSING
+    }

@@ -1,0 +1,125 @@
+"""What is read of a base model's licence, told, and refused."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from launching import ROOT
+from loopback_hub import run_client
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.licences import (
+    OTHER,
+    TERMS,
+    Licence,
+    check_license,
+    conflict,
+    licence_line,
+    licence_of,
+    stated_license,
+    terms_table,
+)
+from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.publishing.model_card import _allowed
+from sgdmix_hub.settings.training import AdapterSettings
+
+FLUX = "flux-1-dev-non-commercial-license"
+
+
+def local(folder, yaml):
+    folder.mkdir(exist_ok=True)
+    (folder / "README.md").write_text(f"---\n{yaml}---\n")
+    return Pin("base", "sha256-0", str(folder))
+
+
+def test_the_licence_is_read_from_the_cards_yaml_and_not_from_the_name(tmp_path):
+    named = f"license: other\nlicense_name: {FLUX}\n"
+    for yaml, text, name in (
+        ("license: openrail++\n", "openrail++", "openrail++"),
+        (named, f"other ({FLUX})", FLUX),
+        ("license: other\n", "other", "other"),
+        ("license: [mit, apache-2.0]\n", "mit, apache-2.0", "mit, apache-2.0"),
+        ("tags: [x]\n", None, None),
+    ):
+        found = licence_of(local(tmp_path / "stable-diffusion-v1-5", yaml))
+        assert (found.text, found.name, found.gated) == (text, name, False)
+    assert stated_license(local(tmp_path / "x", named)) == f"other ({FLUX})"
+
+
+@pytest.mark.slow
+def test_the_hub_is_asked_for_the_card_at_the_commit(hub):
+    """The licence may have changed since."""
+    found = run_client(
+        hub,
+        """
+from sgdmix_hub.hub.licences import stated_license
+from sgdmix_hub.hub.pins import resolve
+
+api.create_repo("birds/base")
+commits = [
+    api.upload_file(
+        path_or_fileobj=f"---\\nlicense: {text}\\n---\\n".encode(),
+        path_in_repo="README.md",
+        repo_id="birds/base",
+    ).oid
+    for text in ("openrail++", "mit")
+]
+print(json.dumps([stated_license(resolve(f"birds/base@{commit}")) for commit in commits]))
+""",
+    )
+    assert found == ["openrail++", "mit"]
+
+
+def test_a_licence_without_known_terms_is_told_and_refuses_nothing():
+    for text in (None, "my-own", "other (acme-terms)", "flux-non-commercial-license"):
+        for chosen in ("mit", "cc-by-nc-4.0", "anything"):
+            check_license(text, chosen, None)
+    line = licence_line(Pin("org/base", "0" * 40), Licence("my-own", gated=True))
+    assert (
+        line == "base model org/base: licence my-own, gated: read it, its terms are not known here"
+    )
+    assert "no licence is known" in licence_line(Pin("org/base", "0" * 40), Licence(None))
+
+
+def test_terms_of_use_and_outputs_are_told():
+    line = licence_line(Pin("org/flux", "0" * 40), Licence(f"other ({FLUX})", gated=True))
+    assert re.search(r"gated: non-commercial use only; of outputs: any use, also commercial", line)
+
+
+@given(st.sampled_from(sorted(TERMS)), st.text(max_size=20))
+def test_a_licence_can_always_be_passed_on_as_it_is_and_a_reason_is_heard(name, chosen):
+    for stated in (name, f"{OTHER} ({name})"):
+        assert conflict(stated, name) is None and conflict(stated, OTHER) is None
+        check_license(stated, chosen, "the author agreed")
+        if conflict(stated, chosen) is not None:
+            with pytest.raises(UserError, match="--allow_license") as raised:
+                check_license(stated, chosen, None)
+            assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [FLUX, "sai-nc-community", "stabilityai-ai-community", "openrail"])
+def test_terms_that_must_be_passed_on_forbid_a_free_licence(name):
+    for chosen in ("mit", "apache-2.0", "cc-by-4.0"):
+        with pytest.raises(UserError, match=f"license {chosen}: .*{name}"):
+            check_license(name, chosen, None)
+
+
+def test_the_reason_stands_on_the_card_only_where_it_was_needed():
+    def allowed(license, reason):
+        settings = AdapterSettings(
+            dataset_name="a/b",
+            output_dir="out",
+            metaclass="bird",
+            license=license,
+            allow_license=reason,
+        )
+        return _allowed(settings, {"base_license": "openrail++"})
+
+    assert allowed("openrail++", "why") is None and allowed("mit", None) is None
+    found = allowed("mit", "*we* asked")
+    assert found["reason"] == r"\*we\* asked" and "openrail" in found["conflict"]
+
+
+def test_the_documentation_has_the_table():
+    assert terms_table() in (ROOT / "docs" / "publishing.md").read_text(), terms_table()

@@ -1,0 +1,215 @@
+"""Small cards: what frees, moves, divides or quantizes networks, and what of it changes images."""
+
+import shutil
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from tiny_bases import build_sdxl
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.adapters import read_adapter
+from sgdmix_hub.models.memory import MOST_PROMPTS, need_of
+from sgdmix_hub.models.prompts import Prompts, RowPrompt
+from sgdmix_hub.models.refine import Refiner
+from sgdmix_hub.settings.generation import (
+    MAY_MOVE_LAST_BITS,
+    PLACE_AND_SPEED,
+    AugmentSettings,
+    published_settings,
+)
+from sgdmix_hub.settings.method import apply_preset
+
+CPU = torch.device("cpu")
+SIZE, BATCH, SEEDS = 32, 2, [11, 12]
+
+
+def settings(**values):
+    defaults = {
+        "preset": "paper",
+        "saliency_method": "minimum-barrier",
+        "strength": 0.5,
+        "num_inference_steps": 4,
+        "batch_size": BATCH,
+        "resolution": SIZE,
+        "adapter": "unused",
+        "background_prompts": ["in the snow", "at dusk"],
+    }
+    return apply_preset(
+        AugmentSettings(dataset_name="unused", output_dir="unused", **(defaults | values))
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+
+
+def loaded(base, adapter=None, ahead=False, **values):
+    chosen = settings(**values)
+    learned = None if adapter is None else read_adapter(resolve(str(adapter)))
+    prompts = Prompts(chosen, learned, ["kite", "tern", "wren", "crow"]) if ahead else None
+    return Refiner(resolve(str(base)), learned, chosen, CPU, prompts=prompts)
+
+
+def refined(refiner, images, text="a photo of a kite at dusk"):
+    nowhere = np.zeros((BATCH, SIZE, SIZE), bool)
+    return np.stack(refiner.refine(images, nowhere, [RowPrompt(text)] * BATCH, SEEDS, 0.5))
+
+
+def encoders_of(refiner):
+    return [getattr(refiner.pipeline, encoder.model) for encoder in refiner.family.encoders]
+
+
+def test_text_encoders_are_freed_once_all_prompts_are_encoded_and_change_no_bit(
+    tiny_base, adapter, images
+):
+    lazy, ahead = loaded(tiny_base, adapter), loaded(tiny_base, adapter, ahead=True)
+    assert None not in encoders_of(lazy) and encoders_of(ahead) == [None]
+    prompts = Prompts(ahead.settings, ahead.adapter, list("abcd"))
+    for label, number in ((0, 0), (3, 1)):
+        text = prompts.of(label, number).text
+        assert np.array_equal(refined(ahead, images, text), refined(lazy, images, text))
+
+
+@pytest.mark.slow
+def test_both_text_encoders_of_sdxl_are_freed(images, tmp_path):
+    build_sdxl().save_pretrained(tmp_path, safe_serialization=True)
+    lazy, ahead = loaded(tmp_path), loaded(tmp_path, ahead=True)
+    assert encoders_of(ahead) == [None, None]
+    assert np.array_equal(refined(ahead, images), refined(lazy, images))
+
+
+def test_more_prompts_than_are_kept_are_encoded_when_they_are_needed(tiny_base):
+    many = settings(background_prompts=[f"text {number}" for number in range(MOST_PROMPTS // 8)])
+    assert Prompts(many, None, list("abcd")).texts(MOST_PROMPTS - 1) is None
+    few = Prompts(settings(), None, ["kite"])
+    assert few.texts(MOST_PROMPTS - 1) == [
+        "a photo of a kite in the snow",
+        "a photo of a kite at dusk",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["model", "group"])
+def test_offloaded_networks_make_the_same_bytes(kind, tiny_base, adapter, images):
+    """On a CPU they go from main memory to main memory, through the same hooks."""
+    expected = refined(loaded(tiny_base, adapter), images)
+    offloaded = loaded(tiny_base, adapter, cpu_offload=kind)
+    assert np.array_equal(refined(offloaded, images), expected)
+    assert np.array_equal(
+        refined(loaded(tiny_base, adapter, True, cpu_offload=kind), images), expected
+    )
+    if kind == "group":
+        with pytest.raises(UserError, match="load the pipeline again"):
+            offloaded.to(CPU, torch.float16)
+    else:
+        offloaded.to(CPU, torch.float32)
+        assert np.array_equal(refined(offloaded, images), expected)
+
+
+def test_slices_of_the_autoencoder_differ_by_rounding_and_tiles_by_more(tiny_base, images):
+    whole = refined(loaded(tiny_base), images).astype(int)
+    sliced = loaded(tiny_base, vae_slicing=True)
+    assert sliced.pipeline.vae.use_slicing
+    assert np.abs(refined(sliced, images) - whole).max() <= 1
+    tiled = loaded(tiny_base, vae_tiling=True)
+    assert tiled.pipeline.vae.use_tiling
+    tiled.pipeline.vae.tile_sample_min_size = SIZE // 2
+    tiled.pipeline.vae.tile_latent_min_size //= 2
+    assert np.abs(refined(tiled, images) - whole).max() > 1
+
+
+def test_the_need_is_that_of_the_networks_that_are_loaded(tiny_base, tmp_path):
+    """Counted in the files' headers: of whole files, of shards, not of variants nobody loads."""
+    refiner = loaded(tiny_base)
+    expected = {
+        name: sum(parameter.numel() for parameter in part.parameters())
+        for name, part in refiner.pipeline.components.items()
+        if isinstance(part, torch.nn.Module)
+    }
+    need = need_of(resolve(str(tiny_base)), safety_checker=False)
+    assert need.weights == expected and need.encoders == ("text_encoder",)
+    sharded = shutil.copytree(tiny_base, tmp_path / "base")
+    refiner.denoiser.save_pretrained(sharded / "unet", max_shard_size="100KB")
+    (sharded / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    variant = "text_encoder/model.fp16.safetensors"
+    shutil.copy(tiny_base / "text_encoder" / "model.safetensors", sharded / variant)
+    assert need_of(resolve(str(sharded)), safety_checker=True).weights == expected
+    whole, eighth = (need.gigabytes("float16", kind) for kind in (None, "torchao-int8"))
+    assert whole["unet"] == 2 * eighth["unet"] == expected["unet"] * 2 / 1e9
+    assert whole["vae"] == eighth["vae"]
+
+
+def test_each_is_in_the_group_of_what_it_changes():
+    assert {"vae_slicing", "regional_compile", "compile"} <= set(MAY_MOVE_LAST_BITS)
+    assert "cpu_offload" in PLACE_AND_SPEED
+    published = published_settings(settings(), {})
+    assert not {"quantization", "vae_tiling", "vae_slicing", "regional_compile"} & published.keys()
+    changed = published_settings(settings(quantization="torchao-int8", vae_tiling=True), {})
+    assert (changed["quantization"], changed["vae_tiling"]) == ("torchao-int8", True)
+
+
+def test_what_does_not_go_together_is_refused():
+    for values, said in (
+        ({"compile": True, "cpu_offload": "model"}, "leave out compile or cpu_offload"),
+        ({"regional_compile": True}, "give --compile too"),
+        (
+            {
+                "quantization": "torchao-int8",
+                "inpainting_method": "diffusion",
+                "mixing_method": "inpaint",
+            },
+            "leave out quantization",
+        ),
+    ):
+        with pytest.raises(UserError, match=said):
+            settings(**values).validate()
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+def test_a_quantized_denoiser_holds_a_quarter_and_keeps_the_adapter(tiny_base, adapter, images):
+    whole, quantized = (
+        loaded(tiny_base, adapter, quantization=kind) for kind in (None, "torchao-int8")
+    )
+    text = "a photo of a <class_2> bird"
+    exact, rough = (refined(one, images, text).astype(int) for one in (whole, quantized))
+    alone = refined(loaded(tiny_base, quantization="torchao-int8"), images, "a photo of a bird")
+    assert 0 < np.abs(rough - exact).mean() < np.abs(alone - exact).mean()
+
+
+@pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")
+def test_a_quantization_without_its_package_is_refused(tiny_base):
+    with pytest.raises(UserError, match="needs the package torchao: install it"):
+        loaded(tiny_base, quantization="torchao-int8")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("kind", ["model", "group"])
+def test_offloading_leaves_nothing_on_the_gpu_and_changes_no_bit(kind, tiny_base, adapter, images):
+    gpu = torch.device("cuda")
+
+    def made(**values):
+        chosen = settings(dtype="float16", **values)
+        learned = read_adapter(resolve(str(adapter)))
+        refiner = Refiner(resolve(str(tiny_base)), learned, chosen, gpu)
+        return refiner, refined(refiner, images)
+
+    _, expected = made()
+    refiner, images_made = made(cpu_offload=kind)
+    assert np.array_equal(images_made, expected)
+    assert next(refiner.denoiser.parameters()).device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("kind", ["bitsandbytes-8bit", "bitsandbytes-4bit", "torchao-int8"])
+def test_quantized_denoisers_run_on_a_gpu(kind, tiny_base, adapter, images):
+    pytest.importorskip(kind.partition("-")[0])
+    chosen = settings(dtype="bfloat16", quantization=kind)
+    refiner = Refiner(
+        resolve(str(tiny_base)), read_adapter(resolve(str(adapter))), chosen, torch.device("cuda")
+    )
+    assert refined(refiner, images, "a photo of a <class_2> bird").std() > 1

@@ -1,0 +1,85 @@
+"""Looking through versions in a real browser: filter, sort, compare, mark."""
+
+import urllib.error
+import urllib.request
+
+import pytest
+import torch
+from browsers import Visit, browser, needed, serving
+from generations import published_rows
+from publishing import NAMES
+
+from sgdmix_hub.evaluation.drop_list import read_drop_list
+from sgdmix_hub.settings.studio import StudioSettings
+
+needed()
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as opened:
+        yield opened
+
+
+def page_of(**settings):
+    from sgdmix_hub.open_studio import page_of
+
+    settings = {name: v if isinstance(v, (int, list)) else str(v) for name, v in settings.items()}
+    return page_of(StudioSettings(**settings), torch.device("cpu"))
+
+
+def titles(visit):
+    return [heading.inner_text() for heading in visit.page.locator(".sgdmix-row h2").all()]
+
+
+def test_rows_are_filtered_sorted_compared_and_marked(
+    chromium, first_version, generation, evil_source, tmp_path
+):
+    other = generation("other", num_candidates=5, mixing_method="source")
+    page = page_of(
+        published=[str(first_version), str(other)],
+        dataset_name=evil_source,
+        picture_size=64,
+        save_to=tmp_path / "drop.csv",
+    )
+    rows = published_rows(first_version)
+    with serving(page) as address:
+        visit = Visit(chromium, address)
+        visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
+        for caption in ("source", "target", "mask", "mixed", "in other"):
+            assert len(visit.pictures(caption)) == 8
+        # names from the data are shown as the texts that they are
+        assert any("<" in title for title in titles(visit))
+        assert visit.page.evaluate("window.hacked === undefined")
+        visit.choose("Sort by", "saliency_distance")
+        visit.page.get_by_label("Largest first").check()
+        farthest = max(rows, key=lambda row: row["saliency_distance"])
+        first = visit.page.locator(".sgdmix-row h2").first
+        first.get_by_text(f"source {farthest['source_index']}, variant").wait_for()
+        visit.page.get_by_label(f"Mark source {farthest['source_index']}, variant 0").check()
+        visit.page.get_by_text("1 rows are marked as bad").wait_for()
+        assert read_drop_list(tmp_path / "drop.csv") == {(farthest["source_index"], 0)}
+        visit.page.get_by_label("Only rows that are marked as bad").check()
+        visit.page.get_by_text("1 of 12 rows; page 1 of 1").wait_for()
+        visit.page.get_by_label("Only rows that are marked as bad").uncheck()
+        visit.page.get_by_role("button", name="Ranges").click()
+        visit.page.get_by_label("variant, from").fill("many")
+        visit.page.keyboard.press("Tab")
+        visit.page.get_by_role("alert").get_by_text("many is not a number").wait_for()
+        visit.page.get_by_label("variant, from").fill("")
+        visit.page.keyboard.press("Tab")
+        visit.page.get_by_text("12 of 12 rows").wait_for()
+        assert visit.hindrances() == []
+        visit.page.set_viewport_size({"width": 375, "height": 800})
+        visit.page.wait_for_timeout(300)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 375
+        assert visit.hindrances() == []
+        assert (visit.elsewhere(), visit.dialogs, visit.errors) == ([], [], [])
+        assert len(NAMES) > 1
+        for place in ("/etc/passwd", "pyproject.toml", str(evil_source / "README.md")):
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(f"{address}gradio_api/file={place}")
+        answer = urllib.request.urlopen(address)
+        assert "default-src 'self'" in answer.headers["content-security-policy"]

@@ -1,0 +1,90 @@
+"""A real browser for tests of pages: Debian's Chromium, driven by Playwright."""
+
+import contextlib
+import shutil
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# Of axe: what hinders people, not what could be done better.
+HINDERS = ("serious", "critical")
+
+
+def needed():
+    """Skips the tests of a module where Gradio, the browser or its driver is missing."""
+    for package in ("gradio", "playwright", "axe_playwright_python"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install {package}")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium: apt-get install chromium", allow_module_level=True)
+
+
+@contextlib.contextmanager
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@contextlib.contextmanager
+def serving(page):
+    """The address of a page while it is served."""
+    from sgdmix_hub.studio.serving import serve
+
+    address = serve(page, "127.0.0.1", None, False, wait=False)
+    yield address
+    page.close(verbose=False)
+
+
+class Visit:
+    """One opened page: its `requests`, `dialogs`, and `errors` of its scripts."""
+
+    def __init__(self, browser, address, width=1280):
+        self.page = browser.new_page(viewport={"width": width, "height": 900})
+        self.page.set_default_timeout(120_000)
+        self.requests, self.dialogs, self.errors = [], [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on(
+            "dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss())
+        )
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.address = address
+        self.page.goto(address)
+
+    def _dismissed(self, dialog):
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    def elsewhere(self):
+        """Requests to other places than the page's own."""
+        own = (self.address, "data:", "blob:")
+        return [url for url in self.requests if not url.startswith(own)]
+
+    def choose(self, label, option):
+        """Chooses an option of a drop-down list with the keyboard alone."""
+        field = self.page.get_by_label(label, exact=True)
+        field.focus()
+        field.fill(option)
+        self.page.keyboard.press("Enter")
+        self.page.keyboard.press("Tab")
+
+    def pictures(self, caption):
+        """The addresses of the pictures with a caption, from top to bottom."""
+        return [
+            figure.locator("img").get_attribute("src")
+            for figure in self.page.locator("figure").all()
+            if figure.locator("figcaption").inner_text() == caption
+            and figure.locator("img").count()
+        ]
+
+    def hindrances(self):
+        """What axe finds that hinders people, in short."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        return [
+            (found["id"], found["impact"], found["nodes"][0]["html"][:200])
+            for found in Axe().run(self.page).response["violations"]
+            if found["impact"] in HINDERS
+        ]
