@@ -295,7 +295,12 @@ class AdapterSettings(TrainingSettings):
         "prompt, with {token} and {metaclass}",
         at_most=LONGEST_PROMPT,
     )
-    num_vectors: int = setting(1, "learned tokens per class", at_least=1, at_most=64)
+    num_vectors: int = setting(
+        1,
+        "learned tokens per class; 0 trains the LoRA alone, with the classes' names as {token}",
+        at_least=0,
+        at_most=64,
+    )
     rank: int = setting(10, "LoRA rank, on the UNet's attention", at_least=1, at_most=4096)
     lora_alpha: int = setting(10, "LoRA alpha", at_least=1, at_most=10**6)
     lora_dropout: float = setting(0.0, "LoRA dropout", at_least=0, below=1)

@@ -471,6 +471,35 @@ def test_every_part_of_the_adapter_matters(family, base, adapter, images, foregr
         assert all(not np.array_equal(one, other) for other in outcomes[:number])
 
 
+@pytest.mark.parametrize("name", ["stable-diffusion", "z-image"])
+def test_a_lora_alone_names_the_classes(name, saved, birds, images, foregrounds, tmp_path):
+    family, base = BY_NAME[name], saved(BUILD[name]())
+    folder = train(
+        adapter_settings(
+            birds,
+            base,
+            tmp_path / "adapter",
+            num_vectors=0,
+            num_train_samples=2,
+            learning_rate=0.05,
+        )
+    )
+    assert not (folder / TOKENS_FILE).exists()
+    learned = read_adapter(resolve(str(folder)))
+    words = learned.class_names[2].replace("_", " ")
+    assert learned.prompt(2) == f"a photo of a {words} bird"
+    card = (folder / "README.md").read_text()
+    assert "learned tokens" not in card and "load_file" not in card
+    compile(card.split("```python\n")[1].split("```")[0], "card", "exec")
+    prompts = [RowPrompt(learned.prompt(2))] * BATCH
+    bare, with_lora = (
+        refined(refiner(base, adapter), images, foregrounds, prompts, strength=1.0)
+        for adapter in (None, folder)
+    )
+    assert not np.array_equal(bare, with_lora)
+    assert family.name == json.loads((folder / FACTS_FILE).read_text())["family"]
+
+
 # ---- what is refused ----
 
 

@@ -134,7 +134,7 @@ class LossRecord:
 
 def prepare(
     settings: AdapterSettings,
-    num_classes: int,
+    class_names: list[str],
     base: LoadedBase,
     model: AdaptedModel,
     accelerator: Accelerator,
@@ -145,10 +145,11 @@ def prepare(
         prompt_ids(
             encoder,
             base.tokenizer(encoder),
-            num_classes,
+            len(class_names),
             settings.num_vectors,
             settings.metaclass,
             settings.prompt_template,
+            class_names,
         )
         for encoder in base.encoders
     ]
@@ -199,7 +200,7 @@ def train(
     if settings.per_device_train_batch_size == AUTO and device.type == "cuda":
         share = fitted(share, partial(attempt, settings, loaded, model, device))
     accelerator.gradient_accumulation_steps = share.accumulation
-    denoise, schedule = prepare(settings, num_classes, loaded, model, accelerator, last)
+    denoise, schedule = prepare(settings, split.class_names, loaded, model, accelerator, last)
     if loaded.family.needs_geometry:
         told = geometries(split, rows, settings.resolution, settings.resize)
         denoise = replace(denoise, geometry=torch.from_numpy(told).to(device))

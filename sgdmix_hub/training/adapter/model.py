@@ -47,7 +47,7 @@ class AdaptedModel(nn.Module):
         denoiser: Any,
         tokens: dict[str, TokenEmbedding],
     ):
-        """`text_encoders`: in the order of `tokens`, which are by their encoder's key."""
+        """`tokens`: by their encoder's key, in the order of `text_encoders`; or none at all."""
         super().__init__()
         self.family = family
         self.text_encoders = nn.ModuleList(text_encoders)
@@ -104,7 +104,8 @@ def load_adapted(
     for part in (loaded.denoiser, loaded.pipeline.vae, *text_encoders):
         part.requires_grad_(False)
     tokens = {
-        encoder.key: _learn_tokens(loaded, encoder, settings, num_classes) for encoder in encoders
+        encoder.key: _learn_tokens(loaded, encoder, settings, num_classes)
+        for encoder in (encoders if settings.num_vectors else [])
     }
     loaded.denoiser.add_adapter(
         LoraConfig(
