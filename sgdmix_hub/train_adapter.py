@@ -22,7 +22,7 @@ from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, save_adapter
 from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.models.classifier import Judge
-from sgdmix_hub.models.prompts import words_for
+from sgdmix_hub.models.prompts import token_for
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.model_card import write_adapter_card
 from sgdmix_hub.runtime.environment import versions
@@ -138,11 +138,10 @@ def adapter_facts(settings: AdapterSettings, split: Split, base: Pin) -> dict:
     """Identity of the training, for adapter.json: classes and their tokens, prompt, pins, subset,
     recorded settings.
     """
+    labels = range(len(split.class_names))
     return {
         "class_names": split.class_names,
-        "tokens": words_for(split.class_names, settings.num_vectors)
-        if settings.num_vectors
-        else [],
+        "tokens": [token_for(label) for label in labels if settings.num_vectors > 0],
         "metaclass": settings.metaclass,
         "prompt_template": settings.prompt_template,
         "base": str(base),

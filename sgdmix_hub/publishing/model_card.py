@@ -17,7 +17,7 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
 from sgdmix_hub.models.bases.families import name_in
-from sgdmix_hub.models.prompts import expanded_prompt, prompt_of, words_for
+from sgdmix_hub.models.prompts import expanded_prompt, prompt_of, words_of
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, TrainingSettings
 
 from .card_merge import UNPUBLISHED_NAME, plain
@@ -259,7 +259,7 @@ def _prompt(facts: dict, label: int) -> str:
 
 def _words(facts: dict) -> list[str]:
     """What stands for each class in prompts."""
-    return facts["tokens"] or words_for(facts["class_names"], 0)
+    return facts["tokens"] or [words_of(name) for name in facts["class_names"]]
 
 
 def _share(scores: dict) -> str:

@@ -474,16 +474,8 @@ def test_every_part_of_the_adapter_matters(family, base, adapter, images, foregr
 @pytest.mark.parametrize("name", ["stable-diffusion", "z-image"])
 def test_a_lora_alone_names_the_classes(name, saved, birds, images, foregrounds, tmp_path):
     family, base = BY_NAME[name], saved(BUILD[name]())
-    folder = train(
-        adapter_settings(
-            birds,
-            base,
-            tmp_path / "adapter",
-            num_vectors=0,
-            num_train_samples=2,
-            learning_rate=0.05,
-        )
-    )
+    few = {"num_vectors": 0, "num_train_samples": 2, "learning_rate": 0.05}
+    folder = train(adapter_settings(birds, base, tmp_path / "adapter", **few))
     assert not (folder / TOKENS_FILE).exists()
     learned = read_adapter(resolve(str(folder)))
     words = learned.class_names[2].replace("_", " ")
