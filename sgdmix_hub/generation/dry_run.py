@@ -153,6 +153,8 @@ def strengths_text(maker: RowMaker) -> str:
         if strength > 0
     ]
     grid = strength_grid(total)
+    if settings.strength_unit is not None and made.refiner is not None:
+        grid = made.refiner.levels.of_steps()[1:]
     if len(grid) > MOST_LISTED:
         return "; ".join(runs)
     listed = ", ".join(f"{strength:g}" for strength in grid)

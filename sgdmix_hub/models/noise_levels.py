@@ -26,11 +26,9 @@ class NoiseLevels:
         """The noise level, in [0, 1], that the last 0, 1, 2 ... steps begin with, ascending."""
         size = size or (self.settings.resolution, self.settings.resolution)
         if size not in self._levels:
-            steps = self.settings.num_inference_steps
-            self._levels[size] = [0.0] + [
-                self.family.noise_level(self.pipeline, self.pipeline.scheduler, steps, last, size)
-                for last in range(1, steps + 1)
-            ]
+            steps, scheduler = self.settings.num_inference_steps, self.pipeline.scheduler
+            levels = self.family.noise_levels(self.pipeline, scheduler, steps, size)
+            self._levels[size] = [0.0, *levels]
         return self._levels[size]
 
     def steps(self, strength: float, size: Size | None = None) -> int:

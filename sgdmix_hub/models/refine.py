@@ -103,7 +103,8 @@ class Refiner:
         self._embeds = lru_cache(maxsize=MOST_PROMPTS)(self._encode_prompt)
         self.levels = NoiseLevels(self.family, self.pipeline, settings)
         self.levels.check()
-        if settings.negative_prompt is not None and not self._guided:
+        unread = self.family.embeds_guidance(self.pipeline)
+        if settings.negative_prompt is not None and unread:
             raise UserError(
                 f"negative_prompt is not read: this base of {self.family.title} is told the "
                 "guidance scale, and is not guided away from anything"

@@ -205,15 +205,14 @@ class Family(ABC):
         return int(num_inference_steps * strength)
 
     @abstractmethod
-    def noise_level(
+    def noise_levels(
         self,
         pipeline: Pipeline,
         scheduler: Any,
         num_inference_steps: int,
-        steps: int,
         size: tuple[int, int],
-    ) -> float:
-        """Share of noise, in [0, 1], in what a sampler's last `steps` steps begin with."""
+    ) -> list[float]:
+        """Share of noise, in [0, 1], in what a sampler's last 1, 2, 3 ... steps begin with."""
 
     @abstractmethod
     def predict(

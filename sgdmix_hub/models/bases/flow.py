@@ -132,18 +132,18 @@ class FlowFamily(Family):
         )
         return num_inference_steps - int(first)
 
-    def noise_level(
+    def noise_levels(
         self,
         pipeline: Pipeline,
         scheduler: Any,
         num_inference_steps: int,
-        steps: int,
         size: tuple[int, int],
-    ) -> float:
-        """The sampler's own sigma."""
+    ) -> list[float]:
+        """The sampler's own sigmas."""
         sampler = type(scheduler).from_config(scheduler.config)  # leaves the given one as it is
         self.set_timesteps(pipeline, sampler, num_inference_steps, size, torch.device("cpu"))
-        return round(float(sampler.sigmas[len(sampler.timesteps) - steps]), 4)
+        sigmas = sampler.sigmas[: len(sampler.timesteps)]
+        return [round(float(sigma), 4) for sigma in reversed(sigmas)]
 
     # ---- a training ----
 

@@ -93,21 +93,20 @@ def model_input(scheduler: Any, latents: torch.Tensor, timestep: torch.Tensor) -
     return latents
 
 
-def noise_level(scheduler: Any, num_inference_steps: int, steps: int) -> float:
-    """Share of noise, in [0, 1], in what a diffusion sampler's last `steps` steps begin with.
+def noise_levels(scheduler: Any, num_inference_steps: int) -> list[float]:
+    """Share of noise, in [0, 1], in what a diffusion sampler's last 1, 2, 3 ... steps begin with.
 
     It is sigma / (1 + sigma) for sigma the ratio of noise to image. At one level, all families of
     base models see one ratio: for those trained by flow matching it is their own sigma.
     """
     sampler = type(scheduler).from_config(scheduler.config)  # leaves the given one as it is
     sampler.set_timesteps(num_inference_steps)
-    begin = len(sampler.timesteps) - steps
     if hasattr(sampler, "sigmas"):
-        sigma = float(sampler.sigmas[begin])
+        sigmas = [float(sigma) for sigma in sampler.sigmas[: len(sampler.timesteps)]]
     else:
-        kept = float(sampler.alphas_cumprod[int(sampler.timesteps[begin])])
-        sigma = math.sqrt((1 - kept) / kept)
-    return round(sigma / (1 + sigma), 4)
+        kept = [float(sampler.alphas_cumprod[int(time)]) for time in sampler.timesteps]
+        sigmas = [math.sqrt((1 - share) / share) for share in kept]
+    return [round(sigma / (1 + sigma), 4) for sigma in reversed(sigmas)]
 
 
 def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:

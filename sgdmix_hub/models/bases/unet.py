@@ -49,17 +49,16 @@ class UNetFamily(Family):
 
         return diffusion_scheduler(config, name, timestep_spacing)
 
-    def noise_level(
+    def noise_levels(
         self,
         pipeline: Pipeline,
         scheduler: Any,
         num_inference_steps: int,
-        steps: int,
         size: tuple[int, int],
-    ) -> float:
-        from .schedulers import noise_level
+    ) -> list[float]:
+        from .schedulers import noise_levels
 
-        return noise_level(scheduler, num_inference_steps, steps)
+        return noise_levels(scheduler, num_inference_steps)
 
     def embeds_guidance(self, pipeline: Pipeline) -> bool:
         return _guidance_size(pipeline) is not None
