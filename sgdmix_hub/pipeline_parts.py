@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sgdmix_hub.arithmetic import set_arithmetic
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.forms import LOCAL_PIN
 from sgdmix_hub.hub.pins import Pin, resolve
@@ -24,8 +25,7 @@ from sgdmix_hub.models.loading import (
 )
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.models.saved import Saved, contents_of
-from sgdmix_hub.runtime.arithmetic import set_arithmetic
-from sgdmix_hub.settings.generation import check_few_step, check_weight_name
+from sgdmix_hub.settings.adapters import check_few_step, check_weight_name
 from sgdmix_hub.settings.method import MethodSettings, sought_words
 from sgdmix_hub.settings.presets import apply_preset, saliency_source
 

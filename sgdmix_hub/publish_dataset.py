@@ -10,6 +10,7 @@ from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.liveness import launched_rank
 from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.settings.programs import PublishSettings
+from sgdmix_hub.storage.stores import opened
 
 
 def main(settings: PublishSettings) -> None:
@@ -17,7 +18,8 @@ def main(settings: PublishSettings) -> None:
     if launched_rank() != 0:  # under a launcher of several processes
         return
     assert settings.tag is not None  # checked by `validate`
-    pin = publish_version(settings.folder, settings, settings.max_skipped)
+    with opened(settings.folder) as (folder, store):
+        pin = publish_version(folder, settings, settings.max_skipped, store=store)
     say(announcement(pin, settings.tag))
 
 

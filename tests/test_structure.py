@@ -67,6 +67,7 @@ def test_a_private_name_of_another_library_is_found(source):
     assert private_names(source)
 
 
+@pytest.mark.slow
 def test_private_names_of_other_libraries_are_used_in_one_module_only():
     files = [path for path in PACKAGE.rglob("*.py") if path.name != "_compat.py"]
     used = {str(path.relative_to(PACKAGE)): private_names(path.read_text()) for path in files}
@@ -115,6 +116,7 @@ def test_a_question_for_the_family_of_a_base_is_found(source):
     assert names_of_a_family(source)
 
 
+@pytest.mark.slow
 def test_nobody_but_the_families_asks_which_base_it_has():
     """What differs is a method or a value of `Family`."""
     files = {str(path.relative_to(PACKAGE)): path.read_text() for path in PACKAGE.rglob("*.py")}
@@ -140,6 +142,7 @@ def test_every_family_is_whole():
     assert len(BY_NAME) == len(FAMILIES)
 
 
+@pytest.mark.slow
 def test_the_python_api_needs_neither_file_locks_nor_processes():
     ended = subprocess.run(
         [sys.executable, "-c", PYTHON_API], capture_output=True, text=True, check=False

@@ -217,18 +217,19 @@ def buckets(resolution: int) -> tuple[Frame, ...]:
     return tuple(sorted(found))
 
 
-def squared_geometry(size: tuple[int, int], square: int, resize: str) -> tuple[int, ...]:
-    """Height and width of an image, top and left of the square in the resized image, and its side
-    twice. `size`: (width, height).
+def trained_geometry(size: tuple[int, int], resolution: int, resize: str) -> tuple[int, ...]:
+    """Height and width of an image, top and left of the frame in the resized image, and height and
+    width of the frame. `size`: (width, height).
 
     The first four are `original_sizes` and `crop_top_lefts` of diffusers' SDXL trainings.
     """
     width, height = size
     top = left = 0
+    across, down = frame_for(size, resolution, resize)
     if resize == "center-crop":
-        sides = (int(square * side / min(width, height)) for side in (height, width))
-        top, left = (round((side - square) / 2) for side in sides)
-    return height, width, top, left, square, square
+        sides = (int(resolution * side / min(width, height)) for side in (height, width))
+        top, left = (round((side - resolution) / 2) for side in sides)
+    return height, width, top, left, down, across
 
 
 def aspect_box(width: int, height: int, aspect: float) -> tuple[int, int, int, int]:

@@ -69,7 +69,7 @@ def mixed_sources(settings: AdapterSettings, split: Split, folder: Path, per_cla
             subset_seed=settings.subset_seed,
             seed=settings.seed,
             resolution=settings.resolution,
-            resize=settings.resize,
+            resize="stretch" if settings.resize == "aspect-buckets" else settings.resize,
         )
     )
     state = PartialState()

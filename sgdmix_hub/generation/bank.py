@@ -22,6 +22,7 @@ from sgdmix_hub.models.segmenters.frames import MASK_SIZE
 from sgdmix_hub.runtime.ranks import Rank
 from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
 from sgdmix_hub.settings.method import COMPARE_MAPS
+from sgdmix_hub.storage.stores import HERE, Store
 
 from .row_store import RowArrays, RowValues
 from .saliency_maps import (
@@ -135,6 +136,7 @@ def compute_bank(
     images: Split,
     segmenter: SegmenterPins | None,
     rank: Rank,
+    store: Store = HERE,
 ) -> Bank:
     """The bank with its maps. A collective. Raises `UserError`.
 
@@ -142,7 +144,8 @@ def compute_bank(
     """
     own = bank_settings(settings)
     if settings.background_has_foreground:
-        maps = compute_maps(own, images, None, rank.index, rank.count, rank.device, segmenter)
+        place = (rank.index, rank.count, rank.device)
+        maps = compute_maps(own, images, None, *place, segmenter, store)
     else:
         maps = NoForeground(store_key(own, images, None) + "-whole")
     return Bank(own, images, maps, len(split.labels))
@@ -157,9 +160,12 @@ def joined_labels(split: Split, bank: Bank) -> np.ndarray:
     return np.concatenate([split.labels, np.full(len(bank.split.labels), NO_LABEL, np.int64)])
 
 
-def joined_backgrounds(backgrounds: RowArrays, bank: Bank, rank: Rank) -> Joined:
+def joined_backgrounds(
+    backgrounds: RowArrays, bank: Bank, rank: Rank, store: Store = HERE
+) -> Joined:
     """Background features of the split and of its bank. A collective."""
-    features = compute_backgrounds(bank.settings, bank.split, bank.maps, rank.index, rank.count)
+    place = (rank.index, rank.count, store)
+    features = compute_backgrounds(bank.settings, bank.split, bank.maps, *place)
     return Joined(backgrounds, features, bank.first)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from sgdmix_hub.data.splits import decode_image
@@ -26,16 +25,21 @@ def contact_sheet(
 
     Maps, masks and mixtures are computed again; the refined images come from the shards.
     """
-    skipped = {(record["source_index"], record["variant"]) for record in shards.skipped()}
-    keys = zip(
-        shards.plan["source_index"].to_numpy().tolist(),
-        shards.plan["variant"].to_numpy().tolist(),
-        strict=True,
-    )
-    finished = [position for position, key in enumerate(keys) if key not in skipped]
+    finished = _finished(shards)
     spread = np.linspace(0, len(finished) - 1, min(SHEET_ROWS, len(finished))).round().astype(int)
-    rows = [_sheet_row(settings, inputs, maker, shards, finished[i]) for i in spread]
+    rows = [_sheet_row(settings, inputs, maker, shards, int(finished[i])) for i in spread]
     return draw_contact_sheet(rows)
+
+
+def _finished(shards: Shards) -> np.ndarray:
+    """Positions in the plan of the rows that were made, ascending."""
+    plan = shards.plan_columns("source_index", "variant")
+    sources, variants = (column.to_numpy().astype(np.int64) for column in plan.columns)
+    variants_at_most = int(variants.max(initial=0)) + 1
+    skipped = [
+        record["source_index"] * variants_at_most + record["variant"] for record in shards.skipped()
+    ]
+    return np.flatnonzero(~np.isin(sources * variants_at_most + variants, skipped))
 
 
 def _sheet_row(
@@ -76,9 +80,8 @@ def _partner(settings: AugmentSettings, name: str) -> str:
 
 def _refined_image(shards: Shards, position: int, row: PlanRow) -> np.ndarray:
     """The published image of one planned row."""
-    table = pq.read_table(
-        shards.path(position // shards.rows_per_shard), columns=["image", "source_index", "variant"]
-    )
+    number = position // shards.rows_per_shard
+    table = shards.table(number, ["image", "source_index", "variant"])
     for cell, source, variant in zip(
         *(table.column(name).to_pylist() for name in table.column_names), strict=True
     ):

@@ -13,6 +13,7 @@ import torch
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.memory import MOST_PROMPTS, need_of
+from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import is_low_confidence, kind_of
@@ -25,6 +26,7 @@ from .shards import Shards
 from .worker import make_shards
 
 MOST_LISTED = 10  # strengths
+MANY_SHARDS = 20_000
 TRIED_BATCHES = 2  # timed batches of each strength, after one to warm up
 
 
@@ -82,15 +84,16 @@ def estimate_text(
 ) -> str:
     """The result of a dry run, one line per fact."""
     to_make = sum(map(shards.size, unfinished))
-    reasons = Counter(reason for reason in shards.plan["skip"].to_pylist() if reason is not None)
+    plan = shards.plan_columns("skip", "source_index", "target_index")
+    reasons = Counter(plan["skip"].drop_null().to_pylist())
     known = most_common(reasons.elements()) or "none"
     lines = [
-        f"rows        {len(shards.plan):,} in {len(shards)} shards of {shards.rows_per_shard}",
+        f"rows        {shards.num_rows:,} in {len(shards)} shards of {shards.rows_per_shard}",
         f"to make     {to_make:,} rows in {len(unfinished)} shards; "
         f"{len(shards) - len(unfinished)} shards are finished",
         f"skipped     by the plan: {known}",
     ]
-    lines.append(f"masks       {untrusted_text(shards.plan, maker.settings)}")
+    lines.append(f"masks       {untrusted_text(plan, maker.settings)}")
     if maker.pipeline.refiner is not None:
         lines.append(f"strength    {strengths_text(maker)}")
     if maker.settings.refines:
@@ -110,14 +113,29 @@ def estimate_text(
     lines.append(
         f"time        {seconds / 3600:.2f} accelerator-hours: {duration(seconds)}, {share}"
     )
+    if (price := maker.settings.price_per_hour) is not None:
+        lines.append(f"price       {seconds / 3600 * price:,.2f}, at {price:g} an accelerator-hour")
     if trial.made:
         size = trial.image_bytes / trial.made
-        gigabytes = size * (len(shards.plan) - sum(reasons.values())) / 1e9
+        gigabytes = size * (shards.num_rows - sum(reasons.values())) / 1e9
         lines.append(
             f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB per row "
             f"({', '.join((maker.settings.image_format, *maker.settings.more_images))})"
         )
+        lines.append(f"files       {files_text(shards, size)}")
     return "\n".join(lines)
+
+
+def files_text(shards: Shards, row_bytes: float) -> str:
+    """How many files a run keeps while it works, and publishes."""
+    sizes = [round(shards.size(number) * row_bytes) for number in range(len(shards))]
+    text = (
+        f"{len(files_of(sizes)):,} shards of the dataset, published in one commit; "
+        f"{2 * len(shards):,} in state/ meanwhile"
+    )
+    if len(shards) > MANY_SHARDS:
+        text += f": with fewer, --rows_per_shard {8 * shards.rows_per_shard}, everything is faster"
+    return text
 
 
 def memory_text(settings: AugmentSettings, base: Pin) -> str:
@@ -172,7 +190,7 @@ def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:
     """How many rows of a plan have a source without a trusted mask, and what becomes of them."""
     if not saliency_source(settings).has_confidence:
         return f"{saliency_method(settings)} states no confidence: every mask is used"
-    skipped = sum(is_low_confidence(reason or "") for reason in plan["skip"].to_pylist())
+    skipped = sum(map(is_low_confidence, plan["skip"].drop_null().to_pylist()))
     sources, targets = (plan[name].to_numpy() for name in ("source_index", "target_index"))
     untrusted = skipped + int((sources == targets).sum())
     text = f"{untrusted:,} of {len(plan):,} rows ({untrusted / len(plan):.1%}) have no trusted mask"
@@ -181,7 +199,7 @@ def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:
 
 def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None) -> None:
     """Raises `UserError` if a run could make none of the rows that are left."""
-    reasons = trial.reasons if trial else shards.plan["skip"].to_pylist()
+    reasons = trial.reasons if trial else shards.plan_columns("skip")["skip"].to_pylist()
     if unfinished and not (trial and trial.made):
         raise UserError(
             f"not one row could be made ({most_common(reasons)}): a run would leave no dataset"

@@ -21,6 +21,7 @@ from sgdmix_hub.models.adapters import Adapter, check_base, check_family
 from sgdmix_hub.models.bases.families import BY_NAME
 from sgdmix_hub.models.bases.supported import check_sampling
 from sgdmix_hub.models.loading import SegmenterPins, pin_diffusion
+from sgdmix_hub.models.quantization import quantization_versions
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.ranks import on_rank_zero
 from sgdmix_hub.settings.generation import (
@@ -32,9 +33,10 @@ from sgdmix_hub.settings.generation import (
 )
 from sgdmix_hub.settings.method import sought_words
 from sgdmix_hub.settings.presets import saliency_source
+from sgdmix_hub.storage.stores import HERE, Store
 
 from .bank import load_bank
-from .plan_file import begun_run, has_begun, note_run
+from .plan_file import RUN, begun_run, has_begun, note_run
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.foreign import ForeignAdapter
@@ -212,11 +214,14 @@ def environment(settings: AugmentSettings) -> dict[str, str]:
             for name in MAY_MOVE_LAST_BITS
             if (value := getattr(settings, name)) is not None
         }
+        | quantization_versions(settings.quantization)
         | versions()
     )
 
 
-def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) -> None:
+def check_resume(
+    settings: AugmentSettings, inputs: Inputs, state_folder: Path, store: Store = HERE
+) -> None:
     """Compares with the run that began in this folder, or records this one if there is none.
 
     Raises `UserError` if the images would differ; warns if last bits may.
@@ -230,6 +235,7 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
     }
     if not has_begun(state_folder):
         note_run(state_folder, current)
+        store.keep(state_folder / RUN)
         return
     before = begun_run(state_folder)
     if (began := before.get("format", 1)) != FORMAT:
@@ -249,7 +255,8 @@ def check_resume(settings: AugmentSettings, inputs: Inputs, state_folder: Path) 
             "choose another --output_dir"
         )
     moved = _different(before["environment"], current["environment"])
-    if moved:
+    # a plan may be made on another device: what made the shards is told when they are finished
+    if moved and settings.stage == "all":
         logger.warning(
             f"{', '.join(moved)} changed since this run began: images made from here on may differ "
             "by rounding"

@@ -24,6 +24,7 @@ from sgdmix_hub.files import (
 )
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import say
+from sgdmix_hub.storage.stores import HERE, Store
 
 RUN, PLAN, RECORD = "run.json", "plan.parquet", "plan.json"
 
@@ -36,6 +37,12 @@ def has_begun(state_folder: Path) -> bool:
 def note_run(state_folder: Path, run: dict) -> None:
     """Records what a run begins with."""
     write_sealed(state_folder / RUN, run)
+
+
+def bring_run(state_folder: Path, store: Store) -> bool:
+    """Brings what a run began with from its store. Returns whether it has a plan."""
+    store.bring(state_folder / RUN)
+    return store.bring(state_folder / RECORD)
 
 
 def begun_run(state_folder: Path) -> dict:
@@ -63,13 +70,15 @@ def begun_run(state_folder: Path) -> dict:
 class PlanFile:
     """`plan.parquet` of an output folder, with its record."""
 
-    def __init__(self, output: OutputFolder):
+    def __init__(self, output: OutputFolder, store: Store = HERE):
+        self._store = store
         self.path, self._record = output.state / PLAN, output.state / RECORD
         self._shards = output.shards
         self._expected: str | None = None
 
     def is_whole(self) -> bool:
         """Whether the plan is there, as it was made. Reports damage to the plan or its record."""
+        self._store.bring_all((self.path, self._record))
         self._expected, damage = self._recorded()
         whole = self.path.exists() and file_sha256(self.path) == self._expected
         if self.path.exists() and not whole and self._expected is not None:
@@ -103,6 +112,7 @@ class PlanFile:
                 )
 
         write_atomically(self.path, checked)
+        self._store.keep(self.path)
         self._write_record()
 
     def _write_record(self) -> None:
@@ -113,6 +123,7 @@ class PlanFile:
         except (DamagedFile, FileNotFoundError):
             pass
         write_sealed(self._record, facts)
+        self._store.keep(self._record)
 
     def _recorded(self) -> tuple[str | None, DamagedFile | None]:
         """The plan's recorded sha256, and the damage to the record if any.

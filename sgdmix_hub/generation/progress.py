@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 from .shards import Shards
 
 BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30.0  # in a log, every update is a line
-SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records, which takes long on a shared file system
+SECONDS_BETWEEN_LOOKS = 1.0  # at the other ranks' records
+LOOKING = 0.02  # share of the time at most: a listing of many records takes long
 
 
 class Progress:
@@ -24,7 +25,7 @@ class Progress:
         self.shards = shards
         self.others = set(unfinished) - set(mine) if shown else set()
         to_make = sum(map(shards.size, unfinished))
-        total = len(shards.plan)
+        total = shards.num_rows
         self.bar = tqdm(
             total=total,
             initial=total - to_make,
@@ -33,7 +34,7 @@ class Progress:
             mininterval=BAR_SECONDS,
             disable=not shown,
         )
-        self._looked = time.monotonic()
+        self._next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
 
     def __enter__(self) -> Progress:
         return self
@@ -44,13 +45,16 @@ class Progress:
     def advance(self, rows: int) -> None:
         """Counts rows that this rank has done."""
         self.bar.update(rows)
-        if time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
+        if self.others and time.monotonic() > self._next_look:
             self.all_recorded()
 
     def all_recorded(self) -> bool:
         """Whether all shards of the other ranks are recorded; counts new ones."""
-        appeared = {number for number in self.others if self.shards.is_recorded(number)}
-        self.others -= appeared
-        self.bar.update(sum(map(self.shards.size, appeared)))
-        self._looked = time.monotonic()
+        if self.others:
+            started = time.monotonic()
+            appeared = self.others & self.shards.recorded()
+            self.others -= appeared
+            self.bar.update(sum(map(self.shards.size, appeared)))
+            ended = time.monotonic()
+            self._next_look = ended + max(SECONDS_BETWEEN_LOOKS, (ended - started) / LOOKING)
         return not self.others

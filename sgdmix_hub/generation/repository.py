@@ -20,11 +20,19 @@ from sgdmix_hub.hub.licences import Licence, licence_of, stated_license
 from sgdmix_hub.hub.pins import MODEL_FILES, local_folder
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, CardFacts, dataset_card, read_prose
-from sgdmix_hub.publishing.layout import CARD, EVALUATION, RepoLayout, file_facts, shard_features
+from sgdmix_hub.publishing.layout import (
+    CARD,
+    EVALUATION,
+    RepoLayout,
+    facts_of,
+    file_facts,
+    shard_features,
+)
 from sgdmix_hub.publishing.parquet import files_of
-from sgdmix_hub.publishing.statistics import RowStatistics, count_rows
+from sgdmix_hub.publishing.statistics import RowStatistics
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint, published_settings
+from sgdmix_hub.storage.stores import HERE, Store
 
 from .contact_sheet import contact_sheet
 from .dry_run import most_common
@@ -37,17 +45,20 @@ START_OVER = "remove that folder and run again; finished shards are kept"
 LISTED_NAMES = 3  # damaged files that a message names
 
 
-def is_complete(output: OutputFolder, settings: AugmentSettings, pins: dict[str, str]) -> bool:
+def is_complete(
+    output: OutputFolder, settings: AugmentSettings, pins: dict[str, str], store: Store = HERE
+) -> bool:
     """Whether `repo/` holds exactly this generation, complete.
 
     Files are compared by size or, with `verify`, by their sha256. Raises `UserError` if `repo/`
     holds another generation or is damaged.
     """
     repo, manifest_name = output.repo, RepoLayout(settings.config_name).manifest
-    if not repo.exists():
+    if not store.bring(repo / manifest_name):
+        if repo.exists():
+            raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
         return False
-    if not (repo / manifest_name).is_file():
-        raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
+    store.bring(output.finished)
     check_manifest(output, manifest_name)
     manifest = read_manifest(repo / manifest_name)
     if EVALUATION in manifest:
@@ -68,23 +79,16 @@ def is_complete(output: OutputFolder, settings: AugmentSettings, pins: dict[str,
     ]
     if changed:
         raise UserError(f"{repo} has another {' and '.join(changed)}: {START_OVER}")
+    sizes = store.sizes(repo)
     damaged = [
         name
         for name, facts in manifest["files"].items()
-        if not is_as_stated(repo / name, facts, settings.verify)
+        if sizes.get(name) != facts["bytes"]
+        or (settings.verify and store.sha256(repo / name) != facts["sha256"])
     ]
     if damaged:
         raise UserError(damage_text(repo, damaged))
     return True
-
-
-def is_as_stated(path: Path, facts: dict, by_bytes: bool) -> bool:
-    """Whether a file has the size in the manifest and, if `by_bytes`, the sha256 too."""
-    return (
-        path.is_file()
-        and path.stat().st_size == facts["bytes"]
-        and (not by_bytes or file_sha256(path) == facts["sha256"])
-    )
 
 
 def check_manifest(output: OutputFolder, manifest_name: str) -> None:
@@ -116,28 +120,29 @@ def build_repository(
     maker: RowMaker,
     shards: Shards,
     output: OutputFolder,
+    store: Store = HERE,
 ) -> None:
     """Writes `repo/` from the shards and their records; discards an interrupted attempt.
 
-    Raises `UserError` if every row was skipped, and `DamagedFile` if a shard has changed.
+    In an object store, where nothing can be renamed, the manifest is written last. Raises
+    `UserError` if every row was skipped, and `DamagedFile` if a shard has changed.
     """
     check_any_row(shards)
     layout, building = RepoLayout(settings.config_name), output.building
     class_names = inputs.split.class_names
     shutil.rmtree(building, ignore_errors=True)
     layout.make_folders(building)
-    files = files_of([shards.path(number).stat().st_size for number in range(len(shards))])
-    for number, numbers in enumerate(files):
-        shards.publish(numbers, building / layout.shard(number, len(files)))
+    files = files_of([shards.bytes(number) for number in range(len(shards))])
+    stored = publish_shards(shards, files, layout, output, store)
     config = yaml.safe_dump(
         published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True
     )
     (building / layout.config).write_text(config, encoding="utf-8")
     shutil.copyfile(shards.plan_path, building / layout.plan)
     contact_sheet(settings, inputs, maker, shards).save(building / layout.contact_sheet)
-    statistics = count_rows(map(shards.path, range(len(shards))), len(class_names))
+    statistics = shards.statistics(len(class_names))
     draw_statistics(statistics, building / layout.statistics)
-    manifest = make_manifest(settings, inputs, shards, building) | {
+    manifest = make_manifest(settings, inputs, shards, file_facts(building) | stored) | {
         "saliency": saliency_facts(inputs, maps, shards),
         "stated": stated(settings, inputs),
     }
@@ -149,6 +154,45 @@ def build_repository(
     write_sealed(output.finished, {"manifest": file_sha256(building / layout.manifest)})
     building.rename(output.repo)
     sync_entry(output.path)
+    if store.is_remote:
+        names = [*(name for name in manifest["files"] if name not in stored), CARD]
+        for name in (*names, layout.manifest):
+            store.keep(output.repo / name)
+        store.keep(output.finished)
+
+
+def publish_shards(
+    shards: Shards,
+    files: list[range],
+    layout: RepoLayout,
+    output: OutputFolder,
+    store: Store,
+) -> dict[str, dict]:
+    """Writes the published files, each of some shards, into the unfinished `repo/`.
+
+    In an object store each goes to its place when it is made, and is recorded, so that an
+    interrupted attempt goes on behind it. Returns the facts of these, as `file_facts` gives them.
+    Raises `DamagedFile`.
+    """
+    facts: dict[str, dict] = {}
+    sizes = store.sizes(output.repo) if store.is_remote else {}
+    for number, numbers in enumerate(files):
+        name = layout.shard(number, len(files))
+        path, record = output.building / name, output.state / "files" / f"{Path(name).stem}.json"
+        if not store.is_remote:
+            shards.publish(numbers, path)
+            continue
+        digests = [shards.record(shard)["sha256"] for shard in numbers]
+        before = read_sealed(record) if store.bring(record) else {}
+        if before.get("shards") != digests or sizes.get(name) != before["bytes"]:
+            shards.publish(numbers, path)
+            before = {"shards": digests} | facts_of(path)
+            store.keep(path, at=output.repo / name)
+            write_sealed(record, before)
+            store.keep(record)
+            path.unlink()
+        facts[name] = {key: before[key] for key in ("sha256", "bytes")}
+    return facts
 
 
 def check_any_row(shards: Shards) -> None:
@@ -157,7 +201,7 @@ def check_any_row(shards: Shards) -> None:
         return
     reasons = most_common(record["reason"] for record in shards.skipped())
     raise UserError(
-        f"not one of {len(shards.plan)} rows could be made ({reasons}): no dataset was written"
+        f"not one of {shards.num_rows} rows could be made ({reasons}): no dataset was written"
     )
 
 
@@ -176,7 +220,7 @@ def check_same_bytes(
 
 
 def make_manifest(
-    settings: AugmentSettings, inputs: Inputs, shards: Shards, building: Path
+    settings: AugmentSettings, inputs: Inputs, shards: Shards, files: dict[str, dict]
 ) -> dict:
     """Fingerprint, pins, versions, counts, skipped rows, and the sha256 of every file.
 
@@ -194,9 +238,9 @@ def make_manifest(
         **card_inputs(settings),
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
         "rows": sum(record["rows"] for record in records),
-        "planned_rows": len(shards.plan),
+        "planned_rows": shards.num_rows,
         "skipped": shards.skipped(),
-        "files": file_facts(building),
+        "files": files,
     }
 
 
@@ -216,7 +260,8 @@ def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
     `sought`: the words given to a segmenter. `unmixed`: how many rows show their source unmixed
     because its mask could not be trusted.
     """
-    sources, targets = (shards.plan[name].to_numpy() for name in ("source_index", "target_index"))
+    plan = shards.plan_columns("source_index", "target_index")
+    sources, targets = (column.to_numpy() for column in plan.columns)
     facts = {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
     if inputs.segmenter is not None:
         facts["sought"] = list(inputs.segmenter.words)

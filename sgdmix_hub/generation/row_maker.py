@@ -79,7 +79,6 @@ class RowMaker:
                 foreign=self.inputs.foreign,
                 prompts=self.prompts,
             )
-            self.pipeline.refiner.check_prompts(self.prompts)
 
     def mixture(self, row: PlanRow) -> Mixture:
         """The mixture of a planned row. Raises `UnusableRow`."""

@@ -10,13 +10,13 @@ themselves. Damaged blocks are reported and made again; so are the blocks of dam
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,8 +35,14 @@ from sgdmix_hub.files import (
 )
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
+from sgdmix_hub.storage.stores import HERE, Store
+
+from .claims import claims
+from .rows_by_need import RowsByNeed, values_digest
 
 BLOCK_ROWS = 128
+WHOLE_BYTES = 256 * 10**6  # values up to this size are brought whole by every worker
+RECORD = re.compile(r"block-[0-9]{5,}\.json")
 Block = tuple[np.ndarray, dict[str, str]]
 
 
@@ -61,9 +67,9 @@ class RowStore:
     `unusable`: row -> the reason why it has no value; its value is zeros.
     """
 
-    def __init__(self, folder: Path, split: Split):
+    def __init__(self, folder: Path, split: Split, values: RowsByNeed | None = None):
         self._folder = folder
-        self._values = _mapped(folder)
+        self._values: Any = _mapped(folder) if values is None else values
         self._position = np.full(len(split.rows), -1, dtype=np.int64)
         self._position[split.subset] = np.arange(len(split.subset))
         self.unusable = {
@@ -110,21 +116,83 @@ def compute_rows(
     prepare: Callable[[], Callable[[np.ndarray], Block]],
     rank: int,
     world_size: int,
+    store: Store = HERE,
 ) -> RowStore:
-    """Opens the store in `folder`; computes what is missing. A collective.
+    """Opens the values in `folder`; computes what is missing. A collective.
 
     Every process makes its share of the blocks. Rank 0 merges them, the others wait for the result.
 
     `prepare` loads what the computation needs. It is called only if there are blocks to make. It
     returns a function of rows (k,) that gives their values (k, ...) and reasons for missing ones.
     """
-    on_rank_zero(lambda: _drop_damaged(folder, _blocks(split)))
-    if not (folder / "unusable.json").exists():
-        _compute_blocks(folder, split, prepare, rank, world_size)
+    if store.reads_by_need:
+        values = _values_by_need(folder, store)
+        if values is not None:
+            return RowStore(folder, split, values)
+
+    def start() -> None:
+        _bring(folder, store)
+        _drop_damaged(folder, _blocks(split))
+
+    on_rank_zero(start)
+    merged = folder / "unusable.json"
+    if not merged.exists():
+        _compute_blocks(folder, split, prepare, rank, world_size, store)
         if rank == 0:
             _merge(folder, split)
-        wait_for_file(folder / "unusable.json")
+            store.keep(folder / "values.npy")
+            store.keep(merged)
+        wait_for_file(merged)
     return RowStore(folder, split)
+
+
+def compute_blocks(
+    folder: Path,
+    split: Split,
+    prepare: Callable[[], Callable[[np.ndarray], Block]],
+    rank: int,
+    world_size: int,
+    store: Store,
+) -> None:
+    """Makes blocks as one of several workers that share nothing but the store: its own share, then
+    what the others have not made yet. `compute_rows` merges them. `prepare`: as there.
+    """
+    if store.bring(folder / "unusable.json"):
+        return
+    blocks, make_block = _blocks(split), None
+
+    def done() -> set[int]:
+        return {int(name[6:-5]) for name in store.names(folder) if RECORD.fullmatch(name)}
+
+    def is_done(block: int) -> bool:
+        return store.bring(_marker(folder, block))
+
+    for block in claims(len(blocks), rank, world_size, done, is_done):
+        stop_if_requested()
+        make_block = make_block or prepare()
+        _make_block(folder, blocks, block, make_block, store)
+        store.release(_marker(folder, block).with_suffix(".npy"))
+
+
+def _values_by_need(folder: Path, store: Store) -> RowsByNeed | None:
+    """Merged values that are too many to bring; None if they are few, or not merged yet."""
+    if not store.bring(folder / "unusable.json"):
+        return None
+    try:
+        digests = read_sealed(folder / "unusable.json")["blocks"]
+        values = RowsByNeed(store, folder / "values.npy", BLOCK_ROWS, digests)
+    except (DamagedFile, FileNotFoundError):
+        return None
+    return values if values.nbytes > WHOLE_BYTES else None
+
+
+def _bring(folder: Path, store: Store) -> None:
+    """Brings the merged values from an object store, or else the blocks that are listed there."""
+    if not store.is_remote:
+        return
+    if store.bring(folder / "unusable.json") and store.bring(folder / "values.npy"):
+        return
+    store.bring_all(folder / name for name in store.names(folder) if name.startswith("block-"))
 
 
 def compute_alone(
@@ -175,7 +243,12 @@ def _blocks(split: Split) -> list[np.ndarray]:
 
 
 def _compute_blocks(
-    folder: Path, split: Split, prepare: Callable, rank: int, world_size: int
+    folder: Path,
+    split: Split,
+    prepare: Callable,
+    rank: int,
+    world_size: int,
+    store: Store = HERE,
 ) -> None:
     blocks = _blocks(split)
     mine = [b for b in range(rank, len(blocks), world_size) if not _marker(folder, b).exists()]
@@ -184,9 +257,22 @@ def _compute_blocks(
     make_block = prepare()
     for block in mine:
         stop_if_requested()
-        values, unusable = make_block(blocks[block])
-        _write_values(_marker(folder, block), values)
-        write_sealed(_marker(folder, block), {"values": _digest(values), "unusable": unusable})
+        _make_block(folder, blocks, block, make_block, store)
+
+
+def _make_block(
+    folder: Path,
+    blocks: list[np.ndarray],
+    block: int,
+    make_block: Callable[[np.ndarray], Block],
+    store: Store,
+) -> None:
+    values, unusable = make_block(blocks[block])
+    marker = _marker(folder, block)
+    _write_values(marker, values)
+    store.keep(marker.with_suffix(".npy"))
+    write_sealed(marker, {"values": values_digest(values), "unusable": unusable})
+    store.keep(marker)
 
 
 def _marker(folder: Path, block: int) -> Path:
@@ -196,13 +282,6 @@ def _marker(folder: Path, block: int) -> Path:
 
 def _write_values(marker: Path, values: np.ndarray) -> None:
     write_atomically(marker.with_suffix(".npy"), lambda path: _save_array(path, values))
-
-
-def _digest(values: np.ndarray) -> str:
-    """sha256 of an array's dtype, shape and content."""
-    return hashlib.sha256(
-        f"{values.dtype.str} {values.shape}".encode() + values.tobytes()
-    ).hexdigest()
 
 
 def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
@@ -225,7 +304,7 @@ def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
         damage = _damage(
             marker,
             lambda record, marker=marker: (
-                _digest(_load(marker.with_suffix(".npy"))) == record["values"]
+                values_digest(_load(marker.with_suffix(".npy"))) == record["values"]
             ),
         )
         if damage is not None:
@@ -283,6 +362,7 @@ def _merge(folder: Path, split: Split) -> None:
     """Merges the values of all blocks, in the order of the subset."""
     blocks = _blocks(split)
     unusable: dict[str, str] = {}
+    digests = []
     temporary = temporary_beside(folder / "values.npy")
     merged = None
     for number, rows in enumerate(blocks):
@@ -303,14 +383,20 @@ def _merge(folder: Path, split: Split) -> None:
             )
             _allocate(temporary)
         merged[start : start + len(rows)] = values
-        unusable |= read_sealed(marker)["unusable"]
+        record = read_sealed(marker)
+        unusable |= record["unusable"]
+        digests.append(record["values"])
     assert merged is not None, "a subset has at least one row"
     merged.flush()
     sync(temporary)
     os.replace(temporary, folder / "values.npy")
     write_sealed(
         folder / "unusable.json",
-        {"values": file_sha256(folder / "values.npy"), "unusable": unusable},
+        {
+            "values": file_sha256(folder / "values.npy"),
+            "blocks": digests,
+            "unusable": unusable,
+        },
     )
     for number in range(len(blocks)):
         _marker(folder, number).with_suffix(".npy").unlink(missing_ok=True)

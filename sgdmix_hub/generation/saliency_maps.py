@@ -37,14 +37,15 @@ from sgdmix_hub.method.saliency.trust import Trust, trust_test
 from sgdmix_hub.models.loading import SegmenterPins, load_classifier, load_segmenter
 from sgdmix_hub.models.segmenters.frames import MASK_SIZE
 from sgdmix_hub.output_folder import OutputFolder
-from sgdmix_hub.runtime.ranks import on_rank_zero, say
+from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import MASK_SETTINGS
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
+from sgdmix_hub.storage.stores import HERE, Store
 
-from .row_store import Block, FoundRows, RowStore, compute_rows
+from .row_store import Block, FoundRows, RowStore, compute_blocks, compute_rows
 
 logger = logging.getLogger(__name__)
 # Input size over training size; at twice its training size a small network lost half its accuracy.
@@ -110,17 +111,59 @@ def compute_maps(
     world_size: int,
     device: torch.device,
     segmenter: SegmenterPins | None = None,
+    store: Store = HERE,
 ) -> SaliencyMaps:
     """The maps of the split's subset, each made once by one process of the launch. A collective.
 
     `classifier`, `segmenter`: the networks that the saliency method needs. If the trust test fails
     and the settings say so, `FALL_BACK` makes them. Raises `UserError`.
     """
+    asked = _asked_maps(settings, split, classifier, rank, device, segmenter, store)
+    rows = compute_rows(asked.folder, split, asked.prepare, rank, world_size, store)
+    return SaliencyMaps(rows, asked.folder.name, asked.method, asked.trust)
+
+
+def compute_map_blocks(
+    settings: AugmentSettings,
+    split: Split,
+    classifier: Pin | None,
+    rank: Rank,
+    segmenter: SegmenterPins | None,
+    store: Store,
+) -> None:
+    """A worker's share of the maps' blocks, for `compute_maps` to merge. A collective of its
+    launch. Raises `UserError`.
+    """
+    device, place = rank.device, settings.rank * rank.count + rank.index
+    asked = _asked_maps(settings, split, classifier, rank.index, device, segmenter, store)
+    world_size = settings.world_size * rank.count
+    compute_blocks(asked.folder, split, asked.prepare, place, world_size, store)
+
+
+@dataclass(frozen=True)
+class _AskedMaps:
+    """Where maps are, and how they are made. `method`: as in `SaliencyMaps`."""
+
+    folder: Path
+    prepare: Callable[[], Callable[[np.ndarray], Block]]
+    method: str
+    trust: Trust | None
+
+
+def _asked_maps(
+    settings: AugmentSettings,
+    split: Split,
+    classifier: Pin | None,
+    rank: int,
+    device: torch.device,
+    segmenter: SegmenterPins | None,
+    store: Store,
+) -> _AskedMaps:
     root, trust = saliency_root(settings), None
     if saliency_source(settings).needs == "classifier":
         assert classifier is not None, "`resolve_inputs` pins what the saliency method needs"
         folder = root / store_key(settings, split, classifier)
-        trust = _tested(settings, split, classifier, folder, rank, device)
+        trust = _tested(settings, split, classifier, folder, rank, device, store)
         if trust.reads_background and settings.trust_test == "fall-back":
             settings, classifier = replace(settings, saliency_method=FALL_BACK), None
     key = store_key(settings, split, classifier, segmenter)
@@ -129,8 +172,7 @@ def compute_maps(
         source = load_source(settings, load_network(settings, split, classifier, segmenter, device))
         return lambda rows: block_maps(settings, split, rows, source)
 
-    store = compute_rows(root / key, split, prepare, rank, world_size)
-    return SaliencyMaps(store, key, saliency_method(settings), trust)
+    return _AskedMaps(root / key, prepare, saliency_method(settings), trust)
 
 
 def saliency_root(settings: AugmentSettings) -> Path:
@@ -202,15 +244,22 @@ def _tested(
     folder: Path,
     rank: int,
     device: torch.device,
+    store: Store,
 ) -> Trust:
     """The result of the trust test, which rank 0 makes once. Warns if it fails."""
     path = folder / "trust.json"
-    on_rank_zero(lambda: _drop_damaged_test(path))
+
+    def start() -> None:
+        store.bring(path)
+        _drop_damaged_test(path)
+
+    on_rank_zero(start)
     if rank == 0 and not path.exists():
         cam = load_cam(settings, load_classifier(classifier, split.class_names, device))
         for doubt in doubts_of_size(cam):
             logger.warning(doubt)
         write_sealed(path, asdict(trust_test(cam.classifier, cam.size, split, settings.resize)))
+        store.keep(path)
     wait_for_file(path)
     trust = Trust(**read_sealed(path))
     if trust.reads_background:
@@ -325,7 +374,12 @@ def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Imag
 
 
 def compute_backgrounds(
-    settings: AugmentSettings, split: Split, maps: SaliencyMaps, rank: int, world_size: int
+    settings: AugmentSettings,
+    split: Split,
+    maps: SaliencyMaps,
+    rank: int,
+    world_size: int,
+    store: Store = HERE,
 ) -> RowStore:
     """Background features of the subset, each made once by one process of the launch.
 
@@ -340,9 +394,8 @@ def compute_backgrounds(
             {},
         )
 
-    return compute_rows(
-        saliency_root(settings) / f"backgrounds-{digest[:16]}", split, prepare, rank, world_size
-    )
+    folder = saliency_root(settings) / f"backgrounds-{digest[:16]}"
+    return compute_rows(folder, split, prepare, rank, world_size, store)
 
 
 def features_of(

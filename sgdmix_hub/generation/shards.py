@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from bisect import bisect_right
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,57 +22,106 @@ from sgdmix_hub.files import (
     write_sealed,
 )
 from sgdmix_hub.publishing.parquet import write_parquet
+from sgdmix_hub.publishing.statistics import (
+    RowStatistics,
+    as_json,
+    count_file,
+    count_rows,
+    from_json,
+    merged,
+)
 from sgdmix_hub.runtime.ranks import say
+from sgdmix_hub.storage.stores import HERE, Store
 
 from .plan import PlanRow
 
+RECORD = ".json"
+GROUPS_IN_MEMORY = 2  # of the plan
+
 
 class Shards:
-    """The shards of one plan: `shard-00000.parquet` and, written after it, `shard-00000.json`."""
+    """The shards of one plan: `shard-00000.parquet` and, written after it, `shard-00000.json`.
 
-    def __init__(self, folder: Path, plan_path: Path, rows_per_shard: int):
+    In an object store a shard's name holds the start of its sha256, so that nothing replaces it:
+    the record of one process never speaks for the shard of another. There the record also holds the
+    shard's size and statistics, so that nobody has to read it for them.
+    """
+
+    def __init__(self, folder: Path, plan_path: Path, rows_per_shard: int, store: Store = HERE):
         self.folder = folder
         self.plan_path = plan_path
-        self.plan = pq.read_table(plan_path)
         self.plan_sha256 = file_sha256(plan_path)
         self.rows_per_shard = rows_per_shard
+        self._store = store
+        self._plan = pq.ParquetFile(plan_path)
+        self.num_rows: int = self._plan.metadata.num_rows
+        self._group = lru_cache(GROUPS_IN_MEMORY)(self._plan.read_row_group)
+        groups = range(self._plan.metadata.num_row_groups)
+        sizes = [self._plan.metadata.row_group(group).num_rows for group in groups]
+        self._ends = list(accumulate(sizes))  # of the row groups, in rows
 
     def __len__(self) -> int:
-        return -(-len(self.plan) // self.rows_per_shard)
+        return -(-self.num_rows // self.rows_per_shard)
+
+    def plan_columns(self, *names: str) -> pa.Table:
+        """Some columns of the whole plan."""
+        return self._plan.read(list(names))
 
     def rows(self, number: int) -> list[PlanRow]:
         return self.plan_rows(number * self.rows_per_shard, self.rows_per_shard)
 
     def plan_rows(self, start: int, count: int) -> list[PlanRow]:
-        """Rows of the plan by their positions in it."""
-        return [PlanRow(**row) for row in self.plan.slice(start, count).to_pylist()]
+        """Rows of the plan by their positions in it. Reads only the row groups that hold them."""
+        end, found = min(start + count, self.num_rows), []
+        group = bisect_right(self._ends, start)
+        while start < end:
+            first = self._ends[group - 1] if group else 0
+            stop = min(end, self._ends[group])
+            rows = self._group(group).slice(start - first, stop - start).to_pylist()
+            found += [PlanRow(**row) for row in rows]
+            start, group = stop, group + 1
+        return found
 
     def size(self, number: int) -> int:
         """How many rows of the plan a shard covers."""
-        return min(self.rows_per_shard, len(self.plan) - number * self.rows_per_shard)
+        return min(self.rows_per_shard, self.num_rows - number * self.rows_per_shard)
 
     def path(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}.parquet"
 
     def record_path(self, number: int) -> Path:
-        return self.path(number).with_suffix(".json")
+        return self.path(number).with_suffix(RECORD)
 
     def record(self, number: int) -> dict:
         """The record of a shard. Raises `DamagedFile`."""
         return read_sealed(self.record_path(number))
 
+    def recorded(self) -> set[int]:
+        """The shards with a record, by one listing, which may lack new ones."""
+        return {
+            int(name.removeprefix("shard-").removesuffix(RECORD))
+            for name in self._store.names(self.folder)
+            if name.startswith("shard-") and name.endswith(RECORD)
+        }
+
     def is_recorded(self, number: int) -> bool:
-        return self.record_path(number).exists()
+        return self._store.bring(self.record_path(number))
 
     def check(self, number: int) -> bool:
-        """Whether the shard is finished and of this plan. Raises `DamagedFile`."""
+        """Whether the shard is finished and of this plan. Raises `DamagedFile`.
+
+        The bytes of a shard in an object store are compared when they are read.
+        """
         if not self.is_recorded(number):
             return False
         record = self.record(number)
         if record["plan_sha256"] != self.plan_sha256:
             return False
-        if not self.path(number).exists() or file_sha256(self.path(number)) != record["sha256"]:
-            raise DamagedFile(self.path(number))
+        path = self.path(number)
+        if not self._store.is_remote and not (
+            path.exists() and file_sha256(path) == record["sha256"]
+        ):
+            raise DamagedFile(path)
         return True
 
     def is_finished(self, number: int) -> bool:
@@ -81,6 +133,7 @@ class Shards:
 
     def unfinished(self) -> list[int]:
         """The shards to make, ascending. Reports damaged ones."""
+        self._store.bring_all(map(self.record_path, range(len(self))))
         numbers = []
         for number in range(len(self)):
             try:
@@ -96,28 +149,69 @@ class Shards:
         """The shards to make. Deletes their records, so that no rank takes one for finished."""
         numbers = self.unfinished()
         for number in numbers:
-            self.record_path(number).unlink(missing_ok=True)
+            self.drop(number)
         return numbers
+
+    def drop(self, number: int) -> None:
+        """Deletes a shard's record: the shard is to be made again."""
+        self._store.drop(self.record_path(number))
 
     def skipped(self) -> list[dict]:
         """The skipped rows of all shards with their reasons, in the order of the plan."""
         return [record for number in range(len(self)) for record in self.record(number)["skipped"]]
 
+    def bytes(self, number: int) -> int:
+        """The size of a finished shard."""
+        if self._store.is_remote:
+            return self.record(number)["bytes"]
+        return self.path(number).stat().st_size
+
+    def statistics(self, num_classes: int) -> RowStatistics:
+        """Statistics of the rows of all shards."""
+        numbers = range(len(self))
+        if not self._store.is_remote:
+            return count_rows(map(self.path, numbers), num_classes)
+        parts = (from_json(self.record(number)["statistics"], num_classes) for number in numbers)
+        return merged(parts, num_classes)
+
     def write(self, number: int, rows: list[dict], features: Features, facts: dict) -> None:
         """Writes a shard, then its record, which contains `facts`."""
         columns = {name: [row[name] for row in rows] for name in features}
-        schema = features.arrow_schema
+        schema, path = features.arrow_schema, self.path(number)
         table = pa.table(columns, schema=schema)
-        write_atomically(
-            self.path(number), lambda temporary: write_parquet(temporary, [table], schema)
-        )
+        write_atomically(path, lambda temporary: write_parquet(temporary, [table], schema))
         record = {
             "rows": len(rows),
-            "sha256": file_sha256(self.path(number)),
+            "sha256": file_sha256(path),
             "plan_sha256": self.plan_sha256,
             **facts,
         }
+        if self._store.is_remote:
+            record["bytes"] = path.stat().st_size
+            record["statistics"] = as_json(count_file(path, len(features["label"].names)))
+            self._store.keep(path, at=self._kept(number, record))
         write_sealed(self.record_path(number), record)
+        self._store.keep(self.record_path(number))
+        self._store.release(path)
+
+    def brought(self, number: int) -> Path:
+        """A finished shard's file; of one in an object store, a checked copy.
+
+        Raises `DamagedFile` if that is missing or has changed since its record was written.
+        """
+        path = self.path(number)
+        if self._store.is_remote:
+            record = self.record(number)
+            kept = self._kept(number, record)
+            if not self._store.bring(path, of=kept) or file_sha256(path) != record["sha256"]:
+                self._store.release(path)
+                self.drop(number)  # it is made again, like one without a record
+                raise DamagedFile(kept)
+        return path
+
+    def _kept(self, number: int, record: dict) -> Path:
+        """Where an object store keeps a shard."""
+        return self.folder / f"shard-{number:05d}-{record['sha256'][:16]}.parquet"
 
     def publish(self, numbers: range, path: Path) -> None:
         """Writes one published file from finished shards.
@@ -126,16 +220,24 @@ class Shards:
         `DamagedFile` if one of several has changed since its record was written.
         """
         if len(numbers) > 1:
-            schema = pq.read_schema(self.path(numbers[0]))
-            write_parquet(path, map(self._table, numbers), schema)
+            schema = pq.read_schema(self.brought(numbers[0]))
+            write_parquet(path, map(self._checked_table, numbers), schema)
             return
+        shard = self.brought(numbers[0])
         try:
-            os.link(self.path(numbers[0]), path)
+            os.link(shard, path)
         except OSError:
-            shutil.copyfile(self.path(numbers[0]), path)
+            shutil.copyfile(shard, path)
+        self._store.release(shard)
 
-    def _table(self, number: int) -> pa.Table:
+    def _checked_table(self, number: int) -> pa.Table:
         """The rows of a finished shard. Raises `DamagedFile`."""
         if not self.check(number):
             raise DamagedFile(self.path(number))
-        return pq.read_table(self.path(number))
+        return self.table(number)
+
+    def table(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        """Columns of a finished shard, or all of them."""
+        table = pq.read_table(self.brought(number), columns=columns)
+        self._store.release(self.path(number))
+        return table

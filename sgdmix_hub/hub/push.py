@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.output_folder import STATE
+from sgdmix_hub.storage.stores import StoredFile
 
 from .client import (
     AGAIN,
@@ -29,6 +31,7 @@ from .pins import Pin
 
 MAIN = "main"
 UPLOADED_AT_ONCE = 16  # files; the progress bar moves after each group
+BYTES_AT_ONCE = 2 * 10**9
 Digests = dict[str, set[str]]
 
 
@@ -180,7 +183,7 @@ def upload(
     api: HfApi,
     repo_id: str,
     repo_type: str,
-    files: dict[str, Path | bytes],
+    files: dict[str, Path | bytes | StoredFile],
     digests: Digests,
     head: str,
     message: str,
@@ -192,7 +195,8 @@ def upload(
     `upload_folder` would not do: with Xet it makes several commits.
 
     Args:
-        files: the files to upload, by their names in the repository.
+        files: the files to upload, by their names in the repository. Of files in a store, only one
+            group at a time is on this machine.
         digests: `content_digests` of everything that the commit must hold, including files that are
             there already.
         head: the commit that the new one must follow.
@@ -203,16 +207,17 @@ def upload(
             pass.
     """
     deleted = list(deleted)
-    additions = [
-        CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-        for name, content in files.items()
-    ]
-    size = sum(addition.upload_info.size for addition in additions)
+    additions: list[CommitOperationAdd] = []
+    size = sum(map(_size_of, files.values()))
     try:
         with tqdm(total=size, desc=f"pushing to {repo_id}", unit="B", unit_scale=True) as bar:
-            for start in range(0, len(additions), UPLOADED_AT_ONCE):
-                group = additions[start : start + UPLOADED_AT_ONCE]
-                api.preupload_lfs_files(repo_id, group, repo_type=repo_type, revision=branch)
+            for names in groups_of({name: _size_of(content) for name, content in files.items()}):
+                with ExitStack() as borrowed:
+                    group = [
+                        CommitOperationAdd(name, _at_hand(files[name], borrowed)) for name in names
+                    ]
+                    api.preupload_lfs_files(repo_id, group, repo_type=repo_type, revision=branch)
+                additions += group
                 bar.update(sum(addition.upload_info.size for addition in group))
         operations = [
             *additions,
@@ -223,6 +228,29 @@ def upload(
         if is_passing(error):
             raise
         raise UserError(f"the Hub refuses the files: {' '.join(str(error).split())}") from None
+
+
+def groups_of(sizes: dict[str, int]) -> Iterator[list[str]]:
+    """Names of files that are uploaded together, in their order: few, and few bytes, but one."""
+    group: list[str] = []
+    for name, size in sizes.items():
+        held = sum(sizes[other] for other in group)
+        if group and (len(group) == UPLOADED_AT_ONCE or held + size > BYTES_AT_ONCE):
+            yield group
+            group = []
+        group.append(name)
+    if group:
+        yield group
+
+
+def _size_of(content: Path | bytes | StoredFile) -> int:
+    if isinstance(content, bytes):
+        return len(content)
+    return content.bytes if isinstance(content, StoredFile) else content.stat().st_size
+
+
+def _at_hand(content: Path | bytes | StoredFile, borrowed: ExitStack) -> Path | bytes:
+    return borrowed.enter_context(content.here()) if isinstance(content, StoredFile) else content
 
 
 def commit_once(

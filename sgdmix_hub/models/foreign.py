@@ -75,7 +75,8 @@ def merge_foreign(base: LoadedBase, adapter: ForeignAdapter, merged: bool = True
     Its LoRA is left beside the weights if not `merged`. Raises `UserError` if it does not fit, or
     if any of its weights would have no effect.
     """
-    networks = [base.denoiser, *map(base.network, base.encoders)]
+    encoders = {one.model: base.network(one) for one in base.encoders}
+    networks = {base.family.denoiser: base.denoiser} | encoders
     what = f"adapter {adapter.name}: {adapter.lora.name}"
     try:
         with quiet_libraries():
@@ -86,15 +87,17 @@ def merge_foreign(base: LoadedBase, adapter: ForeignAdapter, merged: bool = True
                 raise UserError(f"{what} {fault}")
             weights = _scaled(weights, _description(adapter.lora), what)
             base.pipeline.load_lora_weights(weights, adapter_name=NAME)
-            whole, loaded = effective_weights(given), effective_layers(networks, NAME)
+            whole, loaded = (
+                effective_weights(given, names),
+                effective_layers(networks.values(), NAME),
+            )
             if loaded == 0 or loaded != whole:
                 raise UserError(
                     f"{what} does not fit the base model: diffusers loads {loaded} of its "
                     f"{whole} layers into it, so it is for another base"
                 )
             if merged:
-                encoders = [encoder.model for encoder in base.encoders]
-                parts = [base.family.denoiser, *encoders]
+                parts = [name for name, of in networks.items() if effective_layers([of], NAME)]
                 base.pipeline.fuse_lora(components=parts, adapter_names=[NAME])
                 base.pipeline.unload_lora_weights()
             return _load_tokens(base, adapter, bundled)
@@ -167,7 +170,7 @@ def _load_tokens(
 ) -> list[str]:
     """Adds the learned tokens to the text encoders, and returns them. Raises `UserError`."""
     tokens = _read_tokens(base, adapter, bundled)
-    loader = getattr(base.pipeline, "load_textual_inversion", None)
+    loader: Any = getattr(base.pipeline, "load_textual_inversion", None)
     if tokens and loader is None:
         raise UserError(
             f"adapter {adapter.name} has learned tokens, which diffusers does not load into a base "

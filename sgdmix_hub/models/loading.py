@@ -15,7 +15,7 @@ import torch
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import Pin, local_folder
-from sgdmix_hub.settings.generation import check_base_alone, check_own_adapter
+from sgdmix_hub.settings.adapters import check_base_alone, check_own_adapter
 from sgdmix_hub.settings.method import MethodSettings
 
 from .adapters import FACTS_FILE, Adapter, read_adapter

@@ -77,18 +77,27 @@ def fault_of_names(base: LoadedBase, names: Iterable[str], encoders: bool = Fals
     return None if count else "has no weights"
 
 
-def effective_weights(weights: dict[str, torch.Tensor]) -> int:
-    """How many layers a LoRA file changes: those whose second matrix is not zero."""
-    return sum(bool(value.any()) for name, value in weights.items() if UP.search(name))
+def effective_weights(weights: dict[str, torch.Tensor], names: list[str]) -> int:
+    """How many layers a LoRA file changes: those whose second matrix is not zero.
+
+    `names`: of the same weights in peft's format, where one that stands for several layers
+    (kohya's q, k and v in one) is several.
+    """
+    ups = [value for name, value in weights.items() if UP.search(name)]
+    split = sum(bool(UP.search(name)) for name in names) - len(ups)
+    return sum(bool(value.any()) for value in ups) + split
 
 
 def effective_layers(networks: Iterable[torch.nn.Module], adapter_name: str) -> int:
     """How many layers of the networks a loaded LoRA changes."""
-    return sum(
-        adapter_name in getattr(part, "lora_B", ()) and bool(part.lora_B[adapter_name].weight.any())
-        for network in networks
-        for part in network.modules()
-    )
+    parts: list[Any] = [part for network in networks for part in network.modules()]
+    loaded = [part.lora_B[adapter_name] for part in parts if adapter_name in _loras(part)]
+    return sum(bool(half.weight.any()) for half in loaded)
+
+
+def _loras(part: torch.nn.Module) -> Any:
+    """The second halves of the LoRA of a layer, by adapter."""
+    return getattr(part, "lora_B", ())
 
 
 def use_all_adapters(pipeline: Any) -> None:

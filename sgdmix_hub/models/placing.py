@@ -22,6 +22,16 @@ def prepare_vae(pipeline: Pipeline, settings: MethodSettings) -> None:
             enable()
 
 
+def move(pipeline: Any, device: torch.device, dtype: torch.dtype, quantized: Any = None) -> None:
+    """Moves the networks to a device in a precision, which a quantized one has already."""
+    if quantized is None:
+        pipeline.to(device, dtype)
+        return
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(device) if part is quantized else part.to(device, dtype)
+
+
 def offload(pipeline: Any, kind: str | None, device: torch.device) -> None:
     """Keeps the networks in main memory, and brings each, or each layer, to the device when it is
     run. Without a `kind` they stay where they are.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,6 +28,12 @@ def check_package(quantization: str) -> None:
         raise UserError(f"quantization {quantization} needs a GPU: torchao-int8 does not")
 
 
+def quantization_versions(quantization: str | None) -> dict[str, str]:
+    """The version of the package that quantizes, if it is installed; for a run's record."""
+    package = "" if quantization is None else QUANTIZATIONS[quantization][0]
+    return {package: version(package)} if package and find_spec(package) else {}
+
+
 def quantization_config(quantization: str, part: str, dtype: torch.dtype) -> Any:
     """diffusers' config that quantizes one part of a pipeline. Raises `UserError`.
 
@@ -36,11 +44,11 @@ def quantization_config(quantization: str, part: str, dtype: torch.dtype) -> Any
 
     if quantization == "torchao-int8":
         from diffusers import TorchAoConfig
-        from torchao.quantization import Int8WeightOnlyConfig
 
-        return PipelineQuantizationConfig(
-            quant_mapping={part: TorchAoConfig(Int8WeightOnlyConfig())}
-        )
+        # by name: the package is no requirement
+        config: Any = import_module("torchao.quantization").Int8WeightOnlyConfig()
+        mapping: Any = {part: TorchAoConfig(config)}
+        return PipelineQuantizationConfig(quant_mapping=mapping)
     options: dict[str, Any] = {"load_in_8bit": True}
     if quantization == "bitsandbytes-4bit":
         options = {

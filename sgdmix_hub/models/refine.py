@@ -29,7 +29,7 @@ from .lora_files import use_all_adapters
 from .memory import MOST_PROMPTS
 from .noise import Noise, padded_generators
 from .noise_levels import NoiseLevels
-from .placing import compile_networks, offload, prepare_vae
+from .placing import compile_networks, move, offload, prepare_vae
 from .prompts import Prompts, RowPrompt
 
 # for painting what is behind the target's foreground; at 1 the first filling would have no effect
@@ -54,8 +54,9 @@ class Refiner:
         prompts: Prompts | None = None,
     ):
         """`on_step` is called before every denoising step. `few_step_lora`: merged into the base,
-        under the adapter. `foreign`: instead of `adapter`. `prompts`: all that will be told; if
-        they are few enough to be kept, they are encoded here and the text encoders freed.
+        under the adapter. `foreign`: instead of `adapter`. `prompts`: all that will be told,
+        which are checked here and, if they are few enough to be kept, encoded; the text encoders
+        are then freed.
         """
         self.adapter, self.foreign = adapter, foreign
         self.on_step = on_step
@@ -88,6 +89,7 @@ class Refiner:
         prepare_vae(self.pipeline, settings)
         self._use(settings)
         if prompts is not None:
+            self.check_prompts(prompts)
             self._encode_ahead(prompts, loaded)
         self._move(device, self.dtype)
         self.denoiser.to(memory_format=torch.channels_last)
@@ -114,7 +116,7 @@ class Refiner:
         self.pipeline.remove_all_hooks()
         first = torch.device("cpu") if self.settings.cpu_offload else device
         with quiet_libraries():  # diffusers warns of float32 parts that this pipeline lacks
-            self.pipeline.to(first, dtype)
+            move(self.pipeline, first, dtype, self.denoiser if self.settings.quantization else None)
         if self.family.overflows(self.pipeline.vae):
             self.pipeline.vae.to(torch.float32)
 
@@ -158,7 +160,6 @@ class Refiner:
         texts = prompts.texts(MOST_PROMPTS - 1)
         if texts is None:
             return
-        self.check_prompts(prompts)
         for encoder in loaded.encoders:
             loaded.network(encoder).to(self.device, self.dtype)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Renders a card from its YAML and template."""
+"""Renders a card from its YAML and template, and words for it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jinja2
 from huggingface_hub import CardData
+
+from sgdmix_hub.settings.generation import AugmentSettings
 
 from .card_merge import plain
 from .card_yaml import write_card_yaml
@@ -26,3 +28,18 @@ def card_text(card_data: CardData, template: Path, /, **fields) -> str:
 def plain_name(name: str) -> str:
     """A class name as one line of escaped Markdown, cut to the length that a table can show."""
     return plain(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…")
+
+
+def license_text(settings: AugmentSettings) -> str | None:
+    """The licence with its name and link, as one line of escaped Markdown."""
+    if settings.license is None:
+        return None
+    named = ", ".join(filter(None, (settings.license_name, settings.license_link)))
+    return plain(f"{settings.license} ({named})" if named else settings.license)
+
+
+def encoding_text(settings: AugmentSettings) -> str:
+    """How the published images are encoded, in words."""
+    if settings.image_format == "png":
+        return "PNG"
+    return f"{settings.image_format.upper()}, quality {settings.image_quality or 95}"

@@ -26,7 +26,7 @@ from sgdmix_hub.settings.saliency import kind_of
 from sgdmix_hub.settings.strengths import num_steps
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
-from .card_text import card_text, plain_name
+from .card_text import card_text, encoding_text, license_text, plain_name
 from .layout import MORE_IMAGES, RepoLayout
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md"
@@ -373,21 +373,6 @@ def variants_text(settings: AugmentSettings, evaluation: CardEvaluation | None) 
         "whose images can be mixed"
     )
     return f"so that there are {level}" if settings.num_variants == 0 else f"{each}, and {level}"
-
-
-def license_text(settings: AugmentSettings) -> str | None:
-    """The licence with its name and link, as one line of escaped Markdown."""
-    if settings.license is None:
-        return None
-    named = ", ".join(filter(None, (settings.license_name, settings.license_link)))
-    return plain(f"{settings.license} ({named})" if named else settings.license)
-
-
-def encoding_text(settings: AugmentSettings) -> str:
-    """How the published images are encoded, in words."""
-    if settings.image_format == "png":
-        return "PNG"
-    return f"{settings.image_format.upper()}, quality {settings.image_quality or 95}"
 
 
 def strength_text(

@@ -122,13 +122,12 @@ def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
 def file_facts(folder: Path) -> dict[str, dict]:
     """sha256 and size of every file in a folder, by its name relative to it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {
-            "sha256": file_sha256(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in files
-    }
+    return {path.relative_to(folder).as_posix(): facts_of(path) for path in files}
+
+
+def facts_of(path: Path) -> dict:
+    """sha256 and size of a file, as a manifest states them."""
+    return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
 
 
 def shard_features(class_names: list[str], more: Iterable[str]) -> Features:

@@ -19,6 +19,7 @@ CHUNKING_KEY = b"content_defined_chunking"
 CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}
 LARGEST_GROUP = 100  # rows of a row group
 FILE_BYTES = 500_000_000  # of a published file, about
+MOST_FILES = 10_000  # in one folder, as the Hub recommends
 
 
 def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
@@ -47,15 +48,27 @@ def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> 
         writer.add_key_value_metadata({CHUNKING_KEY: json.dumps(CHUNKING)})
 
 
-def files_of(shard_bytes: list[int], file_bytes: int = FILE_BYTES) -> list[range]:
+def files_of(
+    shard_bytes: list[int], file_bytes: int = FILE_BYTES, most_files: int = MOST_FILES
+) -> list[range]:
     """Which consecutive shards each published file holds: a function of their sizes alone.
 
-    A dataset of at most `file_bytes` keeps one file a shard. A larger one has files of as many
-    shards as `file_bytes` holds, at least one.
+    A dataset of at most `file_bytes` and `most_files` shards keeps one file a shard. A larger one
+    has files of as many shards as `file_bytes` holds, at least one; of more where there would be
+    more than `most_files`.
     """
-    numbers = range(len(shard_bytes))
-    if sum(shard_bytes) <= file_bytes:
+    numbers, total = range(len(shard_bytes)), sum(shard_bytes)
+    if total <= file_bytes and len(numbers) <= most_files:
         return [range(number, number + 1) for number in numbers]
+    files = _filled(shard_bytes, file_bytes)
+    while len(files) > most_files:
+        file_bytes *= 2
+        files = _filled(shard_bytes, file_bytes)
+    return files
+
+
+def _filled(shard_bytes: list[int], file_bytes: int) -> list[range]:
+    numbers = range(len(shard_bytes))
     files, first, held = [], 0, 0
     for number in numbers:
         if number > first and held + shard_bytes[number] > file_bytes:

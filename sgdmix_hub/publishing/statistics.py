@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 FINE_BINS = 1000  # over [0, 1]; merged into the bars of a histogram
 MOST_BARS = 40
 NOISE_COLUMNS = ("strength", "sigma_start", "effective_strength")
+DISTRIBUTED = ("saliency_distance", "foreground_area")
 
 
 @dataclass(frozen=True)
@@ -55,30 +56,86 @@ class RowStatistics:
 
 def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
     """Statistics of the rows in some shards. Reads six columns, one file after the other."""
+    return merged((count_file(path, num_classes) for path in shards), num_classes)
+
+
+def count_file(path: Path, num_classes: int) -> RowStatistics:
+    """Statistics of the rows in one shard."""
+    names = pq.read_schema(path).names
+    noise = NOISE_COLUMNS if NOISE_COLUMNS[1] in names else ()
+    tried = [name for name in ("attempts",) if name in names]
+    table = pq.read_table(path, columns=["label", *DISTRIBUTED, *noise, *tried])
+    remade = int((table.column("attempts").to_numpy() > 1).sum()) if tried else None
+    sigma_start: dict[float, float] = {}
+    effective_strength: dict[float, float] = {}
+    if noise:
+        strengths, levels, shares = (table.column(name).to_pylist() for name in noise)
+        sigma_start.update(zip(strengths, levels, strict=True))
+        effective_strength.update(zip(strengths, shares, strict=True))
+    rows = np.bincount(table.column("label").to_numpy(), minlength=num_classes)
+    distance, area = (_distribution(table.column(name).to_numpy()) for name in DISTRIBUTED)
+    return RowStatistics(rows.tolist(), distance, area, sigma_start, effective_strength, remade)
+
+
+def _distribution(values: np.ndarray) -> Distribution:
+    places = np.clip((values * FINE_BINS).astype(np.int64), 0, FINE_BINS - 1)
+    return Distribution(np.bincount(places, minlength=FINE_BINS), float(values.sum()))
+
+
+def merged(parts: Iterable[RowStatistics], num_classes: int) -> RowStatistics:
+    """The statistics of all parts together, which are added in their order."""
     rows = np.zeros(num_classes, np.int64)
-    counts = {
-        name: np.zeros(FINE_BINS, np.int64) for name in ("saliency_distance", "foreground_area")
-    }
-    totals = dict.fromkeys(counts, 0.0)
+    counts = {name: np.zeros(FINE_BINS, np.int64) for name in DISTRIBUTED}
+    totals = dict.fromkeys(DISTRIBUTED, 0.0)
     sigma_start: dict[float, float] = {}
     effective_strength: dict[float, float] = {}
     remade: int | None = None
-    for path in shards:
-        names = pq.read_schema(path).names
-        noise = NOISE_COLUMNS if NOISE_COLUMNS[1] in names else ()
-        tried = [name for name in ("attempts",) if name in names]
-        table = pq.read_table(path, columns=["label", *counts, *noise, *tried])
-        for name in tried:
-            remade = (remade or 0) + int((table.column(name).to_numpy() > 1).sum())
-        if noise:
-            strengths, levels, shares = (table.column(name).to_pylist() for name in noise)
-            sigma_start.update(zip(strengths, levels, strict=True))
-            effective_strength.update(zip(strengths, shares, strict=True))
-        rows += np.bincount(table.column("label").to_numpy(), minlength=num_classes)
-        for name in counts:
-            values = table.column(name).to_numpy()
-            places = np.clip((values * FINE_BINS).astype(np.int64), 0, FINE_BINS - 1)
-            counts[name] += np.bincount(places, minlength=FINE_BINS)
-            totals[name] += float(values.sum())
-    distance, area = (Distribution(counts[name], totals[name]) for name in counts)
+    for part in parts:
+        if part.remade is not None:
+            remade = (remade or 0) + part.remade
+        rows += np.array(part.rows_by_label, np.int64)
+        sigma_start.update(part.sigma_start)
+        effective_strength.update(part.effective_strength)
+        for name, found in zip(DISTRIBUTED, (part.distance, part.area), strict=True):
+            counts[name] += found.counts
+            totals[name] += found.total
+    distance, area = (Distribution(counts[name], totals[name]) for name in DISTRIBUTED)
     return RowStatistics(rows.tolist(), distance, area, sigma_start, effective_strength, remade)
+
+
+def as_json(statistics: RowStatistics) -> dict:
+    """The statistics for a JSON file, without the zeros."""
+    distance, area = (
+        {"counts": _not_zero(found.counts), "total": found.total}
+        for found in (statistics.distance, statistics.area)
+    )
+    return {
+        "rows_by_label": _not_zero(np.array(statistics.rows_by_label, np.int64)),
+        "distance": distance,
+        "area": area,
+        "sigma_start": sorted(statistics.sigma_start.items()),
+        "effective_strength": sorted(statistics.effective_strength.items()),
+        "remade": statistics.remade,
+    }
+
+
+def from_json(facts: dict, num_classes: int) -> RowStatistics:
+    """What `as_json` has made."""
+    distance, area = (
+        Distribution(_with_zeros(facts[name]["counts"], FINE_BINS), facts[name]["total"])
+        for name in ("distance", "area")
+    )
+    rows = _with_zeros(facts["rows_by_label"], num_classes).tolist()
+    by_strength = (dict(facts[name]) for name in ("sigma_start", "effective_strength"))
+    return RowStatistics(rows, distance, area, *by_strength, facts["remade"])
+
+
+def _not_zero(counts: np.ndarray) -> dict[str, int]:
+    return {str(place): int(counts[place]) for place in np.flatnonzero(counts)}
+
+
+def _with_zeros(counts: dict[str, int], length: int) -> np.ndarray:
+    values = np.zeros(length, np.int64)
+    for place, count in counts.items():
+        values[int(place)] = count
+    return values

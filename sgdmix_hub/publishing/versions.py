@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -38,14 +39,16 @@ from sgdmix_hub.hub.push import (
     prepare_repository,
     upload,
 )
-from sgdmix_hub.output_folder import repo_in
+from sgdmix_hub.output_folder import OutputFolder, repo_in
 from sgdmix_hub.settings.generation import check_config_name
 from sgdmix_hub.settings.hub import HubSettings
+from sgdmix_hub.storage.stores import HERE, Store, StoredFile
 
 from .card_merge import merge_cards, same_on_card
 from .layout import CARD, EVALUATION, RepoLayout, check_share_skipped, manifests_in
 
 DATASET = "dataset"
+SHARDS = "*/train-*-of-*.parquet"  # of any configuration
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class LocalVersion:
 
     layout: RepoLayout
     manifest: dict
-    files: dict[str, Path]
+    files: dict[str, Path | StoredFile]
     digests: Digests
     card: str
 
@@ -86,6 +89,7 @@ def publish_version(
     max_skipped: float,
     token: str | None = None,
     timeout: float = TIMEOUT_SECONDS,
+    store: Store = HERE,
 ) -> Pin:
     """Publishes a generation as the version `settings.tag`; a no-op if it is published already.
 
@@ -94,6 +98,8 @@ def publish_version(
         max_skipped: share of skipped rows above which nothing is published.
         token: a token with write permission; by default that of HF_TOKEN or `hf auth login`.
         timeout: seconds without a byte after which a call to the Hub is given up.
+        store: where the files are, if not in `folder`. Shards come from there in small groups, each
+            compared with the manifest; `folder` is where they are meanwhile.
 
     Returns:
         The repository at the commit of the tag.
@@ -103,7 +109,7 @@ def publish_version(
             has other content; no permission; someone else pushed meanwhile; Hub out of reach.
         TooManySkipped: more rows were skipped than `max_skipped` allows.
     """
-    local = read_version(Path(folder), settings, max_skipped)
+    local = read_version(Path(folder), settings, max_skipped, store)
     destination = Destination.of(settings)
     repo_id, tag = destination.repo_id, destination.tag
     with hub_client(repo_id, token, timeout) as api:
@@ -153,12 +159,15 @@ def check_inputs(pins: dict[str, str], allow_local: bool) -> None:
         )
 
 
-def read_version(folder: Path, settings: HubSettings, max_skipped: float) -> LocalVersion:
-    """Reads a finished generation and checks every file against the manifest.
+def read_version(
+    folder: Path, settings: HubSettings, max_skipped: float, store: Store = HERE
+) -> LocalVersion:
+    """Reads a finished generation and checks every file against the manifest. The shards of one in
+    an object store are checked when they are uploaded.
 
     Raises `UserError` and `TooManySkipped`.
     """
-    repo = repo_in(folder)
+    repo = bring_metadata(folder, store) if store.is_remote else repo_in(folder)
     path = _only_manifest(repo, folder)
     layout = RepoLayout(path.parent.name)
     check_config_name(layout.config_name)
@@ -171,10 +180,27 @@ def read_version(folder: Path, settings: HubSettings, max_skipped: float) -> Loc
     pins = manifest["pins"] | manifest.get(EVALUATION, {}).get("pins", {})
     check_inputs(pins, settings.allow_local_inputs)
     check_share_skipped(manifest, max_skipped, path)
-    files = {name: repo / name for name in [*manifest["files"], layout.manifest]}
-    return LocalVersion(
-        layout, manifest, files, _checked_digests(repo, files, manifest), _read_card(repo)
-    )
+    remote = {
+        name: StoredFile(store, repo / name, facts["bytes"], facts["sha256"])
+        for name, facts in manifest["files"].items()
+        if store.is_remote and fnmatch(name, SHARDS)
+    }
+    here = {name: repo / name for name in (*manifest["files"], layout.manifest)}
+    here = {name: path for name, path in here.items() if name not in remote}
+    local = {name: facts for name, facts in manifest["files"].items() if name not in remote}
+    digests = _checked_digests(repo, here, manifest | {"files": local})
+    digests |= {name: {file.sha256} for name, file in remote.items()}
+    return LocalVersion(layout, manifest, here | remote, digests, _read_card(repo))
+
+
+def bring_metadata(folder: Path, store: Store) -> Path:
+    """Brings all but the shards of a finished generation from a store; returns its repo folder."""
+    for repo in (OutputFolder(folder).repo, folder):
+        names = store.sizes(repo)
+        if CARD in names or (repo / CARD).is_file():
+            store.bring_all(repo / name for name in names if not fnmatch(name, SHARDS))
+            return repo
+    return folder
 
 
 def _only_manifest(repo: Path, folder: Path) -> Path:

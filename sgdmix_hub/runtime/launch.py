@@ -33,6 +33,7 @@ from sgdmix_hub.files import write_json
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.settings.fields import Checked
 from sgdmix_hub.settings.parsing import Settings, parse_settings
+from sgdmix_hub.storage.scratch import in_words, local_folder
 
 from .launch_state import LAUNCH
 from .liveness import dead_ranks, launch_folder, launched_rank, leave_note, remove_note
@@ -83,7 +84,7 @@ def launch(
         output_dir = getattr(settings, "output_dir", None)
         if output_dir is not None:
             check_named(output_dir)
-            LAUNCH.report_to(OutputFolder(output_dir).error)
+            LAUNCH.report_to(OutputFolder(local_folder(output_dir)).error)
         main(settings)
     except Exception as error:
         code = fail(error, settings)
@@ -238,7 +239,7 @@ def report(code: int, error: Exception) -> None:
     message = first_line(error) if code == 1 else str(error)
     if launched_rank() != 0:
         message = f"rank {launched_rank()}: {message}"
-    message = one_line(message)
+    message = one_line(in_words(message))
     path = LAUNCH.report_path
     if path is not None and not isinstance(error, FolderInUse):
         try:

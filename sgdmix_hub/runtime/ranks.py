@@ -14,9 +14,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from sgdmix_hub._compat import forget_mixed_precision
+from sgdmix_hub.arithmetic import set_arithmetic
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.storage.scratch import in_words
 
-from .arithmetic import set_arithmetic
 from .liveness import launched_rank
 
 # Rank 0 may check terabytes while the others wait. A dead rank ends the launch anyway.
@@ -80,7 +81,7 @@ def on_rank_zero(function: Callable[[], Value]) -> Value:
 def say(text: str) -> None:
     """Prints one line for the user, on rank 0 only."""
     if launched_rank() == 0:
-        print(text, flush=True)
+        print(in_words(text), flush=True)
 
 
 class WarningLines(logging.Handler):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import lies_in
+from sgdmix_hub.storage.places import check_url, is_url, refuse_url
 
 from .fields import LARGEST_SEED, LONGEST_NAME, Checked, required, setting
 
@@ -15,6 +16,8 @@ from .fields import LARGEST_SEED, LONGEST_NAME, Checked, required, setting
 @dataclass(kw_only=True)
 class DataSettings(Checked):
     """Which rows of which dataset, at which revision: all stages of a run see the same subset."""
+
+    in_stores: ClassVar[bool] = False  # whether `output_dir` may be the URL of an object store
 
     dataset_name: str = required(
         "Hub dataset as org/name[@revision], or a local folder", pinned=True
@@ -50,7 +53,10 @@ class DataSettings(Checked):
         at_most=LARGEST_SEED,
     )
     seed: int = setting(0, "seed of every other random draw", at_least=0, at_most=LARGEST_SEED)
-    output_dir: str = required("output folder", changes="nothing")
+    output_dir: str = required(
+        "output folder; of sgdmix augment also s3://bucket/folder or hf://buckets/org/name/folder",
+        changes="nothing",
+    )
     num_threads: int = setting(
         1,
         "CPU threads per process (without a GPU)",
@@ -61,6 +67,10 @@ class DataSettings(Checked):
 
     def validate(self) -> None:
         super().validate()
+        if not self.in_stores:
+            refuse_url("output_dir", self.output_dir)
+        elif is_url(self.output_dir):
+            check_url("output_dir", self.output_dir)
         outside_of_dataset(self, "output_dir")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sgdmix_hub.storage.places import refuse_url
+
 from .data import outside_of_dataset
 from .fields import LONGEST_NAME, Checked, required, setting
 
@@ -57,4 +59,5 @@ class EvaluationSettings(Checked):
 
     def validate(self) -> None:
         super().validate()
+        refuse_url("output_dir", self.output_dir)
         outside_of_dataset(self, "output_dir")

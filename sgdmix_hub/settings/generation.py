@@ -12,20 +12,25 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import lies_in
 from sgdmix_hub.forms import LARGEST_COUNT
+from sgdmix_hub.storage.places import is_url
 
+from .adapters import (
+    check_base_alone,
+    check_few_step,
+    check_unread_adapter,
+    check_weight_name,
+)
 from .data import DataSettings, outside_of_dataset
-from .few_step import FEW_STEPS
 from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
 from .method import COMPARE_MAPS, MethodSettings
 from .presets import saliency_method, saliency_source
-from .prompts import ADAPTER_FIELDS, NAME_FIELDS, check_templates
 from .remaking import RemakingSettings
 from .saliency import NEEDED_SETTINGS
 
@@ -39,6 +44,7 @@ LONGEST_LINK = 500
 class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSettings):
     """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
+    in_stores: ClassVar[bool] = True
     config: str | None = setting(
         None,
         "YAML file of settings, or hf://...; the command line wins; a published one brings its "
@@ -161,10 +167,37 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
         at_least=1,
         at_most=256,
     )
+    stage: Literal["all", "maps", "plan", "shards", "finish"] = setting(
+        "all",
+        "what to do of a generation: all, or one part of it, on several machines without a common "
+        "disk: maps (any number of workers; may be left out), plan, shards (any number), finish",
+        changes="nothing",
+    )
+    rank: int = setting(
+        0,
+        "number of this worker, from 0, with --stage maps or shards",
+        changes="nothing",
+        at_least=0,
+        at_most=10**6,
+    )
+    world_size: int = setting(
+        1,
+        "into how many shares the work is cut; a worker takes its own first, then what is left",
+        changes="nothing",
+        at_least=1,
+        at_most=10**6,
+    )
     dry_run: bool = setting(
         False,
         "estimate number of images, time and size, without writing a dataset",
         changes="nothing",
+    )
+    price_per_hour: float | None = setting(
+        None,
+        "price of one accelerator-hour, in any currency, for the dry run to tell the price",
+        changes="nothing",
+        at_least=0,
+        at_most=10**6,
     )
     verify: bool = setting(
         False, "check every file of a finished repo/ against its manifest", changes="nothing"
@@ -196,6 +229,7 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
     def validate(self) -> None:
         super().validate()
         outside_of_dataset(self, "saliency_dir")
+        self._validate_stage()
         if self.image_quality is not None and self.image_format == "png":
             raise UserError("image_quality is for jpeg and webp: leave it out, png loses nothing")
         self._validate_license()
@@ -230,6 +264,26 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
         if self.card is not None and not os.path.isfile(self.card):
             raise UserError(f"card {self.card}: no such file")
         check_config_name(self.config_name)
+
+    def _validate_stage(self) -> None:
+        if is_url(self.output_dir) and self.saliency_dir is not None:
+            raise UserError(
+                "saliency_dir is for an output_dir on a disk: leave it out, the workers find the "
+                "maps in output_dir"
+            )
+        if self.rank >= self.world_size:
+            raise UserError(
+                f"rank {self.rank} needs a world_size above it: ranks are 0 ... world_size - 1"
+            )
+        if self.world_size > 1 and self.stage not in ("maps", "shards"):
+            raise UserError(
+                "rank and world_size are for --stage maps and --stage shards: plan and finish are "
+                "one worker's, and the processes of a launch have ranks of their own"
+            )
+        if self.stage != "all" and self.dry_run:
+            raise UserError("dry_run tells about the whole run: leave --stage out")
+        if self.push_to_hub and self.stage not in ("all", "finish"):
+            raise UserError("push_to_hub goes with --stage finish, which has something to publish")
 
     def _validate_bank(self) -> None:
         given = [name for name in BANK_SETTINGS if getattr(self, name) is not None]
@@ -288,46 +342,6 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
         check_base_alone(self)
 
 
-def check_base_alone(settings: MethodSettings) -> None:
-    """Raises `UserError` for settings that a base model without an adapter cannot have, nor one
-    with an adapter of another program.
-    """
-    templates = settings.prompt_template or []
-    check_templates("prompt_template", templates, NAME_FIELDS)
-    if settings.metaclass is None and any("{metaclass}" in template for template in templates):
-        raise UserError("prompt_template holds {metaclass}: give --metaclass, bird or car ...")
-    if settings.inpainting_method == "diffusion":
-        raise UserError(
-            "inpainting_method diffusion needs an adapter: its negative prompt is the adapter's "
-            "metaclass"
-        )
-
-
-def check_own_adapter(settings: MethodSettings) -> None:
-    """Raises `UserError` for settings that an adapter of sgdmix train-adapter cannot have."""
-    check_templates("prompt_template", settings.prompt_template or [], ADAPTER_FIELDS)
-    for name in ("metaclass", "adapter_weight_name"):
-        if getattr(settings, name) is not None:
-            raise UserError(
-                f"{name} is for an adapter of another program: this one has an adapter.json, which "
-                "says it"
-            )
-
-
-def check_unread_adapter(settings: MethodSettings) -> None:
-    """Raises `UserError` for settings that no adapter can have, before it is known whose it is."""
-    templates = settings.prompt_template or []
-    held = "".join(templates)
-    by_name = "{class_name}" in held and "{token}" not in held
-    check_templates("prompt_template", templates, NAME_FIELDS if by_name else ADAPTER_FIELDS)
-
-
-def check_weight_name(settings: MethodSettings, adapter: str | None) -> None:
-    """Raises `UserError` for the file of an adapter that is not given."""
-    if adapter is None and settings.adapter_weight_name is not None:
-        raise UserError("adapter_weight_name names a file of adapter: give that too")
-
-
 # What is said of the background dataset besides its name.
 BANK_SETTINGS = (
     "background_config_name",
@@ -349,14 +363,6 @@ def bank_settings(settings: AugmentSettings) -> AugmentSettings:
         background_dataset_name=None,
         **dict.fromkeys(BANK_SETTINGS),
     )
-
-
-def check_few_step(settings: MethodSettings, few_step_lora: str | None) -> None:
-    """Raises `UserError` for a few-step LoRA without its method, and for a method of nothing."""
-    if few_step_lora is not None and settings.few_step_method is None:
-        raise UserError(f"few_step_lora needs few_step_method, its kind: {', '.join(FEW_STEPS)}")
-    if few_step_lora is None and settings.few_step_weight_name is not None:
-        raise UserError("few_step_weight_name names a file of few_step_lora: give that too")
 
 
 # What goes into no published file: places, speed, pushes.

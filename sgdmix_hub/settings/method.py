@@ -332,6 +332,8 @@ class MethodSettings(MemorySettings):
                 "inpainting_method diffusion needs weights without an adapter in them: leave out "
                 "quantization"
             )
+        if self.quantization == "torchao-int8" and self.dtype != "bfloat16":
+            raise UserError("quantization torchao-int8 computes in bfloat16: give --dtype bfloat16")
         if self.regional_compile and not self.compile:
             raise UserError("regional_compile says how to compile: give --compile too")
 

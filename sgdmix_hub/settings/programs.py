@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.storage.places import check_url, is_url, refuse_url
 
 from .data import DataSettings, outside_of_dataset
 from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, required, same, setting, unset
@@ -22,7 +23,9 @@ MOST_PREVIEWED = 24  # images on a page
 class PublishSettings(HubSettings):
     """Publishes a finished generation as a version of a dataset."""
 
-    folder: str = required("output folder of a finished generation, or its repo folder")
+    folder: str = required(
+        "output folder of a finished generation, also s3://...; or its repo folder"
+    )
     max_skipped: float = setting(
         0.01,
         "publish nothing, and exit with code 3, if a larger share of the rows was skipped",
@@ -32,6 +35,8 @@ class PublishSettings(HubSettings):
 
     def validate(self) -> None:
         super().validate()
+        if is_url(self.folder):
+            check_url("folder", self.folder)
         self.validate_hub()
 
 
@@ -222,6 +227,7 @@ class RunSettings(HubSettings, DataOverrides):
         Raises `UserError`.
         """
         super().validate()
+        refuse_url("output_dir", self.output_dir)
         outside_of_dataset(self, "output_dir")
         given = [name for name in AT_HAND if getattr(self, name) is not None]
         if self.bootstrap_saliency and given:

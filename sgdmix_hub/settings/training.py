@@ -365,7 +365,11 @@ class AdapterSettings(TrainingSettings):
         at_most=4096,
         multiple_of=8,
     )
-    resize: Literal["stretch", "center-crop"] = setting("stretch", "how images are made square")
+    resize: Literal["stretch", "aspect-buckets", "center-crop"] = setting(
+        "stretch",
+        "how images are resized: to a square, stretched or cropped, or to their own aspect ratio, "
+        "in steps of 64 pixels, each optimizer step with images of one shape",
+    )
     guidance_scale: float = setting(
         7.5,
         "classifier-free guidance scale of all generated images: samples, judged, prior",
@@ -401,6 +405,10 @@ class AdapterSettings(TrainingSettings):
             raise UserError(
                 f"judged_strength {self.judged_strength} at {self.num_inference_steps} steps "
                 "runs no diffusion step: give a larger one"
+            )
+        if self.resize == "aspect-buckets" and self.with_prior_preservation:
+            raise UserError(
+                "with_prior_preservation draws squares: leave it out, or resize aspect-buckets"
             )
         for place in ("{token}", "{metaclass}"):
             if self.prompt_template.count(place) != 1:

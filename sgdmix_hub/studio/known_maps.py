@@ -10,7 +10,7 @@ from sgdmix_hub.data.splits import Split
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps
 from sgdmix_hub.method.saliency.sources import Source
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import saliency_method
+from sgdmix_hub.settings.presets import saliency_method
 
 BLOCK = 4  # rows that are made before somebody is told
 

@@ -56,6 +56,11 @@ OF_LOADED = (
     "safety_checker",
     "inpainting_method",
     "few_step_weight_name",
+    "adapter_weight_name",
+    "quantization",
+    "vae_tiling",
+    "vae_slicing",
+    "cpu_offload",
 )
 
 
@@ -199,6 +204,7 @@ class Tryout:
                 diffusion.adapter,
                 self.device,
                 few_step_lora=diffusion.few_step_lora,
+                foreign=diffusion.foreign,
             )
         return self._refiners[key].using(settings)
 
@@ -206,7 +212,11 @@ class Tryout:
         if self._diffusion is None:
             start = self.start
             self._diffusion = pin_diffusion(
-                start.adapter, start.pretrained_model_name_or_path, self._pin, start.few_step_lora
+                start,
+                start.adapter,
+                start.pretrained_model_name_or_path,
+                self._pin,
+                start.few_step_lora,
             )
             adapter = self._diffusion.adapter
             if adapter is not None and adapter.class_names != self.split.class_names:
@@ -239,6 +249,7 @@ class Tryout:
             classifier,
             segmenter,
             few_step_lora=None if diffusion is None else diffusion.few_step_lora,
+            foreign=None if diffusion is None else diffusion.foreign,
         )
 
     def _pin(self, setting: str, name: Any, repo_type: str = "model") -> Pin:

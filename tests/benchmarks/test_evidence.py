@@ -131,6 +131,7 @@ def test_tables_say_what_was_not_run_and_pair_by_seed(seeds):
     assert f"| {difference:+.3f} ± " in row and "mixup" not in text
 
 
+@pytest.mark.slow
 def test_every_arm_and_point_is_what_the_programs_take():
     """Before hours are spent: all recipes parse, and no two share a folder."""
     points = {
@@ -151,6 +152,7 @@ def test_every_arm_and_point_is_what_the_programs_take():
             )
 
 
+@pytest.mark.slow
 def test_points_that_are_arms_of_the_table_are_measured_once():
     shared = {
         point_arm(*point)
@@ -189,6 +191,7 @@ def test_tables_are_put_between_the_marks_again_and_again():
     assert "| 1 |" not in again and again.startswith("# Title")
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_of_what_there_is(seeds, tmp_path):
     rng = np.random.default_rng(1)
     points = [

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -22,6 +23,7 @@ def test_chunks_cover_a_file_and_have_about_64_kilobytes():
     assert min(lengths[:-1]) >= SMALLEST_CHUNK and 40_000 < np.mean(lengths) < 80_000
 
 
+@pytest.mark.slow
 def test_an_insertion_makes_only_the_chunks_around_it_new():
     whole = content(0)
     longer = whole[:700_000] + content(1, 1234) + whole[700_000:]

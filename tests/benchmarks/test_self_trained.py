@@ -34,6 +34,7 @@ def split(count, wrong=0.2):
     return images, true, pseudo
 
 
+@pytest.mark.slow
 def test_it_mends_pseudo_masks_and_is_deterministic():
     images, true, pseudo = split(32)
     torch.manual_seed(5)

@@ -111,6 +111,7 @@ def pipeline():
     return load_pipeline(ROOT / "sgdmix_hub" / "demo" / "tiny_base")
 
 
+@pytest.mark.slow
 def test_kept_samples_are_not_made_again_and_are_what_the_pipeline_makes(pipeline, tmp_path):
     captions = ["a photo of a bird at night", "a photo of a bird in the snow"]
     once = cached_samples(pipeline, captions, tmp_path)

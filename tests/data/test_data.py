@@ -197,6 +197,7 @@ def test_a_cell_without_an_image_is_unusable(empty):
         decode_image(empty)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
 @given(data=st.data())

@@ -179,6 +179,7 @@ def test_where_no_folder_is_given_a_cell_is_bytes(secret):
         decode_image({"bytes": None, "path": str(secret)})
 
 
+@pytest.mark.slow
 def test_a_dataset_in_hand_may_hold_paths_as_its_user_wrote_them(tmp_path):
     image_folder(tmp_path / "birds")
     rows = load_dataset("imagefolder", data_dir=str(tmp_path / "birds"), split="train")
@@ -189,6 +190,7 @@ def test_a_dataset_in_hand_may_hold_paths_as_its_user_wrote_them(tmp_path):
     assert len(rows.map(mapped, **mapped.options)) == 6
 
 
+@pytest.mark.slow
 def test_neither_manifest_nor_card_tells_what_is_on_the_disk(secret, tmp_path):
     named = [secret, secret.with_name("absent.png"), "/etc/passwd"]
     cells = [{"bytes": png(picture(seed)), "path": None} for seed in range(6)]
@@ -254,6 +256,7 @@ def test_the_pixel_limit_is_a_setting_of_every_program_and_of_the_fingerprint(tm
         DataSettings(dataset_name="org/birds", output_dir="out", max_image_pixels=0).validate()
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused_without_a_warning_of_pillows(tmp_path):
     code = """
 import io, sys, warnings
@@ -276,6 +279,7 @@ assert decode_image(cell, max_pixels=400_000_000).size == (9_500, 9_500)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_on_the_hub_cells_hold_bytes_or_name_files_of_their_own_repository(hub, secret, tmp_path):
     """A folder of images on the Hub works, also once more from the cache; a path in a parquet is
     refused, wherever it leads; when the files behind a prepared dataset are gone, that is said.
@@ -333,6 +337,7 @@ print(json.dumps(found))
     )
 
 
+@pytest.mark.slow
 def test_on_the_hub_a_card_cannot_name_data_of_another_repository(hub, tmp_path):
     """The reader's token may open what its author cannot."""
     write_cells(tmp_path / "private", [{"bytes": png(picture(0)), "path": None}] * 2)

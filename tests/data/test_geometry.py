@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
-from sgdmix_hub.data.images import decode_image, image_size, squared_geometry
+from sgdmix_hub.data.images import decode_image, image_size, trained_geometry
 from sgdmix_hub.data.splits import DataSettings, load_split
 from sgdmix_hub.errors import UnusableImage
 from sgdmix_hub.hub.pins import resolve
@@ -39,16 +39,17 @@ def test_what_is_no_image_has_a_reason(data):
         image_size({"bytes": data, "path": None})
 
 
+@pytest.mark.slow
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000), square=st.integers(1, 1024))
 def test_the_crop_is_that_of_the_official_trainings(width, height, square):
     """train_dreambooth_lora_sdxl.py: resize the shorter side, crop the centre; (height, width)."""
-    told = squared_geometry((width, height), square, "center-crop")
+    told = trained_geometry((width, height), square, "center-crop")
     resized = torch.empty((1, height, width), device="meta")
     resized = v2.functional.resize(resized, [square], antialias=False)
     top = max(0, int(round((resized.shape[1] - square) / 2.0)))
     left = max(0, int(round((resized.shape[2] - square) / 2.0)))
     assert told == (height, width, top, left, square, square)
-    stretched = squared_geometry((width, height), square, "stretch")
+    stretched = trained_geometry((width, height), square, "stretch")
     assert stretched == (height, width, 0, 0, square, square)
 
 

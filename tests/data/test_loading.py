@@ -220,6 +220,7 @@ def test_trainings_name_the_images_that_cannot_be_decoded(tmp_path, capsys):
     assert "tern/003.png" not in line
 
 
+@pytest.mark.slow
 def test_a_generation_names_the_images_without_a_map(tmp_path, capsys, caplog):
     folder = image_folder(tmp_path / "photos")
     (folder / "train" / "kite" / "002.png").write_bytes(b"<html>")

@@ -60,6 +60,7 @@ def decoded(files):
     return found
 
 
+@pytest.mark.slow
 def test_over_five_hundred_odd_files_are_images_or_have_a_short_reason_without_places(
     files, decoded
 ):

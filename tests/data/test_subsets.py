@@ -1,6 +1,7 @@
 """Few-shot and long-tail subsets: functions of the labels, the seed and the two settings alone."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,6 +59,7 @@ def test_without_subset_settings_all_labelled_rows_are_used():
     assert subset_indices(labels, 2, 0).tolist() == [0, 2, 3]
 
 
+@pytest.mark.slow
 @given(
     classes=st.integers(1, 30),
     per_class=st.integers(1, 60),

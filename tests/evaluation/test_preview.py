@@ -126,6 +126,7 @@ def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifie
         assert {name: of_recipe[name] for name in quality} == pytest.approx(quality)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, choices",
     [
@@ -163,6 +164,7 @@ def test_mixture_figures_are_those_of_the_generations_mixtures(
     assert {figure: of_recipe[figure] for figure in quality} == pytest.approx(quality)
 
 
+@pytest.mark.slow
 def test_trust_test_and_classifier_are_reported(whole, birds, classifier, tmp_path):
     ended, facts, _ = whole
     settings, inputs, _, _ = generation(
@@ -179,6 +181,7 @@ def test_trust_test_and_classifier_are_reported(whole, birds, classifier, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_same_seed_same_page(whole, birds, classifier, tmp_path):
     settings = {
         "dataset_name": birds,
@@ -192,6 +195,7 @@ def test_same_seed_same_page(whole, birds, classifier, tmp_path):
     assert again[1:] == whole[1:]
 
 
+@pytest.mark.slow
 def test_without_classifier_and_masks(birds, tmp_path):
     settings = {"dataset_name": birds, "resolution": 32, "num_images": 5, "num_candidates": 5}
     settings["examples_per_class"] = 3
@@ -235,6 +239,7 @@ def test_without_classifier_and_masks(birds, tmp_path):
     assert other_facts["targets"] != facts["targets"]
 
 
+@pytest.mark.slow
 def test_images_of_no_use(source_rows, tmp_path):
     images = [row["image"]["bytes"] for row in source_rows[:8]]
     images[2] = images[2][:40]
@@ -249,6 +254,7 @@ def test_images_of_no_use(source_rows, tmp_path):
     assert [of_recipe["empty"] for of_recipe in facts["masks"]] == [1 / 7] * 5
 
 
+@pytest.mark.slow
 def test_one_image_alone_has_no_target(source_rows, tmp_path):
     data = write_dataset(tmp_path / "data", [source_rows[0]["image"]["bytes"]], [0])
     _, facts, _ = preview(
@@ -257,6 +263,7 @@ def test_one_image_alone_has_no_target(source_rows, tmp_path):
     assert {of_rule["effective_targets"] for of_rule in facts["targets"]} == {None}
 
 
+@pytest.mark.slow
 def test_large_split_is_drawn_from_and_blank_images_have_empty_masks(tmp_path, monkeypatch):
     monkeypatch.setattr(drawn_split, "MEASURED", 20)
     images = [png(Image.new("RGB", (8, 8), (row, 90, 90))) for row in range(25)]
@@ -294,6 +301,7 @@ def boxed(source_rows, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_source_at_hand_has_a_column_and_its_confidence(boxed, tmp_path):
     """The masks of the segmenter and of the boxes, as a generation makes them."""
     chosen = {"segmenter": TINY_SEGMENTER, "bbox_column": "box", "bbox_format": "xywh"}
@@ -336,6 +344,7 @@ def test_every_source_at_hand_has_a_column_and_its_confidence(boxed, tmp_path):
     assert f"{len(untrusted)} of 12 images" in ended.stdout
 
 
+@pytest.mark.slow
 def test_rows_that_stay_unmixed_are_shown_and_not_measured(boxed, tmp_path):
     _, facts, _ = preview(
         tmp_path,

@@ -59,6 +59,7 @@ def test_what_no_font_here_has_is_escaped(name, text):
     assert drawable(name) == text
 
 
+@pytest.mark.slow
 @given(text=st.text(max_size=60), room=st.integers(0, 300))
 @settings(max_examples=150)
 def test_a_text_fits_its_room_and_is_drawn_whole_where_it_can_be(text, room):

@@ -158,6 +158,7 @@ def published(discs, tmp_path_factory):
     return generate(discs, tmp_path_factory.mktemp("buckets") / "run")
 
 
+@pytest.mark.slow
 def test_every_image_has_its_sources_bucket_and_its_size_is_a_column(published):
     rows = load_dataset(str(published), split="train")
     assert len(rows) == 12
@@ -170,6 +171,7 @@ def test_every_image_has_its_sources_bucket_and_its_size_is_a_column(published):
     assert (manifest["format"], manifest["resize"]) == (2, "aspect-buckets")
 
 
+@pytest.mark.slow
 def test_a_shard_does_not_depend_on_what_was_made_before(discs, published, tmp_path):
     """A run that makes the shards in another order, after one was lost, makes the same bytes."""
     repo = generate(discs, tmp_path / "run")
@@ -185,6 +187,7 @@ def test_a_shard_does_not_depend_on_what_was_made_before(discs, published, tmp_p
         assert (repo / name).read_bytes() == (published / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_small_batch_size_makes_the_same_mixtures(discs, published, tmp_path):
     repo = generate(discs, tmp_path / "run", batch_size=1, num_workers=1)
     first, second = (

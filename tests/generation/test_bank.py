@@ -98,6 +98,7 @@ def planned(output):
     return pq.read_table(output / "repo/sgdmix/default/plan.parquet")
 
 
+@pytest.mark.slow
 def test_every_target_is_a_row_of_the_bank_and_shown_outside_the_mask(generated, birds):
     rows, masks = published_rows(generated), load_dataset(str(birds), split="train")["mask"]
     assert len(rows) == 2 * ROWS
@@ -110,11 +111,13 @@ def test_every_target_is_a_row_of_the_bank_and_shown_outside_the_mask(generated,
     assert len({row["target_index"] for row in rows}) > BANK / 2
 
 
+@pytest.mark.slow
 def test_the_plan_numbers_the_banks_rows_after_the_splits(generated):
     published = [row["target_index"] for row in published_rows(generated)]
     assert planned(generated)["target_index"].to_pylist() == [ROWS + row for row in published]
 
 
+@pytest.mark.slow
 def test_the_variants_of_a_source_have_different_targets(generated):
     pairs = planned(generated)
     chosen = set(
@@ -123,6 +126,7 @@ def test_the_variants_of_a_source_have_different_targets(generated):
     assert len(chosen) == 2 * ROWS
 
 
+@pytest.mark.slow
 def test_the_bank_is_pinned_in_manifest_configuration_and_card(generated, bank):
     pin = str(resolve(str(bank), "dataset"))
     assert manifest_of(generated)["pins"]["background_dataset_name"] == pin
@@ -144,6 +148,7 @@ def test_the_bytes_do_not_depend_on_the_processes(
     assert digests(tmp_path / "run" / "repo") == digests(generated / "repo")
 
 
+@pytest.mark.slow
 def test_a_rerun_of_the_published_version_takes_its_plan(generated, birds, bank, tmp_path, capfd):
     published = shutil.copytree(generated / "repo", tmp_path / "published")
     config = published / "sgdmix/default/config.yaml"
@@ -156,6 +161,7 @@ def test_a_rerun_of_the_published_version_takes_its_plan(generated, birds, bank,
     ]
 
 
+@pytest.mark.slow
 def test_another_bank_makes_another_plan(generated, birds, tmp_path, capfd):
     other = tmp_path / "other" / "data"
     other.mkdir(parents=True)
@@ -172,6 +178,7 @@ def test_another_bank_makes_another_plan(generated, birds, tmp_path, capfd):
     assert max(row["target_index"] for row in published_rows(rerun)) < 7
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_another_bank_is_refused(generated, settings, tmp_path):
     output = shutil.copytree(generated, tmp_path / "copy")
     without = {name: value for name, value in settings.items() if "background" not in name}
@@ -179,6 +186,7 @@ def test_a_resumed_run_with_another_bank_is_refused(generated, settings, tmp_pat
         generate(without, output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0, ROWS - 1, ROWS + BANK, -1])
 def test_a_plan_with_a_target_outside_of_the_bank_is_refused(
     target, generated, settings, split_name, birds, tmp_path
@@ -197,6 +205,7 @@ def test_a_plan_with_a_target_outside_of_the_bank_is_refused(
     assert "plan.parquet" in refused(check_plan, tmp_path / "plan.parquet", recipe, split, BANK)
 
 
+@pytest.mark.slow
 def test_a_mapped_split_gives_the_same_rows(generated, birds, split_name, bank):
     dataset = load_dataset(str(birds), split="train")
     mapped = MappedSplit(
@@ -213,6 +222,7 @@ def test_a_mapped_split_gives_the_same_rows(generated, birds, split_name, bank):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_bank", [False, True])
 def test_a_mapped_split_compares_backgrounds_as_a_generation_does(
     settings, birds, bank, split_name, with_bank, tmp_path
@@ -233,6 +243,7 @@ def test_a_mapped_split_compares_backgrounds_as_a_generation_does(
     assert rows == published_rows(generate(values, tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_foregrounds_of_the_bank_are_masked_and_filled(birds, tmp_path):
     """The birds as their own bank: `l2` compares maps, and no bird of the bank is left."""
     values = METHOD | {
@@ -256,6 +267,7 @@ def test_foregrounds_of_the_bank_are_masked_and_filled(birds, tmp_path):
     assert kept == 0
 
 
+@pytest.mark.slow
 def test_an_evaluation_looks_for_copies_among_the_sources_alone(generated, birds):
     """Rows of the bank are no rows of the split: their numbers must not be taken for some."""
     split = load_split(
@@ -327,6 +339,7 @@ def test_a_run_without_a_bank_has_the_fingerprint_it_had():
     assert given <= {field.name for field in dataclasses.fields(RunSettings)}
 
 
+@pytest.mark.slow
 def test_a_damaged_plan_of_a_bank_is_made_again(settings, split_name, generated, tmp_path):
     output = shutil.copytree(generated, tmp_path / "copy")
     shutil.rmtree(output / "repo")

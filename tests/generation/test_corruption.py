@@ -88,6 +88,7 @@ def store(output: Path) -> Path:
 # ---- state/ ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", FEW_FLIPS)
 def test_flipped_state_is_named_and_made_again_to_the_same_bytes(
     seed, settings, reference, unfinished, capsys
@@ -120,6 +121,7 @@ def test_flipped_state_is_named_and_made_again_to_the_same_bytes(
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [PLAN, RECORD, RUN, "values.npy", "unusable.json", "shard-00003.parquet", "shard-00003.json"],
@@ -134,6 +136,7 @@ def test_empty_state_is_named_and_made_again_to_the_same_bytes(
     assert digests(unfinished / "repo") == digests(reference / "repo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", FLIPS)
 def test_flipped_record_of_the_plan_costs_no_shard(seed, settings, unfinished, capsys):
     state = unfinished / "state"
@@ -144,6 +147,7 @@ def test_flipped_record_of_the_plan_costs_no_shard(seed, settings, unfinished, c
     assert shards_of(unfinished, 1).unfinished() == []
 
 
+@pytest.mark.slow
 def test_a_plan_that_cannot_be_made_again_as_it_was_is_refused_and_costs_no_shard(
     settings, unfinished
 ):
@@ -157,6 +161,7 @@ def test_a_plan_that_cannot_be_made_again_as_it_was_is_refused_and_costs_no_shar
     assert not (state / PLAN).exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_written_down_nowhere_is_refused(settings, unfinished):
     state = unfinished / "state"
     flip(state / RUN, 0)
@@ -170,6 +175,7 @@ def test_a_run_that_is_written_down_nowhere_is_refused(settings, unfinished):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", FLIPS)
 def test_a_dry_run_names_a_flipped_plan_and_touches_nothing(seed, settings, unfinished, capsys):
     plan = unfinished / "state" / PLAN
@@ -226,6 +232,7 @@ def test_only_the_changed_block_of_merged_values_is_made_again(seed, source_rows
     assert not list(folder.glob("*.npy.*"))
 
 
+@pytest.mark.slow
 def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_path, capsys):
     asked = AugmentSettings(
         dataset_name=str(birds),
@@ -247,6 +254,7 @@ def test_a_flipped_trust_test_is_named_and_made_again(birds, classifier, tmp_pat
 # ---- repo/ ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -272,6 +280,7 @@ def test_flipped_files_of_a_finished_repository_are_found_by_verify(name, settin
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -292,6 +301,7 @@ def test_flipped_files_of_a_published_version_are_not_loaded(name, finished):
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_verify_names_every_damaged_file_and_a_rerun_makes_it_again(settings, reference, finished):
     run_again(settings, finished, verify=True)
     names = ["data/train-00003-of-00016.parquet", "sgdmix/default/plan.parquet"]
@@ -307,12 +317,14 @@ def test_verify_names_every_damaged_file_and_a_rerun_makes_it_again(settings, re
     assert digests(finished / "repo") == digests(reference / "repo")
 
 
+@pytest.mark.slow
 def test_a_flipped_checksum_of_the_manifest_is_named(settings, finished):
     flip(OutputFolder(finished).finished, 0)
     with pytest.raises(UserError, match=OutputFolder(finished).finished.name):
         run_again(settings, finished)
 
 
+@pytest.mark.slow
 def test_a_shard_that_changes_on_its_way_into_the_repository_is_named(finished):
     shards = shards_of(finished, 1)
     files = [range(number, number + 1) for number in range(len(shards))]

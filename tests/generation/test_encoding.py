@@ -226,6 +226,7 @@ def test_sizes_of_the_sources_are_columns(first_version, evil_source):
 # ---- published files of several shards ----
 
 
+@pytest.mark.slow
 def test_shards_share_a_file_when_the_dataset_is_large(mixing, tmp_path, monkeypatch):
     """The rows are the same, in the same order; the manifest lists the files, and a rerun of the
     finished generation finds it complete.
@@ -279,6 +280,7 @@ def test_a_manifest_of_a_newer_format_is_refused_in_one_line(first_version, tmp_
     assert read_manifest(path)["rows"] == 12  # format 1 stated none
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_format_is_not_resumed(mixing, tmp_path):
     """Its finished shards lack columns and marks that the others would have."""
     settings = mixing | {"dataset_name": str(mixing["dataset_name"])}
@@ -293,6 +295,7 @@ def test_a_run_of_an_older_format_is_not_resumed(mixing, tmp_path):
         augment.main(AugmentSettings(output_dir=str(folder), **settings))
 
 
+@pytest.mark.slow
 def test_a_license_of_ones_own_is_on_the_card(mixing, tmp_path):
     own = {"license": "other", "license_name": "cub-terms", "license_link": "https://a.b/terms"}
     settings = mixing | own | {"dataset_name": str(mixing["dataset_name"])}
@@ -309,6 +312,7 @@ def test_a_license_of_ones_own_is_on_the_card(mixing, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_default_is_jpeg_and_the_card_says_what_that_loses(mixing, tmp_path):
     settings = {name: value for name, value in mixing.items() if name != "image_format"}
     settings["dataset_name"] = str(mixing["dataset_name"])

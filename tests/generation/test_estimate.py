@@ -10,10 +10,11 @@ from sgdmix_hub.generation.dry_run import untrusted_text
 from sgdmix_hub.settings.generation import AugmentSettings
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_and_makes_nothing(generation_settings, finished_generation, tmp_path):
     output = tmp_path / "run"
     mine = generation_settings | {"output_dir": output}
-    told = run_script([*arguments(mine), "--dry_run"], tmp_path / "logs")
+    told = run_script([*arguments(mine), "--dry_run", "--price_per_hour=36"], tmp_path / "logs")
     assert told.returncode == 0, told.stderr
     lines = dict(line.split(None, 1) for line in told.stdout.splitlines() if line)
     assert lines["rows"] == "48 in 8 shards of 6"
@@ -28,6 +29,9 @@ def test_a_dry_run_tells_and_makes_nothing(generation_settings, finished_generat
     ]
     kilobytes = sum(len(image["bytes"]) for image in images) / 48e3
     assert float(lines["size"].split("GB, ")[1].split()[0]) == pytest.approx(kilobytes, rel=0.2)
+    files = "8 shards of the dataset, published in one commit; 16 in state/ meanwhile"
+    assert lines["files"] == files
+    assert lines["price"].endswith(", at 36 an accelerator-hour")
     assert not (output / "repo").exists()
     assert not (output / "state" / "plan.parquet").exists()
     assert not records(output)
@@ -41,6 +45,7 @@ def test_a_dry_run_tells_and_makes_nothing(generation_settings, finished_generat
     ]
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_run_that_has_begun_tells_what_is_left(
     generation_settings, finished_generation, tmp_path
 ):

@@ -138,6 +138,7 @@ def test_the_run_says_what_it_was_made_with(generated, models):
     assert facts["family"] == "stable-diffusion-xl"
 
 
+@pytest.mark.slow
 def test_a_base_of_another_family_is_refused_before_it_is_loaded(settings, tiny_base, tmp_path):
     other = {"pretrained_model_name_or_path": tiny_base, "output_dir": tmp_path / "run"}
     ended = run_script(arguments(settings | other), tmp_path / "logs")

@@ -98,6 +98,7 @@ def test_a_failure_on_a_thread_is_raised_where_its_result_is_asked_for():
             next(results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image_format", "quality"), [("png", None), ("jpeg", None), ("webp", None), ("jpeg", 40)]
 )

@@ -1,6 +1,7 @@
 """Whole runs with an adapter that another program trained."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -43,7 +44,9 @@ def models(tiny_base, tmp_path_factory):
     save_random_lora(unet.from_config(unet.config), folder / "other.safetensors")
     torch.manual_seed(0)
     save_file({"clip_l": torch.randn(1, 32)}, folder / "birds_emb.safetensors")
-    return {"pretrained_model_name_or_path": str(tiny_base), "adapter": str(folder)}
+    base = shutil.copytree(tiny_base, folder.parent / "tiny-base")
+    (base / "README.md").write_text("---\nlicense: openrail++\n---\n")
+    return {"pretrained_model_name_or_path": str(base), "adapter": str(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,8 @@ def test_the_run_pins_the_files_and_says_so_on_the_card(settings, generated, mod
     for name, sha256 in files.items():
         assert sha256 == file_sha256(f"{models['adapter']}/{name}")
         assert f"| {name}, sha256 {sha256} |" in card
-    assert "the adapter (not stated)" in card
+    assert "the adapter (not stated)" in card and "(openrail++)" in card
+    assert "The licence of the base model allows any use but those that" in card
     (prompt,) = {row["prompt"] for row in published_rows(generated) if row["label"] == 0}
     assert prompt.startswith("a photo of a <s0> ") and prompt.endswith(", a bird")
     config = generated / "repo/sgdmix/default/config.yaml"
@@ -110,7 +114,7 @@ def test_a_dry_run_loads_the_adapter_too(settings, tmp_path, capsys):
     (need,) = [place for place, line in enumerate(lines) if line.startswith("memory      ")]
     (prompts,) = [place for place, line in enumerate(lines) if "'a photo of a <s0> " in line]
     assert need < prompts and "GB of weights in float32: unet 0." in lines[need]
-    assert "base model tiny-base: no licence is known: read its card" in lines
+    assert any(line.startswith("base model tiny-base: licence openrail++: any") for line in lines)
     with pytest.raises(UserError, match=r"has no gone\.safetensors: it has birds"):
         augment.main(dataclasses.replace(asked, adapter_weight_name="gone.safetensors"))
 

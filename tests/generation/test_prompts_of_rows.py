@@ -77,7 +77,7 @@ def test_the_column_says_what_the_plan_has_drawn(rows, output):
     assert len({row["prompt"].split(" bird")[1] for row in rows}) == 6
 
 
-def test_the_card_tells_the_prompts(output):
+def test_the_card_tells_the_prompts(rows, output):
     card = (output / "repo" / "README.md").read_text()
     assert "| texts that follow the prompt, one drawn per row | in the snow; at dusk;" in card
     assert "| prompt | a photo of a &#123;token} &#123;metaclass};" in card

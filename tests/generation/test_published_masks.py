@@ -48,6 +48,7 @@ def test_a_mask_is_what_was_cut_and_the_mixture_what_was_refined(finished_genera
         ]
 
 
+@pytest.mark.slow
 def test_the_next_run_starts_from_published_mixtures_and_masks(finished_generation, tmp_path):
     first = published_rows(finished_generation)
     settings = AugmentSettings(
@@ -91,6 +92,7 @@ def test_the_card_makes_boxes_of_the_masks(finished_generation):
         assert box == [left, top, right, bottom]
 
 
+@pytest.mark.slow
 def test_settings_leave_the_columns_out(birds, tmp_path):
     asked = {"dataset_name": str(birds), "strength": 0.0, "resolution": 32, "preset": "paper"}
     asked["saliency_method"] = "spectral-residual"

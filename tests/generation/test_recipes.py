@@ -352,6 +352,7 @@ def test_stages_alone_are_those_of_the_whole_run(recipe):
         assert downstream == dataclasses.replace(classifier, **links)
 
 
+@pytest.mark.slow
 def test_all_stages_read_the_same_data(driven):
     settings = [driven.classifier, driven.adapter, driven.generation, driven.downstream]
     for name in DATA:
@@ -383,6 +384,7 @@ def test_sizes_and_steps_of_the_stages_go_together(recipe):
         assert generation.saliency_input_size <= LARGEST_SCALE * classifier.resize_size
 
 
+@pytest.mark.slow
 def test_labels_keep_the_names_and_the_evaluation_split_has_them_too(driven):
     split, stored = driven.inputs.split, driven.schema.names
     assert split.class_names == stored and driven.inputs.adapter.class_names == stored
@@ -402,6 +404,7 @@ def test_labels_keep_the_names_and_the_evaluation_split_has_them_too(driven):
         assert driven.schema.splits == (settings.dataset_split,)
 
 
+@pytest.mark.slow
 def test_every_class_has_a_prompt_of_its_own_without_its_name(driven):
     """Whatever a class is called, there is nothing to clean: prompts hold tokens, and the tokenizer
     tells them apart.
@@ -421,6 +424,7 @@ def test_every_class_has_a_prompt_of_its_own_without_its_name(driven):
         ]
 
 
+@pytest.mark.slow
 def test_the_plan_has_every_variant_of_every_source(driven):
     settings, split = driven.generation, driven.inputs.split
     chosen = subset_indices(

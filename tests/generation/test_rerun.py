@@ -67,6 +67,7 @@ def with_plan(published, change):
     write_sealed(published / MANIFEST, manifest)
 
 
+@pytest.mark.slow
 def test_a_rerun_has_the_plan_and_the_bytes_of_what_was_published(
     published, first_version, evil_source, tmp_path, capsys
 ):
@@ -78,6 +79,7 @@ def test_a_rerun_has_the_plan_and_the_bytes_of_what_was_published(
     assert digests(tmp_path / "again" / "repo") == digests(first_version / "repo")
 
 
+@pytest.mark.slow
 def test_it_is_the_published_plan_that_is_used(published, evil_source, tmp_path):
     """Targets that no maps of these images would give."""
 
@@ -104,6 +106,7 @@ def test_it_is_the_published_plan_that_is_used(published, evil_source, tmp_path)
     assert [row["target_index"] for row in made] == planned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "named"), [("--num_candidates=2", "num_candidates"), ("--seed=1", "seed")]
 )
@@ -115,6 +118,7 @@ def test_other_settings_are_another_generation_with_a_plan_of_its_own(
     assert file_sha256(tmp_path / "other" / "repo" / PLAN) != file_sha256(published / PLAN)
 
 
+@pytest.mark.slow
 def test_other_images_are_another_generation(published, evil_source, tmp_path, capsys):
     other = shutil.copytree(evil_source, tmp_path / "other-images")
     (path,) = (other / "data").glob("*.parquet")

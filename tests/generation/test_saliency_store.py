@@ -38,6 +38,7 @@ def split_of(asked):
     return load_split(asked, resolve(asked.dataset_name, repo_type="dataset"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "map_of"),
     [
@@ -72,6 +73,7 @@ def test_a_store_holds_the_map_of_every_row(values, map_of, birds, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_store_and_a_third_run_only_reads_it(source_rows, tmp_path):
     data = many_rows(tmp_path / "data", source_rows, 2 * BLOCK_ROWS + 20, damaged=[3, 200])
 

@@ -119,6 +119,7 @@ def boxed_rows(folder, source_rows, number, damaged):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_number_of_processes_gives_the_same_store(family, source_rows, tmp_path, monkeypatch):
     """A few rows a block, one image that cannot be decoded, and a run that is stopped and resumed
@@ -278,6 +279,7 @@ def generated(segmenter, birds, tmp_path_factory):
     return values, maps, floor
 
 
+@pytest.mark.slow
 def test_rows_below_the_floor_are_their_source(generated, birds):
     values, maps, floor = generated
     rows = published_rows(values["output_dir"])
@@ -297,6 +299,7 @@ def test_rows_below_the_floor_are_their_source(generated, birds):
             )
 
 
+@pytest.mark.slow
 def test_what_made_the_masks_is_published(generated, segmenter):
     values, maps, floor = generated
     output = values["output_dir"]
@@ -313,6 +316,7 @@ def test_what_made_the_masks_is_published(generated, segmenter):
     assert str(segmenter) not in card + json.dumps(manifest)
 
 
+@pytest.mark.slow
 def test_a_published_version_is_made_again_from_its_plan(generated, tmp_path):
     values, *_ = generated
     config = values["output_dir"] / "repo" / "sgdmix" / "default" / "config.yaml"
@@ -424,6 +428,7 @@ def test_a_cell_that_is_no_box_names_what_is_wrong(cell, bbox_format, reason):
         box_of(cell, bbox_format)
 
 
+@pytest.mark.slow
 def test_a_column_of_boxes_makes_a_generation(tmp_path, source_rows):
     boxes = [[4.0, 4.0, 26.0, 26.0]] * 7 + [[0.0, 0.0, 32.0, 32.0]]
     features = Features(

@@ -31,6 +31,7 @@ ROWS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(rows=ROWS, variants=st.integers(0, 3), wanted=st.integers(1, 60), seed=st.integers(0, 9))
 def test_every_class_has_the_images_that_are_asked_for(rows, variants, wanted, seed):
     labels = np.array([label for label, _ in rows])

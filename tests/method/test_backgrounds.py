@@ -117,6 +117,7 @@ def backgrounds_of(asked, rank=0, world_size=1):
     return split, maps, compute_backgrounds(asked, split, maps, rank, world_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["stretch", "center-crop"])
 def test_the_store_holds_the_features_of_every_usable_row(source_rows, resize, tmp_path):
     data = many_rows(tmp_path / "data", source_rows, 24, damaged=[5])
@@ -131,6 +132,7 @@ def test_the_store_holds_the_features_of_every_usable_row(source_rows, resize, t
         assert np.array_equal(backgrounds[row], expected) and expected.any()
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_store(source_rows, tmp_path, monkeypatch):
     monkeypatch.setattr(row_store, "BLOCK_ROWS", 16)
     data = many_rows(tmp_path / "data", source_rows, 40, damaged=[20])
@@ -149,6 +151,7 @@ def test_two_processes_make_the_same_store(source_rows, tmp_path, monkeypatch):
     assert ones == twos and len(ones) == 2
 
 
+@pytest.mark.slow
 def test_another_mask_has_another_store_and_another_draw_has_not(source_rows, tmp_path):
     asked = background_settings(many_rows(tmp_path / "data", source_rows, 12), tmp_path / "run")
 

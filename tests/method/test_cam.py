@@ -315,6 +315,7 @@ def test_an_input_size_that_the_classifier_cannot_take_is_a_users_mistake(vit):
         cam_of(vit, "grad-cam", input_size=96)
 
 
+@pytest.mark.slow
 def test_coarse_maps_are_made_and_warned_of_once(classifier, birds, tmp_path, caplog):
     asked = AugmentSettings(
         dataset_name=str(birds),

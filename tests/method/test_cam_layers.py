@@ -72,12 +72,14 @@ def activations(cam, image):
     return to_maps(cam.channels_last)(seen[0])[0]
 
 
+@pytest.mark.slow
 def test_the_layer_is_the_one_of_the_table(named_cam):
     name, cam = named_cam
     assert cam.layer_name == LAYERS[name]
     assert min(cam.grid) >= SMALLEST_GRID and cam.grid[0] == cam.grid[1]
 
 
+@pytest.mark.slow
 def test_activations_change_where_the_image_does(named_cam):
     """Rows are rows and columns columns, in whatever order the network keeps its numbers."""
     _, cam = named_cam
@@ -92,6 +94,7 @@ def test_activations_change_where_the_image_does(named_cam):
     assert np.argmax(shares, axis=0).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_maps_are_of_each_image_alone_and_show_something(named_cam):
     _, cam = named_cam
     rng = np.random.default_rng(0)

@@ -66,6 +66,7 @@ def test_evidence_names_what_has_a_weight():
     assert overlap(disc, disc) == 1 and overlap(disc & False, disc & False) == 1
 
 
+@pytest.mark.slow
 def test_the_consensus_is_a_dilated_candidate_and_finds_the_object():
     image, disc, _ = disc_on_texture(2, 256)
     mask, trust = consensus(image)
@@ -78,6 +79,7 @@ def test_the_consensus_is_a_dilated_candidate_and_finds_the_object():
     assert np.array_equal(mask, again) and same == trust
 
 
+@pytest.mark.slow
 def test_noise_and_flat_images_have_no_trusted_mask():
     flat = np.full((256, 256, 3), 90, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)

@@ -108,6 +108,7 @@ def test_with_a_feather_the_edge_of_the_hole_is_soft_and_the_rest_untouched(make
         assert not np.array_equal(after.background[edge], before.target.pixels[edge])
 
 
+@pytest.mark.slow
 def test_neither_neighbours_nor_the_place_in_the_batch_change_a_bit(pipeline):
     mixtures = mixtures_of(pipeline)
     whole = pipeline.inpaint(mixtures, SEEDS)
@@ -133,6 +134,7 @@ def test_refining_before_and_after_an_inpainting_gives_the_same_bits(pipeline):
     )
 
 
+@pytest.mark.slow
 def test_the_adapter_has_no_part_in_the_hole(make_pipeline, pipeline, adapter, tmp_path):
     """Another adapter, three times as strong: the same holes, other refined images."""
     stronger = shutil.copytree(adapter, tmp_path / "adapter")
@@ -152,6 +154,7 @@ def test_the_adapter_has_no_part_in_the_hole(make_pipeline, pipeline, adapter, t
     assert not np.array_equal(*refined)
 
 
+@pytest.mark.slow
 def test_guidance_leads_away_from_the_metaclass(make_pipeline, pipeline, adapter, tmp_path):
     """With guidance the metaclass counts; without, it is not looked at."""
     renamed = shutil.copytree(adapter, tmp_path / "adapter")
@@ -265,6 +268,7 @@ def test_a_run_gives_the_same_bytes_in_one_process_and_in_two(inpainting, tmp_pa
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_rows_whose_hole_cannot_be_painted_are_skipped_and_named(
     inpainting, prudish_base, tmp_path

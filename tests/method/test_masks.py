@@ -60,6 +60,7 @@ def of_scikit_image(values, method):
         return values.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", THRESHOLDS)
 @given(values=numpy_strategies.arrays(np.float16, (16, 16), elements=unit_values, fill=unit_values))
 @example(values=np.full((16, 16), 0.25, np.float16))
@@ -105,6 +106,7 @@ def test_otsu_parts_a_map_of_bytes_where_opencv_does(seed, levels, peaks):
         assert np.array_equal(values > round(our_bin), values > last_below)
 
 
+@pytest.mark.slow
 @given(low=unit_values, high=unit_values, share=st.integers(1, 255), data=st.randoms())
 @settings(max_examples=80)
 def test_otsu_separates_two_values(low, high, share, data):
@@ -202,6 +204,7 @@ def test_grabcut_takes_the_radii_of_the_settings():
         mask_settings(grabcut_background_radius=0.01).validate()
 
 
+@pytest.mark.slow
 def test_grabcut_does_not_depend_on_what_was_drawn_before():
     noisy = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     cases = [disc_on_texture(seed)[::2] for seed in range(3)] + [(noisy, smooth_map(0))]
@@ -236,6 +239,7 @@ def test_grabcut_keeps_a_coarse_mask_of_nothing_or_everything(size, value):
     assert np.array_equal(grabcut_mask(noisy, smooth_map(0), coarse), coarse)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000), size=st.sampled_from([32, 64, 160]))
 @settings(max_examples=12)
 def test_grabcut_never_gives_nothing_or_everything_where_the_threshold_gives_something(seed, size):

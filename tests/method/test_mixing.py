@@ -27,6 +27,7 @@ def naive_mix(source, target, source_mask, target_mask, method):
     return mixed
 
 
+@pytest.mark.slow
 @given(
     source=images,
     target=images,

@@ -33,6 +33,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
 
 
+@pytest.mark.slow
 def test_strength_zero_is_mixing_alone(mixing, tmp_path):
     chosen = mixing | {"output_dir": tmp_path / "run", "num_candidates": 5}
     ended = run_script(arguments(chosen), tmp_path)
@@ -144,6 +145,7 @@ def test_choices_that_cannot_be_made_end_in_one_line_before_anything_is_written(
 # ---- rows that cannot be made ----
 
 
+@pytest.mark.slow
 def test_corrupt_image_is_skipped_named_and_never_a_target(mixing, source_rows, tmp_path):
     corrupt = 5
     images = [row["image"]["bytes"] for row in source_rows]
@@ -169,6 +171,7 @@ def test_corrupt_image_is_skipped_named_and_never_a_target(mixing, source_rows, 
     assert digests(tmp_path / "run" / "repo") == before
 
 
+@pytest.mark.slow
 def test_too_many_skipped_rows_are_reported_once_by_two_processes(mixing, source_rows, tmp_path):
     images = [row["image"]["bytes"] for row in source_rows]
     images[3] = b""
@@ -189,6 +192,7 @@ def test_too_many_skipped_rows_are_reported_once_by_two_processes(mixing, source
     assert len(published_rows(output)) == ROWS - 1
 
 
+@pytest.mark.slow
 def test_more_may_be_skipped_where_the_user_says_so(mixing, source_rows, tmp_path):
     images = [row["image"]["bytes"] for row in source_rows]
     images[0] = b"no image at all"
@@ -204,6 +208,7 @@ def test_more_may_be_skipped_where_the_user_says_so(mixing, source_rows, tmp_pat
     assert len(published_rows(tmp_path / "run")) == ROWS - 1
 
 
+@pytest.mark.slow
 def test_class_with_one_image_and_more_candidates_than_images(mixing, source_rows, tmp_path):
     images, labels = [row["image"]["bytes"] for row in source_rows[:6]], [0, 1, 1, 1, 1, 1]
     data = write_dataset(tmp_path / "data", images, labels)
@@ -244,6 +249,7 @@ def test_no_candidate_anywhere_is_one_line_and_no_dataset(mixing, source_rows, t
     assert not (tmp_path / "run" / "repo").exists()
 
 
+@pytest.mark.slow
 def test_blank_images_are_skipped_and_never_targets(mixing, source_rows, tmp_path):
     images = [row["image"]["bytes"] for row in source_rows[:8]]
     blank = {2: 128, 5: 0, 7: 255}

@@ -102,6 +102,7 @@ def test_spectral_residual_finds_a_bright_patch(seed):
     assert abs(peak[0] - top - 5.5) <= 10 and abs(peak[1] - left - 5.5) <= 10
 
 
+@pytest.mark.slow
 @given(grey=numpy_strategies.arrays(np.float64, (16, 16), elements=st.integers(0, 255).map(float)))
 @settings(max_examples=40)
 def test_spectral_residual_stays_in_the_unit_interval(grey):
@@ -158,6 +159,7 @@ def exact_barrier(values):
     return np.min([minimax(values, lowest) - lowest for lowest in np.unique(values)], axis=0)
 
 
+@pytest.mark.slow
 @given(
     values=numpy_strategies.arrays(
         np.float32,
@@ -177,6 +179,7 @@ def test_the_barrier_is_never_below_the_exact_one(values):
     assert (found.ravel() <= straight).all()  # a path straight up is one that the scans try
 
 
+@pytest.mark.slow
 def test_the_barrier_is_not_far_above_the_exact_one():
     rng = np.random.default_rng(0)
     images = [
@@ -241,6 +244,7 @@ def test_the_contrast_to_the_border_is_that_of_scipy(shape):
     np.testing.assert_allclose(border_contrast(lab), contrast_by_scipy(lab), rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(color=st.tuples(*[st.integers(0, 255)] * 3))
 @settings(max_examples=60)
 def test_an_image_of_one_color_has_no_salient_part(color):

@@ -82,6 +82,7 @@ def test_a_source_without_what_it_needs_says_so():
         load_source(settings("grad-cam"))
 
 
+@pytest.mark.slow
 def test_the_method_loads_no_library_of_data_sets_models_or_the_hub():
     ended = subprocess.run([sys.executable, "-c", METHOD_ALONE], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout.strip()) == (0, ""), ended.stderr

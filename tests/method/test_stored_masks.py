@@ -135,6 +135,7 @@ def test_half_shares_stay_shares_and_numbers_that_are_none_are_background():
     assert foreground_share(Image.fromarray(values)).tolist() == [[0, 0, 0, 0, 0.75, 1]]
 
 
+@pytest.mark.slow
 def test_a_generation_keeps_exactly_what_the_masks_of_its_dataset_show(tmp_path):
     rng = np.random.default_rng(0)
     rows, birds = {"image": [], "label": [], "mask": []}, []

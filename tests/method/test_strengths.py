@@ -24,6 +24,7 @@ def strengths(generation_settings, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_a_sources_variants_take_the_strengths_in_turn(strengths):
     rows = published_rows(strengths)
     assert [(row["source_index"], row["variant"]) for row in rows] == [

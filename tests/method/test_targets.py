@@ -162,6 +162,7 @@ usable_rows = st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS, uniq
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("method", METHODS)
 @given(
@@ -199,6 +200,7 @@ def test_distances_are_those_of_the_maps_whatever_the_rule(
             assert target.distance == pytest.approx(map_distances[source, target.index], rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_more_rows_than_are_compared_at_once(sign):
     """Smooth maps on a coarse grid, so that many are almost equally far."""
@@ -240,6 +242,7 @@ def test_quick_distances_are_as_near_as_they_say(seed, low, width, sign):
     assert (np.abs(sign * quick - exact) <= DOT_ERROR * (squares[:, None] + squares)).all()
 
 
+@pytest.mark.slow
 @given(
     sources=usable_rows,
     candidates=st.integers(1, 40),
@@ -269,6 +272,7 @@ def test_seed_and_source_change_the_draw(backgrounds):
     assert len(set(draws)) == len(draws)
 
 
+@pytest.mark.slow
 @given(
     size=st.integers(1, 12),
     candidates=st.integers(1, 15),
@@ -298,6 +302,7 @@ def test_targets_differ_while_there_are_candidates(
             assert len(set(chosen)) == min(size - 1, variants)
 
 
+@pytest.mark.slow
 @given(
     candidates=st.integers(1, 40),
     variants=st.integers(1, 4),
@@ -360,6 +365,7 @@ def test_equals_take_the_lowest_row(method):
     assert [[target.index for target in of_source] for of_source in targets] == [list(range(1, 10))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", ["any", "other", "same"])
 def test_draws_are_uniform(maps, backgrounds, classes):
     pool = pool_of(1, EVERY_ROW, classes)

@@ -105,6 +105,7 @@ def trust_in(folder, split, resize="stretch"):
 # ---- the test ----
 
 
+@pytest.mark.slow
 def test_each_reader_is_right_on_its_side(reader_of, tied_split):
     foreground, background = (
         trust_in(reader_of(side), tied_split) for side in ("foreground", "background")
@@ -123,12 +124,14 @@ def test_each_reader_is_right_on_its_side(reader_of, tied_split):
             assert stated == (f"{low:.2f}", f"{high:.2f}")
 
 
+@pytest.mark.slow
 def test_the_same_images_give_the_same_answer(reader_of, tied_split):
     assert trust_in(reader_of("background"), tied_split) == trust_in(
         reader_of("background"), tied_split
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [0, 3])
 def test_a_classifier_of_one_answer_is_right_on_one_class_and_reads_nothing(
     answer, classifier, tied_split, tmp_path
@@ -143,6 +146,7 @@ def test_a_classifier_of_one_answer_is_right_on_one_class_and_reads_nothing(
     assert trust == Trust(0.25, 0.25, len(tied_split.subset)) and not trust.reads_background
 
 
+@pytest.mark.slow
 def test_damaged_images_are_left_out(classifier, source_rows, tmp_path):
     images = [row["image"]["bytes"] for row in source_rows]
     images[3] = b"no image"
@@ -153,6 +157,7 @@ def test_damaged_images_are_left_out(classifier, source_rows, tmp_path):
     assert trust_in(classifier, split).images == 23
 
 
+@pytest.mark.slow
 def test_a_large_subset_is_drawn_from(classifier, tied_split, monkeypatch):
     monkeypatch.setattr(trust_module, "TRUST_ROWS", 20)
     assert len(tied_split.subset) == 32 and trust_in(classifier, tied_split).images == 20
@@ -165,6 +170,7 @@ def warnings_in(text):
     return [line for line in text.splitlines() if "reads the background" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "recommended"])
 @pytest.mark.parametrize("side", ["foreground", "background"])
 def test_only_recommended_falls_back_and_only_from_a_reader_of_backgrounds(
@@ -189,6 +195,7 @@ def test_only_recommended_falls_back_and_only_from_a_reader_of_backgrounds(
         )
 
 
+@pytest.mark.slow
 def test_the_preset_can_be_overruled(reader_of, tied_birds, tied_split, tmp_path):
     for preset, wish, method in (
         ("recommended", "warn", "grad-cam"),
@@ -202,6 +209,7 @@ def test_the_preset_can_be_overruled(reader_of, tied_birds, tied_split, tmp_path
         )
 
 
+@pytest.mark.slow
 def test_runs_of_one_saliency_dir_share_test_and_maps(
     reader_of, tied_birds, tied_split, tmp_path, caplog
 ):

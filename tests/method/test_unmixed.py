@@ -49,6 +49,7 @@ def without_adapter(generation_settings, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_label_and_prompt_are_the_targets_where_it_is_prompted_for(prompted_for_target, birds):
     rows = published_rows(prompted_for_target)
     assert len(rows) == ROWS
@@ -75,6 +76,7 @@ def test_label_and_prompt_are_the_targets_where_it_is_prompted_for(prompted_for_
     assert "| class of prompt and label | target |" in card
 
 
+@pytest.mark.slow
 def test_a_base_model_alone_is_told_the_class_names(without_adapter, class_names):
     rows = published_rows(without_adapter)
     assert len(rows) == ROWS and {row["strength"] for row in rows} == {0.6}

@@ -94,6 +94,7 @@ def test_accuracies_of_groups_are_those_of_counting_in_each(rows):
     assert result["mean_group_accuracy"] == pytest.approx(np.mean(accuracies))
 
 
+@pytest.mark.slow
 @given(
     pairs=st.lists(st.tuples(LABEL, LABEL), min_size=1, max_size=40),
     counts=st.lists(st.integers(0, 12), min_size=5, max_size=5),
@@ -129,6 +130,7 @@ mask_pairs = numpy_strategies.arrays(
 )
 
 
+@pytest.mark.slow
 @given(pair=mask_pairs)
 @settings(max_examples=60)
 def test_pixel_scores_are_those_of_scikit_learn(pair):
@@ -179,6 +181,7 @@ def test_boundary_f_is_that_of_the_distance_matrix(pair):
             assert value == pytest.approx(naive_boundary_f(found, real))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "tolerance"), [(40, 60, 1), (90, 100, 2), (180, 260, 3)]
 )
@@ -292,6 +295,7 @@ def naive_share(part, whole):
     return sum(shares) / len(shares) if shares else float("nan")
 
 
+@pytest.mark.slow
 @given(columns=mixtures())
 @settings(max_examples=40)
 def test_mixture_shares_are_those_of_sets_of_pixels_and_in_range(columns):
@@ -316,6 +320,7 @@ def test_mixture_shares_are_those_of_sets_of_pixels_and_in_range(columns):
     )
 
 
+@pytest.mark.slow
 @given(columns=mixtures(), data=st.data())
 @settings(max_examples=20)
 def test_the_order_of_mixtures_does_not_matter(columns, data):
@@ -326,6 +331,7 @@ def test_the_order_of_mixtures_does_not_matter(columns, data):
     )
 
 
+@pytest.mark.slow
 @given(columns=mixtures())
 @settings(max_examples=20)
 def test_a_mixture_that_is_one_of_its_images_is_found_out(columns):
@@ -342,6 +348,7 @@ def test_a_mixture_that_is_one_of_its_images_is_found_out(columns):
         )
 
 
+@pytest.mark.slow
 @given(columns=mixtures())
 @settings(max_examples=30)
 def test_union_mixing_with_true_masks_leaks_nothing_and_keeps_the_foreground(columns):
@@ -420,6 +427,7 @@ def test_a_pixel_is_not_both_kept_and_shown():
         MixtureQuality().compute(**(BY_HAND | {"shown": shown}))
 
 
+@pytest.mark.slow
 def test_mixtures_in_batches_are_those_of_the_whole():
     metric = MixtureQuality()
     for row in range(2):

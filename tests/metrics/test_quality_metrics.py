@@ -247,6 +247,7 @@ def test_the_kernel_is_that_of_scikit_learn():
     assert kernel_module.kernel(features, others) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "most"), [(0.0, 2.0), (0.5, 1.25)])
 def test_the_estimate_is_unbiased_and_its_standard_error_is_what_it_varies_by(shift, most):
     """Over many draws of two samples the mean is the distance of two large ones, the stated error

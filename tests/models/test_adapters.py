@@ -69,6 +69,7 @@ def test_stock_diffusers_makes_the_same_images_in_another_process(
     assert np.array_equal(stock_images(tiny_base, adapter, images, tmp_path), expected)
 
 
+@pytest.mark.slow
 def test_alpha_and_both_files_matter(tiny_base, adapter, copied, images):
     whole = refined_by(load_pipeline(tiny_base, adapter), images)
     lora = load_file(copied / LORA_FILE)
@@ -119,6 +120,7 @@ def test_learned_rows_began_as_the_metaclass_and_moved_apart(tiny_base, adapter)
     assert len({tuple(row.tolist()) for row in tokens.values()}) > 1
 
 
+@pytest.mark.slow
 def test_several_vectors_of_a_class_all_matter(tiny_base, adapter_of_two_vectors, images, tmp_path):
     """They moved apart in training, and an image changes with each of them."""
     copied = shutil.copytree(adapter_of_two_vectors, tmp_path / "adapter")

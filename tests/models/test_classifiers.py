@@ -98,6 +98,7 @@ def trained(request, settings_at, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_accuracy_is_the_same_to_the_last_image_whoever_measures_it(trained, oblong_birds):
     split, test = splits_of(oblong_birds)
     labels, images = test.labels, [test.image(row) for row in test.subset]
@@ -132,6 +133,7 @@ def test_accuracy_is_the_same_to_the_last_image_whoever_measures_it(trained, obl
     assert of_real.images == len(labels) == 64
 
 
+@pytest.mark.slow
 def test_a_cam_sees_the_pixels_that_were_trained_on_and_what_was_cropped_around_them(
     trained, oblong_birds
 ):
@@ -153,6 +155,7 @@ def test_a_cam_sees_the_pixels_that_were_trained_on_and_what_was_cropped_around_
         )
 
 
+@pytest.mark.slow
 def test_maps_far_above_the_trained_size_are_doubted(trained):
     classifier = Classifier(resolve(str(trained)), CPU)
     scale = classifier.whole_size
@@ -189,11 +192,13 @@ def tuned(request, settings_at, tmp_path_factory):
     return train(settings_at(folder / "classifier", **chosen))
 
 
+@pytest.mark.slow
 def test_the_saved_image_processor_says_what_training_did(tuned):
     recorded = recorded_preprocessing(facts_of(tuned)["preprocessing"], "it")
     assert measured_preprocessing(hf.AutoImageProcessor.from_pretrained(tuned)) == recorded
 
 
+@pytest.mark.slow
 def test_the_stock_pipeline_gives_the_answers_of_the_classifier(tuned, oblong_birds):
     """To the bit of the input where nothing has to be resized, else to the rounding of a resize."""
     split, test = splits_of(oblong_birds)
@@ -259,6 +264,7 @@ def measured(folder):
     return {name: facts.get(name) for name in ("metrics", "groups", "settings", "eval_dataset")}
 
 
+@pytest.mark.slow
 def test_a_finished_classifier_is_measured_on_another_split_without_training(
     settings_at, oblong_birds, tmp_path
 ):
@@ -290,6 +296,7 @@ def test_a_finished_classifier_is_measured_on_another_split_without_training(
     assert (folder / "model.safetensors").stat().st_mtime_ns == weights
 
 
+@pytest.mark.slow
 def test_what_is_measured_bars_nobody_from_going_on(settings_at, tmp_path):
     folder = train(
         settings_at(tmp_path / "classifier", checkpointing_steps=1, num_train_epochs=2.0)

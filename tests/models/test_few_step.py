@@ -107,6 +107,7 @@ def stock(base, adapter, images, lora, method):
     return np.stack([np.asarray(image) for image in drawn]).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FEW_STEPS)
 def test_the_images_are_stock_diffusers_with_both_loras(method, tiny_base, adapter, images, loras):
     """But for rounding: stock keeps them beside the weights and encodes row by row."""
@@ -119,12 +120,14 @@ def test_the_images_are_stock_diffusers_with_both_loras(method, tiny_base, adapt
     assert np.abs(without - ours).max() > 1 and np.abs(alone - ours).max() > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["diffusers", "kohya"])
 def test_other_formats_give_the_same_images(written, tiny_base, adapter, images, loras):
     first, other = (refined(tiny_base, adapter, images, loras / name) for name in ("peft", written))
     assert np.abs(first - other).max() <= 1
 
 
+@pytest.mark.slow
 def test_rows_of_a_sampler_that_draws_noise_do_not_depend_on_their_neighbours(
     tiny_base, images, loras
 ):
@@ -160,6 +163,7 @@ def test_a_file_that_is_no_lora_of_the_denoiser_is_refused(
         refined(tiny_base, None, images, tmp_path)
 
 
+@pytest.mark.slow
 def test_metadata_of_a_strangers_file_is_not_read(tiny_base, images, loras, tmp_path):
     """peft would take its texts for patterns, and its numbers for sizes."""
     described = {"lora_adapter_metadata": json.dumps({"unet.r": 10**6, "unet.lora_alpha": 1e30})}

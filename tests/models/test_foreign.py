@@ -30,7 +30,7 @@ from sgdmix_hub.models.loading import pin_diffusion
 from sgdmix_hub.models.prompts import Prompts, RowPrompt
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.settings.generation import AugmentSettings, published_settings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 SIZE, BATCH, SEEDS, STEPS = 32, 2, [11, 12], 4

@@ -50,7 +50,7 @@ def facts_of(folder):
 
 
 @pytest.fixture(scope="module")
-def settings_at(birds, tiny_base, classifier):
+def settings_at(few_birds, tiny_base, classifier):
     """Settings of an adapter that is judged at an output folder."""
 
     def made(output, **more):
@@ -61,7 +61,7 @@ def settings_at(birds, tiny_base, classifier):
             "num_train_samples": 4,
             "total_batch_size": 2,
         }
-        return adapter_settings(birds, tiny_base, output, **(judging | more))
+        return adapter_settings(few_birds, tiny_base, output, **(judging | more))
 
     return made
 
@@ -185,23 +185,25 @@ def chosen(settings_at):
     return AdapterSettings(**settings_at("unused"))
 
 
+@pytest.mark.slow
 def test_every_class_is_judged_on_as_many_of_its_mixed_images(chosen, tmp_path):
     split = load_split(chosen, resolve(chosen.dataset_name, "dataset"))
-    sources = mixed_sources(chosen, split, tmp_path, 3)
-    assert sources.images.shape == (12, 32, 32, 3) and sources.images.dtype == np.uint8
+    sources = mixed_sources(chosen, split, tmp_path, 1)
+    assert sources.images.shape == (4, 32, 32, 3) and sources.images.dtype == np.uint8
     assert sources.labels == sorted(sources.labels)
-    assert {sources.labels.count(label) for label in range(4)} == {3}
-    assert len(set(sources.seeds)) == 12
-    assert len({image.tobytes() for image in sources.images}) == 12
-    again = mixed_sources(chosen, split, tmp_path, 3)
+    assert {sources.labels.count(label) for label in range(4)} == {1}
+    assert len(set(sources.seeds)) == 4
+    assert len({image.tobytes() for image in sources.images}) == 4
+    again = mixed_sources(chosen, split, tmp_path, 1)
     assert np.array_equal(again.images, sources.images)
     assert (again.labels, again.seeds) == (sources.labels, sources.seeds)
     more = mixed_sources(chosen, split, tmp_path, 100)
-    assert len(more.labels) == 24
-    other = mixed_sources(dataclasses.replace(chosen, seed=1), split, tmp_path, 3)
+    assert len(more.labels) == 8
+    other = mixed_sources(dataclasses.replace(chosen, seed=1), split, tmp_path, 1)
     assert not np.array_equal(other.images, sources.images)
 
 
+@pytest.mark.slow
 def test_a_drawn_image_depends_on_its_prompt_seed_and_source_alone(tiny_base):
     """Not on what else is drawn, so that processes may share the drawing; and it is what stock
     diffusers draws.
@@ -245,6 +247,7 @@ def test_a_drawn_image_depends_on_its_prompt_seed_and_source_alone(tiny_base):
 # ---- what is left ----
 
 
+@pytest.mark.slow
 def test_what_the_judge_says_is_in_adapter_json_and_on_the_card(judged, classifier):
     fidelity = facts_of(judged)["fidelity"]
     assert fidelity["judge"] == str(resolve(str(classifier))) and fidelity["judge_accuracy"] is None
@@ -262,6 +265,7 @@ def test_what_the_judge_says_is_in_adapter_json_and_on_the_card(judged, classifi
     assert str(classifier.parent) not in card + (judged / FACTS_FILE).read_text()
 
 
+@pytest.mark.slow
 def test_judged_again_by_the_same_judge_nothing_is_done(copied, settings_at):
     before = (
         (copied / FACTS_FILE).stat().st_mtime_ns,
@@ -279,6 +283,7 @@ def test_judged_again_by_the_same_judge_nothing_is_done(copied, settings_at):
     assert (copied / "README.md").read_bytes() == before[2]
 
 
+@pytest.mark.slow
 def test_another_judge_judges_again_and_its_own_accuracy_is_told(
     copied, classifier, settings_at, tmp_path
 ):

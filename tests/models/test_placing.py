@@ -20,7 +20,7 @@ from sgdmix_hub.settings.generation import (
     AugmentSettings,
     published_settings,
 )
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 SIZE, BATCH, SEEDS = 32, 2, [11, 12]
@@ -98,9 +98,8 @@ def test_offloaded_networks_make_the_same_bytes(kind, tiny_base, adapter, images
     expected = refined(loaded(tiny_base, adapter), images)
     offloaded = loaded(tiny_base, adapter, cpu_offload=kind)
     assert np.array_equal(refined(offloaded, images), expected)
-    assert np.array_equal(
-        refined(loaded(tiny_base, adapter, True, cpu_offload=kind), images), expected
-    )
+    ahead = loaded(tiny_base, ahead=True, cpu_offload=kind)
+    assert np.array_equal(refined(ahead, images), refined(loaded(tiny_base), images))
     if kind == "group":
         with pytest.raises(UserError, match="load the pipeline again"):
             offloaded.to(CPU, torch.float16)
@@ -142,6 +141,22 @@ def test_the_need_is_that_of_the_networks_that_are_loaded(tiny_base, tmp_path):
     assert whole["vae"] == eighth["vae"]
 
 
+def test_what_is_compiled_is_the_denoiser_or_the_blocks_that_it_repeats(tiny_base):
+    """Nothing is compiled before its first call, so this takes no compiler."""
+
+    def compiled(**values):
+        refiner = loaded(tiny_base, compile=True, **values)
+        assert refiner.pipeline.vae.decoder._compiled_call_impl is not None
+        return {
+            type(part).__name__
+            for part in refiner.denoiser.modules()
+            if part._compiled_call_impl is not None
+        }
+
+    assert compiled() == {"UNet2DConditionModel"}
+    assert compiled(regional_compile=True) == {"BasicTransformerBlock"}
+
+
 def test_each_is_in_the_group_of_what_it_changes():
     assert {"vae_slicing", "regional_compile", "compile"} <= set(MAY_MOVE_LAST_BITS)
     assert "cpu_offload" in PLACE_AND_SPEED
@@ -163,6 +178,7 @@ def test_what_does_not_go_together_is_refused():
             },
             "leave out quantization",
         ),
+        ({"quantization": "torchao-int8", "dtype": "float16"}, "give --dtype bfloat16"),
     ):
         with pytest.raises(UserError, match=said):
             settings(**values).validate()
@@ -170,12 +186,16 @@ def test_what_does_not_go_together_is_refused():
 
 @pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
 def test_a_quantized_denoiser_holds_a_quarter_and_keeps_the_adapter(tiny_base, adapter, images):
+    half = {"dtype": "bfloat16"}
     whole, quantized = (
-        loaded(tiny_base, adapter, quantization=kind) for kind in (None, "torchao-int8")
+        loaded(tiny_base, adapter, quantization=kind, **half) for kind in (None, "torchao-int8")
     )
+    kept = {type(value).__name__ for value in quantized.denoiser.state_dict().values()}
+    assert "Int8Tensor" in kept, kept
     text = "a photo of a <class_2> bird"
     exact, rough = (refined(one, images, text).astype(int) for one in (whole, quantized))
-    alone = refined(loaded(tiny_base, quantization="torchao-int8"), images, "a photo of a bird")
+    bare = loaded(tiny_base, quantization="torchao-int8", **half)
+    alone = refined(bare, images, "a photo of a bird").astype(int)
     assert 0 < np.abs(rough - exact).mean() < np.abs(alone - exact).mean()
 
 

@@ -46,6 +46,7 @@ def foreign(request, tmp_path_factory):
     return save_tiny(request.param, tmp_path_factory.mktemp("foreign") / "classifier")
 
 
+@pytest.mark.slow
 def test_a_classifier_from_elsewhere_scores_as_through_its_own_image_processor(foreign):
     """Also without normalisation, in BGR, cropped, normalised twice; images of any shape, alone or
     among others.
@@ -170,6 +171,7 @@ def test_a_record_is_read_as_it_was_written():
     assert recorded_preprocessing(json.loads(json.dumps(RECORD)), "it").record() == RECORD
 
 
+@pytest.mark.slow
 @given(name=st.sampled_from(sorted(RECORD)), value=WRONG)
 def test_a_record_that_no_training_wrote_is_refused_in_one_line(name, value):
     if name in ("mean", "std") and isinstance(value, list) and len(value) == 3:

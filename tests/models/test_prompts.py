@@ -271,6 +271,7 @@ def test_the_ids_of_fifty_classes_are_those_of_diffusers_own_expansion(
     )
 
 
+@pytest.mark.slow
 def test_the_ids_of_thousands_of_classes_take_seconds(pipeline):
     """Asking every token of every prompt whether it is an added one took a minute at 2,000 classes,
     and hours at these.

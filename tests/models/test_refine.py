@@ -108,6 +108,7 @@ def test_neither_neighbours_nor_order_change_a_bit(refine):
     assert np.array_equal(refine([0, 1, 2, 3]), whole)
 
 
+@pytest.mark.slow
 def test_prompt_seed_and_image_all_matter(refiner, images, foregrounds):
     def refined(prompts=PROMPTS, seeds=SEEDS, pixels=images):
         return np.stack(refiner.refine(pixels, foregrounds, prompts, seeds, STRENGTH))
@@ -136,6 +137,7 @@ def stock_pipeline(base, adapter, scheduler="dpmsolver++"):
     return with_scheduler(pipeline, scheduler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
 def test_the_images_are_those_of_the_stock_pipeline(
@@ -162,6 +164,7 @@ def test_the_images_are_those_of_the_stock_pipeline(
         assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 def test_with_the_adapter_beside_the_weights_the_images_are_the_same(
     make_refiner, images, foregrounds
 ):
@@ -207,6 +210,7 @@ def test_a_compiled_model_makes_the_same_images(make_refiner, images, foreground
     assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
 def test_the_same_strength_for_the_foreground_is_one_strength(
     make_refiner, images, foregrounds, scheduler
@@ -218,6 +222,7 @@ def test_the_same_strength_for_the_foreground_is_one_strength(
     assert np.array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_base_with_another_number_of_latent_channels(make_refiner, images, foregrounds, tmp_path):
     """diffusers' img2img takes for latents whatever has four channels, and nothing else."""
     build_tiny_pipeline(latent_channels=8).save_pretrained(tmp_path / "base")
@@ -266,6 +271,7 @@ def test_flagged_rows_have_a_reason_and_never_an_image(
     assert outcome == [Unusable("flagged by the safety checker")] * 3
 
 
+@pytest.mark.slow
 def test_without_the_safety_checker_the_same_rows_are_images(
     make_refiner, prudish_base, refiner, images, foregrounds
 ):
@@ -277,6 +283,7 @@ def test_without_the_safety_checker_the_same_rows_are_images(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bias", "reason"),
     [(float("nan"), "refined image is not finite"), (0.25, "refined image is constant")],

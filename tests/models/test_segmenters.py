@@ -76,6 +76,7 @@ def same(one, other):
     return one.confidence == other.confidence and np.array_equal(one.share, other.share)
 
 
+@pytest.mark.slow
 def test_every_family_gives_a_map_a_mask_and_a_confidence(tiny):
     images = pictures()
     found = tiny.segment(images, boxes_of(tiny, images))
@@ -88,6 +89,7 @@ def test_every_family_gives_a_map_a_mask_and_a_confidence(tiny):
     assert any(one.confidence > 0 for one in found)
 
 
+@pytest.mark.slow
 def test_an_images_mask_does_not_depend_on_its_batch(tiny):
     images = pictures()
     boxes = boxes_of(tiny, images)
@@ -154,6 +156,7 @@ def test_confidence_is_one_half_where_the_family_begins_to_count(found_from):
     assert foreground_of(found, image, "union", found_from).confidence < 0.5
 
 
+@pytest.mark.slow
 def test_a_family_counts_from_where_its_own_processor_does(tmp_path):
     """transformers' defaults, where its post-processing has one; the detector's before SAM's."""
     for make, threshold in ((mask2former, 0.5), (eomt, 0.8), (oneformer, 0.5)):
@@ -309,6 +312,7 @@ def test_a_folder_that_is_an_adapter_of_another_model_is_refused(tmp_path):
         segmenter_of(folder)
 
 
+@pytest.mark.slow
 def test_the_packaged_segmenter_finds_birds_that_it_was_not_trained_on():
     """Small, in safetensors, and right at the size of the demo and at twice that size."""
     assert sum(path.stat().st_size for path in TINY_SEGMENTER.iterdir()) < 2_000_000

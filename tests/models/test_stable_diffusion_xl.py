@@ -123,6 +123,7 @@ def stock_pipeline(base, scheduler="dpmsolver++"):
 # ---- generation ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler", "unipc"])
 def test_the_images_are_those_of_the_stock_pipeline(
@@ -140,6 +141,7 @@ def test_the_images_are_those_of_the_stock_pipeline(
         assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 def test_images_that_are_not_square_are_told_of_their_sides(base, foregrounds):
     wide = np.random.default_rng(1).integers(0, 256, (BATCH, SIZE, 2 * SIZE, 3), np.uint8)
     refined = refiner(base).refine(wide, np.zeros(wide.shape[:3], bool), PROMPT * BATCH, SEEDS, 0.5)
@@ -148,6 +150,7 @@ def test_images_that_are_not_square_are_told_of_their_sides(base, foregrounds):
     assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, foregrounds):
     ours, stock = refiner(base, batch_size=1), stock_pipeline(base)
     refined = ours.refine(images[:1], foregrounds[:1], PROMPT, SEEDS[:1], 0.5)
@@ -163,6 +166,7 @@ def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, fore
     assert np.array_equal(refined[0], np.asarray(expected))
 
 
+@pytest.mark.slow
 def test_a_turbo_schedule_is_kept(images, foregrounds, tmp_path):
     """Timesteps at the end of each step ("trailing"), one or two steps, no guidance."""
     turbo = EulerAncestralDiscreteScheduler(
@@ -188,6 +192,7 @@ def test_a_turbo_schedule_is_kept(images, foregrounds, tmp_path):
         assert largest <= 1 and share < 0.001
 
 
+@pytest.mark.slow
 def test_a_distilled_unet_is_told_the_guidance_scale(images, foregrounds, tmp_path):
     """LCM: the UNet embeds the scale and runs once."""
     lcm = LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -268,6 +273,7 @@ def test_an_untrained_adapter_predicts_what_the_base_does(base):
 # ---- files ----
 
 
+@pytest.mark.slow
 def test_the_files_are_those_of_stock_pivotal_tuning(adapter):
     tokens = load_file(adapter / TOKENS_FILE)
     assert {key: tuple(rows.shape) for key, rows in tokens.items()} == {

@@ -58,6 +58,7 @@ def test_the_list_of_programs_loads_no_library_at_all():
     assert answer("--help", heavy=LIBRARIES).stdout.endswith("loaded:\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cli.PROGRAMS)
 def test_a_programs_help_loads_no_heavy_library(name):
     done = answer(name, "--help")
@@ -172,6 +173,7 @@ def test_it_starts_the_processes_of_its_launch_settings(birds, tmp_path):
     assert (tmp_path / "out" / "repo" / "README.md").is_file()
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_recipes_launch_settings_templates_and_the_demos_models(tmp_path):
     shutil.copytree(
         ROOT / "sgdmix_hub", tmp_path / "sgdmix_hub", ignore=shutil.ignore_patterns("__pycache__")

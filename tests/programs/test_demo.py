@@ -66,6 +66,7 @@ def test_mask_is_where_the_bird_differs_from_the_plain_background():
         assert not (changed & ~near).any()
 
 
+@pytest.mark.slow
 def test_no_fixed_mask_is_a_good_one():
     masks = np.stack([rendered(index)[1] for index in range(150)])
     share = masks.mean(0)
@@ -94,6 +95,7 @@ def test_names_are_unique_and_pairs_differ_in_one_part():
     assert make_species(7, seed=3) == species[:7]
 
 
+@pytest.mark.slow
 def test_dataset_is_deterministic_and_an_image_depends_only_on_its_own_key():
     small, again = (make_dataset(3, 2, 1, 1, seed=5) for _ in range(2))
     larger = make_dataset(5, 4, 2, 2, seed=5)
@@ -105,6 +107,7 @@ def test_dataset_is_deterministic_and_an_image_depends_only_on_its_own_key():
     assert not np.array_equal(small["train"][0]["image"], other["train"][0]["image"])
 
 
+@pytest.mark.slow
 def test_tie_binds_the_background_in_train_only():
     dataset = make_dataset(4, 20, 20, 20, seed=0, tie=1.0)
     shares = {
@@ -189,6 +192,7 @@ def tiny_base():
     )
 
 
+@pytest.mark.slow
 def test_packaged_base_is_small_and_reconstructs_held_out_birds(tiny_base):
     assert (
         sum(path.stat().st_size for path in train_tiny_base.TINY_BASE.rglob("*") if path.is_file())
@@ -205,6 +209,7 @@ def test_packaged_base_is_small_and_reconstructs_held_out_birds(tiny_base):
     assert psnr(images, decoded) >= 30.5
 
 
+@pytest.mark.slow
 def test_packaged_base_translates_images_and_follows_its_prompt(tiny_base):
     images = to_tensor(render_world(4, 2, HELD_OUT)) / 2 + 0.5
     tiny_base.set_progress_bar_config(disable=True)

@@ -19,12 +19,12 @@ def run_example(name, *words, cwd):
 
 
 @pytest.fixture(scope="module")
-def published(birds, tmp_path_factory):
+def published(few_birds, tmp_path_factory):
     """The output folder of a generation at S = 0."""
     folder = tmp_path_factory.mktemp("examples") / "out"
     words = arguments(
         {
-            "dataset_name": birds,
+            "dataset_name": few_birds,
             "output_dir": folder,
             "strength": 0,
             "preset": "paper",
@@ -36,32 +36,36 @@ def published(birds, tmp_path_factory):
     return folder
 
 
-def test_quickstart(birds, tmp_path):
+@pytest.mark.slow
+def test_quickstart(few_birds, tmp_path):
     from datasets import load_dataset
 
-    for number in (0, 8):
-        load_dataset(str(birds), split="train")[number]["image"].save(tmp_path / f"{number}.png")
-    run_example("quickstart.py", "0.png", "8.png", "out.png", cwd=tmp_path)
+    for number in (0, 4):
+        load_dataset(str(few_birds), split="train")[number]["image"].save(
+            tmp_path / f"{number}.png"
+        )
+    run_example("quickstart.py", "0.png", "4.png", "out.png", cwd=tmp_path)
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (512, 512)
 
 
-def test_map_a_split(birds, tmp_path):
-    assert "24 real and 48 synthetic images" in run_example(
-        "map_a_split.py", birds, "both", cwd=tmp_path
+@pytest.mark.slow
+def test_map_a_split(few_birds, tmp_path):
+    assert "8 real and 16 synthetic images" in run_example(
+        "map_a_split.py", few_birds, "both", cwd=tmp_path
     )
 
 
 @pytest.mark.slow
-def test_mix_on_the_fly(birds, tmp_path):
-    said = run_example("mix_on_the_fly.py", birds, "prepared", cwd=tmp_path)
-    assert said.count("of 24 mixed") == 2
+def test_mix_on_the_fly(few_birds, tmp_path):
+    said = run_example("mix_on_the_fly.py", few_birds, "prepared", cwd=tmp_path)
+    assert said.count("of 8 mixed") == 2
     assert list((tmp_path / "prepared").glob("images-*/values.npy"))
 
 
 @pytest.mark.slow
-def test_train_on_published(birds, published, tmp_path):
-    said = run_example("train_on_published.py", birds, published / "repo", cwd=tmp_path)
+def test_train_on_published(few_birds, published, tmp_path):
+    said = run_example("train_on_published.py", few_birds, published / "repo", cwd=tmp_path)
     assert said.count("loss") == 2
 
 

@@ -146,6 +146,7 @@ def test_another_classifier_has_a_cache_of_its_own(classifier, dataset, tmp_path
     assert fingerprint(classifier) == fingerprint(classifier) != fingerprint(other)
 
 
+@pytest.mark.slow
 def test_another_base_and_another_version_of_the_package_have_caches_of_their_own(
     tiny_base, dataset, class_names, tmp_path, monkeypatch
 ):

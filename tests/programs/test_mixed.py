@@ -159,6 +159,7 @@ def test_a_pickled_dataset_holds_no_prepared_image(mixed):
     assert (pixels(again(image, 0)) == pixels(mixed.mix(image, 0))).all()
 
 
+@pytest.mark.slow
 def test_what_is_prepared_is_opened_again_and_does_not_depend_on_the_workers(
     dataset, folder, pipeline, mixed, tmp_path, monkeypatch
 ):
@@ -222,6 +223,7 @@ def barrier():
     )
 
 
+@pytest.mark.slow
 def test_any_torch_dataset_gives_the_images_of_the_same_split_of_datasets(
     dataset, barrier, tmp_path
 ):

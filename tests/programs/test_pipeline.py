@@ -98,6 +98,7 @@ def test_a_mixture_is_eq_9_and_10_at_the_runs_resolution(settings, pair):
     assert mixture.foreground_area == union.mean() and 0 < mixture.foreground_area < 1
 
 
+@pytest.mark.slow
 @given(
     source_mask=numpy_strategies.arrays(bool, (SIZE, SIZE)),
     target_mask=numpy_strategies.arrays(bool, (SIZE, SIZE), fill=st.just(False)),
@@ -257,6 +258,7 @@ def mixed_sizes(source_rows, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["stretch", "center-crop"])
 def test_crop_target_crops_what_is_stretched_and_nothing_else(mixed_sizes, resize, tmp_path):
     """Against Pillow: cut to the source's aspect, then stretched. A centre crop has made all images

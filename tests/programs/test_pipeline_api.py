@@ -327,6 +327,7 @@ def test_an_adapter_brings_its_base_or_is_named_beside_it(tiny_base, adapter):
         SGDMixPipeline.from_pretrained(**SMALL)
 
 
+@pytest.mark.slow
 def test_a_base_alone_refines_with_the_prompts_of_a_call(tiny_base, pairs):
     pipeline = SGDMixPipeline.from_pretrained(
         str(tiny_base), min_mask_confidence=0, safety_checker=None, **SMALL
@@ -357,6 +358,7 @@ def test_prompts_that_the_text_encoder_would_cut_off_are_refused(
         unmixing(pairs[0][0], prompt=long)
 
 
+@pytest.mark.slow
 def test_to_converts_and_moves_and_is_part_of_the_settings(tiny_base, classifier, pairs):
     """In half precision as a pipeline that was loaded so; the classifier is loaded again."""
     options = SMALL | {

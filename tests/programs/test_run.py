@@ -28,7 +28,7 @@ RECIPE = {
         "num_inference_steps": 4,
         "guidance_scale": 1.0,
         "num_variants": 2,
-        "rows_per_shard": 12,
+        "rows_per_shard": 4,
         "batch_size": 4,
         # Grad-CAM finds nothing in some images where a classifier has learned next to nothing.
         "max_skipped": 0.9,
@@ -89,11 +89,14 @@ def stage_files(output: Path) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 @pytest.fixture(scope="module")
-def whole_run(birds, tiny_base, classifier, tmp_path_factory):
+def whole_run(few_birds, tiny_base, classifier, tmp_path_factory):
     """Arguments, output folder and result of one run in two processes."""
     folder = tmp_path_factory.mktemp("run")
     args = run_arguments(
-        birds, tiny_base, write_recipe(folder / "recipe", classifier), folder / "outputs" / "run"
+        few_birds,
+        tiny_base,
+        write_recipe(folder / "recipe", classifier),
+        folder / "outputs" / "run",
     )
     done = launch(args, 2)
     assert done.returncode == 0, done.stderr
@@ -107,7 +110,7 @@ def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
         r"^Augmented dataset +(\S+)  \((\d+) images, (\d+) skipped\)$", done.stdout, re.MULTILINE
     )
     assert Path(folder) == output / "repo"
-    assert int(images) > 0 and int(images) + int(skipped) == 48
+    assert int(images) > 0 and int(images) + int(skipped) == 16
     (line,) = re.findall(r"^Load it +(.+)$", done.stdout, re.MULTILINE)
     program = (
         f"from datasets import load_dataset; dataset = {line}; "
@@ -223,7 +226,7 @@ def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(wh
             "  pushed as birds/demo-adapter@",
             "  published as birds/demo-birds-sgdmix@v1.0.0",
             r"  v1.0.0: \d+ rows, S = 0.5, ",
-            "  v1.1.0: 48 rows, S = 0.0, ",
+            "  v1.1.0: 16 rows, S = 0.0, ",
             "  v1.1.0 made again: the same plan and the same 4 shards",
         ]
     )
@@ -310,10 +313,10 @@ def test_the_mixtures_for_bootstrapped_saliency_are_of_the_recipes_own_rows(tmp_
 
 @pytest.mark.slow
 def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free_mixtures(
-    birds, tiny_base, classifier, tmp_path
+    few_birds, tiny_base, classifier, tmp_path
 ):
     args = run_arguments(
-        birds,
+        few_birds,
         tiny_base,
         write_recipe(tmp_path / "recipe", classifier, generate={"strength": 0}),
         tmp_path / "run",
@@ -325,7 +328,7 @@ def test_bootstrapped_saliency_reads_a_classifier_that_was_trained_on_model_free
     bootstrap = tmp_path / "run" / "bootstrap"
     mixtures = json.loads((bootstrap / "repo" / "sgdmix" / "default" / "manifest.json").read_text())
     assert mixtures["saliency"] == {"method": "minimum-barrier", "trust": None, "unmixed": 0}
-    assert mixtures["rows"] == 4 * 24
+    assert mixtures["rows"] == 4 * 8
     retrained = json.loads((bootstrap / "classifier" / "classifier.json").read_text())
     assert retrained["synthetic"] == str(resolve(str(bootstrap / "repo"), "dataset"))
     assert retrained["settings"]["synthetic_probability"] == 0.5

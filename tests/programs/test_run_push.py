@@ -146,7 +146,7 @@ def test_a_push_that_cannot_end_well_is_refused_before_the_first_stage(tmp_path,
 
 @pytest.mark.slow
 def test_one_command_pushes_everything_and_a_colleague_makes_the_same_bytes(
-    birds, tiny_base, classifier, tmp_path
+    few_birds, tiny_base, classifier, tmp_path
 ):
     """By name alone: source, base, adapter and classifier come from the Hub, as configuration and
     plan do. The card's Python and its training command run as they stand.
@@ -171,7 +171,7 @@ def test_one_command_pushes_everything_and_a_colleague_makes_the_same_bytes(
             ["run", WRITE_TOKEN, words],
             ["augment", READ_TOKEN, again],
         ]
-        done = run_python(hub, CIRCLE, birds, tiny_base, json.dumps(launches))
+        done = run_python(hub, CIRCLE, few_birds, tiny_base, json.dumps(launches))
         assert done.returncode == 0 and READ_TOKEN not in done.stdout + done.stderr, done.stderr
         lines = done.stdout.splitlines()
         assert "may not write to birds/demo-classifier" in lines[0] and lines[2].startswith("1/4 ")
@@ -191,7 +191,7 @@ def test_one_command_pushes_everything_and_a_colleague_makes_the_same_bytes(
             f"--output_dir={tmp_path / 'downstream'}",
         ]
         trained = run_python(hub, python + TRAINING, *shlex.split(line), *more, token=READ_TOKEN)
-        assert trained.returncode == 0 and trained.stdout.splitlines()[0] == "24 24 (32, 32)", (
+        assert trained.returncode == 0 and trained.stdout.splitlines()[0] == "8 8 (32, 32)", (
             trained.stderr
         )
     pins = manifest_of(tmp_path / "run")["pins"]

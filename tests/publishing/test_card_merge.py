@@ -224,6 +224,7 @@ def test_hostile_names_pass_through_any_number_of_merges(name):
     assert structure(card) == structure(three("kite"))
 
 
+@pytest.mark.slow
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=60))
 @settings(max_examples=60)
 def test_any_text_is_a_card_that_can_be_merged_with(text):

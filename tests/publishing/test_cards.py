@@ -116,6 +116,7 @@ def test_a_class_of_any_name_reads_back_and_keeps_the_cards_structure(name):
     assert "<script>" not in body_of(hostile)
 
 
+@pytest.mark.slow
 @given(
     name=st.text(
         st.characters(exclude_categories=["Cs"], exclude_characters="\x85"), min_size=1, max_size=30
@@ -472,6 +473,7 @@ def test_reasons_are_counted_and_not_all_listed():
     assert f"- {sum(range(1, 31))} x 30 more reasons, in `manifest.json`" in body
 
 
+@pytest.mark.slow
 def test_many_classes_and_long_names_make_a_card_that_reads_back():
     for names in (
         [f"species {number}" for number in range(2_000)],

@@ -181,6 +181,7 @@ def outside_code(card):
 # ---- names ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -206,6 +207,7 @@ def test_a_class_of_any_name_leaves_the_structure_unharmed(name, adapter_card, c
     compile(code_of(adapter_card({"class_names": names}), "python"), "snippet", "exec")
 
 
+@pytest.mark.slow
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
 @settings(max_examples=20)
 def test_a_class_of_any_text_leaves_the_structure_unharmed(name, adapter_card):
@@ -421,6 +423,7 @@ PRECISIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_snippet_runs_as_it_stands_on_a_base_of_any_precision(
     precision, tiny_base, adapter, adapter_card, tmp_path, monkeypatch

@@ -26,6 +26,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_the_program_publishes_and_ends_with_the_exit_codes_of_all_programs(
     first_version, tmp_path
 ):

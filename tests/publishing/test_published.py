@@ -110,6 +110,7 @@ def split(birds, tmp_path_factory):
     return split_of(settings_for(birds, tmp_path_factory.mktemp("unused")))
 
 
+@pytest.mark.slow
 def test_load_dataset_takes_the_folder_as_it_is(repo, class_names, tmp_path):
     loaded = load_elsewhere(repo, tmp_path)
     assert loaded.returncode == 0, loaded.stderr
@@ -119,6 +120,7 @@ def test_load_dataset_takes_the_folder_as_it_is(repo, class_names, tmp_path):
     assert facts["label"] == "ClassLabel" and facts["names"] == facts["target_names"] == class_names
 
 
+@pytest.mark.slow
 def test_load_dataset_fails_where_a_shard_is_missing(copy, tmp_path):
     next((copy / "data").glob("*-00002-of-*.parquet")).unlink()
     loaded = load_elsewhere(copy, tmp_path / "home")

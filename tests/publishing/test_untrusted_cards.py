@@ -94,6 +94,7 @@ def test_marks_by_the_thousand_are_read_in_one_pass(run_card):
     )
 
 
+@pytest.mark.slow
 def test_a_card_of_ten_thousand_classes_is_merged_and_read_back():
     names = [f"class {number}" for number in range(10_000)]
     card = dataset_card(

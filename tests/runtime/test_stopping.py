@@ -139,6 +139,7 @@ class OnATerminal(Running):
         return super().script(folder)
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_stops_a_run_as_a_signal_does(settings, tmp_path):
     """Nothing can be printed any more: error.json says it."""
     running = OnATerminal(settings, tmp_path, _on_a_terminal)
@@ -175,6 +176,7 @@ class Stuck(Running):
         return str(folder / "stuck.py"), arguments(self.settings)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_what_does_not_come_to_stop(settings, tmp_path):
     stuck = Stuck(settings, tmp_path)
     os.kill(stuck.process.pid, signal.SIGINT)

@@ -127,6 +127,7 @@ def test_the_program_ends_with_2_and_one_line(mixing, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_on_a_read_only_place_a_finished_run_is_complete_and_others_are_refused(
     mixing, read_only, capsys
 ):
@@ -258,6 +259,7 @@ def test_what_a_dead_process_left_is_cleared_and_what_a_living_one_writes_is_not
     clear_abandoned(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_the_next_run_clears_what_a_killed_one_was_at(mixing, tmp_path):
     output = tmp_path / "run"
     a_file(OutputFolder(output).building / "half")

@@ -288,6 +288,7 @@ def test_booleans_may_stand_bare(words, expected):
     assert parse(*words).allow_other_subset is expected
 
 
+@pytest.mark.slow
 @given(steps=st.integers(1, 400))
 @settings(max_examples=60)
 def test_a_strength_without_a_step_is_refused_and_the_named_one_runs_a_step(steps):

@@ -144,6 +144,7 @@ def test_an_untrained_adapter_predicts_what_the_base_does(tiny_base):
         torch.testing.assert_close(model(latents, timesteps, [prompts[[0, 1]]]), expected)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_gradients(tiny_base):
     """Dropout included."""
     gradients = []

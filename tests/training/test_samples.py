@@ -21,12 +21,8 @@ from sgdmix_hub.seeds import sample_seed
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.adapter.batches import Latents, training_batches
-from sgdmix_hub.training.adapter.dataset import (
-    ClassImages,
-    DomainImages,
-    SampleOrder,
-    draw_noise,
-)
+from sgdmix_hub.training.adapter.dataset import ClassImages, DomainImages, draw_noise
+from sgdmix_hub.training.adapter.order import SampleOrder
 from sgdmix_hub.training.share import Share
 
 SHAPE = (4, 8, 8)
@@ -291,6 +287,7 @@ def test_batches_from_a_step_on_are_the_tail_of_all(batches_of):
             assert torch.equal(getattr(expected, name), getattr(found, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [{"dataloader_num_workers": 2}],

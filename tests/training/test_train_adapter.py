@@ -126,6 +126,7 @@ def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(
     assert learned(folder) == learned(finished(variant))
 
 
+@pytest.mark.slow
 def test_checkpoints_are_no_more_than_asked_and_the_newest(finished, settings_of, tmp_path):
     assert checkpoints(finished("prior")) == ["step-0000009", "step-0000012"]
     folder = train(
@@ -161,6 +162,7 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(
     assert learned(train(settings)) == learned(finished("prior"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.bin", "training.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     name, finished, settings_of, tmp_path, capsys
@@ -199,6 +201,7 @@ def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothin
     }
 
 
+@pytest.mark.slow
 def test_a_finished_adapter_of_other_settings_is_not_trained_over(finished, settings_of, tmp_path):
     folder = shutil.copytree(finished("prior"), tmp_path / "adapter")
     before = learned(folder)

@@ -189,6 +189,7 @@ def test_a_training_on_mixed_and_added_images_goes_on_from_any_checkpoint(
         assert learned(train(settings_at(folder, **more))) == before
 
 
+@pytest.mark.slow
 def test_a_line_of_the_log_ends_every_three_steps_and_at_checkpoints(finished):
     """A training that goes on from a checkpoint has the same lines, because none spans it."""
     steps = [record["step"] for record in TrainingLog(finished / "state" / "log.jsonl").records()]
@@ -222,6 +223,7 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(
     assert learned(train(settings_at(folder))) == learned(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "sealed.json"]
 )
@@ -235,6 +237,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert f"{path} is damaged: resuming from an older checkpoint" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [{"learning_rate": 0.02}, {"seed": 1}, {"image_size": 48}],
@@ -252,6 +255,7 @@ def test_going_on_with_another_setting_is_refused_by_its_name_and_touches_nothin
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_finished_training_on_a_read_only_place_is_complete(
     finished, settings_at, read_only, capsys
 ):
@@ -262,6 +266,7 @@ def test_a_finished_training_on_a_read_only_place_is_complete(
     assert "is complete, nothing to train" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_none_starts_over(finished, settings_at, tmp_path):
     folder = unfinished(shutil.copytree(finished, tmp_path / "classifier"), CLASSIFIER_FACTS)
     over = train(settings_at(folder, seed=1, num_train_epochs=1.0, resume_from_checkpoint="none"))
@@ -285,6 +290,7 @@ def images(request, birds):
     return TrainingImages(split, split.decodable(), transform, None, 0.0, seed=3, total_batch=6)
 
 
+@pytest.mark.slow
 @given(
     epoch=st.integers(0, 1000),
     position=st.integers(0, 23),
@@ -307,6 +313,7 @@ def test_a_crop_is_a_function_of_epoch_and_position(images, epoch, position, oth
     assert not torch.equal(images[position]["pixel_values"], first)
 
 
+@pytest.mark.slow
 def test_workers_crop_as_the_process_itself_does(images):
     def loaded(epoch, workers):
         images.epoch = epoch
@@ -443,6 +450,7 @@ def test_a_total_that_cannot_be_divided_is_refused_in_one_line(settings_at, tmp_
     assert not (tmp_path / "classifier" / "state" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_tensorboard_is_told_the_losses_and_nothing_of_it_lies_beside_the_model(
     settings_at, tmp_path
 ):

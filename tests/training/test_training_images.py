@@ -219,6 +219,7 @@ def mixed_images(request, split):
     )
 
 
+@pytest.mark.slow
 @given(
     epoch=st.integers(0, 1000),
     batch=st.integers(0, 2),
@@ -250,6 +251,7 @@ def test_how_a_batch_is_mixed_is_a_function_of_epoch_and_position(
     )
 
 
+@pytest.mark.slow
 def test_workers_mix_as_the_process_itself_does(mixed_images):
     def loaded(epoch, workers):
         mixed_images.epoch = epoch
@@ -296,6 +298,7 @@ def test_with_both_on_batches_are_mixed_by_one_or_the_other_equally_often():
 # ---- synthetic images drawn by class ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["class-balanced", "inverse-frequency"])
 def test_weighted_replacements_show_every_class_as_often_as_its_weight(split, published, weighting):
     """However many synthetic images it has; none is made from a row that is not trained on."""

@@ -123,6 +123,7 @@ def classes_by(folder, split, rows) -> np.ndarray:
     return np.array([int(classifier.predict([split.image(row)])[0]) for row in rows])
 
 
+@pytest.mark.slow
 def test_the_kept_weights_are_those_of_the_best_evaluation(trained):
     """There is a checkpoint of each; their accuracies are in the log."""
     facts = read_json(trained / CLASSIFIER_FACTS)["validation"]
@@ -147,6 +148,7 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(trained):
     assert not all(torch.equal(kept[name], last[name]) for name in last)
 
 
+@pytest.mark.slow
 def test_all_figures_are_those_of_the_kept_weights(trained, chosen):
     facts = read_json(trained / CLASSIFIER_FACTS)
     split = load_split(chosen, resolve(chosen.dataset_name, "dataset"))

@@ -40,6 +40,7 @@ class Pipeline(Protocol):
     load_textual_inversion: Callable[..., None]
     fuse_lora: Callable[..., None]
     unload_lora_weights: Callable[..., None]
+    remove_all_hooks: Callable[..., None]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 

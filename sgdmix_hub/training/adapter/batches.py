@@ -18,6 +18,7 @@ from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.share import Share
 
 from .dataset import ClassImages, DomainImages, Noise, draw_noise
+from .latents import unpadded
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def _batch(
 ) -> Batch:
     """Joins what the loaders of all streams gave into one batch."""
     numbers = loaded[0]["number"].tolist()
+    shape = framed(shape, loaded[0]["frame"][0].tolist(), settings.resolution)
     parts = []
     for stream, images in zip(streams, loaded, strict=True):
         noise = draw_noise(stream.seed, numbers, shape, draw_timestep, settings.random_flip)
@@ -99,6 +101,13 @@ def _batch(
     )
     seeds = [sample_seed(stream.seed, number) for stream in streams for number in numbers]
     return Batch(clean, diffusion, timesteps, labels, rows, weights, seeds)
+
+
+def framed(shape: tuple[int, int, int], frame: list[int], resolution: int) -> tuple[int, int, int]:
+    """The latents' shape (c, h, w) of a frame, for the `shape` of a square."""
+    factor = resolution // shape[-1]
+    width, height = frame
+    return shape[0], height // factor, width // factor
 
 
 def _part(stream: Stream, images: dict, noise: Noise, latents: Latents) -> tuple[torch.Tensor, ...]:
@@ -141,8 +150,9 @@ class Latents:
         """
         mirrored = noise.mirrored.tolist()
         if rows is not None and self.kept is not None:
+            size = noise.posterior.shape[-2:]
             encoded = [
-                torch.from_numpy(np.array(self.kept[row][int(view)]))
+                unpadded(torch.from_numpy(np.array(self.kept[row][int(view)])), size)
                 for row, view in zip(rows, mirrored, strict=True)
             ]
         else:

@@ -15,35 +15,19 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from sgdmix_hub.data.images import square, squared_geometry
+from sgdmix_hub.data.images import Frame, fitted, frame_for, trained_geometry
 from sgdmix_hub.data.splits import Split
-from sgdmix_hub.seeds import RandomStream, generator, sample_seed
+from sgdmix_hub.seeds import sample_seed
 
-
-class SampleOrder:
-    """An endless sequence of samples: every epoch shows each row once, in a new order."""
-
-    def __init__(self, rows: np.ndarray, seed: int):
-        """`rows`: int64 (n,), n >= 1."""
-        self.rows, self.seed = rows, seed
-        self._epoch, self._order = -1, rows
-
-    def __getitem__(self, number: int) -> int:
-        """The position in `rows` of the sample with this number."""
-        epoch, position = divmod(number, len(self.rows))
-        if epoch != self._epoch:
-            self._order = generator(RandomStream.ORDER, self.seed, epoch).permutation(
-                len(self.rows)
-            )
-            self._epoch = epoch
-        return int(self._order[position])
+from .order import FrameOrder, SampleOrder
 
 
 class DomainImages(torch.utils.data.Dataset):
-    """Sample number -> its image, the image's row in the split, and its label.
+    """Sample number -> its image, the image's row in the split, its label, and its frame.
 
-    `pixels`: float32 (3, resolution, resolution) in [-1, 1], not mirrored; empty without `decoded`,
-    when latents are cached.
+    `pixels`: float32 (3, h, w) in [-1, 1], not mirrored; empty without `decoded`, when latents are
+    cached. `frame`: width and height of the image as it is trained on, a square but for
+    `aspect-buckets`, where the samples of an optimizer step have one frame.
     """
 
     def __init__(
@@ -54,10 +38,20 @@ class DomainImages(torch.utils.data.Dataset):
         resolution: int,
         resize: str,
         decoded: bool = True,
+        total_batch_size: int = 1,
     ):
         self.split, self.rows, self.decoded = split, rows, decoded
         self.resolution, self.resize = resolution, resize
         self.order = SampleOrder(rows, seed)
+        self.frames: dict[int, Frame] = {}
+        if resize == "aspect-buckets":
+            sizes = {int(row): split.size(int(row)) for row in rows}
+            self.frames = {row: frame_for(size, resolution, resize) for row, size in sizes.items()}
+            self.order = FrameOrder(rows, list(self.frames.values()), seed, total_batch_size)
+
+    def frame(self, row: int) -> Frame:
+        """Width and height of a row of the split as it is trained on."""
+        return self.frames.get(row, (self.resolution, self.resolution))
 
     def pixels(self, position: int) -> torch.Tensor:
         """The image at a position in `rows`."""
@@ -65,7 +59,7 @@ class DomainImages(torch.utils.data.Dataset):
 
     def pixels_of(self, row: int) -> torch.Tensor:
         """The image of a row of the split."""
-        return to_pixels(square(self.split.image(row), self.resolution, self.resize))
+        return to_pixels(fitted(self.split.image(row), self.frame(row), self.resize))
 
     def __getitem__(self, index: int) -> dict:
         position = self.order[index]
@@ -75,6 +69,7 @@ class DomainImages(torch.utils.data.Dataset):
             "row": int(self.rows[position]),
             "pixels": pixels,
             "label": int(self.split.labels[self.rows[position]]),
+            "frame": torch.tensor(self.frame(int(self.rows[position]))),
         }
 
 
@@ -106,8 +101,8 @@ def geometries(split: Split, rows: np.ndarray, resolution: int, resize: str) -> 
     """
     told = np.zeros((len(split.rows) + 1, 6), np.int64)
     for row in rows:
-        told[row] = squared_geometry(split.size(int(row)), resolution, resize)
-    told[-1] = squared_geometry((resolution, resolution), resolution, resize)
+        told[row] = trained_geometry(split.size(int(row)), resolution, resize)
+    told[-1] = trained_geometry((resolution, resolution), resolution, resize)
     return told
 
 

@@ -1,7 +1,8 @@
 """Latents of all training images, on disk: encoded once, by all processes, kept across restarts.
 
     latents/KEY/values.npy    float16 (images, views, 2, c, h, w): mean and standard deviation of
-                              the image and, with random_flip, of its mirror image; memory-mapped
+                              the image and, with random_flip, of its mirror image; memory-mapped.
+                              With aspect-buckets (images, views, 2, c, most), padded with zeros
 
 KEY is what they depend on. A step reads the entries of its batch, so memory does not grow with the
 dataset.
@@ -12,12 +13,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sgdmix_hub.data.images import buckets
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.generation.row_store import Block, RowStore, compute_rows
 from sgdmix_hub.hub.pins import Pin
@@ -73,4 +76,18 @@ def _views(
     """float16 (views, 2, c, h, w) of one image."""
     pixels = images.pixels_of(int(row))
     views = [pixels, pixels.flip(-1)] if settings.random_flip else [pixels]
-    return np.stack([encode(view).numpy() for view in views])
+    encoded = np.stack([encode(view).numpy() for view in views])
+    return padded(encoded, images, int(row)) if images.frames else encoded
+
+
+def padded(encoded: np.ndarray, images: DomainImages, row: int) -> np.ndarray:
+    """Latents (..., h, w) of an image as (..., most), the most that an image of any frame has."""
+    factor = images.frame(row)[0] // encoded.shape[-1]
+    most = max(width * height for width, height in buckets(images.resolution)) // factor**2
+    flat = encoded.reshape(*encoded.shape[:-2], -1)
+    return np.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, most - flat.shape[-1])])
+
+
+def unpadded(kept: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """One view's kept latents as (2, c, h, w). `size`: (h, w)."""
+    return kept if kept.ndim == 4 else kept[..., : math.prod(size)].unflatten(-1, size)

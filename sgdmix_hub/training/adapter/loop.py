@@ -227,6 +227,7 @@ def train(
         settings.resolution,
         settings.resize,
         decoded=not settings.cache_latents,
+        total_batch_size=settings.total_batch_size,
     )
     latents = Latents(loaded.pipeline.vae, device, loaded.family.latents)
     if settings.cache_latents:

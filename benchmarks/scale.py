@@ -1,0 +1,154 @@
+"""What a generation costs as it grows: seconds, memory of every process, files, requests.
+
+    python benchmarks/scale.py                            # 2,600 x 5 rows against 26,000 x 5
+    python benchmarks/scale.py --sources 13000 130000     # against another size, if there is time
+
+Whole programs, stage by stage, in an object store that counts requests: maps by two workers, plan,
+shards by three workers one after the other, finish, publishing to a Hub on the loopback interface.
+Rows are tiny (32 x 32, S = 0) and shards small, so that there are as many of them as in a large
+dataset. Figures go to scale.json and, as a table, to scale.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import parts.generation.data as data
+from parts.generation.runs import ENVIRONMENT, peak_memory
+from parts.scale.counted import counted_in
+
+from sgdmix_hub.demo.loopback_hub import WRITE_TOKEN, hub_environment, loopback_hub
+from sgdmix_hub.files import read_json, write_json
+
+RESULTS = Path(__file__).parent / "results"
+VARIANTS, ROWS_PER_SHARD = 5, 16
+PROGRAM = """
+import parts.scale.counted
+from sgdmix_hub.{module} import main
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.settings.{settings} import {name}
+
+launch(main, {name})
+"""
+AUGMENT = PROGRAM.format(module="augment", settings="generation", name="AugmentSettings")
+PUBLISH = PROGRAM.format(module="publish_dataset", settings="programs", name="PublishSettings")
+STAGES = {
+    "maps, worker 0 of 2": ["maps", "--rank", "0", "--world_size", "2"],
+    "maps, worker 1 of 2": ["maps", "--rank", "1", "--world_size", "2"],
+    "plan": ["plan"],
+    "shards, worker 0 of 3": ["shards", "--rank", "0", "--world_size", "3"],
+    "shards, worker 1 of 3": ["shards", "--rank", "1", "--world_size", "3"],
+    "finish": ["finish"],
+}
+
+
+def run(sources: int, work_dir: Path) -> list[dict]:
+    """The stages of one run: name, seconds, peak anonymous MB, requests."""
+    dataset, place = data.patterns(work_dir, sources), work_dir / f"store-{sources}"
+    shutil.rmtree(place, ignore_errors=True)
+    counts = work_dir / "counts"
+    counts.mkdir(exist_ok=True)
+    ENVIRONMENT["COUNTED_INTO"] = str(counts)
+    ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    )
+    words = ["--dataset_name", dataset, "--output_dir", f"counted://{place}/run", "--preset"]
+    words += ["paper", "--saliency_method", "spectral-residual", "--strength", 0, "--resolution"]
+    words += [data.PATTERN_SIZE, "--num_variants", VARIANTS, "--rows_per_shard", ROWS_PER_SHARD]
+    words += ["--license", "mit", "--stage"]
+    found = []
+    for name, stage in STAGES.items():
+        if name.startswith("shards, worker 1"):
+            half_the_shards(place / "run")
+        found.append(measured(name, [AUGMENT, *words, *stage], counts, work_dir))
+    before = dict(ENVIRONMENT)
+    with loopback_hub() as hub:
+        ENVIRONMENT.update(hub_environment(hub, WRITE_TOKEN))
+        words = ["--folder", f"counted://{place}/run", "--hub_dataset_id", "me/large"]
+        words += ["--tag", "v1.0.0", "--allow_local_inputs"]
+        found.append(measured("publish", [PUBLISH, *words], counts, work_dir))
+    ENVIRONMENT.clear()
+    ENVIRONMENT.update(before)
+    return found
+
+
+def half_the_shards(output: Path) -> None:
+    """Takes away every second record, so that the next worker has as much to do."""
+    for record in sorted((output / "state" / "shards").glob("*.json"))[::2]:
+        record.unlink()
+
+
+def measured(name: str, words: list, counts: Path, work_dir: Path) -> dict:
+    started = time.monotonic()
+    peak = peak_memory([sys.executable, "-c", *map(str, words)], work_dir / "scale.log")
+    return {
+        "stage": name,
+        "seconds": time.monotonic() - started,
+        "peak_mb": peak / 1e6,
+        "requests": counted_in(counts),
+    }
+
+
+def files_of(place: Path) -> dict[str, int]:
+    """Files of the run by folder, with the largest count first."""
+    folders = {}
+    for path in place.rglob("*"):
+        if path.is_file():
+            folder = path.parent.relative_to(place).as_posix()
+            folders[folder] = folders.get(folder, 0) + 1
+    return dict(sorted(folders.items(), key=lambda item: -item[1]))
+
+
+def table(runs: list[dict]) -> str:
+    """The stages of the runs side by side, in Markdown."""
+    sizes = [f"{each['sources']:,} x {VARIANTS}" for each in runs]
+    lines = [
+        "| stage | " + " | ".join(f"{size}: s | MB | requests" for size in sizes) + " |",
+        "|---" * (1 + 3 * len(runs)) + "|",
+    ]
+    for stages in zip(*(each["stages"] for each in runs), strict=True):
+        cells = [
+            f"{stage['seconds']:.0f} | {stage['peak_mb']:.0f} | {sum(stage['requests'].values()):,}"
+            for stage in stages
+        ]
+        lines.append(f"| {stages[0]['stage']} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for size, each in zip(sizes, runs, strict=True):
+        most = list(each["files"].items())[:2]
+        largest = ", ".join(f"{count:,} in {name}" for name, count in most)
+        lines.append(f"{size}: {each['shards']:,} shards; files: {largest}.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sources", type=int, nargs="+", default=[2_600, 26_000])
+    parser.add_argument("--work_dir", type=Path, default=Path("outputs") / "scale")
+    args = parser.parse_args()
+    args.work_dir = args.work_dir.resolve()
+    path = args.work_dir / "scale.json"
+    runs = read_json(path)["runs"] if path.exists() else []
+    for sources in args.sources:
+        if any(each["sources"] == sources for each in runs):
+            continue  # measured before the last interruption
+        stages = run(sources, args.work_dir)
+        place = args.work_dir / f"store-{sources}" / "run"
+        shards = -(-sources * VARIANTS // ROWS_PER_SHARD)
+        runs.append(
+            {"sources": sources, "shards": shards, "stages": stages, "files": files_of(place)}
+        )
+        write_json(path, {"runs": runs})
+    machine = {"cores": os.cpu_count(), "processor": platform.machine()}
+    write_json(RESULTS / "scale.json", {"runs": runs, "machine": machine})
+    (RESULTS / "scale.md").write_text(table(runs), encoding="utf-8")
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""The stages of a generation between its inputs and `repo/`: the plan, a dry run, the shards."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.method.targets import Pools
+from sgdmix_hub.output_folder import OutputFolder
+from sgdmix_hub.publishing.layout import shard_features
+from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say
+from sgdmix_hub.runtime.stopping import POLL_SECONDS, stop_if_requested, wait_for_file
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.storage.stores import Store
+
+from .bank import joined_backgrounds
+from .claims import claims
+from .dry_run import check_can_be_made, estimate_text, try_rows
+from .inputs import Inputs, environment
+from .plan import make_plan, write_plan
+from .plan_file import PlanFile
+from .progress import Progress
+from .rerun import published_plan
+from .row_maker import RowMaker
+from .saliency_maps import compute_backgrounds
+from .shards import Shards
+from .worker import make_shards
+
+logger = logging.getLogger(__name__)
+PutPlan = Callable[[Callable[[Path], None]], None]
+MOST_NAMED = 3  # shards in a message
+
+
+def plan_shards(
+    settings: AugmentSettings, maker: RowMaker, output: OutputFolder, store: Store, rank: Rank
+) -> Shards:
+    """The shards of the plan. Rank 0 takes the plan from a published version or makes it, once; the
+    others wait for the file.
+    """
+    plan = PlanFile(output, store)
+    if not on_rank_zero(plan.settle):
+        inputs, bank_rows = maker.inputs, None if maker.bank is None else maker.bank.count
+        published = on_rank_zero(
+            lambda: published_plan(settings, inputs.pins, inputs.split, bank_rows)
+        )
+        if published is None:
+            make_plan_file(settings, maker, store, plan.put, rank)
+        elif rank.is_main_process:
+            plan.put(lambda temporary: copy(published, temporary))
+    wait_for_file(plan.path)
+    return Shards(output.shards, plan.path, settings.rows_per_shard, store)
+
+
+def planned_shards(settings: AugmentSettings, output: OutputFolder, store: Store) -> Shards:
+    """The shards of a plan that the stage `plan` has made. Raises `UserError`."""
+    plan = PlanFile(output, store)
+    if not on_rank_zero(plan.is_whole):
+        raise UserError(
+            f"{output} holds no whole plan: run the same command with --stage plan first"
+        )
+    return Shards(output.shards, plan.path, settings.rows_per_shard, store)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a file's content."""
+    shutil.copyfile(source, target)
+
+
+def make_plan_file(
+    settings: AugmentSettings, maker: RowMaker, store: Store, put: PutPlan, rank: Rank
+) -> None:
+    """Makes the plan on rank 0. All ranks compute the backgrounds it needs first."""
+    split, maps, bank = maker.inputs.split, maker.maps, maker.bank
+    backgrounds = None
+    if settings.selection_method == "novel-background":
+        backgrounds = compute_backgrounds(settings, split, maps, rank.index, rank.count, store)
+        if bank is not None:
+            backgrounds = joined_backgrounds(backgrounds, bank, rank, store)
+    if not rank.is_main_process:
+        return
+    assert settings.target_classes is not None  # the preset is applied
+    fewest = Pools(split.labels[split.subset], settings.target_classes).smallest()
+    if bank is not None:
+        fewest = bank.count
+    if settings.num_candidates > fewest:
+        logger.warning(
+            f"num_candidates {settings.num_candidates} is more than the {fewest} candidates that "
+            "some images have: these use all of theirs"
+        )
+    put(lambda path: write_plan(path, make_plan(settings, split, maps, backgrounds, bank)))
+
+
+def dry_run(
+    settings: AugmentSettings, maker: RowMaker, output: OutputFolder, store: Store, rank: Rank
+) -> None:
+    """Prints what a run would make, or what is left of one that has begun."""
+    plan, tried = PlanFile(output, store), output.dry_run_plan
+    whole = on_rank_zero(plan.is_whole)
+    if not whole:
+        make_plan_file(settings, maker, store, lambda write: write(tried), rank)
+    if rank.is_main_process:
+        path = plan.path if whole else tried
+        shards = Shards(output.shards, path, settings.rows_per_shard, store)
+        unfinished = shards.unfinished()
+        maker.load_models(rank.device)
+        trial = try_rows(maker, shards, unfinished)
+        say(estimate_text(shards, unfinished, trial, maker, rank.count))
+        tried.unlink(missing_ok=True)
+        check_can_be_made(shards, unfinished, trial)
+
+
+def make_unfinished(
+    settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, rank: Rank
+) -> None:
+    """Makes this rank's share of the unfinished shards. Rank 0 then waits for the others, and its
+    progress bar counts everyone's rows.
+    """
+    unfinished = on_rank_zero(shards.drop_unfinished)
+    mine = unfinished[rank.index :: rank.count]
+    if mine:
+        maker.load_models(rank.device)
+    with Progress(shards, unfinished, mine, shown=rank.is_main_process) as progress:
+        _make(settings, inputs, maker, shards, iter(mine), progress)
+        while rank.is_main_process and not progress.all_recorded():
+            stop_if_requested()
+            time.sleep(POLL_SECONDS)
+
+
+def make_claimed(
+    settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, rank: Rank
+) -> None:
+    """Makes shards as one of several workers that share nothing but the store: its own share, then
+    what the others have not made yet. Its progress bar counts everyone's rows.
+    """
+    place = settings.rank * rank.count + rank.index
+    world_size = settings.world_size * rank.count
+    unfinished = sorted(set(range(len(shards))) - shards.recorded())
+    with Progress(shards, unfinished, [], shown=rank.is_main_process) as progress:
+
+        def claimed() -> Iterator[int]:
+            for number in claims(
+                len(shards), place, world_size, shards.recorded, shards.is_recorded
+            ):
+                maker.load_models(rank.device)
+                progress.others.discard(number)
+                yield number
+
+        _make(settings, inputs, maker, shards, claimed(), progress)
+
+
+def _make(
+    settings: AugmentSettings,
+    inputs: Inputs,
+    maker: RowMaker,
+    shards: Shards,
+    numbers: Iterator[int],
+    progress: Progress,
+) -> None:
+    features = shard_features(inputs.split.class_names, settings.more_columns)
+
+    def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
+        facts = {"skipped": skipped, "seconds": seconds, "environment": environment(settings)}
+        shards.write(number, rows, features, facts)
+
+    make_shards(
+        maker,
+        ((number, shards.rows(number)) for number in numbers),
+        settings.num_workers,
+        write,
+        progress.advance,
+    )
+
+
+def check_finished(shards: Shards) -> None:
+    """Raises `UserError` if a shard is missing or damaged; it can then be made again. Tells if
+    different devices have made them.
+    """
+    unfinished = shards.drop_unfinished()
+    if unfinished:
+        named = ", ".join(map(str, unfinished[:MOST_NAMED]))
+        more = " ..." if len(unfinished) > MOST_NAMED else ""
+        raise UserError(
+            f"{len(unfinished)} of {len(shards)} shards are not finished ({named}{more}): run the "
+            "same command with --stage shards, then --stage finish again"
+        )
+    devices: dict[str, int] = {}
+    for number in range(len(shards)):
+        device = shards.record(number)["environment"]["device"]
+        devices[device] = devices.get(device, 0) + 1
+    if len(devices) > 1:
+        made = ", ".join(f"{count} on {device}" for device, count in sorted(devices.items()))
+        logger.warning(f"shards were made on different devices ({made}): images differ by rounding")

@@ -1,0 +1,311 @@
+"""A generation in an object store, by workers that share nothing but the store: the bytes of one
+process on one disk, whatever the store and whoever starts and stops the workers do.
+"""
+
+import hashlib
+import json
+import random
+import tempfile
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+import unreliable
+from fsspec.implementations.memory import MemoryFileSystem
+from generations import digests, flip
+
+from sgdmix_hub import augment
+from sgdmix_hub.demo.domain import make_dataset, save_dataset
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import sealed
+from sgdmix_hub.generation import row_store
+from sgdmix_hub.generation.claims import claims, order_of
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.storage import objects
+
+SHARDS = 8
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """8 images, 2 variants, 8 shards."""
+    folder = tmp_path_factory.mktemp("workers") / "birds"
+    save_dataset(make_dataset(4, 2, 1, 1, seed=0, resolution=32), folder)
+    return {
+        "dataset_name": str(folder),
+        "saliency_method": "spectral-residual",
+        "strength": 0.0,
+        "resolution": 32,
+        "num_variants": 2,
+        "rows_per_shard": 2,
+        "num_candidates": 5,
+        "num_workers": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def reference(settings, tmp_path_factory):
+    """The repo/ of one process on a disk."""
+    output = tmp_path_factory.mktemp("reference") / "run"
+    augment.main(AugmentSettings(**settings, output_dir=str(output)))
+    return digests(output / "repo")
+
+
+@pytest.fixture
+def url():
+    """A folder of the in-process store that no other test uses."""
+    yield f"memory://{uuid.uuid4().hex}/run"
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture(autouse=True)
+def waits_are_short(monkeypatch):
+    monkeypatch.setattr(objects, "WAITS", (0.0,) * 8)
+
+
+def work(settings, output, stage="all", **more):
+    augment.main(AugmentSettings(**settings | {"output_dir": str(output), "stage": stage} | more))
+
+
+def stored(url: str, folder: str = "repo") -> dict[str, str]:
+    """sha256 of every object below a folder of the store, by its name relative to it."""
+    files, root = fsspec.core.url_to_fs(url)
+    files.invalidate_cache()
+    found = files.find(f"{root}/{folder}")
+    return {
+        name.removeprefix(f"{root}/{folder}/"): hashlib.sha256(files.cat_file(name)).hexdigest()
+        for name in found
+    }
+
+
+def place(url: str, start: str) -> str:
+    """The only object of the store whose name below the output folder starts like this."""
+    files, root = fsspec.core.url_to_fs(url)
+    (name,) = (name for name in files.find(root) if name.startswith(f"{root}/{start}"))
+    return name
+
+
+def change(url: str, start: str, seed: int = 0) -> None:
+    """Flips a bit of an object."""
+    files, name = fsspec.filesystem("memory"), place(url, start)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "object"
+        path.write_bytes(files.cat_file(name))
+        flip(path, seed)
+        files.pipe_file(name, path.read_bytes())
+
+
+# ---- which work a worker takes ----
+
+
+@pytest.mark.parametrize("world_size", [1, 3, 7])
+def test_workers_that_all_live_make_every_piece_once(world_size):
+    done: set[int] = set()
+    takers = [
+        claims(20, rank, world_size, lambda: set(done), done.__contains__)
+        for rank in range(world_size)
+    ]
+    made = []
+    while takers:
+        for taker in list(takers):
+            piece = next(taker, None)
+            if piece is None:
+                takers.remove(taker)
+            else:
+                made.append(piece)
+                done.add(piece)
+    assert sorted(made) == list(range(20))
+
+
+def test_one_worker_of_many_makes_everything_and_its_own_share_first():
+    for rank in range(7):
+        order = order_of(20, rank, 7)
+        assert sorted(order) == list(range(20))
+        assert order[: len(range(rank, 20, 7))] == list(range(rank, 20, 7))
+    assert len({tuple(order_of(20, rank, 7)) for rank in range(7)}) == 7
+
+
+# ---- the same bytes ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_stages_by_workers_leave_the_bytes_of_one_process(world_size, settings, reference, url):
+    """The last workers never come: the others make their shares."""
+    for rank in range(max(1, world_size - 1)):
+        work(settings, url, "maps", rank=rank, world_size=world_size)
+    work(settings, url, "plan")
+    for rank in range(max(1, world_size - 1)):
+        work(settings, url, "shards", rank=rank, world_size=world_size)
+    work(settings, url, "finish")
+    assert stored(url) == reference
+    before = stored(url, "state")
+    work(settings, url, "all", verify=True)
+    assert stored(url, "state") == before, "a finished run is left alone"
+
+
+def test_one_command_does_all_stages_in_a_store_too(settings, reference, url):
+    work(settings, url)
+    assert stored(url) == reference
+
+
+@pytest.mark.slow
+def test_large_maps_are_read_block_by_block_and_checked(settings, reference, url, monkeypatch):
+    monkeypatch.setattr(row_store, "WHOLE_BYTES", 0)
+    work(settings, url, "plan")
+    work(settings, url, "shards")
+    work(settings, url, "finish")
+    assert stored(url) == reference
+    (maps,) = (name for name in stored(url, "state") if name.endswith("values.npy"))
+    change(url, f"state/{maps}", seed=1)
+    fsspec.filesystem("memory").rm(place(url, "repo/sgdmix/default/manifest.json"))
+    with pytest.raises(UserError, match=r"values\.npy is torn"):
+        work(settings, url, "finish")
+
+
+@pytest.mark.slow
+def test_workers_share_a_folder_without_a_lock(settings, reference, tmp_path):
+    output = tmp_path / "run"
+    work(settings, output, "plan")
+    for rank in (2, 0):
+        work(settings, output, "shards", rank=rank, world_size=3)
+    work(settings, output, "finish")
+    assert digests(output / "repo") == reference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 3, 7])
+def test_kills_and_a_bad_store_change_no_byte(world_size, settings, reference, url, monkeypatch):
+    """Listings lack objects, requests fail, writes come twice, and workers die while they write."""
+    bad = url.replace("memory", "unreliable")
+    monkeypatch.setenv("UNRELIABLE_SEED", str(world_size))
+    monkeypatch.setenv("UNRELIABLE_KILLS", "0.08")
+    rng = random.Random(world_size)
+
+    def survive(stage: str, **more) -> int:
+        for kills in range(50):
+            try:
+                work(settings, bad, stage, **more)
+            except unreliable.Killed:
+                monkeypatch.setenv("UNRELIABLE_SEED", str(rng.random()))
+                if stage == "shards":  # another one goes on
+                    more["rank"] = rng.randrange(world_size)
+                continue
+            return kills
+        raise AssertionError("no worker came through")
+
+    kills = survive("maps", rank=0, world_size=world_size)
+    kills += survive("plan")
+    kills += survive("shards", rank=world_size - 1, world_size=world_size)
+    for _ in range(10):
+        try:
+            kills += survive("finish")
+            break
+        except UserError as error:  # of a late listing: it makes nothing that is there again
+            assert "are not finished" in str(error)
+            kills += survive("shards", rank=0, world_size=world_size)
+    assert kills > 0
+    assert stored(url) == reference
+
+
+# ---- damage ----
+
+
+@pytest.mark.slow
+def test_damage_in_a_store_is_found_by_its_hash_and_made_again(settings, reference, url, capsys):
+    work(settings, url, "plan")
+    work(settings, url, "shards")
+    change(url, "state/plan.parquet")
+    change(url, "state/shards/shard-00002.json")
+    change(url, "state/shards/shard-00003-")
+    with pytest.raises(UserError, match="--stage plan"):
+        work(settings, url, "finish")
+    work(settings, url, "plan")
+    with pytest.raises(UserError, match=r"1 of 8 shards are not finished \(2\)"):
+        work(settings, url, "finish")
+    work(settings, url, "shards")
+    with pytest.raises(UserError, match="shard-00003-"):
+        work(settings, url, "finish")
+    work(settings, url, "shards")
+    work(settings, url, "finish")
+    assert stored(url) == reference
+    told = capsys.readouterr().out
+    assert f"{url}/state/plan.parquet is torn" in told and "sgdmix_hub-" not in told
+
+
+def test_verify_reads_every_byte_of_a_store(settings, url):
+    work(settings, url)
+    change(url, "repo/data/train-00003")
+    work(settings, url)  # the size is right
+    with pytest.raises(UserError, match="train-00003"):
+        work(settings, url, verify=True)
+
+
+@pytest.mark.slow
+def test_shards_of_different_devices_are_told(settings, url, caplog):
+    work(settings, url, "plan")
+    work(settings, url, "shards")
+    files, name = fsspec.filesystem("memory"), place(url, "state/shards/shard-00001.json")
+    record = json.loads(files.cat_file(name))
+    record["environment"]["device"] = "another device"
+    files.pipe_file(name, json.dumps(sealed(record)).encode())
+    work(settings, url, "finish")
+    assert "7 on" in caplog.text and "1 on another device" in caplog.text
+
+
+# ---- what is refused, and what is left ----
+
+
+@pytest.mark.parametrize(
+    "wrong, named",
+    [
+        ({"output_dir": "s3://key:secret@bucket/run"}, "environment"),
+        ({"output_dir": "s3://bucket/run?token=1"}, "environment"),
+        ({"output_dir": "file:///tmp/run"}, "the folder itself"),
+        ({"output_dir": "hf://datasets/org/name"}, "hf://buckets"),
+        ({"output_dir": "s3://"}, "s3://bucket/folder"),
+        ({"output_dir": "s3://bucket/../run"}, ".."),
+        ({"output_dir": "nothing://bucket/run"}, "nothing"),
+        ({"output_dir": "s3://[bucket/run"}, "s3://bucket/folder"),
+        ({"stage": "shards", "rank": 3, "world_size": 3}, "world_size"),
+        ({"stage": "plan", "world_size": 3}, "--stage shards"),
+        ({"stage": "plan", "dry_run": True}, "--stage"),
+        ({"saliency_dir": "maps"}, "saliency_dir"),
+        ({"stage": "shards"}, "--stage plan first"),
+        ({"stage": "finish"}, "--stage plan first"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(wrong, named, settings, url):
+    with pytest.raises(UserError, match=named) as refused:
+        augment.main(AugmentSettings(**settings | {"output_dir": url} | wrong))
+    assert "secret" not in str(refused.value)
+
+
+def test_a_store_that_never_answers_ends_in_one_line(settings, monkeypatch):
+    monkeypatch.setattr(unreliable.Unreliable, "_may_fail", lambda self: 1 / 0)
+    with pytest.raises(UserError, match="run the same command again"):
+        work(settings, "unreliable://bucket/run")
+
+
+def test_other_programs_refuse_a_store():
+    from sgdmix_hub.settings.training import ClassifierSettings
+
+    with pytest.raises(UserError, match="only sgdmix augment"):
+        ClassifierSettings(dataset_name="a/b", output_dir="s3://bucket/run").validate()
+
+
+def test_scratch_is_bounded_and_gone_at_the_end(settings, url, monkeypatch, tmp_path):
+    """A worker keeps no shard that it has stored."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    shards_here, put = [], MemoryFileSystem.put_file
+
+    def watched(self, lpath, rpath, **options):
+        shards_here.append(len(list(tmp_path.rglob("*.parquet"))))
+        put(self, lpath, rpath, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", watched)
+    work(settings, url)
+    (scratch,) = tmp_path.glob("sgdmix_hub-*")
+    assert max(shards_here) <= 3, "the plan, a shard, and a file of several shards"
+    assert list(scratch.iterdir()) == [] and scratch.stat().st_mode & 0o077 == 0
