@@ -26,7 +26,7 @@ class FlowFamily(Family):
     """
 
     denoiser = "transformer"
-    lora_targets: Any = ("to_q", "to_k", "to_v", "to_out.0")
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     lora_halves = ("lora_A", "lora_B")
     drawn_with = "euler"
     weighting_scheme = "none"
