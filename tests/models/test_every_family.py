@@ -381,8 +381,8 @@ def test_training_lowers_the_loss_and_a_wrong_sign_would_lead_away(family, base)
     """Away from the target; the loss may fall at first where predictions begin too large."""
     before, after, along, then = pulled(family, base, 1)
     assert after < 0.99 * before and then > along + 0.005
-    _, wrong, along, then = pulled(family, base, -1)
-    assert wrong > after and then < along - 0.005
+    _, wrong, _, elsewhere = pulled(family, base, -1)
+    assert wrong > after and elsewhere < then - 0.005
 
 
 def test_a_weighting_of_another_family_is_refused(family):
