@@ -1,7 +1,7 @@
 """What a generation costs as it grows: seconds, memory of every process, files, requests.
 
-    python benchmarks/scale.py                            # 2,600 x 5 rows against 26,000 x 5
-    python benchmarks/scale.py --sources 13000 130000     # against another size, if there is time
+    python benchmarks/scale.py                            # 1,300 x 5 rows against 13,000 x 5
+    python benchmarks/scale.py --sources 13000 130000     # other sizes, if there is time
 
 Whole programs, stage by stage, in an object store that counts requests: maps by two workers, plan,
 shards by three workers one after the other, finish, publishing to a Hub on the loopback interface.
@@ -44,6 +44,7 @@ STAGES = {
     "plan": ["plan"],
     "shards, worker 0 of 3": ["shards", "--rank", "0", "--world_size", "3"],
     "shards, worker 1 of 3": ["shards", "--rank", "1", "--world_size", "3"],
+    "files, worker 0 of 2": ["files", "--rank", "0", "--world_size", "2"],
     "finish": ["finish"],
 }
 
@@ -128,7 +129,7 @@ def table(runs: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sources", type=int, nargs="+", default=[2_600, 26_000])
+    parser.add_argument("--sources", type=int, nargs="+", default=[1_300, 13_000])
     parser.add_argument("--work_dir", type=Path, default=Path("outputs") / "scale")
     args = parser.parse_args()
     args.work_dir = args.work_dir.resolve()

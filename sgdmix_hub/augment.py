@@ -9,7 +9,8 @@ maps it makes, but not its plan. A rerun of a published version takes that versi
 With `--stage`, each step is a program of its own, for machines that share nothing but `output_dir`,
 which may be in an object store:
 
-    --stage maps (any number of workers) -> plan (one) -> shards (any number) -> finish (one)
+    --stage maps (any number of workers) -> plan (one) -> shards (any number) -> files (any number)
+    -> finish (one); maps and files may be left out
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sgdmix_hub.generation.bank import compute_bank
 from sgdmix_hub.generation.dry_run import memory_text
 from sgdmix_hub.generation.inputs import Inputs, check_resume, resolve_inputs
 from sgdmix_hub.generation.plan_file import bring_run
+from sgdmix_hub.generation.published_files import PublishedFiles
 from sgdmix_hub.generation.repository import base_licence, build_repository, is_complete
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_map_blocks, compute_maps
@@ -33,6 +35,7 @@ from sgdmix_hub.generation.stages import (
     dry_run,
     make_claimed,
     make_unfinished,
+    place_of,
     plan_shards,
     planned_shards,
 )
@@ -52,13 +55,14 @@ from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_fi
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.settings.stages import WORKERS
 from sgdmix_hub.storage.scratch import end_scratch, local_folder, start_scratch
 from sgdmix_hub.storage.stores import Store, store_of
 
 from .errors import UserError, one_line
 from .files import read_json
 
-WORKERS = ("maps", "shards")  # stages of any number of workers
+AFTER_PLAN = ("shards", "files", "finish")
 
 
 def main(settings: AugmentSettings) -> None:
@@ -78,6 +82,8 @@ def main(settings: AugmentSettings) -> None:
     lock = nullcontext() if is_shared else lock_folder(output.state, finished=output.repo)
     with lock:
         generate(settings, output, store, rank)
+        if rank.is_main_process and not settings.dry_run:
+            forget_failure(output.state, settings.error_name)
     if store.is_remote:
         wait_for_everyone()
         if rank.is_main_process:
@@ -95,14 +101,36 @@ def check_one_machine() -> None:
 
 def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> None:
     """Does the stage that the settings name, or all of them, in the output folder."""
-    stage = settings.stage
-    if rank.is_main_process and stage not in WORKERS and not output.repo.exists():
+    inputs = begin(settings, output, store, rank)
+    if on_rank_zero(lambda: is_complete(output, settings, inputs.pins, store)):
+        say(f"augmented dataset: {output.repo} is complete, nothing to do")
+        finish(settings, output, store, rank)
+    elif settings.stage == "maps":
+        compute_map_blocks(settings, inputs.split, inputs.classifier, rank, inputs.segmenter, store)
+        say("saliency maps: all blocks are made; --stage plan puts them together")
+    elif settings.stage == "files":
+        make_files(settings, output, store, rank)
+        say("files: all are made; next, once: --stage finish")
+    else:
+        maker = row_maker(settings, inputs, store, rank)
+        if settings.dry_run:
+            dry_run(settings, maker, output, store, rank)
+        else:
+            make(settings, maker, output, store, rank)
+
+
+def begin(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> Inputs:
+    """The pinned inputs, which are those of the run that has begun here. Tells about them.
+
+    Raises `UserError` if this run cannot go on with them, or has no plan for its stage.
+    """
+    if rank.is_main_process and settings.stage not in WORKERS and not output.repo.exists():
         clear_attempt(output)
     if settings.push_to_hub and not settings.dry_run:
         manifest = output.repo / RepoLayout(settings.config_name).manifest
         on_rank_zero(lambda: check_can_publish(settings, is_made=store.bring(manifest)))
     has_plan = on_rank_zero(lambda: bring_run(output.state, store))
-    if stage in ("shards", "finish") and not has_plan:
+    if settings.stage in AFTER_PLAN and not has_plan:
         raise UserError(f"{output} holds no plan: run the same command with --stage plan first")
     inputs = resolve_inputs(settings, output.state)
     report_split(settings, inputs.split)
@@ -115,16 +143,13 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
         say(one_line(f"backgrounds: {len(inputs.bank.subset)} images of {inputs.bank.pin.name}"))
     if settings.push_to_hub:
         check_inputs(inputs.pins, settings.allow_local_inputs)
-    if stage != "maps":
+    if settings.stage != "maps":
         on_rank_zero(lambda: check_resume(settings, inputs, output.state, store))
-    if on_rank_zero(lambda: is_complete(output, settings, inputs.pins, store)):
-        say(f"augmented dataset: {output.repo} is complete, nothing to do")
-        finish(settings, output, store, rank)
-        return
-    if stage == "maps":
-        compute_map_blocks(settings, inputs.split, inputs.classifier, rank, inputs.segmenter, store)
-        say("saliency maps: all blocks are made; --stage plan puts them together")
-        return
+    return inputs
+
+
+def row_maker(settings: AugmentSettings, inputs: Inputs, store: Store, rank: Rank) -> RowMaker:
+    """What makes rows, with the saliency maps that it needs. A collective."""
     maps = compute_maps(
         settings,
         inputs.split,
@@ -140,33 +165,46 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
     if inputs.bank is not None:
         bank = compute_bank(settings, inputs.split, inputs.bank, inputs.segmenter, rank, store)
         report_unusable(bank.split, bank.maps.unusable)
-    maker = RowMaker(settings, inputs, maps, bank=bank)
-    if settings.dry_run:
-        dry_run(settings, maker, output, store, rank)
-        return
+    return RowMaker(settings, inputs, maps, bank=bank)
+
+
+def make(
+    settings: AugmentSettings, maker: RowMaker, output: OutputFolder, store: Store, rank: Rank
+) -> None:
+    """Plan, shards and `repo/`, or the one of them that is the stage."""
+    stage, inputs = settings.stage, maker.inputs
     if stage in ("all", "plan"):
         shards = plan_shards(settings, maker, output, store, rank)
     else:
         shards = planned_shards(settings, output, store)
     if stage == "plan":
         say(f"plan: {shards.num_rows:,} rows in {len(shards):,} shards; next: --stage shards")
-    elif stage == "shards":
+        return
+    if stage == "all" and store.is_remote:
+        on_rank_zero(shards.drop_unfinished)
+    if stage == "shards" or (stage == "all" and store.is_remote):
         make_claimed(settings, inputs, maker, shards, rank)
+    elif stage == "all":
+        make_unfinished(settings, inputs, maker, shards, rank)
+    if stage == "shards":
         say("shards: all are made; next, once: --stage finish")
-    else:
-        if stage == "all" and store.is_remote:
-            on_rank_zero(shards.drop_unfinished)
-            make_claimed(settings, inputs, maker, shards, rank)
-        elif stage == "all":
-            make_unfinished(settings, inputs, maker, shards, rank)
-        if rank.is_main_process:
-            if stage == "finish" or store.is_remote:
-                check_finished(shards)
-            if settings.inpainting_method == "diffusion":  # for the contact sheet
-                maker.load_refiner(rank.device)
-            build_repository(settings, inputs, maps, maker, shards, output, store)
-        wait_for_file(output.repo)
-        finish(settings, output, store, rank)
+        return
+    if rank.is_main_process:
+        if stage == "finish" or store.is_remote:
+            check_finished(shards)
+        if settings.inpainting_method == "diffusion":  # for the contact sheet
+            maker.load_refiner(rank.device)
+        build_repository(settings, inputs, maker.maps, maker, shards, output, store)
+    wait_for_file(output.repo)
+    finish(settings, output, store, rank)
+
+
+def make_files(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> None:
+    """A worker's share of the published files. Raises `UserError` before all shards are made."""
+    shards = planned_shards(settings, output, store)
+    on_rank_zero(lambda: check_finished(shards))
+    files = PublishedFiles(shards, RepoLayout(settings.config_name), output, store)
+    files.make_claimed(*place_of(settings, rank))
 
 
 def tell_licence(inputs: Inputs) -> None:
@@ -194,8 +232,6 @@ def finish(settings: AugmentSettings, output: OutputFolder, store: Store, rank: 
             lambda: publish_version(output.path, settings, settings.max_skipped, store=store)
         )
         say(announcement(pin, settings.tag))
-    if rank.is_main_process:
-        forget_failure(output.state)
 
 
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sgdmix_hub.runtime.launch import launch
-from sgdmix_hub.runtime.ranks import start_processes
+from sgdmix_hub.runtime.ranks import say, start_processes
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.studio import StudioSettings
@@ -40,12 +41,28 @@ def main(settings: StudioSettings) -> None:
     settings.validate()
     if importlib.util.find_spec("gradio") is None:
         raise UserError(EXTRA)
+    if settings.push_space is not None:
+        push_space(settings, settings.push_space)
+        return
     rank = start_processes(settings.num_threads or 1)
     if rank.count > 1:
         raise UserError("the studio runs in one process: start it without a launcher")
     from sgdmix_hub.studio.serving import serve
 
     serve(page_of(settings, rank.device), settings.host, settings.port, settings.open_browser)
+
+
+def push_space(settings: StudioSettings, repo_id: str) -> None:
+    """Pushes the page of the published versions as a Space. Raises `UserError`."""
+    from sgdmix_hub.hub.push import push_folder
+    from sgdmix_hub.studio.space import write_space
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_space(Path(folder), settings.published or [], settings.published_config_name)
+        pin = push_folder(
+            folder, repo_id, "space", settings.hub_private_repo, message="Deploy the studio"
+        )
+    say(f"studio: pushed to the Space {pin}")
 
 
 def page_of(settings: StudioSettings, device: torch.device) -> gr.Blocks:

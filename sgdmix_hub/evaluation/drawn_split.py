@@ -92,9 +92,14 @@ def downscaled(image: Image.Image, side: int) -> Image.Image:
     )
 
 
-def spread_over_classes(rows: np.ndarray, labels: np.ndarray, number: int, seed: int) -> list[int]:
-    """Draws at most `number` rows evenly from the classes; returns them sorted by class."""
+def in_turns(rows: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """The rows in a drawn order in which the classes take turns."""
     drawn = np.random.default_rng(seed).permutation(rows)
     rounds = [int(np.sum(labels[drawn[:place]] == labels[row])) for place, row in enumerate(drawn)]
-    chosen = drawn[np.argsort(rounds, kind="stable")[:number]]
+    return drawn[np.argsort(rounds, kind="stable")]
+
+
+def spread_over_classes(rows: np.ndarray, labels: np.ndarray, number: int, seed: int) -> list[int]:
+    """Draws at most `number` rows evenly from the classes; returns them sorted by class."""
+    chosen = in_turns(rows, labels, seed)[:number]
     return sorted(chosen.tolist(), key=lambda row: (labels[row], row))

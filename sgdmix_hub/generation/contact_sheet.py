@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
@@ -21,14 +23,21 @@ SHEET_ROWS = 8
 def contact_sheet(
     settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards
 ) -> Image.Image:
-    """A picture of rows spread over the plan, stage by stage.
+    """A picture of rows spread over the plan, stage by stage."""
+    return draw_contact_sheet(list(sheet_rows(settings, inputs, maker, shards, SHEET_ROWS)))
+
+
+def sheet_rows(
+    settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, count: int
+) -> Iterator[SheetRow]:
+    """At most `count` rows, spread over the plan.
 
     Maps, masks and mixtures are computed again; the refined images come from the shards.
     """
     finished = _finished(shards)
-    spread = np.linspace(0, len(finished) - 1, min(SHEET_ROWS, len(finished))).round().astype(int)
-    rows = [_sheet_row(settings, inputs, maker, shards, int(finished[i])) for i in spread]
-    return draw_contact_sheet(rows)
+    spread = np.linspace(0, len(finished) - 1, min(count, len(finished))).round().astype(int)
+    for place in spread:
+        yield _sheet_row(settings, inputs, maker, shards, int(finished[place]))
 
 
 def _finished(shards: Shards) -> np.ndarray:

@@ -24,19 +24,19 @@ from sgdmix_hub.publishing.layout import (
     CARD,
     EVALUATION,
     RepoLayout,
-    facts_of,
     file_facts,
     shard_features,
 )
-from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.publishing.statistics import RowStatistics
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint, published_settings
 from sgdmix_hub.storage.stores import HERE, Store
 
-from .contact_sheet import contact_sheet
+from .contact_sheet import contact_sheet, sheet_rows
 from .dry_run import most_common
+from .gallery import GALLERY_ROWS, gallery
 from .inputs import Inputs
+from .published_files import PublishedFiles
 from .row_maker import RowMaker
 from .saliency_maps import SaliencyMaps
 from .shards import Shards
@@ -74,7 +74,7 @@ def is_complete(
         )
     changed = [
         name
-        for name in ("license", "license_name", "license_link", "card")
+        for name in ("license", "license_name", "license_link", "card", "gallery")
         if manifest.get(name) != card_inputs(settings).get(name)
     ]
     if changed:
@@ -89,6 +89,15 @@ def is_complete(
     if damaged:
         raise UserError(damage_text(repo, damaged))
     return True
+
+
+def is_as_stated(path: Path, facts: dict, by_bytes: bool) -> bool:
+    """Whether a file has the size in the manifest and, if `by_bytes`, the sha256 too."""
+    return (
+        path.is_file()
+        and path.stat().st_size == facts["bytes"]
+        and (not by_bytes or file_sha256(path) == facts["sha256"])
+    )
 
 
 def check_manifest(output: OutputFolder, manifest_name: str) -> None:
@@ -132,21 +141,26 @@ def build_repository(
     class_names = inputs.split.class_names
     shutil.rmtree(building, ignore_errors=True)
     layout.make_folders(building)
-    files = files_of([shards.bytes(number) for number in range(len(shards))])
-    stored = publish_shards(shards, files, layout, output, store)
+    published = PublishedFiles(shards, layout, output, store)
+    stored = published.make_all()
     config = yaml.safe_dump(
         published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True
     )
     (building / layout.config).write_text(config, encoding="utf-8")
     shutil.copyfile(shards.plan_path, building / layout.plan)
     contact_sheet(settings, inputs, maker, shards).save(building / layout.contact_sheet)
+    if settings.gallery:
+        rows = sheet_rows(settings, inputs, maker, shards, GALLERY_ROWS)
+        made = sum(shards.record(number)["rows"] for number in range(len(shards)))
+        page = gallery(stated(settings, inputs)["title"], rows, made, settings.refines)
+        (building / layout.gallery).write_text(page, encoding="utf-8")
     statistics = shards.statistics(len(class_names))
     draw_statistics(statistics, building / layout.statistics)
     manifest = make_manifest(settings, inputs, shards, file_facts(building) | stored) | {
         "saliency": saliency_facts(inputs, maps, shards),
         "stated": stated(settings, inputs),
     }
-    check_same_bytes(shards, files, manifest["files"], layout)
+    check_same_bytes(shards, published.files, manifest["files"], layout)
     write_sealed(building / layout.manifest, manifest)
     facts = card_facts(manifest, shard_features(class_names, settings.more_columns), statistics)
     (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
@@ -159,40 +173,6 @@ def build_repository(
         for name in (*names, layout.manifest):
             store.keep(output.repo / name)
         store.keep(output.finished)
-
-
-def publish_shards(
-    shards: Shards,
-    files: list[range],
-    layout: RepoLayout,
-    output: OutputFolder,
-    store: Store,
-) -> dict[str, dict]:
-    """Writes the published files, each of some shards, into the unfinished `repo/`.
-
-    In an object store each goes to its place when it is made, and is recorded, so that an
-    interrupted attempt goes on behind it. Returns the facts of these, as `file_facts` gives them.
-    Raises `DamagedFile`.
-    """
-    facts: dict[str, dict] = {}
-    sizes = store.sizes(output.repo) if store.is_remote else {}
-    for number, numbers in enumerate(files):
-        name = layout.shard(number, len(files))
-        path, record = output.building / name, output.state / "files" / f"{Path(name).stem}.json"
-        if not store.is_remote:
-            shards.publish(numbers, path)
-            continue
-        digests = [shards.record(shard)["sha256"] for shard in numbers]
-        before = read_sealed(record) if store.bring(record) else {}
-        if before.get("shards") != digests or sizes.get(name) != before["bytes"]:
-            shards.publish(numbers, path)
-            before = {"shards": digests} | facts_of(path)
-            store.keep(path, at=output.repo / name)
-            write_sealed(record, before)
-            store.keep(record)
-            path.unlink()
-        facts[name] = {key: before[key] for key in ("sha256", "bytes")}
-    return facts
 
 
 def check_any_row(shards: Shards) -> None:
@@ -244,9 +224,13 @@ def make_manifest(
     }
 
 
-def card_inputs(settings: AugmentSettings) -> dict[str, str | None]:
-    """The settings that change the card but not the images; a license's name and link if given."""
-    named = {"license_name": settings.license_name, "license_link": settings.license_link}
+def card_inputs(settings: AugmentSettings) -> dict[str, str | bool | None]:
+    """The settings that change the card but not the images; some only if they are given."""
+    named = {
+        "license_name": settings.license_name,
+        "license_link": settings.license_link,
+        "gallery": settings.gallery or None,
+    }
     return {
         "license": settings.license,
         "card": file_sha256(settings.card) if settings.card else None,
@@ -339,6 +323,7 @@ def card_facts(
         remade=statistics.remade,
         adapter_files=from_run.get("adapter_files", {}),
         evaluation=evaluation,
+        has_gallery=any(name.endswith("/gallery.html") for name in manifest["files"]),
     )
 
 

@@ -130,14 +130,18 @@ def make_unfinished(
             time.sleep(POLL_SECONDS)
 
 
+def place_of(settings: AugmentSettings, rank: Rank) -> tuple[int, int]:
+    """This process's place among those of all workers' launches, and their number."""
+    return settings.rank * rank.count + rank.index, settings.world_size * rank.count
+
+
 def make_claimed(
     settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, rank: Rank
 ) -> None:
     """Makes shards as one of several workers that share nothing but the store: its own share, then
     what the others have not made yet. Its progress bar counts everyone's rows.
     """
-    place = settings.rank * rank.count + rank.index
-    world_size = settings.world_size * rank.count
+    place, world_size = place_of(settings, rank)
     unfinished = sorted(set(range(len(shards))) - shards.recorded())
     with Progress(shards, unfinished, [], shown=rank.is_main_process) as progress:
 

@@ -52,7 +52,7 @@ def push_folder(
     Args:
         folder: its regular files are pushed, except hidden ones and a top-level `state/`.
         repo_id: `org/name`; created if it is missing.
-        repo_type: "model" or "dataset".
+        repo_type: "model", "dataset" or "space"; a Space is one of Gradio.
         private: create the repository private. If False, the namespace's default applies: public,
             unless an organization chose otherwise.
         token: a token with write permission; by default that of HF_TOKEN or `hf auth login`.
@@ -166,7 +166,11 @@ def prepare_repository(api: HfApi, repo_id: str, repo_type: str, private: bool) 
     """Creates the repository if it is missing; returns the commit at the head of `main`."""
     patiently(
         lambda: api.create_repo(
-            repo_id, repo_type=repo_type, private=private or None, exist_ok=True
+            repo_id,
+            repo_type=repo_type,
+            private=private or None,
+            exist_ok=True,
+            space_sdk="gradio" if repo_type == "space" else None,
         )
     )
     info = patiently(lambda: api.repo_info(repo_id, repo_type=repo_type))

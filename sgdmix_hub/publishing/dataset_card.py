@@ -116,6 +116,7 @@ class CardFacts:
     remade: int | None = None
     adapter_files: dict[str, str] = field(default_factory=dict)
     evaluation: CardEvaluation | None = None
+    has_gallery: bool = False
 
 
 def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
@@ -163,6 +164,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         ],
         versions=facts.versions,
         fingerprint=facts.fingerprint,
+        has_gallery=facts.has_gallery,
         num_rows=sum(facts.rows_by_label),
         class_rows=table,
         states_real=facts.real_rows is not None,

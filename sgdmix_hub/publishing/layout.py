@@ -51,6 +51,11 @@ class RepoLayout:
         return f"{self.assets}/contact_sheet.png"
 
     @property
+    def gallery(self) -> str:
+        """A page of thumbnails, if the settings ask for one."""
+        return f"{self.assets}/gallery.html"
+
+    @property
     def statistics(self) -> str:
         return f"{self.assets}/statistics.png"
 
@@ -78,7 +83,7 @@ class RepoLayout:
     @property
     def patterns(self) -> list[str]:
         """Glob patterns of all the files a reader needs."""
-        return [CARD, self.shards, f"{self.facts}/*", f"{self.assets}/*.png"]
+        return [CARD, self.shards, f"{self.facts}/*", f"{self.assets}/*.png", self.gallery]
 
     def owns(self, name: str) -> bool:
         """Whether no other configuration can have a file of this name."""

@@ -30,7 +30,7 @@ from sgdmix_hub.errors import (
     one_line,
 )
 from sgdmix_hub.files import write_json
-from sgdmix_hub.output_folder import OutputFolder
+from sgdmix_hub.output_folder import ERROR, OutputFolder
 from sgdmix_hub.settings.fields import Checked
 from sgdmix_hub.settings.parsing import Settings, parse_settings
 from sgdmix_hub.storage.scratch import in_words, local_folder
@@ -84,7 +84,8 @@ def launch(
         output_dir = getattr(settings, "output_dir", None)
         if output_dir is not None:
             check_named(output_dir)
-            LAUNCH.report_to(OutputFolder(local_folder(output_dir)).error)
+            state = OutputFolder(local_folder(output_dir)).state
+            LAUNCH.report_to(state / getattr(settings, "error_name", ERROR))
         main(settings)
     except Exception as error:
         code = fail(error, settings)

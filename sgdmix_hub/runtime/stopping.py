@@ -116,8 +116,8 @@ def stopped() -> Preempted:
     return Preempted(f"stopped by {stopped_by()}: {RERUN}")
 
 
-def forget_failure(state_folder: Path) -> None:
+def forget_failure(state_folder: Path, name: str = ERROR) -> None:
     """Removes error.json of an earlier attempt."""
-    if (state_folder / ERROR).exists():
+    if (state_folder / name).exists():
         with suppress(OSError):  # a read-only folder
-            (state_folder / ERROR).unlink()
+            (state_folder / name).unlink()

@@ -33,6 +33,7 @@ from .method import COMPARE_MAPS, MethodSettings
 from .presets import saliency_method, saliency_source
 from .remaking import RemakingSettings
 from .saliency import NEEDED_SETTINGS
+from .stages import StageSettings
 
 # Folders of every published repository, which no configuration may be named after.
 FOLDERS = ("data", "sgdmix", "assets")
@@ -41,7 +42,7 @@ LONGEST_LINK = 500
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSettings):
+class AugmentSettings(HubSettings, StageSettings, RemakingSettings, MethodSettings, DataSettings):
     """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
     in_stores: ClassVar[bool] = True
@@ -115,6 +116,11 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
     card: str | None = setting(
         None, "Markdown file with text for the dataset card", changes="nothing"
     )
+    gallery: bool = setting(
+        False,
+        "publish assets/gallery.html too, a page of a few hundred rows that needs nothing else",
+        changes="nothing",
+    )
     license: str | None = setting(
         None,
         "license of the augmented dataset; required for publishing",
@@ -167,26 +173,6 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
         at_least=1,
         at_most=256,
     )
-    stage: Literal["all", "maps", "plan", "shards", "finish"] = setting(
-        "all",
-        "what to do of a generation: all, or one part of it, on several machines without a common "
-        "disk: maps (any number of workers; may be left out), plan, shards (any number), finish",
-        changes="nothing",
-    )
-    rank: int = setting(
-        0,
-        "number of this worker, from 0, with --stage maps or shards",
-        changes="nothing",
-        at_least=0,
-        at_most=10**6,
-    )
-    world_size: int = setting(
-        1,
-        "into how many shares the work is cut; a worker takes its own first, then what is left",
-        changes="nothing",
-        at_least=1,
-        at_most=10**6,
-    )
     dry_run: bool = setting(
         False,
         "estimate number of images, time and size, without writing a dataset",
@@ -229,7 +215,18 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
     def validate(self) -> None:
         super().validate()
         outside_of_dataset(self, "saliency_dir")
-        self._validate_stage()
+        self.validate_stage()
+        if is_url(self.output_dir) and self.saliency_dir is not None:
+            raise UserError(
+                "saliency_dir is for an output_dir on a disk: leave it out, the workers find the "
+                "maps in output_dir"
+            )
+        if self.stage == "files" and not is_url(self.output_dir):
+            raise UserError("stage files is for object stores: on a disk, finish links the shards")
+        if self.stage != "all" and self.dry_run:
+            raise UserError("dry_run tells about the whole run: leave --stage out")
+        if self.push_to_hub and self.stage not in ("all", "finish"):
+            raise UserError("push_to_hub goes with --stage finish, which has something to publish")
         if self.image_quality is not None and self.image_format == "png":
             raise UserError("image_quality is for jpeg and webp: leave it out, png loses nothing")
         self._validate_license()
@@ -264,26 +261,6 @@ class AugmentSettings(HubSettings, RemakingSettings, MethodSettings, DataSetting
         if self.card is not None and not os.path.isfile(self.card):
             raise UserError(f"card {self.card}: no such file")
         check_config_name(self.config_name)
-
-    def _validate_stage(self) -> None:
-        if is_url(self.output_dir) and self.saliency_dir is not None:
-            raise UserError(
-                "saliency_dir is for an output_dir on a disk: leave it out, the workers find the "
-                "maps in output_dir"
-            )
-        if self.rank >= self.world_size:
-            raise UserError(
-                f"rank {self.rank} needs a world_size above it: ranks are 0 ... world_size - 1"
-            )
-        if self.world_size > 1 and self.stage not in ("maps", "shards"):
-            raise UserError(
-                "rank and world_size are for --stage maps and --stage shards: plan and finish are "
-                "one worker's, and the processes of a launch have ranks of their own"
-            )
-        if self.stage != "all" and self.dry_run:
-            raise UserError("dry_run tells about the whole run: leave --stage out")
-        if self.push_to_hub and self.stage not in ("all", "finish"):
-            raise UserError("push_to_hub goes with --stage finish, which has something to publish")
 
     def _validate_bank(self) -> None:
         given = [name for name in BANK_SETTINGS if getattr(self, name) is not None]

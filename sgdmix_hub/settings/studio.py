@@ -41,6 +41,8 @@ class StudioSettings(RowOverrides):
         None, "file that the page writes: generate.yaml, or drop.csv of rows marked as bad"
     )
     adapter: str | None = unset(AugmentSettings, "adapter")
+    adapter_weight_name: str | None = unset(AugmentSettings, "adapter_weight_name")
+    metaclass: str | None = unset(AugmentSettings, "metaclass")
     pretrained_model_name_or_path: str | None = unset(
         AugmentSettings, "pretrained_model_name_or_path"
     )

@@ -46,9 +46,10 @@ class Asked:
 
 
 class BrowsePage:
-    """The page of one or two versions. Everybody who opens it shares the list of bad rows.
+    """The page of one or two versions.
 
-    `save_to`: the file of the list; None on a machine that keeps no files, as of a Space.
+    `save_to`: the file of the list of bad rows, which everybody who opens the page shares. Without
+    one, as in a Space, everybody has a list of their own.
     """
 
     def __init__(self, asked: Asked, save_to: Path | None, picture_size: int):
@@ -88,7 +89,9 @@ class BrowsePage:
                             info="all if none is chosen",
                         )
                         sort_by = gr.Dropdown(
-                            [AS_STORED, *numbers], value=AS_STORED, label="Sort by"
+                            [AS_STORED, *((named(name), name) for name in numbers)],
+                            value=AS_STORED,
+                            label="Sort by",
                         )
                         descending = gr.Checkbox(label="Largest first")
                         only_marked = gr.Checkbox(label="Only rows that are marked as bad")
@@ -112,9 +115,9 @@ class BrowsePage:
                     with gr.Row():
                         before = gr.Button("Previous page")
                         after = gr.Button("Next page")
-            shown = gr.State([])
+            shown, marked = gr.State([]), gr.State([])
             private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-            inputs = [number, classes, sort_by, descending, only_marked, *ranges]
+            inputs = [marked, number, classes, sort_by, descending, only_marked, *ranges]
             outputs = [status, shown, *(part for slot in slots for part in slot)]
             show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | private
             changes = [part.change for part in (number, classes, sort_by, descending, only_marked)]
@@ -124,15 +127,15 @@ class BrowsePage:
                 trigger_mode="always_last",
             )
             gr.on([part.blur for part in ranges], **show, trigger_mode="always_last")
-            page.load(lambda: text_of(self.marked), None, listed, **private)
+            page.load(self.known_marks, marked, [marked, listed], **private)
             before.click(lambda page: max(1, (page or 1) - 1), number, number, **private)
             after.click(lambda page: (page or 0) + 1, number, number, **private)
             again.click(self.reload, None, None, **private).then(**show)
             for place, (_, box) in enumerate(slots):
                 box.input(
-                    lambda on, rows, place=place: self.mark(rows[place], on),
-                    [box, shown],
-                    [listed, status],
+                    lambda on, rows, marked, place=place: self.mark(marked, rows[place], on),
+                    [box, shown, marked],
+                    [marked, listed, status],
                     **private,
                 )
         return page
@@ -148,12 +151,13 @@ class BrowsePage:
         ends = [f"{known.min():g}", f"{known.max():g}"] if len(known) else ["", ""]
         with gr.Row():
             return [
-                gr.Textbox(label=f"{name}, {word}", placeholder=end, min_width=110)
+                gr.Textbox(label=f"{named(name)}, {word}", placeholder=end, min_width=110)
                 for word, end in zip(("from", "to"), ends, strict=True)
             ]
 
     def show(
         self,
+        marked: list[DroppedRow],
         number: int | None,
         classes: list[int],
         sort_by: str,
@@ -162,20 +166,23 @@ class BrowsePage:
         *ranges: str,
     ) -> list[Any]:
         """The rows of a page: values of all outputs."""
+        keys = frozenset((int(source), int(variant)) for source, variant in marked)
         try:
             selection = Selection(
                 labels=classes or [],
                 ranges=self._ranges(ranges),
-                keys=frozenset(self.marked) if only_marked else None,
+                keys=keys if only_marked else None,
                 sort_by=None if sort_by == AS_STORED else sort_by,
                 descending=descending,
             )
             with self._lock:
-                return self._shown(number, selection)
+                return self._shown(number, selection, keys)
         except UserError as error:
             return [error_html(str(error)), *[gr.skip() for _ in range(1 + 2 * PAGE_ROWS)]]
 
-    def _shown(self, number: int | None, selection: Selection) -> list[Any]:
+    def _shown(
+        self, number: int | None, selection: Selection, marked: frozenset[DroppedRow]
+    ) -> list[Any]:
         first = self.first
         positions = selected_positions(first.columns, selection) if len(first) else np.empty(0, int)
         pages = max(1, -(-len(positions) // PAGE_ROWS))
@@ -188,7 +195,7 @@ class BrowsePage:
             label = f"Mark source {source}, variant {variant} as bad"
             slots += [
                 row_html(view, self.picture_size),
-                gr.update(value=(source, variant) in self.marked, visible=True, label=label),
+                gr.update(value=(source, variant) in marked, visible=True, label=label),
             ]
         for _ in range(PAGE_ROWS - len(rows)):
             slots += ["", gr.update(visible=False)]
@@ -270,18 +277,26 @@ class BrowsePage:
                 self._originals = error
         return self._originals
 
-    def mark(self, key: tuple[int, int], is_bad: bool) -> list[Any]:
+    def known_marks(self, marked: list[DroppedRow]) -> tuple[list[DroppedRow], str]:
+        """The list when a page is opened."""
+        with self._lock:
+            rows = sorted(marked if self.save_to is None else self.marked)
+            return rows, text_of(rows[:LISTED])
+
+    def mark(self, marked: list[DroppedRow], key: DroppedRow, is_bad: bool) -> list[Any]:
         """Puts a row on the list or takes it off, and writes the list."""
         key = (int(key[0]), int(key[1]))
         with self._lock:
-            self.marked = self.marked | {key} if is_bad else self.marked - {key}
-            line = status_html(f"{len(self.marked)} rows are marked as bad.")
+            before = {*map(tuple, marked)} if self.save_to is None else self.marked
+            rows = before | {key} if is_bad else before - {key}
+            line = status_html(f"{len(rows)} rows are marked as bad.")
             if self.save_to is not None:
+                self.marked = rows
                 try:
-                    write_drop_list(self.save_to, self.marked)
+                    write_drop_list(self.save_to, rows)
                 except OSError as error:
                     line = error_html(f"{self.save_to} cannot be written: {error.strerror}")
-            return [text_of(sorted(self.marked)[:LISTED]), line]
+            return [sorted(rows), text_of(sorted(rows)[:LISTED]), line]
 
     def reload(self) -> None:
         """Finds the rows that a run has made meanwhile."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from .controls import (
     OF_BASE,
     chosen_values,
     control,
-    follows_others,
+    follows_preset,
+    left_to,
     names_on_page,
     update,
 )
@@ -34,6 +36,10 @@ from .recipe_file import chosen_settings, write_recipe
 from .tryout import Tryout
 
 PAGE_ROWS = 8
+logger = logging.getLogger(__name__)
+# Values of all outputs; what `_shown` yields and returns.
+Outputs = Iterator[list[Any]]
+Shown = Generator[list[Any], None, tuple[str, list[RowView]]]
 
 
 class ChoosePage:
@@ -45,7 +51,7 @@ class ChoosePage:
     def __init__(self, tryout: Tryout, save_to: Path):
         self.tryout, self.save_to = tryout, save_to
         self.names = names_on_page(tryout.has_base)
-        self.optional = [name for name in self.names if follows_others(name)]
+        self.of_preset = [name for name in self.names if follows_preset(name)]
         self.pages = -(-len(tryout.rows) // PAGE_ROWS)
         self._working = threading.Lock()
         self._tickets = itertools.count()
@@ -79,6 +85,7 @@ class ChoosePage:
                         after = gr.Button("Next page")
             excluded = gr.State([])
             shown = gr.State([])
+            defaults = gr.State([left_to(name, tryout.start) for name in self.of_preset])
             rows = [part for slot in slots for part in slot]
             inputs = [number, excluded, *controls.values()]
             outputs = [status, shown, *rows]
@@ -90,12 +97,12 @@ class ChoosePage:
                 **show,
                 **anew,
             )
-            follow = [controls[name] for name in self.optional]
+            follow = [controls[name] for name in self.of_preset]
             gr.on(
                 [controls["preset"].change, controls["saliency_method"].change],
                 self.follow,
-                [*controls.values()],
-                follow,
+                [defaults, *controls.values()],
+                [defaults, *follow],
                 **private,
             )
             before.click(lambda page: max(1, (page or 1) - 1), number, number, **private)
@@ -131,95 +138,84 @@ class ChoosePage:
         self, request: gr.Request, number: int | None, excluded: list[int], *raws: Any
     ) -> Iterator[list[Any]]:
         """Fills the page: sources and masks first, mixtures when every image has a map."""
-        ticket = next(self._tickets)
-        self._newest[request.session_hash] = ticket
         rows = self._rows_of(number)
-        with self._working:
-            try:
-                for update_ in self._shown(rows, excluded, raws):
-                    if self._newest[request.session_hash] != ticket:
-                        return  # somebody has chosen something else meanwhile
-                    yield update_
-            except UserError as error:
-                yield self._only_status(error_html(str(error)))
-            except Exception as error:  # of a library: said on the page, which goes on
-                yield self._only_status(error_html(one_line(first_line(error))))
-
-    def _shown(
-        self, rows: list[int], excluded: list[int], raws: tuple[Any, ...]
-    ) -> Iterator[list[Any]]:
-        tryout = self.tryout
-        chosen = self._chosen(raws, excluded)
-        settings = tryout.mixing(chosen)
-        known = tryout.known_maps(settings)
-        if not set(rows) <= known.known.values.keys():
-            views = [self._source_of(row) for row in rows]
-            yield self._filled(status_html("Masks: none yet."), rows, excluded, views)
-        for left in known.make(rows):
-            yield self._only_status(
-                status_html(f"Masks: {left} to make", len(rows) - left, len(rows))
-            )
-        maker = tryout.maker(settings, known.maps)
-        every = tryout.split.subset.tolist()
-        views = [self._masks_of(maker, row, settings) for row in rows]
-        yield self._filled(status_html("Masks are there."), rows, excluded, views)
-        for left in known.make(every):
-            done = len(every) - left
-            text = f"Maps of all candidates: {left} of {len(every)} to make"
-            yield self._only_status(status_html(text, done, len(every)))
-        plan, reasons = tryout.plan(settings, known.maps)
-        views = [
-            self._with_mixture(view, maker, plan[row])
-            for view, row in zip(views, rows, strict=True)
-        ]
-        yield self._filled(self._summary(settings, reasons), rows, excluded, views)
+        yield from self._told(request, lambda: self._shown(rows, excluded, raws))
 
     def refine(
         self, request: gr.Request, number: int | None, excluded: list[int], *raws: Any
     ) -> Iterator[list[Any]]:
         """As `show`, and then refines the images of the page, one after the other."""
-        yield from self.show(request, number, excluded, *raws)
         rows = self._rows_of(number)
-        ticket = self._newest[request.session_hash]
+        yield from self._told(request, lambda: self._refined(rows, excluded, raws))
+
+    def _told(self, request: gr.Request, work: Callable[[], Outputs]) -> Iterator[list[Any]]:
+        """What the work yields, until the same person asks for something else; errors in a line."""
+        ticket = next(self._tickets)
+        self._newest[request.session_hash] = ticket
         with self._working:
             try:
-                chosen = self._chosen(raws, excluded)
-                settings = self.tryout.mixing(chosen)
-                maps = self.tryout.known_maps(settings).maps
-                maker, (plan, reasons) = (
-                    self.tryout.maker(settings, maps),
-                    self.tryout.plan(settings, maps),
-                )
-                views = [
-                    self._with_mixture(self._masks_of(maker, row, settings), maker, plan[row])
-                    for row in rows
-                ]
-                yield self._only_status(
-                    status_html("Refining: loading the diffusion model.", 0, len(rows))
-                )
-                for done, (row, prompt, image) in enumerate(self.tryout.refined(chosen, rows), 1):
+                for values in work():
                     if self._newest[request.session_hash] != ticket:
                         return
-                    place = rows.index(row)
-                    view = views[place]
-                    facts = [*view.facts, *([f"prompt: {prompt}"] if prompt else [])]
-                    pictures = [*view.pictures, Picture("refined", image)]
-                    views[place] = dataclasses.replace(view, pictures=pictures, facts=facts)
-                    line = status_html(f"Refining: {done} of {len(rows)}", done, len(rows))
-                    yield self._filled(line, rows, excluded, views)
-                yield self._filled(self._summary(settings, reasons), rows, excluded, views)
+                    yield values
             except UserError as error:
                 yield self._only_status(error_html(str(error)))
             except Exception as error:  # of a library: said on the page, which goes on
+                logger.exception("the page goes on after an error")
                 yield self._only_status(error_html(one_line(first_line(error))))
 
-    def follow(self, *raws: Any) -> list[Any]:
-        """What settings that are not set amount to, under the chosen preset and source."""
+    def _shown(self, rows: list[int], excluded: list[int], raws: tuple[Any, ...]) -> Shown:
+        """Returns the summary of the page and its rows, after it has yielded them."""
+        tryout = self.tryout
+        settings = tryout.mixing(self._chosen(raws, excluded))
+        known = tryout.known_maps(settings)
+        if not set(rows) <= known.known.values.keys():
+            views = [self._source_of(row) for row in rows]
+            yield self._filled(status_html("Masks: none yet."), rows, excluded, views)
+        for left in known.make(rows):
+            line = status_html(f"Masks: {left} to make", len(rows) - left, len(rows))
+            yield self._only_status(line)
+        maker = tryout.maker(settings, known.maps)
+        every = tryout.split.subset.tolist()
+        views = [self._masks_of(maker, row, settings) for row in rows]
+        yield self._filled(status_html("Masks are there."), rows, excluded, views)
+        for left in known.make(every):
+            text = f"Maps of all candidates: {left} of {len(every)} to make"
+            yield self._only_status(status_html(text, len(every) - left, len(every)))
+        plan, reasons = tryout.plan(settings, known.maps)
+        views = [
+            self._with_mixture(view, maker, plan[row])
+            for view, row in zip(views, rows, strict=True)
+        ]
+        summary = self._summary(settings, reasons)
+        yield self._filled(summary, rows, excluded, views)
+        return summary, views
+
+    def _refined(self, rows: list[int], excluded: list[int], raws: tuple[Any, ...]) -> Outputs:
+        chosen, total = self._chosen(raws, excluded), len(rows)
+        summary, views = yield from self._shown(rows, excluded, raws)
+        yield self._only_status(status_html("Refining: loading the diffusion model.", 0, total))
+        for place, (_, prompt, image) in enumerate(self.tryout.refined(chosen, rows)):
+            view = views[place]
+            facts = [*view.facts, *([f"prompt: {prompt}"] if prompt else [])]
+            pictures = [*view.pictures, Picture("refined", image)]
+            views[place] = dataclasses.replace(view, pictures=pictures, facts=facts)
+            line = status_html(f"Refining: {place + 1} of {total}", place + 1, total)
+            yield self._filled(line, rows, excluded, views)
+        yield self._filled(summary, rows, excluded, views)
+
+    def follow(self, defaults: list[str], *raws: Any) -> list[Any]:
+        """What the preset gives under the chosen source, where it is no longer what is shown."""
         try:
             chosen = self._chosen(raws, [], check=False)
         except UserError:
-            return [gr.skip() for _ in self.optional]
-        return [update(name, chosen) for name in self.optional]
+            return [defaults, *[gr.skip() for _ in self.of_preset]]
+        now = [left_to(name, chosen) for name in self.of_preset]
+        updates = [
+            gr.skip() if before == after else update(name, chosen)
+            for name, before, after in zip(self.of_preset, defaults, now, strict=True)
+        ]
+        return [now, *updates]
 
     def save(self, excluded: list[int], *raws: Any) -> str:
         """Writes the file; says so, or what is wrong."""

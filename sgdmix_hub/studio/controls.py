@@ -11,7 +11,8 @@ import gradio as gr
 
 from sgdmix_hub.settings.fields import CountOrAuto, hints_of, info_of
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import PRESETS, apply_preset
 from sgdmix_hub.settings.saliency import NEEDED_SETTINGS, SALIENCY_SOURCES
 
 # What the page asks, under the headings that it has; choices, bounds and help are the fields'.
@@ -53,6 +54,7 @@ GROUPS = {
         "background_prompts",
         "background_prompt_template",
         "negative_prompt",
+        "metaclass",
         "prompt_class",
     ),
     "Images to make": ("num_variants", "resolution", "resize"),
@@ -78,6 +80,12 @@ OFF_PAGE = (
     "few_step_weight_name",
     "batch_size",
     "compile",
+    "regional_compile",
+    "quantization",
+    "vae_tiling",
+    "vae_slicing",
+    "cpu_offload",
+    "adapter_weight_name",
 )
 NOT_SET = ""  # the value of a choice that leaves a setting to its default
 YES, NO = "yes", "no"
@@ -112,7 +120,7 @@ def control(name: str, start: AugmentSettings) -> gr.components.Component:
         whole = kind.type is int
         return gr.Number(precision=0 if whole else None, step=1 if whole else 0.05, **common)
     lines = 3 if kind.several and kind.type is str else 1
-    return gr.Textbox(lines=lines, placeholder=_left_to(name, start), **common)
+    return gr.Textbox(lines=lines, placeholder=left_to(name, start), **common)
 
 
 def choices(name: str, start: AugmentSettings) -> list[tuple[str, str]]:
@@ -122,7 +130,7 @@ def choices(name: str, start: AugmentSettings) -> list[tuple[str, str]]:
     if name == "saliency_method":
         words = [word for word in words if is_at_hand(word, start)]
     offered = [(word, word) for word in words]
-    return [(_left_to(name, start), NOT_SET), *offered] if kind.optional else offered
+    return [(left_to(name, start), NOT_SET), *offered] if kind.optional else offered
 
 
 def is_at_hand(method: str, start: AugmentSettings) -> bool:
@@ -136,19 +144,19 @@ def is_at_hand(method: str, start: AugmentSettings) -> bool:
 
 
 def update(name: str, chosen: AugmentSettings) -> dict[str, Any]:
-    """What changes of an optional control when other settings change: what its default gives."""
+    """What changes of a control when the preset gives its setting another value."""
     kind = _kind(name)
     if kind.words is not None or kind.type is bool:
         return gr.update(choices=choices(name, chosen))
-    return gr.update(placeholder=_left_to(name, chosen))
+    return gr.update(placeholder=left_to(name, chosen))
 
 
-def follows_others(name: str) -> bool:
-    """Whether the value of a setting that is not set depends on the preset and other settings."""
-    return _kind(name).optional
+def follows_preset(name: str) -> bool:
+    """Whether the preset fills the setting if it is not set."""
+    return name in PRESETS["paper"]
 
 
-def _left_to(name: str, start: AugmentSettings) -> str:
+def left_to(name: str, start: AugmentSettings) -> str:
     """What a setting is if it is not set."""
     if not _kind(name).optional:
         return ""

@@ -15,7 +15,7 @@ from sgdmix_hub.generation.plan import PlanRow
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.hub.pins import parse_pins, resolve
 from sgdmix_hub.method.saliency.sources import load_source
-from sgdmix_hub.settings.method import saliency_source
+from sgdmix_hub.settings.presets import saliency_source
 
 from .known_maps import KnownMaps
 from .shrunk_split import shrunk

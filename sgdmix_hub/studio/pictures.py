@@ -5,9 +5,7 @@ A page that anybody else may write to would need a file server beside it; this o
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from sgdmix_hub.errors import Unusable, shown
+from sgdmix_hub.figures.embedded import data_uri
 
 LONGEST_NAME = 60  # characters of a class name
 LONGEST_FACT = 300  # characters of a line below the pictures
-QUALITY = 85  # of JPEG
 
 
 @dataclass(frozen=True)
@@ -77,16 +75,6 @@ def _figure(picture: Picture, title: str, size: int) -> str:
         alt = f"{caption} of {escaped(title)}"
         inside = f'<img alt="{alt}" src="{data_uri(picture.image, size)}">'
     return f"<figure>{inside}<figcaption>{caption}</figcaption></figure>"
-
-
-def data_uri(image: Image.Image | np.ndarray, size: int, quality: int = QUALITY) -> str:
-    """A JPEG of at most size x size pixels as the address of an `<img>`."""
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    picture = picture.convert("RGB")
-    picture.thumbnail((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    written = io.BytesIO()
-    picture.save(written, "JPEG", quality=quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
 def status_html(text: str, done: int | None = None, of: int = 0) -> str:

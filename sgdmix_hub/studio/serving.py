@@ -28,7 +28,7 @@ STYLE = """
 .sgdmix-row { border-top: 1px solid #8a8f98; padding: 8px 0 4px; }
 .sgdmix-row h2 { font-size: 1rem; font-weight: 600; margin: 0 0 4px; overflow-wrap: anywhere; }
 .sgdmix-pictures { display: flex; flex-wrap: wrap; gap: 8px; }
-.sgdmix-pictures figure { margin: 0; width: 184px; max-width: calc(50% - 4px); }
+.sgdmix-pictures figure { margin: 0; width: 158px; max-width: calc(50% - 4px); }
 .sgdmix-pictures img { width: 100%; height: auto; display: block; border-radius: 4px; }
 .sgdmix-pictures figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .sgdmix-none { aspect-ratio: 1; margin: 0; padding: 8px; border: 1px dashed #6b7280;

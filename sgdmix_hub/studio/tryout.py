@@ -17,7 +17,7 @@ import torch
 
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import Unusable, UnusableRow, UserError, attempt
-from sgdmix_hub.evaluation.drawn_split import KEPT_SIDE, spread_over_classes
+from sgdmix_hub.evaluation.drawn_split import KEPT_SIDE, in_turns
 from sgdmix_hub.generation.inputs import Inputs, check_columns, metaclass_of
 from sgdmix_hub.generation.plan import PlanRow, left_out, make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
@@ -41,7 +41,8 @@ from sgdmix_hub.models.loading import (
 )
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MASK_SETTINGS, apply_preset, saliency_source, sought_words
+from sgdmix_hub.settings.method import MASK_SETTINGS, sought_words
+from sgdmix_hub.settings.presets import apply_preset, saliency_source
 
 from .known_maps import KnownMaps
 from .shrunk_split import shrunk
@@ -78,7 +79,7 @@ class Tryout:
         drawn = np.random.default_rng(start.seed).permutation(whole.subset)[:num_images]
         split = dataclasses.replace(whole, subset=np.sort(drawn))
         self.split = shrunk(split, max(KEPT_SIDE, picture_size))
-        self.rows = spread_over_classes(drawn, split.labels, len(drawn), start.seed)
+        self.rows: list[int] = in_turns(drawn, split.labels, start.seed).tolist()
         self._pins: dict[str, Pin] = {}
         self._maps: dict[str, KnownMaps] = {}
         self._makers: dict[str, RowMaker] = {}

@@ -30,10 +30,11 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.read import fetch_version, shards_in
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
 from sgdmix_hub.settings.parsing import parse_settings
+from sgdmix_hub.settings.presets import apply_preset
 
 KEY = ("source_index", "variant")  # what names a row in every version
+MOST_NUMBERS = 40  # columns; an evaluated version has 18
 NEEDED = {"label": "int", "source_index": "int", "target_index": "int", "variant": "int"}
 
 
@@ -139,12 +140,9 @@ class VersionRows:
 
     @property
     def numbers(self) -> list[str]:
-        """The columns to filter and sort by: all numbers that are no class."""
-        return [
-            name
-            for name, values in self.columns.items()
-            if not isinstance(self.features[name], ClassLabel)
-        ]
+        """The columns to filter and sort by: numbers that are no class."""
+        kinds = self.features
+        return [name for name in self.columns if not isinstance(kinds[name], ClassLabel)]
 
     @property
     def images(self) -> list[str]:
@@ -221,12 +219,13 @@ def _features(path: Path) -> Features:
 
 
 def _numbers(path: Path, features: Features) -> pa.Table:
-    """The columns of numbers and classes of a shard."""
+    """The columns of numbers and classes of a shard, of which a stranger's may have many."""
     names = [
         name
         for name, kind in features.items()
         if isinstance(kind, (Value, ClassLabel)) and kind.dtype.startswith(("int", "float"))
-    ]
+    ][:MOST_NUMBERS]
+    names = list(dict.fromkeys([*NEEDED, *names]))
     try:
         return pq.read_table(path, columns=names, memory_map=True)
     except (pa.ArrowException, OSError) as error:

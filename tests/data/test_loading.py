@@ -2,100 +2,26 @@
 something cannot be loaded.
 """
 
-import resource
 import shutil
-import zipfile
 
-import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Features, Value
-from datasets import Image as ImageFeature
-from generations import png
-from odd_images import picture
+from datasets import ClassLabel, Value
+from image_folders import NAMES, README, image_folder, refusal, settings_of, split_of, write_labels
 
 from sgdmix_hub import augment
-from sgdmix_hub.data.loading import load_rows
 from sgdmix_hub.data.report import report_split, usable_rows
-from sgdmix_hub.data.splits import attributes_of, load_evaluation_split, load_split
+from sgdmix_hub.data.splits import attributes_of, load_evaluation_split
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.runtime.resource_errors import lack_of_room
-from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.programs import PreviewSettings, RunSettings
 from sgdmix_hub.settings.training import ClassifierSettings
 
-NAMES = ["heron", "kite", "tern"]
-LFS_POINTER = (
-    "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 146946961\n"
-)
-
-
-def image_folder(folder, names=NAMES, split="train", per_class=4):
-    for name in names:
-        for number in range(per_class):
-            path = folder / split / name / f"{number:03d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png(picture(number, 24, 16)))
-    return folder
-
-
-def write_labels(folder, labels, feature, split="train", **columns):
-    """A split in which the labels stand as they are, as a tool other than `datasets` may write
-    them.
-    """
-    features = Features(
-        image=ImageFeature(), label=feature, **{name: of for name, (_, of) in columns.items()}
-    )
-    schema = features.arrow_schema
-    cells = [{"bytes": png(picture(number, 24, 16)), "path": None} for number in range(len(labels))]
-    values = {"image": cells, "label": labels} | {
-        name: given for name, (given, _) in columns.items()
-    }
-    arrays = [pa.array(values[field.name], field.type) for field in schema]
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        pa.Table.from_arrays(arrays, schema=schema),
-        folder / "data" / f"{split}-00000-of-00001.parquet",
-    )
-    return folder
-
-
-def settings_of(folder, **values):
-    return DataSettings(dataset_name=str(folder), output_dir="unused", **values)
-
-
-def split_of(folder, **values):
-    return load_split(settings_of(folder, **values), resolve(str(folder), repo_type="dataset"))
-
-
-def refusal(folder, **values):
-    """The one line that a split is refused with."""
-    with pytest.raises(UserError) as error:
-        split_of(folder, **values)
-    assert "\n" not in str(error.value) and len(str(error.value)) <= 320
-    return str(error.value)
-
 
 def said(capsys, folder, **values):
     report_split(settings_of(folder, **values), split_of(folder, **values))
     return capsys.readouterr().out
-
-
-# ---- which folder ----
-
-
-README = """---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*
----
-"""
 
 
 def test_folders_of_one_name_and_one_readme_give_their_own_rows(tmp_path):
@@ -313,90 +239,3 @@ def test_maps_are_not_kept_inside_the_dataset_either(tmp_path):
         AugmentSettings(
             dataset_name=str(folder), saliency_dir=str(folder / "maps"), **values
         ).validate()
-
-
-# ---- why a dataset cannot be loaded ----
-
-
-def test_the_configurations_are_named_with_the_setting_that_chooses_one(tmp_path):
-    folder = tmp_path / "multi"
-    for name in ("small", "full"):
-        write_labels(folder / name, [0, 1, 2], ClassLabel(names=NAMES))
-    lines = "".join(
-        f"- config_name: {name}\n  data_files: {name}/data/*.parquet\n"
-        for name in ("small", "full")
-    )
-    (folder / "README.md").write_text(f"---\nconfigs:\n{lines}---\n")
-    assert all(word in refusal(folder) for word in ("--dataset_config_name", "small, full"))
-    assert all(
-        word in refusal(folder, dataset_config_name="other")
-        for word in ("--dataset_config_name", "small", "full")
-    )
-    assert len(split_of(folder, dataset_config_name="full").subset) == 3
-
-
-def test_a_card_of_another_version_is_told(tmp_path):
-    folder = write_labels(tmp_path / "stale", [0, 1, 2], ClassLabel(names=NAMES))
-    names = "".join(f"          '{number}': {name}\n" for number, name in enumerate(NAMES))
-    features = (
-        "  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n    "
-        f"    names:\n{names}"
-    )
-    splits = "  splits:\n  - name: train\n    num_bytes: 1000\n    num_examples: 30\n"
-    (folder / "README.md").write_text(f"---\ndataset_info:\n  features:\n{features}{splits}---\n")
-    line = refusal(folder)
-    assert "README" in line and "dataset_info" in line and "SplitInfo" not in line
-
-
-def test_the_cause_behind_a_wrapper_is_said(tmp_path):
-    folder = image_folder(tmp_path / "tozip")
-    (tmp_path / "zipped").mkdir()
-    with zipfile.ZipFile(tmp_path / "zipped" / "train.zip", "w") as archive:
-        for path in sorted((folder / "train").rglob("*.png")):
-            archive.write(path, path.relative_to(folder / "train"))
-    line = refusal(tmp_path / "zipped")
-    assert "Invalid string class label" in line and "An error occurred" not in line
-
-
-def test_images_that_pandas_wrote_are_images(tmp_path):
-    cells = [{"bytes": png(picture(number)), "path": None} for number in range(6)]
-    (tmp_path / "struct" / "data").mkdir(parents=True)
-    frame = pd.DataFrame({"image": cells, "label": [NAMES[number % 3] for number in range(6)]})
-    frame.to_parquet(tmp_path / "struct" / "data" / "train.parquet")
-    split = split_of(tmp_path / "struct")
-    assert split.class_names == NAMES and split.image(5).size == (96, 96)
-
-
-def test_pointers_of_git_lfs_are_told(tmp_path):
-    (tmp_path / "lfs" / "data").mkdir(parents=True)
-    (tmp_path / "lfs" / "data" / "train-00000-of-00001.parquet").write_text(LFS_POINTER)
-    assert "data/train-00000-of-00001.parquet is a git-lfs pointer" in refusal(tmp_path / "lfs")
-    folder = image_folder(tmp_path / "images")
-    for path in folder.rglob("*.png"):
-        path.write_text(LFS_POINTER)
-    line = refusal(folder)
-    assert "not one of the 12 images of split 'train' of images can be decoded" in line
-    assert "git lfs pull" in line
-
-
-def test_a_full_disk_inside_datasets_is_a_full_disk(tmp_path):
-    """No `UserError` hides the system's error, from which the end of a run tells what is full."""
-    folder = write_labels(tmp_path / "data", [0, 1, 2] * 40, ClassLabel(names=NAMES))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, hard))
-    try:
-        with pytest.raises(Exception) as error:  # whatever datasets wraps it in
-            split_of(folder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not isinstance(error.value, UserError)
-    assert "ulimit -f" in str(lack_of_room(error.value, None))
-
-
-def test_a_dataset_that_save_to_disk_wrote_is_loaded(tmp_path):
-    folder = write_labels(tmp_path / "data", [0, 1, 2], ClassLabel(names=NAMES))
-    load_rows(resolve(str(folder), repo_type="dataset"), None, "train").rows.save_to_disk(
-        tmp_path / "saved"
-    )
-    split = split_of(tmp_path / "saved")
-    assert (split.labels.tolist(), split.class_names) == ([0, 1, 2], NAMES)

@@ -2,7 +2,6 @@
 are dropped in the open.
 """
 
-import json
 import re
 import shutil
 
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
+from evaluations import facts_of
 from generations import (
     arguments,
     digests,
@@ -21,24 +21,18 @@ from generations import (
     snapshot,
 )
 from huggingface_hub import DatasetCard
-from hypothesis import given
-from hypothesis import strategies as st
 from loopback_hub import run_python
 from PIL import Image
 from publishing import EVIL, NAMES
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageClassification
 
-from sgdmix_hub import augment, evaluate_dataset
-from sgdmix_hub.data.splits import load_split, subset_record
+from sgdmix_hub import evaluate_dataset
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.evaluation.repository import Version, evaluated_features, write_shards
-from sgdmix_hub.evaluation.scores import rows_to_keep
-from sgdmix_hub.evaluation.sources import doubts
 from sgdmix_hub.files import read_json, write_sealed
 from sgdmix_hub.generation.repository import is_complete
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.read import load_published
@@ -78,10 +72,6 @@ def evaluated(evaluation_settings):
     ended = run_script(arguments(evaluation_settings), output.parent / "logs", EVALUATE)
     assert ended.returncode == 0, ended.stderr
     return ended, output
-
-
-def facts_of(output):
-    return json.loads((output / "evaluation.json").read_text())
 
 
 def key_of(row):
@@ -387,167 +377,3 @@ def test_a_source_that_was_a_local_folder_has_to_be_named(evaluation_settings, t
         run_script(arguments(settings), tmp_path / "logs", EVALUATE), "evil-birds", "--dataset_name"
     )
     assert not (tmp_path / "out" / "repo").exists()
-
-
-@pytest.mark.slow
-def test_a_judge_that_may_be_wrong_is_doubted(evil_judge, evil_source, tmp_path):
-    """One that reads backgrounds, one that was trained on the sources themselves, one that knows
-    synthetic images.
-    """
-    settings = AugmentSettings(dataset_name=str(evil_source), output_dir="unused", strength=0.0)
-    subset = subset_record(settings, load_split(settings, resolve(str(evil_source), "dataset")))
-    honest, reader = Trust(0.8, 0.2, 12), Trust(0.2, 0.8, 12)
-
-    def doubted(trust, **facts):
-        folder = shutil.copytree(evil_judge, tmp_path / str(len(list(tmp_path.iterdir()))))
-        (folder / "classifier.json").write_text(json.dumps(facts))
-        return doubts(Judge(resolve(str(folder)), NAMES, torch.device("cpu")), trust, subset)
-
-    assert (
-        doubted(honest)
-        == doubted(honest, subset=subset | {"dataset_split": "test"}, synthetic=None)
-        == []
-    )
-    assert doubted(honest, subset=subset | {"dataset": f"others@sha256-{'0' * 64}"}) == []
-    assert "reads the background" in doubted(reader)[0] and str(reader) in doubted(reader)[0]
-    assert "trained on the source images" in doubted(honest, subset=subset)[0]
-    assert "synthetic" in doubted(honest, synthetic=f"org/birds@{'0' * 40}")[0]
-    assert len(doubted(reader, subset=subset, synthetic=f"org/birds@{'0' * 40}")) == 3
-
-
-@pytest.mark.parametrize("keep", [0.0, -1.0, 1.5, float("nan")])
-def test_a_share_of_no_rows_is_refused(keep):
-    with pytest.raises(UserError, match="keep"):
-        EvaluationSettings(synthetic="x", judge="x", output_dir="x", keep=keep).validate()
-
-
-def test_the_first_of_equally_probable_rows_is_kept():
-    assert rows_to_keep(np.array([0.2, 0.9, 0.2, 0.9]), 0.5).tolist() == [False, True, False, True]
-    assert rows_to_keep(np.array([0.2, 0.2, 0.2]), 0.34).tolist() == [True, False, False]
-    assert rows_to_keep(np.array([0.1, 0.2]), 0.01).tolist() == [False, True]
-
-
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=1, max_size=40),
-    share=st.floats(0.01, 1),
-)
-def test_every_class_keeps_the_same_share_of_its_most_probable_rows(rows, share):
-    labels, probabilities = (np.array(column) for column in zip(*rows, strict=True))
-    kept = rows_to_keep(probabilities, share, labels)
-    for label in np.unique(labels):
-        of_class = labels == label
-        assert kept[of_class].sum() == max(1, round(share * of_class.sum()))
-        dropped = probabilities[of_class & ~kept]
-        assert not len(dropped) or dropped.max() <= probabilities[of_class & kept].min()
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.01, 1))
-def test_medium_difficulty_leaves_out_as_many_of_the_surest_as_of_the_least_sure(rows, share):
-    probabilities = np.array(rows)
-    kept = rows_to_keep(probabilities, share, difficulty="medium")
-    assert kept.sum() == rows_to_keep(probabilities, share).sum()
-    surer = (probabilities[~kept] >= probabilities[kept].max()).sum()
-    less_sure = (probabilities[~kept] <= probabilities[kept].min()).sum()
-    assert surer >= (~kept).sum() // 2 and less_sure >= (~kept).sum() - (~kept).sum() // 2
-
-
-# ---- a generation with everything ----
-
-
-@pytest.fixture(scope="module")
-def evaluate_everything(birds, classifier, tmp_path_factory):
-    """`evaluate_everything(**more)`: the output folder of an evaluation of a generation through
-    Grad-CAM, judged by its own classifier.
-    """
-    generated = tmp_path_factory.mktemp("through-grad-cam") / "run"
-    augment.main(
-        AugmentSettings(
-            dataset_name=str(birds),
-            output_dir=str(generated),
-            preset="paper",
-            classifier=str(classifier),
-            strength=0.0,
-            resolution=32,
-            examples_per_class=2,
-        )
-    )
-
-    def run(**more):
-        output = tmp_path_factory.mktemp("everything") / "out"
-        settings = {
-            "synthetic": str(generated),
-            "judge": str(classifier),
-            "dataset_name": str(birds),
-            "output_dir": str(output),
-        }
-        evaluate_dataset.main(EvaluationSettings(**(settings | more)))
-        return output
-
-    return run
-
-
-@pytest.mark.slow
-def test_masks_are_the_generations_where_its_classifier_is_at_hand(
-    evaluate_everything, classifier, tiny_base, caplog
-):
-    with_classifier, without = (
-        evaluate_everything(classifier=str(classifier)),
-        evaluate_everything(),
-    )
-    assert facts_of(with_classifier)["masks"] == "the generation's (grad-cam, otsu)"
-    assert facts_of(without)["masks"].startswith("model-free")
-    assert "masks are model-free" in caplog.text
-    assert (
-        facts_of(with_classifier)["all"]["foreground_drift"]
-        != facts_of(without)["all"]["foreground_drift"]
-    )
-    assert (
-        facts_of(with_classifier)["all"]["label_fidelity"]
-        == facts_of(without)["all"]["label_fidelity"]
-    )
-    with pytest.raises(UserError, match="not the classifier behind the saliency maps"):
-        evaluate_everything(classifier=str(tiny_base))
-
-
-@pytest.mark.slow
-def test_prompts_are_compared_with_each_other(tiny_base, birds, classifier, tmp_path, capsys):
-    settings = {"dataset_name": str(birds), "seed": 3}
-    augment.main(
-        AugmentSettings(
-            **settings,
-            output_dir=str(tmp_path / "made"),
-            pretrained_model_name_or_path=str(tiny_base),
-            prompt_template=["a {class_name}", "one {class_name}"],
-            background_prompts=["in the snow", "at dusk"],
-            mask_column="mask",
-            strength=[0.0, 0.5],
-            num_variants=2,
-            num_inference_steps=2,
-            resolution=32,
-            batch_size=4,
-        )
-    )
-    evaluate_dataset.main(
-        EvaluationSettings(
-            dataset_name=str(birds),
-            synthetic=str(tmp_path / "made"),
-            judge=str(classifier),
-            output_dir=str(tmp_path / "out"),
-        )
-    )
-    rows, facts = published_rows(tmp_path / "out"), facts_of(tmp_path / "out")
-    texts = [f"{a} {{class_name}} {b}" for a in ("a", "one") for b in ("in the snow", "at dusk")]
-    assert [of["prompt"] for of in facts["by_prompt"]] == texts
-    for of, text in zip(facts["by_prompt"], texts, strict=True):
-        start, end = text.split("{class_name}")
-        own = [
-            row for row in rows if row["prompt"].startswith(start) and row["prompt"].endswith(end)
-        ]
-        assert of["images"] == len(own)
-        assert of["label_fidelity"] == pytest.approx(
-            np.mean([row["judge_label"] == row["label"] for row in own])
-        )
-    shown = capsys.readouterr().out
-    assert all(text in shown for text in texts)
-    card = (tmp_path / "out" / "repo" / "README.md").read_text().replace("\\", "")
-    assert "prompt: one &#123;class_name} at dusk |" in card

@@ -23,7 +23,7 @@ from sgdmix_hub import augment
 from sgdmix_hub._version import FORMAT
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import DamagedFile, read_sealed, write_sealed
-from sgdmix_hub.generation import repository
+from sgdmix_hub.generation import published_files
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.plan import PlanRow
 from sgdmix_hub.generation.provenance import provenance_mark
@@ -238,7 +238,7 @@ def test_shards_share_a_file_when_the_dataset_is_large(mixing, tmp_path, monkeyp
         if folder.name == "together":
             sizes = [path.stat().st_size for path in (tmp_path / "apart/repo/data").iterdir()]
             limit = 2 * max(sizes) + 1
-            monkeypatch.setattr(repository, "files_of", partial(files_of, file_bytes=limit))
+            monkeypatch.setattr(published_files, "files_of", partial(files_of, file_bytes=limit))
         augment.main(AugmentSettings(output_dir=str(folder), **settings))
     apart, together = (load_dataset(str(folder / "repo"), split="train") for folder in folders)
     assert apart.data.table.equals(together.data.table)

@@ -3,7 +3,6 @@ leave, and that they go on.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,24 +14,22 @@ import pytest
 import torch
 from forking import Started
 from generations import (
-    ROOT,
     SCRIPT,
     alive_in_the_end,
     arguments,
     digests,
     one_line,
+    rank,
     records,
     run_script,
     snapshot,
     start,
     wait_for_records,
 )
-from launching import launch, launch_environment, launched_now
+from launching import launch, launched_now
 from trainings import ADAPTER, adapter_settings, last_step
 
 from sgdmix_hub.runtime import signals
-
-SLURM = ROOT / "docs" / "slurm.sh"
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +54,6 @@ def started(settings: dict, output: Path) -> tuple[Started, list[psutil.Process]
     launched = launched_now([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
     wait_for_records(launched, output)
     return launched, psutil.Process(launched.pid).children(recursive=True)
-
-
-def rank(number: int, processes: list[psutil.Process]) -> psutil.Process:
-    """The process of a rank; workers inherit its environment and its name, and come after it."""
-    return next(
-        process
-        for process in processes
-        if process.name() == f"rank {number}" or process.environ().get("RANK") == str(number)
-    )
 
 
 def error_of(output: Path) -> dict:
@@ -373,135 +361,3 @@ def test_limit_on_the_size_of_files_is_one_line(mixing, tmp_path):
     one_line(
         ends(limit + WRITES[0], mixing, tmp_path / "run", tmp_path), "file too large", "ulimit -f"
     )
-
-
-# ---- SLURM ----
-
-
-def stubs(folder: Path, srun: str) -> dict[str, str]:
-    """The environment of a batch script: SLURM's variables, and its commands, which this machine
-    has not.
-    """
-    folder.mkdir()
-    scontrol = f"""#!/bin/bash
-if [[ $1 == show ]]; then printf '127.0.0.1\\nsecond\\n'; else echo "$*" >> {folder}/requeued; fi
-"""
-    for name, program in {"srun": srun, "scontrol": scontrol}.items():
-        (folder / name).write_text(program)
-        (folder / name).chmod(0o755)
-    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    job = {
-        "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_JOB_NODELIST": "node[1-2]",
-        "SLURM_NNODES": "2",
-        "SLURM_GPUS_ON_NODE": "1",
-    }
-    return launch_environment(job | {"PATH": path})
-
-
-@pytest.mark.parametrize(
-    ("status", "report", "requeued"),
-    [
-        (0, None, False),
-        (75, 75, True),
-        (75, 1, False),  # a rank of many on its node was killed
-        (75, None, True),  # SIGTERM came before the programs had begun
-        (100, 75, False),  # a node's only process was killed, then srun stopped the others
-        (100, 2, False),
-        (137, None, False),
-    ],
-)
-def test_slurm_script_queues_again_what_was_stopped_and_nothing_else(
-    status, report, requeued, tmp_path
-):
-    output = tmp_path / "the output"
-    (output / "state").mkdir(parents=True)
-    (output / "state" / "error.json").write_text(
-        json.dumps({"exit_code": 2, "message": "of an earlier attempt"})
-    )
-    write = (
-        f"""echo '{{"exit_code": {report}, "message": "why"}}' > '{output}/state/error.json'"""
-        if report is not None
-        else ""
-    )
-    environment = stubs(
-        tmp_path / "bin",
-        f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/words\n{write}\nexit {status}\n',
-    )
-    ended = subprocess.run(
-        ["bash", SLURM, output, SCRIPT, "--strength", "0"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == (0 if requeued or status == 0 else 1), ended.stderr
-    assert (tmp_path / "bin" / "requeued").exists() == requeued
-    if requeued:
-        assert (tmp_path / "bin" / "requeued").read_text() == f"requeue {os.getpid()}\n"
-    assert (tmp_path / "words").read_text().splitlines()[-5:] == [
-        SCRIPT,
-        "--strength",
-        "0",
-        "--output_dir",
-        str(output),
-    ]
-
-
-# Two tasks beside each other, on the machine that there is. Like SLURM's, it passes SIGTERM on,
-# stops the others when one fails, and ends with the highest of their codes.
-SRUN = f"""#!{sys.executable}
-import os, signal, subprocess, sys, time
-
-command = sys.argv[1:]
-while command[0].startswith("--"):
-    command.pop(0)
-tasks = [
-    subprocess.Popen(
-        command, env=os.environ | {{"SLURM_NODEID": str(node)}}, start_new_session=True
-    )
-    for node in range(2)
-]
-
-
-def stop(*signal_and_frame):
-    for task in tasks:
-        if task.poll() is None:
-            os.killpg(task.pid, signal.SIGTERM)
-
-
-signal.signal(signal.SIGTERM, stop)
-while (
-    all(task.poll() in (None, 0) for task in tasks)
-    and not all(task.poll() == 0 for task in tasks)
-):
-    time.sleep(0.1)
-if any(task.poll() is None for task in tasks):
-    stop()
-sys.exit(max(task.wait() for task in tasks))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "event", ["time is up", pytest.param("a node's only process is killed", marks=pytest.mark.soak)]
-)
-def test_slurm_script_on_two_nodes(event, settings, tmp_path):
-    output = tmp_path / "run"
-    job = stubs(tmp_path / "bin", SRUN)
-    command = ["bash", SLURM, output, SCRIPT, *arguments(settings)]
-    batch = subprocess.Popen(
-        command, cwd=ROOT, env=job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    wait_for_records(batch, output)
-    (srun,) = psutil.Process(batch.pid).children()
-    step = srun.children(recursive=True)
-    if event == "time is up":
-        srun.terminate()
-    else:
-        rank(1, step).kill()
-    _, stderr = batch.communicate()
-    assert not alive_in_the_end(step)
-    assert (tmp_path / "bin" / "requeued").exists() == (event == "time is up"), stderr
-    assert batch.returncode == (0 if event == "time is up" else 1)
-    assert not (output / "repo").exists()

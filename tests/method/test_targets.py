@@ -9,21 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive_targets import LABELS, ROWS, naive_distance, naive_targets, pool_of
 
-from sgdmix_hub.data.splits import load_split
-from sgdmix_hub.generation.plan import make_plan
-from sgdmix_hub.generation.saliency_maps import compute_maps
-from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.targets import DOT_ERROR, MapDistance, rms_distances, select_targets
 from sgdmix_hub.seeds import RandomStream, generator, row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
 
-ROWS = 30
-# Classes of 9, 12, 8 and one row, not in blocks, numbered with gaps.
-LABELS = np.array(
-    [5, 0, 0, 2, 0, 5, 2, 0, 5, 0, 2, 0, 0, 5, 5, 2, 0, 7, 5, 2, 0, 2, 0, 5, 5, 0, 2, 2, 0, 5]
-)
 METHODS = ["l2", "dissimilar", "random", "novel-background"]
 CLASSES = ["any", "other", "same"]
 EVERY_ROW = np.arange(ROWS)
@@ -56,12 +48,6 @@ def map_distances(maps):
     return np.array([[naive_distance(first, second) for second in maps] for first in maps])
 
 
-def naive_distance(first, second):
-    """Root of the mean square difference, one value after the other in float64."""
-    difference = first.astype(np.float64) - second.astype(np.float64)
-    return (sum(value * value for value in difference.ravel().tolist()) / difference.size) ** 0.5
-
-
 def augment_settings(method="l2", classes="any", candidates=50, variants=1, max_reuse=None, seed=0):
     return AugmentSettings(
         dataset_name="unused",
@@ -81,80 +67,6 @@ def select(maps, backgrounds, sources=EVERY_ROW, usable=EVERY_ROW, **choices):
         sources, usable, LABELS, maps, augment_settings(**choices), backgrounds[usable]
     )
     return [[target.index for target in of_source] for of_source in targets]
-
-
-def pool_of(source, usable, classes):
-    allowed = {
-        "any": True,
-        "other": LABELS[usable] != LABELS[source],
-        "same": LABELS[usable] == LABELS[source],
-    }[classes]
-    return usable[allowed & (usable != source)]
-
-
-def background_distances(backgrounds, usable, label):
-    """Euclidean distances, by row, of standardised features to their mean over the label's rows."""
-    varying = [
-        column for column in backgrounds[usable].T.astype(np.float64) if len(set(column)) > 1
-    ]
-    standard = [(column - np.mean(column)) / np.std(column) for column in varying]
-    centre = [np.mean(column[LABELS[usable] == label]) for column in standard]
-    return {
-        int(row): math.dist([column[place] for column in standard], centre)
-        for place, row in enumerate(usable)
-    }
-
-
-def naive_targets(
-    map_distances,
-    backgrounds,
-    sources,
-    usable,
-    method="l2",
-    classes="any",
-    candidates=50,
-    variants=1,
-    max_reuse=None,
-    seed=0,
-):
-    """The same targets, from lists that are searched through. `random` draws again from the pool
-    where no drawn row is left.
-    """
-    uses = dict.fromkeys(usable.tolist(), 0)
-    plan = []
-    for source in sources.tolist():
-        pool = pool_of(source, usable, classes)
-        novelty = background_distances(backgrounds, usable, LABELS[source])
-        cost = {
-            "l2": lambda row, source=source: (map_distances[source, row], row),
-            "dissimilar": lambda row, source=source: (-map_distances[source, row], row),
-            "novel-background": lambda row, novelty=novelty: (-novelty[row], row),
-        }.get(method)
-        chosen, taken = [], set()
-        for variant in range(variants):
-            if len(pool) == 0:
-                chosen.append(-1)
-                continue
-            if len(taken) == len(pool):
-                taken = set()
-            rng = generator(RandomStream.CANDIDATES, seed, source, variant)
-            drawn = rng.choice(pool, min(candidates, len(pool)), replace=False).tolist()
-            fresh = [row for row in pool.tolist() if row not in taken]
-            least = min(uses[row] for row in fresh) + 1
-            limit = max(least, max_reuse or math.inf)
-            free_drawn = [row for row in drawn if row in fresh and uses[row] < limit]
-            free = free_drawn or [row for row in fresh if uses[row] < limit]
-            if method != "random":
-                best = min(free, key=cost)
-            elif free_drawn:
-                best = free[0]
-            else:
-                best = int(generator(RandomStream.POOL, seed, source, variant).permutation(free)[0])
-            uses[best] += 1
-            taken.add(best)
-            chosen.append(best)
-        plan.append(chosen)
-    return plan
 
 
 usable_rows = st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS, unique=True).map(
@@ -411,64 +323,6 @@ def test_distances_are_those_of_the_naive_loop_and_have_no_overflow(maps):
     # The sum of 4096 squares would overflow float16.
     zeros, thirties = np.zeros((64, 64), np.float16), np.full((1, 64, 64), 30, np.float16)
     assert rms_distances(zeros, thirties).tolist() == [30.0]
-
-
-@pytest.fixture
-def birds_plan(birds, tmp_path):
-    """Settings, split and maps of a run that mixes four birds a species."""
-
-    def make(**choices):
-        settings_ = apply_preset(
-            AugmentSettings(
-                dataset_name=str(birds),
-                output_dir=str(tmp_path),
-                strength=0.0,
-                saliency_method="mask-column",
-                mask_column="mask",
-                num_candidates=100,
-                num_variants=3,
-                examples_per_class=4,
-                **choices,
-            )
-        )
-        split = load_split(settings_, resolve(settings_.dataset_name, repo_type="dataset"))
-        return settings_, split, compute_maps(settings_, split, None, 0, 1, None)
-
-    return make
-
-
-@pytest.mark.parametrize("target_classes", CLASSES)
-def test_a_plan_gives_every_source_its_variants_and_never_itself(birds_plan, target_classes):
-    settings_, split, maps = birds_plan(target_classes=target_classes)
-    plan = list(make_plan(settings_, split, maps))
-    assert [(row.source_index, row.variant) for row in plan] == [
-        (source, v) for source in split.subset.tolist() for v in range(3)
-    ]
-    for row in plan:
-        assert row.skip is None
-        assert row.target_index in split.subset
-        assert row.target_index != row.source_index
-        assert row.seed == row_seed(0, row.source_index, row.variant)
-        if target_classes != "any":
-            same = split.labels[row.target_index] == split.labels[row.source_index]
-            assert same == (target_classes == "same")
-    for source in split.subset.tolist():
-        assert len({row.target_index for row in plan if row.source_index == source}) == 3
-
-
-def test_an_image_without_a_map_is_skipped_and_is_nobodys_target(birds_plan):
-    settings_, split, maps = birds_plan(selection_method="novel-background")
-    lost = int(split.subset[1])
-    maps.unusable[lost] = "blank saliency map"
-    # One per row, as in the store.
-    backgrounds = np.random.default_rng(0).random((len(split.rows), 4)).astype(np.float32)
-    plan = list(make_plan(settings_, split, maps, backgrounds))
-    assert [(row.source_index, row.variant) for row in plan] == [
-        (source, v) for source in split.subset.tolist() for v in range(3)
-    ]
-    assert {row.source_index for row in plan if row.skip} == {lost}
-    assert {row.skip for row in plan if row.source_index == lost} == {"blank saliency map"}
-    assert lost not in [row.target_index for row in plan]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -131,6 +131,7 @@ def stock_images(base, family, images, strength, guidance_scale=4.0, **parts):
 # ---- generation ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [4.0, 1.0])
 def test_the_images_are_those_of_the_stock_pipeline(
     guidance_scale, family, base, images, foregrounds
@@ -152,6 +153,7 @@ def test_the_same_strength_for_the_foreground_is_one_strength(base, images, fore
     assert np.array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_foreground_at_strength_zero_is_what_the_autoencoder_makes_of_it(
     family, base, images, foregrounds
 ):
@@ -171,6 +173,7 @@ def test_a_foreground_at_strength_zero_is_what_the_autoencoder_makes_of_it(
     assert difference(partly, kept)[1] > 0.1
 
 
+@pytest.mark.slow
 def test_padding_neighbours_and_order_change_no_bit(base, images, foregrounds):
     ours = refiner(base, foreground_strength=0.25, batch_size=3)
     prompts = [RowPrompt(TEXT), RowPrompt("a red bird")]
@@ -198,6 +201,7 @@ def test_prompt_and_guidance_matter(base, images, foregrounds):
     assert not np.array_equal(*told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "scheduler"), [*((name, "dpmsolver++") for name in FLOW), ("z-image", "unipc")]
 )
@@ -219,6 +223,7 @@ def test_other_samplers_go_where_the_stock_one_goes(name, scheduler, saved, imag
     assert np.abs(one - other).mean() < 0.2 * np.abs(one - source).mean()
 
 
+@pytest.mark.slow
 def test_what_a_training_draws_and_judges_is_drawn(family, base, images):
     """From noise and from images, through the stock pipelines."""
     loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
@@ -307,6 +312,7 @@ def loss_of(loaded, model, prompts, labels, noising, seed=1):
     return prediction, loss
 
 
+@pytest.mark.slow
 def test_a_training_sees_what_a_generation_with_its_tokens_sees(family, base):
     """Both vectors of a class, by stock's encoding of the prompt."""
     loaded, model, prompts = adapted(base, num_vectors=2)
@@ -334,6 +340,7 @@ def test_a_training_sees_what_a_generation_with_its_tokens_sees(family, base):
     assert (other - found).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_tokens_of_all_encoders_and_lora_learn_and_nothing_else_does(family, base):
     loaded, model, prompts = adapted(base, num_vectors=2)
     trained = model.trained()
@@ -377,6 +384,7 @@ def pulled(family, base, sign, steps=10):
     return losses[0], losses[-1], shares[0], shares[-1]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_a_wrong_sign_would_lead_away(family, base):
     """Away from the target; the loss may fall at first where predictions begin too large."""
     before, after, along, then = pulled(family, base, 1)
@@ -395,6 +403,7 @@ def test_a_weighting_of_another_family_is_refused(family):
 # ---- files ----
 
 
+@pytest.mark.slow
 def test_the_lora_file_has_the_names_that_stock_writes(family, adapter):
     layers = "|".join(map(re.escape, family.lora_targets))
     halves = "|".join(map(re.escape, family.lora_halves))
@@ -471,6 +480,7 @@ def test_every_part_of_the_adapter_matters(family, base, adapter, images, foregr
         assert all(not np.array_equal(one, other) for other in outcomes[:number])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stable-diffusion", "z-image"])
 def test_a_lora_alone_names_the_classes(name, saved, birds, images, foregrounds, tmp_path):
     family, base = BY_NAME[name], saved(BUILD[name]())
@@ -495,6 +505,7 @@ def test_a_lora_alone_names_the_classes(name, saved, birds, images, foregrounds,
 # ---- what is refused ----
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_family_is_refused_in_a_line(family, base, adapter, tmp_path):
     other = next(one for one in FAMILIES if one.name != family.name)
     folder = shutil.copytree(adapter, tmp_path / "adapter")
@@ -529,6 +540,7 @@ def test_an_image_of_a_size_that_the_base_does_not_take_is_refused(family, base)
 # ---- what single families have besides ----
 
 
+@pytest.mark.slow
 def test_sd3_without_t5_is_the_stock_pipelines_too(saved, images, foregrounds):
     family, base = BY_NAME["stable-diffusion-3"], saved(build_sd3(with_t5=False))
     absent = {"text_encoder_3": None, "tokenizer_3": None}
@@ -540,6 +552,7 @@ def test_sd3_without_t5_is_the_stock_pipelines_too(saved, images, foregrounds):
     loss_of(loaded, model, prompts, [0, 1], noising)[1].backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pipeline"),
     [

@@ -12,13 +12,12 @@ import torch
 from diffusers import (
     EulerAncestralDiscreteScheduler,
     LCMScheduler,
-    StableDiffusionXLImg2ImgPipeline,
-    StableDiffusionXLPipeline,
 )
 from launching import launch_environment
 from pictures import difference
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sdxl import BATCH, PROMPT, SEEDS, SIZE, refiner, stock_images, stock_pipeline
 from tiny_bases import SDXL_SCHEDULE, build_sdxl
 from trainings import adapter_settings, train, weights
 
@@ -26,19 +25,8 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, load_into, read_adapter
 from sgdmix_hub.models.bases.loading import load_base
-from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.bases.stable_diffusion_xl import StableDiffusionXL
 from sgdmix_hub.models.bases.supported import check_supported
-from sgdmix_hub.models.prompts import RowPrompt, prompt_ids
-from sgdmix_hub.models.refine import Refiner
-from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.presets import apply_preset
-from sgdmix_hub.settings.training import AdapterSettings
-from sgdmix_hub.training.adapter.model import load_adapted
-
-CPU = torch.device("cpu")
-SIZE, BATCH = 32, 3
-SEEDS = [11, 2**62 + 5, 13]
 
 
 @pytest.fixture(scope="module")
@@ -75,49 +63,6 @@ def foregrounds():
     masks = np.zeros((BATCH, SIZE, SIZE), bool)
     masks[:, 4:20, 8:28] = True
     return masks
-
-
-PROMPT = [RowPrompt("a photo of a bird")]
-
-
-def refiner(base, adapter=None, **values):
-    defaults = {
-        "preset": "paper",
-        "strength": 0.5,
-        "num_inference_steps": 6,
-        "guidance_scale": 5.0,
-        "batch_size": BATCH,
-        "resolution": SIZE,
-    }
-    settings = AugmentSettings(
-        dataset_name="unused",
-        output_dir="unused",
-        adapter="unused",
-        classifier="unused",
-        **(defaults | values),
-    )
-    learned = None if adapter is None else read_adapter(resolve(str(adapter)))
-    return Refiner(resolve(str(base)), learned, apply_preset(settings), CPU)
-
-
-def stock_images(pipeline, images, prompt, strength, steps=6, guidance_scale=5.0):
-    """Stock img2img, uint8 (B, size, size, 3)."""
-    pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(
-        prompt=prompt,
-        image=[Image.fromarray(image) for image in images],
-        num_images_per_prompt=len(images),
-        strength=strength,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-    ).images
-    return np.stack([np.asarray(image) for image in drawn])
-
-
-def stock_pipeline(base, scheduler="dpmsolver++"):
-    pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(base, add_watermarker=False)
-    return with_scheduler(pipeline, scheduler)
 
 
 # ---- generation ----
@@ -222,52 +167,6 @@ def test_an_autoencoder_that_overflows_in_half_precision_stays_in_single(
     half = refiner(folder, dtype="float16")
     assert {p.dtype for p in half.pipeline.vae.parameters()} == {kept}
     assert {p.dtype for p in half.denoiser.parameters()} == {torch.float16}
-
-
-# ---- training ----
-
-
-def adapted(base, **more):
-    torch.manual_seed(0)
-    chosen = AdapterSettings(**adapter_settings("unused", base, "unused", **more))
-    loaded, model = load_adapted(resolve(str(base)), chosen, 3)
-    prompts = [
-        prompt_ids(
-            encoder,
-            loaded.tokenizer(encoder),
-            3,
-            chosen.num_vectors,
-            chosen.metaclass,
-            chosen.prompt_template,
-        )
-        for encoder in loaded.family.encoders
-    ]
-    return loaded, model, prompts
-
-
-GEOMETRY = torch.tensor([[48, 64, 0, 5, SIZE, SIZE], [SIZE, SIZE, 0, 0, SIZE, SIZE]])
-
-
-def test_an_untrained_adapter_predicts_what_the_base_does(base):
-    """With the metaclass in the place of the token, pooled and unpooled, by stock's encoding."""
-    _, model, prompts = adapted(base)
-    stock = StableDiffusionXLPipeline.from_pretrained(base, add_watermarker=False)
-    latents = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
-    timesteps = torch.tensor([3, 700])
-    embeds, _, pooled, _ = stock.encode_prompt(
-        ["a photo of a bird bird"] * 2, do_classifier_free_guidance=False
-    )
-    with torch.no_grad():
-        expected = stock.unet(
-            latents,
-            timesteps,
-            encoder_hidden_states=embeds,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": GEOMETRY.float()},
-        ).sample
-        found = model(latents, timesteps, [ids[[0, 1]] for ids in prompts], GEOMETRY)
-        other = model(latents, timesteps, [ids[[0, 1]] for ids in prompts], GEOMETRY.flip(0))
-    torch.testing.assert_close(found, expected)
-    assert (other - found).abs().max() > 1e-4  # the images' sizes matter
 
 
 # ---- files ----

@@ -6,11 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import load_dataset
+from called import SIZE, SMALL
 from diffusers import StableDiffusionImg2ImgPipeline
 from forking import run_forked
 from launching import ROOT, launch_environment
-from loopback_hub import READ_TOKEN, run_python
 from stock import load_pipeline
 
 from sgdmix_hub.errors import UserError
@@ -19,65 +18,8 @@ from sgdmix_hub.models.saved import PIPELINE_FILE
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.pipeline_output import SGDMixPipelineOutput
 
-SIZE = 32
-SMALL = {
-    "num_inference_steps": 6,
-    "resolution": SIZE,
-    "batch_size": 2,
-    "saliency_method": "spectral-residual",  # the quickest
-}
 OWN = {"target_image", "labels", "target_labels", "seeds"}
-TOO_LONG = r"takes \d+ tokens, the text encoder reads \d+: shorten it"
 PROMPTS = ["a photo of a <class_0> bird", "a photo of a <class_1> bird at dusk"]
-
-
-@pytest.fixture(scope="module")
-def birds_read(birds):
-    return load_dataset(str(birds), split="train")
-
-
-@pytest.fixture(scope="module")
-def pairs(birds_read):
-    """Three sources and as many targets, of other classes, and the sources' classes."""
-    sources, targets = [0, 1, 2], [9, 13, 20]
-    return (
-        [birds_read[row]["image"] for row in sources],
-        [birds_read[row]["image"] for row in targets],
-        [birds_read[row]["label"] for row in sources],
-    )
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_base, adapter):
-    """With several prompts and a part of the image at another strength."""
-    pipeline = SGDMixPipeline.from_pretrained(
-        str(tiny_base),
-        str(adapter),
-        strength=0.5,
-        foreground_strength=0.2,
-        paste_foreground=False,
-        min_mask_confidence=0,
-        background_prompts=["in the snow", "at dusk", "by the sea"],
-        background_prompt_template="a landscape {background}",
-        **SMALL,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@pytest.fixture(scope="module")
-def unmixing(tiny_base, adapter):
-    """Refines images without mixing them."""
-    pipeline = SGDMixPipeline.from_pretrained(
-        str(tiny_base),
-        str(adapter),
-        preset="paper",
-        mixing_method="none",
-        strength=0.5,
-        **SMALL,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def pixels(images):
@@ -312,21 +254,6 @@ def test_both_prompts_are_asked_for_where_the_foreground_is_released(pipeline, p
     assert len({images.tobytes() for images in made}) == 3
 
 
-# ---- loading, moving, saving
-
-
-def test_an_adapter_brings_its_base_or_is_named_beside_it(tiny_base, adapter):
-    first = SGDMixPipeline.from_pretrained(str(tiny_base), adapter=str(adapter), **SMALL)
-    assert first.class_names is not None and set(first.pins) == {
-        "adapter",
-        "pretrained_model_name_or_path",
-    }
-    with pytest.raises(UserError, match="local folder: give its path"):
-        SGDMixPipeline.from_pretrained(str(adapter), **SMALL)
-    with pytest.raises(UserError, match="needs a base model or an adapter"):
-        SGDMixPipeline.from_pretrained(**SMALL)
-
-
 @pytest.mark.slow
 def test_a_base_alone_refines_with_the_prompts_of_a_call(tiny_base, pairs):
     pipeline = SGDMixPipeline.from_pretrained(
@@ -337,25 +264,6 @@ def test_a_base_alone_refines_with_the_prompts_of_a_call(tiny_base, pairs):
     assert output.prompts == ["a photo of a bird"] * 3 and None not in output.images
     with pytest.raises(ValueError, match="class_names"):
         pipeline(*pairs)
-
-
-def test_prompts_that_the_text_encoder_would_cut_off_are_refused(
-    tiny_base, adapter, unmixing, pairs
-):
-    """Where they are named, or in the call that brings them."""
-    long = " ".join(["snow"] * 80)
-    for settings in (
-        {"background_prompts": ["at dusk", f"in {long}"]},
-        {"negative_prompt": long},
-        {"background_prompts": [long], "background_prompt_template": "{background}"},
-        {"prompt_template": [f"a {{token}} in {long}"]},
-    ):
-        with pytest.raises(UserError, match=TOO_LONG):
-            SGDMixPipeline.from_pretrained(str(tiny_base), str(adapter), **settings, **SMALL)
-    with pytest.raises(UserError, match=TOO_LONG):
-        SGDMixPipeline.from_pretrained(str(tiny_base), class_names=["bird", long], **SMALL)
-    with pytest.raises(UserError, match=TOO_LONG):
-        unmixing(pairs[0][0], prompt=long)
 
 
 @pytest.mark.slow
@@ -417,110 +325,6 @@ def test_a_saved_pipeline_makes_the_same_images_in_another_process(
     assert ended.returncode == 0, ended.stderr
     expected = pipeline(pairs[0][0], pairs[1][0], 1, seeds=9).images[0]
     assert np.array_equal(np.load(tmp_path / "made.npy"), np.asarray(expected))
-
-
-def test_a_saved_pipeline_is_loaded_with_its_settings_and_with_no_other_base(
-    pipeline, tiny_base, prudish_base, tmp_path
-):
-    pipeline.save_pretrained(tmp_path)
-    again = SGDMixPipeline.from_pretrained(str(tiny_base), str(tmp_path), strength=0.9)
-    assert again.settings.strength == [0.9]
-    assert again.settings.background_prompts == pipeline.settings.background_prompts
-    with pytest.raises(UserError, match="trained on tiny-base"):
-        SGDMixPipeline.from_pretrained(str(prudish_base), str(tmp_path))
-    with pytest.raises(UserError, match="tiny-base.* was a local folder: give its path"):
-        SGDMixPipeline.from_pretrained(str(tmp_path))
-
-
-def test_a_base_alone_is_saved_by_its_pin(tiny_base, prudish_base, class_names, tmp_path):
-    pipeline = SGDMixPipeline.from_pretrained(
-        str(tiny_base),
-        class_names=class_names,
-        preset="paper",
-        **SMALL | {"saliency_method": "consensus"},
-    )
-    pipeline.save_pretrained(tmp_path)
-    again = SGDMixPipeline.from_pretrained(str(tiny_base), str(tmp_path))
-    assert (again.settings, again.pins, again.class_names) == (
-        pipeline.settings,
-        pipeline.pins,
-        class_names,
-    )
-    with pytest.raises(UserError, match="saved with tiny-base"):
-        SGDMixPipeline.from_pretrained(str(prudish_base), str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"format": 2}, "format 2"),
-        ({"settings": {"output_dir": "/"}}, "no such setting: output_dir"),
-        ({"settings": {"strength": {"a": 1}}}, "is not a value"),
-        ({"settings": {"resolution": 10**9}}, "resolution"),
-        ({"settings": {"background_prompts": ["<class_1>"]}}, "learned token"),
-        ({"pins": {"classifier": "/etc"}}, "classifier is not an input"),
-        ({"class_names": "birds"}, "class_names is not a list"),
-    ],
-)
-def test_what_a_stranger_saved_is_checked(tmp_path, change, said):
-    mixing = SGDMixPipeline.from_pretrained(strength=0, resolution=SIZE)
-    mixing.save_pretrained(tmp_path)
-    path = tmp_path / PIPELINE_FILE
-    facts = json.loads(path.read_text())
-    assert SGDMixPipeline.from_pretrained(str(tmp_path)).settings == mixing.settings
-    path.write_text(json.dumps(facts | change))
-    with pytest.raises(UserError, match=said):
-        SGDMixPipeline.from_pretrained(str(tmp_path))
-
-
-def test_what_cannot_be_loaded_again_is_not_saved(pipeline, adapter, tmp_path):
-    function = SGDMixPipeline.from_pretrained(
-        strength=0, mask_function=lambda image: np.ones((4, 4)), resolution=SIZE
-    )
-    with pytest.raises(UserError, match="mask_function"):
-        function.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="from_pretrained"):
-        SGDMixPipeline(pipeline.settings, pipeline.refiner).save_pretrained(tmp_path)
-    mixing = SGDMixPipeline.from_pretrained(strength=0, resolution=SIZE)
-    with pytest.raises(UserError, match="holds an adapter"):
-        mixing.save_pretrained(adapter)
-
-
-PUSH = """
-import sys
-from sgdmix_hub.errors import UserError
-from sgdmix_hub.pipeline import SGDMixPipeline
-
-base, adapter = sys.argv[1:]
-pipeline = SGDMixPipeline.from_pretrained(base, adapter, strength=0.5, min_mask_confidence=0)
-try:
-    pipeline.push_to_hub("birds/pipeline")
-except UserError as error:
-    print(error)
-print(pipeline.push_to_hub("birds/pipeline", allow_local_inputs=True))
-"""
-PULL = """
-import sys
-from pathlib import Path
-from huggingface_hub import snapshot_download
-from sgdmix_hub.pipeline import SGDMixPipeline
-
-pipeline = SGDMixPipeline.from_pretrained(sys.argv[1], "birds/pipeline", num_inference_steps=9)
-print((Path(snapshot_download("birds/pipeline")) / "README.md").read_text())
-print(pipeline.settings.strength, pipeline.settings.num_inference_steps, pipeline.pins["adapter"])
-"""
-
-
-@pytest.mark.slow
-def test_a_pushed_pipeline_is_loaded_from_the_hub(tiny_base, adapter, hub):
-    pushed = run_python(hub, PUSH, tiny_base, adapter)
-    assert pushed.returncode == 0, pushed.stderr
-    refusal, pin = pushed.stdout.splitlines()[-2:]
-    assert "made from local folders (pretrained_model_name_or_path tiny-base)" in refusal
-    pulled = run_python(hub, PULL, tiny_base, token=READ_TOKEN)
-    assert pulled.returncode == 0, pulled.stderr
-    assert pulled.stdout.splitlines()[-1] == f"[0.5] 9 {pin}"
-    assert "| strength S | 0.5 |" in pulled.stdout and "| preset | recommended |" in pulled.stdout
 
 
 def test_a_gpu_computes_as_in_the_programs(monkeypatch):

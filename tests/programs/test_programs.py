@@ -13,11 +13,13 @@ from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.programs import PreviewSettings, PublishSettings, RunSettings
+from sgdmix_hub.settings.studio import StudioSettings
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
 PROGRAMS = {
     "augment": AugmentSettings,
     "evaluate_dataset": EvaluationSettings,
+    "open_studio": StudioSettings,
     "preview": PreviewSettings,
     "publish_dataset": PublishSettings,
     "run": RunSettings,

@@ -4,11 +4,11 @@ lost, whatever stands there.
 
 import pytest
 import yaml
+from cards import COMMIT, HOSTILE, card_facts, card_settings, structure
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cards import COMMIT, HOSTILE, card_facts, card_settings, structure
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.publishing.card_merge import merge_cards, read_card, same_on_card

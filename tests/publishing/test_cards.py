@@ -3,6 +3,16 @@
 import re
 
 import pytest
+from cards import (
+    COMMIT,
+    HOSTILE,
+    body_of,
+    card_facts,
+    card_settings,
+    method_of,
+    names_in,
+    structure,
+)
 from datasets import Dataset, load_dataset
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
@@ -10,101 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sgdmix_hub.publishing import dataset_card as cards
-from sgdmix_hub.publishing.card_text import card_text
 from sgdmix_hub.publishing.dataset_card import (
     LABELS,
-    CardEvaluation,
-    CardFacts,
     dataset_card,
     plain,
 )
 from sgdmix_hub.publishing.layout import shard_features
-from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.presets import apply_preset
-
-EVIL = 'a": {evil}\n---\n# <script>'
-HOSTILE = [
-    EVIL,
-    "{{ settings }} {% for x in y %}",
-    "| a | b |\n|---|---|",
-    "```\n# heading\n```",
-    "- yes: *no* &anchor !!python/object",
-    "[link](javascript:alert(1)) ![x](y)",
-    "\n\n## Licence\n\nnone",
-    "\u2028# separator\u2029next line",
-    "next\x85line",
-    "'single' \"double\" \\back",
-    "null",
-    "1",
-    "🐦 Ünï",
-]
-COMMIT = "0123456789" * 4
-
-
-def card_settings(**values):
-    defaults = {
-        "dataset_name": "unused",
-        "output_dir": "unused",
-        "adapter": "unused",
-        "classifier": "unused",
-        "license": "cc-by-4.0",
-    }
-    return apply_preset(AugmentSettings(**(defaults | values)))
-
-
-def card_facts(class_names, **values):
-    defaults = {
-        "title": "Birds by SGD-Mix",
-        "features": shard_features(class_names, ["mask"]),
-        "rows_by_label": [3] * len(class_names),
-        "real_rows": [2] * len(class_names),
-        "parquet_bytes": 12345,
-        "skipped": [],
-        "saliency": {"method": "grad-cam", "trust": None},
-        "pins": {
-            "dataset_name": f"org/my_birds@{COMMIT}",
-            "adapter": f"org/birds_adapter@{COMMIT}",
-        },
-        "versions": {"torch": "2.14.1", "sgdmix_hub": "0.1.0"},
-        "fingerprint": "f" * 64,
-        "mean_distance": 0.125,
-        "mean_area": 0.375,
-        "licenses": {"dataset_name": "cc-by-4.0", "pretrained_model_name_or_path": None},
-        "quality": [],
-    }
-    return CardFacts(**(defaults | values))
-
-
-def body_of(card):
-    return DatasetCard(card).text
-
-
-def structure(card):
-    """Headings, fences, rules and the number of table rows and list items of a card's body, read
-    line by line.
-    """
-    headings, inside_code, rows, items, rules = [], False, 0, 0, 0
-    for line in body_of(card).splitlines():
-        if line.startswith("```"):
-            inside_code = not inside_code
-            headings.append(line)
-        elif not inside_code:
-            if re.match(r"\s{0,3}#{1,6}(\s|$)", line):
-                headings.append(line)
-            rows += line.startswith("|")
-            items += bool(re.match(r"\s*[-*+] ", line))
-            rules += bool(re.fullmatch(r"\s*(-{3,}|={3,})\s*", line))
-    assert not inside_code
-    return headings, rows, items, rules
-
-
-def names_in(card, config_name="default"):
-    return (
-        DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)[config_name]
-        .features["label"]
-        .names
-    )
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -252,12 +173,6 @@ def table_of(settings, **facts):
     return dict(re.findall(r"^\| ([^|\n]+) \| ([^|\n]+) \|$", body, re.MULTILINE))
 
 
-def method_of(settings, **facts):
-    """The method as programs read it on the card."""
-    card = DatasetCard(dataset_card(settings, card_facts(["kite"], **facts)))
-    return card.data.to_dict()["sgdmix"]["default"]
-
-
 @pytest.mark.parametrize("preset", ["paper", "recommended"])
 def test_the_table_shows_every_choice_and_the_deviations(preset):
     given_too = {"mixing_method": "source", "threshold_method": "li", "max_target_reuse": 3}
@@ -383,109 +298,3 @@ def test_local_inputs_are_named_where_the_card_says_how_to_make_it_again():
     )
     assert "give their paths with `--dataset_name`." in dataset_card(card_settings(), local)
     assert "give their paths" not in dataset_card(card_settings(), card_facts(["kite"]))
-
-
-def card_evaluation(name="kite", **values):
-    defaults = {
-        "judge": f"org/judge@{COMMIT}",
-        "warnings": [],
-        "masks": "the generation's (grad-cam, otsu)",
-        "figures": [("images that the judge gives their label", "0.900")],
-        "by_class": [(name, 3, "0.900", "not measured", 1)],
-        "keep": None,
-        "keep_by": "class",
-        "keep_difficulty": "easy",
-        "rows_before": 3,
-        "dropped": 0,
-        "label_fidelity": 0.9,
-    }
-    return CardEvaluation(**(defaults | values))
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_an_evaluations_texts_are_untrusted_too(name):
-    texts = {
-        "judge": f"{name}@{COMMIT}",
-        "warnings": [name],
-        "masks": name,
-        "figures": [(name, name)],
-    }
-    hostile = dataset_card(
-        card_settings(), card_facts([name], evaluation=card_evaluation(name, **texts))
-    )
-    harmless = dataset_card(
-        card_settings(), card_facts(["kite"], evaluation=card_evaluation(warnings=["Beware."]))
-    )
-    assert structure(hostile) == structure(harmless)
-    assert "<script>" not in body_of(hostile) and names_in(hostile) == [name]
-    assert (
-        method_of(card_settings(), evaluation=card_evaluation(name, **texts))["judge"]
-        == f"{name}@{COMMIT}"
-    )
-
-
-def test_dropped_rows_are_told_where_the_card_counts_and_where_it_says_how_to_make_it_again():
-    dropped = card_evaluation(keep=0.9, dropped=1, rows_before=4)
-    body = body_of(dataset_card(card_settings(), card_facts(["kite"], evaluation=dropped)))
-    assert "at most 1 for each source image" in body
-    assert "1 of them were dropped (`--keep 0.9`)" in body
-    assert "rows as generated: 4 of" in body and "the 1 rows that were dropped later" in body
-    medium = card_evaluation(keep=0.9, keep_difficulty="medium", dropped=1, rows_before=4)
-    body = body_of(dataset_card(card_settings(), card_facts(["kite"], evaluation=medium)))
-    assert "(`--keep 0.9 --keep_difficulty medium`)" in body and "with the highest" in body
-    whole = body_of(
-        dataset_card(card_settings(), card_facts(["kite"], evaluation=card_evaluation()))
-    )
-    assert "dropped after" not in whole
-    assert "at most" not in whole
-    assert "rows as generated: 3 of" in whole
-    method = method_of(card_settings(), evaluation=dropped)
-    assert (method["keep"], method["dropped"], method["label_fidelity"]) == (0.9, 1, 0.9)
-    assert "judge" not in method_of(card_settings())
-
-
-# ---- cards of large datasets ----
-
-
-def test_a_card_is_the_text_that_the_hubs_client_makes_of_template_and_yaml(monkeypatch):
-    """Written once and by libyaml, with the same bytes."""
-    seen = {}
-
-    def both(card_data, template, /, **fields):
-        seen["theirs"] = str(DatasetCard.from_template(card_data, template_path=template, **fields))
-        return card_text(card_data, template, **fields)
-
-    monkeypatch.setattr(cards, "card_text", both)
-    for names in (
-        ["heron", "Blue Tit (female)", "Möwe", "null", "1", "- yes: *no*", "a: b", "x" * 300],
-        [f"{number:05d}" for number in range(300)],
-    ):
-        skipped = [{"reason": "corrupt image"}] * 3
-        assert dataset_card(card_settings(), card_facts(names, skipped=skipped)) == seen["theirs"]
-
-
-def test_reasons_are_counted_and_not_all_listed():
-    skipped = [{"reason": f"reason {number}"} for number in range(40) for _ in range(number + 1)]
-    body = body_of(dataset_card(card_settings(), card_facts(["a", "b"], skipped=skipped)))
-    listed = re.findall(r"^- (\d+) x reason (\d+)$", body, re.MULTILINE)
-    assert [int(times) for times, _ in listed] == list(range(40, 30, -1))
-    assert "820 rows were skipped" in body
-    assert f"- {sum(range(1, 31))} x 30 more reasons, in `manifest.json`" in body
-
-
-@pytest.mark.slow
-def test_many_classes_and_long_names_make_a_card_that_reads_back():
-    for names in (
-        [f"species {number}" for number in range(2_000)],
-        [f"{number} " + "n" * 2_000 for number in range(260)],
-    ):
-        card = dataset_card(card_settings(), card_facts(names))
-        assert (
-            list(
-                DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)["default"]
-                .features["label"]
-                .names
-            )
-            == names
-        )
-        assert len(body_of(card)) < 100_000 and f"and {len(names) - 250} more classes" in card

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hub_process import HubProcess
 from loopback_hub import READ_TOKEN, loopback_hub, run_python
-from test_publish_version import local_rows, repository
+from published_versions import local_rows, repository
 from untrusted import HONEST
 
 FOR_EVER = 10**6

@@ -11,13 +11,21 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from cards import EVIL, structure
 from diffusers import StableDiffusionPipeline
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback_hub import loopback_hub, run_python
-from safetensors.torch import load_file, save_file
-from test_cards import EVIL, structure
+from model_cards import (
+    COMMIT,
+    code_of,
+    grouped,
+    judged,
+    outside_code,
+    subset_of,
+    table_of,
+)
 from trainings import adapter_settings
 
 from sgdmix_hub import train_classifier
@@ -26,19 +34,8 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
 from sgdmix_hub.models.bases.loading import LoadedBase
 from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
-from sgdmix_hub.publishing.card_merge import UNPUBLISHED_NAME
-from sgdmix_hub.publishing.model_card import BORROWED, write_adapter_card, write_classifier_card
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, recorded
-
-COMMIT = "0123456789" * 4
-SCORES = {
-    "by_class": [[0, 1, 2], [1, 2, 2], [2, 2, 2], [3, 2, 2]],
-    "accuracy": 0.5,
-    "interval": [0.2, 0.8],
-    "images": 8,
-    "confused": [[0, 1, 3], [1, 0, 1]],
-}
-ARMS = ("mixed", "noise, base", "mixed, base", "noise, adapter", "mixed, adapter")
+from sgdmix_hub.publishing.model_card import BORROWED, write_classifier_card
+from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
 VALIDATE = """
 import sys
@@ -82,33 +79,6 @@ assert "sgdmix_hub" not in sys.modules
 
 
 @pytest.fixture(scope="module")
-def adapter_card(adapter, tmp_path_factory):
-    """The card of an adapter with other facts or settings, as a text."""
-
-    def made(facts=None, **values):
-        folder = shutil.copytree(
-            adapter,
-            tmp_path_factory.mktemp("card") / "adapter",
-            ignore=shutil.ignore_patterns("state"),
-        )
-        chosen = AdapterSettings(
-            **{"dataset_name": "d", "output_dir": str(folder), "metaclass": "bird"} | values
-        )
-        known = json.loads((folder / FACTS_FILE).read_text())
-        known["settings"] |= {
-            name: value for name, value in recorded(chosen).items() if name in values
-        }
-        known |= {name: getattr(chosen, name) for name in ("metaclass", "prompt_template")}
-        (folder / FACTS_FILE).write_text(json.dumps(known | (facts or {})))
-        write_adapter_card(chosen, folder)
-        card = (folder / "README.md").read_text()
-        assert str(folder) not in card
-        return card
-
-    return made
-
-
-@pytest.fixture(scope="module")
 def trained_classifier(birds, classifier, tmp_path_factory):
     """The folder of a classifier that was trained and measured."""
     folder = tmp_path_factory.mktemp("trained") / "classifier"
@@ -143,39 +113,6 @@ def classifier_card(trained_classifier, tmp_path_factory):
         return card
 
     return made
-
-
-def judged(judge="birds/judge@" + COMMIT):
-    arms = dict.fromkeys(ARMS, SCORES)
-    return {
-        "fidelity": {
-            "judge": judge,
-            "per_class": 2,
-            "strength": 0.7,
-            "judge_accuracy": 0.875,
-            "arms": arms,
-        }
-    }
-
-
-def grouped(names):
-    return {"groups": [[name, name, 2, 0.5] for name in names]}
-
-
-def subset_of(card_facts, dataset):
-    return {"subset": card_facts["subset"] | {"dataset": dataset}}
-
-
-def table_of(card):
-    return dict(re.findall(r"^\| ([^|\n]+) \| ([^|\n]+) \|$", ModelCard(card).text, re.MULTILINE))
-
-
-def code_of(card, language):
-    return re.search(rf"```{language}\n(.*?)```", card, re.DOTALL)[1]
-
-
-def outside_code(card):
-    return re.sub(r"```.*?```", "", card, flags=re.DOTALL)
 
 
 # ---- names ----
@@ -409,39 +346,3 @@ def test_the_snippet_on_the_card_runs_as_it_stands_in_another_process(
     }
     expected = pipeline("a photo of a <class_2> bird", **options).images
     assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
-
-
-PRECISIONS = {
-    "single": {"unet": torch.float32, "text_encoder": torch.float32, "vae": torch.float32},
-    "half, as the demo's": {
-        "unet": torch.float16,
-        "text_encoder": torch.float16,
-        "vae": torch.float16,
-    },
-    "bfloat": {"unet": torch.bfloat16, "text_encoder": torch.bfloat16, "vae": torch.bfloat16},
-    "mixed": {"unet": torch.float16, "text_encoder": torch.float32, "vae": torch.bfloat16},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_snippet_runs_as_it_stands_on_a_base_of_any_precision(
-    precision, tiny_base, adapter, adapter_card, tmp_path, monkeypatch
-):
-    """transformers loads a text encoder as it is stored, diffusers everything else in single
-    precision.
-    """
-    base = shutil.copytree(tiny_base, tmp_path / "tiny-base")
-    for part, dtype in PRECISIONS[precision].items():
-        (file,) = (base / part).glob("*.safetensors")
-        save_file(
-            {name: tensor.to(dtype) for name, tensor in load_file(file).items()},
-            file,
-            metadata={"format": "pt"},
-        )
-    (tmp_path / UNPUBLISHED_NAME).parent.mkdir(parents=True)
-    shutil.copytree(adapter, tmp_path / UNPUBLISHED_NAME)
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(compile(code_of(adapter_card(), "python"), "README.md", "exec"), names)
-    assert names["image"].size == (32, 32) and names["pipeline"].dtype == torch.float32

@@ -9,8 +9,8 @@ import re
 
 import pytest
 from generations import digests
+from published_versions import data_of, history, local_files, pushed, repository
 from publishing import another
-from test_publish_version import data_of, history, local_files, pushed, repository
 
 FOR_EVER = 10**6
 TIMEOUT = 0.6

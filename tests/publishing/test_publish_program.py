@@ -6,7 +6,7 @@ import pytest
 from generations import SCRIPT, arguments, one_line, published_rows, run_script
 from launching import launch
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub, run_python
-from test_publish_version import history
+from published_versions import history
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.publishing.versions import publish_version

@@ -3,115 +3,27 @@ and read back as they were.
 """
 
 import base64
-import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow.parquet as pq
 import pytest
 from generations import digests
 from huggingface_hub import DatasetCard
 from loopback_hub import READ_TOKEN, STRANGER_TOKEN, run_python
+from published_versions import (
+    LOAD,
+    LOAD_PUBLISHED,
+    card_of,
+    data_of,
+    history,
+    loaded,
+    local_files,
+    local_rows,
+    pushed,
+    repository,
+)
 from publishing import EVIL, NAMES, Publisher, another
-
-from sgdmix_hub.files import write_sealed
-from sgdmix_hub.publishing.card_merge import read_card
-
-LOAD = """
-import json, sys
-from datasets import load_dataset
-
-repo_id, version, *config = sys.argv[1:]
-rows = load_dataset(repo_id, *config, revision=version, split="train")
-streamed = load_dataset(repo_id, *config, revision=version, split="train", streaming=True)
-facts = {
-    "rows": [
-        [row["source_index"], row["variant"], row["target_index"]]
-        for row in rows.remove_columns("image")
-    ],
-    "sizes": sorted({image.size for image in rows["image"]}),
-    "names": rows.features["label"].names,
-    "streamed": [[row["source_index"], row["variant"], row["target_index"]] for row in streamed],
-}
-print(json.dumps(facts))
-"""
-LOAD_PUBLISHED = """
-import json, sys, time
-import sgdmix_hub
-assert "torch" not in sys.modules
-from sgdmix_hub.errors import UserError
-
-sleep = time.sleep
-time.sleep = lambda seconds: sleep(seconds / 50)  # the waits for a busy Hub are not the tests'
-found = []
-for version in sys.argv[2:]:
-    try:
-        published = sgdmix_hub.load_published(f"{sys.argv[1]}@{version}")
-        rows = [
-            [row["source_index"], row["variant"], row["target_index"]]
-            for row in published.dataset.remove_columns("image")
-        ]
-        found.append([published.pin.revision, rows])
-    except UserError as error:
-        found.append(str(error))
-print(json.dumps(found))
-"""
-
-
-def repository(hub, repo_id):
-    return hub.repository("dataset", repo_id)
-
-
-def history(hub, repo_id, branch="main"):
-    return repository(hub, repo_id).history(branch)
-
-
-def card_of(hub, repo_id, revision="main"):
-    return hub.content("dataset", repo_id, revision)["README.md"].decode()
-
-
-def data_of(hub, repo_id, revision="main"):
-    return read_card(card_of(hub, repo_id, revision)).data
-
-
-def pushed(hub, repo_id, revision="main"):
-    """Files of a revision, without README.md (merged) and .gitattributes (the Hub's own)."""
-    return {
-        name: value
-        for name, value in hub.content("dataset", repo_id, revision).items()
-        if name not in ("README.md", ".gitattributes")
-    }
-
-
-def local_files(output):
-    repo = output / "repo"
-    return {
-        path.relative_to(repo).as_posix(): path.read_bytes()
-        for path in repo.rglob("*")
-        if path.is_file() and path.name != "README.md"
-    }
-
-
-def local_rows(output):
-    """[source, variant, target] of every published row."""
-    tables = [
-        pq.read_table(path, columns=["source_index", "variant", "target_index"])
-        for path in sorted(output.glob("repo/*/train-*"))
-    ]
-    return [
-        [row["source_index"], row["variant"], row["target_index"]]
-        for table in tables
-        for row in table.to_pylist()
-    ]
-
-
-def loaded(hub, *words, token=READ_TOKEN, code=LOAD, **environment):
-    """What a colleague's process gets; one that must not have loaded torch is started anew."""
-    anew = code is LOAD_PUBLISHED
-    done = run_python(hub, code, *words, token=token, anew=anew, **environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -351,59 +263,6 @@ def test_what_people_wrote_and_other_files_stay(publisher, published, repo_id, s
     assert "evil-birds SGD-Mix\n" not in merged.split("---\n")[2][:60]
     assert data_of(hub, repo_id)["extra_gated_prompt"] == "Be nice."
     assert {"notes/a.txt", "data/more.csv"} <= set(pushed(hub, repo_id))
-
-
-# ---- refused ----
-
-
-def test_local_inputs_are_refused_unless_allowed(publisher, repo_id, first_version):
-    line = publisher.refused(first_version, repo_id, allow_local_inputs=False)
-    assert "dataset_name evil-birds" in line
-    assert "--allow_local_inputs" in line
-    assert not publisher.hub.calls
-
-
-def test_a_generation_without_a_licence_is_refused(publisher, repo_id, generation):
-    line = publisher.refused(generation("unlicensed", license=None), repo_id)
-    assert "--license" in line and not publisher.hub.calls
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["data/train-00001-of-00003.parquet", "sgdmix/default/plan.parquet", "assets/statistics.png"],
-)
-def test_a_damaged_file_is_refused_before_anything_is_sent(
-    publisher, repo_id, first_version, tmp_path, name
-):
-    damaged = shutil.copytree(first_version, tmp_path / "damaged")
-    path = damaged / "repo" / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    assert f"damaged ({name}" in publisher.refused(damaged, repo_id)
-    path.unlink()
-    assert f"damaged ({name}" in publisher.refused(damaged, repo_id)
-    assert not publisher.hub.calls
-
-
-def test_folders_that_hold_no_generation_are_refused(publisher, repo_id, tmp_path, evil_source):
-    for folder in (tmp_path, evil_source, tmp_path / "missing"):
-        assert "no finished generation" in publisher.refused(folder, repo_id)
-
-
-def test_too_many_skipped_rows_are_not_published(publisher, repo_id, first_version, tmp_path):
-    output = shutil.copytree(first_version, tmp_path / "skipped")
-    path = output / "repo" / "sgdmix" / "default" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["skipped"] = [{"source_index": 0, "variant": 0, "reason": "corrupt"}]
-    write_sealed(path, manifest)
-    assert "1 of 12 rows were skipped" in publisher.refused(output, repo_id)
-    assert publisher.published(output, repo_id, max_skipped=0.1)
-
-
-@pytest.mark.parametrize("tag", ["main", "v1 0", "../x", "-v1", "v1.", "a" * 40, ""])
-def test_tags_that_are_none_are_refused(publisher, repo_id, first_version, tag):
-    assert "tag" in publisher.refused(first_version, repo_id, tag=tag) and not publisher.hub.calls
 
 
 TOKENS = [

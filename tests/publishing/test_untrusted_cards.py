@@ -1,7 +1,7 @@
 """Cards with broken, deep or huge YAML are refused, and honest ones merged."""
 
 import pytest
-from test_cards import card_facts, card_settings
+from cards import card_facts, card_settings
 from untrusted import nested, refused
 
 from sgdmix_hub.publishing.card_merge import merge_cards, newest_versions

@@ -7,6 +7,7 @@ import json
 import random
 import tempfile
 import uuid
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -18,9 +19,11 @@ from generations import digests, flip
 from sgdmix_hub import augment
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.files import sealed
-from sgdmix_hub.generation import row_store
+from sgdmix_hub.files import sealed, write_json
+from sgdmix_hub.generation import published_files, row_store
 from sgdmix_hub.generation.claims import claims, order_of
+from sgdmix_hub.publishing.parquet import files_of
+from sgdmix_hub.runtime.stopping import lock_folder
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage import objects
 
@@ -138,6 +141,9 @@ def test_stages_by_workers_leave_the_bytes_of_one_process(world_size, settings, 
     work(settings, url, "plan")
     for rank in range(max(1, world_size - 1)):
         work(settings, url, "shards", rank=rank, world_size=world_size)
+    if world_size > 1:
+        work(settings, url, "files", rank=1, world_size=world_size)
+        assert "sgdmix/default/manifest.json" not in stored(url), "not complete yet"
     work(settings, url, "finish")
     assert stored(url) == reference
     before = stored(url, "state")
@@ -148,6 +154,17 @@ def test_stages_by_workers_leave_the_bytes_of_one_process(world_size, settings, 
 def test_one_command_does_all_stages_in_a_store_too(settings, reference, url):
     work(settings, url)
     assert stored(url) == reference
+
+
+@pytest.mark.slow
+def test_files_of_several_shards_are_those_of_a_disk(settings, url, tmp_path, monkeypatch):
+    limited = partial(files_of, file_bytes=10_000)
+    monkeypatch.setattr(published_files, "files_of", limited)
+    work(settings, tmp_path / "run")
+    work(settings, url)
+    reference = digests(tmp_path / "run" / "repo")
+    assert stored(url) == reference
+    assert 1 < sum(name.endswith(".parquet") for name in reference) < SHARDS
 
 
 @pytest.mark.slow
@@ -168,10 +185,14 @@ def test_large_maps_are_read_block_by_block_and_checked(settings, reference, url
 def test_workers_share_a_folder_without_a_lock(settings, reference, tmp_path):
     output = tmp_path / "run"
     work(settings, output, "plan")
-    for rank in (2, 0):
-        work(settings, output, "shards", rank=rank, world_size=3)
+    state = output / "state"
+    write_json(state / "error-shards-1.json", {"exit_code": 2, "message": "of another worker"})
+    with lock_folder(state):
+        for rank in (2, 0):
+            work(settings, output, "shards", rank=rank, world_size=3)
     work(settings, output, "finish")
     assert digests(output / "repo") == reference
+    assert (state / "error-shards-1.json").exists() and not (state / "error.json").exists()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What the studio shows of a dataset is what a generation makes of it; nothing is made twice."""
+"""What the studio shows of a dataset is what a generation makes, and nothing is made twice."""
 
 import dataclasses
 

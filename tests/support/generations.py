@@ -132,6 +132,15 @@ def processes_of(output: Path) -> list[psutil.Process]:
     return found
 
 
+def rank(number: int, processes: list[psutil.Process]) -> psutil.Process:
+    """The process of a rank; workers inherit its environment and its name, and come after it."""
+    return next(
+        process
+        for process in processes
+        if process.name() == f"rank {number}" or process.environ().get("RANK") == str(number)
+    )
+
+
 def alive_in_the_end(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Processes still alive after a minute, enough to finish a batch; these are killed."""
     _, alive = psutil.wait_procs(processes, timeout=60)

@@ -25,9 +25,8 @@ TREE_PAGE, EXPANDED_PAGE, COMMITS_PAGE = 1000, 50, 50
 
 
 def web_url(hub, repository):
-    return (
-        f"{hub.url}/{'datasets/' if repository.repo_type == 'dataset' else ''}{repository.repo_id}"
-    )
+    folder = "" if repository.repo_type == "model" else f"{repository.repo_type}s/"
+    return f"{hub.url}/{folder}{repository.repo_id}"
 
 
 def create_repository(hub, request):
@@ -39,6 +38,8 @@ def create_repository(hub, request):
     key = (repo_type, f"{namespace}/{wanted['name']}")
     exists = key in hub.repositories
     check_may_write(request.account, namespace)
+    if repo_type == "space" and not wanted.get("sdk"):
+        raise HubError(400, "A Space needs an sdk: gradio, docker or static")
     if not exists:
         hub.repositories[key] = new_repository(key, wanted, request.account.user)
     repository = hub.repositories[key]

@@ -7,8 +7,8 @@ from sgdmix_hub.demo.loopback_hub import access, api, storage, xet
 
 from .http import HubError, error_response
 
-API = r"/api/(?P<repo_type>model|dataset)s/(?P<repo_id>[^/]+/[^/]+)"
-GIT = r"/(?P<prefix>datasets/)?(?P<repo_id>[^/]+/[^/]+)"
+API = r"/api/(?P<repo_type>model|dataset|space)s/(?P<repo_id>[^/]+/[^/]+)"
+GIT = r"/(?P<prefix>(?:datasets|spaces)/)?(?P<repo_id>[^/]+/[^/]+)"
 REVISION = "(?P<revision>[^/]+)"
 BRANCH = "(?P<branch>[^/]+)"
 ROUTES = (
@@ -16,7 +16,7 @@ ROUTES = (
     ("POST", "/api/repos/create", api.create_repository),
     ("DELETE", "/api/repos/delete", api.delete_repository),
     ("POST", "/api/validate-yaml", api.validate_yaml),
-    ("GET", "/api/(?P<repo_type>model|dataset)s", api.list_repositories),
+    ("GET", "/api/(?P<repo_type>model|dataset|space)s", api.list_repositories),
     ("GET", API, api.info),
     ("GET", f"{API}/revision/{REVISION}", api.info),
     ("GET", f"{API}/auth-check", access.check_read),

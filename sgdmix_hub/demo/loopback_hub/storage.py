@@ -22,7 +22,7 @@ class PartedUpload:
 
 def git_type(prefix):
     """The repository's type by the start of an address outside the API."""
-    return "dataset" if prefix else "model"
+    return prefix.removesuffix("s/") if prefix else "model"
 
 
 def lfs_batch(hub, request, prefix, repo_id):

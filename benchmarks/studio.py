@@ -1,0 +1,172 @@
+"""The studio in a real browser: how long people wait, how much memory it takes, and its pictures.
+
+    pip install 'sgdmix_hub[studio]' playwright
+    python benchmarks/studio.py --parts choose large rows screenshots
+
+choose: 500 drawn birds at 256 pixels. large: images of 6000 x 4000 pixels. rows: a version of
+100,000 rows. Each runs in a process of its own; they write studio.json. screenshots: the pictures
+in docs/. Needs chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from measure import pss
+from parts.studio.drawing import CHROMIUM, Visit, visiting
+from parts.studio.versions import large_images, many_rows
+from psutil import Process
+
+from sgdmix_hub import augment
+from sgdmix_hub.demo.domain import make_dataset, save_dataset
+from sgdmix_hub.files import write_json
+from sgdmix_hub.open_studio import page_of
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.studio import StudioSettings
+
+IMAGES, CLASSES, SIZE = 500, 10, 256
+LARGE = 12
+ROWS, IN_A_SHARD = 100_000, 4000
+DOCS = Path(__file__).parents[1] / "docs"
+BASE = Path(__file__).parents[1] / "sgdmix_hub" / "demo" / "tiny_base"
+PHONE = (375, 812)
+
+
+def studio(folder: Path, **settings) -> StudioSettings:
+    return StudioSettings(save_to=str(folder / "written"), **settings)
+
+
+def waits(visit: Visit) -> dict[str, float]:
+    """Seconds from the first request to what the choosing page shows."""
+    return {
+        "first_image": visit.until("figcaption:text-is('source')"),
+        "first_masks": visit.until("figcaption:text-is('mask')"),
+        "first_mixtures": visit.until("figcaption:text-is('mixed')"),
+    }
+
+
+def measure_choose(folder: Path) -> dict:
+    """Times on 500 images: to the first image, and to a changed setting."""
+    birds = make_dataset(CLASSES, IMAGES // CLASSES, 1, 1, seed=0, resolution=SIZE)
+    save_dataset(birds, folder / "birds")
+    started = time.monotonic()
+    settings = studio(folder, dataset_name=str(folder / "birds"), num_images=IMAGES)
+    page = page_of(settings, torch.device("cpu"))
+    figures = {"images": IMAGES, "page_is_built": time.monotonic() - started}
+    with visiting(page) as visit:
+        figures |= waits(visit)
+        changes = {
+            "mixing_method": "source",
+            "selection_method": "random",
+            "mask_refinement": "none",
+            "saliency_method": "minimum-barrier",
+        }
+        for name, value in changes.items():
+            figures[f"changed_{name}"] = visit.choose(name, value)
+        figures["next_page"] = visit.press("Next page")
+    return figures
+
+
+def measure_large(folder: Path) -> dict:
+    """Times on photographs as cameras make them."""
+    large_images(folder / "large", LARGE)
+    settings = studio(folder, dataset_name=str(folder / "large"), num_images=LARGE)
+    with visiting(page_of(settings, torch.device("cpu"))) as visit:
+        return {"images": LARGE, "pixels": [6000, 4000]} | waits(visit)
+
+
+def measure_rows(folder: Path) -> dict:
+    """Memory and times with 100,000 rows."""
+    many_rows(folder / "many", ROWS, IN_A_SHARD)
+    held = sum(path.stat().st_size for path in (folder / "many").rglob("*.parquet"))
+    before = pss(Process())
+    started = time.monotonic()
+    settings = studio(folder, published=[str(folder / "many")])
+    page = page_of(settings, torch.device("cpu"))
+    figures = {"rows": ROWS, "files_gb": held / 1e9, "opened": time.monotonic() - started}
+    with visiting(page) as visit:
+        figures["first_page"] = visit.until(".sgdmix-row img")
+        figures["sorted"] = visit.choose("Sort by", "saliency_distance")
+        figures["next_page"] = visit.press("Next page")
+        figures["more_memory_mb"] = (pss(Process()) - before) / 1e6
+        figures["arrow_mb"] = pa.total_allocated_bytes() / 1e6
+    return figures
+
+
+def draw_screenshots(folder: Path) -> dict:
+    """Draws the pictures in docs/: choosing, browsing, and both on a phone."""
+    save_dataset(make_dataset(6, 10, 1, 1, seed=0, resolution=SIZE), folder / "birds")
+    birds = str(folder / "birds")
+    with visiting(page_of(studio(folder, dataset_name=birds), torch.device("cpu"))) as visit:
+        waits(visit)
+        visit.page.get_by_text("images are left out").wait_for()
+        visit.picture(DOCS / "studio_choose.png")
+        visit.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+        visit.page.locator(".sgdmix-row").first.scroll_into_view_if_needed()
+        visit.picture(DOCS / "studio_phone.png")
+    outputs = [str(folder / name) for name in ("birds-sgdmix", "paper-sgdmix")]
+    for output, preset in zip(outputs, ("recommended", "paper"), strict=True):
+        augment.main(
+            AugmentSettings(
+                dataset_name=birds,
+                output_dir=output,
+                preset=preset,
+                saliency_method="consensus",
+                pretrained_model_name_or_path=str(BASE),
+                strength=0.5,
+                foreground_strength=0.0 if preset == "recommended" else None,
+                resolution=64,
+                publish_mixed=True,
+                max_skipped=1.0,
+            )
+        )
+    settings = studio(folder, published=outputs, dataset_name=birds)
+    with visiting(page_of(settings, torch.device("cpu"))) as visit:
+        visit.until(".sgdmix-row img")
+        visit.choose("Sort by", "saliency_distance")
+        visit.page.get_by_label("as bad").first.check()
+        visit.page.get_by_text("1 rows are marked as bad").wait_for()
+        visit.picture(DOCS / "studio_browse.png")
+    return {}
+
+
+PARTS: dict[str, Callable[[Path], dict]] = {
+    "choose": measure_choose,
+    "large": measure_large,
+    "rows": measure_rows,
+    "screenshots": draw_screenshots,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/studio.json"))
+    parser.add_argument("--alone", choices=PARTS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if CHROMIUM is None:
+        sys.exit("studio: there is no chromium")
+    if args.alone:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(PARTS[args.alone](Path(folder))))
+        return
+    figures = json.loads(args.results.read_text()) if args.results.exists() else {}
+    for part in args.parts:
+        command = [sys.executable, __file__, "--alone", part]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        figures[part] = json.loads(done.stdout.splitlines()[-1])
+        print(part, figures[part], flush=True)
+        write_json(args.results, {name: values for name, values in figures.items() if values})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Masks of bounding boxes, of a function of the user's, and of rembg."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from segmented import settings_of
+
+from sgdmix_hub.data.images import square
+from sgdmix_hub.errors import Unusable, UnusableRow, UserError
+from sgdmix_hub.generation.inputs import resolve_inputs
+from sgdmix_hub.generation.plan import make_plan
+from sgdmix_hub.generation.row_maker import RowMaker
+from sgdmix_hub.generation.saliency_maps import compute_maps
+from sgdmix_hub.method.saliency.segmentation import BoxSource, MaskFunctionSource, box_of
+from sgdmix_hub.method.saliency.sources import load_source
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.settings.saliency import kind_of
+
+CPU = torch.device("cpu")
+
+
+EDGE = np.ones((64, 64))
+EDGE[8:56, 8:56] = 0
+PIXEL = np.zeros((256, 256))
+PIXEL[100:105, 100:105] = 1
+
+
+@pytest.mark.parametrize(
+    "mask, fault",
+    [
+        (np.ones((8, 8)), "the foreground covers 100% of the image"),
+        (EDGE, "covers 100% of the image's border, as a background does"),
+        (PIXEL, "no foreground found"),
+    ],
+)
+def test_a_mask_that_can_show_no_object_has_the_confidence_zero(mask, fault):
+    source = MaskFunctionSource(lambda image: mask, "stretch")
+    (found,) = source.found([Image.new("RGB", (20, 10))], None, None)
+    assert isinstance(found, Unusable) and found.reason.startswith("mask confidence 0.00: ")
+    assert fault in found.reason and kind_of(found.reason) == "mask confidence too low"
+    (whole,) = MaskFunctionSource(lambda image: 1 - EDGE, "stretch").found(
+        [Image.new("RGB", (20, 10))], None, None
+    )
+    assert whole.confidence > 0.9
+
+
+@pytest.mark.parametrize(
+    "mask, reason",
+    [
+        (np.zeros((4, 4, 3)), "shape"),
+        (np.full((4, 4), 2.0), "values in"),
+        (np.full((4, 4), np.nan), "values in"),
+    ],
+)
+def test_a_function_that_gives_no_mask_makes_its_row_unusable(mask, reason):
+    source = MaskFunctionSource(lambda image: mask, "stretch")
+    (found,) = source.found([Image.new("RGB", (20, 10))], None, None)
+    assert isinstance(found, Unusable) and reason in found.reason
+
+
+BOXED = Image.new("RGB", (120, 80), (30, 90, 40))
+BOXED.paste((200, 40, 30), (40, 20, 80, 60))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "center-crop"])
+def test_grabcut_finds_the_object_in_its_box(resize):
+    (found,) = BoxSource(resize).found([BOXED], None, [box_of([30, 10, 60, 60], "xywh")])
+    true = np.asarray(square(BOXED, 256, resize))[..., 0] > 120
+    assert (found.mask & true).sum() / (found.mask | true).sum() > 0.9
+    assert found.confidence is None and found.map.dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    "cell, bbox_format, reason",
+    [
+        ([1, 2, 3], "xyxy", "not four numbers"),
+        (None, "xyxy", "not four numbers"),
+        ([[1, 2, 3, 4]] * 4, "xyxy", "not four numbers"),
+        ([30, 10, 20, 60], "xyxy", "is bbox_format right"),
+        ([30, 10, 0, 60], "xywh", "is bbox_format right"),
+        ([1, 2, float("nan"), 4], "xywh", "is bbox_format right"),
+    ],
+)
+def test_a_cell_that_is_no_box_names_what_is_wrong(cell, bbox_format, reason):
+    with pytest.raises(UnusableRow, match=reason):
+        box_of(cell, bbox_format)
+
+
+@pytest.mark.slow
+def test_a_column_of_boxes_makes_a_generation(tmp_path, source_rows):
+    boxes = [[4.0, 4.0, 26.0, 26.0]] * 7 + [[0.0, 0.0, 32.0, 32.0]]
+    features = Features(
+        image=ImageFeature(), label=ClassLabel(names=["a", "b"]), box=List(Value("float32"))
+    )
+    rows = {
+        "image": [row["image"] for row in source_rows[:8]],
+        "label": [0, 1] * 4,
+        "box": boxes,
+    }
+    (tmp_path / "data").mkdir()
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / "train.parquet")
+    values = {"saliency_method": "box-column", "bbox_column": "box", "bbox_format": "xyxy"}
+    asked = settings_of(tmp_path / "data", tmp_path / "run", **values)
+    inputs = resolve_inputs(asked, tmp_path / "run" / "state")
+    maps = compute_maps(asked, inputs.split, None, 0, 1, CPU)
+    assert maps.mask(0).any() and maps.confidence(0) is None
+    assert not maps.mask(0)[:30].any() and "no background" in maps.unusable[7]
+    maker = RowMaker(asked, inputs, maps)
+    row = next(row for row in make_plan(asked, inputs.split, maps) if row.skip is None)
+    mixture = maker.mixture(row)
+    assert mixture.foreground_area > 0
+    columns = maker.columns(row, mixture)
+    assert columns["mask_confidence"] is None
+    size = inputs.split.image(row.source_index).size
+    assert (columns["source_width"], columns["source_height"]) == size
+
+
+def test_rembg_is_asked_for_the_mask_alone(monkeypatch):
+    asked = apply_preset(
+        AugmentSettings(dataset_name="d", output_dir="o", strength=0, saliency_method="rembg")
+    )
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    with pytest.raises(UserError, match=r"pip install 'sgdmix_hub\[rembg\]'"):
+        load_source(asked)
+    alpha = np.zeros((80, 120), np.uint8)
+    alpha[20:60, 40:80] = 200
+
+    def remove(image, session, only_mask):
+        assert only_mask and session == "session of isnet-general-use"
+        return Image.fromarray(alpha)
+
+    package = types.SimpleNamespace(new_session=lambda name: f"session of {name}", remove=remove)
+    monkeypatch.setitem(sys.modules, "rembg", package)
+    (found,) = load_source(asked).found([BOXED], None, None)
+    assert found.confidence == pytest.approx(200 / 255, abs=0.02)
+    assert found.mask.mean() == pytest.approx(1600 / 9600, abs=0.01)
