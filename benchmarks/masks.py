@@ -1,7 +1,7 @@
 """Which masks find the object in photographs? Every source and refinement against true masks.
 
     python benchmarks/masks.py outputs/cutouts/domain --segmenter_masks outputs/isnet \
-        --coverage_figure docs/masks_coverage.png
+        --coverage_figure docs/masks_coverage.png --reliability_figure docs/masks_reliability.png
 
 `domain` is made by benchmarks/cutouts.py, `--segmenter_masks` by benchmarks/onnx_masks.py. Writes
 `masks.json` and `masks.md` to `--results`.
@@ -21,9 +21,9 @@ from pathlib import Path
 
 from parts.masks.arms import CONSENSUS
 from parts.masks.costs import consensus_cost, fill_scores, mask_bytes, mixing_cost
-from parts.masks.drawing import draw_coverage, sheet
+from parts.masks.drawing import Shown, draw_coverage, draw_reliability, sheet
 from parts.masks.photographs import BIRD_SEEDS, Photograph, birds, photographs, resized
-from parts.masks.scores import FLOOR, scores
+from parts.masks.scores import FLOOR, radii_scores, reliability, scores
 
 from sgdmix_hub.data.images import resize_mask
 from sgdmix_hub.method.mixing import compose, fill, inpainting_hole
@@ -32,7 +32,7 @@ from sgdmix_hub.method.saliency.consensus import MASK_SIZE, consensus
 SHOWN = 12  # photographs of a sheet
 
 
-def shown(rows: list[Photograph]) -> list[tuple]:
+def shown(rows: list[Photograph]) -> list[Shown]:
     """The entries of a sheet: some photographs, mixed with the next one that is trusted."""
     rows = rows[:: max(1, len(rows) // SHOWN)][:SHOWN]
     made = [consensus(resized(row.image, MASK_SIZE)) for row in rows]
@@ -47,7 +47,7 @@ def shown(rows: list[Photograph]) -> list[tuple]:
             hole = inpainting_hole(masks[target])
             background = fill(rows[target].image, hole)
             mixture = compose(row.image, background, masks[number], 0.01)
-        entries.append((row.image, masks[number], made[number][1], mixture))
+        entries.append(Shown(row.image, masks[number], made[number][1], mixture))
     return entries
 
 
@@ -73,15 +73,39 @@ def table(figures: dict) -> str:
             next(point for point in of["curve"] if point["coverage"] >= mark) for mark in marks
         ]
         shares = ", ".join(f"{p['failures']:.2f} at {p['coverage']:.2f}" for p in points)
-        right = ", ".join(f"{seen:.2f} for {said:.2f} ({n})" for said, seen, n in of["reliability"])
         lines.append(f"\n{arm}: failures by coverage: {shares}.")
-        lines.append(f"Share of good masks, for the confidence stated (masks): {right}.")
         left = of["trusted"]
         lines.append(
             f"At {left['floor']:g} or more: {left['coverage']:.2f} of the images, "
             f"{left['failures'][0]:.2f} failures, {left['usable'][0]:.2f} "
             f"({left['usable'][1]:.2f} to {left['usable'][2]:.2f}) usable mixtures."
         )
+    return "\n".join(lines)
+
+
+def interval_text(value: tuple[float, float, float]) -> str:
+    return f"{value[0]:.2f} ({value[1]:.2f} to {value[2]:.2f})"
+
+
+def reliability_table(bins: list[dict]) -> str:
+    """What the masks of `consensus` were worth by their confidence, as Markdown."""
+    lines = ["| Confidence | masks | mean | good | IoU | failures |", "|---|---|---|---|---|---|"]
+    for of in bins:
+        cells = " | ".join(interval_text(of[name]) for name in ("good", "iou", "failures"))
+        lines.append(
+            f"| {of['from']:.1f} to {of['from'] + 0.2:.1f} | {of['masks']} | "
+            f"{of['confidence']:.2f} | {cells} |"
+        )
+    return "\n".join(lines)
+
+
+def radii_table(radii: dict) -> str:
+    """The masks of GrabCut by its radii, as Markdown."""
+    lines = ["| Radii | set | IoU | failures |", "|---|---|---|---|"]
+    for kind, of in radii.items():
+        for name, figures in of.items():
+            cells = " | ".join(interval_text(figures[key]) for key in ("iou", "failures"))
+            lines.append(f"| {name} | {kind} | {cells} |")
     return "\n".join(lines)
 
 
@@ -97,10 +121,12 @@ def main() -> None:
     parser.add_argument("--birds", type=int, default=5, help="birds per species and seed")
     parser.add_argument("--every", type=int, default=1, help="use every n-th image; for a trial")
     parser.add_argument("--steps", type=int, default=0, help="of the self-trained segmenter")
+    parser.add_argument("--name", default="masks", help="of the results' files")
     parser.add_argument("--half", choices=("told", "chosen"), default="told")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--sheet", type=Path, help="PNG to write of some photographs, and no table")
     parser.add_argument("--coverage_figure", type=Path, help="PNG of failures against coverage")
+    parser.add_argument("--reliability_figure", type=Path, help="PNG of what confidences are worth")
     arguments = parser.parse_args()
     chosen = arguments.half == "chosen"
     rows = photographs(arguments.domain, arguments.segmenter_masks, arguments.poses)
@@ -110,9 +136,16 @@ def main() -> None:
         return
     sets = {kind: [row for row in rows if row.kind == kind] for kind in ("ordinary", "hard")}
     sets["birds"] = birds(BIRD_SEEDS[chosen], arguments.birds)[:: arguments.every]
+    scored = {kind: scores(of, arguments.steps) for kind, of in sets.items()}
+    judged = {kind: one for kind, (_, one) in scored.items()}
     results: dict = {
         "half": arguments.half,
-        "masks": {kind: scores(of, arguments.steps) for kind, of in sets.items()},
+        "masks": {kind: figures for kind, (figures, _) in scored.items()},
+        "reliability": {
+            "photographs": reliability(judged["ordinary"].and_of(judged["hard"])),
+            "birds": reliability(judged["birds"]),
+        },
+        "radii": {kind: radii_scores(of) for kind, of in sets.items()},
         "fill": fill_scores(rows),
         "mixing_ms": mixing_cost(rows),
         "consensus_ms": consensus_cost(rows),
@@ -126,12 +159,16 @@ def main() -> None:
             for kind, one in sets_drawn.items()
         }
         draw_coverage(curves, before, arguments.coverage_figure)
-    name = "masks" if arguments.half == "told" else "masks_chosen"
-    path = arguments.results / name
+    if arguments.reliability_figure:
+        draw_reliability(results["reliability"], arguments.reliability_figure)
+    path = arguments.results / arguments.name
     path.with_suffix(".json").write_text(json.dumps(results, sort_keys=True), encoding="utf-8")
     text = "\n\n".join(
         f"## {kind.capitalize()}\n\n{table(of)}" for kind, of in results["masks"].items()
     )
+    for kind, bins in results["reliability"].items():
+        text += f"\n\n## Confidence: {kind}\n\n{reliability_table(bins)}"
+    text += f"\n\n## Radii of GrabCut, after minimum barrier\n\n{radii_table(results['radii'])}"
     path.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
     costs = {name: results[name] for name in ("fill", "mixing_ms", "consensus_ms", "row_bytes")}
     print(text, costs, sep="\n\n")

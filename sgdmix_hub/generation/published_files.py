@@ -7,6 +7,7 @@ and several workers can share the work. `repo/` is complete when its manifest is
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class PublishedFiles:
         """Makes files in an object store as one of several workers: its own share first, then what
         is left. Raises `DamagedFile`.
         """
-        (self._output.building / self._layout.data).mkdir(parents=True, exist_ok=True)
+        self._output.building.mkdir(parents=True, exist_ok=True)
         for number in claims(
             len(self.files), rank, world_size, set, lambda number: bool(self._recorded(number))
         ):
@@ -61,7 +62,7 @@ class PublishedFiles:
 
     def _make(self, number: int) -> dict:
         numbers, name = self.files[number], self.name(number)
-        path = self._output.building / name
+        path = self._output.building / str(os.getpid())  # another process may make the same file
         self.shards.publish(numbers, path)
         record = {"shards": self._digests(numbers)} | facts_of(path)
         self._store.keep(path, at=self._output.repo / name)

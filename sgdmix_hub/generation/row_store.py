@@ -171,7 +171,6 @@ def compute_blocks(
         stop_if_requested()
         make_block = make_block or prepare()
         _make_block(folder, blocks, block, make_block, store)
-        store.release(_marker(folder, block).with_suffix(".npy"))
 
 
 def _values_by_need(folder: Path, store: Store) -> RowsByNeed | None:

@@ -211,6 +211,8 @@ def store_key(
             "words": list(segmenter.words),
         }
     inputs |= {key: getattr(settings, name) for key, name in source.key_settings.items()}
+    if source.edition > 1:
+        inputs["edition"] = source.edition
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return f"{method}-{digest[:16]}"
 

@@ -177,7 +177,7 @@ class Shards:
     def write(self, number: int, rows: list[dict], features: Features, facts: dict) -> None:
         """Writes a shard, then its record, which contains `facts`."""
         columns = {name: [row[name] for row in rows] for name in features}
-        schema, path = features.arrow_schema, self.path(number)
+        schema, path = features.arrow_schema, self._here(number)
         table = pa.table(columns, schema=schema)
         write_atomically(path, lambda temporary: write_parquet(temporary, [table], schema))
         record = {
@@ -199,7 +199,7 @@ class Shards:
 
         Raises `DamagedFile` if that is missing or has changed since its record was written.
         """
-        path = self.path(number)
+        path = self._here(number)
         if self._store.is_remote:
             record = self.record(number)
             kept = self._kept(number, record)
@@ -208,6 +208,13 @@ class Shards:
                 self.drop(number)  # it is made again, like one without a record
                 raise DamagedFile(kept)
         return path
+
+    def _here(self, number: int) -> Path:
+        """Where this process has a shard's file. The processes of a launch share a scratch folder,
+        and two of them may make or read the same shard.
+        """
+        path = self.path(number)
+        return path.parent / str(os.getpid()) / path.name if self._store.is_remote else path
 
     def _kept(self, number: int, record: dict) -> Path:
         """Where an object store keeps a shard."""
@@ -239,5 +246,5 @@ class Shards:
     def table(self, number: int, columns: list[str] | None = None) -> pa.Table:
         """Columns of a finished shard, or all of them."""
         table = pq.read_table(self.brought(number), columns=columns)
-        self._store.release(self.path(number))
+        self._store.release(self._here(number))
         return table

@@ -8,13 +8,13 @@ from typing import Literal
 
 from sgdmix_hub.errors import UserError
 
-from .few_step import DISTILLED_STEPS, FewStepMethod, Spacing, sampling_of
+from .few_step import FewStepMethod, Spacing, sampling_of
 from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
 from .memory import MemorySettings
 from .presets import apply_preset, saliency_source
 from .prompts import NO_FIELDS, check_templates
 from .saliency import RembgModel, SaliencyMethod
-from .strengths import num_steps, smallest_strength
+from .strengths import check_strengths, num_steps
 
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
@@ -298,7 +298,7 @@ class MethodSettings(MemorySettings):
         super().validate()
         if self.num_variants == 0 and getattr(self, "images_per_class", None) is None:
             raise UserError("num_variants is 0: give at least 1, or images_per_class")
-        self._validate_strengths()
+        check_strengths(self)
         self._validate_masks()
         self._validate_prompts()
         self._validate_memory()
@@ -336,30 +336,6 @@ class MethodSettings(MemorySettings):
             raise UserError("quantization torchao-int8 computes in bfloat16: give --dtype bfloat16")
         if self.regional_compile and not self.compile:
             raise UserError("regional_compile says how to compile: give --compile too")
-
-    def _validate_strengths(self) -> None:
-        most = DISTILLED_STEPS.get(self.scheduler, self.num_inference_steps)
-        if self.num_inference_steps > most:
-            raise UserError(
-                f"scheduler {self.scheduler} takes at most {most} num_inference_steps, not "
-                f"{self.num_inference_steps}"
-            )
-        for strength in self.strength if self.strength_unit is None else []:
-            if strength > 0 and num_steps(self, strength) == 0:
-                smallest = smallest_strength(self.num_inference_steps)
-                raise UserError(
-                    f"strength {strength} at {self.num_inference_steps} steps runs no diffusion "
-                    f"step: give 0 (only mix) or at least {smallest:g}"
-                )
-        if len(set(self.strength)) < len(self.strength):
-            twice = max(self.strength, key=self.strength.count)
-            raise UserError(f"strength contains {twice:g} twice: give every value once")
-        smallest = min(self.strength)
-        if self.foreground_strength is not None and self.foreground_strength > smallest:
-            raise UserError(
-                f"foreground_strength is {self.foreground_strength}: give a value in [0, {smallest}"
-                "], at most the smallest strength"
-            )
 
     def _validate_prompts(self) -> None:
         backgrounds, template = self.background_prompts, self.background_prompt_template

@@ -45,6 +45,8 @@ class SaliencySource:
     has_mask: bool = False  # whether it gives masks that are finer than its maps
     has_confidence: bool = False  # whether it says how far each mask can be trusted
     trusted_from: float = 0.0  # the preset `recommended` mixes no mask of less confidence
+    # Raised whenever the package finds other masks or confidences: stores of others are not read.
+    edition: int = 1
 
 
 BOXES = {"bbox_column": "bbox_column", "bbox_format": "bbox_format"}
@@ -56,7 +58,9 @@ SALIENCY_SOURCES = {
             "classifier", {"layer": "saliency_layer", "input_size": "saliency_input_size"}
         ),
     ),
-    "consensus": SaliencySource("nothing", has_mask=True, has_confidence=True, trusted_from=0.2),
+    "consensus": SaliencySource(
+        "nothing", has_mask=True, has_confidence=True, trusted_from=0.25, edition=2
+    ),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sgdmix_hub.errors import UserError
+
+from .few_step import DISTILLED_STEPS
+
 if TYPE_CHECKING:
     from .method import MethodSettings
 
@@ -36,3 +40,31 @@ def strength_grid(num_inference_steps: int) -> list[float]:
     for hundredths, steps in enumerate(counts, 1):
         first.setdefault(steps, hundredths / 100)
     return [strength for steps, strength in first.items() if steps > 0]
+
+
+def check_strengths(settings: MethodSettings) -> None:
+    """Raises `UserError` on a strength that runs no step, twice the same, one below
+    `foreground_strength`, and more steps than the scheduler takes.
+    """
+    most = DISTILLED_STEPS.get(settings.scheduler, settings.num_inference_steps)
+    if settings.num_inference_steps > most:
+        raise UserError(
+            f"scheduler {settings.scheduler} takes at most {most} num_inference_steps, not "
+            f"{settings.num_inference_steps}"
+        )
+    for strength in settings.strength if settings.strength_unit is None else []:
+        if strength > 0 and num_steps(settings, strength) == 0:
+            smallest = smallest_strength(settings.num_inference_steps)
+            raise UserError(
+                f"strength {strength} at {settings.num_inference_steps} steps runs no diffusion "
+                f"step: give 0 (only mix) or at least {smallest:g}"
+            )
+    if len(set(settings.strength)) < len(settings.strength):
+        twice = max(settings.strength, key=settings.strength.count)
+        raise UserError(f"strength contains {twice:g} twice: give every value once")
+    smallest = min(settings.strength)
+    if settings.foreground_strength is not None and settings.foreground_strength > smallest:
+        raise UserError(
+            f"foreground_strength is {settings.foreground_strength}: give a value in [0, {smallest}"
+            "], at most the smallest strength"
+        )

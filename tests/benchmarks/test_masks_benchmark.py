@@ -8,9 +8,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from parts.masks.drawing import TILE, draw_coverage, sheet
+from parts.masks.drawing import Shown, draw_coverage, draw_reliability, sheet
 from parts.masks.photographs import Photograph
-from parts.masks.scores import above_floor, curve, good_masks, reliability
+from parts.masks.scores import Judged, above_floor, curve, good_masks, reliability
 
 TRUST = np.array([0.9, 0.1, 0.5, 0.7])
 FAILED = np.array([False, True, False, True])
@@ -30,13 +30,17 @@ def test_the_curve_keeps_the_most_trusted_first():
     assert all(round(point["failures"] + point["good"], 3) == 1 for point in points)
 
 
-def test_reliability_compares_confidences_with_shares():
-    assert reliability(TRUST, ~FAILED) == [
-        (0.1, 0.0, 1),
-        (0.5, 1.0, 1),
-        (0.7, 0.0, 1),
-        (0.9, 1.0, 1),
+def test_reliability_says_what_masks_were_worth_at_their_confidence():
+    judged = Judged(TRUST, np.where(FAILED, 0.4, 0.8), ~FAILED, np.arange(4))
+    bins = reliability(judged.and_of(judged))
+    assert [(of["from"], of["confidence"], of["masks"]) for of in bins] == [
+        (0.0, 0.1, 2),
+        (0.4, 0.5, 2),
+        (0.6, 0.7, 2),
+        (0.8, 0.9, 2),
     ]
+    assert [of["good"][0] for of in bins] == [0, 1, 0, 1]
+    assert [of["failures"][0] for of in bins] == [1, 0, 1, 0] and bins[0]["iou"][0] == 0.4
 
 
 def test_a_good_mask_keeps_the_object():
@@ -56,8 +60,11 @@ def test_masks_below_the_floor_are_neither_mixed_nor_targets():
 
 def test_the_pictures_are_drawn(tmp_path):
     image = np.full((SIZE, SIZE, 3), 90, np.uint8)
-    entry = (image, disc(5), 0.5, None)
-    assert sheet([entry, (*entry[:3], image)] * 2).size == (6 * TILE, 2 * TILE)
+    left_out, mixed = (Shown(image, disc(5), 0.5, mixture) for mixture in (None, image))
+    tall, short = sheet([left_out, mixed] * 2), sheet([mixed])
+    assert tall.size[0] == short.size[0] and tall.size[1] > short.size[1]
     points = curve(TRUST, FAILED, ~FAILED)
     draw_coverage({"ordinary": points}, {"ordinary": 0.5}, tmp_path / "curve.png")
-    assert Image.open(tmp_path / "curve.png").size[0] > 300
+    bins = reliability(Judged(TRUST, TRUST, ~FAILED, np.arange(4)))
+    draw_reliability({"photographs": bins, "birds": bins}, tmp_path / "bins.png")
+    assert all(Image.open(tmp_path / name).size[0] > 300 for name in ("curve.png", "bins.png"))

@@ -23,6 +23,7 @@ from sgdmix_hub.method.saliency.model_free import (
 )
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
 
 CPU = torch.device("cpu")
 
@@ -39,6 +40,10 @@ def split_of(asked):
 
 
 @pytest.mark.slow
+def maps_made(asked, rank=0, world_size=1):
+    return compute_maps(asked, split_of(asked), None, rank, world_size, CPU)
+
+
 @pytest.mark.parametrize(
     ("values", "map_of"),
     [
@@ -77,14 +82,13 @@ def test_a_store_holds_the_map_of_every_row(values, map_of, birds, tmp_path):
 def test_two_processes_make_the_same_store_and_a_third_run_only_reads_it(source_rows, tmp_path):
     data = many_rows(tmp_path / "data", source_rows, 2 * BLOCK_ROWS + 20, damaged=[3, 200])
 
-    def work(output, rank=0, world_size=1, shared=None):
-        asked = store_settings(
+    def asked(output, shared=None):
+        return store_settings(
             data, tmp_path / output, saliency_method="spectral-residual", saliency_dir=shared
         )
-        return asked, compute_maps(asked, split_of(asked), None, rank, world_size, CPU)
 
-    asked, alone = work("one")
-    _, together = in_two_processes(lambda rank: work("two", rank, 2))
+    alone = maps_made(asked("one"))
+    together = in_two_processes(maps_made, asked("two"))
     folders = [
         saliency_root(store_settings(data, tmp_path / name)) / alone.key for name in ("one", "two")
     ]
@@ -93,9 +97,8 @@ def test_two_processes_make_the_same_store_and_a_third_run_only_reads_it(source_
     assert all("corrupt" in reason for reason in alone.unusable.values())
     assert not alone[[3, 200]].any()
     before = snapshot(folders[0].parent)
-    assert np.array_equal(
-        work("three", shared=str(folders[0].parent))[1][np.arange(40)], alone[np.arange(40)]
-    )
+    third = maps_made(asked("three", str(folders[0].parent)))
+    assert np.array_equal(third[np.arange(40)], alone[np.arange(40)])
     assert snapshot(folders[0].parent) == before
 
 
@@ -175,6 +178,17 @@ def test_a_store_belongs_to_everything_its_maps_depend_on(birds, classifier, tmp
     )
     fewer = dataclasses.replace(split, subset=split.subset[1:])
     assert store_key(base, fewer, pin) != store_key(base, split, pin)
+
+
+def test_a_store_of_other_confidences_is_not_read(birds, tmp_path, monkeypatch):
+    asked = store_settings(birds, tmp_path / "run", saliency_method="consensus")
+    split, source = split_of(asked), SALIENCY_SOURCES["consensus"]
+    keys = {store_key(asked, split, None)}
+    for edition in (source.edition - 1, source.edition + 1):
+        other = dataclasses.replace(source, edition=edition)
+        monkeypatch.setitem(SALIENCY_SOURCES, "consensus", other)
+        keys.add(store_key(asked, split, None))
+    assert len(keys) == 3
 
 
 def test_maps_that_separate_nothing_are_unusable(tmp_path, source_rows):

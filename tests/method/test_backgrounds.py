@@ -117,6 +117,11 @@ def backgrounds_of(asked, rank=0, world_size=1):
     return split, maps, compute_backgrounds(asked, split, maps, rank, world_size)
 
 
+def in_small_blocks(asked, rank, world_size):
+    row_store.BLOCK_ROWS = 16  # in this process, whichever it is
+    return backgrounds_of(asked, rank, world_size)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("resize", ["stretch", "center-crop"])
 def test_the_store_holds_the_features_of_every_usable_row(source_rows, resize, tmp_path):
@@ -137,9 +142,8 @@ def test_two_processes_make_the_same_store(source_rows, tmp_path, monkeypatch):
     monkeypatch.setattr(row_store, "BLOCK_ROWS", 16)
     data = many_rows(tmp_path / "data", source_rows, 40, damaged=[20])
     alone = backgrounds_of(background_settings(data, tmp_path / "one"))[2]
-    split, _, together = in_two_processes(
-        lambda rank: backgrounds_of(background_settings(data, tmp_path / "two"), rank, 2)
-    )
+    asked = background_settings(data, tmp_path / "two")
+    split, _, together = in_two_processes(in_small_blocks, asked)
     assert np.array_equal(alone[split.subset], together[split.subset])
     ones, twos = (
         {

@@ -1,14 +1,17 @@
 """Robust background, the candidates that check each other, and the confidence of the best."""
 
+import cv2
 import numpy as np
 import pytest
 from pictures import disc_on_texture, iou
 from PIL import Image
 
-from sgdmix_hub.method.confidence import WEIGHTS, confidence, evidence, overlap
+from sgdmix_hub.method.confidence import WEIGHTS, confidence, evidence, two_levels
 from sgdmix_hub.method.outlines import small_lab, widen
 from sgdmix_hub.method.saliency.consensus import (
     DILATION,
+    REFINED_BY,
+    candidate_maps,
     candidates,
     consensus,
     consensus_mask,
@@ -43,27 +46,42 @@ def test_superpixels_partition_the_image():
     assert np.array_equal(np.flatnonzero(regions.on_border), np.unique(border))
 
 
+def of_disc(seed):
+    """A disc on texture: the image as Lab, the disc, and a map that knows it."""
+    image, disc, _ = disc_on_texture(seed, 256)
+    known = cv2.resize(disc.astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA)
+    return small_lab(image), disc, known
+
+
 def test_confidence_falls_for_a_mask_that_nothing_speaks_for():
-    image, disc, _ = disc_on_texture(1, 256)
-    lab = small_lab(image)
-    corner = np.zeros_like(disc)
+    lab, disc, known = of_disc(1)
+    corner, scattered = np.zeros_like(disc), disc.copy()
     corner[:40, :200] = True
-    right = confidence(lab, disc, [disc, widen(disc, 0.01)], [disc])
-    wrong = confidence(lab, corner, [disc, widen(disc, 0.01)], [disc])
-    assert 0 <= wrong < 0.1 < 0.4 < right <= 1
-    assert confidence(lab, np.zeros_like(disc), [disc]) == 0
-    assert confidence(lab, np.ones_like(disc), [disc]) == 0
-    assert confidence(lab, disc, [disc], [disc]) > confidence(lab, disc, [disc], [corner])
+    scattered[8:120, 8:30] = True
+    noise = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    right = confidence(lab, disc, known)
+    assert 0 <= confidence(lab, corner, known) < 0.1 < 0.5 < right <= 1
+    assert confidence(lab, disc, noise) < right
+    assert confidence(lab, scattered, known) < right
+    assert confidence(lab, disc & False, known) == confidence(lab, disc | True, known) == 0
 
 
 def test_evidence_names_what_has_a_weight():
-    image, disc, _ = disc_on_texture(1, 256)
-    seen = evidence(small_lab(image), disc, [disc, ~disc], [disc])
-    assert list(seen) == list(WEIGHTS) and seen["frame"] == 0
-    assert seen["agreement"] == 0.5 and seen["stability"] == 1
-    alone = evidence(small_lab(image), disc, [])
-    assert alone["agreement"] == 0 and alone["stability"] == 0
-    assert overlap(disc, disc) == 1 and overlap(disc & False, disc & False) == 1
+    lab, disc, known = of_disc(1)
+    seen = evidence(lab, disc, known)
+    assert list(seen) == list(WEIGHTS)
+    assert (seen["frame"], seen["largest"]) == (0, 1)
+    assert 0.8 < seen["levels"] <= 1 and 0.5 < seen["separation"] <= 1
+    assert evidence(lab, ~disc, known)["frame"] == 1
+
+
+def test_a_map_of_two_values_has_two_levels_and_a_constant_one_none():
+    parted = np.arange(100).reshape(10, 10) < 30
+    assert two_levels(parted.astype(np.float32), parted) == pytest.approx(1)
+    assert two_levels(np.ones((10, 10), np.float32), parted) == 0
+    assert two_levels(parted.astype(np.float32), parted | True) == 0
+    ramp = np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10)
+    assert two_levels(ramp, ramp > 0.5) == pytest.approx(0.75, abs=0.01)
 
 
 @pytest.mark.slow
@@ -72,8 +90,9 @@ def test_the_consensus_is_a_dilated_candidate_and_finds_the_object():
     mask, trust = consensus(image)
     assert mask.shape == (256, 256) and mask.dtype == bool and iou(mask, disc) > 0.85
     assert 0.5 < trust <= 1
-    found = candidates(image)
-    assert len(found) <= 8 and all(one.any() and not one.all() for one in found.values())
+    found = candidates(image, candidate_maps(image))
+    assert set(found) <= set(REFINED_BY)
+    assert all(one.any() and not one.all() for one in found.values())
     assert any(np.array_equal(mask, widen(one, DILATION)) for one in found.values())
     again, same = consensus_mask(Image.fromarray(image), "stretch")
     assert np.array_equal(mask, again) and same == trust
@@ -85,4 +104,4 @@ def test_noise_and_flat_images_have_no_trusted_mask():
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     for image in (flat, noise):
         assert consensus(image)[1] < SALIENCY_SOURCES["consensus"].trusted_from
-    assert not consensus(flat)[0].any() and not candidates(flat)
+    assert not consensus(flat)[0].any() and not candidates(flat, candidate_maps(flat))

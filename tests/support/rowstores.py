@@ -1,9 +1,9 @@
 """Helpers for tests of the row stores: a dataset of many rows, and two ranks on one folder."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from forking import fork
 from generations import write_dataset
 
 
@@ -17,15 +17,14 @@ def many_rows(folder: Path, source_rows: list[dict], number: int, damaged: list[
     )
 
 
-def in_two_processes(work: Callable):
-    """Runs `work(rank)` for ranks 0 and 1 at once and returns the result of rank 0.
+def in_two_processes(work: Callable, *arguments):
+    """Runs `work(*arguments, rank, 2)` for rank 1 in a process of its own and at the same time for
+    rank 0 here, and returns the result of rank 0.
 
-    Two threads stand in for two processes: the ranks share nothing but files.
+    `work` is a function of a module: it and its arguments are pickled.
     """
-    results = {}
-    other = threading.Thread(target=lambda: results.update({1: work(1)}), daemon=True)
-    other.start()
-    results[0] = work(0)
+    other = fork(work, *arguments, 1, 2)
+    result = work(*arguments, 0, 2)
     other.join(timeout=60)
-    assert set(results) == {0, 1}
-    return results[0]
+    assert other.exitcode == 0
+    return result

@@ -51,6 +51,7 @@ REFINEMENTS: dict[str, GrabCut | None] = {
     ", GrabCut as before": BEFORE,
     ", GrabCut": GrabCut(),
 }
+RADII = ((0.01, 0.05), (0.02, 0.1), (0.05, 0.15), (0.1, 0.3))  # probable, background
 CONSENSUS, SELF_TRAINED = "consensus", "self-trained"
 
 

@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from sgdmix_hub.errors import Unusable
+from sgdmix_hub.figures.panels import (
+    Group,
+    Panel,
+    draw_panels,
+    framed_panel,
+    in_few_colours,
+    outlined_panel,
+)
 from sgdmix_hub.figures.plots import BLUE, RED, new_figure, save_figure
+from sgdmix_hub.method.mixer import MaskedImage
 
-TILE = 128  # pixels
+TILE = 150  # pixels
+FONT_SIZE = 14
 ACROSS = 2  # photographs in a line of the sheet
+COLUMNS = ["photograph", "mask", "mixture"]
 
 
-def cut_out(image: np.ndarray, mask: np.ndarray, text: str) -> np.ndarray:
-    """The image, darkened outside the mask, with a line of text in its corner."""
-    tile = tile_of(np.where(mask[..., None], image, image // 5 + 20))
-    drawing = ImageDraw.Draw(tile)
-    drawing.rectangle((0, 0, 7 * len(text) + 4, 13), fill=(0, 0, 0))
-    drawing.text((3, 1), text, fill=(255, 255, 255))
-    return np.asarray(tile)
-
-
-def tile_of(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image).resize((TILE, TILE), Image.Resampling.LANCZOS)
-
-
-def sheet(entries: list[tuple[np.ndarray, np.ndarray, float, np.ndarray | None]]) -> Image.Image:
-    """Each entry's image, its mask with the confidence, and its mixture, `ACROSS` to a line.
-
-    An entry is (image, mask, confidence, mixture); a row without a mixture was skipped.
+@dataclass(frozen=True)
+class Shown:
+    """A photograph of the sheet: its image, uint8 (size, size, 3), and mask, bool (size, size),
+    with the confidence; and its mixture with another image, or None if the mask is not trusted.
     """
-    triples = []
-    for image, mask, confidence, mixture in entries:
-        last = np.full((TILE, TILE, 3), 200, np.uint8)
-        if mixture is not None:
-            last = np.asarray(tile_of(mixture))
-        tiles = [np.asarray(tile_of(image)), cut_out(image, mask, f"{confidence:.2f}"), last]
-        triples.append(np.concatenate(tiles, axis=1))
-    lines = [
-        np.concatenate(triples[start : start + ACROSS], axis=1)
-        for start in range(0, len(triples), ACROSS)
-    ]
-    return Image.fromarray(np.concatenate(lines)).quantize(256)
+
+    image: np.ndarray
+    mask: np.ndarray
+    confidence: float
+    mixture: np.ndarray | None
+
+    def panels(self) -> list[Panel]:
+        """The panels of `COLUMNS`; the mask of a photograph that is not mixed has a red frame."""
+        masked = MaskedImage(self.image, self.mask, self.image.shape[1::-1])
+        mask, said = outlined_panel(masked, TILE), f"confidence {self.confidence:.2f}"
+        if self.mixture is None:
+            mixture = Unusable("mask not trusted")
+            return [Panel(self.image), Panel(framed_panel(mask), said), Panel(mixture)]
+        return [Panel(self.image), Panel(mask, said), Panel(self.mixture)]
+
+
+def sheet(entries: list[Shown]) -> Image.Image:
+    """Photographs, `ACROSS` to a line, each with its mask and mixture under their headings."""
+    groups = [Group("", COLUMNS)] * ACROSS
+    panels = [entry.panels() for entry in entries]
+    lines = [sum(panels[start : start + ACROSS], []) for start in range(0, len(panels), ACROSS)]
+    return in_few_colours(draw_panels(groups, lines, TILE, FONT_SIZE))
 
 
 def draw_coverage(
@@ -69,4 +79,29 @@ def draw_coverage(
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def draw_reliability(bins: dict[str, list[dict]], path: Path) -> None:
+    """Draws what masks were worth against their stated confidence, one panel a set, as PNG.
+
+    `bins`: set -> bins of `scores.reliability`.
+    """
+    figure = new_figure(7, 3.2)
+    for axes, (kind, of) in zip(
+        figure.subplots(1, len(bins), sharey=True), bins.items(), strict=True
+    ):
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="as stated")
+        for name, label, colour in (
+            ("good", "good masks", BLUE),
+            ("failures", "failures (IoU < .5)", RED),
+        ):
+            said = [one["confidence"] for one in of]
+            mean, low, high = np.array([one[name] for one in of]).T
+            axes.errorbar(
+                said, mean, [mean - low, high - mean], fmt="o-", color=colour, label=label
+            )
+        axes.set(xlabel="stated confidence", title=kind, xlim=(0, 1), ylim=(-0.02, 1.02))
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)

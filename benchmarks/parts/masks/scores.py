@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
+
 import numpy as np
 
 from sgdmix_hub.errors import UnusableRow
+from sgdmix_hub.method.masks import GrabCut, grabcut_mask
 from sgdmix_hub.method.mixing import inpainting_hole, kept_mask
 from sgdmix_hub.metrics.mask_quality import (
     best_fixed_iou,
@@ -16,7 +19,7 @@ from sgdmix_hub.metrics.mask_quality import (
 from sgdmix_hub.metrics.mixture_quality import background_from_target, foreground_kept, leak
 from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
 
-from .arms import all_masks
+from .arms import CONSENSUS, RADII, all_masks, barrier
 from .photographs import Photograph
 
 FAILURE = 0.5
@@ -84,17 +87,39 @@ def curve(trust: np.ndarray, failed: np.ndarray, good: np.ndarray) -> list[dict[
     ]
 
 
-def reliability(trust: np.ndarray, good: np.ndarray) -> list[tuple[float, float, int]]:
-    """(mean confidence, share of good masks, masks) in five bins of confidence."""
-    bins = np.minimum((trust * 5).astype(int), 4)
-    return [
-        (
-            round(float(trust[bins == number].mean()), 3),
-            round(float(good[bins == number].mean()), 3),
-            int((bins == number).sum()),
+@dataclass(frozen=True)
+class Judged:
+    """Masks: `trust`, their confidences, and `iou`, float (n,); `good`, bool (n,); `objects`."""
+
+    trust: np.ndarray
+    iou: np.ndarray
+    good: np.ndarray
+    objects: np.ndarray
+
+    def and_of(self, other: Judged) -> Judged:
+        """The masks of both."""
+        joined = (np.concatenate(pair) for pair in zip(astuple(self), astuple(other), strict=True))
+        return Judged(*joined)
+
+
+def reliability(judged: Judged) -> list[dict]:
+    """What masks were worth, in five bins of confidence: means, with bounds over objects."""
+    bins, found = np.minimum((judged.trust * 5).astype(int), 4), []
+    for number in np.unique(bins):
+        inside = bins == number
+        figures = {"good": judged.good, "iou": judged.iou, "failures": judged.iou < FAILURE}
+        found.append(
+            {
+                "from": number / 5,
+                "masks": int(inside.sum()),
+                "confidence": round(float(judged.trust[inside].mean()), 3),
+                **{
+                    name: interval(values[inside].astype(float), judged.objects[inside])
+                    for name, values in figures.items()
+                },
+            }
         )
-        for number in np.unique(bins)
-    ]
+    return found
 
 
 def above_floor(
@@ -115,8 +140,29 @@ def above_floor(
     }
 
 
-def scores(rows: list[Photograph], steps: int) -> dict:
-    """Arm -> figure -> (mean, lower, upper) of one set, and what the confidences are worth."""
+def radii_scores(rows: list[Photograph]) -> dict:
+    """What GrabCut makes of minimum barrier's masks by its radii: IoU and failures, with bounds."""
+    true, objects = np.stack([row.true for row in rows]), np.array([row.obj for row in rows])
+    found = [barrier(row) for row in rows]
+    figures = {}
+    for probable, background in RADII:
+        grabcut = GrabCut(probable_radius=probable, background_radius=background)
+        masks = [
+            grabcut_mask(row.image, saliency_map, coarse, grabcut)
+            for row, (saliency_map, coarse) in zip(rows, found, strict=True)
+        ]
+        iou = mask_iou(np.stack(masks), true)
+        figures[f"{probable:g} / {background:g}"] = {
+            "iou": interval(iou, objects),
+            "failures": interval((iou < FAILURE).astype(float), objects),
+        }
+    return figures
+
+
+def scores(rows: list[Photograph], steps: int) -> tuple[dict, Judged]:
+    """Arm -> figure -> (mean, lower, upper) of one set, and what the confidences are worth; and the
+    masks of `consensus`.
+    """
     true, objects = np.stack([row.true for row in rows]), np.array([row.obj for row in rows])
     arms: dict = {"best fixed mask": {"iou": (round(best_fixed_iou(true), 4),)}}
     found, trust = all_masks(rows, steps)
@@ -126,7 +172,6 @@ def scores(rows: list[Photograph], steps: int) -> dict:
         if arm in trust:
             trusted[arm] = {
                 "curve": curve(trust[arm], iou < FAILURE, good_masks(masks, true)),
-                "reliability": reliability(trust[arm], good_masks(masks, true)),
                 "trusted": above_floor(rows, masks, trust[arm], FLOOR),
             }
         values = {
@@ -138,9 +183,12 @@ def scores(rows: list[Photograph], steps: int) -> dict:
             "usable": usable_mixtures(rows, masks),
         }
         arms[arm] = {name: interval(one.astype(float), objects) for name, one in values.items()}
-    return {
+    chosen = found[CONSENSUS]
+    judged = Judged(trust[CONSENSUS], mask_iou(chosen, true), good_masks(chosen, true), objects)
+    figures = {
         "images": len(rows),
         "objects": len(set(objects)),
         "arms": arms,
         "confidence": trusted,
     }
+    return figures, judged

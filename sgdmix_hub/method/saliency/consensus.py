@@ -1,8 +1,8 @@
-"""Model-free masks that check each other: several sources, refined, and the most trustworthy one.
+"""Model-free masks of several maps, and the most trustworthy one of them.
 
-No source is right everywhere. Minimum barrier fails for objects that touch several borders, robust
+No map is right everywhere. Minimum barrier fails for objects that touch several borders, robust
 background for objects as smooth as their surroundings, and a preference for the middle for objects
-at the side; each is a candidate, refined in two ways, and `confidence` chooses.
+at the side; each gives a candidate, refined by GrabCut, and `confidence` chooses.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .model_free import MAP_SIZE, minimum_barrier
 from .robust_background import robust_background
 
 MASK_SIZE = 256
+BACKGROUND_SIZE = 128  # of robust background: at 256 the masks are no better
 MIDDLE_SIGMA = 0.3  # share of the image size: of the preference for the middle
 DILATION = 0.008  # share of the image size: a lost leg costs more than a little background
-# GrabCut that stays near a coarse mask, and one that finds what the coarse mask lacks. Neither is
-# right everywhere: the wide one is better on smooth backgrounds, the narrow one on cluttered ones.
-REFINED_BY = {
-    "narrow": GrabCut(sharp=None),
-    "wide": GrabCut(probable_radius=0.1, background_radius=0.3, sharp=None),
-}
+# GrabCut that stays near a coarse mask, and one that finds what the coarse mask lacks.
+NARROW = GrabCut(sharp=None)
+WIDE = GrabCut(probable_radius=0.1, background_radius=0.3, sharp=None)
+# Map -> what refines its mask. More candidates made the choice worse, not better.
+REFINED_BY = {"barrier": NARROW, "both": WIDE, "middle": NARROW}
 
 
 def candidate_maps(pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -36,28 +36,26 @@ def candidate_maps(pixels: np.ndarray) -> dict[str, np.ndarray]:
 
     Minimum barrier is computed at 64x64: finer maps follow texture, and their masks are no better.
     """
-    small = cv2.resize(pixels, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA)
-    barrier = cv2.resize(minimum_barrier(small), pixels.shape[:2])
-    background = robust_background(pixels)
+    frame = pixels.shape[:2]
+    small, medium = (
+        cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
+        for size in (MAP_SIZE, BACKGROUND_SIZE)
+    )
+    barrier = cv2.resize(minimum_barrier(small), frame)
+    background = cv2.resize(robust_background(medium), frame)
     y, x = np.mgrid[: len(pixels), : len(pixels)] / (len(pixels) - 1) - 0.5
     middle = np.exp(-(x * x + y * y) / (2 * MIDDLE_SIGMA**2)).astype(np.float32)
-    return {
-        "barrier": barrier,
-        "background": background,
-        "both": (barrier + background) / 2,
-        "middle": barrier * middle,
-    }
+    return {"barrier": barrier, "both": (barrier + background) / 2, "middle": barrier * middle}
 
 
-def candidates(pixels: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
-    """(map, refinement) -> a mask, bool (256, 256), that is neither empty nor full."""
+def candidates(pixels: np.ndarray, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Map -> its refined mask, bool (256, 256), where that is neither empty nor full."""
     masks = {}
-    for name, saliency_map in candidate_maps(pixels).items():
+    for name, saliency_map in maps.items():
         coarse = saliency_map > threshold(saliency_map)
-        for refinement, grabcut in REFINED_BY.items():
-            mask = grabcut_mask(pixels, saliency_map, coarse, grabcut)
-            if mask.any() and not mask.all():
-                masks[name, refinement] = mask
+        mask = grabcut_mask(pixels, saliency_map, coarse, REFINED_BY[name])
+        if mask.any() and not mask.all():
+            masks[name] = mask
     return masks
 
 
@@ -67,19 +65,18 @@ def consensus(pixels: np.ndarray) -> tuple[np.ndarray, float]:
 
     An empty mask of confidence 0 if there is no candidate.
     """
-    lab, masks = small_lab(pixels), candidates(pixels)
+    maps = candidate_maps(pixels)
+    masks = candidates(pixels, maps)
     if not masks:
         return np.zeros(pixels.shape[:2], bool), 0.0
-    trust = {}
-    for source, refinement in masks:
-        others = [mask for key, mask in masks.items() if key[0] != source]
-        variants = [
-            mask for key, mask in masks.items() if key[0] == source and key[1] != refinement
-        ]
-        key = (source, refinement)
-        trust[key] = confidence(lab, masks[key], others, variants)
-    best = max(trust, key=lambda key: trust[key])
+    lab = small_lab(pixels)
+    trust = {name: confidence(lab, mask, _small(maps[name])) for name, mask in masks.items()}
+    best = max(trust, key=lambda name: trust[name])
     return widen(masks[best], DILATION), trust[best]
+
+
+def _small(saliency_map: np.ndarray) -> np.ndarray:
+    return cv2.resize(saliency_map, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA)
 
 
 @one_row("mask")

@@ -1,0 +1,289 @@
+"""Fits the confidence of model-free masks, and compares what it could be made of.
+
+    python benchmarks/mask_confidence.py outputs/cutouts/domain --cache outputs/mask_evidence.jsonl
+
+`domain` is made by benchmarks/cutouts.py with at least 2 poses. Reads only the objects whose name
+has an even CRC-32, and birds of other seeds than those that docs quote. Rules, written down before
+the run: evidence is kept if without it the failures (IoU < .5) among the most trusted rise, in six
+folds over objects; of two choices alike the one with less evidence wins; the floor is the lowest
+multiple of .05 at which at most .05 of the trusted photographs fail, and in each set at most a
+quarter of what failed before. Writes `mask_confidence.json` and `.md` to `--results`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from parts.masks.photographs import BIRD_SEEDS, Photograph, birds, photographs, resized
+from parts.masks.scores import FAILURE, GOOD_IOU, GOOD_RECALL
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+
+from sgdmix_hub.files import write_json
+from sgdmix_hub.method.confidence import WEIGHTS, evidence
+from sgdmix_hub.method.outlines import contrast, sharpness, small_lab, widen
+from sgdmix_hub.method.saliency.consensus import (
+    DILATION,
+    MAP_SIZE,
+    MASK_SIZE,
+    candidate_maps,
+    candidates,
+)
+
+FOLDS = 6
+PENALTY = 2.0  # scikit-learn's C
+SET_WEIGHTS = {"ordinary": 1.0, "hard": 1.0, "birds": 0.5}
+BEFORE = {"ordinary": 0.447, "hard": 0.886}  # failures of `minimum barrier, GrabCut as before`
+SMALLER = 192  # pixels of the copy that stability under a scale is measured on
+USED = tuple(WEIGHTS)
+COMPARED = {
+    "used": USED,
+    **{f"without {name}": tuple(one for one in USED if one != name) for name in USED},
+    "with agreement": (*USED, "agreement"),
+    "with contrast and sharpness": (*USED, "contrast", "sharpness"),
+    "with stability under a flip": (*USED, "flip"),
+    "with stability under a flip and a scale": (*USED, "flip", "scale"),
+}
+
+
+def overlap(mask: np.ndarray, other: np.ndarray | None) -> float:
+    """Intersection over union of two bool masks; 0 without the other."""
+    return 0.0 if other is None else float((mask & other).sum() / (mask | other).sum())
+
+
+def judged(row: Photograph) -> list[dict]:
+    """Every candidate of an image: what is seen of it, its IoU and the share of the object kept."""
+    pixels = np.ascontiguousarray(resized(row.image, MASK_SIZE))
+    maps, lab = candidate_maps(pixels), small_lab(pixels)
+    masks = candidates(pixels, maps)
+    mirrored = np.ascontiguousarray(pixels[:, ::-1])
+    flipped = candidates(mirrored, candidate_maps(mirrored))
+    smaller = np.ascontiguousarray(resized(pixels, SMALLER))
+    scaled = candidates(smaller, candidate_maps(smaller))
+    true = resized(row.true.astype(np.uint8) * 255, MASK_SIZE) > 127
+    found = []
+    for name, mask in masks.items():
+        small = cv2.resize(maps[name], (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA)
+        others = [overlap(mask, other) for key, other in masks.items() if key != name]
+        of_smaller = scaled.get(name)
+        if of_smaller is not None:
+            of_smaller = cv2.resize(of_smaller.astype(np.uint8), mask.shape) > 0
+        kept = widen(mask, DILATION)
+        found.append(
+            {
+                **evidence(lab, mask, small),
+                "agreement": float(np.mean(others or [0.0])),
+                "contrast": float(np.log(contrast(lab, mask) + 1)),
+                "sharpness": float(np.log(sharpness(lab, mask) + 0.1)),
+                "flip": overlap(mask, flipped[name][:, ::-1] if name in flipped else None),
+                "scale": overlap(mask, of_smaller),
+                "iou": overlap(kept, true),
+                "kept": float((kept & true).sum() / true.sum()),
+            }
+        )
+    return found
+
+
+def images(domain: Path, poses: int, count: int, cache: Path) -> Iterator[dict]:
+    """Set, object and candidates of every image; those in the cache are not made again."""
+    known = {}
+    if cache.exists():
+        known = {line["name"]: line for line in map(json.loads, cache.read_text().splitlines())}
+    rows = [row for row in photographs(domain, None, poses) if row.chosen_on]
+    with cache.open("a", encoding="utf-8") as file:
+        for number, row in enumerate([*rows, *birds(BIRD_SEEDS[True], count)]):
+            name = f"{number} {row.kind} {row.obj}"
+            if name not in known:
+                known[name] = {
+                    "name": name,
+                    "set": row.kind,
+                    "object": row.obj,
+                    "candidates": judged(row),
+                }
+                file.write(json.dumps(known[name]) + "\n")
+                file.flush()
+            yield known[name]
+
+
+class Masks:
+    """The candidates of all images that have any, as arrays with one row a candidate."""
+
+    def __init__(self, found: list[dict]):
+        found = [image for image in found if image["candidates"]]
+        self.image = np.repeat(range(len(found)), [len(image["candidates"]) for image in found])
+        self.of = [one for image in found for one in image["candidates"]]
+        self.kind = np.array([image["set"] for image in found])
+        self.object = np.array([image["object"] for image in found])
+        self.iou = np.array([one["iou"] for one in self.of])
+        self.good = (self.iou >= GOOD_IOU) & (
+            np.array([one["kept"] for one in self.of]) >= GOOD_RECALL
+        )
+        weight = np.array([SET_WEIGHTS[kind] for kind in self.kind])
+        self.weight = (weight / np.bincount(self.image))[self.image]
+
+    def seen(self, names: tuple[str, ...]) -> np.ndarray:
+        """float (candidates, names)"""
+        return np.array([[one[name] for name in names] for one in self.of])
+
+    def best(self, odds: np.ndarray) -> np.ndarray:
+        """The position of each image's candidate of the highest odds."""
+        order = np.lexsort((-odds, self.image))
+        return order[np.unique(self.image[order], return_index=True)[1]]
+
+
+def fitted(seen: np.ndarray, masks: Masks, rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights and bias of a logistic model of good masks on some candidates."""
+    mean, deviation = seen[rows].mean(axis=0), seen[rows].std(axis=0) + 1e-9
+    model = LogisticRegression(C=PENALTY, max_iter=2000).fit(
+        (seen[rows] - mean) / deviation, masks.good[rows], sample_weight=masks.weight[rows]
+    )
+    weights = model.coef_[0] / deviation
+    return weights, float(model.intercept_[0] - weights @ mean)
+
+
+def out_of_fold(masks: Masks, names: tuple[str, ...]) -> np.ndarray:
+    """The log-odds of every candidate by a model of other objects."""
+    seen, odds = masks.seen(names), np.zeros(len(masks.image))
+    for fit, test in GroupKFold(FOLDS).split(seen, groups=masks.object[masks.image]):
+        weights, bias = fitted(seen, masks, fit)
+        odds[test] = seen[test] @ weights + bias
+    return odds
+
+
+def order_figures(masks: Masks, odds: np.ndarray) -> dict:
+    """Of each set's best masks: failures among all, among the .8 most trusted, and on average."""
+    best, figures = masks.best(odds), {}
+    for kind in SET_WEIGHTS:
+        own = best[masks.kind[masks.image[best]] == kind]
+        failed = (masks.iou[own] < FAILURE)[np.argsort(-odds[own], kind="stable")]
+        running = np.cumsum(failed) / np.arange(1, len(own) + 1)
+        least = max(0, failed.sum() - len(own) // 5) / np.ceil(0.8 * len(own))
+        figures[kind] = {
+            "all": float(failed.mean()),
+            "most trusted": float(running[int(np.ceil(0.8 * len(own))) - 1]),
+            "most trusted, at best": float(least),
+            "mean": float(running.mean()),
+        }
+    return figures
+
+
+def floors(masks: Masks, trust: np.ndarray, best: np.ndarray) -> list[dict]:
+    """What is kept at every multiple of .05, by set."""
+    table = []
+    for twentieths in range(1, 20):
+        line: dict = {"floor": twentieths / 20}
+        for kind in SET_WEIGHTS:
+            own = masks.kind[masks.image[best]] == kind
+            kept = best[own & (trust >= twentieths / 20)]
+            line[kind] = {
+                "kept": len(kept) / int(own.sum()),
+                "failed": int((masks.iou[kept] < FAILURE).sum()),
+                "masks": len(kept),
+            }
+        table.append(line)
+    return table
+
+
+def is_floor(line: dict) -> bool:
+    """Whether a line of `floors` holds to the rule."""
+    of = [line[kind] for kind in BEFORE]
+    failed, kept = (sum(one[key] for one in of) for key in ("failed", "masks"))
+    quarters = (
+        line[kind]["failed"] <= line[kind]["masks"] * before / 4 for kind, before in BEFORE.items()
+    )
+    return failed <= 0.05 * kept and all(quarters)
+
+
+def results_of(found: list[dict]) -> dict:
+    masks = Masks(found)
+    compared = {
+        name: order_figures(masks, out_of_fold(masks, names)) for name, names in COMPARED.items()
+    }
+    odds = out_of_fold(masks, USED)
+    best = masks.best(odds)
+    # The chosen candidate is the one whose odds are most overrated: scaled to what was seen of it.
+    scale = LogisticRegression(C=10).fit(
+        odds[best][:, None],
+        masks.good[best],
+        sample_weight=[SET_WEIGHTS[kind] for kind in masks.kind[masks.image[best]]],
+    )
+    trust = scale.predict_proba(odds[best][:, None])[:, 1]
+    slope, shift = float(scale.coef_[0, 0]), float(scale.intercept_[0])
+    weights, bias = fitted(masks.seen(USED), masks, np.arange(len(masks.image)))
+    kept = floors(masks, trust, best)
+    return {
+        "images": {kind: int((masks.kind == kind).sum()) for kind in SET_WEIGHTS},
+        "objects": len(set(masks.object)),
+        "compared": compared,
+        "weights": dict(zip(USED, (weights * slope).round(2).tolist(), strict=True)),
+        "bias": round(bias * slope + shift, 2),
+        "floors": kept,
+        "floor": next((line["floor"] for line in kept if is_floor(line)), None),
+    }
+
+
+def table(results: dict) -> str:
+    lines = [
+        f"{results['images']} images of {results['objects']} objects, in {FOLDS} folds of objects.",
+        "",
+        "Failures among all, among the .8 most trusted, and the mean over all shares:",
+        "",
+        "| Evidence | ordinary | hard | birds |",
+        "|---|---|---|---|",
+    ]
+    for name, of in results["compared"].items():
+        cells = (
+            f"{of[kind]['all']:.3f}, {of[kind]['most trusted']:.3f}, {of[kind]['mean']:.3f}"
+            for kind in SET_WEIGHTS
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    least = ", ".join(
+        f"{kind} {of['most trusted, at best']:.3f}"
+        for kind, of in results["compared"]["used"].items()
+    )
+    lines += [
+        "",
+        f"The best possible order fails among the .8 most trusted at: {least}.",
+        "",
+        f"Weights {results['weights']}, bias {results['bias']}, floor {results['floor']}.",
+        "",
+        "| Floor | ordinary: kept, failed | hard | birds |",
+        "|---|---|---|---|",
+    ]
+    for line in results["floors"]:
+        cells = (
+            f"{line[kind]['kept']:.2f}, {line[kind]['failed']} of {line[kind]['masks']}"
+            for kind in SET_WEIGHTS
+        )
+        lines.append(f"| {line['floor']:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("domain", type=Path, help="folder with meta.json")
+    parser.add_argument("--cache", type=Path, required=True, help="file of what was seen so far")
+    parser.add_argument("--poses", type=int, default=2, help="images per object and set")
+    parser.add_argument("--birds", type=int, default=5, help="birds per species and seed")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    found = list(images(arguments.domain, arguments.poses, arguments.birds, arguments.cache))
+    results = results_of(found)
+    write_json(arguments.results / "mask_confidence.json", results)
+    text = table(results)
+    (arguments.results / "mask_confidence.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
