@@ -178,7 +178,7 @@ class RowMaker:
             "sigma_start": self.pipeline.sigma_start(row.strength, size),
             "foreground_strength": row.strength
             if foreground_strength is None
-            else foreground_strength,
+            else min(foreground_strength, row.strength),
             "seed": row.seed,
             "saliency_distance": row.saliency_distance,
             "foreground_area": mixture.foreground_area,
