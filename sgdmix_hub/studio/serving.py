@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import gradio as gr  # ty: ignore[import-not-found]  # an extra
+import gradio as gr  # an extra
 
 from sgdmix_hub.errors import UserError, first_line
 from sgdmix_hub.runtime.ranks import say
