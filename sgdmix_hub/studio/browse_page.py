@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr  # ty: ignore[import-not-found]  # an extra
+import gradio as gr  # an extra
 import numpy as np
 from PIL import Image
 
@@ -123,7 +123,9 @@ class BrowsePage:
             show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | private
             anew = {"trigger_mode": "always_last"}
             page.load(self.known_marks, marked, [marked, listed], **private).then(**show)
-            changes = [part.change for part in (classes, sort_by, descending, only_marked)]
+            changes: list[Any] = [
+                part.change for part in (classes, sort_by, descending, only_marked)
+            ]
             changes += [event for part in ranges for event in (part.submit, part.blur)]
             gr.on(changes, lambda: 1, None, number, **private, **anew).then(**show)
             gr.on([number.submit, number.blur], **show, **anew)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import gradio as gr  # ty: ignore[import-not-found]  # an extra
+import gradio as gr  # an extra
 
 from sgdmix_hub.errors import Unusable, UserError, attempt
 from sgdmix_hub.evaluation.choices_page import verdict
