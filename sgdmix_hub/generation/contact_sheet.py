@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -54,7 +55,8 @@ def _finished(shards: Shards) -> np.ndarray:
 def _sheet_row(
     settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards, position: int
 ) -> SheetRow:
-    (row,) = shards.plan_rows(position, 1)
+    (planned,) = shards.plan_rows(position, 1)
+    row, refined = published_row(shards, position, planned)
     mixture = maker.filled_mixture(row)
     panels = [
         mixture.source.pixels,
@@ -63,12 +65,12 @@ def _sheet_row(
         mixture.target.pixels,
         mask_panel(mixture.target),
         mixture.mixed,
-        _refined_image(shards, position, row),
+        refined,
     ]
     names, labels = inputs.split.class_names, inputs.split.labels
     foreground = ""
     if settings.foreground_strength is not None:
-        foreground = f" (foreground {settings.foreground_strength:g})"
+        foreground = f" (foreground {min(settings.foreground_strength, row.strength):g})"
     bank = inputs.bank
     if bank is not None and not row.is_unmixed:
         partner = f"+  background of {shown(bank.pin.name)}"
@@ -87,13 +89,14 @@ def _partner(settings: AugmentSettings, name: str) -> str:
     return f"{shown}  ->  prompt of {name}" if settings.prompt_class == "target" else shown
 
 
-def _refined_image(shards: Shards, position: int, row: PlanRow) -> np.ndarray:
-    """The published image of one planned row."""
+def published_row(shards: Shards, position: int, row: PlanRow) -> tuple[PlanRow, np.ndarray]:
+    """A planned row with the strength and seed that its image was made with, and this image."""
     number = position // shards.rows_per_shard
-    table = shards.table(number, ["image", "source_index", "variant"])
-    for cell, source, variant in zip(
+    table = shards.table(number, ["image", "source_index", "variant", "strength", "seed"])
+    for cell, source, variant, strength, seed in zip(
         *(table.column(name).to_pylist() for name in table.column_names), strict=True
     ):
         if (source, variant) == (row.source_index, row.variant):
-            return np.asarray(decode_image(cell).convert("RGB"))
+            made = replace(row, strength=strength, seed=seed)
+            return made, np.asarray(decode_image(cell).convert("RGB"))
     raise LookupError(f"row {row.source_index}, variant {row.variant} is in no shard")

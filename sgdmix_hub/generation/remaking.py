@@ -1,6 +1,7 @@
 """Images that a judge sends back are made again: with another seed, at half S, at last at S = 0.
 
-An attempt depends on its row alone, so the published bytes do not depend on the processes.
+An attempt depends on its row alone, so the published bytes do not depend on the processes. Where
+the judge's probability lies at the threshold, a last bit decides whether there is another attempt.
 """
 
 from __future__ import annotations
@@ -33,17 +34,19 @@ class Made:
 def attempts_at(row: PlanRow, settings: AugmentSettings) -> list[PlanRow]:
     """The row as each attempt makes it, the planned one first.
 
-    The last one mixes without refinement. The one before has half the planned strength, if that
-    runs a step and is not below `foreground_strength`. All others have the planned strength.
+    The last one mixes without refinement, where that gives a new image of its label. The one before
+    has half the planned strength, if that runs a step and is not below `foreground_strength`. All
+    others have the planned strength.
     """
-    allowed, half = settings.allowed_attempts, row.strength / 2
-    if row.strength == 0 or allowed == 1:
+    if row.strength == 0:
         return [row]
-    ends = [0.0]
-    lowest = settings.foreground_strength or 0.0
-    if allowed > 2 and num_steps(settings, half) > 0 and half >= lowest:
-        ends = [half, 0.0]
-    strengths = [row.strength] * (allowed - len(ends)) + ends
+    half, lowest = row.strength / 2, settings.foreground_strength or 0.0
+    ends = [half] if num_steps(settings, half) > 0 and half >= lowest else []
+    if settings.mixing_method != "none" and settings.prompt_class != "target":
+        ends.append(0.0)
+    # the first attempt is always the planned one
+    ends = ends[max(0, len(ends) - settings.allowed_attempts + 1) :]
+    strengths = [row.strength] * (settings.allowed_attempts - len(ends)) + ends
     return [
         replace(row, strength=strength, seed=attempt_seed(row.seed, attempt))
         for attempt, strength in enumerate(strengths, 1)

@@ -75,10 +75,8 @@ def merge_foreign(base: LoadedBase, adapter: ForeignAdapter, merged: bool = True
     Its LoRA is left beside the weights if not `merged`. Raises `UserError` if it does not fit, or
     if any of its weights would have no effect.
     """
-    encoders = {one.model: base.network(one) for one in base.family.encoders}
-    networks = {base.family.denoiser: base.denoiser} | {
-        name: network for name, network in encoders.items() if network is not None
-    }
+    encoders = {one.model: base.network(one) for one in base.encoders}
+    networks = {base.family.denoiser: base.denoiser} | encoders
     what = f"adapter {adapter.name}: {adapter.lora.name}"
     try:
         with quiet_libraries():
@@ -178,7 +176,7 @@ def _load_tokens(
             f"adapter {adapter.name} has learned tokens, which diffusers does not load into a base "
             f"of {base.family.title}: remove their file"
         )
-    for encoder in base.family.encoders:
+    for encoder in base.encoders:
         for name, vectors in tokens.get(encoder.key, {}).items():
             is_plain = name.isprintable() and not re.search(r"\s", name)
             if not is_plain or not 0 < len(name) <= LONGEST_TOKEN:
@@ -197,7 +195,7 @@ def _read_tokens(
     base: LoadedBase, adapter: ForeignAdapter, bundled: dict[str, torch.Tensor]
 ) -> Tokens:
     """The learned tokens of all encoders. Raises `UserError` if some are missing."""
-    keys = [encoder.key for encoder in base.family.encoders]
+    keys = [encoder.key for encoder in base.encoders]
     found: Tokens = {}
     for name, value in bundled.items():
         match = BUNDLED.fullmatch(name)

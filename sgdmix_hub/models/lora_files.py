@@ -62,7 +62,7 @@ def fault_of_names(base: LoadedBase, names: Iterable[str], encoders: bool = Fals
     in several ways: these names are only checked to be plain, see `effective_layers`.
     """
     start = f"{base.family.denoiser}."
-    others = [f"{encoder.model}." for encoder in base.family.encoders] if encoders else []
+    others = [f"{encoder.model}." for encoder in base.encoders] if encoders else []
     modules, count = dict(base.denoiser.named_modules()), 0
     for name in names:
         count += 1

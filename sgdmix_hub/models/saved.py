@@ -63,7 +63,8 @@ def save(
     if adapter is None and (folder / FACTS_FILE).exists():
         raise UserError(f"{folder} holds an adapter, which this pipeline has not: choose another")
     if adapter is not None and Path(adapter.folder).resolve() != folder.resolve():
-        for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE):
+        tokens = (TOKENS_FILE,) if adapter.learns_tokens else ()
+        for name in (LORA_FILE, *tokens, FACTS_FILE):
             shutil.copyfile(Path(adapter.folder) / name, folder / name)
     settings = saved.settings
     if foreign is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.storage.places import refuse_url
 
 from .data import outside_of_dataset
@@ -49,8 +50,8 @@ class EvaluationSettings(Checked):
     )
     keep_difficulty: Literal["easy", "medium"] = setting(
         "easy",
-        "rows to keep: those with the highest label probability, or those in the middle, without "
-        "the ones that teach a classifier least",
+        "rows to keep: those with the highest label probability, or those in the middle, between "
+        "the doubtful and the easiest",
     )
     drop: str | None = setting(
         None, "file of rows to leave out, as `sgdmix studio` writes it: source_index,variant"
@@ -61,3 +62,5 @@ class EvaluationSettings(Checked):
         super().validate()
         refuse_url("output_dir", self.output_dir)
         outside_of_dataset(self, "output_dir")
+        if self.keep is None and self.keep_difficulty != "easy":
+            raise UserError(f"keep_difficulty {self.keep_difficulty} needs --keep, a share of rows")

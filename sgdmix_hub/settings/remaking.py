@@ -29,8 +29,8 @@ class RemakingSettings(Checked):
     )
     max_attempts: int | None = setting(
         None,
-        "attempts at an image: with another seed, then at half the strength, at last at strength "
-        f"0; {MAX_ATTEMPTS} if not given",
+        "attempts at an image: with another seed, then at half the strength, at last without "
+        f"refinement if it is mixed; {MAX_ATTEMPTS} if not given",
         at_least=1,
         at_most=100,
     )

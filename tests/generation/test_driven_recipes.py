@@ -261,6 +261,7 @@ def write_adapter(settings: AdapterSettings, split: Split) -> tuple[CLIPTokenize
     (encoder,) = loaded.family.encoders
     tokenizer = loaded.tokenizer(encoder)
     ids = prompt_ids(
+        encoder,
         tokenizer,
         len(split.class_names),
         settings.num_vectors,

@@ -12,8 +12,10 @@ from untrusted import refused
 
 from sgdmix_hub import augment
 from sgdmix_hub.evaluation.sources import doubts
+from sgdmix_hub.generation.contact_sheet import published_row
 from sgdmix_hub.generation.plan import PlanRow
 from sgdmix_hub.generation.remaking import attempts_at
+from sgdmix_hub.generation.shards import Shards
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import Judge
@@ -100,6 +102,7 @@ def test_rows_that_the_judge_accepts_at_once_are_those_of_a_run_without_it(judge
 def test_strength_and_seed_are_those_of_the_last_attempt(judged, plain):
     seeds = {row["source_index"]: row["seed"] for row in plain}
     for row in published_rows(judged):
+        assert row["foreground_strength"] == min(0.25, row["strength"])
         assert row["strength"] == EXPECTED[row["attempts"] - 1]
         assert (row["seed"] == seeds[row["source_index"]]) == (row["attempts"] == 1)
 
@@ -129,6 +132,17 @@ def test_a_lost_shard_is_made_again_with_the_same_bytes(judged, judged_settings,
     for lost in (copy / "state/shards").glob("shard-00001.*"):
         lost.unlink()
     assert digests(generate(judged_settings, copy) / "repo") == before
+
+
+def test_the_contact_sheet_tells_the_strength_of_the_last_attempt(judged, plain):
+    shards = Shards(judged / "state/shards", judged / "state/plan.parquet", 8)
+    made = {row["source_index"]: row for row in published_rows(judged)}
+    for position in range(len(plain)):
+        (planned,) = shards.plan_rows(position, 1)
+        if planned.source_index in made:
+            row, _ = published_row(shards, position, planned)
+            assert row.strength == made[row.source_index]["strength"]
+            assert row.seed == made[row.source_index]["seed"]
 
 
 def test_the_judges_own_figures_are_told_to_be_too_good(judge):
@@ -177,6 +191,14 @@ def test_the_last_attempts_are_at_half_the_strength_and_without_refinement(allow
 def test_half_a_strength_is_left_out_below_one_step_or_the_foregrounds_strength():
     assert attempts(0.25, 4, foreground_strength=0.0) == [0.25, 0.25, 0.25, 0.0]
     assert attempts(0.75, 4, foreground_strength=0.5) == [0.75, 0.75, 0.75, 0.0]
+
+
+@pytest.mark.parametrize(
+    "values", [{"mixing_method": "none"}, {"prompt_class": "target", "target_classes": "any"}]
+)
+def test_no_attempt_publishes_the_source_or_another_label(values):
+    assert attempts(0.75, 4, foreground_strength=0.0, **values) == [0.75, 0.75, 0.75, 0.375]
+    assert attempts(0.75, 1, foreground_strength=0.0, **values) == [0.75]
 
 
 def test_a_row_that_is_only_mixed_has_one_attempt():
