@@ -219,7 +219,7 @@ def driven(request, tiny_base, tmp_path_factory) -> Driven:
     )
     tiny = {"saliency_input_size": TINY["saliency_input_size"]}
     if generation.segmenter is None:
-        tiny["min_mask_confidence"] = 0.0  # no map of an untrained classifier can be trusted
+        tiny["min_mask_confidence"] = 0.0  # at this size hardly any mask is trusted
     generation = apply_preset(dataclasses.replace(generation, **tiny))
     state = start_processes(1)
 
