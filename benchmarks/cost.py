@@ -165,7 +165,7 @@ def stable_diffusion(rank: int, resolution: int) -> dict[str, int]:
         unet.add_adapter(
             LoraConfig(r=rank, lora_alpha=rank, target_modules=StableDiffusion.lora_targets)
         )
-        model = AdaptedModel(StableDiffusion(), [text], unet, [tokens]).train()
+        model = AdaptedModel(StableDiffusion(), [text], unet, {"clip_l": tokens}).train()
         cost = training_cost(model, lambda: model(latents, time, [ids]).float().square().mean())
         found |= {f"step_{name}": value for name, value in cost.items()}
         found["trained_weights"] = sum(weight.numel() for weight in model.trained().values())

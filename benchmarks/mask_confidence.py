@@ -3,11 +3,13 @@
     python benchmarks/mask_confidence.py outputs/cutouts/domain --cache outputs/mask_evidence.jsonl
 
 `domain` is made by benchmarks/cutouts.py with at least 2 poses. Reads only the objects whose name
-has an even CRC-32, and birds of other seeds than those that docs quote. Rules, written down before
-the run: evidence is kept if without it the failures (IoU < .5) among the most trusted rise, in six
-folds over objects; of two choices alike the one with less evidence wins; the floor is the lowest
-multiple of .05 at which at most .05 of the trusted photographs fail, and in each set at most a
-quarter of what failed before. Writes `mask_confidence.json` and `.md` to `--results`.
+has an even CRC-32, and birds of other seeds than those that docs quote. Everything here is judged
+out of fold, in six folds over objects. The candidates and the evidence were chosen in trials on
+these objects, for few failures (IoU < .5) among the most trusted, and for little evidence where two
+choices were alike: only the other half says what they are worth. The floor's rule was set before
+its table was seen: the lowest multiple of .05 at which at most .05 of the trusted photographs fail,
+and in each set at most a quarter of what failed before. The package's weights and floor are those
+of a first sample of poses. Writes `mask_confidence.json` and `.md` to `--results`.
 """
 
 from __future__ import annotations

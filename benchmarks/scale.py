@@ -1,6 +1,6 @@
 """What a generation costs as it grows: seconds, memory of every process, files, requests.
 
-    python benchmarks/scale.py                            # 1,300 x 5 rows against 13,000 x 5
+    python benchmarks/scale.py                            # 200 x 5 rows against 2,000 x 5
     python benchmarks/scale.py --sources 13000 130000     # other sizes, if there is time
 
 Whole programs, stage by stage, in an object store that counts requests: maps by two workers, plan,
@@ -71,7 +71,7 @@ def run(sources: int, work_dir: Path) -> list[dict]:
     before = dict(ENVIRONMENT)
     with loopback_hub() as hub:
         ENVIRONMENT.update(hub_environment(hub, WRITE_TOKEN))
-        words = ["--folder", f"counted://{place}/run", "--hub_dataset_id", "me/large"]
+        words = ["--folder", f"counted://{place}/run", "--hub_dataset_id", "birds/large"]
         words += ["--tag", "v1.0.0", "--allow_local_inputs"]
         found.append(measured("publish", [PUBLISH, *words], counts, work_dir))
     ENVIRONMENT.clear()
@@ -129,7 +129,7 @@ def table(runs: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sources", type=int, nargs="+", default=[1_300, 13_000])
+    parser.add_argument("--sources", type=int, nargs="+", default=[200, 2_000])
     parser.add_argument("--work_dir", type=Path, default=Path("outputs") / "scale")
     args = parser.parse_args()
     args.work_dir = args.work_dir.resolve()

@@ -129,14 +129,18 @@ def draw_screenshots(folder: Path) -> dict:
                 max_skipped=1.0,
             )
         )
-    settings = studio(folder, published=outputs, dataset_name=birds)
+    draw_browsing(studio(folder, published=outputs, dataset_name=birds))
+    return {}
+
+
+def draw_browsing(settings: StudioSettings) -> None:
+    """The picture of two versions side by side, one row marked."""
     with visiting(page_of(settings, torch.device("cpu"))) as visit:
         visit.until(".sgdmix-row img")
         visit.choose("Sort by", "saliency_distance")
-        visit.page.get_by_label("as bad").first.check()
-        visit.page.get_by_text("1 rows are marked as bad").wait_for()
+        visit.page.get_by_label("Mark source").first.check()
+        visit.page.get_by_text("Rows marked as bad: 1").wait_for()
         visit.picture(DOCS / "studio_browse.png")
-    return {}
 
 
 PARTS: dict[str, Callable[[Path], dict]] = {

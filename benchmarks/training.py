@@ -89,22 +89,21 @@ def own_steps(settings: AdapterSettings, accelerator: Accelerator):
     noising = loaded.family.noising(loaded.pipeline.scheduler.config)
     (encoder,) = loaded.family.encoders
     prompts = prompt_ids(
-        loaded.tokenizer(encoder), CLASSES, 1, settings.metaclass, settings.prompt_template
+        encoder, loaded.tokenizer(encoder), CLASSES, 1, settings.metaclass, settings.prompt_template
     ).to(accelerator.device)
     trained = list(model.trained().values())
     denoiser, optimizer = accelerator.prepare(model, build_optimizer(settings, model))
-    timesteps = noising.num_train_timesteps
     share = Share(0, 1, BATCH, 1)
     cached = settings.cache_latents
     images = DomainImages(
         split, split.subset, settings.seed, settings.resolution, settings.resize, not cached
     )
-    latents = Latents(loaded.pipeline.vae, accelerator.device)
+    latents = Latents(loaded.pipeline.vae, accelerator.device, loaded.family.latents)
     if cached:
         folder = Path(settings.output_dir) / "latents"
         base = resolve(settings.pretrained_model_name_or_path)
         latents.kept = kept_latents(folder, settings, images, base, latents.encode, 0, 1)
-    batches = training_batches(settings, images, [], latents, timesteps, share, range(10_000))
+    batches = training_batches(settings, images, [], latents, noising.draw, share, range(10_000))
     denoiser.train()
     for batch in batches:
         noisy = noising.noised(batch.latents, batch.noise, batch.timesteps)

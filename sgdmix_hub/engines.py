@@ -46,7 +46,7 @@ class AugmentStage(PipelineStep):
         super().__init__()
         self.stage, self.words = stage, words
 
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         """Raises `RuntimeError` if the program fails; it has said why."""
         command = [sys.executable, "-m", "sgdmix_hub.augment", *self.words, "--stage", self.stage]
         if world_size > 1:
@@ -54,6 +54,7 @@ class AugmentStage(PipelineStep):
         code = subprocess.run(command).returncode
         if code:
             raise RuntimeError(f"sgdmix augment --stage {self.stage} ended with exit code {code}")
+        return data
 
 
 def stages(workers: int, map_workers: int) -> Iterator[tuple[str, int]]:

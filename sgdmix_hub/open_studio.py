@@ -21,7 +21,7 @@ from sgdmix_hub.settings.studio import StudioSettings
 from .errors import UserError
 
 if TYPE_CHECKING:
-    import gradio as gr
+    import gradio as gr  # an extra
     import torch
 
     from sgdmix_hub.studio.tryout import Tryout

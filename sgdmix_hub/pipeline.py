@@ -29,7 +29,6 @@ from sgdmix_hub.models.prompts import Prompts, RowPrompt
 from sgdmix_hub.models.saved import Saved, save
 from sgdmix_hub.settings.method import MethodSettings
 from sgdmix_hub.settings.presets import saliency_source
-from sgdmix_hub.settings.strengths import num_steps
 
 from .errors import Unusable, UserError, among_usable
 from .pipeline_call import (
@@ -387,14 +386,19 @@ class SGDMixPipeline(Stages):
         """Lets the refiner report its steps to a bar, and to the callback, which gets `shown`."""
         settings = self.settings
         usable = [mixture for mixture in mixtures if not isinstance(mixture, Unusable)]
-        size, steps = settings.batch_size, num_steps(settings, settings.strength[0])
+        size = settings.batch_size
         batches = [usable[start : start + size] for start in range(0, len(usable), size)]
-        total = steps * sum(
-            len({row.source.frame for row in batch if not row.is_source}) for batch in batches
-        )
-        if total == 0 or self.refiner is None:
+        shapes = [
+            shape
+            for batch in batches
+            for shape in {row.mixed.shape[:2] for row in batch if not row.is_source}
+        ]
+        strength = settings.strength[0]
+        if strength == 0 or not shapes or self.refiner is None:
             yield
             return
+        self.refiner = self.refiner.using(settings)
+        total = sum(self.num_steps(strength, shape) for shape in shapes)
         with self.progress_bar(total, unit="step") as bar:
 
             def on_step_end(step: int, timestep: torch.Tensor, latents: torch.Tensor):

@@ -15,7 +15,7 @@ from sgdmix_hub.hub.pins import Pin, parse_pins, resolve
 from sgdmix_hub.method.saliency.segmentation import MaskFunction, MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import CamSource, Source, load_source
 from sgdmix_hub.models.adapters import check_base, check_family
-from sgdmix_hub.models.bases.supported import check_supported
+from sgdmix_hub.models.bases.supported import check_sampling
 from sgdmix_hub.models.loading import (
     SegmenterPins,
     load_classifier,
@@ -203,7 +203,7 @@ def _load_refiner(
             "strength above 0 needs a base model or an adapter; strength=0 mixes without a model"
         )
     diffusion = pin_diffusion(settings, named.adapter, named.base, pins.pin, named.few_step_lora)
-    family = check_supported(diffusion.base)
+    family = check_sampling(diffusion.base, settings.scheduler, settings.timestep_spacing)
     if diffusion.adapter is not None:
         check_family(diffusion.adapter, family)
         check_base(diffusion.adapter, diffusion.base)

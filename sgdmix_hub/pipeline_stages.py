@@ -145,12 +145,26 @@ class Stages:
 
         return among_usable(self.inpaint(mixtures, noise), finished)
 
-    def sigma_start(self, strength: float) -> float:
-        """The noise level, in [0, 1], that refinement starts from; 0 without refinement."""
+    def sigma_start(self, strength: float, size: tuple[int, int] | None = None) -> float:
+        """The noise level, in [0, 1], that refinement starts from; 0 without refinement.
+
+        `size`: height and width of the image; of the settings if not given.
+        """
         if strength == 0:
             return 0.0
         assert self.refiner is not None, "a strength above 0 needs a refiner"
-        return self.refiner.sigma_start(strength)
+        return self.refiner.levels.sigma_start(strength, size)
+
+    def num_steps(self, strength: float, size: tuple[int, int] | None = None) -> int:
+        """How many diffusion steps refinement runs; `size` as in `sigma_start`."""
+        if strength == 0:
+            return 0
+        assert self.refiner is not None, "a strength above 0 needs a refiner"
+        return self.refiner.levels.steps(strength, size)
+
+    def effective_strength(self, strength: float, size: tuple[int, int] | None = None) -> float:
+        """The share of the diffusion steps that refinement runs; `size` as in `sigma_start`."""
+        return self.num_steps(strength, size) / self.settings.num_inference_steps
 
     def refine(
         self,

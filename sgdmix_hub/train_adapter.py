@@ -68,7 +68,11 @@ def main(settings: AdapterSettings) -> None:
         if finished:
             say(f"adapter: {folder} is complete, nothing to train")
         else:
-            on_rank_zero(lambda: check_supported(base).name)
+            on_rank_zero(
+                lambda: check_supported(base).check_loss(
+                    settings.snr_gamma, settings.weighting_scheme
+                )
+            )
             train_and_save(settings, split, base, licence, facts, share, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
@@ -147,9 +151,10 @@ def adapter_facts(settings: AdapterSettings, split: Split, base: Pin) -> dict:
     """Identity of the training, for adapter.json: classes and their tokens, prompt, pins, subset,
     recorded settings.
     """
+    labels = range(len(split.class_names))
     return {
         "class_names": split.class_names,
-        "tokens": [token_for(label) for label in range(len(split.class_names))],
+        "tokens": [token_for(label) for label in labels if settings.num_vectors > 0],
         "metaclass": settings.metaclass,
         "prompt_template": settings.prompt_template,
         "base": str(base),

@@ -27,7 +27,6 @@ from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
 from sgdmix_hub.models.bases.loading import LoadedBase, load_base
-from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.prompts import bare_prompt
 from sgdmix_hub.models.sampling import draw_images, drawing_options
@@ -142,7 +141,8 @@ def judge_adapter(
     precision = precision_of(settings)
     dtype = dtype_of(settings)
     loaded = load_base(base, dtype, "text_to_image")
-    with_scheduler(loaded.pipeline, "dpmsolver++").to(state.device)
+    loaded.use_scheduler()
+    loaded.pipeline.to(state.device)
     bare = [bare_prompt(settings.metaclass, settings.prompt_template)] * len(sources.labels)
     judged = {"mixed": judge.predict(list(sources.images))}
     judged |= _judged(settings, loaded, bare, sources, judge, "base", state.is_main_process)

@@ -17,7 +17,7 @@ from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import is_low_confidence, kind_of
-from sgdmix_hub.settings.strengths import num_steps, strength_grid
+from sgdmix_hub.settings.strengths import strength_grid
 
 from .inputs import environment
 from .plan import PlanRow
@@ -165,13 +165,16 @@ def strengths_text(maker: RowMaker) -> str:
     """The steps that each strength runs, the noise it starts from, and which strengths differ."""
     settings = maker.settings
     total = settings.num_inference_steps
+    made = maker.pipeline
     runs = [
-        f"{strength:g} runs {num_steps(settings, strength)} of {total} steps, from noise level "
-        f"{maker.pipeline.sigma_start(strength):g}"
+        f"{strength:g} runs {made.num_steps(strength)} of {total} steps, from noise level "
+        f"{made.sigma_start(strength):g}"
         for strength in settings.strength
         if strength > 0
     ]
     grid = strength_grid(total)
+    if settings.strength_unit is not None and made.refiner is not None:
+        grid = made.refiner.levels.of_steps()[1:]
     if len(grid) > MOST_LISTED:
         return "; ".join(runs)
     listed = ", ".join(f"{strength:g}" for strength in grid)

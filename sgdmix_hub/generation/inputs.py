@@ -19,7 +19,7 @@ from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
 from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder, resolve
 from sgdmix_hub.models.adapters import Adapter, check_base, check_family
 from sgdmix_hub.models.bases.families import BY_NAME
-from sgdmix_hub.models.bases.supported import check_supported
+from sgdmix_hub.models.bases.supported import check_sampling
 from sgdmix_hub.models.loading import SegmenterPins, pin_diffusion
 from sgdmix_hub.models.quantization import quantization_versions
 from sgdmix_hub.runtime.environment import versions
@@ -111,7 +111,8 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
             settings.few_step_lora,
         )
         few_step_lora, foreign = diffusion.few_step_lora, diffusion.foreign
-        family = BY_NAME[on_rank_zero(lambda: check_supported(diffusion.base).name)]
+        sampling = settings.scheduler, settings.timestep_spacing
+        family = BY_NAME[on_rank_zero(lambda: check_sampling(diffusion.base, *sampling).name)]
         base, adapter_pin, adapter = diffusion.base, diffusion.adapter_pin, diffusion.adapter
         if adapter is not None:
             check_family(adapter, family)

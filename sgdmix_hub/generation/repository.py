@@ -322,6 +322,7 @@ def card_facts(
         licenses=from_run["licenses"],
         quality=from_run["quality"],
         sigma_start=statistics.sigma_start,
+        effective_strength=statistics.effective_strength,
         remade=statistics.remade,
         adapter_files=from_run.get("adapter_files", {}),
         evaluation=evaluation,

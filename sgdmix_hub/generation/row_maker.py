@@ -18,7 +18,6 @@ from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.pipeline_stages import Finished
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.strengths import effective_strength
 
 from .bank import Bank
 from .inputs import Inputs
@@ -159,6 +158,7 @@ class RowMaker:
         """A row's columns without its image. `attempts`: how often it was made."""
         settings, label = self.settings, self.label(row)
         source_width, source_height = mixture.source.size
+        size = mixture.mixed.shape[0], mixture.mixed.shape[1]
         target, target_label = row.target_index, NO_LABEL
         if self.bank is not None and self.bank.owns(target):
             target -= self.bank.first
@@ -174,8 +174,8 @@ class RowMaker:
             "target_label": target_label,
             "variant": row.variant,
             "strength": row.strength,
-            "effective_strength": effective_strength(settings, row.strength),
-            "sigma_start": self.pipeline.sigma_start(row.strength),
+            "effective_strength": self.pipeline.effective_strength(row.strength, size),
+            "sigma_start": self.pipeline.sigma_start(row.strength, size),
             "foreground_strength": row.strength
             if foreground_strength is None
             else min(foreground_strength, row.strength),

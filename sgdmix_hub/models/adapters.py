@@ -21,7 +21,7 @@ from sgdmix_hub.hub.pins import Pin, local_folder
 
 from .bases.families import BY_NAME, name_in
 from .bases.family import Family
-from .prompts import prompt_for
+from .prompts import prompt_of, token_for, words_of
 
 if TYPE_CHECKING:
     from .bases.loading import LoadedBase
@@ -82,9 +82,15 @@ class Adapter:
     def class_names(self) -> list[str]:
         return self.facts["class_names"]
 
-    def prompt(self, label: int) -> str:
-        """The prompt the class was trained with."""
-        return prompt_for(label, self.facts["metaclass"], self.facts["prompt_template"])
+    @property
+    def learns_tokens(self) -> bool:
+        """Whether its classes have learned tokens; else prompts hold their names."""
+        return self.facts.get("tokens") != []
+
+    def prompt(self, label: int, template: str | None = None) -> str:
+        """The prompt of a class, by default the one it was trained with."""
+        word = token_for(label) if self.learns_tokens else words_of(self.class_names[label])
+        return prompt_of(word, self.facts["metaclass"], template or self.facts["prompt_template"])
 
 
 def read_adapter(pin: Pin) -> Adapter:
@@ -93,9 +99,12 @@ def read_adapter(pin: Pin) -> Adapter:
     missing = [
         name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()
     ]
-    if missing:
-        raise UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
+    fault = UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
+    if missing and missing != [TOKENS_FILE]:
+        raise fault
     adapter = Adapter(folder, read_adapter_facts(Path(folder) / FACTS_FILE, FORMAT))
+    if missing and adapter.learns_tokens:
+        raise fault
     if (named := name_in(adapter.facts)) not in BY_NAME:
         raise UserError(
             f"{pin.name} is an adapter for {shown(named)}, which this version of sgdmix_hub does "
@@ -129,16 +138,15 @@ def save_adapter(
 ) -> None:
     """Writes LoRA weights, learned tokens and facts.
 
-    `learned`: encoder's key -> float32 (classes * num_vectors, dim). The LoRA metadata holds alpha:
-    without it diffusers would silently load alpha = rank.
+    `learned`: encoder's key -> float32 (classes * num_vectors, dim); empty without tokens. The LoRA
+    metadata holds alpha: without it diffusers would silently load alpha = rank.
     """
     # imported here: programs that only read an adapter's facts start seconds earlier
     import diffusers
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
-    lora_layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser))
+    lora_layers = family.lora_layers(get_peft_model_state_dict(denoiser))
     metadata = denoiser.peft_config["default"].to_dict()
     # peft keeps sets, whose order differs between processes
     metadata = {
@@ -154,7 +162,9 @@ def save_adapter(
     )
     sort_metadata(folder / LORA_FILE)
     rows = {key: value.detach().float().cpu() for key, value in learned.items()}
-    save_file(family.token_file(rows, num_vectors), folder / TOKENS_FILE, metadata={"format": "pt"})
+    if rows:
+        tokens = family.token_file(rows, num_vectors)
+        save_file(tokens, folder / TOKENS_FILE, metadata={"format": "pt"})
     write_json(folder / FACTS_FILE, {"format": FORMAT, "family": family.name, **facts})
 
 
@@ -205,9 +215,9 @@ def check_lora(path: Path, family: Family, denoiser: torch.nn.Module) -> None:
     ends = tuple(f".{target}" for target in family.lora_targets)
     layers = [name for name, _ in denoiser.named_modules() if name.endswith(ends)]
     expected = {
-        f"{family.denoiser}.{layer}.lora.{half}.weight"
+        f"{family.denoiser}.{layer}.{half}.weight"
         for layer in layers
-        for half in ("down", "up")
+        for half in family.lora_halves
     }
     if names != expected:
         raise UserError(
@@ -250,9 +260,9 @@ def load_into(base: LoadedBase, adapter: Adapter) -> None:
     """Loads an adapter into its base. Raises `UserError` if it does not fit."""
     check_family(adapter, base.family)
     try:
-        tokens = load_file(Path(adapter.folder) / TOKENS_FILE)
+        tokens = load_file(Path(adapter.folder) / TOKENS_FILE) if adapter.learns_tokens else {}
         fault = base.family.fault_of_tokens(tokens, len(adapter.class_names))
-        if fault is not None:
+        if adapter.learns_tokens and fault is not None:
             raise UserError(
                 f"the adapter {fault}: its {TOKENS_FILE} and {FACTS_FILE} are of different adapters"
             )
@@ -262,6 +272,7 @@ def load_into(base: LoadedBase, adapter: Adapter) -> None:
             base.pipeline.load_lora_weights(
                 adapter.folder, weight_name=LORA_FILE, use_safetensors=True
             )
-            base.family.load_tokens(base.pipeline, tokens, len(adapter.class_names))
+            if adapter.learns_tokens:
+                base.family.load_tokens(base.pipeline, tokens, len(adapter.class_names))
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"the adapter does not fit the base model: {first_line(error)}") from error

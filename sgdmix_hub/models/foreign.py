@@ -124,7 +124,7 @@ def _load_tokens(base: LoadedBase, adapter: ForeignAdapter, bundled: Weights) ->
             f"adapter {adapter.name} has learned tokens, which diffusers does not load into a base "
             f"of {base.family.title}: remove their file"
         )
-    for encoder in base.family.encoders:
+    for encoder in base.encoders:
         for name, vectors in tokens.get(encoder.key, {}).items():
             is_plain = name.isprintable() and not re.search(r"\s", name)
             if not is_plain or not 0 < len(name) <= LONGEST_TOKEN:
@@ -141,7 +141,7 @@ def _load_tokens(base: LoadedBase, adapter: ForeignAdapter, bundled: Weights) ->
 
 def _read_tokens(base: LoadedBase, adapter: ForeignAdapter, bundled: Weights) -> Tokens:
     """The learned tokens of all encoders. Raises `UserError` if some are missing."""
-    keys = [encoder.key for encoder in base.family.encoders]
+    keys = [encoder.key for encoder in base.encoders]
     found: Tokens = {}
     for name, value in bundled.items():
         match = BUNDLED.fullmatch(name)

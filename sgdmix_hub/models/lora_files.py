@@ -83,8 +83,7 @@ def load_lora(
     """
     networks = {base.family.denoiser: base.denoiser}
     if encoders:
-        found = {encoder.model: base.network(encoder) for encoder in base.family.encoders}
-        networks |= {name: network for name, network in found.items() if network is not None}
+        networks |= {encoder.model: base.network(encoder) for encoder in base.encoders}
     if (fault := fault_of_kind(given)) is not None:
         raise UserError(f"{what} {fault}")
     with quiet_libraries(), fitting(what):
@@ -133,7 +132,7 @@ def fault_of_names(base: LoadedBase, names: Iterable[str], encoders: bool = Fals
     `effective_layers`.
     """
     start = f"{base.family.denoiser}."
-    others = [f"{encoder.model}." for encoder in base.family.encoders] if encoders else []
+    others = [f"{encoder.model}." for encoder in base.encoders] if encoders else []
     modules, count = dict(base.denoiser.named_modules()), 0
     for name in names:
         count += 1

@@ -15,10 +15,11 @@ import torch
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.settings.method import MethodSettings, num_prompts
 from sgdmix_hub.settings.prompts import NAME_PROMPT
-from sgdmix_hub.settings.strengths import num_steps
+from sgdmix_hub.settings.strengths import keeps_to_the_end
 
 if TYPE_CHECKING:
     from .adapters import Adapter
+    from .bases.family import Encoder
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ class Prompts:
     @property
     def kept_to_the_end(self) -> bool:
         """Whether the source's foreground is kept through all steps."""
-        kept = self.settings.foreground_strength
-        return kept is not None and num_steps(self.settings, kept) == 0
+        return keeps_to_the_end(self.settings)
 
     def of(self, label: int, number: int) -> RowPrompt:
         """The prompt of a class with one of the numbers, 0 to `len(self) - 1`."""
@@ -85,7 +85,8 @@ class Prompts:
 
         `length`: text -> its number of tokens.
         """
-        labels = range(1 if self.adapter is not None else len(self.class_names))
+        alike = self.adapter is not None and self.adapter.learns_tokens
+        labels = range(1 if alike else len(self.class_names))
         if not labels:
             return []
         first = [self.of(0, number) for number in range(len(self))]
@@ -101,7 +102,7 @@ class Prompts:
     def _of_class(self, label: int, template: str) -> str:
         if self.adapter is None:
             return name_prompt(self.class_names[label], template, self.settings.metaclass)
-        return prompt_for(label, self.adapter.facts["metaclass"], template)
+        return self.adapter.prompt(label, template)
 
 
 def token_for(label: int) -> str:
@@ -116,7 +117,17 @@ def tokens_of(label: int, num_vectors: int) -> list[str]:
 
 def prompt_for(label: int, metaclass: str, template: str) -> str:
     """The prompt of a class (`a photo of a [v_i] [metaclass]`, paper section 3)."""
-    return template.replace("{token}", token_for(label)).replace("{metaclass}", metaclass)
+    return prompt_of(token_for(label), metaclass, template)
+
+
+def prompt_of(word: str, metaclass: str, template: str) -> str:
+    """The prompt of a class that this word or these words stand for."""
+    return template.replace("{metaclass}", metaclass).replace("{token}", word)
+
+
+def words_of(class_name: str) -> str:
+    """What stands in a prompt for a class without learned tokens: its name."""
+    return " ".join(class_name.replace("_", " ").split())
 
 
 def expanded_prompt(label: int, num_vectors: int, metaclass: str, template: str) -> str:
@@ -130,7 +141,7 @@ def expanded_prompt(label: int, num_vectors: int, metaclass: str, template: str)
 
 def name_prompt(class_name: str, template: str, metaclass: str | None = None) -> str:
     """The prompt of a class without learned tokens of its own: with the class's name."""
-    words = " ".join(class_name.replace("_", " ").split())
+    words = words_of(class_name)
     return template.replace("{metaclass}", metaclass or "").replace("{class_name}", words)
 
 
@@ -156,30 +167,42 @@ def add_tokens(tokenizer: Any, num_classes: int, num_vectors: int) -> None:
 
 
 def prompt_ids(
-    tokenizer: Any, num_classes: int, num_vectors: int, metaclass: str, template: str
+    encoder: Encoder,
+    tokenizer: Any,
+    num_classes: int,
+    num_vectors: int,
+    metaclass: str,
+    template: str,
+    class_names: list[str] | None = None,
 ) -> torch.Tensor:
     """Input ids of every class's prompt and, last, of the bare prompt: int64 (classes + 1, length).
 
-    The tokenizer has the tokens. Raises `UserError` if a prompt is too long for the text
-    encoder, or if the tokenizer does not find the tokens in it.
+    Padding that the encoder masks is negative, `~id`. The tokenizer has the tokens. Raises
+    `UserError` if a prompt is too long for the text encoder, or if the tokenizer does not find the
+    tokens in it. `class_names`: what prompts name without learned tokens, at `num_vectors` 0.
     """
-    prompts = [prompt_for(label, metaclass, template) for label in range(num_classes)]
-    expanded = [
-        expanded_prompt(label, num_vectors, metaclass, template) for label in range(num_classes)
-    ]
+    if num_vectors == 0:
+        words = map(words_of, class_names or [])
+        prompts, expanded = [], [prompt_of(word, metaclass, template) for word in words]
+    else:
+        labels = range(num_classes)
+        prompts = [prompt_for(label, metaclass, template) for label in labels]
+        expanded = [expanded_prompt(label, num_vectors, metaclass, template) for label in labels]
     expanded.append(bare_prompt(metaclass, template))
-    length = max(len(ids) for ids in tokenizer(expanded).input_ids)
-    if length > tokenizer.model_max_length:
+    expanded = [encoder.text(tokenizer, text) for text in expanded]
+    length, read = max(map(len, tokenizer(expanded).input_ids)), encoder.reads(tokenizer)
+    if length > read:
         raise UserError(
             f"the prompt takes {length} tokens, the text encoder reads "
-            f"{tokenizer.model_max_length}: shorten prompt_template or lower num_vectors"
+            f"{read}: shorten prompt_template or lower num_vectors"
         )
-    ids = tokenizer(
-        expanded, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
-    ).input_ids
-    for label, (prompt, short) in enumerate(
-        zip(prompts, tokenizer(prompts).input_ids, strict=True)
-    ):
+    length = read if encoder.padded else length
+    tokens = tokenizer(expanded, padding="max_length", max_length=length, return_tensors="pt")
+    ids = tokens.input_ids
+    if encoder.masked:
+        ids = torch.where(tokens.attention_mask == 0, ~ids, ids)
+    shorts = tokenizer(prompts).input_ids if prompts else []
+    for label, (prompt, short) in enumerate(zip(prompts, shorts, strict=True)):
         wanted = tokenizer.convert_tokens_to_ids(tokens_of(label, num_vectors))
         # diffusers draws with the short prompt and looks for the first token in it
         if wanted[0] not in short or not set(wanted) <= set(ids[label].tolist()):

@@ -10,28 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
-from torch.nn import functional as F
 
 from sgdmix_hub.errors import Unusable, UserError, shown
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.settings.method import MethodSettings
-from sgdmix_hub.settings.strengths import num_steps
 
 from .adapters import Adapter, load_into, quiet_libraries
 from .bases.family import Conditioning
-from .bases.latents import scaled, unscaled
 from .bases.loading import LoadedBase, load_base, to_uint8
-from .bases.schedulers import last_timesteps, noise_level, step_options, with_scheduler
+from .bases.schedulers import last_timesteps, model_input, noised, step_options
 from .few_step import merge_few_step
 from .foreign import ForeignAdapter, merge_foreign, warn_of_unused
+from .kept_part import KeptPart
 from .lora_files import use_all_adapters
 from .memory import MOST_PROMPTS
 from .noise import Noise, padded_generators
+from .noise_levels import NoiseLevels
 from .placing import compile_networks, move, offload, prepare_vae
 from .prompts import Prompts, RowPrompt
 
@@ -72,10 +69,10 @@ class Refiner:
             quantization=settings.quantization,
         )
         self.family, self.denoiser = loaded.family, loaded.denoiser
-        self.tokenizers = [loaded.tokenizer(encoder) for encoder in loaded.family.encoders]
-        self.pipeline = with_scheduler(
-            loaded.pipeline, settings.scheduler, settings.timestep_spacing
-        )
+        loaded.check_size(settings.resolution)
+        loaded.use_scheduler(settings.scheduler, settings.timestep_spacing)
+        self.pipeline = loaded.pipeline
+        self.readers = [(encoder, loaded.tokenizer(encoder)) for encoder in loaded.encoders]
         if few_step_lora is not None:
             merge_few_step(loaded, few_step_lora, settings.few_step_weight_name, merged)
         self.foreign_tokens = [] if foreign is None else merge_foreign(loaded, foreign, merged)
@@ -95,8 +92,9 @@ class Refiner:
             self.check_prompts(prompts)
             self._encode_ahead(prompts, loaded)
         self._move(device, self.dtype)
-        for part in (self.denoiser, self.pipeline.vae):
-            part.to(memory_format=torch.channels_last)
+        self.denoiser.to(memory_format=torch.channels_last)
+        if self.family.latents.channels_last:
+            self.pipeline.vae.to(memory_format=torch.channels_last)
         offload(self.pipeline, settings.cpu_offload, device)
         compile_networks(self.denoiser, self.pipeline, settings)
 
@@ -104,7 +102,14 @@ class Refiner:
         self.settings, self.on_step_end = settings, on_step_end
         # one text is encoded alone: its bits depend on nothing else
         self._embeds = lru_cache(maxsize=MOST_PROMPTS)(self._encode_prompt)
-        self._noise_levels: dict[float, float] = {}
+        self.levels = NoiseLevels(self.family, self.pipeline, settings)
+        self.levels.check()
+        unread = self.family.embeds_guidance(self.pipeline)
+        if settings.negative_prompt is not None and unread:
+            raise UserError(
+                f"negative_prompt is not read: this base of {self.family.title} is told the "
+                "guidance scale, and is not guided away from anything"
+            )
 
     def _move(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
@@ -137,9 +142,9 @@ class Refiner:
         told = self.family.embeds_guidance(self.pipeline)
         return self.settings.guidance_scale > 1 and not told
 
-    def _encode_prompt(self, prompt: str, negative: str = "") -> Conditioning:
-        """What the denoiser is told, after what it is told of the negative prompt if guided:
-        tensors (1 or 2, 1, ...).
+    def _encode_prompt(self, prompt: str, negative: str = "") -> list[Conditioning]:
+        """What the denoiser is told, after what it is told of the negative prompt if guided: one
+        row each.
 
         Raises `UserError` for a text that is too long for the text encoder.
         """
@@ -148,25 +153,21 @@ class Refiner:
         wanted, unwanted = self.family.encode_prompt(
             self.pipeline, prompt, negative, self._guided, self.device
         )
-        passes = [unwanted, wanted] if self._guided else [wanted]
-        return {name: torch.stack([told[name] for told in passes]) for name in wanted}
+        return [unwanted, wanted] if self._guided else [wanted]
 
     def _encode_ahead(self, prompts: Prompts, loaded: LoadedBase) -> None:
         """Encodes the prompts, and frees the text encoders. Does nothing if they are too many."""
         texts = prompts.texts(MOST_PROMPTS - 1)
         if texts is None:
             return
-        present = [
-            encoder for encoder in loaded.family.encoders if loaded.network(encoder) is not None
-        ]
-        for encoder in present:
+        for encoder in loaded.encoders:
             loaded.network(encoder).to(self.device, self.dtype)
         with torch.no_grad():
             for text in texts:
                 self._embeds(text, self.settings.negative_prompt or "")
             if self.settings.inpainting_method == "diffusion":
                 self._embeds("", self._away_from())
-        for encoder in present:
+        for encoder in loaded.encoders:
             setattr(self.pipeline, encoder.model, None)
 
     def _away_from(self) -> str:
@@ -176,8 +177,12 @@ class Refiner:
 
     def check_prompts(self, prompts: Prompts) -> None:
         """Raises `UserError` if a prompt that rows may have is too long for the text encoder."""
-        for tokenizer in self.tokenizers:
-            for text in prompts.longest(lambda text, read=tokenizer: len(read(text).input_ids)):
+        for encoder, tokenizer in self.readers:
+
+            def length(text: str, encoder=encoder, tokenizer=tokenizer) -> int:
+                return len(tokenizer(encoder.text(tokenizer, text)).input_ids)
+
+            for text in prompts.longest(length):
                 self._check_length(text)
         self._check_length(self.settings.negative_prompt or "")
         if self.foreign is not None:
@@ -185,9 +190,10 @@ class Refiner:
             warn_of_unused(self.foreign_tokens, texts, self.foreign)
 
     def _check_length(self, text: str) -> None:
-        for tokenizer in self.tokenizers:
-            expanded = self.pipeline.maybe_convert_prompt(text, tokenizer)
-            length, read = len(tokenizer(expanded).input_ids), tokenizer.model_max_length
+        for encoder, tokenizer in self.readers:
+            expanded = self.family.expanded(self.pipeline, text, tokenizer)
+            length = len(tokenizer(encoder.text(tokenizer, expanded)).input_ids)
+            read = encoder.reads(tokenizer)
             if length > read:
                 raise UserError(
                     f"the prompt {shown(text)!r} takes {length} tokens, the text encoder reads "
@@ -199,24 +205,13 @@ class Refiner:
         negative = self.settings.negative_prompt or ""
         return self._with_images([self._embeds(text, negative) for text in texts], images)
 
-    def _with_images(self, prompts: list[Conditioning], images: np.ndarray) -> Conditioning:
+    def _with_images(self, prompts: list[list[Conditioning]], images: np.ndarray) -> Conditioning:
         height, width = images.shape[1:3]
         of_one = self.family.of_images(self.pipeline, height, width, self.settings.guidance_scale)
-        rows = len(prompts) * (2 if self._guided else 1)
-        told = {
-            name: torch.cat([one[name] for one in prompts], dim=1).flatten(0, 1)
-            for name in prompts[0]
-        }
-        return told | {name: value.repeat(rows, 1) for name, value in of_one.items()}
-
-    def sigma_start(self, strength: float) -> float:
-        """The noise level, in [0, 1], that a strength starts from; see `noise_level`."""
-        if strength not in self._noise_levels:
-            steps = num_steps(self.settings, strength)
-            self._noise_levels[strength] = noise_level(
-                self.pipeline.scheduler, self.settings.num_inference_steps, steps
-            )
-        return self._noise_levels[strength]
+        # the unwanted prompts of all rows, then the wanted ones
+        rows = [one for told in zip(*prompts, strict=True) for one in told]
+        told = self.family.joined(rows)
+        return told | {name: value.repeat(len(rows), 1) for name, value in of_one.items()}
 
     @torch.no_grad()
     def refine(
@@ -239,9 +234,10 @@ class Refiner:
         generators = padded_generators(noise, padded)
         latents, drawn = self._encode(images[padded], generators)
         told = [prompts[i] for i in padded]
-        steps, kept, released_after = num_steps(self.settings, strength), None, 0
+        size = images.shape[1], images.shape[2]
+        steps, kept, released_after = self.levels.steps(strength, size), None, 0
         if self.settings.foreground_strength is not None:
-            released_after = steps - num_steps(self.settings, self.settings.foreground_strength)
+            released_after = steps - self.levels.steps(self.settings.foreground_strength, size)
             kept = KeptPart(latents, drawn, foregrounds[padded], released_after)
             if any(prompt.background for prompt in told):
                 kept.embeds = self._told([prompt.told(True) for prompt in told], images)
@@ -274,7 +270,7 @@ class Refiner:
         latents, noise = self._encode(images[padded], generators)
         prompt = self._embeds("", self._away_from())
         told = self._with_images([prompt] * len(padded), images)
-        steps = num_steps(self.settings, INPAINT_STRENGTH)
+        steps = self.family.num_steps(self.settings.num_inference_steps, INPAINT_STRENGTH)
         around = KeptPart(latents, noise, ~holes[padded], steps)
         self.denoiser.disable_adapters()
         latents = self._denoise(latents, noise, generators, told, steps, around)
@@ -293,9 +289,10 @@ class Refiner:
         """
         vae = self.pipeline.vae
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-        latents = scaled(posterior.sample(generators).to(self.dtype), vae)
-        return latents, randn_tensor(latents.shape, generators, self.device, latents.dtype)
+        space = self.family.latents
+        drawn = space.draw(vae, pixels.to(vae.dtype), generators)
+        latents = space.scaled(drawn.to(self.dtype), vae)
+        return latents, space.noise(latents.shape, generators, self.device, latents.dtype)
 
     def _denoise(
         self,
@@ -308,20 +305,30 @@ class Refiner:
         on_step_end: OnStepEnd | None = None,
     ) -> torch.Tensor:
         """Noises the latents to where the sampler's last `steps` steps begin, and runs these."""
-        scheduler = self.pipeline.scheduler
-        timesteps = last_timesteps(scheduler, self.settings.num_inference_steps, steps, self.device)
+        scheduler, vae = self.pipeline.scheduler, self.pipeline.vae
+        height, width = (side * self.family.latents.factor(vae) for side in latents.shape[-2:])
+        self.family.set_timesteps(
+            self.pipeline,
+            scheduler,
+            self.settings.num_inference_steps,
+            (height, width),
+            self.device,
+        )
+        timesteps = last_timesteps(scheduler, steps)
         drawn = step_options(scheduler, generators)
-        latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(latents)))
+        passes = 2 if self._guided else 1
+        start = {
+            name: torch.cat([value] * passes)
+            for name, value in self.family.of_start(latents).items()
+        }
+        latents = noised(scheduler, latents, noise, timesteps[:1])
         for step, timestep in enumerate(timesteps):
             self.on_step()
-            inputs = scheduler.scale_model_input(
-                torch.cat([latents] * 2) if self._guided else latents, timestep
-            )
+            inputs = model_input(scheduler, torch.cat([latents] * passes), timestep)
             told = embeds if kept is None else kept.told(step, embeds)
-            prediction = self.family.predict(self.denoiser, inputs, timestep, told)
+            prediction = self.family.predict(self.denoiser, inputs, timestep, told | start)
             if self._guided:
-                unwanted, wanted = prediction.chunk(2)
-                prediction = unwanted + self.settings.guidance_scale * (wanted - unwanted)
+                prediction = self.family.guided(*prediction.chunk(2), self.settings.guidance_scale)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **drawn)[0]
             if kept is not None and step < kept.released_after:
                 latents = kept.put_back(latents, scheduler, timesteps[step + 1 :])
@@ -332,7 +339,8 @@ class Refiner:
     def _decode(self, latents: torch.Tensor, wanted: int) -> list[np.ndarray | Unusable]:
         """The first `wanted` images, uint8 (size, size, 3), or why they are unusable."""
         vae = self.pipeline.vae
-        decoded = vae.decode(unscaled(latents, vae).to(vae.dtype), return_dict=False)[0]
+        space = self.family.latents
+        decoded = space.decode(vae, space.unscaled(latents, vae).to(vae.dtype))
         flagged = [False] * wanted
         if getattr(self.pipeline, "safety_checker", None) is not None:
             # on a copy: the checker blackens what it flags
@@ -344,45 +352,6 @@ class Refiner:
             image if reason is None else Unusable(reason)
             for image, reason in zip(pixels, reasons, strict=True)
         ]
-
-
-class KeptPart:
-    """A part of the image at a lower strength than the rest.
-
-    After every step its latents are reset to those of the input image, noised to the sampler's
-    current level, until the part is released (blended diffusion; differential diffusion with two
-    levels). A part kept through all steps is changed by the VAE alone.
-    """
-
-    def __init__(
-        self, latents: torch.Tensor, noise: torch.Tensor, kept: np.ndarray, released_after: int
-    ):
-        """`latents`: scaled, (B, c, h, w); `noise`: (B, c, h, w), what the sampler starts from;
-        `kept`: bool (B, size, size); `released_after`: for how many steps the part is put back.
-        """
-        self.latents = latents
-        self.noise = noise
-        coverage = F.adaptive_avg_pool2d(
-            torch.from_numpy(kept)[:, None].float(), (latents.shape[-2], latents.shape[-1])
-        )
-        self.mask = (coverage >= 0.5).to(latents.device)
-        self.released_after = released_after
-        self.embeds: Conditioning | None = None  # what is told while the part is kept, if another
-
-    def told(self, step: int, embeds: Conditioning) -> Conditioning:
-        """What the denoiser is told at a step; `embeds`: of the whole image."""
-        return embeds if self.embeds is None or step >= self.released_after else self.embeds
-
-    def put_back(
-        self, latents: torch.Tensor, scheduler: Any, remaining: torch.Tensor
-    ) -> torch.Tensor:
-        """The sampler's latents with the kept part reset; `remaining`: the timesteps to come."""
-        own = self.latents
-        if len(remaining):
-            own = scheduler.add_noise(
-                self.latents, self.noise, remaining[:1].repeat(len(self.latents))
-            )
-        return torch.where(self.mask, own, latents)
 
 
 def unusable_reasons(images: torch.Tensor, flagged: list[bool]) -> list[str | None]:

@@ -47,7 +47,6 @@ def draw_images(
 
     options: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
         "output_type": "np",
         "callback_on_step_end": after_step,
     }
@@ -63,11 +62,14 @@ def draw_images(
         for start in range(0, len(prompts), batch_size):
             rows = list(range(start, min(start + batch_size, len(prompts))))
             padded = rows + rows[-1:] * (batch_size - len(rows))
+            sources = None
             if images is not None:
-                sources = torch.from_numpy(images[padded])
-                options["image"] = sources.permute(0, 3, 1, 2).float() / 255
+                sources = torch.from_numpy(images[padded]).permute(0, 3, 1, 2).float() / 255
+                options["image"] = sources
+            options |= base.family.call_options(pipeline, guidance_scale, sources)
             generators = [torch.Generator().manual_seed(seeds[row]) for row in padded]
-            batch = pipeline([prompts[row] for row in padded], generator=generators, **options)
+            texts = [base.family.call_text(pipeline, prompts[row]) for row in padded]
+            batch = pipeline(prompt=texts, generator=generators, **options)
             drawn.append(to_uint8(torch.from_numpy(batch.images[: len(rows)])).numpy())
             bar.update(len(rows))
     return np.concatenate(drawn)

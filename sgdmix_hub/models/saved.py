@@ -71,7 +71,8 @@ def save(
             "has not: choose another"
         )
     if adapter is not None and Path(adapter.folder).resolve() != folder.resolve():
-        for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE):
+        tokens = (TOKENS_FILE,) if adapter.learns_tokens else ()
+        for name in (LORA_FILE, *tokens, FACTS_FILE):
             shutil.copyfile(Path(adapter.folder) / name, folder / name)
     settings = saved.settings
     if foreign is not None:

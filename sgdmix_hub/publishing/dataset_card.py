@@ -23,7 +23,7 @@ from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import preset_deviations
 from sgdmix_hub.settings.saliency import kind_of
-from sgdmix_hub.settings.strengths import effective_strength
+from sgdmix_hub.settings.strengths import num_steps
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
 from .card_text import card_text, encoding_text, license_text, plain_name
@@ -112,6 +112,7 @@ class CardFacts:
     licenses: dict[str, str | None]
     quality: list[tuple[str, str]]
     sigma_start: dict[float, float] = field(default_factory=dict)
+    effective_strength: dict[float, float] = field(default_factory=dict)
     remade: int | None = None
     adapter_files: dict[str, str] = field(default_factory=dict)
     evaluation: CardEvaluation | None = None
@@ -149,7 +150,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         version=UNPUBLISHED_VERSION,
         prose=prose,
         settings=settings,
-        strengths=strength_text(settings, facts.sigma_start),
+        strengths=strength_text(settings, facts.sigma_start, facts.effective_strength),
         variants=variants_text(settings, facts.evaluation),
         encoding=encoding_text(settings),
         license=license_text(settings),
@@ -376,14 +377,24 @@ def variants_text(settings: AugmentSettings, evaluation: CardEvaluation | None) 
     return f"so that there are {level}" if settings.num_variants == 0 else f"{each}, and {level}"
 
 
-def strength_text(settings: AugmentSettings, sigma_start: dict[float, float]) -> str:
+def strength_text(
+    settings: AugmentSettings,
+    sigma_start: dict[float, float],
+    effective_strength: dict[float, float],
+) -> str:
     """The strengths S in words, with the effective strengths after rounding to whole steps, and
     the noise levels that they start from, as far as rows were made.
     """
     values = [f"{strength:g}" for strength in settings.strength]
+    if settings.strength_unit is not None:
+        values[0] = f"as a noise level: {values[0]}"
     if not settings.refines:
         return "0 (mixing only, no diffusion)"
-    effective = [f"{effective_strength(settings, strength):g}" for strength in settings.strength]
+    total = settings.num_inference_steps
+    effective = [
+        f"{effective_strength.get(strength, num_steps(settings, strength) / total):g}"
+        for strength in settings.strength
+    ]
     turns = "" if len(values) == 1 else ", in turn for the variants of a source"
     sampler = (
         f"{settings.num_inference_steps} steps, {settings.scheduler}, "

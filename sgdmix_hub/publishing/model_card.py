@@ -17,7 +17,7 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
 from sgdmix_hub.models.bases.families import name_in
-from sgdmix_hub.models.prompts import prompt_for
+from sgdmix_hub.models.prompts import expanded_prompt, prompt_of, words_of
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, TrainingSettings
 
 from .card_merge import UNPUBLISHED_NAME, plain
@@ -68,7 +68,7 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         tags=[
             "sgd-mix",
             "lora",
-            "textual_inversion",
+            *(["textual_inversion"] if facts["tokens"] else []),
             "dreambooth",
             "data-augmentation",
             "arxiv:2505.11813",
@@ -86,6 +86,7 @@ def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
         snippet=_stock_loading(settings, facts),
         terms=Licence(facts["base_license"]).terms,
         allowed=_allowed(settings, facts),
+        learns_tokens=bool(facts["tokens"]),
         metaclass=plain(facts["metaclass"]),
         metaclass_code=_code(facts["metaclass"]),
         prompt_template=_code(facts["prompt_template"]),
@@ -109,19 +110,24 @@ def _allowed(settings: AdapterSettings, facts: dict) -> dict[str, str] | None:
 def _stock_loading(settings: AdapterSettings, facts: dict) -> str:
     """The code that loads an adapter with stock diffusers."""
     base, names = Pin.parse(facts["base"]), facts["class_names"]
-    template = TEMPLATES / "stock_loading" / f"{name_in(facts)}.py.jinja"
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES / "stock_loading"))
     vectors = facts["settings"]["num_vectors"]
-    return jinja2.Template(template.read_text(encoding="utf-8")).render(
+    expanded = _prompt(facts, 0)
+    if vectors:
+        expanded = expanded_prompt(0, vectors, facts["metaclass"], facts["prompt_template"])
+    code = templates.get_template(f"{name_in(facts)}.py.jinja").render(
         repo_id=settings.hub_model_id or UNPUBLISHED_NAME,
         on_hub=settings.hub_model_id is not None,
         base_name=base.name,
         base_revision=None if base.is_local else base.revision,
         num_classes=len(names),
-        token_parts=["", *(f"_{number}" for number in range(1, vectors))],
+        token_parts=["", *(f"_{number}" for number in range(1, vectors))] if vectors else [],
         # JSON strings are Python strings, too
         example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),
+        expanded_prompt=json.dumps(expanded, ensure_ascii=False),
         example_class=" ".join(names[0].split())[:LONGEST_NAME],
     )
+    return code.strip()
 
 
 def write_classifier_card(settings: ClassifierSettings, folder: Path) -> None:
@@ -223,8 +229,8 @@ def _write_card(
 
 def _class_rows(facts: dict) -> list[list[str]]:
     """The card's table of classes: name, token and, if judged, label fidelity by arm."""
-    classes = list(zip(facts["class_names"], facts["tokens"], strict=True))[:LARGEST_TABLE]
-    rows = [[plain_name(name), f"`{token}`"] for name, token in classes]
+    classes = list(zip(facts["class_names"], _words(facts), strict=True))[:LARGEST_TABLE]
+    rows = [[plain_name(name), f"`{_code(word)}`"] for name, word in classes]
     if "fidelity" in facts:
         for arm in JUDGED_ARMS:
             shares = {
@@ -248,7 +254,12 @@ def _code(text: str) -> str:
 
 
 def _prompt(facts: dict, label: int) -> str:
-    return prompt_for(label, facts["metaclass"], facts["prompt_template"])
+    return prompt_of(_words(facts)[label], facts["metaclass"], facts["prompt_template"])
+
+
+def _words(facts: dict) -> list[str]:
+    """What stands for each class in prompts."""
+    return facts["tokens"] or [words_of(name) for name in facts["class_names"]]
 
 
 def _share(scores: dict) -> str:

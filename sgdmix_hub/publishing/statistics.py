@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 FINE_BINS = 1000  # over [0, 1]; merged into the bars of a histogram
 MOST_BARS = 40
-NOISE_COLUMNS = ("strength", "sigma_start")
+NOISE_COLUMNS = ("strength", "sigma_start", "effective_strength")
 DISTRIBUTED = ("saliency_distance", "foreground_area")
 
 
@@ -39,16 +39,18 @@ class Distribution:
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """Rows of every class, the distributions of two columns, and the noise level of each strength.
+    """Rows of every class, the distributions of two columns, and the noise level and the share of
+    the steps of each strength.
 
-    `sigma_start` is empty for rows without that column, as earlier versions wrote them. `remade`:
-    rows that took more than one attempt; None without that column.
+    `sigma_start` and `effective_strength` are empty for rows without `sigma_start`, as earlier
+    versions wrote them. `remade`: rows that took more than one attempt; None without that column.
     """
 
     rows_by_label: list[int]
     distance: Distribution
     area: Distribution
     sigma_start: dict[float, float] = field(default_factory=dict)
+    effective_strength: dict[float, float] = field(default_factory=dict)
     remade: int | None = None
 
 
@@ -65,11 +67,14 @@ def count_file(path: Path, num_classes: int) -> RowStatistics:
     table = pq.read_table(path, columns=["label", *DISTRIBUTED, *noise, *tried])
     remade = int((table.column("attempts").to_numpy() > 1).sum()) if tried else None
     sigma_start: dict[float, float] = {}
+    effective_strength: dict[float, float] = {}
     if noise:
-        sigma_start.update(zip(*(table.column(name).to_pylist() for name in noise), strict=True))
+        strengths, levels, shares = (table.column(name).to_pylist() for name in noise)
+        sigma_start.update(zip(strengths, levels, strict=True))
+        effective_strength.update(zip(strengths, shares, strict=True))
     rows = np.bincount(table.column("label").to_numpy(), minlength=num_classes)
     distance, area = (_distribution(table.column(name).to_numpy()) for name in DISTRIBUTED)
-    return RowStatistics(rows.tolist(), distance, area, sigma_start, remade)
+    return RowStatistics(rows.tolist(), distance, area, sigma_start, effective_strength, remade)
 
 
 def _distribution(values: np.ndarray) -> Distribution:
@@ -83,17 +88,19 @@ def merged(parts: Iterable[RowStatistics], num_classes: int) -> RowStatistics:
     counts = {name: np.zeros(FINE_BINS, np.int64) for name in DISTRIBUTED}
     totals = dict.fromkeys(DISTRIBUTED, 0.0)
     sigma_start: dict[float, float] = {}
+    effective_strength: dict[float, float] = {}
     remade: int | None = None
     for part in parts:
         if part.remade is not None:
             remade = (remade or 0) + part.remade
         rows += np.array(part.rows_by_label, np.int64)
         sigma_start.update(part.sigma_start)
+        effective_strength.update(part.effective_strength)
         for name, found in zip(DISTRIBUTED, (part.distance, part.area), strict=True):
             counts[name] += found.counts
             totals[name] += found.total
     distance, area = (Distribution(counts[name], totals[name]) for name in DISTRIBUTED)
-    return RowStatistics(rows.tolist(), distance, area, sigma_start, remade)
+    return RowStatistics(rows.tolist(), distance, area, sigma_start, effective_strength, remade)
 
 
 def as_json(statistics: RowStatistics) -> dict:
@@ -107,6 +114,7 @@ def as_json(statistics: RowStatistics) -> dict:
         "distance": distance,
         "area": area,
         "sigma_start": sorted(statistics.sigma_start.items()),
+        "effective_strength": sorted(statistics.effective_strength.items()),
         "remade": statistics.remade,
     }
 
@@ -118,7 +126,8 @@ def from_json(facts: dict, num_classes: int) -> RowStatistics:
         for name in ("distance", "area")
     )
     rows = _with_zeros(facts["rows_by_label"], num_classes).tolist()
-    return RowStatistics(rows, distance, area, dict(facts["sigma_start"]), facts["remade"])
+    by_strength = (dict(facts[name]) for name in ("sigma_start", "effective_strength"))
+    return RowStatistics(rows, distance, area, *by_strength, facts["remade"])
 
 
 def _not_zero(counts: np.ndarray) -> dict[str, int]:

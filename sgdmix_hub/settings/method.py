@@ -198,6 +198,11 @@ class MethodSettings(MemorySettings):
         at_least=0,
         at_most=1,
     )
+    strength_unit: Literal["noise-level"] | None = setting(
+        None,
+        "what strength and foreground_strength count, if not the share of the steps: the noise "
+        "level to start from, in [0, 1], at the step of the base's schedule that is nearest",
+    )
     num_candidates: int = setting(
         50, "N, the number of candidates the target is chosen from", at_least=1, at_most=10**7
     )
@@ -347,9 +352,10 @@ class MethodSettings(MemorySettings):
             raise UserError("background_prompt_template with {background} needs background_prompts")
         fields = NO_FIELDS if backgrounds is None else {"background": (1, 1)}
         check_templates("background_prompt_template", [template], fields)
-        kept = apply_preset(self).foreground_strength
-        steps = num_steps(self, max(self.strength))
-        if self.refines and (kept is None or num_steps(self, kept) == steps):
+        kept, most = apply_preset(self).foreground_strength, max(self.strength)
+        if self.strength_unit is None and kept is not None:
+            kept, most = num_steps(self, kept), num_steps(self, most)
+        if self.refines and (kept is None or kept == most):
             raise UserError(
                 "background_prompt_template needs a kept foreground: set foreground_strength below "
                 f"the strength {max(self.strength):g}"

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 
 def num_steps(settings: MethodSettings, strength: float) -> int:
-    """Number of diffusion steps at a strength, truncated as diffusers does."""
+    """Number of whole diffusion steps in a strength; some bases round up what is left."""
     return int(settings.num_inference_steps * strength)
 
 
-def effective_strength(settings: MethodSettings, strength: float) -> float:
-    """The strength that the whole number of steps amounts to."""
-    return num_steps(settings, strength) / settings.num_inference_steps
+def keeps_to_the_end(settings: MethodSettings) -> bool:
+    """Whether the source's foreground is kept through all steps."""
+    kept = settings.foreground_strength
+    if kept is None or settings.strength_unit is not None:
+        return kept == 0
+    return num_steps(settings, kept) == 0
 
 
 def smallest_strength(num_inference_steps: int) -> float:
@@ -49,7 +52,7 @@ def check_strengths(settings: MethodSettings) -> None:
             f"scheduler {settings.scheduler} takes at most {most} num_inference_steps, not "
             f"{settings.num_inference_steps}"
         )
-    for strength in settings.strength:
+    for strength in settings.strength if settings.strength_unit is None else []:
         if strength > 0 and num_steps(settings, strength) == 0:
             smallest = smallest_strength(settings.num_inference_steps)
             raise UserError(

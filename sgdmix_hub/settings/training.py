@@ -23,6 +23,8 @@ from .fields import (
     setting,
 )
 
+WeightingScheme = Literal["none", "logit_normal", "mode", "cosmap", "sigma_sqrt"]
+
 
 @dataclass(kw_only=True)
 class TrainingSettings(DataSettings):
@@ -293,7 +295,12 @@ class AdapterSettings(TrainingSettings):
         "prompt, with {token} and {metaclass}",
         at_most=LONGEST_PROMPT,
     )
-    num_vectors: int = setting(1, "learned tokens per class", at_least=1, at_most=64)
+    num_vectors: int = setting(
+        1,
+        "learned tokens per class; 0 trains the LoRA alone, with the classes' names as {token}",
+        at_least=0,
+        at_most=64,
+    )
     rank: int = setting(10, "LoRA rank, on the UNet's attention", at_least=1, at_most=4096)
     lora_alpha: int = setting(10, "LoRA alpha", at_least=1, at_most=10**6)
     lora_dropout: float = setting(0.0, "LoRA dropout", at_least=0, below=1)
@@ -327,6 +334,11 @@ class AdapterSettings(TrainingSettings):
         "gamma of min-SNR loss weighting (usually 5.0); uniform weights if not given",
         above=0,
         at_most=10**6,
+    )
+    weighting_scheme: WeightingScheme | None = setting(
+        None,
+        "for bases trained by flow matching: density of the time steps and weights of the loss, as "
+        "in diffusers' training scripts (default: that of the base's own script)",
     )
     with_prior_preservation: bool = setting(
         False, "also train on images of the bare metaclass, which the base model generates first"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # an extra
 import numpy as np
 from PIL import Image
 
@@ -26,6 +26,7 @@ from .pictures import (
     escaped,
     named,
     row_html,
+    said,
     status_html,
 )
 from .selection import Selection, selected_positions
@@ -118,18 +119,18 @@ class BrowsePage:
             shown, marked = gr.State([]), gr.State([])
             private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
             inputs = [marked, number, classes, sort_by, descending, only_marked, *ranges]
-            outputs = [status, shown, *(part for slot in slots for part in slot)]
+            outputs = [number, status, shown, *(part for slot in slots for part in slot)]
             show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | private
-            changes = [part.change for part in (number, classes, sort_by, descending, only_marked)]
-            gr.on(
-                [page.load, *changes, *(part.submit for part in ranges)],
-                **show,
-                trigger_mode="always_last",
-            )
-            gr.on([part.blur for part in ranges], **show, trigger_mode="always_last")
-            page.load(self.known_marks, marked, [marked, listed], **private)
-            before.click(lambda page: max(1, (page or 1) - 1), number, number, **private)
-            after.click(lambda page: (page or 0) + 1, number, number, **private)
+            anew = {"trigger_mode": "always_last"}
+            page.load(self.known_marks, marked, [marked, listed], **private).then(**show)
+            changes: list[Any] = [
+                part.change for part in (classes, sort_by, descending, only_marked)
+            ]
+            changes += [event for part in ranges for event in (part.submit, part.blur)]
+            gr.on(changes, lambda: 1, None, number, **private, **anew).then(**show)
+            gr.on([number.submit, number.blur], **show, **anew)
+            before.click(lambda page: (page or 1) - 1, number, number, **private).then(**show)
+            after.click(lambda page: (page or 0) + 1, number, number, **private).then(**show)
             again.click(self.reload, None, None, **private).then(**show)
             for place, (_, box) in enumerate(slots):
                 box.input(
@@ -177,8 +178,9 @@ class BrowsePage:
             )
             with self._lock:
                 return self._shown(number, selection, keys)
-        except UserError as error:
-            return [error_html(str(error)), *[gr.skip() for _ in range(1 + 2 * PAGE_ROWS)]]
+        except Exception as error:  # of a library too: said on the page, which goes on
+            rest = [gr.skip() for _ in range(1 + 2 * PAGE_ROWS)]
+            return [gr.skip(), error_html(said(error)), *rest]
 
     def _shown(
         self, number: int | None, selection: Selection, marked: frozenset[DroppedRow]
@@ -205,7 +207,7 @@ class BrowsePage:
         originals = self._opened_originals()
         if isinstance(originals, UserError):
             line += f" {str(originals)[:1].upper()}{str(originals)[1:]}."
-        return [status_html(line), [first.key(row) for row in rows], *slots]
+        return [page, status_html(line), [first.key(row) for row in rows], *slots]
 
     def _views(self, rows: list[int]) -> list[RowView]:
         """The rows with their pictures, of the second version too if there is one."""
@@ -287,15 +289,17 @@ class BrowsePage:
         """Puts a row on the list or takes it off, and writes the list."""
         key = (int(key[0]), int(key[1]))
         with self._lock:
-            before = {*map(tuple, marked)} if self.save_to is None else self.marked
+            before = self.marked
+            if self.save_to is None:
+                before = {(source, variant) for source, variant in marked}
             rows = before | {key} if is_bad else before - {key}
-            line = status_html(f"{len(rows)} rows are marked as bad.")
+            line = status_html(f"Rows marked as bad: {len(rows)}.")
             if self.save_to is not None:
                 self.marked = rows
                 try:
                     write_drop_list(self.save_to, rows)
                 except OSError as error:
-                    line = error_html(f"{self.save_to} cannot be written: {error.strerror}")
+                    line = error_html(f"{self.save_to.name} cannot be written: {error.strerror}")
             return [sorted(rows), text_of(sorted(rows)[:LISTED]), line]
 
     def reload(self) -> None:
@@ -309,7 +313,7 @@ class BrowsePage:
     def _where(self) -> str:
         if self.save_to is None:
             return "copy it into a file drop.csv for sgdmix evaluate --drop drop.csv"
-        return f"written to {self.save_to} at every mark, for sgdmix evaluate --drop"
+        return f"written to {self.save_to.name} at every mark, for sgdmix evaluate --drop"
 
     def _ranges(self, texts: Sequence[str]) -> dict[str, tuple[float | None, float | None]]:
         """Column -> lowest and highest value. Raises `UserError`."""
@@ -358,8 +362,10 @@ def _outlined(
     image: Image.Image | Unusable, mask: Image.Image | Unusable, size: int
 ) -> np.ndarray | Unusable:
     """The image with its mask, as the choosing page shows it."""
-    if isinstance(mask, Unusable) or isinstance(image, Unusable):
-        return mask if isinstance(mask, Unusable) else image
+    if isinstance(mask, Unusable):
+        return mask
+    if isinstance(image, Unusable):
+        return image
     frame = mask.size
     pixels = np.asarray(image.convert("RGB").resize(frame, Image.Resampling.BICUBIC))
     return outlined_panel(MaskedImage(pixels, np.asarray(mask.convert("L")) > 127, frame), size)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # an extra
 
-from sgdmix_hub.errors import Unusable, UserError, attempt, first_line, one_line
+from sgdmix_hub.errors import Unusable, UserError, attempt
 from sgdmix_hub.evaluation.choices_page import verdict
 from sgdmix_hub.figures.panels import outlined_panel, saliency_panel
 from sgdmix_hub.generation.plan import PlanRow
@@ -31,12 +30,20 @@ from .controls import (
     names_on_page,
     update,
 )
-from .pictures import Picture, RowView, error_html, escaped, named, row_html, status_html
+from .pictures import (
+    Picture,
+    RowView,
+    error_html,
+    escaped,
+    named,
+    row_html,
+    said,
+    status_html,
+)
 from .recipe_file import chosen_settings, write_recipe
 from .tryout import Tryout
 
 PAGE_ROWS = 8
-logger = logging.getLogger(__name__)
 # Values of all outputs; what `_shown` yields and returns.
 Outputs = Iterator[list[Any]]
 Shown = Generator[list[Any], None, tuple[str, list[RowView]]]
@@ -83,7 +90,7 @@ class ChoosePage:
                     with gr.Row():
                         before = gr.Button("Previous page")
                         after = gr.Button("Next page")
-            excluded = gr.State([])
+            excluded = gr.State(list(tryout.start.excluded_rows or []))
             shown = gr.State([])
             defaults = gr.State([left_to(name, tryout.start) for name in self.of_preset])
             rows = [part for slot in slots for part in slot]
@@ -158,11 +165,8 @@ class ChoosePage:
                     if self._newest[request.session_hash] != ticket:
                         return
                     yield values
-            except UserError as error:
-                yield self._only_status(error_html(str(error)))
-            except Exception as error:  # of a library: said on the page, which goes on
-                logger.exception("the page goes on after an error")
-                yield self._only_status(error_html(one_line(first_line(error))))
+            except Exception as error:  # of a library too: said on the page, which goes on
+                yield self._only_status(error_html(said(error)))
 
     def _shown(self, rows: list[int], excluded: list[int], raws: tuple[Any, ...]) -> Shown:
         """Returns the summary of the page and its rows, after it has yielded them."""
@@ -225,10 +229,10 @@ class ChoosePage:
         except UserError as error:
             return error_html(str(error))
         except OSError as error:
-            return error_html(f"{self.save_to} cannot be written: {error.strerror}")
+            return error_html(f"{self.save_to.name} cannot be written: {error.strerror}")
+        name = self.save_to.name
         return status_html(
-            f"Written: {self.save_to}. Go on with: sgdmix augment --config {self.save_to} "
-            "--output_dir outputs"
+            f"Written: {name}. Go on with: sgdmix augment --config {name} --output_dir outputs"
         )
 
     def _chosen(

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin
 
-import gradio as gr
+import gradio as gr  # an extra
 
 from sgdmix_hub.settings.fields import CountOrAuto, hints_of, info_of
 from sgdmix_hub.settings.generation import AugmentSettings

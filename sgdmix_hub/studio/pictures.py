@@ -6,15 +6,17 @@ A page that anybody else may write to would need a file server beside it; this o
 from __future__ import annotations
 
 import html
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from sgdmix_hub.errors import Unusable, shown
+from sgdmix_hub.errors import Unusable, UserError, first_line, one_line, shown
 from sgdmix_hub.figures.embedded import data_uri
 
+logger = logging.getLogger(__name__)
 LONGEST_NAME = 60  # characters of a class name
 LONGEST_FACT = 300  # characters of a line below the pictures
 
@@ -88,3 +90,11 @@ def status_html(text: str, done: int | None = None, of: int = 0) -> str:
 def error_html(text: str) -> str:
     """A mistake of the user, in one line."""
     return f'<p class="sgdmix-error" role="alert">{escaped(text)}</p>'
+
+
+def said(error: Exception) -> str:
+    """An error as one line. One that is no mistake of the user goes to the log as a whole."""
+    if isinstance(error, UserError):
+        return str(error)
+    logger.error("the page goes on after an error", exc_info=error)
+    return one_line(first_line(error))

@@ -11,14 +11,12 @@ import yaml
 
 from sgdmix_hub.files import write_text
 from sgdmix_hub.settings.generation import PINNED_INPUTS, AugmentSettings
-from sgdmix_hub.settings.method import MethodSettings
 
 from .controls import names_on_page
 
 HEADING = (
     "# Chosen with sgdmix studio. Go on: sgdmix augment --config {name} --output_dir outputs\n"
 )
-OF_START = {field.name for field in dataclasses.fields(MethodSettings)}
 
 
 def chosen_settings(
@@ -66,13 +64,13 @@ def recipe_values(chosen: AugmentSettings) -> dict[str, Any]:
 
 
 def _defaults(names: list[str]) -> dict[str, Any]:
-    """The defaults of settings, as a field gives them."""
-    fields = {field.name: field for field in dataclasses.fields(AugmentSettings)}
-    return {
-        name: fields[name].default_factory()
-        if fields[name].default_factory is not dataclasses.MISSING
-        else fields[name].default
-        for name in names
-        if fields[name].default is not dataclasses.MISSING
-        or fields[name].default_factory is not dataclasses.MISSING
-    }
+    """The defaults of settings, as the fields give them; required ones have none."""
+    defaults = {}
+    for field in dataclasses.fields(AugmentSettings):
+        if field.name not in names:
+            continue
+        if field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+        elif field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+    return defaults

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # an extra
 
 from sgdmix_hub.errors import UserError, first_line
 from sgdmix_hub.runtime.ranks import say
@@ -86,7 +86,7 @@ def serve(
 ) -> str:
     """Serves the page until it is stopped (if `wait`); returns its address. Raises `UserError`."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from starlette.middleware import Middleware
+    from starlette.middleware import Middleware  # Gradio's
 
     try:
         _, address, _ = page.queue(api_open=False).launch(
@@ -100,7 +100,7 @@ def serve(
             pwa=False,
             mcp_server=False,
             enable_monitoring=False,
-            show_error=True,
+            show_error=False,
             footer_links=[],
             allowed_paths=[],
             max_file_size=LARGEST_UPLOAD,

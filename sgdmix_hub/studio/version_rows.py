@@ -151,7 +151,8 @@ class VersionRows:
 
     def key(self, position: int) -> tuple[int, int]:
         """source_index and variant of a row."""
-        return tuple(int(self.columns[name][position]) for name in KEY)  # type: ignore
+        source, variant = (int(self.columns[name][position]) for name in KEY)
+        return source, variant
 
     def position_of(self, key: tuple[int, int]) -> int | None:
         """The row of a source_index and variant, if the version has it."""

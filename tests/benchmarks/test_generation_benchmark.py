@@ -84,7 +84,7 @@ def test_program_measures_and_the_table_quotes_the_json(tmp_path):
         tmp_path / "generation",
     ]
     birds = tmp_path / "work" / f"birds-{data.BIRD_CLASSES * data.BIRDS_OF_A_CLASS}"
-    save_dataset(make_dataset(data.BIRD_CLASSES, 2, 1, 1, seed=0), birds)  # the program takes it
+    save_dataset(make_dataset(data.BIRD_CLASSES, 3, 1, 1, seed=0), birds)  # the program takes it
     command = [sys.executable, ROOT / "benchmarks" / "generation.py", "--parts", "speed", "time"]
     done = subprocess.run(
         list(map(str, [*command, *small])),

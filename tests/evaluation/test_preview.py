@@ -40,7 +40,7 @@ def whole(birds, classifier, tmp_path_factory):
         "mask_column": "mask",
         "resolution": 32,
         "num_candidates": 5,
-        "examples_per_class": 2,
+        "examples_per_class": 1,
     }
     return preview(folder, **settings, output_dir=folder / "preview")
 
@@ -68,7 +68,7 @@ def test_mask_figures_are_those_of_the_generations_masks(whole, birds, classifie
             tmp_path / str(number),
             classifier=str(classifier),
             trust_test="warn",
-            examples_per_class=2,
+            examples_per_class=1,
             **choices,
         )
         split, mixer = inputs.split, Mixer(settings)
@@ -106,7 +106,7 @@ def test_mixture_figures_are_those_of_the_generations_mixtures(
         tmp_path,
         classifier=str(classifier),
         num_candidates=5,
-        examples_per_class=2,
+        examples_per_class=1,
         **choices,
     )
     maker, split = RowMaker(settings, inputs, maps), inputs.split
@@ -130,7 +130,7 @@ def test_mixture_figures_are_those_of_the_generations_mixtures(
 def test_trust_test_and_classifier_are_reported(whole, birds, classifier, tmp_path):
     ended, facts, _ = whole
     settings, inputs, _, _ = generation(
-        birds, tmp_path, classifier=str(classifier), preset="paper", examples_per_class=2
+        birds, tmp_path, classifier=str(classifier), preset="paper", examples_per_class=1
     )
     cam = load_cam(settings, load_classifier(inputs.classifier, inputs.split.class_names, CPU))
     trust = trust_test(cam.classifier, cam.size, inputs.split, "stretch")
@@ -151,7 +151,7 @@ def test_same_seed_same_page(whole, birds, classifier, tmp_path):
         "mask_column": "mask",
         "resolution": 32,
         "num_candidates": 5,
-        "examples_per_class": 2,
+        "examples_per_class": 1,
     }
     again = preview(tmp_path, **settings, output_dir=tmp_path / "again")
     assert again[1:] == whole[1:]
@@ -160,7 +160,7 @@ def test_same_seed_same_page(whole, birds, classifier, tmp_path):
 @pytest.mark.slow
 def test_without_classifier_and_masks(birds, tmp_path):
     settings = {"dataset_name": birds, "resolution": 32, "num_images": 5, "num_candidates": 5}
-    settings["examples_per_class"] = 3
+    settings["examples_per_class"] = 2
     ended, facts, page = preview(tmp_path, **settings, output_dir=tmp_path / "preview")
     assert "No classifier was given" in ended.stdout and "recommended" in ended.stdout
     assert (facts["trust"], facts["cam"], facts["best_fixed_iou"], facts["mixtures"]) == (
@@ -176,7 +176,7 @@ def test_without_classifier_and_masks(birds, tmp_path):
         ("minimum-barrier", []),
         ("minimum-barrier", []),
     ]
-    assert "takes its masks from consensus, without a model; below confidence 0.2" in ended.stdout
+    assert "takes its masks from consensus, without a model; below confidence 0.25" in ended.stdout
     assert all("iou" not in of_recipe for of_recipe in facts["masks"])
     rules = [
         (of["selection_method"], of["target_classes"], of["same_class_share"])
@@ -186,7 +186,7 @@ def test_without_classifier_and_masks(birds, tmp_path):
     assert rules[1:] == [
         (rule, "other", 0.0) for rule in ("l2", "dissimilar", "novel-background", "random")
     ]
-    assert len(facts["shown"]) == 5 and facts["images"] == 12
+    assert len(facts["shown"]) == 5 and facts["images"] == 8
     with Image.open(tmp_path / "preview" / "preview.png") as picture:
         assert picture.width < 2400 and picture.format == "PNG"
     assert sorted(path.name for path in (tmp_path / "preview").iterdir()) == [

@@ -67,7 +67,7 @@ def bases(tiny_base, tmp_path_factory):
         "model_index.json",
         _class_name="StableDiffusionPipeline",
     )
-    edited(tiny_base, folder / "flow", "model_index.json", _class_name="FluxPipeline")
+    edited(tiny_base, folder / "flow", "model_index.json", _class_name="AuraFlowPipeline")
     shutil.rmtree(folder / "flow" / "unet")
     shutil.copytree(tiny_base / "unet", folder / "unet alone")
     no_unet = shutil.copytree(tiny_base, folder / "no unet")
@@ -91,7 +91,7 @@ def bases(tiny_base, tmp_path_factory):
 SAID = {
     "renamed sdxl": "needs text_time besides the prompt",
     "inpainting": "takes 9 channels, and an autoencoder that gives 4",
-    "flow": "is a FluxPipeline",
+    "flow": "is a AuraFlowPipeline",
     "unet alone": "has no model_index.json",
     "no unet": "has no unet/config.json",
     "torn": "unet/config.json .* cannot be read",

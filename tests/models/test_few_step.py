@@ -16,7 +16,7 @@ from tiny_bases import save_random_lora
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import read_adapter
-from sgdmix_hub.models.bases.schedulers import SCHEDULERS, noise_level, with_scheduler
+from sgdmix_hub.models.bases.schedulers import SCHEDULERS, noise_levels, with_scheduler
 from sgdmix_hub.models.lora_files import find_lora
 from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.models.refine import Refiner
@@ -235,7 +235,7 @@ def test_the_noise_level_is_that_of_the_noised_latents(scheduler, tiny_base):
     """Measured: the share of noise, of noise and image, in what the sampler starts from."""
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
     sampler = with_scheduler(pipeline, scheduler).scheduler
-    levels = [noise_level(sampler, 8, steps) for steps in range(1, 9)]
+    levels = noise_levels(sampler, 8)
     assert levels == sorted(levels) and len(set(levels)) == 8
     for steps, level in zip(range(1, 9), levels, strict=True):
         sampler.set_timesteps(8)
@@ -255,5 +255,5 @@ def test_the_noise_level_does_not_disturb_a_sampler_at_work(steps, strength):
     sampler = DPMSolverMultistepScheduler()
     sampler.set_timesteps(7)
     before = sampler.timesteps.tolist()
-    level = noise_level(sampler, steps, max(1, int(steps * strength)))
+    level = noise_levels(sampler, steps)[max(1, int(steps * strength)) - 1]
     assert 0 < level < 1 and sampler.timesteps.tolist() == before

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,8 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.hub.pins import Pin, content_hash, resolve
 from sgdmix_hub.models.adapters import LORA_FILE, TOKENS_FILE
+from sgdmix_hub.models.bases.families import FAMILIES
+from sgdmix_hub.models.bases.flow import FlowFamily, with_alphas
 from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.foreign import open_foreign
 from sgdmix_hub.models.loading import pin_diffusion
@@ -290,6 +293,27 @@ def test_a_dora_is_refused_whoever_wrote_it(tiny_base, loras, tmp_path):
     }
     with pytest.raises(UserError, match="is a DoRA, which is not supported"):
         opened(tiny_base, save(weights | scales, tmp_path / "lora"))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [each for each in FAMILIES if isinstance(each, FlowFamily)],
+    ids=lambda each: each.name,
+)
+def test_alpha_counts_for_bases_of_flow_matching_too(family):
+    """Their stock loaders leave it out where it is beside the layer's weights."""
+    layer = "transformer.blocks.0.x"
+    down, up = torch.full((RANK, 3), 2.0), torch.ones(3, RANK)
+    weights = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+    stock = getattr(diffusers, family.text_to_image)
+    for alpha, factor in (({}, 1), ({f"{layer}.alpha": torch.tensor(float(ALPHA))}, ALPHA / RANK)):
+        found, names = family.lora_weights(stock, weights | alpha)
+        first, second = (
+            next(value for name, value in found.items() if f"lora_{half}" in name) for half in "AB"
+        )
+        assert torch.equal(second @ first, factor * (up @ down)) and names == list(found)
+    with pytest.raises(ValueError, match="belongs to no layer"):
+        with_alphas({"transformer.y.alpha": torch.ones(1)} | weights)
 
 
 @pytest.mark.parametrize(

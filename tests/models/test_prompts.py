@@ -14,6 +14,7 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import write_json
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, Adapter, read_adapter
+from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 from sgdmix_hub.models.prompts import (
     Prompts,
     add_tokens,
@@ -27,6 +28,7 @@ from sgdmix_hub.seeds import prompt_number, row_seed
 from sgdmix_hub.settings.method import MethodSettings
 from sgdmix_hub.settings.presets import apply_preset
 
+CLIP = StableDiffusion.encoders[0]
 TEMPLATE = "a photo of a {token} {metaclass}"
 ODD = [
     "a/b",
@@ -141,7 +143,7 @@ def test_several_vectors_stand_in_the_prompt_in_order(num_vectors, pipeline, tin
         generator=torch.Generator().manual_seed(0),
     )
     add_tokens(pipeline.tokenizer, 12, num_vectors)
-    ids = prompt_ids(pipeline.tokenizer, 12, num_vectors, "bird", TEMPLATE)
+    ids = prompt_ids(CLIP, pipeline.tokenizer, 12, num_vectors, "bird", TEMPLATE)
     assert ids.shape == (13, pipeline.tokenizer.model_max_length) and ids.dtype == torch.int64
     for label, row in enumerate(ids[:12]):
         assert words(pipeline, row)[-num_vectors - 1 : -1] == tokens_of(label, num_vectors)
@@ -173,7 +175,7 @@ def test_several_vectors_stand_in_the_prompt_in_order(num_vectors, pipeline, tin
 
 def test_the_prompt_without_a_class_is_the_bases_own(pipeline):
     add_tokens(pipeline.tokenizer, 2, 1)
-    ids = prompt_ids(pipeline.tokenizer, 2, 1, "red bird", TEMPLATE)
+    ids = prompt_ids(CLIP, pipeline.tokenizer, 2, 1, "red bird", TEMPLATE)
     written = pipeline.tokenizer(
         "a photo of a red bird", padding="max_length", max_length=ids.shape[1], return_tensors="pt"
     ).input_ids
@@ -198,8 +200,8 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_limit(pipeline):
     with pytest.raises(
         UserError, match=rf"takes \d+ tokens, the text encoder reads {limit}: .*num_vectors"
     ):
-        prompt_ids(pipeline.tokenizer, 3, 30, "bird " * 6, TEMPLATE)
-    assert prompt_ids(pipeline.tokenizer, 3, 30, "bird", TEMPLATE).shape == (4, limit)
+        prompt_ids(CLIP, pipeline.tokenizer, 3, 30, "bird " * 6, TEMPLATE)
+    assert prompt_ids(CLIP, pipeline.tokenizer, 3, 30, "bird", TEMPLATE).shape == (4, limit)
 
 
 def test_the_longest_prompt_fits_to_the_last_token(pipeline):
@@ -207,10 +209,10 @@ def test_the_longest_prompt_fits_to_the_last_token(pipeline):
     limit = pipeline.tokenizer.model_max_length
     rest = len(pipeline.tokenizer("a photo of a bird").input_ids)
     add_tokens(pipeline.tokenizer, 1, limit - rest)
-    ids = prompt_ids(pipeline.tokenizer, 1, limit - rest, "bird", TEMPLATE)
+    ids = prompt_ids(CLIP, pipeline.tokenizer, 1, limit - rest, "bird", TEMPLATE)
     assert len(words(pipeline, ids[0])) == limit - 2
     with pytest.raises(UserError, match="shorten prompt_template"):
-        prompt_ids(pipeline.tokenizer, 1, limit - rest, "bird bird", TEMPLATE)
+        prompt_ids(CLIP, pipeline.tokenizer, 1, limit - rest, "bird bird", TEMPLATE)
 
 
 @pytest.mark.parametrize("taken", ["<class_0>", "<CLASS_0>", "<Class_11>", "<class_3>_1"])
@@ -233,7 +235,7 @@ def test_a_base_that_has_one_of_the_tokens_is_refused_in_any_case(taken, pipelin
 )
 def test_tokens_are_found_where_they_touch_other_letters(template, pipeline):
     add_tokens(pipeline.tokenizer, 11, 1)
-    ids = prompt_ids(pipeline.tokenizer, 11, 1, "bird", template)
+    ids = prompt_ids(CLIP, pipeline.tokenizer, 11, 1, "bird", template)
     for label in range(11):
         assert [word for word in words(pipeline, ids[label]) if word.startswith("<class_")] == [
             token_for(label)
@@ -245,7 +247,7 @@ def test_a_template_in_which_a_token_becomes_another_is_refused(template, pipeli
     """With several vectors, `<class_0>_1` is the second of them."""
     add_tokens(pipeline.tokenizer, 2, 2)
     with pytest.raises(UserError, match="lost <class_0> in .*put spaces around"):
-        prompt_ids(pipeline.tokenizer, 2, 2, "bird", template)
+        prompt_ids(CLIP, pipeline.tokenizer, 2, 2, "bird", template)
 
 
 @pytest.mark.parametrize("num_vectors", [1, 3])
@@ -264,7 +266,9 @@ def test_the_ids_of_fifty_classes_are_those_of_diffusers_own_expansion(
     stock = pipeline.tokenizer(
         expanded, padding="max_length", max_length=length, return_tensors="pt"
     ).input_ids
-    assert torch.equal(prompt_ids(pipeline.tokenizer, 50, num_vectors, "red bird", template), stock)
+    assert torch.equal(
+        prompt_ids(CLIP, pipeline.tokenizer, 50, num_vectors, "red bird", template), stock
+    )
 
 
 @pytest.mark.slow
@@ -273,7 +277,7 @@ def test_the_ids_of_thousands_of_classes_take_seconds(pipeline):
     and hours at these.
     """
     add_tokens(pipeline.tokenizer, 10_000, 2)
-    assert prompt_ids(pipeline.tokenizer, 10_000, 2, "bird", TEMPLATE).shape[0] == 10_001
+    assert prompt_ids(CLIP, pipeline.tokenizer, 10_000, 2, "bird", TEMPLATE).shape[0] == 10_001
 
 
 # ---- prompts of rows

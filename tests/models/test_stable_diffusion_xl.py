@@ -27,7 +27,6 @@ from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, load_
 from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.bases.stable_diffusion_xl import StableDiffusionXL
 from sgdmix_hub.models.bases.supported import check_supported
-from sgdmix_hub.models.prompts import RowPrompt
 
 
 @pytest.fixture(scope="module")
@@ -110,48 +109,6 @@ def test_one_image_a_batch_is_the_stock_pipelines_bit_for_bit(base, images, fore
         generator=[torch.Generator().manual_seed(SEEDS[0])],
     ).images[0]
     assert np.array_equal(refined[0], np.asarray(expected))
-
-
-@pytest.mark.slow
-def test_the_same_strength_for_the_foreground_is_one_strength(base, images, foregrounds):
-    one, two = (
-        refiner(base, foreground_strength=strength).refine(
-            images, foregrounds, PROMPT * BATCH, SEEDS, 0.5
-        )
-        for strength in (None, 0.5)
-    )
-    assert np.array_equal(one, two)
-
-
-def test_a_foreground_at_strength_zero_is_what_the_vae_makes_of_it(base, images):
-    """Everything foreground: then nothing of the sampler is left, whatever S is."""
-    everything = np.ones((BATCH, SIZE, SIZE), bool)
-    ours = refiner(base, foreground_strength=0.0)
-    refined = [
-        np.stack(ours.refine(images, everything, PROMPT * BATCH, SEEDS, strength))
-        for strength in (0.2, 0.9)
-    ]
-    assert np.array_equal(*refined)
-
-
-@pytest.mark.slow
-def test_padding_and_neighbours_change_no_bit(base, images, foregrounds):
-    ours = refiner(base, foreground_strength=0.2)
-
-    def refined(rows):
-        return np.stack(
-            ours.refine(
-                images[rows],
-                foregrounds[rows],
-                PROMPT * len(rows),
-                [SEEDS[row] for row in rows],
-                0.5,
-            )
-        )
-
-    whole = refined([0, 1, 2])
-    for rows in ([0], [2, 1], [1, 1, 2]):
-        assert np.array_equal(refined(rows), whole[rows])
 
 
 @pytest.mark.slow
@@ -277,33 +234,6 @@ def test_the_cards_snippet_loads_it_in_stock_diffusers_in_another_process(base, 
         generator=torch.Generator().manual_seed(5),
     ).images
     assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
-
-
-@pytest.mark.slow
-def test_every_part_of_the_adapter_matters(base, adapter, images, foregrounds, tmp_path):
-    def refined(folder):
-        ours = refiner(base, folder)
-        return np.stack(
-            ours.refine(
-                images, foregrounds, [RowPrompt(ours.adapter.prompt(2))] * BATCH, SEEDS, 0.9
-            )
-        )
-
-    outcomes = [refined(adapter)]
-    for file, key in ((TOKENS_FILE, "clip_l"), (TOKENS_FILE, "clip_g"), (LORA_FILE, "")):
-        folder = shutil.copytree(adapter, tmp_path / f"without {key}")
-        from safetensors import safe_open
-
-        with safe_open(folder / file, "pt") as opened:
-            metadata = opened.metadata()
-        changed = {
-            name: torch.zeros_like(value) if key in name else value
-            for name, value in load_file(folder / file).items()
-        }
-        save_file(changed, folder / file, metadata=metadata)
-        outcomes.append(refined(folder))
-    for number, one in enumerate(outcomes):
-        assert all(not np.array_equal(one, other) for other in outcomes[:number])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`sgdmix`, the one command: what it starts, how fast it answers, and what ships with it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -144,7 +145,11 @@ def test_a_folder_of_ones_own_comes_before_a_recipe_that_ships(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_it_starts_the_processes_of_its_launch_settings(birds, tmp_path):
+def test_it_starts_the_processes_of_its_launch_settings(birds, tmp_path, monkeypatch):
+    """The command that it becomes, run in forks."""
+    became = []
+    monkeypatch.setattr(os, "execv", lambda program, command: became.append((program, command)))
+    monkeypatch.setattr(sys, "argv", ["sgdmix"])
     settings = {
         "dataset_name": birds,
         "output_dir": tmp_path / "out",
@@ -153,22 +158,11 @@ def test_it_starts_the_processes_of_its_launch_settings(birds, tmp_path):
         "saliency_method": "spectral-residual",
         "resolution": 32,
     }
-    command = [
-        sys.executable,
-        "-m",
-        "sgdmix_hub.cli",
-        "augment",
-        "--accelerate",
-        "cpu2",
-        *arguments(settings),
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=launch_environment({"PYTHONPATH": str(ROOT)}),
-    )
+    cli.main(["augment", "--accelerate", "cpu2", *arguments(settings)])
+    ((program, command),) = became
+    assert program == command[0] == sys.executable
+    environment = launch_environment({"PYTHONPATH": str(ROOT)})
+    done = run_forked(command[1:], environment, tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "repo" / "README.md").is_file()
 

@@ -35,7 +35,7 @@ def launch(settings: dict, *words: str) -> None:
     main([*words, *arguments(settings)])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_local_engine_leaves_the_bytes_of_one_command(settings, tmp_path):
     output, alone = tmp_path / "launched", tmp_path / "alone"
     launch(

@@ -158,7 +158,7 @@ def test_one_command_does_all_stages_in_a_store_too(settings, reference, url):
 
 @pytest.mark.slow
 def test_files_of_several_shards_are_those_of_a_disk(settings, url, tmp_path, monkeypatch):
-    limited = partial(files_of, file_bytes=40_000)
+    limited = partial(files_of, file_bytes=70_000)
     monkeypatch.setattr(published_files, "files_of", limited)
     work(settings, tmp_path / "run")
     work(settings, url)

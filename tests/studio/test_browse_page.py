@@ -59,7 +59,7 @@ def test_rows_are_filtered_sorted_compared_and_marked(
         first = visit.page.locator(".sgdmix-row h2").first
         first.get_by_text(f"source {farthest['source_index']}, variant").wait_for()
         visit.page.get_by_label(f"Mark source {farthest['source_index']}, variant 0").check()
-        visit.page.get_by_text("1 rows are marked as bad").wait_for()
+        visit.page.get_by_text("Rows marked as bad: 1").wait_for()
         assert read_drop_list(tmp_path / "drop.csv") == {(farthest["source_index"], 0)}
         visit.page.get_by_label("Only rows that are marked as bad").check()
         visit.page.get_by_text("1 of 12 rows; page 1 of 1").wait_for()

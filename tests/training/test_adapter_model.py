@@ -33,7 +33,12 @@ def adapted(tiny_base, **more):
         loaded.pipeline,
         model,
         prompt_ids(
-            tokenizer, CLASSES, chosen.num_vectors, chosen.metaclass, chosen.prompt_template
+            StableDiffusion.encoders[0],
+            tokenizer,
+            CLASSES,
+            chosen.num_vectors,
+            chosen.metaclass,
+            chosen.prompt_template,
         ),
     )
 

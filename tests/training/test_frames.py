@@ -18,6 +18,7 @@ from sgdmix_hub.data.images import buckets, frame_for, trained_geometry
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.bases.latents import LatentSpace
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.adapter.batches import Latents, training_batches
@@ -29,6 +30,10 @@ from sgdmix_hub.training.share import Share
 FRAMES = [(32, 32), (48, 24), (24, 48)]
 SIZES = [(40, 40), (96, 48), (30, 60), (90, 46), (64, 60), (50, 99), (33, 33)]
 CPU = torch.device("cpu")
+
+
+def uniform(random):
+    return torch.randint(1000, (), generator=random)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +95,11 @@ def batches_of(split, tiny_base, wide):
         images = DomainImages(
             split, split.decodable(), chosen.seed, 32, chosen.resize, kept_in is None, 4
         )
-        latents = Latents(vae, CPU)
+        latents = Latents(vae, CPU, LatentSpace())
         if kept_in is not None:
             base = resolve(str(tiny_base))
             latents.kept = kept_latents(kept_in, chosen, images, base, latents.encode, 0, 1)
-        return list(training_batches(chosen, images, [], latents, 1000, share, range(5)))
+        return list(training_batches(chosen, images, [], latents, uniform, share, range(5)))
 
     return made
 

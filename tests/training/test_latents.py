@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusionImg2ImgPipeline
 
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.bases.latents import LatentSpace
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.adapter.batches import Latents
@@ -17,6 +18,10 @@ from sgdmix_hub.training.adapter.latents import kept_latents
 
 SHAPE = (4, 8, 8)
 CPU = torch.device("cpu")
+
+
+def uniform(random):
+    return torch.randint(1000, (), generator=random)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def images(birds):
 def batch(images):
     """Rows, pixels and noise of twelve samples of the eight images, some of them mirrored."""
     items = [images[number] for number in range(12)]
-    noise = draw_noise(0, list(range(12)), SHAPE, 1000, random_flip=True)
+    noise = draw_noise(0, list(range(12)), SHAPE, uniform, random_flip=True)
     assert 0 < noise.mirrored.sum() < 12
     return [item["row"] for item in items], torch.stack([item["pixels"] for item in items]), noise
 
@@ -49,7 +54,7 @@ def keep(vae, images, birds, tiny_base, tmp_path):
         settings = AdapterSettings(
             dataset_name=str(birds), output_dir="unused", metaclass="bird", resolution=32, **more
         )
-        latents, encoded = Latents(vae, CPU), []
+        latents, encoded = Latents(vae, CPU, LatentSpace()), []
 
         def encode(pixels):
             encoded.append(pixels)
@@ -66,7 +71,7 @@ def test_kept_latents_are_those_encoded_anew_to_the_last_bit(vae, keep, batch):
     rows, pixels, noise = batch
     kept, encoded = keep()
     assert encoded == 16
-    expected = Latents(vae, CPU).draw(pixels, noise, rows)
+    expected = Latents(vae, CPU, LatentSpace()).draw(pixels, noise, rows)
     assert torch.equal(kept.draw(torch.empty(12, 0), noise, rows), expected)
     # Without rows: images of another kind.
     assert torch.equal(kept.draw(pixels, noise), expected)
@@ -96,7 +101,7 @@ def test_latents_are_diffusers_own(vae, batch):
     img2img encodes.
     """
     _, pixels, noise = batch
-    drawn = Latents(vae, CPU).draw(pixels, noise)
+    drawn = Latents(vae, CPU, LatentSpace()).draw(pixels, noise)
     for row, (image, mirrored) in enumerate(zip(pixels, noise.mirrored, strict=True)):
         shown = (
             torch.from_numpy(np.ascontiguousarray(image.numpy()[:, :, ::-1])) if mirrored else image
@@ -125,9 +130,9 @@ def test_latents_are_those_that_img2img_begins_with(tiny_base, vae, images):
             * pipeline.vae.config.scaling_factor
         )
     posterior = torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(7))
-    noise = draw_noise(0, [0], SHAPE, 1000, random_flip=False)
+    noise = draw_noise(0, [0], SHAPE, uniform, random_flip=False)
     noise = type(noise)(noise.mirrored, posterior, noise.diffusion, noise.timesteps)
-    drawn = Latents(vae, CPU).draw(pixels[None], noise)
+    drawn = Latents(vae, CPU, LatentSpace()).draw(pixels[None], noise)
     torch.testing.assert_close(drawn, expected, rtol=2e-3, atol=2e-3)  # rounded to half precision
 
 
@@ -136,13 +141,13 @@ def test_the_mirrored_latents_are_of_the_mirrored_image(vae, images, keep):
     latents, _ = keep()
     for position in range(8):
         row = int(images.rows[position])
-        noise = draw_noise(1, [position], SHAPE, 1000, random_flip=False)
+        noise = draw_noise(1, [position], SHAPE, uniform, random_flip=False)
         mirrored = type(noise)(
             torch.tensor([True]), noise.posterior, noise.diffusion, noise.timesteps
         )
         found = latents.draw(torch.empty(1, 0), mirrored, [row])
         turned = images.pixels(position).flip(-1)
-        assert torch.equal(found, Latents(vae, CPU).draw(turned[None], noise))
+        assert torch.equal(found, Latents(vae, CPU, LatentSpace()).draw(turned[None], noise))
         assert not torch.allclose(
             found, latents.draw(torch.empty(1, 0), noise, [row]).flip(-1), atol=1e-3
         )
@@ -150,7 +155,7 @@ def test_the_mirrored_latents_are_of_the_mirrored_image(vae, images, keep):
 
 def test_latents_of_an_image_do_not_depend_on_the_batch(vae, batch):
     _, pixels, noise = batch
-    latents = Latents(vae, CPU)
+    latents = Latents(vae, CPU, LatentSpace())
     whole = latents.draw(pixels, noise)
     for row in range(12):
         alone = type(noise)(
@@ -164,9 +169,9 @@ def test_latents_of_an_image_do_not_depend_on_the_batch(vae, batch):
 
 def test_images_that_are_never_mirrored_are_kept_once(vae, keep, batch):
     rows, pixels, _ = batch
-    straight = draw_noise(0, list(range(12)), SHAPE, 1000, random_flip=False)
+    straight = draw_noise(0, list(range(12)), SHAPE, uniform, random_flip=False)
     latents, encoded = keep(random_flip=False)
     assert encoded == 8
     drawn = latents.draw(torch.empty(12, 0), straight, rows)
-    assert torch.equal(drawn, Latents(vae, CPU).draw(pixels, straight))
+    assert torch.equal(drawn, Latents(vae, CPU, LatentSpace()).draw(pixels, straight))
     assert not drawn.requires_grad

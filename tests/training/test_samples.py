@@ -16,6 +16,7 @@ from scipy import stats
 
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.bases.latents import LatentSpace
 from sgdmix_hub.seeds import sample_seed
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.training import AdapterSettings
@@ -28,6 +29,10 @@ SHAPE = (4, 8, 8)
 TIMESTEPS = 1000
 seeds, numbers = st.integers(0, 2**32), st.integers(0, 10**6)
 sizes = st.integers(1, 6)
+
+
+def uniform(random):
+    return torch.randint(TIMESTEPS, (), generator=random)
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +136,10 @@ def test_noise_is_a_function_of_seed_and_number_alone(seed, asked, flip):
     """Not of the batch around it, and drawing it leaves the process's own random numbers alone."""
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    together = draw_noise(seed, asked, SHAPE, TIMESTEPS, flip)
+    together = draw_noise(seed, asked, SHAPE, uniform, flip)
     assert torch.equal(torch.get_rng_state(), before)
     for row, number in enumerate(asked):
-        alone = draw_noise(seed, [number], SHAPE, TIMESTEPS, flip)
+        alone = draw_noise(seed, [number], SHAPE, uniform, flip)
         for field in dataclasses.fields(alone):
             assert torch.equal(getattr(alone, field.name)[0], getattr(together, field.name)[row])
 
@@ -146,7 +151,7 @@ def test_no_two_samples_share_their_noise():
 
 def test_mirrored_only_when_asked_with_all_else_the_same():
     with_flip, without = (
-        draw_noise(0, list(range(50)), SHAPE, TIMESTEPS, flip) for flip in (True, False)
+        draw_noise(0, list(range(50)), SHAPE, uniform, flip) for flip in (True, False)
     )
     assert not without.mirrored.any() and with_flip.mirrored.any()
     for name in ("posterior", "diffusion", "timesteps"):
@@ -158,7 +163,7 @@ def test_draws_have_the_distributions_they_should():
     seed is fixed.
     """
     count = 2000
-    noise = draw_noise(1, list(range(count)), (1, 2, 2), TIMESTEPS, True)
+    noise = draw_noise(1, list(range(count)), (1, 2, 2), uniform, True)
     assert stats.binomtest(int(noise.mirrored.sum()), count).pvalue > 0.01
     assert stats.kstest((noise.timesteps.numpy() + 0.5) / TIMESTEPS, "uniform").pvalue > 0.01
     assert noise.timesteps.min() >= 0 and noise.timesteps.max() < TIMESTEPS
@@ -232,10 +237,10 @@ def batches_of(split, tiny_base, birds, class_image_paths):
         sizes = {"total_batch_size": share.total_batch, "prior_loss_weight": 0.25}
         chosen = AdapterSettings(**common | sizes | more)
         images = DomainImages(split, split.decodable(), chosen.seed, 32, "stretch")
-        latents = Latents(vae, torch.device("cpu"))
+        latents = Latents(vae, torch.device("cpu"), LatentSpace())
         steps = range(first_step, 3)
         return list(
-            training_batches(chosen, images, class_image_paths, latents, TIMESTEPS, share, steps)
+            training_batches(chosen, images, class_image_paths, latents, uniform, share, steps)
         )
 
     return made

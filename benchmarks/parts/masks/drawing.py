@@ -51,6 +51,7 @@ def sheet(entries: list[Shown]) -> Image.Image:
     """Photographs, `ACROSS` to a line, each with its mask and mixture under their headings."""
     groups = [Group("", COLUMNS)] * ACROSS
     panels = [entry.panels() for entry in entries]
+    panels += [[Panel(Unusable(""))] * len(COLUMNS)] * (-len(panels) % ACROSS)
     lines = [sum(panels[start : start + ACROSS], []) for start in range(0, len(panels), ACROSS)]
     return in_few_colours(draw_panels(groups, lines, TILE, FONT_SIZE))
 

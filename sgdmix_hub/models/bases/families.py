@@ -5,10 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from .family import Family
+from .flux import Flux
+from .flux_2_klein import Flux2Klein
+from .qwen_image import QwenImage
 from .stable_diffusion import StableDiffusion
+from .stable_diffusion_3 import StableDiffusion3
 from .stable_diffusion_xl import StableDiffusionXL
+from .z_image import ZImage
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL())
+FAMILIES: tuple[Family, ...] = (
+    StableDiffusion(),
+    StableDiffusionXL(),
+    ZImage(),
+    StableDiffusion3(),
+    Flux(),
+    Flux2Klein(),
+    QwenImage(),
+)
 BY_CLASS_NAME = {name: family for family in FAMILIES for name in family.class_names}
 BY_NAME = {family.name: family for family in FAMILIES}
 

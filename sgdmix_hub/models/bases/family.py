@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from .latents import LatentSpace
 from .noising import Noising
 
 # What the denoiser is told besides latents and time step: tensors with one row an image.
@@ -49,11 +50,26 @@ class Encoder:
     """A text encoder that learns tokens: the names of its parts in a pipeline.
 
     `key`: the name of its learned rows in a training, and in files that hold several encoders'.
+    `max_length`: tokens that it reads; the tokenizer's own number if None. `masked`: it does not
+    see its padding; `padded`: prompts are padded to `max_length`, not to the longest.
+    `optional`: a base may come without it.
     """
 
     tokenizer: str
     model: str
     key: str
+    max_length: int | None = None
+    masked: bool = False
+    padded: bool = True
+    optional: bool = False
+
+    def reads(self, tokenizer: Any) -> int:
+        """How many tokens of a prompt it reads."""
+        return self.max_length or tokenizer.model_max_length
+
+    def text(self, tokenizer: Any, prompt: str) -> str:
+        """What is tokenised of a prompt: with the words that the base puts around it."""
+        return prompt
 
 
 class Family(ABC):
@@ -63,6 +79,8 @@ class Family(ABC):
     model_index.json. `text_to_image`, `image_to_image`: classes of diffusers. `denoiser`: the name
     of the network that carries the LoRA, in a pipeline and in LoRA files. `weights`: part -> its
     file of weights. `license`: of the original weights; a base's own card may state another.
+    `lora_halves`: the ends of a layer's two names in LoRA files. `drawn_with`: the sampler of a
+    training's own images.
     """
 
     name: ClassVar[str]
@@ -76,6 +94,21 @@ class Family(ABC):
     weights: ClassVar[dict[str, str]]
     license: ClassVar[str]
     needs_geometry: ClassVar[bool] = False
+    lora_halves: ClassVar[tuple[str, str]] = ("lora.down", "lora.up")
+    drawn_with: ClassVar[str] = "dpmsolver++"
+    latents: ClassVar[LatentSpace] = LatentSpace()
+
+    def encoders_of(self, pipeline: Pipeline) -> list[Encoder]:
+        """The text encoders that a base has."""
+        return [
+            encoder
+            for encoder in self.encoders
+            if not encoder.optional or getattr(pipeline, encoder.model) is not None
+        ]
+
+    def multiple_of(self, pipeline: Pipeline) -> int:
+        """What the sides of images must be multiples of, in pixels."""
+        return self.latents.factor(pipeline.vae)
 
     @abstractmethod
     def fault(self, index: dict[str, Any], configs: Configs) -> str | None:
@@ -98,6 +131,18 @@ class Family(ABC):
     ) -> tuple[Conditioning, Conditioning]:
         """One prompt, and the negative one (empty unless `guided`), each one row, as stock does."""
 
+    def expanded(self, pipeline: Pipeline, text: str, tokenizer: Any) -> str:
+        """A prompt with all tokens of its classes."""
+        return pipeline.maybe_convert_prompt(text, tokenizer)
+
+    def call_text(self, pipeline: Pipeline, text: str) -> str:
+        """A prompt for a call of the stock pipeline, which expands it if it knows how to."""
+        return text
+
+    def joined(self, parts: list[Conditioning]) -> Conditioning:
+        """The conditionings of single rows as one of a batch."""
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
     @abstractmethod
     def encode_ids(
         self,
@@ -107,7 +152,8 @@ class Family(ABC):
     ) -> Conditioning:
         """The conditioning in a training, through which gradients reach the learned tokens.
 
-        `encoders`, and `input_ids` int64 (B, length) each: in the order of `Family.encoders`.
+        `encoders`, and `input_ids` int64 (B, length) each: in the order of `encoders_of`; padding
+        that an encoder masks is negative, `~id`.
         `geometry`: int64 (B, 6), the images' `data.images.Geometry`, if `needs_geometry`.
         """
 
@@ -117,9 +163,57 @@ class Family(ABC):
         """What the denoiser is told of an image to draw, besides the prompt: (1, values) each."""
         return {}
 
+    def of_start(self, latents: torch.Tensor) -> Conditioning:
+        """What the denoiser is told of the images that it starts from: one row an image.
+
+        `latents`: scaled, (B, c, h, w).
+        """
+        return {}
+
     def embeds_guidance(self, pipeline: Pipeline) -> bool:
         """Whether the denoiser is told the guidance scale, and is not run twice for it."""
         return False
+
+    def guided(
+        self, unwanted: torch.Tensor, wanted: torch.Tensor, guidance_scale: float
+    ) -> torch.Tensor:
+        """Classifier-free guidance, as the stock pipeline does it; predictions (B, c, h, w)."""
+        return unwanted + guidance_scale * (wanted - unwanted)
+
+    def call_options(
+        self, pipeline: Pipeline, guidance_scale: float, images: torch.Tensor | None
+    ) -> dict[str, Any]:
+        """Arguments of a stock call. `images`: (B, 3, H, W), which img2img begins with."""
+        return {"guidance_scale": guidance_scale}
+
+    @abstractmethod
+    def scheduler(self, config: Any, name: str, timestep_spacing: str | None = None) -> Any:
+        """The named sampler at the noise schedule of a base's own. Raises `UserError`."""
+
+    def set_timesteps(
+        self,
+        pipeline: Pipeline,
+        scheduler: Any,
+        num_inference_steps: int,
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        """Sets a sampler's time steps, which may depend on the `size` (height, width) of images."""
+        scheduler.set_timesteps(num_inference_steps, device=device)
+
+    def num_steps(self, num_inference_steps: int, strength: float) -> int:
+        """The steps that a strength runs, as the stock pipeline counts them."""
+        return int(num_inference_steps * strength)
+
+    @abstractmethod
+    def noise_levels(
+        self,
+        pipeline: Pipeline,
+        scheduler: Any,
+        num_inference_steps: int,
+        size: tuple[int, int],
+    ) -> list[float]:
+        """Share of noise, in [0, 1], in what a sampler's last 1, 2, 3 ... steps begin with."""
 
     @abstractmethod
     def predict(
@@ -127,16 +221,24 @@ class Family(ABC):
     ) -> torch.Tensor:
         """The denoiser's prediction for noisy latents, both (B, c, h, w).
 
-        `timestep`: of all rows, or int64 (B,).
+        `timestep`: of all rows, (), or one a row, (B,); in a sampler's units.
         """
 
     @abstractmethod
-    def noising(self, scheduler_config: Any) -> Noising:
+    def noising(self, scheduler_config: Any, weighting_scheme: str | None = None) -> Noising:
         """Noise, target and loss weights of a training. Raises `UserError`."""
+
+    @abstractmethod
+    def check_loss(self, snr_gamma: float | None, weighting_scheme: str | None) -> None:
+        """Raises `UserError` for a weighting of the loss that is not for this family."""
 
     def overflows(self, vae: Any) -> bool:
         """Whether an autoencoder in half precision must be put into single precision."""
         return False
+
+    def lora_layers(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """peft's weights of a LoRA as stock's `save_lora_weights` takes them."""
+        return weights
 
     @abstractmethod
     def lora_weights(

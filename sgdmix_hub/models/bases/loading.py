@@ -18,7 +18,7 @@ from sgdmix_hub.hub.pins import Pin, local_folder
 from sgdmix_hub.models.quantization import quantization_config
 
 from .family import Encoder, Family, Pipeline
-from .supported import check_supported
+from .supported import absent_parts, check_supported
 
 Task = Literal["text_to_image", "image_to_image"]
 
@@ -35,11 +35,34 @@ class LoadedBase:
         """The network that carries the LoRA."""
         return getattr(self.pipeline, self.family.denoiser)
 
+    @property
+    def encoders(self) -> list[Encoder]:
+        """The text encoders that learn tokens."""
+        return self.family.encoders_of(self.pipeline)
+
     def tokenizer(self, encoder: Encoder) -> Any:
         return getattr(self.pipeline, encoder.tokenizer)
 
     def network(self, encoder: Encoder) -> Any:
         return getattr(self.pipeline, encoder.model)
+
+    def use_scheduler(self, name: str | None = None, timestep_spacing: str | None = None) -> None:
+        """Replaces the sampler; by default by the one of a training's own images.
+
+        Raises `UserError`.
+        """
+        self.pipeline.scheduler = self.family.scheduler(
+            self.pipeline.scheduler.config, name or self.family.drawn_with, timestep_spacing
+        )
+
+    def check_size(self, resolution: int) -> None:
+        """Raises `UserError` if the base takes no images of this width and height."""
+        multiple = self.family.multiple_of(self.pipeline)
+        if resolution % multiple:
+            raise UserError(
+                f"resolution {resolution} is no multiple of {multiple}, as bases of "
+                f"{self.family.title} need: give {resolution // multiple * multiple or multiple}"
+            )
 
     def image_to_image(self) -> Pipeline:
         """The same networks as an img2img pipeline, without a safety checker."""
@@ -82,7 +105,7 @@ def load_base(
     then computes in `dtype`.
     """
     family = check_supported(base)
-    options = family.options(safety_checker)
+    options = family.options(safety_checker) | absent_parts(base, family)
     if quantization is not None:
         config = quantization_config(quantization, family.denoiser, dtype)
         options |= {"quantization_config": config}
@@ -103,7 +126,7 @@ def load_base(
     except Exception as error:  # fetched files can make the libraries raise anything
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
     loaded = LoadedBase(family, pipeline)
-    for encoder in family.encoders:
+    for encoder in loaded.encoders:
         _check_prompt_length(base, loaded, encoder)
     _check_whole(base, loaded)
     return loaded
@@ -114,9 +137,10 @@ def _check_prompt_length(base: Pin, loaded: LoadedBase, encoder: Encoder) -> Non
 
     A tokenizer that states no length pads to 10^30.
     """
-    padded = loaded.tokenizer(encoder).model_max_length
-    read = loaded.network(encoder).config.max_position_embeddings
-    if padded > read:
+    padded = encoder.reads(loaded.tokenizer(encoder))
+    config = loaded.network(encoder).config.get_text_config()
+    read = getattr(config, "max_position_embeddings", None)  # T5 reads any length
+    if read is not None and padded > read:
         raise UserError(
             f"the base model {base.name} pads prompts to {shown(padded)} tokens, but its text "
             f"encoder reads {read}: set model_max_length in its "

@@ -11,6 +11,7 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
     TCDScheduler,
     UniPCMultistepScheduler,
@@ -26,49 +27,86 @@ SCHEDULERS: dict[str, tuple[Any, dict]] = {
     "lcm": (LCMScheduler, {}),
     "tcd": (TCDScheduler, {}),
 }
+# The same for bases trained by flow matching; `euler` is their stock pipelines' own.
+FLOW_SCHEDULERS: dict[str, tuple[Any, dict]] = {
+    "euler": (FlowMatchEulerDiscreteScheduler, {}),
+    "dpmsolver++": (
+        DPMSolverMultistepScheduler,
+        {
+            "algorithm_type": "dpmsolver++",
+            "use_flow_sigmas": True,
+            "prediction_type": "flow_prediction",
+        },
+    ),
+    "unipc": (
+        UniPCMultistepScheduler,
+        {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+    ),
+}
 AnyPipeline = TypeVar("AnyPipeline", bound=Pipeline)
 
 
 def with_scheduler(
     pipeline: AnyPipeline, name: str, timestep_spacing: str | None = None
 ) -> AnyPipeline:
-    """Replaces the pipeline's sampler by the named one, at the same noise schedule.
+    """Replaces a diffusion pipeline's sampler by the named one, at the same noise schedule.
 
     `timestep_spacing`: the base's own if not given.
     """
-    scheduler_class, options = SCHEDULERS[name]
-    if timestep_spacing is not None:
-        options = options | {"timestep_spacing": timestep_spacing}
-    pipeline.scheduler = scheduler_class.from_config(pipeline.scheduler.config, **options)
+    pipeline.scheduler = diffusion_scheduler(pipeline.scheduler.config, name, timestep_spacing)
     return pipeline
 
 
-def last_timesteps(
-    scheduler: Any, num_inference_steps: int, steps: int, device: torch.device
-) -> torch.Tensor:
-    """Sets the sampler to begin `steps` before its end, as img2img does; their time steps."""
-    scheduler.set_timesteps(num_inference_steps, device=device)
+def diffusion_scheduler(config: Any, name: str, timestep_spacing: str | None = None) -> Any:
+    """The named sampler at the noise schedule of a configuration."""
+    scheduler_class, options = SCHEDULERS[name]
+    if timestep_spacing is not None:
+        options = options | {"timestep_spacing": timestep_spacing}
+    return scheduler_class.from_config(config, **options)
+
+
+def last_timesteps(scheduler: Any, steps: int) -> torch.Tensor:
+    """Lets a sampler begin `steps` before its end, as img2img does; their time steps.
+
+    The sampler's time steps are set.
+    """
     begin = len(scheduler.timesteps) - steps
     if hasattr(scheduler, "set_begin_index"):  # not DDIM's
         scheduler.set_begin_index(begin)
     return scheduler.timesteps[begin:]
 
 
-def noise_level(scheduler: Any, num_inference_steps: int, steps: int) -> float:
-    """Share of noise, in [0, 1], in what the sampler's last `steps` steps begin with.
+def noised(
+    scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
+) -> torch.Tensor:
+    """Latents (B, c, h, w) at the noise level of a time step, (1,)."""
+    timesteps = timestep.repeat(len(latents))
+    if hasattr(scheduler, "scale_noise"):  # flow matching's Euler
+        return scheduler.scale_noise(latents, timesteps, noise)
+    return scheduler.add_noise(latents, noise, timesteps)
+
+
+def model_input(scheduler: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """The sampler's latents as the denoiser takes them."""
+    if hasattr(scheduler, "scale_model_input"):
+        return scheduler.scale_model_input(latents, timestep)
+    return latents
+
+
+def noise_levels(scheduler: Any, num_inference_steps: int) -> list[float]:
+    """Share of noise, in [0, 1], in what a diffusion sampler's last 1, 2, 3 ... steps begin with.
 
     It is sigma / (1 + sigma) for sigma the ratio of noise to image. At one level, all families of
     base models see one ratio: for those trained by flow matching it is their own sigma.
     """
     sampler = type(scheduler).from_config(scheduler.config)  # leaves the given one as it is
     sampler.set_timesteps(num_inference_steps)
-    begin = len(sampler.timesteps) - steps
     if hasattr(sampler, "sigmas"):
-        sigma = float(sampler.sigmas[begin])
+        sigmas = [float(sigma) for sigma in sampler.sigmas[: len(sampler.timesteps)]]
     else:
-        kept = float(sampler.alphas_cumprod[int(sampler.timesteps[begin])])
-        sigma = math.sqrt((1 - kept) / kept)
-    return round(sigma / (1 + sigma), 4)
+        kept = [float(sampler.alphas_cumprod[int(time)]) for time in sampler.timesteps]
+        sigmas = [math.sqrt((1 - share) / share) for share in kept]
+    return [round(sigma / (1 + sigma), 4) for sigma in reversed(sigmas)]
 
 
 def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:

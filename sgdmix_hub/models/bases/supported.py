@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sgdmix_hub.errors import UserError, shown
+from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.files import read_json
 from sgdmix_hub.hub.pins import Pin, local_folder
 
@@ -39,6 +39,27 @@ def check_supported(base: Pin) -> Family:
     if fault is not None:
         raise UserError(f"the base model {base.name} has {fault}: {ADVICE}")
     return family
+
+
+def check_sampling(base: Pin, scheduler: str, timestep_spacing: str | None) -> Family:
+    """The family of a base. Raises `UserError` unless a run can use it with this sampler."""
+    family = check_supported(base)
+    config = read_part(base, Path(local_folder(base, [SCHEDULE])), SCHEDULE)
+    try:
+        family.scheduler(config, scheduler, timestep_spacing)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{SCHEDULE} of the base model {base.name} makes no sampler: {first_line(error)}"
+        ) from error
+    return family
+
+
+def absent_parts(base: Pin, family: Family) -> dict[str, None]:
+    """The parts that this base comes without, although its pipelines have them."""
+    index = read_index(base, Path(local_folder(base, [INDEX])))
+    optional = [encoder for encoder in family.encoders if encoder.optional]
+    parts = [part for encoder in optional for part in (encoder.model, encoder.tokenizer)]
+    return {part: None for part in parts if index.get(part) in (None, [None, None])}
 
 
 def read_index(base: Pin, folder: Path) -> dict:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sgdmix_hub.errors import shown
+from sgdmix_hub.errors import UserError, shown
 
 from .family import Conditioning, Configs, Family, Pipeline
 from .noising import Diffusion
@@ -34,8 +34,31 @@ class UNetFamily(Family):
             )
         return None
 
-    def noising(self, scheduler_config: Any) -> Diffusion:
+    def noising(self, scheduler_config: Any, weighting_scheme: str | None = None) -> Diffusion:
         return Diffusion(scheduler_config)
+
+    def check_loss(self, snr_gamma: float | None, weighting_scheme: str | None) -> None:
+        if weighting_scheme is not None:
+            raise UserError(
+                f"weighting_scheme is for bases trained by flow matching, and this one is of "
+                f"{self.title}: leave it out, or give snr_gamma"
+            )
+
+    def scheduler(self, config: Any, name: str, timestep_spacing: str | None = None) -> Any:
+        from .schedulers import diffusion_scheduler
+
+        return diffusion_scheduler(config, name, timestep_spacing)
+
+    def noise_levels(
+        self,
+        pipeline: Pipeline,
+        scheduler: Any,
+        num_inference_steps: int,
+        size: tuple[int, int],
+    ) -> list[float]:
+        from .schedulers import noise_levels
+
+        return noise_levels(scheduler, num_inference_steps)
 
     def embeds_guidance(self, pipeline: Pipeline) -> bool:
         return _guidance_size(pipeline) is not None
@@ -67,6 +90,11 @@ class UNetFamily(Family):
             added_cond_kwargs=self.added(told),
             return_dict=False,
         )[0]
+
+    def lora_layers(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        from diffusers.utils import convert_state_dict_to_diffusers
+
+        return convert_state_dict_to_diffusers(weights)
 
     def lora_weights(
         self, pipeline: Pipeline, weights: dict[str, torch.Tensor]

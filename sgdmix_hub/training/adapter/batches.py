@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sgdmix_hub.generation.row_store import RowArrays
-from sgdmix_hub.models.bases.latents import latent_shape, scaled
+from sgdmix_hub.models.bases.latents import LatentSpace
 from sgdmix_hub.seeds import RandomStream, sample_seed, seed_of
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.share import Share
@@ -54,28 +54,29 @@ def training_batches(
     domain: DomainImages,
     prior_images: list[Path],
     latents: Latents,
-    num_timesteps: int,
+    draw_timestep: Callable[[torch.Generator], torch.Tensor],
     share: Share,
     steps: range,
 ) -> Iterator[Batch]:
     """This process's batches of the optimizer steps `steps`, one per forward pass.
 
     `domain`: the images to train on. `prior_images`: images of the bare metaclass; if given, a
-    batch holds as many of them as of the others. `num_timesteps`: of the noise schedule.
+    batch holds as many of them as of the others. `draw_timestep`: of one sample, as
+    `Noising.draw`.
     """
     streams = [Stream(domain, settings.seed, 1.0)]
     if prior_images:
         seed = seed_of(RandomStream.PRIOR, settings.seed)
         images = ClassImages(prior_images, seed, len(domain.split.class_names))
         streams.append(Stream(images, seed, settings.prior_loss_weight))
-    shape = latent_shape(latents.vae, settings.resolution)
+    shape = latents.space.shape(latents.vae, settings.resolution)
     numbers = list(share.batches(steps.start, steps.stop))
     workers = settings.dataloader_num_workers
     loaders = [
         DataLoader(stream.images, batch_sampler=numbers, num_workers=workers) for stream in streams
     ]
     return (
-        _batch(settings, streams, loaded, latents, shape, num_timesteps)
+        _batch(settings, streams, loaded, latents, shape, draw_timestep)
         for loaded in zip(*loaders, strict=True)
     )
 
@@ -86,14 +87,14 @@ def _batch(
     loaded: tuple[dict, ...],
     latents: Latents,
     shape: tuple[int, int, int],
-    num_timesteps: int,
+    draw_timestep: Callable[[torch.Generator], torch.Tensor],
 ) -> Batch:
     """Joins what the loaders of all streams gave into one batch."""
     numbers = loaded[0]["number"].tolist()
     shape = framed(shape, loaded[0]["frame"][0].tolist(), settings.resolution)
     parts = []
     for stream, images in zip(streams, loaded, strict=True):
-        noise = draw_noise(stream.seed, numbers, shape, num_timesteps, settings.random_flip)
+        noise = draw_noise(stream.seed, numbers, shape, draw_timestep, settings.random_flip)
         parts.append(_part(stream, images, noise, latents))
     clean, diffusion, timesteps, labels, rows, weights = (
         torch.cat(part).to(latents.device) for part in zip(*parts, strict=True)
@@ -126,9 +127,9 @@ class Latents:
     They are rounded to float16, kept or not: keeping them changes nothing.
     """
 
-    def __init__(self, vae: Any, device: torch.device):
-        """`vae`: diffusers' AutoencoderKL, which is moved to `device`."""
-        self.vae, self.device = vae.to(device).eval(), device
+    def __init__(self, vae: Any, device: torch.device, space: LatentSpace):
+        """`vae`: diffusers' autoencoder, which is moved to `device`; `space`: of its family."""
+        self.vae, self.device, self.space = vae.to(device).eval(), device, space
         self.kept: RowArrays | None = None
 
     @torch.no_grad()
@@ -137,8 +138,8 @@ class Latents:
 
         `pixels`: (3, H, W) in [-1, 1].
         """
-        posterior = self.vae.encode(pixels[None].to(self.device)).latent_dist
-        return torch.cat([posterior.mean, posterior.std]).half().cpu()
+        moments = self.space.moments(self.vae, pixels[None].to(self.device))
+        return torch.cat(moments).half().cpu()
 
     def draw(
         self, pixels: torch.Tensor, noise: Noise, rows: list[int] | None = None
@@ -160,4 +161,4 @@ class Latents:
                 for image, turned in zip(pixels, mirrored, strict=True)
             ]
         mean, std = torch.stack(encoded).to(self.device).float().unbind(1)
-        return scaled(mean + std * noise.posterior.to(self.device), self.vae)
+        return self.space.scaled(mean + std * noise.posterior.to(self.device), self.vae)

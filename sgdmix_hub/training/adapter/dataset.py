@@ -6,6 +6,7 @@ samples. Processes, batches and accumulation only decide who takes which sample 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,18 +124,17 @@ def draw_noise(
     seed: int,
     numbers: list[int],
     shape: tuple[int, int, int],
-    num_timesteps: int,
+    draw_timestep: Callable[[torch.Generator], torch.Tensor],
     random_flip: bool,
 ) -> Noise:
     """Draws for the samples with these numbers, each from its own generator.
 
-    `shape`: of an image's latents, (c, h, w).
+    `shape`: of an image's latents, (c, h, w). `draw_timestep`: as `Noising.draw`.
     """
     drawn = []
     for number in numbers:
         random = torch.Generator().manual_seed(sample_seed(seed, number))
         mirrored = bool(torch.rand((), generator=random) < 0.5) and random_flip
         noise = torch.randn((2, *shape), generator=random)
-        timestep = torch.randint(num_timesteps, (), generator=random)
-        drawn.append((torch.tensor(mirrored), noise[0], noise[1], timestep))
+        drawn.append((torch.tensor(mirrored), noise[0], noise[1], draw_timestep(random)))
     return Noise(*(torch.stack(part) for part in zip(*drawn, strict=True)))

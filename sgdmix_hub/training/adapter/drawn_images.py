@@ -13,8 +13,7 @@ from sgdmix_hub.figures.panels import SheetRow, draw_contact_sheet
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.bases.loading import LoadedBase, load_base
-from sgdmix_hub.models.bases.schedulers import with_scheduler
-from sgdmix_hub.models.prompts import bare_prompt, prompt_for
+from sgdmix_hub.models.prompts import bare_prompt, prompt_of, token_for, words_of
 from sgdmix_hub.models.sampling import (
     DRAWN_AT_ONCE,
     draw_images,
@@ -69,7 +68,8 @@ def _draw_class_images(
     """Draws the images with these numbers, and writes each batch when it is finished."""
     dtype = dtype_of(settings)
     loaded = load_base(base, dtype, "text_to_image")
-    with_scheduler(loaded.pipeline, "dpmsolver++").to(accelerator.device)
+    loaded.use_scheduler()
+    loaded.pipeline.to(accelerator.device)
     for start in range(0, len(missing), DRAWN_AT_ONCE):
         numbers = missing[start : start + DRAWN_AT_ONCE]
         images = draw_images(
@@ -94,7 +94,11 @@ def draw_validation(
 ) -> None:
     """Draws a sheet of the first classes, from fixed noise, to `path` and the trackers."""
     labels = range(min(len(class_names), SHOWN_CLASSES))
-    prompts = [prompt_for(label, settings.metaclass, settings.prompt_template) for label in labels]
+    words = [
+        token_for(label) if settings.num_vectors else words_of(class_names[label])
+        for label in labels
+    ]
+    prompts = [prompt_of(word, settings.metaclass, settings.prompt_template) for word in words]
     with drawing(model, accelerator.device, dtype_of(settings)):
         images = draw_images(
             base,

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from sgdmix_hub.data.report import usable_rows
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.models.bases.latents import latent_shape
 from sgdmix_hub.models.bases.loading import LoadedBase
 from sgdmix_hub.models.bases.noising import Noising
 from sgdmix_hub.models.prompts import prompt_ids
@@ -46,13 +45,10 @@ def denoising_loss(
     noising: Noising,
     snr_gamma: float | None,
 ) -> torch.Tensor:
-    """Squared error (B,) to what the base predicts.
-
-    With `snr_gamma` it is weighted by min-SNR (Hang et al., 2023).
-    """
+    """Squared error (B,) to what the base predicts, weighted as `Noising.weighted` says."""
     target = noising.target(latents, noise, timesteps)
     loss = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
-    return loss if snr_gamma is None else noising.weighted(loss, timesteps, snr_gamma)
+    return noising.weighted(loss, timesteps, snr_gamma)
 
 
 def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.optim.Optimizer:
@@ -95,7 +91,8 @@ class Denoising:
             noisy = self.noising.noised(batch.latents, batch.noise, batch.timesteps)
             prompts = [ids[batch.labels] for ids in self.prompts]
             geometry = None if self.geometry is None else self.geometry[batch.rows]
-            prediction = self.denoiser(noisy, batch.timesteps, prompts, geometry)
+            told = self.noising.told(batch.timesteps)
+            prediction = self.denoiser(noisy, told, prompts, geometry)
             errors = denoising_loss(
                 prediction,
                 batch.latents,
@@ -137,7 +134,7 @@ class LossRecord:
 
 def prepare(
     settings: AdapterSettings,
-    num_classes: int,
+    class_names: list[str],
     base: LoadedBase,
     model: AdaptedModel,
     accelerator: Accelerator,
@@ -146,13 +143,15 @@ def prepare(
     """The training step and the learning rates' schedule, ready for `accelerator`."""
     prompts = [
         prompt_ids(
+            encoder,
             base.tokenizer(encoder),
-            num_classes,
+            len(class_names),
             settings.num_vectors,
             settings.metaclass,
             settings.prompt_template,
+            class_names,
         )
-        for encoder in base.family.encoders
+        for encoder in base.encoders
     ]
     optimizer = build_optimizer(settings, model)
     schedule = get_scheduler(
@@ -169,7 +168,7 @@ def prepare(
         accelerator,
         denoiser,
         optimizer,
-        base.family.noising(base.pipeline.scheduler.config),
+        base.family.noising(base.pipeline.scheduler.config, settings.weighting_scheme),
         [ids.to(accelerator.device) for ids in prompts],
         model.trained(),
         dropout,
@@ -201,7 +200,7 @@ def train(
     if settings.per_device_train_batch_size == AUTO and device.type == "cuda":
         share = fitted(share, partial(attempt, settings, loaded, model, device))
     accelerator.gradient_accumulation_steps = share.accumulation
-    denoise, schedule = prepare(settings, num_classes, loaded, model, accelerator, last)
+    denoise, schedule = prepare(settings, split.class_names, loaded, model, accelerator, last)
     if loaded.family.needs_geometry:
         told = geometries(split, rows, settings.resolution, settings.resize)
         denoise = replace(denoise, geometry=torch.from_numpy(told).to(device))
@@ -230,7 +229,7 @@ def train(
         decoded=not settings.cache_latents,
         total_batch_size=settings.total_batch_size,
     )
-    latents = Latents(loaded.pipeline.vae, device)
+    latents = Latents(loaded.pipeline.vae, device, loaded.family.latents)
     if settings.cache_latents:
         ranks = (accelerator.process_index, accelerator.num_processes)
         latents.kept = kept_latents(
@@ -241,7 +240,7 @@ def train(
         images,
         prior_images,
         latents,
-        denoise.noising.num_train_timesteps,
+        denoise.noising.draw,
         share,
         range(step, last),
     )
@@ -284,10 +283,10 @@ def attempt(
     """A forward and backward pass of `size` samples, beside all that the training keeps."""
     kept = [torch.empty_like(value, device=device) for value in model.trained().values()] * 2
     count = size * (2 if settings.with_prior_preservation else 1)
-    shape = latent_shape(base.pipeline.vae.to(device), settings.resolution)
+    shape = base.family.latents.shape(base.pipeline.vae.to(device), settings.resolution)
     latents = torch.randn(count, *shape, device=device)
     timesteps = torch.zeros(count, dtype=torch.int64, device=device)
-    lengths = [base.tokenizer(encoder).model_max_length for encoder in base.family.encoders]
+    lengths = [encoder.reads(base.tokenizer(encoder)) for encoder in base.encoders]
     ids = [torch.zeros(count, length, dtype=torch.int64, device=device) for length in lengths]
     geometry = None
     if base.family.needs_geometry:

@@ -12,26 +12,28 @@ from torch import nn
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.bases.family import Encoder, Family
 from sgdmix_hub.models.bases.loading import LoadedBase, load_base
-from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.prompts import add_tokens
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.precision import dtype_of
 
 
 class TokenEmbedding(nn.Module):
-    """The text encoder's embedding, frozen, followed by learned rows."""
+    """The text encoder's embedding, frozen, with learned rows from the id `first` on."""
 
-    def __init__(self, embedding: nn.Embedding, initial: torch.Tensor):
-        """`initial`: float (tokens, dim), of the learned rows."""
+    def __init__(self, embedding: nn.Embedding, initial: torch.Tensor, first: int | None = None):
+        """`initial`: float (tokens, dim), of the learned rows. `first`: the number of rows if None;
+        less for encoders whose last rows have no tokens.
+        """
         super().__init__()
         self.embedding = embedding.requires_grad_(False)
         self.learned = nn.Parameter(initial.clone())
+        self.first = embedding.num_embeddings if first is None else first
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        old = self.embedding.num_embeddings
-        rows = self.embedding(input_ids.clamp(max=old - 1))
-        is_learned = input_ids >= old
-        learned = self.learned[(input_ids - old).clamp(min=0)].to(rows.dtype)
+        rows = self.embedding(input_ids.clamp(max=self.embedding.num_embeddings - 1))
+        number = input_ids - self.first
+        is_learned = (number >= 0) & (number < len(self.learned))
+        learned = self.learned[number.clamp(0, len(self.learned) - 1)].to(rows.dtype)
         return torch.where(is_learned[..., None], learned, rows)
 
 
@@ -39,9 +41,13 @@ class AdaptedModel(nn.Module):
     """Text encoders and denoiser as one module, whose gradients are synchronised together."""
 
     def __init__(
-        self, family: Family, text_encoders: list[Any], denoiser: Any, tokens: list[TokenEmbedding]
+        self,
+        family: Family,
+        text_encoders: list[Any],
+        denoiser: Any,
+        tokens: dict[str, TokenEmbedding],
     ):
-        """`text_encoders`, `tokens`: in the order of the family's encoders."""
+        """`tokens`: by their encoder's key, in the order of `text_encoders`; or none at all."""
         super().__init__()
         self.family = family
         self.text_encoders = nn.ModuleList(text_encoders)
@@ -57,16 +63,15 @@ class AdaptedModel(nn.Module):
     ) -> torch.Tensor:
         """The denoiser's prediction for noisy latents, both (B, c, h, w).
 
-        `timesteps`: int64 (B,). `input_ids`: (B, length) for every text encoder. `geometry`: int64
-        (B, 6), for families that need it.
+        `timesteps`: (B,), as `Noising.told` gives them. `input_ids`: (B, length) for every text
+        encoder. `geometry`: int64 (B, 6), for families that need it.
         """
         told = self.family.encode_ids(list(self.text_encoders), input_ids, geometry)
         return self.family.predict(self.denoiser, latents, timesteps, told)
 
     def learned(self) -> dict[str, nn.Parameter]:
         """The learned tokens, (classes * vectors, dim), by their encoder's key."""
-        pairs = zip(self.family.encoders, self._tokens, strict=True)
-        return {encoder.key: tokens.learned for encoder, tokens in pairs}
+        return {key: tokens.learned for key, tokens in self._tokens.items()}
 
     def lora(self) -> dict[str, nn.Parameter]:
         """The LoRA weights by name."""
@@ -92,12 +97,16 @@ def load_adapted(
     precision. The learned tokens start as the mean of the metaclass's tokens. Raises `UserError`.
     """
     loaded = load_base(base, torch.float32, "text_to_image")
-    with_scheduler(loaded.pipeline, "dpmsolver++")
-    encoders = loaded.family.encoders
+    loaded.check_size(settings.resolution)
+    loaded.use_scheduler()
+    encoders = loaded.encoders
     text_encoders = [loaded.network(encoder) for encoder in encoders]
     for part in (loaded.denoiser, loaded.pipeline.vae, *text_encoders):
         part.requires_grad_(False)
-    tokens = [_learn_tokens(loaded, encoder, settings, num_classes) for encoder in encoders]
+    tokens = {
+        encoder.key: _learn_tokens(loaded, encoder, settings, num_classes)
+        for encoder in (encoders if settings.num_vectors else [])
+    }
     loaded.denoiser.add_adapter(
         LoraConfig(
             r=settings.rank,
@@ -123,9 +132,11 @@ def _learn_tokens(
     """Gives an encoder the classes' tokens, as the mean of the metaclass's tokens."""
     tokenizer, network = base.tokenizer(encoder), base.network(encoder)
     metaclass_ids = tokenizer(settings.metaclass, add_special_tokens=False).input_ids
+    first = len(tokenizer)
     add_tokens(tokenizer, num_classes, settings.num_vectors)
     embedding = network.get_input_embeddings()
     initial = embedding.weight[metaclass_ids].mean(dim=0).detach()
-    tokens = TokenEmbedding(embedding, initial.expand(num_classes * settings.num_vectors, -1))
+    initial = initial.expand(num_classes * settings.num_vectors, -1)
+    tokens = TokenEmbedding(embedding, initial, first)
     network.set_input_embeddings(tokens)
     return tokens

@@ -1,0 +1,292 @@
+"""Every family of base models in a training: what learns, the files, and who loads them."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from every_family import (
+    BATCH,
+    CPU,
+    FLOW,
+    GEOMETRY,
+    SIZE,
+    adapted,
+    loss_of,
+    refined,
+    refiner,
+    samples,
+)
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_bases import BUILD
+from trainings import adapter_settings, train, weights
+
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, load_into, read_adapter
+from sgdmix_hub.models.bases.families import BY_NAME, FAMILIES
+from sgdmix_hub.models.bases.loading import load_base
+from sgdmix_hub.models.prompts import RowPrompt
+
+
+@pytest.fixture(scope="module", params=[family.name for family in FAMILIES])
+def family(request):
+    return BY_NAME[request.param]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """`saved(pipeline)`: the folder of a base."""
+
+    def save(pipeline):
+        folder = tmp_path_factory.mktemp("base") / "base"
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def base(family, saved):
+    return saved(BUILD[family.name]())
+
+
+@pytest.fixture(scope="module")
+def adapter(base, birds, tmp_path_factory):
+    """Trained for two steps; two vectors a class, and an alpha that is not the rank."""
+    return train(
+        adapter_settings(
+            birds,
+            base,
+            tmp_path_factory.mktemp("adapter") / "adapter",
+            num_vectors=2,
+            num_train_samples=4,
+            lora_alpha=6,
+            learning_rate=0.05,
+            token_learning_rate=0.05,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def foregrounds():
+    masks = np.zeros((BATCH, SIZE, SIZE), bool)
+    masks[:, 4:20, 8:28] = True
+    return masks
+
+
+# ---- training ----
+
+
+@pytest.mark.slow
+def test_a_training_sees_what_a_generation_with_its_tokens_sees(family, base):
+    """Both vectors of a class, by stock's encoding of the prompt."""
+    loaded, model, prompts = adapted(base, num_vectors=2)
+    with torch.no_grad():
+        for rows in model.learned().values():
+            rows.normal_(generator=torch.Generator().manual_seed(3))
+    latents, _, timesteps = samples(loaded)
+    time = family.noising(loaded.pipeline.scheduler.config).told(timesteps)
+    generating = load_base(resolve(str(base)), torch.float32, "image_to_image")
+    learned = {key: rows.detach() for key, rows in model.learned().items()}
+    family.load_tokens(generating.pipeline, family.token_file(learned, 2), 3)
+    told = [
+        family.encode_prompt(
+            generating.pipeline, f"a photo of a <class_{label}> bird", "", False, CPU
+        )[0]
+        for label in (2, 0)
+    ]
+    of_images = family.of_images(generating.pipeline, SIZE, SIZE, 3.5)
+    told = family.joined(told) | {name: one.repeat(2, 1) for name, one in of_images.items()}
+    with torch.no_grad():
+        expected = family.predict(generating.denoiser, latents, time, told)
+        found = model(latents, time, [ids[[2, 0]] for ids in prompts], GEOMETRY)
+        other = model(latents, time, [ids[[0, 2]] for ids in prompts], GEOMETRY)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (other - found).abs().max() > 1e-4
+
+
+@pytest.mark.slow
+def test_tokens_of_all_encoders_and_lora_learn_and_nothing_else_does(family, base):
+    loaded, model, prompts = adapted(base, num_vectors=2)
+    trained = model.trained()
+    assert {id(p) for p in trained.values()} == {
+        id(p) for p in model.parameters() if p.requires_grad
+    }
+    noising = family.noising(loaded.pipeline.scheduler.config)
+    loss_of(loaded, model, prompts, [0, 2], noising)[1].backward()
+    for encoder in loaded.encoders:
+        moved = trained[f"tokens.{encoder.key}"].grad.abs().amax(dim=1) > 0
+        # a pooled output may read the last of a class's tokens, or the first
+        assert not moved[2:4].any() and moved[:2].any() and moved[4:].any()
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().max() > 0
+        for name, parameter in trained.items()
+        if ".lora_B." in name and not unused(name)
+    )
+
+
+def unused(name):
+    """Whether a layer's output may be thrown away: the text's in the last block of transformers."""
+    return ".to_add_out." in name or ".add_q_proj." in name
+
+
+def pulled(family, base, sign, steps=10):
+    """Loss, and the prediction's share along the target, before and after steps that pull `sign`
+    times the prediction to the target.
+    """
+    loaded, model, prompts = adapted(base, rank=4)
+    noising = family.noising(loaded.pipeline.scheduler.config)
+    target = noising.target(*samples(loaded))
+    optimizer = torch.optim.AdamW(model.trained().values(), lr=0.02)
+    losses, shares = [], []
+    for _ in range(steps + 1):
+        prediction, loss = loss_of(loaded, model, prompts, [0, 1], noising)
+        losses.append(loss.item())
+        shares.append(((prediction * target).mean() / target.square().mean()).item())
+        (sign * prediction - target).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses[0], losses[-1], shares[0], shares[-1]
+
+
+@pytest.mark.slow
+def test_training_lowers_the_loss_and_a_wrong_sign_would_lead_away(family, base):
+    """Away from the target; the loss may fall at first where predictions begin too large."""
+    before, after, along, then = pulled(family, base, 1)
+    assert after < 0.99 * before and then > along + 0.005
+    _, wrong, _, elsewhere = pulled(family, base, -1)
+    assert wrong > after and elsewhere < then - 0.005
+
+
+def test_a_weighting_of_another_family_is_refused(family):
+    wrong = {"snr_gamma": 5.0} if family.name in FLOW else {"weighting_scheme": "mode"}
+    with pytest.raises(UserError, match=f"this one is of {re.escape(family.title)}"):
+        family.check_loss(**{"snr_gamma": None, "weighting_scheme": None} | wrong)
+    family.check_loss(None, None)
+
+
+# ---- files ----
+
+
+@pytest.mark.slow
+def test_the_lora_file_has_the_names_that_stock_writes(family, adapter):
+    layers = "|".join(map(re.escape, family.lora_targets))
+    halves = "|".join(map(re.escape, family.lora_halves))
+    pattern = rf"{family.denoiser}\..+\.({layers})\.({halves})\.weight"
+    assert all(re.fullmatch(pattern, name) for name in load_file(adapter / LORA_FILE))
+    assert json.loads((adapter / FACTS_FILE).read_text())["family"] == family.name
+    learned = [
+        value.abs().max() > 0 for name, value in weights(adapter).items() if not unused(name)
+    ]
+    assert all(learned) and len(learned) > len(weights(adapter)) / 2
+
+
+@pytest.mark.slow
+def test_the_cards_snippet_loads_it_in_stock_diffusers(
+    family, base, adapter, tmp_path, monkeypatch
+):
+    """And draws the images that this package draws."""
+    text = (adapter / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert "sgdmix_hub" not in code
+    named = re.search(r'adapter = "([^"]*)"', code)[1]
+    (tmp_path / named).parent.mkdir(parents=True)
+    shutil.copytree(adapter, tmp_path / named)
+    shutil.copytree(base, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    loading, drawing = code.strip().rsplit("\n", 1)
+    assert drawing.startswith("image = pipeline(")
+    space = {}
+    exec(loading, space)
+    pipeline = space["pipeline"]
+    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
+    load_into(loaded, read_adapter(resolve(str(adapter))))
+    prompt = "a photo of a <class_2> bird"
+    drawn = []
+    for one, text in (
+        (pipeline, family.call_text(pipeline, prompt)),
+        (loaded.pipeline, family.call_text(loaded.pipeline, prompt)),
+    ):
+        one.set_progress_bar_config(disable=True)
+        drawn.append(
+            one(
+                prompt=text,
+                num_inference_steps=2,
+                height=SIZE,
+                width=SIZE,
+                output_type="np",
+                generator=torch.Generator().manual_seed(5),
+            ).images
+        )
+    assert np.array_equal(*drawn)
+
+
+@pytest.mark.slow
+def test_every_part_of_the_adapter_matters(family, base, adapter, images, foregrounds, tmp_path):
+    def made(folder):
+        ours = refiner(base, folder, guidance_scale=1.0)
+        prompts = [RowPrompt(ours.adapter.prompt(2))] * BATCH
+        return refined(ours, images, foregrounds, prompts, strength=1.0)
+
+    outcomes = [made(adapter)]
+    tokens = load_file(adapter / TOKENS_FILE)
+    parts = [(LORA_FILE, "")] + [(TOKENS_FILE, key) for key in tokens if "<class_" not in key]
+    for number, (file, key) in enumerate(parts):
+        folder = shutil.copytree(adapter, tmp_path / str(number))
+        with safe_open(folder / file, "pt") as opened:
+            metadata = opened.metadata()
+        changed = {
+            name: 5 + 0 * value if key and key == name else value * (key != "")
+            for name, value in load_file(folder / file).items()
+        }
+        save_file(changed, folder / file, metadata=metadata)
+        outcomes.append(made(folder))
+    for number, one in enumerate(outcomes):
+        assert all(not np.array_equal(one, other) for other in outcomes[:number])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stable-diffusion", "z-image"])
+def test_a_lora_alone_names_the_classes(name, saved, birds, images, foregrounds, tmp_path):
+    family, base = BY_NAME[name], saved(BUILD[name]())
+    few = {"num_vectors": 0, "num_train_samples": 2, "learning_rate": 0.05}
+    folder = train(adapter_settings(birds, base, tmp_path / "adapter", **few))
+    assert not (folder / TOKENS_FILE).exists()
+    learned = read_adapter(resolve(str(folder)))
+    words = learned.class_names[2].replace("_", " ")
+    assert learned.prompt(2) == f"a photo of a {words} bird"
+    card = (folder / "README.md").read_text()
+    assert "learned tokens" not in card and "load_file" not in card
+    compile(card.split("```python\n")[1].split("```")[0], "card", "exec")
+    prompts = [RowPrompt(learned.prompt(2))] * BATCH
+    bare, with_lora = (
+        refined(refiner(base, adapter), images, foregrounds, prompts, strength=1.0)
+        for adapter in (None, folder)
+    )
+    assert not np.array_equal(bare, with_lora)
+    assert family.name == json.loads((folder / FACTS_FILE).read_text())["family"]
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.slow
+def test_an_adapter_of_another_family_is_refused_in_a_line(family, base, adapter, tmp_path):
+    other = next(one for one in FAMILIES if one.name != family.name)
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    facts = json.loads((folder / FACTS_FILE).read_text()) | {"family": other.name}
+    (folder / FACTS_FILE).write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=f"on a base of {re.escape(other.title)}, and this base"):
+        load_into(
+            load_base(resolve(str(base)), torch.float32, "text_to_image"),
+            read_adapter(resolve(str(folder))),
+        )

@@ -1,0 +1,99 @@
+"""Bases of every family: our refiner and training, and the stock pipelines beside them."""
+
+import diffusers
+import numpy as np
+import torch
+from PIL import Image
+from trainings import adapter_settings
+
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.adapters import read_adapter
+from sgdmix_hub.models.bases.families import FAMILIES
+from sgdmix_hub.models.prompts import RowPrompt, prompt_ids
+from sgdmix_hub.models.refine import Refiner
+from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.training.adapter.loop import denoising_loss
+from sgdmix_hub.training.adapter.model import load_adapted
+
+CPU = torch.device("cpu")
+SIZE, BATCH, STEPS = 32, 2, 4
+SEEDS = [11, 2**62 + 5]
+TEXT = "a photo of a bird"
+PROMPTS = [RowPrompt(TEXT)] * BATCH
+FLOW = [family.name for family in FAMILIES if family.denoiser == "transformer"]
+
+
+def refiner(base, adapter=None, **values):
+    defaults = {
+        "preset": "paper",
+        "strength": [0.5],
+        "num_inference_steps": STEPS,
+        "guidance_scale": 4.0,
+        "batch_size": BATCH,
+        "resolution": SIZE,
+        "scheduler": "euler",
+    }
+    learned = None if adapter is None else read_adapter(resolve(str(adapter)))
+    settings = apply_preset(MethodSettings(**(defaults | values)))
+    return Refiner(resolve(str(base)), learned, settings, CPU)
+
+
+def refined(ours, images, foregrounds, prompts=PROMPTS, seeds=SEEDS, strength=0.5):
+    return np.stack(ours.refine(images, foregrounds, prompts, seeds, strength))
+
+
+def stock_images(base, family, images, strength, guidance_scale=4.0, **parts):
+    """Stock img2img with the base's own Euler, uint8 (B, size, size, 3)."""
+    stock = getattr(diffusers, family.image_to_image).from_pretrained(base, **parts)
+    stock.scheduler = family.scheduler(stock.scheduler.config, "euler")
+    stock.set_progress_bar_config(disable=True)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    drawn = stock(
+        prompt=[TEXT] * len(images),
+        image=[Image.fromarray(image) for image in images],
+        strength=strength,
+        num_inference_steps=STEPS,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+        **family.call_options(stock, guidance_scale, pixels),
+    ).images
+    return np.stack([np.asarray(image) for image in drawn])
+
+
+def adapted(base, **more):
+    torch.manual_seed(0)
+    chosen = AdapterSettings(**adapter_settings("unused", base, "unused", **more))
+    loaded, model = load_adapted(resolve(str(base)), chosen, 3)
+    prompts = [
+        prompt_ids(
+            encoder,
+            loaded.tokenizer(encoder),
+            3,
+            chosen.num_vectors,
+            chosen.metaclass,
+            chosen.prompt_template,
+        )
+        for encoder in loaded.encoders
+    ]
+    return loaded, model, prompts
+
+
+GEOMETRY = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]] * 2)
+
+
+def samples(loaded, seed=1):
+    shape = loaded.family.latents.shape(loaded.pipeline.vae, SIZE)
+    latents, noise = torch.randn((2, 2, *shape), generator=torch.Generator().manual_seed(seed))
+    return latents, noise, torch.tensor([100, 700])
+
+
+def loss_of(loaded, model, prompts, labels, noising, seed=1):
+    latents, noise, timesteps = samples(loaded, seed)
+    prediction = model(
+        noising.noised(latents, noise, timesteps),
+        noising.told(timesteps),
+        [ids[labels] for ids in prompts],
+        GEOMETRY,
+    )
+    loss = denoising_loss(prediction, latents, noise, timesteps, noising, None).mean()
+    return prediction, loss
