@@ -77,7 +77,7 @@ def main(settings: AdapterSettings) -> None:
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
         if rank.is_main_process:
-            write_adapter_card(settings, folder)
+            write_adapter_card(settings, folder, licence.text)
             push_trained(settings, folder, f"Adapter of {len(split.class_names)} classes")
             forget_failure(state)
         wait_for_everyone()

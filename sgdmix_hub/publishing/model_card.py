@@ -52,9 +52,15 @@ BORROWED: dict[type[TrainingSettings], tuple[str, ...]] = {
 }
 
 
-def write_adapter_card(settings: AdapterSettings, folder: Path) -> None:
-    """Writes the README.md of an adapter's folder from its adapter.json."""
+def write_adapter_card(
+    settings: AdapterSettings, folder: Path, base_license: str | None = None
+) -> None:
+    """Writes the README.md of an adapter's folder from its adapter.json.
+
+    `base_license`: as the base's card states it, for a training that could not ask for it.
+    """
     facts = read_json(folder / ADAPTER_FACTS)
+    facts["base_license"] = facts["base_license"] or base_license
     names = facts["class_names"]
     fidelity = facts.get("fidelity")
     base = Pin.parse(facts["base"])

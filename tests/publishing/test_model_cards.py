@@ -34,7 +34,7 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
 from sgdmix_hub.models.bases.loading import LoadedBase
 from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
-from sgdmix_hub.publishing.model_card import BORROWED, write_classifier_card
+from sgdmix_hub.publishing.model_card import BORROWED, write_adapter_card, write_classifier_card
 from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
 
 VALIDATE = """
@@ -225,6 +225,18 @@ def test_a_setting_that_is_not_the_default_is_listed_and_a_default_is_not(name, 
     changed = adapter_card(**{name: CHANGED[name]})
     assert table_of(changed)[name] == str(CHANGED[name]).replace("_", r"\_")
     assert f"{name} = " not in changed
+
+
+def test_the_bases_licence_is_on_the_card_if_only_the_push_could_ask_for_it(adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "adapter", ignore=shutil.ignore_patterns("state"))
+    facts = json.loads((folder / FACTS_FILE).read_text()) | {"base_license": None}
+    (folder / FACTS_FILE).write_text(json.dumps(facts))
+    chosen = AdapterSettings(
+        dataset_name="d", output_dir="o", metaclass="bird", license="mit", allow_license="they said"
+    )
+    write_adapter_card(chosen, folder, "openrail++")
+    card = (folder / "README.md").read_text().replace("\\", "")
+    assert "licence openrail++ |" in card and "they said" in card
 
 
 def test_what_a_run_was_made_of_is_on_its_card(
