@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from huggingface_hub import HfApi, ModelInfo, constants
 from hypothesis import given
@@ -14,7 +15,7 @@ from loopback_hub import run_client
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import write_json
 from sgdmix_hub.generation.inputs import Inputs
-from sgdmix_hub.generation.repository import base_licence
+from sgdmix_hub.generation.repository import base_licence, stated
 from sgdmix_hub.hub.licences import (
     OTHER,
     TERMS,
@@ -29,6 +30,7 @@ from sgdmix_hub.hub.licences import (
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE, Adapter
 from sgdmix_hub.publishing.model_card import _allowed
+from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.train_adapter import check_base_license
 
@@ -101,12 +103,12 @@ def test_terms_of_use_and_outputs_are_told():
 
 @given(st.sampled_from(sorted(TERMS)), st.text(max_size=20))
 def test_a_licence_can_always_be_passed_on_as_it_is_and_a_reason_is_heard(name, chosen):
-    for stated in (name, f"{OTHER} ({name})"):
-        assert conflict(stated, name) is None and conflict(stated, OTHER) is None
-        check_license(Licence(stated), chosen, "the author agreed")
-        if conflict(stated, chosen) is not None:
+    for text in (name, f"{OTHER} ({name})"):
+        assert conflict(text, name) is None and conflict(text, OTHER) is None
+        check_license(Licence(text), chosen, "the author agreed")
+        if conflict(text, chosen) is not None:
             with pytest.raises(UserError, match="--allow_license") as raised:
-                check_license(Licence(stated), chosen, None)
+                check_license(Licence(text), chosen, None)
             assert "\n" not in str(raised.value)
 
 
@@ -167,6 +169,15 @@ def test_the_reason_stands_on_the_card_only_where_it_was_needed():
     assert allowed("openrail++", "why") is None and allowed("mit", None) is None
     found = allowed("mit", "*we* asked")
     assert found["reason"] == r"\*we\* asked" and "openrail" in found["conflict"]
+
+
+def test_the_dataset_card_states_the_licence_of_an_own_adapter_too(tmp_path):
+    adapter = local(tmp_path / "adapter", "license: cc-by-nc-4.0\n")
+    split = SimpleNamespace(pin=adapter, labels=np.array([0]), subset=[0], class_names=["kite"])
+    inputs = Inputs(split, adapter, Adapter("unused", {}), adapter, None)
+    settings = AugmentSettings(dataset_name="a/b", output_dir="out")
+    facts = stated(settings, inputs)
+    assert facts["licenses"]["adapter"] == "cc-by-nc-4.0" and "adapter_files" not in facts
 
 
 def test_the_documentation_has_the_table():
