@@ -5,6 +5,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from strangers import add_column, unfinished
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio")
 
@@ -17,9 +18,7 @@ EVIL = "<img src=x onerror=alert(6)>"
 @pytest.fixture
 def going(first_version, tmp_path):
     """The output folder of a run that is not finished."""
-    folder = shutil.copytree(first_version, tmp_path / "going")
-    shutil.rmtree(folder / "repo")
-    return folder
+    return unfinished(first_version, tmp_path / "going")
 
 
 def page_of(folder, source=None, save_to=None):
@@ -73,13 +72,7 @@ def test_numbers_of_a_stranger_are_shown_or_missed_and_never_end_the_page(going,
 
 
 def test_names_of_a_stranger_are_texts(going):
-    for path in (going / "state" / "shards").glob("*.parquet"):
-        table = pq.read_table(path).replace_schema_metadata(None)
-        table = table.append_column(EVIL, pa.array([0.5] * len(table)))
-        info = pq.read_schema(path).metadata[b"huggingface"].decode()
-        more = f'"features": {{"{EVIL}": {{"dtype": "float64", "_type": "Value"}}, '
-        info = info.replace('"features": {', more, 1)
-        pq.write_table(table.replace_schema_metadata({"huggingface": info}), path)
+    add_column(going, EVIL)
     page = page_of(going)
     assert EVIL in page.first.numbers
     _, _, _, row, *_ = page.show(*inputs(page, EVIL))
