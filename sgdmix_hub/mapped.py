@@ -21,7 +21,8 @@ from datasets.fingerprint import Hasher
 
 from sgdmix_hub.data.images import ANYWHERE
 from sgdmix_hub.data.splits import Split, split_of, unlabelled_split
-from sgdmix_hub.generation.bank import Bank, NoForeground, backgrounds_at_hand, with_bank
+from sgdmix_hub.generation.background_features import backgrounds_at_hand
+from sgdmix_hub.generation.bank import Bank, NoForeground, with_bank
 from sgdmix_hub.generation.batches import refined_rows
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.inputs import Inputs, environment

@@ -16,7 +16,8 @@ from PIL import Image
 
 from sgdmix_hub.data.images import aspect_box, square
 from sgdmix_hub.errors import UnusableRow
-from sgdmix_hub.generation.bank import Bank, NoForeground, backgrounds_at_hand, joined_labels
+from sgdmix_hub.generation.background_features import backgrounds_at_hand
+from sgdmix_hub.generation.bank import Bank, NoForeground, joined_labels
 from sgdmix_hub.generation.plan import PlanRow, low_confidence, make_plan
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps

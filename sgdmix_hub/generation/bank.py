@@ -6,9 +6,7 @@ that no number means a row of both. Its labels are not read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -27,9 +25,7 @@ from sgdmix_hub.storage.stores import HERE, Store
 from .row_store import RowArrays, RowValues
 from .saliency_maps import (
     SaliencyMaps,
-    compute_backgrounds,
     compute_maps,
-    features_of,
     store_key,
 )
 
@@ -158,42 +154,3 @@ def joined_maps(maps: SaliencyMaps, bank: Bank) -> Joined:
 def joined_labels(split: Split, bank: Bank) -> np.ndarray:
     """int64: the labels of the split's rows, then no label for the bank's."""
     return np.concatenate([split.labels, np.full(len(bank.split.labels), NO_LABEL, np.int64)])
-
-
-def joined_backgrounds(
-    backgrounds: RowArrays, bank: Bank, rank: Rank, store: Store = HERE
-) -> Joined:
-    """Background features of the split and of its bank. A collective."""
-    place = (rank.index, rank.count, store)
-    features = compute_backgrounds(bank.settings, bank.split, bank.maps, *place)
-    return Joined(backgrounds, features, bank.first)
-
-
-def backgrounds_at_hand(
-    settings: AugmentSettings,
-    split: Split,
-    maps: SaliencyMaps,
-    bank: Bank | None,
-    advance: Callable[[int], Any] = lambda rows: None,
-) -> RowArrays | None:
-    """Background features of images in memory and of their bank; None if no rule compares them.
-
-    Calls `advance(1)` after every image of the split.
-    """
-    if settings.selection_method != "novel-background":
-        return None
-    own = _features(settings, split, maps, advance)
-    if bank is None:
-        return own
-    others = _features(bank.settings, bank.split, bank.maps, lambda rows: None)
-    return Joined(own, others, bank.first)
-
-
-def _features(
-    settings: AugmentSettings, split: Split, maps: SaliencyMaps, advance: Callable[[int], Any]
-) -> RowValues:
-    features = []
-    for row in split.subset:
-        features.append(features_of(settings, split, maps, row))
-        advance(1)
-    return RowValues(split.subset, np.stack(features))

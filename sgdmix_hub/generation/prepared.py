@@ -37,7 +37,8 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import MASK_SETTINGS, sought_words
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
 
-from .bank import Bank, backgrounds_at_hand
+from .background_features import backgrounds_at_hand
+from .bank import Bank
 from .forks import end_threads_before_forks
 from .plan import low_confidence, selected
 from .row_store import Block, alone, compute_alone

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sgdmix_hub.data.images import square
 from sgdmix_hub.data.splits import Split
-from sgdmix_hub.errors import Unusable, UnusableRow, UserError, among_usable, attempt
+from sgdmix_hub.errors import Unusable, UserError, among_usable, attempt
 from sgdmix_hub.files import DamagedFile, made_again, read_sealed, write_sealed
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.method.backgrounds import BANDS, FEATURES_PER_BAND, SIZE, background_features
-from sgdmix_hub.method.masks import foreground_mask, share_of, share_of_frame
 from sgdmix_hub.method.saliency.cam import SMALLEST_GRID, CamSaliency
 from sgdmix_hub.method.saliency.model_free import MAP_SIZE
 from sgdmix_hub.method.saliency.segmentation import box_of
@@ -40,12 +36,11 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say
 from sgdmix_hub.runtime.stopping import wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import MASK_SETTINGS
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 from sgdmix_hub.storage.stores import HERE, Store
 
-from .row_store import Block, FoundRows, RowStore, compute_blocks, compute_rows
+from .row_store import Block, FoundRows, compute_blocks, compute_rows
 
 logger = logging.getLogger(__name__)
 # Input size over training size; at twice its training size a small network lost half its accuracy.
@@ -373,46 +368,3 @@ def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Imag
     if saliency_source(settings).needs != "column":
         return None
     return split.image(row, settings.mask_column)
-
-
-def compute_backgrounds(
-    settings: AugmentSettings,
-    split: Split,
-    maps: SaliencyMaps,
-    rank: int,
-    world_size: int,
-    store: Store = HERE,
-) -> RowStore:
-    """Background features of the subset, each made once by one process of the launch.
-
-    Zeros for an image without a saliency map. A collective.
-    """
-    inputs = {name: getattr(settings, name) for name in MASK_SETTINGS} | {"maps": maps.key}
-    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-    def prepare() -> Callable[[np.ndarray], Block]:
-        return lambda rows: (
-            np.stack([features_of(settings, split, maps, row) for row in rows]),
-            {},
-        )
-
-    folder = saliency_root(settings) / f"backgrounds-{digest[:16]}"
-    return compute_rows(folder, split, prepare, rank, world_size, store)
-
-
-def features_of(
-    settings: AugmentSettings, split: Split, maps: SaliencyMaps, row: int
-) -> np.ndarray:
-    """Background features of one image, float32 (16,); zeros if it has no map or no mask."""
-    if int(row) not in maps.unusable:
-        with suppress(UnusableRow):
-            image, finer = split.image(row), maps.mask(row)
-            stored = stored_mask(settings, split, row) if finer is None else None
-            pixels = np.asarray(square(image, SIZE, settings.resize))
-            share = None
-            if stored is not None:
-                share = share_of(stored, image.size, None, SIZE, settings.resize)
-            elif finer is not None:
-                share = share_of_frame(finer, image.size, None, SIZE)
-            return background_features(pixels, foreground_mask(pixels, maps[row], settings, share))
-    return np.zeros(BANDS * FEATURES_PER_BAND, np.float32)

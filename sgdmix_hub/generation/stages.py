@@ -17,7 +17,7 @@ from sgdmix_hub.runtime.stopping import POLL_SECONDS, stop_if_requested, wait_fo
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage.stores import Store
 
-from .bank import joined_backgrounds
+from .background_features import compute_backgrounds, joined_backgrounds
 from .claims import claims
 from .dry_run import check_can_be_made, estimate_text, try_rows
 from .inputs import Inputs, environment
@@ -26,7 +26,6 @@ from .plan_file import PlanFile
 from .progress import Progress
 from .rerun import published_plan
 from .row_maker import RowMaker
-from .saliency_maps import compute_backgrounds
 from .shards import Shards
 from .worker import make_shards
 

@@ -18,13 +18,13 @@ import torch
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import Unusable, UnusableRow, UserError, attempt
 from sgdmix_hub.evaluation.drawn_split import KEPT_SIDE, in_turns
+from sgdmix_hub.generation.background_features import features_of
 from sgdmix_hub.generation.inputs import Inputs, check_columns, metaclass_of
 from sgdmix_hub.generation.plan import PlanRow, left_out, make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import (
     SaliencyMaps,
-    features_of,
     load_network,
     store_key,
 )

@@ -217,9 +217,10 @@ def driven(request, tiny_base, tmp_path_factory) -> Driven:
     classifier, adapter, generation, downstream = stages_of(
         run_settings(recipe, *(f"--{name}={value}" for name, value in given.items()))
     )
-    generation = apply_preset(
-        dataclasses.replace(generation, saliency_input_size=TINY["saliency_input_size"])
-    )
+    tiny = {"saliency_input_size": TINY["saliency_input_size"]}
+    if generation.segmenter is None:
+        tiny["min_mask_confidence"] = 0.0  # at this size hardly any mask is trusted
+    generation = apply_preset(dataclasses.replace(generation, **tiny))
     state = start_processes(1)
 
     split = load_split(adapter, resolve(adapter.dataset_name, "dataset"))

@@ -16,7 +16,8 @@ from rowstores import in_two_processes, many_rows
 from sgdmix_hub.data.images import aspect_box
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.generation import row_store
-from sgdmix_hub.generation.saliency_maps import compute_backgrounds, compute_maps
+from sgdmix_hub.generation.background_features import compute_backgrounds
+from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.backgrounds import MARGIN, SIZE, background_box, background_features
 from sgdmix_hub.method.masks import foreground_mask, widen

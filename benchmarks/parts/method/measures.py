@@ -13,10 +13,11 @@ from PIL import Image as PILImage
 from sgdmix_hub.data.images import square
 from sgdmix_hub.data.splits import decode_image
 from sgdmix_hub.errors import UnusableRow
+from sgdmix_hub.generation.background_features import compute_backgrounds
 from sgdmix_hub.generation.inputs import resolve_inputs
 from sgdmix_hub.generation.plan import make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
-from sgdmix_hub.generation.saliency_maps import compute_backgrounds, compute_maps
+from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.metrics.mask_quality import (
     best_fixed_iou,
