@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Value
 from datasets import Image as ImageFeature
@@ -192,9 +191,9 @@ class VersionRows:
         for name in NEEDED:
             if table.column(name).null_count:
                 raise UserError(f"{self.place.name}: column {name} has rows without a value")
-            if pc.min(table.column(name)).as_py() < 0:
+            if table.column(name).to_numpy().min() < 0:
                 raise UserError(f"{self.place.name}: column {name} holds values below 0")
-        if pc.max(table.column("label")).as_py() >= len(self.class_names):
+        if table.column("label").to_numpy().max() >= len(self.class_names):
             raise UserError(f"{self.place.name}: column label holds values that are no class")
 
 
