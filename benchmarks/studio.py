@@ -42,7 +42,8 @@ PHONE = (375, 812)
 
 
 def studio(folder: Path, **settings) -> StudioSettings:
-    return StudioSettings(save_to=str(folder / "written"), **settings)
+    name = "generate.yaml" if settings.get("published") is None else "drop.csv"
+    return StudioSettings(save_to=str(folder / name), **settings)
 
 
 def waits(visit: Visit) -> dict[str, float]:

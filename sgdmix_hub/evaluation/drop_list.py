@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sgdmix_hub.errors import UserError, shown
+from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.files import write_text
 from sgdmix_hub.forms import LARGEST_COUNT
 
@@ -45,7 +45,11 @@ def read_drop_list(path: str | Path) -> set[DroppedRow]:
         raise UserError(f"{name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{name} is no text in UTF-8: give a list of rows") from None
-    header, *rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row] or [[]]
+    try:
+        cells = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
+    except csv.Error as error:
+        raise UserError(f"{name} is no list of rows: {first_line(error)}") from None
+    header, *rows = cells or [[]]
     if header != HEADER:
         raise UserError(f"{name} does not begin with {','.join(HEADER)}: give a list of rows")
     return {_pair(name, row) for row in rows}

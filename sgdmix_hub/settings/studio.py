@@ -23,8 +23,8 @@ class StudioSettings(RowOverrides):
 
     dataset_name: str | None = setting(
         None,
-        "dataset to choose for, as org/name[@revision] or folder; with --published, where the "
-        "sources of a version are that was made from a local folder",
+        "dataset to choose for, as org/name[@revision] or folder; with --published, if a "
+        "version's source was a local folder: where it is",
     )
     published: list[str] | None = setting(
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sgdmix_hub.evaluation.drop_list import DroppedRow, read_drop_list, text_of,
 from sgdmix_hub.figures.panels import outlined_panel
 from sgdmix_hub.method.mixer import MaskedImage
 
+from .controls import number_or_text
 from .originals import Originals
 from .pictures import (
     LONGEST_FACT,
@@ -61,8 +63,7 @@ class BrowsePage:
         self.versions: list[VersionRows] = []
         self.load()
         self.marked: set[DroppedRow] = set()
-        if save_to is not None and save_to.exists():
-            self.marked = read_drop_list(save_to)
+        self.marked = self._read_marks()
 
     @property
     def first(self) -> VersionRows:
@@ -76,14 +77,14 @@ class BrowsePage:
 
     def build(self) -> gr.Blocks:
         """The page's parts and what happens when they are used."""
-        first, numbers = self.first, self.first.numbers
+        numbers = self.first.numbers
         with gr.Blocks(title="sgdmix studio", analytics_enabled=False) as page:
             gr.HTML(self._intro_html())
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
                     with gr.Accordion("Filter and sort", open=True):
                         classes = gr.Dropdown(
-                            [(named(name), label) for label, name in enumerate(first.class_names)],
+                            self._classes(),
                             value=[],
                             multiselect=True,
                             label="Classes",
@@ -131,7 +132,7 @@ class BrowsePage:
             gr.on([number.submit, number.blur], **show, **anew)
             before.click(lambda page: (page or 1) - 1, number, number, **private).then(**show)
             after.click(lambda page: (page or 0) + 1, number, number, **private).then(**show)
-            again.click(self.reload, None, None, **private).then(**show)
+            again.click(self.reload, inputs, [classes, *outputs], **private)
             for place, (_, box) in enumerate(slots):
                 box.input(
                     lambda on, rows, marked, place=place: self.mark(marked, rows[place], on),
@@ -179,14 +180,16 @@ class BrowsePage:
             with self._lock:
                 return self._shown(number, selection, keys)
         except Exception as error:  # of a library too: said on the page, which goes on
-            rest = [gr.skip() for _ in range(1 + 2 * PAGE_ROWS)]
-            return [gr.skip(), error_html(said(error)), *rest]
+            return self._only_status(error_html(said(error)))
+
+    def _only_status(self, line: str) -> list[Any]:
+        return [gr.skip(), line, *(gr.skip() for _ in range(1 + 2 * PAGE_ROWS))]
 
     def _shown(
         self, number: int | None, selection: Selection, marked: frozenset[DroppedRow]
     ) -> list[Any]:
         first = self.first
-        positions = selected_positions(first.columns, selection) if len(first) else np.empty(0, int)
+        positions = selected_positions(first.columns, selection)
         pages = max(1, -(-len(positions) // PAGE_ROWS))
         page = min(max(int(number or 1), 1), pages)
         rows = positions[(page - 1) * PAGE_ROWS : page * PAGE_ROWS].tolist()
@@ -275,9 +278,15 @@ class BrowsePage:
         if self._originals is None:
             try:
                 self._originals = Originals(self.first.place, self.asked.dataset_name)
-            except UserError as error:
-                self._originals = error
+            except Exception as error:  # of a library too: rows are shown without them
+                self._originals = UserError(said(error))
         return self._originals
+
+    def _read_marks(self) -> set[DroppedRow]:
+        """The list as its file has it. Raises `UserError` if a file of somebody else is there."""
+        if self.save_to is None or not self.save_to.exists():
+            return self.marked
+        return read_drop_list(self.save_to)
 
     def known_marks(self, marked: list[DroppedRow]) -> tuple[list[DroppedRow], str]:
         """The list when a page is opened."""
@@ -289,23 +298,35 @@ class BrowsePage:
         """Puts a row on the list or takes it off, and writes the list."""
         key = (int(key[0]), int(key[1]))
         with self._lock:
-            before = self.marked
-            if self.save_to is None:
-                before = {(source, variant) for source, variant in marked}
-            rows = before | {key} if is_bad else before - {key}
-            line = status_html(f"Rows marked as bad: {len(rows)}.")
-            if self.save_to is not None:
-                self.marked = rows
-                try:
+            before = {(source, variant) for source, variant in marked}
+            try:
+                if self.save_to is not None:
+                    before = self._read_marks()
+                rows = before | {key} if is_bad else before - {key}
+                line = status_html(f"Rows marked as bad: {len(rows)}.")
+                if self.save_to is not None:
                     write_drop_list(self.save_to, rows)
-                except OSError as error:
-                    line = error_html(f"{self.save_to.name} cannot be written: {error.strerror}")
+                    self.marked = rows
+            except OSError as error:
+                assert self.save_to is not None, "only a file fails so"
+                rows = before
+                line = error_html(f"{self.save_to.name} cannot be written: {error.strerror}")
+            except UserError as error:
+                rows, line = before, error_html(str(error))
             return [sorted(rows), text_of(sorted(rows)[:LISTED]), line]
 
-    def reload(self) -> None:
-        """Finds the rows that a run has made meanwhile."""
-        with self._lock:
-            self.load()
+    def reload(self, *inputs: Any) -> list[Any]:
+        """Finds the rows that a run has made meanwhile: the classes, and what `show` gives."""
+        try:
+            with self._lock:
+                self.load()
+        except Exception as error:  # of a library too
+            return [gr.skip(), *self._only_status(error_html(said(error)))]
+        return [gr.update(choices=self._classes()), *self.show(*inputs)]
+
+    def _classes(self) -> list[tuple[str, int]]:
+        """The classes to choose among: name and label."""
+        return [(named(name), label) for label, name in enumerate(self.first.class_names)]
 
     def _is_unfinished(self) -> bool:
         return any(version.place.planned is not None for version in self.versions)
@@ -334,10 +355,10 @@ def _number(text: str | None) -> float | None:
     """A field's number; None if it is empty. Raises `UserError`."""
     if not (text or "").strip():
         return None
-    try:
-        return float(str(text))
-    except ValueError:
-        raise UserError(f"{text} is not a number: give one, or leave the field empty") from None
+    value = number_or_text(str(text))
+    if isinstance(value, str) or math.isnan(value):
+        raise UserError(f"{text} is not a number: give one, or leave the field empty")
+    return value
 
 
 def _facts_line(rows: VersionRows, values: dict) -> str:
@@ -348,7 +369,7 @@ def _facts_line(rows: VersionRows, values: dict) -> str:
             continue
         if name in ("target_label", "judge_label"):
             inside = 0 <= value < len(rows.class_names)
-            words.append(f"{name} {named(rows.class_names[value]) if inside else 'none'}")
+            words.append(f"{name} {named(rows.class_names[int(value)]) if inside else 'none'}")
         else:
             words.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
     return ", ".join(words)

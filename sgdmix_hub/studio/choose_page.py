@@ -40,7 +40,7 @@ from .pictures import (
     said,
     status_html,
 )
-from .recipe_file import chosen_settings, write_recipe
+from .recipe_file import check_place, chosen_settings, write_recipe
 from .tryout import Tryout
 
 PAGE_ROWS = 8
@@ -50,13 +50,17 @@ Shown = Generator[list[Any], None, tuple[str, list[RowView]]]
 
 
 class ChoosePage:
-    """The page of one dataset. Everybody who opens it shares the images and what was made of them.
+    """The page of one dataset. Everybody who opens it shares the images, what was made of them, and
+    the rows that are left out.
 
     `save_to`: the file that the button writes.
     """
 
     def __init__(self, tryout: Tryout, save_to: Path):
+        """Raises `UserError` if `save_to` is a file of somebody else."""
+        check_place(save_to)
         self.tryout, self.save_to = tryout, save_to
+        self.excluded = set(tryout.start.excluded_rows or [])
         self.names = names_on_page(tryout.has_base)
         self.of_preset = [name for name in self.names if follows_preset(name)]
         self.pages = -(-len(tryout.rows) // PAGE_ROWS)
@@ -90,11 +94,10 @@ class ChoosePage:
                     with gr.Row():
                         before = gr.Button("Previous page")
                         after = gr.Button("Next page")
-            excluded = gr.State(list(tryout.start.excluded_rows or []))
             shown = gr.State([])
             defaults = gr.State([left_to(name, tryout.start) for name in self.of_preset])
             rows = [part for slot in slots for part in slot]
-            inputs = [number, excluded, *controls.values()]
+            inputs = [number, *controls.values()]
             outputs = [status, shown, *rows]
             private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
             show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | private
@@ -116,14 +119,14 @@ class ChoosePage:
             after.click(lambda page: min(self.pages, (page or 0) + 1), number, number, **private)
             for place, (_, box) in enumerate(slots):
                 box.input(
-                    lambda on, rows, out, place=place: with_row(out, rows[place], on),
-                    [box, shown, excluded],
-                    excluded,
+                    lambda on, rows, place=place: self.leave_out(rows[place], on),
+                    [box, shown],
+                    None,
                     **private,
                 ).then(**show, **anew)
             if refine is not None:
                 refine.click(self.refine, inputs, outputs, **private, **anew)
-            save.click(self.save, [excluded, *controls.values()], saved, **private)
+            save.click(self.save, [*controls.values()], saved, **private)
         return page
 
     def _controls(self) -> dict[str, Any]:
@@ -141,19 +144,17 @@ class ChoosePage:
         with gr.Group(visible=True):
             return gr.HTML(""), gr.Checkbox(label="Leave this image out", visible=False)
 
-    def show(
-        self, request: gr.Request, number: int | None, excluded: list[int], *raws: Any
-    ) -> Iterator[list[Any]]:
-        """Fills the page: sources and masks first, mixtures when every image has a map."""
-        rows = self._rows_of(number)
-        yield from self._told(request, lambda: self._shown(rows, excluded, raws))
+    def leave_out(self, row: int, is_out: bool) -> None:
+        """Leaves a row out, or takes it in again."""
+        (self.excluded.add if is_out else self.excluded.discard)(row)
 
-    def refine(
-        self, request: gr.Request, number: int | None, excluded: list[int], *raws: Any
-    ) -> Iterator[list[Any]]:
+    def show(self, request: gr.Request, number: int | None, *raws: Any) -> Iterator[list[Any]]:
+        """Fills the page: sources and masks first, mixtures when every image has a map."""
+        yield from self._told(request, lambda: self._shown(self._rows_of(number), raws))
+
+    def refine(self, request: gr.Request, number: int | None, *raws: Any) -> Iterator[list[Any]]:
         """As `show`, and then refines the images of the page, one after the other."""
-        rows = self._rows_of(number)
-        yield from self._told(request, lambda: self._refined(rows, excluded, raws))
+        yield from self._told(request, lambda: self._refined(self._rows_of(number), raws))
 
     def _told(self, request: gr.Request, work: Callable[[], Outputs]) -> Iterator[list[Any]]:
         """What the work yields, until the same person asks for something else; errors in a line."""
@@ -168,21 +169,21 @@ class ChoosePage:
             except Exception as error:  # of a library too: said on the page, which goes on
                 yield self._only_status(error_html(said(error)))
 
-    def _shown(self, rows: list[int], excluded: list[int], raws: tuple[Any, ...]) -> Shown:
+    def _shown(self, rows: list[int], raws: tuple[Any, ...]) -> Shown:
         """Returns the summary of the page and its rows, after it has yielded them."""
         tryout = self.tryout
-        settings = tryout.mixing(self._chosen(raws, excluded))
+        settings = tryout.mixing(self._chosen(raws))
         known = tryout.known_maps(settings)
         if not set(rows) <= known.known.values.keys():
             views = [self._source_of(row) for row in rows]
-            yield self._filled(status_html("Masks: none yet."), rows, excluded, views)
+            yield self._filled(status_html("Masks: none yet."), rows, views)
         for left in known.make(rows):
             line = status_html(f"Masks: {left} to make", len(rows) - left, len(rows))
             yield self._only_status(line)
         maker = tryout.maker(settings, known.maps)
         every = tryout.split.subset.tolist()
         views = [self._masks_of(maker, row, settings) for row in rows]
-        yield self._filled(status_html("Masks are there."), rows, excluded, views)
+        yield self._filled(status_html("Masks are there."), rows, views)
         for left in known.make(every):
             text = f"Maps of all candidates: {left} of {len(every)} to make"
             yield self._only_status(status_html(text, len(every) - left, len(every)))
@@ -192,12 +193,12 @@ class ChoosePage:
             for view, row in zip(views, rows, strict=True)
         ]
         summary = self._summary(settings, reasons)
-        yield self._filled(summary, rows, excluded, views)
+        yield self._filled(summary, rows, views)
         return summary, views
 
-    def _refined(self, rows: list[int], excluded: list[int], raws: tuple[Any, ...]) -> Outputs:
-        chosen, total = self._chosen(raws, excluded), len(rows)
-        summary, views = yield from self._shown(rows, excluded, raws)
+    def _refined(self, rows: list[int], raws: tuple[Any, ...]) -> Outputs:
+        chosen, total = self._chosen(raws), len(rows)
+        summary, views = yield from self._shown(rows, raws)
         yield self._only_status(status_html("Refining: loading the diffusion model.", 0, total))
         for place, (_, prompt, image) in enumerate(self.tryout.refined(chosen, rows)):
             view = views[place]
@@ -205,13 +206,13 @@ class ChoosePage:
             pictures = [*view.pictures, Picture("refined", image)]
             views[place] = dataclasses.replace(view, pictures=pictures, facts=facts)
             line = status_html(f"Refining: {place + 1} of {total}", place + 1, total)
-            yield self._filled(line, rows, excluded, views)
-        yield self._filled(summary, rows, excluded, views)
+            yield self._filled(line, rows, views)
+        yield self._filled(summary, rows, views)
 
     def follow(self, defaults: list[str], *raws: Any) -> list[Any]:
         """What the preset gives under the chosen source, where it is no longer what is shown."""
         try:
-            chosen = self._chosen(raws, [], check=False)
+            chosen = self._chosen(raws, check=False)
         except UserError:
             return [defaults, *[gr.skip() for _ in self.of_preset]]
         now = [left_to(name, chosen) for name in self.of_preset]
@@ -221,26 +222,27 @@ class ChoosePage:
         ]
         return [now, *updates]
 
-    def save(self, excluded: list[int], *raws: Any) -> str:
+    def save(self, *raws: Any) -> str:
         """Writes the file; says so, or what is wrong."""
         try:
-            values = chosen_values(self.names, raws)
-            write_recipe(self.save_to, self.tryout.start, values, excluded, self.tryout.has_base)
-        except UserError as error:
-            return error_html(str(error))
+            values = self._values(raws)
+            write_recipe(self.save_to, self.tryout.start, values, self.tryout.has_base)
         except OSError as error:
             return error_html(f"{self.save_to.name} cannot be written: {error.strerror}")
+        except Exception as error:  # of a library too
+            return error_html(said(error))
         name = self.save_to.name
         return status_html(
             f"Written: {name}. Go on with: sgdmix augment --config {name} --output_dir outputs"
         )
 
-    def _chosen(
-        self, raws: tuple[Any, ...], excluded: list[int], check: bool = True
-    ) -> AugmentSettings:
-        """The settings of the controls. Raises `UserError`."""
-        values = chosen_values(self.names, raws)
-        chosen = chosen_settings(self.tryout.start, values, excluded, self.tryout.has_base)
+    def _values(self, raws: tuple[Any, ...]) -> dict[str, Any]:
+        """What was chosen, by the setting's name."""
+        return chosen_values(self.names, raws) | {"excluded_rows": sorted(self.excluded) or None}
+
+    def _chosen(self, raws: tuple[Any, ...], check: bool = True) -> AugmentSettings:
+        """The settings of the page. Raises `UserError`."""
+        chosen = chosen_settings(self.tryout.start, self._values(raws), self.tryout.has_base)
         if check:
             chosen.validate()
         return chosen
@@ -252,16 +254,14 @@ class ChoosePage:
     def _only_status(self, line: str) -> list[Any]:
         return [line, gr.skip(), *[gr.skip() for _ in range(2 * PAGE_ROWS)]]
 
-    def _filled(
-        self, line: str, rows: list[int], excluded: list[int], views: list[RowView]
-    ) -> list[Any]:
+    def _filled(self, line: str, rows: list[int], views: list[RowView]) -> list[Any]:
         """Values of all outputs: the status, the rows on the page, and their slots."""
         slots: list[Any] = []
         for row, view in zip(rows, views, strict=True):
             label = f"Leave row {row} out"
             slots += [
                 row_html(view, self.tryout.picture_size),
-                gr.update(value=row in excluded, visible=True, label=label),
+                gr.update(value=row in self.excluded, visible=True, label=label),
             ]
         for _ in range(PAGE_ROWS - len(rows)):
             slots += ["", gr.update(visible=False)]
@@ -299,7 +299,7 @@ class ChoosePage:
     def _with_mixture(self, view: RowView, maker: RowMaker, planned: PlanRow) -> RowView:
         """The row with its target and mixture, or why there is none."""
         split = self.tryout.split
-        mixture = self.tryout.mixture(maker, planned)
+        mixture = maker.mixture_or_reason(planned)
         if isinstance(mixture, Unusable):
             known = any(mixture.reason in warning for warning in view.warnings)
             warnings = [*view.warnings, *([] if known else [mixture.reason])]
@@ -328,11 +328,6 @@ class ChoosePage:
         if trust is not None:
             line += f" {verdict(trust)}"
         return status_html(line)
-
-
-def with_row(rows: list[int], row: int, is_in: bool) -> list[int]:
-    """The rows with one of them put in or taken out."""
-    return sorted({*rows, row} if is_in else {*rows} - {row})
 
 
 def intro_html(tryout: Tryout) -> str:

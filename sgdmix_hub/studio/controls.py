@@ -38,6 +38,7 @@ GROUPS = {
     "Mixing": ("mixing_method", "feather"),
     "Refinement": (
         "strength",
+        "strength_unit",
         "foreground_strength",
         "paste_foreground",
         "guidance_scale",
@@ -193,11 +194,11 @@ def setting_value(name: str, raw: Any) -> Any:
     if kind.several:
         separator = "\n" if kind.type is str else ","
         parts = [part.strip() for part in str(raw).split(separator) if part.strip()]
-        return [_number(part) for part in parts] if kind.type is float else parts
+        return [number_or_text(part) for part in parts] if kind.type is float else parts
     if kind.type is bool and isinstance(raw, str):
         return raw == YES
     if kind.is_number and isinstance(raw, str):
-        raw = _number(raw)
+        raw = number_or_text(raw)
     if kind.type is int and isinstance(raw, float) and raw.is_integer():
         return int(raw)
     return raw
@@ -209,8 +210,8 @@ def chosen_values(names: Iterable[str], raws: Iterable[Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _number(text: str) -> float | str:
-    """A number, or the text as it is, which the settings then refuse."""
+def number_or_text(text: str) -> float | str:
+    """A number, or the text as it is if it is none."""
     try:
         return float(text)
     except ValueError:

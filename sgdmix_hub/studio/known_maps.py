@@ -22,6 +22,11 @@ class KnownRows:
         self.values: dict[int, np.ndarray] = {}
         self.unusable: dict[int, str] = {}
 
+    def forget(self) -> None:
+        """They are made again when they are needed."""
+        self.values.clear()
+        self.unusable.clear()
+
     def __getitem__(self, rows, /) -> np.ndarray:
         rows = np.asarray(rows)
         if rows.ndim == 0:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.data.subsets import NO_LABEL
 from sgdmix_hub.errors import Unusable, UserError, attempt
 from sgdmix_hub.evaluation.drawn_split import KEPT_SIDE
 from sgdmix_hub.generation.inputs import Inputs
@@ -21,6 +22,9 @@ from .known_maps import KnownMaps
 from .shrunk_split import shrunk
 from .version_rows import Place
 
+NO_SUCH_ROW = "the dataset has no such row"
+IMAGES_KEPT = 128  # of some pages, with the masks that a column holds
+MAPS_KEPT = 1000
 ALONE = ("nothing", "column", "boxes")  # what sources of masks need that are at hand here
 
 
@@ -42,7 +46,7 @@ class Originals:
             )
         self.settings = place.settings()
         split = load_split(self.settings, pin)
-        self.split = shrunk(split, max(KEPT_SIDE, self.settings.resolution))
+        self.split = shrunk(split, max(KEPT_SIDE, self.settings.resolution), IMAGES_KEPT)
         self.has_bank = "background_dataset_name" in place.pins
         self._maker: RowMaker | None = None
         self._maps: KnownMaps | None = None
@@ -53,18 +57,28 @@ class Originals:
             self._maker = RowMaker(self.settings, inputs, self._maps.maps)
 
     def source(self, row: dict[str, Any]) -> Image.Image | Unusable:
-        return attempt(self.split.image, row["source_index"])
+        return self._image(row["source_index"])
 
     def target(self, row: dict[str, Any]) -> Image.Image | Unusable:
-        if self.has_bank and row["target_index"] != row["source_index"]:
+        if self.has_bank and row.get("target_label") == NO_LABEL:
             return Unusable("of the background dataset")
-        return attempt(self.split.image, row["target_index"])
+        return self._image(row["target_index"])
+
+    def _image(self, index: int) -> Image.Image | Unusable:
+        return attempt(self.split.image, index) if self._has(index) else Unusable(NO_SUCH_ROW)
+
+    def _has(self, index: int) -> bool:
+        return 0 <= index < len(self.split.rows)
 
     def mixed(self, row: dict[str, Any]) -> np.ndarray | Unusable:
         """The mixture, made again from the downscaled images."""
         if self._maker is None or self._maps is None:
             return Unusable("not published; its masks come from a model")
         pair = [row["source_index"], row["target_index"]]
+        if not all(map(self._has, pair)):
+            return Unusable(NO_SUCH_ROW)
+        if len(self._maps.known.values) > MAPS_KEPT:
+            self._maps.known.forget()
         for _ in self._maps.make(pair):
             pass
         missing = [

@@ -9,38 +9,57 @@ from typing import Any
 
 import yaml
 
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import write_text
 from sgdmix_hub.settings.generation import PINNED_INPUTS, AugmentSettings
 
 from .controls import names_on_page
 
-HEADING = (
-    "# Chosen with sgdmix studio. Go on: sgdmix augment --config {name} --output_dir outputs\n"
-)
+OURS = "# Chosen with sgdmix studio."
+HEADING = OURS + " Go on: sgdmix augment --config {name} --output_dir outputs\n"
 
 
 def chosen_settings(
-    start: AugmentSettings, values: dict[str, Any], excluded: list[int], has_base: bool
+    start: AugmentSettings, values: dict[str, Any], has_base: bool
 ) -> AugmentSettings:
-    """`start` with what the controls say. A setting without a value gets its default. Raises
-    `UserError`.
+    """`start` with the values that were chosen. A setting that is on the page and has no value gets
+    its default. Raises `UserError`.
     """
     unset = _defaults(names_on_page(has_base))
     if not has_base:
         unset |= {"strength": [0.0]}
-    return dataclasses.replace(start, **(unset | values), excluded_rows=sorted(excluded) or None)
+    return dataclasses.replace(start, **(unset | values))
 
 
 def write_recipe(
-    path: Path, start: AugmentSettings, values: dict[str, Any], excluded: list[int], has_base: bool
+    path: Path, start: AugmentSettings, values: dict[str, Any], has_base: bool
 ) -> None:
-    """Writes the file. Raises `UserError` if the settings cannot be used together, or if another
-    program's file is there.
+    """Writes the file. Raises `UserError` if the settings cannot be used together, or if a file is
+    there that this page has not written.
     """
-    chosen = chosen_settings(start, values, excluded, has_base)
+    chosen = chosen_settings(start, values, has_base)
     chosen.validate()
+    check_place(path)
     text = yaml.safe_dump(recipe_values(chosen), sort_keys=False, allow_unicode=True)
     write_text(path, HEADING.format(name=path.name) + text)
+
+
+def check_place(path: Path) -> None:
+    """Raises `UserError` if a file is there that this page has not written, or cannot be read."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            is_ours = file.read(len(OURS)) == OURS
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(
+            f"{path.name} cannot be written: {error.strerror}; choose another --save_to"
+        ) from None
+    if not is_ours:
+        raise UserError(
+            f"{path.name} is not a file that sgdmix studio wrote, and is kept: move it, or start "
+            "with another --save_to"
+        )
 
 
 def recipe_values(chosen: AugmentSettings) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr  # an extra
 
@@ -18,8 +20,11 @@ from sgdmix_hub.runtime.stopping import POLL_SECONDS
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; worker-src 'self' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
-    "connect-src 'self'; form-action 'self'; base-uri 'self'; object-src 'none'"
+    "connect-src 'self'; form-action 'self'; base-uri 'self'; object-src 'none'; "
+    "frame-ancestors {framed_by}"
 )
+HUB = "https://huggingface.co"  # shows a Space in a frame
+REFUSED = b"This page answers only at the address that the studio printed.\n"
 LARGEST_UPLOAD = 1  # bytes: no part of the page takes files
 # Of the machine: no font is loaded.
 FONTS = ("system-ui", "sans-serif")
@@ -62,32 +67,84 @@ def theme() -> gr.themes.Base:
 
 
 class Guard:
-    """ASGI middleware: adds the policy to every answer."""
+    """ASGI middleware: refuses what pages of others ask of this one, and adds the policy to every
+    answer.
 
-    def __init__(self, app: Any):
-        self.app = app
+    A page on this machine answers to no name but the machine's own, or any website could have its
+    name lead here (DNS rebinding). A Space has the name that the Hub gives it, and keeps nothing.
+    """
+
+    def __init__(self, app: Any, host: str, in_space: bool):
+        """`host`: the address that the server listens on."""
+        self.app, self.here_alone, self.in_space = app, is_loopback(host), in_space
+        policy = POLICY.format(framed_by=HUB if in_space else "'none'")
+        self.headers = [
+            (b"content-security-policy", policy.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+        ]
 
     async def __call__(self, scope: dict, receive: Get, send: Callable) -> None:
         async def guarded(message: dict) -> None:
             if message["type"] == "http.response.start":
-                headers = [
-                    (b"content-security-policy", POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
-                message = message | {"headers": [*message.get("headers", []), *headers]}
+                message = message | {"headers": [*message.get("headers", []), *self.headers]}
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        if scope["type"] == "lifespan" or self._is_own(scope["headers"]):
+            await self.app(scope, receive, guarded)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await guarded({"type": "http.response.start", "status": 403, "headers": []})
+            await guarded({"type": "http.response.body", "body": REFUSED})
+
+    def _is_own(self, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Whether a request comes from this page, or from somebody who opens it."""
+        if self.in_space:
+            return True
+        hosts, origins = (
+            [value.decode("latin-1").lower() for name, value in headers if name == wanted]
+            for wanted in (b"host", b"origin")
+        )
+        if len(hosts) != 1 or (self.here_alone and not is_loopback(host_of(hosts[0]))):
+            return False
+        return all(origin in (f"http://{hosts[0]}", f"https://{hosts[0]}") for origin in origins)
+
+
+def host_of(netloc: str) -> str:
+    """The host of a "host:port"; empty if it is none."""
+    try:
+        return urlsplit(f"//{netloc}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def app_settings(host: str, in_space: bool) -> dict[str, Any]:
+    """What Gradio's app gets beside the page: the guard, and no page about its interface."""
+    from starlette.middleware import Middleware  # Gradio's
+
+    guard = Middleware(Guard, host=host, in_space=in_space)
+    return {"middleware": [guard], "docs_url": None, "redoc_url": None}
 
 
 def serve(
-    page: gr.Blocks, host: str, port: int | None, open_browser: bool, wait: bool = True
+    page: gr.Blocks,
+    host: str,
+    port: int | None,
+    open_browser: bool,
+    wait: bool = True,
+    in_space: bool = False,
 ) -> str:
     """Serves the page until it is stopped (if `wait`); returns its address. Raises `UserError`."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from starlette.middleware import Middleware  # Gradio's
-
     try:
         _, address, _ = page.queue(api_open=False).launch(
             server_name=host,
@@ -106,7 +163,7 @@ def serve(
             max_file_size=LARGEST_UPLOAD,
             theme=theme(),
             css=STYLE,
-            app_kwargs={"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
+            app_kwargs=app_settings(host, in_space),
         )
     except OSError as error:
         raise UserError(

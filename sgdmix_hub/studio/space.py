@@ -56,4 +56,4 @@ def serve_space(names: Sequence[str], config_name: str) -> None:
     from .serving import serve
 
     page = BrowsePage(Asked(names, config_name, None), None, PICTURE_SIZE).build()
-    serve(page, EVERYWHERE, PORT, open_browser=False)
+    serve(page, EVERYWHERE, PORT, open_browser=False, in_space=True)

@@ -29,7 +29,7 @@ from sgdmix_hub.generation.saliency_maps import (
     store_key,
 )
 from sgdmix_hub.hub.pins import Pin, resolve
-from sgdmix_hub.method.mixer import MaskedImage, Mixture
+from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.method.saliency.sources import load_cam, load_source
 from sgdmix_hub.method.saliency.trust import Trust, trust_test
 from sgdmix_hub.models.loading import (
@@ -131,11 +131,12 @@ class Tryout:
     def plan(
         self, settings: AugmentSettings, maps: SaliencyMaps
     ) -> tuple[dict[int, PlanRow], dict[int, str]]:
-        """The first variant of every drawn row, and why rows are left out. Needs all maps."""
+        """The first variant of every drawn row, and why some are left out. Needs all maps."""
         features = self._background_features(settings, maps)
         planned = make_plan(settings, self.split, maps, features)
         reasons = maps.unusable | left_out(settings, self.split, maps)
-        return {row.source_index: row for row in planned if row.variant == 0}, reasons
+        plan = {row.source_index: row for row in planned if row.variant == 0}
+        return plan, {row: reason for row, reason in reasons.items() if row in plan}
 
     def _background_features(
         self, settings: AugmentSettings, maps: SaliencyMaps
@@ -189,10 +190,6 @@ class Tryout:
                 yield row, maker.prompt(planned), image
             except UnusableRow as reason:
                 yield row, None, Unusable(str(reason))
-
-    def mixture(self, maker: RowMaker, planned: PlanRow) -> Mixture | Unusable:
-        """The mixture of a planned row, or why there is none."""
-        return maker.mixture_or_reason(planned)
 
     def _refiner(self, settings: AugmentSettings) -> Refiner:
         diffusion = self._pinned_diffusion()

@@ -27,13 +27,14 @@ from sgdmix_hub.generation.plan_file import begun_run, has_begun
 from sgdmix_hub.generation.repository import is_as_stated
 from sgdmix_hub.hub.formats import read_manifest
 from sgdmix_hub.output_folder import OutputFolder
-from sgdmix_hub.publishing.layout import RepoLayout
+from sgdmix_hub.publishing.layout import RepoLayout, shard_features
 from sgdmix_hub.publishing.read import fetch_version, shards_in
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
 
 KEY = ("source_index", "variant")  # what names a row in every version
+IMAGES = ("image", "mask", "mixed")  # columns; a stranger's version may have more
 MOST_NUMBERS = 40  # columns; an evaluated version has 18
 NEEDED = {"label": "int", "source_index": "int", "target_index": "int", "variant": "int"}
 
@@ -117,22 +118,23 @@ class VersionRows:
     def __init__(self, place: Place):
         """Reads the numbers. Raises `UserError` if these are no shards of sgdmix_hub."""
         self.place = place
-        groups, tables, features = [], [], None
+        groups, tables = [], []
+        # a run without a finished shard has the columns that it will have
+        features = _features(place.shards[0]) if place.shards else shard_features([], ())
+        names = _number_columns(features)
         for path in place.shards:
-            features = features or _features(path)
-            tables.append(_numbers(path, features))
+            tables.append(_numbers(path, names))
             metadata = _opened(path).metadata
             groups += [
                 (path, group, metadata.row_group(group).num_rows)
                 for group in range(metadata.num_row_groups)
             ]
-        self.features = features or Features()
-        self.class_names = features["label"].names if features else []
+        self.features, self.class_names = features, features["label"].names
         self._groups = [(path, group) for path, group, _ in groups]
         self._ends = np.cumsum([rows for *_, rows in groups])
-        table = pa.concat_tables(tables) if tables else pa.table({})
-        self.columns = {name: table.column(name).to_numpy() for name in table.column_names}
-        self._check()
+        table = _joined(place, tables) or features.arrow_schema.empty_table().select(names)
+        self._check(table)
+        self.columns = {name: table.column(name).to_numpy() for name in names}
         self._position: dict[tuple[int, int], int] | None = None
 
     def __len__(self) -> int:
@@ -146,8 +148,8 @@ class VersionRows:
 
     @property
     def images(self) -> list[str]:
-        """The columns of images."""
-        return [name for name, kind in self.features.items() if isinstance(kind, ImageFeature)]
+        """The columns of images that are shown."""
+        return [name for name in IMAGES if isinstance(self.features.get(name), ImageFeature)]
 
     def key(self, position: int) -> tuple[int, int]:
         """source_index and variant of a row."""
@@ -182,15 +184,17 @@ class VersionRows:
                 }
         return found
 
-    def _check(self) -> None:
+    def _check(self, table: pa.Table) -> None:
         """Raises `UserError` for numbers that no generation writes."""
         if not len(self):
             return
-        labels = self.columns["label"]
-        if labels.min() < 0 or labels.max() >= len(self.class_names):
+        for name in NEEDED:
+            if table.column(name).null_count:
+                raise UserError(f"{self.place.name}: column {name} has rows without a value")
+            if table.column(name).to_numpy().min() < 0:
+                raise UserError(f"{self.place.name}: column {name} holds values below 0")
+        if table.column("label").to_numpy().max() >= len(self.class_names):
             raise UserError(f"{self.place.name}: column label holds values that are no class")
-        if self.columns["source_index"].min() < 0:
-            raise UserError(f"{self.place.name}: column source_index holds values below 0")
 
 
 def _opened(path: Path) -> pq.ParquetFile:
@@ -219,18 +223,31 @@ def _features(path: Path) -> Features:
     return features
 
 
-def _numbers(path: Path, features: Features) -> pa.Table:
-    """The columns of numbers and classes of a shard, of which a stranger's may have many."""
+def _number_columns(features: Features) -> list[str]:
+    """The columns of numbers and classes, of which a stranger's shard may have many."""
     names = [
         name
         for name, kind in features.items()
         if isinstance(kind, (Value, ClassLabel)) and kind.dtype.startswith(("int", "float"))
     ][:MOST_NUMBERS]
-    names = list(dict.fromkeys([*NEEDED, *names]))
+    return list(dict.fromkeys([*NEEDED, *names]))
+
+
+def _numbers(path: Path, names: list[str]) -> pa.Table:
+    """Columns of a shard. Raises `UserError` unless each of them is there, and once."""
     try:
-        return pq.read_table(path, columns=names, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(path, columns=names, memory_map=True)
+        return table.select(names)
+    except (pa.ArrowException, KeyError, OSError) as error:
         raise UserError(f"{path.name} cannot be read: {first_line(error)}") from None
+
+
+def _joined(place: Place, tables: list[pa.Table]) -> pa.Table | None:
+    """The rows of all shards; None if there is no shard. Raises `UserError`."""
+    try:
+        return pa.concat_tables(tables) if tables else None
+    except pa.ArrowException as error:
+        raise UserError(f"{place.name}: its shards differ: {first_line(error)}") from None
 
 
 def _decoded(cell: dict | None) -> Image.Image | Unusable:

@@ -41,6 +41,7 @@ def test_a_list_is_read_as_it_was_written(tmp_path_factory, rows):
         "source_index,variant\n../../etc/passwd,0\n",
         "source_index,variant\n99999999999999999999,0\n",
         "source_index,variant\n\u0663,x\n",
+        f"source_index,variant\n{'1' * 200_000},0\n",
     ],
 )
 def test_what_is_no_list_is_refused_in_one_line(tmp_path, text):

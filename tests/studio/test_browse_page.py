@@ -8,6 +8,7 @@ import torch
 from browsers import Visit, browser, needed, serving
 from generations import published_rows
 from publishing import NAMES
+from strangers import add_column, unfinished
 
 from sgdmix_hub.evaluation.drop_list import read_drop_list
 from sgdmix_hub.settings.studio import StudioSettings
@@ -83,3 +84,18 @@ def test_rows_are_filtered_sorted_compared_and_marked(
                 urllib.request.urlopen(f"{address}gradio_api/file={place}")
         answer = urllib.request.urlopen(address)
         assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+def test_a_column_whose_name_is_markup_is_a_text_in_every_list(chromium, first_version, tmp_path):
+    strange = unfinished(first_version, tmp_path / "strange")
+    evil = "<img src=x onerror=alert(6)>"
+    add_column(strange, evil)
+    page = page_of(published=[str(strange)], picture_size=64, save_to=tmp_path / "drop.csv")
+    with serving(page) as address:
+        visit = Visit(chromium, address)
+        visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
+        visit.page.get_by_role("button", name="Ranges").click()
+        visit.page.get_by_label(f"{evil}, from").wait_for()
+        visit.choose("Sort by", evil)
+        assert visit.page.locator("img[src=x]").count() == 0
+        assert (visit.elsewhere(), visit.dialogs, visit.errors) == ([], [], [])

@@ -68,9 +68,10 @@ def test_what_was_chosen_is_what_augment_reads(tmp_path):
     raws = [CHOSEN.get(name, controls.raw_value(name, getattr(start, name))) for name in NAMES]
     values = controls.chosen_values(NAMES, raws)
     path = tmp_path / "generate.yaml"
-    write_recipe(path, start, values, [9, 2], has_base=True)
+    values["excluded_rows"] = [2, 9]
+    write_recipe(path, start, values, has_base=True)
     read = parse_settings(AugmentSettings, ["--config", str(path), "--output_dir=outputs"])
-    expected = chosen_settings(start, values, [9, 2], has_base=True)
+    expected = chosen_settings(start, values, has_base=True)
     assert dataclasses.replace(read, config=None) == expected
     assert (read.strength, read.num_candidates, read.excluded_rows) == ([0.5, 0.75], 7, [2, 9])
     assert (read.feather, read.largest_component, read.safety_checker) == (0.0, True, False)
@@ -91,7 +92,7 @@ def test_what_was_chosen_is_what_augment_reads(tmp_path):
 def test_what_a_field_does_not_take_is_refused_with_its_name(name, raw):
     values = controls.chosen_values([name], [raw])
     with pytest.raises(UserError, match=name):
-        chosen_settings(START, values, [], has_base=True)
+        chosen_settings(START, values, has_base=True)
 
 
 def test_without_a_base_model_only_mixtures_are_asked_for(tmp_path):
@@ -99,6 +100,6 @@ def test_without_a_base_model_only_mixtures_are_asked_for(tmp_path):
     assert not {"strength", "prompt_template"} & set(names)
     path = tmp_path / "generate.yaml"
     start = dataclasses.replace(START, strength=[0.0])
-    write_recipe(path, start, {}, [], has_base=False)
+    write_recipe(path, start, {}, has_base=False)
     read = parse_settings(AugmentSettings, ["--config", str(path), "--output_dir=outputs"])
     assert (read.strength, read.excluded_rows) == ([0.0], None)

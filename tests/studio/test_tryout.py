@@ -30,7 +30,7 @@ def shown(tryout, chosen):
         pass
     plan, _ = tryout.plan(settings, known.maps)
     maker = tryout.maker(settings, known.maps)
-    return {row: tryout.mixture(maker, plan[row]) for row in tryout.rows}
+    return {row: maker.mixture_or_reason(plan[row]) for row in tryout.rows}
 
 
 @pytest.mark.slow

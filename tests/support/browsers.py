@@ -54,10 +54,6 @@ class Visit:
         self.address = address
         self.page.goto(address)
 
-    def _dismissed(self, dialog):
-        self.dialogs.append(dialog.message)
-        dialog.dismiss()
-
     def elsewhere(self):
         """Requests to other places than the page's own."""
         own = (self.address, "data:", "blob:")

@@ -1,0 +1,100 @@
+"""What the browsing page shows and writes, without a browser."""
+
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from strangers import add_column, unfinished
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio")
+
+from sgdmix_hub.evaluation.drop_list import read_drop_list
+from sgdmix_hub.studio.browse_page import AS_STORED, PAGE_ROWS, Asked, BrowsePage
+
+EVIL = "<img src=x onerror=alert(6)>"
+
+
+@pytest.fixture
+def going(first_version, tmp_path):
+    """The output folder of a run that is not finished."""
+    return unfinished(first_version, tmp_path / "going")
+
+
+def page_of(folder, source=None, save_to=None):
+    asked = Asked([str(folder)], "default", None if source is None else str(source))
+    return BrowsePage(asked, save_to, 64)
+
+
+def inputs(page, sort_by=AS_STORED, ranges=None):
+    return [[], 1, [], sort_by, False, False, *(ranges or [""] * (2 * len(page.first.numbers)))]
+
+
+def test_a_run_without_a_finished_shard_gets_its_rows_and_classes_later(going, evil_source):
+    shards = going / "state" / "shards"
+    records = {path: path.read_text() for path in shards.glob("*.json")}
+    for path in records:
+        path.unlink()
+    page = page_of(going, evil_source)
+    page.build()
+    asked = inputs(page, "saliency_distance")
+    assert "0 of 0 rows; page 1 of 1. The run makes 12 rows." in page.show(*asked)[1]
+    for path, text in records.items():
+        path.write_text(text)
+    classes, _, line, keys, *_ = page.reload(*asked)
+    assert "12 of 12 rows" in line
+    assert len(keys) == PAGE_ROWS
+    assert [label for _, label in classes["choices"]] == list(range(3))
+    shutil.rmtree(going)
+    assert 'role="alert"' in page.reload(*asked)[2]
+
+
+def test_numbers_of_a_stranger_are_shown_or_missed_and_never_end_the_page(going, evil_source):
+    values = {
+        "target_index": [10**12, 2**62, 0, 1, 2],
+        "target_label": [None, 2**40, -5, 3, None],
+        "strength": [None, float("inf"), float("nan"), -1e300, 0.0],
+        "seed": [None, 2**62, -(2**62), 0, 1],
+    }
+    path = going / "state" / "shards" / "shard-00000.parquet"
+    table = pq.read_table(path)
+    for name, column in values.items():
+        place = table.schema.get_field_index(name)
+        field = table.schema.field(name)
+        table = table.set_column(place, field, pa.array(column, field.type))
+    pq.write_table(table, path)
+    page = page_of(going, evil_source)
+    _, line, keys, *slots = page.show(*inputs(page))
+    assert "12 of 12 rows" in line
+    assert len(keys) == PAGE_ROWS
+    assert "the dataset has no such row" in slots[0]
+    assert "target_label none" in slots[0]
+
+
+def test_names_of_a_stranger_are_texts(going):
+    add_column(going, EVIL)
+    page = page_of(going)
+    assert EVIL in page.first.numbers
+    _, _, _, row, *_ = page.show(*inputs(page, EVIL))
+    assert "<img src=x" not in row
+    assert "&lt;img src=x" in row
+
+
+@pytest.mark.parametrize("text", ["nan", "many", "1e"])
+def test_a_range_that_is_no_number_is_refused(first_version, text):
+    page = page_of(first_version)
+    ranges = [text, *[""] * (2 * len(page.first.numbers) - 1)]
+    assert f"{text} is not a number" in page.show(*inputs(page, ranges=ranges))[1]
+
+
+def test_marks_are_added_to_the_list_and_no_other_file_is_replaced(first_version, tmp_path):
+    path = tmp_path / "drop.csv"
+    page, other = page_of(first_version, save_to=path), page_of(first_version, save_to=path)
+    page.mark([], (1, 0), True)
+    other.mark([], (2, 0), True)
+    assert read_drop_list(path) == {(1, 0), (2, 0)}
+    path.write_text("my own notes\n")
+    rows, _, line = page.mark([], (3, 0), True)
+    assert "give a list of rows" in line
+    assert (3, 0) not in rows
+    assert path.read_text() == "my own notes\n"
