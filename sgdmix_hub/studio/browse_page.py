@@ -288,6 +288,16 @@ class BrowsePage:
             return self.marked
         return read_drop_list(self.save_to)
 
+    def _write_marks(self, rows: set[DroppedRow]) -> None:
+        """Writes the file, if there is one. Raises `UserError`."""
+        if self.save_to is None:
+            return
+        try:
+            write_drop_list(self.save_to, rows)
+        except OSError as error:
+            raise UserError(f"{self.save_to.name} cannot be written: {error.strerror}") from None
+        self.marked = rows
+
     def known_marks(self, marked: list[DroppedRow]) -> tuple[list[DroppedRow], str]:
         """The list when a page is opened."""
         with self._lock:
@@ -300,17 +310,10 @@ class BrowsePage:
         with self._lock:
             before = {(source, variant) for source, variant in marked}
             try:
-                if self.save_to is not None:
-                    before = self._read_marks()
+                before = before if self.save_to is None else self._read_marks()
                 rows = before | {key} if is_bad else before - {key}
+                self._write_marks(rows)
                 line = status_html(f"Rows marked as bad: {len(rows)}.")
-                if self.save_to is not None:
-                    write_drop_list(self.save_to, rows)
-                    self.marked = rows
-            except OSError as error:
-                assert self.save_to is not None, "only a file fails so"
-                rows = before
-                line = error_html(f"{self.save_to.name} cannot be written: {error.strerror}")
             except UserError as error:
                 rows, line = before, error_html(str(error))
             return [sorted(rows), text_of(sorted(rows)[:LISTED]), line]
