@@ -17,6 +17,8 @@ from sgdmix_hub.studio.serving import serve
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VIEW = {"width": 1280, "height": 1000}
 PATIENCE = 900_000  # milliseconds
+# A row's last picture: of a mixture, or of what was made of it.
+FINISHED = "/mixed|refined/.test(document.querySelector('.sgdmix-pictures')?.innerText)"
 FILLED = "document.querySelector('.sgdmix-pictures')?.innerHTML ?? ''"
 
 
@@ -55,8 +57,7 @@ class Visit:
         started = time.monotonic()
         act()
         self.page.wait_for_function(f"before => ({FILLED}) !== before", arg=before)
-        mixed = "document.querySelector('.sgdmix-pictures')?.innerText.includes('mixed')"
-        self.page.wait_for_function(mixed)
+        self.page.wait_for_function(FINISHED)
         return time.monotonic() - started
 
     def picture(self, path: Path) -> None:
