@@ -11,7 +11,7 @@ from trainings import adapter_settings
 
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.prompts import prompt_ids
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.adapter.model import load_adapted
 
 
