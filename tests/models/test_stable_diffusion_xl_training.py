@@ -16,10 +16,8 @@ from sgdmix_hub.training.adapter.model import load_adapted
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sdxl") / "base"
-    build_sdxl().save_pretrained(folder, safe_serialization=True)
-    return folder
+def base(saved):
+    return saved(build_sdxl())
 
 
 def adapted(base, **more):
