@@ -33,9 +33,10 @@ from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.prompts import bare_prompt
 from sgdmix_hub.models.sampling import draw_images
 from sgdmix_hub.runtime.ranks import start_processes
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.parsing import as_arguments, parse_settings, read_yaml
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 SPECIES, TRAIN, JUDGE, TEST = 10, 50, 200, 100
 BASE = "sgdmix_hub/demo/tiny_base"

@@ -32,10 +32,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetForI
 from sgdmix_hub.files import read_json, write_json
 from sgdmix_hub.generation.saliency_maps import row_type
 from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 from sgdmix_hub.training.adapter.model import AdaptedModel, TokenEmbedding
 
 PEAK, SHARE = 400e12, 0.4  # assumed: dense bf16 FLOP/s of a GPU, and the share that is reached

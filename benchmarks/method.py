@@ -46,8 +46,9 @@ from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.files import read_json, write_json
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.runtime.ranks import start_processes
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 
 class Seed:

@@ -40,7 +40,7 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.prompts import prompt_ids, token_for
 from sgdmix_hub.runtime.ranks import start_processes
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.adapter.batches import Latents, training_batches
 from sgdmix_hub.training.adapter.dataset import DomainImages
 from sgdmix_hub.training.adapter.latents import kept_latents

@@ -53,7 +53,7 @@ PROGRAMS = {
     ),
     "train-adapter": Program(
         "train_adapter",
-        "settings.training:AdapterSettings",
+        "settings.adapter_training:AdapterSettings",
         "train an adapter: DreamBooth, LoRA and textual inversion",
     ),
     "train-classifier": Program(

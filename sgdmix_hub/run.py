@@ -35,6 +35,7 @@ from sgdmix_hub.publishing.versions import check_can_publish
 from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say, start_processes
 from sgdmix_hub.runtime.stopping import lock_folder
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.hub import HubSettings
@@ -44,11 +45,7 @@ from sgdmix_hub.settings.presets import saliency_source
 from sgdmix_hub.settings.programs import RunSettings
 from sgdmix_hub.settings.saliency import FALL_BACK
 from sgdmix_hub.settings.shipped import recipe_folder
-from sgdmix_hub.settings.training import (
-    AdapterSettings,
-    ClassifierSettings,
-    TrainingSettings,
-)
+from sgdmix_hub.settings.training import ClassifierSettings, TrainingSettings
 from sgdmix_hub.training.precision import precision_of
 from sgdmix_hub.training.resume import check_push
 from sgdmix_hub.training.share import share_of

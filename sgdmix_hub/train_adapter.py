@@ -29,7 +29,8 @@ from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.ranks import on_rank_zero, say, start_processes, wait_for_everyone
 from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_file
-from sgdmix_hub.settings.training import AdapterSettings, recorded
+from sgdmix_hub.settings.adapter_training import AdapterSettings
+from sgdmix_hub.settings.training import recorded
 from sgdmix_hub.training.adapter.loop import train, validation_sheet
 from sgdmix_hub.training.log import TrainingLog, check_tracker
 from sgdmix_hub.training.precision import precision_of

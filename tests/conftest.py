@@ -128,7 +128,7 @@ def adapter(tmp_path_factory, tiny_base, birds):
     Its alpha differs from its rank, so that tests see the scale alpha / rank.
     """
     from sgdmix_hub import train_adapter
-    from sgdmix_hub.settings.training import AdapterSettings
+    from sgdmix_hub.settings.adapter_training import AdapterSettings
 
     folder = tmp_path_factory.mktemp("models") / "adapter"
     train_adapter.main(

@@ -23,10 +23,11 @@ import sys
 from pathlib import Path
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import as_arguments, read_yaml
 from sgdmix_hub.settings.shipped import recipe_folder
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 from .loopback_hub import READ_TOKEN, WRITE_TOKEN, hub_environment, loopback_hub
 

@@ -34,9 +34,9 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.seeds import RandomStream, generator, seed_of
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
-from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.precision import dtype_of, precision_of
 
 from .confusion import CONFUSION_PICTURE, draw_confusion

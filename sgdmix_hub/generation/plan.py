@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.method.strength import row_strength
 from sgdmix_hub.method.targets import NO_TARGET, Target, select_targets
+from sgdmix_hub.models.prompts import num_prompts
 from sgdmix_hub.seeds import prompt_number, row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import num_prompts
 from sgdmix_hub.settings.saliency import EXCLUDED, distrust, is_low_confidence
 
 from .bank import Bank, joined_labels, joined_maps

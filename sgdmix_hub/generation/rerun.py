@@ -19,6 +19,7 @@ from sgdmix_hub.files import file_sha256
 from sgdmix_hub.hub.formats import read_manifest
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.targets import NO_TARGET
+from sgdmix_hub.models.prompts import num_prompts
 from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE
 from sgdmix_hub.settings.generation import (
@@ -27,7 +28,6 @@ from sgdmix_hub.settings.generation import (
     AugmentSettings,
     published_settings,
 )
-from sgdmix_hub.settings.method import num_prompts
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
 

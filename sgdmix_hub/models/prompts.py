@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.settings.method import MethodSettings, num_prompts
+from sgdmix_hub.settings.method import MethodSettings
 from sgdmix_hub.settings.prompts import NAME_PROMPT
 from sgdmix_hub.settings.strengths import keeps_to_the_end
 
@@ -210,3 +210,8 @@ def prompt_ids(
                 f"the tokenizer lost {token_for(label)} in {prompt!r}: put spaces around {{token}}"
             )
     return ids
+
+
+def num_prompts(settings: MethodSettings) -> int:
+    """How many prompts a row of one class may have."""
+    return len(settings.prompt_template or [None]) * len(settings.background_prompts or [None])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 
 from .bases.loading import LoadedBase, to_uint8
 

@@ -18,7 +18,8 @@ from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
 from sgdmix_hub.models.bases.families import name_in
 from sgdmix_hub.models.prompts import expanded_prompt, prompt_of, words_of
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings, TrainingSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
+from sgdmix_hub.settings.training import ClassifierSettings, TrainingSettings
 
 from .card_merge import UNPUBLISHED_NAME, plain
 from .card_text import LONGEST_NAME, card_text, plain_name

@@ -398,8 +398,3 @@ def sought_words(settings: MethodSettings, metaclass: str | None) -> tuple[str, 
 # The settings that turn a saliency map into a mask.
 MASK_SETTINGS = names_where(MethodSettings, makes_masks=True)
 COMPARE_MAPS = ("l2", "dissimilar")  # selection methods that need a foreground in every target
-
-
-def num_prompts(settings: MethodSettings) -> int:
-    """How many prompts a row of one class may have."""
-    return len(settings.prompt_template or [None]) * len(settings.background_prompts or [None])

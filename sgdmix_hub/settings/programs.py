@@ -8,13 +8,14 @@ from typing import Any, Literal
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.storage.places import check_url, is_url, refuse_url
 
+from .adapter_training import AdapterSettings
 from .data import DataSettings, outside_of_dataset
 from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, required, same, setting, unset
 from .generation import AugmentSettings
 from .hub import HubSettings
 from .presets import AT_HAND
 from .saliency import SaliencyMethod
-from .training import AdapterSettings, ClassifierSettings
+from .training import ClassifierSettings
 
 MOST_PREVIEWED = 24  # images on a page
 

@@ -37,7 +37,7 @@ from launching import launch, launch_command, launched_now
 from PIL import Image
 
 from sgdmix_hub import train_adapter
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 
 
 @pytest.fixture

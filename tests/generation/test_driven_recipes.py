@@ -28,10 +28,11 @@ from sgdmix_hub.models.adapters import read_adapter, save_adapter
 from sgdmix_hub.models.classifier import build_for_training, save_classifier
 from sgdmix_hub.models.prompts import prompt_ids
 from sgdmix_hub.runtime.ranks import start_processes
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 from sgdmix_hub.train_adapter import adapter_facts
 from sgdmix_hub.train_classifier import classifier_facts, load_evaluation
 from sgdmix_hub.training.adapter.model import load_adapted

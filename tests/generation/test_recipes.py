@@ -10,11 +10,12 @@ import pytest
 from recipes import RECIPES, run_settings, stages_of
 
 from sgdmix_hub.generation.saliency_maps import LARGEST_SCALE
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings, read_yaml
 from sgdmix_hub.settings.presets import PRESETS, apply_preset
 from sgdmix_hub.settings.saliency import CAM_METHODS
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = [name for name in RECIPES if name != "demo-birds"]  # whose source is drawn by a program

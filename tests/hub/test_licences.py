@@ -30,8 +30,8 @@ from sgdmix_hub.hub.licences import (
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE, Adapter
 from sgdmix_hub.publishing.model_card import _allowed
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.train_adapter import check_base_license
 
 FLUX = "flux-1-dev-non-commercial-license"

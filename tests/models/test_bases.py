@@ -16,8 +16,8 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.bases.supported import ADVICE, check_supported
 from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.adapter.model import load_adapted
 
 

@@ -27,29 +27,12 @@ from tiny_bases import BUILD, build_flux, build_flux2_klein, build_sd3
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.bases.families import BY_NAME, FAMILIES
+from sgdmix_hub.models.bases.families import BY_NAME
 from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.bases.qwen_image import SYSTEM_TOKENS, TEMPLATE
 from sgdmix_hub.models.bases.schedulers import FLOW_SCHEDULERS
 from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.models.sampling import draw_images
-
-
-@pytest.fixture(scope="module", params=[family.name for family in FAMILIES])
-def family(request):
-    return BY_NAME[request.param]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """`saved(pipeline)`: the folder of a base."""
-
-    def save(pipeline):
-        folder = tmp_path_factory.mktemp("base") / "base"
-        pipeline.save_pretrained(folder, safe_serialization=True)
-        return folder
-
-    return save
 
 
 @pytest.fixture(scope="module")

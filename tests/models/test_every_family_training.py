@@ -32,43 +32,14 @@ from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.prompts import RowPrompt
 
 
-@pytest.fixture(scope="module", params=[family.name for family in FAMILIES])
-def family(request):
-    return BY_NAME[request.param]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """`saved(pipeline)`: the folder of a base."""
-
-    def save(pipeline):
-        folder = tmp_path_factory.mktemp("base") / "base"
-        pipeline.save_pretrained(folder, safe_serialization=True)
-        return folder
-
-    return save
-
-
 @pytest.fixture(scope="module")
 def base(family, saved):
     return saved(BUILD[family.name]())
 
 
 @pytest.fixture(scope="module")
-def adapter(base, birds, tmp_path_factory):
-    """Trained for two steps; two vectors a class, and an alpha that is not the rank."""
-    return train(
-        adapter_settings(
-            birds,
-            base,
-            tmp_path_factory.mktemp("adapter") / "adapter",
-            num_vectors=2,
-            num_train_samples=4,
-            lora_alpha=6,
-            learning_rate=0.05,
-            token_learning_rate=0.05,
-        )
-    )
+def adapter(trained, base):
+    return trained(base)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.sampling import draw_images
 from sgdmix_hub.runtime.ranks import start_processes
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 
 ARMS = {"mixed", "noise, base", "mixed, base", "noise, adapter", "mixed, adapter"}
 

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from sgdmix_hub import train_adapter
 from sgdmix_hub.demo.tiny_unet import build_tokenizer
 from sgdmix_hub.models.adapters import LORA_FILE, TOKENS_FILE
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 
 SIZE = 64
 

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sdxl import BATCH, PROMPT, SEEDS, SIZE, refiner, stock_images, stock_pipeline
 from tiny_bases import SDXL_SCHEDULE, build_sdxl
-from trainings import adapter_settings, train, weights
+from trainings import weights
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
@@ -30,27 +30,13 @@ from sgdmix_hub.models.bases.supported import check_supported
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sdxl") / "base"
-    build_sdxl().save_pretrained(folder, safe_serialization=True)
-    return folder
+def base(saved):
+    return saved(build_sdxl())
 
 
 @pytest.fixture(scope="module")
-def adapter(base, birds, tmp_path_factory):
-    """Trained for two steps; two vectors a class, and an alpha that is not the rank."""
-    return train(
-        adapter_settings(
-            birds,
-            base,
-            tmp_path_factory.mktemp("sdxl") / "adapter",
-            num_vectors=2,
-            num_train_samples=4,
-            lora_alpha=6,
-            learning_rate=0.05,
-            token_learning_rate=0.05,
-        )
-    )
+def adapter(trained, base):
+    return trained(base)
 
 
 @pytest.fixture(scope="module")

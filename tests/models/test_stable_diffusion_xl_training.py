@@ -11,15 +11,13 @@ from trainings import adapter_settings
 
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.prompts import prompt_ids
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.adapter.model import load_adapted
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sdxl") / "base"
-    build_sdxl().save_pretrained(folder, safe_serialization=True)
-    return folder
+def base(saved):
+    return saved(build_sdxl())
 
 
 def adapted(base, **more):

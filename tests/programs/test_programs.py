@@ -9,12 +9,13 @@ from forking import Ended, run_forked
 from generations import one_line, start
 from launching import ROOT, launch_environment
 
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.programs import PreviewSettings, PublishSettings, RunSettings
 from sgdmix_hub.settings.studio import StudioSettings
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 PROGRAMS = {
     "augment": AugmentSettings,

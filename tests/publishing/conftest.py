@@ -7,7 +7,8 @@ import pytest
 
 from sgdmix_hub.models.adapters import FACTS_FILE
 from sgdmix_hub.publishing.model_card import write_adapter_card
-from sgdmix_hub.settings.training import AdapterSettings, recorded
+from sgdmix_hub.settings.adapter_training import AdapterSettings
+from sgdmix_hub.settings.training import recorded
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,8 @@ from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
 from sgdmix_hub.models.bases.loading import LoadedBase
 from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 from sgdmix_hub.publishing.model_card import BORROWED, write_adapter_card, write_classifier_card
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 VALIDATE = """
 import sys
@@ -52,7 +53,7 @@ import json, sys
 from pathlib import Path
 from sgdmix_hub.publishing.model_card import write_adapter_card
 from sgdmix_hub.hub.push import push_folder
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 
 base, adapter, settings = sys.argv[1:]
 facts = json.loads(Path(adapter, "adapter.json").read_text())

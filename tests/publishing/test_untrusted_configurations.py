@@ -9,6 +9,7 @@ from untrusted import COMMIT, HONEST, refused
 
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.run import stage_settings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.fetched import PUBLISHED, fetch_config, is_fetched
 from sgdmix_hub.settings.generation import (
@@ -20,7 +21,7 @@ from sgdmix_hub.settings.generation import (
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings, PublishSettings, RunSettings
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 PROGRAMS = [
     AugmentSettings,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from parsed import FIELDS, augment_settings, parse, parse_yaml
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import (
     AugmentSettings,
 )
@@ -16,7 +17,7 @@ from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import PRESETS, apply_preset, preset_deviations, preset_values
 from sgdmix_hub.settings.saliency import CAM_METHODS, SALIENCY_SOURCES
 from sgdmix_hub.settings.strengths import num_steps, smallest_strength
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 
 @pytest.mark.parametrize(

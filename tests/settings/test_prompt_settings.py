@@ -7,10 +7,11 @@ import yaml
 from untrusted import HONEST, PINNED, refused
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.models.prompts import num_prompts
 from sgdmix_hub.settings.fetched import check_fetched
 from sgdmix_hub.settings.fields import MOST_VALUES
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint, published_settings
-from sgdmix_hub.settings.method import MethodSettings, num_prompts
+from sgdmix_hub.settings.method import MethodSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
 

@@ -21,13 +21,14 @@ from sgdmix_hub.method.mixing import kept_mask
 from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.method.targets import select_targets
 from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.fields import CountOrAuto, hints_of, info_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import MethodSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.programs import PreviewSettings
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 FIELDS = [(owner, field) for owner in REQUIRED for field in dataclasses.fields(owner)]
 NOT_THESE = {

@@ -9,10 +9,11 @@ from untrusted import refused
 from sgdmix_hub.hub.licences import stated_license
 from sgdmix_hub.hub.pins import Pin, resolve
 from sgdmix_hub.publishing.read import load_published
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.programs import PublishSettings, RunSettings
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 
 @pytest.fixture(scope="module")

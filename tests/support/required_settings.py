@@ -1,10 +1,11 @@
 """What every program needs to be told, and what an error may say."""
 
 from sgdmix_hub.errors import LONGEST_LINE
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.programs import PreviewSettings, PublishSettings, RunSettings
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 DATA = {"dataset_name": "org/birds", "output_dir": "out"}
 REQUIRED = {

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sgdmix_hub import train_adapter
 from sgdmix_hub.files import read_json
 from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.log import TrainingLog
 
 ADAPTER, CLASSIFIER = "scripts/train_adapter.py", "scripts/train_classifier.py"

@@ -15,7 +15,7 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.bases.noising import Diffusion
 from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 from sgdmix_hub.models.prompts import prompt_ids
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.adapter.loop import build_optimizer, denoising_loss
 from sgdmix_hub.training.adapter.model import TokenEmbedding, load_adapted
 

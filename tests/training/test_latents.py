@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, StableDiffusionImg2ImgPipeline
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.bases.latents import LatentSpace
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.data import DataSettings
-from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.adapter.batches import Latents
 from sgdmix_hub.training.adapter.dataset import DomainImages, draw_noise
 from sgdmix_hub.training.adapter.latents import kept_latents

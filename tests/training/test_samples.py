@@ -18,8 +18,8 @@ from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.bases.latents import LatentSpace
 from sgdmix_hub.seeds import sample_seed
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.data import DataSettings
-from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.adapter.batches import Latents, training_batches
 from sgdmix_hub.training.adapter.dataset import ClassImages, DomainImages, draw_noise
 from sgdmix_hub.training.adapter.order import SampleOrder

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.runtime.ranks import Rank
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.adapter.loop import num_steps
 from sgdmix_hub.training.precision import precision_of
 from sgdmix_hub.training.share import Share, divisors, fitted, share_of

@@ -22,8 +22,8 @@ from trainings import (
     weights,
 )
 
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.fields import names_where
-from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.log import TrainingLog
 
 STEPS = 12

@@ -25,8 +25,9 @@ from sgdmix_hub.files import read_json, write_json
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.metrics.class_accuracy import ClassAccuracy
 from sgdmix_hub.runtime.ranks import start_processes
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.training import AdapterSettings, ClassifierSettings
+from sgdmix_hub.settings.training import ClassifierSettings
 
 
 def slug(text: str) -> str:

@@ -14,7 +14,7 @@ from sgdmix_hub import train_adapter
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.demo.train_tiny_base import TINY_BASE
 from sgdmix_hub.files import write_atomically
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 
 TINY = "tiny"  # the demo's base; the other shapes are those of training.py, with random weights
 TINY_RESOLUTION = 64

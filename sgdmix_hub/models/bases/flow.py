@@ -16,6 +16,17 @@ from .family import Conditioning, Configs, Encoder, Family, Pipeline
 from .noising import FlowMatching
 
 PATCH = 2  # latents' side of a token
+# LoRA's layers in transformers that attend to text and image together
+JOINT_ATTENTION = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "add_q_proj",
+    "add_k_proj",
+    "add_v_proj",
+    "to_add_out",
+)
 
 
 class FlowFamily(Family):

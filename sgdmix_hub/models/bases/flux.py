@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .family import Conditioning, Encoder, Pipeline
-from .flow import FlowFamily, packed, places, unpacked
+from .flow import JOINT_ATTENTION, FlowFamily, packed, places, unpacked
 
 TRAINED_GUIDANCE = 3.5  # what the official script tells dev in a training
 
@@ -24,16 +24,7 @@ class Flux(FlowFamily):
         Encoder("tokenizer", "text_encoder", "clip_l"),
         Encoder("tokenizer_2", "text_encoder_2", "t5", max_length=512),
     )
-    lora_targets = (
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "add_q_proj",
-        "add_k_proj",
-        "add_v_proj",
-        "to_add_out",
-    )
+    lora_targets = JOINT_ATTENTION
     weights = {
         "transformer": "diffusion_pytorch_model.safetensors",
         "vae": "diffusion_pytorch_model.safetensors",

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from .family import Conditioning, Encoder, Pipeline
-from .flow import FlowFamily
+from .flow import JOINT_ATTENTION, FlowFamily
 
 T5_LENGTH = 256  # tokens that stock pads prompts to
 
@@ -26,16 +26,7 @@ class StableDiffusion3(FlowFamily):
         Encoder("tokenizer_2", "text_encoder_2", "clip_g"),
         Encoder("tokenizer_3", "text_encoder_3", "t5", max_length=T5_LENGTH, optional=True),
     )
-    lora_targets = (
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "add_q_proj",
-        "add_k_proj",
-        "add_v_proj",
-        "to_add_out",
-    )
+    lora_targets = JOINT_ATTENTION
     weights = {
         "transformer": "diffusion_pytorch_model.safetensors",
         "vae": "diffusion_pytorch_model.safetensors",

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from sgdmix_hub.generation.row_store import RowArrays
 from sgdmix_hub.models.bases.latents import LatentSpace
 from sgdmix_hub.seeds import RandomStream, sample_seed, seed_of
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.share import Share
 
 from .dataset import ClassImages, DomainImages, Noise, draw_noise

@@ -22,7 +22,7 @@ from sgdmix_hub.models.sampling import (
 )
 from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
 from sgdmix_hub.seeds import RandomStream, seed_of
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.log import track_image
 from sgdmix_hub.training.precision import dtype_of, precision_of
 

@@ -25,7 +25,7 @@ from sgdmix_hub.data.splits import Split
 from sgdmix_hub.generation.row_store import Block, RowStore, compute_rows
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.runtime.ranks import say
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 
 from .dataset import DomainImages
 

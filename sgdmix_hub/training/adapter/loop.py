@@ -22,8 +22,8 @@ from sgdmix_hub.models.bases.loading import LoadedBase
 from sgdmix_hub.models.bases.noising import Noising
 from sgdmix_hub.models.prompts import prompt_ids
 from sgdmix_hub.runtime.stopping import stop_if_requested
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.fields import AUTO
-from sgdmix_hub.settings.training import AdapterSettings
 from sgdmix_hub.training.dropout import SampleSeeds, use_sample_dropout
 from sgdmix_hub.training.log import TrainingLog
 from sgdmix_hub.training.precision import dtype_of, precision_of

@@ -13,7 +13,7 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.bases.family import Encoder, Family
 from sgdmix_hub.models.bases.loading import LoadedBase, load_base
 from sgdmix_hub.models.prompts import add_tokens
-from sgdmix_hub.settings.training import AdapterSettings
+from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.precision import dtype_of
 
 
