@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from sgdmix_hub.data.images import Frame, aspect_box
 from sgdmix_hub.data.subsets import NO_LABEL
 from sgdmix_hub.errors import Unusable, UnusableRow, attempt
 from sgdmix_hub.method.mixer import MaskedImage, Mixture, unmixed
-from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.loading import load_refiner
 from sgdmix_hub.models.prompts import Prompts
 from sgdmix_hub.pipeline import SGDMixPipeline
@@ -24,6 +24,9 @@ from .inputs import Inputs
 from .plan import PlanRow
 from .provenance import provenance_mark
 from .saliency_maps import SaliencyMaps, stored_mask
+
+if TYPE_CHECKING:
+    from sgdmix_hub.models.classifier import Judge
 
 MASKED_IMAGES_KEPT = 256
 
@@ -63,6 +66,9 @@ class RowMaker:
         """Loads what makes and judges images. Raises `UserError` if the models do not fit."""
         self.load_refiner(device)
         if self.inputs.judge is not None and self.judge is None:
+            # here, so that mixing alone loads no library of models
+            from sgdmix_hub.models.classifier import Judge
+
             self.judge = Judge(self.inputs.judge, self.inputs.split.class_names, device)
 
     def load_refiner(self, device: torch.device) -> None:
