@@ -1,11 +1,12 @@
-"""A real browser for tests of pages: Debian's Chromium, driven by Playwright."""
+"""A real browser for tests of pages: Chromium or Chrome, driven by Playwright."""
 
 import contextlib
 import shutil
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 MOST_OPTIONS = 30  # of a list that a test goes through
 # Of axe: what hinders people, not what could be done better.
 HINDERS = ("serious", "critical")
