@@ -35,8 +35,9 @@ class RandomStream(IntEnum):
     JUDGED_NOISE = 16  # a row's seed: the noise of its class's image
     PROMPT = 18  # a row's seed: which of several prompts it has
     VARIANTS = 21  # seed, label: which sources of a class get one variant more
-    ATTEMPT = 23  # a row's seed, attempt: the noise of an image that is made again
     ON_THE_FLY = 22  # seed, epoch, row: whether it is mixed, and with which of its targets
+    ATTEMPT = 23  # a row's seed, attempt: the noise of an image that is made again
+    CLAIMS = 24  # rank: the order in which a worker takes over the work of others
 
 
 def _entropy(stream: RandomStream, numbers: tuple[int, ...]) -> list[int]:

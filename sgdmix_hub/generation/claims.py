@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from sgdmix_hub.seeds import RandomStream, generator
+
 
 def order_of(count: int, rank: int, world_size: int) -> list[int]:
     """The pieces 0 ... count - 1 in the order in which a worker looks for work.
@@ -19,7 +21,7 @@ def order_of(count: int, rank: int, world_size: int) -> list[int]:
     """
     own = list(range(rank, count, world_size))
     others = np.array([number for number in range(count) if number % world_size != rank], np.int64)
-    return own + np.random.default_rng(rank).permutation(others).tolist()
+    return own + generator(RandomStream.CLAIMS, rank).permutation(others).tolist()
 
 
 def claims(

@@ -187,7 +187,10 @@ def check_make(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
-    assert words in (["install", "."], ["install", "sgdmix_hub"])
+    install, package = words
+    name, _, extra = package.removesuffix("]").partition("[")
+    assert install == "install" and name in (".", "sgdmix_hub")
+    assert not extra or f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
 
 
 def check_accelerate(words: list[str]) -> None:
