@@ -102,8 +102,10 @@ def option(text: str) -> tuple[str, str | int]:
     return name, int(value) if value.isdecimal() else value
 
 
-def main(argv: list[str]) -> None:
-    """Launches a generation. Raises `UserError` on mistakes, before anything is started."""
+def parse_args(argv: list[str]) -> tuple[argparse.Namespace, AugmentSettings, list[str]]:
+    """The engine's arguments, the generation's settings, and the words that gave them. Raises
+    `UserError`.
+    """
     parser = argparse.ArgumentParser(
         prog="sgdmix launch",
         allow_abbrev=False,
@@ -131,6 +133,12 @@ def main(argv: list[str]) -> None:
     given = [name for name, value in default.items() if getattr(settings, name) != value]
     if given:
         raise UserError(f"leave {given[0]} out: a launch does all stages; publish when it is done")
+    return known, settings, words
+
+
+def main(argv: list[str]) -> None:
+    """Launches a generation. Raises `UserError` on mistakes, before anything is started."""
+    known, settings, words = parse_args(argv)
     place = settings.output_dir.rstrip("/")
     if not is_url(place):
         place = str(Path(place).resolve())

@@ -37,6 +37,7 @@ LONGEST_LINE = 120
 # What stands for the reader's values in shell blocks. In cards it is what the templates fill in.
 STANDS_FOR = {
     "$NODE": "1",
+    "$I": "1",
     "$FIRST_NODE": "10.0.0.1",
     "...": "",
     "hf://datasets/{{ repository }}@{{ version }}/sgdmix/{{ settings.config_name }}/config.yaml": (
@@ -173,6 +174,10 @@ def check_sgdmix(words: list[str]) -> None:
     name, *words = words
     if name == "demo":
         run_demo.parse_args(words)
+    elif name == "launch":
+        pytest.importorskip("datatrove", reason="needs the extra engines")
+        dataset = f"--dataset_name={REQUIRED['dataset_name']}"
+        import_module("sgdmix_hub.engines").parse_args([*words, dataset])
     elif name == "env":
         assert not words
     else:
@@ -219,11 +224,16 @@ CHECKS = {
 def test_commands_parse(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "generate.yaml").write_text("strength: 0\n")
+    stands_for = dict(STANDS_FOR)
     for command in commands(page):
-        for name, value in STANDS_FOR.items():
+        for name, value in stands_for.items():
             command = command.replace(name, value)
         program, *words = shlex.split(command)
-        CHECKS[program](words)
+        variable, equals, value = program.partition("=")
+        if equals:
+            stands_for[f"${variable}"] = value
+        elif program != "export":
+            CHECKS[program](words)
 
 
 def test_the_pages_hold_commands():
