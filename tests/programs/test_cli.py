@@ -95,7 +95,8 @@ def test_a_programs_help_loads_no_heavy_library(name):
         (["env", "--all"], "takes no settings"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(words, said):
+def test_a_mistake_is_one_line_and_exit_code_2(words, said, tmp_path):
+    words = [str(tmp_path / word) if word == "out" else word for word in words]
     done = run_forked(["-m", "sgdmix_hub.cli", *words], launch_environment())
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
