@@ -36,9 +36,11 @@ from .pipeline_call import (
     as_labels,
     as_prompts,
     checked_tensor_inputs,
+    chosen_strength,
     class_prompts,
     noise_of,
     output_of,
+    refined_shapes,
 )
 from .pipeline_output import OUTPUT_TYPES, SGDMixPipelineOutput
 from .pipeline_parts import LoadSource, Named, adapter_origin, load_parts, method_settings
@@ -310,7 +312,7 @@ class SGDMixPipeline(Stages):
         if others is None and saliency_source(method).needs == "classifier":
             raise ValueError("the classifier's maps of the targets need target_labels")
         noise = noise_of(generator, seeds, count)
-        chosen = self._chosen_strength(strength)
+        chosen = chosen_strength(strength, method.strength)
         call = self._for_call(
             chosen,
             num_inference_steps=num_inference_steps,
@@ -336,13 +338,6 @@ class SGDMixPipeline(Stages):
         texts = [row.told(kept) for row in prompts]
         output = output_of(finished, mixtures, confidences, texts, noise, output_type)
         return output if return_dict else output.to_tuple()
-
-    def _chosen_strength(self, strength: float | None) -> float:
-        if strength is not None:
-            return strength
-        if len(self.settings.strength) > 1:
-            raise ValueError(f"choose a strength of {self.settings.strength}")
-        return self.settings.strength[0]
 
     def _for_call(self, strength: float, **given: float | str | None) -> SGDMixPipeline:
         """This pipeline with the settings of one call. Raises `UserError` and `ValueError`."""
@@ -385,15 +380,7 @@ class SGDMixPipeline(Stages):
     ) -> Generator[None]:
         """Lets the refiner report its steps to a bar, and to the callback, which gets `shown`."""
         settings = self.settings
-        usable = [mixture for mixture in mixtures if not isinstance(mixture, Unusable)]
-        size = settings.batch_size
-        batches = [usable[start : start + size] for start in range(0, len(usable), size)]
-        shapes = [
-            shape
-            for batch in batches
-            for shape in {row.mixed.shape[:2] for row in batch if not row.is_source}
-        ]
-        strength = settings.strength[0]
+        shapes, strength = refined_shapes(mixtures, settings.batch_size), settings.strength[0]
         if strength == 0 or not shapes or self.refiner is None:
             yield
             return

@@ -44,6 +44,15 @@ def as_labels(name: str, value: int | list[int] | None, count: int) -> list[int]
     return None if value is None else as_list(name, value, count, (int, np.integer))
 
 
+def chosen_strength(given: float | None, known: list[float]) -> float:
+    """A call's strength: the given one, or the only one of the settings. Raises `ValueError`."""
+    if given is not None:
+        return given
+    if len(known) > 1:
+        raise ValueError(f"choose a strength of {known}")
+    return known[0]
+
+
 def noise_of(
     generator: torch.Generator | list[torch.Generator] | None,
     seeds: int | list[int] | None,
@@ -123,3 +132,14 @@ def output_of(
         seeds=[None if isinstance(row, torch.Generator) else row for row in noise],
         reasons=[row.reason if isinstance(row, Unusable) else None for row in finished],
     )
+
+
+def refined_shapes(mixtures: list[Mixture | Unusable], batch_size: int) -> list[tuple[int, int]]:
+    """The height and width of every pass of the refiner over the mixtures."""
+    usable = [mixture for mixture in mixtures if not isinstance(mixture, Unusable)]
+    batches = [usable[start : start + batch_size] for start in range(0, len(usable), batch_size)]
+    return [
+        shape
+        for batch in batches
+        for shape in {row.mixed.shape[:2] for row in batch if not row.is_source}
+    ]

@@ -33,6 +33,7 @@ from sgdmix_hub.method.saliency.segmentation import MaskFunctionSource
 from sgdmix_hub.method.saliency.sources import Source
 from sgdmix_hub.method.targets import NO_TARGET
 from sgdmix_hub.models.loading import SegmenterPins
+from sgdmix_hub.runtime.stopping import alone
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import MASK_SETTINGS, sought_words
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
@@ -41,7 +42,7 @@ from .background_features import backgrounds_at_hand
 from .bank import Bank
 from .forks import end_threads_before_forks
 from .plan import low_confidence, selected
-from .row_store import Block, alone, compute_alone
+from .row_store import Block, compute_alone, save_array
 from .saliency_maps import SaliencyMaps, block_maps, store_key, stored_mask
 
 MakeBlock = Callable[[np.ndarray], Block]
@@ -224,7 +225,7 @@ def prepare_targets(
                     if target != NO_TARGET and backgrounds[target - first]["shows_background"]
                 ]
                 targets[row, : len(shown)] = shown
-            write_atomically(path, partial(_save, values=targets))
+            write_atomically(path, partial(save_array, values=targets))
     return path
 
 
@@ -310,11 +311,6 @@ def _as_it_is(value: Any) -> Any:
 
 def _with_one_thread(worker: int) -> None:
     cv2.setNumThreads(1)
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.save(file, values)
 
 
 def _digest(inputs: dict[str, Any]) -> str:

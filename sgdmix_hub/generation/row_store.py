@@ -9,11 +9,9 @@ themselves. Damaged blocks are reported and made again; so are the blocks of dam
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +19,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from sgdmix_hub.data.splits import Split
-from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import (
     DamagedFile,
     clear_abandoned,
@@ -34,7 +31,7 @@ from sgdmix_hub.files import (
     write_sealed,
 )
 from sgdmix_hub.runtime.ranks import on_rank_zero, say
-from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
+from sgdmix_hub.runtime.stopping import alone, stop_if_requested, wait_for_file
 from sgdmix_hub.storage.stores import HERE, Store
 
 from .claims import claims
@@ -212,28 +209,6 @@ def compute_alone(
     return RowStore(folder, split)
 
 
-@contextmanager
-def alone(folder: Path) -> Generator[None]:
-    """Waits until no other process of this machine holds the folder, and holds it.
-
-    Raises `UserError` if the file system has no locks.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lock").touch()
-    except OSError as error:
-        raise UserError(f"cannot write to {shown(folder)}: {error.strerror}") from error
-    with open(folder / "lock", "a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(
-                f"the file system of {shown(folder)} has no file locks ({error.strerror}): choose "
-                "another one"
-            ) from error
-        yield
-
-
 def _blocks(split: Split) -> list[np.ndarray]:
     return [
         split.subset[start : start + BLOCK_ROWS]
@@ -280,7 +255,7 @@ def _marker(folder: Path, block: int) -> Path:
 
 
 def _write_values(marker: Path, values: np.ndarray) -> None:
-    write_atomically(marker.with_suffix(".npy"), lambda path: _save_array(path, values))
+    write_atomically(marker.with_suffix(".npy"), lambda path: save_array(path, values))
 
 
 def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
@@ -345,7 +320,8 @@ def _cut_again(folder: Path, blocks: list[np.ndarray]) -> None:
         )
 
 
-def _save_array(path: Path, values: np.ndarray) -> None:
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Writes an array in NumPy's format, whatever the file's name."""
     with open(path, "wb") as file:
         np.save(file, values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import jinja2
@@ -30,6 +31,16 @@ def plain_name(name: str) -> str:
     return plain(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…")
 
 
+def plain_code(text: str) -> str:
+    """Untrusted text for use between backticks."""
+    return " ".join(text.split()).replace("`", "'")
+
+
+def python_text(text: str) -> str:
+    """Untrusted text as a Python string literal on one line."""
+    return json.dumps(text)
+
+
 def license_text(settings: AugmentSettings) -> str | None:
     """The licence with its name and link, as one line of escaped Markdown."""
     if settings.license is None:
@@ -43,3 +54,9 @@ def encoding_text(settings: AugmentSettings) -> str:
     if settings.image_format == "png":
         return "PNG"
     return f"{settings.image_format.upper()}, quality {settings.image_quality or 95}"
+
+
+def few_shot_text(settings: AugmentSettings) -> str:
+    """The limits of a few-shot or long-tail subset, in words; empty for the whole split."""
+    limits = {name: getattr(settings, name) for name in ("examples_per_class", "imbalance_factor")}
+    return ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)

@@ -5,7 +5,6 @@ Texts from the data are escaped, so that no class name can change the card's str
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,15 @@ from sgdmix_hub.settings.saliency import kind_of
 from sgdmix_hub.settings.strengths import num_steps
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
-from .card_text import card_text, encoding_text, license_text, plain_name
+from .card_text import (
+    card_text,
+    encoding_text,
+    few_shot_text,
+    license_text,
+    plain_code,
+    plain_name,
+    python_text,
+)
 from .layout import MORE_IMAGES, RepoLayout
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md"
@@ -190,11 +197,11 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         source_url=quote(source.name),
         source_word=SOURCE_PATH if source.is_local else source.name,
         source_arguments=_source_arguments(settings, source),
-        dataset_split=_code(settings.dataset_split),
-        background_split=_code(settings.background_split or "train"),
-        image_column=_python(settings.image_column),
-        label_column=_python(settings.label_column),
-        few_shot=_few_shot(settings),
+        dataset_split=plain_code(settings.dataset_split),
+        background_split=plain_code(settings.background_split or "train"),
+        image_column=python_text(settings.image_column),
+        label_column=python_text(settings.label_column),
+        few_shot=few_shot_text(settings),
         like_source="source_width" in facts.features and settings.resize != "center-crop",
     )
 
@@ -241,27 +248,12 @@ def read_prose(path: str) -> str:
 
 def _source_arguments(settings: AugmentSettings, source: Pin) -> str:
     """The arguments of `load_dataset` for the source split, as Python."""
-    words = [_python(SOURCE_PATH if source.is_local else source.name)]
+    words = [python_text(SOURCE_PATH if source.is_local else source.name)]
     if settings.dataset_config_name is not None:
-        words.append(_python(settings.dataset_config_name))
+        words.append(python_text(settings.dataset_config_name))
     if not source.is_local:
-        words.append(f"revision={_python(source.revision)}")
-    return ", ".join([*words, f"split={_python(settings.dataset_split)}"])
-
-
-def _few_shot(settings: AugmentSettings) -> str:
-    limits = {name: getattr(settings, name) for name in ("examples_per_class", "imbalance_factor")}
-    return ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
-
-
-def _python(text: str) -> str:
-    """Untrusted text as a Python string literal on one line."""
-    return json.dumps(text)
-
-
-def _code(text: str) -> str:
-    """Untrusted text for use between backticks."""
-    return " ".join(text.split()).replace("`", "'")
+        words.append(f"revision={python_text(source.revision)}")
+    return ", ".join([*words, f"split={python_text(settings.dataset_split)}"])
 
 
 def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:

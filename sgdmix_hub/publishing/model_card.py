@@ -22,7 +22,7 @@ from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.training import ClassifierSettings, TrainingSettings
 
 from .card_merge import UNPUBLISHED_NAME, plain
-from .card_text import LONGEST_NAME, card_text, plain_name
+from .card_text import LONGEST_NAME, card_text, plain_code, plain_name
 from .dataset_card import LARGEST_TABLE
 from .layout import CARD
 
@@ -95,8 +95,8 @@ def write_adapter_card(
         allowed=_allowed(settings, facts),
         learns_tokens=bool(facts["tokens"]),
         metaclass=plain(facts["metaclass"]),
-        metaclass_code=_code(facts["metaclass"]),
-        prompt_template=_code(facts["prompt_template"]),
+        metaclass_code=plain_code(facts["metaclass"]),
+        prompt_template=plain_code(facts["prompt_template"]),
         classes=_class_rows(facts),
         dataset=Pin.parse(facts["subset"]["dataset"]).name,
         fidelity=fidelity,
@@ -237,7 +237,7 @@ def _write_card(
 def _class_rows(facts: dict) -> list[list[str]]:
     """The card's table of classes: name, token and, if judged, label fidelity by arm."""
     classes = list(zip(facts["class_names"], _words(facts), strict=True))[:LARGEST_TABLE]
-    rows = [[plain_name(name), f"`{_code(word)}`"] for name, word in classes]
+    rows = [[plain_name(name), f"`{plain_code(word)}`"] for name, word in classes]
     if "fidelity" in facts:
         for arm in JUDGED_ARMS:
             shares = {
@@ -253,11 +253,6 @@ def _on_hub(text: str) -> list[str] | None:
     """The repository of a published pin for the card's YAML; None for a local folder."""
     pin = Pin.parse(text)
     return None if pin.is_local else [pin.name]
-
-
-def _code(text: str) -> str:
-    """Untrusted text for use between backticks."""
-    return " ".join(text.split()).replace("`", "'")
 
 
 def _prompt(facts: dict, label: int) -> str:

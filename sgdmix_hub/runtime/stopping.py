@@ -1,4 +1,4 @@
-"""The lock of the output folder, waiting for other processes' files, and stopping in between."""
+"""Locks of folders, waiting for other processes' files, and stopping in between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from sgdmix_hub.errors import Preempted, UserError
+from sgdmix_hub.errors import Preempted, UserError, shown
 from sgdmix_hub.files import clear_abandoned
 from sgdmix_hub.output_folder import ERROR
 
@@ -55,6 +55,28 @@ def lock_folder(
             yield
         finally:
             reserve.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Waits until no other process of this machine holds the folder, and holds it.
+
+    Raises `UserError` if the file system has no locks.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
+    except OSError as error:
+        raise UserError(f"cannot write to {shown(folder)}: {error.strerror}") from error
+    with open(folder / "lock", "a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"the file system of {shown(folder)} has no file locks ({error.strerror}): choose "
+                "another one"
+            ) from error
+        yield
 
 
 def _open_lock(path: Path, finished: Path | None) -> TextIO | None:

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generations import digests, flip, manifest_of, shards_of
+from generations import digests, flip, manifest_of, shards_of, tiny_run
 from rowstores import many_rows
 
 from sgdmix_hub import augment
 from sgdmix_hub.data.splits import load_split
-from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import DamagedFile, read_sealed, write_sealed
 from sgdmix_hub.generation.plan_file import PLAN, RECORD, RUN, PlanFile, begun_run, has_begun
@@ -43,18 +42,8 @@ def empty(path: Path) -> None:
 def settings(tmp_path_factory):
     """8 images, 2 variants, a shard a row."""
     folder = tmp_path_factory.mktemp("corruption") / "birds"
-    save_dataset(make_dataset(4, 2, 1, 1, seed=0, resolution=32), folder)
-    return {
-        "dataset_name": str(folder),
-        "saliency_method": "spectral-residual",
-        "strength": 0.0,
-        "resolution": 32,
-        "num_variants": 2,
-        "rows_per_shard": 1,
-        "num_candidates": 5,
-        "num_workers": 1,
-        "output_dir": str(folder.parent / "reference"),
-    }
+    output = {"output_dir": str(folder.parent / "reference")}
+    return tiny_run(folder, rows_per_shard=1) | output
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from sgdmix_hub.models.bases.families import BY_NAME, FAMILIES
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.method import apply_preset
+from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 METHOD = {

@@ -22,7 +22,7 @@ from every_family import (
     refiner,
     stock_images,
 )
-from pictures import difference
+from pictures import boxed_foregrounds, difference, noisy_images
 from tiny_bases import BUILD, build_flux, build_flux2_klein, build_sd3
 
 from sgdmix_hub.errors import UserError
@@ -42,14 +42,12 @@ def base(family, saved):
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    return noisy_images(BATCH, SIZE)
 
 
 @pytest.fixture(scope="module")
 def foregrounds():
-    masks = np.zeros((BATCH, SIZE, SIZE), bool)
-    masks[:, 4:20, 8:28] = True
-    return masks
+    return boxed_foregrounds(BATCH, SIZE)
 
 
 # ---- generation ----

@@ -19,6 +19,7 @@ from every_family import (
     refiner,
     samples,
 )
+from pictures import boxed_foregrounds, noisy_images
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_bases import BUILD
@@ -44,14 +45,12 @@ def adapter(trained, base):
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    return noisy_images(BATCH, SIZE)
 
 
 @pytest.fixture(scope="module")
 def foregrounds():
-    masks = np.zeros((BATCH, SIZE, SIZE), bool)
-    masks[:, 4:20, 8:28] = True
-    return masks
+    return boxed_foregrounds(BATCH, SIZE)
 
 
 # ---- training ----

@@ -9,6 +9,7 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import noisy_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_bases import save_random_lora
@@ -62,7 +63,7 @@ def loras(tiny_base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    return noisy_images(BATCH, SIZE)
 
 
 def refined(base, adapter, images, lora, seeds=SEEDS, **values):

@@ -16,7 +16,9 @@ from diffusers import (
 )
 from diffusers.training_utils import _collate_lora_metadata
 from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model_state_dict
+from foreign_files import ALPHA, RANK, kohya_names, save, with_random_lora
+from peft import get_peft_model_state_dict
+from pictures import noisy_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_bases import build_sdxl
@@ -39,7 +41,6 @@ from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 SIZE, BATCH, SEEDS, STEPS = 32, 2, [11, 12], 4
-RANK, ALPHA = 2, 4
 # what kohya trains: stock does not recognise a file with some of them
 TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 TEXT = "lora_te{}_text_model_"
@@ -58,37 +59,6 @@ def settings(**values):
         "adapter": "unused",
     }
     return AugmentSettings(dataset_name="unused", output_dir="unused", **(defaults | values))
-
-
-def with_random_lora(network, targets):
-    """peft's weights of a random LoRA of a network, by layer: (down, up)."""
-    torch.manual_seed(4)
-    network.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets))
-    for name, parameter in network.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.05)
-    weights = get_peft_model_state_dict(network)
-    layers = {name.split(".lora_")[0] for name in weights}
-    return {
-        layer: tuple(weights[f"{layer}.lora_{half}.weight"].contiguous() for half in "AB")
-        for layer in sorted(layers)
-    }
-
-
-def kohya_names(layers, start):
-    """A LoRA as kohya's scripts and OneTrainer name it, each layer with its alpha."""
-    weights = {}
-    for layer, (down, up) in layers.items():
-        name = start + layer.removeprefix("text_model.").replace(".", "_")
-        weights |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-        weights[f"{name}.alpha"] = torch.tensor(float(ALPHA))
-    return weights
-
-
-def save(weights, folder, name=LORA_FILE, **options):
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.clone() for key, value in weights.items()}, folder / name, **options)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +89,7 @@ def loras(tiny_base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    return noisy_images(BATCH, SIZE)
 
 
 def opened(base, lora, **values):

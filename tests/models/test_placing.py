@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from pictures import noisy_images
 from tiny_bases import build_sdxl
 
 from sgdmix_hub.errors import UserError
@@ -46,7 +47,7 @@ def settings(**values):
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    return noisy_images(BATCH, SIZE)
 
 
 def loaded(base, adapter=None, ahead=False, **values):

@@ -6,22 +6,19 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
-from pictures import difference
+from pictures import difference, noisy_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sdxl import refiner as refiner_of
 from tiny_models import build_tiny_pipeline
 
 from sgdmix_hub.errors import Unusable, UserError
-from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.mixer import MaskedImage
-from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.bases.loading import to_uint8
 from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.models.prompts import RowPrompt
-from sgdmix_hub.models.refine import Refiner, unusable_reasons
+from sgdmix_hub.models.refine import unusable_reasons
 from sgdmix_hub.pipeline import SGDMixPipeline
-from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.presets import apply_preset
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -37,23 +34,7 @@ def make_refiner(tiny_base, adapter):
     """A refiner of tiny_base (or another base) and the adapter, with settings of one's own."""
 
     def make(base=tiny_base, **values):
-        defaults = {
-            "preset": "paper",
-            "strength": 0.5,
-            "num_inference_steps": 6,
-            "guidance_scale": 5.0,
-            "batch_size": BATCH,
-            "resolution": SIZE,
-        }
-        settings = AugmentSettings(
-            dataset_name="unused",
-            output_dir="unused",
-            adapter="unused",
-            classifier="unused",
-            **(defaults | values),
-        )
-        learned = read_adapter(resolve(str(adapter)))
-        return Refiner(resolve(str(base)), learned, apply_preset(settings), CPU)
+        return refiner_of(base, adapter, **{"batch_size": BATCH} | values)
 
     return make
 
@@ -65,7 +46,7 @@ def refiner(make_refiner):
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    return noisy_images(BATCH, SIZE)
 
 
 @pytest.fixture(scope="module")

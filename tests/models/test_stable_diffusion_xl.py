@@ -14,7 +14,7 @@ from diffusers import (
     LCMScheduler,
 )
 from launching import launch_environment
-from pictures import difference
+from pictures import boxed_foregrounds, difference, noisy_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sdxl import BATCH, PROMPT, SEEDS, SIZE, refiner, stock_images, stock_pipeline
@@ -41,14 +41,12 @@ def adapter(trained, base):
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    return noisy_images(BATCH, SIZE)
 
 
 @pytest.fixture(scope="module")
 def foregrounds():
-    masks = np.zeros((BATCH, SIZE, SIZE), bool)
-    masks[:, 4:20, 8:28] = True
-    return masks
+    return boxed_foregrounds(BATCH, SIZE)
 
 
 # ---- generation ----

@@ -4,11 +4,10 @@ import random
 
 import pytest
 from forking import Ended, Started
-from generations import SCRIPT, arguments, digests, one_line
+from generations import SCRIPT, arguments, digests, one_line, tiny_run
 from launching import launch, launch_environment
 
 from sgdmix_hub import augment
-from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.settings.generation import AugmentSettings
 
 pytest.importorskip("s3fs", reason="needs the extra s3")
@@ -65,17 +64,7 @@ def bucket(endpoint, environment, request, monkeypatch):
 def settings(tmp_path_factory):
     """8 images, 2 variants, 16 shards."""
     folder = tmp_path_factory.mktemp("s3") / "birds"
-    save_dataset(make_dataset(4, 2, 1, 1, seed=0, resolution=32), folder)
-    return {
-        "dataset_name": str(folder),
-        "saliency_method": "spectral-residual",
-        "strength": 0.0,
-        "resolution": 32,
-        "num_variants": 2,
-        "rows_per_shard": 1,
-        "num_candidates": 5,
-        "num_workers": 1,
-    }
+    return tiny_run(folder, rows_per_shard=1)
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,9 @@ import fsspec
 import pytest
 import unreliable
 from fsspec.implementations.memory import MemoryFileSystem
-from generations import digests, flip
+from generations import digests, flip, tiny_run
 
 from sgdmix_hub import augment
-from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import sealed, write_json
 from sgdmix_hub.generation import published_files, row_store
@@ -34,17 +33,7 @@ SHARDS = 8
 def settings(tmp_path_factory):
     """8 images, 2 variants, 8 shards."""
     folder = tmp_path_factory.mktemp("workers") / "birds"
-    save_dataset(make_dataset(4, 2, 1, 1, seed=0, resolution=32), folder)
-    return {
-        "dataset_name": str(folder),
-        "saliency_method": "spectral-residual",
-        "strength": 0.0,
-        "resolution": 32,
-        "num_variants": 2,
-        "rows_per_shard": 2,
-        "num_candidates": 5,
-        "num_workers": 1,
-    }
+    return tiny_run(folder, rows_per_shard=2)
 
 
 @pytest.fixture(scope="module")

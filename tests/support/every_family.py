@@ -12,7 +12,8 @@ from sgdmix_hub.models.bases.families import FAMILIES
 from sgdmix_hub.models.prompts import RowPrompt, prompt_ids
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.settings.adapter_training import AdapterSettings
-from sgdmix_hub.settings.method import MethodSettings, apply_preset
+from sgdmix_hub.settings.method import MethodSettings
+from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.training.adapter.loop import denoising_loss
 from sgdmix_hub.training.adapter.model import load_adapted
 

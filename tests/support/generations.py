@@ -19,6 +19,7 @@ from forking import Ended, Started, fork, log_into
 from launching import launch_environment
 from PIL import Image
 
+from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.generation.shards import Shards
 
@@ -186,3 +187,18 @@ def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def tiny_run(folder: Path, rows_per_shard: int) -> dict:
+    """Settings of a run that only mixes: 8 images, which it writes to a folder, 2 variants."""
+    save_dataset(make_dataset(4, 2, 1, 1, seed=0, resolution=32), folder)
+    return {
+        "dataset_name": str(folder),
+        "saliency_method": "spectral-residual",
+        "strength": 0.0,
+        "resolution": 32,
+        "num_variants": 2,
+        "rows_per_shard": rows_per_shard,
+        "num_candidates": 5,
+        "num_workers": 1,
+    }

@@ -9,6 +9,18 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
     return (first & second).sum() / (first | second).sum()
 
 
+def noisy_images(count: int, size: int) -> np.ndarray:
+    """uint8 (count, size, size, 3), of no content."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def boxed_foregrounds(count: int, size: int) -> np.ndarray:
+    """bool (count, size, size): a box in each."""
+    masks = np.zeros((count, size, size), bool)
+    masks[:, 4:20, 8:28] = True
+    return masks
+
+
 def smooth_map(seed: int, blobs: int = 2) -> np.ndarray:
     """Smooth blobs, float32 (64, 64) in [0, 1]; every value is exact in float16."""
     rng = np.random.default_rng(seed)
