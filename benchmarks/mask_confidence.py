@@ -231,7 +231,8 @@ def results_of(found: list[dict]) -> dict:
 
 def table(results: dict) -> str:
     lines = [
-        f"{results['images']} images of {results['objects']} objects, in {FOLDS} folds of objects.",
+        f"{', '.join(f'{count} {name}' for name, count in results['images'].items())} images of "
+        f"{results['objects']} objects, in {FOLDS} folds of objects.",
         "",
         "Failures among all, among the .8 most trusted, and the mean over all shares:",
         "",

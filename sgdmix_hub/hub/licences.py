@@ -41,7 +41,7 @@ _RAIL = Terms(
     "it claims no rights in them; what attachment A forbids is forbidden for them too",
     OPENRAIL,
 )
-_FREE = Terms("any use", "it says nothing of them")
+_FREE = Terms("any use", "nothing is said")
 _UNREAD = "its text was not read here"
 # `license` of a card, or its `license_name` where that is "other" -> the terms.
 TERMS = {
