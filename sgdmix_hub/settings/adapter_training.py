@@ -38,8 +38,7 @@ class AdapterSettings(TrainingSettings):
     )
     allow_license: str | None = setting(
         None,
-        "push with a license that the base's licence does not allow, for this reason, which the "
-        "card states",
+        "reason to push with a license that the base's licence does not allow; the card states it",
         changes="nothing",
         at_most=LONGEST_PROMPT,
     )
@@ -54,7 +53,9 @@ class AdapterSettings(TrainingSettings):
         at_least=0,
         at_most=64,
     )
-    rank: int = setting(10, "LoRA rank, on the UNet's attention", at_least=1, at_most=4096)
+    rank: int = setting(
+        10, "LoRA rank, on the attention of the UNet or transformer", at_least=1, at_most=4096
+    )
     lora_alpha: int = setting(10, "LoRA alpha", at_least=1, at_most=10**6)
     lora_dropout: float = setting(0.0, "LoRA dropout", at_least=0, below=1)
     learning_rate: float = setting(5e-5, "learning rate of the LoRA weights", above=0, at_most=1000)

@@ -200,8 +200,8 @@ class MethodSettings(MemorySettings):
     )
     strength_unit: Literal["noise-level"] | None = setting(
         None,
-        "what strength and foreground_strength count, if not the share of the steps: the noise "
-        "level to start from, in [0, 1], at the step of the base's schedule that is nearest",
+        "noise-level: strength and foreground_strength are the noise levels to start from, in "
+        "[0, 1], rounded to the nearest step; if not given, they are shares of the steps",
     )
     num_candidates: int = setting(
         50, "N, the number of candidates the target is chosen from", at_least=1, at_most=10**7
@@ -326,11 +326,10 @@ class MethodSettings(MemorySettings):
 
     def _validate_memory(self) -> None:
         if self.compile and self.cpu_offload:
-            raise UserError("compile needs its networks in place: leave out compile or cpu_offload")
+            raise UserError("compile does not go with cpu_offload: leave one of them out")
         if self.quantization is not None and self.inpainting_method == "diffusion":
             raise UserError(
-                "inpainting_method diffusion needs weights without an adapter in them: leave out "
-                "quantization"
+                "inpainting_method diffusion does not go with quantization: leave one of them out"
             )
         if self.quantization == "torchao-int8" and self.dtype != "bfloat16":
             raise UserError("quantization torchao-int8 computes in bfloat16: give --dtype bfloat16")
