@@ -16,7 +16,8 @@ class MemorySettings(Checked):
 
     quantization: Quantization | None = setting(
         None,
-        "hold the denoiser's weights in 8 or 4 bits, for bases that do not fit; needs the package of that name",
+        "hold the denoiser's weights in 8 or 4 bits, for bases that do not fit; needs the package "
+        "of that name",
     )
     vae_tiling: bool | None = setting(
         None, "run the autoencoder tile by tile, for large images on small cards; seams may differ"
