@@ -214,7 +214,7 @@ def test_what_does_not_go_together_is_refused():
                 "inpainting_method": "diffusion",
                 "mixing_method": "inpaint",
             },
-            "leave out quantization",
+            "inpainting_method diffusion does not go with quantization",
         ),
         ({"quantization": "torchao-int8", "dtype": "float16"}, "give --dtype bfloat16"),
     ):
