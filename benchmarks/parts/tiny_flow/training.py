@@ -1,4 +1,4 @@
-"""Training of the tiny flow-matching base: the family's own time steps, noise, target and weights."""
+"""Training of the tiny flow-matching base: time steps, noise, target and weights of the family."""
 
 from __future__ import annotations
 
