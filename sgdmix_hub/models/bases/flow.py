@@ -164,6 +164,11 @@ class FlowFamily(Family):
         sampler = type(scheduler).from_config(scheduler.config)  # leaves the given one as it is
         self.set_timesteps(pipeline, sampler, num_inference_steps, size, torch.device("cpu"))
         sigmas = sampler.sigmas[: len(sampler.timesteps)]
+        if not sigmas.isfinite().all():
+            raise UserError(
+                f"num_inference_steps {num_inference_steps} gives no noise levels on this base of "
+                f"{self.title}: give more"
+            )
         return [round(float(sigma), 4) for sigma in reversed(sigmas)]
 
     # ---- a training ----

@@ -27,6 +27,10 @@ class KnownPrompts(nn.Module):
     every token: it was asked once. `learned`: float32 (tokens, states * dim).
     """
 
+    ids: torch.Tensor
+    states: torch.Tensor
+    placeholder: torch.Tensor
+
     def __init__(
         self,
         ids: torch.Tensor,

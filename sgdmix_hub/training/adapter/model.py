@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class AdaptedModel(nn.Module):
         family: Family,
         text_encoders: list[Any],
         denoiser: Any,
-        tokens: dict[str, TokenEmbedding] | dict[str, KnownPrompts],
+        tokens: Mapping[str, TokenEmbedding | KnownPrompts],
     ):
         """`tokens`: by their encoder's key, in the order of `text_encoders`; or none at all."""
         super().__init__()
