@@ -40,6 +40,7 @@ from sgdmix_hub.generation.stages import (
     planned_shards,
 )
 from sgdmix_hub.hub.licences import licence_line
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import read_prose
 from sgdmix_hub.publishing.layout import RepoLayout, check_share_skipped
@@ -60,8 +61,6 @@ from sgdmix_hub.storage.scratch import end_scratch, local_folder, start_scratch
 from sgdmix_hub.storage.stores import Store, store_of
 
 from .errors import UserError, one_line
-from .files import read_json
-
 AFTER_PLAN = ("shards", "files", "finish")
 
 
@@ -237,7 +236,7 @@ def finish(settings: AugmentSettings, output: OutputFolder, store: Store, rank: 
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:
     """Raises `TooManySkipped` if more rows were skipped than the settings allow."""
     path = repo / RepoLayout(settings.config_name).manifest
-    check_share_skipped(read_json(path), settings.max_skipped, path)
+    check_share_skipped(read_manifest(path), settings.max_skipped, path)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from sgdmix_hub.data.splits import Split, decode_image, to_rgb
 from sgdmix_hub.errors import UserError, first_line, one_line, shown
 from sgdmix_hub.forms import LARGEST_COUNT
 from sgdmix_hub.hub.client import fetch
-from sgdmix_hub.hub.formats import read_manifest
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.hub.pins import OutOfReach, Pin, name_and_revision, resolve
 from sgdmix_hub.settings.generation import check_config_name
 

@@ -29,7 +29,7 @@ from sgdmix_hub.hub.client import (
     seconds_to_wait,
     status_of,
 )
-from sgdmix_hub.hub.formats import read_manifest
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.hub.push import (
     Digests,
