@@ -16,8 +16,8 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.figures.plots import draw_statistics
 from sgdmix_hub.files import DamagedFile, file_sha256, read_sealed, sync, sync_entry, write_sealed
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
-from sgdmix_hub.hub.manifests import list_paths, read_manifest, write_manifest
 from sgdmix_hub.hub.licences import Licence, licence_of, stated_license
+from sgdmix_hub.hub.manifests import list_paths, read_manifest, write_manifest
 from sgdmix_hub.hub.pins import MODEL_FILES, local_folder
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, CardFacts, dataset_card, read_prose

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,8 +31,8 @@ class LongList:
     """How a list of the manifest is held in a file: its columns, and the way there and back."""
 
     schema: pa.Schema
-    rows: Callable[[list | dict], list[dict]]
-    values: Callable[[list[dict]], list | dict]
+    rows: Callable[[Any], list[dict]]
+    values: Callable[[list[dict]], Any]
 
 
 SKIPPED, FILES, REAL_ROWS = PUBLISHED_LISTS
@@ -153,7 +154,7 @@ def _with_lists(path: Path, compact: dict) -> dict:
 
 
 def _read_list(path: Path, name: str, facts: dict) -> list[dict]:
-    """The rows of a list. Raises `UserError` unless the file is the one that the manifest states."""
+    """The rows of a list. Raises `UserError` unless its file is the one in the manifest."""
     try:
         is_stated = path.stat().st_size == facts["bytes"] and file_sha256(path) == facts["sha256"]
     except OSError as error:

@@ -48,23 +48,31 @@ def stage(
         UserError: the Hub refuses the files, or a commit holds others. The client's own errors
             pass.
     """
-    patiently(
-        lambda: api.create_branch(
-            repo_id, branch=branch, revision=head, repo_type=repo_type, exist_ok=True
-        )
-    )
-    info = patiently(lambda: api.repo_info(repo_id, revision=branch, repo_type=repo_type))
-    assert info.sha is not None  # the Hub always sends it
-    commit = info.sha
+    commit = make_branch(api, repo_id, repo_type, branch, head)
     wanted = {name: digests[name] for name in files}
     missing = differing_files(known_contents(api, repo_id, repo_type, commit), wanted)
     sizes = {name: size_of(files[name]) for name in missing}
     for names in groups_of(sizes, COMMIT_FILES, COMMIT_BYTES):
-        group, held = ({name: part[name] for name in names} for part in (files, wanted))
+        group: dict[str, Path | bytes | StoredFile] = {name: files[name] for name in names}
+        held = {name: wanted[name] for name in names}
         commit = upload(
             api, repo_id, repo_type, group, held, commit, f"Staging: {message}", branch=branch
         )
     return [CommitOperationCopy(name, name, src_revision=commit) for name in files]
+
+
+def make_branch(
+    api: HfApi, repo_id: str, repo_type: str, branch: str, start: str | None = None
+) -> str:
+    """Creates a missing branch from a commit, by default from `main`; returns its head."""
+    patiently(
+        lambda: api.create_branch(
+            repo_id, branch=branch, revision=start, repo_type=repo_type, exist_ok=True
+        )
+    )
+    info = patiently(lambda: api.repo_info(repo_id, revision=branch, repo_type=repo_type))
+    assert info.sha is not None  # the Hub always sends it
+    return info.sha
 
 
 def end_staging(api: HfApi, repo_id: str, repo_type: str, branch: str) -> None:

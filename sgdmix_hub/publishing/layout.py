@@ -89,6 +89,10 @@ class RepoLayout:
         """Whether no other configuration can have a file of this name."""
         return fnmatch(name, self.shards) or name.startswith(f"{self.facts}/")
 
+    def described_by(self, names: Iterable[str]) -> list[str]:
+        """The names of the files that tell of a version: all but its shards and pictures."""
+        return [name for name in names if name == CARD or name.startswith(f"{self.facts}/")]
+
     def make_folders(self, repo: Path) -> None:
         """Creates the three folders of a new repository."""
         for folder in (self.data, self.facts, self.assets):

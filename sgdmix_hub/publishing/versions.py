@@ -40,7 +40,7 @@ from sgdmix_hub.hub.push import (
     prepare_repository,
     upload,
 )
-from sgdmix_hub.hub.staging import end_staging, needs_staging, stage
+from sgdmix_hub.hub.staging import end_staging, make_branch, needs_staging, stage
 from sgdmix_hub.output_folder import OutputFolder, repo_in
 from sgdmix_hub.settings.generation import check_config_name
 from sgdmix_hub.settings.hub import HubSettings
@@ -88,7 +88,6 @@ class Destination:
 
     @property
     def staging(self) -> str:
-        """The branch that the shards of a large version go to first."""
         return f"sgdmix-staging-{self.tag}"
 
     def __str__(self) -> str:
@@ -280,10 +279,7 @@ def branch_head(api: HfApi, destination: Destination, branches: dict[str, str]) 
     repo_id, branch = destination.repo_id, destination.branch
     if branch in branches:
         return branches[branch]
-    patiently(lambda: api.create_branch(repo_id, branch=branch, repo_type=DATASET, exist_ok=True))
-    info = patiently(lambda: api.repo_info(repo_id, revision=branch, repo_type=DATASET))
-    assert info.sha is not None  # the Hub always sends it
-    return info.sha
+    return make_branch(api, repo_id, DATASET, branch)
 
 
 def fetch_card(api: HfApi, repo_id: str, commit: str, known: dict[str, str]) -> str | None:

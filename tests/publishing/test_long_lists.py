@@ -5,6 +5,8 @@ whoever reads them.
 import json
 import shutil
 import uuid
+from functools import partial
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -79,8 +81,8 @@ def test_a_short_list_stays_in_the_manifest(first_version, tmp_path):
 @pytest.mark.parametrize("name", LONG_LISTS)
 def test_a_list_that_was_damaged_is_named(name, copy):
     file = copy / MANIFEST.replace("manifest.json", f"{name}.parquet")
-    for damage in (lambda path: flip(path, 0), lambda path: path.write_bytes(b""), lambda path: path.unlink()):
-        before = file.read_bytes()
+    before = file.read_bytes()
+    for damage in (partial(flip, seed=0), Path.unlink, partial(Path.write_bytes, data=b"")):
         damage(file)
         for read in (lambda: load_published(str(copy)), lambda: read_version(copy, SETTINGS, 1.0)):
             assert f"{name}.parquet" in refused(read)
