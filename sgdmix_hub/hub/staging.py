@@ -23,7 +23,13 @@ COMMIT_BYTES = 100 * 10**9
 
 def needs_staging(files: dict[str, Path | StoredFile]) -> bool:
     """Whether these files are too many, or too large, for one commit."""
-    return len(files) > COMMIT_FILES or sum(map(size_of, files.values())) > COMMIT_BYTES
+    return commits_of({name: size_of(file) for name, file in files.items()}) > 1
+
+
+def commits_of(sizes: dict[str, int]) -> int:
+    """How many commits it takes to publish files of these sizes, in bytes."""
+    staged = sum(1 for _ in groups_of(sizes, COMMIT_FILES, COMMIT_BYTES))
+    return staged + 1 if staged > 1 else 1
 
 
 def stage(

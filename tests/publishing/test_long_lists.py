@@ -137,7 +137,7 @@ def test_a_run_with_long_lists_is_complete_published_and_loaded(
     publisher, repo_id, tmp_path, monkeypatch
 ):
     """On a disk and in a store; its other files are those of a run with a short manifest."""
-    settings = tiny_run(tmp_path / "birds", rows_per_shard=2)
+    settings = tiny_run(tmp_path / "birds", rows_per_shard=2) | {"license": "mit"}
     augment.main(AugmentSettings(**settings, output_dir=str(tmp_path / "short")))
     short = digests(tmp_path / "short" / "repo")
     monkeypatch.setattr(manifests, "LONGEST_LIST", 2)
