@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -207,8 +208,11 @@ def make_manifest(
 
     The card is left out: people may edit it, and configurations share it.
     """
-    records = [shards.record(number) for number in range(len(shards))]
-    environments = [record["environment"] for record in records]
+    rows, environments = 0, {}
+    for number in range(len(shards)):
+        record = shards.record(number)
+        rows += record["rows"]
+        environments.setdefault(json.dumps(record["environment"]), record["environment"])
     return {
         "format": FORMAT,
         "fingerprint": fingerprint(settings, inputs.pins),
@@ -217,8 +221,8 @@ def make_manifest(
         "prompt_class": settings.prompt_class,
         "resize": settings.resize,
         **card_inputs(settings),
-        "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
-        "rows": sum(record["rows"] for record in records),
+        "environments": list(environments.values()),
+        "rows": rows,
         "planned_rows": shards.num_rows,
         "skipped": shards.skipped(),
         "files": files,
@@ -245,12 +249,14 @@ def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
     `sought`: the words given to a segmenter. `unmixed`: how many rows show their source unmixed
     because its mask could not be trusted.
     """
-    plan = shards.plan_columns("source_index", "target_index")
-    sources, targets = (column.to_numpy() for column in plan.columns)
+    unmixed = 0
+    for plan in shards.plan_parts("source_index", "target_index"):
+        sources, targets = (column.to_numpy() for column in plan.columns)
+        unmixed += int((sources == targets).sum())
     facts = {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
     if inputs.segmenter is not None:
         facts["sought"] = list(inputs.segmenter.words)
-    return facts | {"unmixed": int((sources == targets).sum())}
+    return facts | {"unmixed": unmixed}
 
 
 def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
