@@ -89,8 +89,13 @@ class RepoLayout:
         """Whether no other configuration can have a file of this name."""
         return fnmatch(name, self.shards) or name.startswith(f"{self.facts}/")
 
+    @property
+    def described(self) -> list[str]:
+        """Glob patterns of the files that tell of a version: all but its shards and pictures."""
+        return [CARD, f"{self.facts}/*"]
+
     def described_by(self, names: Iterable[str]) -> list[str]:
-        """The names of the files that tell of a version: all but its shards and pictures."""
+        """Those of the names that `described` matches."""
         return [name for name in names if name == CARD or name.startswith(f"{self.facts}/")]
 
     def make_folders(self, repo: Path) -> None:

@@ -23,7 +23,7 @@ from sgdmix_hub.storage.places import is_url
 
 from .checks import check_features, check_values, image_columns
 from .fetching import fetch_version, read_described, stored_repo
-from .layout import CARD, RepoLayout
+from .layout import RepoLayout
 from .version_files import FolderFiles, HubFiles, StoreFiles, VersionFiles, checked, schema_of
 
 ROWS_AT_ONCE = 100
@@ -88,7 +88,7 @@ def stream_version(name_at_revision: str, config_name: str) -> StreamedRows:
         folder = Path(name_at_revision)
         manifest, pin = read_described(folder, layout)
         return open_stream(pin, manifest, FolderFiles(folder), config_name)
-    pin, folder = fetch_version(name_at_revision, config_name, [CARD, f"{layout.facts}/*"])
+    pin, folder = fetch_version(name_at_revision, config_name, layout.described)
     manifest, _ = read_described(folder, layout)
     return open_stream(pin, manifest, HubFiles(pin), config_name)
 
