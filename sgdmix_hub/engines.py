@@ -200,7 +200,7 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, AugmentSettings, li
         default=[],
         metavar="NAME=VALUE",
         help="an argument of datatrove's executor, for every stage: time=20:00:00, "
-        "partition=gpu, gpus_per_task=1, flavor=l4x1, sbatch_args={\"account\": \"birds\"}",
+        'partition=gpu, gpus_per_task=1, flavor=l4x1, sbatch_args={"account": "birds"}',
     )
     known, words = parser.parse_known_args(argv)
     if known.workers < 1 or known.map_workers < 0:

@@ -16,7 +16,6 @@ import threading
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-
 PUT_SECONDS = 0.02  # what a write takes on the loopback interface
 
 
