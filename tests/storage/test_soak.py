@@ -20,7 +20,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 
 pytest.importorskip("s3fs", reason="needs the extra s3")
 pytest.importorskip("moto", reason="needs moto[server]")
-KILLS = int(os.environ.get("SOAK_KILLS", "100"))
+KILLS = 100
 # name -> the filesystem behind the one that kills, and whether that one is unreliable besides
 STORES = {"s3": ("s3", "0"), "memory": ("served", "0"), "unreliable s3": ("s3", "1")}
 

@@ -202,6 +202,7 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
     if "RANK" in environment:
         # `/proc` does not show the new environment, so the process name carries the rank.
         ctypes.CDLL(None).prctl(PR_SET_NAME, f"rank {environment['RANK']}".encode())
+    tempfile.tempdir = None  # TMPDIR is read once
     if any(name.startswith(READ_AT_IMPORT) for name in changed):
         _read_environment_again()
     while words[0] == "-u":
