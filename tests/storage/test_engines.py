@@ -2,10 +2,6 @@
 
 import os
 import re
-import shutil
-import subprocess
-import sys
-import time
 
 import pytest
 from generations import arguments, digests
