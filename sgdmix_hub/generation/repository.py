@@ -81,11 +81,15 @@ def is_complete(
     ]
     if changed:
         raise UserError(f"{repo} has another {' and '.join(changed)}: {START_OVER}")
-    sizes = store.sizes(repo)
+    listed = store.sizes(repo)  # one request for all files, and one for each that it lacks
+
+    def size(name: str) -> int | None:
+        return listed[name] if name in listed else store.size(repo / name)
+
     damaged = [
         name
         for name, facts in manifest["files"].items()
-        if sizes.get(name) != facts["bytes"]
+        if size(name) != facts["bytes"]
         or (settings.verify and store.sha256(repo / name) != facts["sha256"])
     ]
     if damaged:
