@@ -67,6 +67,7 @@ def test_the_images_are_those_of_the_stock_pipeline(
     assert difference(expected, images)[1] > 0.5
 
 
+@pytest.mark.slow
 def test_the_same_strength_for_the_foreground_is_one_strength(base, images, foregrounds):
     one, two = (
         refined(refiner(base, foreground_strength=strength), images, foregrounds)
@@ -115,6 +116,7 @@ def test_padding_neighbours_and_order_change_no_bit(base, images, foregrounds):
         assert np.array_equal(made(rows), whole[rows])
 
 
+@pytest.mark.slow
 def test_prompt_and_guidance_matter(base, images, foregrounds):
     told = [
         refined(refiner(base), images, foregrounds, [RowPrompt(text)] * BATCH, strength=1.0)

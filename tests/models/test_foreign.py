@@ -136,6 +136,7 @@ def assert_equal(ours, theirs):
     assert distance.max() <= 1 and (distance > 0).mean() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["stock", "kohya", "peft"])
 def test_the_images_are_stock_diffusers_with_the_same_file(written, tiny_base, images, loras):
     prompt = "a photo of a bird"
@@ -147,6 +148,7 @@ def test_the_images_are_stock_diffusers_with_the_same_file(written, tiny_base, i
     assert np.abs(ours - bare).max() > 1
 
 
+@pytest.mark.slow
 def test_stock_and_kohya_files_of_one_lora_give_the_same_images(tiny_base, images, loras):
     """alpha counts in both, in the description and in tensors."""
     first, second = (
