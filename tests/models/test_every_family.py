@@ -208,7 +208,7 @@ def test_samplers_that_a_flow_has_not_are_refused_in_a_line(name, saved):
 def test_an_image_of_a_size_that_the_base_does_not_take_is_refused(family, base):
     loaded = load_base(resolve(str(base)), torch.float32, "image_to_image")
     multiple = family.multiple_of(loaded.pipeline)
-    with pytest.raises(UserError, match=rf"no multiple of {multiple}, .*: give {2 * multiple}$"):
+    with pytest.raises(UserError, match=rf"not a multiple of {multiple}, .*: give {2 * multiple}$"):
         loaded.check_size(2 * multiple + 1)
     loaded.check_size(2 * multiple)
 

@@ -294,7 +294,7 @@ def test_alpha_counts_for_bases_of_flow_matching_too(family):
         ({"unet.lora_alpha": 1e30}, "cannot be used"),
         ({"unet.lora_alpha": "4"}, "cannot be used"),
         ({"unet.alpha_pattern": {"(a+)+": 2}}, "another alpha for some layers"),
-        ([1], "is no object"),
+        ([1], "is not an object"),
     ],
 )
 def test_of_a_description_only_alpha_is_read(description, said, tiny_base, loras, tmp_path):

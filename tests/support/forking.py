@@ -44,8 +44,14 @@ class Ended:
     stderr: str
 
 
+# Whether the running test may start programs. The server takes ten seconds to start, which the
+# tests of make quick do without.
+may_fork = True
+
+
 def fork(target, *args) -> multiprocessing.Process:
     """Starts `target(*args)` in a fork of the server; the first call starts the server."""
+    assert may_fork, "a test that starts programs is slow: mark it"
     with _beginning:
         path = os.environ.get("PYTHONPATH", "")
         # The server imports `preloaded`, which lies in this folder.
