@@ -139,7 +139,10 @@ class BrowsePage:
             before.click(lambda page: (page or 1) - 1, number, number, **private).then(**show)
             after.click(lambda page: (page or 0) + 1, number, number, **private).then(**show)
             again.click(self.reload, inputs, [classes, *outputs], **private)
-            marked = {"outputs": [listed, status, *boxes], "trigger_mode": "multiple"} | private
+            marked: dict[str, Any] = {
+                "outputs": [listed, status, *boxes],
+                "trigger_mode": "multiple",
+            } | private
             for _, box, name in slots:
                 box.select(self.mark, [box, name], **marked)
         return page
