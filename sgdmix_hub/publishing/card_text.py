@@ -24,11 +24,11 @@ def card_text(card_data: CardData, template: Path, /, **fields) -> str:
     because it writes the YAML twice and parses it once in Python.
     """
     written = write_card_yaml(card_data.to_dict()).strip()
-    return _template(template).render(card_data=written, **fields)
+    return compiled(template).render(card_data=written, **fields)
 
 
 @cache
-def _template(path: Path) -> jinja2.Template:
+def compiled(path: Path) -> jinja2.Template:
     """The template of a card, compiled once: that takes longer than to fill it in."""
     return jinja2.Template(path.read_text(encoding="utf-8"))
 
