@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -23,7 +24,13 @@ def card_text(card_data: CardData, template: Path, /, **fields) -> str:
     because it writes the YAML twice and parses it once in Python.
     """
     written = write_card_yaml(card_data.to_dict()).strip()
-    return jinja2.Template(template.read_text(encoding="utf-8")).render(card_data=written, **fields)
+    return compiled(template).render(card_data=written, **fields)
+
+
+@cache
+def compiled(path: Path) -> jinja2.Template:
+    """The template of a card, compiled once: that takes longer than to fill it in."""
+    return jinja2.Template(path.read_text(encoding="utf-8"))
 
 
 def plain_name(name: str) -> str:

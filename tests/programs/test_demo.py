@@ -147,6 +147,7 @@ def make_birds(*arguments):
     return run_forked(["-m", "sgdmix_hub.demo.make_birds", *arguments], environment)
 
 
+@pytest.mark.slow
 def test_command_writes_once_and_refuses_other_settings(tmp_path):
     sizes = (
         "--num_species",
