@@ -50,6 +50,7 @@ LABELS = {
     "mixing_method": "mixing",
     "inpainting_method": "inpainting",
     "feather": "feather",
+    "kept_erosion": "ring of the foreground that is refined too",
     "prompt_class": "class of prompt and label",
     "few_step_method": "few-step method",
     "quantization": "denoiser's weights held as",
