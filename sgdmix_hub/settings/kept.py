@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class KeptSettings(Checked):
-    """How much of the foreground is kept, if `foreground_strength` or `paste_foreground` keep it."""
+    """How much of the foreground is kept, where `foreground_strength` keeps it."""
 
     kept_erosion: float | None = setting(
         None,
