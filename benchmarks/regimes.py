@@ -1,4 +1,4 @@
-"""Where refinement could help: three experiments on procedural birds, at strengths above 0 and at 0.
+"""Where refinement could help: three experiments on drawn birds, at several strengths and at 0.
 
     python benchmarks/regimes.py --experiments backgrounds edges --seconds 550
 
@@ -18,6 +18,7 @@ from datasets import disable_progress_bars
 from evidence import with_tables
 from parts.regimes.experiments import EXPERIMENTS
 from parts.regimes.runs import Run
+from parts.regimes.sheet import draw_sheet
 from parts.regimes.tables import report
 
 from sgdmix_hub.files import read_json, write_json
@@ -51,7 +52,12 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=[])
     parser.add_argument("--seeds", type=int, nargs="+", help="some seeds; all when not given")
     parser.add_argument("--arms", nargs="+", help="some arms; all when not given")
-    parser.add_argument("--only_primary", action="store_true")
+    parser.add_argument(
+        "--only_primary", action="store_true", help="only the arms of the primary comparisons"
+    )
+    parser.add_argument(
+        "--sheet", type=int, help="draw the images of this seed beside the page, and run nothing"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--work_dir", type=Path, default=Path("outputs/regimes"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
@@ -61,6 +67,12 @@ def main() -> None:
     figures = read_json(path) if path.exists() else {}
     start_processes(num_threads=1)
     disable_progress_bars()
+    if arguments.sheet is not None:
+        for key in arguments.experiments:
+            picture = arguments.page.with_name(f"refinement_{key}.png")
+            if draw_sheet(arguments.work_dir, key, arguments.sheet, picture):
+                print(picture)
+        return
     slowest = 0.0
     for key, seed, arm in jobs(arguments.experiments, arguments.only_primary):
         known = figures.setdefault(key, {}).setdefault(arm, {})

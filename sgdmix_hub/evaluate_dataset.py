@@ -152,7 +152,8 @@ def evaluate_version(
     maps = compute_maps(masked, split, classifier, 0, 1, device, segmenter)
     maker = RowMaker(masked, Inputs(split, None, None, None, classifier, segmenter), maps)
     trust = trust_test(judge, judge.whole_size, split, recipe.resize)
-    warnings = doubts(judge, trust, subset, rows.manifest["pins"].get("judge"))
+    used = rows.manifest["pins"]
+    warnings = doubts(judge, trust, subset, used.get("judge"), used.get("pilot_classifier"))
     for warning in warnings:
         logger.warning(warning)
     if settings.keep is not None and trust.reads_background:

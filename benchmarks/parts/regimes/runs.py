@@ -14,7 +14,7 @@ from parts.on_the_fly.training import KINDS, landscapes
 from parts.regimes.experiments import EXPERIMENTS, REAL, Arm
 
 from sgdmix_hub import augment, train_adapter, train_classifier
-from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.data.splits import Split, load_split
 from sgdmix_hub.demo.domain import make_dataset, png, save_dataset
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import resolve
@@ -110,15 +110,19 @@ class Run:
         augment.main(settings_from(AugmentSettings, **values))
         return folder / "repo"
 
-    def accuracy(self, classifier: Path) -> float:
-        """On the test images."""
+    def split(self, name: str) -> Split:
+        """A whole split of the images."""
         data = settings_from(
             ClassifierSettings,
             dataset_name=str(self.images),
-            dataset_split="test",
+            dataset_split=name,
             output_dir="unused",
         )
-        split = load_split(data, resolve(str(self.images), repo_type="dataset"))
+        return load_split(data, resolve(str(self.images), repo_type="dataset"))
+
+    def accuracy(self, classifier: Path) -> float:
+        """On the test images."""
+        split = self.split("test")
         predicted = predicted_labels(classifier, (split.image(int(row)) for row in split.subset))
         return float((predicted == split.labels[split.subset]).mean())
 
