@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
 from sgdmix_hub.errors import Unusable
 from sgdmix_hub.files import DamagedFile, made_again, read_sealed, write_atomically, write_sealed
@@ -63,8 +64,7 @@ def pilot_strengths(
     if mine:
         maker.load_refiner(rank.device)
         classifier = pilot_classifier(maker, rank.device)
-        for number, label in enumerate(mine):
-            say(f"pilot: class {number + 1} of {len(mine)}")
+        for label in tqdm(mine, desc="pilot", unit="class", disable=not rank.is_main_process):
             write_sealed(class_path(folder, label), measured(maker, classifier, by_class[label]))
     if not rank.is_main_process:
         return {}
@@ -113,10 +113,12 @@ def is_whole(folder: Path, label: int) -> bool:
 
 
 def pilot_classifier(maker: RowMaker, device: torch.device) -> Judge:
-    """The classifier that looks at the pilot. Raises `UserError`."""
+    """The classifier that looks at the pilot. Raises `UserError`, also if it gives no features."""
     pin = maker.inputs.pilot_classifier
     assert pin is not None, "`validate` refuses a pilot without a classifier"
-    return Judge(pin, maker.inputs.split.class_names, device, role="pilot_classifier")
+    classifier = Judge(pin, maker.inputs.split.class_names, device, role="pilot_classifier")
+    classifier.look(torch.zeros(1, 3, classifier.size, classifier.size))
+    return classifier
 
 
 def measured(maker: RowMaker, classifier: Judge, rows: list[PlanRow]) -> dict:

@@ -257,17 +257,15 @@ def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
     return facts | {"unmixed": int((sources == targets).sum())}
 
 
-def planned_strengths(shards: Shards) -> list[list[float]]:
-    """How many rows of the plan have each strength, ascending: (strength, rows).
-
-    Without the rows that the plan skips, or keeps unmixed.
-    """
+def planned_strengths(shards: Shards) -> list[dict]:
+    """How many rows of the plan have each strength, without those that are skipped or unmixed."""
     plan = shards.plan_columns("source_index", "target_index", "strength", "skip")
     sources, targets, strengths = (column.to_numpy() for column in plan.columns[:3])
     made = (sources != targets) & plan["skip"].is_null().to_numpy()
     found, counts = np.unique(strengths[made], return_counts=True)
     return [
-        [strength, count] for strength, count in zip(found.tolist(), counts.tolist(), strict=True)
+        {"strength": strength, "rows": rows}
+        for strength, rows in zip(found.tolist(), counts.tolist(), strict=True)
     ]
 
 

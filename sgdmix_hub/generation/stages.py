@@ -22,7 +22,7 @@ from .background_features import compute_backgrounds, joined_backgrounds
 from .claims import claims
 from .dry_run import check_can_be_made, estimate_text, try_rows
 from .inputs import Inputs, environment
-from .pilot import pilot_strengths, table_strengths, with_strengths
+from .pilot import pilot_classifier, pilot_strengths, table_strengths, with_strengths
 from .plan import PlanRow, make_plan, write_plan
 from .plan_file import PlanFile
 from .progress import Progress
@@ -134,6 +134,8 @@ def dry_run(
         shards = Shards(output.shards, path, settings.rows_per_shard, store)
         unfinished = shards.unfinished()
         maker.load_models(rank.device)
+        if settings.strength_choice is not None:
+            pilot_classifier(maker, rank.device)  # tells whether it can be used
         trial = try_rows(maker, shards, unfinished)
         say(estimate_text(shards, unfinished, trial, maker, rank.count))
         tried.unlink(missing_ok=True)

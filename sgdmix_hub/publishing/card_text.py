@@ -93,15 +93,15 @@ def strength_text(
     return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler}{noise})"
 
 
-def pilot_text(settings: AugmentSettings, planned: list[list[float]]) -> str | None:
+def pilot_text(settings: AugmentSettings, planned: list[dict]) -> str | None:
     """How a pilot chose the strengths, in words, and how many rows each has; None without one.
 
-    `planned`: (strength, rows).
+    `planned`: `strength` and `rows` of each.
     """
     if settings.strength_choice is None:
         return None
     shuffled = "" if settings.strength_choice == "auto" else " These were dealt out at random."
-    rows = ", ".join(f"{count:,} at {strength:g}" for strength, count in planned)
+    rows = ", ".join(f"{of_one['rows']:,} at {of_one['strength']:g}" for of_one in planned)
     return (
         f"{settings.rows_of_class} rows of each class were made at every strength. A class has the "
         "largest up to which the classifier gives its label at least "

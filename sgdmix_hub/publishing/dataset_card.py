@@ -104,7 +104,7 @@ class CardFacts:
     `rows_by_label`, `real_rows`: the synthetic images and the source images of every class; a
     version of format 1 does not state the second. `remade`: images that a judge sent back at least
     once; None without a judge. `adapter_files`: file -> sha256 of an adapter of another program.
-    `planned_strengths`: (strength, planned rows), if a pilot chose them.
+    `planned_strengths`: `strength` and `rows` of each that a pilot chose.
     """
 
     title: str
@@ -125,7 +125,7 @@ class CardFacts:
     effective_strength: dict[float, float] = field(default_factory=dict)
     remade: int | None = None
     adapter_files: dict[str, str] = field(default_factory=dict)
-    planned_strengths: list[list[float]] = field(default_factory=list)
+    planned_strengths: list[dict] = field(default_factory=list)
     evaluation: CardEvaluation | None = None
     has_gallery: bool = False
 

@@ -11,6 +11,7 @@ from generations import SCRIPT, arguments, digests, manifest_of, published_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from launching import launch
+from tiny_models import save_classifier
 from untrusted import refused
 
 from sgdmix_hub import augment
@@ -108,7 +109,7 @@ def test_table_and_pilot_are_published_and_told(chosen, classifier):
     pin = str(resolve(str(classifier)))
     manifest = manifest_of(chosen)
     assert manifest["pins"]["pilot_classifier"] == pin and TABLE in manifest["files"]
-    counts = dict(manifest["planned_strengths"])
+    counts = {planned["strength"]: planned["rows"] for planned in manifest["planned_strengths"]}
     made = [row["strength"] for row in published_rows(chosen)]
     assert counts == {strength: made.count(strength) for strength in set(made)}
     card = (chosen / "repo/README.md").read_text()
@@ -203,6 +204,15 @@ def test_a_dry_run_tells_the_pilot_and_makes_none(settings, class_names, tmp_pat
     refined = len(class_names) * 3 * (len(STRENGTHS) - 1)
     assert f"pilot       {refined} images, " in capsys.readouterr().out
     assert not list((tmp_path / "out").glob("state/pilot-*"))
+
+
+def test_a_classifier_of_other_classes_is_refused_before_a_row_is_made(settings, tmp_path):
+    folder = save_classifier(tmp_path / "other", ["a robin", "a wren"])
+    other = settings | {"pilot_classifier": folder}
+    for values in (other | {"dry_run": True}, other):
+        with pytest.raises(UserError, match="the pilot_classifier other has other classes"):
+            generate(values, tmp_path / "out")
+    assert not (tmp_path / "out/state/plan.parquet").exists()
 
 
 def test_the_figures_of_the_pilots_classifier_are_told_to_be_too_good(classifier, class_names):
