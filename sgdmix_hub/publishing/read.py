@@ -241,9 +241,18 @@ def fetch_version(name_at_revision: str, config_name: str) -> tuple[Pin, Path]:
 
     If the Hub is out of reach, a version that was downloaded before is taken from the cache.
     """
+    pin, is_online = find_version(name_at_revision, config_name)
+    if pin.path is not None:
+        return pin, Path(pin.path)
+    return pin, download_version(name_at_revision, config_name, pin, is_online)
+
+
+def find_version(name_at_revision: str, config_name: str) -> tuple[Pin, bool]:
+    """The pin of a version, and whether the Hub has said so: if it is out of reach, a version that
+    was downloaded before is found in the cache. Raises `UserError`.
+    """
     check_config_name(config_name)
     name, revision = name_and_revision(name_at_revision)
-    is_online = True
     try:
         pin = resolve(name_at_revision, repo_type="dataset")
     except OutOfReach as error:
@@ -252,15 +261,21 @@ def fetch_version(name_at_revision: str, config_name: str) -> tuple[Pin, Path]:
             raise UserError(
                 f"{error}; or give the tag of a version that was loaded before"
             ) from None
-        pin, is_online = cached, False
-    if pin.path is not None:
-        return pin, Path(pin.path)
-    before = cached_version(name, revision) if is_online else None
+        return cached, False
+    before = cached_version(name, revision) if pin.path is None else None
     if before is not None and before != pin:
         logger.warning(
             f"{name_at_revision} was {before.revision} when it was loaded last, and is "
             f"{pin.revision} now: its owner has moved the tag; {before} is what you had"
         )
+    return pin, True
+
+
+def download_version(name_at_revision: str, config_name: str, pin: Pin, is_online: bool) -> Path:
+    """The folder of the files of a version on the Hub, downloaded if `is_online`, or as the cache
+    has them. Raises `UserError`.
+    """
+    name, revision = name_and_revision(name_at_revision)
 
     def download() -> str:
         return snapshot_download(
@@ -277,7 +292,7 @@ def fetch_version(name_at_revision: str, config_name: str) -> tuple[Pin, Path]:
             f"{name_at_revision} is {pin.revision}, but {folder.name} came from the cache: "
             "try again when the Hub answers"
         )
-    return pin, folder
+    return folder
 
 
 def cached_version(name: str, version: str) -> Pin | None:

@@ -20,7 +20,8 @@ from sgdmix_hub.studio.space import serve_space
 
 serve_space({names!r}, {config_name!r})
 '''
-EVERYWHERE, PORT = "0.0.0.0", 7860  # where a Space has to listen
+EVERYWHERE, PORT = "0.0.0.0", "7860"  # where a Space has to listen
+PORT_NAME = "GRADIO_SERVER_PORT"  # Gradio's own word for another port
 PICTURE_SIZE = 256
 
 
@@ -56,4 +57,5 @@ def serve_space(names: Sequence[str], config_name: str) -> None:
     from .serving import serve
 
     page = BrowsePage(Asked(names, config_name, None), None, PICTURE_SIZE).build()
-    serve(page, EVERYWHERE, PORT, open_browser=False, in_space=True)
+    port = int(os.environ.get(PORT_NAME, PORT))
+    serve(page, EVERYWHERE, port, open_browser=False, in_space=True)
