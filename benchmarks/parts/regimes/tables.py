@@ -51,17 +51,22 @@ def difference(pair: tuple[list[float], list[float]]) -> str:
 
 
 def primary_table(measured: dict[str, Accuracies]) -> str:
-    """The comparisons that were named beforehand, with Holm's p over all of them."""
+    """The comparisons that were named beforehand, with Holm's p over all of them.
+
+    One that did not run, or on one seed alone, counts with p = 1: it was named.
+    """
     named = [(key, pair) for key, experiment in EXPERIMENTS.items() for pair in experiment.primary]
     pairs = [shared(measured[key], pair) for key, pair in named]
-    adjusted = holm([paired_p(*pair) if len(pair[0]) > 1 else float("nan") for pair in pairs])
+    adjusted = holm([paired_p(*pair) if len(pair[0]) > 1 else 1.0 for pair in pairs])
     lines = [
         "| Experiment | primary comparison | difference | Holm's p | says |",
         "|---|---|---|---|---|",
     ]
     for (key, names), pair, p in zip(named, pairs, adjusted, strict=True):
-        shown = "" if np.isnan(p) else "< .001" if p < 0.001 else f"{p:.3f}"
-        said = verdict(np.subtract(*pair), p) if pair[0] else ""
+        shown = said = ""
+        if pair[0]:
+            shown = "< .001" if p < 0.001 else f"{p:.3f}"
+            said = verdict(np.subtract(*pair), p)
         cells = (EXPERIMENTS[key].title, " - ".join(names), difference(pair), shown, said)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
