@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from sgdmix_hub.errors import Unusable, UserError, shown
-from sgdmix_hub.evaluation.drop_list import DroppedRow, read_drop_list, text_of, write_drop_list
 from sgdmix_hub.figures.panels import outlined_panel
 from sgdmix_hub.method.mixer import MaskedImage
 
+from .boxes import PAGE_ROWS, PARTS, Visitor, Visitors, in_slots, make_box
 from .controls import number_or_text
+from .marks import Marks, box_label, key_of
 from .originals import Originals
 from .pictures import (
     LONGEST_FACT,
@@ -34,9 +35,7 @@ from .pictures import (
 from .selection import Selection, selected_positions
 from .version_rows import VersionRows, place_of
 
-PAGE_ROWS = 8
 AS_STORED = "as stored"
-LISTED = 5000  # rows of the list that the page shows; the file has all
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ class BrowsePage:
 
     def __init__(self, asked: Asked, save_to: Path | None, picture_size: int):
         """Raises `UserError`."""
-        self.asked, self.save_to, self.picture_size = asked, save_to, picture_size
+        self.asked, self.picture_size = asked, picture_size
+        self.visitors = Visitors()
         self._lock = threading.Lock()
         self._originals: Originals | UserError | None = None
         self.versions: list[VersionRows] = []
         self.load()
-        self.marked: set[DroppedRow] = set()
-        self.marked = self._read_marks()
+        self.marks = Marks(save_to)
 
     @property
     def first(self) -> VersionRows:
@@ -100,12 +99,11 @@ class BrowsePage:
                     with gr.Accordion("Ranges", open=False):
                         ranges = [part for name in numbers for part in self._range(name)]
                     listed = gr.Textbox(
-                        text_of(self.marked),
                         label="Rows marked as bad",
                         lines=4,
                         max_lines=8,
                         interactive=False,
-                        info=self._where(),
+                        info=self.marks.where(),
                         buttons=["copy"],
                         elem_id="marked-rows",
                     )
@@ -117,34 +115,41 @@ class BrowsePage:
                     with gr.Row():
                         before = gr.Button("Previous page")
                         after = gr.Button("Next page")
-            shown, marked = gr.State([]), gr.State([])
-            private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-            inputs = [marked, number, classes, sort_by, descending, only_marked, *ranges]
-            outputs = [number, status, shown, *(part for slot in slots for part in slot)]
-            show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | private
-            anew = {"trigger_mode": "always_last"}
-            page.load(self.known_marks, marked, [marked, listed], **private).then(**show)
+            # One after the other, in the order in which they were asked for.
+            private: dict[str, Any] = {
+                "api_visibility": "private",
+                "show_progress": "hidden",
+                "concurrency_id": "page",
+                "concurrency_limit": 1,
+            }
+            filters = [classes, sort_by, descending, only_marked, *ranges]
+            inputs = [number, *filters]
+            boxes = [part for slot in slots for part in slot[1:]]
+            outputs = [number, status, *(part for slot in slots for part in slot)]
+            # What is asked for while the page is being drawn is drawn after it.
+            last = private | {"trigger_mode": "always_last"}
+            show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | last
+            page.load(self.known_marks, None, listed, **private).then(**show)
             changes: list[Any] = [
                 part.change for part in (classes, sort_by, descending, only_marked)
             ]
             changes += [event for part in ranges for event in (part.submit, part.blur)]
-            gr.on(changes, lambda: 1, None, number, **private, **anew).then(**show)
-            gr.on([number.submit, number.blur], **show, **anew)
+            gr.on(changes, self.first_page, filters, number, **last).then(**show)
+            gr.on([number.submit, number.blur], **show)
             before.click(lambda page: (page or 1) - 1, number, number, **private).then(**show)
             after.click(lambda page: (page or 0) + 1, number, number, **private).then(**show)
             again.click(self.reload, inputs, [classes, *outputs], **private)
-            for place, (_, box) in enumerate(slots):
-                box.input(
-                    lambda on, rows, marked, place=place: self.mark(marked, rows[place], on),
-                    [box, shown, marked],
-                    [marked, listed, status],
-                    **private,
-                )
+            marked: dict[str, Any] = {
+                "outputs": [listed, status, *boxes],
+                "trigger_mode": "multiple",
+            } | private
+            for _, box, name in slots:
+                box.select(self.mark, [box, name], **marked)
         return page
 
-    def _slot(self) -> tuple[gr.HTML, gr.Checkbox]:
+    def _slot(self) -> tuple[gr.HTML, gr.Checkbox, gr.Textbox]:
         with gr.Group():
-            return gr.HTML(""), gr.Checkbox(label="Bad", visible=False)
+            return gr.HTML(""), *make_box()
 
     def _range(self, name: str) -> list[gr.Textbox]:
         """Fields for the lowest and highest value of a column."""
@@ -157,9 +162,17 @@ class BrowsePage:
                 for word, end in zip(("from", "to"), ends, strict=True)
             ]
 
+    def first_page(self, request: gr.Request, *filters: Any) -> Any:
+        """The page's number after something was filtered or sorted: 1 if that changed anything."""
+        visitor = self.visitors.of(request)
+        if visitor.filters == filters:
+            return gr.skip()
+        visitor.filters = filters
+        return 1
+
     def show(
         self,
-        marked: list[DroppedRow],
+        request: gr.Request,
         number: int | None,
         classes: list[int],
         sort_by: str,
@@ -168,49 +181,45 @@ class BrowsePage:
         *ranges: str,
     ) -> list[Any]:
         """The rows of a page: values of all outputs."""
-        keys = frozenset((int(source), int(variant)) for source, variant in marked)
+        visitor = self.visitors.of(request)
         try:
-            selection = Selection(
-                labels=classes or [],
-                ranges=self._ranges(ranges),
-                keys=keys if only_marked else None,
-                sort_by=None if sort_by == AS_STORED else sort_by,
-                descending=descending,
-            )
             with self._lock:
-                return self._shown(number, selection, keys)
+                selection = Selection(
+                    labels=classes or [],
+                    ranges=self._ranges(ranges),
+                    keys=frozenset(self.marks.of(visitor)) if only_marked else None,
+                    sort_by=None if sort_by == AS_STORED else sort_by,
+                    descending=descending,
+                )
+                return self._shown(number, selection, visitor)
         except Exception as error:  # of a library too: said on the page, which goes on
             return self._only_status(error_html(said(error)))
 
     def _only_status(self, line: str) -> list[Any]:
-        return [gr.skip(), line, *(gr.skip() for _ in range(1 + 2 * PAGE_ROWS))]
+        return [gr.skip(), line, *(gr.skip() for _ in range((1 + PARTS) * PAGE_ROWS))]
 
-    def _shown(
-        self, number: int | None, selection: Selection, marked: frozenset[DroppedRow]
-    ) -> list[Any]:
+    def _shown(self, number: int | None, selection: Selection, visitor: Visitor) -> list[Any]:
         first = self.first
         positions = selected_positions(first.columns, selection)
         pages = max(1, -(-len(positions) // PAGE_ROWS))
         page = min(max(int(number or 1), 1), pages)
         rows = positions[(page - 1) * PAGE_ROWS : page * PAGE_ROWS].tolist()
         views = self._views(rows)
-        slots: list[Any] = []
-        for row, view in zip(rows, views, strict=True):
-            source, variant = first.key(row)
-            label = f"Mark source {source}, variant {variant} as bad"
-            slots += [
-                row_html(view, self.picture_size),
-                gr.update(value=(source, variant) in marked, visible=True, label=label),
-            ]
-        for _ in range(PAGE_ROWS - len(rows)):
-            slots += ["", gr.update(visible=False)]
+        texts = [row_html(view, self.picture_size) for view in views]
+        visitor.keys = [first.key(row) for row in rows]
+        slots = in_slots(texts, self._boxes(visitor))
         line = f"{len(positions)} of {len(first)} rows; page {page} of {pages}."
         if self._is_unfinished():
             line += f" The run makes {first.place.planned} rows."
         originals = self._opened_originals()
         if isinstance(originals, UserError):
             line += f" {str(originals)[:1].upper()}{str(originals)[1:]}."
-        return [page, status_html(line), [first.key(row) for row in rows], *slots]
+        return [gr.skip() if page == number else page, status_html(line), *slots]
+
+    def _boxes(self, visitor: Visitor) -> list[Any]:
+        """What to send for the boxes of the rows that a visitor sees."""
+        marked = self.marks.of(visitor)
+        return visitor.boxes.updates([(box_label(key), key in marked) for key in visitor.keys])
 
     def _views(self, rows: list[int]) -> list[RowView]:
         """The rows with their pictures, of the second version too if there is one."""
@@ -282,50 +291,33 @@ class BrowsePage:
                 self._originals = UserError(said(error))
         return self._originals
 
-    def _read_marks(self) -> set[DroppedRow]:
-        """The list as its file has it. Raises `UserError` if a file of somebody else is there."""
-        if self.save_to is None or not self.save_to.exists():
-            return self.marked
-        return read_drop_list(self.save_to)
-
-    def _write_marks(self, rows: set[DroppedRow]) -> None:
-        """Writes the file, if there is one. Raises `UserError`."""
-        if self.save_to is None:
-            return
-        try:
-            write_drop_list(self.save_to, rows)
-        except OSError as error:
-            raise UserError(f"{self.save_to.name} cannot be written: {error.strerror}") from None
-        self.marked = rows
-
-    def known_marks(self, marked: list[DroppedRow]) -> tuple[list[DroppedRow], str]:
+    def known_marks(self, request: gr.Request) -> str:
         """The list when a page is opened."""
         with self._lock:
-            rows = sorted(marked if self.save_to is None else self.marked)
-            return rows, text_of(rows[:LISTED])
+            return self.marks.text(self.visitors.of(request))
 
-    def mark(self, marked: list[DroppedRow], key: DroppedRow, is_bad: bool) -> list[Any]:
-        """Puts a row on the list or takes it off, and writes the list."""
-        key = (int(key[0]), int(key[1]))
+    def mark(self, request: gr.Request, is_bad: bool, label: str) -> list[Any]:
+        """A row's box was ticked, or its tick was taken away: writes the list."""
+        visitor, key = self.visitors.of(request), key_of(label)
         with self._lock:
-            before = {(source, variant) for source, variant in marked}
+            visitor.boxes.heard(label)
             try:
-                before = before if self.save_to is None else self._read_marks()
-                rows = before | {key} if is_bad else before - {key}
-                self._write_marks(rows)
-                line = status_html(f"Rows marked as bad: {len(rows)}.")
+                if key is None or self.first.position_of(key) is None:
+                    raise UserError("the version has no such row any more: nothing was marked")
+                self.marks.change(visitor, key, is_bad)
+                line = status_html(f"Rows marked as bad: {len(self.marks.of(visitor))}.")
             except UserError as error:
-                rows, line = before, error_html(str(error))
-            return [sorted(rows), text_of(sorted(rows)[:LISTED]), line]
+                line = error_html(str(error))
+            return [self.marks.text(visitor), line, *self._boxes(visitor)]
 
-    def reload(self, *inputs: Any) -> list[Any]:
+    def reload(self, request: gr.Request, *inputs: Any) -> list[Any]:
         """Finds the rows that a run has made meanwhile: the classes, and what `show` gives."""
         try:
             with self._lock:
                 self.load()
         except Exception as error:  # of a library too
             return [gr.skip(), *self._only_status(error_html(said(error)))]
-        return [gr.update(choices=self._classes()), *self.show(*inputs)]
+        return [gr.update(choices=self._classes()), *self.show(request, *inputs)]
 
     def _classes(self) -> list[tuple[str, int]]:
         """The classes to choose among: name and label."""
@@ -333,11 +325,6 @@ class BrowsePage:
 
     def _is_unfinished(self) -> bool:
         return any(version.place.planned is not None for version in self.versions)
-
-    def _where(self) -> str:
-        if self.save_to is None:
-            return "copy it into a file drop.csv for sgdmix evaluate --drop drop.csv"
-        return f"written to {self.save_to.name} at every mark, for sgdmix evaluate --drop"
 
     def _ranges(self, texts: Sequence[str]) -> dict[str, tuple[float | None, float | None]]:
         """Column -> lowest and highest value. Raises `UserError`."""

@@ -25,10 +25,11 @@ from sgdmix_hub.errors import Unusable, UnusableImage, UserError, first_line, sh
 from sgdmix_hub.files import DamagedFile, read_sealed
 from sgdmix_hub.generation.plan_file import begun_run, has_begun
 from sgdmix_hub.generation.repository import is_as_stated
-from sgdmix_hub.hub.formats import read_manifest
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.output_folder import OutputFolder
+from sgdmix_hub.publishing.fetching import fetch_version
 from sgdmix_hub.publishing.layout import RepoLayout, shard_features
-from sgdmix_hub.publishing.read import fetch_version, shards_in
+from sgdmix_hub.publishing.read import shards_in
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
@@ -194,7 +195,7 @@ class VersionRows:
             if table.column(name).to_numpy().min() < 0:
                 raise UserError(f"{self.place.name}: column {name} holds values below 0")
         if table.column("label").to_numpy().max() >= len(self.class_names):
-            raise UserError(f"{self.place.name}: column label holds values that are no class")
+            raise UserError(f"{self.place.name}: column label holds values that are not classes")
 
 
 def _opened(path: Path) -> pq.ParquetFile:

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import time
 
 import pytest
 
@@ -78,13 +79,37 @@ class Visit:
         expect(self.page.locator("[role=option]")).to_have_count(0)  # the list fades out
 
     def pictures(self, caption):
-        """The addresses of the pictures with a caption, from top to bottom."""
-        return [
-            figure.locator("img").get_attribute("src")
-            for figure in self.page.locator("figure").all()
-            if figure.locator("figcaption").inner_text() == caption
-            and figure.locator("img").count()
-        ]
+        """The addresses of the pictures with a caption, from top to bottom, at one moment."""
+        return self.page.evaluate(
+            """caption => [...document.querySelectorAll('figure')]
+                .filter(one => one.querySelector('figcaption').innerText === caption)
+                .flatMap(one => [...one.querySelectorAll('img')].map(image => image.src))""",
+            caption,
+        )
+
+    def titles(self):
+        """The headings of the rows, at one moment."""
+        return self.page.locator(".sgdmix-row h2").all_inner_texts()
+
+    def boxes(self):
+        """Label and tick of the boxes under the rows, at one moment."""
+        found = self.page.evaluate(
+            """() => [...document.querySelectorAll('label')]
+                .filter(one => /^(Leave row|Mark source)/.test(one.innerText.trim()))
+                .map(one => [one.innerText.trim(), one.querySelector('input').checked])"""
+        )
+        return [(label, is_ticked) for label, is_ticked in found]
+
+    def status(self):
+        """The line above the rows, at one moment."""
+        return self.page.locator(".sgdmix-status, .sgdmix-error").last.inner_text()
+
+    def until(self, is_so, seconds=120):
+        """Waits until a function of this visit returns something true."""
+        ends = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < ends, self.status()
+            self.page.wait_for_timeout(50)
 
     def hindrances(self):
         """What axe finds that hinders people, in short."""
