@@ -130,7 +130,11 @@ class ChoosePage:
             before.click(lambda page: max(1, (page or 1) - 1), number, number, **private)
             after.click(lambda page: min(self.pages, (page or 0) + 1), number, number, **private)
             # One after the other and none left out, before anything that was asked for later.
-            ticks = {"trigger_mode": "multiple", "concurrency_id": "ticks", "concurrency_limit": 1}
+            ticks: dict[str, Any] = {
+                "trigger_mode": "multiple",
+                "concurrency_id": "ticks",
+                "concurrency_limit": 1,
+            }
             for _, box, name in slots:
                 box.select(self.tick, [box, name], None, **private, **ticks).then(**show, **anew)
             if refine is not None:

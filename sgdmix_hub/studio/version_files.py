@@ -144,5 +144,5 @@ def _is_stated(file: RepoFile, facts: dict[str, Any]) -> bool:
     return file.size == facts["bytes"] and (file.lfs is None or file.lfs.sha256 == facts["sha256"])
 
 
-def _at(pin: Pin) -> dict[str, str]:
+def _at(pin: Pin) -> dict[str, Any]:
     return {"repo_id": pin.name, "repo_type": "dataset", "revision": pin.revision}
