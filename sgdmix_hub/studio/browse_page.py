@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ from sgdmix_hub.errors import UserError, shown
 
 from .boxes import PAGE_ROWS, PARTS, Visitor, Visitors, in_slots, make_box
 from .controls import number_or_text
+from .late import Late
 from .marks import Marks, box_label, key_of
 from .originals import Originals
 from .pictures import (
     LONGEST_FACT,
+    ROWS,
+    SETTINGS,
     RowView,
     error_html,
-    escaped,
+    intro,
     named,
     row_html,
     said,
@@ -35,6 +39,9 @@ from .version_files import READ_BY_NEED, READ_WHOLE
 from .version_rows import VersionRows
 
 AS_STORED = "as stored"
+PATIENCE = 2.0  # seconds that the first page waits for sources from the Hub
+AGAIN = 3.0  # seconds until it looks whether they are there
+HASH = 12  # digits of a hash that are shown
 Outputs = Iterator[list[Any]]
 
 
@@ -59,8 +66,8 @@ class BrowsePage:
         self.asked, self.picture_size = asked, picture_size
         self.visitors = Visitors()
         self._lock = threading.Lock()
-        self._originals: Originals | UserError | None = None
         self.versions: list[VersionRows] = []
+        self._originals = Late(self._open_originals)
         self.load()
         self.marks = Marks(save_to)
 
@@ -77,6 +84,8 @@ class BrowsePage:
             if not version.place.is_read_by_need:
                 version.read_all_numbers()
         self.versions = versions
+        if not isinstance(self._originals.found, Originals):
+            self._originals = Late(self._open_originals)
 
     def build(self) -> gr.Blocks:
         """The page's parts and what happens when they are used."""
@@ -84,7 +93,7 @@ class BrowsePage:
         with gr.Blocks(title="sgdmix studio", analytics_enabled=False) as page:
             gr.HTML(self._intro_html())
             with gr.Row():
-                with gr.Column(scale=2, min_width=300):
+                with gr.Column(scale=2, min_width=300, elem_id=SETTINGS):
                     with gr.Accordion("Filter and sort", open=True):
                         classes = gr.Dropdown(
                             self._classes(),
@@ -111,7 +120,7 @@ class BrowsePage:
                         buttons=["copy"],
                         elem_id="marked-rows",
                     )
-                with gr.Column(scale=5, min_width=320):
+                with gr.Column(scale=5, min_width=320, elem_id=ROWS):
                     status = gr.HTML(status_html("Loading."))
                     again = gr.Button("Look for new rows", visible=self._is_unfinished())
                     number = gr.Number(1, label="Page", precision=0, elem_id="page-number")
@@ -129,7 +138,8 @@ class BrowsePage:
             filters = [classes, sort_by, descending, only_marked, *ranges]
             inputs = [number, *filters]
             boxes = [part for slot in slots for part in slot[1:]]
-            outputs = [number, status, *(part for slot in slots for part in slot)]
+            late = gr.Timer(AGAIN, active=False)
+            outputs = [number, status, late, *(part for slot in slots for part in slot)]
             # What is asked for while the page is being drawn is drawn after it.
             last = private | {"trigger_mode": "always_last"}
             show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | last
@@ -139,7 +149,7 @@ class BrowsePage:
             ]
             changes += [event for part in ranges for event in (part.submit, part.blur)]
             gr.on(changes, self.first_page, filters, number, **last).then(**show)
-            gr.on([number.submit, number.blur], **show)
+            gr.on([number.submit, number.blur, late.tick], **show)
             before.click(lambda page: (page or 1) - 1, number, number, **private).then(**show)
             after.click(lambda page: (page or 0) + 1, number, number, **private).then(**show)
             again.click(self.reload, inputs, [classes, *outputs], **private)
@@ -214,7 +224,7 @@ class BrowsePage:
                 yield self._only_status(status_html(text, done, of))
 
     def _only_status(self, line: str) -> list[Any]:
-        return [gr.skip(), line, *(gr.skip() for _ in range((1 + PARTS) * PAGE_ROWS))]
+        return [gr.skip(), line, gr.skip(), *(gr.skip() for _ in range((1 + PARTS) * PAGE_ROWS))]
 
     def _shown(self, number: int | None, selection: Selection, visitor: Visitor) -> list[Any]:
         first = self.first
@@ -225,27 +235,38 @@ class BrowsePage:
         page = min(max(int(number or 1), 1), pages)
         read = first.read(positions[(page - 1) * PAGE_ROWS : page * PAGE_ROWS])
         rows = list(read.values())
-        views = self._views(rows)
+        originals = self._originals.within(self._patience())
+        views = self._views(rows, originals if isinstance(originals, Originals) else None)
         texts = [row_html(view, self.picture_size) for view in views]
         visitor.keys = [key_in(row) for row in rows]
         slots = in_slots(texts, self._boxes(visitor))
-        line = f"{len(positions)} of {len(first)} rows; page {page} of {pages}."
+        line = f"{len(positions):,} of {len(first):,} rows; page {page:,} of {pages:,}."
         if self._is_unfinished():
             line += f" The run makes {first.place.planned} rows."
-        originals = self._opened_originals()
         if isinstance(originals, UserError):
             line += f" {str(originals)[:1].upper()}{str(originals)[1:]}."
-        return [gr.skip() if page == number else page, status_html(line), *slots]
+        if originals is None:
+            line += " Sources and targets are being downloaded; the rows are drawn again then."
+        visitor.line = line
+        page_number = gr.skip() if page == number else page
+        return [page_number, status_html(line), gr.Timer(active=originals is None), *slots]
+
+    def _open_originals(self) -> Originals:
+        """The images that the first version was made from. Raises `UserError`."""
+        return Originals(self.first.place, self.asked.dataset_name)
+
+    def _patience(self) -> float | None:
+        """Seconds that a page waits for sources: any number if they are on this machine."""
+        is_here = self.asked.dataset_name is not None and os.path.isdir(self.asked.dataset_name)
+        return None if is_here else PATIENCE
 
     def _boxes(self, visitor: Visitor) -> list[Any]:
         """What to send for the boxes of the rows that a visitor sees."""
         marked = self.marks.of(visitor)
         return visitor.boxes.updates([(box_label(key), key in marked) for key in visitor.keys])
 
-    def _views(self, rows: list[dict[str, Any]]) -> list[RowView]:
+    def _views(self, rows: list[dict[str, Any]], originals: Originals | None) -> list[RowView]:
         """The rows with their pictures, of the second version too if there is one."""
-        opened = self._opened_originals()
-        originals = None if isinstance(opened, UserError) else opened
         views = [view_of(row, self.first, originals, self.picture_size) for row in rows]
         for other in self.versions[1:]:
             found = [other.position_of(key_in(row)) for row in rows]
@@ -255,15 +276,6 @@ class BrowsePage:
                 for view, place in zip(views, found, strict=True)
             ]
         return views
-
-    def _opened_originals(self) -> Originals | UserError:
-        """The images behind the version, opened when they are first needed, or why they are not."""
-        if self._originals is None:
-            try:
-                self._originals = Originals(self.first.place, self.asked.dataset_name)
-            except Exception as error:  # of a library too: rows are shown without them
-                self._originals = UserError(said(error))
-        return self._originals
 
     def known_marks(self, request: gr.Request) -> str:
         """The list when a page is opened."""
@@ -279,7 +291,8 @@ class BrowsePage:
                 if key is None or not self.first.may_have(key):
                     raise UserError("the version has no such row any more: nothing was marked")
                 self.marks.change(visitor, key, is_bad)
-                line = status_html(f"Rows marked as bad: {len(self.marks.of(visitor))}.")
+                number = len(self.marks.of(visitor))
+                line = status_html(f"{visitor.line} Rows marked as bad: {number}.".lstrip())
             except UserError as error:
                 line = error_html(str(error))
             return [self.marks.text(visitor), line, *self._boxes(visitor)]
@@ -310,13 +323,19 @@ class BrowsePage:
 
     def _intro_html(self) -> str:
         names = " and ".join(named(version.place.name) for version in self.versions)
-        pins = "; ".join(f"{name}: {pin}" for name, pin in sorted(self.first.place.pins.items()))
-        hints = [f"Made from {shown(pins, LONGEST_FACT)}"]
+        pins = ", ".join(map(short, self.first.place.pins.values()))
+        hints = [f"Made from {shown(pins, LONGEST_FACT)}."]
         if not self._is_unfinished():
             by_need = any(version.place.is_read_by_need for version in self.versions)
             hints.append(READ_BY_NEED if by_need else READ_WHOLE)
-        lines = "".join(f'<p class="sgdmix-hint">{escaped(hint)}</p>' for hint in hints)
-        return f'<header class="sgdmix-intro"><h1>{escaped(names)}</h1>{lines}</header>'
+        return intro(names, hints)
+
+
+def short(pin: str) -> str:
+    """A pin with the beginning of its hash."""
+    name, _, revision = pin.rpartition("@")
+    kind, dash, digits = revision.rpartition("-")
+    return f"{name}@{kind}{dash}{digits[:HASH]}"
 
 
 def _number(text: str | None) -> float | None:

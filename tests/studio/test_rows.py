@@ -65,7 +65,7 @@ def test_a_run_without_a_finished_shard_gets_its_rows_and_classes_later(going, e
     assert "0 of 0 rows; page 1 of 1. The run makes 12 rows." in shown(page, asked)[1]
     for path, text in records.items():
         path.write_text(text)
-    classes, _, line, *slots = list(page.reload(*asked))[-1]
+    classes, _, line, _, *slots = list(page.reload(*asked))[-1]
     assert "12 of 12 rows" in line
     assert len(shown_boxes(slots)) == PAGE_ROWS
     assert [label for _, label in classes["choices"]] == list(range(3))
@@ -88,7 +88,7 @@ def test_numbers_of_a_stranger_are_shown_or_missed_and_never_end_the_page(going,
         table = table.set_column(place, field, pa.array(column, field.type))
     pq.write_table(table, path)
     page = page_of(going, evil_source)
-    _, line, *slots = shown(page, inputs(page))
+    _, line, _, *slots = shown(page, inputs(page))
     assert "12 of 12 rows" in line
     assert len(shown_boxes(slots)) == PAGE_ROWS
     assert "the dataset has no such row" in slots[0]
@@ -99,7 +99,7 @@ def test_names_of_a_stranger_are_texts(going):
     add_column(going, EVIL)
     page = page_of(going)
     assert EVIL in page.first.numbers
-    _, _, row, *_ = shown(page, inputs(page, EVIL))
+    _, _, _, row, *_ = shown(page, inputs(page, EVIL))
     assert "<img src=x" not in row
     assert "&lt;img src=x" in row
 
