@@ -65,7 +65,6 @@ PROGRAMS = {
         "evaluate_dataset",
         "settings.evaluation:EvaluationSettings",
         "score every row of an augmented dataset; drop the worst",
-        launches=False,
     ),
     "publish": Program(
         "publish_dataset",

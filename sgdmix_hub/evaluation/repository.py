@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from sgdmix_hub.figures.plots import draw_statistics
-from sgdmix_hub.files import sync, write_json, write_sealed
+from sgdmix_hub.files import sync, write_json
 from sgdmix_hub.generation.repository import card_facts
+from sgdmix_hub.hub.manifests import write_manifest
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, dataset_card
 from sgdmix_hub.publishing.layout import (
@@ -89,7 +90,7 @@ def build_evaluated(
         "files": file_facts(building),
         EVALUATION: manifest_entry(facts),
     }
-    write_sealed(building / layout.manifest, manifest)
+    manifest = write_manifest(building / layout.manifest, manifest)
     card = dataset_card(
         card_settings(version.settings, manifest, output),
         card_facts(

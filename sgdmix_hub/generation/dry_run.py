@@ -13,12 +13,12 @@ import torch
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.memory import MOST_PROMPTS, need_of
-from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import is_low_confidence, kind_of
 from sgdmix_hub.settings.strengths import strength_grid
 
+from .extent import Extent, files_text, limits_of
 from .inputs import environment
 from .plan import PlanRow
 from .row_maker import RowMaker
@@ -26,7 +26,6 @@ from .shards import Shards
 from .worker import make_shards
 
 MOST_LISTED = 10  # strengths
-MANY_SHARDS = 20_000
 TRIED_BATCHES = 2  # timed batches of each strength, after one to warm up
 
 
@@ -80,9 +79,14 @@ def try_rows(maker: RowMaker, shards: Shards, unfinished: list[int]) -> Trial | 
 
 
 def estimate_text(
-    shards: Shards, unfinished: list[int], trial: Trial | None, maker: RowMaker, num_processes: int
+    shards: Shards,
+    unfinished: list[int],
+    trial: Trial | None,
+    maker: RowMaker,
+    num_processes: int,
+    room: int | None,
 ) -> str:
-    """The result of a dry run, one line per fact."""
+    """The result of a dry run, one line per fact. `room`: as in `Extent`."""
     to_make = sum(map(shards.size, unfinished))
     plan = shards.plan_columns("skip", "source_index", "target_index")
     reasons = Counter(plan["skip"].drop_null().to_pylist())
@@ -122,20 +126,11 @@ def estimate_text(
             f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB per row "
             f"({', '.join((maker.settings.image_format, *maker.settings.more_images))})"
         )
-        lines.append(f"files       {files_text(shards, size)}")
+        rows = [shards.size(number) for number in range(len(shards))]
+        extent = Extent(rows, size, to_make, room)
+        lines.append(f"files       {files_text(extent)}")
+        lines += [f"limit       {limit}" for limit in limits_of(extent)]
     return "\n".join(lines)
-
-
-def files_text(shards: Shards, row_bytes: float) -> str:
-    """How many files a run keeps while it works, and publishes."""
-    sizes = [round(shards.size(number) * row_bytes) for number in range(len(shards))]
-    text = (
-        f"{len(files_of(sizes)):,} shards of the dataset, published in one commit; "
-        f"{2 * len(shards):,} in state/ meanwhile"
-    )
-    if len(shards) > MANY_SHARDS:
-        text += f": with fewer, --rows_per_shard {8 * shards.rows_per_shard}, everything is faster"
-    return text
 
 
 def memory_text(settings: AugmentSettings, base: Pin) -> str:

@@ -15,8 +15,9 @@ from sgdmix_hub.data.splits import Split, subset_record
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.figures.plots import draw_statistics
 from sgdmix_hub.files import DamagedFile, file_sha256, read_sealed, sync, sync_entry, write_sealed
-from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts, read_manifest
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
 from sgdmix_hub.hub.licences import Licence, licence_of, stated_license
+from sgdmix_hub.hub.manifests import list_paths, read_manifest, write_manifest
 from sgdmix_hub.hub.pins import MODEL_FILES, local_folder
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, CardFacts, dataset_card, read_prose
@@ -58,7 +59,7 @@ def is_complete(
         if repo.exists():
             raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
         return False
-    store.bring(output.finished)
+    store.bring_all([output.finished, *list_paths(repo / manifest_name)])
     check_manifest(output, manifest_name)
     manifest = read_manifest(repo / manifest_name)
     if EVALUATION in manifest:
@@ -161,7 +162,7 @@ def build_repository(
         "stated": stated(settings, inputs),
     }
     check_same_bytes(shards, published.files, manifest["files"], layout)
-    write_sealed(building / layout.manifest, manifest)
+    manifest = write_manifest(building / layout.manifest, manifest)
     facts = card_facts(manifest, shard_features(class_names, settings.more_columns), statistics)
     (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
     sync(building)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UserError, first_line, one_line
 from sgdmix_hub.files import file_sha256
-from sgdmix_hub.hub.formats import read_manifest
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.targets import NO_TARGET
 from sgdmix_hub.models.prompts import num_prompts

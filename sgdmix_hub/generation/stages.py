@@ -20,6 +20,7 @@ from sgdmix_hub.storage.stores import Store
 from .background_features import compute_backgrounds, joined_backgrounds
 from .claims import claims
 from .dry_run import check_can_be_made, estimate_text, try_rows
+from .extent import free_room
 from .inputs import Inputs, environment
 from .plan import make_plan, write_plan
 from .plan_file import PlanFile
@@ -107,7 +108,8 @@ def dry_run(
         unfinished = shards.unfinished()
         maker.load_models(rank.device)
         trial = try_rows(maker, shards, unfinished)
-        say(estimate_text(shards, unfinished, trial, maker, rank.count))
+        room = None if store.is_remote else free_room(output.path)
+        say(estimate_text(shards, unfinished, trial, maker, rank.count, room))
         tried.unlink(missing_ok=True)
         check_can_be_made(shards, unfinished, trial)
 

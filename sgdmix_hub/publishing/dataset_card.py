@@ -18,6 +18,7 @@ from huggingface_hub import DatasetCardData
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.licences import Licence
+from sgdmix_hub.hub.manifests import LONGEST_LIST
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import preset_deviations
@@ -71,6 +72,7 @@ OF_PROMPTS = (
 LARGEST_TABLE = 250  # classes
 SOURCE_PATH = "path/of/the/source"  # in snippets, for a source that is no Hub repository
 MOST_REASONS = 10  # reasons for skipped rows; the manifest lists every one
+LONGEST_NAMES = 100_000  # characters of all class names, which the YAML holds twice
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         reasons=reasons[:MOST_REASONS],
         more_reasons=len(reasons[MOST_REASONS:]),
         other_rows=sum(count for _, count in reasons[MOST_REASONS:]),
+        reasons_in="skipped.parquet" if len(facts.skipped) > LONGEST_LIST else "manifest.json",
         mean_distance=facts.mean_distance,
         mean_area=facts.mean_area,
         remade=facts.remade,
@@ -278,18 +281,18 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
         num_examples=num_rows,
         dataset_name=settings.config_name,
     )
+    few = sum(map(len, facts.features["label"].names)) <= LONGEST_NAMES
     info = DatasetInfo(
-        features=facts.features,
+        features=facts.features if few else None,  # `datasets` finds them in the Parquet files
         config_name=settings.config_name,
         splits=SplitDict({"train": split}),
         download_size=facts.parquet_bytes,
         dataset_size=facts.parquet_bytes,
     )
     DatasetInfosDict({settings.config_name: info}).to_dataset_card_data(card_data)
-    files = [{"split": "train", "path": RepoLayout(settings.config_name).shards}]
-    card_data["configs"] = [
-        {"config_name": settings.config_name, "data_files": files, "default": True}
-    ]
+    name = settings.config_name
+    files = [{"split": "train", "path": RepoLayout(name).shards}]
+    card_data["configs"] = [{"config_name": name, "data_files": files, "default": True}]
     return card_data
 
 

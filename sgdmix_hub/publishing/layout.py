@@ -89,6 +89,15 @@ class RepoLayout:
         """Whether no other configuration can have a file of this name."""
         return fnmatch(name, self.shards) or name.startswith(f"{self.facts}/")
 
+    @property
+    def described(self) -> list[str]:
+        """Glob patterns of the files that tell of a version: all but its shards and pictures."""
+        return [CARD, f"{self.facts}/*"]
+
+    def described_by(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that `described` matches."""
+        return [name for name in names if name == CARD or name.startswith(f"{self.facts}/")]
+
     def make_folders(self, repo: Path) -> None:
         """Creates the three folders of a new repository."""
         for folder in (self.data, self.facts, self.assets):

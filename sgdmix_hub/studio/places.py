@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import DamagedFile, read_sealed
 from sgdmix_hub.generation.plan_file import begun_run, has_begun
 from sgdmix_hub.generation.repository import is_as_stated
-from sgdmix_hub.hub.client import fetch
-from sgdmix_hub.hub.formats import read_manifest
-from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.output_folder import OutputFolder
+from sgdmix_hub.publishing.fetching import download_version, fetch_version, find_version
 from sgdmix_hub.publishing.layout import RepoLayout
-from sgdmix_hub.publishing.read import download_version, find_version, shards_in
+from sgdmix_hub.publishing.read import shards_in
 from sgdmix_hub.settings.generation import AugmentSettings, check_config_name
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.storage.places import is_url
 
 from .version_files import HubFile, LocalFile, VersionFile, files_on_hub, not_as_published
 
@@ -65,6 +63,9 @@ def place_of(name: str, config_name: str) -> Place:
     """Finds a version. Raises `UserError`."""
     check_config_name(config_name)
     output = OutputFolder(name)
+    if is_url(name):
+        pin, folder = fetch_version(name, config_name)
+        return _in_folder(pin.name, folder, config_name)
     if not os.path.isdir(name):
         return _on_hub(name, config_name)
     if not output.repo.is_dir() and has_begun(output.state):
@@ -100,27 +101,12 @@ def _on_hub(name: str, config_name: str) -> Place:
     pin, is_online = find_version(name, config_name)
     if not is_online:
         return _in_folder(name, download_version(name, config_name, pin, is_online), config_name)
-    config, manifest_path = (
-        _fetched(pin, path, layout) for path in (layout.config, layout.manifest)
-    )
-    manifest = read_manifest(manifest_path)
+    folder = download_version(name, config_name, pin, is_online, layout.described)
+    if not (folder / layout.manifest).is_file():
+        raise _no_version(pin.name, layout)
+    manifest = read_manifest(folder / layout.manifest)
     files = list(files_on_hub(pin, manifest["files"], layout.data))
-    return Place(name, files, manifest["pins"], manifest["rows"], config=config)
-
-
-def _fetched(pin: Pin, path: str, layout: RepoLayout) -> Path:
-    """A small file of a version. Raises `UserError`."""
-    try:
-        return Path(
-            fetch(
-                lambda: hf_hub_download(pin.name, path, repo_type="dataset", revision=pin.revision),
-                f"{pin.name}: {path}",
-            )
-        )
-    except UserError as error:
-        if isinstance(error.__cause__, EntryNotFoundError):
-            raise _no_version(pin.name, layout) from None
-        raise
+    return Place(name, files, manifest["pins"], manifest["rows"], config=folder / layout.config)
 
 
 def _no_version(name: str, layout: RepoLayout) -> UserError:

@@ -109,7 +109,10 @@ def files_on_hub(pin: Pin, stated: dict[str, Any], folder: str) -> Iterator[Vers
     listed = {
         file.path: file
         for file in fetch(
-            lambda: list(HfApi().list_repo_tree(**_at(pin), path_in_repo=folder)), pin.name
+            lambda: list(
+                HfApi().list_repo_tree(pin.name, folder, revision=pin.revision, repo_type="dataset")
+            ),
+            pin.name,
         )
         if isinstance(file, RepoFile) and _is_shard(file.path, folder)
     }
@@ -122,9 +125,9 @@ def files_on_hub(pin: Pin, stated: dict[str, Any], folder: str) -> Iterator[Vers
         raise not_as_published(pin.name, wrong)
     system = HfFileSystem()
     for name in names:
-        cached = try_to_load_from_cache(filename=name, **_at(pin))
+        cached = try_to_load_from_cache(pin.name, name, revision=pin.revision, repo_type="dataset")
         if not isinstance(cached, str) and listed[name].lfs is None:
-            cached = fetch(lambda name=name: hf_hub_download(filename=name, **_at(pin)), name)
+            cached = fetch(lambda name=name: _downloaded(pin, name), name)
         if isinstance(cached, str):
             yield LocalFile(Path(cached), stated[name])
         else:
@@ -144,5 +147,5 @@ def _is_stated(file: RepoFile, facts: dict[str, Any]) -> bool:
     return file.size == facts["bytes"] and (file.lfs is None or file.lfs.sha256 == facts["sha256"])
 
 
-def _at(pin: Pin) -> dict[str, Any]:
-    return {"repo_id": pin.name, "repo_type": "dataset", "revision": pin.revision}
+def _downloaded(pin: Pin, name: str) -> str:
+    return hf_hub_download(pin.name, name, revision=pin.revision, repo_type="dataset")
