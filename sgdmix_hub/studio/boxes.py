@@ -78,7 +78,7 @@ class Visitor:
 
     boxes: Boxes = field(default_factory=Boxes)
     newest: int = 0
-    filters: tuple[Any, ...] = ()
+    filters: tuple[Any, ...] | None = None
     line: str = ""
     keys: list[tuple[int, int]] = field(default_factory=list)
     marked: set[tuple[int, int]] = field(default_factory=set)

@@ -198,6 +198,8 @@ class BrowsePage:
     ) -> Outputs:
         """Fills a page: yields values of all outputs, and what it waits for before."""
         visitor = self.visitors.of(request)
+        if visitor.filters is None:
+            visitor.filters = (classes, sort_by, descending, only_marked, *ranges)
         try:
             selection = Selection(
                 labels=classes or [],
