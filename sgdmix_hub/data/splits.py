@@ -343,7 +343,7 @@ def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> No
         )
         raise UserError(
             f"label {labels[row]} of row {row} in column {column!r} is outside its {len(names)} "
-            f"class names: labels run from 0 to {len(names) - 1}, -1 is no label{from_one}"
+            f"class names: labels run from 0 to {len(names) - 1}, -1 means no label{from_one}"
         )
 
 

@@ -81,11 +81,15 @@ def is_complete(
     ]
     if changed:
         raise UserError(f"{repo} has another {' and '.join(changed)}: {START_OVER}")
-    sizes = store.sizes(repo)
+    listed = store.sizes(repo)  # one request for all files, and one for each that it lacks
+
+    def size(name: str) -> int | None:
+        return listed[name] if name in listed else store.size(repo / name)
+
     damaged = [
         name
         for name, facts in manifest["files"].items()
-        if sizes.get(name) != facts["bytes"]
+        if size(name) != facts["bytes"]
         or (settings.verify and store.sha256(repo / name) != facts["sha256"])
     ]
     if damaged:
@@ -150,6 +154,9 @@ def build_repository(
     )
     (building / layout.config).write_text(config, encoding="utf-8")
     shutil.copyfile(shards.plan_path, building / layout.plan)
+    if settings.strength_choice is not None:
+        store.bring(output.strengths)
+        shutil.copyfile(output.strengths, building / layout.strengths)
     contact_sheet(settings, inputs, maker, shards).save(building / layout.contact_sheet)
     if settings.gallery:
         rows = sheet_rows(settings, inputs, maker, shards, GALLERY_ROWS)
@@ -162,6 +169,8 @@ def build_repository(
         "saliency": saliency_facts(inputs, maps, shards),
         "stated": stated(settings, inputs),
     }
+    if settings.strength_choice is not None:
+        manifest["planned_strengths"] = planned_strengths(shards)
     check_same_bytes(shards, published.files, manifest["files"], layout)
     manifest = write_manifest(building / layout.manifest, manifest)
     facts = card_facts(manifest, shard_features(class_names, settings.more_columns), statistics)
@@ -259,6 +268,18 @@ def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
     return facts | {"unmixed": unmixed}
 
 
+def planned_strengths(shards: Shards) -> list[dict]:
+    """How many rows of the plan have each strength, without those that are skipped or unmixed."""
+    plan = shards.plan_columns("source_index", "target_index", "strength", "skip")
+    sources, targets, strengths = (column.to_numpy() for column in plan.columns[:3])
+    made = (sources != targets) & plan["skip"].is_null().to_numpy()
+    found, counts = np.unique(strengths[made], return_counts=True)
+    return [
+        {"strength": strength, "rows": rows}
+        for strength, rows in zip(found.tolist(), counts.tolist(), strict=True)
+    ]
+
+
 def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
     """What the card states besides settings and counts.
 
@@ -332,6 +353,7 @@ def card_facts(
         effective_strength=statistics.effective_strength,
         remade=statistics.remade,
         adapter_files=from_run.get("adapter_files", {}),
+        planned_strengths=manifest.get("planned_strengths", []),
         evaluation=evaluation,
         has_gallery=any(name.endswith("/gallery.html") for name in manifest["files"]),
     )

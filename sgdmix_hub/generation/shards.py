@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -38,6 +39,16 @@ from sgdmix_hub.storage.stores import HERE, Store
 from .plan import PlanRow
 
 RECORD = ".json"
+FIELDS = {
+    "rows": int,
+    "sha256": str,
+    "plan_sha256": str,
+    "skipped": list,
+    "seconds": (int, float),
+    "environment": dict,
+}
+IN_STORES = {"bytes": int, "statistics": dict}  # fields of records in object stores
+DIGEST = re.compile("[0-9a-f]{64}")
 GROUPS_IN_MEMORY = 2  # of the plan
 
 
@@ -100,8 +111,13 @@ class Shards:
         return self.path(number).with_suffix(RECORD)
 
     def record(self, number: int) -> dict:
-        """The record of a shard. Raises `DamagedFile`."""
-        return read_sealed(self.record_path(number))
+        """The record of a shard. Raises `DamagedFile`, also if its fields are not a record's."""
+        path = self.record_path(number)
+        record, fields = read_sealed(path), FIELDS | (IN_STORES if self._store.is_remote else {})
+        fits = all(isinstance(record.get(name), kind) for name, kind in fields.items())
+        if not (fits and DIGEST.fullmatch(record["sha256"]) and "device" in record["environment"]):
+            raise DamagedFile(path)
+        return record
 
     def recorded(self) -> set[int]:
         """The shards with a record, by one listing, which may lack new ones."""

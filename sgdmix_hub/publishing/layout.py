@@ -11,7 +11,7 @@ from datasets import ClassLabel, Features, Image, Value
 
 from sgdmix_hub.errors import TooManySkipped
 from sgdmix_hub.files import file_sha256, in_threads
-from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE
+from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE, STRENGTHS
 from sgdmix_hub.settings.saliency import is_expected
 
 CARD = "README.md"
@@ -71,6 +71,11 @@ class RepoLayout:
     @property
     def plan(self) -> str:
         return f"{self.facts}/{PLAN}"
+
+    @property
+    def strengths(self) -> str:
+        """The table of the pilot that chose the strengths, if there was one."""
+        return f"{self.facts}/{STRENGTHS}"
 
     @property
     def manifest(self) -> str:

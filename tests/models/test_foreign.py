@@ -136,6 +136,7 @@ def assert_equal(ours, theirs):
     assert distance.max() <= 1 and (distance > 0).mean() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["stock", "kohya", "peft"])
 def test_the_images_are_stock_diffusers_with_the_same_file(written, tiny_base, images, loras):
     prompt = "a photo of a bird"
@@ -147,6 +148,7 @@ def test_the_images_are_stock_diffusers_with_the_same_file(written, tiny_base, i
     assert np.abs(ours - bare).max() > 1
 
 
+@pytest.mark.slow
 def test_stock_and_kohya_files_of_one_lora_give_the_same_images(tiny_base, images, loras):
     """alpha counts in both, in the description and in tensors."""
     first, second = (
@@ -292,7 +294,7 @@ def test_alpha_counts_for_bases_of_flow_matching_too(family):
         ({"unet.lora_alpha": 1e30}, "cannot be used"),
         ({"unet.lora_alpha": "4"}, "cannot be used"),
         ({"unet.alpha_pattern": {"(a+)+": 2}}, "another alpha for some layers"),
-        ([1], "is no object"),
+        ([1], "is not an object"),
     ],
 )
 def test_of_a_description_only_alpha_is_read(description, said, tiny_base, loras, tmp_path):

@@ -111,6 +111,7 @@ def test_offloaded_networks_make_the_same_bytes(kind, tiny_base, adapter, images
         assert np.array_equal(refined(offloaded, images), expected)
 
 
+@pytest.mark.slow
 def test_slices_of_the_autoencoder_differ_by_rounding_and_tiles_by_more(tiny_base, images):
     whole = refined(loaded(tiny_base), images).astype(int)
     sliced = loaded(tiny_base, vae_slicing=True)
@@ -179,6 +180,7 @@ def test_the_need_of_a_base_without_safetensors_is_unknown(tiny_base, tmp_path):
     assert text.startswith("memory      unknown: the base model has no safetensors")
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_the_denoiser_or_the_blocks_that_it_repeats(tiny_base):
     """Nothing is compiled before its first call, so this takes no compiler."""
 
