@@ -8,6 +8,7 @@ import gc
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 
@@ -51,8 +52,21 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -slow[item.path])
 
 
+def pytest_runtest_setup(item):
+    if "forking" in sys.modules:
+        marks = {mark.name for mark in item.iter_markers()}
+        sys.modules["forking"].may_fork = bool(marks & {"slow", "soak", "gpu"})
+
+
 def pytest_collection_finish():
     gc.freeze()  # the libraries' million objects need no look at every full collection
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_objects():
+    """What earlier files have left for good (imports, session fixtures) needs no look either."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure():

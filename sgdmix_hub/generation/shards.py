@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -17,6 +18,7 @@ from datasets import Features
 from sgdmix_hub.files import (
     DamagedFile,
     file_sha256,
+    in_threads,
     made_again,
     read_sealed,
     write_atomically,
@@ -77,6 +79,11 @@ class Shards:
     def plan_columns(self, *names: str) -> pa.Table:
         """Some columns of the whole plan."""
         return self._plan.read(list(names))
+
+    def plan_parts(self, *names: str) -> Iterator[pa.Table]:
+        """Some columns of the plan, a row group at a time."""
+        for group in range(self._plan.metadata.num_row_groups):
+            yield self._plan.read_row_group(group, list(names))
 
     def rows(self, number: int) -> list[PlanRow]:
         return self.plan_rows(number * self.rows_per_shard, self.rows_per_shard)
@@ -150,14 +157,18 @@ class Shards:
     def unfinished(self) -> list[int]:
         """The shards to make, ascending. Reports damaged ones."""
         self._store.bring_all(map(self.record_path, range(len(self))))
-        numbers = []
-        for number in range(len(self)):
+
+        def check(number: int) -> bool | DamagedFile:
             try:
-                finished = self.check(number)
+                return self.check(number)
             except DamagedFile as damage:
-                say(made_again(damage))
-                finished = False
-            if not finished:
+                return damage
+
+        numbers = []
+        for number, finished in enumerate(in_threads(check, range(len(self)))):
+            if isinstance(finished, DamagedFile):
+                say(made_again(finished))
+            if finished is not True:
                 numbers.append(number)
         return numbers
 

@@ -31,8 +31,8 @@ def write_space(folder: Path, names: Sequence[str], config_name: str) -> None:
         repository, revision = name_and_revision(name)
         if os.path.isdir(name) or repository.count("/") != 1 or not revision:
             raise UserError(
-                f"{shown(name)} is no published version: give it as org/name@v1.0.0, which a Space "
-                "can read"
+                f"{shown(name)} is not a published version: give it as org/name@v1.0.0, which a "
+                "Space can read"
             )
     datasets = [name_and_revision(name)[0] for name in names]
     card = {

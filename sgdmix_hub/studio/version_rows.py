@@ -195,7 +195,7 @@ class VersionRows:
             if table.column(name).to_numpy().min() < 0:
                 raise UserError(f"{self.place.name}: column {name} holds values below 0")
         if table.column("label").to_numpy().max() >= len(self.class_names):
-            raise UserError(f"{self.place.name}: column label holds values that are no class")
+            raise UserError(f"{self.place.name}: column label holds values that are not classes")
 
 
 def _opened(path: Path) -> pq.ParquetFile:

@@ -57,6 +57,7 @@ def test_the_program_publishes_and_ends_with_the_exit_codes_of_all_programs(
         )
 
 
+@pytest.mark.slow
 def test_a_wrong_token_leaves_no_trace(evil_source, tmp_path):
     """Neither in what is printed nor in a file: logs, the report of the failure, caches."""
     token = "hf_wrongandsecret"

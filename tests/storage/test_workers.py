@@ -118,6 +118,7 @@ def test_stages_by_workers_leave_the_bytes_of_one_process(world_size, settings, 
     assert stored(url, "state") == before, "a finished run is left alone"
 
 
+@pytest.mark.slow
 def test_one_command_does_all_stages_in_a_store_too(settings, reference, url):
     work(settings, url)
     assert stored(url) == reference
@@ -222,6 +223,7 @@ def test_damage_in_a_store_is_found_by_its_hash_and_made_again(settings, referen
     assert f"{url}/state/plan.parquet is torn" in told and "sgdmix_hub-" not in told
 
 
+@pytest.mark.slow
 def test_verify_reads_every_byte_of_a_store(settings, url):
     work(settings, url)
     change(url, "repo/data/train-00003")
@@ -284,6 +286,7 @@ def test_other_programs_refuse_a_store():
         ClassifierSettings(dataset_name="a/b", output_dir="s3://bucket/run").validate()
 
 
+@pytest.mark.slow
 def test_scratch_is_bounded_and_gone_at_the_end(settings, url, monkeypatch, tmp_path):
     """A worker keeps no shard that it has stored."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

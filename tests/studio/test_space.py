@@ -47,7 +47,7 @@ def test_the_files_name_the_versions_and_hold_no_code_of_others(tmp_path):
 
 @pytest.mark.parametrize("name", ["org/a", "a@v1", "x/y/z@v1"])
 def test_what_the_hub_cannot_have_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match="no published version"):
+    with pytest.raises(UserError, match="not a published version"):
         write_space(tmp_path, [name], "default")
 
 

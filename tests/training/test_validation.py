@@ -266,6 +266,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_every_process_measures_with_the_running_statistics_that_are_saved(tmp_path):
     """Batch normalisation's are each process's own after a training step."""
     (tmp_path / "shares.py").write_text(SHARES)

@@ -60,7 +60,7 @@ class LoadedBase:
         multiple = self.family.multiple_of(self.pipeline)
         if resolution % multiple:
             raise UserError(
-                f"resolution {resolution} is no multiple of {multiple}, as bases of "
+                f"resolution {resolution} is not a multiple of {multiple}, as bases of "
                 f"{self.family.title} need: give {resolution // multiple * multiple or multiple}"
             )
 
