@@ -209,8 +209,8 @@ def write_evaluation(
     """
     split, recipe = maker.inputs.split, version.settings
     trust = trust_test(judge, judge.whole_size, split, recipe.resize)
-    subset = subset_record(recipe, split)
-    warnings = doubts(judge, trust, subset, rows.manifest["pins"].get("judge"))
+    subset, used = subset_record(recipe, split), rows.manifest["pins"]
+    warnings = doubts(judge, trust, subset, used.get("judge"), used.get("pilot_classifier"))
     for warning in warnings:
         logger.warning(warning)
     if settings.keep is not None and trust.reads_background:

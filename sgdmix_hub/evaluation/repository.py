@@ -80,7 +80,10 @@ def build_evaluated(
     shards = write_shards(version, class_names, scores, kept, building)
     statistics = count_rows(shards, len(class_names))
     draw_statistics(statistics, building / layout.statistics)
-    for name in (layout.contact_sheet, layout.config, layout.plan):
+    copied = [layout.contact_sheet, layout.config, layout.plan]
+    if version.settings.strength_choice is not None:
+        copied.append(layout.strengths)
+    for name in copied:
         shutil.copyfile(version.folder / name, building / name)
     for name, picture in figures.items():
         shutil.copyfile(picture, building / layout.assets / name)

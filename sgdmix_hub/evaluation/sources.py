@@ -41,11 +41,18 @@ WITHOUT_CLASSIFIER = {
 } | {"saliency_method": FALL_BACK}
 
 
-def doubts(judge: Judge, trust: Trust, subset: dict, chose: str | None = None) -> list[str]:
+def doubts(
+    judge: Judge,
+    trust: Trust,
+    subset: dict,
+    chose: str | None = None,
+    chose_strengths: str | None = None,
+) -> list[str]:
     """Reasons not to rely on this judge, as sentences for the card.
 
     `subset`: what `subset_record` returns for the sources. `chose`: pin of the judge that sent
-    images of this dataset back to be made again, if there was one.
+    images of this dataset back to be made again, if there was one. `chose_strengths`: pin of the
+    classifier of a pilot.
     """
     reasons = []
     if trust.reads_background:
@@ -69,6 +76,10 @@ def doubts(judge: Judge, trust: Trust, subset: dict, chose: str | None = None) -
         reasons.append(
             "The judge chose these images: those that it doubted were made again, so its figures "
             "are too good."
+        )
+    if chose_strengths is not None and Pin.parse(chose_strengths).holds_same_as(judge.pin):
+        reasons.append(
+            "The judge chose the strengths, by what it saw in a pilot: its figures are too good."
         )
     return reasons
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -102,6 +103,8 @@ def estimate_text(
         lines.append(f"strength    {strengths_text(maker)}")
     if maker.settings.refines:
         lines.append(f"prompts     {prompts_text(maker)}")
+    if maker.settings.strength_choice is not None:
+        lines.append(f"pilot       {pilot_text(maker, plan, trial)}")
     if trial is None:
         return "\n".join(lines)
     device = environment(maker.settings)["device"]
@@ -174,6 +177,22 @@ def strengths_text(maker: RowMaker) -> str:
         return "; ".join(runs)
     listed = ", ".join(f"{strength:g}" for strength in grid)
     return f"{'; '.join(runs)}; with {total} steps, these differ: {listed}"
+
+
+def pilot_text(maker: RowMaker, plan: pa.Table, trial: Trial | None) -> str:
+    """How many images the pilot makes, and about how long that takes. What is estimated of the run
+    holds for strengths that take turns.
+    """
+    settings = maker.settings
+    made = plan.filter(plan["skip"].is_null())["source_index"].unique().to_numpy()
+    of_class = np.bincount(maker.inputs.split.labels[made])
+    strengths = sum(strength > 0 for strength in settings.strength)
+    images = int(np.minimum(of_class, settings.rows_of_class).sum()) * strengths
+    took = "" if trial is None else f", {duration(images * trial.seconds / trial.tried)}"
+    return (
+        f"{images:,} images{took}, then one strength for each class; what follows is estimated "
+        "with all strengths equally often"
+    )
 
 
 def prompts_text(maker: RowMaker) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -80,11 +81,15 @@ def is_complete(
     ]
     if changed:
         raise UserError(f"{repo} has another {' and '.join(changed)}: {START_OVER}")
-    sizes = store.sizes(repo)
+    listed = store.sizes(repo)  # one request for all files, and one for each that it lacks
+
+    def size(name: str) -> int | None:
+        return listed[name] if name in listed else store.size(repo / name)
+
     damaged = [
         name
         for name, facts in manifest["files"].items()
-        if sizes.get(name) != facts["bytes"]
+        if size(name) != facts["bytes"]
         or (settings.verify and store.sha256(repo / name) != facts["sha256"])
     ]
     if damaged:
@@ -149,6 +154,9 @@ def build_repository(
     )
     (building / layout.config).write_text(config, encoding="utf-8")
     shutil.copyfile(shards.plan_path, building / layout.plan)
+    if settings.strength_choice is not None:
+        store.bring(output.strengths)
+        shutil.copyfile(output.strengths, building / layout.strengths)
     contact_sheet(settings, inputs, maker, shards).save(building / layout.contact_sheet)
     if settings.gallery:
         rows = sheet_rows(settings, inputs, maker, shards, GALLERY_ROWS)
@@ -161,6 +169,8 @@ def build_repository(
         "saliency": saliency_facts(inputs, maps, shards),
         "stated": stated(settings, inputs),
     }
+    if settings.strength_choice is not None:
+        manifest["planned_strengths"] = planned_strengths(shards)
     check_same_bytes(shards, published.files, manifest["files"], layout)
     manifest = write_manifest(building / layout.manifest, manifest)
     facts = card_facts(manifest, shard_features(class_names, settings.more_columns), statistics)
@@ -207,8 +217,11 @@ def make_manifest(
 
     The card is left out: people may edit it, and configurations share it.
     """
-    records = [shards.record(number) for number in range(len(shards))]
-    environments = [record["environment"] for record in records]
+    rows, environments = 0, {}
+    for number in range(len(shards)):
+        record = shards.record(number)
+        rows += record["rows"]
+        environments.setdefault(json.dumps(record["environment"]), record["environment"])
     return {
         "format": FORMAT,
         "fingerprint": fingerprint(settings, inputs.pins),
@@ -217,8 +230,8 @@ def make_manifest(
         "prompt_class": settings.prompt_class,
         "resize": settings.resize,
         **card_inputs(settings),
-        "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
-        "rows": sum(record["rows"] for record in records),
+        "environments": list(environments.values()),
+        "rows": rows,
         "planned_rows": shards.num_rows,
         "skipped": shards.skipped(),
         "files": files,
@@ -245,12 +258,26 @@ def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
     `sought`: the words given to a segmenter. `unmixed`: how many rows show their source unmixed
     because its mask could not be trusted.
     """
-    plan = shards.plan_columns("source_index", "target_index")
-    sources, targets = (column.to_numpy() for column in plan.columns)
+    unmixed = 0
+    for plan in shards.plan_parts("source_index", "target_index"):
+        sources, targets = (column.to_numpy() for column in plan.columns)
+        unmixed += int((sources == targets).sum())
     facts = {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
     if inputs.segmenter is not None:
         facts["sought"] = list(inputs.segmenter.words)
-    return facts | {"unmixed": int((sources == targets).sum())}
+    return facts | {"unmixed": unmixed}
+
+
+def planned_strengths(shards: Shards) -> list[dict]:
+    """How many rows of the plan have each strength, without those that are skipped or unmixed."""
+    plan = shards.plan_columns("source_index", "target_index", "strength", "skip")
+    sources, targets, strengths = (column.to_numpy() for column in plan.columns[:3])
+    made = (sources != targets) & plan["skip"].is_null().to_numpy()
+    found, counts = np.unique(strengths[made], return_counts=True)
+    return [
+        {"strength": strength, "rows": rows}
+        for strength, rows in zip(found.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
@@ -326,6 +353,7 @@ def card_facts(
         effective_strength=statistics.effective_strength,
         remade=statistics.remade,
         adapter_files=from_run.get("adapter_files", {}),
+        planned_strengths=manifest.get("planned_strengths", []),
         evaluation=evaluation,
         has_gallery=any(name.endswith("/gallery.html") for name in manifest["files"]),
     )

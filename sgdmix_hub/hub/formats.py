@@ -49,6 +49,8 @@ MANIFEST = record(
                 "segmenter": PIN,
                 "detector": PIN,
                 "few_step_lora": PIN,
+                "judge": PIN,
+                "pilot_classifier": PIN,
             },
         ),
         "subset": SUBSET,
@@ -93,6 +95,7 @@ MANIFEST = record(
             },
             {"real_rows": listing(COUNT), "adapter_files": mapping(SHA256, FILE_NAME)},
         ),
+        "planned_strengths": listing(record({"strength": SHARE, "rows": COUNT})),
         "evaluation": record({"synthetic": NAME, "pins": mapping(PIN, NAME)}),
     },
 )

@@ -23,7 +23,6 @@ from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import preset_deviations
 from sgdmix_hub.settings.saliency import kind_of
-from sgdmix_hub.settings.strengths import num_steps
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
 from .card_text import (
@@ -31,9 +30,11 @@ from .card_text import (
     encoding_text,
     few_shot_text,
     license_text,
+    pilot_text,
     plain_code,
     plain_name,
     python_text,
+    strength_text,
 )
 from .layout import MORE_IMAGES, RepoLayout
 
@@ -51,6 +52,7 @@ LABELS = {
     "mixing_method": "mixing",
     "inpainting_method": "inpainting",
     "feather": "feather",
+    "kept_erosion": "ring of the foreground that is refined too",
     "prompt_class": "class of prompt and label",
     "few_step_method": "few-step method",
     "quantization": "denoiser's weights held as",
@@ -104,6 +106,7 @@ class CardFacts:
     `rows_by_label`, `real_rows`: the synthetic images and the source images of every class; a
     version of format 1 does not state the second. `remade`: images that a judge sent back at least
     once; None without a judge. `adapter_files`: file -> sha256 of an adapter of another program.
+    `planned_strengths`: `strength` and `rows` of each that a pilot chose.
     """
 
     title: str
@@ -124,6 +127,7 @@ class CardFacts:
     effective_strength: dict[float, float] = field(default_factory=dict)
     remade: int | None = None
     adapter_files: dict[str, str] = field(default_factory=dict)
+    planned_strengths: list[dict] = field(default_factory=list)
     evaluation: CardEvaluation | None = None
     has_gallery: bool = False
 
@@ -160,6 +164,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         prose=prose,
         settings=settings,
         strengths=strength_text(settings, facts.sigma_start, facts.effective_strength),
+        pilot=pilot_text(settings, facts.planned_strengths),
         variants=variants_text(settings, facts.evaluation),
         encoding=encoding_text(settings),
         license=license_text(settings),
@@ -329,6 +334,10 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
     }
     if settings.images_per_class is not None:
         method["images_per_class"] = settings.images_per_class
+    if settings.strength_choice is not None:
+        method["strength_choice"] = settings.strength_choice
+        method["min_pilot_fidelity"] = settings.asked_fidelity
+        method["max_foreground_drift"] = settings.allowed_drift
     if settings.judge is not None:
         method["min_label_probability"] = settings.asked_probability
         method["max_attempts"] = settings.allowed_attempts
@@ -370,31 +379,3 @@ def variants_text(settings: AugmentSettings, evaluation: CardEvaluation | None) 
         "whose images can be mixed"
     )
     return f"so that there are {level}" if settings.num_variants == 0 else f"{each}, and {level}"
-
-
-def strength_text(
-    settings: AugmentSettings,
-    sigma_start: dict[float, float],
-    effective_strength: dict[float, float],
-) -> str:
-    """The strengths S in words, with the effective strengths after rounding to whole steps, and
-    the noise levels that they start from, as far as rows were made.
-    """
-    values = [f"{strength:g}" for strength in settings.strength]
-    if settings.strength_unit is not None:
-        values[0] = f"as a noise level: {values[0]}"
-    if not settings.refines:
-        return "0 (mixing only, no diffusion)"
-    total = settings.num_inference_steps
-    effective = [
-        f"{effective_strength.get(strength, num_steps(settings, strength) / total):g}"
-        for strength in settings.strength
-    ]
-    turns = "" if len(values) == 1 else ", in turn for the variants of a source"
-    sampler = (
-        f"{settings.num_inference_steps} steps, {settings.scheduler}, "
-        f"guidance {settings.guidance_scale:g}"
-    )
-    levels = [f"{level:g}" for strength, level in sorted(sigma_start.items()) if strength > 0]
-    noise = f"; from noise level {', '.join(levels)}" if levels else ""
-    return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler}{noise})"

@@ -19,6 +19,7 @@ from huggingface_hub import CommitOperationCopy, CommitOperationDelete, HfApi, h
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import in_threads
 from sgdmix_hub.hub.client import (
     AGAIN,
     TIMEOUT_SECONDS,
@@ -233,9 +234,10 @@ def _only_manifest(repo: Path, folder: Path) -> Path:
 
 def _checked_digests(repo: Path, files: dict[str, Path], manifest: dict) -> Digests:
     """The digests of the files. Raises `UserError` unless they are those of the manifest."""
-    missing = [name for name, file in files.items() if not file.is_file()]
-    digests = {name: content_digests(file) for name, file in files.items() if name not in missing}
-    damaged = missing + [
+    missing = {name: None for name, file in files.items() if not file.is_file()}
+    here = {name: file for name, file in files.items() if name not in missing}
+    digests = dict(zip(here, in_threads(content_digests, here.values()), strict=True))
+    damaged = [*missing] + [
         name
         for name, facts in manifest["files"].items()
         if name in digests and facts["sha256"] not in digests[name]

@@ -29,7 +29,8 @@ from .adapters import (
 from .data import DataSettings, outside_of_dataset
 from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
-from .method import COMPARE_MAPS, MethodSettings
+from .method import COMPARE_MAPS
+from .pilot import PilotSettings
 from .presets import saliency_method, saliency_source
 from .remaking import RemakingSettings
 from .saliency import NEEDED_SETTINGS
@@ -42,7 +43,7 @@ LONGEST_LINK = 500
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(HubSettings, StageSettings, RemakingSettings, MethodSettings, DataSettings):
+class AugmentSettings(HubSettings, StageSettings, RemakingSettings, PilotSettings, DataSettings):
     """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
     in_stores: ClassVar[bool] = True

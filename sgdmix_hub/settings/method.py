@@ -10,11 +10,12 @@ from sgdmix_hub.errors import UserError
 
 from .few_step import FewStepMethod, Spacing, sampling_of
 from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
+from .kept import KeptSettings, check_kept_foreground
 from .memory import MemorySettings
 from .presets import apply_preset, saliency_source
 from .prompts import NO_FIELDS, check_templates
 from .saliency import RembgModel, SaliencyMethod
-from .strengths import check_strengths, num_steps
+from .strengths import check_strengths
 
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
@@ -23,7 +24,7 @@ MOST_WORDS = 16  # that a segmenter looks for
 
 
 @dataclass(kw_only=True)
-class MethodSettings(MemorySettings):
+class MethodSettings(KeptSettings, MemorySettings):
     """How images are masked, matched, mixed and refined.
 
     Those from `saliency_method` to `paste_foreground` take the preset's value if not given.
@@ -299,6 +300,8 @@ class MethodSettings(MemorySettings):
         if self.num_variants == 0 and getattr(self, "images_per_class", None) is None:
             raise UserError("num_variants is 0: give at least 1, or images_per_class")
         check_strengths(self)
+        if self.kept_erosion is not None:
+            check_kept_foreground(self, "kept_erosion")
         self._validate_masks()
         self._validate_prompts()
         self._validate_memory()
@@ -351,14 +354,7 @@ class MethodSettings(MemorySettings):
             raise UserError("background_prompt_template with {background} needs background_prompts")
         fields = NO_FIELDS if backgrounds is None else {"background": (1, 1)}
         check_templates("background_prompt_template", [template], fields)
-        kept, most = apply_preset(self).foreground_strength, max(self.strength)
-        if self.strength_unit is None and kept is not None:
-            kept, most = num_steps(self, kept), num_steps(self, most)
-        if self.refines and (kept is None or kept == most):
-            raise UserError(
-                "background_prompt_template needs a kept foreground: set foreground_strength below "
-                f"the strength {max(self.strength):g}"
-            )
+        check_kept_foreground(self, "background_prompt_template")
 
     def _validate_masks(self) -> None:
         if (self.bbox_column is None) != (self.bbox_format is None):

@@ -123,6 +123,7 @@ class RowOverrides(Checked):
     dataset_split: str | None = unset(DataSettings, "dataset_split")
     image_column: str | None = unset(DataSettings, "image_column")
     label_column: str | None = unset(DataSettings, "label_column")
+    streaming: bool | None = unset(DataSettings, "streaming")
     max_image_pixels: int | None = unset(DataSettings, "max_image_pixels")
     examples_per_class: int | None = unset(DataSettings, "examples_per_class")
     imbalance_factor: float | None = unset(DataSettings, "imbalance_factor")

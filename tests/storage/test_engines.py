@@ -1,6 +1,7 @@
 """`sgdmix launch`: the stages as jobs of datatrove's executors."""
 
 import os
+import re
 
 import pytest
 from generations import arguments, digests
@@ -71,7 +72,12 @@ def test_slurm_gets_one_job_a_stage_each_after_the_one_before(settings, tmp_path
         "0-0",
     ]
     assert all("--partition=gpu" in text and "--gpus=1" in text for text in launched)
-    assert (tmp_path / "words").read_text().count("--dependency=afterok:") >= 3
+    assert [re.search("--job-name=(\\S+)", text)[1] for text in launched] == [
+        f"sgdmix-{stage}" for stage in ("maps", "plan", "shards", "finish")
+    ]
+    words = (tmp_path / "words").read_text().splitlines()[::2]  # the others sum up statistics
+    asked = [re.search("--dependency=([a-z]+):", line) for line in words]
+    assert [found and found[1] for found in asked] == [None, "afterany", "afterok", "afterany"]
 
 
 @pytest.mark.parametrize(

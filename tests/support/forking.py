@@ -49,8 +49,8 @@ class Ended:
 may_fork = True
 
 
-def fork(target, *args) -> multiprocessing.Process:
-    """Starts `target(*args)` in a fork of the server; the first call starts the server."""
+def start_server() -> None:
+    """Starts the server, if it does not run yet."""
     assert may_fork, "a test that starts programs is slow: mark it"
     with _beginning:
         path = os.environ.get("PYTHONPATH", "")
@@ -58,6 +58,11 @@ def fork(target, *args) -> multiprocessing.Process:
         os.environ["PYTHONPATH"] = f"{Path(__file__).parent}{os.pathsep}{path}"
         forkserver.ensure_running()
         os.environ["PYTHONPATH"] = path
+
+
+def fork(target, *args) -> multiprocessing.Process:
+    """Starts `target(*args)` in a fork of the server."""
+    start_server()
     process = forks.Process(target=target, args=args)
     process.start()
     return process
@@ -203,6 +208,7 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
     if "RANK" in environment:
         # `/proc` does not show the new environment, so the process name carries the rank.
         ctypes.CDLL(None).prctl(PR_SET_NAME, f"rank {environment['RANK']}".encode())
+    tempfile.tempdir = None  # TMPDIR is read once
     if any(name.startswith(READ_AT_IMPORT) for name in changed):
         _read_environment_again()
     while words[0] == "-u":
