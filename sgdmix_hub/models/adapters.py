@@ -138,7 +138,7 @@ def save_adapter(
 ) -> None:
     """Writes LoRA weights, learned tokens and facts.
 
-    `learned`: encoder's key -> float32 (classes * num_vectors, dim); empty without tokens. The LoRA
+    `learned`: `AdaptedModel.token_tensors`; empty without tokens. The LoRA
     metadata holds alpha: without it diffusers would silently load alpha = rank.
     """
     # imported here: programs that only read an adapter's facts start seconds earlier

@@ -239,6 +239,31 @@ def test_a_quantized_denoiser_holds_a_quarter_and_keeps_the_adapter(tiny_base, a
     assert 0 < np.abs(rough - exact).mean() < np.abs(alone - exact).mean()
 
 
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_bitsandbytes_keeps_the_adapter(tiny_base, adapter, images, monkeypatch, capfd):
+    """On its kernels for the CPU, from which diffusers and this package keep users away."""
+    from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB8BitDiffusersQuantizer
+
+    from sgdmix_hub.models import quantization
+
+    for name, value in (
+        ("validate_environment", lambda self, *args, **options: None),
+        ("update_device_map", lambda self, device_map: device_map or {"": "cpu"}),
+    ):
+        monkeypatch.setattr(BnB8BitDiffusersQuantizer, name, value)
+    monkeypatch.setattr(quantization, "check_package", lambda kind: None)
+    half = {"dtype": "bfloat16"}
+    kind = "bitsandbytes-8bit"
+    whole, quantized = (loaded(tiny_base, adapter, quantization=q, **half) for q in (None, kind))
+    assert torch.int8 in {value.dtype for value in quantized.denoiser.parameters()}
+    text = "a photo of a <class_2> bird"
+    exact, rough = (refined(one, images, text).astype(int) for one in (whole, quantized))
+    bare = loaded(tiny_base, quantization=kind, **half)
+    alone = refined(bare, images, "a photo of a bird").astype(int)
+    assert 0 < np.abs(rough - exact).mean() < np.abs(alone - exact).mean()
+    assert "inputs will be cast" not in capfd.readouterr().err
+
+
 @pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")
 def test_a_quantization_without_its_package_is_refused(tiny_base):
     with pytest.raises(UserError, match="needs the package torchao: install it"):
