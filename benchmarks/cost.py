@@ -37,7 +37,8 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.training import ClassifierSettings
-from sgdmix_hub.training.adapter.model import AdaptedModel, TokenEmbedding
+from sgdmix_hub.training.adapter.model import AdaptedModel
+from sgdmix_hub.training.adapter.token_embedding import TokenEmbedding
 
 PEAK, SHARE = 400e12, 0.4  # assumed: dense bf16 FLOP/s of a GPU, and the share that is reached
 RATE = PEAK * SHARE

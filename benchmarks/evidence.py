@@ -135,11 +135,11 @@ def write_results(work_dir: Path, results: Path, page: Path) -> str:
     return text
 
 
-def with_tables(page: str, text: str) -> str:
+def with_tables(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """A page with the text between its marks; what people wrote around them stays."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def main() -> None:

@@ -2,11 +2,14 @@
 
     python benchmarks/scale.py                            # 200 x 5 rows against 2,000 x 5
     python benchmarks/scale.py --sources 13000 130000     # other sizes, if there is time
+    python benchmarks/scale.py --simulated 13000 130000 1300000   # rows that cost nothing
 
 Whole programs, stage by stage, in an object store that counts requests: maps by two workers, plan,
 shards by three workers one after the other, finish, publishing to a Hub on the loopback interface.
 Rows are tiny (32 x 32, S = 0) and shards small, so that there are as many of them as in a large
-dataset. Figures go to scale.json and, as a table, to scale.md.
+dataset. Figures go to scale.json and, as a table, to scale.md; with --simulated, to
+scale_simulated.*: there every row is a copy of one image (`parts/scale/simulated.py`), targets are
+drawn, and one worker makes all shards, of 1,024 rows.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from sgdmix_hub.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results"
 VARIANTS, ROWS_PER_SHARD = 5, 16
+SIMULATED_ROWS = 1024  # of a shard, in parts/scale/simulated.py
 PROGRAM = """
 import parts.scale.counted
 from sgdmix_hub.{module} import main
@@ -53,12 +57,7 @@ def run(sources: int, work_dir: Path) -> list[dict]:
     """The stages of one run: name, seconds, peak anonymous MB, requests."""
     dataset, place = data.patterns(work_dir, sources), work_dir / f"store-{sources}"
     shutil.rmtree(place, ignore_errors=True)
-    counts = work_dir / "counts"
-    counts.mkdir(exist_ok=True)
-    ENVIRONMENT["COUNTED_INTO"] = str(counts)
-    ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    )
+    counts = counts_in(work_dir)
     words = ["--dataset_name", dataset, "--output_dir", f"counted://{place}/run", "--preset"]
     words += ["paper", "--saliency_method", "spectral-residual", "--strength", 0, "--resolution"]
     words += [data.PATTERN_SIZE, "--num_variants", VARIANTS, "--rows_per_shard", ROWS_PER_SHARD]
@@ -67,16 +66,49 @@ def run(sources: int, work_dir: Path) -> list[dict]:
     for name, stage in STAGES.items():
         if name.startswith("shards, worker 1"):
             half_the_shards(place / "run")
-        found.append(measured(name, [AUGMENT, *words, *stage], counts, work_dir))
+        found.append(measured(name, ["-c", AUGMENT, *words, *stage], counts, work_dir))
+    found.append(published(place, counts, work_dir))
+    return found
+
+
+def simulated(sources: int, work_dir: Path) -> list[dict]:
+    """The stages of one simulated run, as `run`."""
+    place, counts = work_dir / f"simulated-{sources}", counts_in(work_dir)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    words = ["-m", "parts.scale.simulated"]
+    found = [
+        measured(stage, [*words, stage, sources, place], counts, work_dir)
+        for stage in ("plan", "shards", "finish")
+    ]
+    found.append(published(place, counts, work_dir))
+    return found
+
+
+def counts_in(work_dir: Path) -> Path:
+    """The folder that programs write their requests to."""
+    counts = work_dir / "counts"
+    counts.mkdir(parents=True, exist_ok=True)
+    ENVIRONMENT["COUNTED_INTO"] = str(counts)
+    ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    )
+    return counts
+
+
+def published(place: Path, counts: Path, work_dir: Path) -> dict:
+    """The stage that publishes a run to a Hub on the loopback interface."""
     before = dict(ENVIRONMENT)
     with loopback_hub() as hub:
         ENVIRONMENT.update(hub_environment(hub, WRITE_TOKEN))
-        words = ["--folder", f"counted://{place}/run", "--hub_dataset_id", "birds/large"]
-        words += ["--tag", "v1.0.0", "--allow_local_inputs"]
-        found.append(measured("publish", [PUBLISH, *words], counts, work_dir))
+        words = ["-c", PUBLISH, "--folder", f"counted://{place}/run", "--tag", "v1.0.0"]
+        words += ["--hub_dataset_id", "birds/large", "--allow_local_inputs"]
+        stage = measured("publish", words, counts, work_dir)
+        stage["requests"]["hub"] = len(hub.calls)
+        commits = hub.calls_of("POST", "/commit/")
     ENVIRONMENT.clear()
     ENVIRONMENT.update(before)
-    return found
+    return stage | {"commits": len(commits)}
 
 
 def half_the_shards(output: Path) -> None:
@@ -87,7 +119,7 @@ def half_the_shards(output: Path) -> None:
 
 def measured(name: str, words: list, counts: Path, work_dir: Path) -> dict:
     started = time.monotonic()
-    peak = peak_memory([sys.executable, "-c", *map(str, words)], work_dir / "scale.log")
+    peak = peak_memory([sys.executable, *map(str, words)], work_dir / "scale.log")
     return {
         "stage": name,
         "seconds": time.monotonic() - started,
@@ -123,31 +155,37 @@ def table(runs: list[dict]) -> str:
     for size, each in zip(sizes, runs, strict=True):
         most = list(each["files"].items())[:2]
         largest = ", ".join(f"{count:,} in {name}" for name, count in most)
-        lines.append(f"{size}: {each['shards']:,} shards; files: {largest}.")
+        commits = each["stages"][-1]["commits"]
+        text = f"{size}: {each['shards']:,} shards; files: {largest}; commits: {commits}."
+        lines.append(text)
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sources", type=int, nargs="+", default=[200, 2_000])
+    parser.add_argument("--simulated", type=int, nargs="+", help="sources of simulated runs")
     parser.add_argument("--work_dir", type=Path, default=Path("outputs") / "scale")
     args = parser.parse_args()
     args.work_dir = args.work_dir.resolve()
-    path = args.work_dir / "scale.json"
+    name, of_a_size, folder, rows = "scale", run, "store", ROWS_PER_SHARD
+    if args.simulated:
+        name, of_a_size, folder, rows = "scale_simulated", simulated, "simulated", SIMULATED_ROWS
+    path = args.work_dir / f"{name}.json"
     runs = read_json(path)["runs"] if path.exists() else []
-    for sources in args.sources:
+    for sources in args.simulated or args.sources:
         if any(each["sources"] == sources for each in runs):
             continue  # measured before the last interruption
-        stages = run(sources, args.work_dir)
-        place = args.work_dir / f"store-{sources}" / "run"
-        shards = -(-sources * VARIANTS // ROWS_PER_SHARD)
-        runs.append(
-            {"sources": sources, "shards": shards, "stages": stages, "files": files_of(place)}
-        )
+        stages = of_a_size(sources, args.work_dir)
+        place = args.work_dir / f"{folder}-{sources}"
+        files = files_of(place / "run")
+        shards = -(-sources * VARIANTS // rows)
+        runs.append({"sources": sources, "shards": shards, "stages": stages, "files": files})
         write_json(path, {"runs": runs})
+        shutil.rmtree(place)
     machine = {"cores": os.cpu_count(), "processor": platform.machine()}
-    write_json(RESULTS / "scale.json", {"runs": runs, "machine": machine})
-    (RESULTS / "scale.md").write_text(table(runs), encoding="utf-8")
+    write_json(RESULTS / f"{name}.json", {"runs": runs, "machine": machine})
+    (RESULTS / f"{name}.md").write_text(table(runs), encoding="utf-8")
     print(table(runs))
 
 

@@ -15,9 +15,7 @@ which may be in an object store:
 
 from __future__ import annotations
 
-import os
 import shutil
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +38,7 @@ from sgdmix_hub.generation.stages import (
     planned_shards,
 )
 from sgdmix_hub.hub.licences import licence_line
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import read_prose
 from sgdmix_hub.publishing.layout import RepoLayout, check_share_skipped
@@ -50,17 +49,16 @@ from sgdmix_hub.publishing.versions import (
     publish_version,
 )
 from sgdmix_hub.runtime.launch import launch
-from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say, start_processes, wait_for_everyone
-from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_file
+from sgdmix_hub.runtime.output import opened_output
+from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say, start_processes
+from sgdmix_hub.runtime.stopping import forget_failure, wait_for_file
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.settings.stages import WORKERS
-from sgdmix_hub.storage.scratch import end_scratch, local_folder, start_scratch
-from sgdmix_hub.storage.stores import Store, store_of
+from sgdmix_hub.storage.stores import Store
 
 from .errors import UserError, one_line
-from .files import read_json
 
 AFTER_PLAN = ("shards", "files", "finish")
 
@@ -72,31 +70,12 @@ def main(settings: AugmentSettings) -> None:
     if settings.card is not None:
         read_prose(settings.card)
     rank = start_processes(settings.num_threads)
-    store = store_of(settings.output_dir, reads_by_need=settings.stage in ("shards", "finish"))
-    output = OutputFolder(local_folder(settings.output_dir))
-    settings = replace(settings, output_dir=str(output))
-    if store.is_remote:
-        check_one_machine()
-        on_rank_zero(lambda: start_scratch(output.path))
-    is_shared = settings.stage in WORKERS and not store.is_remote
-    lock = nullcontext() if is_shared else lock_folder(output.state, finished=output.repo)
-    with lock:
-        generate(settings, output, store, rank)
+    by_need = settings.stage in ("shards", "finish")
+    is_worker = settings.stage in WORKERS
+    with opened_output(settings.output_dir, "shards", rank, is_worker, by_need) as (output, store):
+        generate(replace(settings, output_dir=str(output)), output, store, rank)
         if rank.is_main_process and not settings.dry_run:
             forget_failure(output.state, settings.error_name)
-    if store.is_remote:
-        wait_for_everyone()
-        if rank.is_main_process:
-            end_scratch(output.path)
-
-
-def check_one_machine() -> None:
-    """Raises `UserError` if the processes of this launch have no common scratch folder."""
-    if os.environ.get("LOCAL_WORLD_SIZE", "1") != os.environ.get("WORLD_SIZE", "1"):
-        raise UserError(
-            "a launch over several machines needs an output_dir on a disk that they share: with an "
-            "object store, start --stage shards on each of them, with its own --rank"
-        )
 
 
 def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> None:
@@ -237,7 +216,7 @@ def finish(settings: AugmentSettings, output: OutputFolder, store: Store, rank: 
 def check_skipped(settings: AugmentSettings, repo: Path) -> None:
     """Raises `TooManySkipped` if more rows were skipped than the settings allow."""
     path = repo / RepoLayout(settings.config_name).manifest
-    check_share_skipped(read_json(path), settings.max_skipped, path)
+    check_share_skipped(read_manifest(path), settings.max_skipped, path)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,6 @@ PROGRAMS = {
         "evaluate_dataset",
         "settings.evaluation:EvaluationSettings",
         "score every row of an augmented dataset; drop the worst",
-        launches=False,
     ),
     "publish": Program(
         "publish_dataset",
@@ -88,7 +87,7 @@ PROGRAMS = {
 }
 # Programs that parse their own words.
 OTHERS = {
-    "demo": ("sgdmix_hub.demo.run_demo", "all stages on drawn birds, offline, in four minutes"),
+    "demo": ("sgdmix_hub.demo.run_demo", "all stages on drawn birds, offline, in five minutes"),
     "launch": ("sgdmix_hub.engines", "augment as jobs on SLURM, Ray, HF Jobs or this machine"),
     "env": ("sgdmix_hub.runtime.environment", "versions and devices, for a bug report"),
 }

@@ -42,6 +42,11 @@ class OutputFolder:
         return self.state / "saliency"
 
     @property
+    def strengths(self) -> Path:
+        """What a pilot measured, and the strength that it chose for every class."""
+        return self.state / "strengths.json"
+
+    @property
     def dry_run_plan(self) -> Path:
         """The plan of a dry run, which the dry run removes."""
         return self.state / "dry_run.parquet"

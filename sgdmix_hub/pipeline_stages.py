@@ -14,6 +14,7 @@ from PIL import Image
 
 from sgdmix_hub.method.mixer import Mixer, Mixture, unmixed
 from sgdmix_hub.method.mixing import compose
+from sgdmix_hub.method.outlines import narrow
 from sgdmix_hub.method.saliency.sources import Found, Source, load_source
 from sgdmix_hub.models.noise import Noise, seed_of_noise
 from sgdmix_hub.models.prompts import RowPrompt
@@ -182,7 +183,7 @@ class Stages:
             return [m.mixed if m.is_source else next(refined) for m in mixtures]
         assert self.refiner is not None, "a strength above 0 needs a refiner"
         mixed = np.stack([mixture.mixed for mixture in mixtures])
-        foregrounds = np.stack([mixture.source.mask for mixture in mixtures])
+        foregrounds = np.stack([self.kept_part(mixture) for mixture in mixtures])
         refined = self.refiner.refine(mixed, foregrounds, prompts, noise, strength)
         return [self._pasted(*row) for row in zip(mixtures, refined, strict=True)]
 
@@ -190,7 +191,15 @@ class Stages:
         """The refined image, with the source's foreground on it if `paste_foreground` is set."""
         if isinstance(refined, Unusable) or not self.settings.paste_foreground:
             return refined
-        return compose(mixture.source.pixels, refined, mixture.source.mask, self.mixer.feather)
+        kept = self.kept_part(mixture)
+        return compose(mixture.source.pixels, refined, kept, self.mixer.feather)
+
+    def kept_part(self, mixture: Mixture) -> np.ndarray:
+        """What refinement keeps of the source, bool (h, w): its foreground, without a ring along
+        its edge if `kept_erosion` is set.
+        """
+        mask, ring = mixture.source.mask, self.settings.kept_erosion
+        return mask if ring is None else narrow(mask, ring)
 
 
 def with_maps(

@@ -28,6 +28,7 @@ import torch
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.licences import check_license, licence_of
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout
@@ -301,7 +302,7 @@ def generation_of(stages: list[Stage]) -> AugmentSettings:
 def summary(output: Path, generation: AugmentSettings) -> str:
     """The results and how to use them, as text."""
     repo, layout = OutputFolder(output).repo, RepoLayout(generation.config_name)
-    manifest = read_json(repo / layout.manifest)
+    manifest = read_manifest(repo / layout.manifest)
     counts = f"{manifest['rows']} images, {len(manifest['skipped'])} skipped"
     config = "" if generation.config_name == "default" else f', "{generation.config_name}"'
     lines = [

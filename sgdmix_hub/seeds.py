@@ -38,6 +38,8 @@ class RandomStream(IntEnum):
     ON_THE_FLY = 22  # seed, epoch, row: whether it is mixed, and with which of its targets
     ATTEMPT = 23  # a row's seed, attempt: the noise of an image that is made again
     CLAIMS = 24  # rank: the order in which a worker takes over the work of others
+    PILOT = 25  # seed, source: whether it is one of its class's in the pilot
+    SHUFFLED = 26  # seed: which row gets which of the strengths that a pilot chose
 
 
 def _entropy(stream: RandomStream, numbers: tuple[int, ...]) -> list[int]:

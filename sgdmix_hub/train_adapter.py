@@ -69,11 +69,7 @@ def main(settings: AdapterSettings) -> None:
         if finished:
             say(f"adapter: {folder} is complete, nothing to train")
         else:
-            on_rank_zero(
-                lambda: check_supported(base).check_loss(
-                    settings.snr_gamma, settings.weighting_scheme
-                )
-            )
+            on_rank_zero(lambda: check_family(settings, base))
             train_and_save(settings, split, base, licence, facts, share, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
@@ -82,6 +78,13 @@ def main(settings: AdapterSettings) -> None:
             push_trained(settings, folder, f"Adapter of {len(split.class_names)} classes")
             forget_failure(state)
         wait_for_everyone()
+
+
+def check_family(settings: AdapterSettings, base: Pin) -> None:
+    """Raises `UserError` for settings that are not for the base's family."""
+    family = check_supported(base)
+    family.check_loss(settings.snr_gamma, settings.weighting_scheme)
+    family.check_tokens(settings.token_place)
 
 
 def check_base_license(settings: AdapterSettings, licence: Licence, folder: Path) -> None:
@@ -135,7 +138,7 @@ def train_and_save(
                 working,
                 model.family,
                 model.denoiser,
-                dict(model.learned()),
+                model.token_tensors(),
                 settings.num_vectors,
                 facts | results,
             )

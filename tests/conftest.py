@@ -55,6 +55,13 @@ def pytest_collection_finish():
     gc.freeze()  # the libraries' million objects need no look at every full collection
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_objects():
+    """What earlier files have left for good (imports, session fixtures) needs no look either."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure():
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 

@@ -21,6 +21,7 @@ from sgdmix_hub.files import lies_in
 from sgdmix_hub.hub.pins import Pin
 
 from .images import LFS_POINTER
+from .indexed import IndexedRows, indexed_rows
 
 WRAPPER = "An error occurred while generating the dataset"
 DROPPED_LABELS = (
@@ -62,16 +63,20 @@ class Loaded:
     local folder that belong to no split.
     """
 
-    rows: Dataset
+    rows: Dataset | IndexedRows
     files_in: str
     strays: tuple[str, ...]
 
 
-def load_rows(pin: Pin, config_name: str | None, split: str) -> Loaded:
-    """Loads one split. Raises `UserError`, or the original error if disk or memory ran out."""
+def load_rows(pin: Pin, config_name: str | None, split: str, streaming: bool = False) -> Loaded:
+    """Loads one split, or an index of it. Raises `UserError`, or the original error if disk or
+    memory ran out.
+    """
     try:
         builder = _builder(pin, config_name)
         check_data_files(pin, builder)
+        if streaming:
+            return Loaded(indexed_rows(pin, builder, split), files_of(pin), ())
         builder.download_and_prepare()
         rows = builder.as_dataset(split=split)
         assert isinstance(rows, Dataset)  # a DatasetDict is returned only without `split`

@@ -20,6 +20,7 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.settings.data import DataSettings
 
 from .images import MISSING, decode_image, file_of, image_size, to_rgb
+from .indexed import IndexedRows
 from .loading import DROPPED_LABELS, load_rows
 from .subsets import NO_LABEL, subset_indices
 
@@ -33,7 +34,7 @@ class Split:
     """
 
     pin: Pin
-    rows: Dataset
+    rows: Dataset | IndexedRows
     image_column: str
     labels: np.ndarray
     class_names: list[str]
@@ -112,15 +113,19 @@ class Split:
 
     def _nothing_decodes(self, left_out: dict[int, str]) -> str:
         row, reason = next(iter(left_out.items()))
-        if set(left_out.values()) == {MISSING} and not self.pin.is_local and self.rows.cache_files:
-            cached = Path(self.rows.cache_files[0]["filename"]).parent
+        rows = self.rows if isinstance(self.rows, Dataset) else None
+        if (
+            set(left_out.values()) == {MISSING}
+            and not self.pin.is_local
+            and rows
+            and rows.cache_files
+        ):
+            cached = Path(rows.cache_files[0]["filename"]).parent
             return (
                 f"the files behind the cached dataset {self.pin.name} are gone: remove {cached} "
                 "and run again"
             )
-        split = (
-            f"split '{self.rows.split}' of {self.pin.name}" if self.rows.split else self.pin.name
-        )
+        split = f"split '{rows.split}' of {self.pin.name}" if rows and rows.split else self.pin.name
         return (
             f"not one of the {len(left_out)} images of {split} can be decoded (row {row}: {reason})"
         )
@@ -168,7 +173,7 @@ def load_unlabelled(settings: DataSettings, pin: Pin) -> Split:
 
 
 def unlabelled_split(
-    rows: Dataset, pin: Pin, image_column: str, files_in: str | None = None
+    rows: Dataset | IndexedRows, pin: Pin, image_column: str, files_in: str | None = None
 ) -> Split:
     """Makes a `Split` of all rows of a `Dataset`, without labels. Raises `UserError`."""
     check_image_column(rows, pin, image_column)
@@ -202,7 +207,7 @@ def _load_whole(
     class_names: list[str] | None,
     config_name: str | None,
 ) -> Split:
-    loaded = load_rows(pin, config_name, name)
+    loaded = load_rows(pin, config_name, name, settings.streaming)
     split = split_of(
         loaded.rows,
         pin,
@@ -218,7 +223,7 @@ def _load_whole(
 
 
 def split_of(
-    rows: Dataset,
+    rows: Dataset | IndexedRows,
     pin: Pin,
     image_column: str,
     label_column: str,
@@ -233,7 +238,7 @@ def split_of(
         if column not in rows.column_names:
             dropped = (
                 f" ({DROPPED_LABELS})"
-                if rows.info.builder_name == "imagefolder" and column == label_column
+                if builder_of(rows) == "imagefolder" and column == label_column
                 else ""
             )
             raise UserError(
@@ -247,7 +252,7 @@ def split_of(
     return Split(pin, rows, image_column, labels, class_names, subset, files_in)
 
 
-def check_image_column(rows: Dataset, pin: Pin, column: str) -> None:
+def check_image_column(rows: Dataset | IndexedRows, pin: Pin, column: str) -> None:
     """Raises `UserError` if a column is missing or holds no images."""
     if column not in rows.column_names:
         raise UserError(
@@ -258,8 +263,15 @@ def check_image_column(rows: Dataset, pin: Pin, column: str) -> None:
         raise UserError(f"column {column!r} of {pin.name} holds no images")
 
 
-def undecoded(rows: Dataset) -> Dataset:
+def builder_of(rows: Dataset | IndexedRows) -> str | None:
+    """What `datasets` reads the rows as: `imagefolder`, `parquet` ..."""
+    return rows.info.builder_name if isinstance(rows, Dataset) else rows.builder_name
+
+
+def undecoded(rows: Dataset | IndexedRows) -> Dataset | IndexedRows:
     """The rows with the cells of image columns as they are stored."""
+    if isinstance(rows, IndexedRows):
+        return rows
     for column, feature in rows.features.items():
         if is_image(feature):
             rows = rows.cast_column(column, ImageFeature(decode=False))
@@ -278,13 +290,18 @@ def is_image(feature) -> bool:
 
 
 def _labels(
-    rows: Dataset, column: str, class_names: list[str] | None, missing=(None, NO_LABEL)
+    rows: Dataset | IndexedRows,
+    column: str,
+    class_names: list[str] | None,
+    missing=(None, NO_LABEL),
 ) -> tuple[np.ndarray, list[str]]:
     """Integer labels and class names of a column of class labels, strings or integers.
 
     `class_names`: fixes the class numbers. `missing`: strings or integers that mean "no label".
     """
-    feature, values = rows.features[column], rows.data.column(column).to_pylist()
+    is_dataset = isinstance(rows, Dataset)
+    values = rows.data.column(column).to_pylist() if is_dataset else rows.values(column)
+    feature = rows.features[column]
     if isinstance(feature, ClassLabel):
         if class_names not in (None, list(feature.names or [])):
             raise UserError(f"the splits have different class names in column {column!r}")
@@ -326,7 +343,7 @@ def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> No
         )
         raise UserError(
             f"label {labels[row]} of row {row} in column {column!r} is outside its {len(names)} "
-            f"class names: labels run from 0 to {len(names) - 1}, -1 is no label{from_one}"
+            f"class names: labels run from 0 to {len(names) - 1}, -1 means no label{from_one}"
         )
 
 

@@ -153,8 +153,9 @@ def png(array):
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def make_row(bird, label, rng, tie, resolution):
-    own, other = label % len(BACKGROUNDS), int(rng.integers(len(BACKGROUNDS)))
+def make_row(bird, label, rng, tie, resolution, shown):
+    """`shown`: numbers of the landscapes that the row's is drawn from, if it is not tied."""
+    own, other = label % len(BACKGROUNDS), shown[rng.integers(len(shown))]
     background = own if rng.random() < tie else other
     image, mask = render_bird(bird, rng, BACKGROUNDS[background], resolution)
     return {
@@ -165,14 +166,34 @@ def make_row(bird, label, rng, tie, resolution):
     }
 
 
+def shown_backgrounds(seed, train_backgrounds=None):
+    """Split -> numbers of its landscapes: all, or `train_backgrounds` of them in training, drawn by
+    the seed, and the others in validation and test.
+    """
+    everything = tuple(range(len(BACKGROUNDS)))
+    if train_backgrounds is None:
+        return dict.fromkeys(SPLITS, everything)
+    order = np.random.default_rng([seed, len(SPLITS)]).permutation(len(BACKGROUNDS)).tolist()
+    known, new = sorted(order[:train_backgrounds]), sorted(order[train_backgrounds:])
+    return {split: tuple(known if split == "train" else new) for split in SPLITS}
+
+
 def make_dataset(
-    num_species, train_per_class, validation_per_class, test_per_class, seed, tie=0.0, resolution=64
+    num_species,
+    train_per_class,
+    validation_per_class,
+    test_per_class,
+    seed,
+    tie=0.0,
+    resolution=64,
+    train_backgrounds=None,
 ):
     """Splits train, validation, test with columns image, label, mask (L, 0 or 255), background.
 
     Image k of a class depends on (seed, split, label, k) alone. `tie` is the share of TRAINING
     images shown on the species' own background; the rest and the other splits have uniformly drawn
-    ones, on which a classifier that learned the background is wrong.
+    ones, on which a classifier that learned the background is wrong. `train_backgrounds`: how many
+    landscapes are shown in training; the other splits then show the others alone.
     """
     species = make_species(num_species, seed)
     features = Features(
@@ -182,11 +203,16 @@ def make_dataset(
         background=ClassLabel(names=list(BACKGROUNDS)),
     )
     splits = DatasetDict()
+    shown = shown_backgrounds(seed, train_backgrounds)
+
+    def rng_of(*numbers):
+        return np.random.default_rng([seed, *numbers])
+
     sizes = (train_per_class, validation_per_class, test_per_class)
     for index, (split, per_class) in enumerate(zip(SPLITS, sizes, strict=True)):
         share = tie if split == "train" else 0.0
         rows = [
-            make_row(bird, label, np.random.default_rng([seed, index, label, k]), share, resolution)
+            make_row(bird, label, rng_of(index, label, k), share, resolution, shown[split])
             for k in range(per_class)
             for label, (_, bird) in enumerate(species)
         ]

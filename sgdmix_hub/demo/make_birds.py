@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 from datasets import disable_progress_bars
 
+from .backgrounds import BACKGROUNDS
 from .domain import make_dataset, save_dataset
 
 SETTINGS_FILE = "birds.json"
@@ -36,6 +37,12 @@ def parse_args(argv=None):
         default=0.0,
         help="share of training images that show the background of their species",
     )
+    parser.add_argument(
+        "--train_backgrounds",
+        type=int,
+        help="show this many of the ten landscapes in training, and only the others in validation "
+        "and test",
+    )
     parser.add_argument("--resolution", type=int, default=64)
     return parser.parse_args(argv)
 
@@ -54,6 +61,11 @@ def problem_of(settings, output_dir):
             return f"--{name} is {settings[name]}: give at least {lowest}"
     if not 0 <= settings["tie"] <= 1:
         return f"--tie is {settings['tie']}: give a share between 0 and 1"
+    shown, most = settings.get("train_backgrounds"), len(BACKGROUNDS) - 1
+    if shown is not None and not 1 <= shown <= most:
+        return f"--train_backgrounds is {shown}: give 1 to {most}, so that some are left to test"
+    if shown is not None and settings["tie"] > 0:
+        return "--train_backgrounds does not go with --tie: a tie shows a species' own landscape"
     if not output_dir.exists():
         return None
     if not output_dir.is_dir() or (
@@ -89,7 +101,8 @@ def write_birds(settings, output_dir):
 
 
 def main(argv=None):
-    settings = vars(parse_args(argv))
+    given = vars(parse_args(argv))
+    settings = {name: value for name, value in given.items() if value is not None}
     output_dir = settings.pop("output_dir").resolve()
     cv2.setNumThreads(1)
     disable_progress_bars()

@@ -24,13 +24,13 @@ MIN_SNR_GAMMA = 5.0
 BIRD_WEIGHT = 3.0  # extra weight of errors on the bird, which fills little of the image
 
 
-def learn_merges(words):
-    """Byte-pair merges that make each of `words` one token: most frequent pair first, then a to z.
+def learn_merges(spellings):
+    """Byte-pair merges that make each spelling, a list of symbols, one token: most frequent pair
+    first, then a to z.
 
     The trainer of `tokenizers` breaks ties differently in every process, but an export must rebuild
     the tokenizer of the training.
     """
-    spellings = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
     merges = []
     while pairs := Counter(
         pair for spelling in spellings for pair in zip(spelling, spelling[1:], strict=False)
@@ -54,7 +54,7 @@ def merge(spelling, pair):
 
 def build_tokenizer():
     """A byte-level CLIP tokenizer: each word of the world is one token, other text is bytes."""
-    merges = learn_merges(vocabulary())
+    merges = learn_merges([[*word[:-1], word[-1] + END_OF_WORD] for word in vocabulary()])
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     merged = ["".join(pair) for pair in merges]
     tokens = [

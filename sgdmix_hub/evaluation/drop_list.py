@@ -44,11 +44,11 @@ def read_drop_list(path: str | Path) -> set[DroppedRow]:
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{name} is no text in UTF-8: give a list of rows") from None
+        raise UserError(f"{name} is not UTF-8 text: give a list of rows") from None
     try:
         cells = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
     except csv.Error as error:
-        raise UserError(f"{name} is no list of rows: {first_line(error)}") from None
+        raise UserError(f"{name} is not a list of rows: {first_line(error)}") from None
     header, *rows = cells or [[]]
     if header != HEADER:
         raise UserError(f"{name} does not begin with {','.join(HEADER)}: give a list of rows")

@@ -15,10 +15,12 @@ from PIL import Image
 
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UnusableRow
-from sgdmix_hub.generation.row_store import Block, RowStore, compute_rows
+from sgdmix_hub.generation.row_store import Block, RowStore, compute_blocks, compute_rows
 from sgdmix_hub.method.masks import widen
 from sgdmix_hub.method.saliency.trust import MARGIN
 from sgdmix_hub.models.classifier import BATCH, Judge
+from sgdmix_hub.runtime.ranks import Rank
+from sgdmix_hub.storage.stores import Store
 
 THUMBNAIL = 16
 Picture = tuple[np.ndarray, np.ndarray | None]
@@ -41,24 +43,50 @@ class Views:
     usable: np.ndarray
 
 
-def compute_views(
-    folder: Path, key: dict, split: Split, judge: Judge, picture: Callable[[int], Picture]
-) -> Views:
-    """The views of a split's subset, in its order. A stopped computation resumes by blocks.
+@dataclass(frozen=True)
+class AskedViews:
+    """Views that may not have been computed yet: those of a split's subset, in its order.
 
     Args:
-        folder: where the stores are.
-        key: everything that the views depend on, besides the judge.
+        folder: where their store is.
         picture: row -> pixels, uint8 (h, h, 3), and foreground mask, bool (h, h), or None to use
             the whole image only. May raise `UnusableRow`.
     """
+
+    folder: Path
+    split: Split
+    judge: Judge
+    picture: Callable[[int], Picture]
+
+    def compute(self, rank: Rank, store: Store) -> Views:
+        """Computes them by the processes of a launch, and merges them. A stopped computation
+        resumes by blocks. A collective.
+        """
+        rows = compute_rows(self.folder, self.split, self._prepare, rank.index, rank.count, store)
+        usable = np.array([int(row) not in rows.unusable for row in self.split.subset], dtype=bool)
+        return _views(rows, len(self.split.class_names), usable)
+
+    def compute_blocks(self, place: int, world_size: int, store: Store) -> None:
+        """Computes blocks as one of several workers that share nothing but the store."""
+        compute_blocks(self.folder, self.split, self._prepare, place, world_size, store)
+
+    def _prepare(self) -> Callable[[np.ndarray], Block]:
+        return lambda rows: _block(self.judge, self.picture, rows)
+
+
+def asked_views(
+    folder: Path, key: dict, split: Split, judge: Judge, picture: Callable[[int], Picture]
+) -> AskedViews:
+    """The views of a split's subset.
+
+    Args:
+        folder: where the stores of all views are.
+        key: everything that the views depend on, besides the judge.
+        picture: as in `AskedViews`.
+    """
     key = key | {"judge": str(judge.pin), "preprocessing": judge.preprocessing.record()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    store = compute_rows(
-        folder / digest[:16], split, lambda: lambda rows: _block(judge, picture, rows), 0, 1
-    )
-    usable = np.array([int(row) not in store.unusable for row in split.subset], dtype=bool)
-    return _views(store, len(split.class_names), usable)
+    return AskedViews(folder / digest[:16], split, judge, picture)
 
 
 def _views(store: RowStore, num_classes: int, usable: np.ndarray) -> Views:

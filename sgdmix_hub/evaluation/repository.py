@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from sgdmix_hub.figures.plots import draw_statistics
-from sgdmix_hub.files import sync, write_json, write_sealed
+from sgdmix_hub.files import sync, write_json
 from sgdmix_hub.generation.repository import card_facts
+from sgdmix_hub.hub.manifests import write_manifest
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, dataset_card
 from sgdmix_hub.publishing.layout import (
@@ -79,7 +80,10 @@ def build_evaluated(
     shards = write_shards(version, class_names, scores, kept, building)
     statistics = count_rows(shards, len(class_names))
     draw_statistics(statistics, building / layout.statistics)
-    for name in (layout.contact_sheet, layout.config, layout.plan):
+    copied = [layout.contact_sheet, layout.config, layout.plan]
+    if version.settings.strength_choice is not None:
+        copied.append(layout.strengths)
+    for name in copied:
         shutil.copyfile(version.folder / name, building / name)
     for name, picture in figures.items():
         shutil.copyfile(picture, building / layout.assets / name)
@@ -89,7 +93,7 @@ def build_evaluated(
         "files": file_facts(building),
         EVALUATION: manifest_entry(facts),
     }
-    write_sealed(building / layout.manifest, manifest)
+    manifest = write_manifest(building / layout.manifest, manifest)
     card = dataset_card(
         card_settings(version.settings, manifest, output),
         card_facts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import PRESETS, apply_preset
 from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 
-from .embeddings import Picture, Views, compute_views
+from .embeddings import AskedViews, Picture, asked_views
 from .facts import JudgeAccuracy
 from .scores import NO_PROMPT, Origins
 
@@ -40,11 +41,18 @@ WITHOUT_CLASSIFIER = {
 } | {"saliency_method": FALL_BACK}
 
 
-def doubts(judge: Judge, trust: Trust, subset: dict, chose: str | None = None) -> list[str]:
+def doubts(
+    judge: Judge,
+    trust: Trust,
+    subset: dict,
+    chose: str | None = None,
+    chose_strengths: str | None = None,
+) -> list[str]:
     """Reasons not to rely on this judge, as sentences for the card.
 
     `subset`: what `subset_record` returns for the sources. `chose`: pin of the judge that sent
-    images of this dataset back to be made again, if there was one.
+    images of this dataset back to be made again, if there was one. `chose_strengths`: pin of the
+    classifier of a pilot.
     """
     reasons = []
     if trust.reads_background:
@@ -68,6 +76,10 @@ def doubts(judge: Judge, trust: Trust, subset: dict, chose: str | None = None) -
         reasons.append(
             "The judge chose these images: those that it doubted were made again, so its figures "
             "are too good."
+        )
+    if chose_strengths is not None and Pin.parse(chose_strengths).holds_same_as(judge.pin):
+        reasons.append(
+            "The judge chose the strengths, by what it saw in a pilot: its figures are too good."
         )
     return reasons
 
@@ -203,32 +215,35 @@ def all_views(
     split: Split,
     judge: Judge,
     maker: RowMaker,
-    maps_key: str,
     folder: Path,
-) -> tuple[Views, Views]:
-    """The views of the source images and of the synthetic images, both with the sources' masks."""
+    advance: Callable[[], object],
+) -> tuple[AskedViews, AskedViews]:
+    """The views of the source images and of the synthetic images, both with the sources' masks.
+
+    `advance` is called for every image.
+    """
     synthetic = split_of(rows.rows, rows.pin, "image", "label")
     names = (*MASK_SETTINGS, "resolution")
-    key = {"maps": maps_key} | {name: getattr(maker.settings, name) for name in names}
-    with tqdm(total=len(split.subset) + len(synthetic.subset), desc="views", unit="image") as bar:
+    key = {"maps": maker.maps.key} | {name: getattr(maker.settings, name) for name in names}
 
-        def source(row: int) -> Picture:
-            stop_if_requested()
-            image = maker.masked_image(row)
-            return image.pixels, None if row in maker.maps.unusable else image.mask
+    def source(row: int) -> Picture:
+        stop_if_requested()
+        image = maker.masked_image(row)
+        return image.pixels, None if row in maker.maps.unusable else image.mask
 
-        def real_image(row: int) -> Picture:
-            bar.update()
-            return source(row)
+    def real_image(row: int) -> Picture:
+        advance()
+        return source(row)
 
-        def synthetic_image(position: int) -> Picture:
-            bar.update()
-            return np.asarray(rows.image(position)), source(int(rows.sources[position]))[1]
+    def synthetic_image(position: int) -> Picture:
+        advance()
+        return np.asarray(rows.image(position)), source(int(rows.sources[position]))[1]
 
-        real = compute_views(folder, key, split, judge, real_image)
-        return real, compute_views(
-            folder, key | {"synthetic": str(rows.pin)}, synthetic, judge, synthetic_image
-        )
+    theirs = key | {"synthetic": str(rows.pin)}
+    return (
+        asked_views(folder, key, split, judge, real_image),
+        asked_views(folder, theirs, synthetic, judge, synthetic_image),
+    )
 
 
 def judge_on_real(

@@ -43,13 +43,14 @@ def sheet_rows(
 
 def _finished(shards: Shards) -> np.ndarray:
     """Positions in the plan of the rows that were made, ascending."""
-    plan = shards.plan_columns("source_index", "variant")
-    sources, variants = (column.to_numpy().astype(np.int64) for column in plan.columns)
-    variants_at_most = int(variants.max(initial=0)) + 1
-    skipped = [
-        record["source_index"] * variants_at_most + record["variant"] for record in shards.skipped()
-    ]
-    return np.flatnonzero(~np.isin(sources * variants_at_most + variants, skipped))
+    skipped = {(record["source_index"], record["variant"]) for record in shards.skipped()}
+    made = np.ones(shards.num_rows, bool)
+    start = 0
+    for plan in shards.plan_parts("source_index", "variant") if skipped else ():
+        rows = zip(*(column.to_pylist() for column in plan.columns), strict=True)
+        made[start : start + len(plan)] = [row not in skipped for row in rows]
+        start += len(plan)
+    return np.flatnonzero(made)
 
 
 def _sheet_row(

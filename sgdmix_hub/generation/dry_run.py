@@ -7,18 +7,19 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.memory import MOST_PROMPTS, need_of
-from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import is_low_confidence, kind_of
 from sgdmix_hub.settings.strengths import strength_grid
 
+from .extent import Extent, files_text, limits_of
 from .inputs import environment
 from .plan import PlanRow
 from .row_maker import RowMaker
@@ -26,7 +27,6 @@ from .shards import Shards
 from .worker import make_shards
 
 MOST_LISTED = 10  # strengths
-MANY_SHARDS = 20_000
 TRIED_BATCHES = 2  # timed batches of each strength, after one to warm up
 
 
@@ -80,9 +80,14 @@ def try_rows(maker: RowMaker, shards: Shards, unfinished: list[int]) -> Trial | 
 
 
 def estimate_text(
-    shards: Shards, unfinished: list[int], trial: Trial | None, maker: RowMaker, num_processes: int
+    shards: Shards,
+    unfinished: list[int],
+    trial: Trial | None,
+    maker: RowMaker,
+    num_processes: int,
+    room: int | None,
 ) -> str:
-    """The result of a dry run, one line per fact."""
+    """The result of a dry run, one line per fact. `room`: as in `Extent`."""
     to_make = sum(map(shards.size, unfinished))
     plan = shards.plan_columns("skip", "source_index", "target_index")
     reasons = Counter(plan["skip"].drop_null().to_pylist())
@@ -98,6 +103,8 @@ def estimate_text(
         lines.append(f"strength    {strengths_text(maker)}")
     if maker.settings.refines:
         lines.append(f"prompts     {prompts_text(maker)}")
+    if maker.settings.strength_choice is not None:
+        lines.append(f"pilot       {pilot_text(maker, plan, trial)}")
     if trial is None:
         return "\n".join(lines)
     device = environment(maker.settings)["device"]
@@ -122,20 +129,11 @@ def estimate_text(
             f"size        {gigabytes:.3g} GB, {size / 1e3:.3g} kB per row "
             f"({', '.join((maker.settings.image_format, *maker.settings.more_images))})"
         )
-        lines.append(f"files       {files_text(shards, size)}")
+        rows = [shards.size(number) for number in range(len(shards))]
+        extent = Extent(rows, size, to_make, room)
+        lines.append(f"files       {files_text(extent)}")
+        lines += [f"limit       {limit}" for limit in limits_of(extent)]
     return "\n".join(lines)
-
-
-def files_text(shards: Shards, row_bytes: float) -> str:
-    """How many files a run keeps while it works, and publishes."""
-    sizes = [round(shards.size(number) * row_bytes) for number in range(len(shards))]
-    text = (
-        f"{len(files_of(sizes)):,} shards of the dataset, published in one commit; "
-        f"{2 * len(shards):,} in state/ meanwhile"
-    )
-    if len(shards) > MANY_SHARDS:
-        text += f": with fewer, --rows_per_shard {8 * shards.rows_per_shard}, everything is faster"
-    return text
 
 
 def memory_text(settings: AugmentSettings, base: Pin) -> str:
@@ -179,6 +177,22 @@ def strengths_text(maker: RowMaker) -> str:
         return "; ".join(runs)
     listed = ", ".join(f"{strength:g}" for strength in grid)
     return f"{'; '.join(runs)}; with {total} steps, these differ: {listed}"
+
+
+def pilot_text(maker: RowMaker, plan: pa.Table, trial: Trial | None) -> str:
+    """How many images the pilot makes, and about how long that takes. What is estimated of the run
+    holds for strengths that take turns.
+    """
+    settings = maker.settings
+    made = plan.filter(plan["skip"].is_null())["source_index"].unique().to_numpy()
+    of_class = np.bincount(maker.inputs.split.labels[made])
+    strengths = sum(strength > 0 for strength in settings.strength)
+    images = int(np.minimum(of_class, settings.rows_of_class).sum()) * strengths
+    took = "" if trial is None else f", {duration(images * trial.seconds / trial.tried)}"
+    return (
+        f"{images:,} images{took}, then one strength for each class; what follows is estimated "
+        "with all strengths equally often"
+    )
 
 
 def prompts_text(maker: RowMaker) -> str:

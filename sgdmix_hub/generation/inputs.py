@@ -58,6 +58,7 @@ class Inputs:
     few_step_lora: Pin | None = None
     judge: Pin | None = None
     foreign: ForeignAdapter | None = None
+    pilot_classifier: Pin | None = None
 
     @property
     def metaclass(self) -> str | None:
@@ -74,6 +75,7 @@ class Inputs:
             "classifier": self.classifier,
             "few_step_lora": self.few_step_lora,
             "judge": self.judge,
+            "pilot_classifier": self.pilot_classifier,
         }
         if self.segmenter is not None:
             pins |= {"segmenter": self.segmenter.segmenter, "detector": self.segmenter.detector}
@@ -130,6 +132,9 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
     if (name := settings.background_dataset_name) is not None:
         bank = load_bank(settings, pin("background_dataset_name", name, "dataset"))
     judge = None if settings.judge is None else pin("judge", settings.judge)
+    pilot_classifier = None
+    if settings.pilot_classifier is not None:
+        pilot_classifier = pin("pilot_classifier", settings.pilot_classifier)
     inputs = Inputs(
         split,
         adapter_pin,
@@ -141,6 +146,7 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         few_step_lora,
         judge,
         foreign,
+        pilot_classifier,
     )
     _check_belonging(settings, inputs)
     return inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from sgdmix_hub.data.splits import Split, subset_record
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.figures.plots import draw_statistics
 from sgdmix_hub.files import DamagedFile, file_sha256, read_sealed, sync, sync_entry, write_sealed
-from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts, read_manifest
+from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
 from sgdmix_hub.hub.licences import Licence, licence_of, stated_license
+from sgdmix_hub.hub.manifests import list_paths, read_manifest, write_manifest
 from sgdmix_hub.hub.pins import MODEL_FILES, local_folder
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import CardEvaluation, CardFacts, dataset_card, read_prose
@@ -58,7 +60,7 @@ def is_complete(
         if repo.exists():
             raise UserError(f"{repo} is not this run's: choose another --output_dir or remove it")
         return False
-    store.bring(output.finished)
+    store.bring_all([output.finished, *list_paths(repo / manifest_name)])
     check_manifest(output, manifest_name)
     manifest = read_manifest(repo / manifest_name)
     if EVALUATION in manifest:
@@ -79,11 +81,15 @@ def is_complete(
     ]
     if changed:
         raise UserError(f"{repo} has another {' and '.join(changed)}: {START_OVER}")
-    sizes = store.sizes(repo)
+    listed = store.sizes(repo)  # one request for all files, and one for each that it lacks
+
+    def size(name: str) -> int | None:
+        return listed[name] if name in listed else store.size(repo / name)
+
     damaged = [
         name
         for name, facts in manifest["files"].items()
-        if sizes.get(name) != facts["bytes"]
+        if size(name) != facts["bytes"]
         or (settings.verify and store.sha256(repo / name) != facts["sha256"])
     ]
     if damaged:
@@ -148,6 +154,9 @@ def build_repository(
     )
     (building / layout.config).write_text(config, encoding="utf-8")
     shutil.copyfile(shards.plan_path, building / layout.plan)
+    if settings.strength_choice is not None:
+        store.bring(output.strengths)
+        shutil.copyfile(output.strengths, building / layout.strengths)
     contact_sheet(settings, inputs, maker, shards).save(building / layout.contact_sheet)
     if settings.gallery:
         rows = sheet_rows(settings, inputs, maker, shards, GALLERY_ROWS)
@@ -160,8 +169,10 @@ def build_repository(
         "saliency": saliency_facts(inputs, maps, shards),
         "stated": stated(settings, inputs),
     }
+    if settings.strength_choice is not None:
+        manifest["planned_strengths"] = planned_strengths(shards)
     check_same_bytes(shards, published.files, manifest["files"], layout)
-    write_sealed(building / layout.manifest, manifest)
+    manifest = write_manifest(building / layout.manifest, manifest)
     facts = card_facts(manifest, shard_features(class_names, settings.more_columns), statistics)
     (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
     sync(building)
@@ -206,8 +217,11 @@ def make_manifest(
 
     The card is left out: people may edit it, and configurations share it.
     """
-    records = [shards.record(number) for number in range(len(shards))]
-    environments = [record["environment"] for record in records]
+    rows, environments = 0, {}
+    for number in range(len(shards)):
+        record = shards.record(number)
+        rows += record["rows"]
+        environments.setdefault(json.dumps(record["environment"]), record["environment"])
     return {
         "format": FORMAT,
         "fingerprint": fingerprint(settings, inputs.pins),
@@ -216,8 +230,8 @@ def make_manifest(
         "prompt_class": settings.prompt_class,
         "resize": settings.resize,
         **card_inputs(settings),
-        "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
-        "rows": sum(record["rows"] for record in records),
+        "environments": list(environments.values()),
+        "rows": rows,
         "planned_rows": shards.num_rows,
         "skipped": shards.skipped(),
         "files": files,
@@ -244,12 +258,26 @@ def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
     `sought`: the words given to a segmenter. `unmixed`: how many rows show their source unmixed
     because its mask could not be trusted.
     """
-    plan = shards.plan_columns("source_index", "target_index")
-    sources, targets = (column.to_numpy() for column in plan.columns)
+    unmixed = 0
+    for plan in shards.plan_parts("source_index", "target_index"):
+        sources, targets = (column.to_numpy() for column in plan.columns)
+        unmixed += int((sources == targets).sum())
     facts = {"method": maps.method, "trust": asdict(maps.trust) if maps.trust else None}
     if inputs.segmenter is not None:
         facts["sought"] = list(inputs.segmenter.words)
-    return facts | {"unmixed": int((sources == targets).sum())}
+    return facts | {"unmixed": unmixed}
+
+
+def planned_strengths(shards: Shards) -> list[dict]:
+    """How many rows of the plan have each strength, without those that are skipped or unmixed."""
+    plan = shards.plan_columns("source_index", "target_index", "strength", "skip")
+    sources, targets, strengths = (column.to_numpy() for column in plan.columns[:3])
+    made = (sources != targets) & plan["skip"].is_null().to_numpy()
+    found, counts = np.unique(strengths[made], return_counts=True)
+    return [
+        {"strength": strength, "rows": rows}
+        for strength, rows in zip(found.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
@@ -325,6 +353,7 @@ def card_facts(
         effective_strength=statistics.effective_strength,
         remade=statistics.remade,
         adapter_files=from_run.get("adapter_files", {}),
+        planned_strengths=manifest.get("planned_strengths", []),
         evaluation=evaluation,
         has_gallery=any(name.endswith("/gallery.html") for name in manifest["files"]),
     )

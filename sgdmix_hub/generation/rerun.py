@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UserError, first_line, one_line
 from sgdmix_hub.files import file_sha256
-from sgdmix_hub.hub.formats import read_manifest
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.targets import NO_TARGET
 from sgdmix_hub.models.prompts import num_prompts
 from sgdmix_hub.runtime.ranks import say
-from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE
+from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE, STRENGTHS
 from sgdmix_hub.settings.generation import (
     MAY_MOVE_LAST_BITS,
     PINNED_INPUTS,
@@ -45,7 +45,7 @@ def published_plan(
 
     None if there is none, or if the run's settings differ, which is reported. `settings` must have
     the preset applied. `bank_rows`: how many rows the bank of backgrounds has, if there is one.
-    Raises `UserError` if the plan is damaged.
+    Raises `UserError` if the plan is damaged, or the table of a pilot beside it.
     """
     if settings.config is None:
         return None
@@ -56,16 +56,20 @@ def published_plan(
     if changed:
         say(f"{', '.join(changed)} not as in {settings.config}: this run makes a new plan")
         return None
-    stated = [
-        facts["sha256"]
-        for name, facts in read_manifest(manifest)["files"].items()
-        if name.endswith(f"/{plan.name}")
-    ]
-    if stated != [file_sha256(plan)]:
-        raise UserError(f"{plan} is not the plan of its manifest: download it again")
+    files = read_manifest(manifest)["files"]
+    check_stated(plan, files, "plan")
+    if settings.strength_choice is not None:
+        check_stated(plan.with_name(STRENGTHS), files, "table of strengths")
     check_plan(plan, settings, split, bank_rows)
     say(f"the plan is that of {settings.config}")
     return plan
+
+
+def check_stated(path: Path, files: dict[str, dict], what: str) -> None:
+    """Raises `UserError` unless a published file is the one that its manifest's `files` state."""
+    stated = [facts["sha256"] for name, facts in files.items() if name.endswith(f"/{path.name}")]
+    if not path.is_file() or stated != [file_sha256(path)]:
+        raise UserError(f"{path} is not the {what} of its manifest: download it again")
 
 
 def different_settings(settings: AugmentSettings, config: str, pins: dict[str, str]) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +18,7 @@ from datasets import Features
 from sgdmix_hub.files import (
     DamagedFile,
     file_sha256,
+    in_threads,
     made_again,
     read_sealed,
     write_atomically,
@@ -36,6 +39,16 @@ from sgdmix_hub.storage.stores import HERE, Store
 from .plan import PlanRow
 
 RECORD = ".json"
+FIELDS = {
+    "rows": int,
+    "sha256": str,
+    "plan_sha256": str,
+    "skipped": list,
+    "seconds": (int, float),
+    "environment": dict,
+}
+IN_STORES = {"bytes": int, "statistics": dict}  # fields of records in object stores
+DIGEST = re.compile("[0-9a-f]{64}")
 GROUPS_IN_MEMORY = 2  # of the plan
 
 
@@ -67,6 +80,11 @@ class Shards:
         """Some columns of the whole plan."""
         return self._plan.read(list(names))
 
+    def plan_parts(self, *names: str) -> Iterator[pa.Table]:
+        """Some columns of the plan, a row group at a time."""
+        for group in range(self._plan.metadata.num_row_groups):
+            yield self._plan.read_row_group(group, list(names))
+
     def rows(self, number: int) -> list[PlanRow]:
         return self.plan_rows(number * self.rows_per_shard, self.rows_per_shard)
 
@@ -93,8 +111,13 @@ class Shards:
         return self.path(number).with_suffix(RECORD)
 
     def record(self, number: int) -> dict:
-        """The record of a shard. Raises `DamagedFile`."""
-        return read_sealed(self.record_path(number))
+        """The record of a shard. Raises `DamagedFile`, also if its fields are not a record's."""
+        path = self.record_path(number)
+        record, fields = read_sealed(path), FIELDS | (IN_STORES if self._store.is_remote else {})
+        fits = all(isinstance(record.get(name), kind) for name, kind in fields.items())
+        if not (fits and DIGEST.fullmatch(record["sha256"]) and "device" in record["environment"]):
+            raise DamagedFile(path)
+        return record
 
     def recorded(self) -> set[int]:
         """The shards with a record, by one listing, which may lack new ones."""
@@ -134,14 +157,18 @@ class Shards:
     def unfinished(self) -> list[int]:
         """The shards to make, ascending. Reports damaged ones."""
         self._store.bring_all(map(self.record_path, range(len(self))))
-        numbers = []
-        for number in range(len(self)):
+
+        def check(number: int) -> bool | DamagedFile:
             try:
-                finished = self.check(number)
+                return self.check(number)
             except DamagedFile as damage:
-                say(made_again(damage))
-                finished = False
-            if not finished:
+                return damage
+
+        numbers = []
+        for number, finished in enumerate(in_threads(check, range(len(self)))):
+            if isinstance(finished, DamagedFile):
+                say(made_again(finished))
+            if finished is not True:
                 numbers.append(number)
         return numbers
 

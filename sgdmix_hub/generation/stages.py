@@ -14,14 +14,17 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say
 from sgdmix_hub.runtime.stopping import POLL_SECONDS, stop_if_requested, wait_for_file
+from sgdmix_hub.settings.fetched import STRENGTHS
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage.stores import Store
 
 from .background_features import compute_backgrounds, joined_backgrounds
 from .claims import claims
 from .dry_run import check_can_be_made, estimate_text, try_rows
+from .extent import free_room
 from .inputs import Inputs, environment
-from .plan import make_plan, write_plan
+from .pilot import pilot_classifier, pilot_strengths, table_strengths, with_strengths
+from .plan import PlanRow, make_plan, write_plan
 from .plan_file import PlanFile
 from .progress import Progress
 from .rerun import published_plan
@@ -41,14 +44,17 @@ def plan_shards(
     others wait for the file.
     """
     plan = PlanFile(output, store)
-    if not on_rank_zero(plan.settle):
+    if not on_rank_zero(lambda: plan.settle() and has_strengths(settings, output, store)):
         inputs, bank_rows = maker.inputs, None if maker.bank is None else maker.bank.count
         published = on_rank_zero(
             lambda: published_plan(settings, inputs.pins, inputs.split, bank_rows)
         )
         if published is None:
-            make_plan_file(settings, maker, store, plan.put, rank)
+            make_plan_file(settings, maker, output, store, plan.put, rank)
         elif rank.is_main_process:
+            if settings.strength_choice is not None:
+                copy(published.with_name(STRENGTHS), output.strengths)
+                store.keep(output.strengths)
             plan.put(lambda temporary: copy(published, temporary))
     wait_for_file(plan.path)
     return Shards(output.shards, plan.path, settings.rows_per_shard, store)
@@ -69,16 +75,38 @@ def copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
+def has_strengths(settings: AugmentSettings, output: OutputFolder, store: Store) -> bool:
+    """Whether the table of a pilot is there, if the settings ask for one."""
+    if settings.strength_choice is None:
+        return True
+    return store.bring(output.strengths) and table_strengths(output.strengths) is not None
+
+
 def make_plan_file(
-    settings: AugmentSettings, maker: RowMaker, store: Store, put: PutPlan, rank: Rank
+    settings: AugmentSettings,
+    maker: RowMaker,
+    output: OutputFolder,
+    store: Store,
+    put: PutPlan,
+    rank: Rank,
 ) -> None:
-    """Makes the plan on rank 0. All ranks compute the backgrounds it needs first."""
+    """Makes the plan on rank 0. All ranks compute the backgrounds and the pilot it needs first.
+
+    In a dry run there is no pilot: strengths take turns.
+    """
     split, maps, bank = maker.inputs.split, maker.maps, maker.bank
     backgrounds = None
     if settings.selection_method == "novel-background":
         backgrounds = compute_backgrounds(settings, split, maps, rank.index, rank.count, store)
         if bank is not None:
             backgrounds = joined_backgrounds(backgrounds, bank, rank, store)
+
+    def draft() -> Iterator[PlanRow]:
+        return make_plan(settings, split, maps, backgrounds, bank)
+
+    chosen = None
+    if settings.strength_choice is not None and not settings.dry_run:
+        chosen = pilot_strengths(maker, draft, output, store, rank)
     if not rank.is_main_process:
         return
     assert settings.target_classes is not None  # the preset is applied
@@ -90,7 +118,8 @@ def make_plan_file(
             f"num_candidates {settings.num_candidates} is more than the {fewest} candidates that "
             "some images have: these use all of theirs"
         )
-    put(lambda path: write_plan(path, make_plan(settings, split, maps, backgrounds, bank)))
+    rows = draft() if chosen is None else with_strengths(maker, draft, chosen)
+    put(lambda path: write_plan(path, rows))
 
 
 def dry_run(
@@ -100,14 +129,17 @@ def dry_run(
     plan, tried = PlanFile(output, store), output.dry_run_plan
     whole = on_rank_zero(plan.is_whole)
     if not whole:
-        make_plan_file(settings, maker, store, lambda write: write(tried), rank)
+        make_plan_file(settings, maker, output, store, lambda write: write(tried), rank)
     if rank.is_main_process:
         path = plan.path if whole else tried
         shards = Shards(output.shards, path, settings.rows_per_shard, store)
         unfinished = shards.unfinished()
         maker.load_models(rank.device)
+        if settings.strength_choice is not None:
+            pilot_classifier(maker, rank.device)  # tells whether it can be used
         trial = try_rows(maker, shards, unfinished)
-        say(estimate_text(shards, unfinished, trial, maker, rank.count))
+        room = None if store.is_remote else free_room(output.path)
+        say(estimate_text(shards, unfinished, trial, maker, rank.count, room))
         tried.unlink(missing_ok=True)
         check_can_be_made(shards, unfinished, trial)
 

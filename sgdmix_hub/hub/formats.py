@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sgdmix_hub._version import FORMAT
-from sgdmix_hub.errors import UserError, shown
-from sgdmix_hub.files import SEAL, sealed
+from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import SEAL
 from sgdmix_hub.forms import (
     COUNT,
     FILE_NAME,
@@ -50,6 +49,8 @@ MANIFEST = record(
                 "segmenter": PIN,
                 "detector": PIN,
                 "few_step_lora": PIN,
+                "judge": PIN,
+                "pilot_classifier": PIN,
             },
         ),
         "subset": SUBSET,
@@ -94,6 +95,7 @@ MANIFEST = record(
             },
             {"real_rows": listing(COUNT), "adapter_files": mapping(SHA256, FILE_NAME)},
         ),
+        "planned_strengths": listing(record({"strength": SHARE, "rows": COUNT})),
         "evaluation": record({"synthetic": NAME, "pins": mapping(PIN, NAME)}),
     },
 )
@@ -174,22 +176,6 @@ def read_pipeline_facts(path: Path, version: int) -> dict:
         )
     pins = {name: facts["pins"][name] for name in MODEL_PINS if name in facts["pins"]}
     return {"settings": facts["settings"], "pins": pins, "class_names": facts["class_names"]}
-
-
-def read_manifest(path: Path) -> dict:
-    """A generation's manifest. Raises `UserError`, also if it was changed after it was written, or
-    has a newer format than this version knows. Manifests of format 1 state no format.
-    """
-    stated = read_formed(path, record({}, {"format": COUNT})).get("format", 1)
-    if stated > FORMAT:
-        raise UserError(
-            f"{shown(path)} has format {stated}, this version of sgdmix_hub reads up to {FORMAT}: "
-            "install a newer version"
-        )
-    manifest = read_formed(path, MANIFEST)
-    if manifest != sealed(manifest):
-        raise UserError(f"{shown(path)} was changed since it was written: fetch or make it again")
-    return manifest
 
 
 def read_adapter_facts(path: Path, version: int) -> dict:

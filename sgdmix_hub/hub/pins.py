@@ -155,7 +155,7 @@ def resolve_on_hub(name: str, revision: str = "", repo_type: str = "model") -> P
         ) from error
     commit = info.sha or ""
     if not re.fullmatch("[0-9a-f]{40}", commit):
-        raise OutOfReach(f"the Hub names no commit for {asked}: is it a Hub?")
+        raise OutOfReach(f"the server gave no commit for {asked}: is it a Hub?")
     return Pin(name, commit)
 
 

@@ -8,7 +8,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+    HfApi,
+)
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from tqdm.auto import tqdm
@@ -191,7 +196,7 @@ def upload(
     digests: Digests,
     head: str,
     message: str,
-    deleted: Iterable[str] = (),
+    more: Iterable[CommitOperationCopy | CommitOperationDelete] = (),
     branch: str = MAIN,
 ) -> str:
     """Uploads files, commits all of them at once, checks the commit, and returns it.
@@ -204,18 +209,17 @@ def upload(
         digests: `content_digests` of everything that the commit must hold, including files that are
             there already.
         head: the commit that the new one must follow.
-        deleted: files that the commit removes.
+        more: what the commit does besides: files that it copies or removes.
 
     Raises:
         UserError: the Hub refuses the files, or the commit holds others. The client's own errors
             pass.
     """
-    deleted = list(deleted)
     additions: list[CommitOperationAdd] = []
-    size = sum(map(_size_of, files.values()))
+    size = sum(map(size_of, files.values()))
     try:
         with tqdm(total=size, desc=f"pushing to {repo_id}", unit="B", unit_scale=True) as bar:
-            for names in groups_of({name: _size_of(content) for name, content in files.items()}):
+            for names in groups_of({name: size_of(content) for name, content in files.items()}):
                 with ExitStack() as borrowed:
                     group = [
                         CommitOperationAdd(name, _at_hand(files[name], borrowed)) for name in names
@@ -223,10 +227,7 @@ def upload(
                     api.preupload_lfs_files(repo_id, group, repo_type=repo_type, revision=branch)
                 additions += group
                 bar.update(sum(addition.upload_info.size for addition in group))
-        operations = [
-            *additions,
-            *(CommitOperationDelete(path_in_repo=name, is_folder=False) for name in deleted),
-        ]
+        operations = [*additions, *more]
         return commit_once(api, repo_id, repo_type, operations, digests, head, message, branch)
     except ValueError as error:  # the Hub's complaint about a card's YAML or an uploaded file
         if is_passing(error):
@@ -234,20 +235,27 @@ def upload(
         raise UserError(f"the Hub refuses the files: {' '.join(str(error).split())}") from None
 
 
-def groups_of(sizes: dict[str, int]) -> Iterator[list[str]]:
-    """Names of files that are uploaded together, in their order: few, and few bytes, but one."""
+def groups_of(
+    sizes: dict[str, int], most_files: int | None = None, most_bytes: int | None = None
+) -> Iterator[list[str]]:
+    """Names of files in groups, in their order: few, and few bytes, but at least one. By default
+    the groups that are uploaded together.
+    """
+    most_files, most_bytes = most_files or UPLOADED_AT_ONCE, most_bytes or BYTES_AT_ONCE
     group: list[str] = []
+    held = 0
     for name, size in sizes.items():
-        held = sum(sizes[other] for other in group)
-        if group and (len(group) == UPLOADED_AT_ONCE or held + size > BYTES_AT_ONCE):
+        if group and (len(group) == most_files or held + size > most_bytes):
             yield group
-            group = []
+            group, held = [], 0
         group.append(name)
+        held += size
     if group:
         yield group
 
 
-def _size_of(content: Path | bytes | StoredFile) -> int:
+def size_of(content: Path | bytes | StoredFile) -> int:
+    """Bytes of a file's content."""
     if isinstance(content, bytes):
         return len(content)
     return content.bytes if isinstance(content, StoredFile) else content.stat().st_size
@@ -261,7 +269,7 @@ def commit_once(
     api: HfApi,
     repo_id: str,
     repo_type: str,
-    operations: list[CommitOperationAdd | CommitOperationDelete],
+    operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete],
     digests: Digests,
     head: str,
     message: str,

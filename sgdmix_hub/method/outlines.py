@@ -55,9 +55,19 @@ def sharpness(lab: np.ndarray, mask: np.ndarray) -> float:
 
 def widen(mask: np.ndarray, radius: float) -> np.ndarray:
     """The bool mask dilated by a disc of at least one pixel."""
+    return cv2.dilate(mask.astype(np.uint8), _disc(mask, radius)).astype(bool)
+
+
+def narrow(mask: np.ndarray, radius: float) -> np.ndarray:
+    """The bool mask eroded by a disc of at least one pixel. The frame of the image erodes nothing,
+    and a part that is thinner than the disc is gone.
+    """
+    return cv2.erode(mask.astype(np.uint8), _disc(mask, radius)).astype(bool)
+
+
+def _disc(mask: np.ndarray, radius: float) -> np.ndarray:
     pixels = max(1, round(radius * side_of(mask)))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
-    return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
 
 
 def _small(mask: np.ndarray) -> np.ndarray:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+
 from sgdmix_hub.seeds import RandomStream, generator
 
 
@@ -13,3 +17,57 @@ def row_strength(strengths: list[float], seed: int, source: int, variant: int) -
     """
     order = generator(RandomStream.ROW_STRENGTH, seed, source).permutation(len(strengths))
     return strengths[order[variant % len(strengths)]]
+
+
+@dataclass(frozen=True)
+class ClassPilot:
+    """What a pilot measured of one class: its rows, each without refinement and at each strength.
+
+    `probabilities`, float (n, k): of the label, at each of k strengths. `drifts`, float (n, k): how
+    far the foreground is from the unrefined one. `unrefined`, float (n,): the label's probability
+    without refinement. `spread`: the median distance between two unrefined foregrounds of the
+    class; None if fewer than two were made.
+    """
+
+    probabilities: np.ndarray
+    drifts: np.ndarray
+    unrefined: np.ndarray
+    spread: float | None
+
+
+def within_bounds(
+    pilot: ClassPilot, spread: float, min_fidelity: float, max_drift: float
+) -> np.ndarray:
+    """Whether a class keeps its label and its foreground at each strength, bool (k,).
+
+    The mean probability of the label has to be at least `min_fidelity` of that without refinement,
+    and the mean drift at most `max_drift` of `spread`.
+    """
+    if not len(pilot.unrefined):
+        return np.zeros(pilot.probabilities.shape[1], bool)
+    keeps_label = pilot.probabilities.mean(axis=0) >= min_fidelity * pilot.unrefined.mean()
+    return keeps_label & (pilot.drifts.mean(axis=0) <= max_drift * spread)
+
+
+def chosen_strengths(
+    pilots: dict[int, ClassPilot], strengths: list[float], min_fidelity: float, max_drift: float
+) -> dict[int, float]:
+    """Class -> the largest of the ascending `strengths` up to which all are within the bounds.
+
+    The smallest, if not even that one is. A class without a spread of its own is held to the median
+    of the others'. A pure function of what the pilot measured.
+    """
+    known = [pilot.spread for pilot in pilots.values() if pilot.spread is not None]
+    usual = float(np.median(known)) if known else 0.0
+    chosen = {}
+    for label, pilot in pilots.items():
+        spread = usual if pilot.spread is None else pilot.spread
+        fits = within_bounds(pilot, spread, min_fidelity, max_drift)
+        count = len(strengths) if fits.all() else int(fits.argmin())
+        chosen[label] = strengths[max(count - 1, 0)]
+    return chosen
+
+
+def shuffled_strengths(strengths: np.ndarray, seed: int) -> np.ndarray:
+    """The strengths of rows, float (n,), dealt out to other rows: the same ones, as often."""
+    return generator(RandomStream.SHUFFLED, seed).permutation(strengths)

@@ -99,7 +99,7 @@ def read_adapter(pin: Pin) -> Adapter:
     missing = [
         name for name in (LORA_FILE, TOKENS_FILE, FACTS_FILE) if not (Path(folder) / name).is_file()
     ]
-    fault = UserError(f"{pin.name} is no adapter of sgdmix_hub: {', '.join(missing)} missing")
+    fault = UserError(f"{pin.name} is not an adapter of sgdmix_hub: {', '.join(missing)} missing")
     if missing and missing != [TOKENS_FILE]:
         raise fault
     adapter = Adapter(folder, read_adapter_facts(Path(folder) / FACTS_FILE, FORMAT))
@@ -138,7 +138,7 @@ def save_adapter(
 ) -> None:
     """Writes LoRA weights, learned tokens and facts.
 
-    `learned`: encoder's key -> float32 (classes * num_vectors, dim); empty without tokens. The LoRA
+    `learned`: `AdaptedModel.token_tensors`; empty without tokens. The LoRA
     metadata holds alpha: without it diffusers would silently load alpha = rank.
     """
     # imported here: programs that only read an adapter's facts start seconds earlier
@@ -240,7 +240,7 @@ def fault_of_description(text: str, family: Family) -> str | None:
             for name, value in json.loads(text).items()
         }
     except (ValueError, AttributeError, RecursionError) as error:
-        return f"is no description: {first_line(error)}"
+        return f"is not a description: {first_line(error)}"
     targets = sorted(family.lora_targets)
     choices = LORA_CHOICES | {
         "target_modules": of_kind(

@@ -248,12 +248,12 @@ def save_classifier(network: Any, preprocessing: Preprocessing, folder: Path) ->
 class Judge(Classifier):
     """A classifier that says which class generated images show."""
 
-    def __init__(self, pin: Pin, class_names: list[str], device: torch.device):
+    def __init__(self, pin: Pin, class_names: list[str], device: torch.device, role: str = "judge"):
         """Raises `UserError` if the classifier cannot be loaded, or has other classes."""
-        super().__init__(pin, device, role="judge")
+        super().__init__(pin, device, role)
         if self.class_names != class_names:
             raise UserError(
-                f"the judge {pin.name} has other classes than the dataset: "
+                f"the {role} {pin.name} has other classes than the dataset: "
                 "give a classifier that was trained on these"
             )
 
@@ -271,7 +271,7 @@ class Judge(Classifier):
         heads = [module for module in self.model.modules() if isinstance(module, torch.nn.Linear)]
         if not heads or heads[-1].out_features != self.model.config.num_labels:
             raise UserError(
-                f"the judge {self.pin.name} does not end in a linear layer, "
+                f"the {self.role} {self.pin.name} does not end in a linear layer, "
                 "so its features are unknown: give another one"
             )
         seen: list[torch.Tensor] = []

@@ -111,7 +111,7 @@ def _description(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("its description is nested too deep") from error
     if not isinstance(values, dict):
-        raise ValueError("its description is no object")
+        raise ValueError("its description is not an object")
     return values
 
 

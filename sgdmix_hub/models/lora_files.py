@@ -87,14 +87,16 @@ def load_lora(
     if (fault := fault_of_kind(given)) is not None:
         raise UserError(f"{what} {fault}")
     with quiet_libraries(), fitting(what):
-        weights, names = base.family.lora_weights(base.pipeline, given)
+        weights, names = _read(base, given, what)
         if (fault := fault_of_names(base, names, encoders)) is not None:
             raise UserError(f"{what} {fault}")
         weights = scaled(weights, description, what)
         base.pipeline.load_lora_weights(weights, adapter_name=adapter_name)
         whole = effective_weights(given, names)
         loaded = effective_layers(networks.values(), adapter_name)
-        if loaded == 0 or loaded != whole:
+        if whole == 0:
+            raise UserError(f"{what} changes nothing: it was not trained, all its layers are zero")
+        if loaded != whole:
             raise UserError(
                 f"{what} does not fit the base model: diffusers loads {loaded} of its {whole} "
                 "layers into it, so it is for another base"
@@ -103,6 +105,22 @@ def load_lora(
             parts = [name for name, of in networks.items() if effective_layers([of], adapter_name)]
             base.pipeline.fuse_lora(components=parts, adapter_names=[adapter_name])
             base.pipeline.unload_lora_weights()
+
+
+def _read(base: LoadedBase, given: Weights, what: str) -> tuple[Weights, list[str]]:
+    """`Family.lora_weights`; raises `UserError` for names that the stock loader does not read."""
+    names: list[str] = []
+    reason = ""
+    try:
+        weights, names = base.family.lora_weights(base.pipeline, given)
+    except (ValueError, LookupError, AttributeError, NotImplementedError) as error:
+        weights, reason = {}, f" ({first_line(error)})"
+    if given and not names:
+        raise UserError(
+            f"{what} does not fit the base model: diffusers reads no LoRA for a base of "
+            f"{base.family.title} from names like {shown(min(given))}{reason}"
+        )
+    return weights, names
 
 
 @contextmanager

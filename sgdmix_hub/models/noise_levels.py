@@ -49,8 +49,9 @@ class NoiseLevels:
         return self.of_steps(size)[self.steps(strength, size)]
 
     def check(self) -> None:
-        """Raises `UserError` if a strength above 0 runs no step."""
+        """Raises `UserError` if a strength above 0 runs no step, or there are no noise levels."""
         settings = self.settings
+        self.of_steps()
         asked = {
             "strength": settings.strength,
             "foreground_strength": [settings.foreground_strength],

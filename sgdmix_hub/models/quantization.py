@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -49,6 +50,8 @@ def quantization_config(quantization: str, part: str, dtype: torch.dtype) -> Any
         config: Any = import_module("torchao.quantization").Int8WeightOnlyConfig()
         mapping: Any = {part: TorchAoConfig(config)}
         return PipelineQuantizationConfig(quant_mapping=mapping)
+    # it warns of the dtype in every layer of every step
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     options: dict[str, Any] = {"load_in_8bit": True}
     if quantization == "bitsandbytes-4bit":
         options = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import jinja2
 from huggingface_hub import CardData
 
 from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.strengths import num_steps
 
 from .card_merge import plain
 from .card_yaml import write_card_yaml
@@ -23,7 +25,13 @@ def card_text(card_data: CardData, template: Path, /, **fields) -> str:
     because it writes the YAML twice and parses it once in Python.
     """
     written = write_card_yaml(card_data.to_dict()).strip()
-    return jinja2.Template(template.read_text(encoding="utf-8")).render(card_data=written, **fields)
+    return compiled(template).render(card_data=written, **fields)
+
+
+@cache
+def compiled(path: Path) -> jinja2.Template:
+    """The template of a card, compiled once: that takes longer than to fill it in."""
+    return jinja2.Template(path.read_text(encoding="utf-8"))
 
 
 def plain_name(name: str) -> str:
@@ -60,3 +68,51 @@ def few_shot_text(settings: AugmentSettings) -> str:
     """The limits of a few-shot or long-tail subset, in words; empty for the whole split."""
     limits = {name: getattr(settings, name) for name in ("examples_per_class", "imbalance_factor")}
     return ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
+
+
+def strength_text(
+    settings: AugmentSettings,
+    sigma_start: dict[float, float],
+    effective_strength: dict[float, float],
+) -> str:
+    """The strengths S in words, with the effective strengths after rounding to whole steps, and
+    the noise levels that they start from, as far as rows were made.
+    """
+    values = [f"{strength:g}" for strength in settings.strength]
+    if settings.strength_unit is not None:
+        values[0] = f"as a noise level: {values[0]}"
+    if not settings.refines:
+        return "0 (mixing only, no diffusion)"
+    total = settings.num_inference_steps
+    effective = [
+        f"{effective_strength.get(strength, num_steps(settings, strength) / total):g}"
+        for strength in settings.strength
+    ]
+    turns = "" if len(values) == 1 else ", in turn for the variants of a source"
+    if settings.strength_choice is not None:
+        turns = ", of which a pilot chose"
+    sampler = (
+        f"{settings.num_inference_steps} steps, {settings.scheduler}, "
+        f"guidance {settings.guidance_scale:g}"
+    )
+    levels = [f"{level:g}" for strength, level in sorted(sigma_start.items()) if strength > 0]
+    noise = f"; from noise level {', '.join(levels)}" if levels else ""
+    return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler}{noise})"
+
+
+def pilot_text(settings: AugmentSettings, planned: list[dict]) -> str | None:
+    """How a pilot chose the strengths, in words, and how many rows each has; None without one.
+
+    `planned`: `strength` and `rows` of each.
+    """
+    if settings.strength_choice is None:
+        return None
+    shuffled = "" if settings.strength_choice == "auto" else " These were dealt out at random."
+    rows = ", ".join(f"{of_one['rows']:,} at {of_one['strength']:g}" for of_one in planned)
+    return (
+        f"{settings.rows_of_class} rows of each class were made at every strength. A class has the "
+        "largest up to which the classifier gives its label at least "
+        f"{settings.asked_fidelity:g} of the probability that it has without refinement, and its "
+        f"foregrounds move by at most {settings.allowed_drift:g} of the median distance between "
+        f"two of them.{shuffled} Planned rows: {rows}"
+    )

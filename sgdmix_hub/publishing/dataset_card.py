@@ -18,11 +18,11 @@ from huggingface_hub import DatasetCardData
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.licences import Licence
+from sgdmix_hub.hub.manifests import LONGEST_LIST
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import preset_deviations
 from sgdmix_hub.settings.saliency import kind_of
-from sgdmix_hub.settings.strengths import num_steps
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
 from .card_text import (
@@ -30,9 +30,11 @@ from .card_text import (
     encoding_text,
     few_shot_text,
     license_text,
+    pilot_text,
     plain_code,
     plain_name,
     python_text,
+    strength_text,
 )
 from .layout import MORE_IMAGES, RepoLayout
 
@@ -50,6 +52,7 @@ LABELS = {
     "mixing_method": "mixing",
     "inpainting_method": "inpainting",
     "feather": "feather",
+    "kept_erosion": "ring of the foreground that is refined too",
     "prompt_class": "class of prompt and label",
     "few_step_method": "few-step method",
     "quantization": "denoiser's weights held as",
@@ -71,6 +74,7 @@ OF_PROMPTS = (
 LARGEST_TABLE = 250  # classes
 SOURCE_PATH = "path/of/the/source"  # in snippets, for a source that is no Hub repository
 MOST_REASONS = 10  # reasons for skipped rows; the manifest lists every one
+LONGEST_NAMES = 100_000  # characters of all class names, which the YAML holds twice
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class CardFacts:
     `rows_by_label`, `real_rows`: the synthetic images and the source images of every class; a
     version of format 1 does not state the second. `remade`: images that a judge sent back at least
     once; None without a judge. `adapter_files`: file -> sha256 of an adapter of another program.
+    `planned_strengths`: `strength` and `rows` of each that a pilot chose.
     """
 
     title: str
@@ -122,6 +127,7 @@ class CardFacts:
     effective_strength: dict[float, float] = field(default_factory=dict)
     remade: int | None = None
     adapter_files: dict[str, str] = field(default_factory=dict)
+    planned_strengths: list[dict] = field(default_factory=list)
     evaluation: CardEvaluation | None = None
     has_gallery: bool = False
 
@@ -158,6 +164,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         prose=prose,
         settings=settings,
         strengths=strength_text(settings, facts.sigma_start, facts.effective_strength),
+        pilot=pilot_text(settings, facts.planned_strengths),
         variants=variants_text(settings, facts.evaluation),
         encoding=encoding_text(settings),
         license=license_text(settings),
@@ -181,6 +188,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
         reasons=reasons[:MOST_REASONS],
         more_reasons=len(reasons[MOST_REASONS:]),
         other_rows=sum(count for _, count in reasons[MOST_REASONS:]),
+        reasons_in="skipped.parquet" if len(facts.skipped) > LONGEST_LIST else "manifest.json",
         mean_distance=facts.mean_distance,
         mean_area=facts.mean_area,
         remade=facts.remade,
@@ -278,18 +286,18 @@ def _card_data(settings: AugmentSettings, facts: CardFacts) -> DatasetCardData:
         num_examples=num_rows,
         dataset_name=settings.config_name,
     )
+    few = sum(map(len, facts.features["label"].names)) <= LONGEST_NAMES
     info = DatasetInfo(
-        features=facts.features,
+        features=facts.features if few else None,  # `datasets` finds them in the Parquet files
         config_name=settings.config_name,
         splits=SplitDict({"train": split}),
         download_size=facts.parquet_bytes,
         dataset_size=facts.parquet_bytes,
     )
     DatasetInfosDict({settings.config_name: info}).to_dataset_card_data(card_data)
-    files = [{"split": "train", "path": RepoLayout(settings.config_name).shards}]
-    card_data["configs"] = [
-        {"config_name": settings.config_name, "data_files": files, "default": True}
-    ]
+    name = settings.config_name
+    files = [{"split": "train", "path": RepoLayout(name).shards}]
+    card_data["configs"] = [{"config_name": name, "data_files": files, "default": True}]
     return card_data
 
 
@@ -326,6 +334,10 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
     }
     if settings.images_per_class is not None:
         method["images_per_class"] = settings.images_per_class
+    if settings.strength_choice is not None:
+        method["strength_choice"] = settings.strength_choice
+        method["min_pilot_fidelity"] = settings.asked_fidelity
+        method["max_foreground_drift"] = settings.allowed_drift
     if settings.judge is not None:
         method["min_label_probability"] = settings.asked_probability
         method["max_attempts"] = settings.allowed_attempts
@@ -367,31 +379,3 @@ def variants_text(settings: AugmentSettings, evaluation: CardEvaluation | None) 
         "whose images can be mixed"
     )
     return f"so that there are {level}" if settings.num_variants == 0 else f"{each}, and {level}"
-
-
-def strength_text(
-    settings: AugmentSettings,
-    sigma_start: dict[float, float],
-    effective_strength: dict[float, float],
-) -> str:
-    """The strengths S in words, with the effective strengths after rounding to whole steps, and
-    the noise levels that they start from, as far as rows were made.
-    """
-    values = [f"{strength:g}" for strength in settings.strength]
-    if settings.strength_unit is not None:
-        values[0] = f"as a noise level: {values[0]}"
-    if not settings.refines:
-        return "0 (mixing only, no diffusion)"
-    total = settings.num_inference_steps
-    effective = [
-        f"{effective_strength.get(strength, num_steps(settings, strength) / total):g}"
-        for strength in settings.strength
-    ]
-    turns = "" if len(values) == 1 else ", in turn for the variants of a source"
-    sampler = (
-        f"{settings.num_inference_steps} steps, {settings.scheduler}, "
-        f"guidance {settings.guidance_scale:g}"
-    )
-    levels = [f"{level:g}" for strength, level in sorted(sigma_start.items()) if strength > 0]
-    noise = f"; from noise level {', '.join(levels)}" if levels else ""
-    return f"{', '.join(values)}{turns} (effective {', '.join(effective)}: {sampler}{noise})"

@@ -10,8 +10,8 @@ from pathlib import Path
 from datasets import ClassLabel, Features, Image, Value
 
 from sgdmix_hub.errors import TooManySkipped
-from sgdmix_hub.files import file_sha256
-from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE
+from sgdmix_hub.files import file_sha256, in_threads
+from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE, STRENGTHS
 from sgdmix_hub.settings.saliency import is_expected
 
 CARD = "README.md"
@@ -73,6 +73,11 @@ class RepoLayout:
         return f"{self.facts}/{PLAN}"
 
     @property
+    def strengths(self) -> str:
+        """The table of the pilot that chose the strengths, if there was one."""
+        return f"{self.facts}/{STRENGTHS}"
+
+    @property
     def manifest(self) -> str:
         return f"{self.facts}/{MANIFEST}"
 
@@ -89,6 +94,15 @@ class RepoLayout:
         """Whether no other configuration can have a file of this name."""
         return fnmatch(name, self.shards) or name.startswith(f"{self.facts}/")
 
+    @property
+    def described(self) -> list[str]:
+        """Glob patterns of the files that tell of a version: all but its shards and pictures."""
+        return [CARD, f"{self.facts}/*"]
+
+    def described_by(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that `described` matches."""
+        return [name for name in names if name == CARD or name.startswith(f"{self.facts}/")]
+
     def make_folders(self, repo: Path) -> None:
         """Creates the three folders of a new repository."""
         for folder in (self.data, self.facts, self.assets):
@@ -102,10 +116,16 @@ def manifests_in(repo: Path) -> list[Path]:
 
 def damaged_files(folder: Path, manifest: dict) -> list[str]:
     """Names of the manifest's files that are missing or have other bytes."""
+    stated = manifest["files"]
+
+    def is_damaged(name: str) -> bool:
+        path = folder / name
+        return not path.is_file() or file_sha256(path) != stated[name]["sha256"]
+
     return [
         name
-        for name, facts in manifest["files"].items()
-        if not (folder / name).is_file() or file_sha256(folder / name) != facts["sha256"]
+        for name, damaged in zip(stated, in_threads(is_damaged, stated), strict=True)
+        if damaged
     ]
 
 
@@ -127,7 +147,8 @@ def check_share_skipped(manifest: dict, max_skipped: float, path: Path) -> None:
 def file_facts(folder: Path) -> dict[str, dict]:
     """sha256 and size of every file in a folder, by its name relative to it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): facts_of(path) for path in files}
+    names = (path.relative_to(folder).as_posix() for path in files)
+    return dict(zip(names, in_threads(facts_of, files), strict=True))
 
 
 def facts_of(path: Path) -> dict:

@@ -16,7 +16,7 @@ from sgdmix_hub.hub.licences import Licence, conflict
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.adapters import FACTS_FILE as ADAPTER_FACTS
 from sgdmix_hub.models.adapters import JUDGED_ARMS
-from sgdmix_hub.models.bases.families import name_in
+from sgdmix_hub.models.bases.families import BY_NAME, name_in
 from sgdmix_hub.models.prompts import expanded_prompt, prompt_of, words_of
 from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.training import ClassifierSettings, TrainingSettings
@@ -122,6 +122,7 @@ def _stock_loading(settings: AdapterSettings, facts: dict) -> str:
     expanded = _prompt(facts, 0)
     if vectors:
         expanded = expanded_prompt(0, vectors, facts["metaclass"], facts["prompt_template"])
+    in_output = facts["settings"].get("token_place") == "output"
     code = templates.get_template(f"{name_in(facts)}.py.jinja").render(
         repo_id=settings.hub_model_id or UNPUBLISHED_NAME,
         on_hub=settings.hub_model_id is not None,
@@ -129,6 +130,7 @@ def _stock_loading(settings: AdapterSettings, facts: dict) -> str:
         base_revision=None if base.is_local else base.revision,
         num_classes=len(names),
         token_parts=["", *(f"_{number}" for number in range(1, vectors))] if vectors else [],
+        output_layers=list(BY_NAME[name_in(facts)].encoders[0].outputs) if in_output else [],
         # JSON strings are Python strings, too
         example_prompt=json.dumps(_prompt(facts, 0), ensure_ascii=False),
         expanded_prompt=json.dumps(expanded, ensure_ascii=False),

@@ -1,7 +1,8 @@
 """Publishes a finished generation as one version of a dataset on the Hub.
 
-    check repo/ against its manifest -> upload the files -> commit them with the merged card and
-    without the old shards -> verify the commit -> tag it
+    check repo/ against its manifest -> upload the files, the shards of a large version to a
+    staging branch -> commit all of them with the merged card and without the old shards -> verify
+    the commit -> tag it
 
 On any failure `repo/` is untouched, `main` has moved by one whole commit or not at all, and no tag
 has changed. The same call then finishes the work.
@@ -14,10 +15,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import CommitOperationCopy, CommitOperationDelete, HfApi, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import in_threads
 from sgdmix_hub.hub.client import (
     AGAIN,
     TIMEOUT_SECONDS,
@@ -28,7 +30,7 @@ from sgdmix_hub.hub.client import (
     seconds_to_wait,
     status_of,
 )
-from sgdmix_hub.hub.formats import read_manifest
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.hub.push import (
     Digests,
@@ -39,6 +41,7 @@ from sgdmix_hub.hub.push import (
     prepare_repository,
     upload,
 )
+from sgdmix_hub.hub.staging import end_staging, make_branch, needs_staging, stage
 from sgdmix_hub.output_folder import OutputFolder, repo_in
 from sgdmix_hub.settings.generation import check_config_name
 from sgdmix_hub.settings.hub import HubSettings
@@ -61,6 +64,11 @@ class LocalVersion:
     digests: Digests
     card: str
 
+    @property
+    def shards(self) -> dict[str, Path | StoredFile]:
+        """The files that are too many for one commit, if any are."""
+        return {name: file for name, file in self.files.items() if fnmatch(name, SHARDS)}
+
 
 @dataclass(frozen=True)
 class Destination:
@@ -78,6 +86,10 @@ class Destination:
         return cls(
             settings.hub_dataset_id, settings.tag, settings.hub_branch, settings.hub_private_repo
         )
+
+    @property
+    def staging(self) -> str:
+        return f"sgdmix-staging-{self.tag}"
 
     def __str__(self) -> str:
         return f"{self.repo_id}@{self.tag}"
@@ -117,10 +129,13 @@ def publish_version(
         tags, branches = references(api, repo_id)
         if tag in tags:
             check_same_content(api, destination, tags[tag], local)
-            return Pin(repo_id, tags[tag])
-        head = branch_head(api, destination, branches)
-        commit = commit_version(api, destination, head, local)
-        set_tag(api, destination, commit)
+            commit = tags[tag]
+        else:
+            head = branch_head(api, destination, branches)
+            commit = commit_version(api, destination, head, local)
+            set_tag(api, destination, commit)
+        if destination.staging in branches or needs_staging(local.shards):
+            end_staging(api, repo_id, DATASET, destination.staging)
         return Pin(repo_id, commit)
 
 
@@ -219,9 +234,10 @@ def _only_manifest(repo: Path, folder: Path) -> Path:
 
 def _checked_digests(repo: Path, files: dict[str, Path], manifest: dict) -> Digests:
     """The digests of the files. Raises `UserError` unless they are those of the manifest."""
-    missing = [name for name, file in files.items() if not file.is_file()]
-    digests = {name: content_digests(file) for name, file in files.items() if name not in missing}
-    damaged = missing + [
+    missing = {name: None for name, file in files.items() if not file.is_file()}
+    here = {name: file for name, file in files.items() if name not in missing}
+    digests = dict(zip(here, in_threads(content_digests, here.values()), strict=True))
+    damaged = [*missing] + [
         name
         for name, facts in manifest["files"].items()
         if name in digests and facts["sha256"] not in digests[name]
@@ -265,10 +281,7 @@ def branch_head(api: HfApi, destination: Destination, branches: dict[str, str]) 
     repo_id, branch = destination.repo_id, destination.branch
     if branch in branches:
         return branches[branch]
-    patiently(lambda: api.create_branch(repo_id, branch=branch, repo_type=DATASET, exist_ok=True))
-    info = patiently(lambda: api.repo_info(repo_id, revision=branch, repo_type=DATASET))
-    assert info.sha is not None  # the Hub always sends it
-    return info.sha
+    return make_branch(api, repo_id, DATASET, branch)
 
 
 def fetch_card(api: HfApi, repo_id: str, commit: str, known: dict[str, str]) -> str | None:
@@ -340,6 +353,11 @@ def commit_version(api: HfApi, destination: Destination, head: str, local: Local
     message = f"{destination.tag}: {local.manifest['rows']} images by SGD-Mix"
     if config_name != "default":
         message += f" (configuration {config_name})"
+    shards = {name: file for name, file in local.shards.items() if name in set(changed)}
+    copies: list[CommitOperationCopy] = []
+    if needs_staging(shards):
+        copies = stage(api, repo_id, DATASET, shards, digests, head, destination.staging, message)
+        changed = [name for name in changed if name not in shards]
     return upload(
         api,
         repo_id,
@@ -348,8 +366,8 @@ def commit_version(api: HfApi, destination: Destination, head: str, local: Local
         digests,
         head,
         message,
-        deleted=stale,
-        branch=destination.branch,
+        [*copies, *(CommitOperationDelete(name, is_folder=False) for name in stale)],
+        destination.branch,
     )
 
 

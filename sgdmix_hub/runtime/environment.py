@@ -6,6 +6,7 @@ Neither contains names, paths or tokens.
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import cv2
@@ -28,6 +29,8 @@ LIBRARIES = (
     "grad-cam",
 )
 ALSO_REPORTED = ("torchvision", "accelerate", "huggingface_hub", "opencv-python-headless")
+
+USAGE = "usage: sgdmix env\n\nPrints the versions of the libraries and the GPUs, for a bug report."
 
 
 def report() -> str:
@@ -56,14 +59,20 @@ def installed(library: str) -> str:
 
 def main(words: list[str]) -> None:
     """Prints the report. Raises `UserError` for any word."""
-    if words:
+    if words[:1] in (["--help"], ["-h"]):
+        print(USAGE)
+    elif words:
         raise UserError(f"sgdmix env takes no settings: remove {shown(words[0])}")
-    print(report())
+    else:
+        print(report())
 
 
 def versions() -> dict[str, str]:
     """The versions that may change a run's bytes: of the libraries, and of this package."""
-    return {library: version(library) for library in LIBRARIES} | {
+    return {library: _parsed_version(library) for library in LIBRARIES} | {
         "sgdmix_hub": __version__,
         "opencv": cv2.__version__,
     }
+
+
+_parsed_version = cache(version)  # a tenth of a second for all of them

@@ -28,7 +28,7 @@ class AdapterSettings(TrainingSettings):
     """
 
     metaclass: str = required(
-        "what all classes are, in one word that the text encoder knows: bird, car, flower ...",
+        "common name of all classes, a word that the text encoder knows: bird, car, flower ...",
         at_most=LONGEST_NAME,
     )
     pretrained_model_name_or_path: str = setting(
@@ -52,6 +52,11 @@ class AdapterSettings(TrainingSettings):
         "learned tokens per class; 0 trains the LoRA alone, with the classes' names as {token}",
         at_least=0,
         at_most=64,
+    )
+    token_place: Literal["output"] | None = setting(
+        None,
+        "output learns the tokens in the text encoder's output, which needs no text encoder in "
+        "the training: less memory, for bases with a language model (default: in its input)",
     )
     rank: int = setting(
         10, "LoRA rank, on the attention of the UNet or transformer", at_least=1, at_most=4096
@@ -160,6 +165,8 @@ class AdapterSettings(TrainingSettings):
                 f"judged_strength {self.judged_strength} at {self.num_inference_steps} steps "
                 "runs no diffusion step: give a larger one"
             )
+        if self.token_place is not None and self.num_vectors == 0:
+            raise UserError("token_place is of learned tokens: leave it out, or raise num_vectors")
         if self.resize == "aspect-buckets" and self.with_prior_preservation:
             raise UserError(
                 "with_prior_preservation draws squares: leave it out, or resize aspect-buckets"

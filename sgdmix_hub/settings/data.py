@@ -28,6 +28,12 @@ class DataSettings(Checked):
     dataset_split: str = setting("train", "split of the dataset", at_most=LONGEST_NAME)
     image_column: str = setting("image", "column of the images", at_most=LONGEST_NAME)
     label_column: str = setting("label", "column of the labels", at_most=LONGEST_NAME)
+    streaming: bool = setting(
+        False,
+        "read images where the dataset is, by need, and copy nothing: Parquet files or a "
+        "WebDataset (of tar archives)",
+        changes="nothing",
+    )
     max_image_pixels: int | None = setting(
         None,
         "skip images with more pixels; 178,956,970 if not given",
@@ -54,7 +60,7 @@ class DataSettings(Checked):
     )
     seed: int = setting(0, "seed of every other random draw", at_least=0, at_most=LARGEST_SEED)
     output_dir: str = required(
-        "output folder; of sgdmix augment also s3://bucket/folder or hf://buckets/org/name/folder",
+        "output folder; sgdmix augment also takes s3://bucket/folder, hf://buckets/org/name/folder",
         changes="nothing",
     )
     num_threads: int = setting(

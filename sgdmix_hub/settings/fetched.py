@@ -22,6 +22,8 @@ from .generation import PINNED_INPUTS, PLACE_AND_SPEED, AugmentSettings
 from .shipped import shipped_recipe_file
 
 PUBLISHED_BESIDE = ("plan.parquet", "manifest.json")
+STRENGTHS = "strengths.json"  # beside them, if a pilot chose the strengths
+PUBLISHED_LISTS = ("skipped", "files", "real_rows")  # of the manifest, if they are long
 PUBLISHED = frozenset(names_where(AugmentSettings)) - set(PLACE_AND_SPEED)
 # What is read if nothing is set: a publisher must not use up the memory of the reader's machine.
 MOST_PIXELS = 178_956_970
@@ -50,7 +52,8 @@ def fetch_config(location: str) -> str:
     repo_type = "dataset" if is_dataset else "model"
     # by commit: for a branch or tag the client would fall back to its cache if the Hub is down
     pin = resolve_on_hub(repo_id, unquote(revision or ""), repo_type)
-    wanted = [path, *((PurePosixPath(path).parent / name).as_posix() for name in PUBLISHED_BESIDE)]
+    beside = (*PUBLISHED_BESIDE, STRENGTHS, *(f"{name}.parquet" for name in PUBLISHED_LISTS))
+    wanted = [path, *((PurePosixPath(path).parent / name).as_posix() for name in beside)]
     folder = Path(local_folder(pin, [glob.escape(name) for name in wanted], repo_type))
     if not (folder / path).is_file():
         raise UserError(f"cannot fetch {shown(location)}: no such file at that revision")

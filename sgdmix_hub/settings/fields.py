@@ -33,10 +33,14 @@ INFO = "info"  # the key of a field's metadata that holds its `SettingInfo`
 AUTO = "auto"
 if TYPE_CHECKING:
     CountOrAuto = int | Literal["auto"]
+    NumberOrAuto = float
 else:
 
     class CountOrAuto:
         """The type of a field that takes a whole number or `auto`."""
+
+    class NumberOrAuto:
+        """The type of a list's numbers, in whose place the list may be `auto`."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,14 @@ def _numbers(name: str, value: Any, bounds: Bounds) -> list[float]:
     return [_number(name, number, bounds) for number in values]
 
 
+def _numbers_or_auto(name: str, value: Any, bounds: Bounds) -> list:
+    if value == AUTO or (isinstance(value, list) and value == [AUTO]):
+        return [AUTO]
+    if isinstance(value, list) and AUTO in value:
+        raise UserError(f"{name} is {shown(value)}: give numbers, or {AUTO} alone")
+    return _numbers(name, value, bounds)
+
+
 def _rows(name: str, value: Any, bounds: Bounds) -> list[int]:
     """A list of different row numbers, ascending: their order has no meaning."""
     values = [value] if isinstance(value, Integral) else value
@@ -278,4 +290,4 @@ def _text(name: str, value: object, bounds: Bounds) -> str:
 
 
 # The type of a list's items -> what reads the list.
-LISTS = {float: _numbers, int: _rows, str: _texts}
+LISTS = {float: _numbers, NumberOrAuto: _numbers_or_auto, int: _rows, str: _texts}

@@ -29,7 +29,8 @@ from .adapters import (
 from .data import DataSettings, outside_of_dataset
 from .fields import LONGEST_NAME, names_where, setting
 from .hub import HubSettings
-from .method import COMPARE_MAPS, MethodSettings
+from .method import COMPARE_MAPS
+from .pilot import PilotSettings
 from .presets import saliency_method, saliency_source
 from .remaking import RemakingSettings
 from .saliency import NEEDED_SETTINGS
@@ -42,7 +43,7 @@ LONGEST_LINK = 500
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(HubSettings, StageSettings, RemakingSettings, MethodSettings, DataSettings):
+class AugmentSettings(HubSettings, StageSettings, RemakingSettings, PilotSettings, DataSettings):
     """Applies SGD-Mix to a split, and writes a dataset that is ready to publish."""
 
     in_stores: ClassVar[bool] = True
@@ -105,8 +106,7 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, MethodSettin
     )
     excluded_rows: list[int] | None = setting(
         None,
-        "rows of the split to leave out, by their numbers from 0: neither mixed nor the target of "
-        "others",
+        "rows of the split to leave out (numbers from 0): neither mixed nor used as targets",
         at_least=0,
         at_most=LARGEST_COUNT,
     )
@@ -158,8 +158,8 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, MethodSettin
     )
     images_per_class: int | None = setting(
         None,
-        "fewest images of a class, real and synthetic together: the sources of rarer classes get "
-        "more variants than num_variants",
+        "minimum number of images per class, real and synthetic together: sources of rarer "
+        "classes get more variants than num_variants",
         at_least=1,
         at_most=10**5,
     )
@@ -180,7 +180,7 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, MethodSettin
     )
     price_per_hour: float | None = setting(
         None,
-        "price of one accelerator-hour, in any currency, for the dry run to tell the price",
+        "price of one accelerator-hour, in any currency; the dry run then prints the total",
         changes="nothing",
         at_least=0,
         at_most=10**6,

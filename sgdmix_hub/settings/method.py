@@ -10,11 +10,12 @@ from sgdmix_hub.errors import UserError
 
 from .few_step import FewStepMethod, Spacing, sampling_of
 from .fields import LONGEST_NAME, LONGEST_PROMPT, names_where, setting
+from .kept import KeptSettings, check_kept_foreground
 from .memory import MemorySettings
 from .presets import apply_preset, saliency_source
 from .prompts import NO_FIELDS, check_templates
 from .saliency import RembgModel, SaliencyMethod
-from .strengths import check_strengths, num_steps
+from .strengths import check_strengths
 
 ThresholdMethod = Literal["otsu", "isodata", "li", "mean", "minimum", "triangle", "yen", "quantile"]
 
@@ -23,7 +24,7 @@ MOST_WORDS = 16  # that a segmenter looks for
 
 
 @dataclass(kw_only=True)
-class MethodSettings(MemorySettings):
+class MethodSettings(KeptSettings, MemorySettings):
     """How images are masked, matched, mixed and refined.
 
     Those from `saliency_method` to `paste_foreground` take the preset's value if not given.
@@ -54,7 +55,7 @@ class MethodSettings(MemorySettings):
         at_most=0.5,
     )
     min_mask_confidence: float | None = setting(
-        None, "lowest confidence of a mask at which its image is mixed", at_least=0, at_most=1
+        None, "images whose mask has a lower confidence are not mixed", at_least=0, at_most=1
     )
     mask_refinement: Literal["none", "grabcut"] | None = setting(
         None, "refinement of the thresholded mask", makes_masks=True
@@ -154,7 +155,7 @@ class MethodSettings(MemorySettings):
     )
     max_target_reuse: int | None = setting(
         None,
-        "most rows that one image may be the target of; unlimited if not given",
+        "maximum number of rows with the same target image; unlimited if not given",
         at_least=1,
         at_most=10**7,
     )
@@ -173,13 +174,13 @@ class MethodSettings(MemorySettings):
     )
     metaclass: str | None = setting(
         None,
-        "what all classes are, for {metaclass} in prompt_template and for a segmenter, if no "
-        "adapter of sgdmix train-adapter says it",
+        "common name of all classes (bird, car ...), for {metaclass} in prompt_template and for a "
+        "segmenter; by default that of the adapter",
         at_most=LONGEST_NAME,
     )
     background_prompts: list[str] | None = setting(
         None,
-        "texts of which each row draws one to follow its prompt: 'in the snow' ...",
+        "texts such as 'in the snow'; each row appends one of them, drawn at random, to its prompt",
         at_most=LONGEST_PROMPT,
     )
     background_prompt_template: str | None = setting(
@@ -299,6 +300,8 @@ class MethodSettings(MemorySettings):
         if self.num_variants == 0 and getattr(self, "images_per_class", None) is None:
             raise UserError("num_variants is 0: give at least 1, or images_per_class")
         check_strengths(self)
+        if self.kept_erosion is not None:
+            check_kept_foreground(self, "kept_erosion")
         self._validate_masks()
         self._validate_prompts()
         self._validate_memory()
@@ -351,14 +354,7 @@ class MethodSettings(MemorySettings):
             raise UserError("background_prompt_template with {background} needs background_prompts")
         fields = NO_FIELDS if backgrounds is None else {"background": (1, 1)}
         check_templates("background_prompt_template", [template], fields)
-        kept, most = apply_preset(self).foreground_strength, max(self.strength)
-        if self.strength_unit is None and kept is not None:
-            kept, most = num_steps(self, kept), num_steps(self, most)
-        if self.refines and (kept is None or kept == most):
-            raise UserError(
-                "background_prompt_template needs a kept foreground: set foreground_strength below "
-                f"the strength {max(self.strength):g}"
-            )
+        check_kept_foreground(self, "background_prompt_template")
 
     def _validate_masks(self) -> None:
         if (self.bbox_column is None) != (self.bbox_format is None):

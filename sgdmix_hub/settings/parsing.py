@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 from sgdmix_hub.errors import UserError, shown
 
 from .fetched import check_fetched, fetch_config, is_fetched
-from .fields import AUTO, INFO, Checked, CountOrAuto, hints_of
+from .fields import AUTO, INFO, Checked, CountOrAuto, NumberOrAuto, hints_of
 from .yaml_files import read_yaml
 
 Settings = TypeVar("Settings", bound=Checked)
@@ -81,10 +81,21 @@ def plain_int_or_auto(text: str) -> int | str:
     return AUTO if text == AUTO else plain_int(text)
 
 
+def plain_float_or_auto(text: str) -> float | str:
+    """`auto`, or a number as of `plain_float`. Raises `ValueError`."""
+    return AUTO if text == AUTO else plain_float(text)
+
+
 # argparse quotes these names: "invalid number value"
 plain_int.__name__, plain_float.__name__ = "whole number", "number"
 plain_int_or_auto.__name__ = "whole number or auto"
-NUMBERS = {int: plain_int, float: plain_float, CountOrAuto: plain_int_or_auto}
+plain_float_or_auto.__name__ = "number"
+NUMBERS = {
+    int: plain_int,
+    float: plain_float,
+    CountOrAuto: plain_int_or_auto,
+    NumberOrAuto: plain_float_or_auto,
+}
 
 
 def parse_settings(settings_class: type[Settings], argv: list[str] | None = None) -> Settings:

@@ -71,7 +71,7 @@ class PreviewSettings(DataSettings):
     )
     metaclass: str | None = setting(
         None,
-        "what all classes are, in one word, for the segmenter to look for: bird, car, flower ...",
+        "common name of all classes, which the segmenter looks for: bird, car, flower ...",
         at_most=LONGEST_NAME,
     )
     segmenter: str | None = unset(AugmentSettings, "segmenter")
@@ -127,6 +127,7 @@ class RowOverrides(Checked):
     dataset_split: str | None = unset(DataSettings, "dataset_split")
     image_column: str | None = unset(DataSettings, "image_column")
     label_column: str | None = unset(DataSettings, "label_column")
+    streaming: bool | None = unset(DataSettings, "streaming")
     max_image_pixels: int | None = unset(DataSettings, "max_image_pixels")
     examples_per_class: int | None = unset(DataSettings, "examples_per_class")
     imbalance_factor: float | None = unset(DataSettings, "imbalance_factor")
@@ -151,7 +152,7 @@ class RunSettings(HubSettings, DataOverrides):
     """
 
     metaclass: str = required(
-        "what all classes are, in one word that the text encoder knows: bird, car, flower ...",
+        "common name of all classes, a word that the text encoder knows: bird, car, flower ...",
         at_most=LONGEST_NAME,
     )
     recipe: str | None = setting(

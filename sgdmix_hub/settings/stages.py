@@ -19,9 +19,9 @@ class StageSettings(Checked):
 
     stage: Literal["all", "maps", "plan", "shards", "files", "finish"] = setting(
         "all",
-        "what to do of a generation: all, or one part of it, on several machines without a common "
-        "disk: plan, shards, finish; any number of workers do shards, and may do maps before the "
-        "plan and the published files before finish",
+        "part of the generation to do. On several machines without a common disk: plan on one, "
+        "shards on any number, finish on one; also in parallel: maps before plan, files before "
+        "finish",
         changes="nothing",
     )
     rank: int = setting(
@@ -33,7 +33,7 @@ class StageSettings(Checked):
     )
     world_size: int = setting(
         1,
-        "into how many shares the work is cut; a worker takes its own first, then what is left",
+        "number of workers; each does its own share first, then helps with what is left",
         changes="nothing",
         at_least=1,
         at_most=10**6,
@@ -48,12 +48,18 @@ class StageSettings(Checked):
 
     def validate_stage(self) -> None:
         """Raises `UserError` for a worker's number where there are no workers."""
-        if self.rank >= self.world_size:
-            raise UserError(
-                f"rank {self.rank} needs a world_size above it: ranks are 0 ... world_size - 1"
-            )
-        if self.world_size > 1 and self.stage not in WORKERS:
-            raise UserError(
-                "rank and world_size are for --stage maps, --stage shards and --stage files: plan "
-                "and finish are one worker's, and the processes of a launch have their own ranks"
-            )
+        stages = "--stage maps, --stage shards and --stage files"
+        check_worker(self.rank, self.world_size, self.stage in WORKERS, stages)
+
+
+def check_worker(rank: int, world_size: int, is_worker: bool, stages: str) -> None:
+    """Raises `UserError` for a worker's number where there are no workers. `stages`: which have
+    some.
+    """
+    if rank >= world_size:
+        raise UserError(f"rank {rank} needs a world_size above it: ranks are 0 ... world_size - 1")
+    if world_size > 1 and not is_worker:
+        raise UserError(
+            f"rank and world_size are for {stages}: every other stage is one worker's, and the "
+            "processes of a launch have their own ranks"
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -34,6 +35,9 @@ FINAL = (
 )
 # botocore's errors, by name: it is there only with the extra `s3`
 WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError")
+SECRET = re.compile("KEY|SECRET|TOKEN|PASSWORD|CONNECTION_STRING")  # in names of variables
+SHORTEST_SECRET = 6  # characters; what is shorter is no secret, and may be part of any word
+USER_IN_URL = re.compile(r"//[^/@\s]*@")
 Value = TypeVar("Value")
 
 
@@ -102,6 +106,18 @@ class Objects:
             for name, facts in found.items()
         }
 
+    def size(self, name: str) -> int | None:
+        """Bytes of an object; None if there is none."""
+
+        def call() -> int:
+            self.files.invalidate_cache()
+            return self.files.info(self._place(name))["size"]
+
+        try:
+            return self._patiently(call)
+        except FileNotFoundError:
+            return None
+
     def read(self, name: str, start: int, end: int) -> bytes:
         """Some bytes of an object, fewer at its end. Raises `FileNotFoundError`."""
 
@@ -146,7 +162,8 @@ class Objects:
                 if isinstance(error, PermissionError) or lacks_credentials:
                     raise UserError(
                         f"no access to {shown(self.url)} ({_reason(error)}): check the "
-                        "credentials in the environment"
+                        "credentials in the environment and this machine's clock, and run the same "
+                        "command again, it continues where it stopped"
                     ) from error
                 if wait is None or isinstance(error, FINAL):
                     raise UserError(
@@ -158,4 +175,9 @@ class Objects:
 
 
 def _reason(error: Exception) -> str:
-    return one_line(first_line(error))
+    """An error's first line, without what the environment keeps secret: stores quote requests."""
+    text = one_line(first_line(error))
+    for name, value in os.environ.items():
+        if SECRET.search(name) and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, f"<{name}>")
+    return USER_IN_URL.sub("//", text)

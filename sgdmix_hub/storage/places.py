@@ -26,6 +26,8 @@ def check_url(name: str, url: str) -> None:
         raise UserError(f"{name} {shown(url)}: give a folder, or a URL such as s3://bucket/folder")
     if scheme in LOCAL:
         raise UserError(f"{name} {shown(url)}: give the folder itself, without {scheme}{SCHEME}")
+    if "::" in url:
+        raise UserError(f"{name} {shown(url)}: name one store, without ::")
     parts = urlsplit(url)
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise UserError(

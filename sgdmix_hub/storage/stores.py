@@ -59,6 +59,10 @@ class Store(Protocol):
         """Bytes of every file in a folder and below, by its name relative to it; as `names`."""
         ...
 
+    def size(self, path: Path) -> int | None:
+        """Bytes of a file; None if it is not there. Never late."""
+        ...
+
     def read(self, path: Path, start: int, end: int) -> bytes:
         """Some bytes of a file, fewer at its end. Raises `FileNotFoundError`."""
         ...
@@ -102,6 +106,9 @@ class Here:
                     found[relative] = os.path.getsize(path)
         return found
 
+    def size(self, path: Path) -> int | None:
+        return path.stat().st_size if path.is_file() else None
+
     def read(self, path: Path, start: int, end: int) -> bytes:
         with open(path, "rb") as file:
             file.seek(start)
@@ -142,6 +149,9 @@ class ObjectStore:
 
     def sizes(self, folder: Path) -> dict[str, int]:
         return self.objects.sizes(self._name(folder))
+
+    def size(self, path: Path) -> int | None:
+        return self.objects.size(self._name(path))
 
     def read(self, path: Path, start: int, end: int) -> bytes:
         return self.objects.read(self._name(path), start, end)

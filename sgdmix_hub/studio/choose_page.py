@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.saliency import distrust
 
+from .boxes import PAGE_ROWS, PARTS, Boxes, Visitors, in_slots, make_box
 from .controls import (
     GROUPS,
     OF_BASE,
@@ -31,10 +34,12 @@ from .controls import (
     update,
 )
 from .pictures import (
+    ROWS,
+    SETTINGS,
     Picture,
     RowView,
     error_html,
-    escaped,
+    intro,
     named,
     row_html,
     said,
@@ -43,10 +48,20 @@ from .pictures import (
 from .recipe_file import check_place, chosen_settings, write_recipe
 from .tryout import Tryout
 
-PAGE_ROWS = 8
-# Values of all outputs; what `_shown` yields and returns.
-Outputs = Iterator[list[Any]]
-Shown = Generator[list[Any], None, tuple[str, list[RowView]]]
+WAIT = 0.2  # seconds between two looks whether a waiting request was overtaken
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is told while a page is being made: the status, and the rows where they changed."""
+
+    line: str
+    rows: Sequence[int] = ()
+    views: Sequence[RowView] = ()
+
+
+Steps = Iterator[Step]
+Shown = Generator[Step, None, tuple[str, list[RowView]]]  # what `_shown` yields and returns
 
 
 class ChoosePage:
@@ -64,9 +79,9 @@ class ChoosePage:
         self.names = names_on_page(tryout.has_base)
         self.of_preset = [name for name in self.names if follows_preset(name)]
         self.pages = -(-len(tryout.rows) // PAGE_ROWS)
-        self._working = threading.Lock()
-        self._tickets = itertools.count()
-        self._newest: dict[str | None, int] = {}
+        self.visitors = Visitors()
+        self._working, self._ticking = threading.Lock(), threading.Lock()
+        self._tickets = itertools.count(1)
 
     def build(self) -> gr.Blocks:
         """The page's parts and what happens when they are used."""
@@ -74,11 +89,11 @@ class ChoosePage:
         with gr.Blocks(title="sgdmix studio", analytics_enabled=False) as page:
             gr.HTML(intro_html(tryout))
             with gr.Row():
-                with gr.Column(scale=2, min_width=300):
+                with gr.Column(scale=2, min_width=300, elem_id=SETTINGS):
                     controls = self._controls()
                     save = gr.Button(f"Write {self.save_to.name}", variant="primary")
                     saved = gr.HTML(status_html("Nothing is written yet."))
-                with gr.Column(scale=5, min_width=320):
+                with gr.Column(scale=5, min_width=320, elem_id=ROWS):
                     status = gr.HTML(status_html("Loading the images."))
                     refine = None
                     if tryout.has_base:
@@ -94,11 +109,10 @@ class ChoosePage:
                     with gr.Row():
                         before = gr.Button("Previous page")
                         after = gr.Button("Next page")
-            shown = gr.State([])
             defaults = gr.State([left_to(name, tryout.start) for name in self.of_preset])
             rows = [part for slot in slots for part in slot]
             inputs = [number, *controls.values()]
-            outputs = [status, shown, *rows]
+            outputs = [status, *rows]
             private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
             show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | private
             anew = {"concurrency_limit": None, "trigger_mode": "multiple"}
@@ -117,16 +131,17 @@ class ChoosePage:
             )
             before.click(lambda page: max(1, (page or 1) - 1), number, number, **private)
             after.click(lambda page: min(self.pages, (page or 0) + 1), number, number, **private)
-            for place, (_, box) in enumerate(slots):
-                box.input(
-                    lambda on, rows, place=place: self.leave_out(rows[place], on),
-                    [box, shown],
-                    None,
-                    **private,
-                ).then(**show, **anew)
+            # One after the other and none left out, before anything that was asked for later.
+            ticks: dict[str, Any] = {
+                "trigger_mode": "multiple",
+                "concurrency_id": "ticks",
+                "concurrency_limit": 1,
+            }
+            for _, box, name in slots:
+                box.select(self.tick, [box, name], None, **private, **ticks).then(**show, **anew)
             if refine is not None:
                 refine.click(self.refine, inputs, outputs, **private, **anew)
-            save.click(self.save, [*controls.values()], saved, **private)
+            save.click(self.save, [*controls.values()], saved, **private, **ticks)
         return page
 
     def _controls(self) -> dict[str, Any]:
@@ -140,9 +155,17 @@ class ChoosePage:
                     controls[name] = control(name, self.tryout.start)
         return controls
 
-    def _slot(self) -> tuple[gr.HTML, gr.Checkbox]:
+    def _slot(self) -> tuple[gr.HTML, gr.Checkbox, gr.Textbox]:
         with gr.Group(visible=True):
-            return gr.HTML(""), gr.Checkbox(label="Leave this image out", visible=False)
+            return gr.HTML(""), *make_box()
+
+    def tick(self, request: gr.Request, is_ticked: bool, label: str) -> None:
+        """A box of the page was ticked, or its tick was taken away."""
+        row = row_of(label)
+        with self._ticking:
+            self.visitors.of(request).boxes.heard(label)
+            if row is not None and row in self.tryout.rows:
+                self.leave_out(row, is_ticked)
 
     def leave_out(self, row: int, is_out: bool) -> None:
         """Leaves a row out, or takes it in again."""
@@ -156,18 +179,22 @@ class ChoosePage:
         """As `show`, and then refines the images of the page, one after the other."""
         yield from self._told(request, lambda: self._refined(self._rows_of(number), raws))
 
-    def _told(self, request: gr.Request, work: Callable[[], Outputs]) -> Iterator[list[Any]]:
+    def _told(self, request: gr.Request, work: Callable[[], Steps]) -> Iterator[list[Any]]:
         """What the work yields, until the same person asks for something else; errors in a line."""
-        ticket = next(self._tickets)
-        self._newest[request.session_hash] = ticket
-        with self._working:
-            try:
-                for values in work():
-                    if self._newest[request.session_hash] != ticket:
-                        return
-                    yield values
-            except Exception as error:  # of a library too: said on the page, which goes on
-                yield self._only_status(error_html(said(error)))
+        visitor, ticket = self.visitors.of(request), next(self._tickets)
+        visitor.newest = ticket
+        while not self._working.acquire(timeout=WAIT):
+            if visitor.newest != ticket:
+                return
+        try:
+            for step in work():
+                if visitor.newest != ticket:
+                    return
+                yield self._outputs(step, visitor.boxes)
+        except Exception as error:  # of a library too: said on the page, which goes on
+            yield self._outputs(Step(error_html(said(error))), visitor.boxes)
+        finally:
+            self._working.release()
 
     def _shown(self, rows: list[int], raws: tuple[Any, ...]) -> Shown:
         """Returns the summary of the page and its rows, after it has yielded them."""
@@ -176,38 +203,38 @@ class ChoosePage:
         known = tryout.known_maps(settings)
         if not set(rows) <= known.known.values.keys():
             views = [self._source_of(row) for row in rows]
-            yield self._filled(status_html("Masks: none yet."), rows, views)
+            yield Step(status_html("Masks: none yet."), rows, views)
         for left in known.make(rows):
             line = status_html(f"Masks: {left} to make", len(rows) - left, len(rows))
-            yield self._only_status(line)
+            yield Step(line)
         maker = tryout.maker(settings, known.maps)
         every = tryout.split.subset.tolist()
         views = [self._masks_of(maker, row, settings) for row in rows]
-        yield self._filled(status_html("Masks are there."), rows, views)
+        yield Step(status_html("Masks are there."), rows, views)
         for left in known.make(every):
             text = f"Maps of all candidates: {left} of {len(every)} to make"
-            yield self._only_status(status_html(text, len(every) - left, len(every)))
+            yield Step(status_html(text, len(every) - left, len(every)))
         plan, reasons = tryout.plan(settings, known.maps)
         views = [
             self._with_mixture(view, maker, plan[row])
             for view, row in zip(views, rows, strict=True)
         ]
         summary = self._summary(settings, reasons)
-        yield self._filled(summary, rows, views)
+        yield Step(summary, rows, views)
         return summary, views
 
-    def _refined(self, rows: list[int], raws: tuple[Any, ...]) -> Outputs:
+    def _refined(self, rows: list[int], raws: tuple[Any, ...]) -> Steps:
         chosen, total = self._chosen(raws), len(rows)
         summary, views = yield from self._shown(rows, raws)
-        yield self._only_status(status_html("Refining: loading the diffusion model.", 0, total))
+        yield Step(status_html("Refining: loading the diffusion model.", 0, total))
         for place, (_, prompt, image) in enumerate(self.tryout.refined(chosen, rows)):
             view = views[place]
             facts = [*view.facts, *([f"prompt: {prompt}"] if prompt else [])]
             pictures = [*view.pictures, Picture("refined", image)]
             views[place] = dataclasses.replace(view, pictures=pictures, facts=facts)
             line = status_html(f"Refining: {place + 1} of {total}", place + 1, total)
-            yield self._filled(line, rows, views)
-        yield self._filled(summary, rows, views)
+            yield Step(line, rows, views)
+        yield Step(summary, rows, views)
 
     def follow(self, defaults: list[str], *raws: Any) -> list[Any]:
         """What the preset gives under the chosen source, where it is no longer what is shown."""
@@ -251,21 +278,15 @@ class ChoosePage:
         first = (min(max(int(number or 1), 1), self.pages) - 1) * PAGE_ROWS
         return self.tryout.rows[first : first + PAGE_ROWS]
 
-    def _only_status(self, line: str) -> list[Any]:
-        return [line, gr.skip(), *[gr.skip() for _ in range(2 * PAGE_ROWS)]]
-
-    def _filled(self, line: str, rows: list[int], views: list[RowView]) -> list[Any]:
-        """Values of all outputs: the status, the rows on the page, and their slots."""
-        slots: list[Any] = []
-        for row, view in zip(rows, views, strict=True):
-            label = f"Leave row {row} out"
-            slots += [
-                row_html(view, self.tryout.picture_size),
-                gr.update(value=row in self.excluded, visible=True, label=label),
-            ]
-        for _ in range(PAGE_ROWS - len(rows)):
-            slots += ["", gr.update(visible=False)]
-        return [line, rows, *slots]
+    def _outputs(self, step: Step, boxes: Boxes) -> list[Any]:
+        """Values of all outputs: the status, and the slots of the rows."""
+        if not step.rows:
+            return [step.line, *[gr.skip() for _ in range((1 + PARTS) * PAGE_ROWS)]]
+        texts = [row_html(view, self.tryout.picture_size) for view in step.views]
+        with self._ticking:
+            wanted = [(box_label(row), row in self.excluded) for row in step.rows]
+            sent = boxes.updates(wanted)
+        return [step.line, *in_slots(texts, sent)]
 
     def _title(self, row: int) -> str:
         split = self.tryout.split
@@ -324,23 +345,31 @@ class ChoosePage:
         """What holds for all drawn images."""
         number = len(self.tryout.split.subset)
         line = f"{masks_line(settings)}. {len(reasons)} of {number} images are left out."
+        line = line[:1].upper() + line[1:]
         trust = self.tryout.trust(settings)
         if trust is not None:
             line += f" {verdict(trust)}"
         return status_html(line)
 
 
+def box_label(row: int) -> str:
+    """The label of the box that leaves a row out."""
+    return f"Leave row {row} out"
+
+
+def row_of(label: str) -> int | None:
+    """The row whose box has a label, if one has."""
+    found = re.fullmatch(r"Leave row (\d{1,18}) out", label)
+    return None if found is None else int(found[1])
+
+
 def intro_html(tryout: Tryout) -> str:
     """The heading of the page."""
     start = tryout.start
-    name = escaped(named(tryout.split.pin.name))
     hint = (
         f"{len(tryout.rows)} images of split {named(start.dataset_split)}, drawn with seed "
         f"{start.seed}. Targets are chosen among them; a run chooses among all."
     )
     if not tryout.has_base:
         hint += " To choose S and prompts too, start with --adapter or a base model."
-    return (
-        f'<header class="sgdmix-intro"><h1>How to mix {name}</h1>'
-        f'<p class="sgdmix-hint">{escaped(hint)}</p></header>'
-    )
+    return intro(f"How to mix {named(tryout.split.pin.name)}", [hint])

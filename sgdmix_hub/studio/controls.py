@@ -41,6 +41,7 @@ GROUPS = {
         "strength_unit",
         "foreground_strength",
         "paste_foreground",
+        "kept_erosion",
         "guidance_scale",
         "num_inference_steps",
         "scheduler",

@@ -20,7 +20,8 @@ from sgdmix_hub.studio.space import serve_space
 
 serve_space({names!r}, {config_name!r})
 '''
-EVERYWHERE, PORT = "0.0.0.0", 7860  # where a Space has to listen
+EVERYWHERE, PORT = "0.0.0.0", "7860"  # where a Space has to listen
+PORT_NAME = "GRADIO_SERVER_PORT"  # Gradio's own word for another port
 PICTURE_SIZE = 256
 
 
@@ -30,8 +31,8 @@ def write_space(folder: Path, names: Sequence[str], config_name: str) -> None:
         repository, revision = name_and_revision(name)
         if os.path.isdir(name) or repository.count("/") != 1 or not revision:
             raise UserError(
-                f"{shown(name)} is no published version: give it as org/name@v1.0.0, which a Space "
-                "can read"
+                f"{shown(name)} is not a published version: give it as org/name@v1.0.0, which a "
+                "Space can read"
             )
     datasets = [name_and_revision(name)[0] for name in names]
     card = {
@@ -56,4 +57,5 @@ def serve_space(names: Sequence[str], config_name: str) -> None:
     from .serving import serve
 
     page = BrowsePage(Asked(names, config_name, None), None, PICTURE_SIZE).build()
-    serve(page, EVERYWHERE, PORT, open_browser=False, in_space=True)
+    port = int(os.environ.get(PORT_NAME, PORT))
+    serve(page, EVERYWHERE, port, open_browser=False, in_space=True)

@@ -55,7 +55,7 @@ def test_a_copy_of_a_folder_of_images_names_its_own_files(tmp_path):
         ([1, 2, 3, 1], ["label 3 of row 2", "3 class names", "do they start at 1?"]),
         ([0, 1, 99], ["label 99 of row 2", "labels run from 0 to 2"]),
         ([0, 3, 1], ["label 3 of row 1"]),
-        ([0, -7, 1], ["label -7 of row 1", "-1 is no label"]),
+        ([0, -7, 1], ["label -7 of row 1", "-1 means no label"]),
     ],
 )
 def test_a_label_without_a_name_is_refused_when_the_split_is_loaded(labels, words, tmp_path):

@@ -87,12 +87,13 @@ def images(decoded):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "every"),
     [
         ("paper", 1),
         ("everything on", 1),
-        pytest.param("recommended", 20, marks=pytest.mark.slow),
+        ("recommended", 20),
         pytest.param("recommended", 1, marks=pytest.mark.soak),  # half a second an image
     ],
 )
@@ -199,6 +200,7 @@ def test_what_says_nothing_about_a_row_is_not_its_reason():
         assert str(found.value) == reason
 
 
+@pytest.mark.slow
 def test_a_pipeline_called_with_odd_images_gives_an_image_or_none_for_each(
     images, tmp_path, caplog
 ):

@@ -56,7 +56,7 @@ def test_a_list_that_is_missing_or_no_text_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_drop_list(tmp_path / "none.csv")
     (tmp_path / "drop.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="no text"):
+    with pytest.raises(UserError, match="not UTF-8 text"):
         read_drop_list(tmp_path / "drop.csv")
 
 

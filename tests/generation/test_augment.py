@@ -8,13 +8,13 @@ import json
 import random
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 
 import psutil
 import pytest
 import yaml
+from forking import Started
 from generations import (
     NUM_SHARDS,
     ROWS,
@@ -33,7 +33,7 @@ from generations import (
     start,
     wait_for_records,
 )
-from launching import launch, launch_command, launched_now
+from launching import launch, launch_command, launch_environment, launched_now
 from PIL import Image
 
 from sgdmix_hub import train_adapter
@@ -90,7 +90,8 @@ def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path
 @pytest.mark.slow
 def test_sigterm_ends_with_75_and_the_same_command_finishes(settings, reference, tmp_path):
     output = tmp_path / "run"
-    process = start([sys.executable, SCRIPT, *arguments(settings | {"output_dir": output})])
+    words = [SCRIPT, *arguments(settings | {"output_dir": output})]
+    process = Started(words, launch_environment())
     wait_for_records(process, output)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate()
@@ -328,6 +329,7 @@ def test_adapter_of_another_base_is_refused(settings, tiny_base, tmp_path):
     assert not (tmp_path / "run" / "repo").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [

@@ -20,7 +20,7 @@ from PIL import Image
 from skimage import data
 
 from sgdmix_hub import augment
-from sgdmix_hub._version import FORMAT
+from sgdmix_hub._version import FORMAT, LISTS_FORMAT
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import DamagedFile, read_sealed, write_sealed
 from sgdmix_hub.generation import published_files
@@ -29,7 +29,7 @@ from sgdmix_hub.generation.plan import PlanRow
 from sgdmix_hub.generation.provenance import provenance_mark
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.shards import Shards
-from sgdmix_hub.hub.formats import read_manifest
+from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.publishing.card_merge import merge_cards, read_card
 from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.publishing.read import load_published
@@ -269,9 +269,9 @@ def test_a_manifest_of_a_newer_format_is_refused_in_one_line(first_version, tmp_
     path = tmp_path / "repo" / "sgdmix" / "default" / "manifest.json"
     manifest = read_manifest(path)
     assert manifest["format"] == FORMAT
-    write_sealed(path, manifest | {"format": FORMAT + 1, "unheard-of": [1]})
+    write_sealed(path, manifest | {"format": LISTS_FORMAT + 1, "unheard-of": [1]})
     with pytest.raises(
-        UserError, match=f"has format {FORMAT + 1}.*install a newer version"
+        UserError, match=f"has format {LISTS_FORMAT + 1}.*install a newer version"
     ) as told:
         load_published(str(tmp_path / "repo"))
     assert "\n" not in str(told.value)

@@ -107,10 +107,10 @@ def made_by(count, settings, output):
 
 @pytest.mark.slow
 def test_the_rows_do_not_depend_on_the_number_of_processes(settings, generated):
+    """Three processes make two, one and one of the four shards."""
     expected = published_rows(generated.path)
     assert len(expected) == 8
-    for count in (2, 3):
-        assert made_by(count, settings, generated) == expected
+    assert made_by(3, settings, generated) == expected
 
 
 @pytest.mark.slow

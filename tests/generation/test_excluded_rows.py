@@ -17,6 +17,7 @@ def settings(mixing, folder, **values):
     return AugmentSettings(**(named | values), output_dir=str(folder))
 
 
+@pytest.mark.slow
 def test_excluded_rows_are_neither_sources_nor_targets(mixing, tmp_path):
     augment.main(settings(mixing, tmp_path / "out", excluded_rows=EXCLUDED, max_skipped=0.0))
     rows = published_rows(tmp_path / "out")

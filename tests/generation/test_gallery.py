@@ -65,6 +65,7 @@ def test_its_size_is_bounded(pixels, monkeypatch):
     assert "of 10000 rows" in page
 
 
+@pytest.mark.slow
 def test_a_generation_publishes_it_and_its_card_links_it(evil_source, tmp_path):
     settings = {
         "dataset_name": str(evil_source),

@@ -5,7 +5,7 @@ import pytest
 from pictures import disc_on_texture, iou
 
 from sgdmix_hub.method.masks import GRABCUT, GrabCut, grabcut_mask, threshold_mask
-from sgdmix_hub.method.outlines import contrast, sharpness, small_lab, widen
+from sgdmix_hub.method.outlines import contrast, narrow, sharpness, small_lab, widen
 
 
 def two_colours(size):
@@ -57,3 +57,20 @@ def test_a_refined_mask_of_less_contrast_is_not_taken():
         mask = grabcut_mask(noise, saliency_map, coarse, GrabCut(probable_radius=radius))
         assert np.array_equal(mask, coarse) or contrast(lab, mask) > contrast(lab, coarse)
     assert GRABCUT.sharp is not None
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_a_narrowed_mask_is_the_inside_of_the_mask(size):
+    _, mask = two_colours(size)
+    inner = narrow(mask, 0.05)
+    assert not (inner & ~mask).any() and not (narrow(mask, 0.1) & ~inner).any()
+    # a square loses the same ring that its complement gains
+    assert np.array_equal(inner, ~widen(~mask, 0.05))
+    assert not narrow(mask, 0.3).any()
+
+
+def test_the_frame_narrows_no_mask():
+    mask = np.zeros((64, 64), bool)
+    mask[:, :32] = True
+    inner = narrow(mask, 0.0625)
+    assert inner[:, :28].all() and not inner[:, 28:].any()

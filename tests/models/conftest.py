@@ -1,5 +1,7 @@
 """Tests over all families of base models, and a trained adapter of a tiny base."""
 
+import functools
+
 import pytest
 
 
@@ -20,7 +22,7 @@ def family(request):
     return BY_NAME[request.param]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def saved(tmp_path_factory):
     """`saved(pipeline)`: the folder of a base."""
 
@@ -32,7 +34,7 @@ def saved(tmp_path_factory):
     return save
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(birds, tmp_path_factory):
     """`trained(base)`: an adapter after two steps; two vectors a class, an alpha not the rank."""
     from trainings import adapter_settings, train
@@ -52,3 +54,17 @@ def trained(birds, tmp_path_factory):
         )
 
     return train_on
+
+
+@pytest.fixture(scope="session")
+def base_of(saved):
+    """`base_of(family's name)`: the folder of its tiny base, made once."""
+    from tiny_bases import BUILD
+
+    return functools.cache(lambda name: saved(BUILD[name]()))
+
+
+@pytest.fixture(scope="session")
+def adapter_of(base_of, trained):
+    """`adapter_of(family's name)`: an adapter of that base, trained once."""
+    return functools.cache(lambda name: trained(base_of(name)))

@@ -321,6 +321,7 @@ def test_what_is_measured_bars_nobody_from_going_on(settings_at, tmp_path):
         train(settings_at(folder, num_train_epochs=2.0, learning_rate=0.01))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "processor",
     [hf.Siglip2ImageProcessor(), hf.DetrImageProcessor()],

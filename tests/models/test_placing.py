@@ -111,6 +111,7 @@ def test_offloaded_networks_make_the_same_bytes(kind, tiny_base, adapter, images
         assert np.array_equal(refined(offloaded, images), expected)
 
 
+@pytest.mark.slow
 def test_slices_of_the_autoencoder_differ_by_rounding_and_tiles_by_more(tiny_base, images):
     whole = refined(loaded(tiny_base), images).astype(int)
     sliced = loaded(tiny_base, vae_slicing=True)
@@ -179,6 +180,7 @@ def test_the_need_of_a_base_without_safetensors_is_unknown(tiny_base, tmp_path):
     assert text.startswith("memory      unknown: the base model has no safetensors")
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_the_denoiser_or_the_blocks_that_it_repeats(tiny_base):
     """Nothing is compiled before its first call, so this takes no compiler."""
 
@@ -235,6 +237,31 @@ def test_a_quantized_denoiser_holds_a_quarter_and_keeps_the_adapter(tiny_base, a
     bare = loaded(tiny_base, quantization="torchao-int8", **half)
     alone = refined(bare, images, "a photo of a bird").astype(int)
     assert 0 < np.abs(rough - exact).mean() < np.abs(alone - exact).mean()
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_bitsandbytes_keeps_the_adapter(tiny_base, adapter, images, monkeypatch, capfd):
+    """On its kernels for the CPU, from which diffusers and this package keep users away."""
+    from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB8BitDiffusersQuantizer
+
+    from sgdmix_hub.models import quantization
+
+    for name, value in (
+        ("validate_environment", lambda self, *args, **options: None),
+        ("update_device_map", lambda self, device_map: device_map or {"": "cpu"}),
+    ):
+        monkeypatch.setattr(BnB8BitDiffusersQuantizer, name, value)
+    monkeypatch.setattr(quantization, "check_package", lambda kind: None)
+    half = {"dtype": "bfloat16"}
+    kind = "bitsandbytes-8bit"
+    whole, quantized = (loaded(tiny_base, adapter, quantization=q, **half) for q in (None, kind))
+    assert torch.int8 in {value.dtype for value in quantized.denoiser.parameters()}
+    text = "a photo of a <class_2> bird"
+    exact, rough = (refined(one, images, text).astype(int) for one in (whole, quantized))
+    bare = loaded(tiny_base, quantization=kind, **half)
+    alone = refined(bare, images, "a photo of a bird").astype(int)
+    assert 0 < np.abs(rough - exact).mean() < np.abs(alone - exact).mean()
+    assert "inputs will be cast" not in capfd.readouterr().err
 
 
 @pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")

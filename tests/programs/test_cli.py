@@ -1,5 +1,6 @@
 """`sgdmix`, the one command: what it starts, how fast it answers, and what ships with it."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -55,6 +56,13 @@ def test_the_help_names_every_program(capsys):
     assert max(map(len, said.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("name", cli.OTHERS)
+def test_the_other_programs_print_their_usage(name, capsys):
+    with contextlib.suppress(SystemExit):  # argparse exits
+        cli.main([name, "--help"])
+    assert f"usage: sgdmix {name}" in capsys.readouterr().out
+
+
 def test_the_list_of_programs_loads_no_library_at_all():
     assert answer("--help", heavy=LIBRARIES).stdout.endswith("loaded:\n")
 
@@ -67,6 +75,7 @@ def test_a_programs_help_loads_no_heavy_library(name):
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

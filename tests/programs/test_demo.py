@@ -118,6 +118,20 @@ def test_tie_binds_the_background_in_train_only():
     assert shares["validation"] < 0.3 and shares["test"] < 0.3
 
 
+def test_the_test_shows_landscapes_that_no_training_image_shows():
+    def shown(split, **values):
+        return set(
+            make_dataset(2, 12, 12, 12, seed=3, resolution=32, **values)[split]["background"]
+        )
+
+    known = shown("train", train_backgrounds=3)
+    assert len(known) == 3
+    assert shown("test", train_backgrounds=3) | shown("validation", train_backgrounds=3) == {
+        kind for kind in range(10) if kind not in known
+    }
+    assert shown("test") & known
+
+
 def test_saved_folder_loads_with_all_splits_and_features(tmp_path):
     dataset = make_dataset(3, 3, 2, 1, seed=0)
     for copy in ("a", "b"):
@@ -147,6 +161,7 @@ def make_birds(*arguments):
     return run_forked(["-m", "sgdmix_hub.demo.make_birds", *arguments], environment)
 
 
+@pytest.mark.slow
 def test_command_writes_once_and_refuses_other_settings(tmp_path):
     sizes = (
         "--num_species",
@@ -168,8 +183,9 @@ def test_command_writes_once_and_refuses_other_settings(tmp_path):
     assert "tie" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert written == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    impossible = make_birds("--output_dir", tmp_path / "other", "--tie", 2)
-    assert impossible.returncode == 2 and not (tmp_path / "other").exists()
+    for given in (["--tie", 2], ["--train_backgrounds", 10]):
+        impossible = make_birds("--output_dir", tmp_path / "other", *given)
+        assert impossible.returncode == 2 and not (tmp_path / "other").exists()
 
 
 def test_every_word_is_one_token_and_any_text_can_be_spelled():

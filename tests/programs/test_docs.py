@@ -101,6 +101,7 @@ REPLACED = {
         "num_inference_steps=30": "num_inference_steps=4",
         '"my-pipeline"': "FOLDER",
     },
+    "docs/publishing.md": {'"s3://bucket/cub"': '"outputs/demo/run/repo"'},
     "docs/trust.md": {'"org/cub-sgdmix@0123456789abcdef0123456789abcdef01234567"': "AT_COMMIT"},
 }
 # Python lines after a page's last block: what it claims.

@@ -26,6 +26,7 @@ from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.mixer import MaskedImage, Mixer, crop_to_box
 from sgdmix_hub.method.mixing import HOLE_MARGIN, LARGEST_HOLE
+from sgdmix_hub.method.outlines import narrow
 from sgdmix_hub.method.saliency.model_free import mask_column_map
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.prompts import RowPrompt
@@ -145,6 +146,25 @@ def test_a_pasted_foreground_is_the_sources_to_the_pixel_and_the_rest_is_refined
     assert np.array_equal(pasted[foreground], mixture.source.pixels[foreground])
     assert np.array_equal(pasted[~foreground], refined[~foreground])
     assert not np.array_equal(refined[foreground], mixture.source.pixels[foreground])
+
+
+def test_a_ring_of_the_foreground_is_refined_with_the_background(settings, refiner, pair):
+    def made(**values):
+        pipeline = SGDMixPipeline(dataclasses.replace(settings, **values), refiner)
+        return pipeline.refine([mixture], PROMPTS, [7], 0.5)[0]
+
+    mixture = mixture_of(SGDMixPipeline(settings).mixer, pair)
+    foreground, ring = mixture.source.mask, 0.1
+    inner = narrow(foreground, ring)
+    assert inner.any() and (foreground & ~inner).any()
+    whole = made(paste_foreground=True)
+    pasted = made(paste_foreground=True, kept_erosion=ring)
+    refined = made(kept_erosion=ring)
+    assert np.array_equal(pasted[inner], mixture.source.pixels[inner])
+    assert np.array_equal(pasted[~inner], refined[~inner])
+    edge = foreground & ~inner
+    assert np.array_equal(whole[edge], mixture.source.pixels[edge])
+    assert not np.array_equal(pasted[edge], whole[edge])
 
 
 def test_without_a_refiner_the_mixture_is_the_image(settings, pair):

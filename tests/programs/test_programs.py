@@ -58,6 +58,7 @@ def test_help_names_every_setting(program, capsys):
     assert "default: None" not in printed and "--output-dir" not in printed
 
 
+@pytest.mark.slow
 def test_a_module_answers_a_mistake_with_a_line_and_exit_code_2():
     words = ["--dataset_name", "absent", "--output_dir", "out", "--num_images=1e23"]
     ended = run_forked(["-m", "sgdmix_hub.preview", *words], launch_environment())

@@ -239,6 +239,7 @@ def test_what_a_run_made_is_published_to_a_hub_on_this_machine_and_comes_back(wh
     assert stage_files(output) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_there_is_not_published(tmp_path):
     (tmp_path / "run.yaml").write_text(f"output_dir: {tmp_path / 'run'}\n")
     done = run_script(["-m", "sgdmix_hub.demo.publish_birds", f"--config={tmp_path / 'run.yaml'}"])
@@ -249,6 +250,7 @@ def test_a_run_that_is_not_there_is_not_published(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_bad_value_for_the_last_stage_stops_before_the_first(
     birds, tiny_base, classifier, tmp_path
 ):

@@ -57,6 +57,7 @@ def test_the_program_publishes_and_ends_with_the_exit_codes_of_all_programs(
         )
 
 
+@pytest.mark.slow
 def test_a_wrong_token_leaves_no_trace(evil_source, tmp_path):
     """Neither in what is printed nor in a file: logs, the report of the failure, caches."""
     token = "hf_wrongandsecret"
@@ -98,6 +99,7 @@ def test_offline_mode_is_named(first_version):
         publish_version(first_version, settings, 0.01, WRITE_TOKEN)
 
 
+@pytest.mark.slow
 def test_the_program_is_strict(tmp_path):
     script = "scripts/publish_dataset.py"
     one_line(

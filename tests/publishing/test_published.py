@@ -241,6 +241,7 @@ def test_probability_between_gives_both_in_about_that_share(split, repo):
     assert 36 - 22 < real < 36 + 22
 
 
+@pytest.mark.slow
 def test_classifier_trains_with_synthetic_images_and_records_their_pin(
     repo, birds, classifier, tmp_path
 ):

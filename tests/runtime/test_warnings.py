@@ -44,6 +44,7 @@ assert pipeline(grey, grey).images == [None]
 """
 
 
+@pytest.mark.slow
 def test_a_user_of_the_library_sees_warnings_on_stderr_and_can_silence_them():
     done = run_forked(["-c", LIBRARY], launch_environment())
     assert done.returncode == 0, done.stderr

@@ -66,6 +66,7 @@ def parsed(tmp_path, text, *words):
             WITH_ADAPTER | {"foreground_strength": 0.5, "background_prompt_template": "a place"},
             "needs a kept foreground",
         ),
+        (WITH_ADAPTER | {"preset": "paper", "kept_erosion": 0.05}, "kept_erosion needs a kept"),
     ],
 )
 def test_texts_that_make_no_prompt_are_refused_before_any_model_is_loaded(settings, said):

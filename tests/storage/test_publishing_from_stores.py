@@ -16,12 +16,12 @@ from huggingface_hub import HfApi
 
 from sgdmix_hub import publish_dataset
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.hub import push
+from sgdmix_hub.hub import push, staging
 from sgdmix_hub.settings.programs import PublishSettings
 
 output, repo_id = sys.argv[1:]
 tempfile.tempdir = tempfile.mkdtemp()
-push.BYTES_AT_ONCE = 1
+push.BYTES_AT_ONCE = staging.COMMIT_FILES = 1
 files = fsspec.filesystem("memory")
 files.put(f"{output}/repo", "/bucket/run/repo", recursive=True)
 here, upload = [], HfApi.preupload_lfs_files

@@ -1,49 +1,33 @@
-"""Workers as processes, over S3 as moto speaks it: killed, restarted, added at any moment."""
+"""Workers as processes, over S3 as moto speaks it: killed, restarted, without access."""
 
-import random
+import urllib.request
 
 import pytest
 from forking import Ended, Started
 from generations import SCRIPT, arguments, digests, one_line, tiny_run
 from launching import launch, launch_environment
+from s3_server import SECRET, s3_environment, s3_server
+from soaking import RUN, Figures, Soak
 
 from sgdmix_hub import augment
 from sgdmix_hub.settings.generation import AugmentSettings
 
 pytest.importorskip("s3fs", reason="needs the extra s3")
-moto_server = pytest.importorskip("moto.server", reason="needs moto[server]")
+pytest.importorskip("moto.server", reason="needs moto[server]")
 
-RUN = """
-import unreliable
-from sgdmix_hub.augment import main
-from sgdmix_hub.runtime.launch import launch
-from sgdmix_hub.settings.generation import AugmentSettings
-
-launch(main, AugmentSettings)
-"""
 SUPPORT = "tests/support"
 
 
 @pytest.fixture(scope="module")
 def endpoint():
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
 def environment(endpoint):
-    return launch_environment(
-        {
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nothing-secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "UNRELIABLE": "s3",
-            "PYTHONPATH": SUPPORT,
-        }
-    )
+    inside = {"UNRELIABLE": "s3", "PYTHONPATH": SUPPORT}
+    return launch_environment(s3_environment(endpoint) | inside)
 
 
 @pytest.fixture
@@ -88,84 +72,16 @@ def check_same(files, bucket: str, reference, tmp_path) -> None:
     assert digests(tmp_path / "repo") == digests(reference)
 
 
-def kill_workers(settings, environment, url, world_size: int, kills: int) -> int:
-    """Runs workers and kills them; returns how many were killed in the middle of a write.
-
-    Half of the kills come from outside at any moment, half from the store while it is written to.
-    """
-    rng, in_writes, killed = random.Random(world_size), 0, 0
-    workers: dict[int, Started] = {}
-
-    def start(rank: int) -> Started:
-        deadly = {
-            "UNRELIABLE_KILLS": "0.3" if rng.random() < 0.5 else "0",
-            "UNRELIABLE_FOR_GOOD": "1",
-            "UNRELIABLE_SEED": str(rng.random()),
-        }
-        here = {"stage": "shards", "rank": rank, "world_size": world_size}
-        return started(settings, environment | deadly, output_dir=url, **here)
-
-    while killed < kills:
-        for rank in range(world_size):
-            worker = workers.get(rank)
-            if worker is None:
-                workers[rank] = start(rank)
-            elif worker.poll() is not None:
-                done = ended(worker)
-                assert done.returncode in (0, -9), done
-                in_writes += done.returncode == -9
-                killed += done.returncode == -9
-                if done.returncode == 0:
-                    return in_writes  # nothing is left to disturb
-                workers[rank] = start(rank)
-            elif rng.random() < 0.02:
-                worker.kill()
-                worker.communicate()
-                killed += 1
-                workers[rank] = start(rank)
-        workers[rng.randrange(world_size)].process.join(0.1)
-    for worker in workers.values():
-        worker.kill()
-        worker.communicate()
-    return in_writes
-
-
 @pytest.mark.slow
 def test_a_dozen_kills_of_three_workers_leave_the_bytes_of_one_process(
     settings, reference, bucket, environment, tmp_path
 ):
+    """Workers of all stages, in a store that is unreliable besides; `make soak` has more."""
     name, files = bucket
-    url = f"unreliable://{name}/run"
-    assert ended(started(settings, environment, output_dir=url, stage="plan")).returncode == 0
-    kill_workers(settings, environment, url, 3, 12)
-    for _ in range(5):
-        done = ended(started(settings, environment, output_dir=url, stage="shards"))
-        assert done.returncode == 0, done
-        done = ended(started(settings, environment, output_dir=url, stage="finish"))
-        if done.returncode == 0:
-            break
-        one_line(done, "are not finished")
+    figures = Figures("unreliable s3", world_size=3, seed=3)
+    Soak(settings, environment, f"unreliable://{name}/run", tmp_path, figures).run(12)
+    assert figures.kills >= 12
     check_same(files, name, reference, tmp_path)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("world_size", [1, 3, 7])
-def test_a_hundred_kills_leave_the_bytes_of_one_process(
-    world_size, settings, bucket, environment, tmp_path
-):
-    many = settings | {"num_variants": 50}  # 400 shards
-    output = tmp_path / "whole"
-    augment.main(AugmentSettings(**many, output_dir=str(output)))
-    name, files = bucket
-    url = f"unreliable://{name}/run"
-    assert ended(started(many, environment, output_dir=url, stage="plan")).returncode == 0
-    assert kill_workers(many, environment, url, world_size, 100) > 10
-    for _ in range(5):
-        assert ended(started(many, environment, output_dir=url, stage="shards")).returncode == 0
-        if ended(started(many, environment, output_dir=url, stage="finish")).returncode == 0:
-            break
-    check_same(files, name, output / "repo", tmp_path)
 
 
 @pytest.mark.slow
@@ -176,7 +92,7 @@ def test_one_command_with_two_processes_on_s3_itself(
     words = [SCRIPT, *arguments(settings | {"output_dir": f"s3://{name}/run"})]
     done = launch(words, 2, environment)
     assert done.returncode == 0, done
-    assert "nothing-secret" not in done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
     check_same(files, name, reference, tmp_path)
 
 
@@ -190,3 +106,51 @@ def test_a_bucket_that_is_not_there_and_no_credentials_are_one_line_each(
     without |= {"AWS_EC2_METADATA_DISABLED": "true"}
     done = ended(started(settings, without, output_dir="s3://nowhere-at-all/run"))
     one_line(done, "credentials")
+
+
+@pytest.fixture
+def refusing(endpoint):
+    """`refusing(n)`: after n more requests the server knows no credentials any more."""
+
+    def after(requests: int) -> None:
+        request = urllib.request.Request(
+            f"{endpoint}/moto-api/reset-auth",
+            data=str(requests).encode(),
+            headers={"Content-Type": "text/plain"},
+        )
+        urllib.request.urlopen(request).read()
+
+    yield after
+    after(10**9)
+
+
+@pytest.mark.slow
+def test_credentials_that_expire_in_mid_run_are_one_line_and_fresh_ones_continue(
+    settings, reference, bucket, environment, refusing, tmp_path
+):
+    name, files = bucket
+    url = f"s3://{name}/a folder/V\u00f6gel/"
+    here = settings | {"output_dir": url}
+    assert ended(started(here, environment, stage="plan")).returncode == 0
+    for requests in (0, 3, 20):
+        refusing(requests)
+        done = ended(started(here, environment, stage="shards"))
+        one_line(done, "no access", "credentials", "same command again")
+        assert SECRET not in done.stdout + done.stderr
+    refusing(10**9)
+    for stage in ("shards", "finish"):
+        assert ended(started(here, environment, stage=stage)).returncode == 0
+    files.get(f"{name}/a folder/V\u00f6gel/repo", str(tmp_path / "repo"), recursive=True)
+    assert digests(tmp_path / "repo") == digests(reference)
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_the_scratch_folder_is_one_line(settings, bucket, environment, read_only):
+    """Of 50 MB, all but 100 kB are taken: less than the maps and the shards."""
+    name, _ = bucket
+    disk, _ = read_only
+    (disk / "taken").write_bytes(bytes(50 * 2**20 - 100_000))
+    done = ended(
+        started(settings, environment | {"TMPDIR": str(disk)}, output_dir=f"s3://{name}/r")
+    )
+    one_line(done, "disk")

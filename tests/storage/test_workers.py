@@ -2,19 +2,18 @@
 process on one disk, whatever the store and whoever starts and stops the workers do.
 """
 
-import hashlib
 import json
 import random
 import tempfile
 import uuid
 from functools import partial
-from pathlib import Path
 
 import fsspec
 import pytest
 import unreliable
 from fsspec.implementations.memory import MemoryFileSystem
-from generations import digests, flip, tiny_run
+from generations import digests, tiny_run
+from stored_runs import change, place, stored, work
 
 from sgdmix_hub import augment
 from sgdmix_hub.errors import UserError
@@ -56,38 +55,6 @@ def waits_are_short(monkeypatch):
     monkeypatch.setattr(objects, "WAITS", (0.0,) * 8)
 
 
-def work(settings, output, stage="all", **more):
-    augment.main(AugmentSettings(**settings | {"output_dir": str(output), "stage": stage} | more))
-
-
-def stored(url: str, folder: str = "repo") -> dict[str, str]:
-    """sha256 of every object below a folder of the store, by its name relative to it."""
-    files, root = fsspec.core.url_to_fs(url)
-    files.invalidate_cache()
-    found = files.find(f"{root}/{folder}")
-    return {
-        name.removeprefix(f"{root}/{folder}/"): hashlib.sha256(files.cat_file(name)).hexdigest()
-        for name in found
-    }
-
-
-def place(url: str, start: str) -> str:
-    """The only object of the store whose name below the output folder starts like this."""
-    files, root = fsspec.core.url_to_fs(url)
-    (name,) = (name for name in files.find(root) if name.startswith(f"{root}/{start}"))
-    return name
-
-
-def change(url: str, start: str, seed: int = 0) -> None:
-    """Flips a bit of an object."""
-    files, name = fsspec.filesystem("memory"), place(url, start)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "object"
-        path.write_bytes(files.cat_file(name))
-        flip(path, seed)
-        files.pipe_file(name, path.read_bytes())
-
-
 # ---- which work a worker takes ----
 
 
@@ -108,6 +75,17 @@ def test_workers_that_all_live_make_every_piece_once(world_size):
                 made.append(piece)
                 done.add(piece)
     assert sorted(made) == list(range(20))
+
+
+def test_a_worker_that_hangs_makes_nothing_again_but_what_it_has_in_hand():
+    done: set[int] = set()
+    straggler = claims(20, 0, 3, lambda: set(done), done.__contains__)
+    in_hand = next(straggler)
+    for rank in (1, 2):
+        for piece in claims(20, rank, 3, lambda: set(done), done.__contains__):
+            done.add(piece)
+    assert done == set(range(20)), "the others have taken over its share, and what it has in hand"
+    assert in_hand in done and next(straggler, None) is None
 
 
 def test_one_worker_of_many_makes_everything_and_its_own_share_first():
@@ -140,6 +118,7 @@ def test_stages_by_workers_leave_the_bytes_of_one_process(world_size, settings, 
     assert stored(url, "state") == before, "a finished run is left alone"
 
 
+@pytest.mark.slow
 def test_one_command_does_all_stages_in_a_store_too(settings, reference, url):
     work(settings, url)
     assert stored(url) == reference
@@ -244,6 +223,7 @@ def test_damage_in_a_store_is_found_by_its_hash_and_made_again(settings, referen
     assert f"{url}/state/plan.parquet is torn" in told and "sgdmix_hub-" not in told
 
 
+@pytest.mark.slow
 def test_verify_reads_every_byte_of_a_store(settings, url):
     work(settings, url)
     change(url, "repo/data/train-00003")
@@ -278,6 +258,7 @@ def test_shards_of_different_devices_are_told(settings, url, caplog):
         ({"output_dir": "s3://bucket/../run"}, ".."),
         ({"output_dir": "nothing://bucket/run"}, "nothing"),
         ({"output_dir": "s3://[bucket/run"}, "s3://bucket/folder"),
+        ({"output_dir": "s3://bucket/run::file:///etc"}, "::"),
         ({"stage": "shards", "rank": 3, "world_size": 3}, "world_size"),
         ({"stage": "plan", "world_size": 3}, "--stage shards"),
         ({"stage": "plan", "dry_run": True}, "--stage"),
@@ -305,6 +286,7 @@ def test_other_programs_refuse_a_store():
         ClassifierSettings(dataset_name="a/b", output_dir="s3://bucket/run").validate()
 
 
+@pytest.mark.slow
 def test_scratch_is_bounded_and_gone_at_the_end(settings, url, monkeypatch, tmp_path):
     """A worker keeps no shard that it has stored."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -31,10 +31,6 @@ def page_of(**settings):
     return page_of(StudioSettings(**settings), torch.device("cpu"))
 
 
-def titles(visit):
-    return [heading.inner_text() for heading in visit.page.locator(".sgdmix-row h2").all()]
-
-
 def test_rows_are_filtered_sorted_compared_and_marked(
     chromium, first_version, generation, evil_source, tmp_path
 ):
@@ -50,9 +46,9 @@ def test_rows_are_filtered_sorted_compared_and_marked(
         visit = Visit(chromium, address)
         visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
         for caption in ("source", "target", "mask", "mixed", "in other"):
-            assert len(visit.pictures(caption)) == 8
+            visit.until(lambda caption=caption: len(visit.pictures(caption)) == 8)
         # names from the data are shown as the texts that they are
-        assert any("<" in title for title in titles(visit))
+        assert any("<" in title for title in visit.titles())
         assert visit.page.evaluate("window.hacked === undefined")
         visit.choose("Sort by", "saliency_distance")
         visit.page.get_by_label("Largest first").check()

@@ -9,6 +9,7 @@ from sgdmix_hub import augment
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.studio import StudioSettings
+from sgdmix_hub.studio.choose_page import row_of
 
 needed()
 
@@ -58,26 +59,22 @@ def test_choosing_ends_in_a_file_that_augment_takes(chromium, hostile, tmp_path)
         mixed(visit)
         before = visit.pictures("mask"), visit.pictures("mixed")
         assert all(map(len, before))
-        titles = {one.inner_text() for one in visit.page.locator(".sgdmix-row h2").all()}
-        assert {title.partition(": ")[2] for title in titles} == set(HOSTILE)
+        assert {title.partition(": ")[2] for title in visit.titles()} == set(HOSTILE)
         visit.choose("saliency_method", "spectral-residual")
         visit.page.get_by_text("masks: spectral-residual").wait_for()
         floor = visit.page.get_by_label("min_mask_confidence")
         expect(floor).to_have_attribute("placeholder", "recommended: 0")  # its source's own
         visit.choose("mixing_method", "union")
-        visit.page.wait_for_timeout(500)
-        mixed(visit)
-        after = visit.pictures("mask"), visit.pictures("mixed")
-        assert before[0] != after[0] and before[1] != after[1]
+        visit.until(lambda: visit.pictures("mask") not in (before[0], []))
+        visit.until(lambda: visit.pictures("mixed") not in (before[1], []))
         visit.page.get_by_label("feather").fill("a little")
         visit.page.keyboard.press("Tab")
         alert = visit.page.get_by_role("alert")
         alert.wait_for()
         assert "feather" in alert.inner_text() and "\n" not in alert.inner_text()
         visit.page.get_by_label("feather").fill("0.02")
-        left_out = visit.page.get_by_label("Leave row").first
-        row = int(left_out.locator("xpath=..").inner_text().split()[2])
-        left_out.check()
+        visit.page.get_by_label("Leave row").first.check()  # while the rows are being redrawn
+        row = row_of(visit.boxes()[0][0])
         visit.page.get_by_text("excluded by the settings").first.wait_for()
         visit.page.get_by_role("button", name="Write generate.yaml").click()
         visit.page.get_by_text("Written:").wait_for()
@@ -96,3 +93,36 @@ def test_choosing_ends_in_a_file_that_augment_takes(chromium, hostile, tmp_path)
     assert published_rows(tmp_path / "out")
     skipped = manifest_of(tmp_path / "out")["skipped"]
     assert [row] == [one["source_index"] for one in skipped if "excluded" in one["reason"]]
+
+
+def test_ticks_made_while_rows_are_redrawn_stay_and_are_saved(chromium, birds, tmp_path):
+    saved, wanted = tmp_path / "generate.yaml", {}
+    page = page_of(dataset_name=birds, picture_size=64, save_to=saved)
+    with serving(page) as address:
+        visit = Visit(chromium, address)
+        visit.page.locator("figcaption", has_text="mask").first.wait_for()
+        for number in (1, 2, 3):
+            visit.page.get_by_label("Page", exact=True).fill(str(number))
+            visit.until(lambda before=dict(wanted): not before.keys() & dict(visit.boxes()).keys())
+            visit.page.get_by_label("feather").fill(f"0.0{number}")
+            expected = dict(visit.boxes())
+            assert len(expected) == 8
+            for place, label in enumerate(expected):
+                visit.page.get_by_label(label).press("Enter" if place % 3 else "Space")
+                expected[label] = True
+                assert dict(visit.boxes()) == expected
+            for label in list(expected)[1::2]:  # every second row is taken in again
+                visit.page.get_by_label(label).press("Space")
+                expected[label] = False
+            visit.until(lambda expected=expected: dict(visit.boxes()) == expected)
+            wanted |= expected
+        visit.page.get_by_role("button", name="Write generate.yaml").click()
+        visit.page.get_by_text("Written:").wait_for()
+        visit.until(lambda: "left out" in visit.status())
+        assert dict(visit.boxes()) == expected
+        again = Visit(chromium, address)
+        again.until(lambda: again.boxes() == list(wanted.items())[:8])
+    out = sorted(row_of(label) for label, is_ticked in wanted.items() if is_ticked)
+    assert len(out) == 12
+    words = ["--config", str(saved), f"--output_dir={tmp_path / 'out'}"]
+    assert parse_settings(AugmentSettings, words).excluded_rows == out

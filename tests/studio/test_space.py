@@ -1,11 +1,19 @@
 """The page as a Space: files that start it, pushed by the code that pushes everything else."""
 
 import ast
+import contextlib
+import socket
+import subprocess
+import sys
+from importlib.metadata import requires, version
 
 import pytest
 import yaml
-from browsers import needed
-from loopback_hub import run_python
+from browsers import Visit, browser, needed
+from forking import ROOT
+from launching import launch_environment
+from loopback_hub import hub_environment, run_python
+from packaging.requirements import Requirement
 
 from sgdmix_hub._version import __version__
 from sgdmix_hub.errors import UserError
@@ -14,10 +22,12 @@ from sgdmix_hub.studio.space import write_space
 needed()
 
 PUSH = """
+import sys
+
 from sgdmix_hub.open_studio import push_space
 from sgdmix_hub.settings.studio import StudioSettings
 
-settings = StudioSettings(published=["birds/cub@v1.0.0"], push_space="birds/look")
+settings = StudioSettings(published=sys.argv[2:], push_space=sys.argv[1])
 push_space(settings, settings.push_space)
 """
 
@@ -37,13 +47,79 @@ def test_the_files_name_the_versions_and_hold_no_code_of_others(tmp_path):
 
 @pytest.mark.parametrize("name", ["org/a", "a@v1", "x/y/z@v1"])
 def test_what_the_hub_cannot_have_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match="no published version"):
+    with pytest.raises(UserError, match="not a published version"):
         write_space(tmp_path, [name], "default")
 
 
+@contextlib.contextmanager
+def started(folder, hub):
+    """The address of a Space's app.py, run as a Space runs it: alone in its folder, with the files
+    of its repository, and the Hub's address.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = launch_environment(
+        hub_environment(hub)
+        | {
+            "PYTHONPATH": str(ROOT),
+            "SYSTEM": "spaces",
+            "SPACE_ID": "birds/look",
+            "GRADIO_SERVER_PORT": str(port),
+        }
+    )
+    with (
+        open(folder / "log", "w+") as log,
+        subprocess.Popen(
+            [sys.executable, "app.py"],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as process,
+    ):
+        line = process.stdout.readline()
+        assert "studio: http" in line, line + (folder / "log").read_text()
+        yield f"http://127.0.0.1:{port}/"
+        process.terminate()
+        assert process.wait(60) == 75  # as every program that is stopped
+        assert "Traceback" not in (folder / "log").read_text()
+
+
 @pytest.mark.slow
-def test_the_space_is_created_and_pushed(hub):
-    ended = run_python(hub, PUSH)
+def test_the_pushed_app_shows_the_published_rows(publisher, repo_id, first_version, tmp_path):
+    hub, name = publisher.hub, f"{repo_id}@v1.0.0"
+    publisher.published(first_version, repo_id)
+    ended = run_python(hub, PUSH, "birds/look", name)
     assert ended.returncode == 0, ended.stderr
-    print(hub.calls)
-    assert {"app.py", "requirements.txt", "README.md"} <= set(hub.content("space", "birds/look"))
+    files = hub.content("space", "birds/look")
+    for path in ("app.py", "requirements.txt", "README.md"):
+        (tmp_path / path).write_bytes(files[path])
+    (wanted,) = map(Requirement, files["requirements.txt"].decode().split())
+    assert (wanted.name, wanted.extras) == ("sgdmix_hub", {"studio"})
+    assert wanted.specifier.contains(__version__, prereleases=True)
+    extra = [line for line in requires("sgdmix_hub") if 'extra == "studio"' in line]
+    for needs in map(Requirement, extra):
+        assert needs.specifier.contains(version(needs.name))
+    with started(tmp_path, hub) as address, browser() as chromium:
+        visit = Visit(chromium, address)
+        visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
+        assert len(visit.titles()) == len(visit.pictures("mixed")) == 8
+        assert any("<script>" in title for title in visit.titles())
+        for place in (0, 1, 2):
+            visit.page.get_by_label("Mark source").nth(place).check()
+        visit.page.get_by_text("Rows marked as bad: 3").wait_for()
+        listed = visit.page.get_by_label("Rows marked as bad").input_value()
+        assert len(listed.split()) == 4
+        other = Visit(chromium, address)
+        other.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
+        assert not any(is_ticked for _, is_ticked in other.boxes())
+        assert visit.hindrances() == []
+        assert (visit.elsewhere(), visit.dialogs, visit.errors) == ([], [], [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "app.py",
+        "log",
+        "requirements.txt",
+    ]

@@ -52,6 +52,7 @@ def test_mixtures_are_those_of_a_generation_with_the_same_settings(birds, tmp_pa
             np.testing.assert_array_equal(mixture.mixed, pixels_of(made[row]))
 
 
+@pytest.mark.slow
 def test_maps_and_masks_are_made_once_for_all_settings_that_share_them(birds, monkeypatch):
     made = []
     found = module.KnownMaps.make

@@ -2,11 +2,13 @@
 
 import contextlib
 import shutil
+import time
 
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+MOST_STOPS = 200  # of the Tab key
 MOST_OPTIONS = 30  # of a list that a test goes through
 # Of axe: what hinders people, not what could be done better.
 HINDERS = ("serious", "critical")
@@ -60,6 +62,21 @@ class Visit:
         own = (self.address, "data:", "blob:")
         return [url for url in self.requests if not url.startswith(own)]
 
+    def tab_to(self, label, backwards=False):
+        """Goes to a control by the Tab key alone; the label may go on after the given words."""
+        for _ in range(MOST_STOPS):
+            names = self.page.evaluate(
+                """() => {
+                    const one = document.activeElement
+                    const labels = [...(one.labels ?? [])].map(label => label.innerText)
+                    return [one.ariaLabel, ...labels, one.matches('button') ? one.innerText : '']
+                }"""
+            )
+            if any((name or "").strip().startswith(label) for name in names):
+                return
+            self.page.keyboard.press("Shift+Tab" if backwards else "Tab")
+        raise AssertionError(f"the Tab key does not lead to {label}")
+
     def choose(self, label, option):
         """Chooses an option of a drop-down list with the keyboard alone."""
         from playwright.sync_api import expect
@@ -78,13 +95,37 @@ class Visit:
         expect(self.page.locator("[role=option]")).to_have_count(0)  # the list fades out
 
     def pictures(self, caption):
-        """The addresses of the pictures with a caption, from top to bottom."""
-        return [
-            figure.locator("img").get_attribute("src")
-            for figure in self.page.locator("figure").all()
-            if figure.locator("figcaption").inner_text() == caption
-            and figure.locator("img").count()
-        ]
+        """The addresses of the pictures with a caption, from top to bottom, at one moment."""
+        return self.page.evaluate(
+            """caption => [...document.querySelectorAll('figure')]
+                .filter(one => one.querySelector('figcaption').innerText === caption)
+                .flatMap(one => [...one.querySelectorAll('img')].map(image => image.src))""",
+            caption,
+        )
+
+    def titles(self):
+        """The headings of the rows, at one moment."""
+        return self.page.locator(".sgdmix-row h2").all_inner_texts()
+
+    def boxes(self):
+        """Label and tick of the boxes under the rows, at one moment."""
+        found = self.page.evaluate(
+            """() => [...document.querySelectorAll('label')]
+                .filter(one => /^(Leave row|Mark source)/.test(one.innerText.trim()))
+                .map(one => [one.innerText.trim(), one.querySelector('input').checked])"""
+        )
+        return [(label, is_ticked) for label, is_ticked in found]
+
+    def status(self):
+        """The line above the rows, at one moment."""
+        return self.page.locator(".sgdmix-status, .sgdmix-error").last.inner_text()
+
+    def until(self, is_so, seconds=120):
+        """Waits until a function of this visit returns something true."""
+        ends = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < ends, self.status()
+            self.page.wait_for_timeout(50)
 
     def hindrances(self):
         """What axe finds that hinders people, in short."""

@@ -44,14 +44,19 @@ class Ended:
     stderr: str
 
 
-def fork(target, *args) -> multiprocessing.Process:
-    """Starts `target(*args)` in a fork of the server; the first call starts the server."""
+def start_server() -> None:
+    """Starts the server, if it does not run yet."""
     with _beginning:
         path = os.environ.get("PYTHONPATH", "")
         # The server imports `preloaded`, which lies in this folder.
         os.environ["PYTHONPATH"] = f"{Path(__file__).parent}{os.pathsep}{path}"
         forkserver.ensure_running()
         os.environ["PYTHONPATH"] = path
+
+
+def fork(target, *args) -> multiprocessing.Process:
+    """Starts `target(*args)` in a fork of the server."""
+    start_server()
     process = forks.Process(target=target, args=args)
     process.start()
     return process
@@ -197,6 +202,7 @@ def _become(words: list[str], environment: dict[str, str]) -> None:
     if "RANK" in environment:
         # `/proc` does not show the new environment, so the process name carries the rank.
         ctypes.CDLL(None).prctl(PR_SET_NAME, f"rank {environment['RANK']}".encode())
+    tempfile.tempdir = None  # TMPDIR is read once
     if any(name.startswith(READ_AT_IMPORT) for name in changed):
         _read_environment_again()
     while words[0] == "-u":
@@ -268,7 +274,7 @@ def _fork_what_programs_start() -> None:
     start_program = subprocess.run
 
     def run(command, *args, **options):
-        is_program = command[0] == sys.executable and options.keys() <= _RUN_OPTIONS
+        is_program = command[0] == sys.executable and {"env"} <= options.keys() <= _RUN_OPTIONS
         return _run(command, **options) if is_program else start_program(command, *args, **options)
 
     subprocess.run = run

@@ -115,7 +115,7 @@ def wait_for_records(process: subprocess.Popen | Started, output: Path, number: 
         assert process.poll() is None, (
             "the run ended before it could be disturbed:\n" + process.communicate()[1]
         )
-        time.sleep(0.001)
+        time.sleep(0.005)  # a shard takes longer
 
 
 def processes_of(output: Path) -> list[psutil.Process]:

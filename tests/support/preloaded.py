@@ -1,10 +1,12 @@
 """Imported by the fork server: the programs, and the libraries that they import lazily.
 
-It also loads one model, because transformers compiles its tables of renamed weights on first use.
+It also does once what libraries do on first use: transformers compiles its tables of renamed
+weights, jinja a card's template, matplotlib looks for fonts.
 """
 
 import gc
 import tempfile
+from pathlib import Path
 
 import accelerate.commands.accelerate_cli
 import peft
@@ -43,7 +45,11 @@ from sgdmix_hub import (
     train_adapter,
     train_classifier,
 )
+from sgdmix_hub.figures.plots import draw_curve
 from sgdmix_hub.models import refine
+from sgdmix_hub.publishing import model_card
+from sgdmix_hub.publishing.card_text import compiled
+from sgdmix_hub.runtime.environment import versions
 
 __all__ = [
     "AutoImageProcessor",
@@ -80,6 +86,10 @@ with tempfile.TemporaryDirectory() as folder:
         ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
     ).save_pretrained(folder)
     AutoModelForImageClassification.from_pretrained(folder)
+    draw_curve([[0, 1], [1, 0]], Path(folder) / "curve.png")
+versions()
+for template in model_card.TEMPLATES.glob("*_card.md"):
+    compiled(template)
 # Forks share these objects' memory as long as their garbage collector leaves them alone.
 gc.collect()
 gc.freeze()

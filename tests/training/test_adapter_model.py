@@ -17,7 +17,8 @@ from sgdmix_hub.models.bases.stable_diffusion import StableDiffusion
 from sgdmix_hub.models.prompts import prompt_ids
 from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.adapter.loop import build_optimizer, denoising_loss
-from sgdmix_hub.training.adapter.model import TokenEmbedding, load_adapted
+from sgdmix_hub.training.adapter.model import load_adapted
+from sgdmix_hub.training.adapter.token_embedding import TokenEmbedding
 
 CLASSES = 3
 LORA_TARGETS = StableDiffusion.lora_targets

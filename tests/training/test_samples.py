@@ -53,6 +53,7 @@ def test_every_epoch_shows_each_row_once(seed, count, epoch):
     )
 
 
+@pytest.mark.slow
 @given(
     seed=seeds,
     count=st.integers(1, 20),
@@ -262,6 +263,7 @@ def step_of(batches, step, accumulation):
     return torch.cat(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "batch", "accumulation"), [(1, 2, 4), (2, 4, 1), (4, 1, 2)])
 def test_processes_and_accumulation_train_on_the_very_same_tensors(
     processes, batch, accumulation, batches_of

@@ -149,7 +149,7 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(
     refused = run(
         arguments(settings | {"resume_from_checkpoint": half}), tmp_path / "logs", ADAPTER
     )
-    one_line(refused, "no checkpoint", "step-0000099")
+    one_line(refused, "not a checkpoint", "step-0000099")
     assert learned(train(settings | {"resume_from_checkpoint": str(given)})) == learned(
         finished("prior")
     )

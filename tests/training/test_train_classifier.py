@@ -205,7 +205,7 @@ def test_a_checkpoint_can_be_given_and_one_that_is_not_whole_does_not_count(
             tmp_path / "logs",
             CLASSIFIER,
         )
-        one_line(refused, "no checkpoint", broken.name)
+        one_line(refused, "not a checkpoint", broken.name)
     assert learned(train(settings_at(folder, resume_from_checkpoint=str(given)))) == learned(
         finished
     )
@@ -372,6 +372,7 @@ def test_half_precision_is_recorded_and_a_checkpoint_of_it_is_not_mixed_with_oth
     one_line(run(arguments(other), tmp_path / "logs", CLASSIFIER), "precision", "none")
 
 
+@pytest.mark.slow
 def test_a_total_that_cannot_be_divided_is_refused_in_one_line(settings_at, tmp_path):
     uneven = settings_at(tmp_path / "classifier", per_device_train_batch_size=3)
     one_line(run(arguments(uneven), tmp_path / "logs", CLASSIFIER), "3 does not divide", "1, 2, 4")

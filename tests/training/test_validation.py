@@ -241,6 +241,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_told_before_the_training(name, chosen, tmp_path):
     given = vars(chosen) | {name: MISTAKES[name], "output_dir": str(tmp_path / "classifier")}
@@ -266,6 +267,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_every_process_measures_with_the_running_statistics_that_are_saved(tmp_path):
     """Batch normalisation's are each process's own after a training step."""
     (tmp_path / "shares.py").write_text(SHARES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 import numpy as np
-from parts.evidence.arms import ARMS, RECOMMENDED, TASKS
+from parts.evidence.arms import ARMS, MIXING, RECOMMENDED, SYNTHETIC_PROBABILITIES, TASKS
 from parts.intervals import half_width, holm, interval, paired_p
 
 NOT_RUN = "not run"
@@ -108,6 +108,32 @@ def comparisons(seeds: dict[str, dict]) -> str:
     )
 
 
+def refinement(figures: dict[str, dict[str, dict]]) -> str:
+    """`recommended` minus mixing alone over all tasks, at each synthetic probability.
+
+    Tasks share seeds, and with them species and images: a seed's tasks are averaged first.
+    """
+    lines = ["| p | tasks and seeds | refined - mixing alone | p-value |", "|---|---|---|---|"]
+    for probability in map(str, SYNTHETIC_PROBABILITIES):
+        of_seed: dict[str, list[float]] = {}
+        for task in TASKS:
+            for number, seed in figures.get(task, {}).items():
+                if {RECOMMENDED, MIXING} <= set(seed["arms"]):
+                    refined, mixed = (
+                        seed["arms"][arm]["accuracy"][probability]["test"]
+                        for arm in (RECOMMENDED, MIXING)
+                    )
+                    of_seed.setdefault(number, []).append(refined - mixed)
+        means = [float(np.mean(values)) for values in of_seed.values()]
+        pairs = sum(map(len, of_seed.values()))
+        width = f" ± {half_width(means):.3f}" if len(means) > 1 else ""
+        p = paired_p(means, np.zeros(len(means))) if len(means) > 1 else float("nan")
+        shown = "" if np.isnan(p) else f"{p:.3f}"
+        mean = f"{np.mean(means):+.3f}{width}" if means else NOT_RUN
+        lines.append(f"| {probability} | {pairs} pairs, {len(means)} seeds | {mean} | {shown} |")
+    return "\n".join(lines)
+
+
 def summary(figures: dict, ablations: dict[str, list[str]], facts: dict) -> str:
     """The whole page. `ablations`: title -> the lines under its plot."""
     hours = sum(seed["hours"] for seeds in figures.values() for seed in seeds.values())
@@ -132,6 +158,7 @@ def summary(figures: dict, ablations: dict[str, list[str]], facts: dict) -> str:
         f"## {_heading(TASKS[task].title)}\n\n{comparisons(seeds)}"
         for task, seeds in figures.items()
     ]
+    parts.append("## What refinement adds, over all tasks\n\n" + refinement(figures))
     parts += [f"## {_heading(title)}\n\n" + "\n".join(lines) for title, lines in ablations.items()]
     return "\n\n".join(parts) + "\n"
 

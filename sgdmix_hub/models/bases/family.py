@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from sgdmix_hub.errors import UserError
+
 from .latents import LatentSpace
 from .noising import Noising
 
@@ -52,7 +54,8 @@ class Encoder:
     `key`: the name of its learned rows in a training, and in files that hold several encoders'.
     `max_length`: tokens that it reads; the tokenizer's own number if None. `masked`: it does not
     see its padding; `padded`: prompts are padded to `max_length`, not to the longest.
-    `optional`: a base may come without it.
+    `optional`: a base may come without it. `outputs`: the hidden states that the denoiser is told,
+    where learned tokens may stand too; none where it is told more than them.
     """
 
     tokenizer: str
@@ -62,6 +65,7 @@ class Encoder:
     masked: bool = False
     padded: bool = True
     optional: bool = False
+    outputs: tuple[int, ...] = ()
 
     def reads(self, tokenizer: Any) -> int:
         """How many tokens of a prompt it reads."""
@@ -227,6 +231,14 @@ class Family(ABC):
     @abstractmethod
     def noising(self, scheduler_config: Any, weighting_scheme: str | None = None) -> Noising:
         """Noise, target and loss weights of a training. Raises `UserError`."""
+
+    def check_tokens(self, token_place: str | None) -> None:
+        """Raises `UserError` if learned tokens cannot be there."""
+        if token_place is not None and not all(encoder.outputs for encoder in self.encoders):
+            raise UserError(
+                f"token_place {token_place} is for bases whose only text encoder is a language "
+                f"model, and this one is of {self.title}: leave it out"
+            )
 
     @abstractmethod
     def check_loss(self, snr_gamma: float | None, weighting_scheme: str | None) -> None:

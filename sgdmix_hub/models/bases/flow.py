@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sgdmix_hub.models.prompts import add_tokens, tokens_of
 
 from .family import Conditioning, Configs, Encoder, Family, Pipeline
 from .noising import FlowMatching
+from .output_tokens import OUTPUT, PLACEHOLDER, fault_of_output, place_in_output
 
 PATCH = 2  # latents' side of a token
 # LoRA's layers in transformers that attend to text and image together
@@ -27,6 +29,15 @@ JOINT_ATTENTION = (
     "add_v_proj",
     "to_add_out",
 )
+
+OF_PEFT = re.compile(r"\.(lora_[AB](\.default)?\.weight|alpha)$")
+# what trainers put before a layer's flattened name, and after it: peft's own ends
+FLATTENED = re.compile(r"^(lora_unet|lora_transformer|lycoris)_")
+ENDS = {
+    "lora_down.weight": "lora_A.weight",
+    "lora_up.weight": "lora_B.weight",
+    "alpha": "alpha",
+}
 
 
 class FlowFamily(Family):
@@ -154,6 +165,11 @@ class FlowFamily(Family):
         sampler = type(scheduler).from_config(scheduler.config)  # leaves the given one as it is
         self.set_timesteps(pipeline, sampler, num_inference_steps, size, torch.device("cpu"))
         sigmas = sampler.sigmas[: len(sampler.timesteps)]
+        if not sigmas.isfinite().all():
+            raise UserError(
+                f"num_inference_steps {num_inference_steps} gives no noise levels on this base of "
+                f"{self.title}: give more"
+            )
         return [round(float(sigma), 4) for sigma in reversed(sigmas)]
 
     # ---- a training ----
@@ -192,6 +208,9 @@ class FlowFamily(Family):
         return {key: rows.clone() for key, rows in learned.items()}
 
     def fault_of_tokens(self, tokens: dict[str, torch.Tensor], num_classes: int) -> str | None:
+        if any(name.endswith(OUTPUT) for name in tokens):
+            outputs = {encoder.key: encoder.outputs for encoder in self.encoders}
+            return fault_of_output(tokens, outputs, num_classes)
         return fault_of_rows(
             tokens, [one.key for one in self.encoders if not one.optional], num_classes
         )
@@ -200,7 +219,8 @@ class FlowFamily(Family):
         self, pipeline: Pipeline, tokens: dict[str, torch.Tensor], num_classes: int
     ) -> None:
         for encoder in self.encoders_of(pipeline):
-            rows = tokens[encoder.key]
+            output = tokens.get(encoder.key + OUTPUT)
+            rows = tokens[encoder.key] if output is None else output
             tokenizer, network = (
                 getattr(pipeline, name) for name in (encoder.tokenizer, encoder.model)
             )
@@ -213,17 +233,41 @@ class FlowFamily(Family):
                 network.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
             weight = network.get_input_embeddings().weight
             with torch.no_grad():
-                weight[ids] = rows.to(weight)
+                weight[ids] = (rows if output is None else tokens[encoder.key + PLACEHOLDER]).to(
+                    weight
+                )
+            if output is not None:
+                place_in_output(network, output, ids[0], encoder.outputs)
 
     def lora_weights(
         self, pipeline: Pipeline, weights: dict[str, torch.Tensor]
     ) -> tuple[dict[str, torch.Tensor], list[str]]:
         stock: Any = pipeline
-        found = stock.lora_state_dict(dict(weights), return_alphas=True)
+        given = unflattened(weights, getattr(pipeline, self.denoiser), self.denoiser)
+        if all(OF_PEFT.search(name) for name in given):
+            given = with_alphas(given)  # some stock loaders take alphas for another format
+        found = stock.lora_state_dict(given, return_alphas=True)
         # some pipelines give the alphas beside the weights, the others leave them among them
         named, beside = found if isinstance(found, tuple) else (found, None)
         whole = with_alphas(named | (beside or {}))
         return whole, list(whole)
+
+
+def unflattened(
+    weights: dict[str, torch.Tensor], denoiser: torch.nn.Module, name: str
+) -> dict[str, torch.Tensor]:
+    """A LoRA whose names are diffusers' own layers with _ for every dot, as LyCORIS and OneTrainer
+    write them, in peft's format; any other as it is.
+    """
+    layers = {layer.replace(".", "_"): layer for layer, _ in denoiser.named_modules()}
+    found = {}
+    for key, value in weights.items():
+        flat, _, end = key.partition(".")
+        layer = layers.get(FLATTENED.sub("", flat))
+        if layer is None or end not in ENDS or not FLATTENED.match(flat):
+            return dict(weights)
+        found[f"{name}.{layer}.{ENDS[end]}"] = value
+    return found
 
 
 def with_alphas(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

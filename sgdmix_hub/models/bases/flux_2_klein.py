@@ -66,7 +66,16 @@ class Flux2Klein(FlowFamily):
     class_names = ("Flux2KleinPipeline", "Flux2KleinInpaintPipeline")
     text_to_image = "Flux2KleinPipeline"
     image_to_image = "Flux2KleinInpaintPipeline"
-    encoders = (Qwen3Encoder("tokenizer", "text_encoder", "qwen3", max_length=512, masked=True),)
+    encoders = (
+        Qwen3Encoder(
+            "tokenizer",
+            "text_encoder",
+            "qwen3",
+            max_length=512,
+            masked=True,
+            outputs=READ_LAYERS,
+        ),
+    )
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj")
     weights = {
         "transformer": "diffusion_pytorch_model.safetensors",

@@ -73,6 +73,7 @@ class QwenImage(FlowFamily):
             max_length=1024 + SYSTEM_TOKENS,
             masked=True,
             padded=False,
+            outputs=(-1,),
         ),
     )
     weights = {

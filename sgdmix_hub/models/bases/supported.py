@@ -79,8 +79,8 @@ def read_part(base: Pin, folder: Path, name: str) -> dict:
         values = read_json(folder / name)
     except FileNotFoundError:
         raise UserError(
-            f"the base model {base.name} has no {name}, so it is no whole diffusers pipeline: "
-            f"{ADVICE}"
+            f"the base model {base.name} has no {name}, so it is not a complete diffusers "
+            f"pipeline: {ADVICE}"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(

@@ -25,7 +25,13 @@ class ZImage(FlowFamily):
     image_to_image = "ZImageImg2ImgPipeline"
     encoders = (
         ChatEncoder(
-            "tokenizer", "text_encoder", "qwen3", max_length=512, masked=True, padded=False
+            "tokenizer",
+            "text_encoder",
+            "qwen3",
+            max_length=512,
+            masked=True,
+            padded=False,
+            outputs=(-2,),
         ),
     )
     weights = {

@@ -117,7 +117,7 @@ class Checkpoints:
             return 0
         if not (folder / RECORD).is_file():
             raise UserError(
-                f"{which} is no checkpoint: "
+                f"{which} is not a checkpoint: "
                 f"give latest, none, or a folder like {self.folder / 'step-0000500'}"
             )
         record = on_rank_zero(lambda: _read_chosen(folder))

@@ -132,16 +132,11 @@ class LossRecord:
         return mean
 
 
-def prepare(
-    settings: AdapterSettings,
-    class_names: list[str],
-    base: LoadedBase,
-    model: AdaptedModel,
-    accelerator: Accelerator,
-    steps: int,
-) -> tuple[Denoising, Any]:
-    """The training step and the learning rates' schedule, ready for `accelerator`."""
-    prompts = [
+def class_prompts(
+    settings: AdapterSettings, class_names: list[str], base: LoadedBase
+) -> list[torch.Tensor]:
+    """For every text encoder, the input ids of all classes' prompts and of the bare one."""
+    return [
         prompt_ids(
             encoder,
             base.tokenizer(encoder),
@@ -153,6 +148,18 @@ def prepare(
         )
         for encoder in base.encoders
     ]
+
+
+def prepare(
+    settings: AdapterSettings,
+    class_names: list[str],
+    base: LoadedBase,
+    model: AdaptedModel,
+    accelerator: Accelerator,
+    steps: int,
+) -> tuple[Denoising, Any]:
+    """The training step and the learning rates' schedule, ready for `accelerator`."""
+    prompts = class_prompts(settings, class_names, base)
     optimizer = build_optimizer(settings, model)
     schedule = get_scheduler(
         settings.lr_scheduler,
@@ -198,7 +205,8 @@ def train(
     loaded, model = load_adapted(base, settings, num_classes)
     device = accelerator.device
     if settings.per_device_train_batch_size == AUTO and device.type == "cuda":
-        share = fitted(share, partial(attempt, settings, loaded, model, device))
+        prompts = class_prompts(settings, split.class_names, loaded)
+        share = fitted(share, partial(attempt, settings, loaded, model, prompts, device))
     accelerator.gradient_accumulation_steps = share.accumulation
     denoise, schedule = prepare(settings, split.class_names, loaded, model, accelerator, last)
     if loaded.family.needs_geometry:
@@ -277,6 +285,7 @@ def attempt(
     settings: AdapterSettings,
     base: LoadedBase,
     model: AdaptedModel,
+    prompts: list[torch.Tensor],
     device: torch.device,
     size: int,
 ) -> None:
@@ -286,8 +295,7 @@ def attempt(
     shape = base.family.latents.shape(base.pipeline.vae.to(device), settings.resolution)
     latents = torch.randn(count, *shape, device=device)
     timesteps = torch.zeros(count, dtype=torch.int64, device=device)
-    lengths = [encoder.reads(base.tokenizer(encoder)) for encoder in base.encoders]
-    ids = [torch.zeros(count, length, dtype=torch.int64, device=device) for length in lengths]
+    ids = [of_one[:1].expand(count, -1).to(device) for of_one in prompts]
     geometry = None
     if base.family.needs_geometry:
         geometry = torch.zeros(count, 6, dtype=torch.int64, device=device)

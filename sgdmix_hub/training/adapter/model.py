@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,25 +17,8 @@ from sgdmix_hub.models.prompts import add_tokens
 from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.precision import dtype_of
 
-
-class TokenEmbedding(nn.Module):
-    """The text encoder's embedding, frozen, with learned rows from the id `first` on."""
-
-    def __init__(self, embedding: nn.Embedding, initial: torch.Tensor, first: int | None = None):
-        """`initial`: float (tokens, dim), of the learned rows. `first`: the number of rows if None;
-        less for encoders whose last rows have no tokens.
-        """
-        super().__init__()
-        self.embedding = embedding.requires_grad_(False)
-        self.learned = nn.Parameter(initial.clone())
-        self.first = embedding.num_embeddings if first is None else first
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        rows = self.embedding(input_ids.clamp(max=self.embedding.num_embeddings - 1))
-        number = input_ids - self.first
-        is_learned = (number >= 0) & (number < len(self.learned))
-        learned = self.learned[number.clamp(0, len(self.learned) - 1)].to(rows.dtype)
-        return torch.where(is_learned[..., None], learned, rows)
+from .known_prompts import KnownPrompts, know_prompts
+from .token_embedding import TokenEmbedding
 
 
 class AdaptedModel(nn.Module):
@@ -45,7 +29,7 @@ class AdaptedModel(nn.Module):
         family: Family,
         text_encoders: list[Any],
         denoiser: Any,
-        tokens: dict[str, TokenEmbedding],
+        tokens: Mapping[str, TokenEmbedding | KnownPrompts],
     ):
         """`tokens`: by their encoder's key, in the order of `text_encoders`; or none at all."""
         super().__init__()
@@ -72,6 +56,11 @@ class AdaptedModel(nn.Module):
     def learned(self) -> dict[str, nn.Parameter]:
         """The learned tokens, (classes * vectors, dim), by their encoder's key."""
         return {key: tokens.learned for key, tokens in self._tokens.items()}
+
+    def token_tensors(self) -> dict[str, torch.Tensor]:
+        """What a file of learned tokens is made of, by name."""
+        parts = [tokens.tensors(key) for key, tokens in self._tokens.items()]
+        return {name: value for part in parts for name, value in part.items()}
 
     def lora(self) -> dict[str, nn.Parameter]:
         """The LoRA weights by name."""
@@ -100,13 +89,13 @@ def load_adapted(
     loaded.check_size(settings.resolution)
     loaded.use_scheduler()
     encoders = loaded.encoders
-    text_encoders = [loaded.network(encoder) for encoder in encoders]
-    for part in (loaded.denoiser, loaded.pipeline.vae, *text_encoders):
+    for part in (loaded.denoiser, loaded.pipeline.vae, *map(loaded.network, encoders)):
         part.requires_grad_(False)
     tokens = {
         encoder.key: _learn_tokens(loaded, encoder, settings, num_classes)
         for encoder in (encoders if settings.num_vectors else [])
     }
+    text_encoders = [loaded.network(encoder) for encoder in encoders]
     loaded.denoiser.add_adapter(
         LoraConfig(
             r=settings.rank,
@@ -121,15 +110,17 @@ def load_adapted(
     cast_training_params(model, torch.float32)
     if settings.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()
-        for network in text_encoders:
+        for network in text_encoders if settings.token_place is None else []:
             network.gradient_checkpointing_enable({"use_reentrant": False})
     return loaded, model
 
 
 def _learn_tokens(
     base: LoadedBase, encoder: Encoder, settings: AdapterSettings, num_classes: int
-) -> TokenEmbedding:
-    """Gives an encoder the classes' tokens, as the mean of the metaclass's tokens."""
+) -> TokenEmbedding | KnownPrompts:
+    """Gives an encoder the classes' tokens, as the mean of the metaclass's tokens, or takes what
+    it says of them in its place.
+    """
     tokenizer, network = base.tokenizer(encoder), base.network(encoder)
     metaclass_ids = tokenizer(settings.metaclass, add_special_tokens=False).input_ids
     first = len(tokenizer)
@@ -139,4 +130,8 @@ def _learn_tokens(
     initial = initial.expand(num_classes * settings.num_vectors, -1)
     tokens = TokenEmbedding(embedding, initial, first)
     network.set_input_embeddings(tokens)
-    return tokens
+    if settings.token_place != "output":
+        return tokens
+    known = know_prompts(base, encoder, settings, tokens)
+    setattr(base.pipeline, encoder.model, known)
+    return known

@@ -155,7 +155,7 @@ def checkpoint_to_resume(folder: Path, which: str, identity: dict) -> Path | Non
         return newest_whole(finished, SEALED)
     if Path(which) not in finished or newest_whole([Path(which)], SEALED) is None:
         raise UserError(
-            f"{which} is no checkpoint of this training, or a damaged one: "
+            f"{which} is not a checkpoint of this training, or it is damaged: "
             f"give latest, none, or a folder like {folder / 'checkpoint-500'}"
         )
     return Path(which)

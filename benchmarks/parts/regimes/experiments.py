@@ -1,0 +1,135 @@
+"""The experiments' domains and arms, as settings of the programs that users run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from parts.evidence.arms import TRUE
+from parts.method.arms import GENERATION as MIXING_ALONE
+
+from sgdmix_hub.demo.world import PLACES
+
+REAL = "flips and crops"
+LADDER = [0.0, 0.1, 0.3, 0.5, 0.7, 0.9]
+BASE_ALONE = {
+    "prompt_template": "{class_name}",
+    "background_prompt_template": "a photo of a bird",
+}
+MASKED = MIXING_ALONE | TRUE | {"preset": "recommended"}
+OTHER_MASKS = {"mask_column": "other_mask"}
+# every pixel is kept to the end and not pasted: what the autoencoder alone changes
+ROUND_TRIP = {
+    **BASE_ALONE,
+    "mask_column": "whole",
+    "mixing_method": "source",
+    "selection_method": "random",
+    "paste_foreground": False,
+    "strength": 0.5,
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a classifier is trained. `generation`: settings of its synthetic images beyond the
+    experiment's (None: it has none). `with_bank`: targets are empty landscapes of all kinds.
+    """
+
+    generation: dict | None = None
+    with_bank: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`domain`: arguments of `make_dataset`; `subset`: of a training's data; `primary`: pairs of
+    arms whose difference was named beforehand. Arms run in their order.
+    """
+
+    title: str
+    domain: dict
+    generation: dict
+    arms: dict[str, Arm]
+    primary: tuple[tuple[str, str], ...]
+    seeds: tuple[int, ...]
+    epochs: int = 80
+    subset: dict = field(default_factory=dict)
+    with_adapter: bool = False
+
+    @property
+    def first_arms(self) -> list[str]:
+        """Those of the primary comparisons."""
+        return list(dict.fromkeys(name for pair in self.primary for name in pair))
+
+
+MIXED, PLACES_AT_9, RING = "S = 0", "place prompts, S = 0.9", "ring and background, S = 0.5"
+AUTO, SHUFFLED = "S by class (`auto`)", "the same strengths, shuffled"
+TEN_PLACES = {
+    "prompt_template": "{class_name}",
+    "background_prompts": list(PLACES.values()),
+    "background_prompt_template": "a photo of a bird {background}",
+}
+BACKGROUND = BASE_ALONE | {"strength": 0.5}
+DILATED = {"mask_dilation": 0.08}
+RING_ONLY = {"kept_erosion": 0.08}
+PAPER_MIXING = MIXING_ALONE | {
+    "preset": "paper",
+    "saliency_method": "minimum-barrier",
+    "mask_refinement": "grabcut",
+}
+
+EXPERIMENTS = {
+    "backgrounds": Experiment(
+        "Backgrounds that the data lack",
+        {"train": 10, "train_backgrounds": 3},
+        MASKED,
+        {
+            MIXED: Arm({}),
+            PLACES_AT_9: Arm(TEN_PLACES | {"strength": 0.9}),
+            REAL: Arm(),
+            "a bank of empty landscapes, S = 0": Arm({}, with_bank=True),
+            "class prompt, S = 0.5": Arm(BACKGROUND),
+            "class prompt, S = 0.9": Arm(BACKGROUND | {"strength": 0.9}),
+            "VAE round trip of the sources": Arm(ROUND_TRIP),
+            "masks of other images, S = 0": Arm(OTHER_MASKS),
+            "place prompts, S = 1": Arm(TEN_PLACES | {"strength": 1.0}),
+        },
+        ((PLACES_AT_9, MIXED),),
+        tuple(range(1, 9)),
+    ),
+    "edges": Experiment(
+        "Masks too large, and seams",
+        {"train": 10, "tie": 0.95},
+        MASKED,
+        {
+            MIXED: Arm(DILATED),
+            RING: Arm(DILATED | BACKGROUND | RING_ONLY),
+            REAL: Arm(),
+            "background alone, S = 0.5": Arm(DILATED | BACKGROUND),
+            "ring and background, S = 0.9": Arm(
+                DILATED | BACKGROUND | RING_ONLY | {"strength": 0.9}
+            ),
+            "true masks, S = 0": Arm({}),
+            "true masks, background alone, S = 0.5": Arm(BACKGROUND),
+            "true masks, ring and background, S = 0.5": Arm(BACKGROUND | RING_ONLY),
+            "VAE round trip of the sources": Arm(ROUND_TRIP),
+            "masks of other images, S = 0": Arm(OTHER_MASKS),
+        },
+        ((RING, MIXED),),
+        tuple(range(1, 9)),
+    ),
+    "auto": Experiment(
+        "S that chooses itself",
+        {"train": 40},
+        PAPER_MIXING,
+        {
+            REAL: Arm(),
+            MIXED: Arm({}),
+            AUTO: Arm({"strength": LADDER, "strength_choice": "auto"}),
+            SHUFFLED: Arm({"strength": LADDER, "strength_choice": "shuffled"}),
+            "S = 0.5": Arm({"strength": 0.5}),
+        },
+        ((AUTO, SHUFFLED), (AUTO, MIXED)),
+        (1, 2, 3, 4, 5),
+        subset={"examples_per_class": 10},
+        with_adapter=True,
+    ),
+}

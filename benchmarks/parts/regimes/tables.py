@@ -1,0 +1,108 @@
+"""The experiments' figures as Markdown."""
+
+from __future__ import annotations
+
+import numpy as np
+from parts.intervals import half_width, holm, interval, paired_p
+from parts.regimes.experiments import EXPERIMENTS, MIXED, Experiment
+
+MARGIN = 0.02  # of "no difference", fixed in protocol.md
+NOT_RUN = "not run"
+
+Accuracies = dict[str, dict[str, float]]  # arm -> seed -> test accuracy
+
+
+def accuracies(figures: dict, experiment: Experiment) -> Accuracies:
+    """Of the experiment's seeds; seed 0 was only looked at."""
+    return {
+        arm: {
+            seed: figures[arm][seed]["accuracy"]
+            for seed in map(str, experiment.seeds)
+            if seed in figures.get(arm, {})
+        }
+        for arm in experiment.arms
+    }
+
+
+def shared(measured: Accuracies, pair: tuple[str, str]) -> tuple[list[float], list[float]]:
+    """The accuracies of two arms on the seeds that finished in both."""
+    first, second = (measured[arm] for arm in pair)
+    common = sorted(set(first) & set(second), key=int)
+    return [first[seed] for seed in common], [second[seed] for seed in common]
+
+
+def verdict(differences: np.ndarray, p: float) -> str:
+    """What an interval says; `p` after Holm."""
+    if len(differences) < 2:
+        return "one seed"
+    mean, half = float(differences.mean()), half_width(differences)
+    if p < 0.05:
+        return "helps" if mean > 0 else "costs"
+    return f"no difference beyond ± {MARGIN}" if abs(mean) + half <= MARGIN else "not resolved"
+
+
+def difference(pair: tuple[list[float], list[float]]) -> str:
+    """`+.050 ± .021`, with its number of seeds."""
+    differences = np.subtract(*pair)
+    if not len(differences):
+        return NOT_RUN
+    width = f" ± {half_width(differences):.3f}" if len(differences) > 1 else ""
+    return f"{differences.mean():+.3f}{width} ({len(differences)} seeds)"
+
+
+def primary_table(measured: dict[str, Accuracies]) -> str:
+    """The comparisons that were named beforehand, with Holm's p over all of them.
+
+    One that did not run, or on one seed alone, counts with p = 1: it was named.
+    """
+    named = [(key, pair) for key, experiment in EXPERIMENTS.items() for pair in experiment.primary]
+    pairs = [shared(measured[key], pair) for key, pair in named]
+    adjusted = holm([paired_p(*pair) if len(pair[0]) > 1 else 1.0 for pair in pairs])
+    lines = [
+        "| Experiment | primary comparison | difference | Holm's p | says |",
+        "|---|---|---|---|---|",
+    ]
+    for (key, names), pair, p in zip(named, pairs, adjusted, strict=True):
+        shown = said = ""
+        if pair[0]:
+            shown = "< .001" if p < 0.001 else f"{p:.3f}"
+            said = verdict(np.subtract(*pair), p)
+        cells = (EXPERIMENTS[key].title, " - ".join(names), difference(pair), shown, said)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def arms_table(measured: Accuracies) -> str:
+    """Every arm of an experiment, and what it is better than mixing alone; unadjusted."""
+    lines = ["| Trained on | test accuracy | minus S = 0 | p, unadjusted |", "|---|---|---|---|"]
+    for arm, of_seeds in measured.items():
+        values = list(of_seeds.values())
+        better = p = ""
+        if arm != MIXED and values:
+            pair = shared(measured, (arm, MIXED))
+            better = difference(pair)
+            value = paired_p(*pair) if len(pair[0]) > 1 else float("nan")
+            p = "" if np.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}"
+        lines.append(f"| {arm} | {interval(values) if values else NOT_RUN} | {better} | {p} |")
+    return "\n".join(lines)
+
+
+def report(figures: dict) -> str:
+    """All tables; arms that did not run say so."""
+    measured = {
+        key: accuracies(figures.get(key, {}), experiment) for key, experiment in EXPERIMENTS.items()
+    }
+    hours = sum(
+        made["seconds"]
+        for arms in figures.values()
+        for arm in arms.values()
+        for made in arm.values()
+    )
+    parts = [
+        "## Primary comparisons\n\n" + primary_table(measured),
+        f"{hours / 3600:.1f} hours of runs on one thread. ± are 95 % t-intervals over seeds.",
+    ]
+    parts += [
+        f"## {EXPERIMENTS[key].title}\n\n{arms_table(arms)}" for key, arms in measured.items()
+    ]
+    return "\n\n".join(parts) + "\n"

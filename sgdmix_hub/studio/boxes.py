@@ -1,0 +1,101 @@
+"""The check boxes under the rows, which stay true although rows are redrawn while somebody ticks.
+
+The browser keeps the label of every box in a hidden field, and sends it with the tick: a tick is
+never taken for that of another row. A box is sent to a browser only where it has to change: a page
+that was drawn before a tick arrived does not undo it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr  # an extra
+
+PAGE_ROWS = 8
+MOST_VISITORS = 10_000  # opened pages that are remembered
+HIDDEN = ("", False)
+PARTS = 2  # components of a box: itself, and the field that names it
+
+
+def make_box() -> tuple[gr.Checkbox, gr.Textbox]:
+    """A box that is not shown yet, and the hidden field with its label."""
+    return gr.Checkbox(visible=False), gr.Textbox(visible=False)
+
+
+class Boxes:
+    """Label and tick of every box, as one browser shows them; None where that is not known."""
+
+    def __init__(self) -> None:
+        self._shown: list[tuple[str, bool] | None] = [None] * PAGE_ROWS
+
+    def heard(self, label: str) -> None:
+        """Somebody has ticked a box, or has taken its tick away: perhaps before something that was
+        sent reached the browser, so the box is sent again.
+        """
+        for place, shown in enumerate(self._shown):
+            if shown is not None and shown[0] == label:
+                self._shown[place] = None
+
+    def updates(self, wanted: Sequence[tuple[str, bool]]) -> list[Any]:
+        """What to send for every box so that the first ones are as wanted and no other is shown:
+        values of its two parts.
+        """
+        padded = [*wanted, *[HIDDEN] * (PAGE_ROWS - len(wanted))]
+        sent = [
+            update
+            for before, after in zip(self._shown, padded, strict=True)
+            for update in ([gr.skip()] * PARTS if before == after else _update(*after))
+        ]
+        self._shown = list(padded)
+        return sent
+
+
+def _update(label: str, is_ticked: bool) -> list[Any]:
+    if not label:
+        return [gr.update(visible=False), label]
+    return [gr.update(value=is_ticked, label=label, visible=True), label]
+
+
+def in_slots(texts: Sequence[str], sent: Sequence[Any]) -> list[Any]:
+    """The rows' HTML and what `updates` returned, slot by slot."""
+    padded = [*texts, *[""] * (PAGE_ROWS - len(texts))]
+    parts = (sent[place::PARTS] for place in range(PARTS))
+    return [part for slot in zip(padded, *parts, strict=True) for part in slot]
+
+
+@dataclass
+class Visitor:
+    """One opened page.
+
+    `newest`: the number of its last request. `filters`: what its rows were filtered by. `line`:
+    what it says about them. `keys`: the rows that it shows, and `marked`: those on its own list, as
+    (source_index, variant).
+    """
+
+    boxes: Boxes = field(default_factory=Boxes)
+    newest: int = 0
+    filters: tuple[Any, ...] | None = None
+    line: str = ""
+    keys: list[tuple[int, int]] = field(default_factory=list)
+    marked: set[tuple[int, int]] = field(default_factory=set)
+
+
+class Visitors:
+    """The pages that are open, by Gradio's name for each."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str | None, Visitor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, request: gr.Request) -> Visitor:
+        """The page that a request comes from."""
+        with self._lock:
+            visitor = self._known.setdefault(request.session_hash, Visitor())
+            self._known.move_to_end(request.session_hash)
+            if len(self._known) > MOST_VISITORS:
+                self._known.popitem(last=False)
+            return visitor

@@ -1,0 +1,107 @@
+"""Where refinement could help: the order of the runs, the masks, and what the tables say."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ImageChops
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from parts.method.arms import BASE, settings_from
+from parts.regimes.experiments import EXPERIMENTS, MIXED
+from parts.regimes.runs import with_masks
+from parts.regimes.tables import NOT_RUN, report, verdict
+from regimes import jobs
+
+from sgdmix_hub.demo.domain import make_dataset
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.presets import apply_preset
+
+GIVEN = {"dataset_name": "d", "output_dir": "o"}
+
+
+def test_the_primary_arms_of_all_seeds_run_first_and_everything_runs_once():
+    keys = ["backgrounds", "edges"]
+    order = jobs(keys, only_primary=False)
+    assert (
+        len(set(order))
+        == len(order)
+        == sum(len(EXPERIMENTS[key].arms) * len(EXPERIMENTS[key].seeds) for key in keys)
+    )
+    first = jobs(keys, only_primary=True)
+    assert order[: len(first)] == first
+    assert {arm for key, _, arm in first if key == "edges"} == set(EXPERIMENTS["edges"].primary[0])
+
+
+@pytest.mark.parametrize("key", EXPERIMENTS)
+def test_every_arm_is_a_generation_that_programs_accept(key):
+    experiment = EXPERIMENTS[key]
+    for arm in experiment.arms.values():
+        if arm.generation is None:
+            continue
+        values = GIVEN | BASE | experiment.generation | arm.generation
+        if "strength_choice" in values:
+            values["pilot_classifier"] = "c/d"
+        if experiment.with_adapter:
+            values["adapter"] = "a/b"
+        if arm.with_bank:
+            values["background_dataset_name"] = "e/f"
+        settings = apply_preset(settings_from(AugmentSettings, **values))
+        assert settings.max_skipped == 1
+    assert set(experiment.first_arms) <= set(experiment.arms)
+
+
+def test_masks_of_other_images_are_of_other_classes():
+    rows = make_dataset(3, 2, 1, 1, seed=0, resolution=32)["train"]
+    masked = with_masks(rows)
+    same_class = {
+        (row, other)
+        for row in range(len(rows))
+        for other in range(len(rows))
+        if rows[row]["label"] == rows[other]["label"]
+    }
+    for row, one in enumerate(masked):
+        alike = [
+            other
+            for other in range(len(rows))
+            if ImageChops.difference(one["other_mask"], rows[other]["mask"]).getbbox() is None
+        ]
+        assert alike and not {(row, other) for other in alike} & same_class
+        assert np.asarray(one["whole"]).min() == 255
+
+
+def figures_of(key, differences):
+    """Figures in which the first primary arm is better than the second by these differences."""
+    (first, second), *_ = EXPERIMENTS[key].primary
+    seeds = [str(seed) for seed in EXPERIMENTS[key].seeds[: len(differences)]]
+
+    def figures(values):
+        made = zip(seeds, values, strict=True)
+        return {seed: {"accuracy": value, "seconds": 1.0} for seed, value in made}
+
+    return {first: figures([0.5 + one for one in differences]), second: figures([0.5] * len(seeds))}
+
+
+def test_what_did_not_run_says_so_and_seed_0_counts_nowhere():
+    figures = {"backgrounds": figures_of("backgrounds", [0.1, 0.12, 0.11])}
+    figures["backgrounds"][MIXED]["0"] = {"accuracy": 0.0, "seconds": 1.0}
+    text = report(figures)
+    assert "+0.110 ± 0.025 (3 seeds)" in text and "| helps |" in text
+    assert f"| {MIXED} | 0.500 ± 0.000 |" in text
+    assert text.count(NOT_RUN) > 10
+
+
+@pytest.mark.parametrize(
+    ("differences", "p", "said"),
+    [
+        ([0.05, 0.06], 0.01, "helps"),
+        ([-0.05, -0.06], 0.01, "costs"),
+        ([0.0, 0.001, -0.001], 0.9, "no difference beyond ± 0.02"),
+        ([0.05, -0.05], 0.9, "not resolved"),
+        ([0.05], float("nan"), "one seed"),
+    ],
+)
+def test_a_difference_is_denied_only_within_the_margin(differences, p, said):
+    assert verdict(np.array(differences), p) == said

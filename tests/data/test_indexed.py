@@ -1,0 +1,188 @@
+"""Splits that are read where they are: the rows and the published bytes of a split that was copied
+first, from Parquet files and from WebDatasets, of which nothing is kept but an index.
+"""
+
+import io
+import json
+import pickle
+import shutil
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from generations import digests, tiny_run
+from loopback_hub import run_python
+from untrusted import refused
+
+from sgdmix_hub import augment
+from sgdmix_hub.data import indexed
+from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.settings.generation import AugmentSettings
+
+COLUMNS = {"webdataset": {"image_column": "png", "label_column": "cls"}, "parquet": {}}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """A run that only mixes, on Parquet files."""
+    return tiny_run(tmp_path_factory.mktemp("streamed") / "birds", rows_per_shard=4)
+
+
+@pytest.fixture(scope="module")
+def tars(settings, tmp_path_factory):
+    """The same rows as two tar archives, with what archives hold besides."""
+    split = split_of(settings)
+    folder = tmp_path_factory.mktemp("tars") / "tars"
+    (folder / "train").mkdir(parents=True)
+    for number in range(2):
+        with tarfile.open(folder / "train" / f"train-{number}.tar", "w") as tar:
+            add(tar, "__MACOSX.txt", b"x")
+            add(tar, "no_extension", b"x")
+            for row in range(number * 4, number * 4 + 4):
+                # larger than what the index holds itself, and a name with dots
+                add(tar, f"a/{row:04d}.png", split.rows[row]["image"]["bytes"])
+                add(tar, f"a/{row:04d}.cls", str(split.labels[row]).encode())
+                add(tar, f"a/{row:04d}.meta.json", json.dumps({"row": row}).encode())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    """An empty cache for indices; `datasets` keeps its own."""
+    monkeypatch.setattr(indexed, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(indexed, "SMALL_FIELD", 64)
+
+
+def add(tar, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def split_of(settings, **more):
+    asked = AugmentSettings(**settings | {"output_dir": "unused"} | more)
+    return load_split(asked, resolve(asked.dataset_name, repo_type="dataset"))
+
+
+def of_kind(kind, settings, tars):
+    place = {"dataset_name": str(tars)} if kind == "webdataset" else {}
+    return settings | place | COLUMNS[kind]
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_streamed_rows_are_those_of_the_copied_split(kind, settings, tars):
+    asked = of_kind(kind, settings, tars)
+    copied, streamed = split_of(asked), split_of(asked, streaming=True)
+    assert len(streamed.rows) == len(copied.rows) == 8
+    assert streamed.class_names == copied.class_names
+    assert np.array_equal(streamed.labels, copied.labels)
+    for split in (streamed, pickle.loads(pickle.dumps(streamed))):
+        for row in (7, 0, 3, -1):
+            ours, theirs = split.rows[row], copied.rows[row]
+            assert set(ours) == set(theirs)
+            for name, value in theirs.items():
+                if isinstance(value, dict) and "bytes" in value:
+                    assert ours[name]["bytes"] == value["bytes"]
+                elif name != "__url__":
+                    assert ours[name] == value, name
+        assert split.image(5).tobytes() == copied.image(5).tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_a_streamed_split_gives_the_published_bytes_of_a_copied_one(kind, settings, tars, tmp_path):
+    asked = of_kind(kind, settings, tars)
+    for name, streaming in (("copied", False), ("streamed", True)):
+        output = str(tmp_path / name)
+        augment.main(AugmentSettings(**asked, output_dir=output, streaming=streaming))
+    assert digests(tmp_path / "streamed" / "repo") == digests(tmp_path / "copied" / "repo")
+    augment.main(AugmentSettings(**asked, output_dir=str(tmp_path / "copied"), streaming=True))
+
+
+def test_a_webdataset_is_read_once_for_its_index_and_then_by_need(
+    settings, tars, tmp_path, monkeypatch
+):
+    asked, passes = of_kind("webdataset", settings, tars), []
+    samples_in = indexed.samples_in
+
+    def counted(place):
+        passes.append(place)
+        return samples_in(place)
+
+    monkeypatch.setattr(indexed, "samples_in", counted)
+    for _ in range(2):
+        split_of(asked, streaming=True)
+    assert len(passes) == 2, "one pass over each archive, also for a second run"
+    (index,) = (tmp_path / "cache").rglob("*.arrow")
+    assert index.stat().st_size < 20_000
+    with pa.ipc.open_file(pa.memory_map(str(index))) as file:
+        assert file.read_all()["file"].to_pylist() == [0] * 4 + [1] * 4
+
+
+def test_large_row_groups_are_not_held(settings, monkeypatch):
+    monkeypatch.setattr(indexed, "LARGEST_GROUP", 10)
+    assert "row groups of" in refused(split_of, settings, streaming=True)
+
+
+def test_what_cannot_be_streamed_is_refused(settings, tmp_path, tars):
+    assert "no files of a split 'train[:5]'" in refused(
+        split_of, settings, streaming=True, dataset_split="train[:5]"
+    )
+    folder = tmp_path / "images"
+    rows = split_of(settings)
+    for row in range(8):
+        path = folder / "train" / str(rows.labels[row]) / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rows.rows[row]["image"]["bytes"])
+    assert "imagefolder, and streaming reads parquet and webdataset" in refused(
+        split_of, settings | {"dataset_name": str(folder)}, streaming=True
+    )
+
+
+def test_a_place_that_fails_is_no_reason_to_skip_a_row(settings, tars, tmp_path):
+    """The rows of a lost connection would be missing from the dataset."""
+    folder = shutil.copytree(tars, tmp_path / "tars")
+    asked = settings | {"dataset_name": str(folder)} | COLUMNS["webdataset"]
+    split = split_of(asked, streaming=True)
+    (folder / "train" / "train-1.tar").unlink()
+    split.image(0)
+    assert "cannot be streamed" in refused(split.image, 7)
+
+
+STREAM = """
+import json, sys
+
+from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.hub.push import push_folder
+from sgdmix_hub.settings.generation import AugmentSettings
+
+folder, tars = sys.argv[1:]
+for name, place, more in (
+    ("birds/parquet", folder, {}),
+    ("birds/tars", tars, {"image_column": "png", "label_column": "cls"}),
+):
+    push_folder(place, name, "dataset")
+    asked = AugmentSettings(
+        dataset_name=name, output_dir="x", strength=0, saliency_method="spectral-residual",
+        streaming=True, **more,
+    )
+    split = load_split(asked, resolve(name, "dataset"))
+    print(json.dumps([split.labels.tolist(), [split.image(row).size for row in (7, 0)]]))
+from pathlib import Path
+from huggingface_hub import constants
+kept = [p for p in Path(constants.HF_HOME).rglob("*") if p.suffix in (".tar", ".parquet")]
+print(json.dumps(len(kept)))
+"""
+
+
+@pytest.mark.slow
+def test_a_dataset_on_the_hub_is_streamed_and_not_kept(hub, settings, tars, tmp_path):
+    done = run_python(hub, STREAM, settings["dataset_name"], tars, HF_HOME=str(tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    *found, kept = map(json.loads, done.stdout.splitlines()[-3:])
+    labels = split_of(settings).labels.tolist()
+    assert found == [[labels, [[32, 32], [32, 32]]]] * 2
+    assert kept == 0

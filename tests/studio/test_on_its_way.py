@@ -1,0 +1,132 @@
+"""What takes long, in a real browser: a run that is still going on, and refinement on demand."""
+
+import os
+import signal
+
+import pytest
+import torch
+from browsers import Visit, browser, needed, serving
+from forking import Started
+from generations import arguments, published_rows, records, tiny_run, wait_for_records
+from launching import launch_environment
+
+from sgdmix_hub.evaluation.drop_list import read_drop_list
+from sgdmix_hub.settings.studio import StudioSettings
+
+needed()
+
+pytestmark = pytest.mark.slow
+ROWS = 160
+PROGRESS = """
+() => {
+    window.seen = []
+    const look = () => {
+        const bar = document.querySelector('.sgdmix-status progress')
+        const line = document.querySelector('.sgdmix-status:has(progress)')?.innerText.trim()
+        if (bar && line !== window.seen.at(-1)?.[0]) window.seen.push([line, bar.value, bar.max])
+    }
+    new MutationObserver(look).observe(document.body, {subtree: true, childList: true})
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as opened:
+        yield opened
+
+
+def page_of(**settings):
+    from sgdmix_hub.open_studio import page_of
+
+    settings = {name: v if isinstance(v, (int, list)) else str(v) for name, v in settings.items()}
+    return page_of(StudioSettings(**settings), torch.device("cpu"))
+
+
+@pytest.fixture
+def going(tmp_path):
+    """The output folder of a run that was halted after its first shards, and its process."""
+    output = tmp_path / "out"
+    settings = tiny_run(tmp_path / "birds", rows_per_shard=4)
+    settings |= {"num_variants": ROWS // 8, "output_dir": output, "max_skipped": 1}
+    run = Started(["scripts/augment_dataset.py", *arguments(settings)], launch_environment())
+    wait_for_records(run, output, 3)
+    os.kill(run.pid, signal.SIGSTOP)
+    yield output, run
+    if run.poll() is None:
+        run.kill()
+
+
+def test_rows_of_a_run_are_seen_while_it_makes_more(chromium, going, tmp_path):
+    output, run = going
+    made = len(records(output))
+    assert 3 <= made < ROWS // 4, "the run was not halted on its way"
+    page = page_of(
+        published=[str(output)],
+        dataset_name=tmp_path / "birds",
+        picture_size=64,
+        save_to=tmp_path / "drop.csv",
+    )
+    with serving(page) as address:
+        visit = Visit(chromium, address)
+        visit.page.get_by_text(f"The run makes {ROWS} rows").wait_for()
+        at_first = int(visit.status().partition(" ")[0])
+        assert 0 < at_first <= 4 * made
+        for caption in ("source", "target", "mixed"):
+            assert len(visit.pictures(caption)) == 8
+        visit.page.get_by_label("Mark source").first.check()
+        visit.page.get_by_text("Rows marked as bad: 1").wait_for()
+        assert visit.hindrances() == []
+        visit.page.get_by_role("button", name="Look for new rows").click()
+        visit.page.get_by_text(f"{at_first} of {at_first} rows").wait_for()
+        os.kill(run.pid, signal.SIGCONT)
+        wait_for_records(run, output, made + 2)
+        visit.page.get_by_role("button", name="Look for new rows").click()
+        visit.until(lambda: int(visit.status().partition(" ")[0]) > at_first)
+        assert visit.boxes()[0][1]  # still marked
+        ended = run.communicate()
+        assert run.returncode == 0, ended
+        visit.page.get_by_role("button", name="Look for new rows").click()
+        finished = published_rows(output)
+        visit.page.get_by_text(f"{len(finished)} of {len(finished)} rows; page 1").wait_for()
+        assert "The run makes" not in visit.status()
+        marked = {(row["source_index"], row["variant"]) for row in finished[:1]}
+        assert read_drop_list(tmp_path / "drop.csv") == marked
+        assert (visit.elsewhere(), visit.dialogs, visit.errors) == ([], [], [])
+
+
+def test_images_are_refined_on_demand_while_a_bar_grows(chromium, birds, tiny_base, tmp_path):
+    start = tmp_path / "start.yaml"
+    start.write_text(
+        "saliency_method: spectral-residual\nresolution: 32\nnum_inference_steps: 4\nstrength: 0.5"
+    )
+    page = page_of(
+        dataset_name=birds,
+        pretrained_model_name_or_path=tiny_base,
+        start=start,
+        picture_size=64,
+        save_to=tmp_path / "generate.yaml",
+    )
+    with serving(page) as address:
+        visit = Visit(chromium, address)
+        visit.page.get_by_text("images are left out").wait_for()
+        assert visit.pictures("refined") == []
+        visit.page.evaluate(PROGRESS)
+        refine = visit.page.get_by_role("button", name="Refine the images on this page")
+        refine.press("Enter")
+        visit.until(lambda: visit.page.locator("figcaption", has_text="refined").count() == 8)
+        visit.until(lambda: "left out" in visit.status())
+        seen = [one for one in visit.page.evaluate("window.seen") if "Refining" in one[0]]
+        assert [value for _, value, _ in seen] == sorted(value for _, value, _ in seen)
+        assert seen[0][1:] == [0, 8] and seen[-1][1:] == [8, 8], seen
+        first = visit.pictures("refined")
+        assert 0 < len(first) == len(set(first))
+        assert visit.page.get_by_text("prompt: a photo of a").count() == len(first)
+        assert visit.hindrances() == []
+        visit.page.get_by_label("strength", exact=True).fill("0.75")
+        visit.until(lambda: visit.pictures("refined") == [])  # they were of another S
+        visit.until(lambda: "left out" in visit.status())
+        refine.click()
+        visit.until(lambda: len(visit.pictures("refined")) == len(first))
+        assert visit.pictures("refined") != first
+        assert (visit.elsewhere(), visit.dialogs, visit.errors) == ([], [], [])
