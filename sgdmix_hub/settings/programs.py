@@ -71,7 +71,7 @@ class PreviewSettings(DataSettings):
     )
     metaclass: str | None = setting(
         None,
-        "what all classes are, in one word, for the segmenter to look for: bird, car, flower ...",
+        "common name of all classes, which the segmenter looks for: bird, car, flower ...",
         at_most=LONGEST_NAME,
     )
     segmenter: str | None = unset(AugmentSettings, "segmenter")
@@ -103,7 +103,11 @@ class PreviewSettings(DataSettings):
     resolution: int = setting(
         256, "width and height of the images, in pixels", at_least=8, at_most=4096, multiple_of=8
     )
-    resize: Literal["stretch", "center-crop"] = setting("stretch", "how images are made square")
+    resize: Literal["stretch", "aspect-buckets", "center-crop"] = setting(
+        "stretch",
+        "how images are resized: to squares, or with aspect-buckets, mixtures to the source's "
+        "aspect ratio; masks are measured on squares",
+    )
 
     def validate(self) -> None:
         super().validate()
@@ -148,7 +152,7 @@ class RunSettings(HubSettings, DataOverrides):
     """
 
     metaclass: str = required(
-        "what all classes are, in one word that the text encoder knows: bird, car, flower ...",
+        "common name of all classes, a word that the text encoder knows: bird, car, flower ...",
         at_most=LONGEST_NAME,
     )
     recipe: str | None = setting(

@@ -276,7 +276,7 @@ def test_distilled_bases_are_not_guided(name, pipeline, saved, images, foregroun
         for scale in (4.0, 1.0)
     ]
     assert difference(made[0], expected)[0] <= 1 and np.array_equal(*made)
-    with pytest.raises(UserError, match="negative_prompt is not read"):
+    with pytest.raises(UserError, match="negative_prompt has no effect"):
         refiner(base, negative_prompt="blurred")
 
 

@@ -173,6 +173,6 @@ def _check_whole(base: Pin, loaded: LoadedBase) -> None:
         needed = sum(1 for _ in network.parameters())
         if stored < needed:
             raise UserError(
-                f"the base model {base.name} is not whole: {part} needs {needed} weights, "
+                f"the base model {base.name} is incomplete: {part} needs {needed} weights, "
                 f"its file holds {stored}; download it again"
             )
