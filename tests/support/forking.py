@@ -44,14 +44,8 @@ class Ended:
     stderr: str
 
 
-# Whether the running test may start programs. The server takes ten seconds to start, which the
-# tests of make quick do without.
-may_fork = True
-
-
 def start_server() -> None:
     """Starts the server, if it does not run yet."""
-    assert may_fork, "a test that starts programs is slow: mark it"
     with _beginning:
         path = os.environ.get("PYTHONPATH", "")
         # The server imports `preloaded`, which lies in this folder.
@@ -280,7 +274,7 @@ def _fork_what_programs_start() -> None:
     start_program = subprocess.run
 
     def run(command, *args, **options):
-        is_program = command[0] == sys.executable and options.keys() <= _RUN_OPTIONS
+        is_program = command[0] == sys.executable and {"env"} <= options.keys() <= _RUN_OPTIONS
         return _run(command, **options) if is_program else start_program(command, *args, **options)
 
     subprocess.run = run
