@@ -274,7 +274,7 @@ def _fork_what_programs_start() -> None:
     start_program = subprocess.run
 
     def run(command, *args, **options):
-        is_program = command[0] == sys.executable and options.keys() <= _RUN_OPTIONS
+        is_program = command[0] == sys.executable and {"env"} <= options.keys() <= _RUN_OPTIONS
         return _run(command, **options) if is_program else start_program(command, *args, **options)
 
     subprocess.run = run
