@@ -37,6 +37,7 @@ FINAL = (
 WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError")
 SECRET = re.compile("KEY|SECRET|TOKEN|PASSWORD|CONNECTION_STRING")  # in names of variables
 SHORTEST_SECRET = 6  # characters; what is shorter is no secret, and may be part of any word
+UNSAFE = {"", ".", ".."}  # parts of names
 USER_IN_URL = re.compile(r"//[^/@\s]*@")
 Value = TypeVar("Value")
 
@@ -90,7 +91,10 @@ class Objects:
         return True
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of every object in a folder and below, by its name relative to the folder."""
+        """Bytes of every object in a folder and below, by its name relative to the folder.
+
+        Names that lead out of a folder of this machine are left out: a stranger may have made them.
+        """
         place = self._place(folder)
 
         def call() -> dict[str, Any]:
@@ -101,10 +105,11 @@ class Objects:
             found = self._patiently(call)
         except FileNotFoundError:
             return {}
-        return {
-            name.lstrip("/").removeprefix(place.lstrip("/")).lstrip("/"): facts["size"]
-            for name, facts in found.items()
+        start = place.strip("/") + "/"
+        sizes = {
+            name.lstrip("/").removeprefix(start): facts["size"] for name, facts in found.items()
         }
+        return {name: size for name, size in sizes.items() if UNSAFE.isdisjoint(name.split("/"))}
 
     def size(self, name: str) -> int | None:
         """Bytes of an object; None if there is none."""

@@ -270,3 +270,15 @@ def test_a_shard_of_another_content_is_found_by_its_hash(settings, reference, ur
     work(settings, url, "shards")
     work(settings, url, "finish")
     assert stored(url) == reference
+
+
+def test_names_that_lead_out_of_a_folder_are_not_listed(url, tmp_path):
+    """An object of a store may be called ../../.bashrc, and listings name what is fetched."""
+    files, root = fsspec.core.url_to_fs(url)
+    for name in ("repo/README.md", "repo/a/b"):
+        files.pipe_file(f"{root}/{name}", b"words")
+    for name in ("repo/../../../evil", "repo//evil", "repo/./evil"):
+        files.store[f"{root}/{name}"] = files.store[f"{root}/repo/README.md"]
+    assert len(files.find(f"{root}/repo")) == 5
+    store = objects.Objects(url, tmp_path)
+    assert set(store.sizes("repo")) == {"README.md", "a/b"}
