@@ -87,7 +87,7 @@ def class_prompts(prompts: Prompts, labels: list[int], noise: list[Noise]) -> li
     classes = len(prompts.class_names)
     for label in labels:
         if not 0 <= label < classes:
-            raise ValueError(f"label {label} is none of {classes} classes")
+            raise ValueError(f"label {label} is not one of the {classes} classes")
     return [
         prompts.of(label, prompt_number(seed_of_noise(row), len(prompts)))
         for label, row in zip(labels, noise, strict=True)

@@ -8,7 +8,6 @@ import gc
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 
@@ -50,12 +49,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
-
-
-def pytest_runtest_setup(item):
-    if "forking" in sys.modules:
-        marks = {mark.name for mark in item.iter_markers()}
-        sys.modules["forking"].may_fork = bool(marks & {"slow", "soak", "gpu"})
 
 
 def pytest_collection_finish():

@@ -1,11 +1,6 @@
 """Encodes images in worker processes: Pillow's PNG encoder gains nothing from threads.
 
-A worker is a separate program that loads only this module, not torch and the like. It talks to its
-parent through standard input and output, and they share no lock: if a worker is killed, its parent
-reads an end of file and never hangs.
-
-    request    height, width and length of the XMP packet, uint32; the pixels; the packet
-    answer     whether they were encoded, bool; the length, uint64; the file's bytes, or the error
+A worker is a separate program (`encoding_process`) that loads Pillow, not torch and the like.
 """
 
 from __future__ import annotations
@@ -15,7 +10,6 @@ import json
 import os
 import queue
 import signal
-import struct
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,21 +18,18 @@ from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from sgdmix_hub.errors import EncoderDied
-from sgdmix_hub.runtime.parent_death import signal_with_parent
 
-QUALITY = 95  # of jpeg and webp, if the settings name none
-# JPEG keeps colour at full resolution (4:4:4): 4:2:0 loses 2 to 6 dB at this quality
-ENCODER_OPTIONS = {"png": {}, "jpeg": {"subsampling": 0, "optimize": True}, "webp": {"method": 4}}
-HAS_QUALITY = ("jpeg", "webp")
-SIZE, ANSWER = struct.Struct("<III"), struct.Struct("<?Q")
+from .encoding_process import ANSWER, SIZE, read_exactly
+from .image_files import QUALITY, encoded
+
 # blocked in workers, which end when their parent does
 FOR_THE_PROGRAM = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM}
 START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from sgdmix_hub.generation.encoding import work; work(*sys.argv[2:])"
+    "from sgdmix_hub.generation.encoding_process import work; work(*sys.argv[2:])"
 )
 
 
@@ -51,20 +42,11 @@ def encode_image(
     `quality`: 1 to 100, of jpeg and webp; `QUALITY` by default. `xmp`: a packet to store in the
     file; none if empty.
     """
-    buffer = io.BytesIO()
     if pixels.dtype == bool:
+        buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="PNG")
         return buffer.getvalue()
-    options = dict(ENCODER_OPTIONS[image_format])
-    if image_format in HAS_QUALITY:
-        options["quality"] = QUALITY if quality is None else quality
-    if xmp and image_format == "png":
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
-    elif xmp:
-        options["xmp"] = xmp
-    Image.fromarray(pixels).save(buffer, format=image_format.upper(), **options)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(pixels), image_format, quality, xmp)
 
 
 @dataclass(frozen=True)
@@ -113,13 +95,13 @@ class Encoders:
             worker.requests.write(np.ascontiguousarray(pixels).data)
             worker.requests.write(xmp)
             worker.requests.flush()
-            encoded, length = ANSWER.unpack(_read(worker.answers, ANSWER.size))
-            content = _read(worker.answers, length)
+            is_encoded, length = ANSWER.unpack(read_exactly(worker.answers, ANSWER.size))
+            content = read_exactly(worker.answers, length)
         except (BrokenPipeError, EOFError):
             raise EncoderDied(f"encoding process {worker.process.pid} died") from None
         finally:
             self._idle.put(worker)
-        if not encoded:
+        if not is_encoded:
             raise ValueError(content.decode())
         return content
 
@@ -140,29 +122,3 @@ def _start_worker(image_format: str, quality: int) -> _Worker:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert process.stdin is not None and process.stdout is not None  # both are pipes
     return _Worker(process, process.stdin, process.stdout)
-
-
-def work(parent: str, image_format: str, quality: str) -> None:
-    """The main loop of a worker, which ends with its parent."""
-    if not signal_with_parent(signal.SIGKILL, int(parent)):
-        return
-    while header := sys.stdin.buffer.read(SIZE.size):
-        height, width, xmp_length = SIZE.unpack(header)
-        pixels = np.frombuffer(_read(sys.stdin.buffer, height * width * 3), np.uint8).reshape(
-            height, width, 3
-        )
-        xmp = _read(sys.stdin.buffer, xmp_length)
-        try:
-            encoded, content = True, encode_image(pixels, image_format, int(quality), xmp)
-        except Exception as error:
-            encoded, content = False, f"{type(error).__name__}: {error}".encode(errors="replace")
-        sys.stdout.buffer.write(ANSWER.pack(encoded, len(content)) + content)
-        sys.stdout.buffer.flush()
-
-
-def _read(stream: IO[bytes], length: int) -> bytes:
-    """Exactly `length` bytes. Raises `EOFError` if the stream ends before."""
-    content = stream.read(length)
-    if len(content) < length:
-        raise EOFError
-    return content

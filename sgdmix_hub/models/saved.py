@@ -61,14 +61,14 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if adapter is None and (folder / FACTS_FILE).exists():
-        raise UserError(f"{folder} holds an adapter, which this pipeline has not: choose another")
+        raise UserError(f"{folder} holds an adapter, and this pipeline has none: choose another")
     own = {TOKENS_FILE} if adapter is not None else set()
     own |= {path.name for path in foreign.tokens} if foreign is not None else set()
     found = {path.name for pattern in TOKEN_FILES for path in folder.glob(pattern)}
     if found - own:
         raise UserError(
-            f"{folder} holds the learned tokens {shown(min(found - own))}, which this pipeline "
-            "has not: choose another"
+            f"{folder} holds the learned tokens {shown(min(found - own))}, and this pipeline "
+            "has none: choose another"
         )
     if adapter is not None and Path(adapter.folder).resolve() != folder.resolve():
         tokens = (TOKENS_FILE,) if adapter.learns_tokens else ()

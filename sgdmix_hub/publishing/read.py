@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import math
-from collections import defaultdict
 from pathlib import Path
 from typing import Literal, overload
 
@@ -42,17 +41,18 @@ class PublishedRows:
         has_sizes = manifest.get("format", 1) > 1
         self._sizes = rows.select_columns(["source_width", "source_height"]) if has_sizes else None
         self.sources, self.labels = (
-            np.array(rows.data.column(name).to_pylist(), dtype=np.int64)
-            for name in ("source_index", "label")
+            rows.data.column(name).to_numpy().astype(np.int64) for name in ("source_index", "label")
         )
-        self.strengths = np.array(rows.data.column("strength").to_pylist(), dtype=np.float64)
-        self._by_source: dict[int, list[int]] = defaultdict(list)
-        for position, source in enumerate(self.sources.tolist()):
-            self._by_source[source].append(position)
+        self.strengths = rows.data.column("strength").to_numpy().astype(np.float64)
+        self._by_source = np.argsort(self.sources, kind="stable")
+        self._sorted_sources = self.sources[self._by_source]
 
     def made_from(self, source_index: int) -> list[int]:
         """Positions of the rows made from one source row; empty if there are none."""
-        return self._by_source.get(int(source_index), [])
+        start, end = (
+            np.searchsorted(self._sorted_sources, source_index, side) for side in ("left", "right")
+        )
+        return self._by_source[start:end].tolist()
 
     def image(self, position: int) -> Image.Image:
         """One image as RGB, decoded from the bytes in its row."""
@@ -93,7 +93,8 @@ class PublishedRows:
                 f"{theirs['dataset']}, not from {subset['dataset_split']!r} of {split.pin}: "
                 "source_index would point at other images"
             )
-        labelled = np.array(self.rows.data.column(labelled_by(self.manifest)).to_pylist(), np.int64)
+        column = self.rows.data.column(labelled_by(self.manifest))
+        labelled = column.to_numpy().astype(np.int64)
         last_row = max(labelled.max(initial=-1), self.sources.max(initial=-1))
         if (
             last_row >= len(split.labels)
@@ -101,8 +102,8 @@ class PublishedRows:
             or not np.array_equal(split.labels[labelled], self.labels)
         ):
             raise UserError(f"{self.pin.name} has other labels than {split.pin.name}")
-        outside_subset = set(self.sources.tolist()) - set(split.subset.tolist())
-        if outside_subset:
+        outside_subset = np.setdiff1d(self.sources, split.subset)
+        if len(outside_subset):
             raise UserError(
                 f"{self.pin.name} was made from {len(outside_subset)} rows outside this subset: "
                 "that would leak; use the same examples_per_class, imbalance_factor and subset_seed"

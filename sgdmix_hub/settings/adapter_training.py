@@ -28,7 +28,7 @@ class AdapterSettings(TrainingSettings):
     """
 
     metaclass: str = required(
-        "what all classes are, in one word that the text encoder knows: bird, car, flower ...",
+        "common name of all classes, a word that the text encoder knows: bird, car, flower ...",
         at_most=LONGEST_NAME,
     )
     pretrained_model_name_or_path: str = setting(

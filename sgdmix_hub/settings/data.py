@@ -60,7 +60,7 @@ class DataSettings(Checked):
     )
     seed: int = setting(0, "seed of every other random draw", at_least=0, at_most=LARGEST_SEED)
     output_dir: str = required(
-        "output folder; of sgdmix augment also s3://bucket/folder or hf://buckets/org/name/folder",
+        "output folder; sgdmix augment also takes s3://bucket/folder, hf://buckets/org/name/folder",
         changes="nothing",
     )
     num_threads: int = setting(

@@ -64,15 +64,15 @@ class EvaluationSettings(Checked):
     num_threads: int = setting(1, "CPU threads (without a GPU)", at_least=1, at_most=1024)
     stage: Literal["all", "views", "finish"] = setting(
         "all",
-        "what to do of an evaluation: all, or one part of it: any number of workers show the "
-        "images to the judge (views), then one finishes",
+        "part of the evaluation to do: any number of workers show the images to the judge (views), "
+        "then one finishes",
     )
     rank: int = setting(
         0, "number of this worker, from 0, with --stage views", at_least=0, at_most=10**6
     )
     world_size: int = setting(
         1,
-        "into how many shares the work is cut; a worker takes its own first, then what is left",
+        "number of workers; each does its own share first, then helps with what is left",
         at_least=1,
         at_most=10**6,
     )

@@ -106,8 +106,7 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, PilotSetting
     )
     excluded_rows: list[int] | None = setting(
         None,
-        "rows of the split to leave out, by their numbers from 0: neither mixed nor the target of "
-        "others",
+        "rows of the split to leave out (numbers from 0): neither mixed nor used as targets",
         at_least=0,
         at_most=LARGEST_COUNT,
     )
@@ -159,8 +158,8 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, PilotSetting
     )
     images_per_class: int | None = setting(
         None,
-        "fewest images of a class, real and synthetic together: the sources of rarer classes get "
-        "more variants than num_variants",
+        "minimum number of images per class, real and synthetic together: sources of rarer "
+        "classes get more variants than num_variants",
         at_least=1,
         at_most=10**5,
     )
@@ -181,7 +180,7 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, PilotSetting
     )
     price_per_hour: float | None = setting(
         None,
-        "price of one accelerator-hour, in any currency, for the dry run to tell the price",
+        "price of one accelerator-hour, in any currency; the dry run then prints the total",
         changes="nothing",
         at_least=0,
         at_most=10**6,

@@ -55,7 +55,7 @@ class MethodSettings(KeptSettings, MemorySettings):
         at_most=0.5,
     )
     min_mask_confidence: float | None = setting(
-        None, "lowest confidence of a mask at which its image is mixed", at_least=0, at_most=1
+        None, "images whose mask has a lower confidence are not mixed", at_least=0, at_most=1
     )
     mask_refinement: Literal["none", "grabcut"] | None = setting(
         None, "refinement of the thresholded mask", makes_masks=True
@@ -155,7 +155,7 @@ class MethodSettings(KeptSettings, MemorySettings):
     )
     max_target_reuse: int | None = setting(
         None,
-        "most rows that one image may be the target of; unlimited if not given",
+        "maximum number of rows with the same target image; unlimited if not given",
         at_least=1,
         at_most=10**7,
     )
@@ -174,13 +174,13 @@ class MethodSettings(KeptSettings, MemorySettings):
     )
     metaclass: str | None = setting(
         None,
-        "what all classes are, for {metaclass} in prompt_template and for a segmenter, if no "
-        "adapter of sgdmix train-adapter says it",
+        "common name of all classes (bird, car ...), for {metaclass} in prompt_template and for a "
+        "segmenter; by default that of the adapter",
         at_most=LONGEST_NAME,
     )
     background_prompts: list[str] | None = setting(
         None,
-        "texts of which each row draws one to follow its prompt: 'in the snow' ...",
+        "texts such as 'in the snow'; each row appends one of them, drawn at random, to its prompt",
         at_most=LONGEST_PROMPT,
     )
     background_prompt_template: str | None = setting(

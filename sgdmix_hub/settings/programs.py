@@ -71,7 +71,7 @@ class PreviewSettings(DataSettings):
     )
     metaclass: str | None = setting(
         None,
-        "what all classes are, in one word, for the segmenter to look for: bird, car, flower ...",
+        "common name of all classes, which the segmenter looks for: bird, car, flower ...",
         at_most=LONGEST_NAME,
     )
     segmenter: str | None = unset(AugmentSettings, "segmenter")
@@ -148,7 +148,7 @@ class RunSettings(HubSettings, DataOverrides):
     """
 
     metaclass: str = required(
-        "what all classes are, in one word that the text encoder knows: bird, car, flower ...",
+        "common name of all classes, a word that the text encoder knows: bird, car, flower ...",
         at_most=LONGEST_NAME,
     )
     recipe: str | None = setting(

@@ -17,20 +17,20 @@ class RemakingSettings(Checked):
 
     judge: str | None = setting(
         None,
-        "classifier trained on real images that looks at every image: one whose label it doubts is "
-        "made again; org/name[@revision] or folder",
+        "classifier trained on real images that checks every image; images whose label it doubts "
+        "are made again; org/name[@revision] or folder",
         pinned=True,
     )
     min_label_probability: float | None = setting(
         None,
-        f"probability that the judge must give the label; {MIN_LABEL_PROBABILITY:g} if not given",
+        f"the judge doubts a label below this probability; {MIN_LABEL_PROBABILITY:g} if not given",
         above=0,
         at_most=1,
     )
     max_attempts: int | None = setting(
         None,
-        "attempts at an image: with another seed, then at half the strength, at last without "
-        f"refinement if it is mixed; {MAX_ATTEMPTS} if not given",
+        "maximum number of attempts per image: with another seed, then at half the strength, "
+        f"finally without refinement (mixed images only); {MAX_ATTEMPTS} if not given",
         at_least=1,
         at_most=100,
     )

@@ -19,9 +19,9 @@ class StageSettings(Checked):
 
     stage: Literal["all", "maps", "plan", "shards", "files", "finish"] = setting(
         "all",
-        "what to do of a generation: all, or one part of it, on several machines without a common "
-        "disk: plan, shards, finish; any number of workers do shards, and may do maps before the "
-        "plan and the published files before finish",
+        "part of the generation to do. On several machines without a common disk: plan on one, "
+        "shards on any number, finish on one; also in parallel: maps before plan, files before "
+        "finish",
         changes="nothing",
     )
     rank: int = setting(
@@ -33,7 +33,7 @@ class StageSettings(Checked):
     )
     world_size: int = setting(
         1,
-        "into how many shares the work is cut; a worker takes its own first, then what is left",
+        "number of workers; each does its own share first, then helps with what is left",
         changes="nothing",
         at_least=1,
         at_most=10**6,

@@ -71,13 +71,15 @@ def in_slots(texts: Sequence[str], sent: Sequence[Any]) -> list[Any]:
 class Visitor:
     """One opened page.
 
-    `newest`: the number of its last request. `filters`: what its rows were filtered by. `keys`: the
-    rows that it shows, and `marked`: those on its own list, as (source_index, variant).
+    `newest`: the number of its last request. `filters`: what its rows were filtered by. `line`:
+    what it says about them. `keys`: the rows that it shows, and `marked`: those on its own list, as
+    (source_index, variant).
     """
 
     boxes: Boxes = field(default_factory=Boxes)
     newest: int = 0
-    filters: tuple[Any, ...] = ()
+    filters: tuple[Any, ...] | None = None
+    line: str = ""
     keys: list[tuple[int, int]] = field(default_factory=list)
     marked: set[tuple[int, int]] = field(default_factory=set)
 

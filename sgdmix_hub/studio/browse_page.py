@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr  # an extra
 import numpy as np
-from PIL import Image
 
-from sgdmix_hub.errors import Unusable, UserError, shown
-from sgdmix_hub.figures.panels import outlined_panel
-from sgdmix_hub.method.mixer import MaskedImage
+from sgdmix_hub.errors import UserError, shown
 
 from .boxes import PAGE_ROWS, PARTS, Visitor, Visitors, in_slots, make_box
 from .controls import number_or_text
+from .late import Late
 from .marks import Marks, box_label, key_of
 from .originals import Originals
 from .pictures import (
     LONGEST_FACT,
-    Picture,
+    ROWS,
+    SETTINGS,
     RowView,
     error_html,
-    escaped,
+    intro,
     named,
     row_html,
     said,
     status_html,
 )
+from .places import place_of
+from .row_views import key_in, view_of, with_other
 from .selection import Selection, selected_positions
-from .version_rows import VersionRows, place_of
+from .version_files import READ_BY_NEED, READ_WHOLE
+from .version_rows import VersionRows
 
 AS_STORED = "as stored"
+PATIENCE = 2.0  # seconds that the first page waits for sources from the Hub
+AGAIN = 3.0  # seconds until it looks whether they are there
+HASH = 12  # digits of a hash that are shown
+Outputs = Iterator[list[Any]]
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,8 @@ class BrowsePage:
         self.asked, self.picture_size = asked, picture_size
         self.visitors = Visitors()
         self._lock = threading.Lock()
-        self._originals: Originals | UserError | None = None
         self.versions: list[VersionRows] = []
+        self._originals = Late(self._open_originals)
         self.load()
         self.marks = Marks(save_to)
 
@@ -70,9 +77,15 @@ class BrowsePage:
         return self.versions[0]
 
     def load(self) -> None:
-        """Reads the numbers of all versions again. Raises `UserError`."""
+        """Finds the files of all versions again. Raises `UserError`."""
         places = [place_of(name, self.asked.config_name) for name in self.asked.names]
-        self.versions = [VersionRows(place) for place in places]
+        versions = [VersionRows(place) for place in places]
+        for version in versions:
+            if not version.place.is_read_by_need:
+                version.read_all_numbers()
+        self.versions = versions
+        if not isinstance(self._originals.found, Originals):
+            self._originals = Late(self._open_originals)
 
     def build(self) -> gr.Blocks:
         """The page's parts and what happens when they are used."""
@@ -80,7 +93,7 @@ class BrowsePage:
         with gr.Blocks(title="sgdmix studio", analytics_enabled=False) as page:
             gr.HTML(self._intro_html())
             with gr.Row():
-                with gr.Column(scale=2, min_width=300):
+                with gr.Column(scale=2, min_width=300, elem_id=SETTINGS):
                     with gr.Accordion("Filter and sort", open=True):
                         classes = gr.Dropdown(
                             self._classes(),
@@ -107,7 +120,7 @@ class BrowsePage:
                         buttons=["copy"],
                         elem_id="marked-rows",
                     )
-                with gr.Column(scale=5, min_width=320):
+                with gr.Column(scale=5, min_width=320, elem_id=ROWS):
                     status = gr.HTML(status_html("Loading."))
                     again = gr.Button("Look for new rows", visible=self._is_unfinished())
                     number = gr.Number(1, label="Page", precision=0, elem_id="page-number")
@@ -125,7 +138,8 @@ class BrowsePage:
             filters = [classes, sort_by, descending, only_marked, *ranges]
             inputs = [number, *filters]
             boxes = [part for slot in slots for part in slot[1:]]
-            outputs = [number, status, *(part for slot in slots for part in slot)]
+            late = gr.Timer(AGAIN, active=False)
+            outputs = [number, status, late, *(part for slot in slots for part in slot)]
             # What is asked for while the page is being drawn is drawn after it.
             last = private | {"trigger_mode": "always_last"}
             show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | last
@@ -135,7 +149,7 @@ class BrowsePage:
             ]
             changes += [event for part in ranges for event in (part.submit, part.blur)]
             gr.on(changes, self.first_page, filters, number, **last).then(**show)
-            gr.on([number.submit, number.blur], **show)
+            gr.on([number.submit, number.blur, late.tick], **show)
             before.click(lambda page: (page or 1) - 1, number, number, **private).then(**show)
             after.click(lambda page: (page or 0) + 1, number, number, **private).then(**show)
             again.click(self.reload, inputs, [classes, *outputs], **private)
@@ -153,9 +167,11 @@ class BrowsePage:
 
     def _range(self, name: str) -> list[gr.Textbox]:
         """Fields for the lowest and highest value of a column."""
-        values = self.first.columns[name]
-        known = values[np.isfinite(values.astype(np.float64))]
-        ends = [f"{known.min():g}", f"{known.max():g}"] if len(known) else ["", ""]
+        ends = ["", ""]
+        if self.first.has_numbers:
+            values = self.first.columns[name]
+            known = values[np.isfinite(values.astype(np.float64))]
+            ends = [f"{known.min():g}", f"{known.max():g}"] if len(known) else ends
         with gr.Row():
             return [
                 gr.Textbox(label=f"{named(name)}, {word}", placeholder=end, min_width=110)
@@ -179,117 +195,89 @@ class BrowsePage:
         descending: bool,
         only_marked: bool,
         *ranges: str,
-    ) -> list[Any]:
-        """The rows of a page: values of all outputs."""
+    ) -> Outputs:
+        """Fills a page: yields values of all outputs, and what it waits for before."""
         visitor = self.visitors.of(request)
+        if visitor.filters is None:
+            visitor.filters = (classes, sort_by, descending, only_marked, *ranges)
         try:
+            selection = Selection(
+                labels=classes or [],
+                ranges=self._ranges(ranges),
+                keys=frozenset(self.marks.of(visitor)) if only_marked else None,
+                sort_by=None if sort_by == AS_STORED else sort_by,
+                descending=descending,
+            )
+            yield from self._numbers_for(selection)
             with self._lock:
-                selection = Selection(
-                    labels=classes or [],
-                    ranges=self._ranges(ranges),
-                    keys=frozenset(self.marks.of(visitor)) if only_marked else None,
-                    sort_by=None if sort_by == AS_STORED else sort_by,
-                    descending=descending,
-                )
-                return self._shown(number, selection, visitor)
+                values = self._shown(number, selection, visitor)
+            yield values
         except Exception as error:  # of a library too: said on the page, which goes on
-            return self._only_status(error_html(said(error)))
+            yield self._only_status(error_html(said(error)))
+
+    def _numbers_for(self, selection: Selection) -> Outputs:
+        """Reads the numbers of all rows where they are needed; they are on this machine but for a
+        version on the Hub.
+        """
+        for version in self.versions[selection.is_everything :]:
+            name, of = named(version.place.name), len(version.place.files)
+            for done in version.read_numbers():
+                text = f"Reading the numbers of all rows of {name}: {done} of {of} files"
+                yield self._only_status(status_html(text, done, of))
 
     def _only_status(self, line: str) -> list[Any]:
-        return [gr.skip(), line, *(gr.skip() for _ in range((1 + PARTS) * PAGE_ROWS))]
+        return [gr.skip(), line, gr.skip(), *(gr.skip() for _ in range((1 + PARTS) * PAGE_ROWS))]
 
     def _shown(self, number: int | None, selection: Selection, visitor: Visitor) -> list[Any]:
         first = self.first
-        positions = selected_positions(first.columns, selection)
+        positions: Sequence[int] = range(len(first))
+        if not selection.is_everything:
+            positions = selected_positions(first.columns, selection).tolist()
         pages = max(1, -(-len(positions) // PAGE_ROWS))
         page = min(max(int(number or 1), 1), pages)
-        rows = positions[(page - 1) * PAGE_ROWS : page * PAGE_ROWS].tolist()
-        views = self._views(rows)
+        read = first.read(positions[(page - 1) * PAGE_ROWS : page * PAGE_ROWS])
+        rows = list(read.values())
+        originals = self._originals.within(self._patience())
+        views = self._views(rows, originals if isinstance(originals, Originals) else None)
         texts = [row_html(view, self.picture_size) for view in views]
-        visitor.keys = [first.key(row) for row in rows]
+        visitor.keys = [key_in(row) for row in rows]
         slots = in_slots(texts, self._boxes(visitor))
-        line = f"{len(positions)} of {len(first)} rows; page {page} of {pages}."
+        line = f"{len(positions):,} of {len(first):,} rows; page {page:,} of {pages:,}."
         if self._is_unfinished():
             line += f" The run makes {first.place.planned} rows."
-        originals = self._opened_originals()
         if isinstance(originals, UserError):
             line += f" {str(originals)[:1].upper()}{str(originals)[1:]}."
-        return [gr.skip() if page == number else page, status_html(line), *slots]
+        if originals is None:
+            line += " Sources and targets are being downloaded; the rows are drawn again then."
+        visitor.line = line
+        page_number = gr.skip() if page == number else page
+        return [page_number, status_html(line), gr.Timer(active=originals is None), *slots]
+
+    def _open_originals(self) -> Originals:
+        """The images that the first version was made from. Raises `UserError`."""
+        return Originals(self.first.place, self.asked.dataset_name)
+
+    def _patience(self) -> float | None:
+        """Seconds that a page waits for sources: any number if they are on this machine."""
+        is_here = self.asked.dataset_name is not None and os.path.isdir(self.asked.dataset_name)
+        return None if is_here else PATIENCE
 
     def _boxes(self, visitor: Visitor) -> list[Any]:
         """What to send for the boxes of the rows that a visitor sees."""
         marked = self.marks.of(visitor)
         return visitor.boxes.updates([(box_label(key), key in marked) for key in visitor.keys])
 
-    def _views(self, rows: list[int]) -> list[RowView]:
+    def _views(self, rows: list[dict[str, Any]], originals: Originals | None) -> list[RowView]:
         """The rows with their pictures, of the second version too if there is one."""
-        read = self.first.read(rows)
-        beside: dict[int, dict] = {}
-        partners: dict[int, int] = {}
-        if len(self.versions) > 1:
-            other = self.versions[1]
-            found = {row: other.position_of(self.first.key(row)) for row in rows}
-            partners = {row: place for row, place in found.items() if place is not None}
-            beside = other.read(partners.values())
-        return [
-            self._view(row, read[row], partners.get(row), beside.get(partners.get(row, -1)))
-            for row in rows
-        ]
-
-    def _view(self, row: int, read: dict, partner: int | None, beside: dict | None) -> RowView:
-        first = self.first
-        values = {name: column[row].item() for name, column in first.columns.items()}
-        title = (
-            f"{named(first.class_names[values['label']])}, source {values['source_index']}, "
-            f"variant {values['variant']}"
-        )
-        pictures = self._pictures(values, read)
-        facts = [_facts_line(first, values)]
-        if read.get("prompt"):
-            facts.append(f"prompt: {read['prompt']}")
-        if len(self.versions) > 1:
-            other = self.versions[1]
-            name = named(other.place.name)
-            if partner is None or beside is None:
-                pictures.append(
-                    Picture(f"in {name}", Unusable("this version does not have the row"))
-                )
-            else:
-                pictures.append(Picture(f"in {name}", _rgb(beside["image"])))
-                theirs = {key: column[partner].item() for key, column in other.columns.items()}
-                facts.append(f"in {name}: {_facts_line(other, theirs)}")
-        return RowView(title, pictures, facts)
-
-    def _pictures(self, values: dict, read: dict) -> list[Picture]:
-        """Source, target, mask and mixture, as far as they are known, and the image itself."""
-        originals = self._opened_originals()
-        image, pictures = _rgb(read["image"]), []
-        source: Image.Image | Unusable | None = None
-        if isinstance(originals, Originals):
-            source = originals.source(values)
-            pictures += [
-                Picture("source", source),
-                Picture("target", originals.target(values)),
+        views = [view_of(row, self.first, originals, self.picture_size) for row in rows]
+        for other in self.versions[1:]:
+            found = [other.position_of(key_in(row)) for row in rows]
+            beside = other.read(place for place in found if place is not None)
+            views = [
+                with_other(view, other, None if place is None else beside[place])
+                for view, place in zip(views, found, strict=True)
             ]
-        if "mask" in read:
-            under = image if source is None or isinstance(source, Unusable) else source
-            pictures.append(Picture("mask", _outlined(under, read["mask"], self.picture_size)))
-        if values.get("strength", 0) > 0:
-            if "mixed" in read:
-                pictures.append(Picture("mixed", _rgb(read["mixed"])))
-            elif isinstance(originals, Originals):
-                pictures.append(Picture("mixed, made again", originals.mixed(values)))
-            return [*pictures, Picture("refined", image)]
-        return [*pictures, Picture("mixed", image)]
-
-    def _opened_originals(self) -> Originals | UserError:
-        """The images behind the version, opened when they are first needed, or why they are not."""
-        if self._originals is None:
-            try:
-                self._originals = Originals(self.first.place, self.asked.dataset_name)
-            except Exception as error:  # of a library too: rows are shown without them
-                self._originals = UserError(said(error))
-        return self._originals
+        return views
 
     def known_marks(self, request: gr.Request) -> str:
         """The list when a page is opened."""
@@ -302,22 +290,25 @@ class BrowsePage:
         with self._lock:
             visitor.boxes.heard(label)
             try:
-                if key is None or self.first.position_of(key) is None:
+                if key is None or not self.first.may_have(key):
                     raise UserError("the version has no such row any more: nothing was marked")
                 self.marks.change(visitor, key, is_bad)
-                line = status_html(f"Rows marked as bad: {len(self.marks.of(visitor))}.")
+                number = len(self.marks.of(visitor))
+                line = status_html(f"{visitor.line} Rows marked as bad: {number}.".lstrip())
             except UserError as error:
                 line = error_html(str(error))
             return [self.marks.text(visitor), line, *self._boxes(visitor)]
 
-    def reload(self, request: gr.Request, *inputs: Any) -> list[Any]:
+    def reload(self, request: gr.Request, *inputs: Any) -> Outputs:
         """Finds the rows that a run has made meanwhile: the classes, and what `show` gives."""
         try:
             with self._lock:
                 self.load()
         except Exception as error:  # of a library too
-            return [gr.skip(), *self._only_status(error_html(said(error)))]
-        return [gr.update(choices=self._classes()), *self.show(request, *inputs)]
+            yield [gr.skip(), *self._only_status(error_html(said(error)))]
+            return
+        for values in self.show(request, *inputs):
+            yield [gr.update(choices=self._classes()), *values]
 
     def _classes(self) -> list[tuple[str, int]]:
         """The classes to choose among: name and label."""
@@ -334,11 +325,19 @@ class BrowsePage:
 
     def _intro_html(self) -> str:
         names = " and ".join(named(version.place.name) for version in self.versions)
-        pins = "; ".join(f"{name}: {pin}" for name, pin in sorted(self.first.place.pins.items()))
-        return (
-            f'<header class="sgdmix-intro"><h1>{escaped(names)}</h1>'
-            f'<p class="sgdmix-hint">Made from {escaped(shown(pins, LONGEST_FACT))}</p></header>'
-        )
+        pins = ", ".join(map(short, self.first.place.pins.values()))
+        hints = [f"Made from {shown(pins, LONGEST_FACT)}."]
+        if not self._is_unfinished():
+            by_need = any(version.place.is_read_by_need for version in self.versions)
+            hints.append(READ_BY_NEED if by_need else READ_WHOLE)
+        return intro(names, hints)
+
+
+def short(pin: str) -> str:
+    """A pin with the beginning of its hash."""
+    name, _, revision = pin.rpartition("@")
+    kind, dash, digits = revision.rpartition("-")
+    return f"{name}@{kind}{dash}{digits[:HASH]}"
 
 
 def _number(text: str | None) -> float | None:
@@ -349,34 +348,3 @@ def _number(text: str | None) -> float | None:
     if isinstance(value, str) or math.isnan(value):
         raise UserError(f"{text} is not a number: give one, or leave the field empty")
     return value
-
-
-def _facts_line(rows: VersionRows, values: dict) -> str:
-    """The numbers of a row in one line."""
-    words = []
-    for name, value in values.items():
-        if name in ("label", "source_index", "variant", "seed") or value is None:
-            continue
-        if name in ("target_label", "judge_label"):
-            inside = 0 <= value < len(rows.class_names)
-            words.append(f"{name} {named(rows.class_names[int(value)]) if inside else 'none'}")
-        else:
-            words.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
-    return ", ".join(words)
-
-
-def _rgb(image: Image.Image | Unusable) -> Image.Image | Unusable:
-    return image if isinstance(image, Unusable) else image.convert("RGB")
-
-
-def _outlined(
-    image: Image.Image | Unusable, mask: Image.Image | Unusable, size: int
-) -> np.ndarray | Unusable:
-    """The image with its mask, as the choosing page shows it."""
-    if isinstance(mask, Unusable):
-        return mask
-    if isinstance(image, Unusable):
-        return image
-    frame = mask.size
-    pixels = np.asarray(image.convert("RGB").resize(frame, Image.Resampling.BICUBIC))
-    return outlined_panel(MaskedImage(pixels, np.asarray(mask.convert("L")) > 127, frame), size)

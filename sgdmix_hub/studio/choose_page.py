@@ -34,10 +34,12 @@ from .controls import (
     update,
 )
 from .pictures import (
+    ROWS,
+    SETTINGS,
     Picture,
     RowView,
     error_html,
-    escaped,
+    intro,
     named,
     row_html,
     said,
@@ -87,11 +89,11 @@ class ChoosePage:
         with gr.Blocks(title="sgdmix studio", analytics_enabled=False) as page:
             gr.HTML(intro_html(tryout))
             with gr.Row():
-                with gr.Column(scale=2, min_width=300):
+                with gr.Column(scale=2, min_width=300, elem_id=SETTINGS):
                     controls = self._controls()
                     save = gr.Button(f"Write {self.save_to.name}", variant="primary")
                     saved = gr.HTML(status_html("Nothing is written yet."))
-                with gr.Column(scale=5, min_width=320):
+                with gr.Column(scale=5, min_width=320, elem_id=ROWS):
                     status = gr.HTML(status_html("Loading the images."))
                     refine = None
                     if tryout.has_base:
@@ -130,7 +132,11 @@ class ChoosePage:
             before.click(lambda page: max(1, (page or 1) - 1), number, number, **private)
             after.click(lambda page: min(self.pages, (page or 0) + 1), number, number, **private)
             # One after the other and none left out, before anything that was asked for later.
-            ticks = {"trigger_mode": "multiple", "concurrency_id": "ticks", "concurrency_limit": 1}
+            ticks: dict[str, Any] = {
+                "trigger_mode": "multiple",
+                "concurrency_id": "ticks",
+                "concurrency_limit": 1,
+            }
             for _, box, name in slots:
                 box.select(self.tick, [box, name], None, **private, **ticks).then(**show, **anew)
             if refine is not None:
@@ -339,6 +345,7 @@ class ChoosePage:
         """What holds for all drawn images."""
         number = len(self.tryout.split.subset)
         line = f"{masks_line(settings)}. {len(reasons)} of {number} images are left out."
+        line = line[:1].upper() + line[1:]
         trust = self.tryout.trust(settings)
         if trust is not None:
             line += f" {verdict(trust)}"
@@ -359,14 +366,10 @@ def row_of(label: str) -> int | None:
 def intro_html(tryout: Tryout) -> str:
     """The heading of the page."""
     start = tryout.start
-    name = escaped(named(tryout.split.pin.name))
     hint = (
         f"{len(tryout.rows)} images of split {named(start.dataset_split)}, drawn with seed "
         f"{start.seed}. Targets are chosen among them; a run chooses among all."
     )
     if not tryout.has_base:
         hint += " To choose S and prompts too, start with --adapter or a base model."
-    return (
-        f'<header class="sgdmix-intro"><h1>How to mix {name}</h1>'
-        f'<p class="sgdmix-hint">{escaped(hint)}</p></header>'
-    )
+    return intro(f"How to mix {named(tryout.split.pin.name)}", [hint])

@@ -19,8 +19,8 @@ from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.settings.presets import saliency_source
 
 from .known_maps import KnownMaps
+from .places import Place
 from .shrunk_split import shrunk
-from .version_rows import Place
 
 NO_SUCH_ROW = "the dataset has no such row"
 IMAGES_KEPT = 128  # of some pages, with the masks that a column holds

@@ -19,6 +19,7 @@ from sgdmix_hub.figures.embedded import data_uri
 logger = logging.getLogger(__name__)
 LONGEST_NAME = 60  # characters of a class name
 LONGEST_FACT = 300  # characters of a line below the pictures
+SETTINGS, ROWS = "settings", "rows"  # ids of the two halves of a page
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,16 @@ def _figure(picture: Picture, title: str, size: int) -> str:
         alt = f"{caption} of {escaped(title)}"
         inside = f'<img alt="{alt}" src="{data_uri(picture.image, size)}">'
     return f"<figure>{inside}<figcaption>{caption}</figcaption></figure>"
+
+
+def intro(heading: str, hints: Sequence[str]) -> str:
+    """The head of a page, with links to its halves: on a phone one lies below the other."""
+    lines = "".join(f'<p class="sgdmix-hint">{escaped(hint)}</p>' for hint in hints)
+    links = f'<a href="#{ROWS}">To the images</a> <a href="#{SETTINGS}">To the settings</a>'
+    return (
+        f'<header class="sgdmix-intro"><h1>{escaped(heading)}</h1>{lines}'
+        f'<nav class="sgdmix-links" aria-label="parts of the page">{links}</nav></header>'
+    )
 
 
 def status_html(text: str, done: int | None = None, of: int = 0) -> str:

@@ -17,12 +17,13 @@ from sgdmix_hub.generation.plan_file import begun_run, has_begun
 from sgdmix_hub.generation.repository import is_as_stated
 from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.output_folder import OutputFolder
-from sgdmix_hub.publishing.fetching import download_version, find_version
+from sgdmix_hub.publishing.fetching import download_version, fetch_version, find_version
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.read import shards_in
 from sgdmix_hub.settings.generation import AugmentSettings, check_config_name
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.storage.places import is_url
 
 from .version_files import HubFile, LocalFile, VersionFile, files_on_hub, not_as_published
 
@@ -62,6 +63,9 @@ def place_of(name: str, config_name: str) -> Place:
     """Finds a version. Raises `UserError`."""
     check_config_name(config_name)
     output = OutputFolder(name)
+    if is_url(name):
+        pin, folder = fetch_version(name, config_name)
+        return _in_folder(pin.name, folder, config_name)
     if not os.path.isdir(name):
         return _on_hub(name, config_name)
     if not output.repo.is_dir() and has_begun(output.state):

@@ -22,6 +22,11 @@ class Selection:
     sort_by: str | None = None
     descending: bool = False
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether all rows are shown as they are stored."""
+        return not (self.labels or self.ranges or self.sort_by) and self.keys is None
+
 
 def selected_positions(columns: Mapping[str, np.ndarray], selection: Selection) -> np.ndarray:
     """Positions of the selected rows, int64 (k,), in their order. Rows without a value come last,

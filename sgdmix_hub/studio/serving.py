@@ -30,7 +30,9 @@ LARGEST_UPLOAD = 1  # bytes: no part of the page takes files
 FONTS = ("system-ui", "sans-serif")
 MONO_FONTS = ("ui-monospace", "monospace")
 STYLE = """
-.sgdmix-row { border-top: 1px solid #8a8f98; padding: 8px 0 4px; }
+.gradio-container .gr-group, .gradio-container .gr-group > .styler {
+  background: var(--block-background-fill); }
+.sgdmix-row { padding: 4px 0; }
 .sgdmix-row h2 { font-size: 1rem; font-weight: 600; margin: 0 0 4px; overflow-wrap: anywhere; }
 .sgdmix-pictures { display: flex; flex-wrap: wrap; gap: 8px; }
 .sgdmix-pictures figure { margin: 0; width: 158px; max-width: calc(50% - 4px); }
@@ -40,6 +42,10 @@ STYLE = """
   font-size: .85rem; overflow-wrap: anywhere; overflow: hidden; }
 .sgdmix-fact, .sgdmix-status, .sgdmix-hint { font-size: .9rem; margin: 4px 0;
   overflow-wrap: anywhere; }
+.sgdmix-fact { font-size: .8rem; line-height: 1.4; }
+.sgdmix-links a { text-decoration: underline; margin-right: 16px; }
+@media (min-width: 760px) { .sgdmix-links a:not(:focus) { position: absolute; left: -9999px; } }
+#page-number { max-width: 14rem; }
 .sgdmix-warning { font-size: .9rem; margin: 4px 0; padding: 2px 8px; color: #7a2e00;
   background: #fff1e6; border-left: 4px solid #b45309; overflow-wrap: anywhere; }
 .sgdmix-error { margin: 4px 0; padding: 6px 8px; color: #8f1616; background: #fdeaea;

@@ -1,16 +1,13 @@
-"""The rows of a version, read by need: numbers at once, images when they are shown.
-
-A version is a repository on the Hub, its folder, or the output folder of a generation, whose
-finished shards are read while others are being made.
+"""The rows of a version, read by need: those of a page from their row groups, and the numbers of
+all rows when something is filtered or sorted.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,172 +19,164 @@ from PIL import Image
 
 from sgdmix_hub.data.splits import decode_image
 from sgdmix_hub.errors import Unusable, UnusableImage, UserError, first_line, shown
-from sgdmix_hub.files import DamagedFile, read_sealed
-from sgdmix_hub.generation.plan_file import begun_run, has_begun
-from sgdmix_hub.generation.repository import is_as_stated
-from sgdmix_hub.hub.manifests import read_manifest
-from sgdmix_hub.output_folder import OutputFolder
-from sgdmix_hub.publishing.fetching import fetch_version
-from sgdmix_hub.publishing.layout import RepoLayout, shard_features
-from sgdmix_hub.publishing.read import shards_in
-from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.parsing import parse_settings
-from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.publishing.layout import shard_features
+
+from .places import Place
+from .version_files import VersionFile
 
 KEY = ("source_index", "variant")  # what names a row in every version
 IMAGES = ("image", "mask", "mixed")  # columns; a stranger's version may have more
 MOST_NUMBERS = 40  # columns; an evaluated version has 18
 NEEDED = {"label": "int", "source_index": "int", "target_index": "int", "variant": "int"}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the files of a version are, and how it was made.
-
-    `planned`: rows that a run makes, if it is not finished. `pins`, `settings`: those of the
-    generation; `config`: its file, unless the run is not finished.
-    """
-
-    name: str
-    shards: list[Path]
-    pins: dict[str, str]
-    planned: int | None = None
-    config: Path | None = None
-    begun: dict[str, Any] | None = None
-
-    def settings(self) -> AugmentSettings:
-        """The settings of the generation, with their preset applied. Raises `UserError`."""
-        if self.config is None:
-            values = dict(self.begun or {})
-            return apply_preset(AugmentSettings(**values, output_dir="outputs"))
-        words = ["--config", str(self.config), "--output_dir=outputs"]
-        return apply_preset(parse_settings(AugmentSettings, words))
-
-
-def place_of(name: str, config_name: str) -> Place:
-    """Finds a version. Raises `UserError`."""
-    output = OutputFolder(name)
-    if os.path.isdir(name) and not output.repo.is_dir() and has_begun(output.state):
-        return _unfinished(name, output)
-    asked = str(output.repo) if output.repo.is_dir() else name
-    pin, folder = fetch_version(asked, config_name)
-    layout = RepoLayout(config_name)
-    if not (folder / layout.manifest).is_file():
-        raise UserError(f"{pin.name} holds no augmented dataset: {layout.manifest} is missing")
-    manifest, names = read_manifest(folder / layout.manifest), shards_in(folder, config_name)
-    strange = [name for name in names if name not in manifest["files"]]
-    lacking = [
-        name
-        for name, facts in manifest["files"].items()
-        if name.endswith(".parquet") and not is_as_stated(folder / name, facts, by_bytes=False)
-    ]
-    if strange or lacking:
-        listed = ", ".join([*lacking, *strange][:3])
-        raise UserError(f"{pin.name}: {listed} missing or not the published files")
-    shown_as = name if not os.path.isdir(name) else Path(name).resolve().name
-    return Place(
-        shown_as,
-        [folder / name for name in names],
-        manifest["pins"],
-        config=folder / layout.config,
-    )
-
-
-def _unfinished(name: str, output: OutputFolder) -> Place:
-    """The finished shards of a run that goes on, or that was stopped."""
-    begun = begun_run(output.state)["settings"]
-    plan = output.state / "plan.parquet"
-    planned = pq.ParquetFile(plan).metadata.num_rows if plan.exists() else None
-    shards = []
-    for record in sorted(output.shards.glob("shard-*.json")):
-        try:
-            read_sealed(record)
-        except (DamagedFile, FileNotFoundError):
-            continue  # the run makes it again
-        shards.append(record.with_suffix(".parquet"))
-    pins = {name: value for name, value in begun.items() if "@" in str(value)}
-    return Place(Path(name).resolve().name, shards, pins, planned=planned or 0, begun=begun)
+LARGEST_GROUP = 2**30  # bytes; ours hold 100 rows
+GROUPS_KEPT = 8  # row groups from the Hub in memory: a page has as many rows
+AT_ONCE = 8  # files that are read from the Hub at the same time
+DAMAGED = "its file is not the one that was published"
 
 
 class VersionRows:
     """The n rows of a version, by their positions 0 ... n - 1.
 
-    `columns`: the numbers of every row, (n,) each. Images and prompts are read when they are asked
-    for, one row group at a time.
+    Images, prompts and numbers of a row are read when they are asked for, one row group at a time.
+    `names`: the columns of numbers. `columns`: those of all rows, (n,) each.
     """
 
     def __init__(self, place: Place):
-        """Reads the numbers. Raises `UserError` if these are no shards of sgdmix_hub."""
+        """Reads the first footer. Raises `UserError` if these are no shards of sgdmix_hub."""
         self.place = place
-        groups, tables = [], []
         # a run without a finished shard has the columns that it will have
-        features = _features(place.shards[0]) if place.shards else shard_features([], ())
-        names = _number_columns(features)
-        for path in place.shards:
-            tables.append(_numbers(path, names))
-            metadata = _opened(path).metadata
-            groups += [
-                (path, group, metadata.row_group(group).num_rows)
-                for group in range(metadata.num_row_groups)
-            ]
-        self.features, self.class_names = features, features["label"].names
-        self._groups = [(path, group) for path, group, _ in groups]
-        self._ends = np.cumsum([rows for *_, rows in groups])
-        table = _joined(place, tables) or features.arrow_schema.empty_table().select(names)
-        self._check(table)
-        self.columns = {name: table.column(name).to_numpy() for name in names}
+        self.features = _features(place.files[0]) if place.files else shard_features([], ())
+        self.class_names: list[str] = self.features["label"].names
+        self.names = _number_columns(self.features)
+        self._groups: list[tuple[VersionFile, int]] = []
+        self._ends: list[int] = []
+        self._unopened = list(place.files)
+        self._columns: dict[str, np.ndarray] | None = None
         self._position: dict[tuple[int, int], int] | None = None
+        self._group = lru_cache(GROUPS_KEPT)(self._read_group)
+        if not place.is_read_by_need:
+            self._open_until(None)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        if self._unopened and self.place.rows is not None:
+            return self.place.rows
+        return self._ends[-1] if self._ends else 0
 
     @property
     def numbers(self) -> list[str]:
         """The columns to filter and sort by: numbers that are no class."""
-        kinds = self.features
-        return [name for name in self.columns if not isinstance(kinds[name], ClassLabel)]
+        return [name for name in self.names if not isinstance(self.features[name], ClassLabel)]
 
     @property
     def images(self) -> list[str]:
         """The columns of images that are shown."""
         return [name for name in IMAGES if isinstance(self.features.get(name), ImageFeature)]
 
-    def key(self, position: int) -> tuple[int, int]:
-        """source_index and variant of a row."""
-        source, variant = (int(self.columns[name][position]) for name in KEY)
-        return source, variant
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The numbers of all rows, read when they are first needed. Raises `UserError`."""
+        self.read_all_numbers()
+        assert self._columns is not None
+        return self._columns
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether the numbers of all rows are in memory."""
+        return self._columns is not None
+
+    def read_numbers(self) -> Iterator[int]:
+        """Reads the numbers of all rows, if that was not done; yields how many files were read.
+        Raises `UserError`.
+        """
+        if self._columns is not None:
+            return
+        tables = []
+        with ThreadPoolExecutor(AT_ONCE if self.place.is_read_by_need else 1) as pool:
+            for table in pool.map(lambda file: _numbers(file, self.names), self.place.files):
+                tables.append(table)
+                yield len(tables)
+        self._open_until(None)
+        table = _joined(self.place, tables) or self.features.arrow_schema.empty_table().select(
+            self.names
+        )
+        self._check(table)
+        if len(table) != len(self):
+            raise UserError(f"{self.place.name}: its files hold other rows than they state")
+        self._columns = {name: table.column(name).to_numpy() for name in self.names}
+
+    def read_all_numbers(self) -> None:
+        """Reads the numbers of all rows, if that was not done. Raises `UserError`."""
+        for _ in self.read_numbers():
+            pass
+
+    def may_have(self, key: tuple[int, int]) -> bool:
+        """Whether the version has a row, or cannot tell without reading more."""
+        return not self.has_numbers or self.position_of(key) is not None
 
     def position_of(self, key: tuple[int, int]) -> int | None:
-        """The row of a source_index and variant, if the version has it."""
+        """The row of a source_index and variant, if the version has it. Needs all numbers."""
         if self._position is None:
             pairs = zip(*(self.columns[name].tolist() for name in KEY), strict=True)
             self._position = {pair: position for position, pair in enumerate(pairs)}
         return self._position.get(key)
 
     def read(self, positions: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """Images and prompts of rows: position -> column -> RGB image, `Unusable` or text."""
-        wanted: dict[int, list[int]] = {}
-        for position in positions:
-            group = int(np.searchsorted(self._ends, position, side="right"))
-            wanted.setdefault(group, []).append(position)
+        """Rows by their positions: column -> RGB image, `Unusable`, text or number. Raises
+        `UserError`.
+        """
         found = {}
-        names = [f"{name}.bytes" for name in self.images]
-        names += [name for name in ("prompt",) if name in self.features]
-        for number, members in wanted.items():
-            path, group = self._groups[number]
-            table = _opened(path).read_row_group(group, columns=names)
-            first = int(self._ends[number]) - len(table)
-            for position in members:
-                (row,) = table.slice(position - first, 1).to_pylist()
-                found[position] = {
-                    name: _decoded(cell) if name in self.images else cell
-                    for name, cell in row.items()
-                }
+        for position in positions:
+            number = self._holding(position)
+            table, file = self._group(number), self._groups[number][0]
+            (row,) = table.slice(position - (self._ends[number] - len(table)), 1).to_pylist()
+            found[position] = {
+                name: self._cell(name, cell, file.is_damaged) for name, cell in row.items()
+            }
         return found
+
+    def _cell(self, name: str, cell: Any, is_damaged: bool) -> Any:
+        if name not in self.images:
+            return cell
+        return Unusable(DAMAGED) if is_damaged else _decoded(cell)
+
+    def _holding(self, position: int) -> int:
+        """The number of the row group that holds a row. Raises `UserError`."""
+        self._open_until(position)
+        return int(np.searchsorted(self._ends, position, side="right"))
+
+    def _open_until(self, position: int | None) -> None:
+        """Opens files, in their order, until one holds a row; all if None. Raises `UserError`."""
+        while self._unopened and (position is None or position >= self._end):
+            file = self._unopened.pop(0)
+            metadata = file.opened().metadata
+            for group in range(metadata.num_row_groups):
+                self._groups.append((file, group))
+                self._ends.append(self._end + metadata.row_group(group).num_rows)
+
+    @property
+    def _end(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _read_group(self, number: int) -> pa.Table:
+        """Numbers, images and prompts of a row group. Raises `UserError`."""
+        file, group = self._groups[number]
+        texts = [name for name in ("prompt",) if name in self.features]
+        names = [*self.names, *self.images, *texts]
+        asked = [f"{name}.bytes" if name in self.images else name for name in names]
+
+        def read(opened: pq.ParquetFile) -> pa.Table:
+            size = opened.metadata.row_group(group).total_byte_size
+            if size > LARGEST_GROUP:
+                raise UserError(f"{file.name}: a row group of {size / 1e9:.1f} GB is not read")
+            return opened.read_row_group(group, columns=asked).select(names)
+
+        table = file.read(read)
+        self._check(table)
+        return table
 
     def _check(self, table: pa.Table) -> None:
         """Raises `UserError` for numbers that no generation writes."""
-        if not len(self):
+        if not len(table):
             return
         for name in NEEDED:
             if table.column(name).null_count:
@@ -198,29 +187,22 @@ class VersionRows:
             raise UserError(f"{self.place.name}: column label holds values that are not classes")
 
 
-def _opened(path: Path) -> pq.ParquetFile:
-    """Raises `UserError`."""
-    try:
-        return pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path.name} cannot be read: {first_line(error)}") from None
-
-
-def _features(path: Path) -> Features:
+def _features(file: VersionFile) -> Features:
     """The columns of a shard. Raises `UserError`."""
+    schema = file.opened().schema_arrow
     try:
-        features = Features.from_arrow_schema(_opened(path).schema_arrow)
+        features = Features.from_arrow_schema(schema)
     except (ValueError, TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path.name}: its columns cannot be read: {first_line(error)}") from None
+        raise UserError(f"{file.name}: its columns cannot be read: {first_line(error)}") from None
     if not isinstance(features.get("label"), ClassLabel) or not isinstance(
         features.get("image"), ImageFeature
     ):
-        raise UserError(f"{path.name} has no columns image and label as sgdmix_hub publishes them")
+        raise UserError(f"{file.name} has no columns image and label as sgdmix_hub publishes them")
     for name, kind in NEEDED.items():
         if not isinstance(features.get(name), (Value, ClassLabel)) or not features[
             name
         ].dtype.startswith(kind):
-            raise UserError(f"{path.name} has no column {name} as sgdmix_hub publishes it")
+            raise UserError(f"{file.name} has no column {name} as sgdmix_hub publishes it")
     return features
 
 
@@ -234,13 +216,9 @@ def _number_columns(features: Features) -> list[str]:
     return list(dict.fromkeys([*NEEDED, *names]))
 
 
-def _numbers(path: Path, names: list[str]) -> pa.Table:
+def _numbers(file: VersionFile, names: list[str]) -> pa.Table:
     """Columns of a shard. Raises `UserError` unless each of them is there, and once."""
-    try:
-        table = pq.read_table(path, columns=names, memory_map=True)
-        return table.select(names)
-    except (pa.ArrowException, KeyError, OSError) as error:
-        raise UserError(f"{path.name} cannot be read: {first_line(error)}") from None
+    return file.read(lambda opened: opened.read(columns=names).select(names))
 
 
 def _joined(place: Place, tables: list[pa.Table]) -> pa.Table | None:

@@ -369,6 +369,7 @@ def test_what_was_looked_at_before_a_stop_is_not_looked_at_again(
     assert facts_of(output) == facts and digests(output / "repo") == digests(evaluated[1] / "repo")
 
 
+@pytest.mark.slow
 def test_a_source_that_was_a_local_folder_has_to_be_named(evaluation_settings, tmp_path):
     settings = {
         name: value for name, value in evaluation_settings.items() if name != "dataset_name"

@@ -124,6 +124,7 @@ def test_boxes_shrink_with_their_images(tmp_path):
 # ---- mistakes ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong, words",
     [
@@ -143,6 +144,7 @@ def test_a_mistake_ends_in_one_line(birds, tmp_path, wrong, words):
     assert not (tmp_path / "preview" / "preview.png").exists()
 
 
+@pytest.mark.slow
 def test_classifier_of_other_classes_is_refused(source_rows, classifier, tmp_path):
     data = write_dataset(
         tmp_path / "data", [row["image"]["bytes"] for row in source_rows[:4]], [0, 0, 1, 1]
@@ -151,6 +153,7 @@ def test_classifier_of_other_classes_is_refused(source_rows, classifier, tmp_pat
     one_line(run_script(arguments(chosen), tmp_path, PREVIEW), "classifier's 4 classes")
 
 
+@pytest.mark.slow
 def test_no_usable_image_is_an_error(tmp_path):
     data = write_dataset(tmp_path / "data", [b"none", b""], [0, 1])
     one_line(

@@ -329,6 +329,7 @@ def test_adapter_of_another_base_is_refused(settings, tiny_base, tmp_path):
     assert not (tmp_path / "run" / "repo").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [

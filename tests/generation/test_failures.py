@@ -298,6 +298,7 @@ def ends(statement: str, mixing: dict, output: Path, folder: Path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
@@ -344,6 +345,7 @@ WRITES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", WRITES)
 def test_full_disk_is_told_from_what_libraries_say(statement, mixing, small_disk, tmp_path):
     output = small_disk / "run"
@@ -356,6 +358,7 @@ def test_full_disk_is_told_from_what_libraries_say(statement, mixing, small_disk
     assert error_of(output)["exit_code"] == 2  # there was room left for it
 
 
+@pytest.mark.slow
 def test_limit_on_the_size_of_files_is_one_line(mixing, tmp_path):
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16)); "
     one_line(

@@ -296,6 +296,7 @@ def adapter_for(base, adapter, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_one_step_is_refused(inpainting, tmp_path):
     chosen = inpainting | {"num_inference_steps": 1, "strength": 1, "output_dir": tmp_path / "run"}
     one_line(

@@ -119,6 +119,7 @@ def test_new_backgrounds_for_everybody_are_the_same_from_two_processes(
     assert sum(name.startswith("backgrounds-") for name in stores[0]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
@@ -228,6 +229,7 @@ def test_class_with_one_image_and_more_candidates_than_images(mixing, source_row
     assert len(set(alone)) == 2
 
 
+@pytest.mark.slow
 def test_no_candidate_anywhere_is_one_line_and_no_dataset(mixing, source_rows, tmp_path):
     data = write_dataset(
         tmp_path / "data", [row["image"]["bytes"] for row in source_rows[:3]], [0, 0, 0]

@@ -3,6 +3,7 @@
 One base of random weights a family; a family without one in `tiny_bases.BUILD` fails.
 """
 
+import json
 import re
 
 import numpy as np
@@ -213,6 +214,37 @@ def test_an_image_of_a_size_that_the_base_does_not_take_is_refused(family, base)
     loaded.check_size(2 * multiple)
 
 
+@pytest.mark.slow
+def test_one_step_draws_or_is_refused_in_a_line(family, base, images, foregrounds):
+    """A schedule that ends above no noise has no first level to count it from."""
+    one = {"num_inference_steps": 1, "strength": [1.0], "batch_size": BATCH}
+    if family.name == "qwen-image":
+        with pytest.raises(UserError, match="num_inference_steps 1 gives no noise levels on this"):
+            refiner(base, **one)
+    else:
+        made = refined(refiner(base, **one), images, foregrounds, strength=1.0)
+        assert difference(made, images)[1] > 0.5
+
+
+@pytest.mark.slow
+def test_a_base_whose_weights_are_in_shards_is_the_same_base(
+    family, base, images, foregrounds, tmp_path
+):
+    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
+    folder = tmp_path / "base"
+    loaded.pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size="20KB")
+    part = folder / family.denoiser
+    assert len(list(part.glob("*.safetensors"))) > 1
+    made = [refined(refiner(one), images, foregrounds) for one in (base, folder)]
+    assert np.array_equal(*made)
+    (index,) = part.glob("*.index.json")
+    listed = json.loads(index.read_text())
+    listed["weight_map"].pop(min(listed["weight_map"]))
+    index.write_text(json.dumps(listed))
+    with pytest.raises(UserError, match=f"not whole: {family.denoiser} needs|cannot load the base"):
+        refiner(folder)
+
+
 # ---- what single families have besides ----
 
 
@@ -244,7 +276,7 @@ def test_distilled_bases_are_not_guided(name, pipeline, saved, images, foregroun
         for scale in (4.0, 1.0)
     ]
     assert difference(made[0], expected)[0] <= 1 and np.array_equal(*made)
-    with pytest.raises(UserError, match="negative_prompt is not read"):
+    with pytest.raises(UserError, match="negative_prompt has no effect"):
         refiner(base, negative_prompt="blurred")
 
 

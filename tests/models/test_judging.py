@@ -157,6 +157,7 @@ def test_a_folder_that_is_no_classifier_is_refused(tiny_base, class_names):
         Judge(resolve(str(tiny_base)), class_names, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_a_judge_that_cannot_judge_is_refused_before_anything_is_trained(
     settings_at, classifier, tmp_path
 ):

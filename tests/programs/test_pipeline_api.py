@@ -182,7 +182,7 @@ def test_outputs_are_images_arrays_and_tensors_of_one_content(pairs):
         ({"image": "bird.png"}, "images of PIL"),
         ({"labels": None}, "give labels"),
         ({"labels": [0]}, "labels has 1 entries"),
-        ({"labels": [0, 1, 4]}, "label 4 is none of 4 classes"),
+        ({"labels": [0, 1, 4]}, "label 4 is not one of the 4 classes"),
         ({"labels": [0, 1, -1]}, "label -1"),
         ({"prompt": ["one"]}, "prompt has 1 entries"),
         ({"seeds": [1]}, "seeds has 1 entries"),

@@ -99,6 +99,7 @@ def test_offline_mode_is_named(first_version):
         publish_version(first_version, settings, 0.01, WRITE_TOKEN)
 
 
+@pytest.mark.slow
 def test_the_program_is_strict(tmp_path):
     script = "scripts/publish_dataset.py"
     one_line(

@@ -8,6 +8,7 @@ import shutil
 import uuid
 
 import fsspec
+import pyarrow.parquet as pq
 import pytest
 from generations import flip, undecoded
 from loopback_hub import READ_TOKEN, run_python
@@ -101,7 +102,7 @@ def test_a_damaged_shard_is_found_when_it_is_read_and_not_before(repo):
     with pytest.raises(UserError, match="train-00001-of-00003.*not the published bytes"):
         for row in streamed.dataset:
             found.append(row)
-    assert len(found) == 4, "the rows of the first shard"
+    assert len(found) == pq.read_metadata(shards[0]).num_rows, "nothing of the second shard"
     shards[1].unlink()
     assert "train-00001" in refused(list, load_published(str(repo), streaming=True).dataset)
 

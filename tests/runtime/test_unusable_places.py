@@ -111,6 +111,7 @@ def test_places_that_cannot_be_written_are_refused_in_one_line(place, mixing, tm
     assert any(words in line for words in ("choose", "give", "move", "remove")), line
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_2_and_one_line(mixing, tmp_path):
     one_line(
         run_script(

@@ -53,7 +53,8 @@ def going(tmp_path):
     wait_for_records(run, output, 3)
     os.kill(run.pid, signal.SIGSTOP)
     yield output, run
-    run.kill()
+    if run.poll() is None:
+        run.kill()
 
 
 def test_rows_of_a_run_are_seen_while_it_makes_more(chromium, going, tmp_path):

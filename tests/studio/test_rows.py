@@ -13,6 +13,7 @@ from sgdmix_hub.evaluation.drop_list import read_drop_list  # noqa: E402
 from sgdmix_hub.studio.boxes import PAGE_ROWS  # noqa: E402
 from sgdmix_hub.studio.browse_page import AS_STORED, Asked, BrowsePage  # noqa: E402
 from sgdmix_hub.studio.marks import box_label  # noqa: E402
+from sgdmix_hub.studio.row_views import key_in  # noqa: E402
 
 ME, YOU = gr.Request(session_hash="me"), gr.Request(session_hash="you")
 EVIL = "<img src=x onerror=alert(6)>"
@@ -31,6 +32,15 @@ def page_of(folder, source=None, save_to=None):
 
 def inputs(page, sort_by=AS_STORED, ranges=None):
     return [ME, 1, [], sort_by, False, False, *(ranges or [""] * (2 * len(page.first.numbers)))]
+
+
+def shown(page, asked):
+    """What the page shows in the end."""
+    return list(page.show(*asked))[-1]
+
+
+def key_at(page, position):
+    return key_in(page.first.read([position])[position])
 
 
 def ticked(key, is_ticked=True):
@@ -52,15 +62,15 @@ def test_a_run_without_a_finished_shard_gets_its_rows_and_classes_later(going, e
     page = page_of(going, evil_source)
     page.build()
     asked = inputs(page, "saliency_distance")
-    assert "0 of 0 rows; page 1 of 1. The run makes 12 rows." in page.show(*asked)[1]
+    assert "0 of 0 rows; page 1 of 1. The run makes 12 rows." in shown(page, asked)[1]
     for path, text in records.items():
         path.write_text(text)
-    classes, _, line, *slots = page.reload(*asked)
+    classes, _, line, _, *slots = list(page.reload(*asked))[-1]
     assert "12 of 12 rows" in line
     assert len(shown_boxes(slots)) == PAGE_ROWS
     assert [label for _, label in classes["choices"]] == list(range(3))
     shutil.rmtree(going)
-    assert 'role="alert"' in page.reload(*asked)[2]
+    assert 'role="alert"' in list(page.reload(*asked))[-1][2]
 
 
 def test_numbers_of_a_stranger_are_shown_or_missed_and_never_end_the_page(going, evil_source):
@@ -78,7 +88,7 @@ def test_numbers_of_a_stranger_are_shown_or_missed_and_never_end_the_page(going,
         table = table.set_column(place, field, pa.array(column, field.type))
     pq.write_table(table, path)
     page = page_of(going, evil_source)
-    _, line, *slots = page.show(*inputs(page))
+    _, line, _, *slots = shown(page, inputs(page))
     assert "12 of 12 rows" in line
     assert len(shown_boxes(slots)) == PAGE_ROWS
     assert "the dataset has no such row" in slots[0]
@@ -89,7 +99,7 @@ def test_names_of_a_stranger_are_texts(going):
     add_column(going, EVIL)
     page = page_of(going)
     assert EVIL in page.first.numbers
-    _, _, row, *_ = page.show(*inputs(page, EVIL))
+    _, _, _, row, *_ = shown(page, inputs(page, EVIL))
     assert "<img src=x" not in row
     assert "&lt;img src=x" in row
 
@@ -98,17 +108,17 @@ def test_names_of_a_stranger_are_texts(going):
 def test_a_range_that_is_no_number_is_refused(first_version, text):
     page = page_of(first_version)
     ranges = [text, *[""] * (2 * len(page.first.numbers) - 1)]
-    assert f"{text} is not a number" in page.show(*inputs(page, ranges=ranges))[1]
+    assert f"{text} is not a number" in shown(page, inputs(page, ranges=ranges))[1]
 
 
 def test_marks_are_added_to_the_list_and_no_other_file_is_replaced(first_version, tmp_path):
     path = tmp_path / "drop.csv"
     page, other = page_of(first_version, save_to=path), page_of(first_version, save_to=path)
-    first, second, third = (page.first.key(row) for row in range(3))
+    first, second, third = (key_at(page, row) for row in range(3))
     page.mark(ME, *ticked(first))
     other.mark(YOU, *ticked(second))
     assert read_drop_list(path) == {first, second}
-    page.show(*inputs(page))
+    shown(page, inputs(page))
     path.write_text("my own notes\n")
     listed, line, *boxes = page.mark(ME, *ticked(third))
     assert "give a list of rows" in line
@@ -119,21 +129,21 @@ def test_marks_are_added_to_the_list_and_no_other_file_is_replaced(first_version
 
 def test_a_tick_is_of_the_row_that_its_box_named_whatever_is_shown_by_now(first_version, tmp_path):
     page = page_of(first_version, save_to=tmp_path / "drop.csv")
-    first, second = (page.first.key(row) for row in (0, 9))
-    page.show(*inputs(page))
+    first, second = (key_at(page, row) for row in (0, 9))
+    shown(page, inputs(page))
     turned = inputs(page)
     turned[1] = 2
-    assert [label for label, _ in shown_boxes(page.show(*turned))][:4] == [
-        box_label(page.first.key(row)) for row in range(8, 12)
+    assert [label for label, _ in shown_boxes(shown(page, turned))][:4] == [
+        box_label(key_at(page, row)) for row in range(8, 12)
     ]
     _, line, *boxes = page.mark(ME, *ticked(first))
     assert "bad: 1" in line
     assert shown_boxes(boxes) == []
     page.mark(ME, *ticked(second))
     assert read_drop_list(tmp_path / "drop.csv") == {first, second}
-    assert (box_label(first), True) in shown_boxes(page.show(*inputs(page)))
+    assert (box_label(first), True) in shown_boxes(shown(page, inputs(page)))
     page.mark(ME, *ticked(first, False))
-    assert shown_boxes(page.show(*inputs(page))) == []  # nothing changes
+    assert shown_boxes(shown(page, inputs(page))) == []  # nothing changes
     assert read_drop_list(tmp_path / "drop.csv") == {second}
 
 
@@ -146,11 +156,11 @@ def test_a_row_that_the_version_lacks_is_not_marked(first_version, tmp_path, key
 
 def test_without_a_file_everybody_has_a_list_of_their_own(first_version):
     page = page_of(first_version)
-    keys = [page.first.key(row) for row in range(3)]
+    keys = [key_at(page, row) for row in range(3)]
     for key in keys[:2]:
         page.mark(ME, *ticked(key))
     page.mark(YOU, *ticked(keys[2]))
     assert len(page.known_marks(ME).splitlines()) == 3
     assert len(page.known_marks(YOU).splitlines()) == 2
-    boxes = shown_boxes(page.show(*inputs(page)))
+    boxes = shown_boxes(shown(page, inputs(page)))
     assert [label for label, is_ticked in boxes if is_ticked] == [box_label(k) for k in keys[:2]]

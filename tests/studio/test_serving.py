@@ -1,6 +1,9 @@
 """What a page answers to: the person who opened it, and no website."""
 
+from pathlib import Path
+
 import pytest
+from forking import ROOT
 
 gr = pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio")
 
@@ -72,3 +75,44 @@ def test_only_the_hub_may_show_a_space_in_a_frame_and_nobody_another_page(answer
         bound = EVERYWHERE if in_space else LOCAL
         policy = answer(bound, "localhost", in_space=in_space).headers["content-security-policy"]
         assert f"frame-ancestors {framed_by}" in policy
+
+
+@pytest.fixture(scope="module")
+def client(page):
+    """Somebody on this machine, who sees an error of the server as its answer."""
+    app = App.create_app(page, app_kwargs=app_settings(LOCAL, False))
+    return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["/etc/passwd", "pyproject.toml", "sgdmix_hub/_version.py"])
+def test_no_way_of_gradio_leads_to_a_file(client, file):
+    """The ways that Gradio has, and spellings that have fooled servers."""
+    here = str(ROOT / file)
+    ways = [
+        *(f"/gradio_api/{way}={name}" for way in ("file", "proxy") for name in (file, here)),
+        *(f"/gradio_api/file/{name}" for name in (file, here)),
+        f"/gradio_api/file=file://{here}",
+        f"/gradio_api/file=%2e%2e/%2e%2e/{here}",
+        f"/gradio_api/file=..%2f..%2f..%2f..{here}",
+        f"/gradio_api/file=%252e%252e%252f{here}",
+        f"/static/../../../../../../..{here}",
+        f"/static/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e{here}",
+        f"/assets/..%2f..%2f..%2f..%2f..%2f..%2f..%2f..{here}",
+        f"/svelte/..%2f..%2f..%2f..%2f..%2f..%2f..{here}",
+        f"/custom_component/x/client/component/..%2f..{here}",
+        f"/gradio_api/stream/s/0/0/..%2f..{here}",
+        f"/gradio_api/deep_link?session_hash=../..{here}",
+        f"/?deep_link=../..{here}",
+    ]
+    held = Path(here).read_text()[:200]
+    for way in ways:
+        assert held not in client.get(way).text, way
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a.txt", "../../a.txt"])
+def test_no_file_is_taken(client, name):
+    sent = {"files": (name, b"x" * 10_000)}
+    refused = client.post("/gradio_api/upload", files=sent)
+    assert refused.status_code >= 400, refused.text

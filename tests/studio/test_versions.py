@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 
 from sgdmix_hub.errors import Unusable, UserError
 from sgdmix_hub.studio.originals import Originals
+from sgdmix_hub.studio.places import Place, place_of
 from sgdmix_hub.studio.selection import Selection, selected_positions
-from sgdmix_hub.studio.version_rows import Place, VersionRows, place_of
+from sgdmix_hub.studio.version_files import LocalFile
+from sgdmix_hub.studio.version_rows import DAMAGED, KEY, VersionRows
 
 NUMBERS = st.floats(0, 1, width=32) | st.just(float("nan"))
+
+
+def key(rows, position):
+    return tuple(int(rows.columns[name][position]) for name in KEY)
 
 
 def test_every_row_is_read_as_it_was_published(first_version):
@@ -24,11 +30,12 @@ def test_every_row_is_read_as_it_was_published(first_version):
     assert len(rows) == len(published) == 12
     found = rows.read(range(11, -1, -1))
     for position, row in enumerate(published):
-        assert rows.key(position) == (row["source_index"], row["variant"])
-        assert rows.position_of(rows.key(position)) == position
+        assert key(rows, position) == (row["source_index"], row["variant"])
+        assert rows.position_of(key(rows, position)) == position
         np.testing.assert_array_equal(np.asarray(found[position]["image"]), pixels_of(row))
         for name in rows.numbers:
             value = row[name]
+            assert found[position][name] == value
             assert value is None or rows.columns[name][position] == value
     assert rows.position_of((10**6, 0)) is None
     assert {"saliency_distance", "strength", "mask_confidence"} <= set(rows.numbers)
@@ -46,7 +53,7 @@ def test_a_run_on_its_way_shows_the_shards_that_are_finished(first_version, evil
     published = published_rows(first_version)
     assert (len(rows), place.planned) == (7, 12)
     wanted = [*published[:5], *published[10:]]
-    assert [rows.key(position)[0] for position in range(7)] == [r["source_index"] for r in wanted]
+    assert [key(rows, position)[0] for position in range(7)] == [r["source_index"] for r in wanted]
     originals = Originals(place, str(evil_source))
     assert originals.settings.saliency_method == "spectral-residual"
     (going / "state" / "shards" / "shard-00002.json").write_text("{}")
@@ -58,10 +65,9 @@ def test_a_run_on_its_way_shows_the_shards_that_are_finished(first_version, evil
 
 def test_a_mixture_that_was_not_published_is_made_again(first_version, evil_source):
     place = place_of(str(first_version), "default")
-    originals, rows = Originals(place, str(evil_source)), VersionRows(place)
-    for position, row in enumerate(published_rows(first_version)):
-        values = {name: column[position].item() for name, column in rows.columns.items()}
-        np.testing.assert_array_equal(originals.mixed(values), pixels_of(row))
+    originals = Originals(place, str(evil_source))
+    for row in published_rows(first_version):
+        np.testing.assert_array_equal(originals.mixed(row), pixels_of(row))
 
 
 def test_another_dataset_is_not_taken_for_the_source(first_version, birds):
@@ -75,7 +81,7 @@ def test_another_dataset_is_not_taken_for_the_source(first_version, birds):
 def shard(folder, table):
     path = folder / "train-00000-of-00001.parquet"
     pq.write_table(table, path)
-    return Place("org/strange", [path], {})
+    return Place("org/strange", [LocalFile(path)], {})
 
 
 def changed(first_version, **columns):
@@ -105,7 +111,9 @@ def test_a_path_in_an_image_cell_is_never_opened(first_version, tmp_path):
 )
 def test_numbers_that_no_generation_writes_are_refused(first_version, tmp_path, columns):
     with pytest.raises(UserError, match="org/strange"):
-        VersionRows(shard(tmp_path, changed(first_version, **columns)))
+        VersionRows(shard(tmp_path, changed(first_version, **columns))).read_all_numbers()
+    with pytest.raises(UserError, match="org/strange"):
+        VersionRows(shard(tmp_path, changed(first_version, **columns))).read([0])
 
 
 def test_what_is_no_version_is_refused_in_one_line(first_version, tmp_path):
@@ -114,7 +122,14 @@ def test_what_is_no_version_is_refused_in_one_line(first_version, tmp_path):
         place_of(str(tmp_path / "empty"), "default")
     (tmp_path / "train-0.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"train-0.parquet"):
-        VersionRows(Place("x", [tmp_path / "train-0.parquet"], {}))
+        VersionRows(Place("x", [LocalFile(tmp_path / "train-0.parquet")], {}))
+    changed_bytes = shutil.copytree(first_version, tmp_path / "changed")
+    path = min((changed_bytes / "repo" / "data").glob("*.parquet"))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"IEND", b"IENQ", 1))  # of the same size
+    rows = VersionRows(place_of(str(changed_bytes), "default"))
+    assert rows.read([0])[0]["image"] == Unusable(DAMAGED)
+    assert not isinstance(rows.read([11])[11]["image"], Unusable)
     torn = shutil.copytree(first_version, tmp_path / "torn")
     path = next((torn / "repo" / "data").glob("*.parquet"))
     path.write_bytes(path.read_bytes()[:-10])

@@ -8,6 +8,7 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+MOST_STOPS = 200  # of the Tab key
 MOST_OPTIONS = 30  # of a list that a test goes through
 # Of axe: what hinders people, not what could be done better.
 HINDERS = ("serious", "critical")
@@ -60,6 +61,21 @@ class Visit:
         """Requests to other places than the page's own."""
         own = (self.address, "data:", "blob:")
         return [url for url in self.requests if not url.startswith(own)]
+
+    def tab_to(self, label, backwards=False):
+        """Goes to a control by the Tab key alone; the label may go on after the given words."""
+        for _ in range(MOST_STOPS):
+            names = self.page.evaluate(
+                """() => {
+                    const one = document.activeElement
+                    const labels = [...(one.labels ?? [])].map(label => label.innerText)
+                    return [one.ariaLabel, ...labels, one.matches('button') ? one.innerText : '']
+                }"""
+            )
+            if any((name or "").strip().startswith(label) for name in names):
+                return
+            self.page.keyboard.press("Shift+Tab" if backwards else "Tab")
+        raise AssertionError(f"the Tab key does not lead to {label}")
 
     def choose(self, label, option):
         """Chooses an option of a drop-down list with the keyboard alone."""

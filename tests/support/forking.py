@@ -44,14 +44,8 @@ class Ended:
     stderr: str
 
 
-# Whether the running test may start programs. The server takes ten seconds to start, which the
-# tests of make quick do without.
-may_fork = True
-
-
 def start_server() -> None:
     """Starts the server, if it does not run yet."""
-    assert may_fork, "a test that starts programs is slow: mark it"
     with _beginning:
         path = os.environ.get("PYTHONPATH", "")
         # The server imports `preloaded`, which lies in this folder.

@@ -47,7 +47,7 @@ from sgdmix_hub import (
 )
 from sgdmix_hub.figures.plots import draw_curve
 from sgdmix_hub.models import refine
-from sgdmix_hub.publishing import dataset_card, model_card
+from sgdmix_hub.publishing import model_card
 from sgdmix_hub.publishing.card_text import compiled
 from sgdmix_hub.runtime.environment import versions
 
@@ -88,7 +88,7 @@ with tempfile.TemporaryDirectory() as folder:
     AutoModelForImageClassification.from_pretrained(folder)
     draw_curve([[0, 1], [1, 0]], Path(folder) / "curve.png")
 versions()
-for template in (dataset_card.TEMPLATE, *model_card.TEMPLATES.glob("*_card.md")):
+for template in model_card.TEMPLATES.glob("*_card.md"):
     compiled(template)
 # Forks share these objects' memory as long as their garbage collector leaves them alone.
 gc.collect()

@@ -59,6 +59,7 @@ def _half(rank, kind, store, results):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torch", "timm"])
 def test_two_processes_normalise_as_one(kind, tmp_path):
     processes = [fork(_half, rank, kind, tmp_path / "store", tmp_path) for rank in range(PROCESSES)]

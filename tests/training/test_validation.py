@@ -241,6 +241,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_told_before_the_training(name, chosen, tmp_path):
     given = vars(chosen) | {name: MISTAKES[name], "output_dir": str(tmp_path / "classifier")}

@@ -76,6 +76,7 @@ def test_tensorboard_is_told_losses_rates_and_images(birds, tiny_base, tmp_path)
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tracker", ["wandb", "trackio"])
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
     tracker, birds, tiny_base, tmp_path

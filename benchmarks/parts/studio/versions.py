@@ -15,6 +15,7 @@ from sgdmix_hub.publishing.layout import RepoLayout, file_facts, shard_features
 from sgdmix_hub.publishing.parquet import write_parquet
 
 CLASSES = 200
+PIN = f"org/birds@{'0' * 40}"  # of the sources, which are on no Hub
 THUMBNAIL = 64  # pixels of the images of many rows
 
 
@@ -39,13 +40,13 @@ def many_rows(repo: Path, rows: int, in_a_shard: int) -> None:
         first = number * in_a_shard
         table = pa.table(_columns(rng, first, in_a_shard), schema=schema)
         write_parquet(repo / layout.shard(number, shards), [table], schema)
+    (repo / layout.config).write_text(f"dataset_name: {PIN}\nstrength: 0.7\n")
     write_sealed(repo / layout.manifest, _manifest(rows) | {"files": file_facts(repo)})
 
 
 def _manifest(rows: int) -> dict:
-    pin = f"org/birds@{'0' * 40}"
     subset = {
-        "dataset": pin,
+        "dataset": PIN,
         "dataset_config_name": None,
         "dataset_split": "train",
         "examples_per_class": None,
@@ -56,7 +57,7 @@ def _manifest(rows: int) -> dict:
     }
     return {
         "fingerprint": "0" * 64,
-        "pins": {"dataset_name": pin},
+        "pins": {"dataset_name": PIN},
         "subset": subset,
         "rows": rows,
         "planned_rows": rows,

@@ -32,6 +32,7 @@ class Call:
     user: str | None
     status: int | None
     query: str = ""
+    sent: int = 0  # bytes of the answer's body
 
 
 @dataclass
@@ -127,16 +128,17 @@ class Handler(BaseHTTPRequestHandler):
         if fault.delay and hub.closed.wait(fault.delay):
             self.close_connection = True
             return
-        status = response = None
+        status, sent, response = None, 0, None
         try:
             if fault.has_effect:
                 body = self.read_body(fault)
                 request = Request(self.command, path, query, self.headers, body, account)
                 response = self.respond(request, fault)
                 status = response.status if fault.is_answered else None
+                sent = len(response.body) if self.command != "HEAD" else 0
         finally:
             with hub.lock:
-                hub.calls.append(Call(self.command, path, user, status, query))
+                hub.calls.append(Call(self.command, path, user, status, query, sent))
         if fault.is_answered:
             self.send(response, fault)
         else:

@@ -30,6 +30,7 @@ JOINT_ATTENTION = (
     "to_add_out",
 )
 
+OF_PEFT = re.compile(r"\.(lora_[AB](\.default)?\.weight|alpha)$")
 # what trainers put before a layer's flattened name, and after it: peft's own ends
 FLATTENED = re.compile(r"^(lora_unet|lora_transformer|lycoris)_")
 ENDS = {
@@ -243,6 +244,8 @@ class FlowFamily(Family):
     ) -> tuple[dict[str, torch.Tensor], list[str]]:
         stock: Any = pipeline
         given = unflattened(weights, getattr(pipeline, self.denoiser), self.denoiser)
+        if all(OF_PEFT.search(name) for name in given):
+            given = with_alphas(given)  # some stock loaders take alphas for another format
         found = stock.lora_state_dict(given, return_alphas=True)
         # some pipelines give the alphas beside the weights, the others leave them among them
         named, beside = found if isinstance(found, tuple) else (found, None)

@@ -14,12 +14,14 @@ from diffusers.utils import logging
 from safetensors import safe_open
 
 from sgdmix_hub.errors import UserError, first_line, shown
+from sgdmix_hub.files import read_json
 from sgdmix_hub.hub.pins import Pin, local_folder
 from sgdmix_hub.models.quantization import quantization_config
 
 from .family import Encoder, Family, Pipeline
 from .supported import absent_parts, check_supported
 
+LIST = ".index.json"  # of the shards of a file of weights
 Task = Literal["text_to_image", "image_to_image"]
 
 
@@ -155,16 +157,22 @@ def _check_whole(base: Pin, loaded: LoadedBase) -> None:
     their names differ between library versions.
     """
     weights = loaded.family.weights
-    folder = Path(local_folder(base, [f"{part}/{name}" for part, name in weights.items()]))
+    patterns = [f"{part}/{name}{end}" for part, name in weights.items() for end in ("", LIST)]
+    folder = Path(local_folder(base, patterns))
     for part, name in weights.items():
         network, file = getattr(loaded.pipeline, part, None), folder / part / name
-        if network is None or not file.is_file():
-            continue  # large weights are sharded, and the index of the shards lists them all
-        with safe_open(file, framework="pt") as stored_weights:
-            stored = len(stored_weights.keys())
+        if network is None:
+            continue
+        if file.is_file():
+            with safe_open(file, framework="pt") as stored_weights:
+                stored = len(stored_weights.keys())
+        elif (shards := file.with_name(name + LIST)).is_file():  # of large weights
+            stored = len(read_json(shards)["weight_map"])
+        else:
+            continue
         needed = sum(1 for _ in network.parameters())
         if stored < needed:
             raise UserError(
-                f"the base model {base.name} is not whole: {part} needs {needed} weights, "
+                f"the base model {base.name} is incomplete: {part} needs {needed} weights, "
                 f"its file holds {stored}; download it again"
             )

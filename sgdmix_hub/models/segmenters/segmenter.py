@@ -47,12 +47,12 @@ class Segmenter:
         self.takes_boxes = self.model.family in BOX_FAMILIES
         if detector is not None and not self.takes_boxes:
             raise UserError(
-                f"the {self.model.called} is not asked with boxes: leave --detector out, "
+                f"the {self.model.called} does not take boxes: leave --detector out, "
                 "or give a SAM 2 model as --segmenter"
             )
         if not words and (detector is not None or not self.takes_boxes):
             raise UserError(
-                f"the {self.model.called} has to be told what to look for: give --segmenter_prompt"
+                f"the {self.model.called} needs words to look for: give --segmenter_prompt"
             )
         self.detector_model = None if detector is None else load_detector(detector)
         self.detector = (

@@ -58,6 +58,10 @@ class KnownPrompts(nn.Module):
         return self.states.dtype
 
     @property
+    def device(self) -> torch.device:
+        return self.states.device
+
+    @property
     def base_model(self) -> KnownPrompts:
         return self
 

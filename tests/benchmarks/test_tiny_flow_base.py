@@ -1,0 +1,115 @@
+"""The tiny flow-matching base: what trains it computes what stock does, and a stopped training goes
+on to the same weights and a base that loads.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from parts.tiny_flow import training
+from parts.tiny_flow.batched import Batched
+from parts.tiny_flow.model import build_denoiser, build_tokenizer
+from tiny_flow_base import export
+from two_bases import table
+
+from sgdmix_hub.demo.tiny_training import cached_world
+from sgdmix_hub.demo.world import random_scene, vocabulary
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.bases.loading import load_base
+from sgdmix_hub.models.bases.z_image import ZImage
+
+FAMILY = ZImage()
+
+
+def captions(count):
+    random = np.random.default_rng(0)
+    return ["", *(random_scene(random)[2] for _ in range(count - 1))]
+
+
+def test_every_word_is_one_token_and_every_caption_fits():
+    tokenizer = build_tokenizer()
+    for word in vocabulary():
+        assert len(tokenizer.tokenize(f"a {word}")) == 2, word
+    ids = training.caption_ids(tokenizer, captions(300))
+    shown = (ids >= 0).sum(1)
+    assert ids.shape == (300, training.TEXT_TOKENS) and shown.max() <= training.TEXT_TOKENS
+    assert shown[0] == 2
+
+
+@pytest.mark.slow
+def test_the_batched_transformer_is_the_stock_one():
+    """Prediction and gradients, with prompts of different lengths."""
+    denoiser = build_denoiser(8, 0)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.05, generator=random)
+    ids = training.caption_ids(build_tokenizer(), captions(4))
+    latents = torch.randn(4, 8, 16, 16, generator=random)
+    timesteps = torch.tensor([1000.0, 600.0, 300.0, 2.0])
+    outcomes = []
+    for batched in (False, True):
+        network = Batched(denoiser.transformer, 16, 32) if batched else denoiser.transformer
+        told = FAMILY.encode_ids([denoiser.text_encoder], [ids], None)
+        predicted = FAMILY.predict(network, latents, timesteps, told)
+        denoiser.zero_grad()
+        predicted.square().mean().backward()
+        gradients = [p.grad for p in denoiser.parameters() if p.requires_grad]
+        outcomes.append((predicted.detach(), [one.clone() for one in gradients if one is not None]))
+    (first, first_gradients), (second, second_gradients) = outcomes
+    torch.testing.assert_close(second, first, rtol=1e-4, atol=1e-5)
+    for one, other in zip(first_gradients, second_gradients, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_stopped_training_ends_as_one_that_was_not_and_the_export_draws(tmp_path):
+    vae = training.load_vae()
+
+    def trained(folder, *stops):
+        images = cached_world(folder, 24, 0)
+        latents = training.cached_latents(images, vae, folder / "latents.safetensors")
+        for steps in stops:
+            training.train(images, latents, vae, folder, steps, 0, compiled=False)
+        return load_file(folder / "transformer.safetensors")
+
+    whole = trained(tmp_path / "whole", 2)
+    stage = {name: value for name, value in whole.items() if name.startswith("average.")}
+    again = trained(tmp_path / "again", 2, 2)
+    assert stage and all(torch.equal(again[name], value) for name, value in whole.items())
+    facts = export(tmp_path / "whole", tmp_path / "base", 0)
+    assert facts["steps"] == 2 and facts["megabytes"] < 20
+    loaded = load_base(resolve(str(tmp_path / "base")), torch.float32, "text_to_image")
+    loaded.pipeline.set_progress_bar_config(disable=True)
+    (image,) = loaded.pipeline(
+        "a photo of a bird", num_inference_steps=1, height=64, width=64, output_type="np"
+    ).images
+    assert image.shape == (64, 64, 3) and np.isfinite(image).all()
+
+
+def test_a_class_counts_as_learned_above_chance_alone():
+    def cell(low):
+        return {"accuracy": low + 0.05, "interval": [low, low + 0.1], "images": 100}
+
+    columns = ("noise", "0.5", "0.7", "0.9")
+    arms = {
+        arm: {"cells": {column: cell(low) for column in columns}}
+        for arm, low in (("base", 0.1), ("LoRA + tokens", 0.11))
+    }
+    figures = {
+        "samples": 1600,
+        "mixed": cell(0.8),
+        "judge": 0.9,
+        "torch": "2",
+        "bases": {"flow": {"arms": arms}},
+    }
+    rows = [line for line in table(json.loads(json.dumps(figures))).splitlines() if "flow" in line]
+    assert ["| no |" in row for row in rows] == [True, False]
