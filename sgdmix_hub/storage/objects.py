@@ -35,6 +35,7 @@ FINAL = (
 )
 # botocore's errors, by name: it is there only with the extra `s3`
 WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError")
+REFUSED = (401, 403)  # HTTP's unauthorized and forbidden
 SECRET = re.compile("KEY|SECRET|TOKEN|PASSWORD|CONNECTION_STRING")  # in names of variables
 SHORTEST_SECRET = 6  # characters; what is shorter is no secret, and may be part of any word
 UNSAFE = {"", ".", ".."}  # parts of names
@@ -163,8 +164,7 @@ class Objects:
             except FileNotFoundError:
                 raise
             except Exception as error:
-                lacks_credentials = type(error).__name__ in WITHOUT_CREDENTIALS
-                if isinstance(error, PermissionError) or lacks_credentials:
+                if _lacks_access(error):
                     raise UserError(
                         f"no access to {shown(self.url)} ({_reason(error)}): check the "
                         "credentials in the environment and this machine's clock, and run the same "
@@ -177,6 +177,12 @@ class Objects:
                     ) from error
                 time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _lacks_access(error: Exception) -> bool:
+    status = getattr(getattr(error, "response", None), "status_code", None)  # the Hub's errors
+    named = type(error).__name__ in WITHOUT_CREDENTIALS
+    return isinstance(error, PermissionError) or named or status in REFUSED
 
 
 def _reason(error: Exception) -> str:
