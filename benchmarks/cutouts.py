@@ -1,6 +1,6 @@
 """A domain of photographs with true masks: real cut-outs on real photographs, from Debian packages.
 
-    mkdir -p outputs/cutouts/debs && cd outputs/cutouts/debs
+    mkdir -p outputs/cutouts/debs outputs/cutouts/deb && cd outputs/cutouts/debs
     apt-get download tuxpaint-stamps-default lomiri-wallpapers-16.04 mate-backgrounds \\
         plasma-workspace-wallpapers stellarium-data
     for d in *.deb; do dpkg-deb -x $d ../deb/${d%%_*}; done; cd -

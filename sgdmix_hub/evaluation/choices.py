@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sgdmix_hub.data.images import aspect_box, square
+from sgdmix_hub.data.images import Frame, aspect_box, fitted, frame_of, square
 from sgdmix_hub.errors import UnusableRow
 from sgdmix_hub.generation.background_features import backgrounds_at_hand
 from sgdmix_hub.generation.bank import Bank, NoForeground, joined_labels
@@ -193,18 +193,20 @@ class Comparison:
         )
         self.mixtures = [*plain, *self._mixture_columns(paper, {"paper": paper}, advance), whole]
 
-    def true_mask(self, row: int, box: Box | None = None) -> np.ndarray:
-        """The true foreground, bool (size, size), of a source.
+    def true_mask(self, row: int, box: Box | None = None, frame: Frame | None = None) -> np.ndarray:
+        """The true foreground of a source, bool (size, size) or of a frame.
 
         `box`: the part of the image that is shown.
         """
         mask = self.split.true_masks[row]
         if box is not None:
             mask = mask.crop(box)
-        return self._square(mask, Image.Resampling.NEAREST) > 0
+        frame = frame or frame_of(self.settings.resolution)
+        nearest = Image.Resampling.NEAREST
+        return np.asarray(fitted(mask, frame, self.settings.resize, nearest)) > 0
 
-    def _square(self, image: Image.Image, resample=Image.Resampling.BICUBIC) -> np.ndarray:
-        return np.asarray(square(image, self.settings.resolution, self.settings.resize, resample))
+    def _square(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(square(image, self.settings.resolution, self.settings.resize))
 
     def _maps(
         self, method: str, networks: Mapping[str, Network], advance: Callable[[int], None]
@@ -327,16 +329,17 @@ class Comparison:
             return
         source = self._masked(preset, row.source_index)
         aspect = Mixer(preset).target_aspect(source)
-        target = self._masked(preset, row.target_index, aspect)
+        target = self._masked(preset, row.target_index, aspect, source.frame)
         for column in columns:
             mixture = Mixer(column.settings).mix(source, target)
             if row.source_index in self.shown:
                 column.mixtures[row.source_index] = mixture
             if self.true_masks is not None:
-                true_source = self.true_masks[[row.source_index]]
+                true_source = self.true_mask(row.source_index, frame=source.frame)[None]
                 true_target = np.zeros_like(true_source)  # unknown for a background dataset
                 if self.bank is None:
-                    true_target = self.true_mask(row.target_index, target.box)[None]
+                    true_target = self.true_mask(row.target_index, target.box, source.frame)
+                    true_target = true_target[None]
                 column.figures[row.source_index] = MixtureFigures(
                     float(leak(mixture.shown[None], true_target)[0]),
                     float(foreground_kept(mixture.kept[None], true_source)[0]),
@@ -344,20 +347,30 @@ class Comparison:
                 )
 
     def _masked(
-        self, preset: AugmentSettings, row: int, aspect: float | None = None
+        self,
+        preset: AugmentSettings,
+        row: int,
+        aspect: float | None = None,
+        frame: Frame | None = None,
     ) -> MaskedImage:
-        """An image with a preset's mask. It is masked again only if `aspect` crops it."""
+        """An image with a preset's mask, in a frame, by default its own.
+
+        It is masked again only if `aspect` crops it or its frame is not the square of its column.
+        """
         bank = self.banks[str(preset.saliency_method)]
         if bank is not None and bank.owns(row):
             row -= bank.first
             mask = bank.maps.mask(row)
-            return Mixer(preset).mask(bank.split.image(row), bank.maps[row], aspect, None, mask)
+            image = bank.split.image(row)
+            return Mixer(preset).mask(image, bank.maps[row], aspect, None, mask, frame)
         image = self.split.images[row]
-        if aspect is None or aspect_box(*image.size, aspect) == (0, 0, *image.size):
+        frame = frame or Mixer(preset).frame(image.size)
+        whole = aspect is None or aspect_box(*image.size, aspect) == (0, 0, *image.size)
+        if whole and frame == frame_of(preset.resolution):
             masks = next(column.masks for column in self.masks if preset.preset in column.presets)
             return MaskedImage(self.pixels[row], masks[row], image.size)
         maps = self._maps_for(preset)
-        return Mixer(preset).mask(image, maps[row], aspect, found_mask=maps.mask(row))
+        return Mixer(preset).mask(image, maps[row], aspect, None, maps.mask(row), frame)
 
 
 def _maps_of(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from sgdmix_hub.data.images import resize_mask
 from sgdmix_hub.errors import Unusable
@@ -99,7 +99,7 @@ def draw_contact_sheet(rows: list[SheetRow], titles: Sequence[str] = TITLES) -> 
 def draw_panels(
     groups: list[Group], rows: list[list[Panel]], size: int, font_size: int
 ) -> Image.Image:
-    """Rows of panels under groups of columns as one RGB picture; panels are size x size.
+    """Rows of panels under groups of columns as one RGB picture; panels fit size x size.
 
     A long caption extends over the following panels that have none, and is shortened to that room.
     """
@@ -169,7 +169,10 @@ def _draw_panel(
         text, font = fitted(pixels.reason, font_size, size)
         draw.text(middle, text, fill=CAPTION_COLOUR, font=font, anchor="mm")
     else:
-        sheet.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS), place)
+        picture = ImageOps.contain(Image.fromarray(pixels), (size, size), Image.Resampling.LANCZOS)
+        left, top = place
+        middle = left + (size - picture.width) // 2, top + (size - picture.height) // 2
+        sheet.paste(picture, middle)
 
 
 def stacked(parts: list[Image.Image | list[str]], font_size: int) -> Image.Image:

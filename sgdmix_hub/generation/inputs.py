@@ -133,7 +133,8 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         bank = load_bank(settings, pin("background_dataset_name", name, "dataset"))
     judge = None if settings.judge is None else pin("judge", settings.judge)
     pilot_classifier = None
-    if settings.pilot_classifier is not None:
+    if settings.strength_choice is not None:
+        assert settings.pilot_classifier is not None, "`validate` refuses a pilot without one"
         pilot_classifier = pin("pilot_classifier", settings.pilot_classifier)
     inputs = Inputs(
         split,

@@ -107,8 +107,8 @@ class Refiner:
         unread = self.family.embeds_guidance(self.pipeline)
         if settings.negative_prompt is not None and unread:
             raise UserError(
-                f"negative_prompt has no effect: this base of {self.family.title} takes the guidance "
-                "scale as an input and reads no negative prompt; leave it out"
+                f"negative_prompt has no effect: this base of {self.family.title} takes the "
+                "guidance scale as an input and reads no negative prompt; leave it out"
             )
 
     def _move(self, device: torch.device, dtype: torch.dtype) -> None:

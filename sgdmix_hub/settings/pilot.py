@@ -87,12 +87,7 @@ class PilotSettings(MethodSettings):
     def validate(self) -> None:
         super().validate()
         if self.strength_choice is None:
-            for name in (
-                "pilot_classifier",
-                "pilot_rows",
-                "min_pilot_fidelity",
-                "max_foreground_drift",
-            ):
+            for name in ("pilot_rows", "min_pilot_fidelity", "max_foreground_drift"):
                 if getattr(self, name) is not None:
                     raise UserError(f"{name} needs --strength auto")
             return

@@ -103,7 +103,11 @@ class PreviewSettings(DataSettings):
     resolution: int = setting(
         256, "width and height of the images, in pixels", at_least=8, at_most=4096, multiple_of=8
     )
-    resize: Literal["stretch", "center-crop"] = setting("stretch", "how images are made square")
+    resize: Literal["stretch", "aspect-buckets", "center-crop"] = setting(
+        "stretch",
+        "how images are resized: to squares, or with aspect-buckets, mixtures to the source's "
+        "aspect ratio; masks are measured on squares",
+    )
 
     def validate(self) -> None:
         super().validate()

@@ -13,7 +13,10 @@ from previews import generation, preview
 
 from sgdmix_hub import preview as program
 from sgdmix_hub.data.images import square
+from sgdmix_hub.data.splits import decode_image
 from sgdmix_hub.evaluation import drawn_split
+from sgdmix_hub.evaluation.choices import Comparison
+from sgdmix_hub.evaluation.drawn_split import draw_split
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.method.saliency.sources import load_cam
@@ -237,3 +240,35 @@ def test_large_split_is_drawn_from_and_blank_images_have_empty_masks(tmp_path, m
     assert sorted(row % 3 for row in facts["shown"]) == [0, 1, 2]
     assert {of_recipe["empty"] for of_recipe in facts["masks"]} == {1.0}
     assert {of_rule["effective_targets"] for of_rule in facts["targets"]} == {None}
+
+
+def test_aspect_buckets_show_the_generations_mixtures(source_rows, tmp_path):
+    """Tall and wide birds: each mixture is the generation's, pixel for pixel, in its own shape."""
+    images = [decode_image(row["image"]) for row in source_rows[::2]]
+    boxes = [(0, 0, 64, 40), (12, 0, 52, 64)]
+    cut = [png(image.crop(boxes[place % 2])) for place, image in enumerate(images)]
+    dataset = write_dataset(tmp_path / "birds", cut, [place // 2 % 2 for place in range(len(cut))])
+    choices = {"resize": "aspect-buckets", "num_candidates": 5}
+    settings, inputs, maps, plan = generation(
+        dataset, tmp_path / "generation", preset="recommended", **choices
+    )
+    shown = PreviewSettings(
+        dataset_name=str(dataset),
+        output_dir=str(tmp_path / "preview"),
+        resolution=32,
+        num_images=6,
+        **choices,
+    )
+    split, _ = draw_split(shown, inputs.split, lambda rows: None)
+    comparison = Comparison(shown, split)
+    comparison.make({}, lambda rows: None)
+    column = next(one for one in comparison.mixtures if one.name == "recommended")
+    maker = RowMaker(settings, inputs, maps)
+    rows = [row for row in plan if row.source_index in column.mixtures]
+    shapes = set()
+    for row in rows:
+        made = column.mixtures[row.source_index]
+        assert np.array_equal(made.mixed, maker.mixture(row).mixed)
+        shapes.add(made.mixed.shape[:2])
+    assert len(shapes) == 2
+    assert all(height != width for height, width in shapes)

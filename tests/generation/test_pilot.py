@@ -337,7 +337,6 @@ def test_auto_chooses_from_0_and_whole_steps(values, strengths):
     [
         ({"strength": "auto", "pilot_classifier": None}, "needs --pilot_classifier"),
         ({"strength": [0.5], "strength_choice": "auto"}, "needs several strengths"),
-        ({"strength": [0.0, 0.5]}, "pilot_classifier needs --strength auto"),
         ({"pilot_classifier": None, "pilot_rows": 4}, "pilot_rows needs --strength auto"),
     ],
 )

@@ -25,7 +25,8 @@ from sgdmix_hub.settings.presets import apply_preset
 
 ROOT = Path(__file__).parents[2]
 PINS = {name: f"org/{name}@{'0' * 40}" for name in PINNED_INPUTS}
-NEWER_INPUTS = ("background_dataset_name", "few_step_lora", "judge")  # than the golden fingerprints
+# than the golden fingerprints
+NEWER_INPUTS = ("background_dataset_name", "few_step_lora", "judge", "pilot_classifier")
 
 
 def test_every_setting_is_in_one_group_and_the_documentation_has_the_table():
