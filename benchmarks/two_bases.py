@@ -163,7 +163,8 @@ def table(figures: dict) -> str:
         f"a cell, {DRAWING['num_inference_steps']} steps of the sampler of a training's own "
         f"images, guidance {DRAWING['guidance_scale']:g}; one seed; 95 % Wilson intervals over "
         f"images; chance {1 / SPECIES:g}. The judge is right on {figures['judge']:.3f} of real "
-        f"test images, and sees the source's species in {shown(figures['mixed'])} of the mixed images before "
+        f"test images, and sees the source's species in {shown(figures['mixed'])} of the mixed "
+        "images before "
         f"refinement. torch {figures['torch']}, CPU.",
         "",
         "| Base | Adapter | classes learned | from noise | "
