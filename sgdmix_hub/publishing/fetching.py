@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import cached_assets_path, snapshot_download, try_to_load_from_cache
@@ -15,15 +16,16 @@ from huggingface_hub.errors import HFValidationError
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.hub.client import fetch
-from sgdmix_hub.hub.manifests import read_manifest
+from sgdmix_hub.hub.manifests import list_paths, read_manifest
 from sgdmix_hub.hub.pins import CONTENT, OutOfReach, Pin, name_and_revision, resolve
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.settings.generation import check_config_name
 from sgdmix_hub.storage.objects import Objects
 from sgdmix_hub.storage.places import check_url, is_url
+from sgdmix_hub.storage.stores import Store
 
 from .card_merge import newest_versions
-from .layout import CARD, RepoLayout, damaged_files
+from .layout import CARD, SHARDS, RepoLayout, damaged_files, manifests_in
 from .version_files import StoreFiles
 
 logger = logging.getLogger(__name__)
@@ -175,6 +177,20 @@ def bring_version(url: str, config_name: str) -> tuple[Pin, Path]:
         shutil.copytree(Path(place, name), kept, dirs_exist_ok=True)
     files.bring(damaged_files(kept, manifest), kept)
     return replace(pin, path=str(kept)), kept
+
+
+def bring_metadata(folder: Path, store: Store) -> Path:
+    """Brings all but the shards of a finished generation from a store; returns its repo folder."""
+    for repo in (OutputFolder(folder).repo, folder):
+        if store.bring(repo / CARD):
+            names = set(store.sizes(repo))  # a late listing: the manifest names what it lacks
+            store.bring_all(repo / name for name in names if not fnmatch(name, SHARDS))
+            for manifest in manifests_in(repo):
+                store.bring_all(list_paths(manifest))
+                listed = set(read_manifest(manifest)["files"]) - names
+                store.bring_all(repo / name for name in listed if not fnmatch(name, SHARDS))
+            return repo
+    return folder
 
 
 def stated_pin(name: str, manifest: dict, others: dict[str, str], path: str | None = None) -> Pin:

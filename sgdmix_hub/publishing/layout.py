@@ -15,6 +15,7 @@ from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE, STRENGTHS
 from sgdmix_hub.settings.saliency import is_expected
 
 CARD = "README.md"
+SHARDS = "*/train-*-of-*.parquet"  # glob pattern of those of any configuration
 PLAN, MANIFEST = PUBLISHED_BESIDE
 MORE_IMAGES = ("mask", "mixed")  # columns of images that settings add to `image`
 # every column that settings add

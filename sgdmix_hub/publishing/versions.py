@@ -42,16 +42,16 @@ from sgdmix_hub.hub.push import (
     upload,
 )
 from sgdmix_hub.hub.staging import end_staging, make_branch, needs_staging, stage
-from sgdmix_hub.output_folder import OutputFolder, repo_in
+from sgdmix_hub.output_folder import repo_in
 from sgdmix_hub.settings.generation import check_config_name
 from sgdmix_hub.settings.hub import HubSettings
 from sgdmix_hub.storage.stores import HERE, Store, StoredFile
 
 from .card_merge import merge_cards, same_on_card
-from .layout import CARD, EVALUATION, RepoLayout, check_share_skipped, manifests_in
+from .fetching import bring_metadata
+from .layout import CARD, EVALUATION, SHARDS, RepoLayout, check_share_skipped, manifests_in
 
 DATASET = "dataset"
-SHARDS = "*/train-*-of-*.parquet"  # of any configuration
 
 
 @dataclass(frozen=True)
@@ -206,19 +206,6 @@ def read_version(
     digests = _checked_digests(repo, here, manifest | {"files": local})
     digests |= {name: {file.sha256} for name, file in remote.items()}
     return LocalVersion(layout, manifest, here | remote, digests, _read_card(repo))
-
-
-def bring_metadata(folder: Path, store: Store) -> Path:
-    """Brings all but the shards of a finished generation from a store; returns its repo folder."""
-    for repo in (OutputFolder(folder).repo, folder):
-        if store.bring(repo / CARD):
-            names = set(store.sizes(repo))  # a late listing: the manifest names what it lacks
-            store.bring_all(repo / name for name in names if not fnmatch(name, SHARDS))
-            for manifest in manifests_in(repo):
-                listed = set(read_manifest(manifest)["files"]) - names
-                store.bring_all(repo / name for name in listed if not fnmatch(name, SHARDS))
-            return repo
-    return folder
 
 
 def _only_manifest(repo: Path, folder: Path) -> Path:
