@@ -5,7 +5,7 @@
 Text encoder and transformer are trained from scratch on the latents of the packaged base's
 autoencoder, with the time steps, noise, target and weights of the family that the package itself
 uses. The same command continues from the last checkpoint in `work_dir`; with as many steps as are
-done already it only exports. `benchmarks/adapter.py --bases` trains adapters on the result.
+done already it only exports. `benchmarks/two_bases.py` trains adapters on the result.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -52,10 +53,13 @@ def write_space(folder: Path, names: Sequence[str], config_name: str) -> None:
 
 
 def serve_space(names: Sequence[str], config_name: str) -> None:
-    """What the Space runs. Raises `UserError`."""
+    """What the Space runs; ends with one line in its log if a version cannot be shown."""
     from .browse_page import Asked, BrowsePage
     from .serving import serve
 
-    page = BrowsePage(Asked(names, config_name, None), None, PICTURE_SIZE).build()
     port = int(os.environ.get(PORT_NAME, PORT))
-    serve(page, EVERYWHERE, port, open_browser=False, in_space=True)
+    try:
+        page = BrowsePage(Asked(names, config_name, None), None, PICTURE_SIZE).build()
+        serve(page, EVERYWHERE, port, open_browser=False, in_space=True)
+    except UserError as error:
+        sys.exit(f"sgdmix_hub: {error}")

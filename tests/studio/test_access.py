@@ -48,12 +48,11 @@ def checked(visit):
     visit.page.set_viewport_size({"width": 1280, "height": 900})
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_choosing_by_keyboard_alone(chromium, birds, tmp_path, width):
+def test_choosing_by_keyboard_alone(chromium, birds, spectral, tmp_path):
     saved = tmp_path / "generate.yaml"
-    page = page_of(dataset_name=birds, picture_size=64, save_to=saved)
+    page = page_of(dataset_name=birds, start=spectral, picture_size=64, save_to=saved)
     with serving(page) as address:
-        visit = Visit(chromium, address, width)
+        visit = Visit(chromium, address)
         visit.page.locator("figcaption", has_text="mask").first.wait_for()
         visit.tab_to("feather")
         visit.page.keyboard.type("0.03")

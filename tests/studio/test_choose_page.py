@@ -78,13 +78,7 @@ def test_choosing_ends_in_a_file_that_augment_takes(chromium, hostile, tmp_path)
         visit.page.get_by_text("excluded by the settings").first.wait_for()
         visit.page.get_by_role("button", name="Write generate.yaml").click()
         visit.page.get_by_text("Written:").wait_for()
-        assert visit.hindrances() == []
         assert (visit.elsewhere(), visit.dialogs, visit.errors) == ([], [], [])
-        visit.page.set_viewport_size({"width": 375, "height": 800})
-        visit.page.wait_for_timeout(300)
-        wide = visit.page.evaluate("document.documentElement.scrollWidth")
-        assert wide <= 375
-        assert visit.hindrances() == []
     words = ["--config", str(saved), f"--output_dir={tmp_path / 'out'}"]
     chosen = parse_settings(AugmentSettings, words)
     assert (chosen.saliency_method, chosen.mixing_method) == ("spectral-residual", "union")
@@ -95,9 +89,9 @@ def test_choosing_ends_in_a_file_that_augment_takes(chromium, hostile, tmp_path)
     assert [row] == [one["source_index"] for one in skipped if "excluded" in one["reason"]]
 
 
-def test_ticks_made_while_rows_are_redrawn_stay_and_are_saved(chromium, birds, tmp_path):
+def test_ticks_made_while_rows_are_redrawn_stay_and_are_saved(chromium, birds, spectral, tmp_path):
     saved, wanted = tmp_path / "generate.yaml", {}
-    page = page_of(dataset_name=birds, picture_size=64, save_to=saved)
+    page = page_of(dataset_name=birds, start=spectral, picture_size=256, save_to=saved)
     with serving(page) as address:
         visit = Visit(chromium, address)
         visit.page.locator("figcaption", has_text="mask").first.wait_for()

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def started(folder, hub):
         assert "studio: http" in line, line + (folder / "log").read_text()
         yield f"http://127.0.0.1:{port}/"
         process.terminate()
-        assert process.wait(60) == 75  # as every program that is stopped
+        assert process.wait(60) == -signal.SIGTERM
         assert "Traceback" not in (folder / "log").read_text()
 
 

@@ -1,0 +1,11 @@
+"""Fixtures of the studio's tests."""
+
+import pytest
+
+
+@pytest.fixture
+def spectral(tmp_path):
+    """Settings to begin with whose maps take milliseconds."""
+    path = tmp_path / "start.yaml"
+    path.write_text("saliency_method: spectral-residual\nresolution: 32\nstrength: 0\n")
+    return path
