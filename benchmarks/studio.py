@@ -140,6 +140,8 @@ def measure_hub(folder: Path) -> dict:
         ) as visitor:
             assert visitor.stdin is not None and visitor.stdout is not None
             for line in visitor.stdout:
+                if not line.startswith("{"):
+                    continue  # what the studio says
                 figures |= json.loads(line)
                 (name,) = json.loads(line)
                 answers = [call.sent for call in hub.calls if call.method == "GET"]

@@ -64,33 +64,36 @@ time.sleep(60)
 """
 
 
-def launch(config: str, program: str, folder: Path, run=run_forked):
+def launch(config: str, program: str, folder: Path) -> subprocess.CompletedProcess:
     """Runs the program under `accelerate launch --config_file`; it is told the folder to write
     into.
     """
     script = folder / "program.py"
     script.write_text(program)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", CONFIGS / config]
-    return run([*launcher, script, folder], environment)
-
-
-def run_anew(words: list, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    """Runs `python words...`, nothing of it forked."""
     return subprocess.run(
-        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=180
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            CONFIGS / config,
+            script,
+            folder,
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "world_size", "backend", "run"),
-    [("cpu1.yaml", 1, None, run_forked), ("cpu2.yaml", 2, "gloo", run_anew)],
+    ("config", "world_size", "backend"), [("cpu1.yaml", 1, None), ("cpu2.yaml", 2, "gloo")]
 )
-def test_cpu_configs_start_their_processes_without_a_warning(
-    config, world_size, backend, run, tmp_path
-):
-    done = launch(config, REPORT, tmp_path, run)
+def test_cpu_configs_start_their_processes_without_a_warning(config, world_size, backend, tmp_path):
+    done = launch(config, REPORT, tmp_path)
     assert done.returncode == 0, done.stderr
     facts = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     assert sorted(fact["rank"] for fact in facts) == list(range(world_size))

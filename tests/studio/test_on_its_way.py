@@ -98,6 +98,8 @@ def test_rows_of_a_run_are_seen_while_it_makes_more(chromium, going, tmp_path):
 def test_images_are_refined_on_demand_while_a_bar_grows(
     chromium, birds, tiny_base, spectral, tmp_path
 ):
+    text = spectral.read_text().replace("strength: 0", "strength: 0.5")
+    spectral.write_text(f"{text}num_inference_steps: 4\n")
     page = page_of(
         dataset_name=birds,
         pretrained_model_name_or_path=tiny_base,
