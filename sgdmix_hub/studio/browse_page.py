@@ -180,7 +180,7 @@ class BrowsePage:
 
     def first_page(self, request: gr.Request, *filters: Any) -> Any:
         """The page's number after something was filtered or sorted: 1 if that changed anything."""
-        visitor = self.visitors.of(request)
+        visitor, filters = self.visitors.of(request), _given(filters)
         if visitor.filters == filters:
             return gr.skip()
         visitor.filters = filters
@@ -199,7 +199,7 @@ class BrowsePage:
         """Fills a page: yields values of all outputs, and what it waits for before."""
         visitor = self.visitors.of(request)
         if visitor.filters is None:
-            visitor.filters = (classes, sort_by, descending, only_marked, *ranges)
+            visitor.filters = _given((classes, sort_by, descending, only_marked, *ranges))
         try:
             selection = Selection(
                 labels=classes or [],
@@ -331,6 +331,11 @@ class BrowsePage:
             by_need = any(version.place.is_read_by_need for version in self.versions)
             hints.append(READ_BY_NEED if by_need else READ_WHOLE)
         return intro(names, hints)
+
+
+def _given(filters: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The filters, alike for a field that was never opened and one that is empty."""
+    return tuple(value or None for value in filters)
 
 
 def short(pin: str) -> str:

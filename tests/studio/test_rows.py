@@ -164,3 +164,15 @@ def test_without_a_file_everybody_has_a_list_of_their_own(first_version):
     assert len(page.known_marks(YOU).splitlines()) == 2
     boxes = shown_boxes(shown(page, inputs(page)))
     assert [label for label, is_ticked in boxes if is_ticked] == [box_label(k) for k in keys[:2]]
+
+
+def test_a_field_that_is_left_empty_does_not_turn_back_to_the_first_page(first_version):
+    page = page_of(first_version)
+    asked = inputs(page)
+    asked[-1] = None  # as a browser sends a field that was not on the screen yet
+    shown(page, asked)
+    filters = inputs(page)[2:]
+    assert isinstance(page.first_page(ME, *filters), dict)  # nothing changes
+    filters[1] = "saliency_distance"
+    assert page.first_page(ME, *filters) == 1
+    assert isinstance(page.first_page(ME, *filters), dict)
