@@ -122,7 +122,8 @@ def test_images_are_refined_on_demand_while_a_bar_grows(
         first = visit.pictures("refined")
         assert 0 < len(first) == len(set(first))
         assert visit.page.get_by_text("prompt: a photo of a").count() == len(first)
-        visit.page.get_by_label("strength", exact=True).fill("0.75")
+        visit.page.get_by_role("button", name="Refinement").click()
+        visit.page.locator("#setting-strength").get_by_role("textbox").fill("0.75")
         visit.until(lambda: visit.pictures("refined") == [])  # they were of another S
         visit.until(lambda: "left out" in visit.status())
         refine.click()
