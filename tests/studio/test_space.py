@@ -82,8 +82,10 @@ def started(folder, hub):
     ):
         said = (line for line in process.stdout if "studio: http" in line)  # Gradio speaks too
         assert next(said, None), (folder / "log").read_text()
-        yield f"http://127.0.0.1:{port}/"
-        process.terminate()
+        try:
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            process.terminate()
         assert process.wait(60) == -signal.SIGTERM
         assert "Traceback" not in (folder / "log").read_text()
 
