@@ -142,12 +142,12 @@ def measure_hub(folder: Path) -> dict:
             for line in visitor.stdout:
                 if not line.startswith("{"):
                     continue  # what the studio says
-                figures |= json.loads(line)
-                (name,) = json.loads(line)
-                answers = [call.sent for call in hub.calls if call.method == "GET"]
-                figures |= {f"{name}_mb": sum(answers) / 1e6, f"{name}_requests": len(hub.calls)}
-                hub.calls.clear()
-                print(file=visitor.stdin, flush=True)
+                for name, seconds in json.loads(line).items():
+                    sent = sum(call.sent for call in hub.calls if call.method == "GET")
+                    figures |= {name: seconds, f"{name}_mb": sent / 1e6}
+                    figures[f"{name}_requests"] = len(hub.calls)
+                    hub.calls.clear()
+                    print(file=visitor.stdin, flush=True)
     return figures
 
 
@@ -231,17 +231,16 @@ def main() -> None:
         sys.exit("studio: there is no chromium")
     if args.alone:
         with tempfile.TemporaryDirectory() as folder:
-            figures = alone[args.alone](Path(folder))
-        if figures:
-            print(json.dumps(figures))
+            print(json.dumps(alone[args.alone](Path(folder))))
         return
     figures = json.loads(args.results.read_text()) if args.results.exists() else {}
     for part in args.parts:
         command = [sys.executable, __file__, "--alone", part]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        if done.stdout.strip():
-            figures[part] = json.loads(done.stdout.splitlines()[-1])
-            print(part, figures[part], flush=True)
+        values = json.loads(done.stdout.splitlines()[-1])
+        print(part, values, flush=True)
+        if values:
+            figures[part] = values
             write_json(args.results, figures)
 
 

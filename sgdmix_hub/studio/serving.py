@@ -45,7 +45,7 @@ STYLE = """
 .sgdmix-fact { font-size: .8rem; line-height: 1.4; }
 .sgdmix-links a { text-decoration: underline; margin-right: 16px; }
 @media (min-width: 760px) { .sgdmix-links a:not(:focus) { position: absolute; left: -9999px; } }
-#page-number { max-width: 14rem; }
+#page-number input { max-width: 14rem; }
 .sgdmix-warning { font-size: .9rem; margin: 4px 0; padding: 2px 8px; color: #7a2e00;
   background: #fff1e6; border-left: 4px solid #b45309; overflow-wrap: anywhere; }
 .sgdmix-error { margin: 4px 0; padding: 6px 8px; color: #8f1616; background: #fdeaea;
