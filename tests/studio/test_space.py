@@ -113,7 +113,7 @@ def test_the_pushed_app_shows_the_published_rows(publisher, repo_id, first_versi
         for place in (0, 1, 2):
             visit.page.get_by_label("Mark source").nth(place).check()
         visit.page.get_by_text("Rows marked as bad: 3").wait_for()
-        listed = visit.page.get_by_label("Rows marked as bad").input_value()
+        listed = visit.page.locator("#marked-rows textarea").input_value()
         assert len(listed.split()) == 4
         other = Visit(chromium, address)
         other.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
