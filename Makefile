@@ -45,8 +45,9 @@ coverage: venv  ## what make test runs, with coverage, launched programs include
 	@$(PYTEST) $(TESTS) -m "not soak and not gpu" --numprocesses $(TEST_PROCESSES) --dist loadfile \
 	    --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
-soak: venv  ## the long runs under kills and faults
-	@$(PYTEST) -m soak
+SOAK_RESULTS ?= build/soak.json
+soak: venv  ## the long runs under kills and faults (SOAK_RESULTS: the figures of those in stores)
+	@SOAK_RESULTS="$(abspath $(SOAK_RESULTS))" $(PYTEST) -m soak
 
 evidence: venv  ## methods against tasks, and the paper's ablations: many hours, continued by the same command
 	@env $(THREADS) $(PY) benchmarks/evidence.py

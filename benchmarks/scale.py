@@ -77,6 +77,7 @@ def simulated(sources: int, work_dir: Path) -> list[dict]:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     words = ["-m", "parts.scale.simulated"]
+    measured("prepare", [*words, "prepare", sources, place], counts, work_dir)
     found = [
         measured(stage, [*words, stage, sources, place], counts, work_dir)
         for stage in ("plan", "shards", "finish")

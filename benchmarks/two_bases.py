@@ -160,11 +160,11 @@ def table(figures: dict) -> str:
     lines = [
         f"{SPECIES} species of procedural birds, {TRAIN} training images each; adapters of "
         f"{figures['samples']} samples at the demo's settings; {figures['mixed']['images']} images "
-        f"a cell, {DRAWING['num_inference_steps']} steps of the sampler of a training's own "
-        f"images, guidance {DRAWING['guidance_scale']:g}; one seed; 95 % Wilson intervals over "
-        f"images; chance {1 / SPECIES:g}. The judge is right on {figures['judge']:.3f} of real "
-        f"test images, and sees the source's species in {shown(figures['mixed'])} of the mixed "
-        "images before "
+        f"a cell, {DRAWING['num_inference_steps']} steps, the sampler of a training's own images, "
+        f"guidance {DRAWING['guidance_scale']:g}; one seed; 95 % Wilson intervals over images; "
+        f"chance {1 / SPECIES:g}. The judge is right on {figures['judge']:.3f} of real test "
+        f"images, and sees the source's species in {shown(figures['mixed'])} of the mixed images "
+        "before "
         f"refinement. torch {figures['torch']}, CPU.",
         "",
         "| Base | Adapter | classes learned | from noise | "

@@ -14,7 +14,8 @@ import hashlib
 import re
 import tarfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -274,22 +275,16 @@ def _is_hidden(name: str) -> bool:
     return name.rpartition("/")[2].startswith((".", "__"))
 
 
-class _reading:
+@contextmanager
+def _reading(place: str) -> Generator[None, None, None]:
     """Turns whatever a place raises into `UserError`: a lost connection is not a row's fault."""
-
-    def __init__(self, place: str):
-        self.place = place
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (OSError, ValueError, tarfile.TarError, pa.ArrowException)):
-            reason = one_line(first_line(error))
-            raise UserError(
-                f"{shown(self.place)} cannot be streamed ({reason}): run the same command again, "
-                "it continues where it stopped, or leave --streaming out"
-            ) from error
+    try:
+        yield
+    except (OSError, ValueError, tarfile.TarError, pa.ArrowException) as error:
+        raise UserError(
+            f"{shown(place)} cannot be streamed ({one_line(first_line(error))}): run the same "
+            "command again, it continues where it stopped, or leave --streaming out"
+        ) from error
 
 
 READERS: dict[str, Callable[[Pin, DatasetBuilder, list[str], Features], Reader]] = {

@@ -211,9 +211,12 @@ def read_version(
 def bring_metadata(folder: Path, store: Store) -> Path:
     """Brings all but the shards of a finished generation from a store; returns its repo folder."""
     for repo in (OutputFolder(folder).repo, folder):
-        names = store.sizes(repo)
-        if CARD in names or (repo / CARD).is_file():
+        if store.bring(repo / CARD):
+            names = set(store.sizes(repo))  # a late listing: the manifest names what it lacks
             store.bring_all(repo / name for name in names if not fnmatch(name, SHARDS))
+            for manifest in manifests_in(repo):
+                listed = set(read_manifest(manifest)["files"]) - names
+                store.bring_all(repo / name for name in listed if not fnmatch(name, SHARDS))
             return repo
     return folder
 

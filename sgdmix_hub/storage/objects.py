@@ -35,8 +35,10 @@ FINAL = (
 )
 # botocore's errors, by name: it is there only with the extra `s3`
 WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError")
+REFUSED = (401, 403)  # HTTP's unauthorized and forbidden
 SECRET = re.compile("KEY|SECRET|TOKEN|PASSWORD|CONNECTION_STRING")  # in names of variables
 SHORTEST_SECRET = 6  # characters; what is shorter is no secret, and may be part of any word
+UNSAFE = {"", ".", ".."}  # parts of names
 USER_IN_URL = re.compile(r"//[^/@\s]*@")
 Value = TypeVar("Value")
 
@@ -90,7 +92,10 @@ class Objects:
         return True
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of every object in a folder and below, by its name relative to the folder."""
+        """Bytes of every object in a folder and below, by its name relative to the folder.
+
+        Names that lead out of a folder of this machine are left out: a stranger may have made them.
+        """
         place = self._place(folder)
 
         def call() -> dict[str, Any]:
@@ -101,10 +106,11 @@ class Objects:
             found = self._patiently(call)
         except FileNotFoundError:
             return {}
-        return {
-            name.lstrip("/").removeprefix(place.lstrip("/")).lstrip("/"): facts["size"]
-            for name, facts in found.items()
+        start = place.strip("/") + "/"
+        sizes = {
+            name.lstrip("/").removeprefix(start): facts["size"] for name, facts in found.items()
         }
+        return {name: size for name, size in sizes.items() if UNSAFE.isdisjoint(name.split("/"))}
 
     def size(self, name: str) -> int | None:
         """Bytes of an object; None if there is none."""
@@ -158,8 +164,7 @@ class Objects:
             except FileNotFoundError:
                 raise
             except Exception as error:
-                lacks_credentials = type(error).__name__ in WITHOUT_CREDENTIALS
-                if isinstance(error, PermissionError) or lacks_credentials:
+                if _lacks_access(error):
                     raise UserError(
                         f"no access to {shown(self.url)} ({_reason(error)}): check the "
                         "credentials in the environment and this machine's clock, and run the same "
@@ -172,6 +177,12 @@ class Objects:
                     ) from error
                 time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _lacks_access(error: Exception) -> bool:
+    status = getattr(getattr(error, "response", None), "status_code", None)  # the Hub's errors
+    named = type(error).__name__ in WITHOUT_CREDENTIALS
+    return isinstance(error, PermissionError) or named or status in REFUSED
 
 
 def _reason(error: Exception) -> str:

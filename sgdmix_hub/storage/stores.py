@@ -160,6 +160,7 @@ class ObjectStore:
         return self.objects.sha256(self._name(path))
 
     def _name(self, path: Path) -> str:
+        assert ".." not in path.parts, "names of a store are checked when they are read"
         return "" if path == self.folder else path.relative_to(self.folder).as_posix()
 
 

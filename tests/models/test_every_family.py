@@ -219,7 +219,7 @@ def test_one_step_draws_or_is_refused_in_a_line(family, base, images, foreground
     """A schedule that ends above no noise has no first level to count it from."""
     one = {"num_inference_steps": 1, "strength": [1.0], "batch_size": BATCH}
     if family.name == "qwen-image":
-        with pytest.raises(UserError, match="num_inference_steps 1 gives no noise levels on this"):
+        with pytest.raises(UserError, match="num_inference_steps 1 gives no noise levels"):
             refiner(base, **one)
     else:
         made = refined(refiner(base, **one), images, foregrounds, strength=1.0)
@@ -241,7 +241,7 @@ def test_a_base_whose_weights_are_in_shards_is_the_same_base(
     listed = json.loads(index.read_text())
     listed["weight_map"].pop(min(listed["weight_map"]))
     index.write_text(json.dumps(listed))
-    with pytest.raises(UserError, match=f"not whole: {family.denoiser} needs|cannot load the base"):
+    with pytest.raises(UserError, match=f"incomplete: {family.denoiser} needs"):
         refiner(folder)
 
 

@@ -1,5 +1,8 @@
 """Every example runs as its docstring says."""
 
+import subprocess
+import sys
+
 import pytest
 from forking import run_forked
 from generations import arguments
@@ -67,6 +70,16 @@ def test_mix_on_the_fly(few_birds, tmp_path):
 def test_train_on_published(few_birds, published, tmp_path):
     said = run_example("train_on_published.py", few_birds, published / "repo", cwd=tmp_path)
     assert said.count("loss") == 2
+
+
+@pytest.mark.soak
+def test_ray_data(few_birds, tmp_path):
+    """Started anew: Ray's workers look at how their driver was started."""
+    pytest.importorskip("ray", reason="needs Ray")
+    command = [sys.executable, str(ROOT / "examples" / "ray_data.py"), str(few_birds), "both"]
+    environment = launch_environment({"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"})
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "16 synthetic images of 8 real ones" in done.stdout, done
 
 
 def test_every_example_has_a_test():

@@ -5,14 +5,18 @@ import hashlib
 import json
 import platform
 import tempfile
+import threading
 import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import numpy as np
 import pytest
 import unreliable
 from datasets import Features
-from generations import digests, tiny_run
+from forking import run_forked
+from generations import SCRIPT, arguments, digests, one_line, tiny_run
+from launching import launch_environment
 from stored_runs import place, stored, work
 
 from sgdmix_hub import augment
@@ -270,3 +274,55 @@ def test_a_shard_of_another_content_is_found_by_its_hash(settings, reference, ur
     work(settings, url, "shards")
     work(settings, url, "finish")
     assert stored(url) == reference
+
+
+def test_names_that_lead_out_of_a_folder_are_not_listed(url, tmp_path):
+    """An object of a store may be called ../../.bashrc, and listings name what is fetched."""
+    files, root = fsspec.core.url_to_fs(url)
+    for name in ("repo/README.md", "repo/a/b"):
+        files.pipe_file(f"{root}/{name}", b"words")
+    for name in ("repo/../../../evil", "repo//evil", "repo/./evil"):
+        files.store[f"{root}/{name}"] = files.store[f"{root}/repo/README.md"]
+    assert len(files.find(f"{root}/repo")) == 5
+    store = objects.Objects(url, tmp_path)
+    assert set(store.sizes("repo")) == {"README.md", "a/b"}
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A Hub that knows nobody, and quotes the token in what it says."""
+
+    def do_GET(self):
+        self.send_response(int(self.server.status))
+        for name, value in {
+            "X-Error-Message": f"unknown: {self.headers['authorization']}",
+            "Content-Length": "0",
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    do_POST = do_HEAD = do_GET
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_bucket_of_the_hub_without_access_is_one_line(status, settings):
+    """As far as the client goes: it asks for the bucket before anything else."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    server.status = status
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = launch_environment(
+        {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_TOKEN": SECRET,
+            "HF_HUB_OFFLINE": "0",
+        }
+    )
+    words = arguments(settings | {"output_dir": "hf://buckets/somebody/cub/run"})
+    done = run_forked([SCRIPT, *words], environment)
+    server.shutdown()
+    server.server_close()
+    one_line(done, "no access to hf://buckets/somebody/cub/run", "credentials")
+    assert SECRET not in done.stdout + done.stderr

@@ -28,6 +28,21 @@ KILLED = -9
 NOT_FINISHED = "are not finished"  # what finish says of a listing that lacked records
 
 
+TABLE_HEAD = """# Workers under kills
+
+`make soak SOAK_RESULTS=benchmarks/results/soak.json`: 8 images, 400 shards of one row, all stages.
+Every run ended with the bytes of one undisturbed command and with the objects of an undisturbed
+run. Half of the kills come at a random moment, half from the store at a write. Sent back: `finish`
+after listings that lacked records.
+
+| Store | Workers | Seed | Kills | In the middle of a write | Starts | Sent back | Minutes |
+|---|---|---|---|---|---|---|---|"""
+TABLE_ROW = (
+    "| {store} | {world_size} | {seed} | {kills} | {in_writes} | {starts} | {sent_back} | "
+    "{minutes} |"
+)
+
+
 @dataclass
 class Figures:
     """What one soak did. `in_writes`: kills in the middle of a write to the store."""
@@ -43,13 +58,17 @@ class Figures:
     kills_by_stage: dict[str, int] | None = None
 
     def add_to(self, path: Path) -> None:
-        """Writes the figures into a JSON list, in the place of those of the same soak."""
+        """Writes the figures into a JSON list, in the place of those of the same soak, and all of
+        them into a table beside it.
+        """
         rows = read_json(path)["soaks"] if path.exists() else []
         same = (self.store, self.world_size)
         rows = [row for row in rows if (row["store"], row["world_size"]) != same]
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = sorted([*rows, asdict(self)], key=lambda row: (row["store"], row["world_size"]))
         write_json(path, {"soaks": rows})
+        lines = [TABLE_HEAD, *(TABLE_ROW.format(**row) for row in rows)]
+        path.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
 @dataclass

@@ -69,15 +69,18 @@ def settings_of(output: OutputFolder) -> AugmentSettings:
     )
 
 
-def split_at(folder: Path, sources: int) -> Split:
-    """A split of that many rows, memory-mapped; its images are one image."""
-    if not folder.exists():
-        labels = pa.array(np.arange(sources) % CLASSES)
-        cells = pa.array([{"bytes": png(), "path": None}]).take(pa.array(np.zeros(sources, int)))
-        names = [f"class {number}" for number in range(CLASSES)]
-        features = Features(image=ImageFeature(), label=ClassLabel(names=names))
-        table = pa.table({"image": cells, "label": labels}).cast(features.arrow_schema)
-        Dataset(table).save_to_disk(str(folder))
+def prepare(folder: Path, sources: int) -> None:
+    """Writes the rows of a split, whose images are one image. Not part of what is measured."""
+    labels = pa.array(np.arange(sources) % CLASSES)
+    cells = pa.array([{"bytes": png(), "path": None}]).take(pa.array(np.zeros(sources, int)))
+    names = [f"class {number}" for number in range(CLASSES)]
+    features = Features(image=ImageFeature(), label=ClassLabel(names=names))
+    table = pa.table({"image": cells, "label": labels}).cast(features.arrow_schema)
+    Dataset(table).save_to_disk(str(folder))
+
+
+def prepared_split(folder: Path) -> Split:
+    """The split, memory-mapped."""
     pin = Pin("simulated", CONTENT + "0" * 64, str(folder))
     rows = load_from_disk(str(folder))
     assert isinstance(rows, Dataset)
@@ -140,7 +143,10 @@ STAGES = {"plan": plan, "shards": shards, "finish": finish}
 
 def main() -> None:
     stage, sources, place = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    split = split_at(Path(place) / "split", sources)
+    if stage == "prepare":
+        prepare(Path(place) / "split", sources)
+        return
+    split = prepared_split(Path(place) / "split")
     url = f"counted://{place}/run"
     store, output = store_of(url), OutputFolder(local_folder(url))
     start_scratch(output.path)
