@@ -60,6 +60,11 @@ def _update(label: str, is_ticked: bool) -> list[Any]:
     return [gr.update(value=is_ticked, label=label, visible=True), label]
 
 
+def skips(more: int = 0) -> list[Any]:
+    """Values that change no slot, and none of `more` parts before them."""
+    return [gr.skip() for _ in range(more + (1 + PARTS) * PAGE_ROWS)]
+
+
 def in_slots(texts: Sequence[str], sent: Sequence[Any]) -> list[Any]:
     """The rows' HTML and what `updates` returned, slot by slot."""
     padded = [*texts, *[""] * (PAGE_ROWS - len(texts))]

@@ -15,7 +15,7 @@ import numpy as np
 
 from sgdmix_hub.errors import UserError, shown
 
-from .boxes import PAGE_ROWS, PARTS, Visitor, Visitors, in_slots, make_box
+from .boxes import PAGE_ROWS, Visitor, Visitors, in_slots, make_box, skips
 from .controls import number_or_text
 from .late import Late
 from .marks import Marks, box_label, key_of
@@ -212,6 +212,8 @@ class BrowsePage:
             with self._lock:
                 values = self._shown(number, selection, visitor)
             yield values
+            # Gradio sends the last values twice: the second time, a tick may have come between.
+            yield skips(3)
         except Exception as error:  # of a library too: said on the page, which goes on
             yield self._only_status(error_html(said(error)))
 
@@ -226,7 +228,7 @@ class BrowsePage:
                 yield self._only_status(status_html(text, done, of))
 
     def _only_status(self, line: str) -> list[Any]:
-        return [gr.skip(), line, gr.skip(), *(gr.skip() for _ in range((1 + PARTS) * PAGE_ROWS))]
+        return [gr.skip(), line, gr.skip(), *skips()]
 
     def _shown(self, number: int | None, selection: Selection, visitor: Visitor) -> list[Any]:
         first = self.first

@@ -22,7 +22,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.saliency import distrust
 
-from .boxes import PAGE_ROWS, PARTS, Boxes, Visitors, in_slots, make_box
+from .boxes import PAGE_ROWS, Boxes, Visitors, in_slots, make_box, skips
 from .controls import (
     GROUPS,
     OF_BASE,
@@ -191,6 +191,8 @@ class ChoosePage:
                 if visitor.newest != ticket:
                     return
                 yield self._outputs(step, visitor.boxes)
+                # Gradio sends the last values twice: the second time, a tick may have come between.
+                yield skips(1)
         except Exception as error:  # of a library too: said on the page, which goes on
             yield self._outputs(Step(error_html(said(error))), visitor.boxes)
         finally:
@@ -281,7 +283,7 @@ class ChoosePage:
     def _outputs(self, step: Step, boxes: Boxes) -> list[Any]:
         """Values of all outputs: the status, and the slots of the rows."""
         if not step.rows:
-            return [step.line, *[gr.skip() for _ in range((1 + PARTS) * PAGE_ROWS)]]
+            return [step.line, *skips()]
         texts = [row_html(view, self.tryout.picture_size) for view in step.views]
         with self._ticking:
             wanted = [(box_label(row), row in self.excluded) for row in step.rows]
