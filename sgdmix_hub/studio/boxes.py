@@ -31,14 +31,19 @@ class Boxes:
 
     def __init__(self) -> None:
         self._shown: list[tuple[str, bool] | None] = [None] * PAGE_ROWS
+        self._labels = [""] * PAGE_ROWS
 
-    def heard(self, label: str) -> None:
+    def heard(self, place: int, label: str | None) -> str:
         """Somebody has ticked a box, or has taken its tick away: perhaps before something that was
-        sent reached the browser, so the box is sent again.
+        sent reached the browser, so the box is sent again. Returns the label.
+
+        A slow browser may show a box before it knows its label, which is then the one sent last.
         """
-        for place, shown in enumerate(self._shown):
+        label = label or self._labels[place]
+        for number, shown in enumerate(self._shown):
             if shown is not None and shown[0] == label:
-                self._shown[place] = None
+                self._shown[number] = None
+        return label
 
     def updates(self, wanted: Sequence[tuple[str, bool]]) -> list[Any]:
         """What to send for every box so that the first ones are as wanted and no other is shown:
@@ -50,7 +55,7 @@ class Boxes:
             for before, after in zip(self._shown, padded, strict=True)
             for update in ([gr.skip()] * PARTS if before == after else _update(*after))
         ]
-        self._shown = list(padded)
+        self._shown, self._labels = list(padded), [label for label, _ in padded]
         return sent
 
 

@@ -157,8 +157,8 @@ class BrowsePage:
                 "outputs": [listed, status, *boxes],
                 "trigger_mode": "multiple",
             } | private
-            for _, box, name in slots:
-                box.select(self.mark, [box, name], **marked)
+            for place, (_, box, name) in enumerate(slots):
+                box.select(self.mark, [gr.State(place), box, name], **marked)
         return page
 
     def _slot(self) -> tuple[gr.HTML, gr.Checkbox, gr.Textbox]:
@@ -286,11 +286,11 @@ class BrowsePage:
         with self._lock:
             return self.marks.text(self.visitors.of(request))
 
-    def mark(self, request: gr.Request, is_bad: bool, label: str) -> list[Any]:
+    def mark(self, request: gr.Request, place: int, is_bad: bool, label: str | None) -> list[Any]:
         """A row's box was ticked, or its tick was taken away: writes the list."""
-        visitor, key = self.visitors.of(request), key_of(label)
+        visitor = self.visitors.of(request)
         with self._lock:
-            visitor.boxes.heard(label)
+            key = key_of(visitor.boxes.heard(place, label))
             try:
                 if key is None or not self.first.may_have(key):
                     raise UserError("the version has no such row any more: nothing was marked")

@@ -137,8 +137,10 @@ class ChoosePage:
                 "concurrency_id": "ticks",
                 "concurrency_limit": 1,
             }
-            for _, box, name in slots:
-                box.select(self.tick, [box, name], None, **private, **ticks).then(**show, **anew)
+            for place, (_, box, name) in enumerate(slots):
+                box.select(self.tick, [gr.State(place), box, name], None, **private, **ticks).then(
+                    **show, **anew
+                )
             if refine is not None:
                 refine.click(self.refine, inputs, outputs, **private, **anew)
             save.click(self.save, [*controls.values()], saved, **private, **ticks)
@@ -159,11 +161,10 @@ class ChoosePage:
         with gr.Group(visible=True):
             return gr.HTML(""), *make_box()
 
-    def tick(self, request: gr.Request, is_ticked: bool, label: str) -> None:
+    def tick(self, request: gr.Request, place: int, is_ticked: bool, label: str | None) -> None:
         """A box of the page was ticked, or its tick was taken away."""
-        row = row_of(label)
         with self._ticking:
-            self.visitors.of(request).boxes.heard(label)
+            row = row_of(self.visitors.of(request).boxes.heard(place, label))
             if row is not None and row in self.tryout.rows:
                 self.leave_out(row, is_ticked)
 

@@ -35,7 +35,7 @@ class Browser:
         if box["visible"]:
             box["value"] = not box["value"]
             self.meant[box["label"]] = box["value"]
-            self.asked.append((box["label"], box["value"]))
+            self.asked.append((place, box["label"], box["value"]))
 
     def turn(self, page):
         self.page = page
@@ -48,8 +48,8 @@ class Browser:
     def arrive(self, _=None):
         """The server hears of the oldest tick, and draws the page anew."""
         if self.asked:
-            label, is_ticked = self.asked.popleft()
-            self.boxes.heard(label)
+            place, label, is_ticked = self.asked.popleft()
+            assert self.boxes.heard(place, label) == label
             (self.out.add if is_ticked else self.out.discard)(label)
             self.redraw()
 
@@ -86,6 +86,17 @@ def test_a_tick_stays_through_redraws_that_began_before_it(before, places):
         ticks = [box["value"] for box in browser.shown]
         browser.deliver()
         assert [box["value"] for box in browser.shown] == ticks
+
+
+def test_a_box_whose_browser_does_not_know_its_label_yet_has_the_one_sent_last():
+    boxes = Boxes()
+    boxes.updates([("row 4", False), ("row 9", False)])
+    assert boxes.heard(1, None) == "row 9"
+    sent = boxes.updates([("row 4", False), ("row 9", True)])
+    assert [part for part in sent if part not in ("", gr.skip())] == [
+        gr.update(value=True, label="row 9", visible=True),
+        "row 9",
+    ]
 
 
 def test_the_pages_that_were_used_last_are_remembered():

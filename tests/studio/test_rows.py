@@ -47,7 +47,7 @@ def key_at(page, position):
 
 def ticked(key, is_ticked=True):
     """A row's box as the browser sends it."""
-    return is_ticked, box_label(key)
+    return 0, is_ticked, box_label(key)
 
 
 def shown_boxes(values):
