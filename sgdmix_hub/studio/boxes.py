@@ -18,12 +18,17 @@ import gradio as gr  # an extra
 PAGE_ROWS = 8
 MOST_VISITORS = 10_000  # opened pages that are remembered
 HIDDEN = ("", False)
+GONE = "sgdmix-gone"  # class of what is not shown
 PARTS = 2  # components of a box: itself, and the field that names it
 
 
 def make_box() -> tuple[gr.Checkbox, gr.Textbox]:
-    """A box that is not shown yet, and the hidden field with its label."""
-    return gr.Checkbox(visible=False), gr.Textbox(visible=False)
+    """A box that is not shown yet, and the hidden field with its label.
+
+    Both are parts of the page from the start, hidden by their class: where something becomes
+    `visible`, Gradio resets values that were sent to others meanwhile.
+    """
+    return gr.Checkbox(elem_classes=[GONE]), gr.Textbox(show_label=False, elem_classes=[GONE])
 
 
 class Boxes:
@@ -61,20 +66,8 @@ class Boxes:
 
 def _update(label: str, is_ticked: bool) -> list[Any]:
     if not label:
-        return [gr.update(visible=False), label]
-    return [gr.update(value=is_ticked, label=label, visible=True), label]
-
-
-def skips(more: int = 0) -> list[Any]:
-    """Values that change no slot, and none of `more` parts before them."""
-    return [gr.skip() for _ in range(more + (1 + PARTS) * PAGE_ROWS)]
-
-
-def in_slots(texts: Sequence[str], sent: Sequence[Any]) -> list[Any]:
-    """The rows' HTML and what `updates` returned, slot by slot."""
-    padded = [*texts, *[""] * (PAGE_ROWS - len(texts))]
-    parts = (sent[place::PARTS] for place in range(PARTS))
-    return [part for slot in zip(padded, *parts, strict=True) for part in slot]
+        return [gr.update(elem_classes=[GONE]), label]
+    return [gr.update(value=is_ticked, label=label, elem_classes=[]), label]
 
 
 @dataclass
@@ -82,7 +75,7 @@ class Visitor:
     """One opened page.
 
     `newest`: the number of its last request. `filters`: what its rows were filtered by. `line`:
-    what it says about them. `keys`: the rows that it shows, and `marked`: those on its own list, as
+    what it says about them. `keys`: the rows that it shows; `marked`: those on its own list, as
     (source_index, variant).
     """
 
@@ -90,7 +83,7 @@ class Visitor:
     newest: int = 0
     filters: tuple[Any, ...] | None = None
     line: str = ""
-    keys: list[tuple[int, int]] = field(default_factory=list)
+    keys: list[Any] = field(default_factory=list)
     marked: set[tuple[int, int]] = field(default_factory=set)
 
 

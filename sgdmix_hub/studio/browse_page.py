@@ -15,7 +15,7 @@ import numpy as np
 
 from sgdmix_hub.errors import UserError, shown
 
-from .boxes import PAGE_ROWS, Visitor, Visitors, in_slots, make_box, skips
+from .boxes import PAGE_ROWS, Visitor, Visitors, make_box
 from .controls import number_or_text
 from .late import Late
 from .marks import Marks, box_label, key_of
@@ -139,20 +139,24 @@ class BrowsePage:
             inputs = [number, *filters]
             boxes = [part for slot in slots for part in slot[1:]]
             late = gr.Timer(AGAIN, active=False)
-            outputs = [number, status, late, *(part for slot in slots for part in slot)]
+            outputs = [number, status, late, *(text for text, *_ in slots)]
             # What is asked for while the page is being drawn is drawn after it.
             last = private | {"trigger_mode": "always_last"}
             show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | last
-            page.load(self.known_marks, None, listed, **private).then(**show)
+            # An event of its own: what a generator sends, its next value may take back.
+            tick = {"fn": self.boxes, "inputs": None, "outputs": boxes} | last
+            page.load(self.known_marks, None, listed, **private).then(**show).then(**tick)
             changes: list[Any] = [
                 part.change for part in (classes, sort_by, descending, only_marked)
             ]
             changes += [event for part in ranges for event in (part.submit, part.blur)]
-            gr.on(changes, self.first_page, filters, number, **last).then(**show)
-            gr.on([number.submit, number.blur, late.tick], **show)
-            before.click(lambda page: (page or 1) - 1, number, number, **private).then(**show)
-            after.click(lambda page: (page or 0) + 1, number, number, **private).then(**show)
-            again.click(self.reload, inputs, [classes, *outputs], **private)
+            gr.on(changes, self.first_page, filters, number, **last).then(**show).then(**tick)
+            gr.on([number.submit, number.blur, late.tick], **show).then(**tick)
+            for button, step in ((before, -1), (after, 1)):
+                button.click(
+                    lambda page, step=step: (page or 1) + step, number, number, **private
+                ).then(**show).then(**tick)
+            again.click(self.reload, inputs, [classes, *outputs], **private).then(**tick)
             marked: dict[str, Any] = {
                 "outputs": [listed, status, *boxes],
                 "trigger_mode": "multiple",
@@ -212,8 +216,6 @@ class BrowsePage:
             with self._lock:
                 values = self._shown(number, selection, visitor)
             yield values
-            # Gradio sends the last values twice: the second time, a tick may have come between.
-            yield skips(3)
         except Exception as error:  # of a library too: said on the page, which goes on
             yield self._only_status(error_html(said(error)))
 
@@ -228,7 +230,7 @@ class BrowsePage:
                 yield self._only_status(status_html(text, done, of))
 
     def _only_status(self, line: str) -> list[Any]:
-        return [gr.skip(), line, gr.skip(), *skips()]
+        return [gr.skip(), line, gr.skip(), *(gr.skip() for _ in range(PAGE_ROWS))]
 
     def _shown(self, number: int | None, selection: Selection, visitor: Visitor) -> list[Any]:
         first = self.first
@@ -243,7 +245,7 @@ class BrowsePage:
         views = self._views(rows, originals if isinstance(originals, Originals) else None)
         texts = [row_html(view, self.picture_size) for view in views]
         visitor.keys = [key_in(row) for row in rows]
-        slots = in_slots(texts, self._boxes(visitor))
+        texts += [""] * (PAGE_ROWS - len(rows))
         line = f"{len(positions):,} of {len(first):,} rows; page {page:,} of {pages:,}."
         if self._is_unfinished():
             line += f" The run makes {first.place.planned} rows."
@@ -253,7 +255,7 @@ class BrowsePage:
             line += " Sources and targets are being downloaded; the rows are drawn again then."
         visitor.line = line
         page_number = gr.skip() if page == number else page
-        return [page_number, status_html(line), gr.Timer(active=originals is None), *slots]
+        return [page_number, status_html(line), gr.Timer(active=originals is None), *texts]
 
     def _open_originals(self) -> Originals:
         """The images that the first version was made from. Raises `UserError`."""
@@ -263,6 +265,11 @@ class BrowsePage:
         """Seconds that a page waits for sources: any number if they are on this machine."""
         is_here = self.asked.dataset_name is not None and os.path.isdir(self.asked.dataset_name)
         return None if is_here else PATIENCE
+
+    def boxes(self, request: gr.Request) -> list[Any]:
+        """What to send for the boxes after rows were shown."""
+        with self._lock:
+            return self._boxes(self.visitors.of(request))
 
     def _boxes(self, visitor: Visitor) -> list[Any]:
         """What to send for the boxes of the rows that a visitor sees."""

@@ -22,7 +22,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.saliency import distrust
 
-from .boxes import PAGE_ROWS, Boxes, Visitors, in_slots, make_box, skips
+from .boxes import PAGE_ROWS, Visitor, Visitors, make_box
 from .controls import (
     GROUPS,
     OF_BASE,
@@ -80,7 +80,7 @@ class ChoosePage:
         self.of_preset = [name for name in self.names if follows_preset(name)]
         self.pages = -(-len(tryout.rows) // PAGE_ROWS)
         self.visitors = Visitors()
-        self._working, self._ticking = threading.Lock(), threading.Lock()
+        self._working = threading.Lock()
         self._tickets = itertools.count(1)
 
     def build(self) -> gr.Blocks:
@@ -110,9 +110,9 @@ class ChoosePage:
                         before = gr.Button("Previous page")
                         after = gr.Button("Next page")
             defaults = gr.State([left_to(name, tryout.start) for name in self.of_preset])
-            rows = [part for slot in slots for part in slot]
+            boxes = [part for slot in slots for part in slot[1:]]
             inputs = [number, *controls.values()]
-            outputs = [status, *rows]
+            outputs = [status, *(text for text, *_ in slots)]
             private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
             show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | private
             anew = {"concurrency_limit": None, "trigger_mode": "multiple"}
@@ -137,8 +137,9 @@ class ChoosePage:
                 "concurrency_id": "ticks",
                 "concurrency_limit": 1,
             }
+            gr.on([page.load, number.change], self.turn, number, boxes, **private, **ticks)
             for place, (_, box, name) in enumerate(slots):
-                box.select(self.tick, [gr.State(place), box, name], None, **private, **ticks).then(
+                box.select(self.tick, [gr.State(place), box, name], boxes, **private, **ticks).then(
                     **show, **anew
                 )
             if refine is not None:
@@ -161,12 +162,26 @@ class ChoosePage:
         with gr.Group(visible=True):
             return gr.HTML(""), *make_box()
 
-    def tick(self, request: gr.Request, place: int, is_ticked: bool, label: str | None) -> None:
-        """A box of the page was ticked, or its tick was taken away."""
-        with self._ticking:
-            row = row_of(self.visitors.of(request).boxes.heard(place, label))
-            if row is not None and row in self.tryout.rows:
-                self.leave_out(row, is_ticked)
+    def turn(self, request: gr.Request, number: int | None) -> list[Any]:
+        """The boxes of a page."""
+        visitor = self.visitors.of(request)
+        visitor.keys = self._rows_of(number)
+        return self._boxes(visitor)
+
+    def tick(
+        self, request: gr.Request, place: int, is_ticked: bool, label: str | None
+    ) -> list[Any]:
+        """A box of the page was ticked, or its tick was taken away; returns what boxes change."""
+        visitor = self.visitors.of(request)
+        row = row_of(visitor.boxes.heard(place, label))
+        if row is not None and row in self.tryout.rows:
+            self.leave_out(row, is_ticked)
+        return self._boxes(visitor)
+
+    def _boxes(self, visitor: Visitor) -> list[Any]:
+        return visitor.boxes.updates(
+            [(box_label(row), row in self.excluded) for row in visitor.keys]
+        )
 
     def leave_out(self, row: int, is_out: bool) -> None:
         """Leaves a row out, or takes it in again."""
@@ -187,15 +202,18 @@ class ChoosePage:
         while not self._working.acquire(timeout=WAIT):
             if visitor.newest != ticket:
                 return
+        # The rows are sent with every step: a value that is skipped may take back the one before,
+        # which the browser has not shown yet.
+        texts = [gr.skip() for _ in range(PAGE_ROWS)]
         try:
             for step in work():
                 if visitor.newest != ticket:
                     return
-                yield self._outputs(step, visitor.boxes)
-                # Gradio sends the last values twice: the second time, a tick may have come between.
-                yield skips(1)
+                if step.rows:
+                    texts = self._texts(step.views)
+                yield [step.line, *texts]
         except Exception as error:  # of a library too: said on the page, which goes on
-            yield self._outputs(Step(error_html(said(error))), visitor.boxes)
+            yield [error_html(said(error)), *texts]
         finally:
             self._working.release()
 
@@ -281,15 +299,10 @@ class ChoosePage:
         first = (min(max(int(number or 1), 1), self.pages) - 1) * PAGE_ROWS
         return self.tryout.rows[first : first + PAGE_ROWS]
 
-    def _outputs(self, step: Step, boxes: Boxes) -> list[Any]:
-        """Values of all outputs: the status, and the slots of the rows."""
-        if not step.rows:
-            return [step.line, *skips()]
-        texts = [row_html(view, self.tryout.picture_size) for view in step.views]
-        with self._ticking:
-            wanted = [(box_label(row), row in self.excluded) for row in step.rows]
-            sent = boxes.updates(wanted)
-        return [step.line, *in_slots(texts, sent)]
+    def _texts(self, views: Sequence[RowView]) -> list[Any]:
+        """The rows as HTML, for every slot."""
+        texts = [row_html(view, self.tryout.picture_size) for view in views]
+        return texts + [""] * (PAGE_ROWS - len(texts))
 
     def _title(self, row: int) -> str:
         split = self.tryout.split

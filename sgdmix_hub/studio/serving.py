@@ -32,6 +32,7 @@ MONO_FONTS = ("ui-monospace", "monospace")
 STYLE = """
 .gradio-container .gr-group, .gradio-container .gr-group > .styler {
   background: var(--block-background-fill); }
+.sgdmix-gone { display: none !important; }
 .sgdmix-row { padding: 4px 0; }
 .sgdmix-row h2 { font-size: 1rem; font-weight: 600; margin: 0 0 4px; overflow-wrap: anywhere; }
 .sgdmix-pictures { display: flex; flex-wrap: wrap; gap: 8px; }

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 gr = pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio")
 
-from sgdmix_hub.studio.boxes import MOST_VISITORS, PAGE_ROWS, Boxes, Visitors  # noqa: E402
+from sgdmix_hub.studio.boxes import GONE, MOST_VISITORS, PAGE_ROWS, Boxes, Visitors  # noqa: E402
 
 PAGES = [[f"row {8 * page + place}" for place in range(8 - 3 * page)] for page in range(2)]
 STEPS = st.one_of(
@@ -25,14 +25,15 @@ class Browser:
 
     def __init__(self):
         self.boxes, self.page, self.out = Boxes(), 0, set()
-        self.shown = [{"visible": False, "value": False, "label": ""} for _ in range(PAGE_ROWS)]
+        hidden = {"elem_classes": [GONE], "value": False, "label": ""}
+        self.shown = [dict(hidden) for _ in range(PAGE_ROWS)]
         self.asked, self.answers = deque(), deque()
         self.meant = {}  # what the person wants of every row that they have clicked
         self.redraw()
 
     def click(self, place):
         box = self.shown[place]
-        if box["visible"]:
+        if not box["elem_classes"]:
             box["value"] = not box["value"]
             self.meant[box["label"]] = box["value"]
             self.asked.append((place, box["label"], box["value"]))
@@ -59,7 +60,7 @@ class Browser:
             answer = self.answers.popleft()
             for box, update, name in zip(self.shown, answer[::2], answer[1::2], strict=True):
                 box |= {key: value for key, value in update.items() if key != "__type__"}
-                assert isinstance(name, dict) or not box["visible"] or name == box["label"]
+                assert isinstance(name, dict) or box["elem_classes"] or name == box["label"]
 
 
 @given(st.lists(STEPS, max_size=40))
@@ -71,7 +72,7 @@ def test_no_tick_is_lost_whatever_is_under_way(steps):
         browser.arrive()
         browser.deliver()
     assert browser.out == {label for label, is_ticked in browser.meant.items() if is_ticked}
-    seen = [(box["label"], box["value"]) for box in browser.shown if box["visible"]]
+    seen = [(box["label"], box["value"]) for box in browser.shown if not box["elem_classes"]]
     assert seen == [(label, label in browser.out) for label in PAGES[browser.page]]
 
 
@@ -94,7 +95,7 @@ def test_a_box_whose_browser_does_not_know_its_label_yet_has_the_one_sent_last()
     assert boxes.heard(1, None) == "row 9"
     sent = boxes.updates([("row 4", False), ("row 9", True)])
     assert [part for part in sent if part not in ("", gr.skip())] == [
-        gr.update(value=True, label="row 9", visible=True),
+        gr.update(value=True, label="row 9", elem_classes=[]),
         "row 9",
     ]
 
