@@ -120,7 +120,7 @@ def test_the_pushed_app_shows_the_published_rows(publisher, repo_id, first_versi
         assert not any(is_ticked for _, is_ticked in other.boxes())
         assert visit.hindrances() == []
         assert (visit.dialogs, visit.errors) == ([], [])
-        # In a Space, Gradio's own scripts ask for two fonts, which the page's policy does not allow.
+        # Gradio asks for two fonts in a Space; the policy of the page does not allow it.
         assert all(url.startswith("https://fonts.googleapis.com/") for url in visit.elsewhere())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "README.md",
