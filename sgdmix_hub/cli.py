@@ -168,10 +168,10 @@ def check_gpus(config: str, options: list[str]) -> None:
 
     with open(config, encoding="utf-8") as file:
         facts = yaml.safe_load(file)
-    facts |= dict(
-        zip((name.removeprefix("--") for name in options[::2]), options[1::2], strict=True)
-    )
-    if facts.get("distributed_type") != "MULTI_GPU":
+    names = [option.removeprefix("--") for option in options[::2]]
+    facts |= dict(zip(names, options[1::2], strict=True))
+    hides_gpus = "-1" in str(facts.get("gpu_ids")).split(",")  # as cpu2 does
+    if facts.get("use_cpu") or hides_gpus or facts.get("distributed_type") != "MULTI_GPU":
         return
     found = torch.cuda.device_count()
     wanted = int(facts["num_processes"]) // int(facts.get("num_machines", 1))
