@@ -153,9 +153,34 @@ def start(program: Program, words: list[str], shown_as: str) -> None:
         return
     if not program.launches:
         raise UserError(f"{shown_as} runs in one process: remove --accelerate")
+    check_gpus(accelerate, options)
     launcher = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", accelerate]
     command = [sys.executable, *launcher, *options, "-m", f"sgdmix_hub.{program.module}", *words]
     os.execv(sys.executable, command)
+
+
+def check_gpus(config: str, options: list[str]) -> None:
+    """Raises `UserError` if a launch on several GPUs starts more processes than this machine has
+    GPUs: torch would say so once for each, in a traceback.
+    """
+    import torch
+    import yaml
+
+    with open(config, encoding="utf-8") as file:
+        facts = yaml.safe_load(file)
+    names = [option.removeprefix("--") for option in options[::2]]
+    facts |= dict(zip(names, options[1::2], strict=True))
+    hides_gpus = "-1" in str(facts.get("gpu_ids")).split(",")  # as cpu2 does
+    if facts.get("use_cpu") or hides_gpus or facts.get("distributed_type") != "MULTI_GPU":
+        return
+    found = torch.cuda.device_count()
+    wanted = int(facts["num_processes"]) // int(facts.get("num_machines", 1))
+    if wanted > found:
+        advice = f"add --num_processes {found}" if found else "choose --accelerate cpu2"
+        raise UserError(
+            f"this launch starts {wanted} processes on a machine with {found} GPUs: "
+            f"{advice}, or look for the missing ones with sgdmix env"
+        )
 
 
 def take_launch_options(words: list[str]) -> tuple[str | None, list[str], list[str]]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Features, Value
 
+from sgdmix_hub.metrics.cosine import cosine_distance
 from sgdmix_hub.metrics.label_fidelity import label_probabilities
-from sgdmix_hub.metrics.region_drift import cosine_distance, novelty_in_class
+from sgdmix_hub.metrics.region_drift import novelty_in_class
 
 from .embeddings import Views
 

@@ -14,6 +14,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,8 +26,7 @@ from sgdmix_hub.errors import Unusable
 from sgdmix_hub.files import DamagedFile, made_again, read_sealed, write_atomically, write_sealed
 from sgdmix_hub.method.mixer import Mixture
 from sgdmix_hub.method.strength import ClassPilot, chosen_strengths, shuffled_strengths
-from sgdmix_hub.metrics.region_drift import cosine_distance, directions
-from sgdmix_hub.models.classifier import Judge
+from sgdmix_hub.metrics.cosine import cosine_distance, directions
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import Rank, say
 from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
@@ -36,6 +36,9 @@ from sgdmix_hub.storage.stores import Store
 
 from .plan import PlanRow, write_plan
 from .row_maker import RowMaker
+
+if TYPE_CHECKING:
+    from sgdmix_hub.models.classifier import Judge
 
 Draft = Callable[[], Iterable[PlanRow]]
 
@@ -114,6 +117,9 @@ def is_whole(folder: Path, label: int) -> bool:
 
 def pilot_classifier(maker: RowMaker, device: torch.device) -> Judge:
     """The classifier that looks at the pilot. Raises `UserError`, also if it gives no features."""
+    # here, so that mixing alone loads no library of models
+    from sgdmix_hub.models.classifier import Judge
+
     pin = maker.inputs.pilot_classifier
     assert pin is not None, "`validate` refuses a pilot without a classifier"
     classifier = Judge(pin, maker.inputs.split.class_names, device, role="pilot_classifier")

@@ -9,6 +9,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from sgdmix_hub.metrics.cosine import cosine_distance, directions
+
 DESCRIPTION = (
     "Foreground drift and background novelty of synthetic images: feature distances from their "
     "sources on each side of the mask."
@@ -67,11 +69,6 @@ def region_drift(
     }
 
 
-def cosine_distance(features: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """float64 (n,) in [0, 2]: 1 - cosine of the rows of (n, d) and (n, d); 1 for a zero row."""
-    return np.clip(1 - np.einsum("nd,nd->n", directions(features), directions(others)), 0, 2)
-
-
 def novelty_in_class(
     backgrounds: np.ndarray,
     labels: np.ndarray,
@@ -111,14 +108,6 @@ def mean_distance_within_and_between(
     return (
         float(1 - same / same_pairs) if same_pairs else float("nan"),
         float(1 - other / other_pairs) if other_pairs else float("nan"),
-    )
-
-
-def directions(features: np.ndarray) -> np.ndarray:
-    """Rows of features (n, d) scaled to length 1, float64; zero rows stay zero."""
-    features = np.asarray(features, np.float64)
-    return features / np.maximum(
-        np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float64).tiny
     )
 
 

@@ -60,7 +60,8 @@ class Boxes:
             for before, after in zip(self._shown, padded, strict=True)
             for update in ([gr.skip()] * PARTS if before == after else _update(*after))
         ]
-        self._shown, self._labels = list(padded), [label for label, _ in padded]
+        self._shown = list[tuple[str, bool] | None](padded)
+        self._labels = [label for label, _ in padded]
         return sent
 
 

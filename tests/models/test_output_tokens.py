@@ -168,7 +168,7 @@ def test_every_class_has_images_of_its_own_and_its_prompts_are_kept(name, base, 
         refined(ours, images, nowhere, [RowPrompt(ours.adapter.prompt(label))] * BATCH, strength=1)
         for label in (0, 2)
     ]
-    assert difference(*made)[1] > 0.1
+    assert difference(*made)[1] > 0.01  # random weights; equal images give exactly 0
     asked = []
     network = getattr(ours.pipeline, outputs_of(name).model)
     network.base_model.register_forward_hook(lambda *_: asked.append(1))

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from forking import run_forked
 from generations import arguments
 from launching import ROOT, launch_environment
@@ -110,6 +111,19 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, said, tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("sgdmix_hub: ") and said in line
+
+
+def test_more_processes_than_gpus_are_refused_before_they_start(monkeypatch):
+    nodes, gpu8 = (str(accelerate_config(name)) for name in ("nodes", "gpu8"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="starts 8 processes on a machine with 0 GPUs"):
+        cli.check_gpus(gpu8, [])
+    cli.check_gpus(str(accelerate_config("cpu2")), [])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(UserError, match="add --num_processes 4"):
+        cli.check_gpus(nodes, [])
+    for name, options in ((gpu8, ["--num_processes", "4"]), (nodes, ["--num_processes", "8"])):
+        cli.check_gpus(name, options)
 
 
 def test_launch_options_are_taken_out_of_the_programs_settings():

@@ -22,7 +22,7 @@ from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.method.targets import select_targets
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.adapter_training import AdapterSettings
-from sgdmix_hub.settings.fields import CountOrAuto, hints_of, info_of
+from sgdmix_hub.settings.fields import CountOrAuto, NumberOrAuto, hints_of, info_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.method import MethodSettings
 from sgdmix_hub.settings.parsing import parse_settings
@@ -38,6 +38,16 @@ NOT_THESE = {
     float: [True, "0.5", float("nan"), float("inf"), 10**400, -1.0, 1e300, [0.5], complex(1), {}],
     str: ["", " ", "a\0b", "a\nb", "\ud800", "\x1b[31m", "x" * 5000, 3, b"bytes", ["a"], True],
     list[float]: [[], ["0.5"], "0.5", [True], [float("nan")], [2.0], True, {}, [0.5] * 1000],
+    list[NumberOrAuto]: [
+        [],
+        ["0.5"],
+        "Auto",
+        ["auto", 0.5],
+        [True],
+        [2.0],
+        {},
+        [float("nan")],
+    ],
     list[int]: [[], ["1"], "1", [True], [1.5], [-1], [10**30], [float("nan")], True, {}],
     list[str]: [[], [""], [1], 0.5, ["a", "a"], ["--a"], "-a", ["a\nb"], {"a"}, ["x" * 5000]],
     typing.Literal: ["Union", "", 3, True, ["l2"], "x" * 5000, "\ud800"],
@@ -78,7 +88,13 @@ def test_a_value_of_another_type_or_out_of_bounds_is_refused_by_name_in_python(o
 )
 def test_every_number_has_a_lower_and_an_upper_bound(owner, field):
     bounds = info_of(field).bounds
-    if kind_of(hints_of(owner)[field.name])[0] in (int, CountOrAuto, float, list[float]):
+    if kind_of(hints_of(owner)[field.name])[0] in (
+        int,
+        CountOrAuto,
+        float,
+        list[float],
+        list[NumberOrAuto],
+    ):
         assert (bounds.at_least is None) != (bounds.above is None)
         assert (bounds.at_most is None) != (bounds.below is None)
 

@@ -6,7 +6,6 @@ import json
 import platform
 import tempfile
 import threading
-import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
@@ -15,42 +14,18 @@ import pytest
 import unreliable
 from datasets import Features
 from forking import run_forked
-from generations import SCRIPT, arguments, digests, one_line, tiny_run
+from generations import SCRIPT, arguments, one_line
 from launching import launch_environment
 from stored_runs import place, stored, work
 
-from sgdmix_hub import augment
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import sealed
 from sgdmix_hub.generation.shards import Shards
-from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage import objects
 from sgdmix_hub.storage.scratch import local_folder
 from sgdmix_hub.storage.stores import store_of
 
 SECRET = "very-secret-key-of-a-store"
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    """8 images, 2 variants, 8 shards."""
-    folder = tmp_path_factory.mktemp("attacked") / "birds"
-    return tiny_run(folder, rows_per_shard=2)
-
-
-@pytest.fixture(scope="module")
-def reference(settings, tmp_path_factory):
-    """The repo/ of one process on a disk."""
-    output = tmp_path_factory.mktemp("reference") / "run"
-    augment.main(AugmentSettings(**settings, output_dir=str(output)))
-    return digests(output / "repo")
-
-
-@pytest.fixture
-def url():
-    """A folder of the in-process store that no other test uses."""
-    yield f"memory://{uuid.uuid4().hex}/run"
-    fsspec.filesystem("memory").store.clear()
 
 
 @pytest.fixture(autouse=True)

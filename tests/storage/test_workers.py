@@ -5,14 +5,13 @@ process on one disk, whatever the store and whoever starts and stops the workers
 import json
 import random
 import tempfile
-import uuid
 from functools import partial
 
 import fsspec
 import pytest
 import unreliable
 from fsspec.implementations.memory import MemoryFileSystem
-from generations import digests, tiny_run
+from generations import digests
 from stored_runs import change, place, stored, work
 
 from sgdmix_hub import augment
@@ -26,28 +25,6 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage import objects
 
 SHARDS = 8
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    """8 images, 2 variants, 8 shards."""
-    folder = tmp_path_factory.mktemp("workers") / "birds"
-    return tiny_run(folder, rows_per_shard=2)
-
-
-@pytest.fixture(scope="module")
-def reference(settings, tmp_path_factory):
-    """The repo/ of one process on a disk."""
-    output = tmp_path_factory.mktemp("reference") / "run"
-    augment.main(AugmentSettings(**settings, output_dir=str(output)))
-    return digests(output / "repo")
-
-
-@pytest.fixture
-def url():
-    """A folder of the in-process store that no other test uses."""
-    yield f"memory://{uuid.uuid4().hex}/run"
-    fsspec.filesystem("memory").store.clear()
 
 
 @pytest.fixture(autouse=True)

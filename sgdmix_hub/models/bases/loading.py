@@ -165,11 +165,12 @@ def _check_whole(base: Pin, loaded: LoadedBase) -> None:
             continue
         if file.is_file():
             with safe_open(file, framework="pt") as stored_weights:
-                stored = len(stored_weights.keys())
+                names = set(stored_weights.keys())
         elif (shards := file.with_name(name + LIST)).is_file():  # of large weights
-            stored = len(read_json(shards)["weight_map"])
+            names = set(read_json(shards)["weight_map"])
         else:
             continue
+        stored = len(names - {name for name, _ in network.named_buffers()})
         needed = sum(1 for _ in network.parameters())
         if stored < needed:
             raise UserError(
