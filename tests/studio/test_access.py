@@ -82,6 +82,7 @@ def test_browsing_by_keyboard_alone(chromium, first_version, tmp_path):
     with serving(page) as address:
         visit = Visit(chromium, address)
         visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
+        visit.until(lambda: len(visit.boxes()) == 8)
         label = visit.boxes()[1][0]
         visit.tab_to(label)
         visit.page.keyboard.press("Enter")
@@ -141,7 +142,7 @@ def test_nobody_is_hindered_while_browsing(chromium, first_version, second_versi
         visit.page.get_by_label("variant, from").fill("7")
         visit.page.keyboard.press("Tab")
         visit.page.get_by_text("0 of 12 rows; page 1 of 1").wait_for()
-        assert visit.boxes() == []
+        visit.until(lambda: visit.boxes() == [])
         checked(visit)
         visit.page.get_by_label("variant, from").fill("")
         visit.page.keyboard.press("Tab")

@@ -74,6 +74,7 @@ def test_choosing_ends_in_a_file_that_augment_takes(chromium, hostile, tmp_path)
         assert "feather" in alert.inner_text() and "\n" not in alert.inner_text()
         visit.page.get_by_label("feather").fill("0.02")
         visit.page.get_by_label("Leave row").first.check()  # while the rows are being redrawn
+        visit.until(visit.boxes)
         row = row_of(visit.boxes()[0][0])
         visit.page.get_by_text("excluded by the settings").first.wait_for()
         visit.page.get_by_role("button", name="Write generate.yaml").click()
@@ -98,6 +99,7 @@ def test_ticks_made_while_rows_are_redrawn_stay_and_are_saved(chromium, birds, s
         for number in (1, 2, 3):
             visit.page.get_by_label("Page", exact=True).fill(str(number))
             visit.until(lambda before=dict(wanted): not before.keys() & dict(visit.boxes()).keys())
+            visit.until(lambda: len(visit.boxes()) == 8)
             visit.page.get_by_label("feather").fill(f"0.0{number}")
             expected = dict(visit.boxes())
             assert len(expected) == 8

@@ -74,6 +74,7 @@ def test_rows_of_a_run_are_seen_while_it_makes_more(chromium, going, tmp_path):
         assert 0 < at_first <= 4 * made
         for caption in ("source", "target", "mixed"):
             assert len(visit.pictures(caption)) == 8
+        visit.until(lambda: len(visit.boxes()) == 8)
         visit.page.get_by_label("Mark source").first.check()
         visit.page.get_by_text("Rows marked as bad: 1").wait_for()
         assert visit.hindrances() == []
@@ -83,7 +84,7 @@ def test_rows_of_a_run_are_seen_while_it_makes_more(chromium, going, tmp_path):
         wait_for_records(run, output, made + 2)
         visit.page.get_by_role("button", name="Look for new rows").click()
         visit.until(lambda: int(visit.status().partition(" ")[0]) > at_first)
-        assert visit.boxes()[0][1]  # still marked
+        visit.until(lambda: visit.boxes()[0][1])  # still marked
         ended = run.communicate()
         assert run.returncode == 0, ended
         visit.page.get_by_role("button", name="Look for new rows").click()

@@ -111,6 +111,7 @@ def test_the_pushed_app_shows_the_published_rows(publisher, repo_id, first_versi
         visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
         assert len(visit.titles()) == len(visit.pictures("mixed")) == 8
         assert any("<script>" in title for title in visit.titles())
+        visit.until(lambda: len(visit.boxes()) == 8)
         for place in (0, 1, 2):
             visit.page.get_by_label("Mark source").nth(place).check()
         visit.page.get_by_text("Rows marked as bad: 3").wait_for()

@@ -111,6 +111,7 @@ class Visit:
         """Label and tick of the boxes under the rows, at one moment."""
         found = self.page.evaluate(
             """() => [...document.querySelectorAll('label')]
+                .filter(one => one.offsetParent !== null)
                 .filter(one => /^(Leave row|Mark source)/.test(one.innerText.trim()))
                 .map(one => [one.innerText.trim(), one.querySelector('input').checked])"""
         )
