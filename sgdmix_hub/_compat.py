@@ -6,12 +6,18 @@ pyproject.toml allows, and the locked one. Imports are lazy, so light programs s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from pytorch_grad_cam.base_cam import BaseCAM
+
+# Held while a network is loaded. transformers replaces methods of its classes meanwhile and puts
+# back what it found: two threads that load at once leave `tie_weights` replaced for good, and tied
+# weights of every later network are random. Seen with 5.23; no version says that it may be done.
+LOADING = threading.RLock()
 
 
 def hub_client_factory() -> Callable[[], Any]:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
+from sgdmix_hub._compat import LOADING
 from sgdmix_hub.errors import UserError, first_line, one_line
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS, read_classifier_facts
 from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder
@@ -127,14 +128,15 @@ def load_network(
             raise ValueError(
                 f"{PEFT_FILE} makes it an adapter of another model, merge the two first"
             )
-        network, loading = AutoModelForImageClassification.from_pretrained(
-            folder,
-            config=config,
-            ignore_mismatched_sizes=class_names is not None,
-            use_safetensors=True,
-            output_loading_info=True,
-            **NO_CODE,
-        )
+        with LOADING:
+            network, loading = AutoModelForImageClassification.from_pretrained(
+                folder,
+                config=config,
+                ignore_mismatched_sizes=class_names is not None,
+                use_safetensors=True,
+                output_loading_info=True,
+                **NO_CODE,
+            )
         missing = sorted(loading["missing_keys"])
         if missing and class_names is None:
             others = " and others" * (len(missing) > 1)

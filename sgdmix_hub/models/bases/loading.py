@@ -13,6 +13,7 @@ import torch
 from diffusers.utils import logging
 from safetensors import safe_open
 
+from sgdmix_hub._compat import LOADING
 from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.files import read_json
 from sgdmix_hub.hub.pins import Pin, local_folder
@@ -113,7 +114,7 @@ def load_base(
         options |= {"quantization_config": config}
     pipeline_class = getattr(diffusers, getattr(family, task))
     try:
-        with warnings.catch_warnings(), no_loading_bar():
+        with LOADING, warnings.catch_warnings(), no_loading_bar():
             # older diffusers do not know the new name, `dtype`
             warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
             pipeline = pipeline_class.from_pretrained(

@@ -14,6 +14,7 @@ from typing import Any
 import transformers
 from transformers import AutoTokenizer
 
+from sgdmix_hub._compat import LOADING
 from sgdmix_hub.errors import UserError, first_line, one_line, shown
 from sgdmix_hub.hub.pins import MODEL_FILES, Pin, local_folder
 
@@ -87,9 +88,10 @@ def cannot_load(called: str, make: Callable[[], Any]) -> Any:
 
 
 def _network(folder: str, family: Family) -> Any:
-    network, report = getattr(transformers, family.model_class).from_pretrained(
-        folder, use_safetensors=True, output_loading_info=True
-    )
+    with LOADING:
+        network, report = getattr(transformers, family.model_class).from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
