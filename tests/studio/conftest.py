@@ -1,6 +1,13 @@
 """Fixtures of the studio's tests."""
 
 import pytest
+from browsers import browser
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@ texts of strangers that want to be more than texts.
 """
 
 import pytest
-import torch
-from browsers import Visit, browser, needed, serving
+from browsers import Visit, needed, page_of, serving
 from generations import write_dataset
 
 from sgdmix_hub import augment
 from sgdmix_hub.evaluation.drop_list import read_drop_list
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.studio import StudioSettings
 
 needed()
 
@@ -23,19 +21,6 @@ HOSTILE = [
     '" onmouseover="alert(5)',
 ]
 FOLDER = "<svg onload=alert(6)>"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
-
-
-def page_of(**settings):
-    from sgdmix_hub.open_studio import page_of
-
-    settings = {name: v if isinstance(v, (int, list)) else str(v) for name, v in settings.items()}
-    return page_of(StudioSettings(**settings), torch.device("cpu"))
 
 
 def checked(visit):

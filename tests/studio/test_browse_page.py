@@ -4,31 +4,16 @@ import urllib.error
 import urllib.request
 
 import pytest
-import torch
-from browsers import Visit, browser, needed, serving
+from browsers import Visit, needed, page_of, serving
 from generations import published_rows
 from publishing import NAMES
 from strangers import add_column, unfinished
 
 from sgdmix_hub.evaluation.drop_list import read_drop_list
-from sgdmix_hub.settings.studio import StudioSettings
 
 needed()
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
-
-
-def page_of(**settings):
-    from sgdmix_hub.open_studio import page_of
-
-    settings = {name: v if isinstance(v, (int, list)) else str(v) for name, v in settings.items()}
-    return page_of(StudioSettings(**settings), torch.device("cpu"))
 
 
 def test_rows_are_filtered_sorted_compared_and_marked(

@@ -1,14 +1,12 @@
 """Choosing in a real browser: from the first look to a file that `augment` takes."""
 
 import pytest
-import torch
-from browsers import Visit, browser, needed, serving
+from browsers import Visit, needed, page_of, serving
 from generations import manifest_of, published_rows, write_dataset
 
 from sgdmix_hub import augment
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
-from sgdmix_hub.settings.studio import StudioSettings
 from sgdmix_hub.studio.choose_page import row_of
 
 needed()
@@ -22,19 +20,6 @@ HOSTILE = [
     "${alert(3)} {{constructor.constructor('alert(4)')()}}",
     '" onmouseover="alert(5)',
 ]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
-
-
-def page_of(**settings):
-    from sgdmix_hub.open_studio import page_of
-
-    settings = {name: v if isinstance(v, (int, list)) else str(v) for name, v in settings.items()}
-    return page_of(StudioSettings(**settings), torch.device("cpu"))
 
 
 def mixed(visit):

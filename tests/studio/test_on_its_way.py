@@ -4,14 +4,12 @@ import os
 import signal
 
 import pytest
-import torch
-from browsers import Visit, browser, needed, serving
+from browsers import Visit, needed, page_of, serving
 from forking import Started
 from generations import arguments, published_rows, records, tiny_run, wait_for_records
 from launching import launch_environment
 
 from sgdmix_hub.evaluation.drop_list import read_drop_list
-from sgdmix_hub.settings.studio import StudioSettings
 
 needed()
 
@@ -28,19 +26,6 @@ PROGRESS = """
     new MutationObserver(look).observe(document.body, {subtree: true, childList: true})
 }
 """
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
-
-
-def page_of(**settings):
-    from sgdmix_hub.open_studio import page_of
-
-    settings = {name: v if isinstance(v, (int, list)) else str(v) for name, v in settings.items()}
-    return page_of(StudioSettings(**settings), torch.device("cpu"))
 
 
 @pytest.fixture

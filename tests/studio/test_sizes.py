@@ -6,14 +6,13 @@ import io
 import numpy as np
 import pytest
 import torch
-from browsers import Visit, browser, needed, serving
+from browsers import Visit, needed, page_of, serving
 from generations import png, write_dataset
 from PIL import Image
 
 from sgdmix_hub import augment
 from sgdmix_hub.evaluation.drawn_split import KEPT_SIDE
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.studio import StudioSettings
 from sgdmix_hub.studio.tryout import Tryout
 
 needed()
@@ -22,19 +21,6 @@ pytestmark = pytest.mark.slow
 CLASSES = 200
 CAMERA = (6000, 4000)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
-
-
-def page_of(**settings):
-    from sgdmix_hub.open_studio import page_of
-
-    settings = {name: v if isinstance(v, (int, list)) else str(v) for name, v in settings.items()}
-    return page_of(StudioSettings(**settings), CPU)
 
 
 def scene(width, height, number):

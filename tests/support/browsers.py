@@ -32,6 +32,17 @@ def browser():
         opened.close()
 
 
+def page_of(**settings):
+    """The page that `sgdmix studio` would open; a setting may be a path."""
+    import torch
+
+    from sgdmix_hub.open_studio import page_of
+    from sgdmix_hub.settings.studio import StudioSettings
+
+    settings = {name: v if isinstance(v, (int, list)) else str(v) for name, v in settings.items()}
+    return page_of(StudioSettings(**settings), torch.device("cpu"))
+
+
 @contextlib.contextmanager
 def serving(page):
     """The address of a page while it is served."""
