@@ -9,6 +9,7 @@ from generations import write_dataset
 from sgdmix_hub import augment
 from sgdmix_hub.evaluation.drop_list import read_drop_list
 from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.studio.boxes import PAGE_ROWS
 
 needed()
 
@@ -132,6 +133,7 @@ def test_nobody_is_hindered_while_browsing(chromium, first_version, second_versi
         visit.page.get_by_label("variant, from").fill("")
         visit.page.keyboard.press("Tab")
         visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
+        visit.until(lambda: len(visit.boxes()) == PAGE_ROWS)
         (tmp_path / "drop.csv").write_text("my own notes")
         visit.page.get_by_label("Mark source").first.click()
         visit.page.get_by_role("alert").wait_for()
