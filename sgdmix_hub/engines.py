@@ -38,12 +38,14 @@ except ImportError:
 class Engine:
     """An executor of datatrove, as `module:class`, and the options that it cannot do without.
 
-    `is_queue`: takes all stages at once and starts each after the one before; the others run one
-    stage and return. `is_remote`: its tasks see no disk of this machine.
+    `has_names`: its jobs have names. `is_queue`: takes all stages at once and starts each after the
+    one before; the others run one stage and return. `is_remote`: its tasks see no disk of this
+    machine.
     """
 
     executor: str
     needed: tuple[str, ...] = ()
+    has_names: bool = False
     is_queue: bool = False
     is_remote: bool = False
 
@@ -51,14 +53,19 @@ class Engine:
 ENGINES = {
     "local": Engine("datatrove.executor.local:LocalPipelineExecutor"),
     "slurm": Engine(
-        "datatrove.executor.slurm:SlurmPipelineExecutor", ("time", "partition"), is_queue=True
+        "datatrove.executor.slurm:SlurmPipelineExecutor",
+        ("time", "partition"),
+        has_names=True,
+        is_queue=True,
     ),
     "ray": Engine("datatrove.executor.ray:RayPipelineExecutor"),
     "jobs": Engine(
-        "datatrove.executor.jobs:JobsPipelineExecutor", ("flavor", "dependencies"), is_remote=True
+        "datatrove.executor.jobs:JobsPipelineExecutor",
+        ("flavor", "dependencies"),
+        has_names=True,
+        is_remote=True,
     ),
 }
-NAMED = ("slurm", "jobs")  # engines whose jobs have names
 OF_STAGES = ("stage", "rank", "world_size", "push_to_hub", "dry_run")
 # What the client of a store reads from the environment: tasks elsewhere get it as secrets.
 CREDENTIALS = (
@@ -125,7 +132,7 @@ def executors(
     executor_class = getattr(importlib.import_module(module), class_name)
     found: dict[str, Any] = {}
     for stage, count in tasks:
-        more: dict[str, Any] = {"job_name": f"sgdmix-{stage}"} if name in NAMED else {}
+        more: dict[str, Any] = {"job_name": f"sgdmix-{stage}"} if engine.has_names else {}
         if engine.is_queue and found:
             before = list(found)[-1]
             more |= {"depends": found[before], "run_on_dependency_fail": before in WORKERS}

@@ -14,8 +14,7 @@ from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import hf_hub_download, hf_hub_url
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+from huggingface_hub import HfFileSystem, hf_hub_download
 
 from sgdmix_hub.errors import UserError, first_line, one_line
 from sgdmix_hub.files import file_sha256
@@ -79,16 +78,12 @@ class HubFiles:
             yield Path(fetch(download, f"{name} of {self.pin}"))
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        url = hf_hub_url(self.pin.name, name, repo_type="dataset", revision=self.pin.revision)
+        path = f"datasets/{self.pin.name}@{self.pin.revision}/{name}"
 
         def ask() -> bytes:
-            response = get_session().get(
-                url,
-                headers=build_hf_headers() | {"Range": f"bytes={start}-{end - 1}"},
-                follow_redirects=True,
-            )
-            hf_raise_for_status(response)
-            return response.content
+            with HfFileSystem().open(path, "rb", cache_type="none", size=end) as file:
+                file.seek(start)
+                return file.read(end - start)
 
         return fetch(ask, f"{name} of {self.pin}")
 

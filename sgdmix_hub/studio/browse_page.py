@@ -35,7 +35,7 @@ from .pictures import (
 from .places import place_of
 from .row_views import key_in, view_of, with_other
 from .selection import Selection, selected_positions
-from .version_files import READ_BY_NEED, READ_WHOLE
+from .shard_files import READ_BY_NEED, READ_WHOLE
 from .version_rows import VersionRows
 
 AS_STORED = "as stored"

@@ -25,7 +25,7 @@ from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.storage.places import is_url
 
-from .version_files import HubFile, LocalFile, VersionFile, files_on_hub, not_as_published
+from .shard_files import HubFile, LocalFile, VersionFile, files_on_hub, not_as_published
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sgdmix_hub.errors import Unusable, UnusableImage, UserError, first_line, sh
 from sgdmix_hub.publishing.layout import shard_features
 
 from .places import Place
-from .version_files import VersionFile
+from .shard_files import VersionFile
 
 KEY = ("source_index", "variant")  # what names a row in every version
 IMAGES = ("image", "mask", "mixed")  # columns; a stranger's version may have more

@@ -25,6 +25,7 @@ from generations import (
     snapshot,
     start,
     wait_for_records,
+    whole_run,
 )
 from launching import launch, launched_now
 from trainings import ADAPTER, adapter_settings, last_step
@@ -41,10 +42,7 @@ def settings(mixing):
 @pytest.fixture(scope="module")
 def reference(settings, tmp_path_factory):
     """The files that `settings` end in when nothing happens."""
-    output = tmp_path_factory.mktemp("reference") / "run"
-    ended = run_script(arguments(settings | {"output_dir": output}), output.parent / "logs")
-    assert ended.returncode == 0, ended.stderr
-    return digests(output / "repo")
+    return digests(whole_run(settings, tmp_path_factory.mktemp("reference") / "run") / "repo")
 
 
 def started(settings: dict, output: Path) -> tuple[Started, list[psutil.Process]]:

@@ -18,6 +18,7 @@ from generations import (
     published_rows,
     run_script,
     undecoded,
+    whole_run,
 )
 from launching import launch
 from PIL import Image
@@ -65,10 +66,7 @@ def settings(birds, models):
 
 @pytest.fixture(scope="module")
 def generated(settings, tmp_path_factory):
-    output = tmp_path_factory.mktemp("generated") / "run"
-    ended = run_script(arguments(settings | {"output_dir": output}), output.parent / "logs")
-    assert ended.returncode == 0, ended.stderr
-    return output
+    return whole_run(settings, tmp_path_factory.mktemp("generated") / "run")
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from generations import (
     arguments,
     digests,
     records,
-    run_script,
     wait_for_records,
+    whole_run,
 )
 from launching import launch, launched_now
 from tiny_bases import build_z_image
@@ -64,10 +64,7 @@ def settings(birds, base, adapter):
 
 @pytest.fixture(scope="module")
 def generated(settings, tmp_path_factory):
-    output = tmp_path_factory.mktemp("generated") / "run"
-    ended = run_script(arguments(settings | {"output_dir": output}), output.parent / "logs")
-    assert ended.returncode == 0, ended.stderr
-    return output
+    return whole_run(settings, tmp_path_factory.mktemp("generated") / "run")
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from generations import SCRIPT, arguments, digests, manifest_of, published_rows
+from generations import SCRIPT, arguments, digests, generate, manifest_of, published_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from launching import launch
@@ -59,11 +59,6 @@ def settings(birds, adapter, tiny_base, classifier):
         "image_format": "png",
         "max_skipped": 1.0,
     }
-
-
-def generate(values, output):
-    augment.main(parse_settings(AugmentSettings, arguments(values | {"output_dir": output})))
-    return output
 
 
 @pytest.fixture(scope="module")

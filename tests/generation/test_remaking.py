@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from generations import arguments, digests, manifest_of, pixels_of, published_rows
+from generations import digests, generate, manifest_of, pixels_of, published_rows
 from untrusted import refused
 
-from sgdmix_hub import augment
 from sgdmix_hub.evaluation.sources import doubts
 from sgdmix_hub.generation.contact_sheet import published_row
 from sgdmix_hub.generation.plan import PlanRow
@@ -20,7 +19,6 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
 
 STEPS, STRENGTH, ATTEMPTS = 4, 0.75, 4
@@ -46,11 +44,6 @@ def settings(birds, adapter, tiny_base):
         "image_format": "png",
         "max_skipped": 1.0,
     }
-
-
-def generate(values, output):
-    augment.main(parse_settings(AugmentSettings, arguments(values | {"output_dir": output})))
-    return output
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from every_family import (
     SIZE,
     adapted,
     loss_of,
+    predictions_of_both,
     refined,
     refiner,
-    samples,
 )
 from pictures import boxed_foregrounds, noisy_images
 from safetensors import safe_open
@@ -61,27 +61,7 @@ def foregrounds():
 @pytest.mark.slow
 def test_a_training_sees_what_a_generation_with_its_tokens_sees(family, base):
     """Both vectors of a class, by stock's encoding of the prompt."""
-    loaded, model, prompts = adapted(base, num_vectors=2)
-    with torch.no_grad():
-        for rows in model.learned().values():
-            rows.normal_(generator=torch.Generator().manual_seed(3))
-    latents, _, timesteps = samples(loaded)
-    time = family.noising(loaded.pipeline.scheduler.config).told(timesteps)
-    generating = load_base(resolve(str(base)), torch.float32, "image_to_image")
-    learned = {key: rows.detach() for key, rows in model.learned().items()}
-    family.load_tokens(generating.pipeline, family.token_file(learned, 2), 3)
-    told = [
-        family.encode_prompt(
-            generating.pipeline, f"a photo of a <class_{label}> bird", "", False, CPU
-        )[0]
-        for label in (2, 0)
-    ]
-    of_images = family.of_images(generating.pipeline, SIZE, SIZE, 3.5)
-    told = family.joined(told) | {name: one.repeat(2, 1) for name, one in of_images.items()}
-    with torch.no_grad():
-        expected = family.predict(generating.denoiser, latents, time, told)
-        found = model(latents, time, [ids[[2, 0]] for ids in prompts], GEOMETRY)
-        other = model(latents, time, [ids[[0, 2]] for ids in prompts], GEOMETRY)
+    found, expected, other, _ = predictions_of_both(family, base)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert (other - found).abs().max() > 1e-4
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from every_family import (
     BATCH,
-    CPU,
     GEOMETRY,
     SIZE,
     adapted,
     loss_of,
+    predictions_of_both,
     refined,
     refiner,
     samples,
@@ -93,27 +93,8 @@ def test_before_a_training_it_is_the_base_with_the_metaclass_in_the_tokens_place
 @pytest.mark.slow
 def test_a_training_sees_what_a_generation_with_its_tokens_sees(name, base):
     family = BY_NAME[name]
-    loaded, model, prompts = adapted(base, num_vectors=2, token_place="output")
-    with torch.no_grad():
-        for rows in model.learned().values():
-            rows.normal_(generator=torch.Generator().manual_seed(3))
-    latents, _, timesteps = samples(loaded)
-    time = family.noising(loaded.pipeline.scheduler.config).told(timesteps)
-    generating = load_base(resolve(str(base)), torch.float32, "image_to_image")
-    tensors = {key: value.detach() for key, value in model.token_tensors().items()}
+    found, expected, other, tensors = predictions_of_both(family, base, token_place="output")
     assert family.fault_of_tokens(tensors, 3) is None
-    family.load_tokens(generating.pipeline, family.token_file(tensors, 2), 3)
-    told = [
-        family.encode_prompt(
-            generating.pipeline, f"a photo of a <class_{one}> bird", "", False, CPU
-        )
-        for one in (2, 0)
-    ]
-    with torch.no_grad():
-        joined = family.joined([wanted for wanted, _ in told])
-        expected = family.predict(generating.denoiser, latents, time, joined)
-        found = model(latents, time, [ids[[2, 0]] for ids in prompts], GEOMETRY)
-        other = model(latents, time, [ids[[0, 2]] for ids in prompts], GEOMETRY)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert (other - found).abs().max() > 1e-4
 

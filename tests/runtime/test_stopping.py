@@ -22,6 +22,7 @@ from generations import (
     digests,
     records,
     run_script,
+    whole_run,
 )
 from launching import launch, launched_now
 from trainings import _in_own_group
@@ -42,10 +43,7 @@ def settings(mixing):
 
 @pytest.fixture(scope="module")
 def reference(settings, tmp_path_factory):
-    output = tmp_path_factory.mktemp("reference") / "run"
-    ended = run_script(arguments(settings | {"output_dir": output}), output.parent / "logs")
-    assert ended.returncode == 0, ended.stderr
-    return digests(output / "repo")
+    return digests(whole_run(settings, tmp_path_factory.mktemp("reference") / "run") / "repo")
 
 
 class Running:

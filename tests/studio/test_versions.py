@@ -14,7 +14,7 @@ from sgdmix_hub.errors import Unusable, UserError
 from sgdmix_hub.studio.originals import Originals
 from sgdmix_hub.studio.places import Place, place_of
 from sgdmix_hub.studio.selection import Selection, selected_positions
-from sgdmix_hub.studio.version_files import LocalFile
+from sgdmix_hub.studio.shard_files import LocalFile
 from sgdmix_hub.studio.version_rows import DAMAGED, KEY, VersionRows
 
 NUMBERS = st.floats(0, 1, width=32) | st.just(float("nan"))

@@ -9,6 +9,7 @@ from trainings import adapter_settings
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import read_adapter
 from sgdmix_hub.models.bases.families import FAMILIES
+from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.prompts import RowPrompt, prompt_ids
 from sgdmix_hub.models.refine import Refiner
 from sgdmix_hub.settings.adapter_training import AdapterSettings
@@ -98,3 +99,34 @@ def loss_of(loaded, model, prompts, labels, noising, seed=1):
     )
     loss = denoising_loss(prediction, latents, noise, timesteps, noising, None).mean()
     return prediction, loss
+
+
+def predictions_of_both(family, base, **more):
+    """What the denoiser predicts for the prompts of classes 2 and 0: `found`, by a training with
+    learned tokens of any value; `expected`, by a generation that has loaded these; and `other`, by
+    the training for classes 0 and 2. Also the tensors of the tokens.
+    """
+    loaded, model, prompts = adapted(base, num_vectors=2, **more)
+    with torch.no_grad():
+        for rows in model.learned().values():
+            rows.normal_(generator=torch.Generator().manual_seed(3))
+    latents, _, timesteps = samples(loaded)
+    time = family.noising(loaded.pipeline.scheduler.config).told(timesteps)
+    generating = load_base(resolve(str(base)), torch.float32, "image_to_image")
+    tensors = {key: value.detach() for key, value in model.token_tensors().items()}
+    family.load_tokens(generating.pipeline, family.token_file(tensors, 2), 3)
+    told = [
+        family.encode_prompt(
+            generating.pipeline, f"a photo of a <class_{label}> bird", "", False, CPU
+        )[0]
+        for label in (2, 0)
+    ]
+    of_images = family.of_images(generating.pipeline, SIZE, SIZE, 3.5)
+    told = family.joined(told) | {name: one.repeat(2, 1) for name, one in of_images.items()}
+    with torch.no_grad():
+        expected = family.predict(generating.denoiser, latents, time, told)
+        found, other = (
+            model(latents, time, [ids[labels] for ids in prompts], GEOMETRY)
+            for labels in ([2, 0], [0, 2])
+        )
+    return found, expected, other, tensors

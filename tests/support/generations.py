@@ -19,9 +19,12 @@ from forking import Ended, Started, fork, log_into
 from launching import launch_environment
 from PIL import Image
 
+from sgdmix_hub import augment
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.files import file_sha256
 from sgdmix_hub.generation.shards import Shards
+from sgdmix_hub.settings.generation import AugmentSettings
+from sgdmix_hub.settings.parsing import parse_settings
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "scripts/augment_dataset.py"
@@ -39,6 +42,19 @@ def run_script(args: list[str], logs: Path, script: str = SCRIPT) -> Ended:
     process = fork(_script, script, args, logs)
     process.join()
     return Ended(process.exitcode, *((logs / name).read_text() for name in ("stdout", "stderr")))
+
+
+def whole_run(settings: dict, output: Path) -> Path:
+    """`settings` run by the script, to their end; returns `output`."""
+    ended = run_script(arguments(settings | {"output_dir": output}), output.parent / "logs")
+    assert ended.returncode == 0, ended.stderr
+    return output
+
+
+def generate(settings: dict, output: Path) -> Path:
+    """`settings` run in this process; returns `output`."""
+    augment.main(parse_settings(AugmentSettings, arguments(settings | {"output_dir": output})))
+    return output
 
 
 def _script(script: str, args: list[str], logs: Path) -> None:

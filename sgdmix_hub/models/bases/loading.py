@@ -171,7 +171,7 @@ def _check_whole(base: Pin, loaded: LoadedBase) -> None:
             names = set(read_json(shards)["weight_map"])
         else:
             continue
-        stored = len(names - {name for name, _ in network.named_buffers()})
+        stored = len(names - {buffer for buffer, _ in network.named_buffers()})
         needed = sum(1 for _ in network.parameters())
         if stored < needed:
             raise UserError(
