@@ -107,12 +107,16 @@ def pilot_text(settings: AugmentSettings, planned: list[dict]) -> str | None:
     """
     if settings.strength_choice is None:
         return None
-    shuffled = "" if settings.strength_choice == "auto" else " These were dealt out at random."
+    shuffled = (
+        ""
+        if settings.strength_choice == "auto"
+        else " These values were assigned to rows at random."
+    )
     rows = ", ".join(f"{of_one['rows']:,} at {of_one['strength']:g}" for of_one in planned)
     return (
-        f"{settings.rows_of_class} rows of each class were made at every strength. A class has the "
-        "largest up to which the classifier gives its label at least "
+        f"{settings.rows_of_class} rows of each class were made at every strength. A class gets "
+        "the largest strength up to which the classifier gives its label at least "
         f"{settings.asked_fidelity:g} of the probability that it has without refinement, and its "
         f"foregrounds move by at most {settings.allowed_drift:g} of the median distance between "
-        f"two of them.{shuffled} Planned rows: {rows}"
+        f"two images of the class.{shuffled} Planned rows: {rows}"
     )

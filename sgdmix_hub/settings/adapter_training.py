@@ -55,8 +55,8 @@ class AdapterSettings(TrainingSettings):
     )
     token_place: Literal["output"] | None = setting(
         None,
-        "output learns the tokens in the text encoder's output, which needs no text encoder in "
-        "the training: less memory, for bases with a language model (default: in its input)",
+        "where tokens are learned. output: in the text encoder's output, so that the training "
+        "keeps no encoder in memory, for bases with a language model; by default in its input",
     )
     rank: int = setting(
         10, "LoRA rank, on the attention of the UNet or transformer", at_least=1, at_most=4096
@@ -166,7 +166,10 @@ class AdapterSettings(TrainingSettings):
                 "runs no diffusion step: give a larger one"
             )
         if self.token_place is not None and self.num_vectors == 0:
-            raise UserError("token_place is of learned tokens: leave it out, or raise num_vectors")
+            raise UserError(
+                "token_place says where learned tokens are, and num_vectors is 0: leave it out, or "
+                "raise num_vectors"
+            )
         if self.resize == "aspect-buckets" and self.with_prior_preservation:
             raise UserError(
                 "with_prior_preservation draws squares: leave it out, or resize aspect-buckets"

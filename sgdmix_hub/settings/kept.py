@@ -21,8 +21,8 @@ class KeptSettings(Checked):
 
     kept_erosion: float | None = setting(
         None,
-        "refine a ring of the foreground along its edge too, this share of the image size wide: "
-        "for seams, and for masks that are too large",
+        "width of a ring inside the foreground's edge that is refined too, as a share of the image "
+        "size; for seams, and for masks that are too large",
         above=0,
         at_most=0.5,
     )

@@ -30,9 +30,9 @@ class PilotSettings(MethodSettings):
     )
     strength_choice: Literal["auto", "shuffled"] | None = setting(
         None,
-        "how a row gets one of several strengths: auto: its class's, which a pilot chooses from "
-        "them; shuffled: those of auto, dealt out to the rows at random, as a control; by default "
-        "in turn, and auto with strength auto",
+        "how rows get one of several strengths. auto: the one that a pilot chose for their class; "
+        "shuffled: the values of auto, assigned to rows at random, as a control; by default in "
+        "turn",
     )
     pilot_classifier: str | None = setting(
         None,

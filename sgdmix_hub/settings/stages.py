@@ -60,6 +60,6 @@ def check_worker(rank: int, world_size: int, is_worker: bool, stages: str) -> No
         raise UserError(f"rank {rank} needs a world_size above it: ranks are 0 ... world_size - 1")
     if world_size > 1 and not is_worker:
         raise UserError(
-            f"rank and world_size are for {stages}: every other stage is one worker's, and the "
-            "processes of a launch have their own ranks"
+            f"rank and world_size are for {stages}: every other stage is done by one worker, and "
+            "the processes of a launch have their own ranks"
         )

@@ -208,7 +208,7 @@ def test_families_with_a_language_model_take_it(good):
 
 def test_it_needs_learned_tokens():
     settings = adapter_settings("birds", "base", "out", num_vectors=0, token_place="output")
-    with pytest.raises(UserError, match="token_place is of learned tokens"):
+    with pytest.raises(UserError, match="token_place says where learned tokens are"):
         AdapterSettings(**settings).validate()
 
 
