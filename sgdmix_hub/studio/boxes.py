@@ -75,15 +75,18 @@ def _update(label: str, is_ticked: bool) -> list[Any]:
 class Visitor:
     """One opened page.
 
-    `newest`: the number of its last request. `filters`: what its rows were filtered by. `line`:
-    what it says about them. `keys`: the rows that it shows; `marked`: those on its own list, as
-    (source_index, variant).
+    `newest`: the number of its last request. `filters`: what its rows were filtered by. `view`: the
+    filters and the page that it asked for last. `line`: what it says about the rows; `problem`: why
+    the last mark was not made, until it asks for something else. `keys`: the rows that it shows;
+    `marked`: those on its own list, as (source_index, variant).
     """
 
     boxes: Boxes = field(default_factory=Boxes)
     newest: int = 0
     filters: tuple[Any, ...] | None = None
+    view: tuple[Any, ...] = ()
     line: str = ""
+    problem: str = ""
     keys: list[Any] = field(default_factory=list)
     marked: set[tuple[int, int]] = field(default_factory=set)
 

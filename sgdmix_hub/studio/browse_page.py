@@ -202,8 +202,12 @@ class BrowsePage:
     ) -> Outputs:
         """Fills a page: yields values of all outputs, and what it waits for before."""
         visitor = self.visitors.of(request)
+        filters = _given((classes, sort_by, descending, only_marked, *ranges))
         if visitor.filters is None:
-            visitor.filters = _given((classes, sort_by, descending, only_marked, *ranges))
+            visitor.filters = filters
+        # A field that loses the focus to a box draws the same rows again, after the box's mark.
+        if visitor.view != (number, filters):
+            visitor.view, visitor.problem = (number, filters), ""
         try:
             selection = Selection(
                 labels=classes or [],
@@ -255,7 +259,8 @@ class BrowsePage:
             line += " Sources and targets are being downloaded; the rows are drawn again then."
         visitor.line = line
         page_number = gr.skip() if page == number else page
-        return [page_number, status_html(line), gr.Timer(active=originals is None), *texts]
+        status = error_html(visitor.problem) if visitor.problem else status_html(line)
+        return [page_number, status, gr.Timer(active=originals is None), *texts]
 
     def _open_originals(self) -> Originals:
         """The images that the first version was made from. Raises `UserError`."""
@@ -303,9 +308,11 @@ class BrowsePage:
                     raise UserError("the version has no such row any more: nothing was marked")
                 self.marks.change(visitor, key, is_bad)
                 number = len(self.marks.of(visitor))
+                visitor.problem = ""
                 line = status_html(f"{visitor.line} Rows marked as bad: {number}.".lstrip())
             except UserError as error:
-                line = error_html(str(error))
+                visitor.problem = str(error)
+                line = error_html(visitor.problem)
             return [self.marks.text(visitor), line, *self._boxes(visitor)]
 
     def reload(self, request: gr.Request, *inputs: Any) -> Outputs:

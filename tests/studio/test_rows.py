@@ -129,6 +129,23 @@ def test_marks_are_added_to_the_list_and_no_other_file_is_replaced(first_version
     assert path.read_text() == "my own notes\n"
 
 
+def test_why_a_mark_was_not_made_stays_until_something_else_is_asked_for(first_version, tmp_path):
+    """A field that loses the focus to the box draws the rows again, after the mark."""
+    path = tmp_path / "drop.csv"
+    page = page_of(first_version, save_to=path)
+    asked, turned = inputs(page), inputs(page)
+    turned[1] = 2
+    key = key_at(page, 0)
+    for leave in (lambda: shown(page, turned), lambda: page.mark(ME, *ticked(key))):
+        shown(page, asked)
+        path.write_text("my own notes\n")
+        assert "give a list of rows" in page.mark(ME, *ticked(key))[1]
+        assert "give a list of rows" in shown(page, asked)[1]
+        path.unlink()
+        leave()
+        assert "12 of 12 rows" in shown(page, asked)[1]
+
+
 def test_a_tick_is_of_the_row_that_its_box_named_whatever_is_shown_by_now(first_version, tmp_path):
     page = page_of(first_version, save_to=tmp_path / "drop.csv")
     first, second = (key_at(page, row) for row in (0, 9))
