@@ -121,7 +121,7 @@ def table(results: dict) -> str:
         f"{results['device']}, torch {results['torch']}; medians of {results['turns']} interleaved "
         f"turns of {results['steps']} steps.",
         "",
-        f"Adapter: UNet {shape['unet']}, {shape['resolution']}x{shape['resolution']}, batch "
+        f"Adapter: UNet {tuple(shape['unet'])}, {shape['resolution']}x{shape['resolution']}, batch "
         f"{BATCH}, rank {RANK}, precision {shape['precision']}.",
         "",
         "| Loop | steps/s | against stock | peak memory, MB |",

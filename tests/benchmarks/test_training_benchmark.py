@@ -53,7 +53,8 @@ def test_what_needs_a_gpu_is_not_measured_without_one():
 def test_a_classifiers_loop_takes_optimizer_steps(precision, monkeypatch):
     trained = []
     monkeypatch.setattr(
-        "parts.training.classifier.network_of", lambda task: trained.append(network_of(task)) or trained[0]
+        "parts.training.classifier.network_of",
+        lambda task: trained.append(network_of(task)) or trained[0],
     )
     steps = training_steps(replace(TINY, precision=precision))
     seen = [trained[0].classifier[1].weight.detach().clone() for _ in islice(steps, 3)]
