@@ -146,8 +146,8 @@ def table(results: dict) -> str:
     lines = [
         f"CPU, one thread a process, torch {results['torch']}; {SPECIES} species, {TRAIN} training "
         f"and {TEST} test images each. Distance: of the weights from those of one process, "
-        "relative to their norm. A classifier magnifies rounding, from scratch with AdamW more than "
-        "fine-tuned with SGD: the last arm, one process with narrower vectors, says how much.",
+        "relative to their norm. A classifier magnifies rounding, from scratch with AdamW more "
+        "than fine-tuned with SGD: the last arm, one process with narrower vectors, says how much.",
     ]
     for kind, title in TITLES.items():
         if kind not in results["trainings"]:

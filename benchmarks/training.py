@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from parts.sd15 import SHAPES, build_base
 from parts.training.adapter import BATCH, RANK, own_steps, settings_for, stock_steps, write_images
-from parts.training.classifier import CUB, judging_steps, training_steps
+from parts.training.classifier import CUB, judging_steps, network_of, training_steps
 
 from sgdmix_hub.files import write_json
 from sgdmix_hub.runtime.ranks import start_processes
@@ -64,7 +64,7 @@ def stock(shape: dict, folder: Path) -> Iterator[None]:
 
 
 def classifier(shape: dict, folder: Path, compiled: bool = False) -> Iterator[None]:
-    return training_steps(CUB, compiled)
+    return training_steps(network_of(CUB), CUB, compiled)
 
 
 def judge(shape: dict, folder: Path, compiled: bool = False) -> Iterator[None]:

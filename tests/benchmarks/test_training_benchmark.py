@@ -50,14 +50,10 @@ def test_what_needs_a_gpu_is_not_measured_without_one():
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_a_classifiers_loop_takes_optimizer_steps(precision, monkeypatch):
-    trained = []
-    monkeypatch.setattr(
-        "parts.training.classifier.network_of",
-        lambda task: trained.append(network_of(task)) or trained[0],
-    )
-    steps = training_steps(replace(TINY, precision=precision))
-    seen = [trained[0].classifier[1].weight.detach().clone() for _ in islice(steps, 3)]
+def test_a_classifiers_loop_takes_optimizer_steps(precision):
+    model = network_of(TINY)
+    steps = training_steps(model, replace(TINY, precision=precision))
+    seen = [model.classifier[1].weight.detach().clone() for _ in islice(steps, 3)]
     assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
 
 

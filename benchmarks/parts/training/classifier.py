@@ -36,10 +36,12 @@ def network_of(task: Task) -> ResNetForImageClassification:
     return ResNetForImageClassification(task.network)
 
 
-def training_steps(task: Task, compiled: bool = False) -> Iterator[None]:
+def training_steps(
+    model: ResNetForImageClassification, task: Task, compiled: bool = False
+) -> Iterator[None]:
     """Endless optimizer steps: forward in the recipe's precision, cross-entropy, backward, SGD."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = network_of(task).to(device).train()
+    model.to(device).train()
     if compiled:
         model.compile()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
@@ -61,8 +63,8 @@ def judging_steps(task: Task, folder: Path, compiled: bool = False) -> Iterator[
     half = (0.5, 0.5, 0.5)
     preprocessing = Preprocessing(task.size, task.size, "bilinear", half, half, "rgb")
     save_classifier(network_of(task), preprocessing, folder)
-    names = [f"LABEL_{label}" for label in range(task.network.num_labels)]
-    judge = Judge(resolve(str(folder)), names, device)
+    names = task.network.id2label
+    judge = Judge(resolve(str(folder)), [names[label] for label in sorted(names)], device)
     if compiled:
         judge.model.compile()
     images = torch.randn(task.batch, 3, task.size, task.size, device=device)
