@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
 
 
 @contextmanager
-def on_trial(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+def on_trial(model: torch.nn.Module, device: torch.device) -> Generator[None, None, None]:
     """Afterwards the model has its buffers as before and no gradients, and the random state is as
     before, even if the pass ran out of memory in its middle. `device`: where the model is.
     """
