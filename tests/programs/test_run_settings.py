@@ -1,7 +1,8 @@
 """What the settings of `sgdmix run` become in its stages."""
 
 import pytest
-from test_run_push import DATASET, MODELS, stages
+from run_stages import stages
+from test_run_push import DATASET, MODELS
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.training.precision import has_bf16
