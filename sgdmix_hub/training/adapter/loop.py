@@ -28,6 +28,7 @@ from sgdmix_hub.training.dropout import SampleSeeds, use_sample_dropout
 from sgdmix_hub.training.log import TrainingLog
 from sgdmix_hub.training.precision import dtype_of, precision_of
 from sgdmix_hub.training.share import Share, fitted
+from sgdmix_hub.training.trial import on_trial
 
 from .batches import Batch, Latents, training_batches
 from .checkpoints import Checkpoints
@@ -289,22 +290,26 @@ def attempt(
     device: torch.device,
     size: int,
 ) -> None:
-    """A forward and backward pass of `size` samples, beside all that the training keeps."""
+    """A forward and backward pass of `size` samples, beside all that the training keeps.
+
+    The model's weights and buffers stay as they are, and so does the random state.
+    """
+    model.to(device).train()
     kept = [torch.empty_like(value, device=device) for value in model.trained().values()] * 2
     count = size * (2 if settings.with_prior_preservation else 1)
     shape = base.family.latents.shape(base.pipeline.vae.to(device), settings.resolution)
-    latents = torch.randn(count, *shape, device=device)
     timesteps = torch.zeros(count, dtype=torch.int64, device=device)
     ids = [of_one[:1].expand(count, -1).to(device) for of_one in prompts]
     geometry = None
     if base.family.needs_geometry:
         geometry = torch.zeros(count, 6, dtype=torch.int64, device=device)
     dtype = dtype_of(settings)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        prediction = model.to(device).train()(latents, timesteps, ids, geometry)
-    prediction.float().square().mean().backward()
+    with on_trial(model, device):
+        latents = torch.randn(count, *shape, device=device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            prediction = model(latents, timesteps, ids, geometry)
+        prediction.float().square().mean().backward()
     del kept
-    model.zero_grad()
 
 
 def validation_sheet(state: Path, step: int) -> Path:
