@@ -36,6 +36,7 @@ class StableDiffusion3(FlowFamily):
     }
     license = "other"
     weighting_scheme = "logit_normal"
+    loss_of_image = True
 
     def sigmas(self, num_inference_steps: int) -> Any:
         return None
