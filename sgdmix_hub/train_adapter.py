@@ -74,7 +74,7 @@ def main(settings: AdapterSettings) -> None:
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
         if rank.is_main_process:
-            write_adapter_card(settings, folder, licence.text)
+            write_adapter_card(settings, folder, licence)
             push_trained(settings, folder, f"Adapter of {len(split.class_names)} classes")
             forget_failure(state)
         wait_for_everyone()
@@ -85,6 +85,7 @@ def check_family(settings: AdapterSettings, base: Pin) -> None:
     family = check_supported(base)
     family.check_loss(settings.snr_gamma, settings.weighting_scheme)
     family.check_tokens(settings.token_place)
+    family.check_precision("mixed_precision", settings.mixed_precision)
 
 
 def check_base_license(settings: AdapterSettings, licence: Licence, folder: Path) -> None:
@@ -127,6 +128,7 @@ def train_and_save(
         results = {
             "loss_curve": curve,
             "base_license": licence.text,
+            **({"base_gated": True} if licence.gated else {}),
             "versions": versions(),
             "num_processes": accelerator.num_processes,
             "precision": precision_of(settings),

@@ -212,5 +212,17 @@ def test_the_dataset_card_states_the_licence_of_an_own_adapter_too(tmp_path):
     assert facts["licenses"]["adapter"] == "cc-by-nc-4.0" and "adapter_files" not in facts
 
 
+def test_the_manifest_states_a_gated_base_and_nothing_of_others(tmp_path, monkeypatch):
+    dataset = local(tmp_path / "dataset", "license: mit\n")
+    split = SimpleNamespace(pin=dataset, labels=np.array([0]), subset=[0], class_names=["kite"])
+    inputs = Inputs(split, None, None, Pin("org/base", "0" * 40), None)
+    settings = AugmentSettings(dataset_name="a/b", output_dir="out")
+    for gated in (False, "auto", "manual"):
+        info = ModelInfo(id="org/base", gated=gated, tags=[])
+        monkeypatch.setattr(HfApi, "repo_info", lambda *_, info=info, **options: info)
+        told = ["pretrained_model_name_or_path"] if gated else None
+        assert stated(settings, inputs).get("gated") == told
+
+
 def test_the_documentation_has_the_table():
     assert terms_table() in (ROOT / "docs" / "publishing.md").read_text(), terms_table()
