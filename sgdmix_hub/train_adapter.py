@@ -32,6 +32,7 @@ from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_fi
 from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.training import recorded
 from sgdmix_hub.training.adapter.loop import train, validation_sheet
+from sgdmix_hub.training.adapter.memory import memory_text
 from sgdmix_hub.training.log import TrainingLog, check_tracker
 from sgdmix_hub.training.precision import precision_of
 from sgdmix_hub.training.resume import check_push, is_finished, push_trained
@@ -70,6 +71,7 @@ def main(settings: AdapterSettings) -> None:
             say(f"adapter: {folder} is complete, nothing to train")
         else:
             on_rank_zero(lambda: check_family(settings, base))
+            say(on_rank_zero(lambda: memory_text(settings, base)))
             train_and_save(settings, split, base, licence, facts, share, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)

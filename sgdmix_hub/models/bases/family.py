@@ -55,7 +55,8 @@ class Encoder:
     `max_length`: tokens that it reads; the tokenizer's own number if None. `masked`: it does not
     see its padding; `padded`: prompts are padded to `max_length`, not to the longest.
     `optional`: a base may come without it. `outputs`: the hidden states that the denoiser is told,
-    where learned tokens may stand too; none where it is told more than them.
+    where learned tokens may stand too; none where it is told more than them, and then `hidden` are
+    the hidden states.
     """
 
     tokenizer: str
@@ -66,6 +67,7 @@ class Encoder:
     padded: bool = True
     optional: bool = False
     outputs: tuple[int, ...] = ()
+    hidden: tuple[int, ...] = ()
 
     def reads(self, tokenizer: Any) -> int:
         """How many tokens of a prompt it reads."""

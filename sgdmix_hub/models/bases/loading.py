@@ -103,11 +103,12 @@ def load_base(
     *,
     safety_checker: bool = False,
     quantization: str | None = None,
+    vae_dtype: torch.dtype | None = None,
 ) -> LoadedBase:
     """Loads the pinned base model as a pipeline, from safetensors only. Raises `UserError`.
 
     `safety_checker`: with the base's own, if it has one. `quantization`: of the denoiser, which
-    then computes in `dtype`.
+    then computes in `dtype`. `vae_dtype`: of the autoencoder, if another one.
     """
     family = check_supported(base)
     _check_shards(base)
@@ -123,7 +124,7 @@ def load_base(
             pipeline = pipeline_class.from_pretrained(
                 base.path or base.name,
                 revision=None if base.is_local else base.revision,
-                torch_dtype=dtype,
+                torch_dtype=dtype if vae_dtype is None else {"default": dtype, "vae": vae_dtype},
                 use_safetensors=True,
                 **options,
             )
