@@ -126,7 +126,7 @@ def build_z_image(shape: dict[str, Any]) -> ZImagePipeline:
     tokenizer, width = build_chat_tokenizer(), shape["text"]
     return ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
-        vae=build_vae(shape["vae"], 16, 0.3611),
+        vae=build_vae(shape["vae"], 16, 0.3611, shift=0.1159),
         text_encoder=Qwen3Model(
             Qwen3Config(
                 vocab_size=len(tokenizer),
@@ -175,7 +175,9 @@ def build_denoiser(shape: dict[str, Any]) -> UNet2DConditionModel | ZImageTransf
     )
 
 
-def build_vae(channels: tuple[int, ...], latent_channels: int, scale: float) -> AutoencoderKL:
+def build_vae(
+    channels: tuple[int, ...], latent_channels: int, scale: float, shift: float | None = None
+) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -184,5 +186,6 @@ def build_vae(channels: tuple[int, ...], latent_channels: int, scale: float) -> 
         norm_num_groups=16,
         latent_channels=latent_channels,
         scaling_factor=scale,
+        shift_factor=shift,
         force_upcast=False,
     )

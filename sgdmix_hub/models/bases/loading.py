@@ -218,6 +218,8 @@ def _num_recognised(weights: Iterable[torch.Tensor], stored: list[Any]) -> int:
     known: dict[torch.dtype, set[tuple[tuple[int, ...], bytes]]] = {}
     found = 0
     for weight in weights:
+        if weight.is_meta:  # a missing one may be left without values
+            continue
         if weight.dtype not in known:
             known[weight.dtype] = {(shape, _bits(ends, weight.dtype)) for shape, ends in held}
         shape = tuple(weight.shape)

@@ -45,7 +45,7 @@ class AnsweredEncoder(nn.Module):
     like: torch.Tensor
 
     def __init__(self, config: Any, answers: dict[Key, Answer], like: torch.Tensor):
-        """`like`: an empty tensor of the encoder's dtype, where it was."""
+        """`like`: a tensor of the encoder's dtype, where it was."""
         super().__init__()
         self.config, self._answers = config, answers
         self.register_buffer("like", like)
@@ -126,7 +126,7 @@ def answer_ahead(
             for row in asked.to(device).unique(dim=0):  # alone: its bits depend on nothing else
                 key, answer = ask(encoder, network, row[None])
                 answers[key] = answer
-        like = torch.empty(0, dtype=network.dtype, device=device)
+        like = torch.zeros(1, dtype=network.dtype, device=device)
         known = AnsweredEncoder(network.config, answers, like)
         model.text_encoders[place] = known
         setattr(base.pipeline, encoder.model, known)
