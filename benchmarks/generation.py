@@ -209,6 +209,7 @@ def gpu(
             "device": torch.cuda.get_device_name(),
             "resolution": data.resolution_of(shape),
             "reference_dtype": data.half_of(shape),
+            "scheduler": data.scheduler_of(shape),
             "steps": steps_of_a_row(args.work_dir, shape),
         }
         facts |= options | {"loading_seconds": time.monotonic() - started}

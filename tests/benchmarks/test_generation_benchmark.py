@@ -150,7 +150,13 @@ def test_a_measured_gpu_part_tells_speed_and_memory_of_both():
         "reference": {"rows": 8, "seconds": 8.0, "peak_gb": 27.5},
     }
     found = {"device": "a GPU", "resolution": 1024, "batch_size": 4, "dtype": "bfloat16"}
-    found |= {"reference_dtype": "float16", "steps": 17, "loading_seconds": 60.0, "ratio": 4.0}
+    found |= {
+        "reference_dtype": "float16",
+        "steps": 17,
+        "scheduler": "dpmsolver++",
+        "loading_seconds": 60.0,
+        "ratio": 4.0,
+    }
     found |= {"turns": [turn] * 3, "timed": {"wall": dict.fromkeys((*MODEL, "rest"), 1.0)}}
     text = render({"gpu-sdxl": {"machine": MACHINE, "figures": found}})
     assert "| ours | 4.00 | 68.0 | 31.4 | **4.00** | 4.00, 4.00, 4.00 | 25.0% |" in text

@@ -27,9 +27,19 @@ def resolution_of(shape: str) -> int:
     return TINY_RESOLUTION if shape == TINY else SHAPES[shape]["resolution"]
 
 
+def is_flow(shape: str) -> bool:
+    """Whether a shape is of a base trained by flow matching."""
+    return SHAPES.get(shape, {}).get("layout") == "z-image"
+
+
 def half_of(shape: str) -> str:
-    """The half precision of other papers' scripts on a GPU."""
-    return "bfloat16" if SHAPES.get(shape, {}).get("layout") == "z-image" else "float16"
+    """The half precision of other papers' scripts on a GPU; Z-Image leaves float16's range."""
+    return "bfloat16" if is_flow(shape) else "float16"
+
+
+def scheduler_of(shape: str) -> str:
+    """The stock pipelines of flow matching take Euler alone."""
+    return "euler" if is_flow(shape) else "dpmsolver++"
 
 
 def birds(work_dir: Path) -> Path:

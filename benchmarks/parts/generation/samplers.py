@@ -73,6 +73,7 @@ class Task:
                 strength=STRENGTH,
                 num_inference_steps=STEPS,
                 guidance_scale=GUIDANCE,
+                scheduler=data.scheduler_of(self.shape),
                 batch_size=self.batch_size,
                 compile=self.compiled,
                 dtype=self.dtype,

@@ -251,8 +251,8 @@ def gpu(found: dict) -> list[str]:
     return [
         f"{found['device']}, {found['resolution']}x{found['resolution']}, batch "
         f"{found['batch_size']}, {found['dtype']}; the reference in "
-        f"{found['reference_dtype']}. Settings as above. Loading both, and compiling where it is, "
-        f"took {found['loading_seconds']:.0f} s.",
+        f"{found['reference_dtype']}. Settings as above, sampler {found['scheduler']}. Loading "
+        f"both, and compiling where it is, took {found['loading_seconds']:.0f} s.",
         "",
         *table(
             (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -215,16 +216,20 @@ def _num_recognised(weights: Iterable[torch.Tensor], stored: list[Any]) -> int:
             tensor = file.get_slice(key)
             shape = tuple(tensor.get_shape())
             held.append((shape, _ends(tensor if shape else file.get_tensor(key), shape)))
-    known: dict[torch.dtype, set[tuple[tuple[int, ...], bytes]]] = {}
+    # a stored tensor is one weight: many norms have the same values
+    known: dict[torch.dtype, Counter[tuple[tuple[int, ...], bytes]]] = {}
     found = 0
     for weight in weights:
-        if weight.is_meta:  # a missing one may be left without values
+        if weight.is_meta:  # without values: no file held it
             continue
         if weight.dtype not in known:
-            known[weight.dtype] = {(shape, _bits(ends, weight.dtype)) for shape, ends in held}
+            bits_held = ((shape, _bits(ends, weight.dtype)) for shape, ends in held)
+            known[weight.dtype] = Counter(bits_held)
         shape = tuple(weight.shape)
         bits = _bits(_ends(weight.detach().cpu(), shape), weight.dtype)
-        found += (shape, bits) in known[weight.dtype]
+        if known[weight.dtype][shape, bits] > 0:
+            known[weight.dtype][shape, bits] -= 1
+            found += 1
     return found
 
 
