@@ -6,11 +6,12 @@ import pytest
 import torch
 from trainings import adapter_settings
 
-from sgdmix_hub import train_adapter
+from sgdmix_hub import augment, train_adapter
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.generation.inputs import resolve_inputs
 from sgdmix_hub.models.bases.families import FAMILIES
 from sgdmix_hub.pipeline import SGDMixPipeline
+from sgdmix_hub.run import Stage, check_precisions
 from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
@@ -68,6 +69,30 @@ def test_a_generation_is_refused(headless, few_birds, tmp_path):
 def test_a_pipeline_is_refused(headless):
     with pytest.raises(UserError, match=REFUSED.format("dtype", "float16", "bfloat16")):
         SGDMixPipeline.from_pretrained(str(headless), torch_dtype=torch.float16, **METHOD)
+
+
+@pytest.mark.parametrize(
+    ("trained", "drawn", "refused"),
+    [
+        ("fp16", "bfloat16", ("mixed_precision", "fp16", "bf16")),
+        ("bf16", "float16", ("dtype", "float16", "bfloat16")),
+    ],
+)
+def test_a_run_is_refused_before_its_first_stage(trained, drawn, refused, headless, few_birds):
+    adapter = adapter_settings(few_birds, headless, "unused", mixed_precision=trained)
+    generation = AugmentSettings(
+        **METHOD,
+        pretrained_model_name_or_path=str(headless),
+        dataset_name=str(few_birds),
+        output_dir="unused",
+        dtype=drawn,
+    )
+    stages = [
+        Stage("adapter", train_adapter.main, AdapterSettings(**adapter)),
+        Stage("dataset", augment.main, generation),
+    ]
+    with pytest.raises(UserError, match=REFUSED.format(*refused)):
+        check_precisions(stages)
 
 
 @pytest.mark.slow
