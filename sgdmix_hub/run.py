@@ -28,6 +28,8 @@ from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.licences import check_license, licence_of
 from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.bases.family import Family
+from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.versions import check_can_publish
@@ -198,6 +200,20 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     ]
 
 
+def base_of(adapter: AdapterSettings) -> Family:
+    """The family of the run's base model. Raises `UserError`."""
+    return check_supported(resolve(adapter.pretrained_model_name_or_path))
+
+
+def check_precisions(stages: list[Stage]) -> None:
+    """Raises `UserError` for a precision that the base does not compute in, of any stage."""
+    for stage in stages:
+        if isinstance(stage.settings, AdapterSettings):
+            family = base_of(stage.settings)
+            family.check_precision("mixed_precision", stage.settings.mixed_precision)
+            family.check_precision("dtype", generation_of(stages).dtype)
+
+
 def bootstrap_settings(
     settings: RunSettings, generation: AugmentSettings, folder: Path
 ) -> tuple[AugmentSettings, ClassifierSettings]:
@@ -301,6 +317,7 @@ def main(settings: RunSettings) -> None:
         for stage in stages:
             if isinstance(stage.settings, TrainingSettings):
                 check_training(stage.settings, rank)
+        on_rank_zero(lambda: check_precisions(stages))
         on_rank_zero(lambda: check_pushes(stages, is_made=output.repo.exists()))
         say(masks_line(generation_of(stages)))
         too_many_skipped = None
