@@ -121,7 +121,7 @@ FIDELITY = record(
 )
 ADAPTER = record(
     {
-        "class_names": listing(TEXT),
+        "class_names": listing(TEXT, empty=False),
         "metaclass": NAME,
         "prompt_template": of_kind(
             "one line that holds {token} once and {metaclass} once",

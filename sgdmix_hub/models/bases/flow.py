@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sgdmix_hub.errors import UserError, shown
-from sgdmix_hub.models.prompts import add_tokens, check_width, tokens_of
+from sgdmix_hub.models.prompts import add_tokens, check_width, fault_of_count, tokens_of
 
 from .family import Conditioning, Configs, Encoder, Family, Pipeline
 from .noising import FlowMatching
@@ -214,6 +214,9 @@ class FlowFamily(Family):
         if any(name.endswith(OUTPUT) for name in tokens):
             outputs = {encoder.key: encoder.outputs for encoder in self.encoders}
             return fault_of_output(tokens, outputs, num_classes)
+        unknown = set(tokens) - {encoder.key for encoder in self.encoders}
+        if unknown:
+            return f"has learned tokens {shown(min(unknown))}, and its base takes none of that name"
         return fault_of_rows(
             tokens, [one.key for one in self.encoders if not one.optional], num_classes
         )
@@ -259,15 +262,19 @@ class FlowFamily(Family):
 def unflattened(
     weights: dict[str, torch.Tensor], denoiser: torch.nn.Module, name: str
 ) -> dict[str, torch.Tensor]:
-    """A LoRA whose names are diffusers' own layers with _ for every dot, as LyCORIS and OneTrainer
-    write them, in peft's format; any other as it is.
+    """A LoRA by diffusers' own layers but kohya's ends, in peft's format; any other as it is.
+
+    LyCORIS and OneTrainer write such names: with _ for every dot of a layer, or behind the
+    denoiser's name as they are.
     """
-    layers = {layer.replace(".", "_"): layer for layer, _ in denoiser.named_modules()}
+    dotted = {f"{name}.{layer}": layer for layer, _ in denoiser.named_modules()}
+    flat = {layer.replace(".", "_"): layer for layer in dotted.values()}
     found = {}
     for key, value in weights.items():
-        flat, _, end = key.partition(".")
-        layer = layers.get(FLATTENED.sub("", flat))
-        if layer is None or end not in ENDS or not FLATTENED.match(flat):
+        end = next((end for end in ENDS if key.endswith(f".{end}")), None)
+        given = key.removesuffix(f".{end}")
+        layer = flat.get(FLATTENED.sub("", given)) if FLATTENED.match(given) else dotted.get(given)
+        if layer is None or end is None:
             return dict(weights)
         found[f"{name}.{layer}.{ENDS[end]}"] = value
     return found
@@ -298,9 +305,7 @@ def fault_of_rows(tokens: dict[str, torch.Tensor], keys: list[str], num_classes:
     if any(rows.ndim != 2 for rows in tokens.values()):
         return f"has no tokens of {num_classes} classes"
     counts = {len(rows) for rows in tokens.values()}
-    if len(counts) != 1 or (count := counts.pop()) == 0 or count % num_classes:
-        return f"has no tokens of {num_classes} classes"
-    return None
+    return fault_of_count(counts.pop() if len(counts) == 1 else 0, num_classes)
 
 
 class ChatEncoder(Encoder):

@@ -135,6 +135,7 @@ def load_base(
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
     loaded = LoadedBase(family, pipeline)
     _check_whole(base, loaded)
+    _check_scaling(base, loaded)
     for encoder in loaded.encoders:
         _check_prompt_length(base, loaded, encoder)
     return loaded
@@ -160,6 +161,24 @@ def _check_prompt_length(base: Pin, loaded: LoadedBase, encoder: Encoder) -> Non
             f"the base model {base.name} pads prompts to {shown(padded)} tokens, but its text "
             f"encoder reads {read}: set model_max_length in its "
             f"{encoder.tokenizer}/tokenizer_config.json"
+        )
+
+
+def _check_scaling(base: Pin, loaded: LoadedBase) -> None:
+    """Raises `UserError` if latents do not come back from the denoiser's scale."""
+    space, vae = loaded.family.latents, loaded.pipeline.vae
+    try:
+        side = 2 * space.factor(vae)
+        latents = torch.ones(1, *space.shape(vae, side), device=vae.device, dtype=torch.float32)
+        is_kept = torch.allclose(space.unscaled(space.scaled(latents, vae), vae), latents, atol=0.1)
+    except Exception as error:
+        raise UserError(
+            f"vae/config.json of the base model {base.name} scales no latents: {first_line(error)}"
+        ) from error
+    if not is_kept:
+        raise UserError(
+            f"vae/config.json of the base model {base.name} scales latents by numbers that cannot "
+            "be undone: download it again"
         )
 
 
