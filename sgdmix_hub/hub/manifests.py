@@ -216,8 +216,8 @@ def _read_list(path: Path, name: str, facts: dict) -> pa.Table:
         raise UserError(f"{shown(path)} is not the file of its manifest: fetch or make it again")
     try:
         kind = LONG_LISTS[name]
-        file = pq.ParquetFile(path, read_dictionary=kind.texts)
         fits = pq.read_schema(path).equals(kind.schema)
+        file = pq.ParquetFile(path, read_dictionary=kind.texts if fits else None)
         fits = fits and file.metadata.num_rows == facts["count"]
         groups = range(file.metadata.num_row_groups)
         size = sum(file.metadata.row_group(group).total_byte_size for group in groups)

@@ -52,13 +52,14 @@ def output(shards_made, tmp_path, monkeypatch):
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """How often each Parquet file of the dataset was read for its sha256, by its name."""
+    """How often each shard was read for its sha256, by its name; `made`: all published files."""
     counts = Counter()
 
     def counted(path, *words, **options):
-        if Path(path).suffix == ".parquet" and Path(path).name != "plan.parquet":
-            counts[Path(path).name] += 1
-        elif Path(path).name.isdigit():  # a file that a process is making
+        name, folder = Path(path).name, Path(path).parent.name
+        if folder == "shards" and not name.endswith(".json"):
+            counts[name] += 1
+        elif folder in ("files", "data") and "run" in Path(path).parts:
             counts["made"] += 1
         return open(path, *words, **options)
 
