@@ -45,7 +45,9 @@ class SkippedRows(Sequence):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, place) -> dict:
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return SkippedRows(self.table.take(pa.array(range(len(self))[place])))
         (row,) = self.table.slice(range(len(self))[place], 1).to_pylist()
         return row
 
