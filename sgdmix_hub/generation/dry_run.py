@@ -90,7 +90,7 @@ def estimate_text(
     """The result of a dry run, one line per fact. `room`: as in `Extent`."""
     to_make = sum(map(shards.size, unfinished))
     plan = shards.plan_columns("skip", "source_index", "target_index")
-    reasons = Counter(plan["skip"].drop_null().to_pylist())
+    reasons = skip_reasons(plan)
     known = most_common(reasons.elements()) or "none"
     lines = [
         f"rows        {shards.num_rows:,} in {len(shards)} shards of {shards.rows_per_shard}",
@@ -206,16 +206,23 @@ def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:
     """How many rows of a plan have a source without a trusted mask, and what becomes of them."""
     if not saliency_source(settings).has_confidence:
         return f"{saliency_method(settings)} states no confidence: every mask is used"
-    skipped = sum(map(is_low_confidence, plan["skip"].drop_null().to_pylist()))
+    reasons = skip_reasons(plan)
+    skipped = sum(count for reason, count in reasons.items() if is_low_confidence(reason))
     sources, targets = (plan[name].to_numpy() for name in ("source_index", "target_index"))
     untrusted = skipped + int((sources == targets).sum())
     text = f"{untrusted:,} of {len(plan):,} rows ({untrusted / len(plan):.1%}) have no trusted mask"
     return f"{text}: {settings.low_confidence}" if untrusted else text
 
 
+def skip_reasons(plan: pa.Table) -> Counter[str]:
+    """How many rows of a plan are skipped, by reason."""
+    counted = plan["skip"].drop_null().value_counts()
+    return Counter({entry["values"].as_py(): entry["counts"].as_py() for entry in counted})
+
+
 def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None) -> None:
     """Raises `UserError` if a run could make none of the rows that are left."""
-    reasons = trial.reasons if trial else shards.plan_columns("skip")["skip"].to_pylist()
+    reasons = trial.reasons if trial else skip_reasons(shards.plan_columns("skip")).elements()
     if unfinished and not (trial and trial.made):
         raise UserError(
             f"not one row could be made ({most_common(reasons)}): a run would leave no dataset"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,7 @@ class RowStore:
         self._position = np.full(len(split.rows), -1, dtype=np.int64)
         self._position[split.subset] = np.arange(len(split.subset))
         self.unusable = {
-            int(row): reason
+            int(row): sys.intern(reason)  # few texts, of perhaps very many rows
             for row, reason in read_sealed(folder / "unusable.json")["unusable"].items()
         }
 

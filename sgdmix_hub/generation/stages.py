@@ -211,10 +211,10 @@ def _make(
 
 
 def check_finished(shards: Shards) -> None:
-    """Raises `UserError` if a shard is missing or damaged; it can then be made again. Tells if
-    different devices have made them.
+    """Raises `UserError` if a shard is missing or its record damaged; it can then be made again.
+    Tells if different devices have made them. Who puts a shard into a file compares its bytes.
     """
-    unfinished = shards.drop_unfinished()
+    unfinished = shards.drop_unfinished(by_bytes=False)
     if unfinished:
         named = ", ".join(map(str, unfinished[:MOST_NAMED]))
         more = " ..." if len(unfinished) > MOST_NAMED else ""

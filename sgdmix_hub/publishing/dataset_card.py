@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -114,7 +115,7 @@ class CardFacts:
     rows_by_label: list[int]
     real_rows: list[int] | None
     parquet_bytes: int
-    skipped: list[dict]
+    skipped: Sequence[dict]
     saliency: dict
     pins: dict[str, str]
     versions: dict[str, str]
