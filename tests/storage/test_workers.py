@@ -259,7 +259,7 @@ def test_a_store_that_never_answers_ends_in_one_line(settings, monkeypatch):
 def test_other_programs_refuse_a_store():
     from sgdmix_hub.settings.training import ClassifierSettings
 
-    with pytest.raises(UserError, match="only sgdmix augment"):
+    with pytest.raises(UserError, match="only sgdmix augment and sgdmix evaluate write"):
         ClassifierSettings(dataset_name="a/b", output_dir="s3://bucket/run").validate()
 
 
