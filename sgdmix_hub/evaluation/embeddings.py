@@ -15,7 +15,8 @@ from PIL import Image
 
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UnusableRow
-from sgdmix_hub.generation.row_store import Block, RowStore, compute_blocks, compute_rows
+from sgdmix_hub.generation.row_blocks import Block
+from sgdmix_hub.generation.row_store import RowStore, compute_blocks, compute_rows
 from sgdmix_hub.method.masks import widen
 from sgdmix_hub.method.saliency.trust import MARGIN
 from sgdmix_hub.models.classifier import BATCH, Judge
