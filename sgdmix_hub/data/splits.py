@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Value
 from datasets import Image as ImageFeature
 from PIL import Image
@@ -338,9 +337,8 @@ def _distinct(rows: Dataset | IndexedRows, column: str) -> tuple[list, np.ndarra
         values = rows.values(column)
         places = {value: place for place, value in enumerate(dict.fromkeys(values))}
         return list(places), np.array([places[value] for value in values], np.int64)
-    cells = rows.data.column(column)
-    kinds = cells.unique()
-    return kinds.to_pylist(), pc.index_in(cells, kinds).to_numpy()
+    cells = rows.data.column(column).dictionary_encode(null_encoding="encode").combine_chunks()
+    return cells.dictionary.to_pylist(), cells.indices.to_numpy()
 
 
 def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> None:

@@ -45,7 +45,9 @@ class SkippedRows(Sequence):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, place) -> dict:
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return SkippedRows(self.table.take(pa.array(range(len(self))[place])))
         (row,) = self.table.slice(range(len(self))[place], 1).to_pylist()
         return row
 
@@ -216,8 +218,8 @@ def _read_list(path: Path, name: str, facts: dict) -> pa.Table:
         raise UserError(f"{shown(path)} is not the file of its manifest: fetch or make it again")
     try:
         kind = LONG_LISTS[name]
-        file = pq.ParquetFile(path, read_dictionary=kind.texts)
         fits = pq.read_schema(path).equals(kind.schema)
+        file = pq.ParquetFile(path, read_dictionary=kind.texts if fits else None)
         fits = fits and file.metadata.num_rows == facts["count"]
         groups = range(file.metadata.num_row_groups)
         size = sum(file.metadata.row_group(group).total_byte_size for group in groups)

@@ -2,14 +2,15 @@
 what one process has hashed no other hashes again.
 """
 
+import json
 import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import pytest
-from forking import fork
-from generations import digests, flip, shards_of, tiny_run
+from generations import arguments, digests, flip, shards_of, tiny_run
+from launching import launch
 
 from sgdmix_hub import augment, files
 from sgdmix_hub.files import DamagedFile
@@ -21,7 +22,7 @@ from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage.stores import HERE
 
-SHARDS, RANKS = 16, 2
+SHARDS = 16
 
 
 def two_in_a_file(sizes: list[int]) -> list[range]:
@@ -52,13 +53,14 @@ def output(shards_made, tmp_path, monkeypatch):
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """How often each Parquet file of the dataset was read for its sha256, by its name."""
+    """How often each shard was read for its sha256, by its name; `made`: all published files."""
     counts = Counter()
 
     def counted(path, *words, **options):
-        if Path(path).suffix == ".parquet" and Path(path).name != "plan.parquet":
-            counts[Path(path).name] += 1
-        elif Path(path).name.isdigit():  # a file that a process is making
+        name, folder = Path(path).name, Path(path).parent.name
+        if folder == "shards" and not name.endswith(".json"):
+            counts[name] += 1
+        elif folder in ("files", "data") and "run" in Path(path).parts:
             counts["made"] += 1
         return open(path, *words, **options)
 
@@ -68,12 +70,6 @@ def hashed(monkeypatch):
 
 def made_by(output: OutputFolder) -> PublishedFiles:
     return PublishedFiles(shards_of(output.path, 1), RepoLayout("default"), output, HERE)
-
-
-def make_share(output: OutputFolder, rank: int) -> None:
-    """In another process, where nothing is patched yet."""
-    published_files.files_of = two_in_a_file
-    made_by(output).make_share(rank, RANKS)
 
 
 def finish(settings: dict, output: OutputFolder) -> None:
@@ -89,26 +85,51 @@ def test_finish_reads_every_shard_and_every_file_once(settings, output, hashed):
     assert not (output.state / "files").exists(), "all files are in repo/"
 
 
+RANK = """
+import atexit, json, os
+from pathlib import Path
+
+from sgdmix_hub import files
+from sgdmix_hub.augment import main
+from sgdmix_hub.generation import published_files
+from sgdmix_hub.publishing.parquet import files_of
+from sgdmix_hub.runtime.launch import launch
+from sgdmix_hub.settings.generation import AugmentSettings
+
+hashed = []
+
+def counted(path, *words, **options):
+    if Path(path).parent.name in ("shards", "files", "data") and "run" in Path(path).parts:
+        hashed.append(Path(path).name)
+    return open(path, *words, **options)
+
+def noted():
+    Path(os.environ["HASHED"], os.environ["RANK"] + ".json").write_text(json.dumps(hashed))
+
+files.open = counted
+published_files.files_of = lambda sizes: files_of(sizes, file_bytes=2 * max(sizes) + 1)
+atexit.register(noted)
+launch(main, AugmentSettings)
+"""
+
+
 @pytest.mark.slow
-def test_ranks_share_the_work_and_what_they_hashed_is_known_to_rank_zero(
-    settings, output, hashed, tmp_path
-):
-    alone = OutputFolder(shutil.copytree(output.path, tmp_path / "alone"))
+def test_the_ranks_of_a_launch_share_the_work_and_nobody_repeats_it(settings, output, tmp_path):
+    """Each shard and each file is read once, by one of them, for the bytes of one process."""
+    alone = OutputFolder(shutil.copytree(output.path, tmp_path / "alone" / "run"))
     finish(settings, alone)
-    hashed.clear()
-    other = fork(make_share, output, 1)
-    shared = made_by(output)
-    assert shared.are_many
-    shared.make_share(0, RANKS)
-    other.join(timeout=60)
-    assert other.exitcode == 0
-    mine = [number for numbers in shared.files[::RANKS] for number in numbers]
-    assert hashed.pop("made") == len(shared.files[::RANKS])
-    assert hashed == {f"shard-{number:05d}.parquet": 1 for number in mine}
-    hashed.clear()
-    finish(settings, output)
-    assert not hashed, "the ranks have hashed all"
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    words = arguments(settings | {"output_dir": output, "stage": "finish"})
+    done = launch([script, *words], 2, env={"HASHED": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
     assert digests(output.repo) == digests(alone.repo)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    shards = [name for name in first + second if name.startswith("shard-")]
+    assert sorted(shards) == [f"shard-{number:05d}.parquet" for number in range(SHARDS)]
+    assert abs(len(first) - len(second)) <= 3, "two shards and their file"
+    files_made = len(list(output.repo.glob("data/*.parquet")))
+    assert len(first) + len(second) == SHARDS + files_made
 
 
 @pytest.mark.slow
