@@ -94,8 +94,7 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
         make_files(settings, output, store, rank)
         say("files: all are made; next, once: --stage finish")
     else:
-        has_plan = on_rank_zero(lambda: has_begun(output.state))
-        if settings.dry_run and not has_plan:
+        if settings.dry_run and not on_rank_zero(lambda: has_begun(output.state)):
             dry_run(settings, begin_maps(settings, inputs, store, rank), output, store, rank)
             return
         maker = row_maker(settings, inputs, store, rank)

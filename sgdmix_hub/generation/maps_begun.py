@@ -49,7 +49,7 @@ class MapsBegun:
 
 
 def begin_maps(
-    settings: AugmentSettings, inputs: Inputs, store: Store, rank: Rank, seconds: float = SECONDS
+    settings: AugmentSettings, inputs: Inputs, store: Store, rank: Rank
 ) -> RowMaker | MapsBegun:
     """What makes rows, with all maps or with some. A collective. Raises `UserError`."""
     parts: list[BegunRows] = []
@@ -58,7 +58,7 @@ def begin_maps(
         own: AugmentSettings, split: Split, classifier: Pin | None, segmenter: SegmenterPins | None
     ) -> tuple[Split, SaliencyMaps]:
         asked = asked_maps(own, split, classifier, rank.index, rank.device, segmenter, store)
-        sample = asked.sample(split, rank, store, seconds)
+        sample = asked.sample(split, rank, store, SECONDS)
         if sample is None:
             maps = asked.compute(split, rank.index, rank.count, store)
         else:

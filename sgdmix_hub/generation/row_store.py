@@ -34,8 +34,9 @@ from sgdmix_hub.runtime.stopping import alone, wait_for_file
 from sgdmix_hub.seeds import RandomStream, generator
 from sgdmix_hub.storage.stores import HERE, Store
 
-from .claims import claims
-from .row_blocks import BLOCK_ROWS, Blocks, Prepare
+from . import row_blocks
+from .claims import Order, claims, order_of
+from .row_blocks import Blocks, Prepare
 from .rows_by_need import RowsByNeed
 
 SAMPLED_BLOCKS = 32  # of values of which a part was made
@@ -142,7 +143,13 @@ def compute_rows(
 
 
 def compute_blocks(
-    folder: Path, split: Split, prepare: Prepare, rank: int, world_size: int, store: Store
+    folder: Path,
+    split: Split,
+    prepare: Prepare,
+    rank: int,
+    world_size: int,
+    store: Store,
+    order: Order = order_of,
 ) -> None:
     """Makes blocks as one of several workers that share nothing but the store: its own share, then
     what the others have not made yet. `compute_rows` merges them. `prepare`: as there.
@@ -151,7 +158,9 @@ def compute_blocks(
         return
     blocks = Blocks(folder, split, store)
     blocks.settle()
-    blocks.make(claims(len(blocks), rank, world_size, blocks.recorded, blocks.is_recorded), prepare)
+    blocks.make(
+        claims(len(blocks), rank, world_size, blocks.recorded, blocks.is_recorded, order), prepare
+    )
 
 
 @dataclass(frozen=True)
@@ -225,7 +234,7 @@ def _values_by_need(folder: Path, store: Store) -> RowsByNeed | None:
         return None
     try:
         digests = read_sealed(folder / "unusable.json")["blocks"]
-        values = RowsByNeed(store, folder / "values.npy", BLOCK_ROWS, digests)
+        values = RowsByNeed(store, folder / "values.npy", row_blocks.BLOCK_ROWS, digests)
     except (DamagedFile, FileNotFoundError):
         return None
     return values if values.nbytes > WHOLE_BYTES else None
@@ -299,10 +308,10 @@ def _merge(folder: Path, blocks: Blocks) -> None:
     unusable: dict[str, str] = {}
     digests = []
     temporary = temporary_beside(folder / "values.npy")
-    merged = None
+    merged, end = None, 0
     for number, rows in enumerate(blocks.rows):
         wait_for_file(blocks.marker(number))
-        start = number * BLOCK_ROWS
+        start, end = end, end + len(rows)
         try:
             values = blocks.values(number)
         except FileNotFoundError:
@@ -316,7 +325,7 @@ def _merge(folder: Path, blocks: Blocks) -> None:
                 temporary, mode="w+", dtype=values.dtype, shape=shape
             )
             _allocate(temporary)
-        merged[start : start + len(rows)] = values
+        merged[start:end] = values
         record = blocks.record(number)
         unusable |= record["unusable"]
         digests.append(record["values"])

@@ -121,7 +121,6 @@ def test_maps_of_many_images_lie_in_subfolders_too(settings, few, tmp_path, monk
     merges them, and the maps are those of one folder.
     """
     monkeypatch.setattr("sgdmix_hub.generation.row_blocks.BLOCK_ROWS", 2)
-    monkeypatch.setattr("sgdmix_hub.generation.row_store.BLOCK_ROWS", 2)
     values = []
     for of_a_folder in (OF_A_FOLDER, 100):
         monkeypatch.setattr(numbered, "PER_FOLDER", of_a_folder)
