@@ -135,7 +135,7 @@ def published(place: Path, counts: Path, work_dir: Path) -> dict:
 
 def half_the_shards(output: Path) -> None:
     """Takes away every second record, so that the next worker has as much to do."""
-    for record in sorted((output / "state" / "shards").glob("*.json"))[::2]:
+    for record in sorted((output / "state" / "shards").rglob("*.json"))[::2]:
         record.unlink()
 
 

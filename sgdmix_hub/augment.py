@@ -2,9 +2,9 @@
 
     saliency maps (all ranks) -> plan (rank 0) -> shards (all ranks) -> repo/ (rank 0)
 
-A step is skipped if its files exist, so the same command resumes a stopped run. A dry run keeps the
-maps it makes, but not its plan. A rerun of a published version takes that version's plan. With
-`push_to_hub` the finished repo/ is published.
+A step is skipped if its files exist, so the same command resumes a stopped run. A dry run makes
+maps for two minutes and keeps them, but not its plan. A rerun of a published version takes that
+version's plan. With `push_to_hub` the finished repo/ is published.
 
 With `--stage`, each step is a program of its own, for machines that share nothing but `output_dir`,
 which may be in an object store:
@@ -24,7 +24,8 @@ from sgdmix_hub.files import write_sealed
 from sgdmix_hub.generation.bank import compute_bank
 from sgdmix_hub.generation.dry_run import memory_text
 from sgdmix_hub.generation.inputs import Inputs, check_resume, resolve_inputs
-from sgdmix_hub.generation.plan_file import bring_run
+from sgdmix_hub.generation.maps_begun import begin_maps
+from sgdmix_hub.generation.plan_file import bring_run, has_begun
 from sgdmix_hub.generation.published_files import PublishedFiles
 from sgdmix_hub.generation.repository import base_licence, build_repository, is_complete
 from sgdmix_hub.generation.row_maker import RowMaker
@@ -93,11 +94,12 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
         make_files(settings, output, store, rank)
         say("files: all are made; next, once: --stage finish")
     else:
+        if settings.dry_run and not on_rank_zero(lambda: has_begun(output.state)):
+            dry_run(settings, begin_maps(settings, inputs, store, rank), output, store, rank)
+            return
         maker = row_maker(settings, inputs, store, rank)
-        if settings.dry_run:
-            dry_run(settings, maker, output, store, rank)
-        else:
-            make(settings, maker, output, store, rank)
+        do = dry_run if settings.dry_run else make
+        do(settings, maker, output, store, rank)
 
 
 def begin(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> Inputs:

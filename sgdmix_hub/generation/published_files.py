@@ -1,7 +1,7 @@
 """The Parquet files of a dataset, each made from some of its shards.
 
 In an object store each file goes to its place in `repo/` when it is made; on a disk it waits in
-`state/files/` for `repo/` to appear. A record in `state/files/` holds its sha256 and the shards in
+`state/files/` for `repo/` to appear. A record in `records/` holds its sha256 and the shards in
 it. So an interrupted attempt goes on behind it, several workers or ranks can share the work, and
 nobody reads a file again for its sha256. `repo/` is complete when its manifest is there.
 """
@@ -82,6 +82,7 @@ class PublishedFiles:
             os.replace(self._waiting(number), building / self.name(number))
             self._record_path(number).unlink(missing_ok=True)
         with suppress(OSError):  # a file that another worker has made meanwhile
+            self._record_path(0).parent.rmdir()
             self._folder.rmdir()
 
     def _make(self, number: int, is_recorded: bool = True) -> dict:
@@ -137,4 +138,4 @@ class PublishedFiles:
         return self._folder / Path(self.name(number)).name
 
     def _record_path(self, number: int) -> Path:
-        return self._waiting(number).with_suffix(".json")
+        return (self._folder / "records" / self._waiting(number).name).with_suffix(".json")

@@ -38,6 +38,7 @@ from sgdmix_hub.publishing.statistics import (
 from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.storage.stores import HERE, Store
 
+from .numbered import Numbered
 from .plan import PlanRow
 
 RECORD = ".json"
@@ -84,6 +85,7 @@ class Shards:
         sizes = [self._plan.metadata.row_group(group).num_rows for group in groups]
         self._ends = list(accumulate(sizes))  # of the row groups, in rows
         self._intact: dict[int, tuple] = {}  # shard -> its file when this process has hashed it
+        self.files = Numbered(folder, len(self))
 
     def __len__(self) -> int:
         return -(-self.num_rows // self.rows_per_shard)
@@ -117,7 +119,7 @@ class Shards:
         return min(self.rows_per_shard, self.num_rows - number * self.rows_per_shard)
 
     def path(self, number: int) -> Path:
-        return self.folder / f"shard-{number:05d}.parquet"
+        return self.files.path(number, f"shard-{number:05d}.parquet")
 
     def record_path(self, number: int) -> Path:
         return self.path(number).with_suffix(RECORD)
@@ -132,12 +134,8 @@ class Shards:
         return record
 
     def recorded(self) -> set[int]:
-        """The shards with a record, by one listing, which may lack new ones."""
-        return {
-            int(name.removeprefix("shard-").removesuffix(RECORD))
-            for name in self._store.names(self.folder)
-            if name.startswith("shard-") and name.endswith(RECORD)
-        }
+        """The shards with a record, by listings, which may lack new ones."""
+        return self.files.numbers(self._store, RECORD)
 
     def is_recorded(self, number: int) -> bool:
         return self._store.bring(self.record_path(number))
@@ -261,7 +259,8 @@ class Shards:
 
     def _kept(self, number: int, record: dict) -> Path:
         """Where an object store keeps a shard."""
-        return self.folder / f"shard-{number:05d}-{record['sha256'][:16]}.parquet"
+        path = self.path(number)
+        return path.with_name(f"{path.stem}-{record['sha256'][:16]}.parquet")
 
     def publish(self, numbers: range, path: Path) -> dict:
         """Writes one published file from finished shards; returns its sha256 and size.

@@ -70,6 +70,10 @@ class PublishedRows:
         )
         return self._by_source[start:end].tolist()
 
+    def source(self, position: int) -> int:
+        """The source row that a row was made from."""
+        return int(self.sources[position])
+
     def image(self, position: int) -> Image.Image:
         """One image as RGB, decoded from the bytes in its row."""
         return to_rgb(decode_image(self.rows[position]["image"] | {"path": None}))

@@ -18,7 +18,8 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import DamagedFile, read_sealed, write_sealed
 from sgdmix_hub.generation.plan_file import PLAN, RECORD, RUN, PlanFile, begun_run, has_begun
 from sgdmix_hub.generation.repository import is_complete
-from sgdmix_hub.generation.row_store import BLOCK_ROWS, compute_rows
+from sgdmix_hub.generation.row_blocks import BLOCK_ROWS
+from sgdmix_hub.generation.row_store import compute_rows
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.output_folder import OutputFolder
