@@ -19,6 +19,7 @@ import argparse
 import functools
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -28,13 +29,14 @@ from evidence import with_tables
 from parts.photograph_shift.classifiers import (
     LITE0,
     SCRATCH,
+    Classifier,
     from_scratch,
     frozen_lite0,
     linear_head,
 )
 from parts.photograph_shift.runs import run_arms
 from parts.photograph_shift.task import Images
-from parts.solar_cells.arms import ARMS
+from parts.solar_cells.arms import ARMS, SCRATCH_ARMS
 from parts.solar_cells.cells import KINDS, MONO, Cells, neighbour_ratio, read_cells
 from parts.solar_cells.runs import Run
 from parts.solar_cells.sheet import draw_sheet
@@ -44,6 +46,8 @@ from sgdmix_hub.files import read_json, write_json
 from sgdmix_hub.runtime.ranks import start_processes
 
 SEEDS, STEPS = [1, 2, 3, 4, 5], 150
+# in this order: the types and arms of a classifier
+TASKS = {LITE0: (KINDS, tuple(ARMS)), SCRATCH: ((MONO,), SCRATCH_ARMS)}
 BEGIN, END = (
     "<!-- written by benchmarks/solar_cells.py -->",
     "<!-- end of what benchmarks/solar_cells.py wrote -->",
@@ -51,9 +55,14 @@ BEGIN, END = (
 
 
 def accuracies(
-    work_dir: Path, kind: str, cells: Cells, seeds: list[int], classifiers: dict
+    work_dir: Path,
+    kind: str,
+    cells: Cells,
+    seeds: list[int],
+    classifiers: dict[str, Classifier],
+    arms: Sequence[str] = tuple(ARMS),
 ) -> list[dict]:
-    """The lines of all arms of one type."""
+    """The lines of one type: these arms, and what was finished before."""
     run = functools.cache(lambda seed: Run(work_dir, kind, seed, cells))
 
     def make(arm: str, seed: int, train: Images) -> tuple[np.ndarray, np.ndarray, dict]:
@@ -63,7 +72,7 @@ def accuracies(
     def task(seed: int) -> tuple[dict, Images, Images]:
         return {}, run(seed).train, run(seed).test
 
-    return run_arms(seeds, list(ARMS), work_dir / f"{kind}.jsonl", classifiers, task, make)
+    return run_arms(seeds, list(arms), work_dir / f"{kind}.jsonl", classifiers, task, make)
 
 
 def measures(work_dir: Path, kind: str, cells: Cells, seed: int, load) -> dict:
@@ -86,6 +95,8 @@ def main() -> None:
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    both = [LITE0, SCRATCH]
+    parser.add_argument("--classifiers", nargs="+", choices=both, default=both)
     parser.add_argument("--sheet", type=Path, help="draw mixtures of the first seed, and stop")
     parser.add_argument("--work_dir", type=Path, default=Path("outputs/solar_cells"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
@@ -101,17 +112,26 @@ def main() -> None:
         draw_sheet(Run(arguments.work_dir, kind, arguments.seeds[0], every[kind]), arguments.sheet)
         return
     load = functools.cache(frozen_lite0)
-    path, lite0 = arguments.results / "solar_cells.json", {LITE0: linear_head(load)}
-    figures = {}
-    for kind in arguments.kinds:
-        classifiers = lite0 | ({SCRATCH: from_scratch(STEPS)} if kind == MONO else {})
-        work = arguments.work_dir, kind, every[kind]
-        figures[kind] = {
+    classifiers = {LITE0: linear_head(load), SCRATCH: from_scratch(STEPS)}
+    lines: dict[str, list[dict]] = {}
+    for name, (kinds, arms) in TASKS.items():
+        for kind in kinds:
+            if kind in arguments.kinds and name in arguments.classifiers:
+                work = arguments.work_dir, kind, every[kind], arguments.seeds
+                lines[kind] = accuracies(*work, {name: classifiers[name]}, arms)
+    figures = {
+        kind: {
             "cells": np.bincount(every[kind].labels + 1, minlength=3).tolist(),
             "neighbours": round(neighbour_ratio(every[kind].pixels), 3),
-            "lines": accuracies(*work, arguments.seeds, classifiers),
-            "measures": {str(seed): measures(*work, seed, load) for seed in arguments.seeds},
+            "lines": of_kind,
+            "measures": {
+                str(seed): measures(arguments.work_dir, kind, every[kind], seed, load)
+                for seed in arguments.seeds
+            },
         }
+        for kind, of_kind in lines.items()
+    }
+    path = arguments.results / "solar_cells.json"
     write_json(path, figures)
     text = report(figures)
     prose = arguments.page.read_text(encoding="utf-8") if arguments.page.exists() else BEGIN + END

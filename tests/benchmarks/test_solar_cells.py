@@ -15,7 +15,18 @@ from parts.photograph_shift.runs import class_accuracies
 from parts.regimes.tables import NOT_RUN
 from parts.solar_cells import cells as cell_parts
 from parts.solar_cells import runs
-from parts.solar_cells.arms import ARMS, EVERY, GENERATION, OTHERS, PAPER, PRIMARY, REAL
+from parts.solar_cells.arms import (
+    ARMS,
+    EVERY,
+    FIXED,
+    FIXED_SAME,
+    GENERATION,
+    OTHERS,
+    PAPER,
+    PRIMARY,
+    REAL,
+    RECOMMENDED,
+)
 from parts.solar_cells.cells import (
     BLOCK,
     DEFECTIVE,
@@ -31,13 +42,14 @@ from parts.solar_cells.cells import (
 from parts.solar_cells.judge import Judge, lost, warns
 from parts.solar_cells.masks import busbars, mask_figures
 from parts.solar_cells.runs import Run, other_masks
-from parts.solar_cells.tables import report
+from parts.solar_cells.tables import measured, primary_table, report
 from solar_cells import accuracies, measures
 
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
 
 SIDE, BARS = 100, (20, 50, 80)
+METHODS = {PAPER: "grad-cam"} | dict.fromkeys((OTHERS, FIXED, FIXED_SAME), "mask-column")
 
 
 def cell(rng, label, bars=BARS):
@@ -69,7 +81,7 @@ def test_cells_between_functional_and_defective_have_no_label():
 @pytest.mark.parametrize("seed", range(5))
 def test_a_block_of_files_is_never_divided(seed):
     labels = np.random.default_rng(seed).integers(-1, 2, 40 * BLOCK + 5)
-    parts = deal(labels, np.random.default_rng(seed))
+    parts = deal(labels, np.random.default_rng(seed), 20)
     assert sorted(np.concatenate(parts)) == list(range(len(labels)))
     blocks = [set((part // BLOCK).tolist()) for part in parts]
     assert sum(map(len, blocks)) == len(set.union(*blocks))
@@ -80,7 +92,7 @@ def test_a_block_of_files_is_never_divided(seed):
 def test_a_part_without_enough_of_a_class_is_refused():
     labels = np.zeros(20 * BLOCK, int)
     with pytest.raises(ValueError, match="no deal of 20 blocks"):
-        deal(labels, np.random.default_rng(0))
+        deal(labels, np.random.default_rng(0), 20)
 
 
 def test_neighbours_that_are_alike_are_seen():
@@ -130,9 +142,20 @@ def test_every_arm_is_a_generation_that_the_program_accepts(arm):
         values["classifier"] = "c/d"
     settings = apply_preset(settings_from(AugmentSettings, **values))
     settings.validate()
-    assert settings.saliency_method == {PAPER: "grad-cam", OTHERS: "mask-column"}.get(
-        arm, "consensus"
-    )
+    assert settings.saliency_method == METHODS.get(arm, "consensus")
+
+
+def test_a_comparison_without_any_difference_still_counts_for_holm():
+    lines = [
+        {"classifier": LITE0, "seed": seed, "arm": arm, "accuracy": [value], "seconds": 1}
+        for arm, offset in {REAL: 0, RECOMMENDED: 0, EVERY: 0.1}.items()
+        for seed, value in ((1, 0.5 + offset), (2, 0.6 + offset), (3, 0.7 + 1.01 * offset))
+    ]
+    table = primary_table(measured(lines, LITE0)).splitlines()
+    assert "+0.000 ± 0.000 (3 seeds) | 1.000 | no difference beyond" in table[2]
+    adjusted = float(table[3].split("|")[3].replace("<", ""))
+    assert adjusted <= 0.001 and "helps" in table[3]
+    assert NOT_RUN in table[4]
 
 
 def test_what_is_lost_is_counted_by_class_and_a_class_without_images_says_nothing():
@@ -182,6 +205,7 @@ def test_a_run_that_was_cut_off_resumes_and_its_tables_name_every_arm(few, tmp_p
     assert NOT_RUN in text  # the network from scratch
 
 
+@pytest.mark.slow
 def test_sources_and_labels_of_mixtures_are_those_of_the_cells(few, tmp_path):
     run = Run(tmp_path, MONO, 1, few)
     mixed = run.mixtures(EVERY)

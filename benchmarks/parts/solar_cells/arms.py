@@ -13,14 +13,16 @@ GENERATION = {
     "max_skipped": 1.0,
 }
 GOOD, EVERY_MASK = {"preset": "recommended"}, {"min_mask_confidence": 0.0}
-MASK_COLUMN = "other_mask"
+OTHER_MASK, DISC = "other_mask", "disc"
 
-REAL, RECOMMENDED, EVERY, SAME, OTHERS, PAPER = (
+REAL, RECOMMENDED, EVERY, SAME, OTHERS, FIXED, FIXED_SAME, PAPER = (
     "flips and crops",
     "`recommended`",
     "`recommended`, every mask",
-    "the same, targets of the same class",
-    "the same, masks of other cells",
+    "every mask, targets of the same class",
+    "masks of other cells",
+    "a disc as mask",
+    "a disc as mask, targets of the same class",
     "`paper`",
 )
 # arm -> settings beyond GENERATION; None: no mixtures
@@ -29,8 +31,11 @@ ARMS: dict[str, dict | None] = {
     RECOMMENDED: GOOD,
     EVERY: GOOD | EVERY_MASK,
     SAME: GOOD | EVERY_MASK | {"target_classes": "same"},
-    OTHERS: GOOD | {"mask_column": MASK_COLUMN},
+    OTHERS: GOOD | {"mask_column": OTHER_MASK},
+    FIXED: GOOD | {"mask_column": DISC},
+    FIXED_SAME: GOOD | {"mask_column": DISC, "target_classes": "same"},
     PAPER: {"preset": "paper"},
 }
 PRIMARY = ((RECOMMENDED, REAL), (EVERY, REAL), (SAME, EVERY))
-SECONDARY = ((SAME, REAL), (OTHERS, REAL), (EVERY, OTHERS), (PAPER, REAL))
+SECONDARY = ((FIXED, REAL), (FIXED_SAME, REAL), (FIXED_SAME, FIXED), (SAME, REAL), (PAPER, REAL))
+SCRATCH_ARMS = (REAL, EVERY, FIXED, FIXED_SAME, PAPER)

@@ -42,7 +42,7 @@ def labels_of(chances: np.ndarray) -> np.ndarray:
     return np.select([chances == 0, chances == 1], [FUNCTIONAL, DEFECTIVE], UNSURE)
 
 
-def deal(labels: np.ndarray, rng: np.random.Generator, least: int = TRAIN) -> list[np.ndarray]:
+def deal(labels: np.ndarray, rng: np.random.Generator, least: int) -> list[np.ndarray]:
     """Rows of the training pool, the judge and the test, as whole blocks of consecutive files.
 
     Each has at least `least` cells of both classes. Raises `ValueError` if that cannot be had.
@@ -72,7 +72,7 @@ def drawn(rows: np.ndarray, labels: np.ndarray, most: int, rng: np.random.Genera
 def make_task(cells: Cells, seed: int) -> tuple[Images, Images, Images]:
     """The training, judge's and test cells of a seed, as RGB. They have no true masks."""
     rng = np.random.default_rng([20261129, seed])
-    parts = deal(cells.labels, rng)
+    parts = deal(cells.labels, rng, TRAIN)
     train, judge, test = (
         images(cells, drawn(rows, cells.labels, most, rng))
         for rows, most in zip(parts, (TRAIN, MOST, MOST), strict=True)

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import median_filter
 
+from sgdmix_hub.method.mixing import LARGEST_HOLE
 from sgdmix_hub.method.saliency.consensus import consensus_mask
 from sgdmix_hub.metrics.mask_quality import best_fixed_iou, mask_iou
 from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
@@ -53,6 +54,7 @@ def mask_figures(masks: np.ndarray, confidences: np.ndarray, greys: np.ndarray) 
     return {
         "trusted": float((confidences >= FLOOR).mean()),
         "area": float(masks.mean()),
+        "nearly all": float((masks.mean(axis=(1, 2)) > LARGEST_HOLE).mean()),
         "best fixed": best_fixed_iou(masks),
         "with bars": float(with_bars.mean()),
         "mask in bars": float((cut & barred).sum() / max(cut.sum(), 1)),

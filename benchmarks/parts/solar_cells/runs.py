@@ -12,20 +12,22 @@ from datasets import Image as ImageFeature
 from parts.evidence.runs import slug
 from parts.method.arms import CLASSIFIER, SALIENCY, settings_from
 from parts.photograph_shift.task import RESOLUTION, Images
-from parts.solar_cells.arms import ARMS, EVERY, GENERATION, MASK_COLUMN, OTHERS, PAPER, REAL
+from parts.solar_cells.arms import ARMS, DISC, EVERY, GENERATION, OTHER_MASK, PAPER, REAL
 from parts.solar_cells.cells import CLASSES, Cells, make_task
 from parts.solar_cells.judge import Judge, lost, trust_by_class
 from parts.solar_cells.masks import mask_figures, mirrored_iou
 from PIL import Image
 
 from sgdmix_hub import augment, train_classifier
-from sgdmix_hub.data.splits import Split, decode_image, load_split
+from sgdmix_hub.data.splits import Split, load_split
 from sgdmix_hub.demo.domain import png
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import write_atomically
+from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.sources import load_cam
 from sgdmix_hub.models.loading import load_classifier
+from sgdmix_hub.models.segmenters.frames import MASK_SIZE
 from sgdmix_hub.publishing.read import PublishedRows, load_published
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
@@ -66,21 +68,30 @@ def other_masks(masks: dict[int, np.ndarray], count: int, seed: int) -> list[np.
     return [masks[following.get(row, int(order[row % len(order)]))] for row in range(count)]
 
 
-def write_dataset(folder: Path, cells: Images, masks: list[np.ndarray] | None = None) -> None:
-    """Writes cells, and a mask for each if given, as a local dataset, unless it is there."""
+def disc() -> np.ndarray:
+    """A disc in the middle, over two fifths of the image: bool (MASK_SIZE, MASK_SIZE)."""
+    y, x = np.mgrid[:MASK_SIZE, :MASK_SIZE] - (MASK_SIZE - 1) / 2
+    return np.hypot(x, y) < np.sqrt(0.4 / np.pi) * MASK_SIZE
+
+
+def write_dataset(
+    folder: Path, cells: Images, masks: dict[str, list[np.ndarray]] | None = None
+) -> None:
+    """Writes cells, and columns of masks if given, as a local dataset, unless it is there."""
+    if folder.exists():
+        return
     columns: dict = {"image": [png(one) for one in cells.pixels], "label": cells.labels.tolist()}
     features = Features(image=ImageFeature(), label=ClassLabel(names=CLASSES))
-    if masks is not None:
-        columns[MASK_COLUMN] = [png(np.where(mask, 255, 0).astype(np.uint8)) for mask in masks]
-        features[MASK_COLUMN] = ImageFeature()
+    for name, of_rows in (masks or {}).items():
+        columns[name] = [png(np.where(mask, 255, 0).astype(np.uint8)) for mask in of_rows]
+        features[name] = ImageFeature()
 
     def write(temporary: Path) -> None:
         (temporary / "data").mkdir(parents=True)
         rows = Dataset.from_dict(columns, features=features)
         rows.to_parquet(temporary / "data" / "train-00000-of-00001.parquet")
 
-    if not folder.exists():
-        write_atomically(folder, write)
+    write_atomically(folder, write)
 
 
 class Run:
@@ -104,9 +115,10 @@ class Run:
     def settings(self, arm: str) -> AugmentSettings:
         """The settings of an arm's generation, after what it needs has been made."""
         images, values = self.folder / "images", GENERATION | (ARMS[arm] or {})
-        if arm == OTHERS:
+        if "mask_column" in values:
             images = self.folder / "masked"
-            write_dataset(images, self.train, self.exchanged())
+            columns = {OTHER_MASK: self.exchanged(), DISC: [disc()] * len(self.train.labels)}
+            write_dataset(images, self.train, columns)
         if arm == PAPER:
             values["classifier"] = str(self.network())
         places = {
@@ -135,17 +147,18 @@ class Run:
         return Mixtures(np.stack(images), rows.sources, rows.labels, kept)
 
     def masks(self) -> tuple[dict[int, np.ndarray], dict[int, float]]:
-        """Row -> its `consensus` mask, bool (RESOLUTION, RESOLUTION), and its confidence."""
-        rows = self.rows(EVERY)
-        if rows is None:
-            return {}, {}
-        firsts = {source: rows.made_from(source)[0] for source in set(rows.sources.tolist())}
-        cells = {source: rows.rows[place] for source, place in firsts.items()}
-        masks = {
-            source: np.asarray(decode_image(cell["mask"] | {"path": None}).convert("L")) > 127
-            for source, cell in cells.items()
-        }
-        return masks, {source: cell["mask_confidence"] for source, cell in cells.items()}
+        """Row -> its `consensus` mask, bool (MASK_SIZE, MASK_SIZE), and its confidence; of the rows
+        that have one.
+        """
+        settings, split = apply_preset(self.settings(EVERY)), self.split()
+        maps = compute_maps(settings, split, None, 0, 1, CPU)
+        rows = [row for row in split.subset.tolist() if row not in maps.unusable]
+        masks, confidences = {}, {}
+        for row in rows:
+            mask, confidence = maps.mask(row), maps.confidence(row)
+            assert mask is not None and confidence is not None, "`consensus` gives both"
+            masks[row], confidences[row] = mask, confidence
+        return masks, confidences
 
     def exchanged(self) -> list[np.ndarray]:
         """A mask of another cell for each training cell."""
@@ -158,16 +171,15 @@ class Run:
         return load_split(settings, resolve(folder, repo_type="dataset"))
 
     def mask_facts(self, with_mirror: bool) -> dict:
-        """What can be known of the `consensus` masks; rows without one are not trusted."""
+        """What can be known of the `consensus` masks; a cell without one is not trusted."""
         masks, confidences = self.masks()
-        if not masks:
-            return {"made": 0.0}
-        rows = sorted(masks)
-        found = mask_figures(
-            np.stack([masks[row] for row in rows]),
-            np.array([confidences[row] for row in rows]),
-            np.stack([resized(self.train.pixels[row][..., 0]) for row in rows]),
-        )
+        rows, found = sorted(masks), {}
+        if rows:
+            found = mask_figures(
+                np.stack([masks[row] for row in rows]),
+                np.array([confidences[row] for row in rows]),
+                np.stack([resized(self.train.pixels[row][..., 0]) for row in rows]),
+            )
         found["made"] = len(rows) / len(self.train.labels)
         if with_mirror:
             resize = apply_preset(self.settings(EVERY)).resize
@@ -209,5 +221,5 @@ class Run:
 
 
 def resized(grey: np.ndarray) -> np.ndarray:
-    """A grey image uint8 (h, w) at RESOLUTION."""
-    return np.asarray(Image.fromarray(grey).resize((RESOLUTION, RESOLUTION), Image.Resampling.BOX))
+    """A grey image uint8 (h, w) as large as the masks."""
+    return np.asarray(Image.fromarray(grey).resize((MASK_SIZE, MASK_SIZE), Image.Resampling.BOX))

@@ -9,6 +9,7 @@ from parts.photograph_shift.task import RESOLUTION
 from parts.solar_cells.arms import ARMS
 from parts.solar_cells.runs import Run
 
+from sgdmix_hub.data.images import resize_mask
 from sgdmix_hub.figures.panels import Group, Panel, draw_panels, outlined_panel
 from sgdmix_hub.method.mixer import MaskedImage
 
@@ -25,7 +26,8 @@ def draw_sheet(run: Run, path: Path) -> None:
         pixels = np.asarray(run.split().image(row).resize((RESOLUTION, RESOLUTION)))
         cut = empty
         if row in masks:
-            cut = outlined_panel(MaskedImage(pixels, masks[row]), RESOLUTION)
+            mask = resize_mask(masks[row], RESOLUTION)
+            cut = outlined_panel(MaskedImage(pixels, mask, pixels.shape[:2]), RESOLUTION)
         caption = f"{confidences[row]:.2f}" if row in masks else ""
         panels = [Panel(pixels, str(row)), Panel(cut, caption)]
         for mixed in made.values():
