@@ -72,9 +72,10 @@ def stage_settings(
     settings_class: type[Settings],
     recipe_file: str,
     links: dict[str, Any],
+    defaults: dict[str, Any] | None = None,
 ) -> Settings:
-    """One stage's settings: from the recipe's file, overridden by those of the run, overridden by
-    the `links` between stages. Raises `UserError`.
+    """One stage's settings: `defaults`, overridden by the recipe's file, by those of the run, and
+    by the `links` between stages. Raises `UserError`.
     """
     # the links say what is pushed, and as what
     known = (
@@ -93,9 +94,18 @@ def stage_settings(
     path = None if recipe is None else recipe / recipe_file
     values = read_settings(path, given) if path is not None and path.exists() else {}
     try:
-        return parse_settings(settings_class, as_arguments(values | given))
+        return parse_settings(settings_class, as_arguments((defaults or {}) | values | given))
     except UserError as error:
         raise UserError(f"{recipe_file.removesuffix('.yaml')}: {error}") from None
+
+
+def generation_settings(settings: RunSettings, links: dict[str, Any]) -> AugmentSettings:
+    """Settings of the augmented dataset. A pilot looks at its images with the run's classifier,
+    unless the recipe names another. Raises `UserError`.
+    """
+    stage = (settings, AugmentSettings, "generate.yaml", links)
+    made = stage_settings(*stage, defaults={"pilot_classifier": links["classifier"]})
+    return made if made.strength_choice is not None else stage_settings(*stage)
 
 
 @dataclass(frozen=True)
@@ -133,10 +143,10 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     generation["pretrained_model_name_or_path"] = second.pretrained_model_name_or_path
     if recipe is None and torch.cuda.is_available():
         generation["dtype"] = "float16"  # as in the recipes
-    third = stage_settings(settings, AugmentSettings, "generate.yaml", generation)
+    third = generation_settings(settings, generation)
     if saliency_source(third).needs == "segmenter" and third.segmenter_prompt is None:
         generation["segmenter_prompt"] = settings.metaclass
-        third = stage_settings(settings, AugmentSettings, "generate.yaml", generation)
+        third = generation_settings(settings, generation)
     bootstrap = []
     if settings.bootstrap_saliency:
         mixtures, retrained = bootstrap_settings(settings, third, output / "bootstrap")
@@ -154,7 +164,7 @@ def all_stages(settings: RunSettings) -> list[Stage]:
         links |= {
             name: value for name, value in BOOTSTRAPPED.items() if getattr(third, name) is None
         }
-        third = stage_settings(settings, AugmentSettings, "generate.yaml", links)
+        third = generation_settings(settings, links)
     check_reproducible(third, output)
     downstream = {
         "output_dir": str(output / "downstream"),
@@ -234,6 +244,7 @@ def check_reproducible(generation: AugmentSettings, output: Path) -> None:
     inputs += ["segmenter"] if needs == "segmenter" else []
     inputs += ["detector"] if needs == "segmenter" and generation.detector is not None else []
     inputs += ["background_dataset_name"] if generation.background_dataset_name else []
+    inputs += ["pilot_classifier"] if generation.strength_choice is not None else []
     paths = {name: Path(getattr(generation, name)) for name in inputs}
     local = [
         name for name, path in paths.items() if os.path.isdir(path) or path.is_relative_to(output)

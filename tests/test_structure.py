@@ -148,3 +148,11 @@ def test_the_python_api_needs_neither_file_locks_nor_processes():
         [sys.executable, "-c", PYTHON_API], capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stdout.strip()) == (0, ""), ended.stderr
+
+
+def test_the_map_of_the_code_names_every_room():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    tree = text.split("## Find your way")[1].split("```")[1]
+    named = {word.strip("/").removesuffix(".py") for word in tree.split()}
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert sorted(rooms - {"__init__", "_version", "__pycache__"} - named) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
@@ -226,6 +226,16 @@ def check_lora(path: Path, family: Family, denoiser: torch.nn.Module) -> None:
         )
 
 
+def fault_of_numbers(weights: dict[str, torch.Tensor]) -> str | None:
+    """Why weights cannot be computed with, or None: every image would be one of no numbers."""
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            return f"holds {shown(name)} as {str(value.dtype).removeprefix('torch.')}"
+        if not value.float().isfinite().all():
+            return f"holds numbers in {shown(name)} that are not finite"
+    return None
+
+
 def fault_of_description(text: str, family: Family) -> str | None:
     """What is wrong with a LoRA's description, or None.
 
@@ -267,6 +277,12 @@ def load_into(base: LoadedBase, adapter: Adapter) -> None:
                 f"the adapter {fault}: its {TOKENS_FILE} and {FACTS_FILE} are of different adapters"
             )
         check_lora(Path(adapter.folder) / LORA_FILE, base.family, base.denoiser)
+        for name, values in (
+            (TOKENS_FILE, tokens),
+            (LORA_FILE, load_file(Path(adapter.folder) / LORA_FILE)),
+        ):
+            if (fault := fault_of_numbers(values)) is not None:
+                raise UserError(f"{name} of the adapter {fault}: train it again")
         # the loaders warn of an untrained text encoder, and of rows that are overwritten at once
         with quiet_libraries():
             base.pipeline.load_lora_weights(
@@ -274,5 +290,7 @@ def load_into(base: LoadedBase, adapter: Adapter) -> None:
             )
             if adapter.learns_tokens:
                 base.family.load_tokens(base.pipeline, tokens, len(adapter.class_names))
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # fetched files can make the libraries raise anything
         raise UserError(f"the adapter does not fit the base model: {first_line(error)}") from error

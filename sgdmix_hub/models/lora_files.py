@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from sgdmix_hub.errors import UserError, first_line, shown
 from sgdmix_hub.hub.pins import Pin, local_folder
 
-from .adapters import LARGEST_ALPHA, LORA_FILE, quiet_libraries
+from .adapters import LARGEST_ALPHA, LARGEST_RANK, LORA_FILE, fault_of_numbers, quiet_libraries
 from .bases.loading import LoadedBase
 
 Weights = dict[str, torch.Tensor]
@@ -84,15 +83,21 @@ def load_lora(
     networks = {base.family.denoiser: base.denoiser}
     if encoders:
         networks |= {encoder.model: base.network(encoder) for encoder in base.encoders}
-    if (fault := fault_of_kind(given)) is not None:
+    if (fault := fault_of_kind(given) or fault_of_values(given)) is not None:
         raise UserError(f"{what} {fault}")
     with quiet_libraries(), fitting(what):
-        weights, names = _read(base, given, what)
-        if (fault := fault_of_names(base, names, encoders)) is not None:
+        weights, in_peft = _read(base, given, what)
+        fault = fault_of_names(base, in_peft, encoders) or fault_of_halves(in_peft)
+        if fault is not None:
             raise UserError(f"{what} {fault}")
+        if (unread := first_unread(base, given)) is not None:
+            raise UserError(
+                f"{what} does not fit the base model: diffusers reads no layer of it from "
+                f"{shown(unread)}"
+            )
         weights = scaled(weights, description, what)
         base.pipeline.load_lora_weights(weights, adapter_name=adapter_name)
-        whole = effective_weights(given, names)
+        whole = effective_weights(in_peft)
         loaded = effective_layers(networks.values(), adapter_name)
         if whole == 0:
             raise UserError(f"{what} changes nothing: it was not trained, all its layers are zero")
@@ -107,20 +112,45 @@ def load_lora(
             base.pipeline.unload_lora_weights()
 
 
-def _read(base: LoadedBase, given: Weights, what: str) -> tuple[Weights, list[str]]:
+def _read(base: LoadedBase, given: Weights, what: str) -> tuple[Weights, Weights]:
     """`Family.lora_weights`; raises `UserError` for names that the stock loader does not read."""
-    names: list[str] = []
+    in_peft: Weights = {}
     reason = ""
     try:
-        weights, names = base.family.lora_weights(base.pipeline, given)
-    except (ValueError, LookupError, AttributeError, NotImplementedError) as error:
+        weights, in_peft = base.family.lora_weights(base.pipeline, given)
+    except MemoryError:
+        raise
+    except Exception as error:  # the converters state their expectations in many ways
         weights, reason = {}, f" ({first_line(error)})"
-    if given and not names:
+    if given and not in_peft:
         raise UserError(
             f"{what} does not fit the base model: diffusers reads no LoRA for a base of "
             f"{base.family.title} from names like {shown(min(given))}{reason}"
         )
-    return weights, names
+    return weights, in_peft
+
+
+def first_unread(base: LoadedBase, given: Weights) -> str | None:
+    """The name of a weight that the stock loader leaves out, if there is one.
+
+    The loaders rename, split and join weights, and drop what they do not know, some without a word.
+    So the file is read once more with a number of its own in every second half, which must come
+    out.
+    """
+    numbers = {name: n for n, name in enumerate(filter(UP.search, given), 1)}
+    ranks = {_layer(name): given[name].shape[1] for name in numbers}  # alphas that scale nothing
+    numbered = {
+        name: torch.full(value.shape, float(numbers.get(name) or ranks.get(_layer(name), 1)))
+        for name, value in given.items()
+    }
+    _, in_peft = base.family.lora_weights(base.pipeline, numbered)
+    found = {value.flatten()[0].item() for name, value in in_peft.items() if UP.search(name)}
+    return next((name for name, number in numbers.items() if number not in found), None)
+
+
+def _layer(name: str) -> str:
+    """What the names of a layer's halves and of its alpha have in common."""
+    return ALPHA.sub("", HALF.sub("", name)).rstrip("._")
 
 
 @contextmanager
@@ -128,7 +158,9 @@ def fitting(what: str) -> Generator[None]:
     """Raises `UserError`, which begins with `what`, for what libraries raise of a file."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # fetched files can make the libraries raise anything
         raise UserError(f"{what} does not fit the base model: {first_line(error)}") from error
 
 
@@ -140,6 +172,34 @@ def fault_of_kind(names: Iterable[str]) -> str | None:
     if any(OF_A_DORA.search(name) for name in others):
         return "is a DoRA, which is not supported: give a plain LoRA"
     return f"has {shown(others[0])}, which no plain LoRA has: give one"
+
+
+def fault_of_values(weights: Weights) -> str | None:
+    """Why a LoRA with these values cannot be used, or None.
+
+    Libraries take its shapes for sizes: a half without a single number could ask for any rank.
+    """
+    for name, value in weights.items():
+        if ALPHA.search(name):
+            if value.numel() != 1 or not abs(value.item()) <= LARGEST_ALPHA:
+                return f"has {shown(name)}, which is no number up to {LARGEST_ALPHA}"
+            continue
+        rank = value.shape[bool(UP.search(name))] if value.ndim >= 2 else 0
+        if not value.numel() or not 1 <= rank <= LARGEST_RANK:
+            return f"has {shown(name)} of the shape {list(value.shape)}, which no LoRA has"
+    return fault_of_numbers({n: v for n, v in weights.items() if not ALPHA.search(n)})
+
+
+def fault_of_halves(in_peft: Weights) -> str | None:
+    """Why the halves of a LoRA's layers do not belong together, or None."""
+    ranks: dict[str, dict[bool, int]] = {}
+    for name, value in in_peft.items():
+        is_up = bool(UP.search(name))
+        ranks.setdefault(_layer(name), {})[is_up] = value.shape[is_up]
+    for layer, of_layer in ranks.items():
+        if len(of_layer) < 2 or len(set(of_layer.values())) > 1:
+            return f"has one half or two ranks for the layer {shown(layer)}"
+    return None
 
 
 def fault_of_names(base: LoadedBase, names: Iterable[str], encoders: bool = False) -> str | None:
@@ -194,15 +254,9 @@ def scaled(weights: Weights, description: dict[str, Any], what: str) -> Weights:
     return result
 
 
-def effective_weights(weights: Weights, names: list[str]) -> int:
-    """How many layers a LoRA file changes: those whose second matrix is not zero.
-
-    `names`: of the same weights in peft's format, where one that stands for several layers
-    (kohya's q, k and v in one) is several.
-    """
-    ups = [value for name, value in weights.items() if UP.search(name)]
-    split = sum(bool(UP.search(name)) for name in names) - len(ups)
-    return sum(bool(value.any()) for value in ups) + split
+def effective_weights(in_peft: Weights) -> int:
+    """How many layers a LoRA changes: those whose second matrix is not zero."""
+    return sum(bool(value.any()) for name, value in in_peft.items() if UP.search(name))
 
 
 def effective_layers(networks: Iterable[torch.nn.Module], adapter_name: str) -> int:

@@ -5,7 +5,6 @@ The weights need not be here for it: of a repository only the headers are fetche
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,18 +12,16 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from safetensors import safe_open
 
-from sgdmix_hub.errors import UserError, first_line, shown
+from sgdmix_hub.errors import UserError, first_line
 from sgdmix_hub.hub.client import fetch
 from sgdmix_hub.hub.pins import Pin, local_folder
 
-from .bases.supported import INDEX, check_supported, read_index, read_part
+from .bases.supported import INDEX, SHARDED, check_supported, read_index, shards_in
 from .quantization import QUANTIZATIONS
 
 # whose encodings a refiner keeps, one for inpainting; one of SD takes 0.5 MB with its negative
 MOST_PROMPTS = 512
 NAMES = ("diffusion_pytorch_model", "model")  # of a network's weights; variants have others
-SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
-SHARDED = ".safetensors.index.json"
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -82,15 +79,9 @@ def _files_of(base: Pin, folder: Path, part: str, present: set[str]) -> list[str
         if whole in present:
             return [whole]
         if (folder / index).is_file():
-            shards = read_part(base, folder, index).get("weight_map")
-            if not isinstance(shards, dict) or not all(map(_is_shard, shards.values())):
-                raise UserError(f"{shown(index)} of the base model {base.name} lists no shards")
+            shards = shards_in(base, folder, index)
             return sorted({f"{part}/{shard}" for shard in shards.values()})
     return []
-
-
-def _is_shard(name: object) -> bool:
-    return isinstance(name, str) and SHARD.fullmatch(name) is not None
 
 
 def _count(base: Pin, folder: Path, name: str) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgdmix_hub.errors import UserError
+from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.settings.method import MethodSettings
 
 from .bases.family import Family
+from .bases.supported import SCHEDULE, making_sampler
 
 Size = tuple[int, int]  # height and width of images, in pixels
 
@@ -27,7 +28,14 @@ class NoiseLevels:
         size = size or (self.settings.resolution, self.settings.resolution)
         if size not in self._levels:
             steps, scheduler = self.settings.num_inference_steps, self.pipeline.scheduler
-            levels = self.family.noise_levels(self.pipeline, scheduler, steps, size)
+            with making_sampler():
+                levels = self.family.noise_levels(self.pipeline, scheduler, steps, size)
+            if len(levels) < steps or not all(0 <= level <= 1 for level in levels):
+                raise UserError(
+                    f"{SCHEDULE} of the base model gives {len(levels)} noise levels for "
+                    f"{steps} steps, {shown(levels)}: all must be from 0 to 1; use another base, "
+                    "scheduler or num_inference_steps"
+                )
             self._levels[size] = [0.0, *levels]
         return self._levels[size]
 

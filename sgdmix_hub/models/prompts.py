@@ -166,6 +166,18 @@ def add_tokens(tokenizer: Any, num_classes: int, num_vectors: int) -> None:
     tokenizer.add_tokens(tokens)
 
 
+def check_width(rows: torch.Tensor, text_encoder: Any) -> None:
+    """Raises `ValueError` for learned rows, (..., dim), of another width than the encoder's.
+
+    Assigned to its embeddings, rows of width 1 would fill all of it.
+    """
+    width = text_encoder.get_input_embeddings().weight.shape[1]
+    if rows.shape[-1] != width:
+        raise ValueError(
+            f"learned tokens of width {rows.shape[-1]}, for a text encoder of width {width}"
+        )
+
+
 def prompt_ids(
     encoder: Encoder,
     tokenizer: Any,

@@ -10,7 +10,16 @@ from sgdmix_hub.storage.places import check_url, is_url, refuse_url
 
 from .adapter_training import AdapterSettings
 from .data import DataSettings, outside_of_dataset
-from .fields import LONGEST_NAME, LONGEST_PROMPT, Checked, required, same, setting, unset
+from .fields import (
+    LONGEST_NAME,
+    LONGEST_PROMPT,
+    Checked,
+    NumberOrAuto,
+    required,
+    same,
+    setting,
+    unset,
+)
 from .generation import AugmentSettings
 from .hub import HubSettings
 from .presets import AT_HAND
@@ -186,7 +195,7 @@ class RunSettings(HubSettings, DataOverrides):
         at_most=4096,
         multiple_of=8,
     )
-    strength: list[float] | None = unset(AugmentSettings, "strength")
+    strength: list[NumberOrAuto] | None = unset(AugmentSettings, "strength")
     num_candidates: int | None = unset(AugmentSettings, "num_candidates")
     image_format: Literal["jpeg", "webp", "png"] | None = unset(AugmentSettings, "image_format")
     image_quality: int | None = unset(AugmentSettings, "image_quality")

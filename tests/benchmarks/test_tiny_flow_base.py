@@ -15,11 +15,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from parts.tiny_flow import training
 from parts.tiny_flow.batched import Batched
-from parts.tiny_flow.model import build_denoiser, build_tokenizer
+from parts.tiny_flow.model import build_denoiser, build_tokenizer, pipeline_of
 from tiny_flow_base import export
-from two_bases import table
+from two_bases import INPUT, NOISE, OUTPUT_ARMS, arms_of, table, verdict
 
 from sgdmix_hub.demo.tiny_training import cached_world
+from sgdmix_hub.demo.train_tiny_base import TINY_BASE
 from sgdmix_hub.demo.world import random_scene, vocabulary
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.bases.loading import load_base
@@ -99,21 +100,62 @@ def test_a_stopped_training_ends_as_one_that_was_not_and_the_export_draws(tmp_pa
     assert image.shape == (64, 64, 3) and np.isfinite(image).all()
 
 
-def test_a_class_counts_as_learned_above_chance_alone():
-    def cell(low):
-        return {"accuracy": low + 0.05, "interval": [low, low + 0.1], "images": 100}
+def cell(low):
+    return {"accuracy": low + 0.05, "interval": [low, low + 0.1], "images": 100}
 
-    columns = ("noise", "0.5", "0.7", "0.9")
-    arms = {
-        arm: {"cells": {column: cell(low) for column in columns}}
-        for arm, low in (("base", 0.1), ("LoRA + tokens", 0.11))
+
+def arm_of(*shares):
+    """An arm's figures: its share of right images from noise with every seed."""
+    columns = (NOISE, "0.5", "0.7", "0.9")
+    noise = {str(seed): cell(share - 0.05) for seed, share in enumerate(shares)}
+    return {
+        "cells": {column: cell(sum(shares) / len(shares) - 0.05) for column in columns},
+        "noise": noise,
     }
+
+
+def figures_with(arms):
     figures = {
         "samples": 1600,
+        "seeds": [0, 1],
         "mixed": cell(0.8),
         "judge": 0.9,
         "torch": "2",
         "bases": {"flow": {"arms": arms}},
     }
-    rows = [line for line in table(json.loads(json.dumps(figures))).splitlines() if "flow" in line]
+    return json.loads(json.dumps(figures))
+
+
+def test_a_class_counts_as_learned_above_chance_alone():
+    arms = {"base": arm_of(0.15), INPUT: arm_of(0.161)}
+    rows = [line for line in table(figures_with(arms)).splitlines() if "| flow" in line]
     assert ["| no |" in row for row in rows] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("in_input", "in_output", "said"),
+    [
+        ((0.5, 0.6, 0.7), (0.51, 0.59, 0.7), "as well"),
+        ((0.5, 0.6, 0.7), (0.7, 0.81, 0.9), "as well"),
+        ((0.5, 0.6, 0.7), (0.3, 0.4, 0.5), "worse"),
+        ((0.5, 0.6, 0.7), (0.47, 0.57, 0.67), "as well"),  # by .03, less than what counts
+        ((0.5, 0.6, 0.7), (0.4, 0.6, 0.8), "open"),  # the seeds disagree
+        ((0.6,), (0.6,), "open"),
+        ((0.12, 0.13, 0.1), (0.12, 0.13, 0.1), "open"),  # the input learned nothing either
+    ],
+)
+def test_output_tokens_learn_as_well_by_the_rule_that_was_written_down(in_input, in_output, said):
+    arm = next(iter(OUTPUT_ARMS))
+    arms = {INPUT: arm_of(*in_input), arm: arm_of(*in_output)}
+    assert verdict(arms, arm) == said
+    assert f"Verdict: {said}." in table(figures_with(arms))
+
+
+def test_only_language_models_have_the_arms_with_output_tokens(tmp_path):
+    vae = training.load_vae()
+    pipeline_of(build_denoiser(8, 0), vae).save_pretrained(tmp_path / "flow")
+    rate = {
+        arm: more.get("token_learning_rate") for arm, more in arms_of(tmp_path / "flow").items()
+    }
+    assert [rate[arm] for arm in OUTPUT_ARMS] == [0.005, 0.05]
+    assert not set(arms_of(TINY_BASE)) & set(OUTPUT_ARMS)

@@ -9,9 +9,7 @@ import pytest
 import torch
 from every_family import (
     BATCH,
-    CPU,
     FLOW,
-    GEOMETRY,
     SIZE,
     adapted,
     loss_of,
@@ -25,8 +23,6 @@ from safetensors.torch import load_file, save_file
 from tiny_bases import BUILD
 from trainings import adapter_settings, train, weights
 
-from sgdmix_hub.demo.tiny_training import HELD_OUT, render_world
-from sgdmix_hub.demo.train_tiny_base import TINY_BASE
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, load_into, read_adapter
@@ -89,112 +85,6 @@ def test_tokens_of_all_encoders_and_lora_learn_and_nothing_else_does(family, bas
 def unused(name):
     """Whether a layer's output may be thrown away: the text's in the last block of transformers."""
     return ".to_add_out." in name or ".add_q_proj." in name
-
-
-def towards_one_image(family, base, change=lambda target: target, steps=40):
-    """How far stock's latents are from an image's, before and after a training on that image alone:
-    mean squared differences. `change`: of the training's target.
-    """
-    loaded, model, prompts = adapted(base, rank=4)
-    vae, random = loaded.pipeline.vae, torch.Generator().manual_seed(7)
-    noising = family.noising(loaded.pipeline.scheduler.config)
-    shape = (4, *family.latents.shape(vae, SIZE))
-    signs = torch.randint(0, 2, (1, shape[1], 1, 1), generator=random) * 2.0 - 1
-    wanted = signs.expand(shape)
-    loaded.use_scheduler("euler")
-    with torch.no_grad():  # the stock call's prompt, which no token is in
-        bare = [ids[[-1] * 4] for ids in prompts]
-        told = family.encode_ids(list(model.text_encoders), bare, GEOMETRY[:1].repeat(4, 1))
-    of_images = family.of_images(loaded.pipeline, SIZE, SIZE, 1.0)
-    told |= {name: one.repeat(4, 1) for name, one in of_images.items() if name not in told}
-    optimizer = torch.optim.AdamW(model.lora().values(), lr=0.02)
-    before, losses = distance_of_stock(family, loaded.pipeline, wanted[:1]), []
-    for _ in range(steps):
-        noise = torch.randn(shape, generator=random)
-        timesteps = torch.stack([noising.draw(random) for _ in noise])
-        prediction = family.predict(
-            model.denoiser, noising.noised(wanted, noise, timesteps), noising.told(timesteps), told
-        )
-        loss = (prediction - change(noising.target(wanted, noise, timesteps))).square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert np.mean(losses[-10:]) < np.mean(losses[:10]), "it learns nothing"
-    return before, distance_of_stock(family, loaded.pipeline, wanted[:1])
-
-
-def distance_of_stock(family, pipeline, wanted):
-    """Of the scaled latents that a call of the stock pipeline decodes to these."""
-    seen, decode = [], pipeline.vae.decode
-
-    def watched(latents, **options):
-        seen.append(latents if latents.ndim == 4 else latents[:, :, 0])
-        return decode(latents, **options)
-
-    pipeline.vae.decode = watched
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline(
-        prompt=family.call_text(pipeline, "a photo of a bird"),
-        num_images_per_prompt=4,
-        num_inference_steps=6,
-        height=SIZE,
-        width=SIZE,
-        generator=torch.Generator().manual_seed(5),
-        **family.call_options(pipeline, 1.0, None),
-    )
-    pipeline.vae.decode = decode
-    return (family.latents.scaled(seen[0], pipeline.vae) - wanted).square().mean().item()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FLOW)
-def test_training_leads_stocks_images_to_the_training_image_and_a_wrong_sign_away(name, base_of):
-    """Stock's pipeline judges it, which shares no sign with the training."""
-    family, base = BY_NAME[name], base_of(name)
-    before, after = towards_one_image(family, base)
-    _, wrong = towards_one_image(family, base, lambda target: -target)
-    assert after < 0.9 * before and wrong > before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["stable-diffusion", "stable-diffusion-xl"])
-def test_training_lowers_the_loss(name, base_of):
-    family = BY_NAME[name]
-    loaded, model, prompts = adapted(base_of(name), rank=4)
-    noising = family.noising(loaded.pipeline.scheduler.config)
-    optimizer, losses = torch.optim.AdamW(model.trained().values(), lr=0.02), []
-    for _ in range(11):
-        _, loss = loss_of(loaded, model, prompts, [0, 1], noising)
-        losses.append(loss.item())
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert losses[-1] < 0.99 * losses[0]
-
-
-@pytest.mark.slow
-def test_what_a_trained_base_predicts_is_the_target_and_not_its_negative():
-    """The base of the demo, which was trained by other code: images of birds, its own prompt."""
-    loaded = load_base(resolve(str(TINY_BASE)), torch.float32, "text_to_image")
-    family, vae = loaded.family, loaded.pipeline.vae
-    noising = family.noising(loaded.pipeline.scheduler.config)
-    birds = torch.from_numpy(render_world(8, 0, HELD_OUT)[..., :3]).permute(0, 3, 1, 2) / 127.5 - 1
-    random = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        latents = family.latents.scaled(family.latents.moments(vae, birds)[0], vae)
-        noise = torch.randn(latents.shape, generator=random)
-        timesteps = torch.tensor([100, 250, 400, 500, 600, 700, 800, 900])
-        told, _ = family.encode_prompt(loaded.pipeline, "a photo of a bird", "", False, CPU)
-        predicted = family.predict(
-            loaded.denoiser,
-            noising.noised(latents, noise, timesteps),
-            noising.told(timesteps),
-            family.joined([told] * 8),
-        )
-    target = noising.target(latents, noise, timesteps)
-    right, wrong = ((predicted - sign * target).square().mean() for sign in (1, -1))
-    assert right < 0.2 * wrong
 
 
 def test_a_weighting_of_another_family_is_refused(family):

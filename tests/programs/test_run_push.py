@@ -119,6 +119,22 @@ def test_nothing_is_pushed_that_was_not_asked_for(tmp_path, given):
     assert generation.classifier == classifier.output_dir
 
 
+def test_a_pilot_looks_through_the_runs_own_classifier_unless_the_recipe_names_another(tmp_path):
+    classifier, _, generation, _ = stages(tmp_path, strength=["auto"])
+    assert generation.pilot_classifier == classifier.output_dir
+    assert generation.strength_choice == "auto" and len(generation.strength) > 2
+    *_, generation, _ = stages(tmp_path, strength=["auto"], **MODELS)
+    assert generation.pilot_classifier == "me/birds-classifier"
+    recipe = tmp_path / "recipe"
+    recipe.mkdir()
+    (recipe / "generate.yaml").write_text("strength: auto\npilot_classifier: me/other\n")
+    (recipe / "classifier.yaml").write_text("model: me/model\n")
+    *_, generation, _ = stages(tmp_path, recipe=str(recipe))
+    assert generation.pilot_classifier == "me/other"
+    *_, generation, _ = stages(tmp_path)
+    assert generation.pilot_classifier is None
+
+
 def test_what_nobody_could_make_again_is_refused_before_the_first_stage(tmp_path, birds):
     with pytest.raises(UserError, match="local folders .*adapter.*--hub_model_id org/name"):
         stages(tmp_path, **DATASET)

@@ -255,9 +255,9 @@ class Family(ABC):
     @abstractmethod
     def lora_weights(
         self, pipeline: Pipeline, weights: dict[str, torch.Tensor]
-    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """The weights of a LoRA that others made, in a format that the stock loader reads whole,
-        and their names in peft's format, which begin with the network's name.
+        and in peft's, in which names begin with the network's.
         """
 
     @abstractmethod

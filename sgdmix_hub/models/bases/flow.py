@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sgdmix_hub.errors import UserError, shown
-from sgdmix_hub.models.prompts import add_tokens, tokens_of
+from sgdmix_hub.models.prompts import add_tokens, check_width, tokens_of
 
 from .family import Conditioning, Configs, Encoder, Family, Pipeline
 from .noising import FlowMatching
@@ -232,16 +232,16 @@ class FlowFamily(Family):
             if known <= max(ids):
                 network.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
             weight = network.get_input_embeddings().weight
+            vectors = rows if output is None else tokens[encoder.key + PLACEHOLDER]
+            check_width(vectors, network)
             with torch.no_grad():
-                weight[ids] = (rows if output is None else tokens[encoder.key + PLACEHOLDER]).to(
-                    weight
-                )
+                weight[ids] = vectors.to(weight)
             if output is not None:
                 place_in_output(network, output, ids[0], encoder.outputs)
 
     def lora_weights(
         self, pipeline: Pipeline, weights: dict[str, torch.Tensor]
-    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         stock: Any = pipeline
         given = unflattened(weights, getattr(pipeline, self.denoiser), self.denoiser)
         if all(OF_PEFT.search(name) for name in given):
@@ -250,7 +250,7 @@ class FlowFamily(Family):
         # some pipelines give the alphas beside the weights, the others leave them among them
         named, beside = found if isinstance(found, tuple) else (found, None)
         whole = with_alphas(named | (beside or {}))
-        return whole, list(whole)
+        return whole, whole
 
 
 def unflattened(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +16,13 @@ from safetensors import safe_open
 
 from sgdmix_hub._compat import LOADING
 from sgdmix_hub.errors import UserError, first_line, shown
-from sgdmix_hub.files import read_json
 from sgdmix_hub.hub.pins import Pin, local_folder
 from sgdmix_hub.models.quantization import quantization_config
 
 from .family import Encoder, Family, Pipeline
-from .supported import absent_parts, check_supported
+from .supported import SHARDED, absent_parts, check_supported, making_sampler, shards_in
 
-LIST = ".index.json"  # of the shards of a file of weights
+COMPARED = 16  # numbers of a row by which a weight is recognised
 Task = Literal["text_to_image", "image_to_image"]
 
 
@@ -54,9 +54,11 @@ class LoadedBase:
 
         Raises `UserError`.
         """
-        self.pipeline.scheduler = self.family.scheduler(
-            self.pipeline.scheduler.config, name or self.family.drawn_with, timestep_spacing
-        )
+        config = self.pipeline.scheduler.config
+        with making_sampler():
+            self.pipeline.scheduler = self.family.scheduler(
+                config, name or self.family.drawn_with, timestep_spacing
+            )
 
     def check_size(self, resolution: int) -> None:
         """Raises `UserError` if the base takes no images of this width and height."""
@@ -108,6 +110,7 @@ def load_base(
     then computes in `dtype`.
     """
     family = check_supported(base)
+    _check_shards(base)
     options = family.options(safety_checker) | absent_parts(base, family)
     if quantization is not None:
         config = quantization_config(quantization, family.denoiser, dtype)
@@ -129,10 +132,17 @@ def load_base(
     except Exception as error:  # fetched files can make the libraries raise anything
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
     loaded = LoadedBase(family, pipeline)
+    _check_whole(base, loaded)
     for encoder in loaded.encoders:
         _check_prompt_length(base, loaded, encoder)
-    _check_whole(base, loaded)
     return loaded
+
+
+def _check_shards(base: Pin) -> None:
+    """Raises `UserError` if the list of a network's files names something else."""
+    folder = Path(local_folder(base, [f"*/*{SHARDED}"]))
+    for path in folder.glob(f"*/*{SHARDED}"):
+        shards_in(base, folder, path.relative_to(folder).as_posix())
 
 
 def _check_prompt_length(base: Pin, loaded: LoadedBase, encoder: Encoder) -> None:
@@ -152,29 +162,76 @@ def _check_prompt_length(base: Pin, loaded: LoadedBase, encoder: Encoder) -> Non
 
 
 def _check_whole(base: Pin, loaded: LoadedBase) -> None:
-    """Raises `UserError` if a network has more weights than its file holds.
+    """Raises `UserError` if a network has weights that its files do not hold.
 
-    The libraries would draw the missing ones at random and only warn. Weights are counted because
-    their names differ between library versions.
+    The libraries would draw the missing ones at random and only warn. They rename weights between
+    versions, so weights are recognised by their shapes and some of their values; quantized ones are
+    only counted.
     """
-    weights = loaded.family.weights
-    patterns = [f"{part}/{name}{end}" for part, name in weights.items() for end in ("", LIST)]
+    family = loaded.family
+    names = [f"{part}/{name}" for part, name in family.weights.items()]
+    patterns = [*names, *(_list_of(name) for name in names)]
     folder = Path(local_folder(base, patterns))
-    for part, name in weights.items():
-        network, file = getattr(loaded.pipeline, part, None), folder / part / name
-        if network is None:
+    for part, name in family.weights.items():
+        network = getattr(loaded.pipeline, part, None)
+        files = [] if network is None else _files_of(base, folder, f"{part}/{name}")
+        if network is None or not files:
             continue
-        if file.is_file():
-            with safe_open(file, framework="pt") as stored_weights:
-                names = set(stored_weights.keys())
-        elif (shards := file.with_name(name + LIST)).is_file():  # of large weights
-            names = set(read_json(shards)["weight_map"])
-        else:
-            continue
-        stored = len(names - {buffer for buffer, _ in network.named_buffers()})
-        needed = sum(1 for _ in network.parameters())
-        if stored < needed:
+        weights = list(network.parameters())
+        with ExitStack() as opened:
+            stored = [opened.enter_context(safe_open(file, framework="pt")) for file in files]
+            if getattr(network, "hf_quantizer", None) is None:
+                found = _num_recognised(weights, stored)
+            else:
+                found = sum(len(file.keys()) for file in stored)
+        if found < len(weights):
             raise UserError(
-                f"the base model {base.name} is incomplete: {part} needs {needed} weights, "
-                f"its file holds {stored}; download it again"
+                f"the base model {base.name} is incomplete: {part} needs {len(weights)} weights, "
+                f"its files hold {found} of them; download it again"
             )
+
+
+def _files_of(base: Pin, folder: Path, name: str) -> list[Path]:
+    """The files of a network's weights, of which `name` is the only one or the list's."""
+    if (folder / name).is_file():
+        return [folder / name]
+    if not (folder / _list_of(name)).is_file():
+        return []
+    shards = sorted(set(shards_in(base, folder, _list_of(name)).values()))
+    return [(folder / name).with_name(shard) for shard in shards]
+
+
+def _list_of(name: str) -> str:
+    """The list of the shards that are in the place of a file of weights."""
+    return name.removesuffix(".safetensors") + SHARDED
+
+
+def _num_recognised(weights: Iterable[torch.Tensor], stored: list[Any]) -> int:
+    """How many weights are among the tensors of these open files, in the weights' precision."""
+    held = []
+    for file in stored:
+        for key in list(file.keys()):
+            tensor = file.get_slice(key)
+            shape = tuple(tensor.get_shape())
+            held.append((shape, _ends(tensor if shape else file.get_tensor(key), shape)))
+    known: dict[torch.dtype, set[tuple[tuple[int, ...], bytes]]] = {}
+    found = 0
+    for weight in weights:
+        if weight.dtype not in known:
+            known[weight.dtype] = {(shape, _bits(ends, weight.dtype)) for shape, ends in held}
+        shape = tuple(weight.shape)
+        bits = _bits(_ends(weight.detach().cpu(), shape), weight.dtype)
+        found += (shape, bits) in known[weight.dtype]
+    return found
+
+
+def _ends(values: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """Numbers of the first and of the last row of a tensor, or of a slice of a file."""
+    if not shape:
+        return values.reshape(1)
+    rows = values[:1], values[max(shape[0] - 1, 0) :]
+    return torch.cat([row.flatten()[:COMPARED] for row in rows])
+
+
+def _bits(values: torch.Tensor, dtype: torch.dtype) -> bytes:
+    return values.to(dtype).float().numpy().tobytes()

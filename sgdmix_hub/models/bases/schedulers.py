@@ -105,8 +105,10 @@ def noise_levels(scheduler: Any, num_inference_steps: int) -> list[float]:
         sigmas = [float(sigma) for sigma in sampler.sigmas[: len(sampler.timesteps)]]
     else:
         kept = [float(sampler.alphas_cumprod[int(time)]) for time in sampler.timesteps]
-        sigmas = [math.sqrt((1 - share) / share) for share in kept]
-    return [round(sigma / (1 + sigma), 4) for sigma in reversed(sigmas)]
+        sigmas = [math.sqrt((1 - share) / share) if share > 0 else math.inf for share in kept]
+    return [
+        1.0 if sigma == math.inf else round(sigma / (1 + sigma), 4) for sigma in reversed(sigmas)
+    ]
 
 
 def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sgdmix_hub.models.prompts import token_for
+from sgdmix_hub.models.prompts import check_width, token_for
 
 from .family import Conditioning, Encoder, Pipeline
 from .unet import UNetFamily
@@ -60,11 +60,20 @@ class StableDiffusion(UNetFamily):
         }
 
     def fault_of_tokens(self, tokens: dict[str, torch.Tensor], num_classes: int) -> str | None:
-        missing = [token for token in map(token_for, range(num_classes)) if token not in tokens]
-        return f"has no learned token {missing[0]}" if missing else None
+        expected = [token_for(label) for label in range(num_classes)]
+        missing = [token for token in expected if token not in tokens]
+        if missing:
+            return f"has no learned token {missing[0]}"
+        if len(tokens) > num_classes:
+            return f"has learned tokens besides those of its {num_classes} classes"
+        if any(rows.ndim not in (1, 2) or not rows.numel() for rows in tokens.values()):
+            return f"has no tokens of {num_classes} classes"
+        return None
 
     def load_tokens(
         self, pipeline: Pipeline, tokens: dict[str, torch.Tensor], num_classes: int
     ) -> None:
+        for rows in tokens.values():
+            check_width(rows, getattr(pipeline, self.encoders[0].model))
         # one dictionary per token: a file with several tokens is refused if given by path
         pipeline.load_textual_inversion([{name: row} for name, row in tokens.items()])

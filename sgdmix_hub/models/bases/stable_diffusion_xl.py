@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sgdmix_hub.models.prompts import tokens_of
+from sgdmix_hub.models.prompts import check_width, tokens_of
 
 from .family import Conditioning, Configs, Encoder, Pipeline
 from .unet import UNetFamily
@@ -123,6 +123,7 @@ class StableDiffusionXL(UNetFamily):
     ) -> None:
         for encoder in self.encoders:
             rows = tokens[encoder.key]
+            check_width(rows, getattr(pipeline, encoder.model))
             count = len(rows) // num_classes
             names = [name for label in range(num_classes) for name in tokens_of(label, count)]
             pipeline.load_textual_inversion(

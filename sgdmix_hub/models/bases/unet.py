@@ -98,7 +98,7 @@ class UNetFamily(Family):
 
     def lora_weights(
         self, pipeline: Pipeline, weights: dict[str, torch.Tensor]
-    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Of peft's, diffusers' or kohya's format. Stock loses layers of a file in several."""
         from diffusers.utils import convert_unet_state_dict_to_peft
 
@@ -107,7 +107,7 @@ class UNetFamily(Family):
         named, alphas = stock.lora_state_dict(dict(weights), unet_config=config)
         in_peft = convert_unet_state_dict_to_peft(named)
         # kohya's has alphas, which the loader must see
-        return (in_peft if alphas is None else dict(weights)), list(in_peft)
+        return (in_peft if alphas is None else dict(weights)), in_peft
 
     def added(self, told: Conditioning) -> Conditioning | None:
         """The UNet's `added_cond_kwargs`."""
