@@ -1,6 +1,5 @@
 """Solar cells, in small: made-up cells, no pretrained network."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -184,25 +183,23 @@ def test_a_judge_tells_cracked_cells_from_whole_ones(few):
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_resumes_and_its_tables_name_every_arm(few, tmp_path, monkeypatch):
     monkeypatch.setitem(runs.SALIENCY, "num_train_epochs", 1)
-    classifiers = {LITE0: linear_head(lambda: means)}
-    given = tmp_path, MONO, few, [1], classifiers
+    given = tmp_path, MONO, few, [2], {LITE0: linear_head(lambda: means)}, (REAL, FIXED, PAPER)
     whole = accuracies(*given)
-    assert [line["arm"] for line in whole] == list(ARMS)
+    assert [line["arm"] for line in whole] == [REAL, FIXED, PAPER]
     path = tmp_path / f"{MONO}.jsonl"
     written = path.read_text()
     path.write_text(written[: written.rindex("{") + 20])
     resumed = accuracies(*given)
     timeless = [[{**line, "seconds": 0} for line in lines] for lines in (whole, resumed)]
     assert timeless[0] == timeless[1]
-    found = measures(tmp_path, MONO, few, 1, lambda: means)
-    assert set(found["trust"]) == {PAPER, "judge"} and EVERY in found["labels"]
-    figures = {
-        MONO: {"lines": whole, "measures": {"1": json.loads(json.dumps(found))}, "neighbours": 0.5}
-    }
+    found = measures(tmp_path, MONO, few, 2, lambda: means)
+    assert set(found["trust"]) == {PAPER, "judge"} and FIXED in found["labels"]
+    assert found["masks"]["made"] == 1 and "mirrored" not in found["masks"]
+    figures = {MONO: {"lines": whole, "measures": {"2": found}, "neighbours": 0.5}}
     text = report(figures)
     assert all(f"| {arm} |" in text for arm in ARMS)
     assert all(f"| {' - '.join(pair)} |" in text for pair in PRIMARY)
-    assert NOT_RUN in text  # the network from scratch
+    assert NOT_RUN in text
 
 
 @pytest.mark.slow
