@@ -113,24 +113,19 @@ def main() -> None:
         return
     load = functools.cache(frozen_lite0)
     classifiers = {LITE0: linear_head(load), SCRATCH: from_scratch(STEPS)}
-    lines: dict[str, list[dict]] = {}
+    figures: dict[str, dict] = {}
     for name, (kinds, arms) in TASKS.items():
         for kind in kinds:
-            if kind in arguments.kinds and name in arguments.classifiers:
-                work = arguments.work_dir, kind, every[kind], arguments.seeds
-                lines[kind] = accuracies(*work, {name: classifiers[name]}, arms)
-    figures = {
-        kind: {
-            "cells": np.bincount(every[kind].labels + 1, minlength=3).tolist(),
-            "neighbours": round(neighbour_ratio(every[kind].pixels), 3),
-            "lines": of_kind,
-            "measures": {
-                str(seed): measures(arguments.work_dir, kind, every[kind], seed, load)
-                for seed in arguments.seeds
-            },
-        }
-        for kind, of_kind in lines.items()
-    }
+            if kind not in arguments.kinds or name not in arguments.classifiers:
+                continue
+            of_kind = arguments.work_dir, kind, every[kind]
+            asked = {name: classifiers[name]}
+            figures[kind] = {
+                "cells": np.bincount(every[kind].labels + 1, minlength=3).tolist(),
+                "neighbours": round(neighbour_ratio(every[kind].pixels), 3),
+                "lines": accuracies(*of_kind, arguments.seeds, asked, arms),
+                "measures": {str(seed): measures(*of_kind, seed, load) for seed in arguments.seeds},
+            }
     path = arguments.results / "solar_cells.json"
     write_json(path, figures)
     text = report(figures)
