@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from parts.intervals import holm, interval, paired_p
+from parts.intervals import holm, interval, paired, paired_p
 from parts.photograph_shift.classifiers import LITE0, SCRATCH
 from parts.regimes.tables import NOT_RUN, Accuracies, difference, shared, verdict
-from parts.solar_cells.arms import ARMS, PAPER, PRIMARY, REAL, SECONDARY
+from parts.solar_cells.arms import (
+    ARMS,
+    EVERY,
+    FIXED,
+    FIXED_SAME,
+    PAPER,
+    PRIMARY,
+    REAL,
+    SAME,
+    SECONDARY,
+)
 from parts.solar_cells.cells import CLASSES, MONO, POLY
 from parts.solar_cells.judge import warns
 
@@ -103,10 +113,36 @@ def labels_table(figures: dict) -> str:
             wrong = [means(seeds, "labels", arm, name) for name in CLASSES]
             if not any(wrong):
                 continue
-            facts = [means(seeds, key, arm) for key in ("mixed", "kept")]
-            cells = [f"{np.mean(one):.2f}" if one else "" for one in facts]
+            kept = means(seeds, "kept", arm)
+            cells = ["", ""]
+            if kept:  # a seed without a mixture counts as none of its cells
+                mixed = np.mean([one["mixed"].get(arm, 0.0) for one in seeds.values()])
+                cells = [f"{mixed:.2f}", f"{np.mean(kept):.2f}"]
             cells += [shown(one) for one in wrong]
             lines.append(f"| {kind} | {NAMES.get(arm, arm)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def surroundings_table(figures: dict) -> str:
+    """How much more often the label looks wrong in surroundings of the other class than in those of
+    the same class, on the seeds that have both.
+    """
+    lines = [
+        "| Type | other minus same class | labelled functional, look defective "
+        "| labelled defective, look functional |",
+        "|---|---|---|---|",
+    ]
+    for kind, found in figures.items():
+        for other, same in ((EVERY, SAME), (FIXED, FIXED_SAME)):
+            cells = []
+            for name in CLASSES:
+                wrong = [
+                    [one["labels"].get(arm, {}).get(name) for arm in (other, same)]
+                    for one in found["measures"].values()
+                ]
+                known = [pair for pair in wrong if None not in pair]
+                cells.append(paired(*zip(*known, strict=True)) if known else NOT_RUN)
+            lines.append(f"| {kind} | {other} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -162,6 +198,8 @@ def report(figures: dict) -> str:
         secondary_table(of_tasks),
         "## Labels, as the judge sees them",
         labels_table(figures),
+        "Seams alone look like defects to the judge. So what the surroundings do is the difference:",
+        surroundings_table(figures),
         "## Masks of `consensus`",
         masks_table(figures),
         "## Trust test",
