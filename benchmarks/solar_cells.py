@@ -7,7 +7,8 @@
 
 Hypotheses, primary comparisons, arms, seeds and the rule for stopping were written down before the
 first run: parts/solar_cells/protocol.md. Finished work is kept in `work_dir`, so the same command
-resumes. Writes solar_cells.json and the tables between the marks of `page`.
+resumes; after `seconds` nothing else begins. Writes solar_cells.json and the tables between the
+marks of `page`.
 
 The images are CC BY-NC-SA 4.0 (Buerhop-Lutz et al. 2018; Deitsch et al. 2019, 2021): nothing here
 writes one outside of `work_dir`.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +63,7 @@ def accuracies(
     seeds: list[int],
     classifiers: dict[str, Classifier],
     arms: Sequence[str] = tuple(ARMS),
+    deadline: float = math.inf,
 ) -> list[dict]:
     """The lines of one type: these arms, and what was finished before."""
     run = functools.cache(lambda seed: Run(work_dir, kind, seed, cells))
@@ -72,19 +75,25 @@ def accuracies(
     def task(seed: int) -> tuple[dict, Images, Images]:
         return {}, run(seed).train, run(seed).test
 
-    return run_arms(seeds, list(arms), work_dir / f"{kind}.jsonl", classifiers, task, make)
+    lines = work_dir / f"{kind}.jsonl"
+    return run_arms(seeds, list(arms), lines, classifiers, task, make, deadline)
 
 
-def measures(work_dir: Path, kind: str, cells: Cells, seed: int, load) -> dict:
-    """What is said of masks, labels and trust, unless it is known already."""
-    run = Run(work_dir, kind, seed, cells)
-    path = run.folder / "measures.json"
-    if not path.exists():
-        started = time.monotonic()
-        found = run.measured(load(), with_mirror=seed == SEEDS[0])
-        write_json(path, found | {"seconds": round(time.monotonic() - started, 1)})
-        print(f"{kind}, seed {seed}, measures: {time.monotonic() - started:.0f} s", flush=True)
-    return read_json(path)
+def measures(
+    work_dir: Path, kind: str, cells: Cells, seeds: list[int], load, deadline: float = math.inf
+) -> dict[str, dict]:
+    """Seed -> what is said of masks, labels and trust; a seed begins before `deadline`."""
+    found = {}
+    for seed in seeds:
+        run, started = Run(work_dir, kind, seed, cells), time.monotonic()
+        path = run.folder / "measures.json"
+        if not path.exists() and started <= deadline:
+            said = run.measured(load(), with_mirror=seed == SEEDS[0])
+            write_json(path, said | {"seconds": round(time.monotonic() - started, 1)})
+            print(f"{kind}, seed {seed}, measures: {time.monotonic() - started:.0f} s", flush=True)
+        if path.exists():
+            found[str(seed)] = read_json(path)
+    return found
 
 
 def main() -> None:
@@ -98,10 +107,12 @@ def main() -> None:
     both = [LITE0, SCRATCH]
     parser.add_argument("--classifiers", nargs="+", choices=both, default=both)
     parser.add_argument("--sheet", type=Path, help="draw mixtures of the first seed, and stop")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="then begin nothing else")
     parser.add_argument("--work_dir", type=Path, default=Path("outputs/solar_cells"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--page", type=Path, default=Path("docs/solar_cells.md"))
     arguments = parser.parse_args()
+    deadline = time.monotonic() + arguments.seconds
     start_processes(num_threads=1)
     cv2.setNumThreads(1)
     disable_progress_bars()
@@ -118,13 +129,13 @@ def main() -> None:
         for kind in kinds:
             if kind not in arguments.kinds or name not in arguments.classifiers:
                 continue
-            of_kind = arguments.work_dir, kind, every[kind]
+            of_kind = arguments.work_dir, kind, every[kind], arguments.seeds
             asked = {name: classifiers[name]}
             figures[kind] = {
                 "cells": np.bincount(every[kind].labels + 1, minlength=3).tolist(),
                 "neighbours": round(neighbour_ratio(every[kind].pixels), 3),
-                "lines": accuracies(*of_kind, arguments.seeds, asked, arms),
-                "measures": {str(seed): measures(*of_kind, seed, load) for seed in arguments.seeds},
+                "lines": accuracies(*of_kind, asked, arms, deadline),
+                "measures": measures(*of_kind, load, deadline),
             }
     path = arguments.results / "solar_cells.json"
     write_json(path, figures)

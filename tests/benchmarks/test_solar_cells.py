@@ -192,7 +192,10 @@ def test_a_run_that_was_cut_off_resumes_and_its_tables_name_every_arm(few, tmp_p
     resumed = accuracies(*given)
     timeless = [[{**line, "seconds": 0} for line in lines] for lines in (whole, resumed)]
     assert timeless[0] == timeless[1]
-    found = measures(tmp_path, MONO, few, 2, lambda: means)
+    assert accuracies(*given[:-1], tuple(ARMS), deadline=0) == resumed
+    told = tmp_path, MONO, few, [2], lambda: means
+    assert measures(*told, deadline=0) == {}
+    found = measures(*told)["2"]
     assert set(found["trust"]) == {PAPER, "judge"} and FIXED in found["labels"]
     assert found["masks"]["made"] == 1 and "mirrored" not in found["masks"]
     figures = {MONO: {"lines": whole, "measures": {"2": found}, "neighbours": 0.5}}

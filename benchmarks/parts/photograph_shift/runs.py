@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +37,11 @@ def run_arms(
     classifiers: dict[str, Classifier],
     make_task: MakeTask,
     make_mixtures: MakeMixtures,
+    deadline: float = math.inf,
 ) -> list[dict]:
-    """Runs what is not in `lines` yet, and returns all of it."""
+    """Runs what is not in `lines` yet, and returns all that is finished. No arm begins after
+    `deadline`, of `time.monotonic`.
+    """
     lines.parent.mkdir(parents=True, exist_ok=True)
     finished = read_lines(lines)
     lines.write_text("".join(json.dumps(line) + "\n" for line in finished), encoding="utf-8")
@@ -45,12 +49,14 @@ def run_arms(
     for name, classifier in classifiers.items():
         for seed in seeds:
             left = [arm for arm in arms if (name, seed, arm) not in done]
-            if not left:
+            if not left or time.monotonic() > deadline:
                 continue
             facts, train, test = make_task(seed)
             classify = classifier(train, test, seed)
             for arm in left:
                 started = time.monotonic()
+                if started > deadline:
+                    break
                 mixed, sources, figures = make_mixtures(arm, seed, train)
                 accuracy = class_accuracies(classify(mixed, sources), test.labels)
                 line = {"classifier": name, "seed": seed, "arm": arm, **facts, **figures}

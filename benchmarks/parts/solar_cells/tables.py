@@ -198,7 +198,7 @@ def report(figures: dict) -> str:
         secondary_table(of_tasks),
         "## Labels, as the judge sees them",
         labels_table(figures),
-        "Seams alone look like defects to the judge. So what the surroundings do is the difference:",
+        "Seams alone look like defects to the judge. What the surroundings do is the difference:",
         surroundings_table(figures),
         "## Masks of `consensus`",
         masks_table(figures),
