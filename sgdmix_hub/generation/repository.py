@@ -276,21 +276,28 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
     licenses = {"dataset_name": stated_license(inputs.split.pin, "dataset")}
     if inputs.bank is not None:
         licenses["background_dataset_name"] = stated_license(inputs.bank.pin, "dataset")
+    gated = {}
     if inputs.base is not None:
-        licenses["pretrained_model_name_or_path"] = base_licence(inputs).text
+        of_base = base_licence(inputs)
+        licenses["pretrained_model_name_or_path"] = of_base.text
+        gated = {"gated": ["pretrained_model_name_or_path"]} if of_base.gated else {}
     if inputs.few_step_lora is not None:
         licenses["few_step_lora"] = stated_license(inputs.few_step_lora)
     if inputs.adapter_pin is not None:
         licenses["adapter"] = stated_license(inputs.adapter_pin)
     foreign = {} if inputs.foreign is None else {"adapter_files": inputs.foreign.files}
-    return foreign | {
-        "title": f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
-        "prose": read_prose(settings.card) if settings.card else None,
-        "versions": versions(),
-        "licenses": licenses,
-        "quality": measured_quality(inputs),
-        "real_rows": real_rows(inputs.split),
-    }
+    return (
+        foreign
+        | gated
+        | {
+            "title": f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
+            "prose": read_prose(settings.card) if settings.card else None,
+            "versions": versions(),
+            "licenses": licenses,
+            "quality": measured_quality(inputs),
+            "real_rows": real_rows(inputs.split),
+        }
+    )
 
 
 def base_licence(inputs: Inputs) -> Licence:
@@ -341,6 +348,7 @@ def card_facts(
         effective_strength=statistics.effective_strength,
         remade=statistics.remade,
         adapter_files=from_run.get("adapter_files", {}),
+        gated=from_run.get("gated", []),
         planned_strengths=manifest.get("planned_strengths", []),
         evaluation=evaluation,
         has_gallery=any(name.endswith("/gallery.html") for name in manifest["files"]),
