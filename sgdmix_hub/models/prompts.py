@@ -175,12 +175,12 @@ def fault_of_count(count: int, num_classes: int) -> str | None:
     return None
 
 
-def check_width(rows: torch.Tensor, text_encoder: Any) -> None:
+def check_width(rows: torch.Tensor, network: Any) -> None:
     """Raises `ValueError` for learned rows, (..., dim), of another width than the encoder's.
 
     Assigned to its embeddings, rows of width 1 would fill all of it.
     """
-    width = text_encoder.get_input_embeddings().weight.shape[1]
+    width = network.get_input_embeddings().weight.shape[1]
     if rows.shape[-1] != width:
         raise ValueError(
             f"learned tokens of width {rows.shape[-1]}, for a text encoder of width {width}"

@@ -44,7 +44,8 @@ class FlowFamily(Family):
     """Learned tokens are a file of one tensor an encoder, named by its key, (tokens, dim).
 
     No stock loader reads it for these pipelines; the card's snippet does so in a few lines.
-    `weighting_scheme`: of the loss, as the family's official training script has it by default.
+    `weighting_scheme`, `loss_of_image`: of the loss, as in diffusers' script for the family by
+    default; `FlowMatching` tells what they mean.
     """
 
     denoiser = "transformer"
@@ -52,6 +53,7 @@ class FlowFamily(Family):
     lora_halves = ("lora_A", "lora_B")
     drawn_with = "euler"
     weighting_scheme = "none"
+    loss_of_image = False
 
     def fault(self, index: dict[str, Any], configs: Configs) -> str | None:
         needed = [encoder.model for encoder in self.encoders if not encoder.optional]
@@ -175,7 +177,8 @@ class FlowFamily(Family):
     # ---- a training ----
 
     def noising(self, scheduler_config: Any, weighting_scheme: str | None = None) -> FlowMatching:
-        return FlowMatching(scheduler_config, weighting_scheme or self.weighting_scheme)
+        scheme = weighting_scheme or self.weighting_scheme
+        return FlowMatching(scheduler_config, scheme, self.loss_of_image)
 
     def check_loss(self, snr_gamma: float | None, weighting_scheme: str | None) -> None:
         if snr_gamma is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -103,11 +104,12 @@ def load_base(
     *,
     safety_checker: bool = False,
     quantization: str | None = None,
+    vae_dtype: torch.dtype | None = None,
 ) -> LoadedBase:
     """Loads the pinned base model as a pipeline, from safetensors only. Raises `UserError`.
 
     `safety_checker`: with the base's own, if it has one. `quantization`: of the denoiser, which
-    then computes in `dtype`.
+    then computes in `dtype`. `vae_dtype`: of the autoencoder, if another one.
     """
     family = check_supported(base)
     _check_shards(base)
@@ -123,7 +125,7 @@ def load_base(
             pipeline = pipeline_class.from_pretrained(
                 base.path or base.name,
                 revision=None if base.is_local else base.revision,
-                torch_dtype=dtype,
+                torch_dtype=dtype if vae_dtype is None else {"default": dtype, "vae": vae_dtype},
                 use_safetensors=True,
                 **options,
             )
@@ -233,16 +235,20 @@ def _num_recognised(weights: Iterable[torch.Tensor], stored: list[Any]) -> int:
             tensor = file.get_slice(key)
             shape = tuple(tensor.get_shape())
             held.append((shape, _ends(tensor if shape else file.get_tensor(key), shape)))
-    known: dict[torch.dtype, set[tuple[tuple[int, ...], bytes]]] = {}
+    # a stored tensor is one weight: many norms have the same values
+    known: dict[torch.dtype, Counter[tuple[tuple[int, ...], bytes]]] = {}
     found = 0
     for weight in weights:
         if weight.is_meta:  # without values: no file held it
             continue
         if weight.dtype not in known:
-            known[weight.dtype] = {(shape, _bits(ends, weight.dtype)) for shape, ends in held}
+            bits_held = ((shape, _bits(ends, weight.dtype)) for shape, ends in held)
+            known[weight.dtype] = Counter(bits_held)
         shape = tuple(weight.shape)
         bits = _bits(_ends(weight.detach().cpu(), shape), weight.dtype)
-        found += (shape, bits) in known[weight.dtype]
+        if known[weight.dtype][shape, bits] > 0:
+            known[weight.dtype][shape, bits] -= 1
+            found += 1
     return found
 
 

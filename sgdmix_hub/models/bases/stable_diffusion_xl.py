@@ -26,8 +26,8 @@ class StableDiffusionXL(UNetFamily):
     text_to_image = "StableDiffusionXLPipeline"
     image_to_image = "StableDiffusionXLImg2ImgPipeline"
     encoders = (
-        Encoder("tokenizer", "text_encoder", "clip_l"),
-        Encoder("tokenizer_2", "text_encoder_2", "clip_g"),
+        Encoder("tokenizer", "text_encoder", "clip_l", hidden=(-2,)),
+        Encoder("tokenizer_2", "text_encoder_2", "clip_g", hidden=(-2,)),
     )
     weights = {
         "unet": "diffusion_pytorch_model.safetensors",
