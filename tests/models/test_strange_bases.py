@@ -128,7 +128,7 @@ UNET_SCHEDULES = [
 ]
 FLOW_SCHEDULES = [
     {"shift": -1.0, "use_dynamic_shifting": False},
-    {"shift": "x"},
+    {"shift": "x", "use_dynamic_shifting": False},
     {"shift_terminal": "x"},
     {"shift_terminal": 5.0},
     {"use_dynamic_shifting": True, "time_shift_type": "evil"},
