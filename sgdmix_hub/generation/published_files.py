@@ -14,7 +14,13 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from sgdmix_hub.files import DamagedFile, read_sealed, sync_entry, write_sealed
+from sgdmix_hub.files import (
+    DamagedFile,
+    read_sealed,
+    sync_entry,
+    temporary_beside,
+    write_sealed,
+)
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.parquet import FILE_BYTES, files_of
@@ -100,7 +106,8 @@ class PublishedFiles:
     def _make(self, number: int, is_recorded: bool = True) -> dict:
         numbers = self.files[number]
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / str(os.getpid())  # another process may make the same file
+        # another process may make the same file, or on another machine have the same number
+        path = temporary_beside(self._waiting(number))
         path.unlink(missing_ok=True)
         facts = self.shards.publish(numbers, path)
         record = {"shards": self._digests(numbers)} | facts
