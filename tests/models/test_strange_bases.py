@@ -91,6 +91,13 @@ def test_a_part_that_is_none_or_of_another_class_is_refused(part, family, base, 
         refused(refiner, folder)
 
 
+def test_the_tokenizer_of_an_encoder_that_was_left_out_may_stay(base_of, tmp_path):
+    """As diffusers saves a pipeline that was loaded with `text_encoder_3=None`."""
+    base = base_of("stable-diffusion-3")
+    folder = edited(base, tmp_path / "base", "model_index.json", text_encoder_3=[None, None])
+    assert check_supported(resolve(str(folder))).name == "stable-diffusion-3"
+
+
 # ---- numbers in the configurations ----
 
 

@@ -51,11 +51,13 @@ def check_supported(base: Pin) -> Family:
 
 
 def fault_of_encoders(index: dict, family: Family) -> str | None:
-    """Which text encoder or tokenizer a base lacks, or None; an optional one comes with both."""
+    """Which text encoder or tokenizer a base lacks, or None. Of an optional encoder that is not
+    there, the tokenizer may be: diffusers saves it.
+    """
     for encoder in family.encoders:
         parts = encoder.model, encoder.tokenizer
         absent = [part for part in parts if index.get(part) in (None, [None, None])]
-        if absent and not (encoder.optional and len(absent) == len(parts)):
+        if absent and not (encoder.optional and encoder.model in absent):
             return f"no {absent[0]}, unlike {family.title}"
     return None
 
