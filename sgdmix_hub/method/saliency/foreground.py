@@ -72,8 +72,7 @@ def foreground_chance(pixels: np.ndarray, weights: Weights = FITTED) -> np.ndarr
     if not chance.any():
         return chance
     seen = pixel_evidence(small_lab(pixels), chance)
-    odds = sum(weights.pixels[name] * value for name, value in seen.items())
-    return _chance(odds + weights.pixels_bias).astype(np.float32)
+    return _chance(seen, weights.pixels, weights.pixels_bias)
 
 
 def region_chance(pixels: np.ndarray, weights: Weights) -> np.ndarray:
@@ -82,8 +81,7 @@ def region_chance(pixels: np.ndarray, weights: Weights) -> np.ndarray:
     if len(regions.areas) < 2 or not np.ptp(regions.colours, axis=0).any():
         return np.zeros((SIZE, SIZE), np.float32)
     seen = region_features(pixels, regions)
-    odds = sum(weights.regions[name] * value for name, value in seen.items())
-    chance = _chance(odds + weights.regions_bias).astype(np.float32)
+    chance = _chance(seen, weights.regions, weights.regions_bias)
     return cv2.GaussianBlur(chance[regions.numbers], (0, 0), SMOOTHING)
 
 
@@ -137,5 +135,6 @@ def _smoothed(grid: np.ndarray) -> np.ndarray:
     return grid
 
 
-def _chance(odds: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-odds))
+def _chance(seen: dict[str, np.ndarray], weights: dict[str, float], bias: float) -> np.ndarray:
+    odds = np.sum([weights[name] * value for name, value in seen.items()], axis=0) + bias
+    return (1 / (1 + np.exp(-odds))).astype(np.float32)

@@ -36,7 +36,7 @@ class Regions:
     @property
     def on_border(self) -> np.ndarray:
         """bool (k,)"""
-        return self.sides.any(axis=0)
+        return np.logical_or.reduce(self.sides)
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """The mean of values of pixels, float (h, w), in each superpixel, float64 (k,)."""
