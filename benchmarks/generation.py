@@ -13,9 +13,10 @@
 - `size`: a run over 50,000 images at S = 0, and the same command again;
 - `gpu`, `gpu-compiled`: rows a second beside that sampler on a GPU, in the shape of Stable
   Diffusion 1.5 with random weights (they do not change speed);
+- `gpu-sdxl`, `gpu-z-image`: the same in the shapes of Stable Diffusion XL and Z-Image;
 - `unet`: FLOP/s of a UNet of that shape.
 
-The last three need a GPU, the others run on the CPU, also where there is one. Figures go to
+The last five need a GPU, the others run on the CPU, also where there is one. Figures go to
 generation.json and, as tables, to generation.md.
 """
 
@@ -43,17 +44,19 @@ import parts.generation.data as data
 import torch
 from parts.generation.flops import unet_alone
 from parts.generation.runs import run_again, run_whole
-from parts.generation.samplers import Task
+from parts.generation.samplers import STEPS, STRENGTH, Task
 from parts.generation.tables import render
 from parts.generation.workers import Worker, in_process, loaded, run_together
 from parts.sd15 import SHAPES, build_unet
 
 from sgdmix_hub.files import read_json, write_json
+from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.runtime.ranks import start_processes
 
 PLACES = ("one core", "all cores")
 PRESETS = ("paper", "recommended")
-GPU_BATCH, GPU_TURNS = 16, 3
+GPU_BATCH, LARGE_BATCH, GPU_TURNS = 16, 4, 3
 MIXED_ROWS, REFINED_ROWS = (1_000, 20_000), (200, 2_000)
 SIZE_ROWS = 50_000
 MIXING_ALONE = ["--strength", "0", "--resolution", str(data.PATTERN_SIZE)]
@@ -176,21 +179,27 @@ def size(args: argparse.Namespace) -> dict:
     return run_whole(*place) | {"again_seconds": run_again(*place)}
 
 
-def gpu(args: argparse.Namespace, compiled: bool = False) -> dict | None:
-    """Speed against the reference in turns; None without a GPU."""
+def gpu(
+    args: argparse.Namespace,
+    compiled: bool = False,
+    shape: str | None = None,
+    batch_size: int = GPU_BATCH,
+) -> dict | None:
+    """Speed against the reference in turns; None without a GPU. `shape`: `gpu_shape` if None."""
     if not torch.cuda.is_available():
         return None
-    in_process(data.birds_adapter, args.work_dir, args.gpu_shape, on_gpu=True)
+    shape = shape or args.gpu_shape
+    in_process(data.birds_adapter, args.work_dir, shape, on_gpu=True)
     options = {
-        "shape": args.gpu_shape,
-        "batch_size": GPU_BATCH,
+        "shape": shape,
+        "batch_size": batch_size,
         "dtype": args.gpu_dtype,
         "compiled": compiled,
     }
     started = time.monotonic()
     tasks = {
-        "reference": Task(args.work_dir, 8, shape=args.gpu_shape),
-        "ours": Task(args.work_dir, 6 * GPU_BATCH, **options),
+        "reference": Task(args.work_dir, 8, shape=shape),
+        "ours": Task(args.work_dir, 6 * batch_size, **options),
     }
     with loaded(*(Worker(kind, task, on_gpu=True) for kind, task in tasks.items())) as (
         reference,
@@ -198,11 +207,20 @@ def gpu(args: argparse.Namespace, compiled: bool = False) -> dict | None:
     ):
         facts = {
             "device": torch.cuda.get_device_name(),
-            "resolution": data.resolution_of(args.gpu_shape),
+            "resolution": data.resolution_of(shape),
+            "reference_dtype": data.half_of(shape),
+            "scheduler": data.scheduler_of(shape),
+            "steps": steps_of_a_row(args.work_dir, shape),
         }
         facts |= options | {"loading_seconds": time.monotonic() - started}
         turns = [{"ours": ours.run(), "reference": reference.run()} for _ in range(GPU_TURNS)]
         return facts | {"turns": turns, "timed": ours.run(timed=True)} | ratios(turns)
+
+
+def steps_of_a_row(work_dir: Path, shape: str) -> int:
+    """The denoising steps that a row takes, as the base's family counts them."""
+    family = check_supported(resolve(str(data.base(work_dir, shape))))
+    return family.num_steps(STEPS, STRENGTH)
 
 
 def unet(args: argparse.Namespace) -> dict | None:
@@ -232,7 +250,13 @@ def machine() -> dict:
 
 
 PARTS = {"speed": speed, "time": time_shares, "scaling": scaling, "memory": memory, "size": size}
-PARTS |= {"gpu": gpu, "gpu-compiled": partial(gpu, compiled=True), "unet": unet}
+PARTS |= {
+    "gpu": gpu,
+    "gpu-compiled": partial(gpu, compiled=True),
+    "gpu-sdxl": partial(gpu, shape="sdxl", batch_size=LARGE_BATCH),
+    "gpu-z-image": partial(gpu, shape="z-image", batch_size=LARGE_BATCH),
+    "unet": unet,
+}
 
 
 def main() -> None:
@@ -269,7 +293,7 @@ def main() -> None:
         help="ours; the reference has float16",
     )
     parser.add_argument(
-        "--gpu_shape", choices=list(data.SHAPES), default="sd15", help="of the models on the GPU"
+        "--gpu_shape", choices=list(SHAPES), default="sd15", help="of the models on the GPU"
     )
     args = parser.parse_args()
     args.work_dir = args.work_dir.resolve()

@@ -35,7 +35,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
 from pathlib import Path
 
 import cv2
@@ -46,11 +45,11 @@ from parts.photograph_shift.classifiers import (
     LITE0,
     SCRATCH,
     Classifier,
-    Classify,
     from_scratch,
     frozen_lite0,
     linear_head,
 )
+from parts.photograph_shift.runs import run_arms
 from parts.photograph_shift.tables import tables
 from parts.photograph_shift.task import (
     RESOLUTION,
@@ -64,27 +63,15 @@ from parts.photograph_shift.task import (
 )
 
 
-def run_arm(
-    arm: str, seed: int, train: Images, test: Images, masks: Path | None, classify: Classify
-) -> dict:
-    """The figures of one arm: accuracy of each class, and its masks."""
-    started, figures = time.monotonic(), {}
-    mixed, sources = np.zeros((0, RESOLUTION, RESOLUTION, 3), np.uint8), np.zeros(0, int)
-    if arm != REAL:
-        stored = None if arm in (WAS, NOW) else column_masks(arm, train, masks, seed)
-        mixed, sources, figures["iou"] = mixtures(arm, train, stored, seed)
-        figures["mixed"] = len(np.unique(sources)) / len(train.labels)
-    right = classify(mixed, sources) == test.labels
-    figures["accuracy"] = [
-        float(right[test.labels == label].mean()) for label in np.unique(test.labels)
-    ]
-    return figures | {"seconds": round(time.monotonic() - started, 1)}
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The finished arms; a line that was cut off is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+def arm_mixtures(
+    arm: str, seed: int, train: Images, masks: Path | None
+) -> tuple[np.ndarray, np.ndarray, dict]:
+    """An arm's mixtures, their sources' rows, and the figures of its masks."""
+    if arm == REAL:
+        return np.zeros((0, RESOLUTION, RESOLUTION, 3), np.uint8), np.zeros(0, int), {}
+    stored = None if arm in (WAS, NOW) else column_masks(arm, train, masks, seed)
+    mixed, sources, iou = mixtures(arm, train, stored, seed)
+    return mixed, sources, {"iou": iou, "mixed": len(np.unique(sources)) / len(train.labels)}
 
 
 def run(
@@ -98,24 +85,15 @@ def run(
     test: int = TEST,
 ) -> list[dict]:
     """Runs what is not in `lines` yet, and returns all of it."""
-    lines.parent.mkdir(parents=True, exist_ok=True)
-    finished = read_lines(lines)
-    lines.write_text("".join(json.dumps(line) + "\n" for line in finished), encoding="utf-8")
-    done = {(line["classifier"], line["seed"], line["arm"]) for line in finished}
-    for name, classifier in classifiers.items():
-        for seed in seeds:
-            left = [arm for arm in arms if (name, seed, arm) not in done]
-            if not left:
-                continue
-            names, train, tested = make_task(seed, objects, groups, test)
-            classify = classifier(train, tested, seed)
-            for arm in left:
-                figures = {"classifier": name, "seed": seed, "arm": arm, "objects": names}
-                figures |= run_arm(arm, seed, train, tested, masks, classify)
-                with lines.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(figures) + "\n")
-                print(f"{name}, seed {seed}, {arm}: {figures['seconds']} s", flush=True)
-    return read_lines(lines)
+
+    def task(seed: int) -> tuple[dict, Images, Images]:
+        names, train, tested = make_task(seed, objects, groups, test)
+        return {"objects": names}, train, tested
+
+    def make(arm: str, seed: int, train: Images) -> tuple[np.ndarray, np.ndarray, dict]:
+        return arm_mixtures(arm, seed, train, masks)
+
+    return run_arms(seeds, arms, lines, classifiers, task, make)
 
 
 def main() -> None:

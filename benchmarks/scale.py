@@ -9,7 +9,8 @@ shards by three workers one after the other, finish, publishing to a Hub on the 
 Rows are tiny (32 x 32, S = 0) and shards small, so that there are as many of them as in a large
 dataset. Figures go to scale.json and, as a table, to scale.md; with --simulated, to
 scale_simulated.*: there every row is a copy of one image (`parts/scale/simulated.py`), targets are
-drawn, and one worker makes all shards, of 1,024 rows.
+drawn, and one worker makes all shards, of 1,024 rows. There `load` verifies and opens what was
+made with `load_published`, and `stream` reads every row of it with `streaming`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,18 @@ launch(main, {name})
 """
 AUGMENT = PROGRAM.format(module="augment", settings="generation", name="AugmentSettings")
 PUBLISH = PROGRAM.format(module="publish_dataset", settings="programs", name="PublishSettings")
+LOAD = """
+import sys
+from sgdmix_hub.publishing.read import load_published
+
+{rows}
+"""
+READERS = {
+    "load": LOAD.format(rows="load_published(sys.argv[1])"),
+    "stream": LOAD.format(
+        rows="for row in load_published(sys.argv[1], streaming=True).dataset: pass"
+    ),
+}
 STAGES = {
     "maps, worker 0 of 2": ["maps", "--rank", "0", "--world_size", "2"],
     "maps, worker 1 of 2": ["maps", "--rank", "1", "--world_size", "2"],
@@ -72,17 +85,25 @@ def run(sources: int, work_dir: Path) -> list[dict]:
 
 
 def simulated(sources: int, work_dir: Path) -> list[dict]:
-    """The stages of one simulated run, as `run`."""
+    """The stages of one simulated run, as `run`. Goes on behind the last one that was measured."""
     place, counts = work_dir / f"simulated-{sources}", counts_in(work_dir)
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    words = ["-m", "parts.scale.simulated"]
-    measured("prepare", [*words, "prepare", sources, place], counts, work_dir)
-    found = [
-        measured(stage, [*words, stage, sources, place], counts, work_dir)
-        for stage in ("plan", "shards", "finish")
-    ]
-    found.append(published(place, counts, work_dir))
+    words, made = ["-m", "parts.scale.simulated"], work_dir / f"simulated-{sources}.json"
+    found = read_json(made)["stages"] if made.exists() else []
+    if not found:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        measured("prepare", [*words, "prepare", sources, place], counts, work_dir)
+    ENVIRONMENT["HF_HOME"] = str(place / "cache")
+    programs = {name: [*words, name, sources, place] for name in ("plan", "shards", "finish")}
+    programs["publish"] = []
+    for name, program in READERS.items():
+        programs[name] = ["-c", program, place / "run" / "repo"]
+    for name, program in list(programs.items())[len(found) :]:
+        if program:
+            found.append(measured(name, program, counts, work_dir))
+        else:
+            found.append(published(place, counts, work_dir))
+        write_json(made, {"stages": found})
     return found
 
 
@@ -114,7 +135,7 @@ def published(place: Path, counts: Path, work_dir: Path) -> dict:
 
 def half_the_shards(output: Path) -> None:
     """Takes away every second record, so that the next worker has as much to do."""
-    for record in sorted((output / "state" / "shards").glob("*.json"))[::2]:
+    for record in sorted((output / "state" / "shards").rglob("*.json"))[::2]:
         record.unlink()
 
 
@@ -156,7 +177,7 @@ def table(runs: list[dict]) -> str:
     for size, each in zip(sizes, runs, strict=True):
         most = list(each["files"].items())[:2]
         largest = ", ".join(f"{count:,} in {name}" for name, count in most)
-        commits = each["stages"][-1]["commits"]
+        commits = next(stage["commits"] for stage in each["stages"] if "commits" in stage)
         text = f"{size}: {each['shards']:,} shards; files: {largest}; commits: {commits}."
         lines.append(text)
     return "\n".join(lines) + "\n"

@@ -1,12 +1,14 @@
 """One `total_batch_size`, one and two processes: are losses, weights and accuracy the same?
 
-    python benchmarks/total_batch.py
+    python benchmarks/total_batch.py                              # all trainings
+    python benchmarks/total_batch.py --trainings fine-tuning      # the others' figures stay
 
-Trains the demo's classifier (a ResNet, with batch normalisation and mixup) and the demo's adapter
-on drawn birds: in one process, in two processes at the same total batch, in two processes that keep
-the batch of the one, so that a step sees twice the samples (what a batch size per process means),
-and, for the classifier, in one process whose sums are rounded otherwise. Finished trainings in
-`work_dir` are kept, so the same command continues. Writes JSON and Markdown.
+Trains on drawn birds: the demo's classifier from scratch (a ResNet, with batch normalisation and
+mixup, AdamW), the same network fine-tuned on other birds as the recipe of CUB fine-tunes (SGD), and
+the demo's adapter. Each in one process, in two processes at the same total batch, in two processes
+that keep the batch of the one, so that a step sees twice the samples (what a batch size per process
+means), and, for the classifiers, in one process whose sums are rounded otherwise. Finished
+trainings in `work_dir` are kept, so the same command continues. Writes JSON and Markdown.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -43,6 +46,18 @@ CLASSIFIER = {
     "mixup_alpha": 0.2,
     "logging_steps": 1,
 }
+# As cub-sgdmix/classifier.yaml says, on the classifier that the other training leaves.
+FINE_TUNING = {
+    "from_scratch": False,
+    "eval_split": "test",
+    "image_size": 64,
+    "num_train_epochs": 12,
+    "total_batch_size": 64,
+    "learning_rate": 0.05,
+    "optim": "sgd",
+    "weight_decay": 0.0005,
+    "logging_steps": 1,
+}
 ADAPTER = {
     "pretrained_model_name_or_path": "sgdmix_hub/demo/tiny_base",
     "metaclass": "bird",
@@ -52,48 +67,76 @@ ADAPTER = {
     "lora_dropout": 0.1,
     "logging_steps": 1,
 }
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of this benchmark. `model`: "classifier" (or "adapter"), which names its files;
+    `birds`: the seed that draws them; `continues`: the training whose first arm it begins with.
+    """
+
+    model: str
+    settings: dict
+    arms: dict[str, tuple[int, int, dict[str, str]]]
+    birds: int = 0
+    continues: str | None = None
+
+
 TRAININGS = {
-    "classifier": ("scripts/train_classifier.py", "classifier.yaml", CLASSIFIER, ARMS | CONTROL),
-    "adapter": ("scripts/train_adapter.py", "adapter.yaml", ADAPTER, ARMS),
+    "classifier": Training("classifier", CLASSIFIER, ARMS | CONTROL),
+    "fine-tuning": Training("classifier", FINE_TUNING, ARMS | CONTROL, 1, "classifier"),
+    "adapter": Training("adapter", ADAPTER, ARMS),
+}
+TITLES = {
+    "classifier": "Classifier, from scratch, AdamW",
+    "fine-tuning": "Classifier, fine-tuned on other birds, SGD",
+    "adapter": "Adapter",
 }
 WEIGHTS = {"classifier": "model.safetensors", "adapter": "pytorch_lora_weights.safetensors"}
-FACTS = {"classifier": "classifier.json", "adapter": "adapter.json"}
 
 
-def train(
-    kind: str,
-    folder: Path,
-    birds: Path,
-    processes: int,
-    factor: int,
-    environment: dict[str, str],
-) -> None:
-    """One training in launched processes, with `factor` times the recipe's total batch.
+def birds_of(training: Training, work_dir: Path) -> Path:
+    """The folder of a training's images, which are drawn if they are not there."""
+    folder = work_dir / f"birds-{training.birds}"
+    if not folder.exists():
+        splits = make_dataset(SPECIES, TRAIN, VALIDATION, TEST, seed=training.birds)
+        write_atomically(folder, lambda temporary: save_dataset(splits, temporary))
+    return folder
+
+
+def train(kind: str, work_dir: Path, arm: str) -> Path:
+    """One training in launched processes, with the arm's factor of the total batch; its folder.
 
     The adapter's samples grow with it, as they did when its length was a number of steps.
     """
-    script, recipe, more, _ = TRAININGS[kind]
-    values = read_yaml(RECIPE / recipe) | more
-    values |= {"dataset_name": str(birds), "output_dir": str(folder)}
+    training = TRAININGS[kind]
+    processes, factor, environment = training.arms[arm]
+    folder = work_dir / f"{kind}-{list(training.arms).index(arm)}"
+    values = read_yaml(RECIPE / f"{training.model}.yaml") | training.settings
+    values |= {"dataset_name": str(birds_of(training, work_dir)), "output_dir": str(folder)}
+    if training.continues is not None:
+        values["model"] = str(train(training.continues, work_dir, "1 process"))
     values["total_batch_size"] *= factor
-    if kind == "adapter":
+    if training.model == "adapter":
         values["num_train_samples"] *= factor
     values.pop("synthetic_probability", None)
     config = f"sgdmix_hub/accelerate_configs/cpu{processes}.yaml"
+    script = f"scripts/train_{training.model}.py"
     command = ["-m", "accelerate.commands.launch", "--config_file", config, script]
     command += as_arguments(values)
     subprocess.run([sys.executable, *command], check=True, env=os.environ | environment)
+    return folder
 
 
-def figures_of(kind: str, folder: Path, reference: Path) -> dict:
+def figures_of(model: str, folder: Path, reference: Path) -> dict:
     """Losses by step, accuracy, and the distance of the weights from those of one process."""
-    facts = read_json(folder / FACTS[kind])
-    ours, theirs = (load_file(path / WEIGHTS[kind]) for path in (folder, reference))
+    facts = read_json(folder / f"{model}.json")
+    ours, theirs = (load_file(path / WEIGHTS[model]) for path in (folder, reference))
     names = [name for name, value in theirs.items() if value.is_floating_point()]  # no counters
     squares = [(ours[name] - theirs[name]).square().sum() for name in names]
     length = sum(theirs[name].square().sum() for name in names)
     return {
-        "losses": dict(facts["loss_curve"]),
+        "losses": {str(step): loss for step, loss in facts["loss_curve"]},
         "accuracy": facts.get("metrics", {}).get("accuracy"),
         "distance": float((sum(squares) / length).sqrt()),
     }
@@ -103,18 +146,22 @@ def table(results: dict) -> str:
     lines = [
         f"CPU, one thread a process, torch {results['torch']}; {SPECIES} species, {TRAIN} training "
         f"and {TEST} test images each. Distance: of the weights from those of one process, "
-        "relative to their norm. The classifier is trained from scratch with AdamW, which "
-        "magnifies rounding: the last arm, one process with narrower vectors, says how much.",
+        "relative to their norm. A classifier magnifies rounding, from scratch with AdamW more "
+        "than fine-tuned with SGD: the last arm, one process with narrower vectors, says how much.",
     ]
-    for kind, arms in results["trainings"].items():
+    for kind, title in TITLES.items():
+        if kind not in results["trainings"]:
+            lines += ["", f"**{title}**: not measured"]
+            continue
+        arms = results["trainings"][kind]
         reference = arms["1 process"]["losses"]
         steps = sorted(reference, key=int)
         shown = [step for step in steps if step in (*SHOWN, steps[-1])]
-        lines += ["", f"**{kind.capitalize()}**: losses by step", ""]
+        lines += ["", f"**{title}**: losses by step", ""]
         lines += [f"| | {' | '.join(shown)} | largest difference | accuracy | distance |"]
         lines += [f"|---|{'---|' * (len(shown) + 3)}"]
-        for arm, figures in arms.items():
-            losses = figures["losses"]
+        for arm in TRAININGS[kind].arms:
+            figures, losses = arms[arm], arms[arm]["losses"]
             values = [f"{losses[step]:.5f}" if step in losses else "-" for step in shown]
             common = [step for step in steps if step in losses]
             worst = max(abs(losses[step] - reference[step]) for step in common)
@@ -139,22 +186,21 @@ def main() -> None:
         default=Path("benchmarks/results/total_batch"),
         help="the .json and .md, without suffix",
     )
+    parser.add_argument(
+        "--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS), help="which to run"
+    )
     arguments = parser.parse_args()
-    birds = arguments.work_dir / "birds"
-    if not birds.exists():
-        splits = make_dataset(SPECIES, TRAIN, VALIDATION, TEST, seed=0)
-        write_atomically(birds, lambda temporary: save_dataset(splits, temporary))
-    trainings: dict[str, dict] = {}
-    for kind, (*_, arms) in TRAININGS.items():
-        trainings[kind] = {}
-        for number, (arm, options) in enumerate(arms.items()):
-            folder = arguments.work_dir / f"{kind}-{number}"
-            train(kind, folder, birds, *options)
-            found = figures_of(kind, folder, arguments.work_dir / f"{kind}-0")
-            found["losses"] = {str(step): loss for step, loss in found["losses"].items()}
-            trainings[kind][arm] = found
+    path = arguments.results.with_suffix(".json")
+    trainings = read_json(path)["trainings"] if path.exists() else {}
+    for kind in arguments.trainings:
+        training = TRAININGS[kind]
+        folders = {arm: train(kind, arguments.work_dir, arm) for arm in training.arms}
+        trainings[kind] = {
+            arm: figures_of(training.model, folder, folders["1 process"])
+            for arm, folder in folders.items()
+        }
     results = {"torch": torch.__version__.partition("+")[0], "trainings": trainings}
-    write_json(arguments.results.with_suffix(".json"), results)
+    write_json(path, results)
     arguments.results.with_suffix(".md").write_text(table(results), encoding="utf-8")
     print(table(results))
 

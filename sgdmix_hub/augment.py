@@ -2,9 +2,9 @@
 
     saliency maps (all ranks) -> plan (rank 0) -> shards (all ranks) -> repo/ (rank 0)
 
-A step is skipped if its files exist, so the same command resumes a stopped run. A dry run keeps the
-maps it makes, but not its plan. A rerun of a published version takes that version's plan. With
-`push_to_hub` the finished repo/ is published.
+A step is skipped if its files exist, so the same command resumes a stopped run. A dry run makes
+maps for two minutes and keeps them, but not its plan. A rerun of a published version takes that
+version's plan. With `push_to_hub` the finished repo/ is published.
 
 With `--stage`, each step is a program of its own, for machines that share nothing but `output_dir`,
 which may be in an object store:
@@ -20,14 +20,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from sgdmix_hub.data.report import report_split, report_unusable
+from sgdmix_hub.files import write_sealed
 from sgdmix_hub.generation.bank import compute_bank
 from sgdmix_hub.generation.dry_run import memory_text
 from sgdmix_hub.generation.inputs import Inputs, check_resume, resolve_inputs
-from sgdmix_hub.generation.plan_file import bring_run
+from sgdmix_hub.generation.maps_begun import begin_maps
+from sgdmix_hub.generation.plan_file import bring_run, has_begun
 from sgdmix_hub.generation.published_files import PublishedFiles
 from sgdmix_hub.generation.repository import base_licence, build_repository, is_complete
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_map_blocks, compute_maps
+from sgdmix_hub.generation.shards import Shards
 from sgdmix_hub.generation.stages import (
     check_finished,
     dry_run,
@@ -91,11 +94,12 @@ def generate(settings: AugmentSettings, output: OutputFolder, store: Store, rank
         make_files(settings, output, store, rank)
         say("files: all are made; next, once: --stage finish")
     else:
+        if settings.dry_run and not on_rank_zero(lambda: has_begun(output.state)):
+            dry_run(settings, begin_maps(settings, inputs, store, rank), output, store, rank)
+            return
         maker = row_maker(settings, inputs, store, rank)
-        if settings.dry_run:
-            dry_run(settings, maker, output, store, rank)
-        else:
-            make(settings, maker, output, store, rank)
+        do = dry_run if settings.dry_run else make
+        do(settings, maker, output, store, rank)
 
 
 def begin(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> Inputs:
@@ -168,9 +172,11 @@ def make(
     if stage == "shards":
         say("shards: all are made; next, once: --stage finish")
         return
+    if rank.is_main_process and (stage == "finish" or store.is_remote):
+        check_finished(shards)
+    if rank.count > 1:
+        make_files_together(settings, shards, output, store, rank)
     if rank.is_main_process:
-        if stage == "finish" or store.is_remote:
-            check_finished(shards)
         if settings.inpainting_method == "diffusion":  # for the contact sheet
             maker.load_refiner(rank.device)
         build_repository(settings, inputs, maker.maps, maker, shards, output, store)
@@ -186,6 +192,18 @@ def make_files(settings: AugmentSettings, output: OutputFolder, store: Store, ra
     files.make_claimed(*place_of(settings, rank))
 
 
+def make_files_together(
+    settings: AugmentSettings, shards: Shards, output: OutputFolder, store: Store, rank: Rank
+) -> None:
+    """All ranks make and hash the published files, if they are many."""
+    if rank.is_main_process:
+        write_sealed(output.all_made, {})
+    wait_for_file(output.all_made)
+    files = PublishedFiles(shards, RepoLayout(settings.config_name), output, store)
+    if files.are_many:
+        files.make_share(rank.index, rank.count)
+
+
 def tell_licence(inputs: Inputs) -> None:
     """Prints what the base model's licence says, of outputs too."""
     base = inputs.base
@@ -197,6 +215,7 @@ def clear_attempt(output: OutputFolder) -> None:
     """Removes the unfinished files of a killed attempt."""
     shutil.rmtree(output.building, ignore_errors=True)
     output.dry_run_plan.unlink(missing_ok=True)
+    output.all_made.unlink(missing_ok=True)
 
 
 def finish(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> None:

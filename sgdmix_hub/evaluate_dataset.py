@@ -11,7 +11,9 @@ command resumes a stopped run, and several processes or machines (`--stage views
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -44,9 +46,11 @@ from sgdmix_hub.method.saliency.trust import trust_test
 from sgdmix_hub.models.classifier import Judge
 from sgdmix_hub.models.loading import SegmenterPins
 from sgdmix_hub.output_folder import OutputFolder
-from sgdmix_hub.publishing.fetching import fetch_version
+from sgdmix_hub.publishing.fetching import fetch_described, fetch_version, manifest_of
 from sgdmix_hub.publishing.layout import EVALUATION, RepoLayout
 from sgdmix_hub.publishing.read import PublishedRows, open_version
+from sgdmix_hub.publishing.rows_by_file import RowsByFile
+from sgdmix_hub.publishing.version_files import VersionFiles
 from sgdmix_hub.runtime.launch import launch
 from sgdmix_hub.runtime.output import opened_output
 from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say, start_processes
@@ -76,8 +80,8 @@ def evaluate_in(
 ) -> None:
     """The evaluation in an output folder. A collective. Raises `UserError`."""
     config_name = settings.synthetic_config_name
-    pin, folder = on_rank_zero(lambda: fetch_version(whole_name(settings.synthetic), config_name))
-    rows = open_version(pin, folder, config_name)
+    rows, folder = opened_rows(settings, output)
+    pin = rows.pin
     check_can_be_evaluated(rows)
     recipe = generation_settings(settings, folder, output.path)
     masked, network, masks = mask_settings(settings, recipe, rows.manifest)
@@ -99,13 +103,35 @@ def evaluate_in(
     evaluate_version(settings, request, rows, version, masked, network, output, store, rank)
 
 
+def opened_rows(
+    settings: EvaluationSettings, output: OutputFolder
+) -> tuple[PublishedRows | RowsByFile, Path]:
+    """The dataset, and the folder with the files that tell of it. A worker of the stage `views` has
+    one file of it at a time. A collective. Raises `UserError`.
+    """
+    name, config_name = whole_name(settings.synthetic), settings.synthetic_config_name
+    if settings.stage != "views":
+        pin, folder = on_rank_zero(lambda: fetch_version(name, config_name))
+        return open_version(pin, folder, config_name), folder
+
+    def described() -> tuple[Pin, Path, VersionFiles]:
+        pin, folder, files = fetch_described(name, config_name, output.state / "described")
+        if os.path.isdir(name):  # whatever else is in it, as the stage `finish` names it
+            pin = resolve(name, repo_type="dataset")
+        return pin, folder, files
+
+    pin, folder, files = on_rank_zero(described)
+    manifest = manifest_of(pin.name, folder, RepoLayout(config_name))
+    return RowsByFile(pin, manifest, files, config_name), folder
+
+
 def whole_name(synthetic: str) -> str:
     """The name of the dataset: `repo/`, if it is the output folder of a generation."""
     repo = OutputFolder(synthetic).repo
     return str(repo) if repo.is_dir() else synthetic
 
 
-def check_can_be_evaluated(rows: PublishedRows) -> None:
+def check_can_be_evaluated(rows: PublishedRows | RowsByFile) -> None:
     """Raises `UserError` for a dataset that has been evaluated, or that states too little."""
     if EVALUATION in rows.manifest:
         raise UserError(
@@ -144,7 +170,7 @@ def is_complete(output: OutputFolder, request: Request, layout: RepoLayout, stor
 def evaluate_version(
     settings: EvaluationSettings,
     request: Request,
-    rows: PublishedRows,
+    rows: PublishedRows | RowsByFile,
     version: Version,
     masked: AugmentSettings,
     network: Pin | SegmenterPins | None,
@@ -171,11 +197,11 @@ def evaluate_version(
         masked, split, classifier, rank.index, rank.count, rank.device, segmenter, store
     )
     maker = RowMaker(masked, Inputs(split, None, None, None, classifier, segmenter), maps)
-    images = len(split.subset) + len(rows.sources)
+    images = len(split.subset) + rows.manifest["rows"]
     shown = rank.is_main_process
     with tqdm(total=images, desc="views", unit="image", disable=not shown) as bar:
         asked = all_views(rows, split, judge, maker, output.views, bar.update)
-        if settings.stage == "views":
+        if isinstance(rows, RowsByFile):
             place = settings.rank * rank.count + rank.index
             for views in asked:
                 views.compute_blocks(place, settings.world_size * rank.count, store)
@@ -272,10 +298,12 @@ def keep_evaluation(output: OutputFolder, layout: RepoLayout, store: Store) -> N
         store.keep(path)
 
 
-def marked_rows(settings: EvaluationSettings, rows: PublishedRows) -> np.ndarray:
-    """bool (n,): the rows on the list of `drop`. Raises `UserError` if it names others."""
-    if settings.drop is None:
-        return np.zeros(len(rows.sources), bool)
+def marked_rows(settings: EvaluationSettings, rows: PublishedRows | RowsByFile) -> np.ndarray:
+    """bool (n,): the rows on the list of `drop`, which drops nothing in the stage `views`. Raises
+    `UserError` if it names others.
+    """
+    if settings.drop is None or isinstance(rows, RowsByFile):
+        return np.zeros(rows.manifest["rows"], bool)
     variants = rows.rows.data.column("variant").to_numpy()
     return rows_dropped(read_drop_list(settings.drop), rows.sources, variants)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NoReturn, TypeGuard
 
@@ -31,12 +31,15 @@ def optional(form: Form) -> Form:
     return lambda value: None if value is None else form(value)
 
 
-def listing(form: Form, length: int | None = None) -> Form:
-    """A list of values of one form, with the length if one is given."""
+def listing(form: Form, length: int | None = None, empty: bool = True) -> Form:
+    """A list of values of one form, with the length if one is given, and values unless `empty`."""
 
     def check(values: object) -> str | None:
-        if not isinstance(values, list) or length not in (None, len(values)):
+        is_list = isinstance(values, Sequence) and not isinstance(values, str)
+        if not is_list or length not in (None, len(values)):
             return "is not a list" if length is None else f"is not a list of {length}"
+        if not values and not empty:
+            return "is empty"
         return next(
             (f"[{place}] {fault}" for place, value in enumerate(values) if (fault := form(value))),
             None,

@@ -57,6 +57,11 @@ class OutputFolder:
         return self.state / "repo.building"
 
     @property
+    def all_made(self) -> Path:
+        """Tells the ranks of a launch that all shards are finished."""
+        return self.state / "all_made.json"
+
+    @property
     def finished(self) -> Path:
         """Record of the finished `repo/`: the sha256 of its manifest."""
         return self.state / "repo.json"

@@ -224,7 +224,7 @@ class SGDMixPipeline(Stages):
 
         `pipeline.to("cuda")`, `pipeline.to(torch.float16)`, `pipeline.to("cuda", torch.float16)`.
         The saliency method's model is loaded again on the new device. Returns the pipeline. Raises
-        `UserError` for a dtype that is not float32, float16 or bfloat16.
+        `UserError` for a dtype that is not float32, float16 or bfloat16, or not for the base.
         """
         for given in args:
             if isinstance(given, torch.dtype):
@@ -232,11 +232,12 @@ class SGDMixPipeline(Stages):
             else:
                 device = given
         on = self.device if device is None else torch.device(device)
-        if dtype is not None:
-            self.settings = replace(self.settings, dtype=dtype)
+        chosen = self.settings if dtype is None else replace(self.settings, dtype=dtype)
         if self.refiner is not None:
-            self.refiner.settings = self.settings
-            self.refiner.to(on, self.dtype)
+            self.refiner.family.check_precision("dtype", chosen.dtype)
+            self.refiner.settings = chosen
+            self.refiner.to(on, getattr(torch, chosen.dtype))
+        self.settings = chosen
         if device is not None and self.load_source is not None:
             self.source = self.load_source(on)
         return self

@@ -204,6 +204,7 @@ def _load_refiner(
         )
     diffusion = pin_diffusion(settings, named.adapter, named.base, pins.pin, named.few_step_lora)
     family = check_sampling(diffusion.base, settings.scheduler, settings.timestep_spacing)
+    family.check_precision("dtype", settings.dtype)
     if diffusion.adapter is not None:
         check_family(diffusion.adapter, family)
         check_base(diffusion.adapter, diffusion.base)

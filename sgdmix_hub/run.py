@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
 from sgdmix_hub.hub.licences import check_license, licence_of
 from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.hub.pins import resolve
+from sgdmix_hub.models.bases.family import Family
+from sgdmix_hub.models.bases.supported import check_supported
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.versions import check_can_publish
@@ -47,7 +47,7 @@ from sgdmix_hub.settings.programs import RunSettings
 from sgdmix_hub.settings.saliency import FALL_BACK
 from sgdmix_hub.settings.shipped import recipe_folder
 from sgdmix_hub.settings.training import ClassifierSettings, TrainingSettings
-from sgdmix_hub.training.precision import precision_of
+from sgdmix_hub.training.precision import has_bf16, precision_of
 from sgdmix_hub.training.resume import check_push
 from sgdmix_hub.training.share import share_of
 
@@ -100,12 +100,36 @@ def stage_settings(
 
 
 def generation_settings(settings: RunSettings, links: dict[str, Any]) -> AugmentSettings:
-    """Settings of the augmented dataset. A pilot looks at its images with the run's classifier,
-    unless the recipe names another. Raises `UserError`.
+    """Settings of the augmented dataset. Unless recipe or run say otherwise, a pilot looks at its
+    images with the run's classifier, and refinement computes in bfloat16 where the GPU has it.
+    Raises `UserError`.
     """
     stage = (settings, AugmentSettings, "generate.yaml", links)
-    made = stage_settings(*stage, defaults={"pilot_classifier": links["classifier"]})
-    return made if made.strength_choice is not None else stage_settings(*stage)
+    pilot = {"pilot_classifier": links["classifier"]}
+    made = stage_settings(*stage, defaults=pilot)
+    defaults: dict[str, Any] = pilot if made.strength_choice is not None else {}
+    if made.refines and has_bf16():
+        defaults["dtype"] = "bfloat16"
+    return stage_settings(*stage, defaults=defaults)
+
+
+def downstream_settings(
+    settings: RunSettings, recipe_file: str, generation: AugmentSettings, output: Path
+) -> ClassifierSettings:
+    """Settings of the classifier trained with the augmented dataset. If its rare classes got more
+    images (`images_per_class`), synthetic images replace real ones class by class equally often,
+    unless recipe or run say otherwise. Raises `UserError`.
+    """
+    links = {
+        "output_dir": str(output / "downstream"),
+        "synthetic": str(OutputFolder(output).repo),
+        "synthetic_config_name": generation.config_name,
+    }
+    stage = (settings, ClassifierSettings, recipe_file, links)
+    made = stage_settings(*stage)
+    if generation.images_per_class is None or made.synthetic_mode == "add":
+        return made
+    return stage_settings(*stage, defaults={"synthetic_weighting": "class-balanced"})
 
 
 @dataclass(frozen=True)
@@ -139,10 +163,10 @@ def all_stages(settings: RunSettings) -> list[Stage]:
     if recipe is None or not (recipe / downstream_file).exists():
         downstream_file = "classifier.yaml"
     links = {"output_dir": adapter, "judge": classifier} | push_of(settings, "adapter")
+    if settings.prompt_template is not None:
+        links["prompt_template"] = settings.prompt_template[0]
     second = stage_settings(settings, AdapterSettings, "adapter.yaml", links)
     generation["pretrained_model_name_or_path"] = second.pretrained_model_name_or_path
-    if recipe is None and torch.cuda.is_available():
-        generation["dtype"] = "float16"  # as in the recipes
     third = generation_settings(settings, generation)
     if saliency_source(third).needs == "segmenter" and third.segmenter_prompt is None:
         generation["segmenter_prompt"] = settings.metaclass
@@ -166,12 +190,7 @@ def all_stages(settings: RunSettings) -> list[Stage]:
         }
         third = generation_settings(settings, links)
     check_reproducible(third, output)
-    downstream = {
-        "output_dir": str(output / "downstream"),
-        "synthetic": str(OutputFolder(output).repo),
-        "synthetic_config_name": third.config_name,
-    }
-    last = stage_settings(settings, ClassifierSettings, downstream_file, downstream)
+    last = downstream_settings(settings, downstream_file, third, output)
     return [
         Stage("classifier on real images", train_classifier.main, first),
         *bootstrap,
@@ -179,6 +198,20 @@ def all_stages(settings: RunSettings) -> list[Stage]:
         Stage("augmented dataset", augment.main, third),
         Stage("classifier on real and synthetic images", train_classifier.main, last),
     ]
+
+
+def base_of(adapter: AdapterSettings) -> Family:
+    """The family of the run's base model. Raises `UserError`."""
+    return check_supported(resolve(adapter.pretrained_model_name_or_path))
+
+
+def check_precisions(stages: list[Stage]) -> None:
+    """Raises `UserError` for a precision that the base does not compute in, of any stage."""
+    for stage in stages:
+        if isinstance(stage.settings, AdapterSettings):
+            family = base_of(stage.settings)
+            family.check_precision("mixed_precision", stage.settings.mixed_precision)
+            family.check_precision("dtype", generation_of(stages).dtype)
 
 
 def bootstrap_settings(
@@ -239,6 +272,7 @@ def check_reproducible(generation: AugmentSettings, output: Path) -> None:
         return
     inputs = ["dataset_name"]
     inputs += ["adapter", "pretrained_model_name_or_path"] if generation.refines else []
+    inputs += ["few_step_lora"] if generation.refines and generation.few_step_lora else []
     needs = saliency_source(generation).needs
     inputs += ["classifier"] if needs == "classifier" else []
     inputs += ["segmenter"] if needs == "segmenter" else []
@@ -283,6 +317,7 @@ def main(settings: RunSettings) -> None:
         for stage in stages:
             if isinstance(stage.settings, TrainingSettings):
                 check_training(stage.settings, rank)
+        on_rank_zero(lambda: check_precisions(stages))
         on_rank_zero(lambda: check_pushes(stages, is_made=output.repo.exists()))
         say(masks_line(generation_of(stages)))
         too_many_skipped = None

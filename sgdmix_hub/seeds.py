@@ -79,6 +79,8 @@ def inpainting_seed(row_seed: int) -> int:
 
 def prompt_number(row_seed: int, count: int) -> int:
     """Which of `count` prompts a row has, drawn from its noise seed."""
+    if count == 1:
+        return 0  # the same, without a generator for each of millions of rows
     return int(generator(RandomStream.PROMPT, row_seed).integers(count))
 
 

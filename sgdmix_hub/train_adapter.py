@@ -32,6 +32,7 @@ from sgdmix_hub.runtime.stopping import forget_failure, lock_folder, wait_for_fi
 from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.training import recorded
 from sgdmix_hub.training.adapter.loop import train, validation_sheet
+from sgdmix_hub.training.adapter.memory import memory_text
 from sgdmix_hub.training.log import TrainingLog, check_tracker
 from sgdmix_hub.training.precision import precision_of
 from sgdmix_hub.training.resume import check_push, is_finished, push_trained
@@ -70,11 +71,12 @@ def main(settings: AdapterSettings) -> None:
             say(f"adapter: {folder} is complete, nothing to train")
         else:
             on_rank_zero(lambda: check_family(settings, base))
+            say(on_rank_zero(lambda: memory_text(settings, base)))
             train_and_save(settings, split, base, licence, facts, share, folder)
         if judge is not None:
             judge_adapter(settings, split, base, judge, folder)
         if rank.is_main_process:
-            write_adapter_card(settings, folder, licence.text)
+            write_adapter_card(settings, folder, licence)
             push_trained(settings, folder, f"Adapter of {len(split.class_names)} classes")
             forget_failure(state)
         wait_for_everyone()
@@ -85,6 +87,7 @@ def check_family(settings: AdapterSettings, base: Pin) -> None:
     family = check_supported(base)
     family.check_loss(settings.snr_gamma, settings.weighting_scheme)
     family.check_tokens(settings.token_place)
+    family.check_precision("mixed_precision", settings.mixed_precision)
 
 
 def check_base_license(settings: AdapterSettings, licence: Licence, folder: Path) -> None:
@@ -127,6 +130,7 @@ def train_and_save(
         results = {
             "loss_curve": curve,
             "base_license": licence.text,
+            **({"base_gated": True} if licence.gated else {}),
             "versions": versions(),
             "num_processes": accelerator.num_processes,
             "precision": precision_of(settings),

@@ -4,8 +4,8 @@ One pass makes an index: of a WebDataset where every field of every sample is, o
 which rows their row groups hold. It is kept, by the dataset's pin. Rows have the numbers and the
 values that `datasets.load_dataset` gives them.
 
-A field of a WebDataset costs one request. A row of a Parquet file costs its whole row group, of
-which the last few are kept in memory.
+A field of a WebDataset costs one request. A row of a Parquet file costs its whole row group, which
+stays on disk for the next ones.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import fsspec
@@ -33,7 +34,9 @@ from sgdmix_hub.errors import UserError, first_line, one_line, shown
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import Pin
 
-GROUPS_IN_MEMORY = 4  # of a Parquet file
+from .row_groups import BUFFER_BYTES, KeptGroups
+
+OPEN_GROUPS = 4  # in memory if there is no room for them on disk
 LARGEST_GROUP = 2**30  # bytes of a row group
 BATCH_ROWS = 2**14  # of the index
 SMALL_FIELD = 1024  # bytes; such fields are in the index itself: labels, captions
@@ -117,10 +120,12 @@ def check_places(pin: Pin, places: list[str]) -> None:
 
 
 class ParquetRows:
-    """The rows of Parquet files. `metadata`: of every file. Raises `UserError`."""
+    """The rows of Parquet files. `metadata`: of every file. `folder`: for decoded row groups.
+    Threads may share it. Raises `UserError`.
+    """
 
-    def __init__(self, places: list[str], metadata: list[pq.FileMetaData]):
-        self.places, self.metadata = places, metadata
+    def __init__(self, places: list[str], metadata: list[pq.FileMetaData], folder: Path):
+        self.places, self.metadata, self.kept = places, metadata, KeptGroups(folder)
         self._groups: list[tuple[int, int]] = []  # file, and row group in it
         sizes: list[int] = []
         for file, facts in enumerate(metadata):
@@ -135,11 +140,12 @@ class ParquetRows:
                 self._groups.append((file, number))
                 sizes.append(group.num_rows)
         self._ends = list(accumulate(sizes))
-        self._group = lru_cache(GROUPS_IN_MEMORY)(self._read)
+        self._group = lru_cache(OPEN_GROUPS)(self._read)
+        self._locks = [Lock() for _ in self._groups]
 
     def __reduce__(self) -> tuple:
-        """Without the groups in memory."""
-        return ParquetRows, (self.places, self.metadata)
+        """Without the groups that are open."""
+        return ParquetRows, (self.places, self.metadata, self.kept.folder)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -157,9 +163,16 @@ class ParquetRows:
         return values
 
     def _read(self, place: int) -> pa.Table:
+        with self._locks[place]:  # one thread reads it, the others find it
+            found = self.kept.kept(str(place))
+            return self._decoded(place) if found is None else found
+
+    def _decoded(self, place: int) -> pa.Table:
         file, group = self._groups[place]
         with _reading(self.places[file]), fsspec.open(self.places[file]) as opened:
-            return pq.ParquetFile(opened, metadata=self.metadata[file]).read_row_group(group)
+            facts = self.metadata[file]
+            source = pq.ParquetFile(opened, metadata=facts, buffer_size=BUFFER_BYTES)
+            return self.kept.keep(str(place), source, group)
 
 
 def parquet_rows(
@@ -169,7 +182,7 @@ def parquet_rows(
     for place in places:
         with _reading(place), fsspec.open(place) as file:
             metadata.append(pq.read_metadata(file))
-    return ParquetRows(places, metadata)
+    return ParquetRows(places, metadata, cache_of("groups", pin, places))
 
 
 class Samples:
@@ -224,9 +237,14 @@ class Samples:
             return content if decode is None else decode(content)
 
 
-def samples(pin: Pin, builder: DatasetBuilder, places: list[str], features: Features) -> Samples:
+def cache_of(kind: str, pin: Pin, places: list[str]) -> Path:
+    """Where something that is made from these files is kept on this machine."""
     asked = hashlib.sha256("\0".join([pin.revision, *places]).encode()).hexdigest()
-    index = Path(HF_DATASETS_CACHE) / "sgdmix_hub" / "indices" / f"{asked[:32]}.arrow"
+    return Path(HF_DATASETS_CACHE) / "sgdmix_hub" / kind / asked[:32]
+
+
+def samples(pin: Pin, builder: DatasetBuilder, places: list[str], features: Features) -> Samples:
+    index = cache_of("indices", pin, places).with_suffix(".arrow")
     if not index.exists():
         write_atomically(index, lambda path: write_index(path, places))
     return Samples(places, index, features, getattr(builder, "DECODERS", {}))

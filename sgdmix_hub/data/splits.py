@@ -299,35 +299,46 @@ def _labels(
 
     `class_names`: fixes the class numbers. `missing`: strings or integers that mean "no label".
     """
-    is_dataset = isinstance(rows, Dataset)
-    values = rows.data.column(column).to_pylist() if is_dataset else rows.values(column)
     feature = rows.features[column]
     if isinstance(feature, ClassLabel):
         if class_names not in (None, list(feature.names or [])):
             raise UserError(f"the splits have different class names in column {column!r}")
-        labels = np.array([NO_LABEL if v is None else v for v in values], dtype=np.int64)
+        kinds, places = _distinct(rows, column)
+        labels = np.array([NO_LABEL if v is None else v for v in kinds], np.int64)[places]
         _check_class_labels(labels, feature.names or [], column)
         return labels, list(feature.names)
     if isinstance(feature, Value) and (
         feature.dtype in ("string", "large_string") or "int" in feature.dtype
     ):
-        class_names = class_names or [
-            str(v) for v in sorted({v for v in values if v not in missing})
-        ]
+        kinds, places = _distinct(rows, column)
+        known = [v for v in kinds if v not in missing]
+        class_names = class_names or [str(v) for v in sorted(known)]
         _check_names(class_names, column)
         number = {name: i for i, name in enumerate(class_names)}
-        strangers = sorted({str(v) for v in values if v not in missing} - set(number))
+        strangers = sorted(set(map(str, known)) - set(number))
         if strangers:
             raise UserError(
                 f"class {shown(strangers[0])!r} in column {column!r} is not in the training split"
             )
-        return np.array(
-            [NO_LABEL if v in missing else number[str(v)] for v in values], dtype=np.int64
-        ), class_names
+        numbers = [NO_LABEL if v in missing else number[str(v)] for v in kinds]
+        return np.array(numbers, np.int64)[places], class_names
     raise UserError(
         f"label column {column!r} holds {shown(feature)}: class labels, strings or integers are "
         "needed"
     )
+
+
+def _distinct(rows: Dataset | IndexedRows, column: str) -> tuple[list, np.ndarray]:
+    """The distinct values of a column, and of every row the place of its value among them.
+
+    A list of all values would take a hundred bytes a row.
+    """
+    if isinstance(rows, IndexedRows):
+        values = rows.values(column)
+        places = {value: place for place, value in enumerate(dict.fromkeys(values))}
+        return list(places), np.array([places[value] for value in values], np.int64)
+    cells = rows.data.column(column).dictionary_encode(null_encoding="encode").combine_chunks()
+    return cells.dictionary.to_pylist(), cells.indices.to_numpy()
 
 
 def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> None:

@@ -15,7 +15,9 @@ from PIL import Image
 
 from sgdmix_hub.data.splits import Split
 from sgdmix_hub.errors import UnusableRow
-from sgdmix_hub.generation.row_store import Block, RowStore, compute_blocks, compute_rows
+from sgdmix_hub.generation.claims import neighbours_first
+from sgdmix_hub.generation.row_blocks import Block
+from sgdmix_hub.generation.row_store import RowStore, compute_blocks, compute_rows
 from sgdmix_hub.method.masks import widen
 from sgdmix_hub.method.saliency.trust import MARGIN
 from sgdmix_hub.models.classifier import BATCH, Judge
@@ -67,8 +69,11 @@ class AskedViews:
         return _views(rows, len(self.split.class_names), usable)
 
     def compute_blocks(self, place: int, world_size: int, store: Store) -> None:
-        """Computes blocks as one of several workers that share nothing but the store."""
-        compute_blocks(self.folder, self.split, self._prepare, place, world_size, store)
+        """Computes blocks as one of several workers that share nothing but the store. Neighbouring
+        images may be in one file.
+        """
+        where = (place, world_size, store)
+        compute_blocks(self.folder, self.split, self._prepare, *where, neighbours_first)
 
     def _prepare(self) -> Callable[[np.ndarray], Block]:
         return lambda rows: _block(self.judge, self.picture, rows)

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from sgdmix_hub.data.splits import Split, load_evaluation_split, split_of
+from sgdmix_hub.data.subsets import NO_LABEL
 from sgdmix_hub.errors import UserError, first_line, one_line
 from sgdmix_hub.generation.plan import PLAN_SCHEMA
 from sgdmix_hub.generation.row_maker import RowMaker
@@ -22,6 +24,7 @@ from sgdmix_hub.models.classifier import BATCH, Judge
 from sgdmix_hub.models.loading import SegmenterPins
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.read import PublishedRows
+from sgdmix_hub.publishing.rows_by_file import RowsByFile
 from sgdmix_hub.runtime.stopping import stop_if_requested
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -210,8 +213,17 @@ def origins_of(rows: PublishedRows, split: Split, prompts: np.ndarray | None = N
     )
 
 
+def synthetic_split(rows: PublishedRows | RowsByFile) -> Split:
+    """The synthetic images as a split; of `RowsByFile`, the positions without images or labels."""
+    if isinstance(rows, PublishedRows):
+        return split_of(rows.rows, rows.pin, "image", "label")
+    nothing = Dataset.from_dict({name: [] for name in rows.features}, features=rows.features)
+    labels, positions = np.full(len(rows), NO_LABEL, np.int64), np.arange(len(rows))
+    return Split(rows.pin, nothing, "image", labels, rows.features["label"].names, positions)
+
+
 def all_views(
-    rows: PublishedRows,
+    rows: PublishedRows | RowsByFile,
     split: Split,
     judge: Judge,
     maker: RowMaker,
@@ -222,7 +234,7 @@ def all_views(
 
     `advance` is called for every image.
     """
-    synthetic = split_of(rows.rows, rows.pin, "image", "label")
+    synthetic = synthetic_split(rows)
     names = (*MASK_SETTINGS, "resolution")
     key = {"maps": maker.maps.key} | {name: getattr(maker.settings, name) for name in names}
 
@@ -237,7 +249,7 @@ def all_views(
 
     def synthetic_image(position: int) -> Picture:
         advance()
-        return np.asarray(rows.image(position)), source(int(rows.sources[position]))[1]
+        return np.asarray(rows.image(position)), source(rows.source(position))[1]
 
     theirs = key | {"synthetic": str(rows.pin)}
     return (

@@ -21,7 +21,8 @@ from sgdmix_hub.settings.method import MASK_SETTINGS
 from sgdmix_hub.storage.stores import HERE, Store
 
 from .bank import Bank, Joined
-from .row_store import Block, RowArrays, RowStore, RowValues, compute_rows
+from .row_blocks import Block
+from .row_store import RowArrays, RowStore, RowValues, compute_rows
 from .saliency_maps import SaliencyMaps, saliency_root, stored_mask
 
 

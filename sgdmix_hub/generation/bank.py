@@ -23,11 +23,7 @@ from sgdmix_hub.settings.method import COMPARE_MAPS
 from sgdmix_hub.storage.stores import HERE, Store
 
 from .row_store import RowArrays, RowValues
-from .saliency_maps import (
-    SaliencyMaps,
-    compute_maps,
-    store_key,
-)
+from .saliency_maps import SaliencyMaps, compute_maps, store_key
 
 
 class NoForeground(SaliencyMaps):
@@ -138,12 +134,18 @@ def compute_bank(
 
     `split`: the dataset whose images are mixed; `images`: as `load_bank` gives them.
     """
+    if not settings.background_has_foreground:
+        return whole_images(settings, split, images)
     own = bank_settings(settings)
-    if settings.background_has_foreground:
-        place = (rank.index, rank.count, rank.device)
-        maps = compute_maps(own, images, None, *place, segmenter, store)
-    else:
-        maps = NoForeground(store_key(own, images, None) + "-whole")
+    place = (rank.index, rank.count, rank.device)
+    maps = compute_maps(own, images, None, *place, segmenter, store)
+    return Bank(own, images, maps, len(split.labels))
+
+
+def whole_images(settings: AugmentSettings, split: Split, images: Split) -> Bank:
+    """A bank whose images are all background. Arguments: as of `compute_bank`."""
+    own = bank_settings(settings)
+    maps = NoForeground(store_key(own, images, None) + "-whole")
     return Bank(own, images, maps, len(split.labels))
 
 

@@ -35,22 +35,27 @@ def sheet_rows(
 
     Maps, masks and mixtures are computed again; the refined images come from the shards.
     """
-    finished = _finished(shards)
-    spread = np.linspace(0, len(finished) - 1, min(count, len(finished))).round().astype(int)
+    made = np.cumsum([shards.record(number)["rows"] for number in range(len(shards))])
+    total = int(made[-1])
+    spread = np.linspace(0, total - 1, min(count, total)).round().astype(int)
     for place in spread:
-        yield _sheet_row(settings, inputs, maker, shards, int(finished[place]))
+        number = int(np.searchsorted(made, place, side="right"))
+        before = int(made[number - 1]) if number else 0
+        position = _finished(shards, number)[place - before]
+        yield _sheet_row(settings, inputs, maker, shards, position)
 
 
-def _finished(shards: Shards) -> np.ndarray:
-    """Positions in the plan of the rows that were made, ascending."""
-    skipped = {(record["source_index"], record["variant"]) for record in shards.skipped()}
-    made = np.ones(shards.num_rows, bool)
-    start = 0
-    for plan in shards.plan_parts("source_index", "variant") if skipped else ():
-        rows = zip(*(column.to_pylist() for column in plan.columns), strict=True)
-        made[start : start + len(plan)] = [row not in skipped for row in rows]
-        start += len(plan)
-    return np.flatnonzero(made)
+def _finished(shards: Shards, number: int) -> list[int]:
+    """Positions in the plan of the rows that a shard holds, ascending."""
+    skipped = {
+        (record["source_index"], record["variant"]) for record in shards.record(number)["skipped"]
+    }
+    first = number * shards.rows_per_shard
+    return [
+        first + place
+        for place, row in enumerate(shards.rows(number))
+        if (row.source_index, row.variant) not in skipped
+    ]
 
 
 def _sheet_row(

@@ -10,7 +10,6 @@ from sgdmix_hub.hub.staging import commits_of
 from sgdmix_hub.publishing.parquet import MOST_FILES, files_of
 
 LARGEST_FILE = 50 * 10**9  # bytes of a file, as the Hub recommends
-MOST_STATE_FILES = 100_000  # of one folder; shared file systems get slow above it
 MANY_SHARDS = 20_000
 
 
@@ -78,12 +77,7 @@ def limits_of(extent: Extent) -> list[str]:
             f"most {LARGEST_FILE // 10**9}, in at most {MOST_FILES:,} files: {advice}, or "
             "generate parts under several --config_name"
         )
-    if 2 * shards > MOST_STATE_FILES:
-        limits.append(
-            f"state/shards would hold {2 * shards:,} files, which shared file systems and listings "
-            f"do not take well: give --rows_per_shard {8 * rows}"
-        )
-    elif shards > MANY_SHARDS:
+    if shards > MANY_SHARDS:
         limits.append(
             f"{shards:,} shards: with fewer, --rows_per_shard {8 * rows}, everything is faster"
         )

@@ -115,6 +115,7 @@ def resolve_inputs(settings: AugmentSettings, state_folder: Path) -> Inputs:
         few_step_lora, foreign = diffusion.few_step_lora, diffusion.foreign
         sampling = settings.scheduler, settings.timestep_spacing
         family = BY_NAME[on_rank_zero(lambda: check_sampling(diffusion.base, *sampling).name)]
+        family.check_precision("dtype", settings.dtype)
         base, adapter_pin, adapter = diffusion.base, diffusion.adapter_pin, diffusion.adapter
         if adapter is not None:
             check_family(adapter, family)

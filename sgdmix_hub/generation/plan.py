@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -80,15 +81,13 @@ def make_plan(
             rows too.
     """
     unusable = maps.unusable | left_out(settings, split, maps)
-    mixable = np.array([row not in unusable for row in split.subset.tolist()], dtype=bool)
-    unmixed = [keeps_unmixed(settings, unusable.get(row, "")) for row in split.subset.tolist()]
-    counts = variant_counts(
-        settings, split.labels[split.subset], mixable, np.array(unmixed, dtype=bool)
-    )
+    kept = [row for row, reason in unusable.items() if keeps_unmixed(settings, reason)]
+    mixable, unmixed = ~_among(split.subset, unusable), _among(split.subset, kept)
+    counts = variant_counts(settings, split.labels[split.subset], mixable, unmixed)
     usable, made = split.subset[mixable], mixable & (counts > 0)
     sources = split.subset[made]
     targets = selected(settings, split, maps, sources, usable, backgrounds, bank, counts[made])
-    for source, count in zip(split.subset.tolist(), counts.tolist(), strict=True):
+    for source, count in zip(map(int, split.subset), map(int, counts), strict=True):
         reason, chosen = unusable.get(source), [Target(NO_TARGET, 0.0)] * count
         if reason is None:
             reason, chosen = NO_CANDIDATE, next(targets) if count else []
@@ -123,11 +122,16 @@ def selected(
     labels, joined, first = split.labels, maps, None
     if bank is not None:
         unusable = bank.maps.unusable | low_confidence(settings, bank.split, bank.maps)
-        rows = [row for row in bank.split.subset.tolist() if row not in unusable]
-        usable = np.concatenate([usable, bank.first + np.array(rows, np.int64)])
+        rows = bank.split.subset[~_among(bank.split.subset, unusable)]
+        usable = np.concatenate([usable, bank.first + rows])
         labels, joined, first = joined_labels(split, bank), joined_maps(maps, bank), bank.first
     features = None if backgrounds is None else backgrounds[usable]
     return select_targets(sources, usable, labels, joined, settings, features, variants, first)
+
+
+def _among(rows: np.ndarray, chosen: Collection[int]) -> np.ndarray:
+    """bool (n,): which of the rows are among the chosen."""
+    return np.isin(rows, np.fromiter(chosen, np.int64, len(chosen)))
 
 
 def left_out(settings: AugmentSettings, split: Split, maps: SaliencyMaps) -> dict[int, str]:
@@ -141,10 +145,10 @@ def low_confidence(settings: AugmentSettings, split: Split, maps: SaliencyMaps) 
     reasons, floor = {}, settings.min_mask_confidence
     if not floor:
         return reasons
-    for row in split.subset.tolist():
+    for row in map(int, split.subset):
         confidence = None if row in maps.unusable else maps.confidence(row)
         if reason := distrust(confidence, floor):
-            reasons[row] = reason
+            reasons[row] = sys.intern(reason)  # a hundred texts for a million rows
     return reasons
 
 

@@ -140,7 +140,7 @@ class PlanFile:
     def _recorded_by_shards(self) -> str | None:
         """The plan that all intact shard records name, if it is the same."""
         plans = set()
-        for record in self._shards.glob("shard-*.json"):
+        for record in self._shards.rglob("shard-*.json"):
             try:
                 plans.add(read_sealed(record)["plan_sha256"])
             except DamagedFile:

@@ -42,7 +42,8 @@ from .background_features import backgrounds_at_hand
 from .bank import Bank
 from .forks import end_threads_before_forks
 from .plan import low_confidence, selected
-from .row_store import Block, compute_alone, save_array
+from .row_blocks import Block, save_array
+from .row_store import compute_alone
 from .saliency_maps import SaliencyMaps, block_maps, store_key, stored_mask
 
 MakeBlock = Callable[[np.ndarray], Block]

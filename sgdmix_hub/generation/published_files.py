@@ -1,21 +1,24 @@
 """The Parquet files of a dataset, each made from some of its shards.
 
-In an object store each file goes to its place in `repo/` when it is made, and is recorded in
-`state/files/` with its sha256 and the shards it holds: an interrupted attempt goes on behind it,
-and several workers can share the work. `repo/` is complete when its manifest is there.
+In an object store each file goes to its place in `repo/` when it is made; on a disk it waits in
+`state/files/` for `repo/` to appear. A record in `records/` holds its sha256 and the shards in
+it. So an interrupted attempt goes on behind it, several workers or ranks can share the work, and
+nobody reads a file again for its sha256. `repo/` is complete when its manifest is there.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from sgdmix_hub.files import DamagedFile, read_sealed, write_sealed
+from sgdmix_hub.files import DamagedFile, read_sealed, sync_entry, write_sealed
 from sgdmix_hub.output_folder import OutputFolder
-from sgdmix_hub.publishing.layout import RepoLayout, facts_of
-from sgdmix_hub.publishing.parquet import files_of
-from sgdmix_hub.runtime.stopping import stop_if_requested
+from sgdmix_hub.publishing.layout import RepoLayout
+from sgdmix_hub.publishing.parquet import FILE_BYTES, files_of
+from sgdmix_hub.runtime.stopping import POLL_SECONDS, stop_if_requested
 from sgdmix_hub.storage.stores import Store
 
 from .claims import claims
@@ -23,11 +26,16 @@ from .shards import Shards
 
 
 class PublishedFiles:
-    """The files of a generation whose shards are all finished."""
+    """The files of a generation whose shards are all finished.
+
+    `are_many`: whether they are worth a record each, and the help of other ranks.
+    """
 
     def __init__(self, shards: Shards, layout: RepoLayout, output: OutputFolder, store: Store):
         self.shards = shards
-        self.files = files_of([shards.bytes(number) for number in range(len(shards))])
+        sizes = [shards.bytes(number) for number in range(len(shards))]
+        self.files = files_of(sizes)
+        self.are_many = len(self.files) < len(sizes) or sum(sizes) > FILE_BYTES
         self._layout, self._output, self._store = layout, output, store
 
     def name(self, number: int) -> str:
@@ -35,54 +43,84 @@ class PublishedFiles:
         return self._layout.shard(number, len(self.files))
 
     def make_all(self) -> dict[str, dict]:
-        """Writes all files into the unfinished `repo/`; in an object store, those that are not
-        there yet. Returns the facts of those in the store, by their names. Raises `DamagedFile`.
+        """Makes the files that are not there yet; returns the facts of all, by their names. Raises
+        `DamagedFile`.
         """
-        if not self._store.is_remote:
-            for number, numbers in enumerate(self.files):
-                self.shards.publish(numbers, self._output.building / self.name(number))
-            return {}
         facts = {}
         for number in range(len(self.files)):
             stop_if_requested()
-            record = self._recorded(number) or self._make(number)
+            record = self._recorded(number) or self._make(number, self.are_many)
             facts[self.name(number)] = {key: record[key] for key in ("sha256", "bytes")}
         return facts
 
     def make_claimed(self, rank: int, world_size: int) -> None:
-        """Makes files in an object store as one of several workers: its own share first, then what
-        is left. Raises `DamagedFile`.
+        """Makes files as one of several workers: its own share first, then what is left. Raises
+        `DamagedFile`.
         """
-        self._output.building.mkdir(parents=True, exist_ok=True)
         for number in claims(
             len(self.files), rank, world_size, set, lambda number: bool(self._recorded(number))
         ):
             stop_if_requested()
             self._make(number)
 
-    def _make(self, number: int) -> dict:
-        numbers, name = self.files[number], self.name(number)
-        path = self._output.building / str(os.getpid())  # another process may make the same file
-        self.shards.publish(numbers, path)
-        record = {"shards": self._digests(numbers)} | facts_of(path)
-        self._store.keep(path, at=self._output.repo / name)
-        write_sealed(self._record_path(number), record)
-        self._store.keep(self._record_path(number))
-        path.unlink()
+    def make_share(self, rank: int, world_size: int) -> None:
+        """Makes the share of one of a launch's ranks; rank 0 then waits for those of the others.
+        Raises `DamagedFile`.
+        """
+        for number in range(rank, len(self.files), world_size):
+            stop_if_requested()
+            if not self._recorded(number):
+                self._make(number)
+        for number in range(len(self.files)) if rank == 0 else ():
+            while not self._recorded(number):
+                stop_if_requested()
+                time.sleep(POLL_SECONDS)
+
+    def move_into(self, building: Path) -> None:
+        """Moves files on a disk to their places in `building`, and forgets their records."""
+        for number in range(len(self.files)):
+            os.replace(self._waiting(number), building / self.name(number))
+            self._record_path(number).unlink(missing_ok=True)
+        with suppress(OSError):  # a file that another worker has made meanwhile
+            self._record_path(0).parent.rmdir()
+            self._folder.rmdir()
+
+    def _make(self, number: int, is_recorded: bool = True) -> dict:
+        numbers = self.files[number]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / str(os.getpid())  # another process may make the same file
+        path.unlink(missing_ok=True)
+        facts = self.shards.publish(numbers, path)
+        record = {"shards": self._digests(numbers)} | facts
+        if self._store.is_remote:
+            self._store.keep(path, at=self._output.repo / self.name(number))
+            path.unlink()
+        else:
+            sync_entry(path)
+            os.replace(path, self._waiting(number))
+            path.unlink(missing_ok=True)  # a second name of the same file is not replaced
+        if is_recorded:
+            write_sealed(self._record_path(number), record)
+            self._store.keep(self._record_path(number))
         return record
 
     def _recorded(self, number: int) -> dict | None:
         """The record of a file that is there, made of these shards."""
         path = self._record_path(number)
         try:
-            record = read_sealed(path) if self._store.bring(path) else {}
+            record = read_sealed(path) if self._store.bring(path) else None
         except DamagedFile:
             return None
-        is_made = (
-            record.get("shards") == self._digests(self.files[number])
-            and self._sizes.get(self.name(number)) == record["bytes"]
-        )
-        return record if is_made else None
+        if record is None or record["shards"] != self._digests(self.files[number]):
+            return None
+        return record if self._size(number) == record["bytes"] else None
+
+    def _size(self, number: int) -> int | None:
+        """Bytes of a file that is there."""
+        if not self._store.is_remote:
+            return self._store.size(self._waiting(number))
+        name = self.name(number)
+        return self._sizes.get(name) or self._store.size(self._output.repo / name)
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
@@ -91,5 +129,13 @@ class PublishedFiles:
     def _digests(self, numbers: range) -> list[str]:
         return [self.shards.record(number)["sha256"] for number in numbers]
 
+    @property
+    def _folder(self) -> Path:
+        return self._output.state / "files"
+
+    def _waiting(self, number: int) -> Path:
+        """Where a file on a disk is before `repo/` appears."""
+        return self._folder / Path(self.name(number)).name
+
     def _record_path(self, number: int) -> Path:
-        return self._output.state / "files" / f"{Path(self.name(number)).stem}.json"
+        return (self._folder / "records" / self._waiting(number).name).with_suffix(".json")

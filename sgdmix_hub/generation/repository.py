@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import yaml
@@ -148,7 +149,7 @@ def build_repository(
     shutil.rmtree(building, ignore_errors=True)
     layout.make_folders(building)
     published = PublishedFiles(shards, layout, output, store)
-    stored = published.make_all()
+    made = published.make_all()
     config = yaml.safe_dump(
         published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True
     )
@@ -160,27 +161,29 @@ def build_repository(
     contact_sheet(settings, inputs, maker, shards).save(building / layout.contact_sheet)
     if settings.gallery:
         rows = sheet_rows(settings, inputs, maker, shards, GALLERY_ROWS)
-        made = sum(shards.record(number)["rows"] for number in range(len(shards)))
-        page = gallery(stated(settings, inputs)["title"], rows, made, settings.refines)
+        count = sum(shards.record(number)["rows"] for number in range(len(shards)))
+        page = gallery(stated(settings, inputs)["title"], rows, count, settings.refines)
         (building / layout.gallery).write_text(page, encoding="utf-8")
     statistics = shards.statistics(len(class_names))
     draw_statistics(statistics, building / layout.statistics)
-    manifest = make_manifest(settings, inputs, shards, file_facts(building) | stored) | {
+    files = sorted((file_facts(building) | made).items(), key=lambda item: PurePosixPath(item[0]))
+    manifest = make_manifest(settings, inputs, shards, dict(files)) | {
         "saliency": saliency_facts(inputs, maps, shards),
         "stated": stated(settings, inputs),
     }
     if settings.strength_choice is not None:
         manifest["planned_strengths"] = planned_strengths(shards)
-    check_same_bytes(shards, published.files, manifest["files"], layout)
     manifest = write_manifest(building / layout.manifest, manifest)
     facts = card_facts(manifest, shard_features(class_names, settings.more_columns), statistics)
     (building / CARD).write_text(dataset_card(settings, facts), encoding="utf-8")
+    if not store.is_remote:
+        published.move_into(building)
     sync(building)
     write_sealed(output.finished, {"manifest": file_sha256(building / layout.manifest)})
     building.rename(output.repo)
     sync_entry(output.path)
     if store.is_remote:
-        names = [*(name for name in manifest["files"] if name not in stored), CARD]
+        names = [*(name for name in manifest["files"] if name not in made), CARD]
         for name in (*names, layout.manifest):
             store.keep(output.repo / name)
         store.keep(output.finished)
@@ -194,20 +197,6 @@ def check_any_row(shards: Shards) -> None:
     raise UserError(
         f"not one of {shards.num_rows} rows could be made ({reasons}): no dataset was written"
     )
-
-
-def check_same_bytes(
-    shards: Shards, files: list[range], facts: dict[str, dict], layout: RepoLayout
-) -> None:
-    """Raises `DamagedFile` for a shard in the repository that differs from its record.
-
-    `files`: the shards of each published file; of several in one, `Shards.publish` has compared
-    what it read. `facts`: the manifest's, by file name.
-    """
-    for number, numbers in enumerate(files):
-        published = facts[layout.shard(number, len(files))]["sha256"]
-        if len(numbers) == 1 and published != shards.record(numbers[0])["sha256"]:
-            raise DamagedFile(shards.path(numbers[0]))
 
 
 def make_manifest(
@@ -270,14 +259,13 @@ def saliency_facts(inputs: Inputs, maps: SaliencyMaps, shards: Shards) -> dict:
 
 def planned_strengths(shards: Shards) -> list[dict]:
     """How many rows of the plan have each strength, without those that are skipped or unmixed."""
-    plan = shards.plan_columns("source_index", "target_index", "strength", "skip")
-    sources, targets, strengths = (column.to_numpy() for column in plan.columns[:3])
-    made = (sources != targets) & plan["skip"].is_null().to_numpy()
-    found, counts = np.unique(strengths[made], return_counts=True)
-    return [
-        {"strength": strength, "rows": rows}
-        for strength, rows in zip(found.tolist(), counts.tolist(), strict=True)
-    ]
+    rows: Counter[float] = Counter()
+    for plan in shards.plan_parts("source_index", "target_index", "strength", "skip"):
+        sources, targets, strengths = (column.to_numpy() for column in plan.columns[:3])
+        made = (sources != targets) & plan["skip"].is_null().to_numpy()
+        found, counts = np.unique(strengths[made], return_counts=True)
+        rows.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+    return [{"strength": strength, "rows": count} for strength, count in sorted(rows.items())]
 
 
 def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
@@ -288,21 +276,28 @@ def stated(settings: AugmentSettings, inputs: Inputs) -> dict:
     licenses = {"dataset_name": stated_license(inputs.split.pin, "dataset")}
     if inputs.bank is not None:
         licenses["background_dataset_name"] = stated_license(inputs.bank.pin, "dataset")
+    gated = {}
     if inputs.base is not None:
-        licenses["pretrained_model_name_or_path"] = base_licence(inputs).text
+        of_base = base_licence(inputs)
+        licenses["pretrained_model_name_or_path"] = of_base.text
+        gated = {"gated": ["pretrained_model_name_or_path"]} if of_base.gated else {}
     if inputs.few_step_lora is not None:
         licenses["few_step_lora"] = stated_license(inputs.few_step_lora)
     if inputs.adapter_pin is not None:
         licenses["adapter"] = stated_license(inputs.adapter_pin)
     foreign = {} if inputs.foreign is None else {"adapter_files": inputs.foreign.files}
-    return foreign | {
-        "title": f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
-        "prose": read_prose(settings.card) if settings.card else None,
-        "versions": versions(),
-        "licenses": licenses,
-        "quality": measured_quality(inputs),
-        "real_rows": real_rows(inputs.split),
-    }
+    return (
+        foreign
+        | gated
+        | {
+            "title": f"{inputs.split.pin.name.rpartition('/')[2]} SGD-Mix",
+            "prose": read_prose(settings.card) if settings.card else None,
+            "versions": versions(),
+            "licenses": licenses,
+            "quality": measured_quality(inputs),
+            "real_rows": real_rows(inputs.split),
+        }
+    )
 
 
 def base_licence(inputs: Inputs) -> Licence:
@@ -353,6 +348,7 @@ def card_facts(
         effective_strength=statistics.effective_strength,
         remade=statistics.remade,
         adapter_files=from_run.get("adapter_files", {}),
+        gated=from_run.get("gated", []),
         planned_strengths=manifest.get("planned_strengths", []),
         evaluation=evaluation,
         has_gallery=any(name.endswith("/gallery.html") for name in manifest["files"]),

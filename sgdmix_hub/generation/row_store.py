@@ -1,17 +1,17 @@
 """One array for each row of a subset, on disk: computed in blocks by all processes, then merged.
 
-    block-00000.npy, block-00000.json    the values of a block, then its record, which marks it done
-    values.npy, unusable.json            the merged values, memory-mapped, then their record
+    values.npy, unusable.json    the merged values, memory-mapped, then their record
 
-A block does not depend on the process that makes it. Records hold checksums of the values and of
-themselves. Damaged blocks are reported and made again; so are the blocks of damaged merged values.
+The record holds checksums of the values and of itself. Damaged blocks are reported and made
+again; so are the blocks of damaged merged values.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,20 +27,20 @@ from sgdmix_hub.files import (
     read_sealed,
     sync,
     temporary_beside,
-    write_atomically,
     write_sealed,
 )
-from sgdmix_hub.runtime.ranks import on_rank_zero, say
-from sgdmix_hub.runtime.stopping import alone, stop_if_requested, wait_for_file
+from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say, wait_for_everyone
+from sgdmix_hub.runtime.stopping import alone, wait_for_file
+from sgdmix_hub.seeds import RandomStream, generator
 from sgdmix_hub.storage.stores import HERE, Store
 
-from .claims import claims
-from .rows_by_need import RowsByNeed, values_digest
+from . import row_blocks
+from .claims import Order, claims, order_of
+from .row_blocks import Blocks, Prepare
+from .rows_by_need import RowsByNeed
 
-BLOCK_ROWS = 128
+SAMPLED_BLOCKS = 32  # of values of which a part was made
 WHOLE_BYTES = 256 * 10**6  # values up to this size are brought whole by every worker
-RECORD = re.compile(r"block-[0-9]{5,}\.json")
-Block = tuple[np.ndarray, dict[str, str]]
 
 
 class RowArrays(Protocol):
@@ -70,7 +70,7 @@ class RowStore:
         self._position = np.full(len(split.rows), -1, dtype=np.int64)
         self._position[split.subset] = np.arange(len(split.subset))
         self.unusable = {
-            int(row): reason
+            int(row): sys.intern(reason)  # few texts, of perhaps very many rows
             for row, reason in read_sealed(folder / "unusable.json")["unusable"].items()
         }
 
@@ -110,7 +110,7 @@ class RowValues:
 def compute_rows(
     folder: Path,
     split: Split,
-    prepare: Callable[[], Callable[[np.ndarray], Block]],
+    prepare: Prepare,
     rank: int,
     world_size: int,
     store: Store = HERE,
@@ -118,25 +118,24 @@ def compute_rows(
     """Opens the values in `folder`; computes what is missing. A collective.
 
     Every process makes its share of the blocks. Rank 0 merges them, the others wait for the result.
-
-    `prepare` loads what the computation needs. It is called only if there are blocks to make. It
-    returns a function of rows (k,) that gives their values (k, ...) and reasons for missing ones.
+    `prepare`: as of `Blocks.make`; called only if there are blocks to make.
     """
     if store.reads_by_need:
         values = _values_by_need(folder, store)
         if values is not None:
             return RowStore(folder, split, values)
+    blocks = Blocks(folder, split, store)
 
     def start() -> None:
-        _bring(folder, store)
-        _drop_damaged(folder, _blocks(split))
+        _bring(folder, blocks, store)
+        _drop_damaged(folder, blocks)
 
     on_rank_zero(start)
     merged = folder / "unusable.json"
     if not merged.exists():
-        _compute_blocks(folder, split, prepare, rank, world_size, store)
+        _make_share(blocks, prepare, rank, world_size)
         if rank == 0:
-            _merge(folder, split)
+            _merge(folder, blocks)
             store.keep(folder / "values.npy")
             store.keep(merged)
         wait_for_file(merged)
@@ -146,28 +145,87 @@ def compute_rows(
 def compute_blocks(
     folder: Path,
     split: Split,
-    prepare: Callable[[], Callable[[np.ndarray], Block]],
+    prepare: Prepare,
     rank: int,
     world_size: int,
     store: Store,
+    order: Order = order_of,
 ) -> None:
     """Makes blocks as one of several workers that share nothing but the store: its own share, then
     what the others have not made yet. `compute_rows` merges them. `prepare`: as there.
     """
     if store.bring(folder / "unusable.json"):
         return
-    blocks, make_block = _blocks(split), None
+    blocks = Blocks(folder, split, store)
+    blocks.settle()
+    blocks.make(
+        claims(len(blocks), rank, world_size, blocks.recorded, blocks.is_recorded, order), prepare
+    )
 
-    def done() -> set[int]:
-        return {int(name[6:-5]) for name in store.names(folder) if RECORD.fullmatch(name)}
 
-    def is_done(block: int) -> bool:
-        return store.bring(_marker(folder, block))
+@dataclass(frozen=True)
+class BegunRows:
+    """Values of which a part was made. `sample`: some of them.
 
-    for block in claims(len(blocks), rank, world_size, done, is_done):
-        stop_if_requested()
-        make_block = make_block or prepare()
-        _make_block(folder, blocks, block, make_block, store)
+    `made`: blocks of `count`; `seconds`: that this process took for one.
+    """
+
+    sample: RowValues
+    made: int
+    count: int
+    seconds: float
+
+
+def begin_rows(
+    folder: Path, split: Split, prepare: Prepare, rank: Rank, store: Store, seconds: float
+) -> BegunRows | None:
+    """Makes blocks for some seconds, two on every rank at least, drawn from those that are missing.
+    None if all are made then, for `compute_rows` to merge. A collective.
+    """
+    blocks = Blocks(folder, split, store)
+
+    def start() -> list[int]:
+        _bring(folder, blocks, store)
+        _drop_damaged(folder, blocks)
+        return [] if (folder / "unusable.json").exists() else blocks.missing()
+
+    missing = on_rank_zero(start)
+    order = generator(RandomStream.CLAIMS, rank.index).permutation(
+        missing[rank.index :: rank.count]
+    )
+    times: list[float] = []
+    blocks.make(_for_seconds(order.tolist(), seconds, times), prepare)
+    wait_for_everyone()
+    missing = on_rank_zero(blocks.missing) if missing else []
+    if not missing:
+        return None
+    made = np.setdiff1d(np.arange(len(blocks)), missing)
+    drawn = np.sort(generator(RandomStream.CLAIMS, 0).permutation(made)[:SAMPLED_BLOCKS])
+    warm = times[1:] if len(times) > 2 else times
+    spent = (warm[-1] - warm[0]) / max(len(warm) - 1, 1)
+    return BegunRows(_in_memory(blocks, drawn.tolist()), len(made), len(blocks), spent)
+
+
+def _in_memory(blocks: Blocks, numbers: list[int]) -> RowValues:
+    """The values of finished blocks, ascending."""
+    unusable: dict[int, str] = {}
+    for number in numbers:
+        reasons = blocks.record(number)["unusable"]
+        unusable |= {int(row): reason for row, reason in reasons.items()}
+    rows = np.concatenate([blocks.rows[number] for number in numbers])
+    return RowValues(rows, np.concatenate(list(map(blocks.values, numbers))), unusable)
+
+
+def _for_seconds(numbers: list[int], seconds: float, times: list[float]) -> Iterator[int]:
+    """The first two numbers, and more until that time has passed since the first was done. `times`:
+    gets the moments between them; the first block warms up.
+    """
+    for number in numbers:
+        times.append(time.monotonic())
+        if len(times) > 2 and times[-1] - times[1] > seconds:
+            return
+        yield number
+    times.append(time.monotonic())
 
 
 def _values_by_need(folder: Path, store: Store) -> RowsByNeed | None:
@@ -176,24 +234,22 @@ def _values_by_need(folder: Path, store: Store) -> RowsByNeed | None:
         return None
     try:
         digests = read_sealed(folder / "unusable.json")["blocks"]
-        values = RowsByNeed(store, folder / "values.npy", BLOCK_ROWS, digests)
+        values = RowsByNeed(store, folder / "values.npy", row_blocks.BLOCK_ROWS, digests)
     except (DamagedFile, FileNotFoundError):
         return None
     return values if values.nbytes > WHOLE_BYTES else None
 
 
-def _bring(folder: Path, store: Store) -> None:
+def _bring(folder: Path, blocks: Blocks, store: Store) -> None:
     """Brings the merged values from an object store, or else the blocks that are listed there."""
     if not store.is_remote:
         return
     if store.bring(folder / "unusable.json") and store.bring(folder / "values.npy"):
         return
-    store.bring_all(folder / name for name in store.names(folder) if name.startswith("block-"))
+    blocks.bring_all()
 
 
-def compute_alone(
-    folder: Path, split: Split, prepare: Callable[[], Callable[[np.ndarray], Block]]
-) -> RowStore:
+def compute_alone(folder: Path, split: Split, prepare: Prepare) -> RowStore:
     """As `compute_rows`, in one process that belongs to no launch: no collective.
 
     Other processes that ask for the same store meanwhile wait for it. A finished store is not
@@ -203,127 +259,41 @@ def compute_alone(
     if not merged.exists():
         with alone(folder):
             if not merged.exists():
-                _drop_damaged(folder, _blocks(split))
-                _compute_blocks(folder, split, prepare, 0, 1)
-                _merge(folder, split)
+                blocks = Blocks(folder, split)
+                _drop_damaged(folder, blocks)
+                _make_share(blocks, prepare, 0, 1)
+                _merge(folder, blocks)
     return RowStore(folder, split)
 
 
-def _blocks(split: Split) -> list[np.ndarray]:
-    return [
-        split.subset[start : start + BLOCK_ROWS]
-        for start in range(0, len(split.subset), BLOCK_ROWS)
-    ]
+def _make_share(blocks: Blocks, prepare: Prepare, rank: int, world_size: int) -> None:
+    blocks.make([n for n in blocks.missing() if n % world_size == rank], prepare)
 
 
-def _compute_blocks(
-    folder: Path,
-    split: Split,
-    prepare: Callable,
-    rank: int,
-    world_size: int,
-    store: Store = HERE,
-) -> None:
-    blocks = _blocks(split)
-    mine = [b for b in range(rank, len(blocks), world_size) if not _marker(folder, b).exists()]
-    if not mine:
-        return
-    make_block = prepare()
-    for block in mine:
-        stop_if_requested()
-        _make_block(folder, blocks, block, make_block, store)
-
-
-def _make_block(
-    folder: Path,
-    blocks: list[np.ndarray],
-    block: int,
-    make_block: Callable[[np.ndarray], Block],
-    store: Store,
-) -> None:
-    values, unusable = make_block(blocks[block])
-    marker = _marker(folder, block)
-    _write_values(marker, values)
-    store.keep(marker.with_suffix(".npy"))
-    write_sealed(marker, {"values": values_digest(values), "unusable": unusable})
-    store.keep(marker)
-
-
-def _marker(folder: Path, block: int) -> Path:
-    """A block's record; its values are beside it."""
-    return folder / f"block-{block:05d}.json"
-
-
-def _write_values(marker: Path, values: np.ndarray) -> None:
-    write_atomically(marker.with_suffix(".npy"), lambda path: save_array(path, values))
-
-
-def _drop_damaged(folder: Path, blocks: list[np.ndarray]) -> None:
-    """Reports and deletes damaged blocks, and deletes temporary files of dead processes."""
+def _drop_damaged(folder: Path, blocks: Blocks) -> None:
+    """Reports and deletes damaged values, and deletes temporary files of dead processes."""
     clear_abandoned(folder)
     merged = folder / "unusable.json"
     if merged.exists():
-        damage = _damage(
-            merged, lambda record: file_sha256(folder / "values.npy") == record["values"]
-        )
+        damage = _damage(folder, merged)
         if damage is None:
             return
         say(made_again(damage))
-        _cut_again(folder, blocks)
+        blocks.settle()
+        blocks.cut_again(folder / "values.npy")
         merged.unlink()
-    for block in range(len(blocks)):
-        marker = _marker(folder, block)
-        if not marker.exists():
-            continue
-        damage = _damage(
-            marker,
-            lambda record, marker=marker: (
-                values_digest(_load(marker.with_suffix(".npy"))) == record["values"]
-            ),
-        )
-        if damage is not None:
-            say(made_again(damage))
-            marker.unlink()
+    blocks.settle()
+    blocks.drop_damaged()
 
 
-def _damage(record: Path, fits: Callable[[dict], bool]) -> DamagedFile | None:
-    """The damage to values or their record, if any. `fits` compares the values with the record."""
-    values = (
-        record.with_name("values.npy")
-        if record.name == "unusable.json"
-        else record.with_suffix(".npy")
-    )
+def _damage(folder: Path, merged: Path) -> DamagedFile | None:
+    """The damage to merged values or their record, if any."""
+    values = folder / "values.npy"
     try:
-        return None if values.exists() and fits(read_sealed(record)) else DamagedFile(values)
+        whole = values.exists() and file_sha256(values) == read_sealed(merged)["values"]
     except DamagedFile as damage:
         return damage
-
-
-def _load(path: Path) -> np.ndarray:
-    """Memory-maps an array's file. Raises `DamagedFile`."""
-    try:
-        return np.load(path, mmap_mode="r")
-    except Exception:  # numpy raises many types for a damaged header
-        raise DamagedFile(path) from None
-
-
-def _cut_again(folder: Path, blocks: list[np.ndarray]) -> None:
-    """Splits merged values into blocks again, so that their records tell which are damaged."""
-    try:
-        values = _load(folder / "values.npy")
-    except (DamagedFile, FileNotFoundError):
-        return
-    for block in range(len(blocks)):
-        start = block * BLOCK_ROWS
-        _write_values(
-            _marker(folder, block), np.asarray(values[start : start + len(blocks[block])])
-        )
-
-
-def save_array(path: Path, values: np.ndarray) -> None:
-    """Writes an array in NumPy's format, whatever the file's name."""
-    with open(path, "wb") as file:
-        np.save(file, values)
+    return None if whole else DamagedFile(values)
 
 
 def _allocate(path: Path) -> None:
@@ -333,32 +303,30 @@ def _allocate(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _merge(folder: Path, split: Split) -> None:
+def _merge(folder: Path, blocks: Blocks) -> None:
     """Merges the values of all blocks, in the order of the subset."""
-    blocks = _blocks(split)
     unusable: dict[str, str] = {}
     digests = []
     temporary = temporary_beside(folder / "values.npy")
-    merged = None
-    for number, rows in enumerate(blocks):
-        marker = _marker(folder, number)
-        wait_for_file(marker)
-        start = number * BLOCK_ROWS
+    merged, end = None, 0
+    for number, rows in enumerate(blocks.rows):
+        wait_for_file(blocks.marker(number))
+        start, end = end, end + len(rows)
         try:
-            values = np.load(marker.with_suffix(".npy"))
+            values = blocks.values(number)
         except FileNotFoundError:
             if not (folder / "unusable.json").exists():
                 raise
             temporary.unlink(missing_ok=True)
             return  # another run that shares the folder was faster
         if merged is None:
-            shape = (len(split.subset), *values.shape[1:])
+            shape = (sum(map(len, blocks.rows)), *values.shape[1:])
             merged = np.lib.format.open_memmap(
                 temporary, mode="w+", dtype=values.dtype, shape=shape
             )
             _allocate(temporary)
-        merged[start : start + len(rows)] = values
-        record = read_sealed(marker)
+        merged[start:end] = values
+        record = blocks.record(number)
         unusable |= record["unusable"]
         digests.append(record["values"])
     assert merged is not None, "a subset has at least one row"
@@ -373,5 +341,4 @@ def _merge(folder: Path, split: Split) -> None:
             "unusable": unusable,
         },
     )
-    for number in range(len(blocks)):
-        _marker(folder, number).with_suffix(".npy").unlink(missing_ok=True)
+    blocks.drop_values()

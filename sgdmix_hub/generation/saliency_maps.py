@@ -40,7 +40,8 @@ from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import FALL_BACK, SALIENCY_SOURCES
 from sgdmix_hub.storage.stores import HERE, Store
 
-from .row_store import Block, FoundRows, compute_blocks, compute_rows
+from .row_blocks import Block, Prepare
+from .row_store import BegunRows, FoundRows, begin_rows, compute_blocks, compute_rows
 
 logger = logging.getLogger(__name__)
 # Input size over training size; at twice its training size a small network lost half its accuracy.
@@ -113,9 +114,8 @@ def compute_maps(
     `classifier`, `segmenter`: the networks that the saliency method needs. If the trust test fails
     and the settings say so, `FALL_BACK` makes them. Raises `UserError`.
     """
-    asked = _asked_maps(settings, split, classifier, rank, device, segmenter, store)
-    rows = compute_rows(asked.folder, split, asked.prepare, rank, world_size, store)
-    return SaliencyMaps(rows, asked.folder.name, asked.method, asked.trust)
+    asked = asked_maps(settings, split, classifier, rank, device, segmenter, store)
+    return asked.compute(split, rank, world_size, store)
 
 
 def compute_map_blocks(
@@ -130,22 +130,38 @@ def compute_map_blocks(
     launch. Raises `UserError`.
     """
     device, place = rank.device, settings.rank * rank.count + rank.index
-    asked = _asked_maps(settings, split, classifier, rank.index, device, segmenter, store)
+    asked = asked_maps(settings, split, classifier, rank.index, device, segmenter, store)
     world_size = settings.world_size * rank.count
     compute_blocks(asked.folder, split, asked.prepare, place, world_size, store)
 
 
 @dataclass(frozen=True)
-class _AskedMaps:
+class AskedMaps:
     """Where maps are, and how they are made. `method`: as in `SaliencyMaps`."""
 
     folder: Path
-    prepare: Callable[[], Callable[[np.ndarray], Block]]
+    prepare: Prepare
     method: str
     trust: Trust | None
 
+    def compute(self, split: Split, rank: int, world_size: int, store: Store) -> SaliencyMaps:
+        """As `compute_maps`."""
+        return self._of(compute_rows(self.folder, split, self.prepare, rank, world_size, store))
 
-def _asked_maps(
+    def sample(
+        self, split: Split, rank: Rank, store: Store, seconds: float
+    ) -> tuple[SaliencyMaps, BegunRows] | None:
+        """Makes maps for some seconds and, unless all are made then, returns those of a part of
+        the subset, and how it was made. A collective.
+        """
+        begun = begin_rows(self.folder, split, self.prepare, rank, store, seconds)
+        return None if begun is None else (self._of(begun.sample), begun)
+
+    def _of(self, rows: FoundRows) -> SaliencyMaps:
+        return SaliencyMaps(rows, self.folder.name, self.method, self.trust)
+
+
+def asked_maps(
     settings: AugmentSettings,
     split: Split,
     classifier: Pin | None,
@@ -153,7 +169,8 @@ def _asked_maps(
     device: torch.device,
     segmenter: SegmenterPins | None,
     store: Store,
-) -> _AskedMaps:
+) -> AskedMaps:
+    """What makes the maps of a split's subset, after the trust test. A collective."""
     root, trust = saliency_root(settings), None
     if saliency_source(settings).needs == "classifier":
         assert classifier is not None, "`resolve_inputs` pins what the saliency method needs"
@@ -167,7 +184,7 @@ def _asked_maps(
         source = load_source(settings, load_network(settings, split, classifier, segmenter, device))
         return lambda rows: block_maps(settings, split, rows, source)
 
-    return _AskedMaps(root / key, prepare, saliency_method(settings), trust)
+    return AskedMaps(root / key, prepare, saliency_method(settings), trust)
 
 
 def saliency_root(settings: AugmentSettings) -> Path:

@@ -24,6 +24,8 @@ from sgdmix_hub.files import (
     write_atomically,
     write_sealed,
 )
+from sgdmix_hub.hub.manifests import SkippedRows
+from sgdmix_hub.publishing.layout import facts_of
 from sgdmix_hub.publishing.parquet import write_parquet
 from sgdmix_hub.publishing.statistics import (
     RowStatistics,
@@ -36,6 +38,7 @@ from sgdmix_hub.publishing.statistics import (
 from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.storage.stores import HERE, Store
 
+from .numbered import Numbered
 from .plan import PlanRow
 
 RECORD = ".json"
@@ -50,6 +53,15 @@ FIELDS = {
 IN_STORES = {"bytes": int, "statistics": dict}  # fields of records in object stores
 DIGEST = re.compile("[0-9a-f]{64}")
 GROUPS_IN_MEMORY = 2  # of the plan
+
+
+def state_of(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced or written to. Raises `DamagedFile` if it is missing."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        raise DamagedFile(path) from None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 class Shards:
@@ -72,6 +84,8 @@ class Shards:
         groups = range(self._plan.metadata.num_row_groups)
         sizes = [self._plan.metadata.row_group(group).num_rows for group in groups]
         self._ends = list(accumulate(sizes))  # of the row groups, in rows
+        self._intact: dict[int, tuple] = {}  # shard -> its file when this process has hashed it
+        self.files = Numbered(folder, len(self))
 
     def __len__(self) -> int:
         return -(-self.num_rows // self.rows_per_shard)
@@ -105,7 +119,7 @@ class Shards:
         return min(self.rows_per_shard, self.num_rows - number * self.rows_per_shard)
 
     def path(self, number: int) -> Path:
-        return self.folder / f"shard-{number:05d}.parquet"
+        return self.files.path(number, f"shard-{number:05d}.parquet")
 
     def record_path(self, number: int) -> Path:
         return self.path(number).with_suffix(RECORD)
@@ -120,20 +134,17 @@ class Shards:
         return record
 
     def recorded(self) -> set[int]:
-        """The shards with a record, by one listing, which may lack new ones."""
-        return {
-            int(name.removeprefix("shard-").removesuffix(RECORD))
-            for name in self._store.names(self.folder)
-            if name.startswith("shard-") and name.endswith(RECORD)
-        }
+        """The shards with a record, by listings, which may lack new ones."""
+        return self.files.numbers(self._store, RECORD)
 
     def is_recorded(self, number: int) -> bool:
         return self._store.bring(self.record_path(number))
 
-    def check(self, number: int) -> bool:
+    def check(self, number: int, by_bytes: bool = True) -> bool:
         """Whether the shard is finished and of this plan. Raises `DamagedFile`.
 
-        The bytes of a shard in an object store are compared when they are read.
+        `by_bytes`: a shard on a disk is compared with its record, once unless the file changes. One
+        in an object store is compared when it is read.
         """
         if not self.is_recorded(number):
             return False
@@ -141,10 +152,11 @@ class Shards:
         if record["plan_sha256"] != self.plan_sha256:
             return False
         path = self.path(number)
-        if not self._store.is_remote and not (
-            path.exists() and file_sha256(path) == record["sha256"]
-        ):
-            raise DamagedFile(path)
+        if by_bytes and not self._store.is_remote:
+            seen = (record["sha256"], *state_of(path))
+            if self._intact.get(number) != seen and file_sha256(path) != record["sha256"]:
+                raise DamagedFile(path)
+            self._intact[number] = seen
         return True
 
     def is_finished(self, number: int) -> bool:
@@ -154,13 +166,13 @@ class Shards:
         except DamagedFile:
             return False
 
-    def unfinished(self) -> list[int]:
-        """The shards to make, ascending. Reports damaged ones."""
+    def unfinished(self, by_bytes: bool = True) -> list[int]:
+        """The shards to make, ascending. Reports damaged ones. `by_bytes`: as `check`."""
         self._store.bring_all(map(self.record_path, range(len(self))))
 
         def check(number: int) -> bool | DamagedFile:
             try:
-                return self.check(number)
+                return self.check(number, by_bytes)
             except DamagedFile as damage:
                 return damage
 
@@ -172,9 +184,11 @@ class Shards:
                 numbers.append(number)
         return numbers
 
-    def drop_unfinished(self) -> list[int]:
-        """The shards to make. Deletes their records, so that no rank takes one for finished."""
-        numbers = self.unfinished()
+    def drop_unfinished(self, by_bytes: bool = True) -> list[int]:
+        """The shards to make. Deletes their records, so that no rank takes one for finished.
+        `by_bytes`: as `check`.
+        """
+        numbers = self.unfinished(by_bytes)
         for number in numbers:
             self.drop(number)
         return numbers
@@ -183,9 +197,9 @@ class Shards:
         """Deletes a shard's record: the shard is to be made again."""
         self._store.drop(self.record_path(number))
 
-    def skipped(self) -> list[dict]:
+    def skipped(self) -> SkippedRows:
         """The skipped rows of all shards with their reasons, in the order of the plan."""
-        return [record for number in range(len(self)) for record in self.record(number)["skipped"]]
+        return SkippedRows.of(self.record(number)["skipped"] for number in range(len(self)))
 
     def bytes(self, number: int) -> int:
         """The size of a finished shard."""
@@ -245,30 +259,48 @@ class Shards:
 
     def _kept(self, number: int, record: dict) -> Path:
         """Where an object store keeps a shard."""
-        return self.folder / f"shard-{number:05d}-{record['sha256'][:16]}.parquet"
+        path = self.path(number)
+        return path.with_name(f"{path.stem}-{record['sha256'][:16]}.parquet")
 
-    def publish(self, numbers: range, path: Path) -> None:
-        """Writes one published file from finished shards.
+    def publish(self, numbers: range, path: Path) -> dict:
+        """Writes one published file from finished shards; returns its sha256 and size.
 
         A single shard is hard-linked, or copied if the file system has no links. Raises
-        `DamagedFile` if one of several has changed since its record was written.
+        `DamagedFile` if a shard has changed since its record was written: it is to be made again.
         """
         if len(numbers) > 1:
             schema = pq.read_schema(self.brought(numbers[0]))
             write_parquet(path, map(self._checked_table, numbers), schema)
-            return
-        shard = self.brought(numbers[0])
+            return facts_of(path)
+        shard, digest = self._checked(numbers[0]), self.record(numbers[0])["sha256"]
         try:
             os.link(shard, path)
+            facts = {"sha256": digest, "bytes": path.stat().st_size}
         except OSError:
             shutil.copyfile(shard, path)
+            facts = facts_of(path)
+            if facts["sha256"] != digest:
+                raise DamagedFile(shard) from None
         self._store.release(shard)
+        return facts
 
     def _checked_table(self, number: int) -> pa.Table:
         """The rows of a finished shard. Raises `DamagedFile`."""
-        if not self.check(number):
-            raise DamagedFile(self.path(number))
+        self._checked(number)
         return self.table(number)
+
+    def _checked(self, number: int) -> Path:
+        """A finished shard's file, compared with its record. Raises `DamagedFile` for one that is
+        to be made again.
+        """
+        try:
+            finished = self.check(number)
+        except DamagedFile:
+            self.drop(number)
+            raise
+        if not finished:
+            raise DamagedFile(self.path(number))
+        return self.brought(number)
 
     def table(self, number: int, columns: list[str] | None = None) -> pa.Table:
         """Columns of a finished shard, or all of them."""

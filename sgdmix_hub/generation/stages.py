@@ -20,9 +20,10 @@ from sgdmix_hub.storage.stores import Store
 
 from .background_features import compute_backgrounds, joined_backgrounds
 from .claims import claims
-from .dry_run import check_can_be_made, estimate_text, try_rows
+from .dry_run import check_can_be_made, estimate_text, scope_of, scope_of_sample, try_rows
 from .extent import free_room
 from .inputs import Inputs, environment
+from .maps_begun import MapsBegun
 from .pilot import pilot_classifier, pilot_strengths, table_strengths, with_strengths
 from .plan import PlanRow, make_plan, write_plan
 from .plan_file import PlanFile
@@ -57,7 +58,7 @@ def plan_shards(
                 store.keep(output.strengths)
             plan.put(lambda temporary: copy(published, temporary))
     wait_for_file(plan.path)
-    return Shards(output.shards, plan.path, settings.rows_per_shard, store)
+    return _opened(settings, output, plan.path, store)
 
 
 def planned_shards(settings: AugmentSettings, output: OutputFolder, store: Store) -> Shards:
@@ -67,7 +68,16 @@ def planned_shards(settings: AugmentSettings, output: OutputFolder, store: Store
         raise UserError(
             f"{output} holds no whole plan: run the same command with --stage plan first"
         )
-    return Shards(output.shards, plan.path, settings.rows_per_shard, store)
+    return _opened(settings, output, plan.path, store)
+
+
+def _opened(
+    settings: AugmentSettings, output: OutputFolder, plan_path: Path, store: Store
+) -> Shards:
+    """The shards of a plan, where this version looks for them. Raises `UserError`."""
+    shards = Shards(output.shards, plan_path, settings.rows_per_shard, store)
+    on_rank_zero(lambda: shards.files.settle(store))
+    return shards
 
 
 def copy(source: Path, target: Path) -> None:
@@ -123,23 +133,40 @@ def make_plan_file(
 
 
 def dry_run(
-    settings: AugmentSettings, maker: RowMaker, output: OutputFolder, store: Store, rank: Rank
+    settings: AugmentSettings,
+    found: RowMaker | MapsBegun,
+    output: OutputFolder,
+    store: Store,
+    rank: Rank,
 ) -> None:
-    """Prints what a run would make, or what is left of one that has begun."""
+    """Prints what a run would make, or what is left of one that has begun. `found`: as of
+    `begin_maps`.
+    """
     plan, tried = PlanFile(output, store), output.dry_run_plan
     whole = on_rank_zero(plan.is_whole)
-    if not whole:
+    begun, maker = (None, found) if isinstance(found, RowMaker) else (found, found.maker)
+    if begun is not None:
+        if rank.is_main_process:
+            split = maker.inputs.split
+            write_plan(tried, make_plan(maker.settings, split, maker.maps, bank=maker.bank))
+    elif not whole:
         make_plan_file(settings, maker, output, store, lambda write: write(tried), rank)
     if rank.is_main_process:
         path = plan.path if whole else tried
         shards = Shards(output.shards, path, settings.rows_per_shard, store)
-        unfinished = shards.unfinished()
+        if begun is None:
+            shards.files.settle(store)
+            unfinished = shards.unfinished()
+            scope = scope_of(shards, unfinished)
+        else:
+            unfinished = list(range(len(shards)))
+            scope = scope_of_sample(shards, begun)
         maker.load_models(rank.device)
         if settings.strength_choice is not None:
             pilot_classifier(maker, rank.device)  # tells whether it can be used
         trial = try_rows(maker, shards, unfinished)
         room = None if store.is_remote else free_room(output.path)
-        say(estimate_text(shards, unfinished, trial, maker, rank.count, room))
+        say(estimate_text(scope, trial, maker, rank.count, room))
         tried.unlink(missing_ok=True)
         check_can_be_made(shards, unfinished, trial)
 
@@ -211,10 +238,10 @@ def _make(
 
 
 def check_finished(shards: Shards) -> None:
-    """Raises `UserError` if a shard is missing or damaged; it can then be made again. Tells if
-    different devices have made them.
+    """Raises `UserError` if a shard is missing or its record damaged; it can then be made again.
+    Tells if different devices have made them. Who puts a shard into a file compares its bytes.
     """
-    unfinished = shards.drop_unfinished()
+    unfinished = shards.drop_unfinished(by_bytes=False)
     if unfinished:
         named = ", ".join(map(str, unfinished[:MOST_NAMED]))
         more = " ..." if len(unfinished) > MOST_NAMED else ""

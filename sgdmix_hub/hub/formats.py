@@ -93,7 +93,11 @@ MANIFEST = record(
                 "licenses": mapping(optional(NAME)),
                 "quality": listing(listing(TEXT, 2)),
             },
-            {"real_rows": listing(COUNT), "adapter_files": mapping(SHA256, FILE_NAME)},
+            {
+                "real_rows": listing(COUNT),
+                "adapter_files": mapping(SHA256, FILE_NAME),
+                "gated": listing(NAME),
+            },
         ),
         "planned_strengths": listing(record({"strength": SHARE, "rows": COUNT})),
         "evaluation": record({"synthetic": NAME, "pins": mapping(PIN, NAME)}),
@@ -117,7 +121,7 @@ FIDELITY = record(
 )
 ADAPTER = record(
     {
-        "class_names": listing(TEXT),
+        "class_names": listing(TEXT, empty=False),
         "metaclass": NAME,
         "prompt_template": of_kind(
             "one line that holds {token} once and {metaclass} once",
@@ -134,6 +138,7 @@ ADAPTER = record(
         "family": NAME,
         "tokens": listing(NAME),
         "base_license": optional(NAME),
+        "base_gated": of_kind("true or false", lambda value: isinstance(value, bool)),
         "fidelity": FIDELITY,
     },
 )

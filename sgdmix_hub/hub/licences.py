@@ -26,15 +26,29 @@ class Terms:
     """What a licence of models says.
 
     `use`: of the model. `outputs`: of the images that it makes. `adapters`: licences that an
-    adapter of the model may have (the text asks for its own terms to be passed on); None if any, or
-    if the text was not read.
+    adapter of the model may have besides this one (the text asks for its own terms to be passed
+    on); None if any, or if the text was not read. `by_other`: whether a licence of one's own words
+    can pass them on, too. `shares`: whether what is made from the model may be shared at all.
     """
 
     use: str
     outputs: str
     adapters: tuple[str, ...] | None = None
+    by_other: bool = True
+    shares: bool = True
+
+    def allowed(self, name: str) -> tuple[str, ...] | None:
+        """All licences that an adapter may have, if these terms are `name`'s; None if any."""
+        if not self.shares:
+            return ()
+        if self.adapters is None:
+            return None
+        others = (OTHER,) if self.by_other else ()
+        return tuple(dict.fromkeys((name, *self.adapters, *others)))
 
 
+# A licence of one's own words: with it, the card's text can pass most terms on.
+OTHER = "other"
 OPENRAIL = ("creativeml-openrail-m", "openrail", "openrail++", "bigscience-openrail-m")
 _RAIL = Terms(
     "any use but those that its attachment A forbids",
@@ -43,13 +57,40 @@ _RAIL = Terms(
 )
 _FREE = Terms("any use", "nothing is said")
 _UNREAD = "its text was not read here"
+_UNNAMED = "it does not name them"
+_NO_PROFIT = "non-commercial use only"
+_CC_VERSIONS = ("2.0", "3.0", "4.0")
+
+
+def _creative_commons() -> dict[str, Terms]:
+    """Of the kinds that restrict what is made from a work. A work made from one under NC must stay
+    non-commercial; SA asks for the same licence in this version or a later one; ND forbids to share
+    it (the licences' sections 3 and 4, and the chart of adapters' licences in their FAQ).
+    """
+    kinds = ("cc-by-nc", "cc-by-nc-sa", "cc-by-nc-nd")
+    no_profit = tuple(f"{kind}-{version}" for kind in kinds for version in _CC_VERSIONS)
+    found = {}
+    for kind in (*kinds, "cc-by-sa", "cc-by-nd"):
+        use = _NO_PROFIT if "-nc" in kind else "any use"
+        for place, version in enumerate(_CC_VERSIONS):
+            if kind.endswith("-nd"):
+                terms = Terms(use, _UNNAMED, (), shares=False)
+            elif kind.endswith("-sa"):
+                later = tuple(f"{kind}-{other}" for other in _CC_VERSIONS[place + 1 :])
+                terms = Terms(use, _UNNAMED, later, by_other=False)
+            else:
+                terms = Terms(use, _UNNAMED, no_profit)
+            found[f"{kind}-{version}"] = terms
+    return found
+
+
 # `license` of a card, or its `license_name` where that is "other" -> the terms.
 TERMS = {
     "apache-2.0": _FREE,
     "mit": _FREE,
     **dict.fromkeys(OPENRAIL, _RAIL),
     "flux-1-dev-non-commercial-license": Terms(
-        "non-commercial use only",
+        _NO_PROFIT,
         "any use, also commercial, but not to train a model that competes with FLUX.1 [dev]",
         (),
     ),
@@ -58,20 +99,12 @@ TERMS = {
         "yours, but not to make or improve a foundational generative model",
         (),
     ),
-    "sai-nc-community": Terms(
-        "non-commercial use only", "they are not counted as derivative works", ()
-    ),
+    "sai-nc-community": Terms(_NO_PROFIT, "they are not counted as derivative works", ()),
     # as reported of them; not read, so nothing is refused
-    "flux-dev-non-commercial-license": Terms("non-commercial use only", _UNREAD),
-    "flux-non-commercial-license": Terms("non-commercial use only", _UNREAD),
-    **{
-        f"cc-by-nc{kind}-{version}": Terms("non-commercial use only", "it does not name them")
-        for kind in ("", "-sa", "-nd")
-        for version in ("2.0", "3.0", "4.0")
-    },
+    "flux-dev-non-commercial-license": Terms(_NO_PROFIT, _UNREAD),
+    "flux-non-commercial-license": Terms(_NO_PROFIT, _UNREAD),
+    **_creative_commons(),
 }
-# A licence of one's own words: with it, the card's text can pass any terms on.
-OTHER = "other"
 
 
 @dataclass(frozen=True)
@@ -138,17 +171,21 @@ def licence_line(pin: Pin, licence: Licence) -> str:
     else:
         terms = licence.terms
         said = f"licence {shown(licence.text)}{gate}: {terms.use}; of outputs: {terms.outputs}"
+        if not terms.shares:
+            said += "; an adapter of it may not be published"
     return one_line(f"base model {pin.name}: {said}")
 
 
 def conflict(base: str | None, chosen: str | None) -> str | None:
     """Why an adapter must not have the licence `chosen`, for the text of its base's; or None."""
     licence = Licence(base)
-    terms = licence.terms
-    if chosen is None or terms is None or terms.adapters is None:
+    if chosen is None or (terms := licence.terms) is None:
         return None
-    if chosen.lower() in (*terms.adapters, licence.name, OTHER):
+    allowed = terms.allowed(licence.name or "")
+    if allowed is None or chosen.lower() in allowed:
         return None
+    if not terms.shares:
+        return f"the base's licence, {licence.name}, forbids to share what is made from the base"
     return (
         f"the base's licence, {licence.name}, allows {terms.use}, and an adapter must pass its "
         f"terms on, which {chosen} does not"
@@ -168,10 +205,11 @@ def check_license(base: Licence, chosen: str | None, reason: str | None) -> None
         )
     fault = conflict(base.text, chosen)
     if fault is not None:
-        allowed = (base.terms or Terms("", "")).adapters or ()
+        allowed = base.terms.allowed(base.name or "") if base.terms else None
+        advice = f"give --license {' or '.join(allowed)}" if allowed else "do not push it"
         raise UserError(
-            f"license {shown(chosen)}: {fault}: give --license {' or '.join((*allowed, OTHER))}, "
-            "or say why it is right with --allow_license"
+            f"license {shown(chosen)}: {fault}: {advice}, or say why it is right with "
+            "--allow_license"
         )
 
 
@@ -186,9 +224,10 @@ def terms_table() -> str:
 
 
 def _adapters(name: str, terms: Terms) -> str:
-    if terms.adapters is None:
+    allowed = terms.allowed(name)
+    if allowed is None:
         return "any" if terms.outputs != _UNREAD else "not checked"
-    return ", ".join(f"`{one}`" for one in dict.fromkeys([name, *terms.adapters, OTHER]))
+    return ", ".join(f"`{one}`" for one in allowed) or "none"
 
 
 def _card(pin: Pin, repo_type: str) -> tuple[Any, bool]:

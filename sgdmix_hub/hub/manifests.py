@@ -6,7 +6,7 @@ the manifest itself. Of a longer one the manifest states the file's sha256.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,34 +24,81 @@ from .formats import MANIFEST
 
 LONGEST_LIST = 1000  # entries
 LISTS = "lists"  # the manifest's key
+ROWS_AT_ONCE = 1024  # of a list, as dictionaries
+GROUP_ROWS = 2**20  # of a list's row groups, as Arrow writes them
+
+
+class SkippedRows(Sequence):
+    """Rows with `source_index`, `variant` and `reason`, each a dictionary that is made when it is
+    asked for: as a list, two million of them would take a gigabyte.
+    """
+
+    def __init__(self, table: pa.Table):
+        self.table = table
+
+    @classmethod
+    def of(cls, parts: Iterable[list[dict]]) -> SkippedRows:
+        """The rows of all parts, one after the other."""
+        batches = [pa.RecordBatch.from_pylist(part, HELD) for part in parts if part]
+        return cls(pa.Table.from_batches(batches, HELD).combine_chunks())
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return SkippedRows(self.table.take(pa.array(range(len(self))[place])))
+        (row,) = self.table.slice(range(len(self))[place], 1).to_pylist()
+        return row
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in self.table.to_batches(ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
 
 
 @dataclass(frozen=True)
 class LongList:
-    """How a list of the manifest is held in a file: its columns, and the way there and back."""
+    """How a list of the manifest is held in a file: its columns, those of them whose few texts are
+    in memory once, and the way there and back.
+    """
 
     schema: pa.Schema
-    rows: Callable[[Any], list[dict]]
-    values: Callable[[list[dict]], Any]
+    texts: list[str]
+    table: Callable[[Any], pa.Table]
+    values: Callable[[pa.Table], Any]
 
 
 SKIPPED, FILES, REAL_ROWS = PUBLISHED_LISTS
+NUMBERS = [("source_index", pa.int64()), ("variant", pa.int64())]
+HELD = pa.schema([*NUMBERS, ("reason", pa.dictionary(pa.int32(), pa.string()))])
 LONG_LISTS = {
     SKIPPED: LongList(
-        pa.schema([("source_index", pa.int64()), ("variant", pa.int64()), ("reason", pa.string())]),
-        list,
-        list,
+        pa.schema([*NUMBERS, ("reason", pa.string())]),
+        ["reason"],
+        lambda rows: (rows if isinstance(rows, SkippedRows) else SkippedRows.of([rows])).table,
+        SkippedRows,
     ),
     FILES: LongList(
         pa.schema([("name", pa.string()), ("sha256", pa.string()), ("bytes", pa.int64())]),
-        lambda files: [{"name": name, **facts} for name, facts in files.items()],
-        lambda rows: {row.pop("name"): row for row in rows},
+        [],
+        lambda files: pa.table(
+            {
+                "name": list(files),
+                "sha256": [facts["sha256"] for facts in files.values()],
+                "bytes": [facts["bytes"] for facts in files.values()],
+            }
+        ),
+        lambda table: {row.pop("name"): row for row in table.to_pylist()},
     ),
     # of stated: one row a class, in the order of the labels
     REAL_ROWS: LongList(
         pa.schema([("real_rows", pa.int64())]),
-        lambda counts: [{"real_rows": count} for count in counts],
-        lambda rows: [row["real_rows"] for row in rows],
+        [],
+        lambda counts: pa.table({"real_rows": counts}),
+        lambda table: table["real_rows"].to_pylist(),
     ),
 }
 POINTER = record({"sha256": SHA256, "bytes": COUNT, "count": COUNT})
@@ -84,18 +131,18 @@ def write_manifest(path: Path, manifest: dict) -> dict:
     long = [
         name for name, (held, key) in holders.items() if len(held.get(key) or ()) > LONGEST_LIST
     ]
+    if SKIPPED not in long:
+        manifest = manifest | {SKIPPED: list(manifest[SKIPPED])}
     if not long:
         write_sealed(path, manifest)
         return manifest
     compact = manifest | {"stated": dict(manifest["stated"])}
     pointers = {}
     for name in long:
-        kind = LONG_LISTS[name]
-        rows = kind.rows(_holder(compact, name).pop(name))
-        file = list_path(path, name)
-        pq.write_table(pa.Table.from_pylist(rows, schema=kind.schema), file)
+        values, file = _holder(compact, name).pop(name), list_path(path, name)
+        _write_list(file, LONG_LISTS[name], values)
         facts = {"sha256": file_sha256(file), "bytes": file.stat().st_size}
-        pointers[name] = facts | {"count": len(rows)}
+        pointers[name] = facts | {"count": len(values)}
     write_sealed(path, compact | {"format": LISTS_FORMAT, LISTS: pointers})
     return manifest | {"files": manifest["files"] | _list_files(path, pointers)}
 
@@ -153,7 +200,15 @@ def _with_lists(path: Path, compact: dict) -> dict:
     return manifest | {"format": FORMAT}
 
 
-def _read_list(path: Path, name: str, facts: dict) -> list[dict]:
+def _write_list(path: Path, kind: LongList, values: Any) -> None:
+    table = kind.table(values)
+    with pq.ParquetWriter(path, kind.schema) as file:
+        for start in range(0, len(table), GROUP_ROWS):
+            rows = table.slice(start, GROUP_ROWS).cast(kind.schema)
+            file.write_table(rows.combine_chunks())  # chunks would move the ends of pages
+
+
+def _read_list(path: Path, name: str, facts: dict) -> pa.Table:
     """The rows of a list. Raises `UserError` unless its file is the one in the manifest."""
     try:
         is_stated = path.stat().st_size == facts["bytes"] and file_sha256(path) == facts["sha256"]
@@ -162,12 +217,13 @@ def _read_list(path: Path, name: str, facts: dict) -> list[dict]:
     if not is_stated:
         raise UserError(f"{shown(path)} is not the file of its manifest: fetch or make it again")
     try:
-        file = pq.ParquetFile(path)
-        fits = file.schema_arrow.equals(LONG_LISTS[name].schema)
+        kind = LONG_LISTS[name]
+        fits = pq.read_schema(path).equals(kind.schema)
+        file = pq.ParquetFile(path, read_dictionary=kind.texts if fits else None)
         fits = fits and file.metadata.num_rows == facts["count"]
         groups = range(file.metadata.num_row_groups)
         size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
-        rows = file.read().to_pylist() if fits and size <= LARGEST_FILE else None
+        rows = file.read() if fits and size <= LARGEST_FILE else None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(one_line(f"{shown(path)} is not Parquet: {first_line(error)}")) from error
     if rows is None:

@@ -225,6 +225,10 @@ def upload(
                         CommitOperationAdd(name, _at_hand(files[name], borrowed)) for name in names
                     ]
                     api.preupload_lfs_files(repo_id, group, repo_type=repo_type, revision=branch)
+                    for addition in group:
+                        content = files[addition.path_in_repo]
+                        if isinstance(content, StoredFile):
+                            content.check(addition.upload_info.sha256.hex())  # as it was sent
                 additions += group
                 bar.update(sum(addition.upload_info.size for addition in group))
         operations = [*additions, *more]

@@ -15,6 +15,8 @@ def row_strength(strengths: list[float], seed: int, source: int, variant: int) -
     The variants of a source take the strengths in turn, in an order drawn for the source, so that
     all strengths are equally frequent.
     """
+    if len(strengths) == 1:
+        return strengths[0]  # the same, without a generator for each of millions of rows
     order = generator(RandomStream.ROW_STRENGTH, seed, source).permutation(len(strengths))
     return strengths[order[variant % len(strengths)]]
 

@@ -14,7 +14,7 @@ import torch
 
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.settings.method import MethodSettings
-from sgdmix_hub.settings.prompts import NAME_PROMPT
+from sgdmix_hub.settings.prompts import MOST_VECTORS, NAME_PROMPT
 from sgdmix_hub.settings.strengths import keeps_to_the_end
 
 if TYPE_CHECKING:
@@ -166,12 +166,21 @@ def add_tokens(tokenizer: Any, num_classes: int, num_vectors: int) -> None:
     tokenizer.add_tokens(tokens)
 
 
-def check_width(rows: torch.Tensor, text_encoder: Any) -> None:
+def fault_of_count(count: int, num_classes: int) -> str | None:
+    """Why so many learned tokens are not those of an adapter of these classes, or None."""
+    if count == 0 or count % num_classes:
+        return f"has no tokens of {num_classes} classes"
+    if count > MOST_VECTORS * num_classes:
+        return f"has {count // num_classes} tokens a class, and at most {MOST_VECTORS} are taken"
+    return None
+
+
+def check_width(rows: torch.Tensor, network: Any) -> None:
     """Raises `ValueError` for learned rows, (..., dim), of another width than the encoder's.
 
     Assigned to its embeddings, rows of width 1 would fill all of it.
     """
-    width = text_encoder.get_input_embeddings().weight.shape[1]
+    width = network.get_input_embeddings().weight.shape[1]
     if rows.shape[-1] != width:
         raise ValueError(
             f"learned tokens of width {rows.shape[-1]}, for a text encoder of width {width}"

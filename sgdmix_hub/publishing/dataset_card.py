@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -106,7 +107,8 @@ class CardFacts:
     `rows_by_label`, `real_rows`: the synthetic images and the source images of every class; a
     version of format 1 does not state the second. `remade`: images that a judge sent back at least
     once; None without a judge. `adapter_files`: file -> sha256 of an adapter of another program.
-    `planned_strengths`: `strength` and `rows` of each that a pilot chose.
+    `planned_strengths`: `strength` and `rows` of each that a pilot chose. `gated`: names of inputs
+    whose files the Hub gives only to those who accepted their terms.
     """
 
     title: str
@@ -114,7 +116,7 @@ class CardFacts:
     rows_by_label: list[int]
     real_rows: list[int] | None
     parquet_bytes: int
-    skipped: list[dict]
+    skipped: Sequence[dict]
     saliency: dict
     pins: dict[str, str]
     versions: dict[str, str]
@@ -128,6 +130,7 @@ class CardFacts:
     remade: int | None = None
     adapter_files: dict[str, str] = field(default_factory=dict)
     planned_strengths: list[dict] = field(default_factory=list)
+    gated: list[str] = field(default_factory=list)
     evaluation: CardEvaluation | None = None
     has_gallery: bool = False
 
@@ -200,6 +203,7 @@ def dataset_card(settings: AugmentSettings, facts: CardFacts) -> str:
             for name, text in facts.licenses.items()
         },
         terms=Licence(facts.licenses.get("pretrained_model_name_or_path")).terms,
+        base_gated="pretrained_model_name_or_path" in facts.gated,
         on_hub=not source.is_local,
         source=plain(source.name),
         source_url=quote(source.name),

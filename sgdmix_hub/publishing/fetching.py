@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -26,7 +27,7 @@ from sgdmix_hub.storage.stores import Store
 
 from .card_merge import newest_versions
 from .layout import CARD, SHARDS, RepoLayout, damaged_files, manifests_in
-from .version_files import StoreFiles
+from .version_files import FolderFiles, HubFiles, StoreFiles, VersionFiles
 
 logger = logging.getLogger(__name__)
 REPO = OutputFolder("").repo.name
@@ -47,6 +48,28 @@ def fetch_version(
     if pin.path is not None:
         return pin, Path(pin.path)
     return pin, download_version(name_at_revision, config_name, pin, is_online, patterns)
+
+
+def fetch_described(
+    name_at_revision: str, config_name: str, place: Path
+) -> tuple[Pin, Path, VersionFiles]:
+    """Brings what tells of a version, without its shards; returns its pin, the folder with these
+    files, and where all are. Raises `UserError`.
+
+    `place`: a folder for those of an object store.
+    """
+    layout = RepoLayout(config_name)
+    check_config_name(config_name)
+    if is_url(name_at_revision):
+        url, names = stored_repo(name_at_revision)
+        folder = place / url.rpartition("/")[2]
+        StoreFiles(url).bring(layout.described_by(names), folder)
+        return read_described(folder, layout)[1], folder, StoreFiles(url)
+    if os.path.isdir(name_at_revision):
+        folder = Path(name_at_revision)
+        return read_described(folder, layout)[1], folder, FolderFiles(folder)
+    pin, folder = fetch_version(name_at_revision, config_name, layout.described)
+    return pin, folder, HubFiles(pin)
 
 
 def find_version(name_at_revision: str, config_name: str) -> tuple[Pin, bool]:

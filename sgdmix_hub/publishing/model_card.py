@@ -54,14 +54,15 @@ BORROWED: dict[type[TrainingSettings], tuple[str, ...]] = {
 
 
 def write_adapter_card(
-    settings: AdapterSettings, folder: Path, base_license: str | None = None
+    settings: AdapterSettings, folder: Path, of_base: Licence | None = None
 ) -> None:
     """Writes the README.md of an adapter's folder from its adapter.json.
 
-    `base_license`: as the base's card states it, for a training that could not ask for it.
+    `of_base`: as the base's card states it, for a training that could not ask for it.
     """
     facts = read_json(folder / ADAPTER_FACTS)
-    facts["base_license"] = facts["base_license"] or base_license
+    of_base = of_base or Licence(None)
+    facts["base_license"] = facts["base_license"] or of_base.text
     names = facts["class_names"]
     fidelity = facts.get("fidelity")
     base = Pin.parse(facts["base"])
@@ -92,6 +93,7 @@ def write_adapter_card(
         base=plain(facts["base"]),
         snippet=_stock_loading(settings, facts),
         terms=Licence(facts["base_license"]).terms,
+        base_gated=facts.get("base_gated", False) or of_base.gated,
         allowed=_allowed(settings, facts),
         learns_tokens=bool(facts["tokens"]),
         metaclass=plain(facts["metaclass"]),

@@ -25,8 +25,9 @@ MOST_FILES = 10_000  # in one folder, as the Hub recommends
 def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
     """Writes tables one after the other, in row groups of nearly equal size.
 
-    Only one of them is in memory. Images are neither dictionary-encoded, since no two are equal,
-    nor compressed: their formats are. So an image is the same bytes in every file that holds it.
+    A table without rows has no row group: `datasets` cannot read an empty one. Only one table is in
+    memory. Images are neither dictionary-encoded, since no two are equal, nor compressed: their
+    formats are. So an image is the same bytes in every file that holds it.
     """
     images = [field.name for field in schema if pa.types.is_struct(field.type)]
     plain = [name for name in schema.names if name not in images]
@@ -43,8 +44,9 @@ def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> 
         write_page_index=True,
     ) as writer:
         for table in tables:
-            groups = max(1, -(-len(table) // LARGEST_GROUP))
-            writer.write_table(table, row_group_size=max(1, -(-len(table) // groups)))
+            if len(table):
+                groups = -(-len(table) // LARGEST_GROUP)
+                writer.write_table(table, row_group_size=-(-len(table) // groups))
         writer.add_key_value_metadata({CHUNKING_KEY: json.dumps(CHUNKING)})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
 
@@ -28,7 +29,8 @@ class PublishedRows:
     """The n rows of one published configuration, indexed by the source row they were made from.
 
     `dataset` is what `datasets.load_dataset` returns; `rows` is the same with undecoded images.
-    `sources` and `labels` are int64 (n,), `strengths` float64 (n,).
+    `sources` and `labels` are int64 (n,), `strengths` float64 (n,): in memory when they are asked
+    for, everything else stays on disk.
     """
 
     def __init__(self, pin: Pin, rows: Dataset, manifest: dict):
@@ -40,19 +42,37 @@ class PublishedRows:
         self.manifest = manifest
         has_sizes = manifest.get("format", 1) > 1
         self._sizes = rows.select_columns(["source_width", "source_height"]) if has_sizes else None
-        self.sources, self.labels = (
-            rows.data.column(name).to_numpy().astype(np.int64) for name in ("source_index", "label")
-        )
-        self.strengths = rows.data.column("strength").to_numpy().astype(np.float64)
-        self._by_source = np.argsort(self.sources, kind="stable")
-        self._sorted_sources = self.sources[self._by_source]
+
+    @cached_property
+    def sources(self) -> np.ndarray:
+        return self._column("source_index").astype(np.int64, copy=False)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return self._column("label").astype(np.int64, copy=False)
+
+    @cached_property
+    def strengths(self) -> np.ndarray:
+        return self._column("strength").astype(np.float64, copy=False)
+
+    @cached_property
+    def _by_source(self) -> np.ndarray:
+        return np.argsort(self.sources, kind="stable")
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.dataset.data.column(name).to_numpy()
 
     def made_from(self, source_index: int) -> list[int]:
         """Positions of the rows made from one source row; empty if there are none."""
         start, end = (
-            np.searchsorted(self._sorted_sources, source_index, side) for side in ("left", "right")
+            np.searchsorted(self.sources, source_index, side, sorter=self._by_source)
+            for side in ("left", "right")
         )
         return self._by_source[start:end].tolist()
+
+    def source(self, position: int) -> int:
+        """The source row that a row was made from."""
+        return int(self.sources[position])
 
     def image(self, position: int) -> Image.Image:
         """One image as RGB, decoded from the bytes in its row."""

@@ -6,7 +6,6 @@ them. Nothing else is downloaded.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +17,11 @@ from datasets import Features, IterableDataset
 
 from sgdmix_hub.errors import UserError, first_line, one_line
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.settings.generation import check_config_name
-from sgdmix_hub.storage.places import is_url
 
 from .checks import check_features, check_values, image_columns
-from .fetching import fetch_version, read_described, stored_repo
+from .fetching import fetch_described, manifest_of
 from .layout import RepoLayout
-from .version_files import FolderFiles, HubFiles, StoreFiles, VersionFiles, checked, schema_of
+from .version_files import VersionFiles, checked, schema_of
 
 ROWS_AT_ONCE = 100
 
@@ -75,22 +72,10 @@ class Shelf:
 
 def stream_version(name_at_revision: str, config_name: str) -> StreamedRows:
     """As `load_published` with `streaming`. Raises `UserError`."""
-    layout = RepoLayout(config_name)
-    check_config_name(config_name)
-    if is_url(name_at_revision):
-        url, names = stored_repo(name_at_revision)
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place, url.rpartition("/")[2])
-            StoreFiles(url).bring(layout.described_by(names), folder)
-            manifest, pin = read_described(folder, layout)
-        return open_stream(pin, manifest, StoreFiles(url), config_name)
-    if os.path.isdir(name_at_revision):
-        folder = Path(name_at_revision)
-        manifest, pin = read_described(folder, layout)
-        return open_stream(pin, manifest, FolderFiles(folder), config_name)
-    pin, folder = fetch_version(name_at_revision, config_name, layout.described)
-    manifest, _ = read_described(folder, layout)
-    return open_stream(pin, manifest, HubFiles(pin), config_name)
+    with tempfile.TemporaryDirectory() as place:
+        pin, folder, files = fetch_described(name_at_revision, config_name, Path(place))
+        manifest = manifest_of(pin.name, folder, RepoLayout(config_name))
+        return open_stream(pin, manifest, files, config_name)
 
 
 def open_stream(pin: Pin, manifest: dict, files: VersionFiles, config_name: str) -> StreamedRows:

@@ -130,7 +130,12 @@ def checked(files: VersionFiles, name: str, facts: dict, of: str) -> Generator[P
 
 
 def schema_of(files: VersionFiles, name: str, facts: dict, of: str) -> pa.Schema:
-    """The columns of a Parquet file, from its last bytes alone, which nobody has verified.
+    """The columns of a Parquet file, as `metadata_of`."""
+    return metadata_of(files, name, facts, of).schema.to_arrow_schema()
+
+
+def metadata_of(files: VersionFiles, name: str, facts: dict, of: str) -> pq.FileMetaData:
+    """The metadata of a Parquet file, from its last bytes alone, which nobody has verified.
 
     Raises `UserError`.
     """
@@ -138,12 +143,12 @@ def schema_of(files: VersionFiles, name: str, facts: dict, of: str) -> pa.Schema
     def last(count: int) -> bytes:
         return files.read(name, max(0, facts["bytes"] - count), facts["bytes"])
 
-    return _schema(last, f"{of}: {name}")
+    return _metadata(last, f"{of}: {name}")
 
 
-def _schema(last: Callable[[int], bytes], name: str) -> pa.Schema:
+def _metadata(last: Callable[[int], bytes], name: str) -> pq.FileMetaData:
     length = int.from_bytes(last(END_BYTES)[:4], "little")
     try:
-        return pq.read_schema(pa.BufferReader(last(length + END_BYTES)))
+        return pq.read_metadata(pa.BufferReader(last(length + END_BYTES)))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(one_line(f"{name} is not Parquet: {first_line(error)}")) from error

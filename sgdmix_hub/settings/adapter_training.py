@@ -14,6 +14,7 @@ from .fields import (
     same,
     setting,
 )
+from .prompts import MOST_VECTORS
 from .training import TrainingSettings
 
 WeightingScheme = Literal["none", "logit_normal", "mode", "cosmap", "sigma_sqrt"]
@@ -51,7 +52,7 @@ class AdapterSettings(TrainingSettings):
         1,
         "learned tokens per class; 0 trains the LoRA alone, with the classes' names as {token}",
         at_least=0,
-        at_most=64,
+        at_most=MOST_VECTORS,
     )
     token_place: Literal["output"] | None = setting(
         None,

@@ -30,8 +30,8 @@ class DataSettings(Checked):
     label_column: str = setting("label", "column of the labels", at_most=LONGEST_NAME)
     streaming: bool = setting(
         False,
-        "read images where the dataset is, by need, and copy nothing: Parquet files or a "
-        "WebDataset (of tar archives)",
+        "read images where the dataset is, by need, instead of copying it first: Parquet files or "
+        "a WebDataset (of tar archives)",
         changes="nothing",
     )
     max_image_pixels: int | None = setting(

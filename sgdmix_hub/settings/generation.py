@@ -222,7 +222,7 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, PilotSetting
                 "maps in output_dir"
             )
         if self.stage == "files" and not is_url(self.output_dir):
-            raise UserError("stage files is for object stores: on a disk, finish links the shards")
+            raise UserError("stage files is for object stores: on a disk, finish makes the files")
         if self.stage != "all" and self.dry_run:
             raise UserError("dry_run tells about the whole run: leave --stage out")
         if self.push_to_hub and self.stage not in ("all", "finish"):

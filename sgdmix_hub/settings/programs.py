@@ -10,6 +10,7 @@ from sgdmix_hub.storage.places import check_url, is_url, refuse_url
 
 from .adapter_training import AdapterSettings
 from .data import DataSettings, outside_of_dataset
+from .few_step import FewStepMethod
 from .fields import (
     LONGEST_NAME,
     LONGEST_PROMPT,
@@ -195,13 +196,48 @@ class RunSettings(HubSettings, DataOverrides):
         at_most=4096,
         multiple_of=8,
     )
+    resize: Literal["stretch", "aspect-buckets", "center-crop"] | None = setting(
+        None,
+        "how images are resized, for the adapter and the generation: to a square, stretched or "
+        "cropped, or to the source's aspect ratio",
+    )
+    total_batch_size: int | None = setting(
+        None,
+        "samples per optimizer step of every training, classifiers and adapter, over all "
+        "processes; a recipe can give each its own",
+        at_least=1,
+        at_most=10**6,
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
+        None,
+        "precision of the refinement; bfloat16 on a GPU that has it, otherwise float32, if "
+        "neither this nor the recipe says it",
+    )
+    prompt_template: list[str] | None = setting(
+        None,
+        "prompt, with {token} and {metaclass}, that the adapter learns and the generation uses; "
+        "of several the adapter learns the first, and each row draws one",
+        at_most=LONGEST_PROMPT,
+    )
+    background_prompts: list[str] | None = unset(AugmentSettings, "background_prompts")
+    background_prompt_template: str | None = unset(AugmentSettings, "background_prompt_template")
+    negative_prompt: str | None = unset(AugmentSettings, "negative_prompt")
+    few_step_lora: str | None = unset(AugmentSettings, "few_step_lora")
+    few_step_method: FewStepMethod | None = unset(AugmentSettings, "few_step_method")
+    few_step_weight_name: str | None = unset(AugmentSettings, "few_step_weight_name")
     strength: list[NumberOrAuto] | None = unset(AugmentSettings, "strength")
+    kept_erosion: float | None = unset(AugmentSettings, "kept_erosion")
     num_candidates: int | None = unset(AugmentSettings, "num_candidates")
     image_format: Literal["jpeg", "webp", "png"] | None = unset(AugmentSettings, "image_format")
     image_quality: int | None = unset(AugmentSettings, "image_quality")
     num_variants: int | None = unset(AugmentSettings, "num_variants")
     images_per_class: int | None = unset(AugmentSettings, "images_per_class")
     synthetic_probability: float | None = unset(ClassifierSettings, "synthetic_probability")
+    synthetic_weighting: Literal["source", "class-balanced", "inverse-frequency"] | None = setting(
+        None,
+        "what replaces a real image: a synthetic image made from it; or one of any class, all "
+        "classes equally often (the default with images_per_class), or rare ones more often",
+    )
     saliency_method: SaliencyMethod | None = unset(AugmentSettings, "saliency_method")
     mask_column: str | None = unset(AugmentSettings, "mask_column")
     segmenter: str | None = unset(AugmentSettings, "segmenter")

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from sgdmix_hub.errors import UserError, shown
 
+MOST_VECTORS = 64  # learned tokens of a class
 NAME_PROMPT = "a photo of a {class_name}"  # for a base model without an adapter
 FIELD = re.compile(r"\{([^{}]*)\}")
 LEARNED_TOKEN = re.compile("<class_", re.IGNORECASE)  # tokenizers ignore the case

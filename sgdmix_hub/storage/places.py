@@ -48,5 +48,5 @@ def refuse_url(name: str, place: str) -> None:
     if is_url(place):
         raise UserError(
             f"{name} {shown(place)}: this program needs a folder of this machine; only sgdmix "
-            "augment writes to an object store"
+            "augment and sgdmix evaluate write to an object store"
         )

@@ -169,7 +169,10 @@ HERE = Here()
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a store, with the content that it must have. `path`: in the output folder."""
+    """A file of a store, with the content that it must have. `path`: in the output folder.
+
+    Nobody reads it for its sha256 alone: who sends it checks what was sent.
+    """
 
     store: Store
     path: Path
@@ -178,17 +181,26 @@ class StoredFile:
 
     @contextmanager
     def here(self) -> Generator[Path, None, None]:
-        """A local copy, as long as it is needed. Raises `UserError` if it has another content."""
-        found = self.store.bring(self.path)
+        """A local copy, as long as it is needed. Raises `UserError` if it is missing."""
         try:
-            if not found or file_sha256(self.path) != self.sha256:
-                raise UserError(
-                    f"{self.path} is missing or has changed since it was written: remove it, and "
-                    "run the generation with --stage finish, which makes it again"
-                )
+            if not self.store.bring(self.path):
+                raise self.damage
             yield self.path
         finally:
             self.store.release(self.path)
+
+    def check(self, sha256: str) -> None:
+        """Raises `UserError` if what was read of the file has another sha256."""
+        if sha256 != self.sha256:
+            raise self.damage
+
+    @property
+    def damage(self) -> UserError:
+        """What a file says that has not its content."""
+        return UserError(
+            f"{self.path} is missing or has changed since it was written: remove it, and run the "
+            "generation with --stage finish, which makes it again"
+        )
 
 
 @contextmanager

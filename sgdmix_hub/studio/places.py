@@ -119,7 +119,7 @@ def _unfinished(name: str, output: OutputFolder) -> Place:
     plan = output.state / "plan.parquet"
     planned = pq.ParquetFile(plan).metadata.num_rows if plan.exists() else None
     files: list[VersionFile] = []
-    for record in sorted(output.shards.glob("shard-*.json")):
+    for record in sorted(output.shards.rglob("shard-*.json")):
         try:
             read_sealed(record)
         except (DamagedFile, FileNotFoundError):

@@ -22,9 +22,13 @@ def precision_of(settings: TrainingSettings) -> str:
 
     Raises `UserError` for fp16 without a GPU.
     """
-    on_gpu = torch.cuda.is_available()
-    if settings.mixed_precision == "fp16" and not on_gpu:
+    if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("mixed_precision fp16 needs a GPU: give auto, bf16 or no")
     if settings.mixed_precision != AUTO:
         return settings.mixed_precision
-    return "bf16" if on_gpu and torch.cuda.get_device_capability()[0] >= FIRST_WITH_BF16 else "no"
+    return "bf16" if has_bf16() else "no"
+
+
+def has_bf16() -> bool:
+    """Whether there is a GPU, and it computes in bfloat16."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= FIRST_WITH_BF16

@@ -10,13 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import parts.generation.data as data
+from parts import large_bases
 from parts.generation.clock import Clock
 from parts.generation.flops import kind_of
-from parts.generation.tables import NOT_MEASURED, outside, render
+from parts.generation.samplers import SAMPLERS, Task
+from parts.generation.tables import MODEL, NOT_MEASURED, outside, render
+from parts.large_bases import build_denoiser
 
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 
@@ -64,7 +68,7 @@ def test_kernels_have_kinds():
 
 
 def test_nothing_measured_reads_not_measured():
-    assert render({}).count(NOT_MEASURED) == 9 + 8
+    assert render({}).count(NOT_MEASURED) == 11 + 10
 
 
 @pytest.mark.slow
@@ -111,7 +115,53 @@ def test_program_measures_and_the_table_quotes_the_json(tmp_path):
     assert text == render(figures)
     assert f"**{place['ratio']:.2f}**" in text
     assert f"**{SCALING['ratio']:.2f}**" in text
-    assert text.count(NOT_MEASURED) == 6 + 5
+    assert text.count(NOT_MEASURED) == 8 + 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["sdxl-tiny", "z-image-tiny"])
+def test_large_layouts_are_measured_as_they_would_be_on_a_gpu(shape, tmp_path):
+    """At sizes for a CPU: both samplers make the same rows of the same images."""
+    birds = tmp_path / f"birds-{data.BIRD_CLASSES * data.BIRDS_OF_A_CLASS}"
+    save_dataset(make_dataset(data.BIRD_CLASSES, 2, 1, 1, seed=0), birds)
+    task = Task(tmp_path, 2, shape=shape, batch_size=2)
+    data.birds_adapter(tmp_path, shape)
+    means, device = {}, torch.device("cpu")
+    for kind in ("ours", "reference"):
+        (tmp_path / kind).mkdir()
+        sampler = SAMPLERS[kind](task, device, tmp_path / kind)
+        assert sampler.run() == 2
+        means[kind] = sampler.mean_pixel()
+    assert means["ours"] == pytest.approx(means["reference"], abs=0.5)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "z-image"])
+def test_the_layouts_have_the_size_of_the_bases(name):
+    """In billions of weights, as their cards have them; the tensors have shapes and no values."""
+    with torch.device("meta"):
+        denoiser = build_denoiser(large_bases.SHAPES[name])
+    weights = sum(value.numel() for value in denoiser.parameters()) / 1e9
+    assert weights == pytest.approx({"sdxl": 2.567, "z-image": 6.155}[name], abs=0.005)
+
+
+def test_a_measured_gpu_part_tells_speed_and_memory_of_both():
+    turn = {
+        "ours": {"rows": 24, "seconds": 6.0, "peak_gb": 31.4},
+        "reference": {"rows": 8, "seconds": 8.0, "peak_gb": 27.5},
+    }
+    found = {"device": "a GPU", "resolution": 1024, "batch_size": 4, "dtype": "bfloat16"}
+    found |= {
+        "reference_dtype": "float16",
+        "steps": 17,
+        "scheduler": "dpmsolver++",
+        "loading_seconds": 60.0,
+        "ratio": 4.0,
+    }
+    found |= {"turns": [turn] * 3, "timed": {"wall": dict.fromkeys((*MODEL, "rest"), 1.0)}}
+    text = render({"gpu-sdxl": {"machine": MACHINE, "figures": found}})
+    assert "| ours | 4.00 | 68.0 | 31.4 | **4.00** | 4.00, 4.00, 4.00 | 25.0% |" in text
+    assert "| reference | 1.00 | 17.0 | 27.5 |  |  |  |" in text
+    assert text.count(NOT_MEASURED) == 10 + 9
 
 
 MACHINE = {"cores": 2, "processor": "x86_64", "torch": "2", "date": "2026-01-01", "load": 0.5}

@@ -7,16 +7,19 @@ import json
 import pickle
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from generations import digests, tiny_run
 from loopback_hub import run_python
 from untrusted import refused
 
 from sgdmix_hub import augment
-from sgdmix_hub.data import indexed
+from sgdmix_hub.data import indexed, row_groups
+from sgdmix_hub.data.row_groups import KeptGroups
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -124,6 +127,62 @@ def test_a_webdataset_is_read_once_for_its_index_and_then_by_need(
 def test_large_row_groups_are_not_held(settings, monkeypatch):
     monkeypatch.setattr(indexed, "LARGEST_GROUP", 10)
     assert "row groups of" in refused(split_of, settings, streaming=True)
+
+
+@pytest.fixture
+def large_groups(tmp_path):
+    """A Parquet file of five row groups with eight images each, and its rows."""
+    columns = {"image": [{"bytes": bytes([row]) * 20_000, "path": None} for row in range(40)]}
+    table = pa.table(columns | {"label": list(range(40))})
+    pq.write_table(table, tmp_path / "large.parquet", row_group_size=8)
+    return tmp_path / "large.parquet", table.to_pylist()
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The row groups that were read from a Parquet file, in order."""
+    groups, keep = [], KeptGroups.keep
+
+    def watched(self, name, file, group):
+        groups.append(group)
+        return keep(self, name, file, group)
+
+    monkeypatch.setattr(KeptGroups, "keep", watched)
+    return groups
+
+
+def rows_of(path, folder):
+    return indexed.ParquetRows([str(path)], [pq.read_metadata(path)], folder)
+
+
+ANYWHERE = [3, 39, 0, 17, 25, 8, 30, 1, 38, 16, 24, 9, 31] * 3
+
+
+def test_a_row_group_is_decoded_once_for_all_rows_and_processes(large_groups, decoded, tmp_path):
+    path, expected = large_groups
+    for _ in range(2):  # the second as another process
+        rows = rows_of(path, tmp_path / "kept")
+        assert [rows.row(number) for number in ANYWHERE] == [expected[row] for row in ANYWHERE]
+    assert sorted(decoded) == list(range(5))
+    with ThreadPoolExecutor(8) as threads:
+        rows = rows_of(path, tmp_path / "others")
+        found = list(threads.map(rows.row, ANYWHERE))
+    assert found == [expected[row] for row in ANYWHERE] and len(decoded) == 10
+
+
+def test_row_groups_on_disk_stay_within_their_room(large_groups, decoded, tmp_path, monkeypatch):
+    path, expected = large_groups
+    size = pq.read_metadata(path).row_group(0).total_byte_size
+    monkeypatch.setattr(row_groups, "MOST_BYTES", 2 * size + size // 2)
+    rows = rows_of(path, tmp_path / "kept")
+    for number in (0, 8, 0, 16, 1):  # the first group is used again before the third comes
+        assert rows.row(number) == expected[number]
+        rows._group.cache_clear()
+        kept = list((tmp_path / "kept").iterdir())
+        assert sum(file.stat().st_size for file in kept) < 2.5 * size
+    assert decoded == [0, 1, 2], "the second had to go, not the first"
+    monkeypatch.setattr(row_groups, "MOST_BYTES", size // 2)
+    assert rows.row(39) == expected[39], "where there is no room, from memory"
 
 
 def test_what_cannot_be_streamed_is_refused(settings, tmp_path, tars):

@@ -12,8 +12,9 @@ from launching import launch
 from untrusted import refused
 
 from sgdmix_hub import evaluate_dataset
-from sgdmix_hub.generation import row_store
+from sgdmix_hub.generation import row_blocks
 from sgdmix_hub.publishing import fetching
+from sgdmix_hub.publishing.version_files import StoreFiles
 from sgdmix_hub.settings.evaluation import EvaluationSettings
 
 WORKERS = 3
@@ -33,7 +34,7 @@ def asked(first_version, evil_source, evil_judge):
 def small_blocks():
     """Several blocks for the workers to share."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(row_store, "BLOCK_ROWS", 4)
+        patched.setattr(row_blocks, "BLOCK_ROWS", 4)
         yield
 
 
@@ -87,13 +88,34 @@ def test_the_processes_of_a_launch_make_the_files_of_one(asked, tmp_path):
     assert files_of(tmp_path / "three") == files_of(tmp_path / "one")
 
 
+@pytest.fixture
+def fetched(monkeypatch):
+    """The files of the version that were fetched whole."""
+    names, here = [], StoreFiles.here
+    monkeypatch.setattr(
+        StoreFiles, "here", lambda files, name: names.append(name) or here(files, name)
+    )
+    return names
+
+
 @pytest.mark.slow
-def test_workers_in_a_store_make_the_files_of_one_process(asked, reference, place):
+def test_workers_in_a_store_make_the_files_of_one_process(
+    asked, reference, place, fetched, tmp_path
+):
     output = f"{place}/evaluated"
     of_a_store = asked | {"synthetic": f"{place}/run"}
     for rank in (2, 0, 1):
         evaluate(of_a_store, output, stage="views", rank=rank, world_size=WORKERS)
         assert stored(output) == {}
+        shards = [f"data/train-{number:05d}-of-00003.parquet" for number in (2, 0, 1)]
+        assert sorted(fetched) == sorted(shards), "the first worker has made all"
+    files, root = fsspec.core.url_to_fs(f"{output}/state/views")
+    for block in (name for name in files.find(root) if name.endswith("block-00001.json")):
+        files.rm_file(block)
+    fetched.clear()
+    evaluate(of_a_store, output, stage="views", rank=2, world_size=WORKERS)
+    assert fetched == ["data/train-00001-of-00003.parquet"], "no more than what is missing"
+    assert not (tmp_path / "kept").exists(), "no worker keeps a copy"
     evaluate(of_a_store, output, stage="finish")
     pictures = {name for name in reference if name.endswith(".png") and "/" not in name}
     assert stored(output) == {
@@ -103,6 +125,19 @@ def test_workers_in_a_store_make_the_files_of_one_process(asked, reference, plac
     assert "holds another dataset or evaluation (keep" in refused(
         evaluate, of_a_store, output, keep=0.5
     )
+
+
+@pytest.mark.slow
+def test_a_worker_takes_no_file_that_is_not_the_published_one(asked, small_blocks, place):
+    files, name = fsspec.filesystem("memory"), "data/train-00001-of-00003.parquet"
+    path = f"{place.removeprefix('memory:/')}/run/repo/{name}"
+    content = bytearray(files.cat_file(path))
+    content[len(content) // 3] ^= 1
+    files.pipe_file(path, bytes(content))
+    of_a_store = asked | {"synthetic": f"{place}/run", "stage": "views"}
+    assert f"{name} missing or not" in refused(evaluate, of_a_store, f"{place}/evaluated")
+    files.rm_file(path)
+    assert f"{name} is not Parquet" in refused(evaluate, of_a_store, f"{place}/evaluated")
 
 
 @pytest.mark.slow

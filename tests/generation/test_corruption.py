@@ -17,12 +17,12 @@ from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import DamagedFile, read_sealed, write_sealed
 from sgdmix_hub.generation.plan_file import PLAN, RECORD, RUN, PlanFile, begun_run, has_begun
-from sgdmix_hub.generation.repository import check_same_bytes, is_complete
-from sgdmix_hub.generation.row_store import BLOCK_ROWS, compute_rows
+from sgdmix_hub.generation.repository import is_complete
+from sgdmix_hub.generation.row_blocks import BLOCK_ROWS
+from sgdmix_hub.generation.row_store import compute_rows
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.output_folder import OutputFolder
-from sgdmix_hub.publishing.layout import RepoLayout, file_facts
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
@@ -311,13 +311,3 @@ def test_a_flipped_checksum_of_the_manifest_is_named(settings, finished):
     flip(OutputFolder(finished).finished, 0)
     with pytest.raises(UserError, match=OutputFolder(finished).finished.name):
         run_again(settings, finished)
-
-
-@pytest.mark.slow
-def test_a_shard_that_changes_on_its_way_into_the_repository_is_named(finished):
-    shards = shards_of(finished, 1)
-    files = [range(number, number + 1) for number in range(len(shards))]
-    check_same_bytes(shards, files, file_facts(finished / "repo"), RepoLayout("default"))
-    flip(finished / "repo" / "data" / "train-00003-of-00016.parquet", 0)
-    with pytest.raises(DamagedFile, match="shard-00003.parquet"):
-        check_same_bytes(shards, files, file_facts(finished / "repo"), RepoLayout("default"))

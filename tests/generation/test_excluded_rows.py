@@ -2,10 +2,12 @@
 
 import pytest
 import yaml
+from datasets import load_dataset
 from generations import ROWS, manifest_of, published_rows
 
 from sgdmix_hub import augment
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 
@@ -31,6 +33,18 @@ def test_excluded_rows_are_neither_sources_nor_targets(mixing, tmp_path):
     ]
     config = tmp_path / "out" / "repo" / "sgdmix" / "default" / "config.yaml"
     assert yaml.safe_load(config.read_text())["excluded_rows"] == EXCLUDED
+
+
+@pytest.mark.slow
+def test_a_version_with_a_file_without_rows_loads(mixing, tmp_path):
+    values = {"excluded_rows": [0, 1, 2, 3], "rows_per_shard": 4, "max_skipped": 0.0}
+    augment.main(settings(mixing, tmp_path / "out", **values))
+    repo = tmp_path / "out" / "repo"
+    rows = load_published(str(repo))
+    assert sorted(rows.sources) == list(range(4, ROWS))
+    assert len(load_dataset(str(repo), split="train")) == ROWS - 4
+    streamed = load_published(str(repo), streaming=True).dataset
+    assert [row["source_index"] for row in streamed] == list(rows.sources)
 
 
 def test_a_row_that_the_split_does_not_have_is_refused(mixing, tmp_path):

@@ -1,5 +1,6 @@
-"""Launches on a base trained by flow matching: the bytes do not depend on the number of processes
-nor on kills, in a generation and in the training of its adapter.
+"""Launches on bases trained by flow matching: the bytes do not depend on the number of processes
+nor on kills, in a generation and in the training of its adapter. Z-Image in every run of the tests,
+the other families in `make soak`.
 """
 
 import psutil
@@ -14,8 +15,10 @@ from generations import (
     whole_run,
 )
 from launching import launch, launched_now
-from tiny_bases import build_z_image
+from tiny_bases import BUILD
 from trainings import ADAPTER, adapter_settings, kill, last_step, learned, run, train
+
+from sgdmix_hub.models.bases.families import FAMILIES
 
 METHOD = {
     "preset": "recommended",
@@ -42,10 +45,20 @@ TRAINING = {
 }
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
+OTHERS = [
+    family.name
+    for family in FAMILIES
+    if family.denoiser == "transformer" and family.name != "z-image"
+]
+
+
+@pytest.fixture(
+    scope="module",
+    params=["z-image", *(pytest.param(name, marks=pytest.mark.soak) for name in OTHERS)],
+)
+def base(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("flow") / "base"
-    build_z_image().save_pretrained(folder, safe_serialization=True)
+    BUILD[request.param]().save_pretrained(folder, safe_serialization=True)
     return folder
 
 

@@ -13,7 +13,8 @@ from rowstores import in_two_processes, many_rows
 
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import Preempted
-from sgdmix_hub.generation.row_store import BLOCK_ROWS, compute_rows
+from sgdmix_hub.generation.row_blocks import BLOCK_ROWS
+from sgdmix_hub.generation.row_store import compute_rows
 from sgdmix_hub.generation.saliency_maps import compute_maps, saliency_root, store_key
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.model_free import (

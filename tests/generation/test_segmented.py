@@ -32,7 +32,7 @@ from support.tiny_segmenters import (
 from sgdmix_hub.data.images import square
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import Preempted, TooManySkipped, Unusable, UnusableRow, UserError
-from sgdmix_hub.generation import row_store, saliency_maps
+from sgdmix_hub.generation import row_blocks, saliency_maps
 from sgdmix_hub.generation.inputs import Inputs, resolve_inputs
 from sgdmix_hub.generation.plan import make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
@@ -108,7 +108,7 @@ def test_any_number_of_processes_gives_the_same_store(family, source_rows, tmp_p
     with another number of processes.
     """
     make, make_detector, values = FAMILIES[family]
-    monkeypatch.setattr(row_store, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(row_blocks, "BLOCK_ROWS", 4)
     data = boxed_rows(tmp_path / "data", source_rows, 12, damaged=[3])
     pins = SegmenterPins(
         resolve(str(saved_segmenter(make, tmp_path / "segmenter"))),
@@ -139,7 +139,7 @@ def test_any_number_of_processes_gives_the_same_store(family, source_rows, tmp_p
             raise reason
 
     with monkeypatch.context() as patch:
-        patch.setattr(row_store, "stop_if_requested", stop_after_a_block)
+        patch.setattr(row_blocks, "stop_if_requested", stop_after_a_block)
         with pytest.raises(Preempted):
             made_by(1, asked, pins)
     folder = saliency_root(asked) / maps.key
@@ -167,7 +167,7 @@ def compute_calls(monkeypatch):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_anonymous_memory_does_not_grow_with_the_rows(source_rows, tmp_path, monkeypatch):
     """A store of 10 MB, made in blocks of 0.3 MB after a warm-up."""
-    monkeypatch.setattr(row_store, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(row_blocks, "BLOCK_ROWS", 16)
     pins = SegmenterPins(
         resolve(str(saved_segmenter(segformer, tmp_path / "model"))), None, ("bird",)
     )

@@ -102,9 +102,11 @@ def test_terms_of_use_and_outputs_are_told():
 
 
 @given(st.sampled_from(sorted(TERMS)), st.text(max_size=20))
-def test_a_licence_can_always_be_passed_on_as_it_is_and_a_reason_is_heard(name, chosen):
+def test_a_licence_can_be_passed_on_as_it_is_and_a_reason_is_heard(name, chosen):
     for text in (name, f"{OTHER} ({name})"):
-        assert conflict(text, name) is None and conflict(text, OTHER) is None
+        assert (conflict(text, name) is None) == TERMS[name].shares
+        own_words = TERMS[name].shares and TERMS[name].by_other
+        assert (conflict(text, OTHER) is None) == own_words
         check_license(Licence(text), chosen, "the author agreed")
         if conflict(text, chosen) is not None:
             with pytest.raises(UserError, match="--allow_license") as raised:
@@ -117,6 +119,36 @@ def test_terms_that_must_be_passed_on_forbid_a_free_licence(name):
     for chosen in ("mit", "apache-2.0", "cc-by-4.0"):
         with pytest.raises(UserError, match=f"license {chosen}: .*{name}"):
             check_license(Licence(name), chosen, None)
+
+
+FREE = ("mit", "apache-2.0", "cc-by-4.0", "openrail++", "cc0-1.0")
+NO_PROFIT = ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0")
+
+
+@pytest.mark.parametrize(
+    ("base", "allowed", "refused"),
+    [
+        ("cc-by-nc-4.0", (*NO_PROFIT, OTHER), (*FREE, "cc-by-sa-4.0")),
+        ("cc-by-nc-sa-4.0", ("cc-by-nc-sa-4.0",), (*FREE, "cc-by-nc-4.0", OTHER, "cc-by-sa-4.0")),
+        ("cc-by-nc-sa-2.0", ("cc-by-nc-sa-2.0", "cc-by-nc-sa-4.0"), (*FREE, "cc-by-nc-2.0")),
+        ("cc-by-nc-sa-3.0", ("cc-by-nc-sa-4.0",), ("cc-by-nc-sa-2.0",)),
+        ("cc-by-sa-4.0", ("cc-by-sa-4.0", "CC-BY-SA-4.0"), (*FREE, *NO_PROFIT)),
+        ("cc-by-nc-nd-4.0", (), (*FREE, *NO_PROFIT, OTHER)),
+        ("cc-by-nd-4.0", (), (*FREE, "cc-by-nd-4.0", OTHER)),
+        ("mit", (*FREE, *NO_PROFIT, OTHER), ()),
+    ],
+)
+def test_what_creative_commons_forbid_is_refused(base, allowed, refused):
+    """By their FAQ's chart of the licences that an adaptation may have."""
+    for chosen in allowed:
+        check_license(Licence(base), chosen, None)
+    for chosen in refused:
+        with pytest.raises(UserError, match=f"license {re.escape(chosen)}: .*{base}") as raised:
+            check_license(Licence(base), chosen, None)
+        assert ("forbids to share" in str(raised.value)) == ("-nd-" in base)
+        check_license(Licence(base), chosen, "the author agreed")
+    told = licence_line(Pin("org/base", "0" * 40), Licence(base))
+    assert ("may not be published" in told) == ("-nd-" in base)
 
 
 def test_no_answer_is_not_no_licence(tmp_path, monkeypatch):
@@ -178,6 +210,18 @@ def test_the_dataset_card_states_the_licence_of_an_own_adapter_too(tmp_path):
     settings = AugmentSettings(dataset_name="a/b", output_dir="out")
     facts = stated(settings, inputs)
     assert facts["licenses"]["adapter"] == "cc-by-nc-4.0" and "adapter_files" not in facts
+
+
+def test_the_manifest_states_a_gated_base_and_nothing_of_others(tmp_path, monkeypatch):
+    dataset = local(tmp_path / "dataset", "license: mit\n")
+    split = SimpleNamespace(pin=dataset, labels=np.array([0]), subset=[0], class_names=["kite"])
+    inputs = Inputs(split, None, None, Pin("org/base", "0" * 40), None)
+    settings = AugmentSettings(dataset_name="a/b", output_dir="out")
+    for gated in (False, "auto", "manual"):
+        info = ModelInfo(id="org/base", gated=gated, tags=[])
+        monkeypatch.setattr(HfApi, "repo_info", lambda *_, info=info, **options: info)
+        told = ["pretrained_model_name_or_path"] if gated else None
+        assert stated(settings, inputs).get("gated") == told
 
 
 def test_the_documentation_has_the_table():

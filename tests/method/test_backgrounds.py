@@ -15,7 +15,7 @@ from rowstores import in_two_processes, many_rows
 
 from sgdmix_hub.data.images import aspect_box
 from sgdmix_hub.data.splits import load_split
-from sgdmix_hub.generation import row_store
+from sgdmix_hub.generation import row_blocks
 from sgdmix_hub.generation.background_features import compute_backgrounds
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
@@ -119,7 +119,7 @@ def backgrounds_of(asked, rank=0, world_size=1):
 
 
 def in_small_blocks(asked, rank, world_size):
-    row_store.BLOCK_ROWS = 16  # in this process, whichever it is
+    row_blocks.BLOCK_ROWS = 16  # in this process, whichever it is
     return backgrounds_of(asked, rank, world_size)
 
 
@@ -140,7 +140,7 @@ def test_the_store_holds_the_features_of_every_usable_row(source_rows, resize, t
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_store(source_rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(row_store, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(row_blocks, "BLOCK_ROWS", 16)
     data = many_rows(tmp_path / "data", source_rows, 40, damaged=[20])
     alone = backgrounds_of(background_settings(data, tmp_path / "one"))[2]
     asked = background_settings(data, tmp_path / "two")

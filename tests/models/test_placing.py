@@ -239,6 +239,22 @@ def test_a_quantized_denoiser_holds_a_quarter_and_keeps_the_adapter(tiny_base, a
     assert 0 < np.abs(rough - exact).mean() < np.abs(alone - exact).mean()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+def test_every_familys_denoiser_is_quantized_and_draws_nearly_the_same(family, base_of, images):
+    """With its text encoders and its autoencoder as they are."""
+    values = {"dtype": "bfloat16", "scheduler": "euler", "guidance_scale": 2.0}
+    kinds = (None, "torchao-int8")
+    whole, quantized = (loaded(base_of(family.name), quantization=kind, **values) for kind in kinds)
+    kept = {type(value).__name__ for value in quantized.denoiser.state_dict().values()}
+    assert "Int8Tensor" in kept, kept
+    for part in (quantized.pipeline.vae, *encoders_of(quantized)):
+        assert {value.dtype for value in part.parameters()} == {torch.bfloat16}
+    text = "a photo of a bird"
+    exact, rough = (refined(one, images, text).astype(int) for one in (whole, quantized))
+    assert 0 < np.abs(rough - exact).mean() < 3 < np.abs(exact - images.astype(int)).mean()
+
+
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 def test_bitsandbytes_keeps_the_adapter(tiny_base, adapter, images, monkeypatch, capfd):
     """On its kernels for the CPU, from which diffusers and this package keep users away."""

@@ -1,4 +1,4 @@
-"""LoRA files by the names that kohya's sd-scripts and musubi-tuner and ostris' ai-toolkit write.
+"""LoRA files by the names that sd-scripts, musubi-tuner, ai-toolkit and OneTrainer write.
 
 The names are those of the programs' own sources (docs/adapters.md says which): each stands for the
 layers of diffusers that it must change, several where the program trains q, k and v as one.
@@ -19,7 +19,9 @@ RANK, ALPHA = 2, 3.0
 DOUBLE, SINGLE = "transformer_blocks.0", "single_transformer_blocks.0"
 IMAGE_QKV = [f"{DOUBLE}.attn.to_{part}" for part in "qkv"]
 TEXT_QKV = [f"{DOUBLE}.attn.add_{part}_proj" for part in "qkv"]
-CLIP = "encoder.layers.0.self_attn.q_proj"
+# all that is trained of a CLIP: diffusers recognises no file with some of them
+CLIP = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"]
+CLIP = [f"encoder.layers.0.{layer}" for layer in [*CLIP, "mlp.fc1", "mlp.fc2"]]
 
 
 def flux_blocks(start, joint, image_feed, text_feed):
@@ -55,6 +57,12 @@ SGM = {
 }
 
 
+def clip(start, encoder):
+    return {
+        f"{start}_text_model_{layer.replace('.', '_')}": [f"{encoder} {layer}"] for layer in CLIP
+    }
+
+
 def flat(layers):
     return {f"lora_unet_{layer.replace('.', '_')}": [layer] for layer in layers}
 
@@ -69,7 +77,7 @@ LAYOUTS = {
     "sd-scripts, SD 1": (
         "stable-diffusion",
         KOHYA,
-        flat(SD) | {f"lora_te_text_model_{CLIP.replace('.', '_')}": [f"text_encoder {CLIP}"]},
+        flat(SD) | clip("lora_te", "text_encoder"),
     ),
     "sd-scripts and ai-toolkit, SDXL": (
         "stable-diffusion-xl",
@@ -81,10 +89,8 @@ LAYOUTS = {
             for block, ours in SGM.items()
             for layer in ("attn1.to_k", "attn2.to_v", "ff.net.0.proj")
         }
-        | {
-            f"lora_te{number}_text_model_{CLIP.replace('.', '_')}": [f"{encoder} {CLIP}"]
-            for number, encoder in ((1, "text_encoder"), (2, "text_encoder_2"))
-        },
+        | clip("lora_te1", "text_encoder")
+        | clip("lora_te2", "text_encoder_2"),
     ),
     "sd-scripts, FLUX.1": (
         "flux",
@@ -94,8 +100,8 @@ LAYOUTS = {
             "lora_unet_double_blocks_0_img_mod_lin": [f"{DOUBLE}.norm1.linear"],
             "lora_unet_single_blocks_0_linear2": [f"{SINGLE}.proj_out"],
             "lora_unet_single_blocks_0_modulation_lin": [f"{SINGLE}.norm.linear"],
-            f"lora_te1_text_model_{CLIP.replace('.', '_')}": [f"text_encoder {CLIP}"],
-        },
+        }
+        | clip("lora_te1", "text_encoder"),
     ),
     "musubi-tuner, FLUX.2": (
         "flux-2-klein",
@@ -117,6 +123,8 @@ LAYOUTS = {
         },
     ),
     "musubi-tuner, Qwen-Image": ("qwen-image", KOHYA, flat(QWEN)),
+    "OneTrainer, Z-Image": ("z-image", KOHYA, dotted("transformer", Z_IMAGE)),
+    "OneTrainer, Qwen-Image": ("qwen-image", KOHYA, dotted("transformer", QWEN)),
     "ai-toolkit, FLUX.1": (
         "flux",
         PEFT,
@@ -216,7 +224,7 @@ def test_a_file_with_a_layer_more_than_is_read_is_refused(layout, base_of, tmp_p
 def test_sd_scripts_names_for_sd_3_are_not_read_and_refused_in_a_line(base_of, tmp_path):
     names = ("lora_unet_joint_blocks_0_x_block_attn_qkv", "lora_te1_text_model_x")
     weights = {f"{names[0]}.{end}.weight": torch.ones(2, 2) for end in KOHYA}
-    with pytest.raises(UserError, match="does not fit the base model"):
+    with pytest.raises(UserError, match="has weights outside the denoiser"):
         merged(base_of("stable-diffusion-3"), weights, tmp_path)
 
 

@@ -9,11 +9,10 @@ import shlex
 import pytest
 from generations import digests, manifest_of
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, loopback_hub, run_python
+from run_stages import stages
 from test_run import run_arguments, write_recipe
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.run import all_stages
-from sgdmix_hub.settings.programs import RunSettings
 
 DATASET = {
     "push_to_hub": True,
@@ -59,16 +58,6 @@ from sgdmix_hub.settings.training import ClassifierSettings
 
 train_classifier.main(parse_settings(ClassifierSettings, sys.argv[1:]))
 """
-
-
-def stages(folder, **given):
-    """The stages' settings, by their place in the run."""
-    given = {
-        "dataset_name": "org/birds",
-        "output_dir": str(folder / "run"),
-        "metaclass": "bird",
-    } | given
-    return [stage.settings for stage in all_stages(RunSettings(**given))]
 
 
 def pushed(settings):

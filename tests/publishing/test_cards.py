@@ -292,6 +292,19 @@ def test_measured_quality_and_the_inputs_licences_are_on_the_card_where_there_ar
     assert "## Measured quality" not in dataset_card(card_settings(), card_facts(["kite"]))
 
 
+def test_a_gated_base_is_told_on_the_card_and_only_that():
+    pins = {"dataset_name": f"org/my_birds@{COMMIT}"}
+    pins["pretrained_model_name_or_path"] = f"org/base@{COMMIT}"
+    licenses = {"dataset_name": None, "pretrained_model_name_or_path": "openrail"}
+    known = {"pins": pins, "licenses": licenses}
+    open_, gated = (
+        dataset_card(card_settings(), card_facts(["kite"], gated=names, **known))
+        for names in ([], ["pretrained_model_name_or_path"])
+    )
+    told = " The base model is gated: the Hub gives its files only to those who accepted its terms."
+    assert gated.count(told) == 1 and gated.replace(told, "") == open_
+
+
 def test_local_inputs_are_named_where_the_card_says_how_to_make_it_again():
     local = card_facts(
         ["kite"], pins={"dataset_name": "birds@sha256-0", "adapter": "org/a@" + COMMIT}

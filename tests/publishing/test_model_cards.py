@@ -30,6 +30,7 @@ from trainings import adapter_settings
 
 from sgdmix_hub import train_classifier
 from sgdmix_hub.hub.formats import CLASSIFIER_FACTS
+from sgdmix_hub.hub.licences import Licence
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, load_into, read_adapter
 from sgdmix_hub.models.bases.loading import LoadedBase
@@ -235,9 +236,18 @@ def test_the_bases_licence_is_on_the_card_if_only_the_push_could_ask_for_it(adap
     chosen = AdapterSettings(
         dataset_name="d", output_dir="o", metaclass="bird", license="mit", allow_license="they said"
     )
-    write_adapter_card(chosen, folder, "openrail++")
+    write_adapter_card(chosen, folder, Licence("openrail++", gated=True))
     card = (folder / "README.md").read_text().replace("\\", "")
-    assert "licence openrail++ |" in card and "they said" in card
+    assert "licence openrail++, gated |" in card and "they said" in card
+    assert "The base is gated: the Hub gives its files only to those" in card
+
+
+@pytest.mark.parametrize("is_gated", [False, True])
+def test_a_gated_base_is_told_on_the_card_and_only_that(is_gated, adapter_card):
+    """As the training recorded it; other cards have the bytes that they had."""
+    card = adapter_card({"base_license": "mit"} | ({"base_gated": True} if is_gated else {}))
+    assert ("gated" in card) == is_gated
+    assert table_of(card)["base"].endswith(", licence mit" + ", gated" * is_gated)
 
 
 def test_what_a_run_was_made_of_is_on_its_card(

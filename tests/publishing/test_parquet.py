@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +50,18 @@ def test_several_tables_become_one_file_in_their_order(tmp_path):
     assert file.read().equals(pa.concat_tables(tables))
     counts = [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)]
     assert counts == [30, 64, 64, 1] and max(counts) <= LARGEST_GROUP
+
+
+@pytest.mark.parametrize("counts", [(0, 3), (3, 0), (0, 3, 0, 2)])
+def test_files_and_tables_without_rows_are_read(counts, tmp_path):
+    tables = [table_of(rows, seed, size=50) for seed, rows in enumerate(counts)]
+    files = [tmp_path / f"{number}.parquet" for number in range(len(tables))]
+    for path, table in zip(files, tables, strict=True):
+        write_parquet(path, [table], table.schema)
+    write_parquet(tmp_path / "all.parquet", tables, tables[0].schema)
+    for data_files in (list(map(str, files)), str(tmp_path / "all.parquet")):
+        given = {"data_files": data_files, "split": "train", "cache_dir": str(tmp_path)}
+        assert len(load_dataset("parquet", **given)) == sum(counts)
 
 
 def test_a_changed_row_leaves_most_pages_as_they_were(tmp_path):

@@ -23,6 +23,7 @@ from generations import (
     wait_for_records,
 )
 from launching import ROOT, launch
+from run_stages import stages
 from trainings import ADAPTER, TINY
 
 from sgdmix_hub.mapped import MappedSplit
@@ -111,6 +112,12 @@ def test_adapter_trained_in_half_precision_refines(generation_settings, tmp_path
     assert (
         len(published_rows(tmp_path / "run")) + len(manifest_of(tmp_path / "run")["skipped"]) == 48
     )
+
+
+def test_run_refines_in_bfloat16_where_torch_says_that_the_gpu_has_it(tmp_path):
+    has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+    *_, generation, _ = stages(tmp_path)
+    assert generation.dtype == ("bfloat16" if has_it else "float32")
 
 
 def test_the_python_api_computes_in_float32_as_the_programs_do(

@@ -18,7 +18,7 @@ from sgdmix_hub import augment
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import sealed, write_json
 from sgdmix_hub.generation import published_files, row_store
-from sgdmix_hub.generation.claims import claims, order_of
+from sgdmix_hub.generation.claims import claims, neighbours_first, order_of
 from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.runtime.stopping import lock_folder
 from sgdmix_hub.settings.generation import AugmentSettings
@@ -71,6 +71,17 @@ def test_one_worker_of_many_makes_everything_and_its_own_share_first():
         assert sorted(order) == list(range(20))
         assert order[: len(range(rank, 20, 7))] == list(range(rank, 20, 7))
     assert len({tuple(order_of(20, rank, 7)) for rank in range(7)}) == 7
+
+
+@pytest.mark.parametrize("count, world_size", [(20, 7), (3, 7), (21, 1)])
+def test_shares_of_neighbours_are_runs_that_cover_everything(count, world_size):
+    orders = [neighbours_first(count, rank, world_size) for rank in range(world_size)]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    starts = [rank * count // world_size for rank in range(world_size + 1)]
+    own = [order[: starts[r + 1] - starts[r]] for r, order in enumerate(orders)]
+    assert [piece for share in own for piece in share] == list(range(count))
+    jumps = [sum(abs(b - a) > 1 for a, b in zip(o[:-1], o[1:], strict=True)) for o in orders]
+    assert max(jumps) < world_size, "one for every other worker's share"
 
 
 # ---- the same bytes ----
@@ -259,7 +270,7 @@ def test_a_store_that_never_answers_ends_in_one_line(settings, monkeypatch):
 def test_other_programs_refuse_a_store():
     from sgdmix_hub.settings.training import ClassifierSettings
 
-    with pytest.raises(UserError, match="only sgdmix augment"):
+    with pytest.raises(UserError, match="only sgdmix augment and sgdmix evaluate write"):
         ClassifierSettings(dataset_name="a/b", output_dir="s3://bucket/run").validate()
 
 

@@ -28,12 +28,17 @@ KILLED = -9
 NOT_FINISHED = "are not finished"  # what finish says of a listing that lacked records
 
 
+# name -> the filesystem behind the one that kills, and whether that one is unreliable besides
+STORES = {"s3": ("s3", "0"), "memory": ("served", "0"), "unreliable s3": ("s3", "1")}
+WORLD_SIZES = (1, 3, 7)
 TABLE_HEAD = """# Workers under kills
 
-`make soak SOAK_RESULTS=benchmarks/results/soak.json`: 8 images, 400 shards of one row, all stages.
-Every run ended with the bytes of one undisturbed command and with the objects of an undisturbed
-run. Half of the kills come at a random moment, half from the store at a write. Sent back: `finish`
-after listings that lacked records.
+`make soak SOAK_RESULTS=benchmarks/results/soak.json` makes {planned} runs, and each adds its line.
+{which}
+
+8 images, 400 shards of one row, all stages. Every run listed ended with the bytes of one
+undisturbed command and with the objects of an undisturbed run. Half of the kills come at a random
+moment, half from the store at a write. Sent back: `finish` after listings that lacked records.
 
 | Store | Workers | Seed | Kills | In the middle of a write | Starts | Sent back | Minutes |
 |---|---|---|---|---|---|---|---|"""
@@ -67,8 +72,19 @@ class Figures:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = sorted([*rows, asdict(self)], key=lambda row: (row["store"], row["world_size"]))
         write_json(path, {"soaks": rows})
-        lines = [TABLE_HEAD, *(TABLE_ROW.format(**row) for row in rows)]
-        path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        path.with_suffix(".md").write_text(table(rows))
+
+
+def table(rows: list[dict]) -> str:
+    """The figures of soaks in Markdown, which says how many of them there should be."""
+    made = {(row["store"], row["world_size"]) for row in rows}
+    planned = [(store, world_size) for store in STORES for world_size in WORLD_SIZES]
+    missing = [f"{store} with {size}" for store, size in planned if (store, size) not in made]
+    which = "All have been made."
+    if missing:
+        which = f"{len(planned) - len(missing)} have been made, not: {', '.join(missing)}."
+    head = TABLE_HEAD.format(planned=len(planned), which=which)
+    return "\n".join([head, *(TABLE_ROW.format(**row) for row in rows)]) + "\n"
 
 
 @dataclass

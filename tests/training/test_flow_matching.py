@@ -2,17 +2,17 @@
 training scripts have them.
 """
 
-import math
-
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.training_utils import compute_loss_weighting_for_sd3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from sgdmix_hub.models.bases.families import FAMILIES
 from sgdmix_hub.models.bases.noising import FlowMatching
+from sgdmix_hub.training.adapter.loop import denoising_loss
 
 FLOW = [family for family in FAMILIES if family.denoiser == "transformer"]
 SD3 = FlowMatchEulerDiscreteScheduler(shift=3.0).config
@@ -68,18 +68,45 @@ def test_time_steps_have_the_density_of_the_scheme(scheme, distribution, config,
     assert stats.kstest(levels.numpy(), distribution.cdf).pvalue > 0.001
 
 
-@given(timestep=st.integers(0, 999), loss=st.floats(0.1, 10))
-@settings(max_examples=40)
-def test_the_weights_are_those_of_the_scripts(timestep, loss):
-    errors, timesteps = torch.tensor([loss]), torch.tensor([timestep])
-    sigma = (FlowMatching(SD3, "none").told(timesteps) / 1000).item()
-    expected = {
-        "none": 1.0,
-        "logit_normal": 1.0,
-        "mode": 1.0,
-        "sigma_sqrt": sigma**-2,
-        "cosmap": 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2)),
-    }
-    for scheme, weight in expected.items():
-        found = FlowMatching(SD3, scheme).weighted(errors, timesteps, None)
-        assert found.item() == pytest.approx(loss * weight, rel=1e-4)
+# weighting_scheme and precondition_outputs as diffusers' scripts have them by default:
+# examples/dreambooth/train_dreambooth_lora_{sd3,flux,flux2_klein,z_image,qwen_image}.py
+SCRIPTS = {
+    "stable-diffusion-3": ("logit_normal", True),
+    "flux": ("none", False),
+    "flux-2-klein": ("none", False),
+    "z-image": ("none", False),
+    "qwen-image": ("none", False),
+}
+
+
+def loss_of_script(predicted, latents, noise, sigmas, scheme, precondition_outputs):
+    """The regular loss of a batch, (B,), in the scripts' steps; `sigmas` (B, 1, 1, 1)."""
+    noisy = (1.0 - sigmas) * latents + sigmas * noise
+    if precondition_outputs:
+        predicted = predicted * (-sigmas) + noisy
+    target = latents if precondition_outputs else noise - latents
+    weighting = compute_loss_weighting_for_sd3(weighting_scheme=scheme, sigmas=sigmas)
+    return (weighting.float() * (predicted.float() - target.float()) ** 2).flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("scheme", [None, "none", "logit_normal", "mode", "sigma_sqrt", "cosmap"])
+@pytest.mark.parametrize("family", FLOW, ids=lambda family: family.name)
+@given(timesteps=st.lists(st.integers(0, 999), min_size=1, max_size=4), seed=st.integers(0, 999))
+@settings(max_examples=10)
+def test_the_loss_is_that_of_the_familys_script(family, scheme, timesteps, seed):
+    """From the prediction on, as the script computes it with its scheduler."""
+    default, precondition = SCRIPTS[family.name]
+    random = torch.Generator().manual_seed(seed)
+    predicted, latents, noise = torch.randn(3, len(timesteps), 4, 3, 3, generator=random)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(SD3)
+    indices = torch.tensor(timesteps)
+    sigmas = scheduler.sigmas[indices].view(-1, 1, 1, 1)
+    expected = loss_of_script(predicted, latents, noise, sigmas, scheme or default, precondition)
+    noising = family.noising(SD3, scheme)
+    assert noising.weighting_scheme == (scheme or default)
+    found = denoising_loss(predicted, latents, noise, indices, noising, None)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_every_flow_family_has_a_script_to_compare_with():
+    assert {family.name for family in FLOW} == set(SCRIPTS)

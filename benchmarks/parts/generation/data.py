@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
-from parts.sd15 import SHAPES, build_base
+from parts import large_bases, sd15
 from PIL import Image as PILImage
 
 from sgdmix_hub import train_adapter
@@ -16,7 +16,8 @@ from sgdmix_hub.demo.train_tiny_base import TINY_BASE
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.settings.adapter_training import AdapterSettings
 
-TINY = "tiny"  # the demo's base; the other shapes are those of training.py, with random weights
+TINY = "tiny"  # the demo's base; the other shapes have random weights
+SHAPES = sd15.SHAPES | large_bases.SHAPES
 TINY_RESOLUTION = 64
 BIRD_CLASSES, BIRDS_OF_A_CLASS = 6, 64
 PATTERN_CLASSES, PATTERN_SIZE, ADAPTERS_PATTERNS = 20, 32, 200
@@ -24,6 +25,21 @@ PATTERN_CLASSES, PATTERN_SIZE, ADAPTERS_PATTERNS = 20, 32, 200
 
 def resolution_of(shape: str) -> int:
     return TINY_RESOLUTION if shape == TINY else SHAPES[shape]["resolution"]
+
+
+def is_flow(shape: str) -> bool:
+    """Whether a shape is of a base trained by flow matching."""
+    return SHAPES.get(shape, {}).get("layout") == "z-image"
+
+
+def half_of(shape: str) -> str:
+    """The half precision of other papers' scripts on a GPU; Z-Image leaves float16's range."""
+    return "bfloat16" if is_flow(shape) else "float16"
+
+
+def scheduler_of(shape: str) -> str:
+    """The stock pipelines of flow matching take Euler alone."""
+    return "euler" if is_flow(shape) else "dpmsolver++"
 
 
 def birds(work_dir: Path) -> Path:
@@ -44,7 +60,8 @@ def base(work_dir: Path, shape: str) -> Path:
         return TINY_BASE
     folder = work_dir / f"base-{shape}"
     if not folder.exists():
-        write_atomically(folder, build_base(SHAPES[shape]).save_pretrained)
+        build = large_bases.build_large if shape in large_bases.SHAPES else sd15.build_base
+        write_atomically(folder, build(SHAPES[shape]).save_pretrained)
     return folder
 
 

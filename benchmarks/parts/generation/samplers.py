@@ -28,7 +28,6 @@ from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.generation.shards import Shards
 from sgdmix_hub.models.adapters import load_into
 from sgdmix_hub.models.bases.loading import load_base
-from sgdmix_hub.models.bases.schedulers import with_scheduler
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
@@ -74,6 +73,7 @@ class Task:
                 strength=STRENGTH,
                 num_inference_steps=STEPS,
                 guidance_scale=GUIDANCE,
+                scheduler=data.scheduler_of(self.shape),
                 batch_size=self.batch_size,
                 compile=self.compiled,
                 dtype=self.dtype,
@@ -142,7 +142,7 @@ class Ours:
         """Wraps what the main thread calls; the mixing threads call none of it."""
         pipeline, timed = self.maker.pipeline, self.clock.timed
         refiner = pipeline.refiner
-        unet, vae = refiner.pipeline.unet, refiner.pipeline.vae
+        unet, vae = refiner.denoiser, refiner.pipeline.vae
         # around the compiled call where there is one: what is compiled must not change
         unet._compiled_call_impl = timed(UNET, unet._compiled_call_impl or unet._call_impl)
         vae.encode, vae.decode = timed(ENCODING, vae.encode), timed(DECODING, vae.decode)
@@ -171,7 +171,8 @@ class Reference:
     """The same rows as other papers' scripts make theirs.
 
     One image per call of the stock pipeline, the adapter beside the weights, the prompt as a string
-    every time, eager, on a GPU fp16 under autocast, each PNG saved before the next image.
+    every time, eager, on a GPU fp16 (bf16 where the base has no fp16) under autocast, each PNG
+    saved before the next image.
     """
 
     def __init__(self, task: Task, device: torch.device, folder: Path):
@@ -179,10 +180,12 @@ class Reference:
         self.folder, self.settings, self.rows = folder, self.maker.settings, rows[task.batch_size :]
         torch.backends.cudnn.deterministic = False  # theirs need not be repeatable
         on_gpu = device.type == "cuda"
-        dtype = torch.float16 if on_gpu else torch.float32
+        half = getattr(torch, data.half_of(task.shape))
+        dtype = half if on_gpu else torch.float32
         self.autocast: Callable = (lambda: torch.autocast("cuda", dtype)) if on_gpu else nullcontext
         base = load_base(self.maker.inputs.base, dtype, "image_to_image")
-        self.pipeline = with_scheduler(base.pipeline, self.settings.scheduler).to(device)
+        base.use_scheduler(self.settings.scheduler)
+        self.family, self.pipeline = base.family, base.pipeline.to(device)
         load_into(base, self.maker.inputs.adapter)
         self.pipeline.set_progress_bar_config(disable=True)
         self._make(rows[0])
@@ -195,14 +198,16 @@ class Reference:
 
     def _make(self, row: PlanRow) -> None:
         mixture = self.maker.mixture(row)
+        pixels = torch.from_numpy(mixture.mixed).permute(2, 0, 1)[None]
+        guidance = self.settings.guidance_scale
         with self.autocast():
             image = self.pipeline(
-                prompt=self.maker.prompt(row),
+                prompt=self.family.call_text(self.pipeline, self.maker.prompt(row)),
                 image=Image.fromarray(mixture.mixed),
                 strength=row.strength,
                 num_inference_steps=self.settings.num_inference_steps,
-                guidance_scale=self.settings.guidance_scale,
                 generator=torch.Generator("cpu").manual_seed(row.seed),
+                **self.family.call_options(self.pipeline, guidance, pixels),
             ).images[0]
         image.save(self._path(row))
 

@@ -19,6 +19,8 @@ def render(figures: dict) -> str:
         "50,000 images, S = 0": ("size", size),
         "On a GPU, in the shape of Stable Diffusion 1.5": ("gpu", gpu),
         "The same, compiled": ("gpu-compiled", gpu),
+        "On a GPU, in the shape of Stable Diffusion XL": ("gpu-sdxl", gpu),
+        "On a GPU, in the shape of Z-Image": ("gpu-z-image", gpu),
         "The UNet of that shape alone": ("unet", unet),
     }
     lines = ["# Generation", "", "`python benchmarks/generation.py`", "", *summary(figures), ""]
@@ -94,9 +96,11 @@ def summary(figures: dict) -> list[str]:
             found("gpu", lambda f: f"{f['ratio']:.2f}"),
         ),
         ("the same, compiled", "", found("gpu-compiled", lambda f: f"{f['ratio']:.2f}")),
+        ("the same, SDXL's shape", "", found("gpu-sdxl", lambda f: f"{f['ratio']:.2f}")),
+        ("the same, Z-Image's shape", "", found("gpu-z-image", lambda f: f"{f['ratio']:.2f}")),
         (
             "on a GPU: UNet FLOP/s over the matrix product's",
-            "at least 30 %",
+            "at least 40 %",
             found("unet", unet_shares),
         ),
     )
@@ -240,23 +244,36 @@ def size(found: dict) -> list[str]:
 def gpu(found: dict) -> list[str]:
     wall = found["timed"]["wall"]
     beyond = 1 - sum(wall[name] for name in MODEL) / sum(wall.values())
-    rates = [f"{rate(found['turns'], kind):.2f}" for kind in ("ours", "reference")]
+    kinds = ("ours", "reference")
+    rates = [rate(found["turns"], kind) for kind in kinds]
     turns = ", ".join(f"{turn_ratio(turn):.2f}" for turn in found["turns"])
+    peaks = [max(turn[kind]["peak_gb"] for turn in found["turns"]) for kind in kinds]
     return [
         f"{found['device']}, {found['resolution']}x{found['resolution']}, batch "
         f"{found['batch_size']}, {found['dtype']}; the reference in "
-        "float16. Settings as above. Loading both, and compiling where it is, took "
-        f"{found['loading_seconds']:.0f} s.",
+        f"{found['reference_dtype']}. Settings as above, sampler {found['scheduler']}. Loading "
+        f"both, and compiling where it is, took {found['loading_seconds']:.0f} s.",
         "",
         *table(
             (
-                "ours, rows/s",
-                "reference, rows/s",
+                "",
+                "rows/s",
+                "denoising steps/s",
+                "peak memory, GB",
                 "ratio of the turns, median",
                 "turns",
-                "outside UNet and VAE",
+                "outside denoiser and VAE",
             ),
-            (*rates, f"**{found['ratio']:.2f}**", turns, percent(beyond)),
+            *(
+                (kind, f"{of_kind:.2f}", f"{of_kind * found['steps']:.1f}", f"{peak:.1f}", *beside)
+                for kind, of_kind, peak, beside in zip(
+                    kinds,
+                    rates,
+                    peaks,
+                    ((f"**{found['ratio']:.2f}**", turns, percent(beyond)), ("", "", "")),
+                    strict=True,
+                )
+            ),
         ),
     ]
 

@@ -102,27 +102,32 @@ def _serve(asked: Connection, kind: str, task: Task, core: int | None, on_gpu: b
                 timed = asked.recv()
             except EOFError:
                 return
-            asked.send(_timed_run(sampler, state.device) if timed else _run(sampler))
+            asked.send((_timed_run if timed else _run)(sampler, state.device))
 
 
-def _run(sampler) -> dict:
-    """Rows, seconds, and the seconds that all cores together were at it."""
+def _run(sampler, device: torch.device) -> dict:
+    """Rows, seconds, the seconds that all cores together were at it, and the GPU's peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     cpu, started = _cpu_seconds(), time.perf_counter()
     rows = sampler.run()
     seconds = time.perf_counter() - started
-    return {
+    found = {
         "rows": rows,
         "seconds": seconds,
         "cpu_seconds": _cpu_seconds() - cpu,
         "mean_pixel": sampler.mean_pixel(),
     }
+    if device.type == "cuda":
+        found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return found
 
 
 def _timed_run(sampler: Ours, device: torch.device) -> dict:
     """A run with its times: wall time of the main thread; without a GPU, all CPU time."""
     own, children = time.process_time(), _children_seconds()
     with sampler.clock.running(HANDING_OVER):
-        found = _run(sampler)
+        found = _run(sampler, device)
     clock = sampler.clock
     threads = time.process_time() - own - sum(clock.cpu_seconds.values())
     found["wall"] = dict(clock.seconds)

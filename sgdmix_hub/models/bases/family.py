@@ -55,7 +55,8 @@ class Encoder:
     `max_length`: tokens that it reads; the tokenizer's own number if None. `masked`: it does not
     see its padding; `padded`: prompts are padded to `max_length`, not to the longest.
     `optional`: a base may come without it. `outputs`: the hidden states that the denoiser is told,
-    where learned tokens may stand too; none where it is told more than them.
+    where learned tokens may stand too; none where it is told more than them, and then `hidden` are
+    the hidden states.
     """
 
     tokenizer: str
@@ -66,6 +67,7 @@ class Encoder:
     padded: bool = True
     optional: bool = False
     outputs: tuple[int, ...] = ()
+    hidden: tuple[int, ...] = ()
 
     def reads(self, tokenizer: Any) -> int:
         """How many tokens of a prompt it reads."""
@@ -84,7 +86,7 @@ class Family(ABC):
     of the network that carries the LoRA, in a pipeline and in LoRA files. `weights`: part -> its
     file of weights. `license`: of the original weights; a base's own card may state another.
     `lora_halves`: the ends of a layer's two names in LoRA files. `drawn_with`: the sampler of a
-    training's own images.
+    training's own images. `fits_float16`: whether its numbers stay in that precision's range.
     """
 
     name: ClassVar[str]
@@ -100,6 +102,7 @@ class Family(ABC):
     needs_geometry: ClassVar[bool] = False
     lora_halves: ClassVar[tuple[str, str]] = ("lora.down", "lora.up")
     drawn_with: ClassVar[str] = "dpmsolver++"
+    fits_float16: ClassVar[bool] = True
     latents: ClassVar[LatentSpace] = LatentSpace()
 
     def encoders_of(self, pipeline: Pipeline) -> list[Encoder]:
@@ -120,6 +123,17 @@ class Family(ABC):
 
         `configs`: of the denoiser and the autoencoder.
         """
+
+    def check_precision(self, setting: str, value: str) -> None:
+        """Raises `UserError` for a precision, in torch's or in accelerate's word, that the family
+        does not compute in.
+        """
+        instead = {"float16": "bfloat16", "fp16": "bf16"}.get(value)
+        if instead is not None and not self.fits_float16:
+            raise UserError(
+                f"{setting} {value}: bases of {self.title} leave its range, so all images would be "
+                f"black: give {instead}"
+            )
 
     @abstractmethod
     def options(self, safety_checker: bool) -> dict[str, Any]:

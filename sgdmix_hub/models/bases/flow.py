@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sgdmix_hub.errors import UserError, shown
-from sgdmix_hub.models.prompts import add_tokens, check_width, tokens_of
+from sgdmix_hub.models.prompts import add_tokens, check_width, fault_of_count, tokens_of
 
 from .family import Conditioning, Configs, Encoder, Family, Pipeline
 from .noising import FlowMatching
@@ -44,7 +44,8 @@ class FlowFamily(Family):
     """Learned tokens are a file of one tensor an encoder, named by its key, (tokens, dim).
 
     No stock loader reads it for these pipelines; the card's snippet does so in a few lines.
-    `weighting_scheme`: of the loss, as the family's official training script has it by default.
+    `weighting_scheme`, `loss_of_image`: of the loss, as in diffusers' script for the family by
+    default; `FlowMatching` tells what they mean.
     """
 
     denoiser = "transformer"
@@ -52,6 +53,7 @@ class FlowFamily(Family):
     lora_halves = ("lora_A", "lora_B")
     drawn_with = "euler"
     weighting_scheme = "none"
+    loss_of_image = False
 
     def fault(self, index: dict[str, Any], configs: Configs) -> str | None:
         needed = [encoder.model for encoder in self.encoders if not encoder.optional]
@@ -175,7 +177,8 @@ class FlowFamily(Family):
     # ---- a training ----
 
     def noising(self, scheduler_config: Any, weighting_scheme: str | None = None) -> FlowMatching:
-        return FlowMatching(scheduler_config, weighting_scheme or self.weighting_scheme)
+        scheme = weighting_scheme or self.weighting_scheme
+        return FlowMatching(scheduler_config, scheme, self.loss_of_image)
 
     def check_loss(self, snr_gamma: float | None, weighting_scheme: str | None) -> None:
         if snr_gamma is not None:
@@ -211,6 +214,9 @@ class FlowFamily(Family):
         if any(name.endswith(OUTPUT) for name in tokens):
             outputs = {encoder.key: encoder.outputs for encoder in self.encoders}
             return fault_of_output(tokens, outputs, num_classes)
+        unknown = set(tokens) - {encoder.key for encoder in self.encoders}
+        if unknown:
+            return f"has learned tokens {shown(min(unknown))}, and its base takes none of that name"
         return fault_of_rows(
             tokens, [one.key for one in self.encoders if not one.optional], num_classes
         )
@@ -256,15 +262,19 @@ class FlowFamily(Family):
 def unflattened(
     weights: dict[str, torch.Tensor], denoiser: torch.nn.Module, name: str
 ) -> dict[str, torch.Tensor]:
-    """A LoRA whose names are diffusers' own layers with _ for every dot, as LyCORIS and OneTrainer
-    write them, in peft's format; any other as it is.
+    """A LoRA by diffusers' own layers but kohya's ends, in peft's format; any other as it is.
+
+    LyCORIS and OneTrainer write such names: with _ for every dot of a layer, or behind the
+    denoiser's name as they are.
     """
-    layers = {layer.replace(".", "_"): layer for layer, _ in denoiser.named_modules()}
+    dotted = {f"{name}.{layer}": layer for layer, _ in denoiser.named_modules()}
+    flat = {layer.replace(".", "_"): layer for layer in dotted.values()}
     found = {}
     for key, value in weights.items():
-        flat, _, end = key.partition(".")
-        layer = layers.get(FLATTENED.sub("", flat))
-        if layer is None or end not in ENDS or not FLATTENED.match(flat):
+        end = next((end for end in ENDS if key.endswith(f".{end}")), None)
+        given = key.removesuffix(f".{end}")
+        layer = flat.get(FLATTENED.sub("", given)) if FLATTENED.match(given) else dotted.get(given)
+        if layer is None or end is None:
             return dict(weights)
         found[f"{name}.{layer}.{ENDS[end]}"] = value
     return found
@@ -295,9 +305,7 @@ def fault_of_rows(tokens: dict[str, torch.Tensor], keys: list[str], num_classes:
     if any(rows.ndim != 2 for rows in tokens.values()):
         return f"has no tokens of {num_classes} classes"
     counts = {len(rows) for rows in tokens.values()}
-    if len(counts) != 1 or (count := counts.pop()) == 0 or count % num_classes:
-        return f"has no tokens of {num_classes} classes"
-    return None
+    return fault_of_count(counts.pop() if len(counts) == 1 else 0, num_classes)
 
 
 class ChatEncoder(Encoder):

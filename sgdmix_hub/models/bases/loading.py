@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -103,11 +104,12 @@ def load_base(
     *,
     safety_checker: bool = False,
     quantization: str | None = None,
+    vae_dtype: torch.dtype | None = None,
 ) -> LoadedBase:
     """Loads the pinned base model as a pipeline, from safetensors only. Raises `UserError`.
 
     `safety_checker`: with the base's own, if it has one. `quantization`: of the denoiser, which
-    then computes in `dtype`.
+    then computes in `dtype`. `vae_dtype`: of the autoencoder, if another one.
     """
     family = check_supported(base)
     _check_shards(base)
@@ -123,7 +125,7 @@ def load_base(
             pipeline = pipeline_class.from_pretrained(
                 base.path or base.name,
                 revision=None if base.is_local else base.revision,
-                torch_dtype=dtype,
+                torch_dtype=dtype if vae_dtype is None else {"default": dtype, "vae": vae_dtype},
                 use_safetensors=True,
                 **options,
             )
@@ -133,6 +135,7 @@ def load_base(
         raise UserError(f"cannot load the base model {base.name}: {first_line(error)}") from error
     loaded = LoadedBase(family, pipeline)
     _check_whole(base, loaded)
+    _check_scaling(base, loaded)
     for encoder in loaded.encoders:
         _check_prompt_length(base, loaded, encoder)
     return loaded
@@ -158,6 +161,24 @@ def _check_prompt_length(base: Pin, loaded: LoadedBase, encoder: Encoder) -> Non
             f"the base model {base.name} pads prompts to {shown(padded)} tokens, but its text "
             f"encoder reads {read}: set model_max_length in its "
             f"{encoder.tokenizer}/tokenizer_config.json"
+        )
+
+
+def _check_scaling(base: Pin, loaded: LoadedBase) -> None:
+    """Raises `UserError` if latents do not come back from the denoiser's scale."""
+    space, vae = loaded.family.latents, loaded.pipeline.vae
+    try:
+        side = 2 * space.factor(vae)
+        latents = torch.ones(1, *space.shape(vae, side), device=vae.device, dtype=torch.float32)
+        is_kept = torch.allclose(space.unscaled(space.scaled(latents, vae), vae), latents, atol=0.1)
+    except Exception as error:
+        raise UserError(
+            f"vae/config.json of the base model {base.name} scales no latents: {first_line(error)}"
+        ) from error
+    if not is_kept:
+        raise UserError(
+            f"vae/config.json of the base model {base.name} scales latents by numbers that cannot "
+            "be undone: download it again"
         )
 
 
@@ -214,14 +235,20 @@ def _num_recognised(weights: Iterable[torch.Tensor], stored: list[Any]) -> int:
             tensor = file.get_slice(key)
             shape = tuple(tensor.get_shape())
             held.append((shape, _ends(tensor if shape else file.get_tensor(key), shape)))
-    known: dict[torch.dtype, set[tuple[tuple[int, ...], bytes]]] = {}
+    # a stored tensor is one weight: many norms have the same values
+    known: dict[torch.dtype, Counter[tuple[tuple[int, ...], bytes]]] = {}
     found = 0
     for weight in weights:
+        if weight.is_meta:  # without values: no file held it
+            continue
         if weight.dtype not in known:
-            known[weight.dtype] = {(shape, _bits(ends, weight.dtype)) for shape, ends in held}
+            bits_held = ((shape, _bits(ends, weight.dtype)) for shape, ends in held)
+            known[weight.dtype] = Counter(bits_held)
         shape = tuple(weight.shape)
         bits = _bits(_ends(weight.detach().cpu(), shape), weight.dtype)
-        found += (shape, bits) in known[weight.dtype]
+        if known[weight.dtype][shape, bits] > 0:
+            known[weight.dtype][shape, bits] -= 1
+            found += 1
     return found
 
 

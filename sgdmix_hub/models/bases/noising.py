@@ -102,11 +102,14 @@ class FlowMatching:
 
     LOGIT_MEAN, LOGIT_STD, MODE_SCALE = 0.0, 1.0, 1.29  # the scripts' defaults
 
-    def __init__(self, scheduler_config: Any, weighting_scheme: str):
+    def __init__(self, scheduler_config: Any, weighting_scheme: str, of_image: bool = False):
+        """`of_image`: the loss is that of the image x_t - sigma v which a prediction v leads to,
+        sigma^2 times that of the velocity (`precondition_outputs` of the script).
+        """
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         self.scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config)
-        self.weighting_scheme = weighting_scheme
+        self.weighting_scheme, self.of_image = weighting_scheme, of_image
 
     def draw(self, random: torch.Generator) -> torch.Tensor:
         from diffusers.training_utils import compute_density_for_timestep_sampling
@@ -145,4 +148,6 @@ class FlowMatching:
     ) -> torch.Tensor:
         from diffusers.training_utils import compute_loss_weighting_for_sd3
 
-        return loss * compute_loss_weighting_for_sd3(self.weighting_scheme, self._sigmas(timesteps))
+        sigmas = self._sigmas(timesteps)
+        weights = compute_loss_weighting_for_sd3(self.weighting_scheme, sigmas)
+        return loss * weights * (sigmas**2 if self.of_image else 1.0)

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from sgdmix_hub.errors import shown
+from sgdmix_hub.models.prompts import fault_of_count
+
 OUTPUT, PLACEHOLDER = ".output", ".placeholder"  # the ends of names in a file of tokens
 
 States = dict[int, torch.Tensor]  # number of a hidden state -> (B, length, dim)
@@ -56,10 +59,13 @@ def fault_of_output(
     names = {f"{key}{end}" for key in layers for end in (OUTPUT, PLACEHOLDER)}
     if (missing := names - set(tokens)) or not all(layers.values()):
         return f"has no learned tokens {min(missing, default='for an output')}"
+    if unknown := set(tokens) - names:
+        return f"has learned tokens {shown(min(unknown))}, and its base takes none of that name"
     for key, of_key in layers.items():
         rows, placeholder = tokens[key + OUTPUT], tokens[key + PLACEHOLDER]
-        if rows.ndim != 2 or len(rows) == 0 or len(rows) % num_classes:
-            return f"has no tokens of {num_classes} classes"
+        fault = fault_of_count(len(rows) if rows.ndim == 2 else 0, num_classes)
+        if fault is not None:
+            return fault
         if placeholder.ndim != 1 or rows.shape[1] != len(of_key) * len(placeholder):
             return f"has tokens of another width than {key + PLACEHOLDER}"
     return None

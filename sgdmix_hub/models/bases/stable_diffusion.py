@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sgdmix_hub.models.prompts import check_width, token_for
+from sgdmix_hub.models.prompts import check_width, fault_of_count, token_for
 
 from .family import Conditioning, Encoder, Pipeline
 from .unet import UNetFamily
@@ -66,9 +66,9 @@ class StableDiffusion(UNetFamily):
             return f"has no learned token {missing[0]}"
         if len(tokens) > num_classes:
             return f"has learned tokens besides those of its {num_classes} classes"
-        if any(rows.ndim not in (1, 2) or not rows.numel() for rows in tokens.values()):
-            return f"has no tokens of {num_classes} classes"
-        return None
+        counts = (len(rows) if rows.ndim == 2 else int(rows.ndim == 1) for rows in tokens.values())
+        faults = (fault_of_count(count * num_classes, num_classes) for count in counts)
+        return next((fault for fault in faults if fault is not None), None)
 
     def load_tokens(
         self, pipeline: Pipeline, tokens: dict[str, torch.Tensor], num_classes: int

@@ -22,8 +22,8 @@ class StableDiffusion3(FlowFamily):
     text_to_image = "StableDiffusion3Pipeline"
     image_to_image = "StableDiffusion3Img2ImgPipeline"
     encoders = (
-        Encoder("tokenizer", "text_encoder", "clip_l"),
-        Encoder("tokenizer_2", "text_encoder_2", "clip_g"),
+        Encoder("tokenizer", "text_encoder", "clip_l", hidden=(-2,)),
+        Encoder("tokenizer_2", "text_encoder_2", "clip_g", hidden=(-2,)),
         Encoder("tokenizer_3", "text_encoder_3", "t5", max_length=T5_LENGTH, optional=True),
     )
     lora_targets = JOINT_ATTENTION
@@ -36,6 +36,7 @@ class StableDiffusion3(FlowFamily):
     }
     license = "other"
     weighting_scheme = "logit_normal"
+    loss_of_image = True
 
     def sigmas(self, num_inference_steps: int) -> Any:
         return None

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from sgdmix_hub.models.prompts import check_width, tokens_of
+from sgdmix_hub.errors import shown
+from sgdmix_hub.models.prompts import check_width, fault_of_count, tokens_of
 
 from .family import Conditioning, Configs, Encoder, Pipeline
 from .unet import UNetFamily
@@ -25,8 +26,8 @@ class StableDiffusionXL(UNetFamily):
     text_to_image = "StableDiffusionXLPipeline"
     image_to_image = "StableDiffusionXLImg2ImgPipeline"
     encoders = (
-        Encoder("tokenizer", "text_encoder", "clip_l"),
-        Encoder("tokenizer_2", "text_encoder_2", "clip_g"),
+        Encoder("tokenizer", "text_encoder", "clip_l", hidden=(-2,)),
+        Encoder("tokenizer_2", "text_encoder_2", "clip_g", hidden=(-2,)),
     )
     weights = {
         "unet": "diffusion_pytorch_model.safetensors",
@@ -113,10 +114,10 @@ class StableDiffusionXL(UNetFamily):
         missing = [key for key in keys if key not in tokens]
         if missing:
             return f"has no learned tokens {missing[0]}"
+        if unknown := set(tokens) - set(keys):
+            return f"has learned tokens {shown(min(unknown))}, and its base takes none of that name"
         counts = {len(tokens[key]) for key in keys if tokens[key].ndim == 2}
-        if len(counts) != 1 or (count := counts.pop()) == 0 or count % num_classes:
-            return f"has no tokens of {num_classes} classes"
-        return None
+        return fault_of_count(counts.pop() if len(counts) == 1 else 0, num_classes)
 
     def load_tokens(
         self, pipeline: Pipeline, tokens: dict[str, torch.Tensor], num_classes: int

@@ -40,6 +40,7 @@ class ZImage(FlowFamily):
         "text_encoder": "model.safetensors",
     }
     license = "apache-2.0"
+    fits_float16 = False
 
     def sigmas(self, num_inference_steps: int) -> Any:
         return torch.linspace(1.0, 1 / num_inference_steps, num_inference_steps).tolist()

@@ -50,7 +50,7 @@ class KnownPrompts(nn.Module):
         self.register_buffer("placeholder", placeholder)
         row = ids[0].tolist()
         at = [row.index(first + number) for number in range(num_vectors)]
-        initial = torch.cat([state[0, at] for state in states.values()], dim=-1)
+        initial = torch.cat([state[0, at] for state in states.values()], dim=-1).float()
         self.learned = nn.Parameter(initial.repeat(num_tokens // num_vectors, 1))
 
     @property

@@ -22,7 +22,8 @@ import torch
 
 from sgdmix_hub.data.images import buckets
 from sgdmix_hub.data.splits import Split
-from sgdmix_hub.generation.row_store import Block, RowStore, compute_rows
+from sgdmix_hub.generation.row_blocks import Block
+from sgdmix_hub.generation.row_store import RowStore, compute_rows
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.runtime.ranks import say
 from sgdmix_hub.settings.adapter_training import AdapterSettings

@@ -28,7 +28,9 @@ from sgdmix_hub.training.dropout import SampleSeeds, use_sample_dropout
 from sgdmix_hub.training.log import TrainingLog
 from sgdmix_hub.training.precision import dtype_of, precision_of
 from sgdmix_hub.training.share import Share, fitted
+from sgdmix_hub.training.trial import on_trial
 
+from .answers import answer_ahead
 from .batches import Batch, Latents, training_batches
 from .checkpoints import Checkpoints
 from .dataset import DomainImages, geometries
@@ -152,14 +154,14 @@ def class_prompts(
 
 def prepare(
     settings: AdapterSettings,
-    class_names: list[str],
+    prompts: list[torch.Tensor],
     base: LoadedBase,
     model: AdaptedModel,
+    dropout: SampleSeeds,
     accelerator: Accelerator,
     steps: int,
 ) -> tuple[Denoising, Any]:
     """The training step and the learning rates' schedule, ready for `accelerator`."""
-    prompts = class_prompts(settings, class_names, base)
     optimizer = build_optimizer(settings, model)
     schedule = get_scheduler(
         settings.lr_scheduler,
@@ -167,7 +169,6 @@ def prepare(
         num_warmup_steps=settings.lr_warmup_steps,
         num_training_steps=steps,
     )
-    dropout = use_sample_dropout(model)
     denoiser, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(schedule)
     denoise = Denoising(
@@ -203,12 +204,16 @@ def train(
     rows = usable_rows(settings, split)
     last = num_steps(settings, len(rows))
     loaded, model = load_adapted(base, settings, num_classes)
+    dropout = use_sample_dropout(model)  # numbers all layers, also of encoders that are freed
     device = accelerator.device
+    prompts = class_prompts(settings, split.class_names, loaded)
+    if settings.num_vectors == 0:
+        answer_ahead(loaded, model, prompts, device, dtype_of(settings))
     if settings.per_device_train_batch_size == AUTO and device.type == "cuda":
-        prompts = class_prompts(settings, split.class_names, loaded)
-        share = fitted(share, partial(attempt, settings, loaded, model, prompts, device))
+        trial = partial(attempt, settings, loaded, model, prompts, dropout, device)
+        share = fitted(share, trial)
     accelerator.gradient_accumulation_steps = share.accumulation
-    denoise, schedule = prepare(settings, split.class_names, loaded, model, accelerator, last)
+    denoise, schedule = prepare(settings, prompts, loaded, model, dropout, accelerator, last)
     if loaded.family.needs_geometry:
         told = geometries(split, rows, settings.resolution, settings.resize)
         denoise = replace(denoise, geometry=torch.from_numpy(told).to(device))
@@ -286,25 +291,31 @@ def attempt(
     base: LoadedBase,
     model: AdaptedModel,
     prompts: list[torch.Tensor],
+    dropout: SampleSeeds,
     device: torch.device,
     size: int,
 ) -> None:
-    """A forward and backward pass of `size` samples, beside all that the training keeps."""
+    """A forward and backward pass of `size` samples, beside all that the training keeps.
+
+    The model's weights and buffers stay as they are, and so does the random state.
+    """
+    model.to(device).train()
     kept = [torch.empty_like(value, device=device) for value in model.trained().values()] * 2
     count = size * (2 if settings.with_prior_preservation else 1)
     shape = base.family.latents.shape(base.pipeline.vae.to(device), settings.resolution)
-    latents = torch.randn(count, *shape, device=device)
+    dropout.rows = list(range(count))
     timesteps = torch.zeros(count, dtype=torch.int64, device=device)
     ids = [of_one[:1].expand(count, -1).to(device) for of_one in prompts]
     geometry = None
     if base.family.needs_geometry:
         geometry = torch.zeros(count, 6, dtype=torch.int64, device=device)
     dtype = dtype_of(settings)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        prediction = model.to(device).train()(latents, timesteps, ids, geometry)
-    prediction.float().square().mean().backward()
+    with on_trial(model, device):
+        latents = torch.randn(count, *shape, device=device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            prediction = model(latents, timesteps, ids, geometry)
+        prediction.float().square().mean().backward()
     del kept
-    model.zero_grad()
 
 
 def validation_sheet(state: Path, step: int) -> Path:

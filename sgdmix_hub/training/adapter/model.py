@@ -18,6 +18,7 @@ from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.precision import dtype_of
 
 from .known_prompts import KnownPrompts, know_prompts
+from .memory import frees_encoders
 from .token_embedding import TokenEmbedding
 
 
@@ -82,15 +83,18 @@ def load_adapted(
 ) -> tuple[LoadedBase, AdaptedModel]:
     """The base as a pipeline, and its trained part as a model; they share their weights.
 
-    Trained weights and the autoencoder are float32, the other weights have the training's
+    Trained weights and the autoencoder are float32; the other weights are loaded in the training's
     precision. The learned tokens start as the mean of the metaclass's tokens. Raises `UserError`.
     """
-    loaded = load_base(base, torch.float32, "text_to_image")
+    dtype = dtype_of(settings)
+    loaded = load_base(base, dtype, "text_to_image", vae_dtype=torch.float32)
     loaded.check_size(settings.resolution)
     loaded.use_scheduler()
     encoders = loaded.encoders
     for part in (loaded.denoiser, loaded.pipeline.vae, *map(loaded.network, encoders)):
         part.requires_grad_(False)
+    for encoder in encoders:
+        without_dropout(loaded.network(encoder))
     tokens = {
         encoder.key: _learn_tokens(loaded, encoder, settings, num_classes)
         for encoder in (encoders if settings.num_vectors else [])
@@ -106,13 +110,26 @@ def load_adapted(
         )
     )
     model = AdaptedModel(loaded.family, text_encoders, loaded.denoiser, tokens)
-    model.to(dtype_of(settings))
+    model.to(dtype)  # also what libraries keep in single precision, and new layers
     cast_training_params(model, torch.float32)
     if settings.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()
-        for network in text_encoders if settings.token_place is None else []:
+        for network in [] if frees_encoders(settings) else text_encoders:
             network.gradient_checkpointing_enable({"use_reentrant": False})
     return loaded, model
+
+
+def without_dropout(network: nn.Module) -> None:
+    """Makes a frozen network compute in a training what it computes in a generation.
+
+    It stays in training mode, which its gradient checkpointing needs; T5 is saved with a dropout.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout"):  # of fused attention
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def _learn_tokens(
@@ -126,7 +143,7 @@ def _learn_tokens(
     first = len(tokenizer)
     add_tokens(tokenizer, num_classes, settings.num_vectors)
     embedding = network.get_input_embeddings()
-    initial = embedding.weight[metaclass_ids].mean(dim=0).detach()
+    initial = embedding.weight[metaclass_ids].float().mean(dim=0).detach()
     initial = initial.expand(num_classes * settings.num_vectors, -1)
     tokens = TokenEmbedding(embedding, initial, first)
     network.set_input_embeddings(tokens)

@@ -13,6 +13,7 @@ from sgdmix_hub.settings.training import ClassifierSettings
 from sgdmix_hub.training.batch_norm import batch_norm_layers, share_statistics
 from sgdmix_hub.training.precision import dtype_of
 from sgdmix_hub.training.share import Share, fitted
+from sgdmix_hub.training.trial import on_trial
 
 logger = logging.getLogger(__name__)
 
@@ -51,18 +52,15 @@ def attempt(
 ) -> None:
     """A forward and backward pass of that many images, beside all that the training keeps.
 
-    The model's weights and buffers stay as they are.
+    The model's weights and buffers stay as they are, and so does the random state.
     """
     model.to(device).train()
-    buffers = [buffer.clone() for buffer in model.buffers()]
     # gradients as DDP copies them, and the two moments of AdamW
     kept = [torch.empty_like(weight) for weight in model.parameters() for _ in range(3)]
     dtype = dtype_of(settings)
-    inputs = torch.randn(images, 3, size, size, device=device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        logits = model(pixel_values=inputs).logits
-    logits.float().square().mean().backward()
+    with on_trial(model, device):
+        inputs = torch.randn(images, 3, size, size, device=device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = model(pixel_values=inputs).logits
+        logits.float().square().mean().backward()
     del kept
-    model.zero_grad()
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
