@@ -23,7 +23,7 @@ import argparse
 import json
 from pathlib import Path
 
-from parts.masks.arms import CONSENSUS, SOURCES
+from parts.masks.arms import CONSENSUS, REFINEMENTS, SOURCES
 from parts.masks.costs import consensus_cost, fill_scores, mask_bytes, mixing_cost
 from parts.masks.drawing import Shown, draw_coverage, draw_reliability, sheet
 from parts.masks.photographs import BIRD_SEEDS, Photograph, birds, photographs, resized
@@ -64,7 +64,7 @@ def table(figures: dict) -> str:
         "| Mask | IoU | failures | precision | recall | boundary F | usable mixtures |",
         "|---|---|---|---|---|---|---|",
     ]
-    for arm, of in figures["arms"].items():
+    for arm, of in sorted(figures["arms"].items(), key=lambda one: place_of(one[0])):
         cells = []
         for name in ("iou", "failures", "precision", "recall", "boundary_f", "usable"):
             value = of.get(name, ())
@@ -89,6 +89,12 @@ def table(figures: dict) -> str:
     return "\n".join(lines)
 
 
+def place_of(arm: str) -> int:
+    """Where an arm stands in the table; one that is not known comes last."""
+    arms = ["best fixed mask", *(one + by for one in SOURCES for by in REFINEMENTS), CONSENSUS]
+    return arms.index(arm) if arm in arms else len(arms)
+
+
 def interval_text(value: tuple[float, float, float]) -> str:
     return f"{value[0]:.2f} ({value[1]:.2f} to {value[2]:.2f})"
 
@@ -108,8 +114,8 @@ def reliability_table(bins: list[dict]) -> str:
 def radii_table(radii: dict) -> str:
     """The masks of GrabCut by its radii, as Markdown."""
     lines = ["| Radii | set | IoU | failures |", "|---|---|---|---|"]
-    for kind, of in radii.items():
-        for name, figures in of.items():
+    for kind in sorted(radii, key=("ordinary", "hard", "birds").index):
+        for name, figures in radii[kind].items():
             cells = " | ".join(interval_text(figures[key]) for key in ("iou", "failures"))
             lines.append(f"| {name} | {kind} | {cells} |")
     return "\n".join(lines)
@@ -178,9 +184,10 @@ def main() -> None:
         draw_reliability(results["reliability"], arguments.reliability_figure)
     found.write_text(json.dumps(results, sort_keys=True), encoding="utf-8")
     text = "\n\n".join(
-        f"## {kind.capitalize()}\n\n{table(of)}" for kind, of in results["masks"].items()
+        f"## {kind.capitalize()}\n\n{table(results['masks'][kind])}" for kind in sets
     )
-    for kind, bins in results["reliability"].items():
+    for kind in ("photographs", "birds"):
+        bins = results["reliability"][kind]
         text += f"\n\n## Confidence: {kind}\n\n{reliability_table(bins)}"
     if "radii" in results:
         text += f"\n\n## Radii of GrabCut, after minimum barrier\n\n{radii_table(results['radii'])}"
