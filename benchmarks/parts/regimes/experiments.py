@@ -41,7 +41,8 @@ class Arm:
 @dataclass(frozen=True)
 class Experiment:
     """`domain`: arguments of `make_dataset`; `subset`: of a training's data; `primary`: pairs of
-    arms whose difference was named beforehand. Arms run in their order.
+    arms whose difference was named beforehand; `secondary`: pairs that say what a primary
+    difference comes from, named before the second arm of each ran. Arms run in their order.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Experiment:
     epochs: int = 80
     subset: dict = field(default_factory=dict)
     with_adapter: bool = False
+    secondary: tuple[tuple[str, str], ...] = ()
 
     @property
     def first_arms(self) -> list[str]:
@@ -61,6 +63,8 @@ class Experiment:
 
 
 MIXED, PLACES_AT_9, RING = "S = 0", "place prompts, S = 0.9", "ring and background, S = 0.5"
+BANK, CLASS_AT_9 = "a bank of empty landscapes, S = 0", "class prompt, S = 0.9"
+BACKGROUND_ALONE = "background alone, S = 0.5"
 AUTO, SHUFFLED = "S by class (`auto`)", "the same strengths, shuffled"
 TEN_PLACES = {
     "prompt_template": "{class_name}",
@@ -85,15 +89,16 @@ EXPERIMENTS = {
             MIXED: Arm({}),
             PLACES_AT_9: Arm(TEN_PLACES | {"strength": 0.9}),
             REAL: Arm(),
-            "a bank of empty landscapes, S = 0": Arm({}, with_bank=True),
+            BANK: Arm({}, with_bank=True),
             "class prompt, S = 0.5": Arm(BACKGROUND),
-            "class prompt, S = 0.9": Arm(BACKGROUND | {"strength": 0.9}),
+            CLASS_AT_9: Arm(BACKGROUND | {"strength": 0.9}),
             "VAE round trip of the sources": Arm(ROUND_TRIP),
             "masks of other images, S = 0": Arm(OTHER_MASKS),
             "place prompts, S = 1": Arm(TEN_PLACES | {"strength": 1.0}),
         },
         ((PLACES_AT_9, MIXED),),
         tuple(range(1, 9)),
+        secondary=((PLACES_AT_9, CLASS_AT_9), (PLACES_AT_9, BANK)),
     ),
     "edges": Experiment(
         "Masks too large, and seams",
@@ -103,7 +108,7 @@ EXPERIMENTS = {
             MIXED: Arm(DILATED),
             RING: Arm(DILATED | BACKGROUND | RING_ONLY),
             REAL: Arm(),
-            "background alone, S = 0.5": Arm(DILATED | BACKGROUND),
+            BACKGROUND_ALONE: Arm(DILATED | BACKGROUND),
             "ring and background, S = 0.9": Arm(
                 DILATED | BACKGROUND | RING_ONLY | {"strength": 0.9}
             ),
@@ -115,6 +120,7 @@ EXPERIMENTS = {
         },
         ((RING, MIXED),),
         tuple(range(1, 9)),
+        secondary=((RING, BACKGROUND_ALONE),),
     ),
     "auto": Experiment(
         "S that chooses itself",

@@ -72,6 +72,20 @@ def primary_table(measured: dict[str, Accuracies]) -> str:
     return "\n".join(lines)
 
 
+def unadjusted_p(pair: tuple[list[float], list[float]]) -> str:
+    value = paired_p(*pair) if len(pair[0]) > 1 else float("nan")
+    return "" if np.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}"
+
+
+def secondary_table(measured: Accuracies, pairs: tuple[tuple[str, str], ...]) -> str:
+    """What a primary difference comes from, if both arms of a pair ran."""
+    lines = ["| Secondary comparison | difference | p, unadjusted |", "|---|---|---|"]
+    for names in pairs:
+        pair = shared(measured, names)
+        lines.append(f"| {' - '.join(names)} | {difference(pair)} | {unadjusted_p(pair)} |")
+    return "\n".join(lines)
+
+
 def arms_table(measured: Accuracies) -> str:
     """Every arm of an experiment, and what it is better than mixing alone; unadjusted."""
     lines = ["| Trained on | test accuracy | minus S = 0 | p, unadjusted |", "|---|---|---|---|"]
@@ -81,8 +95,7 @@ def arms_table(measured: Accuracies) -> str:
         if arm != MIXED and values:
             pair = shared(measured, (arm, MIXED))
             better = difference(pair)
-            value = paired_p(*pair) if len(pair[0]) > 1 else float("nan")
-            p = "" if np.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}"
+            p = unadjusted_p(pair)
         lines.append(f"| {arm} | {interval(values) if values else NOT_RUN} | {better} | {p} |")
     return "\n".join(lines)
 
@@ -102,7 +115,8 @@ def report(figures: dict) -> str:
         "## Primary comparisons\n\n" + primary_table(measured),
         f"{hours / 3600:.1f} hours of runs on one thread. ± are 95 % t-intervals over seeds.",
     ]
-    parts += [
-        f"## {EXPERIMENTS[key].title}\n\n{arms_table(arms)}" for key, arms in measured.items()
-    ]
+    for key, arms in measured.items():
+        parts.append(f"## {EXPERIMENTS[key].title}\n\n{arms_table(arms)}")
+        if EXPERIMENTS[key].secondary:
+            parts.append(secondary_table(arms, EXPERIMENTS[key].secondary))
     return "\n\n".join(parts) + "\n"
