@@ -45,6 +45,7 @@ from sgdmix_hub.hub.manifests import read_manifest
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.dataset_card import read_prose
 from sgdmix_hub.publishing.layout import RepoLayout, check_share_skipped
+from sgdmix_hub.publishing.sending_ahead import stage_files
 from sgdmix_hub.publishing.versions import (
     announcement,
     check_can_publish,
@@ -185,11 +186,16 @@ def make(
 
 
 def make_files(settings: AugmentSettings, output: OutputFolder, store: Store, rank: Rank) -> None:
-    """A worker's share of the published files. Raises `UserError` before all shards are made."""
+    """A worker's share of the published files, which go ahead to the Hub with `push_to_hub`. Raises
+    `UserError` before all shards are made.
+    """
     shards = planned_shards(settings, output, store)
     on_rank_zero(lambda: check_finished(shards))
     files = PublishedFiles(shards, RepoLayout(settings.config_name), output, store)
-    files.make_claimed(*place_of(settings, rank))
+    place = place_of(settings, rank)
+    files.make_claimed(*place)
+    if settings.push_to_hub:
+        stage_files(settings, files.stored(*place))
 
 
 def make_files_together(
@@ -224,7 +230,7 @@ def finish(settings: AugmentSettings, output: OutputFolder, store: Store, rank: 
     Raises `UserError`, and `TooManySkipped` before anything is published.
     """
     check_skipped(settings, output.repo)
-    if settings.push_to_hub:
+    if settings.push_to_hub and settings.stage != "files":
         assert settings.tag is not None  # checked by `validate`
         pin = on_rank_zero(
             lambda: publish_version(output.path, settings, settings.max_skipped, store=store)

@@ -19,9 +19,9 @@ from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import RepoLayout
 from sgdmix_hub.publishing.parquet import FILE_BYTES, files_of
 from sgdmix_hub.runtime.stopping import POLL_SECONDS, stop_if_requested
-from sgdmix_hub.storage.stores import Store
+from sgdmix_hub.storage.stores import Store, StoredFile
 
-from .claims import claims
+from .claims import claims, order_of
 from .shards import Shards
 
 
@@ -62,6 +62,18 @@ class PublishedFiles:
         ):
             stop_if_requested()
             self._make(number)
+
+    def stored(self, rank: int, world_size: int) -> dict[str, StoredFile]:
+        """All files in the store, by their names in the repository, in the order in which a worker
+        takes them. They are made.
+        """
+        found = {}
+        for number in order_of(len(self.files), rank, world_size):
+            record, name = self._recorded(number), self.name(number)
+            if record is not None:
+                place = self._output.repo / name
+                found[name] = StoredFile(self._store, place, record["bytes"], record["sha256"])
+        return found
 
     def make_share(self, rank: int, world_size: int) -> None:
         """Makes the share of one of a launch's ranks; rank 0 then waits for those of the others.

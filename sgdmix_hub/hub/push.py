@@ -194,7 +194,7 @@ def upload(
     repo_type: str,
     files: dict[str, Path | bytes | StoredFile],
     digests: Digests,
-    head: str,
+    head: str | None,
     message: str,
     more: Iterable[CommitOperationCopy | CommitOperationDelete] = (),
     branch: str = MAIN,
@@ -208,7 +208,7 @@ def upload(
             group at a time is on this machine.
         digests: `content_digests` of everything that the commit must hold, including files that are
             there already.
-        head: the commit that the new one must follow.
+        head: the commit that the new one must follow; any, if None.
         more: what the commit does besides: files that it copies or removes.
 
     Raises:
@@ -275,14 +275,15 @@ def commit_once(
     repo_type: str,
     operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete],
     digests: Digests,
-    head: str,
+    head: str | None,
     message: str,
     branch: str,
 ) -> str:
     """Makes one commit on top of `head` and checks it, with retries, which the client has not.
 
     A request without a reply may have been applied. Repeating it is safe thanks to `parent_commit`:
-    the Hub accepts only one of several requests on top of the same head.
+    the Hub accepts only one of several requests on top of the same head. Without a head, a second
+    request adds the same content again.
     """
     deleted = [
         operation.path_in_repo
@@ -304,12 +305,12 @@ def commit_once(
             moved = status_of(error) == 412
             if not moved and not is_passing(error):
                 raise
-            commit = next_commit(api, repo_id, repo_type, head, branch)
+            commit = None if head is None else next_commit(api, repo_id, repo_type, head, branch)
             if commit is not None and holds(
                 known_contents(api, repo_id, repo_type, commit), digests, deleted
             ):
                 return commit
-            if moved or wait is None:
+            if (moved and head is not None) or wait is None:
                 raise
             time.sleep(seconds_to_wait(error, wait))
     commit = info.oid

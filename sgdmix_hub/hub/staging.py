@@ -3,7 +3,8 @@
 A commit with tens of thousands of files is refused, or times out after the whole upload. So the
 files of a large version go to a staging branch, in several commits. The commit that makes the
 version visible only copies their pointers, which the Hub does without moving a byte. A push that
-was cut off continues: what the staging branch holds is not sent again.
+was cut off continues: what the staging branch holds is not sent again. Several workers of a run in
+an object store can fill the branch before the version is published.
 """
 
 from __future__ import annotations
@@ -65,6 +66,29 @@ def stage(
             api, repo_id, repo_type, group, held, commit, f"Staging: {message}", branch=branch
         )
     return [CommitOperationCopy(name, name, src_revision=commit) for name in files]
+
+
+def stage_claimed(
+    api: HfApi,
+    repo_id: str,
+    repo_type: str,
+    files: dict[str, StoredFile],
+    branch: str,
+    message: str,
+) -> None:
+    """Uploads files to a staging branch as one of several workers that add to it, until it holds
+    all of them: those that nobody has sent, in the order of `files`, a group in a commit.
+
+    Raises `UserError` as `stage`.
+    """
+    commit = make_branch(api, repo_id, repo_type, branch)
+    wanted: Digests = {name: {file.sha256} for name, file in files.items()}
+    while missing := differing_files(known_contents(api, repo_id, repo_type, commit), wanted):
+        names = next(groups_of({name: files[name].bytes for name in missing}))
+        group: dict[str, Path | bytes | StoredFile] = {name: files[name] for name in names}
+        held = {name: wanted[name] for name in names}
+        upload(api, repo_id, repo_type, group, held, None, f"Staging: {message}", branch=branch)
+        commit = make_branch(api, repo_id, repo_type, branch)
 
 
 def make_branch(

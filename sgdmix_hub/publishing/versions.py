@@ -132,7 +132,8 @@ def publish_version(
             commit = tags[tag]
         else:
             head = branch_head(api, destination, branches)
-            commit = commit_version(api, destination, head, local)
+            is_staged = destination.staging in branches
+            commit = commit_version(api, destination, head, local, is_staged)
             set_tag(api, destination, commit)
         if destination.staging in branches or needs_staging(local.shards):
             end_staging(api, repo_id, DATASET, destination.staging)
@@ -325,10 +326,12 @@ def check_same_content(
         )
 
 
-def commit_version(api: HfApi, destination: Destination, head: str, local: LocalVersion) -> str:
+def commit_version(
+    api: HfApi, destination: Destination, head: str, local: LocalVersion, is_staged: bool
+) -> str:
     """Commits the version on top of `head`; returns `head` itself if it already holds the version.
 
-    Files of other configurations are kept.
+    Files of other configurations are kept. `is_staged`: whether there is a staging branch already.
     """
     repo_id, config_name = destination.repo_id, local.layout.config_name
     known = known_contents(api, repo_id, DATASET, head)
@@ -345,7 +348,7 @@ def commit_version(api: HfApi, destination: Destination, head: str, local: Local
         message += f" (configuration {config_name})"
     shards = {name: file for name, file in local.shards.items() if name in set(changed)}
     copies: list[CommitOperationCopy] = []
-    if needs_staging(shards):
+    if shards and (is_staged or needs_staging(shards)):
         copies = stage(api, repo_id, DATASET, shards, digests, head, destination.staging, message)
         changed = [name for name in changed if name not in shards]
     return upload(

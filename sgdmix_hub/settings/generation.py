@@ -197,7 +197,8 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, PilotSetting
     )
     push_to_hub: bool = setting(
         False,
-        "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN",
+        "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN; with --stage "
+        "files, send this worker's files ahead",
         changes="nothing",
     )
 
@@ -225,8 +226,8 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, PilotSetting
             raise UserError("stage files is for object stores: on a disk, finish makes the files")
         if self.stage != "all" and self.dry_run:
             raise UserError("dry_run tells about the whole run: leave --stage out")
-        if self.push_to_hub and self.stage not in ("all", "finish"):
-            raise UserError("push_to_hub goes with --stage finish, which has something to publish")
+        if self.push_to_hub and self.stage not in ("all", "files", "finish"):
+            raise UserError("push_to_hub goes with --stage finish, or files, which sends ahead")
         if self.image_quality is not None and self.image_format == "png":
             raise UserError("image_quality is for jpeg and webp: leave it out, png loses nothing")
         self._validate_license()

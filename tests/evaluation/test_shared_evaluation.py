@@ -4,6 +4,7 @@ files of one process on one disk.
 
 import hashlib
 import uuid
+from collections import Counter
 
 import fsspec
 import pytest
@@ -104,17 +105,18 @@ def test_workers_in_a_store_make_the_files_of_one_process(
 ):
     output = f"{place}/evaluated"
     of_a_store = asked | {"synthetic": f"{place}/run"}
+    shards = [f"data/train-{number:05d}-of-00003.parquet" for number in range(3)]  # 5, 5, 2 rows
     for rank in (2, 0, 1):
         evaluate(of_a_store, output, stage="views", rank=rank, world_size=WORKERS)
         assert stored(output) == {}
-        shards = [f"data/train-{number:05d}-of-00003.parquet" for number in (2, 0, 1)]
-        assert sorted(fetched) == sorted(shards), "the first worker has made all"
+        made = Counter(fetched)
+        assert set(made) == set(shards) and max(made.values()) <= 2, "the first has made all"
     files, root = fsspec.core.url_to_fs(f"{output}/state/views")
     for block in (name for name in files.find(root) if name.endswith("block-00001.json")):
         files.rm_file(block)
     fetched.clear()
     evaluate(of_a_store, output, stage="views", rank=2, world_size=WORKERS)
-    assert fetched == ["data/train-00001-of-00003.parquet"], "no more than what is missing"
+    assert fetched == shards[:2], "rows 4 to 7 are in two files"
     assert not (tmp_path / "kept").exists(), "no worker keeps a copy"
     evaluate(of_a_store, output, stage="finish")
     pictures = {name for name in reference if name.endswith(".png") and "/" not in name}
