@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import shutil
 import sys
 import time
@@ -140,14 +141,21 @@ def half_the_shards(output: Path) -> None:
 
 
 def measured(name: str, words: list, counts: Path, work_dir: Path) -> dict:
-    started = time.monotonic()
+    started, before = time.monotonic(), cpu_seconds()
     peak = peak_memory([sys.executable, *map(str, words)], work_dir / "scale.log")
     return {
         "stage": name,
         "seconds": time.monotonic() - started,
+        "cpu_seconds": cpu_seconds() - before,
         "peak_mb": peak / 1e6,
         "requests": counted_in(counts),
     }
+
+
+def cpu_seconds() -> float:
+    """Of all programs that have ended: on busy cores it tells more than the clock."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def files_of(place: Path) -> dict[str, int]:
@@ -160,6 +168,17 @@ def files_of(place: Path) -> dict[str, int]:
     return dict(sorted(folders.items(), key=lambda item: -item[1]))
 
 
+def facts_of(sources: int, rows: int, stages: list[dict], place: Path) -> dict:
+    """What is written of a run. `rows`: of a shard."""
+    files, shards = files_of(place / "run"), -(-sources * VARIANTS // rows)
+    return {"sources": sources, "shards": shards, "stages": stages, "files": files}
+
+
+def interrupted(sources: int, rows: int, place: Path) -> dict:
+    """A simulated run, as far as it is measured."""
+    return facts_of(sources, rows, read_json(place.with_suffix(".json"))["stages"], place)
+
+
 def table(runs: list[dict]) -> str:
     """The stages of the runs side by side, in Markdown."""
     sizes = [f"{each['sources']:,} x {VARIANTS}" for each in runs]
@@ -167,15 +186,18 @@ def table(runs: list[dict]) -> str:
         "| stage | " + " | ".join(f"{size}: s | MB | requests" for size in sizes) + " |",
         "|---" * (1 + 3 * len(runs)) + "|",
     ]
-    for stages in zip(*(each["stages"] for each in runs), strict=True):
+    for name in [stage["stage"] for stage in runs[0]["stages"]]:
         cells = [
             f"{stage['seconds']:.0f} | {stage['peak_mb']:.0f} | {sum(stage['requests'].values()):,}"
-            for stage in stages
+            for each in runs
+            for stage in each["stages"]
+            if stage["stage"] == name
         ]
-        lines.append(f"| {stages[0]['stage']} | " + " | ".join(cells) + " |")
+        cells += ["not measured | |"] * (len(runs) - len(cells))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines.append("")
     for size, each in zip(sizes, runs, strict=True):
-        most = list(each["files"].items())[:2]
+        most = sorted(each["files"].items(), key=lambda item: -item[1])[:2]
         largest = ", ".join(f"{count:,} in {name}" for name, count in most)
         commits = next(stage["commits"] for stage in each["stages"] if "commits" in stage)
         text = f"{size}: {each['shards']:,} shards; files: {largest}; commits: {commits}."
@@ -187,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sources", type=int, nargs="+", default=[200, 2_000])
     parser.add_argument("--simulated", type=int, nargs="+", help="sources of simulated runs")
+    parser.add_argument("--tables", action="store_true", help="only write what was measured")
     parser.add_argument("--work_dir", type=Path, default=Path("outputs") / "scale")
     args = parser.parse_args()
     args.work_dir = args.work_dir.resolve()
@@ -195,16 +218,24 @@ def main() -> None:
         name, of_a_size, folder, rows = "scale_simulated", simulated, "simulated", SIMULATED_ROWS
     path = args.work_dir / f"{name}.json"
     runs = read_json(path)["runs"] if path.exists() else []
-    for sources in args.simulated or args.sources:
+    if args.tables:
+        runs += [
+            interrupted(sources, rows, args.work_dir / f"simulated-{sources}")
+            for sources in args.simulated or []
+            if not any(each["sources"] == sources for each in runs)
+        ]
+    for sources in [] if args.tables else args.simulated or args.sources:
         if any(each["sources"] == sources for each in runs):
             continue  # measured before the last interruption
         stages = of_a_size(sources, args.work_dir)
         place = args.work_dir / f"{folder}-{sources}"
-        files = files_of(place / "run")
-        shards = -(-sources * VARIANTS // rows)
-        runs.append({"sources": sources, "shards": shards, "stages": stages, "files": files})
+        runs.append(facts_of(sources, rows, stages, place))
         write_json(path, {"runs": runs})
         shutil.rmtree(place)
+    write_results(name, runs)
+
+
+def write_results(name: str, runs: list[dict]) -> None:
     machine = {"cores": os.cpu_count(), "processor": platform.machine()}
     write_json(RESULTS / f"{name}.json", {"runs": runs, "machine": machine})
     (RESULTS / f"{name}.md").write_text(table(runs), encoding="utf-8")

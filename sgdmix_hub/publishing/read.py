@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
+import pyarrow.dataset as pads
 from datasets import Dataset, load_dataset
 from datasets import Image as ImageFeature
 from PIL import Image
@@ -184,8 +185,12 @@ def open_version(pin: Pin, folder: Path, config_name: str) -> PublishedRows:
             "this is not what was published"
         )
     files = [glob.escape(str(folder / name)) for name in shards]
+    # Arrow would read a whole file, of up to 500 MB, before the first of its rows
+    options = pads.ParquetFragmentScanOptions(pre_buffer=False)
     try:
-        rows = load_dataset("parquet", data_files={"train": files}, split="train")
+        rows = load_dataset(
+            "parquet", data_files={"train": files}, split="train", fragment_scan_options=options
+        )
     except Exception as error:  # datasets raises many types for unreadable files
         raise UserError(
             f"cannot load {pin.name}: {one_line(first_line(error.__cause__ or error))}"

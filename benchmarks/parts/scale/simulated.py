@@ -37,6 +37,7 @@ from sgdmix_hub.storage.scratch import end_scratch, local_folder, start_scratch
 from sgdmix_hub.storage.stores import Store, store_of
 
 CLASSES, VARIANTS, SIDE, ROWS_PER_SHARD, KINDS = 1000, 5, 32, 1024, 64
+PART = 100 * CLASSES  # rows that are in memory once, however often they are written
 
 
 class KindsOfMaps:
@@ -71,12 +72,13 @@ def settings_of(output: OutputFolder) -> AugmentSettings:
 
 def prepare(folder: Path, sources: int) -> None:
     """Writes the rows of a split, whose images are one image. Not part of what is measured."""
-    labels = pa.array(np.arange(sources) % CLASSES)
-    cells = pa.array([{"bytes": png(), "path": None}]).take(pa.array(np.zeros(sources, int)))
+    labels = pa.array(np.arange(min(sources, PART)) % CLASSES)
+    cells = pa.array([{"bytes": png(), "path": None}]).take(pa.array(np.zeros(len(labels), int)))
     names = [f"class {number}" for number in range(CLASSES)]
     features = Features(image=ImageFeature(), label=ClassLabel(names=names))
-    table = pa.table({"image": cells, "label": labels}).cast(features.arrow_schema)
-    Dataset(table).save_to_disk(str(folder))
+    part = pa.table({"image": cells, "label": labels}).cast(features.arrow_schema)
+    parts = [part.slice(0, sources - start) for start in range(0, sources, PART)]
+    Dataset(pa.concat_tables(parts)).save_to_disk(str(folder))
 
 
 def prepared_split(folder: Path) -> Split:

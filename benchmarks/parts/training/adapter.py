@@ -74,7 +74,7 @@ def own_steps(settings: AdapterSettings, compiled: bool = False) -> Iterator[Non
     ).to(accelerator.device)
     trained = list(model.trained().values())
     if compiled:
-        model.compile()
+        model.denoiser.compile()
     denoiser, optimizer = accelerator.prepare(model, build_optimizer(settings, model))
     share = Share(0, 1, BATCH, 1)
     cached = settings.cache_latents

@@ -44,10 +44,20 @@ def check_supported(base: Pin) -> Family:
             f"the base model {base.name} has {shown(levels)} noise levels, "
             f"not 1 to {LONGEST_SCHEDULE}: {ADVICE}"
         )
-    fault = family.fault(index, configs)
+    fault = family.fault(index, configs) or fault_of_encoders(index, family)
     if fault is not None:
         raise UserError(f"the base model {base.name} has {fault}: {ADVICE}")
     return family
+
+
+def fault_of_encoders(index: dict, family: Family) -> str | None:
+    """Which text encoder or tokenizer a base lacks, or None; an optional one comes with both."""
+    for encoder in family.encoders:
+        parts = encoder.model, encoder.tokenizer
+        absent = [part for part in parts if index.get(part) in (None, [None, None])]
+        if absent and not (encoder.optional and len(absent) == len(parts)):
+            return f"no {absent[0]}, unlike {family.title}"
+    return None
 
 
 def check_layers(base: Pin, folder: Path, index: dict) -> None:
@@ -60,7 +70,7 @@ def check_layers(base: Pin, folder: Path, index: dict) -> None:
                 if COUNTS_LAYERS.search(key) and type(value) is int and value > MOST_LAYERS:
                     raise UserError(
                         f"{name} of the base model {base.name} states {shown(value)} as "
-                        f"{shown(key)}, and at most {MOST_LAYERS} are taken: {ADVICE}"
+                        f"{shown(key)}, and at most {MOST_LAYERS} are taken: use another base"
                     )
 
 
@@ -106,7 +116,7 @@ def read_index(base: Pin, folder: Path) -> dict:
         if isinstance(stated, list) and stated != [None, None] and not _is_class(stated):
             raise UserError(
                 f"{INDEX} of the base model {base.name} names {shown(stated)} as its "
-                f"{shown(name)}, which is no class of diffusers or transformers: {ADVICE}"
+                f"{shown(name)}, which is no class of diffusers or transformers: use another base"
             )
     return index
 
