@@ -2,14 +2,15 @@
 
     python benchmarks/mask_confidence.py outputs/cutouts/domain --cache outputs/mask_evidence.jsonl
 
-`domain` is made by benchmarks/cutouts.py with at least 2 poses. Reads only the objects whose name
+`domain` is made by benchmarks/cutouts.py with at least 3 poses. Reads only the objects whose name
 has an even CRC-32, and birds of other seeds than those that docs quote. Everything here is judged
 out of fold, in six folds over objects. The candidates and the evidence were chosen in trials on
 these objects, for few failures (IoU < .5) among the most trusted, and for little evidence where two
 choices were alike: only the other half says what they are worth. The floor's rule was set before
 its table was seen: the lowest multiple of .05 at which at most .05 of the trusted photographs fail,
-and in each set at most a quarter of what failed before. The package's weights and floor are those
-of a first sample of poses. Writes `mask_confidence.json` and `.md` to `--results`.
+and in each set at most a quarter of what failed before. An object is judged with a chance of
+foreground that was fitted without it (`mask_foreground.json` in `--results`, by
+benchmarks/mask_foreground.py). Writes `mask_confidence.json` and `.md` to `--results`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -31,59 +33,43 @@ from sgdmix_hub.method.confidence import WEIGHTS, evidence
 from sgdmix_hub.method.outlines import contrast, sharpness, small_lab, widen
 from sgdmix_hub.method.saliency.consensus import (
     DILATION,
-    MAP_SIZE,
     MASK_SIZE,
-    candidate_maps,
     candidates,
+    chance_map,
+    small_map,
 )
+from sgdmix_hub.method.saliency.foreground import Weights
 
 FOLDS = 6
 PENALTY = 2.0  # scikit-learn's C
 SET_WEIGHTS = {"ordinary": 1.0, "hard": 1.0, "birds": 0.5}
 BEFORE = {"ordinary": 0.447, "hard": 0.886}  # failures of `minimum barrier, GrabCut as before`
-SMALLER = 192  # pixels of the copy that stability under a scale is measured on
 USED = tuple(WEIGHTS)
 COMPARED = {
     "used": USED,
     **{f"without {name}": tuple(one for one in USED if one != name) for name in USED},
-    "with agreement": (*USED, "agreement"),
     "with contrast and sharpness": (*USED, "contrast", "sharpness"),
-    "with stability under a flip": (*USED, "flip"),
-    "with stability under a flip and a scale": (*USED, "flip", "scale"),
 }
 
 
-def overlap(mask: np.ndarray, other: np.ndarray | None) -> float:
-    """Intersection over union of two bool masks; 0 without the other."""
-    return 0.0 if other is None else float((mask & other).sum() / (mask | other).sum())
+def overlap(mask: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two bool masks."""
+    return float((mask & other).sum() / (mask | other).sum())
 
 
-def judged(row: Photograph) -> list[dict]:
+def judged(row: Photograph, weights: Weights) -> list[dict]:
     """Every candidate of an image: what is seen of it, its IoU and the share of the object kept."""
     pixels = np.ascontiguousarray(resized(row.image, MASK_SIZE))
-    maps, lab = candidate_maps(pixels), small_lab(pixels)
-    masks = candidates(pixels, maps)
-    mirrored = np.ascontiguousarray(pixels[:, ::-1])
-    flipped = candidates(mirrored, candidate_maps(mirrored))
-    smaller = np.ascontiguousarray(resized(pixels, SMALLER))
-    scaled = candidates(smaller, candidate_maps(smaller))
+    chance, lab = chance_map(pixels, weights), small_lab(pixels)
     true = resized(row.true.astype(np.uint8) * 255, MASK_SIZE) > 127
     found = []
-    for name, mask in masks.items():
-        small = cv2.resize(maps[name], (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA)
-        others = [overlap(mask, other) for key, other in masks.items() if key != name]
-        of_smaller = scaled.get(name)
-        if of_smaller is not None:
-            of_smaller = cv2.resize(of_smaller.astype(np.uint8), mask.shape) > 0
+    for mask in candidates(pixels, chance).values():
         kept = widen(mask, DILATION)
         found.append(
             {
-                **evidence(lab, mask, small),
-                "agreement": float(np.mean(others or [0.0])),
+                **evidence(lab, mask, small_map(chance)),
                 "contrast": float(np.log(contrast(lab, mask) + 1)),
                 "sharpness": float(np.log(sharpness(lab, mask) + 0.1)),
-                "flip": overlap(mask, flipped[name][:, ::-1] if name in flipped else None),
-                "scale": overlap(mask, of_smaller),
                 "iou": overlap(kept, true),
                 "kept": float((kept & true).sum() / true.sum()),
             }
@@ -91,7 +77,20 @@ def judged(row: Photograph) -> list[dict]:
     return found
 
 
-def images(domain: Path, poses: int, count: int, cache: Path) -> Iterator[dict]:
+def without(path: Path) -> dict[str, Weights]:
+    """Object -> the weights of the chance of foreground that were fitted without it."""
+    results = json.loads(path.read_text())
+    weights = Weights(**results["weights"])
+    return {
+        name: replace(weights, regions=fold["regions"], regions_bias=fold["regions_bias"])
+        for fold in results["folds"]
+        for name in fold["objects"]
+    }
+
+
+def images(
+    domain: Path, poses: int, count: int, cache: Path, weights: dict[str, Weights]
+) -> Iterator[dict]:
     """Set, object and candidates of every image; those in the cache are not made again."""
     known = {}
     if cache.exists():
@@ -105,7 +104,7 @@ def images(domain: Path, poses: int, count: int, cache: Path) -> Iterator[dict]:
                     "name": name,
                     "set": row.kind,
                     "object": row.obj,
-                    "candidates": judged(row),
+                    "candidates": judged(row, weights[row.obj]),
                 }
                 file.write(json.dumps(known[name]) + "\n")
                 file.flush()
@@ -275,12 +274,15 @@ def main() -> None:
     )
     parser.add_argument("domain", type=Path, help="folder with meta.json")
     parser.add_argument("--cache", type=Path, required=True, help="file of what was seen so far")
-    parser.add_argument("--poses", type=int, default=2, help="images per object and set")
+    parser.add_argument("--poses", type=int, default=3, help="images per object and set")
     parser.add_argument("--birds", type=int, default=5, help="birds per species and seed")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    found = list(images(arguments.domain, arguments.poses, arguments.birds, arguments.cache))
+    weights = without(arguments.results / "mask_foreground.json")
+    found = list(
+        images(arguments.domain, arguments.poses, arguments.birds, arguments.cache, weights)
+    )
     results = results_of(found)
     write_json(arguments.results / "mask_confidence.json", results)
     text = table(results)

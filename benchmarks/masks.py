@@ -3,8 +3,12 @@
     python benchmarks/masks.py outputs/cutouts/domain --segmenter_masks outputs/isnet \
         --coverage_figure docs/masks_coverage.png --reliability_figure docs/masks_reliability.png
 
+    python benchmarks/masks.py outputs/cutouts512/domain --name masks_512 --parts masks \
+        --sources "minimum barrier" "true masks"
+
 `domain` is made by benchmarks/cutouts.py, `--segmenter_masks` by benchmarks/onnx_masks.py. Writes
-`masks.json` and `masks.md` to `--results`.
+`masks.json` and `masks.md` to `--results`. What a run leaves out (`--sources`, `--parts`) is kept
+from the file that it finds there.
 
 Rules, written down before the figures that docs quote were made: constants are chosen on the
 objects whose name has an even CRC-32; docs quote the other half ("told"). A mask fails below an
@@ -19,7 +23,7 @@ import argparse
 import json
 from pathlib import Path
 
-from parts.masks.arms import CONSENSUS
+from parts.masks.arms import CONSENSUS, REFINEMENTS, SOURCES
 from parts.masks.costs import consensus_cost, fill_scores, mask_bytes, mixing_cost
 from parts.masks.drawing import Shown, draw_coverage, draw_reliability, sheet
 from parts.masks.photographs import BIRD_SEEDS, Photograph, birds, photographs, resized
@@ -30,6 +34,8 @@ from sgdmix_hub.method.mixing import compose, fill, inpainting_hole
 from sgdmix_hub.method.saliency.consensus import MASK_SIZE, consensus
 
 SHOWN = 12  # photographs of a sheet
+PARTS = ("masks", "radii", "costs")
+COSTS = ("fill", "mixing_ms", "consensus_ms", "row_bytes")
 
 
 def shown(rows: list[Photograph]) -> list[Shown]:
@@ -58,7 +64,7 @@ def table(figures: dict) -> str:
         "| Mask | IoU | failures | precision | recall | boundary F | usable mixtures |",
         "|---|---|---|---|---|---|---|",
     ]
-    for arm, of in figures["arms"].items():
+    for arm, of in sorted(figures["arms"].items(), key=lambda one: place_of(one[0])):
         cells = []
         for name in ("iou", "failures", "precision", "recall", "boundary_f", "usable"):
             value = of.get(name, ())
@@ -83,6 +89,12 @@ def table(figures: dict) -> str:
     return "\n".join(lines)
 
 
+def place_of(arm: str) -> int:
+    """Where an arm stands in the table; one that is not known comes last."""
+    arms = ["best fixed mask", *(one + by for one in SOURCES for by in REFINEMENTS), CONSENSUS]
+    return arms.index(arm) if arm in arms else len(arms)
+
+
 def interval_text(value: tuple[float, float, float]) -> str:
     return f"{value[0]:.2f} ({value[1]:.2f} to {value[2]:.2f})"
 
@@ -102,8 +114,8 @@ def reliability_table(bins: list[dict]) -> str:
 def radii_table(radii: dict) -> str:
     """The masks of GrabCut by its radii, as Markdown."""
     lines = ["| Radii | set | IoU | failures |", "|---|---|---|---|"]
-    for kind, of in radii.items():
-        for name, figures in of.items():
+    for kind in sorted(radii, key=("ordinary", "hard", "birds").index):
+        for name, figures in radii[kind].items():
             cells = " | ".join(interval_text(figures[key]) for key in ("iou", "failures"))
             lines.append(f"| {name} | {kind} | {cells} |")
     return "\n".join(lines)
@@ -122,6 +134,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="use every n-th image; for a trial")
     parser.add_argument("--steps", type=int, default=0, help="of the self-trained segmenter")
     parser.add_argument("--name", default="masks", help="of the results' files")
+    parser.add_argument("--sources", nargs="*", choices=SOURCES, default=list(SOURCES))
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--half", choices=("told", "chosen"), default="told")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--sheet", type=Path, help="PNG to write of some photographs, and no table")
@@ -136,21 +150,28 @@ def main() -> None:
         return
     sets = {kind: [row for row in rows if row.kind == kind] for kind in ("ordinary", "hard")}
     sets["birds"] = birds(BIRD_SEEDS[chosen], arguments.birds)[:: arguments.every]
-    scored = {kind: scores(of, arguments.steps) for kind, of in sets.items()}
-    judged = {kind: one for kind, (_, one) in scored.items()}
-    results: dict = {
-        "half": arguments.half,
-        "masks": {kind: figures for kind, (figures, _) in scored.items()},
-        "reliability": {
+    path = arguments.results / arguments.name
+    found = path.with_suffix(".json")
+    results: dict = json.loads(found.read_text()) if found.exists() else {}
+    results["half"] = arguments.half
+    if "masks" in arguments.parts:
+        scored = {kind: scores(of, arguments.steps, arguments.sources) for kind, of in sets.items()}
+        judged = {kind: one for kind, (_, one) in scored.items()}
+        of_kinds = results.setdefault("masks", {})
+        for kind, (figures, _) in scored.items():
+            arms = of_kinds.get(kind, {}).get("arms", {}) | figures["arms"]
+            of_kinds[kind] = figures | {"arms": arms}
+        results["reliability"] = {
             "photographs": reliability(judged["ordinary"].and_of(judged["hard"])),
             "birds": reliability(judged["birds"]),
-        },
-        "radii": {kind: radii_scores(of) for kind, of in sets.items()},
-        "fill": fill_scores(rows),
-        "mixing_ms": mixing_cost(rows),
-        "consensus_ms": consensus_cost(rows),
-        "row_bytes": mask_bytes(rows),
-    }
+        }
+        results["consensus_ms"] = consensus_cost(rows)
+    if "radii" in arguments.parts:
+        results["radii"] = {kind: radii_scores(of) for kind, of in sets.items()}
+    if "costs" in arguments.parts:
+        results["fill"] = fill_scores(rows)
+        results["mixing_ms"] = mixing_cost(rows)
+        results["row_bytes"] = mask_bytes(rows)
     if arguments.coverage_figure:
         sets_drawn = {kind: results["masks"][kind] for kind in ("ordinary", "hard")}
         curves = {kind: one["confidence"][CONSENSUS]["curve"] for kind, one in sets_drawn.items()}
@@ -161,16 +182,17 @@ def main() -> None:
         draw_coverage(curves, before, arguments.coverage_figure)
     if arguments.reliability_figure:
         draw_reliability(results["reliability"], arguments.reliability_figure)
-    path = arguments.results / arguments.name
-    path.with_suffix(".json").write_text(json.dumps(results, sort_keys=True), encoding="utf-8")
+    found.write_text(json.dumps(results, sort_keys=True), encoding="utf-8")
     text = "\n\n".join(
-        f"## {kind.capitalize()}\n\n{table(of)}" for kind, of in results["masks"].items()
+        f"## {kind.capitalize()}\n\n{table(results['masks'][kind])}" for kind in sets
     )
-    for kind, bins in results["reliability"].items():
+    for kind in ("photographs", "birds"):
+        bins = results["reliability"][kind]
         text += f"\n\n## Confidence: {kind}\n\n{reliability_table(bins)}"
-    text += f"\n\n## Radii of GrabCut, after minimum barrier\n\n{radii_table(results['radii'])}"
+    if "radii" in results:
+        text += f"\n\n## Radii of GrabCut, after minimum barrier\n\n{radii_table(results['radii'])}"
     path.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    costs = {name: results[name] for name in ("fill", "mixing_ms", "consensus_ms", "row_bytes")}
+    costs = {name: results[name] for name in COSTS if name in results}
     print(text, costs, sep="\n\n")
 
 

@@ -19,16 +19,16 @@ from .outlines import SIZE
 BINS = 8  # of each Lab channel in a colour histogram
 LAB_LOWEST, LAB_RANGE = np.array([0.0, -60.0, -60.0]), np.array([100.0, 120.0, 120.0])
 
-# What is seen of a mask -> its weight in the log-odds. Agreement with the masks of other maps, and
-# with the image's mirror image and a smaller copy of it, were tried: they made the order no better.
+# What is seen of a mask -> its weight in the log-odds (benchmarks/mask_confidence.py). Contrast and
+# sharpness of the outline made the order no better.
 WEIGHTS = {
-    "frame": -10.61,
-    "area": 1.55,
-    "largest": 10.03,
-    "separation": 12.04,
-    "levels": 11.31,
+    "frame": -1.15,
+    "area": 0.75,
+    "largest": 14.27,
+    "separation": 7.1,
+    "levels": 12.22,
 }
-BIAS = -26.46
+BIAS = -29.55
 
 
 def confidence(lab: np.ndarray, mask: np.ndarray, saliency_map: np.ndarray) -> float:

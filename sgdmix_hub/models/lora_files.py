@@ -198,7 +198,7 @@ def fault_of_halves(in_peft: Weights) -> str | None:
         ranks.setdefault(_layer(name), {})[is_up] = value.shape[is_up]
     for layer, of_layer in ranks.items():
         if len(of_layer) < 2 or len(set(of_layer.values())) > 1:
-            return f"has one half or two ranks for the layer {shown(layer)}"
+            return f"does not fit: it has one half or two ranks for the layer {shown(layer)}"
     return None
 
 

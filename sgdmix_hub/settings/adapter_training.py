@@ -66,7 +66,11 @@ class AdapterSettings(TrainingSettings):
     lora_dropout: float = setting(0.0, "LoRA dropout", at_least=0, below=1)
     learning_rate: float = setting(5e-5, "learning rate of the LoRA weights", above=0, at_most=1000)
     token_learning_rate: float = setting(
-        5e-5, "learning rate of the learned tokens", above=0, at_most=1000
+        5e-5,
+        "learning rate of the learned tokens, for rows as large as those of the encoder's input; "
+        "with token_place output it grows with the rows",
+        above=0,
+        at_most=1000,
     )
     total_batch_size: int = same(TrainingSettings, "total_batch_size", default=8)
     num_train_epochs: float = setting(

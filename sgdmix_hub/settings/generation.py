@@ -197,7 +197,8 @@ class AugmentSettings(HubSettings, StageSettings, RemakingSettings, PilotSetting
     )
     push_to_hub: bool = setting(
         False,
-        "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN",
+        "publish the finished dataset, with the token of `hf auth login` or HF_TOKEN; with --stage "
+        "files, send this worker's files ahead",
         changes="nothing",
     )
 

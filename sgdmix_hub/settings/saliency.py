@@ -59,7 +59,7 @@ SALIENCY_SOURCES = {
         ),
     ),
     "consensus": SaliencySource(
-        "nothing", has_mask=True, has_confidence=True, trusted_from=0.25, edition=2
+        "nothing", has_mask=True, has_confidence=True, trusted_from=0.45, edition=3
     ),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),

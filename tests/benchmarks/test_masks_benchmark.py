@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from parts.masks.drawing import Shown, draw_coverage, draw_reliability, sheet
+from parts.masks.logistic import logistic_weights
 from parts.masks.photographs import Photograph
 from parts.masks.scores import Judged, above_floor, curve, good_masks, reliability
 
@@ -68,3 +70,14 @@ def test_the_pictures_are_drawn(tmp_path):
     bins = reliability(Judged(TRUST, TRUST, ~FAILED, np.arange(4)))
     draw_reliability({"photographs": bins, "birds": bins}, tmp_path / "bins.png")
     assert all(Image.open(tmp_path / name).size[0] > 300 for name in ("curve.png", "bins.png"))
+
+
+def test_logistic_weights_are_those_that_made_the_shares():
+    rng = np.random.default_rng(0)
+    seen, weight = rng.normal(size=(400, 3)) * [1, 10, 0.1], rng.random(400)
+    share = 1 / (1 + np.exp(-(seen @ [1.0, -0.2, 5.0] - 0.5)))
+    weights, bias = logistic_weights(seen, share, weight, ridge=1e-6)
+    assert weights == pytest.approx([1.0, -0.2, 5.0], rel=1e-3)
+    assert bias == pytest.approx(-0.5, rel=1e-3)
+    shrunk, _ = logistic_weights(seen, share, weight, ridge=100.0)
+    assert (abs(shrunk) < abs(weights)).all()

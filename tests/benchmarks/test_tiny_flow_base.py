@@ -17,7 +17,7 @@ from parts.tiny_flow import training
 from parts.tiny_flow.batched import Batched
 from parts.tiny_flow.model import build_denoiser, build_tokenizer, pipeline_of
 from tiny_flow_base import export
-from two_bases import INPUT, NOISE, OUTPUT_ARMS, arms_of, table, verdict
+from two_bases import INPUT, NOISE, OUTPUT, arms_of, table, verdict
 
 from sgdmix_hub.demo.tiny_training import cached_world
 from sgdmix_hub.demo.train_tiny_base import TINY_BASE
@@ -145,17 +145,13 @@ def test_a_class_counts_as_learned_above_chance_alone():
     ],
 )
 def test_output_tokens_learn_as_well_by_the_rule_that_was_written_down(in_input, in_output, said):
-    arm = next(iter(OUTPUT_ARMS))
-    arms = {INPUT: arm_of(*in_input), arm: arm_of(*in_output)}
-    assert verdict(arms, arm) == said
+    arms = {INPUT: arm_of(*in_input), OUTPUT: arm_of(*in_output)}
+    assert verdict(arms) == said
     assert f"Verdict: {said}." in table(figures_with(arms))
 
 
-def test_only_language_models_have_the_arms_with_output_tokens(tmp_path):
+def test_only_language_models_have_the_arm_with_output_tokens(tmp_path):
     vae = training.load_vae()
     pipeline_of(build_denoiser(8, 0), vae).save_pretrained(tmp_path / "flow")
-    rate = {
-        arm: more.get("token_learning_rate") for arm, more in arms_of(tmp_path / "flow").items()
-    }
-    assert [rate[arm] for arm in OUTPUT_ARMS] == [0.005, 0.05]
-    assert not set(arms_of(TINY_BASE)) & set(OUTPUT_ARMS)
+    assert arms_of(tmp_path / "flow")[OUTPUT] == {"token_place": "output"}
+    assert OUTPUT not in arms_of(TINY_BASE)

@@ -179,7 +179,7 @@ def test_without_classifier_and_masks(birds, tmp_path):
         ("minimum-barrier", []),
         ("minimum-barrier", []),
     ]
-    assert "takes its masks from consensus, without a model; below confidence 0.25" in ended.stdout
+    assert "takes its masks from consensus, without a model; below confidence 0.45" in ended.stdout
     assert all("iou" not in of_recipe for of_recipe in facts["masks"])
     rules = [
         (of["selection_method"], of["target_classes"], of["same_class_share"])

@@ -1,4 +1,4 @@
-"""Robust background, the candidates that check each other, and the confidence of the best."""
+"""The candidates that check each other, and the confidence of the best."""
 
 import cv2
 import numpy as np
@@ -9,41 +9,14 @@ from PIL import Image
 from sgdmix_hub.method.confidence import WEIGHTS, confidence, evidence, two_levels
 from sgdmix_hub.method.outlines import small_lab, widen
 from sgdmix_hub.method.saliency.consensus import (
+    CANDIDATES,
     DILATION,
-    REFINED_BY,
-    candidate_maps,
     candidates,
+    chance_map,
     consensus,
     consensus_mask,
 )
-from sgdmix_hub.method.saliency.robust_background import robust_background, superpixels
 from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_robust_background_is_high_on_the_object_and_low_on_the_border(seed):
-    image, disc, _ = disc_on_texture(seed, 128)
-    saliency_map = robust_background(image)
-    assert saliency_map.dtype == np.float32 and saliency_map.min() == 0 and saliency_map.max() == 1
-    assert iou(saliency_map > 0.5, disc) > 0.8
-    assert np.array_equal(saliency_map, robust_background(image))
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (1, 1), (40, 90)])
-def test_a_flat_image_has_no_salient_region(shape):
-    assert not robust_background(np.full((*shape, 3), 77, np.uint8)).any()
-
-
-def test_superpixels_partition_the_image():
-    image, _, _ = disc_on_texture(0, 128)
-    regions = superpixels(image)
-    count = len(regions.colours)
-    assert set(np.unique(regions.numbers)) == set(range(count))
-    assert np.array_equal(regions.neighbours, regions.neighbours.T)
-    assert not regions.neighbours.diagonal().any() and regions.neighbours.any(axis=1).all()
-    border = np.concatenate([regions.numbers[0], regions.numbers[-1]])
-    border = np.concatenate([border, regions.numbers[:, 0], regions.numbers[:, -1]])
-    assert np.array_equal(np.flatnonzero(regions.on_border), np.unique(border))
 
 
 def of_disc(seed):
@@ -90,8 +63,8 @@ def test_the_consensus_is_a_dilated_candidate_and_finds_the_object():
     mask, trust = consensus(image)
     assert mask.shape == (256, 256) and mask.dtype == bool and iou(mask, disc) > 0.85
     assert 0.5 < trust <= 1
-    found = candidates(image, candidate_maps(image))
-    assert set(found) <= set(REFINED_BY)
+    found = candidates(image, chance_map(image))
+    assert set(found) <= set(CANDIDATES)
     assert all(one.any() and not one.all() for one in found.values())
     assert any(np.array_equal(mask, widen(one, DILATION)) for one in found.values())
     again, same = consensus_mask(Image.fromarray(image), "stretch")
@@ -104,4 +77,4 @@ def test_noise_and_flat_images_have_no_trusted_mask():
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     for image in (flat, noise):
         assert consensus(image)[1] < SALIENCY_SOURCES["consensus"].trusted_from
-    assert not consensus(flat)[0].any() and not candidates(flat, candidate_maps(flat))
+    assert not consensus(flat)[0].any() and not candidates(flat, chance_map(flat))

@@ -29,7 +29,8 @@ from sgdmix_hub.models.bases.families import BY_NAME, FAMILIES
 from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.settings.adapter_training import AdapterSettings
-from sgdmix_hub.training.adapter.known_prompts import KnownPrompts
+from sgdmix_hub.training.adapter.known_prompts import KnownPrompts, rms
+from sgdmix_hub.training.adapter.loop import build_optimizer
 
 NAMES = [family.name for family in FAMILIES if all(one.outputs for one in family.encoders)]
 OTHERS = [family.name for family in FAMILIES if family.name not in NAMES]
@@ -49,7 +50,7 @@ def base(name, base_of):
 def adapter(base, birds, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapter") / "adapter"
     settings = adapter_settings(birds, base, folder, num_vectors=2, num_train_samples=4)
-    rates = {"learning_rate": 0.05, "token_learning_rate": 0.5}
+    rates = {"learning_rate": 0.05, "token_learning_rate": 0.02}
     return train(settings | rates | {"token_place": "output"})
 
 
@@ -97,6 +98,26 @@ def test_a_training_sees_what_a_generation_with_its_tokens_sees(name, base):
     assert family.fault_of_tokens(tensors, 3) is None
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert (other - found).abs().max() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_first_step_changes_rows_by_the_same_share_in_input_and_output(name, base):
+    """AdamW's first step is the rate, in every number."""
+    shares = []
+    for place in (None, "output"):
+        loaded, model, prompts = adapted(base, token_place=place)
+        (rows,) = model.learned().values()
+        before = rows.detach().clone()
+        optimizer = build_optimizer(
+            AdapterSettings(**adapter_settings("unused", base, "unused", token_learning_rate=1e-3)),
+            model,
+        )
+        noising = BY_NAME[name].noising(loaded.pipeline.scheduler.config)
+        loss_of(loaded, model, prompts, [0, 2], noising)[1].backward()
+        optimizer.step()
+        shares.append(rms(rows.detach()[0] - before[0]) / rms(before[0]))
+    assert shares[1] == pytest.approx(shares[0], rel=0.05)
+    assert shares[0] > 0
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ BOXES = {"bbox_column": "bbox", "bbox_format": "xywh"}
 @pytest.mark.parametrize(
     "values, line",
     [
-        ({}, "consensus, without a model; below confidence 0.25: skip"),
+        ({}, "consensus, without a model; below confidence 0.45: skip"),
         (
             {"min_mask_confidence": 0.7, "low_confidence": "keep-unmixed"},
             "consensus, without a model; below confidence 0.7: keep-unmixed",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -56,15 +58,17 @@ CONSENSUS, SELF_TRAINED = "consensus", "self-trained"
 
 
 def all_masks(
-    rows: list[Photograph], steps: int
+    rows: list[Photograph], steps: int, sources: Sequence[str] = tuple(SOURCES)
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Arm -> masks, bool (n, size, size), and the confidences, (n,), of the arms that state any.
 
-    `steps`: of the training of the segmenter on the consensus' masks; 0 leaves it out.
+    `steps`: of the training of the segmenter on the consensus' masks; 0 leaves it out. `sources`:
+    those of `SOURCES` that are compared with the consensus.
     """
     masks: dict[str, np.ndarray] = {}
     trust: dict[str, np.ndarray] = {}
-    for source, find in SOURCES.items():
+    for source in sources:
+        find = SOURCES[source]
         if find is segmenter and any(row.alpha is None for row in rows):
             continue
         found = [find(row) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -159,13 +160,13 @@ def radii_scores(rows: list[Photograph]) -> dict:
     return figures
 
 
-def scores(rows: list[Photograph], steps: int) -> tuple[dict, Judged]:
+def scores(rows: list[Photograph], steps: int, sources: Sequence[str]) -> tuple[dict, Judged]:
     """Arm -> figure -> (mean, lower, upper) of one set, and what the confidences are worth; and the
     masks of `consensus`.
     """
     true, objects = np.stack([row.true for row in rows]), np.array([row.obj for row in rows])
     arms: dict = {"best fixed mask": {"iou": (round(best_fixed_iou(true), 4),)}}
-    found, trust = all_masks(rows, steps)
+    found, trust = all_masks(rows, steps, sources)
     trusted: dict = {}
     for arm, masks in found.items():
         iou = mask_iou(masks, true)

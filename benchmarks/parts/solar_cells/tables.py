@@ -165,7 +165,7 @@ def trust_table(figures: dict) -> str:
         seeds = found["measures"]
         for asked, name in ((PAPER, "`paper`'s network"), ("judge", "the judge")):
             tests = [one["trust"][asked] for one in seeds.values() if asked in one["trust"]]
-            said = f"{sum(map(warns, tests))} of {len(tests)} seeds"
+            said = f"{sum(map(warns, tests))} of {len(tests)} seeds" if tests else NOT_RUN
             for half, part in enumerate(("foreground alone", "background alone")):
                 right = [shown([test[one][half] for test in tests]) for one in CLASSES]
                 lines.append(f"| {kind} | {name} | {part} | {' | '.join(right)} | {said} |")

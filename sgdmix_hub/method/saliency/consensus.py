@@ -1,8 +1,7 @@
-"""Model-free masks of several maps, and the most trustworthy one of them.
+"""Model-free masks, and the most trustworthy one of them.
 
-No map is right everywhere. Minimum barrier fails for objects that touch several borders, robust
-background for objects as smooth as their surroundings, and a preference for the middle for objects
-at the side; each gives a candidate, refined by GrabCut, and `confidence` chooses.
+All are cut from one map, the chance of foreground (`foreground`). GrabCut finds parts that the map
+lacks and goes astray in clutter, so that one is left as it is; `confidence` chooses.
 """
 
 from __future__ import annotations
@@ -14,46 +13,35 @@ from PIL import Image
 from sgdmix_hub.data.images import square
 from sgdmix_hub.errors import one_row
 from sgdmix_hub.method.confidence import confidence
-from sgdmix_hub.method.masks import GrabCut, grabcut_mask, threshold
+from sgdmix_hub.method.masks import GrabCut, grabcut_mask
 from sgdmix_hub.method.outlines import small_lab, widen
 
-from .model_free import MAP_SIZE, minimum_barrier
-from .robust_background import robust_background
+from .foreground import FITTED, Weights, foreground_chance
+from .model_free import MAP_SIZE
 
 MASK_SIZE = 256
-BACKGROUND_SIZE = 128  # of robust background: at 256 the masks are no better
-MIDDLE_SIGMA = 0.3  # share of the image size: of the preference for the middle
 DILATION = 0.008  # share of the image size: a lost leg costs more than a little background
-# GrabCut that stays near a coarse mask, and one that finds what the coarse mask lacks.
-NARROW = GrabCut(sharp=None)
-WIDE = GrabCut(probable_radius=0.1, background_radius=0.3, sharp=None)
-# Map -> what refines its mask. More candidates made the choice worse, not better.
-REFINED_BY = {"barrier": NARROW, "both": WIDE, "middle": NARROW}
+NARROW = GrabCut(sharp=None)  # refines whatever it is given: these masks are coarse
+# Candidate -> the chance above which it is foreground, and what refines it.
+CANDIDATES: dict[str, tuple[float, GrabCut | None]] = {
+    "plain": (0.4, None),
+    "likely": (0.35, NARROW),
+    "sure": (0.5, NARROW),
+}
 
 
-def candidate_maps(pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """The maps of every candidate, float32 (256, 256) in [0, 1], of a uint8 RGB image of that size.
-
-    Minimum barrier is computed at 64x64: finer maps follow texture, and their masks are no better.
-    """
-    frame = pixels.shape[:2]
-    small, medium = (
-        cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
-        for size in (MAP_SIZE, BACKGROUND_SIZE)
-    )
-    barrier = cv2.resize(minimum_barrier(small), frame)
-    background = cv2.resize(robust_background(medium), frame)
-    y, x = np.mgrid[: len(pixels), : len(pixels)] / (len(pixels) - 1) - 0.5
-    middle = np.exp(-(x * x + y * y) / (2 * MIDDLE_SIGMA**2)).astype(np.float32)
-    return {"barrier": barrier, "both": (barrier + background) / 2, "middle": barrier * middle}
+def chance_map(pixels: np.ndarray, weights: Weights = FITTED) -> np.ndarray:
+    """The chance of foreground, float32 (256, 256) in [0, 1], of a uint8 RGB image of that size."""
+    return cv2.resize(foreground_chance(pixels, weights), pixels.shape[:2])
 
 
-def candidates(pixels: np.ndarray, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Map -> its refined mask, bool (256, 256), where that is neither empty nor full."""
+def candidates(pixels: np.ndarray, chance: np.ndarray) -> dict[str, np.ndarray]:
+    """Candidate -> its mask, bool (256, 256), where that is neither empty nor full."""
     masks = {}
-    for name, saliency_map in maps.items():
-        coarse = saliency_map > threshold(saliency_map)
-        mask = grabcut_mask(pixels, saliency_map, coarse, REFINED_BY[name])
+    for name, (cut, grabcut) in CANDIDATES.items():
+        mask = chance > cut
+        if grabcut is not None:
+            mask = grabcut_mask(pixels, chance, mask, grabcut)
         if mask.any() and not mask.all():
             masks[name] = mask
     return masks
@@ -65,18 +53,19 @@ def consensus(pixels: np.ndarray) -> tuple[np.ndarray, float]:
 
     An empty mask of confidence 0 if there is no candidate.
     """
-    maps = candidate_maps(pixels)
-    masks = candidates(pixels, maps)
+    chance = chance_map(pixels)
+    masks = candidates(pixels, chance)
     if not masks:
         return np.zeros(pixels.shape[:2], bool), 0.0
-    lab = small_lab(pixels)
-    trust = {name: confidence(lab, mask, _small(maps[name])) for name, mask in masks.items()}
+    lab, small = small_lab(pixels), small_map(chance)
+    trust = {name: confidence(lab, mask, small) for name, mask in masks.items()}
     best = max(trust, key=lambda name: trust[name])
     return widen(masks[best], DILATION), trust[best]
 
 
-def _small(saliency_map: np.ndarray) -> np.ndarray:
-    return cv2.resize(saliency_map, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA)
+def small_map(chance: np.ndarray) -> np.ndarray:
+    """The chance as confidences see it, (64, 64)."""
+    return cv2.resize(chance, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA)
 
 
 @one_row("mask")

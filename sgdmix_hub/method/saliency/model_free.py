@@ -73,10 +73,17 @@ def barrier_distance(channel: np.ndarray) -> np.ndarray:
     """
     distance = np.full_like(channel, np.inf)
     distance[[0, -1], :] = distance[:, [0, -1]] = 0
-    highest, lowest = channel.copy(), channel.copy()
+    return lowest_barriers(channel, distance)
+
+
+def lowest_barriers(values: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """The barriers of all pixels, float32 (h, w, ...), from those that are known: infinite where no
+    path begins. `values`: float32 of the same shape. Changes and returns `distance`.
+    """
+    highest, lowest = values.copy(), values.copy()
     for scan in range(BARRIER_PASSES):
         for axis in (0, 1):
-            views = [np.moveaxis(array, axis, 0) for array in (channel, distance, highest, lowest)]
+            views = [np.moveaxis(array, axis, 0) for array in (values, distance, highest, lowest)]
             _scan(*(view if scan % 2 == 0 else view[::-1] for view in views))
     return distance
 
@@ -99,21 +106,28 @@ def border_contrast(lab: np.ndarray) -> np.ndarray:
     The sum of the Mahalanobis distances to the colours of the four border strips, each scaled to 1,
     without the largest: an object may touch one border. `lab`: float32 (h, w, 3).
     """
-    rows, columns = (max(1, round(BORDER * side)) for side in lab.shape[:2])
-    strips = (lab[:rows], lab[-rows:], lab[:, :columns], lab[:, -columns:])
-    distances = np.stack(
-        [_mahalanobis(lab, strip.reshape(-1, 3).astype(np.float64)) for strip in strips]
-    )
+    distances = border_distances(lab)
+    distances = np.stack([one / max(one.max(), 1e-9) for one in distances])
     return distances.sum(axis=0) - distances.max(axis=0)
 
 
+def border_distances(lab: np.ndarray) -> np.ndarray:
+    """Mahalanobis distances to the colours of the upper, lower, left and right strip, float64
+    (4, h, w). `lab`: float32 (h, w, 3).
+    """
+    rows, columns = (max(1, round(BORDER * side)) for side in lab.shape[:2])
+    strips = (lab[:rows], lab[-rows:], lab[:, :columns], lab[:, -columns:])
+    return np.stack(
+        [_mahalanobis(lab, strip.reshape(-1, 3).astype(np.float64)) for strip in strips]
+    )
+
+
 def _mahalanobis(lab: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Distance of each pixel to a set of colours (n, 3), scaled so that the largest is 1."""
+    """Distance of each pixel to a set of colours (n, 3)."""
     # plus one unit of Lab, about the smallest visible difference, for strips of a single colour
     inverse = np.linalg.inv(np.cov(colors.T) + np.eye(3))
     difference = lab - colors.mean(axis=0)
-    distance = np.sqrt(np.maximum(np.einsum("hwi,ij,hwj->hw", difference, inverse, difference), 0))
-    return distance / max(distance.max(), 1e-9)
+    return np.sqrt(np.maximum(np.einsum("hwi,ij,hwj->hw", difference, inverse, difference), 0))
 
 
 @one_row("saliency map")

@@ -24,7 +24,8 @@ class KnownPrompts(nn.Module):
     """A text encoder's answers to the prompts of a training, with the learned rows in them.
 
     All classes have one prompt but for their tokens, and the encoder reads the same placeholder for
-    every token: it was asked once. `learned`: float32 (tokens, states * dim).
+    every token: it was asked once. `learned`: float32 (tokens, states * dim). `scale`: how many
+    times larger its rows are than the encoder's input, as root mean squares.
     """
 
     ids: torch.Tensor
@@ -52,6 +53,7 @@ class KnownPrompts(nn.Module):
         at = [row.index(first + number) for number in range(num_vectors)]
         initial = torch.cat([state[0, at] for state in states.values()], dim=-1).float()
         self.learned = nn.Parameter(initial.repeat(num_tokens // num_vectors, 1))
+        self.scale = rms(initial) / rms(placeholder.float())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,6 +87,10 @@ class KnownPrompts(nn.Module):
         rows = same.int().argmax(1)
         states = dict(zip(self.layers, self.states[:, rows, :length], strict=True))
         return SimpleNamespace(hidden_states=placed(self.learned, self.first, input_ids, states))
+
+
+def rms(values: torch.Tensor) -> float:
+    return float(values.square().mean().sqrt())
 
 
 @torch.no_grad()

@@ -54,7 +54,11 @@ def denoising_loss(
 
 
 def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.optim.Optimizer:
-    """AdamW for the LoRA weights and, with its own rate and no decay, the tokens."""
+    """AdamW for the LoRA weights and, with its own rate and no decay, the tokens.
+
+    AdamW's steps are as large as the rate, whatever the gradient: rows that are many times larger
+    take steps that are as much larger, or they would not leave their place.
+    """
     lora = {
         "params": list(model.lora().values()),
         "lr": settings.learning_rate,
@@ -62,7 +66,7 @@ def build_optimizer(settings: AdapterSettings, model: AdaptedModel) -> torch.opt
     }
     tokens = {
         "params": list(model.learned().values()),
-        "lr": settings.token_learning_rate,
+        "lr": settings.token_learning_rate * model.token_scale(),
         "weight_decay": 0.0,
     }
     return torch.optim.AdamW([lora, tokens])

@@ -58,6 +58,12 @@ class AdaptedModel(nn.Module):
         """The learned tokens, (classes * vectors, dim), by their encoder's key."""
         return {key: tokens.learned for key, tokens in self._tokens.items()}
 
+    def token_scale(self) -> float:
+        """How large the learned rows are, as a multiple of an input's; only an encoder that is
+        alone learns in its output.
+        """
+        return max((tokens.scale for tokens in self._tokens.values()), default=1.0)
+
     def token_tensors(self) -> dict[str, torch.Tensor]:
         """What a file of learned tokens is made of, by name."""
         parts = [tokens.tensors(key) for key, tokens in self._tokens.items()]

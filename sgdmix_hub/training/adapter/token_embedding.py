@@ -9,6 +9,8 @@ from torch import nn
 class TokenEmbedding(nn.Module):
     """The text encoder's embedding, frozen, with learned rows from the id `first` on."""
 
+    scale = 1.0  # as in `KnownPrompts`
+
     def __init__(self, embedding: nn.Embedding, initial: torch.Tensor, first: int | None = None):
         """`initial`: float (tokens, dim), of the learned rows. `first`: the number of rows if None;
         less for encoders whose last rows have no tokens.
