@@ -34,10 +34,9 @@ from sgdmix_hub.errors import UserError, first_line, one_line, shown
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import Pin
 
-from .row_groups import BUFFER_BYTES, KeptGroups
+from .row_groups import BUFFER_BYTES, LARGEST_GROUP, KeptGroups
 
 OPEN_GROUPS = 4  # in memory if there is no room for them on disk
-LARGEST_GROUP = 2**30  # bytes of a row group
 BATCH_ROWS = 2**14  # of the index
 SMALL_FIELD = 1024  # bytes; such fields are in the index itself: labels, captions
 SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # of a WebDataset: key and field

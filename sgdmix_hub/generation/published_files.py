@@ -3,7 +3,8 @@
 In an object store each file goes to its place in `repo/` when it is made; on a disk it waits in
 `state/files/` for `repo/` to appear. A record in `records/` holds its sha256 and the shards in
 it. So an interrupted attempt goes on behind it, several workers or ranks can share the work, and
-nobody reads a file again for its sha256. `repo/` is complete when its manifest is there.
+what an attempt has made it does not read again; what it finds on a disk, it does. `repo/` is
+complete when its manifest is there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from sgdmix_hub.files import (
     DamagedFile,
+    file_sha256,
     read_sealed,
     sync_entry,
     temporary_beside,
@@ -55,7 +57,7 @@ class PublishedFiles:
         facts = {}
         for number in range(len(self.files)):
             stop_if_requested()
-            record = self._recorded(number) or self._make(number, self.are_many)
+            record = self._intact(number) or self._make(number, self.are_many)
             facts[self.name(number)] = {key: record[key] for key in ("sha256", "bytes")}
         return facts
 
@@ -87,7 +89,7 @@ class PublishedFiles:
         """
         for number in range(rank, len(self.files), world_size):
             stop_if_requested()
-            if not self._recorded(number):
+            if not self._intact(number):
                 self._make(number)
         for number in range(len(self.files)) if rank == 0 else ():
             while not self._recorded(number):
@@ -133,6 +135,24 @@ class PublishedFiles:
         if record is None or record["shards"] != self._digests(self.files[number]):
             return None
         return record if self._size(number) == record["bytes"] else None
+
+    def _intact(self, number: int) -> dict | None:
+        """The record of a file, which is compared if an earlier attempt has left it on a disk; in a
+        store, who reads it compares.
+        """
+        record = self._recorded(number)
+        if record is None or self._store.is_remote or self._is_new(number):
+            return record
+        is_same = file_sha256(self._waiting(number)) == record["sha256"]
+        return record if is_same else None
+
+    def _is_new(self, number: int) -> bool:
+        """Whether a rank of this launch has made it."""
+        begun = self._output.all_made  # of this launch, which removes that of another
+        try:
+            return self._record_path(number).stat().st_mtime_ns >= begun.stat().st_mtime_ns
+        except FileNotFoundError:
+            return False
 
     def _size(self, number: int) -> int | None:
         """Bytes of a file that is there."""

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from sgdmix_hub import augment
 from sgdmix_hub.data import indexed, row_groups
 from sgdmix_hub.data.row_groups import KeptGroups
 from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.settings.generation import AugmentSettings
 
@@ -170,6 +172,33 @@ def test_a_row_group_is_decoded_once_for_all_rows_and_processes(large_groups, de
     assert found == [expected[row] for row in ANYWHERE] and len(decoded) == 10
 
 
+def test_a_torn_group_is_decoded_again_and_a_folder_of_others_is_no_error(
+    large_groups, decoded, tmp_path
+):
+    path, expected = large_groups
+    file, kept = pq.ParquetFile(path), KeptGroups(tmp_path / "kept")
+    whole = kept.keep("0", file, 0)
+    torn = tmp_path / "kept" / "0.arrow"
+    torn.unlink()  # the table is mapped from it
+    torn.write_bytes(b"torn")
+    assert kept.kept("0") is None and kept.keep("0", file, 0).equals(whole)
+    elsewhere = KeptGroups(Path("/proc/no-folder"))  # where nobody can write
+    assert elsewhere.keep("0", file, 0).equals(whole)
+
+
+def test_a_group_that_states_little_and_holds_much_is_refused(tmp_path, monkeypatch):
+    """Equal cells of a dictionary are stored once."""
+    path = tmp_path / "small.parquet"
+    table = pa.table({"image": [b"x" * 10_000] * 1000})
+    pq.write_table(table, path, compression="zstd", dictionary_pagesize_limit=2**24)
+    file = pq.ParquetFile(path)
+    assert file.metadata.row_group(0).total_byte_size < 20_000
+    monkeypatch.setattr(row_groups, "LARGEST_GROUP", 2**20)
+    with pytest.raises(UserError, match="smaller ones"):
+        KeptGroups(tmp_path / "kept").keep("0", file, 0)
+    assert [each for each in (tmp_path / "kept").iterdir() if each.suffix == ".arrow"] == []
+
+
 def test_row_groups_on_disk_stay_within_their_room(large_groups, decoded, tmp_path, monkeypatch):
     path, expected = large_groups
     size = pq.read_metadata(path).row_group(0).total_byte_size
@@ -214,6 +243,7 @@ STREAM = """
 import json, sys
 
 from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.hub.push import push_folder
 from sgdmix_hub.settings.generation import AugmentSettings

@@ -109,6 +109,8 @@ def test_a_network_without_end_is_refused(part, family, base, tmp_path):
         file = f"{part}/config.json"
         folder = edited(base, tmp_path / str(number), file, **values)
         assert f"states 1000000 as {key}" in refused(check_supported, resolve(str(folder)))
+    blocks = edited(base, tmp_path / "b", f"{part}/config.json", layers_per_block=[[1, 10**6], 2])
+    assert "layers_per_block" in refused(check_supported, resolve(str(blocks)))
     nested = edited(base, tmp_path / "n", f"{part}/config.json", text_config={"n_layers": 10**6})
     assert "states 1000000 as n_layers" in refused(check_supported, resolve(str(nested)))
 

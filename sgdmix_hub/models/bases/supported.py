@@ -69,11 +69,18 @@ def check_layers(base: Pin, folder: Path, index: dict) -> None:
         config = read_part(base, folder, name) if (folder / name).is_file() else {}
         for values in (config, *(value for value in config.values() if isinstance(value, dict))):
             for key, value in values.items():
-                if COUNTS_LAYERS.search(key) and type(value) is int and value > MOST_LAYERS:
+                if COUNTS_LAYERS.search(key) and largest_count(value) > MOST_LAYERS:
                     raise UserError(
                         f"{name} of the base model {base.name} states {shown(value)} as "
                         f"{shown(key)}, and at most {MOST_LAYERS} are taken: use another base"
                     )
+
+
+def largest_count(value: object) -> int:
+    """The largest whole number in a value, or in lists of lists of them; 0 without one."""
+    if isinstance(value, list):
+        return max(map(largest_count, value), default=0)
+    return value if type(value) is int else 0
 
 
 def check_sampling(base: Pin, scheduler: str, timestep_spacing: str | None) -> Family:
