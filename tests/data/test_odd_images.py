@@ -118,7 +118,7 @@ def test_every_odd_image_is_mixed_or_has_no_foreground(recipe, every, images):
                 continue
             assert mixture.mixed.shape == (64, 64, 3) and mixture.mixed.dtype == np.uint8, name
             mixed, target = mixed + 1, source
-    assert mixed > 60 / every
+    assert mixed > 30 / every  # most are grey, in which `recommended` finds nothing
 
 
 @pytest.mark.slow

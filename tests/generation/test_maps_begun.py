@@ -27,7 +27,7 @@ def settings(tmp_path_factory):
     rows = [{"image": row["image"], "label": row["label"]} for row in stored(birds, folder)]
     count = BLOCK_ROWS * (BLOCKS - 1) + 30
     many_rows(folder / "many", rows, count, damaged=list(range(0, count, count // BLANK))[:BLANK])
-    return run | {"dataset_name": str(folder / "many"), "num_variants": 3}
+    return run | {"dataset_name": str(folder / "many"), "num_variants": 3, "max_skipped": 0.1}
 
 
 def stored(dataset, folder):

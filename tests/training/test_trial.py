@@ -12,6 +12,7 @@ from sgdmix_hub.settings.training import ClassifierSettings
 from sgdmix_hub.training.adapter import loop
 from sgdmix_hub.training.adapter.model import load_adapted
 from sgdmix_hub.training.classifier import batches
+from sgdmix_hub.training.dropout import use_sample_dropout
 
 CPU = torch.device("cpu")
 PRECISIONS = ("no", "bf16")
@@ -112,10 +113,11 @@ def test_an_adapter_is_as_before_its_trial(tiny_base, more):
     names = ["heron", "kite", "tern"]
     loaded, model = load_adapted(resolve(str(tiny_base)), settings, len(names))
     prompts = loop.class_prompts(settings, names, loaded)
+    dropout = use_sample_dropout(model)
     optimizer = stepped(model, sum(value.square().sum() for value in model.trained().values()))
     before = state_of(model, optimizer)
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    loop.attempt(settings, loaded, model, prompts, CPU, 2)
+    loop.attempt(settings, loaded, model, prompts, dropout, CPU, 2)
     assert seen == [4 if settings.with_prior_preservation else 2]
     assert_same(model, optimizer, before)

@@ -12,7 +12,7 @@ from datasets import Image as ImageFeature
 from parts.evidence.runs import slug
 from parts.method.arms import CLASSIFIER, SALIENCY, settings_from
 from parts.photograph_shift.task import RESOLUTION, Images
-from parts.solar_cells.arms import ARMS, DISC, EVERY, GENERATION, OTHER_MASK, PAPER, REAL
+from parts.solar_cells.arms import ARMS, DISC, EVERY, GENERATION, PAPER, REAL
 from parts.solar_cells.cells import CLASSES, Cells, make_task
 from parts.solar_cells.judge import Judge, lost, trust_by_class
 from parts.solar_cells.masks import mask_figures, mirrored_iou
@@ -115,10 +115,11 @@ class Run:
     def settings(self, arm: str) -> AugmentSettings:
         """The settings of an arm's generation, after what it needs has been made."""
         images, values = self.folder / "images", GENERATION | (ARMS[arm] or {})
-        if "mask_column" in values:
-            images = self.folder / "masked"
-            columns = {OTHER_MASK: self.exchanged(), DISC: [disc()] * len(self.train.labels)}
-            write_dataset(images, self.train, columns)
+        if (column := values.get("mask_column")) is not None:
+            images = self.folder / column
+            is_disc = column == DISC
+            masks = [disc()] * len(self.train.labels) if is_disc else self.exchanged()
+            write_dataset(images, self.train, {column: masks})
         if arm == PAPER:
             values["classifier"] = str(self.network())
         places = {
