@@ -162,8 +162,11 @@ class Run:
         return masks, confidences
 
     def exchanged(self) -> list[np.ndarray]:
-        """A mask of another cell for each training cell."""
-        return other_masks(self.masks()[0], len(self.train.labels), self.seed)
+        """A mask of another cell for each training cell. Raises `UserError` without masks."""
+        masks, _ = self.masks()
+        if len(masks) < 2:
+            raise UserError("no masks to exchange could be made")
+        return other_masks(masks, len(self.train.labels), self.seed)
 
     def split(self) -> Split:
         """The training cells, as the programs see them."""
