@@ -175,12 +175,11 @@ def make(
         return
     if rank.is_main_process and (stage == "finish" or store.is_remote):
         check_finished(shards)
-    if rank.count > 1:
-        make_files_together(settings, shards, output, store, rank)
+    files = files_of_all(settings, shards, output, store, rank)
     if rank.is_main_process:
         if settings.inpainting_method == "diffusion":  # for the contact sheet
             maker.load_refiner(rank.device)
-        build_repository(settings, inputs, maker.maps, maker, shards, output, store)
+        build_repository(settings, inputs, maker.maps, maker, files, output, store)
     wait_for_file(output.repo)
     finish(settings, output, store, rank)
 
@@ -198,16 +197,18 @@ def make_files(settings: AugmentSettings, output: OutputFolder, store: Store, ra
         stage_files(settings, files.stored(*place))
 
 
-def make_files_together(
+def files_of_all(
     settings: AugmentSettings, shards: Shards, output: OutputFolder, store: Store, rank: Rank
-) -> None:
-    """All ranks make and hash the published files, if they are many."""
-    if rank.is_main_process:
-        write_sealed(output.all_made, {})
-    wait_for_file(output.all_made)
+) -> PublishedFiles:
+    """The published files. If they are many, the ranks of a launch have made and hashed them."""
+    if rank.count > 1:
+        if rank.is_main_process:
+            write_sealed(output.all_made, {})
+        wait_for_file(output.all_made)
     files = PublishedFiles(shards, RepoLayout(settings.config_name), output, store)
-    if files.are_many:
+    if rank.count > 1 and files.are_many:
         files.make_share(rank.index, rank.count)
+    return files
 
 
 def tell_licence(inputs: Inputs) -> None:

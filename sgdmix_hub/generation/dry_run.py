@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from sgdmix_hub.errors import UserError, shown
 from sgdmix_hub.hub.pins import Pin
-from sgdmix_hub.models.memory import MOST_PROMPTS, need_of
+from sgdmix_hub.models.memory import MOST_PROMPTS, gpu_room, listed, need_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from sgdmix_hub.settings.saliency import is_low_confidence, kind_of
@@ -208,17 +207,14 @@ def memory_text(settings: AugmentSettings, base: Pin) -> str:
     if not need.weights:
         return "memory      unknown: the base model has no safetensors, so no run can load it"
     held = need.gigabytes(settings.dtype, settings.quantization)
-    parts = sorted(held.items(), key=lambda item: -item[1])
-    listed = ", ".join(f"{name} {size:.2f}" for name, size in parts)
     freed = sum(held.get(name, 0) for name in need.encoders)
-    text = f"memory      {sum(held.values()):.2f} GB of weights in {settings.dtype}: {listed}"
+    text = f"memory      {sum(held.values()):.2f} GB of weights in {settings.dtype}: {listed(held)}"
     text += f"; {sum(held.values()) - freed:.2f} once up to {MOST_PROMPTS - 1} prompts are encoded"
     if settings.cpu_offload == "model":
         text += f"; {max(held.values()):.2f} at once on the GPU, the rest in main memory"
     loaded = sum(need.gigabytes("float32", settings.quantization).values())
     text += f"; loading takes {loaded:.2f} GB of main memory per process; images come on top"
-    if torch.cuda.is_available():
-        room = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 1e9
+    if (room := gpu_room()) is not None:
         text += f"; this GPU has {room:.1f} GB"
         if sum(held.values()) > room and settings.cpu_offload is None:
             text += ": give --cpu_offload or --quantization"

@@ -36,7 +36,8 @@ from .shards import Shards
 class PublishedFiles:
     """The files of a generation whose shards are all finished.
 
-    `are_many`: whether they are worth a record each, and the help of other ranks.
+    `are_many`: whether they are worth a record each, and the help of other ranks. An object knows
+    which files it, or another rank of its launch, has made or compared.
     """
 
     def __init__(self, shards: Shards, layout: RepoLayout, output: OutputFolder, store: Store):
@@ -45,6 +46,7 @@ class PublishedFiles:
         self.files = files_of(sizes)
         self.are_many = len(self.files) < len(sizes) or sum(sizes) > FILE_BYTES
         self._layout, self._output, self._store = layout, output, store
+        self._compared: set[int] = set()
 
     def name(self, number: int) -> str:
         """The name of a file in the repository."""
@@ -95,6 +97,7 @@ class PublishedFiles:
             while not self._recorded(number):
                 stop_if_requested()
                 time.sleep(POLL_SECONDS)
+            self._compared.add(number)
 
     def move_into(self, building: Path) -> None:
         """Moves files on a disk to their places in `building`, and forgets their records."""
@@ -141,18 +144,10 @@ class PublishedFiles:
         store, who reads it compares.
         """
         record = self._recorded(number)
-        if record is None or self._store.is_remote or self._is_new(number):
+        if record is None or self._store.is_remote or number in self._compared:
             return record
         is_same = file_sha256(self._waiting(number)) == record["sha256"]
         return record if is_same else None
-
-    def _is_new(self, number: int) -> bool:
-        """Whether a rank of this launch has made it."""
-        begun = self._output.all_made  # of this launch, which removes that of another
-        try:
-            return self._record_path(number).stat().st_mtime_ns >= begun.stat().st_mtime_ns
-        except FileNotFoundError:
-            return False
 
     def _size(self, number: int) -> int | None:
         """Bytes of a file that is there."""

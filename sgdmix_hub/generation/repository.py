@@ -134,21 +134,21 @@ def build_repository(
     inputs: Inputs,
     maps: SaliencyMaps,
     maker: RowMaker,
-    shards: Shards,
+    published: PublishedFiles,
     output: OutputFolder,
     store: Store = HERE,
 ) -> None:
-    """Writes `repo/` from the shards and their records; discards an interrupted attempt.
+    """Writes `repo/` from the files, the shards and their records; discards an interrupted attempt.
 
     In an object store, where nothing can be renamed, the manifest is written last. Raises
     `UserError` if every row was skipped, and `DamagedFile` if a shard has changed.
     """
+    shards = published.shards
     check_any_row(shards)
     layout, building = RepoLayout(settings.config_name), output.building
     class_names = inputs.split.class_names
     shutil.rmtree(building, ignore_errors=True)
     layout.make_folders(building)
-    published = PublishedFiles(shards, layout, output, store)
     made = published.make_all()
     config = yaml.safe_dump(
         published_settings(settings, inputs.pins), sort_keys=True, allow_unicode=True

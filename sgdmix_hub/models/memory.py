@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import torch
 from huggingface_hub import HfApi
 from safetensors import safe_open
 
@@ -56,6 +57,19 @@ def need_of(base: Pin, safety_checker: bool) -> Need:
             weights[part] = sum(_count(base, folder, name) for name in files)
     encoders = tuple(encoder.model for encoder in family.encoders)
     return Need(weights, family.denoiser, encoders)
+
+
+def listed(held: dict[str, float]) -> str:
+    """GB of every network as text, the largest first."""
+    parts = sorted(held.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {size:.2f}" for name, size in parts)
+
+
+def gpu_room() -> float | None:
+    """GB of this process's GPU; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 1e9
 
 
 def _is_part(name: str, stated: object) -> bool:

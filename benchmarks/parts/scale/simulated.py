@@ -24,13 +24,14 @@ from sgdmix_hub.data.splits import Split, split_of
 from sgdmix_hub.generation.inputs import Inputs, environment
 from sgdmix_hub.generation.plan import make_plan, write_plan
 from sgdmix_hub.generation.plan_file import PlanFile, note_run
+from sgdmix_hub.generation.published_files import PublishedFiles
 from sgdmix_hub.generation.repository import build_repository
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps
 from sgdmix_hub.generation.stages import check_finished, planned_shards
 from sgdmix_hub.hub.pins import CONTENT, Pin
 from sgdmix_hub.output_folder import OutputFolder
-from sgdmix_hub.publishing.layout import shard_features
+from sgdmix_hub.publishing.layout import RepoLayout, shard_features
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
 from sgdmix_hub.storage.scratch import end_scratch, local_folder, start_scratch
@@ -137,7 +138,8 @@ def finish(settings: AugmentSettings, inputs: Inputs, output: OutputFolder, stor
     maps = SaliencyMaps(KindsOfMaps(), "simulated", "spectral-residual")
     check_finished(planned)
     maker = RowMaker(settings, inputs, maps)
-    build_repository(settings, inputs, maps, maker, planned, output, store)
+    files = PublishedFiles(planned, RepoLayout(settings.config_name), output, store)
+    build_repository(settings, inputs, maps, maker, files, output, store)
 
 
 STAGES = {"plan": plan, "shards": shards, "finish": finish}

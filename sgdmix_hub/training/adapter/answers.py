@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from sgdmix_hub.models.bases.family import Encoder
@@ -18,6 +17,7 @@ from sgdmix_hub.models.bases.flow import masked
 from sgdmix_hub.models.bases.loading import LoadedBase
 
 from .model import AdaptedModel
+from .stand_in import StandIn, not_asked
 
 Key = tuple[int, ...]  # the ids that an encoder sees
 
@@ -39,28 +39,13 @@ class Answer:
         return self.first
 
 
-class AnsweredEncoder(nn.Module):
+class AnsweredEncoder(StandIn):
     """A text encoder's answers to known prompts; asked another one, `ValueError`."""
 
-    like: torch.Tensor
-
     def __init__(self, config: Any, answers: dict[Key, Answer], like: torch.Tensor):
-        """`like`: a tensor of the encoder's dtype, where it was."""
-        super().__init__()
+        """`like`: as of `StandIn`."""
+        super().__init__(like)
         self.config, self._answers = config, answers
-        self.register_buffer("like", like)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.like.device
-
-    @property
-    def base_model(self) -> AnsweredEncoder:
-        return self
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any
@@ -71,7 +56,7 @@ class AnsweredEncoder(nn.Module):
         found = []
         for key in keys_of(input_ids, attention_mask):
             if key not in self._answers:
-                raise ValueError("the text encoder was not asked this prompt before the training")
+                raise not_asked()
             found.append(self._answers[key])
         length = input_ids.shape[1]
         return Answer(

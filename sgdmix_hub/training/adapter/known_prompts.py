@@ -15,12 +15,13 @@ from sgdmix_hub.models.bases.output_tokens import OUTPUT, PLACEHOLDER, placed
 from sgdmix_hub.models.prompts import bare_prompt, expanded_prompt
 from sgdmix_hub.settings.adapter_training import AdapterSettings
 
+from .stand_in import StandIn, not_asked
 from .token_embedding import TokenEmbedding
 
 NOTHING = -1  # in the place of an id that the encoder does not see
 
 
-class KnownPrompts(nn.Module):
+class KnownPrompts(StandIn):
     """A text encoder's answers to the prompts of a training, with the learned rows in them.
 
     All classes have one prompt but for their tokens, and the encoder reads the same placeholder for
@@ -44,28 +45,17 @@ class KnownPrompts(nn.Module):
         """`ids`: int64 (prompts, length), `NOTHING` at padding; the first is of a class. `states`:
         number of a hidden state -> (prompts, length, dim). `first`: the id of the first token.
         """
-        super().__init__()
+        found = torch.stack(list(states.values()))
+        super().__init__(found.new_zeros(1))
         self.first, self.num_vectors, self.layers = first, num_vectors, tuple(states)
         self.register_buffer("ids", ids)
-        self.register_buffer("states", torch.stack(list(states.values())))
+        self.register_buffer("states", found)
         self.register_buffer("placeholder", placeholder)
         row = ids[0].tolist()
         at = [row.index(first + number) for number in range(num_vectors)]
         initial = torch.cat([state[0, at] for state in states.values()], dim=-1).float()
         self.learned = nn.Parameter(initial.repeat(num_tokens // num_vectors, 1))
         self.scale = rms(initial) / rms(placeholder.float())
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.states.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.states.device
-
-    @property
-    def base_model(self) -> KnownPrompts:
-        return self
 
     def tensors(self, key: str) -> dict[str, torch.Tensor]:
         """What a file of learned tokens holds of it."""
@@ -83,7 +73,7 @@ class KnownPrompts(nn.Module):
         same = (asked[:, None] == self.ids[:, :length]).all(-1)
         same &= (self.ids[:, length:] == NOTHING).all(-1)
         if not same.any(1).all():
-            raise ValueError("the text encoder was not asked this prompt before the training")
+            raise not_asked()
         rows = same.int().argmax(1)
         states = dict(zip(self.layers, self.states[:, rows, :length], strict=True))
         return SimpleNamespace(hidden_states=placed(self.learned, self.first, input_ids, states))
