@@ -67,8 +67,8 @@ class AdapterSettings(TrainingSettings):
     learning_rate: float = setting(5e-5, "learning rate of the LoRA weights", above=0, at_most=1000)
     token_learning_rate: float = setting(
         5e-5,
-        "learning rate of the learned tokens, for rows as large as those of the encoder's input; "
-        "with token_place output it grows with the rows",
+        "learning rate of the learned tokens; with token_place output it is multiplied by how many "
+        "times larger an output's rows are than an input's",
         above=0,
         at_most=1000,
     )

@@ -210,13 +210,13 @@ class RunSettings(HubSettings, DataOverrides):
     )
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
         None,
-        "precision of the refinement; bfloat16 on a GPU that has it, otherwise float32, if "
-        "neither this nor the recipe says it",
+        "precision of the refinement; if neither this nor the recipe gives it, bfloat16 on a GPU "
+        "that has it, otherwise float32",
     )
     prompt_template: list[str] | None = setting(
         None,
         "prompt, with {token} and {metaclass}, that the adapter learns and the generation uses; "
-        "of several the adapter learns the first, and each row draws one",
+        "of several, the adapter learns the first, and each row draws one of all",
         at_most=LONGEST_PROMPT,
     )
     background_prompts: list[str] | None = unset(AugmentSettings, "background_prompts")
