@@ -154,7 +154,8 @@ class Soak:
             ["-c", RUN, *arguments(words)], self.environment | more, start_new_session=True
         )
         self.sessions.add(process.pid)
-        seconds = self.chance.uniform(0, 1 + count)
+        # On idle cores a worker takes a second or two, and the more there are, the longer each.
+        seconds = self.chance.uniform(0, (1 + count) / 3)
         until = time.monotonic() + seconds if doomed and by_clock else float("inf")
         return Worker(process, log, until)
 
