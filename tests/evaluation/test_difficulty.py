@@ -74,6 +74,7 @@ def test_prompts_are_compared_with_each_other(tiny_base, birds, classifier, tmp_
             mask_column="mask",
             strength=[0.0, 0.5],
             num_variants=2,
+            examples_per_class=3,
             num_inference_steps=2,
             resolution=32,
             batch_size=4,

@@ -104,14 +104,18 @@ def trust_in(folder, split, resize="stretch"):
     return trust_test(Classifier(resolve(str(folder)), CPU), INPUT, split, resize)
 
 
+@pytest.fixture(scope="module")
+def trusts(reader_of, tied_split):
+    """What the test says of both readers, by their sides."""
+    return {side: trust_in(reader_of(side), tied_split) for side in ("foreground", "background")}
+
+
 # ---- the test ----
 
 
 @pytest.mark.slow
-def test_each_reader_is_right_on_its_side(reader_of, tied_split):
-    foreground, background = (
-        trust_in(reader_of(side), tied_split) for side in ("foreground", "background")
-    )
+def test_each_reader_is_right_on_its_side(trusts, tied_split):
+    foreground, background = trusts["foreground"], trusts["background"]
     assert foreground.images == background.images == len(tied_split.subset)
     assert not foreground.reads_background and background.reads_background
     assert foreground.foreground_accuracy > foreground.background_accuracy + 0.2
@@ -127,10 +131,8 @@ def test_each_reader_is_right_on_its_side(reader_of, tied_split):
 
 
 @pytest.mark.slow
-def test_the_same_images_give_the_same_answer(reader_of, tied_split):
-    assert trust_in(reader_of("background"), tied_split) == trust_in(
-        reader_of("background"), tied_split
-    )
+def test_the_same_images_give_the_same_answer(reader_of, trusts, tied_split):
+    assert trust_in(reader_of("background"), tied_split) == trusts["background"]
 
 
 @pytest.mark.slow
@@ -176,7 +178,7 @@ def warnings_in(text):
 @pytest.mark.parametrize("preset", ["paper", "recommended"])
 @pytest.mark.parametrize("side", ["foreground", "background"])
 def test_only_recommended_falls_back_and_only_from_a_reader_of_backgrounds(
-    preset, side, reader_of, tied_birds, tied_split, tmp_path, caplog
+    preset, side, reader_of, trusts, tied_birds, tied_split, tmp_path, caplog
 ):
     asked = settings_of(tied_birds, reader_of(side), tmp_path, preset=preset)
     maps = compute_maps(asked, tied_split, resolve(asked.classifier), 0, 1, CPU)
@@ -184,7 +186,7 @@ def test_only_recommended_falls_back_and_only_from_a_reader_of_backgrounds(
     assert (
         maps.method == ("minimum-barrier" if falls else "grad-cam") == maps.key.rpartition("-")[0]
     )
-    assert maps.trust == trust_in(reader_of(side), tied_split)
+    assert maps.trust == trusts[side]
     warnings = warnings_in(caplog.text)
     assert len(warnings) == (side == "background")
     assert all(

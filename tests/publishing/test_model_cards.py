@@ -13,6 +13,7 @@ import pytest
 import torch
 from cards import EVIL, structure
 from diffusers import StableDiffusionPipeline
+from forking import WITHOUT_THIS_PACKAGE
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,7 +77,7 @@ options = {
     "generator": torch.Generator().manual_seed(5),
 }
 np.save(sys.argv[1], pipeline("a photo of a <class_2> bird", **options).images)
-assert "sgdmix_hub" not in sys.modules
+assert sys.modules["sgdmix_hub"] is None
 """
 
 
@@ -354,8 +355,8 @@ def test_the_snippet_on_the_card_runs_as_it_stands_in_another_process(
     assert pushed.returncode == 0, pushed.stderr
     card = hub.content("model", "birds/adapter")["README.md"].decode()
     assert hub.repository("model", "birds/base").history("main")[0].oid in code_of(card, "python")
-    code = code_of(card, "python") + AFTER_THE_SNIPPET
-    done = run_python(hub, code, tmp_path / "images.npy", token=None, anew=True)
+    code = WITHOUT_THIS_PACKAGE + code_of(card, "python") + AFTER_THE_SNIPPET
+    done = run_python(hub, code, tmp_path / "images.npy", token=None)
     assert done.returncode == 0, done.stderr
 
     pipeline = StableDiffusionPipeline.from_pretrained(

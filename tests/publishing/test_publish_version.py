@@ -13,6 +13,7 @@ from huggingface_hub import DatasetCard
 from loopback_hub import READ_TOKEN, STRANGER_TOKEN, run_python
 from published_versions import (
     LOAD,
+    LOAD_AGAIN,
     LOAD_PUBLISHED,
     card_of,
     data_of,
@@ -81,7 +82,7 @@ def test_load_published_never_gives_another_version_also_when_the_hub_fails(
                 "v1.0.0",
                 "v1.1.0",
                 "main",
-                code=LOAD_PUBLISHED,
+                code=LOAD_AGAIN,
                 **cache | environment,
             )
             assert known == first

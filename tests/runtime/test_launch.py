@@ -11,6 +11,7 @@ import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.utils import DistributedType
 from forking import run_forked
+from launching import launch as launch_forked
 from launching import launch_environment
 
 CONFIGS = Path(__file__).parents[2] / "sgdmix_hub" / "accelerate_configs"
@@ -104,7 +105,8 @@ def test_cpu_configs_start_their_processes_without_a_warning(config, world_size,
 
 @pytest.mark.slow
 def test_a_rank_that_fails_ends_the_launch_and_the_other_rank(tmp_path):
-    done = launch("cpu2.yaml", FAIL, tmp_path)
+    (tmp_path / "program.py").write_text(FAIL)
+    done = launch_forked([tmp_path / "program.py", tmp_path], 2)
     assert done.returncode == 1, done.stderr  # the launcher's own code, whatever the rank's was
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "busy.pid").read_text()), 0)

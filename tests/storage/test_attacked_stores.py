@@ -91,16 +91,16 @@ def test_another_number_of_workers_in_every_stage_changes_nothing(settings, refe
 
 
 @pytest.mark.slow
-def test_files_and_finish_before_the_shards_are_refused(settings, url):
-    work(settings, url, "plan")
+def test_files_and_finish_before_the_shards_are_refused(settings, stages_made, url):
+    stages_made(url, "plan")
     for stage in ("files", "finish"):
         with pytest.raises(UserError, match="8 of 8 shards are not finished"):
             work(settings, url, stage)
 
 
 @pytest.mark.slow
-def test_the_state_of_another_version_is_refused(settings, url):
-    work(settings, url, "plan")
+def test_the_state_of_another_version_is_refused(settings, stages_made, url):
+    stages_made(url, "plan")
     rewrite(url, "state/run.json", lambda run: run.update(format=1))
     for stage in ("shards", "finish", "all"):
         with pytest.raises(UserError, match="another version of sgdmix_hub"):
@@ -132,11 +132,10 @@ def make_again(settings: dict, url: str, number: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("with_files", [False, True])
 def test_a_shard_made_again_on_another_device_is_told_and_whole(
-    with_files, settings, reference, url, caplog
+    with_files, settings, stages_made, reference, url, caplog
 ):
     """Whichever record was written last, the published file is the one that it names."""
-    work(settings, url, "plan")
-    work(settings, url, "shards")
+    stages_made(url, "plan", "shards")
     if with_files:
         work(settings, url, "files")
     make_again(settings, url, 3)
@@ -221,10 +220,11 @@ def test_a_full_store_is_told_as_the_store(settings, reference, url, monkeypatch
         lambda record: record.update(statistics=[]),
     ],
 )
-def test_a_crafted_record_is_made_again(edit, settings, reference, url, tmp_path, monkeypatch):
+def test_a_crafted_record_is_made_again(
+    edit, settings, stages_made, reference, url, tmp_path, monkeypatch
+):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    work(settings, url, "plan")
-    work(settings, url, "shards")
+    stages_made(url, "plan", "shards")
     rewrite(url, "state/shards/shard-00002.json", edit)
     for _ in range(3):
         try:
@@ -238,9 +238,8 @@ def test_a_crafted_record_is_made_again(edit, settings, reference, url, tmp_path
 
 
 @pytest.mark.slow
-def test_a_shard_of_another_content_is_found_by_its_hash(settings, reference, url):
-    work(settings, url, "plan")
-    work(settings, url, "shards")
+def test_a_shard_of_another_content_is_found_by_its_hash(settings, stages_made, reference, url):
+    stages_made(url, "plan", "shards")
     files = fsspec.filesystem("memory")
     shard, other = place(url, "state/shards/shard-00002-"), place(url, "state/shards/shard-00003-")
     files.pipe_file(shard, files.cat_file(other))

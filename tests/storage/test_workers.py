@@ -190,9 +190,10 @@ def test_kills_and_a_bad_store_change_no_byte(world_size, settings, reference, u
 
 
 @pytest.mark.slow
-def test_damage_in_a_store_is_found_by_its_hash_and_made_again(settings, reference, url, capsys):
-    work(settings, url, "plan")
-    work(settings, url, "shards")
+def test_damage_in_a_store_is_found_by_its_hash_and_made_again(
+    settings, stages_made, reference, url, capsys
+):
+    stages_made(url, "plan", "shards")
     change(url, "state/plan.parquet")
     change(url, "state/shards/shard-00002.json")
     change(url, "state/shards/shard-00003-")
@@ -212,8 +213,8 @@ def test_damage_in_a_store_is_found_by_its_hash_and_made_again(settings, referen
 
 
 @pytest.mark.slow
-def test_verify_reads_every_byte_of_a_store(settings, url):
-    work(settings, url)
+def test_verify_reads_every_byte_of_a_store(settings, stages_made, url):
+    stages_made(url, "all")
     change(url, "repo/data/train-00003")
     work(settings, url)  # the size is right
     with pytest.raises(UserError, match="train-00003"):
@@ -221,9 +222,8 @@ def test_verify_reads_every_byte_of_a_store(settings, url):
 
 
 @pytest.mark.slow
-def test_shards_of_different_devices_are_told(settings, url, caplog):
-    work(settings, url, "plan")
-    work(settings, url, "shards")
+def test_shards_of_different_devices_are_told(settings, stages_made, url, caplog):
+    stages_made(url, "plan", "shards")
     files, name = fsspec.filesystem("memory"), place(url, "state/shards/shard-00001.json")
     record = json.loads(files.cat_file(name))
     record["environment"]["device"] = "another device"

@@ -34,12 +34,15 @@ def checked(visit):
     visit.page.set_viewport_size({"width": 1280, "height": 900})
 
 
-def test_choosing_by_keyboard_alone(chromium, birds, spectral, tmp_path):
+def test_choosing_hinders_nobody_and_needs_no_mouse(chromium, birds, tmp_path):
     saved = tmp_path / "generate.yaml"
-    page = page_of(dataset_name=birds, start=spectral, picture_size=64, save_to=saved)
-    with serving(page) as address:
-        visit = Visit(chromium, address)
-        visit.page.locator("figcaption", has_text="mask").first.wait_for()
+    page = page_of(dataset_name=birds, picture_size=64, save_to=saved)
+    with serving(page) as address, Visit(chromium, address) as visit:
+        visit.page.locator("progress").first.wait_for()
+        assert visit.hindrances() == []
+        visit.until(lambda: "left out" in visit.status())
+        checked(visit)
+
         visit.tab_to("feather")
         visit.page.keyboard.type("0.03")
         visit.tab_to("Page")
@@ -62,18 +65,53 @@ def test_choosing_by_keyboard_alone(chromium, birds, spectral, tmp_path):
         text = saved.read_text()
         assert "feather: 0.03" in text and f"- {label.split()[2]}" in text
 
+        visit.page.get_by_label("feather").fill("a little")
+        visit.page.get_by_role("alert").wait_for()
+        checked(visit)
+        saved.write_text("my own notes")
+        visit.page.get_by_role("button", name="Write generate.yaml").click()
+        visit.until(lambda: visit.page.get_by_role("alert").count() == 2)
+        for line in visit.page.get_by_role("alert").all_inner_texts():
+            assert line.strip() and "\n" not in line
+        checked(visit)
 
-def test_browsing_by_keyboard_alone(chromium, first_version, tmp_path):
-    page = page_of(published=[str(first_version)], picture_size=64, save_to=tmp_path / "drop.csv")
-    with serving(page) as address:
-        visit = Visit(chromium, address)
+
+def test_browsing_hinders_nobody_and_needs_no_mouse(
+    chromium, first_version, second_version, tmp_path
+):
+    drop_list = tmp_path / "drop.csv"
+    page = page_of(
+        published=[str(first_version), str(second_version)], picture_size=64, save_to=drop_list
+    )
+    with serving(page) as address, Visit(chromium, address) as visit:
         visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
-        visit.until(lambda: len(visit.boxes()) == 8)
+        visit.page.get_by_role("button", name="Ranges").click()
+        visit.page.get_by_label("variant, from").fill("many")
+        visit.page.keyboard.press("Tab")
+        visit.page.get_by_role("alert").wait_for()
+        checked(visit)
+        visit.page.get_by_label("variant, from").fill("7")
+        visit.page.keyboard.press("Tab")
+        visit.page.get_by_text("0 of 12 rows; page 1 of 1").wait_for()
+        visit.until(lambda: visit.boxes() == [])
+        checked(visit)
+        visit.page.get_by_label("variant, from").fill("")
+        visit.page.keyboard.press("Tab")
+        visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
+        visit.until(lambda: len(visit.boxes()) == PAGE_ROWS)
+        drop_list.write_text("my own notes")
+        visit.page.get_by_label("Mark source").first.click()
+        visit.page.get_by_role("alert").wait_for()
+        visit.until(lambda: not visit.boxes()[0][1])  # its tick is gone, as it is on no list
+        checked(visit)
+
+        drop_list.unlink()
+        visit.page.get_by_role("button", name="Ranges").click()
         label = visit.boxes()[1][0]
         visit.tab_to(label)
         visit.page.keyboard.press("Enter")
         visit.page.get_by_text("Rows marked as bad: 1").wait_for()
-        assert len(read_drop_list(tmp_path / "drop.csv")) == 1
+        assert len(read_drop_list(drop_list)) == 1
         visit.tab_to("Next page")
         visit.page.keyboard.press("Space")
         visit.page.get_by_text("page 2 of 2").wait_for()
@@ -90,55 +128,6 @@ def test_browsing_by_keyboard_alone(chromium, first_version, tmp_path):
         visit.page.keyboard.type("kite")
         visit.page.keyboard.press("Enter")
         visit.until(lambda: "0 of 12 rows" in visit.status() or "kite" in visit.titles()[0])
-
-
-def test_nobody_is_hindered_while_choosing(chromium, birds, tmp_path):
-    page = page_of(dataset_name=birds, picture_size=64, save_to=tmp_path / "generate.yaml")
-    with serving(page) as address:
-        visit = Visit(chromium, address)
-        visit.page.locator("progress").first.wait_for()
-        assert visit.hindrances() == []
-        visit.until(lambda: "left out" in visit.status())
-        checked(visit)
-        visit.page.get_by_label("feather").fill("a little")
-        visit.page.get_by_role("alert").wait_for()
-        checked(visit)
-        (tmp_path / "generate.yaml").write_text("my own notes")
-        visit.page.get_by_role("button", name="Write generate.yaml").click()
-        visit.until(lambda: visit.page.get_by_role("alert").count() == 2)
-        for line in visit.page.get_by_role("alert").all_inner_texts():
-            assert line.strip() and "\n" not in line
-        checked(visit)
-
-
-def test_nobody_is_hindered_while_browsing(chromium, first_version, second_version, tmp_path):
-    page = page_of(
-        published=[str(first_version), str(second_version)],
-        picture_size=64,
-        save_to=tmp_path / "drop.csv",
-    )
-    with serving(page) as address:
-        visit = Visit(chromium, address)
-        visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
-        visit.page.get_by_role("button", name="Ranges").click()
-        visit.page.get_by_label("variant, from").fill("many")
-        visit.page.keyboard.press("Tab")
-        visit.page.get_by_role("alert").wait_for()
-        checked(visit)
-        visit.page.get_by_label("variant, from").fill("7")
-        visit.page.keyboard.press("Tab")
-        visit.page.get_by_text("0 of 12 rows; page 1 of 1").wait_for()
-        visit.until(lambda: visit.boxes() == [])
-        checked(visit)
-        visit.page.get_by_label("variant, from").fill("")
-        visit.page.keyboard.press("Tab")
-        visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
-        visit.until(lambda: len(visit.boxes()) == PAGE_ROWS)
-        (tmp_path / "drop.csv").write_text("my own notes")
-        visit.page.get_by_label("Mark source").first.click()
-        visit.page.get_by_role("alert").wait_for()
-        visit.until(lambda: not visit.boxes()[0][1])  # its tick is gone, as it is on no list
-        checked(visit)
 
 
 def test_texts_of_strangers_stay_texts_while_browsing(chromium, source_rows, tmp_path):
@@ -166,8 +155,7 @@ def test_texts_of_strangers_stay_texts_while_browsing(chromium, source_rows, tmp
         picture_size=64,
         save_to=tmp_path / "<img src=y onerror=alert(8)>.csv",
     )
-    with serving(page) as address:
-        visit = Visit(chromium, address)
+    with serving(page) as address, Visit(chromium, address) as visit:
         visit.page.get_by_text("24 of 24 rows; page 1 of 3").wait_for()
         visit.until(lambda: len(visit.pictures("mixed")) == 8)
         assert visit.page.locator("h1").inner_text() == FOLDER

@@ -27,8 +27,7 @@ def test_rows_are_filtered_sorted_compared_and_marked(
         save_to=tmp_path / "drop.csv",
     )
     rows = published_rows(first_version)
-    with serving(page) as address:
-        visit = Visit(chromium, address)
+    with serving(page) as address, Visit(chromium, address) as visit:
         visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
         for caption in ("source", "target", "mask", "mixed", "in other"):
             visit.until(lambda caption=caption: len(visit.pictures(caption)) == 8)
@@ -67,8 +66,7 @@ def test_a_column_whose_name_is_markup_is_a_text_in_every_list(chromium, first_v
     evil = "<img src=x onerror=alert(6)>"
     add_column(strange, evil)
     page = page_of(published=[str(strange)], picture_size=64, save_to=tmp_path / "drop.csv")
-    with serving(page) as address:
-        visit = Visit(chromium, address)
+    with serving(page) as address, Visit(chromium, address) as visit:
         visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
         visit.page.get_by_role("button", name="Ranges").click()
         visit.page.get_by_label(f"{evil}, from").wait_for()

@@ -52,8 +52,7 @@ def test_rows_of_a_run_are_seen_while_it_makes_more(chromium, going, tmp_path):
         picture_size=64,
         save_to=tmp_path / "drop.csv",
     )
-    with serving(page) as address:
-        visit = Visit(chromium, address)
+    with serving(page) as address, Visit(chromium, address) as visit:
         visit.page.get_by_text(f"The run makes {ROWS} rows").wait_for()
         at_first = int(visit.status().partition(" ")[0])
         assert 0 < at_first <= 4 * made
@@ -93,8 +92,7 @@ def test_images_are_refined_on_demand_while_a_bar_grows(
         picture_size=64,
         save_to=tmp_path / "generate.yaml",
     )
-    with serving(page) as address:
-        visit = Visit(chromium, address)
+    with serving(page) as address, Visit(chromium, address) as visit:
         visit.page.get_by_text("images are left out").wait_for()
         assert visit.pictures("refined") == []
         visit.page.evaluate(PROGRESS)

@@ -90,8 +90,7 @@ def test_photographs_are_kept_small_and_mixed_at_the_size_of_the_pictures(photog
 
 def test_photographs_are_shown_and_mixed_in_a_browser(chromium, photographs, tmp_path):
     page = page_of(dataset_name=photographs, picture_size=64, save_to=tmp_path / "generate.yaml")
-    with serving(page) as address:
-        visit = Visit(chromium, address)
+    with serving(page) as address, Visit(chromium, address) as visit:
         for caption in ("source", "mask", "mixed"):
             visit.until(lambda caption=caption: len(visit.pictures(caption)) == 4)
         assert (visit.elsewhere(), visit.dialogs, visit.errors) == ([], [], [])
@@ -100,7 +99,13 @@ def test_photographs_are_shown_and_mixed_in_a_browser(chromium, photographs, tmp
 def test_a_class_among_two_hundred_is_found_by_keyboard(chromium, species, tmp_path):
     output = tmp_path / "out"
     settings = start(
-        species, preset="paper", resolution=32, num_workers=1, max_skipped=1.0, rows_per_shard=64
+        species,
+        preset="paper",
+        resolution=32,
+        num_workers=1,
+        max_skipped=1.0,
+        rows_per_shard=64,
+        examples_per_class=1,
     )
     augment.main(dataclasses.replace(settings, output_dir=str(output)))
     page = page_of(
@@ -109,14 +114,13 @@ def test_a_class_among_two_hundred_is_found_by_keyboard(chromium, species, tmp_p
         picture_size=64,
         save_to=tmp_path / "drop.csv",
     )
-    with serving(page) as address:
-        visit = Visit(chromium, address)
-        visit.page.get_by_text("400 of 400 rows; page 1 of 50").wait_for()
+    with serving(page) as address, Visit(chromium, address) as visit:
+        visit.page.get_by_text("200 of 200 rows; page 1 of 25").wait_for()
         classes = visit.page.get_by_label("Classes")
         for number in (137, 7):
             classes.press_sequentially(f"number {number:03d}")
             visit.page.keyboard.press("Enter")
-        visit.page.get_by_text("4 of 400 rows; page 1 of 1").wait_for()
+        visit.page.get_by_text("2 of 200 rows; page 1 of 1").wait_for()
         found = {title.partition(",")[0] for title in visit.titles()}
         assert found == {"species number 137", "species number 007"}
         assert visit.hindrances() == []

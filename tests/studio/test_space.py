@@ -4,14 +4,13 @@ import ast
 import contextlib
 import signal
 import socket
-import subprocess
-import sys
+import time
 from importlib.metadata import requires, version
 
 import pytest
 import yaml
-from browsers import Visit, browser, needed
-from forking import ROOT
+from browsers import Visit, needed
+from forking import Started
 from launching import launch_environment
 from loopback_hub import hub_environment, run_python
 from packaging.requirements import Requirement
@@ -62,37 +61,26 @@ def started(folder, hub):
         port = free.getsockname()[1]
     environment = launch_environment(
         hub_environment(hub)
-        | {
-            "PYTHONPATH": str(ROOT),
-            "SYSTEM": "spaces",
-            "SPACE_ID": "birds/look",
-            "GRADIO_SERVER_PORT": str(port),
-        }
+        | {"SYSTEM": "spaces", "SPACE_ID": "birds/look", "GRADIO_SERVER_PORT": str(port)}
     )
-    with (
-        open(folder / "log", "w+") as log,
-        subprocess.Popen(
-            [sys.executable, "app.py"],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        ) as process,
-    ):
-        said = (line for line in process.stdout if "studio: http" in line)  # Gradio speaks too
-        assert next(said, None), (folder / "log").read_text()
-        try:
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            process.terminate()
-        assert process.wait(60) == -signal.SIGTERM
-        # Gradio misses a package for reloading that every Space has; nothing of ours may fail
-        assert "sgdmix_hub/" not in (folder / "log").read_text()
+    app = Started(["app.py"], environment, cwd=folder)
+    while "studio: http" not in app.stdout_so_far():
+        assert app.poll() is None, app.communicate()
+        time.sleep(0.05)
+    try:
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        app.send_signal(signal.SIGTERM)
+        _, said = app.communicate(timeout=60)
+    assert app.returncode == -signal.SIGTERM
+    # Gradio misses a package for reloading that every Space has; nothing of ours may fail
+    assert "sgdmix_hub/" not in said
 
 
 @pytest.mark.slow
-def test_the_pushed_app_shows_the_published_rows(publisher, repo_id, first_version, tmp_path):
+def test_the_pushed_app_shows_the_published_rows(
+    publisher, repo_id, first_version, chromium, tmp_path
+):
     hub, name = publisher.hub, f"{repo_id}@v1.0.0"
     publisher.published(first_version, repo_id)
     ended = run_python(hub, PUSH, "birds/look", name)
@@ -106,8 +94,7 @@ def test_the_pushed_app_shows_the_published_rows(publisher, repo_id, first_versi
     extra = [line for line in requires("sgdmix_hub") if 'extra == "studio"' in line]
     for needs in map(Requirement, extra):
         assert needs.specifier.contains(version(needs.name))
-    with started(tmp_path, hub) as address, browser() as chromium:
-        visit = Visit(chromium, address)
+    with started(tmp_path, hub) as address, Visit(chromium, address) as visit:
         visit.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
         assert len(visit.titles()) == len(visit.pictures("mixed")) == 8
         assert any("<script>" in title for title in visit.titles())
@@ -117,9 +104,9 @@ def test_the_pushed_app_shows_the_published_rows(publisher, repo_id, first_versi
         visit.page.get_by_text("Rows marked as bad: 3").wait_for()
         listed = visit.page.locator("#marked-rows textarea").input_value()
         assert len(listed.split()) == 4
-        other = Visit(chromium, address)
-        other.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
-        assert not any(is_ticked for _, is_ticked in other.boxes())
+        with Visit(chromium, address) as other:
+            other.page.get_by_text("12 of 12 rows; page 1 of 2").wait_for()
+            assert not any(is_ticked for _, is_ticked in other.boxes())
         assert visit.hindrances() == []
         assert (visit.dialogs, visit.errors) == ([], [])
         # In a Space, Gradio's own scripts ask for two fonts, which the policy does not allow.
@@ -127,6 +114,5 @@ def test_the_pushed_app_shows_the_published_rows(publisher, repo_id, first_versi
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "README.md",
         "app.py",
-        "log",
         "requirements.txt",
     ]

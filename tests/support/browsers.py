@@ -54,7 +54,9 @@ def serving(page):
 
 
 class Visit:
-    """One opened page: its `requests`, `dialogs`, and `errors` of its scripts."""
+    """One opened page: its `requests`, `dialogs`, and `errors` of its scripts. Closed before the
+    server, which would wait five seconds for it.
+    """
 
     def __init__(self, browser, address, width=1280):
         self.page = browser.new_page(viewport={"width": width, "height": 900})
@@ -67,6 +69,12 @@ class Visit:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.address = address
         self.page.goto(address)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.page.close()
 
     def elsewhere(self):
         """Requests to other places than the page's own."""

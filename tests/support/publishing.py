@@ -4,12 +4,10 @@ import copy
 import json
 from dataclasses import dataclass
 
-import numpy as np
 from forking import Answering
-from generations import png, write_dataset
+from generations import plain_images, write_dataset
 from launching import launch_environment
 from loopback_hub import WRITE_TOKEN, hub_environment
-from PIL import Image
 
 EVIL = 'a": {evil}\n---\n# <script>'
 NAMES = [EVIL, "tern", "kite"]
@@ -107,11 +105,6 @@ def another(hub, repo_id, name):
 
 def source_dataset(folder, rows=12):
     """Folder dataset of `rows` images in three classes; one class name tries to inject markup."""
-    rng = np.random.default_rng(0)
-    images = []
-    for _ in range(rows):
-        pixels = np.full((32, 32, 3), rng.integers(0, 255, 3), np.uint8)
-        top, left = rng.integers(2, 14, 2)
-        pixels[top : top + 14, left : left + 14] = rng.integers(0, 255, (14, 14, 3))
-        images.append(png(Image.fromarray(pixels)))
-    return write_dataset(folder, images, [row % len(NAMES) for row in range(rows)], NAMES)
+    return write_dataset(
+        folder, plain_images(rows), [row % len(NAMES) for row in range(rows)], NAMES
+    )
