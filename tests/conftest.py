@@ -26,6 +26,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_P
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import few_images  # noqa: E402, F401
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     LCMScheduler,
 )
-from launching import launch_environment
 from pictures import boxed_foregrounds, difference, noisy_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -30,13 +27,13 @@ from sgdmix_hub.models.bases.supported import check_supported
 
 
 @pytest.fixture(scope="module")
-def base(saved):
-    return saved(build_sdxl())
+def base(base_of):
+    return base_of("stable-diffusion-xl")
 
 
 @pytest.fixture(scope="module")
-def adapter(trained, base):
-    return trained(base)
+def adapter(adapter_of):
+    return adapter_of("stable-diffusion-xl")
 
 
 @pytest.fixture(scope="module")
@@ -169,55 +166,6 @@ def test_the_files_are_those_of_stock_pivotal_tuning(adapter):
     )
     assert json.loads((adapter / FACTS_FILE).read_text())["family"] == "stable-diffusion-xl"
     assert all(value.abs().max() > 0 for value in weights(adapter).values())
-
-
-def code_of_card(adapter):
-    text = (adapter / "README.md").read_text()
-    return text.split("```python\n")[1].split("```")[0]
-
-
-AFTER_THE_SNIPPET = """
-import sys
-import numpy as np
-drawn = pipeline(
-    "a photo of a <class_2> bird", num_inference_steps=3, output_type="np", height=32, width=32,
-    generator=torch.Generator().manual_seed(5),
-).images
-np.save("images.npy", drawn)
-assert "sgdmix_hub" not in sys.modules
-"""
-
-
-@pytest.mark.slow
-def test_the_cards_snippet_loads_it_in_stock_diffusers_in_another_process(base, adapter, tmp_path):
-    """And draws the images that this package draws."""
-    code = code_of_card(adapter)
-    assert '"base"' in code and "tokenizer_2" in code
-    named = re.search(r'adapter = "([^"]*)"', code)[1]
-    (tmp_path / named).parent.mkdir(parents=True)
-    shutil.copytree(adapter, tmp_path / named)
-    shutil.copytree(base, tmp_path / "base")
-    done = subprocess.run(
-        [sys.executable, "-c", code + AFTER_THE_SNIPPET],
-        cwd=tmp_path,
-        env=launch_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
-    load_into(loaded, read_adapter(resolve(str(adapter))))
-    loaded.pipeline.set_progress_bar_config(disable=True)
-    expected = loaded.pipeline(
-        "a photo of a <class_2> bird",
-        num_inference_steps=3,
-        output_type="np",
-        height=32,
-        width=32,
-        generator=torch.Generator().manual_seed(5),
-    ).images
-    assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
 
 
 @pytest.mark.parametrize(
