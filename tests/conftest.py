@@ -32,6 +32,10 @@ import pytest  # noqa: E402
 
 RESOLUTION = 32  # of tiny_models
 
+# No test cuts the power, so nothing here waits for the disk. Programs that are forked do as ever:
+# tests must have the time to kill them.
+os.fsync = lambda descriptor: None
+
 # Fixed examples, so that a new failure comes from the change under test. No deadline, because busy
 # machines are slow.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -1,4 +1,7 @@
-"""Pictures of a run with few images: half of a tiny run's time would go into those that users get."""
+"""Pictures of a run with few images, in the tests' processes and in the programs that they fork.
+
+A third of a tiny run's time would go into those that users get.
+"""
 
 from sgdmix_hub.figures import counts
 
