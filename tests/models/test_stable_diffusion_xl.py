@@ -11,6 +11,7 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     LCMScheduler,
 )
+from every_family import loaded_base
 from pictures import boxed_foregrounds, difference, noisy_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -21,7 +22,6 @@ from trainings import weights
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, load_into, read_adapter
-from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.bases.stable_diffusion_xl import StableDiffusionXL
 from sgdmix_hub.models.bases.supported import check_supported
 
@@ -187,7 +187,7 @@ def test_tokens_that_do_not_fit_are_refused(changed, said, base, adapter, tmp_pa
     )
     with pytest.raises(UserError, match=said):
         load_into(
-            load_base(resolve(str(base)), torch.float32, "text_to_image"),
+            loaded_base(base),
             read_adapter(resolve(str(folder))),
         )
 
@@ -200,7 +200,7 @@ def test_an_adapter_of_another_family_is_refused_in_a_line(base, tiny_base, adap
         UserError, match=r"trained on a base of Stable Diffusion XL, and this base is of Stable "
     ):
         load_into(
-            load_base(resolve(str(tiny_base)), torch.float32, "text_to_image"),
+            loaded_base(tiny_base),
             read_adapter(resolve(str(adapter))),
         )
 
