@@ -263,12 +263,7 @@ def _read_environment_again() -> None:
 
 
 def _fork_what_programs_start() -> None:
-    """Makes accelerate, torchrun and `subprocess.run` fork the Python programs that they start.
-
-    Fork servers fork this process: their own would import everything again.
-    """
-    contexts = multiprocessing.context._concrete_contexts
-    contexts["forkserver"] = contexts["fork"]
+    """Makes accelerate, torchrun and `subprocess.run` fork the Python programs that they start."""
     import accelerate.commands.launch as accelerate
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 

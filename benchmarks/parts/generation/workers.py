@@ -66,7 +66,7 @@ def loaded(*workers: Worker) -> Iterator[tuple[Worker, ...]]:
             worker.answer()
         yield workers
     finally:
-        for worker in reversed(workers):  # where they are forked, a later one holds earlier pipes
+        for worker in workers:
             worker.end()
 
 
