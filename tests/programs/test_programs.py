@@ -79,6 +79,7 @@ for words, log in json.loads(sys.argv[1]):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
         sys.argv = words
         runpy.run_path(words[0], run_name="__main__")
+        os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 """
 
