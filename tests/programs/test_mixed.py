@@ -121,7 +121,7 @@ def loaded(dataset, workers, context, epochs, persistent=False):
 
 @pytest.mark.parametrize(
     ("workers", "context", "persistent"),
-    [(1, "fork", False), (2, "fork", True), pytest.param(2, "spawn", True, marks=pytest.mark.slow)],
+    [(1, "fork", False), (2, "fork", True), pytest.param(1, "spawn", True, marks=pytest.mark.slow)],
 )
 def test_images_do_not_depend_on_the_workers(
     dataset, folder, pipeline, workers, context, persistent

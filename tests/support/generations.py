@@ -224,6 +224,7 @@ def tiny_run(folder: Path, rows_per_shard: int) -> dict:
     return {
         "preset": "paper",
         "dataset_name": str(folder),
+        "preset": "paper",  # its masks take the least time
         "saliency_method": "spectral-residual",
         "strength": 0.0,
         "resolution": 32,
