@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.method.targets import Pools
 from sgdmix_hub.output_folder import OutputFolder
@@ -25,7 +27,7 @@ from .extent import free_room
 from .inputs import Inputs, environment
 from .maps_begun import MapsBegun
 from .pilot import pilot_classifier, pilot_strengths, table_strengths, with_strengths
-from .plan import PlanRow, make_plan, write_plan
+from .plan import plan_parts, write_plan
 from .plan_file import PlanFile
 from .progress import Progress
 from .rerun import published_plan
@@ -111,8 +113,8 @@ def make_plan_file(
         if bank is not None:
             backgrounds = joined_backgrounds(backgrounds, bank, rank, store)
 
-    def draft() -> Iterator[PlanRow]:
-        return make_plan(settings, split, maps, backgrounds, bank)
+    def draft() -> Iterator[pa.Table]:
+        return plan_parts(settings, split, maps, backgrounds, bank)
 
     chosen = None
     if settings.strength_choice is not None and not settings.dry_run:
@@ -128,8 +130,8 @@ def make_plan_file(
             f"num_candidates {settings.num_candidates} is more than the {fewest} candidates that "
             "some images have: these use all of theirs"
         )
-    rows = draft() if chosen is None else with_strengths(maker, draft, chosen)
-    put(lambda path: write_plan(path, rows))
+    parts = draft() if chosen is None else with_strengths(maker, draft, chosen)
+    put(lambda path: write_plan(path, parts))
 
 
 def dry_run(
@@ -148,7 +150,7 @@ def dry_run(
     if begun is not None:
         if rank.is_main_process:
             split = maker.inputs.split
-            write_plan(tried, make_plan(maker.settings, split, maker.maps, bank=maker.bank))
+            write_plan(tried, plan_parts(maker.settings, split, maker.maps, bank=maker.bank))
     elif not whole:
         make_plan_file(settings, maker, output, store, lambda write: write(tried), rank)
     if rank.is_main_process:
@@ -222,11 +224,11 @@ def _make(
     numbers: Iterator[int],
     progress: Progress,
 ) -> None:
-    features = shard_features(inputs.split.class_names, settings.more_columns)
+    schema = shard_features(inputs.split.class_names, settings.more_columns).arrow_schema
 
     def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
         facts = {"skipped": skipped, "seconds": seconds, "environment": environment(settings)}
-        shards.write(number, rows, features, facts)
+        shards.write(number, rows, schema, facts)
 
     make_shards(
         maker,

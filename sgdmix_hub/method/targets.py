@@ -6,20 +6,23 @@ position is the lowest row.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from sgdmix_hub.seeds import RandomStream, generator
+from sgdmix_hub.seeds import RandomStream, generators
 from sgdmix_hub.settings.generation import AugmentSettings
 
 NO_TARGET = -1
 ROWS_AT_ONCE = 256  # maps converted at once: 4 MB of float32
 SOURCES_AT_ONCE = 64  # a larger matrix product is no faster
 DRAWN_AT_ONCE = 2**21
+PAIRS_AT_ONCE = 32  # of maps in float64: 2 MB
+MANY_TAKEN = 16  # from where sorting is faster than comparing one by one
 
 # A float32 dot product of k terms is off by at most g * sum|a b| <= g * (|a|^2 + |b|^2) / 2, g = k
 # u / (1 - k u), u = 2^-24, in any order of summation (Higham, Accuracy and Stability, 3.5). k =
@@ -33,33 +36,12 @@ class MapsByRow(Protocol):
     def __getitem__(self, rows, /) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
-class Target:
-    """The target of one (source, variant).
+class TargetSelection:
+    """The choice of targets, for some sources after the other.
 
-    `index`: its row, or `NO_TARGET` without a candidate; `distance`: RMS difference of the maps.
-    """
-
-    index: int
-    distance: float
-
-
-def select_targets(
-    sources: np.ndarray,
-    usable: np.ndarray,
-    labels: np.ndarray,
-    maps: MapsByRow,
-    settings: AugmentSettings,
-    backgrounds: np.ndarray | None = None,
-    variants: np.ndarray | None = None,
-    bank_from: int | None = None,
-) -> Iterator[list[Target]]:
-    """The targets of every source's variants, source by source.
-
-    `sources`, `usable`: int, ascending rows; every source is usable. `labels`: int, by row. `maps`:
-    float16 (64, 64) by row, finite. `backgrounds`: float32 (len(usable), D), background features of
-    the usable rows, only for `novel-background`. `settings`: with their preset applied. `variants`:
-    int (len(sources),), each at least 1; by default `num_variants` of each source.
+    `usable`: int, ascending rows. `labels`: int, by row. `maps`: float16 (64, 64) by row, finite.
+    `backgrounds`: float32 (len(usable), D), background features of the usable rows, only for
+    `novel-background`. `settings`: with their preset applied.
 
     The pool of a source: all other usable rows that `target_classes` allows, ascending. With a
     bank of backgrounds, whose rows are numbered from `bank_from` on, it is the bank's usable rows
@@ -72,30 +54,9 @@ def select_targets(
     An image is the target of at most `max_target_reuse` rows, if possible. If every candidate has
     reached the cap, fall back to the whole pool; if the pool has too, take its least-used rows,
     preferring drawn candidates.
+
+    `uses`: int (n,), how many rows a position is the target of.
     """
-    selection = _Selection(usable, labels, maps, settings, backgrounds, bank_from)
-    positions = np.searchsorted(usable, sources)
-    if variants is None:
-        variants = np.full(len(sources), settings.num_variants)
-    size = _block_size(len(usable), settings.num_candidates, int(variants.max(initial=1)))
-    for start in range(0, len(positions), size):
-        block = slice(start, start + size)
-        yield from selection.targets(positions[block], variants[block])
-
-
-def _block_size(rows: int, num_candidates: int, num_variants: int) -> int:
-    """How many sources to compare with the union of their candidates in one matrix product.
-
-    A larger block reads shared candidates once, but compares every source with the whole union.
-    """
-    drawn = max(min(num_candidates, rows) * num_variants, 1)
-    return max(
-        1, min(SOURCES_AT_ONCE, SOURCES_AT_ONCE * drawn // max(rows, 1), DRAWN_AT_ONCE // drawn)
-    )
-
-
-class _Selection:
-    """`select_targets` by blocks. `uses`: int (n,), how many rows a position is the target of."""
 
     def __init__(
         self,
@@ -103,8 +64,8 @@ class _Selection:
         labels: np.ndarray,
         maps: MapsByRow,
         settings: AugmentSettings,
-        backgrounds: np.ndarray | None,
-        bank_from: int | None,
+        backgrounds: np.ndarray | None = None,
+        bank_from: int | None = None,
     ):
         classes, method = settings.target_classes, settings.selection_method
         assert classes is not None and method is not None, "a preset gives every method setting"
@@ -115,32 +76,70 @@ class _Selection:
         self.uses = np.zeros(len(usable), np.int64)
         self.rule = RULES[method](self, backgrounds)
 
-    def targets(self, positions: np.ndarray, variants: np.ndarray) -> Iterator[list[Target]]:
-        draws = [
-            [self._draw(position, variant) for variant in range(count)]
-            for position, count in zip(positions, variants.tolist(), strict=True)
-        ]
-        candidates = np.unique(np.concatenate([chosen for drawn in draws for chosen in drawn]))
-        costs = self.rule.costs(positions, candidates)
-        for position, drawn, row_costs in zip(positions, draws, costs, strict=True):
-            drawn_costs = [row_costs[np.searchsorted(candidates, chosen)] for chosen in drawn]
-            targets = self._choose(position, drawn, drawn_costs)
-            yield [self._target(position, target) for target in targets]
+    def targets(self, sources: np.ndarray, variants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The targets of the next sources' variants, one source's after the other: rows, int64
+        (sum of variants,), with `NO_TARGET`, and RMS distances of the maps, float64, with nan.
+        """
+        positions = np.searchsorted(self.usable, sources)
+        most = int(variants.max(initial=1))
+        size = _block_size(len(self.usable), self.settings.num_candidates, most)
+        draws = self._draws(sources, positions, variants)
+        chosen: list[int] = []
+        for start in range(0, len(positions), size):
+            block = positions[start : start + size]
+            drawn = list(islice(draws, len(block)))
+            costs = self.rule.costs_of(block, drawn)
+            for position, *of_source in zip(block.tolist(), drawn, costs, strict=True):
+                chosen += self._choose(position, *of_source)
+        targets = np.array(chosen, np.int64)
+        found = targets != NO_TARGET
+        rows = np.full(len(targets), NO_TARGET, np.int64)
+        rows[found] = self.usable[targets[found]]
+        distances = np.full(len(targets), np.nan)
+        distances[found] = self._distances(np.repeat(sources, variants)[found], rows[found])
+        return rows, distances
 
-    def _rng(self, position: int, variant: int, stream: RandomStream) -> np.random.Generator:
-        return generator(stream, self.settings.seed, self.usable[position], variant)
+    def _distances(self, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """RMS difference of the maps of each pair of rows, float64 (n,)."""
+        distances = np.empty(len(sources))
+        first, second = np.empty(
+            (2, PAIRS_AT_ONCE, *self.maps[self.usable[:1]].shape[1:])
+        )  # used again
+        for start in range(0, len(sources), PAIRS_AT_ONCE):
+            part = slice(start, start + PAIRS_AT_ONCE)
+            own, of_pair = np.unique(sources[part], return_inverse=True)
+            maps = _float64(self.maps[own], first)
+            others = _float64(self.maps[targets[part]], second)
+            for other, place in zip(others, of_pair.tolist(), strict=True):
+                other -= maps[place]
+            distances[part] = _root_mean_square(others)
+        return distances
 
-    def _draw(self, position: int, variant: int) -> np.ndarray:
-        """At most N candidates: in the order drawn for `random`, else ascending."""
-        size = self.pools.size(position)
-        if size == 0:
-            return np.empty(0, np.int64)
-        rng = self._rng(position, variant, RandomStream.CANDIDATES)
-        places = rng.choice(size, min(self.settings.num_candidates, size), replace=False)
+    def _draws(
+        self, sources: np.ndarray, positions: np.ndarray, variants: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """The candidates of each source's variants, int64 (variants, at most N): in the order drawn
+        for `random`, else ascending.
+        """
+        numbers = np.concatenate([np.arange(count) for count in variants.tolist()])
+        drawing = self._drawing(RandomStream.CANDIDATES, np.repeat(sources, variants), numbers)
         in_order = self.settings.selection_method == "random"
-        return self.pools.take(position, places if in_order else np.sort(places))
+        for position, count in zip(positions.tolist(), variants.tolist(), strict=True):
+            size = self.pools.size(position)
+            places = np.empty((count, min(self.settings.num_candidates, size)), np.int64)
+            for of_variant, rng in zip(places, drawing, strict=False):
+                if size:
+                    of_variant[:] = rng.choice(size, len(of_variant), replace=False)
+            if not in_order:
+                places.sort(axis=1)
+            yield self.pools.take(position, places)
 
-    def _choose(self, position: int, drawn: list[np.ndarray], costs: list[np.ndarray]) -> list[int]:
+    def _drawing(
+        self, stream: RandomStream, sources: np.ndarray, variants: np.ndarray | int
+    ) -> Iterator[np.random.Generator]:
+        return generators(stream, self.settings.seed, sources, variants)
+
+    def _choose(self, position: int, drawn: np.ndarray, costs: np.ndarray) -> list[int]:
         """A position for every variant, counted in `uses`; `NO_TARGET` if the pool is empty."""
         size = self.pools.size(position)
         if size == 0:
@@ -153,7 +152,7 @@ class _Selection:
                 best = self.rule.best(position, candidates[free], candidate_costs[free])
             else:
                 left = self._left(position, variant, candidates, taken)
-                left_costs = self.rule.costs(np.array([position]), left)[0]
+                [[left_costs]] = self.rule.costs_of(np.array([position]), [left[None]])
                 best = self.rule.best(position, left, left_costs)
             self.uses[best] += 1
             chosen.append(int(best))
@@ -164,7 +163,11 @@ class _Selection:
         free = np.ones(len(candidates), bool)
         if max_reuse is not None:
             free = self.uses[candidates] < max_reuse
-        return free & ~np.isin(candidates, taken) if taken else free
+        if len(taken) > MANY_TAKEN:
+            return free & ~np.isin(candidates, taken)
+        for target in taken:
+            free &= candidates != target
+        return free
 
     def _left(self, position: int, variant: int, drawn: np.ndarray, taken: list[int]) -> np.ndarray:
         """The choice if no drawn candidate is free: the free rows of the pool, else its least used.
@@ -181,15 +184,20 @@ class _Selection:
             free = self._free(pool, taken, least)
         left = pool[free]
         if self.settings.selection_method == "random":
-            return self._rng(position, variant, RandomStream.POOL).permutation(left)
+            source = self.usable[position]
+            return next(self._drawing(RandomStream.POOL, source, variant)).permutation(left)
         return left
 
-    def _target(self, position: int, target: int) -> Target:
-        if target == NO_TARGET:
-            return Target(NO_TARGET, float("nan"))
-        index = int(self.usable[target])
-        distances = rms_distances(self.maps[self.usable[position]], self.maps[[index]])
-        return Target(index, float(distances[0]))
+
+def _block_size(rows: int, num_candidates: int, num_variants: int) -> int:
+    """How many sources to compare with the union of their candidates in one matrix product.
+
+    A larger block reads shared candidates once, but compares every source with the whole union.
+    """
+    drawn = max(min(num_candidates, rows) * num_variants, 1)
+    return max(
+        1, min(SOURCES_AT_ONCE, SOURCES_AT_ONCE * drawn // max(rows, 1), DRAWN_AT_ONCE // drawn)
+    )
 
 
 class Pools:
@@ -246,14 +254,30 @@ class BankPools(Pools):
 class DrawOrder:
     """`random`: takes the first drawn."""
 
-    def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        return np.zeros((len(positions), len(candidates)))
+    def costs_of(self, positions: np.ndarray, drawn: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.zeros(chosen.shape) for chosen in drawn]
 
     def best(self, position: int, candidates: np.ndarray, costs: np.ndarray) -> int:
         return candidates[0]
 
 
-class MapDistance:
+class ComparedTogether(ABC):
+    """A rule that compares several sources with all their candidates at once."""
+
+    @abstractmethod
+    def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """float64 (p, c): of every source and every candidate."""
+
+    def costs_of(self, positions: np.ndarray, drawn: list[np.ndarray]) -> list[np.ndarray]:
+        candidates = np.unique(np.concatenate([chosen.ravel() for chosen in drawn]))
+        costs = self.costs(positions, candidates)
+        return [
+            of_source[np.searchsorted(candidates, chosen)]
+            for of_source, chosen in zip(costs, drawn, strict=True)
+        ]
+
+
+class MapDistance(ComparedTogether):
     """Takes the nearest saliency map (`sign` 1) or the farthest (-1).
 
     Squared distances come from float32 dot products; candidates within their error are compared
@@ -298,7 +322,7 @@ class MapDistance:
         return possible[np.argmin(self.sign * np.concatenate(exact))]
 
 
-class BackgroundNovelty:
+class BackgroundNovelty(ComparedTogether):
     """`novel-background`: takes the background that differs most from those of the source's label.
 
     Features are standardised over the usable rows; constant ones are dropped. The cost is minus the
@@ -337,8 +361,8 @@ class BackgroundNovelty:
 class Rule(Protocol):
     """A selection method: costs of many candidates at once, then the best of some."""
 
-    def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """float64 (p, c): lower is better."""
+    def costs_of(self, positions: np.ndarray, drawn: list[np.ndarray]) -> list[np.ndarray]:
+        """Of each source's candidates, (variants, k) as they are drawn: lower is better."""
         ...
 
     def best(self, position: int, candidates: np.ndarray, costs: np.ndarray) -> int:
@@ -347,7 +371,7 @@ class Rule(Protocol):
 
 
 # `selection_method` -> its rule, made from a selection and the background features.
-RULES: dict[str, Callable[[_Selection, np.ndarray | None], Rule]] = {
+RULES: dict[str, Callable[[TargetSelection, np.ndarray | None], Rule]] = {
     "random": lambda selection, backgrounds: DrawOrder(),
     "l2": lambda selection, backgrounds: MapDistance(selection.maps, selection.usable, sign=1),
     "dissimilar": lambda selection, backgrounds: MapDistance(
@@ -373,5 +397,17 @@ def _parts(length: int) -> Iterator[slice]:
 
 def rms_distances(source_map: np.ndarray, candidate_maps: np.ndarray) -> np.ndarray:
     """RMS difference of one map (h, w) to each of (k, h, w), float64 (k,); argmin is Eq. 7."""
-    difference = candidate_maps.astype(np.float64) - source_map.astype(np.float64)
-    return np.sqrt(np.mean(np.square(difference), axis=(1, 2)))
+    return _root_mean_square(candidate_maps.astype(np.float64) - source_map.astype(np.float64))
+
+
+def _root_mean_square(differences: np.ndarray) -> np.ndarray:
+    """Of each of (k, h, w), which it overwrites."""
+    return np.sqrt(np.mean(np.square(differences, out=differences), axis=(1, 2)))
+
+
+def _float64(maps: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Writes float16 (k, h, w) to the first k of `place`, and returns these. Uses torch, which
+    converts float16 faster than NumPy.
+    """
+    torch.from_numpy(place)[: len(maps)].copy_(torch.from_numpy(maps))
+    return place[: len(maps)]
