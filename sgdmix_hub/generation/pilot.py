@@ -49,8 +49,8 @@ def pilot_strengths(
 ) -> dict[int, float]:
     """The strength of every class that the plan makes rows of, on rank 0. A collective.
 
-    `draft`: the parts of the plan, whatever their strengths. Writes the table. Raises `UserError` if
-    the classifier cannot be used.
+    `draft`: the parts of the plan, whatever their strengths. Writes the table. Raises `UserError`
+    if the classifier cannot be used.
     """
     settings = maker.settings
     folder = output.state / f"pilot-{fingerprint(settings, maker.inputs.pins)[:16]}"

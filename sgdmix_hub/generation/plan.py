@@ -201,7 +201,7 @@ def table_of(rows: Iterable[PlanRow]) -> pa.Table:
 
 
 def write_plan(path: Path, plan: Iterable[pa.Table]) -> None:
-    """Writes a plan, of which parts come, in row groups of one size: it may have millions of rows."""
+    """Writes the parts of a plan in row groups of one size: it may have millions of rows."""
     with pq.ParquetWriter(path, PLAN_SCHEMA) as file:
         for group in _groups(plan):
             file.write_table(group.combine_chunks())  # chunks would move the ends of pages

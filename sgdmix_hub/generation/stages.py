@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.method.targets import Pools
+from sgdmix_hub.method.pools import Pools
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say

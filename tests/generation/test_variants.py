@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.generation.plan import make_plan, write_plan
+from sgdmix_hub.generation.plan import make_plan, table_of, write_plan
 from sgdmix_hub.generation.rerun import check_plan
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps
@@ -104,12 +104,14 @@ def test_a_source_keeps_its_targets_when_another_class_is_raised():
 def test_a_balanced_plan_is_accepted_by_a_rerun_and_no_other(tmp_path):
     settings, split, plan = planned()
     path = tmp_path / "plan.parquet"
-    write_plan(path, plan)
+    write_plan(path, [table_of(plan)])
     check_plan(path, settings, split)
     for other in ({"images_per_class": 17}, {"images_per_class": None, "num_variants": 1}):
         with pytest.raises(UserError, match="plan of another subset"):
             check_plan(path, dataclasses.replace(settings, **other), split)
-    write_plan(path, [*plan, dataclasses.replace(plan[-1], variant=plan[-1].variant + 1)])
+    write_plan(
+        path, [table_of([*plan, dataclasses.replace(plan[-1], variant=plan[-1].variant + 1)])]
+    )
     with pytest.raises(UserError):
         check_plan(path, settings, split)
 

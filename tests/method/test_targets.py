@@ -9,9 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_targets import LABELS, ROWS, naive_distance, naive_targets, pool_of
+from naive_targets import (
+    LABELS,
+    ROWS,
+    naive_distance,
+    naive_targets,
+    pool_of,
+    select_targets,
+)
 
-from sgdmix_hub.method.targets import DOT_ERROR, MapDistance, rms_distances, select_targets
+from sgdmix_hub.method.rules import DOT_ERROR, MapDistance, rms_distances
 from sgdmix_hub.seeds import RandomStream, generator, row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
@@ -145,7 +152,7 @@ def test_quick_distances_are_as_near_as_they_say(seed, low, width, sign):
     """
     maps = (low + width * np.random.default_rng(seed).random((6, 64, 64))).astype(np.float16)
     rows = np.arange(6)
-    quick = MapDistance(maps, rows, sign).costs(rows, rows)
+    quick = np.stack([MapDistance(maps, rows, sign).costs(row, rows) for row in rows])
     exact = [
         [math.fsum(np.square(a.astype(np.float64) - b.astype(np.float64)).ravel()) for b in maps]
         for a in maps
