@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.files import DamagedFile
 from sgdmix_hub.method.pools import Pools
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say
-from sgdmix_hub.runtime.stopping import POLL_SECONDS, stop_if_requested, wait_for_file
+from sgdmix_hub.runtime.stopping import POLL_SECONDS, RERUN, stop_if_requested, wait_for_file
 from sgdmix_hub.settings.fetched import STRENGTHS
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage.stores import Store
@@ -38,6 +40,7 @@ from .worker import make_shards
 logger = logging.getLogger(__name__)
 PutPlan = Callable[[Callable[[Path], None]], None]
 MOST_NAMED = 3  # shards in a message
+AFTER_SHARDS = ("files", "finish")
 
 
 def plan_shards(
@@ -239,7 +242,27 @@ def _make(
     )
 
 
-def check_finished(shards: Shards) -> None:
+@contextmanager
+def naming_stages(stage: str) -> Generator[None]:
+    """Tells which stage makes a damaged shard again, where the stage that found it does not. Raises
+    `UserError`.
+    """
+    try:
+        yield
+    except DamagedFile as damage:
+        if stage not in AFTER_SHARDS:
+            raise
+        raise UserError(f"{damage.what}: {shards_first(stage)}") from None
+
+
+def shards_first(stage: str) -> str:
+    """What to do when a stage finds that shards are missing."""
+    if stage not in AFTER_SHARDS:
+        return RERUN
+    return f"run the same command with --stage shards, then with --stage {stage}"
+
+
+def check_finished(shards: Shards, stage: str) -> None:
     """Raises `UserError` if a shard is missing or its record damaged; it can then be made again.
     Tells if different devices have made them. Who puts a shard into a file compares its bytes.
     """
@@ -248,8 +271,8 @@ def check_finished(shards: Shards) -> None:
         named = ", ".join(map(str, unfinished[:MOST_NAMED]))
         more = " ..." if len(unfinished) > MOST_NAMED else ""
         raise UserError(
-            f"{len(unfinished)} of {len(shards)} shards are not finished ({named}{more}): run the "
-            "same command with --stage shards, then --stage finish again"
+            f"{len(unfinished)} of {len(shards)} shards are not finished ({named}{more}): "
+            f"{shards_first(stage)}"
         )
     devices: dict[str, int] = {}
     for number in range(len(shards)):

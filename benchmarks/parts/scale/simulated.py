@@ -136,7 +136,7 @@ def shards(settings: AugmentSettings, inputs: Inputs, output: OutputFolder, stor
 def finish(settings: AugmentSettings, inputs: Inputs, output: OutputFolder, store: Store) -> None:
     planned = planned_shards(settings, output, store)
     maps = SaliencyMaps(KindsOfMaps(), "simulated", "spectral-residual")
-    check_finished(planned)
+    check_finished(planned, "finish")
     maker = RowMaker(settings, inputs, maps)
     files = PublishedFiles(planned, RepoLayout(settings.config_name), output, store)
     build_repository(settings, inputs, maps, maker, files, output, store)
