@@ -144,7 +144,8 @@ def _planned_variants(file: pq.ParquetFile, settings: AugmentSettings, split: Sp
     """
     rows = file.read(["source_index", "target_index", "skip"])
     sources, targets = (rows[name].to_numpy() for name in ("source_index", "target_index"))
-    left_out = pc.fill_null(pc.not_equal(rows["skip"], NO_CANDIDATE), False).to_numpy()
+    others = pc.call_function("not_equal", [rows["skip"], NO_CANDIDATE])
+    left_out = pc.fill_null(others, False).to_numpy()
     is_unmixed = np.isin(split.subset, sources[sources == targets])
     is_left_out = np.isin(split.subset, sources[left_out])
     labels = split.labels[split.subset]
