@@ -198,9 +198,8 @@ class StoredFile:
     def damage(self) -> UserError:
         """What a file says that has not its content."""
         return UserError(
-            f"{self.path} is missing or has changed since it was written: remove it and, if there "
-            f"is one, the manifest.json in {self.path.parents[1] / 'sgdmix'}, then run the "
-            "generation with --stage finish, which makes both again"
+            f"{self.path} is missing or has changed since it was written: remove it and, if it is "
+            "there, repo/sgdmix/*/manifest.json, then run the generation with --stage finish"
         )
 
 

@@ -240,7 +240,7 @@ def test_a_stored_file_that_changed_is_made_again_as_its_line_says(settings, ref
     damage = str(
         StoredFile(store, output.repo / "data" / "train-00003-of-00008.parquet", 1, "").damage
     )
-    assert "remove it and, if there is one, the manifest.json in" in damage
+    assert "remove it and, if it is there, repo/sgdmix/*/manifest.json, then" in damage
     for start in ("repo/data/train-00003", "repo/sgdmix/default/manifest.json"):
         fsspec.filesystem("memory").rm(place(url, start))
     work(settings, url, "finish")
