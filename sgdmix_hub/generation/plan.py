@@ -101,16 +101,19 @@ def plan_parts(
     kept = [row for row, reason in unusable.items() if keeps_unmixed(settings, reason)]
     mixable, unmixed = ~_among(split.subset, unusable), _among(split.subset, kept)
     counts = variant_counts(settings, split.labels[split.subset], mixable, unmixed)
-    selection = selection_of(settings, split, maps, split.subset[mixable], backgrounds, bank)
+    all_made, selection = mixable & (counts > 0), None
+    if all_made.any():
+        selection = selection_of(settings, split, maps, split.subset[mixable], backgrounds, bank)
     for start in range(0, len(split.subset), SOURCES_AT_ONCE):
         block = slice(start, start + SOURCES_AT_ONCE)
         sources, count = split.subset[block], counts[block]
         of_row = np.repeat(np.arange(len(sources)), count)  # the place of each row's source
-        made = mixable[block] & (count > 0)
+        made = all_made[block]
         targets = np.where(unmixed[block], sources, NO_TARGET)[of_row]
         distances = np.zeros(len(of_row))
-        chosen = made[of_row]
-        targets[chosen], distances[chosen] = selection.targets(sources[made], count[made])
+        if selection is not None and made.any():
+            chosen = made[of_row]
+            targets[chosen], distances[chosen] = selection.targets(sources[made], count[made])
         reasons = np.array([unusable.get(row, NO_CANDIDATE) for row in sources.tolist()], object)
         yield _part(
             settings, sources[of_row], _variants(count), targets, distances, reasons[of_row]

@@ -240,6 +240,8 @@ def _chosen(
     """Every row that can be mixed, with the targets of its variants."""
     unusable = images.unusable | low_confidence(settings, split, maps)
     sources = np.array([row for row in split.subset.tolist() if row not in unusable], np.int64)
+    if not len(sources):
+        return
     features = backgrounds_at_hand(settings, split, maps, bank)
     selection = selection_of(settings, split, maps, sources, features, bank)
     for start in range(0, len(sources), SOURCES_AT_ONCE):

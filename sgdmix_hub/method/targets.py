@@ -70,19 +70,18 @@ class TargetSelection:
         draws = self._draws(sources, positions, variants)
         chosen = map(self._choose, positions.tolist(), draws)
         targets = np.array([target for of_source in chosen for target in of_source], np.int64)
-        found = targets != NO_TARGET
         rows = np.full(len(targets), NO_TARGET, np.int64)
-        rows[found] = self.usable[targets[found]]
         distances = np.full(len(targets), np.nan)
-        distances[found] = self._distances(np.repeat(sources, variants)[found], rows[found])
+        if (found := targets != NO_TARGET).any():
+            rows[found] = self.usable[targets[found]]
+            distances[found] = self._distances(np.repeat(sources, variants)[found], rows[found])
         return rows, distances
 
     def _distances(self, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """RMS difference of the maps of each pair of rows, float64 (n,)."""
         distances = np.empty(len(sources))
-        first, second = np.empty(
-            (2, PAIRS_AT_ONCE, *self.maps[self.usable[:1]].shape[1:])
-        )  # used again
+        shape = self.maps[sources[:1]].shape[1:]
+        first, second = np.empty((2, PAIRS_AT_ONCE, *shape))  # used again
         for start in range(0, len(sources), PAIRS_AT_ONCE):
             part = slice(start, start + PAIRS_AT_ONCE)
             own, of_pair = np.unique(sources[part], return_inverse=True)

@@ -17,6 +17,7 @@ from sgdmix_hub.generation.variants import variant_counts
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.studio.known_maps import KnownRows
 
 
 def settings_of(**values) -> AugmentSettings:
@@ -90,6 +91,23 @@ def test_a_plan_levels_the_classes_with_different_targets(selection_method):
     of_rarest = [row.target_index for row in made if row.source_index == 16]
     assert len(of_rarest) == len(set(of_rarest)) == 15  # every candidate of other classes once
     assert 0 not in of_rarest
+
+
+@pytest.mark.parametrize("selection_method", ["l2", "random", "dissimilar", "novel-background"])
+def test_a_plan_without_a_single_map_names_every_reason(selection_method):
+    """By maps that are known row by row, as the studio has them."""
+    known = KnownRows()
+    known.unusable = {row: f"blank {row}" for row in range(3)}
+    split = SimpleNamespace(subset=np.arange(3), labels=np.zeros(3, int))
+    settings = settings_of(
+        saliency_method="spectral-residual", selection_method=selection_method, num_variants=2
+    )
+    backgrounds = RowValues(np.arange(3), np.zeros((3, 4), np.float32))
+    maps = SaliencyMaps(known, "", "spectral-residual")
+    plan = list(make_plan(settings, split, maps, backgrounds))
+    assert [(row.source_index, row.variant, row.skip) for row in plan] == [
+        (row, variant, f"blank {row}") for row in range(3) for variant in range(2)
+    ]
 
 
 def test_a_source_keeps_its_targets_when_another_class_is_raised():
