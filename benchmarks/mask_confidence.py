@@ -17,7 +17,8 @@ them, set before their table and any mask of the other half was seen: images wit
 weights of their own if at `consensus`' floor, .45, the rule of the floor holds out of fold, and at
 least .30 of the ordinary photographs are trusted there (the weights fitted with colours: .15). If
 the rule holds at a higher floor alone, the bias is lowered so that this floor is .45. Otherwise
-they are left out as before. The other half is looked at once, and told whatever it says.
+they are left out as before. The other half is looked at once, and told whatever it says. (The rule
+does not hold: the package has no such weights.)
 """
 
 from __future__ import annotations
@@ -30,27 +31,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from parts.masks.photographs import (
-    BIRD_SEEDS,
-    Photograph,
-    birds,
-    photographs,
-    resized,
-    without_colours,
-)
+from parts.masks.grey import textured
+from parts.masks.photographs import BIRD_SEEDS, Photograph, birds, photographs, resized
 from parts.masks.scores import FAILURE, GOOD_IOU, GOOD_RECALL
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from sgdmix_hub.files import write_json
-from sgdmix_hub.method.confidence import COLOURED, evidence
+from sgdmix_hub.method.confidence import WEIGHTS, evidence
 from sgdmix_hub.method.outlines import contrast, sharpness, small_lab, widen
 from sgdmix_hub.method.saliency.consensus import (
     DILATION,
     MASK_SIZE,
     candidates,
     chance_map,
-    read,
     small_map,
 )
 from sgdmix_hub.method.saliency.foreground import Weights
@@ -59,7 +53,7 @@ FOLDS = 6
 PENALTY = 2.0  # scikit-learn's C
 SET_WEIGHTS = {"ordinary": 1.0, "hard": 1.0, "birds": 0.5}
 BEFORE = {"ordinary": 0.447, "hard": 0.886}  # failures of `minimum barrier, GrabCut as before`
-USED = tuple(COLOURED.weights)
+USED = tuple(WEIGHTS)
 COMPARED = {
     "used": USED,
     **{f"without {name}": tuple(one for one in USED if one != name) for name in USED},
@@ -74,7 +68,7 @@ def overlap(mask: np.ndarray, other: np.ndarray) -> float:
 
 def judged(row: Photograph, weights: Weights) -> list[dict]:
     """Every candidate of an image: what is seen of it, its IoU and the share of the object kept."""
-    pixels, _ = read(np.ascontiguousarray(resized(row.image, MASK_SIZE)))
+    pixels = np.ascontiguousarray(resized(row.image, MASK_SIZE))
     chance, lab = chance_map(pixels, weights), small_lab(pixels)
     true = resized(row.true.astype(np.uint8) * 255, MASK_SIZE) > 127
     found = []
@@ -288,7 +282,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="file of what was seen so far")
     parser.add_argument("--poses", type=int, default=3, help="images per object and set")
     parser.add_argument("--birds", type=int, default=5, help="birds per species and seed")
-    parser.add_argument("--grey", action="store_true", help="fit on grey copies of the images")
+    parser.add_argument("--grey", action="store_true", help="fit on grey copies, texture as colour")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
@@ -297,7 +291,7 @@ def main() -> None:
     rows = [row for row in photographs(arguments.domain, None, arguments.poses) if row.chosen_on]
     rows += birds(BIRD_SEEDS[True], arguments.birds)
     if arguments.grey:
-        rows = [without_colours(row) for row in rows]
+        rows = [textured(row) for row in rows]
     results = results_of(list(images(rows, arguments.cache, weights)))
     path = arguments.results / f"mask_confidence{ending}"
     write_json(path.with_suffix(".json"), results)

@@ -8,7 +8,8 @@ objects, by the squared error on objects and backgrounds that were both left out
 `mask_foreground.json` to `--results`: the weights, which `sgdmix_hub/method/saliency/foreground.py`
 holds, and those fitted without each of six folds of objects, with which
 benchmarks/mask_confidence.py judges the objects of that fold. `--grey` does the same with grey
-copies, and writes `mask_foreground_grey.json`.
+copies in which texture takes the place of colour, and writes `mask_foreground_grey.json`: a trial,
+which docs/masks.md tells of, and no weights of the package.
 """
 
 from __future__ import annotations
@@ -19,20 +20,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from parts.masks.grey import textured
 from parts.masks.logistic import logistic_weights
-from parts.masks.photographs import (
-    BIRD_SEEDS,
-    Photograph,
-    birds,
-    photographs,
-    resized,
-    without_colours,
-)
+from parts.masks.photographs import BIRD_SEEDS, Photograph, birds, photographs, resized
 from sklearn.model_selection import GroupKFold
 
 from sgdmix_hub.files import write_json
 from sgdmix_hub.method.outlines import small_lab
-from sgdmix_hub.method.saliency.consensus import read
 from sgdmix_hub.method.saliency.foreground import SIZE, Weights, pixel_evidence, region_chance
 from sgdmix_hub.method.saliency.region_features import region_features
 from sgdmix_hub.method.saliency.regions import Regions, superpixels
@@ -46,7 +40,7 @@ IMAGE_SIZE = 256
 
 @dataclass(frozen=True)
 class Image:
-    """An image as `consensus` reads it, uint8 (256, 256, 3), its true foreground as shares, float32 (128, 128), its
+    """An image, uint8 (256, 256, 3), its true foreground as shares, float32 (128, 128), its
     superpixels and their features.
     """
 
@@ -59,7 +53,7 @@ class Image:
 
 
 def image_of(row: Photograph) -> Image:
-    pixels, _ = read(np.ascontiguousarray(resized(row.image, IMAGE_SIZE)))
+    pixels = np.ascontiguousarray(resized(row.image, IMAGE_SIZE))
     true = resized(row.true.astype(np.float32), SIZE)
     regions = superpixels(cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
     return Image(row.kind, row.obj, pixels, true, regions, region_features(pixels, regions))
@@ -105,13 +99,13 @@ def main() -> None:
     parser.add_argument("domain", type=Path, help="folder with meta.json")
     parser.add_argument("--poses", type=int, default=3, help="images per object and set")
     parser.add_argument("--birds", type=int, default=5, help="birds per species and seed")
-    parser.add_argument("--grey", action="store_true", help="fit on grey copies of the images")
+    parser.add_argument("--grey", action="store_true", help="fit on grey copies, texture as colour")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     rows = [row for row in photographs(arguments.domain, None, arguments.poses) if row.chosen_on]
     rows += birds(BIRD_SEEDS[True], arguments.birds)
-    images = [image_of(without_colours(row) if arguments.grey else row) for row in rows]
+    images = [image_of(textured(row) if arguments.grey else row) for row in rows]
     objects = [image.obj for image in images]
     chances: list[np.ndarray] = [np.empty(0)] * len(images)
     folds = []

@@ -8,8 +8,6 @@ reliability on others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
@@ -21,30 +19,19 @@ from .outlines import SIZE
 BINS = 8  # of each Lab channel in a colour histogram
 LAB_LOWEST, LAB_RANGE = np.array([0.0, -60.0, -60.0]), np.array([100.0, 120.0, 120.0])
 
-
-@dataclass(frozen=True)
-class Chance:
-    """A logistic model: what is seen -> its weight in the log-odds, and the bias."""
-
-    weights: dict[str, float]
-    bias: float
-
-    def of(self, seen: dict[str, float]) -> float:
-        """The chance, in [0, 1], of what is seen."""
-        odds = self.bias + sum(weight * seen[name] for name, weight in self.weights.items())
-        return float(1 / (1 + np.exp(-odds)))
+# What is seen of a mask -> its weight in the log-odds (benchmarks/mask_confidence.py). Contrast and
+# sharpness of the outline made the order no better.
+WEIGHTS = {
+    "frame": -1.15,
+    "area": 0.75,
+    "largest": 14.27,
+    "separation": 7.1,
+    "levels": 12.22,
+}
+BIAS = -29.55
 
 
-# benchmarks/mask_confidence.py. Contrast and sharpness of the outline made the order no better.
-COLOURED = Chance(
-    {"frame": -1.15, "area": 0.75, "largest": 14.27, "separation": 7.1, "levels": 12.22}, -29.55
-)
-GREY = COLOURED  # of images whose texture takes the place of colour
-
-
-def confidence(
-    lab: np.ndarray, mask: np.ndarray, saliency_map: np.ndarray, chance: Chance = COLOURED
-) -> float:
+def confidence(lab: np.ndarray, mask: np.ndarray, saliency_map: np.ndarray) -> float:
     """The chance that a mask, bool (size, size), is good, in [0, 1]; 0 if it is empty or full.
 
     `lab`: the image as `outlines.small_lab` gives it; `saliency_map`: float (h, w), that the mask
@@ -52,11 +39,13 @@ def confidence(
     """
     if not mask.any() or mask.all():
         return 0.0
-    return chance.of(evidence(lab, mask, saliency_map))
+    seen = evidence(lab, mask, saliency_map)
+    odds = BIAS + sum(weight * seen[name] for name, weight in WEIGHTS.items())
+    return float(1 / (1 + np.exp(-odds)))
 
 
 def evidence(lab: np.ndarray, mask: np.ndarray, saliency_map: np.ndarray) -> dict[str, float]:
-    """What is seen of a mask that is neither empty nor full, in the order of the weights.
+    """What is seen of a mask that is neither empty nor full, in the order of `WEIGHTS`.
 
     - `frame`: share of the image's frame that it covers;
     - `area`: the logarithm of its share of the image;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -73,12 +73,6 @@ def birds(seeds: tuple[int, ...], count: int) -> list[Photograph]:
             name = f"{seed}-{row['label']}"
             rows.append(Photograph("birds", name, image, true > 127, None, None))
     return rows
-
-
-def without_colours(row: Photograph) -> Photograph:
-    """A grey copy."""
-    grey = cv2.cvtColor(row.image, cv2.COLOR_RGB2GRAY)
-    return replace(row, image=np.repeat(grey[..., None], 3, axis=2))
 
 
 def small(image: np.ndarray, size: int = 64) -> np.ndarray:

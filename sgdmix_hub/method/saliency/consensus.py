@@ -1,13 +1,10 @@
 """Model-free masks, and the most trustworthy one of them.
 
 All are cut from one map, the chance of foreground (`foreground`). GrabCut finds parts that the map
-lacks and goes astray in clutter, so that one is left as it is; `confidence` chooses. What an image
-without colours is read as, and with which weights, is in `grey`.
+lacks and goes astray in clutter, so that one is left as it is; `confidence` chooses.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,13 +12,11 @@ from PIL import Image
 
 from sgdmix_hub.data.images import square
 from sgdmix_hub.errors import one_row
-from sgdmix_hub.method import confidence
-from sgdmix_hub.method.confidence import Chance
+from sgdmix_hub.method.confidence import confidence
 from sgdmix_hub.method.masks import GrabCut, grabcut_mask
 from sgdmix_hub.method.outlines import small_lab, widen
 
-from .foreground import FITTED, FITTED_GREY, Weights, foreground_chance
-from .grey import is_grey, texture_as_colour
+from .foreground import FITTED, Weights, foreground_chance
 from .model_free import MAP_SIZE
 
 MASK_SIZE = 256
@@ -33,23 +28,6 @@ CANDIDATES: dict[str, tuple[float, GrabCut | None]] = {
     "likely": (0.35, NARROW),
     "sure": (0.5, NARROW),
 }
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Weights of the chance of foreground, and of the confidence of the masks cut from it."""
-
-    foreground: Weights
-    trust: Chance
-
-
-COLOURED = Fit(FITTED, confidence.COLOURED)
-GREY = Fit(FITTED_GREY, confidence.GREY)
-
-
-def read(pixels: np.ndarray) -> tuple[np.ndarray, Fit]:
-    """A uint8 RGB image as its foreground is looked for in it, and the weights for such images."""
-    return (texture_as_colour(pixels), GREY) if is_grey(pixels) else (pixels, COLOURED)
 
 
 def chance_map(pixels: np.ndarray, weights: Weights = FITTED) -> np.ndarray:
@@ -75,15 +53,12 @@ def consensus(pixels: np.ndarray) -> tuple[np.ndarray, float]:
 
     An empty mask of confidence 0 if there is no candidate.
     """
-    seen, fit = read(pixels)
-    chance = chance_map(seen, fit.foreground)
-    masks = candidates(seen, chance)
+    chance = chance_map(pixels)
+    masks = candidates(pixels, chance)
     if not masks:
         return np.zeros(pixels.shape[:2], bool), 0.0
-    lab, small = small_lab(seen), small_map(chance)
-    trust = {
-        name: confidence.confidence(lab, mask, small, fit.trust) for name, mask in masks.items()
-    }
+    lab, small = small_lab(pixels), small_map(chance)
+    trust = {name: confidence(lab, mask, small) for name, mask in masks.items()}
     best = max(trust, key=lambda name: trust[name])
     return widen(masks[best], DILATION), trust[best]
 

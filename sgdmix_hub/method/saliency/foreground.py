@@ -61,7 +61,6 @@ FITTED = Weights(
     },
     pixels_bias=0.439,
 )
-FITTED_GREY = FITTED
 
 
 def foreground_chance(pixels: np.ndarray, weights: Weights = FITTED) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Images without colours: their texture takes the place of colour.
+"""Photographs without colours, whose texture takes the place of colour.
 
 Nearly all that tells an object from its background is how their colours differ. Without colours the
 local contrast is shown as two: parts of one brightness and different textures differ again.
@@ -6,19 +6,29 @@ local contrast is shown as two: parts of one brightness and different textures d
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
-LARGEST_SPREAD = 4  # of a grey pixel's three values, of 255; JPEG leaves a unit or two
+from .photographs import Photograph, resized
+
+SIZE = 256
 FINE, COARSE = 0.008, 0.03  # shares of the image size: sigmas of the windows of contrast
 GAIN = 2.0  # units of a and b for one unit of L, so that texture counts as much as brightness
 LARGEST = 80.0  # units of a and b
 
 
-def is_grey(pixels: np.ndarray) -> bool:
-    """Whether a uint8 RGB image (h, w, 3) has no colours."""
-    spread = pixels.max(axis=2).astype(int) - pixels.min(axis=2)
-    return bool(spread.max() <= LARGEST_SPREAD)
+def without_colours(row: Photograph) -> Photograph:
+    """A grey copy."""
+    grey = cv2.cvtColor(row.image, cv2.COLOR_RGB2GRAY)
+    return replace(row, image=np.repeat(grey[..., None], 3, axis=2))
+
+
+def textured(row: Photograph) -> Photograph:
+    """A grey copy at 256 pixels in which texture takes the place of colour."""
+    grey = resized(without_colours(row).image, SIZE)
+    return replace(row, image=texture_as_colour(grey))
 
 
 def texture_as_colour(pixels: np.ndarray) -> np.ndarray:
