@@ -38,7 +38,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from sgdmix_hub.files import write_json
-from sgdmix_hub.method.confidence import WEIGHTS, evidence
+from sgdmix_hub.method.confidence import CONSENSUS, evidence
 from sgdmix_hub.method.outlines import contrast, sharpness, small_lab, widen
 from sgdmix_hub.method.saliency.consensus import (
     DILATION,
@@ -53,7 +53,7 @@ FOLDS = 6
 PENALTY = 2.0  # scikit-learn's C
 SET_WEIGHTS = {"ordinary": 1.0, "hard": 1.0, "birds": 0.5}
 BEFORE = {"ordinary": 0.447, "hard": 0.886}  # failures of `minimum barrier, GrabCut as before`
-USED = tuple(WEIGHTS)
+USED = tuple(CONSENSUS.weights)
 COMPARED = {
     "used": USED,
     **{f"without {name}": tuple(one for one in USED if one != name) for name in USED},

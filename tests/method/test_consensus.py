@@ -6,7 +6,7 @@ import pytest
 from pictures import disc_on_texture, iou
 from PIL import Image
 
-from sgdmix_hub.method.confidence import WEIGHTS, confidence, evidence, two_levels
+from sgdmix_hub.method.confidence import CONSENSUS, PREDICTED, confidence, evidence, two_levels
 from sgdmix_hub.method.outlines import small_lab, widen
 from sgdmix_hub.method.saliency.consensus import (
     CANDIDATES,
@@ -42,7 +42,7 @@ def test_confidence_falls_for_a_mask_that_nothing_speaks_for():
 def test_evidence_names_what_has_a_weight():
     lab, disc, known = of_disc(1)
     seen = evidence(lab, disc, known)
-    assert list(seen) == list(WEIGHTS)
+    assert list(seen) == list(CONSENSUS.weights) and set(seen) > set(PREDICTED.weights)
     assert (seen["frame"], seen["largest"]) == (0, 1)
     assert 0.8 < seen["levels"] <= 1 and 0.5 < seen["separation"] <= 1
     assert evidence(lab, ~disc, known)["frame"] == 1
