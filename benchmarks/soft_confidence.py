@@ -50,6 +50,8 @@ COMPARED = {
     "the mean inside, stated before": ("inside",),
     "all": ALL,
     **{f"without {name}": tuple(one for one in ALL if one != name) for name in ALL},
+    "frame and levels": ("frame", "levels"),
+    "levels": ("levels",),
     "the mean inside instead of levels": (*ALL[:-1], "inside"),
     "with contrast and sharpness": (*ALL, "contrast", "sharpness"),
     "with the agreement of consensus": (*ALL, "agreement"),
