@@ -66,6 +66,7 @@ MIXED, PLACES_AT_9, RING = "S = 0", "place prompts, S = 0.9", "ring and backgrou
 BANK, CLASS_AT_9 = "a bank of empty landscapes, S = 0", "class prompt, S = 0.9"
 BACKGROUND_ALONE = "background alone, S = 0.5"
 AUTO, SHUFFLED = "S by class (`auto`)", "the same strengths, shuffled"
+FIXED = "S = 0.5"
 TEN_PLACES = {
     "prompt_template": "{class_name}",
     "background_prompts": list(PLACES.values()),
@@ -79,6 +80,23 @@ PAPER_MIXING = MIXING_ALONE | {
     "saliency_method": "minimum-barrier",
     "mask_refinement": "grabcut",
 }
+
+AUTO_AGAINST = ((AUTO, SHUFFLED), (AUTO, MIXED), (AUTO, FIXED))
+
+
+def self_chosen(title: str, domain: dict, **more) -> Experiment:
+    """Experiment 3 on images of this domain."""
+    arms = {
+        MIXED: Arm({}),
+        AUTO: Arm({"strength": LADDER, "strength_choice": "auto"}),
+        SHUFFLED: Arm({"strength": LADDER, "strength_choice": "shuffled"}),
+        FIXED: Arm({"strength": 0.5}),
+        REAL: Arm(),
+    }
+    seeds = (1, 2, 3, 4, 5)
+    given = {"primary": (), "seeds": seeds, "with_adapter": True} | more
+    return Experiment(title, domain, PAPER_MIXING, arms, **given)
+
 
 EXPERIMENTS = {
     "backgrounds": Experiment(
@@ -122,20 +140,20 @@ EXPERIMENTS = {
         tuple(range(1, 9)),
         secondary=((RING, BACKGROUND_ALONE),),
     ),
-    "auto": Experiment(
+    "auto": self_chosen(
         "S that chooses itself",
         {"train": 40},
-        PAPER_MIXING,
-        {
-            REAL: Arm(),
-            MIXED: Arm({}),
-            AUTO: Arm({"strength": LADDER, "strength_choice": "auto"}),
-            SHUFFLED: Arm({"strength": LADDER, "strength_choice": "shuffled"}),
-            "S = 0.5": Arm({"strength": 0.5}),
-        },
-        ((AUTO, SHUFFLED), (AUTO, MIXED)),
-        (1, 2, 3, 4, 5),
         subset={"examples_per_class": 10},
-        with_adapter=True,
+        primary=((AUTO, SHUFFLED), (AUTO, MIXED)),
+    ),
+    "auto, tied": self_chosen(
+        "S that chooses itself, backgrounds that mislead",
+        {"train": 10, "tie": 0.95},
+        secondary=AUTO_AGAINST,
+    ),
+    "auto, places": self_chosen(
+        "S that chooses itself, backgrounds that the data lack",
+        {"train": 10, "train_backgrounds": 3},
+        secondary=AUTO_AGAINST,
     ),
 }

@@ -24,6 +24,7 @@ from sgdmix_hub.settings.training import ClassifierSettings
 
 SPECIES, VALIDATION, TEST, SIZE = 6, 1, 350, 64
 WHOLE = np.full((SIZE, SIZE), 255, np.uint8)
+WHOLE[0, 0] = 0  # a mask of everything is refused as blank
 
 
 def with_masks(rows: Dataset) -> Dataset:
