@@ -6,11 +6,11 @@
 
 `domain` is made by benchmarks/cutouts.py, `outputs/isnet` by benchmarks/onnx_masks.py, which says
 how. The first command reads only the objects whose name has an even CRC-32, in three poses. It fits
-`PREDICTED` of sgdmix_hub/method/confidence.py, compares what the confidence could be made of, out of fold
-over objects, and writes `soft_confidence.json` and `.md` to `--results`. The second tells what the
-package's confidence is worth on the other half, beside the mean of a mask inside itself, which was
-stated before; it writes `soft_confidence_told.json` and `.md`. Masks are cut at .5, as the package
-cuts them.
+`PREDICTED` of sgdmix_hub/method/confidence.py, compares what the confidence could be made of, out
+of fold over objects, and writes `soft_confidence.json` and `.md` to `--results`. The second tells
+what the package's confidence is worth on the other half, beside the mean of a mask inside itself,
+which was stated before; it writes `soft_confidence_told.json` and `.md`. Masks are cut at .5, as
+the package cuts them.
 
 Rules, set before the other half was looked at:
 
@@ -264,7 +264,11 @@ def told_table(results: dict) -> str:
                 f"\n{kind}, from {of['floor']:g}: {of['coverage']:.2f} kept, {failures} failures, "
                 f"{usable} usable mixtures."
             )
-    lines += ["", "| Confidence | masks | mean | good | IoU | failures |", "|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| Confidence | masks | mean | good | IoU | failures |",
+        "|---|---|---|---|---|---|",
+    ]
     for of in results["reliability"]:
         cells = (
             f"{of[name][0]:.2f} ({of[name][1]:.2f} to {of[name][2]:.2f})"

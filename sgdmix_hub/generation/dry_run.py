@@ -266,7 +266,9 @@ def prompts_text(maker: RowMaker) -> str:
 def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:
     """How many rows of a plan have a source without a trusted mask, and what becomes of them."""
     if not saliency_source(settings).has_confidence:
-        return f"{saliency_method(settings)} states no confidence: every mask is used{_hint(settings)}"
+        return (
+            f"{saliency_method(settings)} states no confidence: every mask is used{_hint(settings)}"
+        )
     reasons = skip_reasons(plan)
     skipped = sum(count for reason, count in reasons.items() if is_low_confidence(reason))
     sources, targets = (plan[name].to_numpy() for name in ("source_index", "target_index"))
