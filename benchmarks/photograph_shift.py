@@ -9,8 +9,8 @@
         --segmenter_masks outputs/shift_isnet
 
 `outputs/cutouts` holds the unpacked packages of benchmarks/cutouts.py. Finished arms are kept in
-`--lines`, so the same command resumes. Writes `photograph_shift.json`
-(`--name`) and prints the tables.
+`--lines`, so the same command resumes. Writes `photograph_shift.json` (`--name`) and prints the
+tables.
 
 Written down before the first run:
 

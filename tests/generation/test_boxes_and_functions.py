@@ -143,7 +143,7 @@ def test_of_predicted_masks_only_the_trusted_are_mixed_and_true_ones_have_no_con
         )
         inputs = resolve_inputs(asked, tmp_path / method / "state")
         maps = compute_maps(asked, inputs.split, None, 0, 1, CPU)
-        return asked, inputs, maps, make_plan(asked, inputs.split, maps)
+        return asked, inputs, maps, list(make_plan(asked, inputs.split, maps))
 
     asked, inputs, maps, plan = planned("predicted-column")
     (left_out,) = (row for row in plan if row.skip is not None)
