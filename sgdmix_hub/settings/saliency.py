@@ -62,7 +62,7 @@ SALIENCY_SOURCES = {
         ),
     ),
     "consensus": SaliencySource(
-        "nothing", has_mask=True, has_confidence=True, trusted_from=0.45, edition=3
+        "nothing", has_mask=True, has_confidence=True, trusted_from=0.45, edition=4
     ),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
