@@ -198,9 +198,9 @@ def table(runs: list[dict]) -> str:
     for size, each in zip(sizes, runs, strict=True):
         most = sorted(each["files"].items(), key=lambda item: -item[1])[:2]
         largest = ", ".join(f"{count:,} in {name}" for name, count in most)
-        commits = next(stage["commits"] for stage in each["stages"] if "commits" in stage)
-        text = f"{size}: {each['shards']:,} shards; files: {largest}; commits: {commits}."
-        lines.append(text)
+        commits = [stage["commits"] for stage in each["stages"] if "commits" in stage]
+        made = f"commits: {commits[0]}" if commits else "not published"
+        lines.append(f"{size}: {each['shards']:,} shards; files: {largest}; {made}.")
     return "\n".join(lines) + "\n"
 
 
