@@ -56,15 +56,20 @@ from sgdmix_hub.runtime.ranks import start_processes
 
 PLACES = ("one core", "all cores")
 PRESETS = ("paper", "recommended")
-GPU_BATCH, LARGE_BATCH, GPU_TURNS = 16, 4, 3
+BATCH, GPU_BATCH, LARGE_BATCH, GPU_TURNS = 8, 16, 4, 3
 MIXED_ROWS, REFINED_ROWS = (1_000, 20_000), (200, 2_000)
 SIZE_ROWS = 50_000
 MIXING_ALONE = ["--strength", "0", "--resolution", str(data.PATTERN_SIZE)]
 
 
+def task_of(args: argparse.Namespace, **more) -> Task:
+    """Of `rows` rows of the demo's base; their batches are no larger than the run."""
+    return Task(args.work_dir, args.rows, batch_size=min(BATCH, args.rows), **more)
+
+
 def speed(args: argparse.Namespace) -> dict:
     """Ratios of the turns, with everything on one core and with all cores."""
-    task = Task(args.work_dir, args.rows)
+    task = task_of(args)
     in_process(data.birds_adapter, args.work_dir, task.shape)
     found = []
     for place in args.places:
@@ -100,9 +105,7 @@ def time_shares(args: argparse.Namespace) -> dict:
     found = []
     for preset in PRESETS:
         for place in args.places:
-            with loaded(
-                Worker("ours", Task(args.work_dir, args.rows, preset=preset), core_of(place))
-            ) as (worker,):
+            with loaded(Worker("ours", task_of(args, preset=preset), core_of(place))) as (worker,):
                 found.append({"preset": preset, "place": place} | worker.run(timed=True))
     return {"rows": args.rows, "runs": found}
 
@@ -111,7 +114,7 @@ def scaling(args: argparse.Namespace) -> dict:
     """Throughput of two processes over one, each with all its helpers on a core of its own."""
     in_process(data.birds_adapter, args.work_dir, data.TINY)
     cores, kinds, pairs = sorted(os.sched_getaffinity(0)), ("convolution", "ours"), []
-    tasks = [Task(args.work_dir, args.rows, rank=rank) for rank in range(2)]
+    tasks = [task_of(args, rank=rank) for rank in range(2)]
     with loaded(
         *(Worker(kind, task, cores[task.rank % len(cores)]) for kind in kinds for task in tasks)
     ) as workers:

@@ -7,7 +7,9 @@ birds of other seeds than those that docs quote. The features were chosen in tri
 objects, by the squared error on objects and backgrounds that were both left out. Writes
 `mask_foreground.json` to `--results`: the weights, which `sgdmix_hub/method/saliency/foreground.py`
 holds, and those fitted without each of six folds of objects, with which
-benchmarks/mask_confidence.py judges the objects of that fold.
+benchmarks/mask_confidence.py judges the objects of that fold. `--grey` does the same with grey
+copies in which texture takes the place of colour, and writes `mask_foreground_grey.json`: a trial,
+which docs/masks.md tells of, and no weights of the package.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from parts.masks.grey import textured
 from parts.masks.logistic import logistic_weights
 from parts.masks.photographs import BIRD_SEEDS, Photograph, birds, photographs, resized
 from sklearn.model_selection import GroupKFold
@@ -96,11 +99,13 @@ def main() -> None:
     parser.add_argument("domain", type=Path, help="folder with meta.json")
     parser.add_argument("--poses", type=int, default=3, help="images per object and set")
     parser.add_argument("--birds", type=int, default=5, help="birds per species and seed")
+    parser.add_argument("--grey", action="store_true", help="fit on grey copies, texture as colour")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     rows = [row for row in photographs(arguments.domain, None, arguments.poses) if row.chosen_on]
-    images = [image_of(row) for row in [*rows, *birds(BIRD_SEEDS[True], arguments.birds)]]
+    rows += birds(BIRD_SEEDS[True], arguments.birds)
+    images = [image_of(textured(row) if arguments.grey else row) for row in rows]
     objects = [image.obj for image in images]
     chances: list[np.ndarray] = [np.empty(0)] * len(images)
     folds = []
@@ -114,7 +119,8 @@ def main() -> None:
     pixels, pixels_bias = fitted_pixels(images, chances)
     weights = Weights(*fitted_regions(images), pixels, pixels_bias)
     results = {"images": len(images), "objects": len(set(objects)), "weights": asdict(weights)}
-    write_json(arguments.results / "mask_foreground.json", results | {"folds": folds})
+    name = "mask_foreground_grey.json" if arguments.grey else "mask_foreground.json"
+    write_json(arguments.results / name, results | {"folds": folds})
     print(weights)
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from parts.masks.arms import CONSENSUS, REFINEMENTS, SOURCES
 from parts.masks.costs import consensus_cost, fill_scores, mask_bytes, mixing_cost
 from parts.masks.drawing import Shown, draw_coverage, draw_reliability, sheet
+from parts.masks.grey import without_colours
 from parts.masks.photographs import BIRD_SEEDS, Photograph, birds, photographs, resized
 from parts.masks.scores import FLOOR, radii_scores, reliability, scores
 
@@ -132,6 +133,7 @@ def main() -> None:
     parser.add_argument("--poses", type=int, default=1, help="images per object and set")
     parser.add_argument("--birds", type=int, default=5, help="birds per species and seed")
     parser.add_argument("--every", type=int, default=1, help="use every n-th image; for a trial")
+    parser.add_argument("--grey", action="store_true", help="grey copies of all images")
     parser.add_argument("--steps", type=int, default=0, help="of the self-trained segmenter")
     parser.add_argument("--name", default="masks", help="of the results' files")
     parser.add_argument("--sources", nargs="*", choices=SOURCES, default=list(SOURCES))
@@ -150,6 +152,8 @@ def main() -> None:
         return
     sets = {kind: [row for row in rows if row.kind == kind] for kind in ("ordinary", "hard")}
     sets["birds"] = birds(BIRD_SEEDS[chosen], arguments.birds)[:: arguments.every]
+    if arguments.grey:
+        sets = {kind: [without_colours(row) for row in of] for kind, of in sets.items()}
     path = arguments.results / arguments.name
     found = path.with_suffix(".json")
     results: dict = json.loads(found.read_text()) if found.exists() else {}

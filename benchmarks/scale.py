@@ -22,6 +22,7 @@ import resource
 import shutil
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import parts.generation.data as data
@@ -180,22 +181,20 @@ def interrupted(sources: int, rows: int, place: Path) -> dict:
 
 
 def table(runs: list[dict]) -> str:
-    """The stages of the runs side by side, in Markdown."""
+    """The stages of the runs side by side, in Markdown. The seconds are the processor's, and in
+    brackets the clock's.
+    """
     sizes = [f"{each['sources']:,} x {VARIANTS}" for each in runs]
     lines = [
         "| stage | " + " | ".join(f"{size}: s | MB | requests" for size in sizes) + " |",
         "|---" * (1 + 3 * len(runs)) + "|",
     ]
     for name in [stage["stage"] for stage in runs[0]["stages"]]:
-        cells = [
-            f"{stage['seconds']:.0f} | {stage['peak_mb']:.0f} | {sum(stage['requests'].values()):,}"
-            for each in runs
-            for stage in each["stages"]
-            if stage["stage"] == name
-        ]
-        cells += ["not measured | |"] * (len(runs) - len(cells))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        cells = " | ".join(map(cells_of, stages_called(name, runs)))
+        lines.append(f"| {name} | {cells} |")
     lines.append("")
+    if all(stage and "cpu_seconds" in stage for stage in stages_called("plan", runs)):
+        lines += [*growth(sizes, runs), ""]
     for size, each in zip(sizes, runs, strict=True):
         most = sorted(each["files"].items(), key=lambda item: -item[1])[:2]
         largest = ", ".join(f"{count:,} in {name}" for name, count in most)
@@ -203,6 +202,47 @@ def table(runs: list[dict]) -> str:
         text = f"{size}: {each['shards']:,} shards; files: {largest}; commits: {commits}."
         lines.append(text)
     return "\n".join(lines) + "\n"
+
+
+def stages_called(name: str, runs: list[dict]) -> list[dict | None]:
+    """One stage of every run; None where it was not measured."""
+    return [
+        next((stage for stage in each["stages"] if stage["stage"] == name), None) for each in runs
+    ]
+
+
+def cells_of(stage: dict | None) -> str:
+    """Seconds, memory and requests, as cells of a table."""
+    if stage is None:
+        return "not measured | |"
+    seconds, requests = f"{stage['seconds']:.0f}", sum(stage["requests"].values())
+    if "cpu_seconds" in stage:
+        seconds = f"{stage['cpu_seconds']:.0f} ({seconds})"
+    return f"{seconds} | {stage['peak_mb']:.0f} | {requests:,}"
+
+
+def growth(sizes: list[str], runs: list[dict]) -> list[str]:
+    """What further rows cost, as a table: the start of a program does not count."""
+    steps = list(pairwise(range(len(runs))))
+    lines = [
+        "Processor seconds for a million rows more:",
+        "",
+        "| stage | " + " | ".join(f"{sizes[a]} to {sizes[b]}" for a, b in steps) + " |",
+        "|---" * (1 + len(steps)) + "|",
+    ]
+    rows = [each["sources"] * VARIANTS / 1e6 for each in runs]
+    for name in [stage["stage"] for stage in runs[0]["stages"]]:
+        found = stages_called(name, runs)
+        cells = []
+        for before, after in steps:
+            first, second = found[before], found[after]
+            if first is None or second is None:
+                cells.append("not measured")
+                continue
+            more = second["cpu_seconds"] - first["cpu_seconds"]
+            cells.append(f"{more / (rows[after] - rows[before]):.0f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from sgdmix_hub.files import write_json
-from sgdmix_hub.method.targets import select_targets
+from sgdmix_hub.generation.plan import SOURCES_AT_ONCE
+from sgdmix_hub.method.targets import TargetSelection
 from sgdmix_hub.seeds import RandomStream, generator
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
@@ -118,7 +119,8 @@ def measure_here(path: Path, sources: int, settings: AugmentSettings) -> dict:
     rows = np.arange(ROWS)
     with PeakMemory() as memory:
         wall, cpu = time.monotonic(), time.process_time()
-        targets = list(select_targets(rows[:sources], rows, labels, maps, settings, backgrounds))
+        selection = TargetSelection(rows, labels, maps, settings, backgrounds)
+        targets, distances = chosen(selection, rows[:sources])
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     return {
         "sources": sources,
@@ -130,9 +132,19 @@ def measure_here(path: Path, sources: int, settings: AugmentSettings) -> dict:
         "cpu_seconds": cpu,
         "anonymous_mb_before": memory.before / 1e6,
         "anonymous_mb_peak": memory.peak / 1e6,
-        "rms_mean": float(np.mean([target.distance for [target] in targets])),
-        "most_used": int(np.bincount([target.index for [target] in targets]).max()),
+        "rms_mean": float(np.mean(distances)),
+        "most_used": int(np.bincount(targets).max()),
     }
+
+
+def chosen(selection: TargetSelection, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A target of each source and their distances, as many sources at a time as a plan takes."""
+    parts = [
+        selection.targets(block, np.ones(len(block), np.int64))
+        for block in np.split(sources, range(SOURCES_AT_ONCE, len(sources), SOURCES_AT_ONCE))
+    ]
+    targets, distances = map(np.concatenate, zip(*parts, strict=True))
+    return targets, distances
 
 
 def naive_target(source: int, settings: AugmentSettings, maps: np.ndarray) -> int:
@@ -157,11 +169,8 @@ def compare(path: Path, sources: np.ndarray, settings: AugmentSettings, per_sour
     started = time.process_time()
     naive = [naive_target(int(source), settings, maps) for source in sources]
     naive_per_source = (time.process_time() - started) / len(sources)
-    chosen = [
-        target.index
-        for [target] in select_targets(sources, np.arange(ROWS), labels, maps, settings)
-    ]
-    assert chosen == naive
+    selection = TargetSelection(np.arange(ROWS), labels, maps, settings)
+    assert chosen(selection, sources)[0].tolist() == naive
     figures = {
         "num_candidates": settings.num_candidates,
         "sources": len(sources),

@@ -36,6 +36,7 @@ from sgdmix_hub.generation.stages import (
     dry_run,
     make_claimed,
     make_unfinished,
+    naming_stages,
     place_of,
     plan_shards,
     planned_shards,
@@ -77,7 +78,8 @@ def main(settings: AugmentSettings) -> None:
     by_need = settings.stage in ("shards", "finish")
     is_worker = settings.stage in WORKERS
     with opened_output(settings.output_dir, "shards", rank, is_worker, by_need) as (output, store):
-        generate(replace(settings, output_dir=str(output)), output, store, rank)
+        with naming_stages(settings.stage):
+            generate(replace(settings, output_dir=str(output)), output, store, rank)
         if rank.is_main_process and not settings.dry_run:
             forget_failure(output.state, settings.error_name)
 
@@ -174,7 +176,7 @@ def make(
         say("shards: all are made; next, once: --stage finish")
         return
     if rank.is_main_process and (stage == "finish" or store.is_remote):
-        check_finished(shards)
+        check_finished(shards, stage)
     files = files_of_all(settings, shards, output, store, rank)
     if rank.is_main_process:
         if settings.inpainting_method == "diffusion":  # for the contact sheet
@@ -189,7 +191,7 @@ def make_files(settings: AugmentSettings, output: OutputFolder, store: Store, ra
     `UserError` before all shards are made.
     """
     shards = planned_shards(settings, output, store)
-    on_rank_zero(lambda: check_finished(shards))
+    on_rank_zero(lambda: check_finished(shards, settings.stage))
     files = PublishedFiles(shards, RepoLayout(settings.config_name), output, store)
     place = place_of(settings, rank)
     files.make_claimed(*place)

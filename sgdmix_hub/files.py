@@ -31,11 +31,8 @@ class DamagedFile(UserError):
     """A file was torn by a crash or changed since it was written. The next run makes it again."""
 
     def __init__(self, path: Path):
-        super().__init__(
-            f"{path} is torn or was changed since it was written: rerun the same command, which "
-            "makes it again"
-        )
-        self.path = path
+        self.path, self.what = path, f"{path} is torn or was changed since it was written"
+        super().__init__(f"{self.what}: rerun the same command, which makes it again")
 
     def __reduce__(self) -> tuple:
         """Pickles by the path, for the way from rank to rank."""
@@ -44,7 +41,7 @@ class DamagedFile(UserError):
 
 def made_again(damage: DamagedFile) -> str:
     """The line to print when a damaged file is made again."""
-    return f"{damage.path} is torn or was changed since it was written: making it again"
+    return f"{damage.what}: making it again"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -16,6 +16,7 @@ import logging
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
 
@@ -26,7 +27,7 @@ from sgdmix_hub.generation.bank import Bank, NoForeground, with_bank
 from sgdmix_hub.generation.batches import refined_rows
 from sgdmix_hub.generation.encoding import encode_image
 from sgdmix_hub.generation.inputs import Inputs, environment
-from sgdmix_hub.generation.plan import PlanRow, make_plan
+from sgdmix_hub.generation.plan import PlanRow, plan_parts, rows_of
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps
@@ -115,8 +116,9 @@ class MappedSplit:
             bank=bank,
         )
         features = backgrounds_at_hand(self.settings, self.split, maps, bank)
-        self.plan = list(make_plan(self.settings, self.split, maps, features, bank))
-        self._sources = np.array([row.source_index for row in self.plan])
+        parts = plan_parts(self.settings, self.split, maps, features, bank)
+        self.plan = pa.concat_tables(parts).combine_chunks()
+        self._sources = self.plan["source_index"].to_numpy()
 
     def _bank(self, pipeline: SGDMixPipeline, backgrounds: Dataset) -> Bank:
         """The bank of backgrounds with its maps."""
@@ -187,8 +189,11 @@ class MappedSplit:
 
     def __call__(self, batch: dict, indices: list[int]) -> dict:
         """The published columns of the rows with these numbers."""
-        positions = np.flatnonzero(np.isin(self._sources, indices))
-        planned = sorted((self.plan[place] for place in positions), key=lambda row: row.strength)
+        rows = np.sort(indices)
+        starts, ends = (np.searchsorted(self._sources, rows, side) for side in ("left", "right"))
+        runs = [np.arange(start, end) for start, end in zip(starts, ends, strict=True)]
+        positions = np.concatenate(runs)
+        planned = sorted(rows_of(self.plan.take(positions)), key=lambda row: row.strength)
         mixed = [(row, self.maker.mixture_or_reason(row)) for row in planned]
         made: list[dict] = []
         skipped: list[dict] = []

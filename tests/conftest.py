@@ -26,10 +26,15 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_P
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import few_images  # noqa: E402, F401
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 RESOLUTION = 32  # of tiny_models
+
+# No test cuts the power, so nothing here waits for the disk. Programs that are forked do as ever:
+# tests must have the time to kill them.
+os.fsync = lambda descriptor: None
 
 # Fixed examples, so that a new failure comes from the change under test. No deadline, because busy
 # machines are slow.

@@ -15,10 +15,15 @@ from hypothesis import strategies as st
 from sgdmix_hub.seeds import (
     RandomStream,
     generator,
+    generators,
     inpainting_seed,
+    prompt_number,
+    prompt_numbers,
     row_seed,
+    row_seeds,
     sample_seed,
     seed_of,
+    seeds_of,
 )
 
 PACKAGE = Path(__file__).parents[1] / "sgdmix_hub"
@@ -67,6 +72,44 @@ def test_small_numbers_of_all_streams_share_no_state():
     states = {state(*call) for call in asked} | set(plain)
     assert len(states) == len(asked) + 50
     assert len({seed_of(stream, *numbers) for stream, numbers in asked}) == len(asked)
+
+
+numbers = st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1))
+
+
+@given(
+    stream=st.sampled_from(RandomStream),
+    rows=st.lists(st.tuples(numbers, numbers, numbers), max_size=5),
+    first=numbers,
+    count=st.integers(1, 3),
+)
+def test_many_at_once_are_those_one_by_one(stream, rows, first, count):
+    """By NumPy's own SeedSequence. `first` is the same for all."""
+    columns = [first, *np.array(rows, np.uint64).reshape(-1, 3).T[:count]]
+    one_by_one = [(first, *row[:count]) for row in rows]
+    assert seeds_of(stream, *columns).tolist() == [seed_of(stream, *row) for row in one_by_one]
+    drawn = [rng.integers(2**63, size=3).tolist() for rng in generators(stream, *columns)]
+    assert drawn == [generator(stream, *row).integers(2**63, size=3).tolist() for row in one_by_one]
+
+
+def test_a_state_of_many_keeps_nothing_of_the_one_before():
+    """Half of a 64-bit number that the one before has not used up."""
+    drawn = [int(rng.integers(2**20)) for rng in generators(RandomStream.POOL, np.arange(9))]
+    assert drawn == [int(generator(RandomStream.POOL, row).integers(2**20)) for row in range(9)]
+
+
+@given(rows=st.lists(st.integers(0, 2**40), min_size=1, max_size=5), prompts=st.integers(1, 4))
+def test_seeds_and_prompts_of_many_rows(rows, prompts):
+    seeds = row_seeds(7, np.array(rows), np.arange(len(rows)))
+    assert seeds.tolist() == [row_seed(7, row, variant) for variant, row in enumerate(rows)]
+    expected = [prompt_number(seed, prompts) for seed in seeds.tolist()]
+    assert prompt_numbers(seeds, prompts).tolist() == expected
+
+
+@pytest.mark.parametrize("wrong", [np.array([3, -1]), -1, 2**64])
+def test_many_that_are_no_seeds_raise(wrong):
+    with pytest.raises(ValueError, match="are no seeds"):
+        seeds_of(RandomStream.SAMPLE, 0, wrong)
 
 
 @given(seed=st.integers(0, 2**32 - 1), source=st.integers(0, 2**40), variant=st.integers(0, 10**4))

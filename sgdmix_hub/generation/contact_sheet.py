@@ -10,6 +10,7 @@ from PIL import Image
 
 from sgdmix_hub.data.splits import decode_image
 from sgdmix_hub.errors import shown
+from sgdmix_hub.figures import counts
 from sgdmix_hub.figures.panels import SheetRow, draw_contact_sheet, mask_panel, saliency_panel
 from sgdmix_hub.settings.generation import AugmentSettings
 
@@ -18,14 +19,12 @@ from .plan import PlanRow
 from .row_maker import RowMaker
 from .shards import Shards
 
-SHEET_ROWS = 8
-
 
 def contact_sheet(
     settings: AugmentSettings, inputs: Inputs, maker: RowMaker, shards: Shards
 ) -> Image.Image:
     """A picture of rows spread over the plan, stage by stage."""
-    return draw_contact_sheet(list(sheet_rows(settings, inputs, maker, shards, SHEET_ROWS)))
+    return draw_contact_sheet(list(sheet_rows(settings, inputs, maker, shards, counts.SHEET_ROWS)))
 
 
 def sheet_rows(

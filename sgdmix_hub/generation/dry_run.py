@@ -266,13 +266,21 @@ def prompts_text(maker: RowMaker) -> str:
 def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:
     """How many rows of a plan have a source without a trusted mask, and what becomes of them."""
     if not saliency_source(settings).has_confidence:
-        return f"{saliency_method(settings)} states no confidence: every mask is used"
+        return (
+            f"{saliency_method(settings)} states no confidence: every mask is used{_hint(settings)}"
+        )
     reasons = skip_reasons(plan)
     skipped = sum(count for reason, count in reasons.items() if is_low_confidence(reason))
     sources, targets = (plan[name].to_numpy() for name in ("source_index", "target_index"))
     untrusted = skipped + int((sources == targets).sum())
     text = f"{untrusted:,} of {len(plan):,} rows ({untrusted / len(plan):.1%}) have no trusted mask"
     return f"{text}: {settings.low_confidence}" if untrusted else text
+
+
+def _hint(settings: AugmentSettings) -> str:
+    if saliency_source(settings).needs != "column":
+        return ""
+    return " (are they a model's? give --saliency_method predicted-column)"
 
 
 def skip_reasons(plan: pa.Table) -> Counter[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
@@ -34,13 +35,13 @@ from sgdmix_hub.seeds import RandomStream, generator
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint
 from sgdmix_hub.storage.stores import Store
 
-from .plan import PlanRow, write_plan
+from .plan import PlanRow, rows_of, table_of, write_plan
 from .row_maker import RowMaker
 
 if TYPE_CHECKING:
     from sgdmix_hub.models.classifier import Judge
 
-Draft = Callable[[], Iterable[PlanRow]]
+Draft = Callable[[], Iterable[pa.Table]]
 
 
 def pilot_strengths(
@@ -48,19 +49,18 @@ def pilot_strengths(
 ) -> dict[int, float]:
     """The strength of every class that the plan makes rows of, on rank 0. A collective.
 
-    `draft`: the rows of the plan, whatever their strengths. Writes the table. Raises `UserError` if
-    the classifier cannot be used.
+    `draft`: the parts of the plan, whatever their strengths. Writes the table. Raises `UserError`
+    if the classifier cannot be used.
     """
     settings = maker.settings
     folder = output.state / f"pilot-{fingerprint(settings, maker.inputs.pins)[:16]}"
     path = folder / "rows.parquet"
     if rank.is_main_process and not path.exists():
-        rows = pilot_rows(settings, draft(), maker.label)
-        write_atomically(path, lambda temporary: write_plan(temporary, rows))
+        rows = pilot_rows(settings, _rows(draft()), maker.label)
+        write_atomically(path, lambda temporary: write_plan(temporary, [table_of(rows)]))
     wait_for_file(path)
     by_class: dict[int, list[PlanRow]] = {}
-    for values in pq.read_table(path).to_pylist():
-        row = PlanRow(**values)
+    for row in rows_of(pq.read_table(path)):
         by_class.setdefault(maker.label(row), []).append(row)
     labels = sorted(by_class)
     mine = [label for label in labels[rank.index :: rank.count] if not is_whole(folder, label)]
@@ -234,19 +234,25 @@ def table_strengths(path: Path) -> dict[int, float] | None:
     return {int(label): strength for label, strength in strengths.items()}
 
 
-def with_strengths(maker: RowMaker, draft: Draft, chosen: dict[int, float]) -> Iterator[PlanRow]:
-    """The rows of the plan with their classes' strengths, or with these shuffled."""
+def with_strengths(maker: RowMaker, draft: Draft, chosen: dict[int, float]) -> Iterator[pa.Table]:
+    """The parts of the plan with their classes' strengths, or with these shuffled."""
     settings = maker.settings
 
     def refines(row: PlanRow) -> bool:
         return row.skip is None and not row.is_unmixed
 
+    def strengths(rows: Iterable[PlanRow]) -> Iterator[float]:
+        return (chosen[maker.label(row)] for row in rows if refines(row))
+
     order: Iterator[float] | None = None
     if settings.strength_choice == "shuffled":
-        strengths = [chosen[maker.label(row)] for row in draft() if refines(row)]
-        order = iter(shuffled_strengths(np.array(strengths), settings.seed).tolist())
-    for row in draft():
-        if not refines(row):
-            yield row
-        else:
-            yield replace(row, strength=next(order) if order else chosen[maker.label(row)])
+        planned = np.fromiter(strengths(_rows(draft())), np.float64)
+        order = iter(shuffled_strengths(planned, settings.seed).tolist())
+    for part in draft():
+        rows = list(rows_of(part))
+        own = order or strengths(rows)
+        yield table_of(replace(row, strength=next(own)) if refines(row) else row for row in rows)
+
+
+def _rows(parts: Iterable[pa.Table]) -> Iterator[PlanRow]:
+    return (row for part in parts for row in rows_of(part))

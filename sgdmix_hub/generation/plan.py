@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sgdmix_hub.data.splits import Split
-from sgdmix_hub.method.strength import row_strength
-from sgdmix_hub.method.targets import NO_TARGET, Target, select_targets
+from sgdmix_hub.method.strength import row_strengths
+from sgdmix_hub.method.targets import NO_TARGET, TargetSelection
 from sgdmix_hub.models.prompts import num_prompts
-from sgdmix_hub.seeds import prompt_number, row_seed
+from sgdmix_hub.seeds import prompt_numbers, row_seeds
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.saliency import EXCLUDED, distrust, is_low_confidence
 
@@ -38,6 +37,7 @@ PLAN_SCHEMA = pa.schema(
     ]
 )
 PLAN_GROUP = 2**14  # rows per row group
+SOURCES_AT_ONCE = 128
 NO_CANDIDATE = "no candidate"
 
 
@@ -71,7 +71,24 @@ def make_plan(
     backgrounds: RowArrays | None = None,
     bank: Bank | None = None,
 ) -> Iterator[PlanRow]:
-    """The variants of every source of the subset, in order.
+    """The variants of every source of the subset, in order. Arguments: as of `plan_parts`."""
+    for part in plan_parts(settings, split, maps, backgrounds, bank):
+        yield from rows_of(part)
+
+
+def rows_of(part: pa.Table) -> Iterator[PlanRow]:
+    """The rows of a part of a plan."""
+    return (PlanRow(**row) for row in part.to_pylist())
+
+
+def plan_parts(
+    settings: AugmentSettings,
+    split: Split,
+    maps: SaliencyMaps,
+    backgrounds: RowArrays | None = None,
+    bank: Bank | None = None,
+) -> Iterator[pa.Table]:
+    """The variants of every source of the subset, in order, some sources at a time.
 
     Targets depend on the maps of all rows, so the plan is made once, by one process.
 
@@ -84,41 +101,65 @@ def make_plan(
     kept = [row for row, reason in unusable.items() if keeps_unmixed(settings, reason)]
     mixable, unmixed = ~_among(split.subset, unusable), _among(split.subset, kept)
     counts = variant_counts(settings, split.labels[split.subset], mixable, unmixed)
-    usable, made = split.subset[mixable], mixable & (counts > 0)
-    sources = split.subset[made]
-    targets = selected(settings, split, maps, sources, usable, backgrounds, bank, counts[made])
-    for source, count in zip(map(int, split.subset), map(int, counts), strict=True):
-        reason, chosen = unusable.get(source), [Target(NO_TARGET, 0.0)] * count
-        if reason is None:
-            reason, chosen = NO_CANDIDATE, next(targets) if count else []
-        elif keeps_unmixed(settings, reason):
-            chosen = [Target(source, 0.0)] * count
-        for variant, target in enumerate(chosen):
-            strength = row_strength(settings.strength, settings.seed, source, variant)
-            seed = row_seed(settings.seed, source, variant)
-            yield PlanRow(
-                source_index=source,
-                variant=variant,
-                target_index=target.index,
-                seed=seed,
-                strength=0.0 if target.index == source else strength,
-                saliency_distance=target.distance,
-                prompt=prompt_number(seed, num_prompts(settings)),
-                skip=reason if target.index == NO_TARGET else None,
-            )
+    all_made, selection = mixable & (counts > 0), None
+    if all_made.any():
+        selection = selection_of(settings, split, maps, split.subset[mixable], backgrounds, bank)
+    for start in range(0, len(split.subset), SOURCES_AT_ONCE):
+        block = slice(start, start + SOURCES_AT_ONCE)
+        sources, count = split.subset[block], counts[block]
+        of_row = np.repeat(np.arange(len(sources)), count)  # the place of each row's source
+        made = all_made[block]
+        targets = np.where(unmixed[block], sources, NO_TARGET)[of_row]
+        distances = np.zeros(len(of_row))
+        if selection is not None and made.any():
+            chosen = made[of_row]
+            targets[chosen], distances[chosen] = selection.targets(sources[made], count[made])
+        reasons = np.array([unusable.get(row, NO_CANDIDATE) for row in sources.tolist()], object)
+        yield _part(
+            settings, sources[of_row], _variants(count), targets, distances, reasons[of_row]
+        )
 
 
-def selected(
+def _variants(counts: np.ndarray) -> np.ndarray:
+    """0 to count - 1, for one source after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _part(
+    settings: AugmentSettings,
+    sources: np.ndarray,
+    variants: np.ndarray,
+    targets: np.ndarray,
+    distances: np.ndarray,
+    reasons: np.ndarray,
+) -> pa.Table:
+    """Rows of the plan, from arrays (n,). `reasons`: why a row would have no target."""
+    seeds = row_seeds(settings.seed, sources, variants)
+    strengths = row_strengths(settings.strength, settings.seed, sources, variants)
+    columns = {
+        "source_index": sources,
+        "variant": variants,
+        "target_index": targets,
+        "seed": seeds,
+        "strength": np.where(targets == sources, 0.0, strengths),
+        "saliency_distance": distances,
+        "prompt": prompt_numbers(seeds, num_prompts(settings)),
+        "skip": pa.array(reasons, pa.string(), mask=targets != NO_TARGET),
+    }
+    return pa.table(
+        [pa.array(columns[field.name], field.type) for field in PLAN_SCHEMA], schema=PLAN_SCHEMA
+    )
+
+
+def selection_of(
     settings: AugmentSettings,
     split: Split,
     maps: SaliencyMaps,
-    sources: np.ndarray,
     usable: np.ndarray,
     backgrounds: RowArrays | None,
     bank: Bank | None,
-    variants: np.ndarray | None = None,
-) -> Iterator[list[Target]]:
-    """The targets of `sources`: the `usable` rows of the split or, if there is one, of the bank."""
+) -> TargetSelection:
+    """The choice among the `usable` rows of the split or, if there is one, those of the bank."""
     labels, joined, first = split.labels, maps, None
     if bank is not None:
         unusable = bank.maps.unusable | low_confidence(settings, bank.split, bank.maps)
@@ -126,7 +167,7 @@ def selected(
         usable = np.concatenate([usable, bank.first + rows])
         labels, joined, first = joined_labels(split, bank), joined_maps(maps, bank), bank.first
     features = None if backgrounds is None else backgrounds[usable]
-    return select_targets(sources, usable, labels, joined, settings, features, variants, first)
+    return TargetSelection(usable, labels, joined, settings, features, first)
 
 
 def _among(rows: np.ndarray, chosen: Collection[int]) -> np.ndarray:
@@ -157,9 +198,28 @@ def keeps_unmixed(settings: AugmentSettings, reason: str) -> bool:
     return settings.low_confidence == "keep-unmixed" and is_low_confidence(reason)
 
 
-def write_plan(path: Path, plan: Iterable[PlanRow]) -> None:
-    """Writes the rows in groups, as they come: a plan may have millions."""
-    rows = iter(plan)
+def table_of(rows: Iterable[PlanRow]) -> pa.Table:
+    """Rows of a plan as a table."""
+    return pa.Table.from_pylist([vars(row) for row in rows], schema=PLAN_SCHEMA)
+
+
+def write_plan(path: Path, plan: Iterable[pa.Table]) -> None:
+    """Writes the parts of a plan in row groups of one size: it may have millions of rows."""
     with pq.ParquetWriter(path, PLAN_SCHEMA) as file:
-        while group := [vars(row) for row in islice(rows, PLAN_GROUP)]:
-            file.write_table(pa.Table.from_pylist(group, schema=PLAN_SCHEMA))
+        for group in _groups(plan):
+            file.write_table(group.combine_chunks())  # chunks would move the ends of pages
+
+
+def _groups(plan: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of all parts in tables of `PLAN_GROUP`, and the last ones."""
+    held: list[pa.Table] = []
+    count = 0
+    for part in plan:
+        while count + len(part) >= PLAN_GROUP:
+            cut = PLAN_GROUP - count
+            yield pa.concat_tables([*held, part.slice(0, cut)])
+            held, count, part = [], 0, part.slice(cut)
+        held.append(part)
+        count += len(part)
+    if count:
+        yield pa.concat_tables(held)

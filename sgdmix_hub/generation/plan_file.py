@@ -60,7 +60,8 @@ def begun_run(state_folder: Path) -> dict:
     except (DamagedFile, FileNotFoundError):
         raise UserError(
             f"{path} and its copy in {record.name} are torn or were changed: remove both and "
-            f"{PLAN}, then run the same command; shards of the same plan are kept"
+            f"{PLAN}, then run the same command, in stages that with --stage plan; shards of the "
+            "same plan are kept"
         ) from None
     say(made_again(damage))
     note_run(state_folder, run)
@@ -84,7 +85,7 @@ class PlanFile:
         if self.path.exists() and not whole and self._expected is not None:
             damage = DamagedFile(self.path)
         if damage is not None:
-            say(made_again(damage))
+            say(damage.what)  # not every stage makes it again
         return whole
 
     def settle(self) -> bool:

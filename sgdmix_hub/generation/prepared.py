@@ -41,7 +41,7 @@ from sgdmix_hub.settings.presets import saliency_method, saliency_source
 from .background_features import backgrounds_at_hand
 from .bank import Bank
 from .forks import end_threads_before_forks
-from .plan import low_confidence, selected
+from .plan import SOURCES_AT_ONCE, low_confidence, selection_of
 from .row_blocks import Block, save_array
 from .row_store import compute_alone
 from .saliency_maps import SaliencyMaps, block_maps, store_key, stored_mask
@@ -240,10 +240,14 @@ def _chosen(
     """Every row that can be mixed, with the targets of its variants."""
     unusable = images.unusable | low_confidence(settings, split, maps)
     sources = np.array([row for row in split.subset.tolist() if row not in unusable], np.int64)
+    if not len(sources):
+        return
     features = backgrounds_at_hand(settings, split, maps, bank)
-    targets = selected(settings, split, maps, sources, sources, features, bank)
-    for row, chosen in zip(sources.tolist(), targets, strict=True):
-        yield row, [target.index for target in chosen]
+    selection = selection_of(settings, split, maps, sources, features, bank)
+    for start in range(0, len(sources), SOURCES_AT_ONCE):
+        rows = sources[start : start + SOURCES_AT_ONCE]
+        targets, _ = selection.targets(rows, np.full(len(rows), settings.num_variants))
+        yield from zip(rows.tolist(), targets.reshape(len(rows), -1).tolist(), strict=True)
 
 
 def with_labels(split: Split, folder: Path, num_workers: int) -> Split:

@@ -5,12 +5,11 @@ Saliency maps of another machine may differ in their last bits and lead to other
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sgdmix_hub.data.splits import Split
@@ -103,30 +102,39 @@ def check_plan(
     settings, numbers of their prompts, and targets that are in the subset and of allowed classes
     or, with a bank of backgrounds, rows of the bank.
     """
-    expected: Iterator[tuple[int, int]] = iter(())
     try:
         file = pq.ParquetFile(path)
-        fits = file.schema_arrow.equals(PLAN_SCHEMA)
-        if fits:
-            counts = _planned_variants(file, settings, split)
-            fits = file.metadata.num_rows == counts.sum()
-            expected = (
-                (source, variant)
-                for source, count in zip(split.subset.tolist(), counts.tolist(), strict=True)
-                for variant in range(count)
-            )
+        fits = file.schema_arrow.equals(PLAN_SCHEMA) and _has_rows(file, settings, split)
         # seeds need only differ: another version may derive them in another way
         fits = fits and len(file.read(["seed"])["seed"].unique()) == file.metadata.num_rows
         fits = fits and all(
-            _are_rows(rows, list(islice(expected, len(rows))), settings, split, bank_rows)
-            for rows in file.iter_batches(ROWS_AT_ONCE)
+            _are_rows(rows, settings, split, bank_rows) for rows in file.iter_batches(ROWS_AT_ONCE)
         )
     except (OSError, ValueError, pa.ArrowException) as error:  # not a valid parquet file
         raise UserError(f"{path} cannot be read: {one_line(first_line(error))}") from error
-    if not fits or next(expected, None) is not None:
+    if not fits:
         raise UserError(
             f"{path} is the plan of another subset, seed or strength than {settings.config} states"
         )
+
+
+def _has_rows(file: pq.ParquetFile, settings: AugmentSettings, split: Split) -> bool:
+    """Whether a plan has the variants of every row of the subset, in order."""
+    counts = _planned_variants(file, settings, split)
+    ends, place = np.cumsum(counts), 0
+    if file.metadata.num_rows != counts.sum():
+        return False
+    for rows in file.iter_batches(ROWS_AT_ONCE, columns=["source_index", "variant"]):
+        if any(column.null_count for column in rows.columns):
+            return False
+        positions = np.arange(place, place + len(rows))
+        of_row = np.searchsorted(ends, positions, side="right")
+        place += len(rows)
+        sources, variants = (column.to_numpy() for column in rows.columns)
+        expected = positions - ends[of_row] + counts[of_row]
+        if not ((sources == split.subset[of_row]).all() and (variants == expected).all()):
+            return False
+    return True
 
 
 def _planned_variants(file: pq.ParquetFile, settings: AugmentSettings, split: Split) -> np.ndarray:
@@ -136,25 +144,24 @@ def _planned_variants(file: pq.ParquetFile, settings: AugmentSettings, split: Sp
     """
     rows = file.read(["source_index", "target_index", "skip"])
     sources, targets = (rows[name].to_numpy() for name in ("source_index", "target_index"))
-    skips = rows["skip"].to_pylist()
-    left_out = [skip not in (None, NO_CANDIDATE) for skip in skips]
+    others = pc.call_function("not_equal", [rows["skip"], NO_CANDIDATE])
+    left_out = pc.fill_null(others, False).to_numpy()
     is_unmixed = np.isin(split.subset, sources[sources == targets])
-    is_left_out = np.isin(split.subset, sources[np.array(left_out, dtype=bool)])
+    is_left_out = np.isin(split.subset, sources[left_out])
     labels = split.labels[split.subset]
     return variant_counts(settings, labels, ~is_unmixed & ~is_left_out, is_unmixed)
 
 
 def _are_rows(
     rows: pa.RecordBatch,
-    expected: list[tuple[int, int]],
     settings: AugmentSettings,
     split: Split,
     bank_rows: int | None,
 ) -> bool:
-    """Whether rows of a plan are the expected ones, with values that are possible."""
+    """Whether rows of a plan have values that are possible."""
     if any(rows.column(name).null_count for name in PLAN_SCHEMA.names if name != "skip"):
         return False
-    sources, variants, targets, seeds, strengths, distances, prompts = (
+    sources, _, targets, seeds, strengths, distances, prompts = (
         rows.column(name).to_numpy() for name in PLAN_SCHEMA.names[:-1]
     )
     skipped = rows.column("skip").is_valid().to_numpy(zero_copy_only=False)
@@ -166,9 +173,7 @@ def _are_rows(
     mixed = ~skipped & ~unmixed
     made, chosen = sources[mixed], targets[mixed]
     return (
-        len(rows) == len(expected)
-        and list(zip(sources.tolist(), variants.tolist(), strict=True)) == expected
-        and bool((seeds >= 0).all() and np.isin(strengths[~unmixed], settings.strength).all())
+        bool((seeds >= 0).all() and np.isin(strengths[~unmixed], settings.strength).all())
         and bool(((prompts >= 0) & (prompts < num_prompts(settings))).all())
         and _are_targets(made, chosen, settings, split, bank_rows)
         and bool((targets[skipped] == NO_TARGET).all())

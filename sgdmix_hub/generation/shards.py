@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features
 
 from sgdmix_hub.files import (
     DamagedFile,
@@ -30,8 +29,8 @@ from sgdmix_hub.publishing.parquet import write_parquet
 from sgdmix_hub.publishing.statistics import (
     RowStatistics,
     as_json,
-    count_file,
     count_rows,
+    count_table,
     from_json,
     merged,
 )
@@ -215,11 +214,10 @@ class Shards:
         parts = (from_json(self.record(number)["statistics"], num_classes) for number in numbers)
         return merged(parts, num_classes)
 
-    def write(self, number: int, rows: list[dict], features: Features, facts: dict) -> None:
-        """Writes a shard, then its record, which contains `facts`."""
-        columns = {name: [row[name] for row in rows] for name in features}
-        schema, path = features.arrow_schema, self._here(number)
-        table = pa.table(columns, schema=schema)
+    def write(self, number: int, rows: list[dict], schema: pa.Schema, facts: dict) -> None:
+        """Writes a shard, then its record, which contains `facts`. `schema`: of `Features`."""
+        columns = {name: [row[name] for row in rows] for name in schema.names}
+        path, table = self._here(number), pa.table(columns, schema=schema)
         write_atomically(path, lambda temporary: write_parquet(temporary, [table], schema))
         record = {
             "rows": len(rows),
@@ -229,7 +227,7 @@ class Shards:
         }
         if self._store.is_remote:
             record["bytes"] = path.stat().st_size
-            record["statistics"] = as_json(count_file(path, len(features["label"].names)))
+            record["statistics"] = as_json(count_table(table, 0))  # without zeros
             self._store.keep(path, at=self._kept(number, record))
         write_sealed(self.record_path(number), record)
         self._store.keep(self.record_path(number))

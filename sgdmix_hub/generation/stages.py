@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.method.targets import Pools
+from sgdmix_hub.files import DamagedFile
+from sgdmix_hub.method.pools import Pools
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.layout import shard_features
 from sgdmix_hub.runtime.ranks import Rank, on_rank_zero, say
-from sgdmix_hub.runtime.stopping import POLL_SECONDS, stop_if_requested, wait_for_file
+from sgdmix_hub.runtime.stopping import POLL_SECONDS, RERUN, stop_if_requested, wait_for_file
 from sgdmix_hub.settings.fetched import STRENGTHS
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage.stores import Store
@@ -25,7 +29,7 @@ from .extent import free_room
 from .inputs import Inputs, environment
 from .maps_begun import MapsBegun
 from .pilot import pilot_classifier, pilot_strengths, table_strengths, with_strengths
-from .plan import PlanRow, make_plan, write_plan
+from .plan import plan_parts, write_plan
 from .plan_file import PlanFile
 from .progress import Progress
 from .rerun import published_plan
@@ -36,6 +40,7 @@ from .worker import make_shards
 logger = logging.getLogger(__name__)
 PutPlan = Callable[[Callable[[Path], None]], None]
 MOST_NAMED = 3  # shards in a message
+AFTER_SHARDS = ("files", "finish")
 
 
 def plan_shards(
@@ -111,8 +116,8 @@ def make_plan_file(
         if bank is not None:
             backgrounds = joined_backgrounds(backgrounds, bank, rank, store)
 
-    def draft() -> Iterator[PlanRow]:
-        return make_plan(settings, split, maps, backgrounds, bank)
+    def draft() -> Iterator[pa.Table]:
+        return plan_parts(settings, split, maps, backgrounds, bank)
 
     chosen = None
     if settings.strength_choice is not None and not settings.dry_run:
@@ -128,8 +133,8 @@ def make_plan_file(
             f"num_candidates {settings.num_candidates} is more than the {fewest} candidates that "
             "some images have: these use all of theirs"
         )
-    rows = draft() if chosen is None else with_strengths(maker, draft, chosen)
-    put(lambda path: write_plan(path, rows))
+    parts = draft() if chosen is None else with_strengths(maker, draft, chosen)
+    put(lambda path: write_plan(path, parts))
 
 
 def dry_run(
@@ -148,7 +153,7 @@ def dry_run(
     if begun is not None:
         if rank.is_main_process:
             split = maker.inputs.split
-            write_plan(tried, make_plan(maker.settings, split, maker.maps, bank=maker.bank))
+            write_plan(tried, plan_parts(maker.settings, split, maker.maps, bank=maker.bank))
     elif not whole:
         make_plan_file(settings, maker, output, store, lambda write: write(tried), rank)
     if rank.is_main_process:
@@ -222,11 +227,11 @@ def _make(
     numbers: Iterator[int],
     progress: Progress,
 ) -> None:
-    features = shard_features(inputs.split.class_names, settings.more_columns)
+    schema = shard_features(inputs.split.class_names, settings.more_columns).arrow_schema
 
     def write(number: int, rows: list[dict], skipped: list[dict], seconds: float) -> None:
         facts = {"skipped": skipped, "seconds": seconds, "environment": environment(settings)}
-        shards.write(number, rows, features, facts)
+        shards.write(number, rows, schema, facts)
 
     make_shards(
         maker,
@@ -237,7 +242,27 @@ def _make(
     )
 
 
-def check_finished(shards: Shards) -> None:
+@contextmanager
+def naming_stages(stage: str) -> Generator[None]:
+    """Tells which stage makes a damaged shard again, where the stage that found it does not. Raises
+    `UserError`.
+    """
+    try:
+        yield
+    except DamagedFile as damage:
+        if stage not in AFTER_SHARDS:
+            raise
+        raise UserError(f"{damage.what}: {shards_first(stage)}") from None
+
+
+def shards_first(stage: str) -> str:
+    """What to do when a stage finds that shards are missing."""
+    if stage not in AFTER_SHARDS:
+        return RERUN
+    return f"run the same command with --stage shards, then with --stage {stage}"
+
+
+def check_finished(shards: Shards, stage: str) -> None:
     """Raises `UserError` if a shard is missing or its record damaged; it can then be made again.
     Tells if different devices have made them. Who puts a shard into a file compares its bytes.
     """
@@ -246,8 +271,8 @@ def check_finished(shards: Shards) -> None:
         named = ", ".join(map(str, unfinished[:MOST_NAMED]))
         more = " ..." if len(unfinished) > MOST_NAMED else ""
         raise UserError(
-            f"{len(unfinished)} of {len(shards)} shards are not finished ({named}{more}): run the "
-            "same command with --stage shards, then --stage finish again"
+            f"{len(unfinished)} of {len(shards)} shards are not finished ({named}{more}): "
+            f"{shards_first(stage)}"
         )
     devices: dict[str, int] = {}
     for number in range(len(shards)):

@@ -1,12 +1,15 @@
 """How much a mask can be trusted: the chance that it is good enough to mix with.
 
 Good is a mask that keeps at least .9 of the true foreground, at an IoU of at least .7. The chance
-comes from a logistic model of what can be seen of a mask without knowing the truth. Its weights
-were fitted on photographs and on the demo's birds with true masks; benchmarks/masks.py shows the
+comes from a logistic model of what can be seen of a mask without knowing the truth. There are two:
+for the masks of `consensus`, and for soft masks that a model predicted. Their weights were fitted
+on photographs with true masks; benchmarks/masks.py and benchmarks/soft_confidence.py show the
 reliability on others.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -19,33 +22,43 @@ from .outlines import SIZE
 BINS = 8  # of each Lab channel in a colour histogram
 LAB_LOWEST, LAB_RANGE = np.array([0.0, -60.0, -60.0]), np.array([100.0, 120.0, 120.0])
 
-# What is seen of a mask -> its weight in the log-odds (benchmarks/mask_confidence.py). Contrast and
-# sharpness of the outline made the order no better.
-WEIGHTS = {
-    "frame": -1.15,
-    "area": 0.75,
-    "largest": 14.27,
-    "separation": 7.1,
-    "levels": 12.22,
-}
-BIAS = -29.55
+
+@dataclass(frozen=True)
+class Chance:
+    """A logistic model: what is seen of a mask -> its weight in the log-odds, and the bias."""
+
+    weights: dict[str, float]
+    bias: float
+
+    def of(self, seen: dict[str, float]) -> float:
+        """The chance, in [0, 1], of what `evidence` gives."""
+        odds = self.bias + sum(weight * seen[name] for name, weight in self.weights.items())
+        return float(1 / (1 + np.exp(-odds)))
 
 
-def confidence(lab: np.ndarray, mask: np.ndarray, saliency_map: np.ndarray) -> float:
+# benchmarks/mask_confidence.py. Contrast and sharpness of the outline made the order no better.
+CONSENSUS = Chance(
+    {"frame": -1.15, "area": 0.75, "largest": 14.27, "separation": 7.1, "levels": 12.22}, -29.55
+)
+# benchmarks/soft_confidence.py, on the masks of IS-Net.
+PREDICTED = Chance({"frame": -15.35, "levels": 35.9}, -32.38)
+
+
+def confidence(
+    lab: np.ndarray, mask: np.ndarray, saliency_map: np.ndarray, chance: Chance = CONSENSUS
+) -> float:
     """The chance that a mask, bool (size, size), is good, in [0, 1]; 0 if it is empty or full.
 
     `lab`: the image as `outlines.small_lab` gives it; `saliency_map`: float (h, w), that the mask
-    was cut from.
+    was cut from; `chance`: of masks of this kind.
     """
     if not mask.any() or mask.all():
         return 0.0
-    seen = evidence(lab, mask, saliency_map)
-    odds = BIAS + sum(weight * seen[name] for name, weight in WEIGHTS.items())
-    return float(1 / (1 + np.exp(-odds)))
+    return chance.of(evidence(lab, mask, saliency_map))
 
 
 def evidence(lab: np.ndarray, mask: np.ndarray, saliency_map: np.ndarray) -> dict[str, float]:
-    """What is seen of a mask that is neither empty nor full, in the order of `WEIGHTS`.
+    """What is seen of a mask that is neither empty nor full: the names that a `Chance` weighs.
 
     - `frame`: share of the image's frame that it covers;
     - `area`: the logarithm of its share of the image;

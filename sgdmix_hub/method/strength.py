@@ -6,19 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sgdmix_hub.seeds import RandomStream, generator
+from sgdmix_hub.seeds import RandomStream, generator, generators
 
 
-def row_strength(strengths: list[float], seed: int, source: int, variant: int) -> float:
-    """S of one row: a pure function of (seed, source_index, variant).
+def row_strengths(
+    strengths: list[float], seed: int, sources: np.ndarray, variants: np.ndarray
+) -> np.ndarray:
+    """S of rows, float64 (n,): each a pure function of (seed, source_index, variant).
 
     The variants of a source take the strengths in turn, in an order drawn for the source, so that
-    all strengths are equally frequent.
+    all strengths are equally frequent. `sources`, `variants`: int (n,).
     """
-    if len(strengths) == 1:
-        return strengths[0]  # the same, without a generator for each of millions of rows
-    order = generator(RandomStream.ROW_STRENGTH, seed, source).permutation(len(strengths))
-    return strengths[order[variant % len(strengths)]]
+    values = np.array(strengths, np.float64)
+    if len(values) == 1:
+        return values.repeat(len(sources))  # the same, without a generator for each of millions
+    drawn, of_row = np.unique(sources, return_inverse=True)
+    orders = np.empty((len(drawn), len(values)), np.int64)
+    for order, rng in zip(orders, generators(RandomStream.ROW_STRENGTH, seed, drawn), strict=False):
+        order[:] = rng.permutation(len(values))
+    return values[orders[of_row, variants % len(values)]]
 
 
 @dataclass(frozen=True)

@@ -6,60 +6,28 @@ position is the lowest row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from sgdmix_hub.seeds import RandomStream, generator
+from sgdmix_hub.seeds import RandomStream, generators
 from sgdmix_hub.settings.generation import AugmentSettings
 
+from .pools import BankPools, Pools
+from .rules import RULES, MapsByRow, root_mean_square
+
 NO_TARGET = -1
-ROWS_AT_ONCE = 256  # maps converted at once: 4 MB of float32
-SOURCES_AT_ONCE = 64  # a larger matrix product is no faster
-DRAWN_AT_ONCE = 2**21
-
-# A float32 dot product of k terms is off by at most g * sum|a b| <= g * (|a|^2 + |b|^2) / 2, g = k
-# u / (1 - k u), u = 2^-24, in any order of summation (Higham, Accuracy and Stability, 3.5). k =
-# 4096: g = 2.442e-4; the rest of the margin covers the roundings in float64.
-DOT_ERROR = 2.5e-4
+PAIRS_AT_ONCE = 32  # of maps in float64: 2 MB
+MANY_TAKEN = 16  # from where sorting is faster than comparing one by one
 
 
-class MapsByRow(Protocol):
-    """Saliency maps, float16 (64, 64), indexed by a row or by several rows."""
+class TargetSelection:
+    """The choice of targets, for some sources after the other.
 
-    def __getitem__(self, rows, /) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class Target:
-    """The target of one (source, variant).
-
-    `index`: its row, or `NO_TARGET` without a candidate; `distance`: RMS difference of the maps.
-    """
-
-    index: int
-    distance: float
-
-
-def select_targets(
-    sources: np.ndarray,
-    usable: np.ndarray,
-    labels: np.ndarray,
-    maps: MapsByRow,
-    settings: AugmentSettings,
-    backgrounds: np.ndarray | None = None,
-    variants: np.ndarray | None = None,
-    bank_from: int | None = None,
-) -> Iterator[list[Target]]:
-    """The targets of every source's variants, source by source.
-
-    `sources`, `usable`: int, ascending rows; every source is usable. `labels`: int, by row. `maps`:
-    float16 (64, 64) by row, finite. `backgrounds`: float32 (len(usable), D), background features of
-    the usable rows, only for `novel-background`. `settings`: with their preset applied. `variants`:
-    int (len(sources),), each at least 1; by default `num_variants` of each source.
+    `usable`: int, ascending rows. `labels`: int, by row. `maps`: float16 (64, 64) by row, finite.
+    `backgrounds`: float32 (len(usable), D), background features of the usable rows, only for
+    `novel-background`. `settings`: with their preset applied.
 
     The pool of a source: all other usable rows that `target_classes` allows, ascending. With a
     bank of backgrounds, whose rows are numbered from `bank_from` on, it is the bank's usable rows
@@ -72,30 +40,9 @@ def select_targets(
     An image is the target of at most `max_target_reuse` rows, if possible. If every candidate has
     reached the cap, fall back to the whole pool; if the pool has too, take its least-used rows,
     preferring drawn candidates.
+
+    `uses`: int (n,), how many rows a position is the target of.
     """
-    selection = _Selection(usable, labels, maps, settings, backgrounds, bank_from)
-    positions = np.searchsorted(usable, sources)
-    if variants is None:
-        variants = np.full(len(sources), settings.num_variants)
-    size = _block_size(len(usable), settings.num_candidates, int(variants.max(initial=1)))
-    for start in range(0, len(positions), size):
-        block = slice(start, start + size)
-        yield from selection.targets(positions[block], variants[block])
-
-
-def _block_size(rows: int, num_candidates: int, num_variants: int) -> int:
-    """How many sources to compare with the union of their candidates in one matrix product.
-
-    A larger block reads shared candidates once, but compares every source with the whole union.
-    """
-    drawn = max(min(num_candidates, rows) * num_variants, 1)
-    return max(
-        1, min(SOURCES_AT_ONCE, SOURCES_AT_ONCE * drawn // max(rows, 1), DRAWN_AT_ONCE // drawn)
-    )
-
-
-class _Selection:
-    """`select_targets` by blocks. `uses`: int (n,), how many rows a position is the target of."""
 
     def __init__(
         self,
@@ -103,8 +50,8 @@ class _Selection:
         labels: np.ndarray,
         maps: MapsByRow,
         settings: AugmentSettings,
-        backgrounds: np.ndarray | None,
-        bank_from: int | None,
+        backgrounds: np.ndarray | None = None,
+        bank_from: int | None = None,
     ):
         classes, method = settings.target_classes, settings.selection_method
         assert classes is not None and method is not None, "a preset gives every method setting"
@@ -113,50 +60,77 @@ class _Selection:
         if bank_from is not None:
             self.pools = BankPools(labels[usable], int(np.searchsorted(usable, bank_from)))
         self.uses = np.zeros(len(usable), np.int64)
-        self.rule = RULES[method](self, backgrounds)
+        self.rule = RULES[method](maps, usable, self.pools, backgrounds)
 
-    def targets(self, positions: np.ndarray, variants: np.ndarray) -> Iterator[list[Target]]:
-        draws = [
-            [self._draw(position, variant) for variant in range(count)]
-            for position, count in zip(positions, variants.tolist(), strict=True)
-        ]
-        candidates = np.unique(np.concatenate([chosen for drawn in draws for chosen in drawn]))
-        costs = self.rule.costs(positions, candidates)
-        for position, drawn, row_costs in zip(positions, draws, costs, strict=True):
-            drawn_costs = [row_costs[np.searchsorted(candidates, chosen)] for chosen in drawn]
-            targets = self._choose(position, drawn, drawn_costs)
-            yield [self._target(position, target) for target in targets]
+    def targets(self, sources: np.ndarray, variants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The targets of the next sources' variants, one source's after the other: rows, int64
+        (sum of variants,), with `NO_TARGET`, and RMS distances of the maps, float64, with nan.
+        """
+        positions = np.searchsorted(self.usable, sources)
+        draws = self._draws(sources, positions, variants)
+        chosen = map(self._choose, positions.tolist(), draws)
+        targets = np.array([target for of_source in chosen for target in of_source], np.int64)
+        rows = np.full(len(targets), NO_TARGET, np.int64)
+        distances = np.full(len(targets), np.nan)
+        if (found := targets != NO_TARGET).any():
+            rows[found] = self.usable[targets[found]]
+            distances[found] = self._distances(np.repeat(sources, variants)[found], rows[found])
+        return rows, distances
 
-    def _rng(self, position: int, variant: int, stream: RandomStream) -> np.random.Generator:
-        return generator(stream, self.settings.seed, self.usable[position], variant)
+    def _distances(self, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """RMS difference of the maps of each pair of rows, float64 (n,)."""
+        distances = np.empty(len(sources))
+        shape = self.maps[sources[:1]].shape[1:]
+        first, second = np.empty((2, PAIRS_AT_ONCE, *shape))  # used again
+        for start in range(0, len(sources), PAIRS_AT_ONCE):
+            part = slice(start, start + PAIRS_AT_ONCE)
+            own, of_pair = np.unique(sources[part], return_inverse=True)
+            maps = _float64(self.maps[own], first)
+            others = _float64(self.maps[targets[part]], second)
+            for other, place in zip(others, of_pair.tolist(), strict=True):
+                other -= maps[place]
+            distances[part] = root_mean_square(others)
+        return distances
 
-    def _draw(self, position: int, variant: int) -> np.ndarray:
-        """At most N candidates: in the order drawn for `random`, else ascending."""
-        size = self.pools.size(position)
-        if size == 0:
-            return np.empty(0, np.int64)
-        rng = self._rng(position, variant, RandomStream.CANDIDATES)
-        places = rng.choice(size, min(self.settings.num_candidates, size), replace=False)
+    def _draws(
+        self, sources: np.ndarray, positions: np.ndarray, variants: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """The candidates of each source's variants, int64 (variants, at most N): in the order drawn
+        for `random`, else ascending.
+        """
+        numbers = np.concatenate([np.arange(count) for count in variants.tolist()])
+        drawing = self._drawing(RandomStream.CANDIDATES, np.repeat(sources, variants), numbers)
         in_order = self.settings.selection_method == "random"
-        return self.pools.take(position, places if in_order else np.sort(places))
+        for position, count in zip(positions.tolist(), variants.tolist(), strict=True):
+            size = self.pools.size(position)
+            places = np.empty((count, min(self.settings.num_candidates, size)), np.int64)
+            for of_variant, rng in zip(places, drawing, strict=False):
+                if size:
+                    of_variant[:] = rng.choice(size, len(of_variant), replace=False)
+            if not in_order:
+                places.sort(axis=1)
+            yield self.pools.take(position, places)
 
-    def _choose(self, position: int, drawn: list[np.ndarray], costs: list[np.ndarray]) -> list[int]:
+    def _drawing(
+        self, stream: RandomStream, sources: np.ndarray, variants: np.ndarray | int
+    ) -> Iterator[np.random.Generator]:
+        return generators(stream, self.settings.seed, sources, variants)
+
+    def _choose(self, position: int, drawn: np.ndarray) -> list[int]:
         """A position for every variant, counted in `uses`; `NO_TARGET` if the pool is empty."""
         size = self.pools.size(position)
         if size == 0:
             return [NO_TARGET] * len(drawn)
         chosen: list[int] = []
-        for variant, (candidates, candidate_costs) in enumerate(zip(drawn, costs, strict=True)):
+        for variant, candidates in enumerate(drawn):
             taken = chosen[variant // size * size :]  # a target recurs only after the whole pool
             free = self._free(candidates, taken, self.settings.max_target_reuse)
             if free.any():
-                best = self.rule.best(position, candidates[free], candidate_costs[free])
+                best = self.rule.best(position, candidates[free])
             else:
-                left = self._left(position, variant, candidates, taken)
-                left_costs = self.rule.costs(np.array([position]), left)[0]
-                best = self.rule.best(position, left, left_costs)
+                best = self.rule.best(position, self._left(position, variant, candidates, taken))
             self.uses[best] += 1
-            chosen.append(int(best))
+            chosen.append(best)
         return chosen
 
     def _free(self, candidates: np.ndarray, taken: list[int], max_reuse: int | None) -> np.ndarray:
@@ -164,7 +138,11 @@ class _Selection:
         free = np.ones(len(candidates), bool)
         if max_reuse is not None:
             free = self.uses[candidates] < max_reuse
-        return free & ~np.isin(candidates, taken) if taken else free
+        if len(taken) > MANY_TAKEN:
+            return free & ~np.isin(candidates, taken)
+        for target in taken:
+            free &= candidates != target
+        return free
 
     def _left(self, position: int, variant: int, drawn: np.ndarray, taken: list[int]) -> np.ndarray:
         """The choice if no drawn candidate is free: the free rows of the pool, else its least used.
@@ -181,197 +159,14 @@ class _Selection:
             free = self._free(pool, taken, least)
         left = pool[free]
         if self.settings.selection_method == "random":
-            return self._rng(position, variant, RandomStream.POOL).permutation(left)
+            source = self.usable[position]
+            return next(self._drawing(RandomStream.POOL, source, variant)).permutation(left)
         return left
 
-    def _target(self, position: int, target: int) -> Target:
-        if target == NO_TARGET:
-            return Target(NO_TARGET, float("nan"))
-        index = int(self.usable[target])
-        distances = rms_distances(self.maps[self.usable[position]], self.maps[[index]])
-        return Target(index, float(distances[0]))
 
-
-class Pools:
-    """The pool of every position, ascending. It is never stored: index arithmetic draws from it.
-
-    `group`: int (n,), the number of each position's label; `members[g]`: the positions with that
-    label, ascending.
+def _float64(maps: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Writes float16 (k, h, w) to the first k of `place`, and returns these. Uses torch, which
+    converts float16 faster than NumPy.
     """
-
-    def __init__(self, labels: np.ndarray, target_classes: str):
-        self.target_classes = target_classes
-        _, self.group, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        self.members = np.split(np.argsort(self.group, kind="stable"), np.cumsum(counts)[:-1])
-        self._gaps = [members - np.arange(len(members)) for members in self.members]
-
-    def size(self, position: int) -> int:
-        rows, same = len(self.group), len(self.members[self.group[position]])
-        return {"any": rows - 1, "other": rows - same, "same": same - 1}[self.target_classes]
-
-    def smallest(self) -> int:
-        """The size of the smallest pool."""
-        return min(self.size(int(members[0])) for members in self.members)
-
-    def take(self, position: int, places: np.ndarray) -> np.ndarray:
-        """The pool's elements at `places`, int64 in [0, size)."""
-        group = self.group[position]
-        if self.target_classes == "other":
-            # A place moves up by one for each member of the label before it: before member m stand
-            # m - (members before m) others.
-            return places + np.searchsorted(self._gaps[group], places, side="right")
-        if self.target_classes == "same":
-            members = self.members[group]
-            return members[places + (places >= np.searchsorted(members, position))]
-        return places + (places >= position)
-
-    def whole(self, position: int) -> np.ndarray:
-        return self.take(position, np.arange(self.size(position)))
-
-
-class BankPools(Pools):
-    """The pools of sources whose targets are a bank's: the positions from `first` on."""
-
-    def __init__(self, labels: np.ndarray, first: int):
-        super().__init__(labels, "any")
-        self.first = first
-
-    def size(self, position: int) -> int:
-        return len(self.group) - self.first
-
-    def take(self, position: int, places: np.ndarray) -> np.ndarray:
-        return self.first + places
-
-
-class DrawOrder:
-    """`random`: takes the first drawn."""
-
-    def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        return np.zeros((len(positions), len(candidates)))
-
-    def best(self, position: int, candidates: np.ndarray, costs: np.ndarray) -> int:
-        return candidates[0]
-
-
-class MapDistance:
-    """Takes the nearest saliency map (`sign` 1) or the farthest (-1).
-
-    Squared distances come from float32 dot products; candidates within their error are compared
-    exactly.
-    """
-
-    def __init__(self, maps: MapsByRow, usable: np.ndarray, sign: int):
-        self.maps, self.usable, self.sign = maps, usable, sign
-        self.squares = np.empty(len(usable))
-        for part in _parts(len(usable)):
-            values = self._values(np.arange(part.start, part.stop)).astype(np.float64)
-            self.squares[part] = np.einsum("ij,ij->i", values, values)
-
-    def _values(self, positions: np.ndarray) -> np.ndarray:
-        """float32 (k, 4096). Uses torch, which converts float16 ten times as fast as NumPy 2.4."""
-        return torch.from_numpy(self.maps[self.usable[positions]]).float().flatten(1).numpy()
-
-    def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """float64 (p, c): squared distances times `sign`.
-
-        Their error is at most `DOT_ERROR` times the sum of both maps' squares.
-        """
-        own = self._values(positions).T
-        costs = np.empty((len(positions), len(candidates)))
-        for part in _parts(len(candidates)):
-            dots = self._values(candidates[part]) @ own
-            costs[:, part] = (
-                self.squares[positions, None] + self.squares[candidates[part]] - 2.0 * dots.T
-            )
-        return self.sign * costs
-
-    def best(self, position: int, candidates: np.ndarray, costs: np.ndarray) -> int:
-        error = DOT_ERROR * (self.squares[position] + self.squares[candidates])
-        possible = candidates[costs - error <= np.min(costs + error)]
-        if len(possible) == 1:
-            return possible[0]
-        own = self.maps[self.usable[position]]
-        exact = [
-            rms_distances(own, self.maps[self.usable[possible[part]]])
-            for part in _parts(len(possible))
-        ]
-        return possible[np.argmin(self.sign * np.concatenate(exact))]
-
-
-class BackgroundNovelty:
-    """`novel-background`: takes the background that differs most from those of the source's label.
-
-    Features are standardised over the usable rows; constant ones are dropped. The cost is minus the
-    squared Euclidean distance to the mean m of the label's backgrounds b. The mean square distance
-    to all of them differs from that by a constant: sum |c - b|^2 / k = |c - m|^2 + sum |b - m|^2 /
-    k. So the candidate with the largest RMS distance to them is the one farthest from m.
-    """
-
-    def __init__(self, backgrounds: np.ndarray, pools: Pools):
-        varies = np.ptp(backgrounds, axis=0) > 0
-        self.backgrounds = backgrounds[:, varies]
-        self.group = pools.group
-        self.mean = self.backgrounds.mean(axis=0, dtype=np.float64)
-        self.deviation = self.backgrounds.std(axis=0, dtype=np.float64)
-        self.centroids = [self._standardised(members).mean(axis=0) for members in pools.members]
-
-    def _standardised(self, positions: np.ndarray) -> np.ndarray:
-        """float64 (k, D)"""
-        return (self.backgrounds[positions] - self.mean) / self.deviation
-
-    def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """float64 (p, c)"""
-        costs = np.empty((len(positions), len(candidates)))
-        for part in _parts(len(candidates)):
-            features = self._standardised(candidates[part])
-            for place, position in enumerate(positions):
-                costs[place, part] = -np.square(
-                    features - self.centroids[self.group[position]]
-                ).sum(axis=1)
-        return costs
-
-    def best(self, position: int, candidates: np.ndarray, costs: np.ndarray) -> int:
-        return candidates[np.argmin(costs)]
-
-
-class Rule(Protocol):
-    """A selection method: costs of many candidates at once, then the best of some."""
-
-    def costs(self, positions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """float64 (p, c): lower is better."""
-        ...
-
-    def best(self, position: int, candidates: np.ndarray, costs: np.ndarray) -> int:
-        """The best of `candidates`, whose costs are given."""
-        ...
-
-
-# `selection_method` -> its rule, made from a selection and the background features.
-RULES: dict[str, Callable[[_Selection, np.ndarray | None], Rule]] = {
-    "random": lambda selection, backgrounds: DrawOrder(),
-    "l2": lambda selection, backgrounds: MapDistance(selection.maps, selection.usable, sign=1),
-    "dissimilar": lambda selection, backgrounds: MapDistance(
-        selection.maps, selection.usable, sign=-1
-    ),
-    "novel-background": lambda selection, backgrounds: BackgroundNovelty(
-        _required(backgrounds), selection.pools
-    ),
-}
-
-
-def _required(backgrounds: np.ndarray | None) -> np.ndarray:
-    if backgrounds is None:
-        raise ValueError("selection_method novel-background needs features of the backgrounds")
-    return backgrounds
-
-
-def _parts(length: int) -> Iterator[slice]:
-    """[0, length) in parts whose maps fit into memory and cache."""
-    for start in range(0, length, ROWS_AT_ONCE):
-        yield slice(start, min(start + ROWS_AT_ONCE, length))
-
-
-def rms_distances(source_map: np.ndarray, candidate_maps: np.ndarray) -> np.ndarray:
-    """RMS difference of one map (h, w) to each of (k, h, w), float64 (k,); argmin is Eq. 7."""
-    difference = candidate_maps.astype(np.float64) - source_map.astype(np.float64)
-    return np.sqrt(np.mean(np.square(difference), axis=(1, 2)))
+    torch.from_numpy(place)[: len(maps)].copy_(torch.from_numpy(maps))
+    return place[: len(maps)]

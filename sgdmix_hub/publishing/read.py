@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as pads
-from datasets import Dataset, load_dataset
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, load_dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -24,6 +26,16 @@ from .layout import RepoLayout, damaged_files
 from .streamed import StreamedRows, stream_version
 
 LARGEST_ASPECT = 20  # to which an image is brought at most: anyone may have written the columns
+
+
+class OneSchema(Features):
+    """Features that make their Arrow schema once. `datasets` asks for it with every row group,
+    where a thousand class names take twenty times as long as the rows.
+    """
+
+    @cached_property
+    def arrow_schema(self) -> pa.Schema:
+        return super().arrow_schema
 
 
 class PublishedRows:
@@ -189,7 +201,11 @@ def open_version(pin: Pin, folder: Path, config_name: str) -> PublishedRows:
     options = pads.ParquetFragmentScanOptions(pre_buffer=False)
     try:
         rows = load_dataset(
-            "parquet", data_files={"train": files}, split="train", fragment_scan_options=options
+            "parquet",
+            data_files={"train": files},
+            split="train",
+            features=OneSchema.from_arrow_schema(pq.read_schema(folder / shards[0])),
+            fragment_scan_options=options,
         )
     except Exception as error:  # datasets raises many types for unreadable files
         raise UserError(

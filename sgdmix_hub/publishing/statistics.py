@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 FINE_BINS = 1000  # over [0, 1]; merged into the bars of a histogram
 MOST_BARS = 40
 NOISE_COLUMNS = ("strength", "sigma_start", "effective_strength")
 DISTRIBUTED = ("saliency_distance", "foreground_area")
+COUNTED = ("label", *DISTRIBUTED, *NOISE_COLUMNS, "attempts")
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,24 @@ class RowStatistics:
 
 
 def count_rows(shards: Iterable[Path], num_classes: int) -> RowStatistics:
-    """Statistics of the rows in some shards. Reads six columns, one file after the other."""
-    return merged((count_file(path, num_classes) for path in shards), num_classes)
+    """Statistics of the rows in some shards. Reads seven columns, one file after the other."""
+    return merged((count_table(_read_counted(path), num_classes) for path in shards), num_classes)
 
 
-def count_file(path: Path, num_classes: int) -> RowStatistics:
-    """Statistics of the rows in one shard."""
-    names = pq.read_schema(path).names
-    noise = NOISE_COLUMNS if NOISE_COLUMNS[1] in names else ()
-    tried = [name for name in ("attempts",) if name in names]
-    table = pq.read_table(path, columns=["label", *DISTRIBUTED, *noise, *tried])
+def _read_counted(path: Path) -> pa.Table:
+    """The columns of a shard that are counted."""
+    names = set(pq.read_schema(path).names)
+    return pq.read_table(path, columns=[name for name in COUNTED if name in names])
+
+
+def count_table(table: pa.Table, num_classes: int) -> RowStatistics:
+    """Statistics of the rows of one shard, of which other columns are ignored."""
+    tried, noise = ("attempts" in table.column_names, NOISE_COLUMNS[1] in table.column_names)
     remade = int((table.column("attempts").to_numpy() > 1).sum()) if tried else None
     sigma_start: dict[float, float] = {}
     effective_strength: dict[float, float] = {}
     if noise:
-        strengths, levels, shares = (table.column(name).to_pylist() for name in noise)
+        strengths, levels, shares = (table.column(name).to_pylist() for name in NOISE_COLUMNS)
         sigma_start.update(zip(strengths, levels, strict=True))
         effective_strength.update(zip(strengths, shares, strict=True))
     rows = np.bincount(table.column("label").to_numpy(), minlength=num_classes)

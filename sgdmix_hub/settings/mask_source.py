@@ -25,7 +25,8 @@ def _origin(settings: AugmentSettings, metaclass: str | None) -> str:
         case "classifier":
             return f"{method} of {settings.classifier}"
         case "column":
-            return f"column {settings.mask_column} of the dataset"
+            held = "predicted masks in " if method == "predicted-column" else ""
+            return f"{held}column {settings.mask_column} of the dataset"
         case "boxes":
             return f"GrabCut in the boxes of column {settings.bbox_column}"
         case "segmenter":

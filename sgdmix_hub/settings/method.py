@@ -129,7 +129,10 @@ class MethodSettings(KeptSettings, MemorySettings):
         at_most=1,
     )
     mask_column: str | None = setting(
-        None, "column of foreground masks, for saliency_method mask-column", at_most=LONGEST_NAME
+        None,
+        "column of foreground masks, for saliency_method mask-column (true masks) or "
+        "predicted-column (a model's)",
+        at_most=LONGEST_NAME,
     )
     segmenter_prompt: str | None = setting(
         None,

@@ -26,6 +26,7 @@ SaliencyMethod = Literal[
     "minimum-barrier",
     "spectral-residual",
     "mask-column",
+    "predicted-column",
     "box-column",
     "segmentation",
     "rembg",
@@ -49,6 +50,8 @@ class SaliencySource:
     edition: int = 1
 
 
+# From which a soft mask that a model predicted is trusted (benchmarks/soft_confidence.py).
+PREDICTED_FROM = 0.4
 BOXES = {"bbox_column": "bbox_column", "bbox_format": "bbox_format"}
 # Every value of `saliency_method`; method/saliency/sources.py loads them.
 SALIENCY_SOURCES = {
@@ -59,11 +62,18 @@ SALIENCY_SOURCES = {
         ),
     ),
     "consensus": SaliencySource(
-        "nothing", has_mask=True, has_confidence=True, trusted_from=0.45, edition=3
+        "nothing", has_mask=True, has_confidence=True, trusted_from=0.45, edition=4
     ),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
     "mask-column": SaliencySource("column", {"mask_column": "mask_column"}),
+    # Soft masks in a column that a model predicted; those of `mask-column` are taken as true.
+    "predicted-column": SaliencySource(
+        "column",
+        {"mask_column": "mask_column"},
+        has_confidence=True,
+        trusted_from=PREDICTED_FROM,
+    ),
     "box-column": SaliencySource("boxes", BOXES, has_mask=True),
     "segmentation": SaliencySource(
         "segmenter",
@@ -72,9 +82,18 @@ SALIENCY_SOURCES = {
         has_confidence=True,
         trusted_from=0.5,  # where each family's own post-processing begins to count
     ),
-    "rembg": SaliencySource("rembg", {"model": "rembg_model"}, has_mask=True, has_confidence=True),
+    "rembg": SaliencySource(
+        "rembg",
+        {"model": "rembg_model"},
+        has_mask=True,
+        has_confidence=True,
+        trusted_from=PREDICTED_FROM,
+        edition=2,
+    ),
     # A function of the user's, in Python alone.
-    "function": SaliencySource("function", has_mask=True, has_confidence=True),
+    "function": SaliencySource(
+        "function", has_mask=True, has_confidence=True, trusted_from=PREDICTED_FROM, edition=2
+    ),
 }
 # What a source needs -> the setting that names it, and the words for it in errors.
 NEEDED_SETTINGS = {

@@ -198,8 +198,8 @@ class StoredFile:
     def damage(self) -> UserError:
         """What a file says that has not its content."""
         return UserError(
-            f"{self.path} is missing or has changed since it was written: remove it, and run the "
-            "generation with --stage finish, which makes it again"
+            f"{self.path} is missing or has changed since it was written: remove it and, if it is "
+            "there, repo/sgdmix/*/manifest.json, then run the generation with --stage finish"
         )
 
 

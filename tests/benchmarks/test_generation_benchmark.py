@@ -2,20 +2,21 @@
 says what its JSON says.
 """
 
+import importlib
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forking import start_server
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import parts.generation.data as data
 from parts import large_bases
+from parts.generation import samplers
 from parts.generation.clock import Clock
 from parts.generation.flops import kind_of
 from parts.generation.samplers import SAMPLERS, Task
@@ -72,12 +73,12 @@ def test_nothing_measured_reads_not_measured():
 
 
 @pytest.mark.slow
-def test_program_measures_and_the_table_quotes_the_json(tmp_path):
+def test_program_measures_and_the_table_quotes_the_json(tmp_path, monkeypatch):
     results = tmp_path / "generation.json"
     results.write_text(json.dumps({"scaling": {"machine": MACHINE, "figures": SCALING}}))
     small = [
         "--rows",
-        4,
+        2,
         "--turns",
         1,
         "--places",
@@ -89,19 +90,16 @@ def test_program_measures_and_the_table_quotes_the_json(tmp_path):
     ]
     birds = tmp_path / "work" / f"birds-{data.BIRD_CLASSES * data.BIRDS_OF_A_CLASS}"
     save_dataset(make_dataset(data.BIRD_CLASSES, 3, 1, 1, seed=0), birds)  # the program takes it
-    command = [sys.executable, ROOT / "benchmarks" / "generation.py", "--parts", "speed", "time"]
-    done = subprocess.run(
-        list(map(str, [*command, *small])),
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    start_server()  # the program's workers are forks of it, too
+    program = importlib.import_module("generation")
+    words = ["generation.py", "--parts", "speed", "time", *small]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    program.main()
     figures = json.loads(results.read_text())
     assert set(figures) == {"scaling", "speed", "time"}
     (place,) = figures["speed"]["figures"]["places"]
     ours, reference = (place["turns"][0][kind] for kind in ("ours", "reference"))
-    assert ours["rows"] == reference["rows"] == 4
+    assert ours["rows"] == reference["rows"] == 2
     # Both generate the same rows.
     assert ours["mean_pixel"] == pytest.approx(reference["mean_pixel"], abs=0.1)
     assert place["ratio"] == pytest.approx(reference["seconds"] / ours["seconds"])
@@ -120,8 +118,9 @@ def test_program_measures_and_the_table_quotes_the_json(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["sdxl-tiny", "z-image-tiny"])
-def test_large_layouts_are_measured_as_they_would_be_on_a_gpu(shape, tmp_path):
+def test_large_layouts_are_measured_as_they_would_be_on_a_gpu(shape, tmp_path, monkeypatch):
     """At sizes for a CPU: both samplers make the same rows of the same images."""
+    monkeypatch.setattr(samplers, "STEPS", 8)
     birds = tmp_path / f"birds-{data.BIRD_CLASSES * data.BIRDS_OF_A_CLASS}"
     save_dataset(make_dataset(data.BIRD_CLASSES, 2, 1, 1, seed=0), birds)
     task = Task(tmp_path, 2, shape=shape, batch_size=2)

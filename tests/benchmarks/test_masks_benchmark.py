@@ -9,10 +9,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import soft_confidence
 from parts.masks.drawing import Shown, draw_coverage, draw_reliability, sheet
+from parts.masks.grey import textured, without_colours
 from parts.masks.logistic import logistic_weights
 from parts.masks.photographs import Photograph
 from parts.masks.scores import Judged, above_floor, curve, good_masks, reliability
+
+from sgdmix_hub.method.saliency.foreground import FITTED
 
 TRUST = np.array([0.9, 0.1, 0.5, 0.7])
 FAILED = np.array([False, True, False, True])
@@ -81,3 +85,47 @@ def test_logistic_weights_are_those_that_made_the_shares():
     assert bias == pytest.approx(-0.5, rel=1e-3)
     shrunk, _ = logistic_weights(seen, share, weight, ridge=100.0)
     assert (abs(shrunk) < abs(weights)).all()
+
+
+def test_texture_takes_the_place_of_colour():
+    rng = np.random.default_rng(0)
+    image = np.full((64, 64, 3), 128, np.uint8)
+    image[:, 32:] = rng.integers(0, 256, (64, 32, 1), np.uint8)
+    row = Photograph("ordinary", "a", image, np.ones((64, 64), bool), None, None)
+    grey = without_colours(row).image
+    assert (grey == grey[..., :1]).all()
+    spread = np.ptp(textured(row).image.astype(int), axis=2)
+    assert spread[:, :100].max() <= 4 and spread[:, 160:].mean() > 20
+
+
+def of_object(number, size=128):
+    """A disc on noise, and its alpha: every third is a vague one along the border."""
+    rng, radius = np.random.default_rng(number), 0.2 * size
+    y, x = np.mgrid[:size, :size] - size / 2
+    true = x * x + y * y < radius * radius
+    image = rng.integers(0, 60, (size, size, 3), np.uint8)
+    image[true] = (200, 40, 30)
+    alpha = np.clip((radius - np.hypot(x, y)) / (3 + number % 5) + 0.5, 0, 1).astype(np.float32)
+    if number % 3 == 0:
+        alpha = np.clip((x / size + 0.6) * rng.uniform(0.8, 1.1), 0, 1).astype(np.float32)
+    kind = ("ordinary", "hard")[number % 2]
+    return Photograph(kind, str(number), image, true, None, alpha)
+
+
+@pytest.mark.slow
+def test_the_confidence_of_soft_masks_is_fitted_and_told():
+    rows = [of_object(number) for number in range(24)]
+    weights = dict.fromkeys((row.obj for row in rows), FITTED)
+    masks = soft_confidence.masks_of(rows, weights)
+    assert masks.there.all() and (masks.iou < 0.5).sum() == 8
+    fitted = soft_confidence.fit(masks)
+    for kind in ("ordinary", "hard"):
+        best = (4 - 2) / 10  # of 12 masks, of which 4 fail, the 10 most trusted
+        assert fitted["compared"]["frame and levels"][kind]["most trusted"] == best
+    assert fitted["weights"]["frame"] < 0 < fitted["weights"]["levels"]
+    told = soft_confidence.told(rows, masks)
+    for kind in ("ordinary", "hard"):
+        assert told[kind]["trusted"]["failures"][0] == 0
+        assert told[kind]["every mask"]["failures"][0] == pytest.approx(1 / 3, abs=1e-4)
+    assert "| frame and levels |" in soft_confidence.fit_table(fitted)
+    assert "| hard, the mean inside |" in soft_confidence.told_table(told)

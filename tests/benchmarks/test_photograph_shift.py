@@ -20,8 +20,8 @@ from photograph_shift import run
 
 @pytest.fixture
 def domain(monkeypatch):
-    """Three objects and five places, for tasks of two classes with three training images."""
-    for name, value in {"CLASSES": 2, "TRAIN": 3, "STRAYS": 1}.items():
+    """Three objects and five places, for tasks of two classes with two training images."""
+    for name, value in {"CLASSES": 2, "TRAIN": 2, "STRAYS": 1}.items():
         monkeypatch.setattr(task, name, value)
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:80, :120]

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forking import run_forked
-from launching import launch_environment
 from PIL import Image
 from scipy.linalg import sqrtm
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import tiny_base as program
+from parts.tiny_base import frechet, sheet
 from parts.tiny_base.curves import read_log
 from parts.tiny_base.frechet import between_gaussians, frechet_distance
-from parts.tiny_base.samples import cached_samples, load_pipeline, make_samples
+from parts.tiny_base.samples import SAMPLER, cached_samples, load_pipeline, make_samples
 from parts.tiny_base.scenes import ATTRIBUTES, stated_in
 from parts.tiny_base.sheet import CAPTIONS, OPENING
 
@@ -124,7 +124,10 @@ def test_kept_samples_are_not_made_again_and_are_what_the_pipeline_makes(pipelin
 
 
 @pytest.mark.slow
-def test_program_measures_two_bases_side_by_side(tmp_path):
+def test_program_measures_two_bases_side_by_side(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(frechet, "RESAMPLES", 4)
+    monkeypatch.setattr(sheet, "CAPTIONS", CAPTIONS[:2])
+    monkeypatch.setitem(SAMPLER, "num_inference_steps", 4)
     base = ROOT / "sgdmix_hub" / "demo" / "tiny_base"
     (tmp_path / "log.jsonl").write_text(
         '{"stage": "vae", "step": 1, "psnr": 9}\n{"stage": "unet", "step": 1, "loss": 1}\n'
@@ -136,14 +139,17 @@ def test_program_measures_two_bases_side_by_side(tmp_path):
 
     def run(*bases):
         words = ["--bases", *bases, "--log", tmp_path / "log.jsonl", *folders, *sizes]
-        return run_forked([ROOT / "benchmarks" / "tiny_base.py", *words], launch_environment())
+        monkeypatch.setattr(sys, "argv", ["tiny_base.py", *map(str, words)])
+        program.main()
 
-    assert run("a=nowhere").returncode == 2
-    finished = run(f"one={base}", f"two={base}")
-    assert finished.returncode == 0, finished.stderr
+    with pytest.raises(SystemExit) as ended:
+        run("a=nowhere")
+    assert ended.value.code == 2
+    run(f"one={base}", f"two={base}")
     figures = json.loads((tmp_path / "results" / "tiny_base.json").read_text())
     assert figures["bases"]["one"] == figures["bases"]["two"]
     assert figures["bases"]["one"]["reconstructions"]["psnr"] > 20
-    assert (tmp_path / "results" / "tiny_base.md").read_text().strip() == finished.stdout.strip()
+    printed = capsys.readouterr().out
+    assert (tmp_path / "results" / "tiny_base.md").read_text().strip() == printed.strip()
     for name in ("tiny_base.png", "tiny_base_curves.png"):
         assert np.asarray(Image.open(tmp_path / "docs" / name)).std() > 10

@@ -18,7 +18,7 @@ from sgdmix_hub.evaluation.facts import EvaluationFacts, Request, without_nan
 from sgdmix_hub.evaluation.report import class_facts, evaluate
 from sgdmix_hub.evaluation.scores import NO_PROMPT, Origins, row_scores
 from sgdmix_hub.evaluation.sources import prompt_numbers
-from sgdmix_hub.generation.plan import PlanRow, write_plan
+from sgdmix_hub.generation.plan import PlanRow, table_of, write_plan
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.publishing.read import PublishedRows
@@ -185,7 +185,7 @@ def test_numbers_of_prompts_are_read_from_a_plan_alone(tmp_path):
     published = PublishedRows(Pin("org/birds", "0" * 40), Dataset.from_dict(rows), {})
     row = PlanRow(3, 0, 1, 0, 0.5, 0.1, 1, None)
     plan = tmp_path / "plan.parquet"
-    write_plan(plan, [row, replace(row, variant=1)])
+    write_plan(plan, [table_of([row, replace(row, variant=1)])])
     assert prompt_numbers(plan, published, 2).tolist() == [1, NO_PROMPT]
     table = pq.read_table(plan)
     texts = table.set_column(6, "prompt", pa.array(["a bird", "a bird"]))

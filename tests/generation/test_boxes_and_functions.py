@@ -3,6 +3,7 @@
 import sys
 import types
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,11 +18,16 @@ from sgdmix_hub.generation.inputs import resolve_inputs
 from sgdmix_hub.generation.plan import make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_maps
-from sgdmix_hub.method.saliency.segmentation import BoxSource, MaskFunctionSource, box_of
+from sgdmix_hub.method.saliency.segmentation import (
+    BoxSource,
+    MaskFunctionSource,
+    PredictedColumnSource,
+    box_of,
+)
 from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
-from sgdmix_hub.settings.saliency import kind_of
+from sgdmix_hub.settings.saliency import PREDICTED_FROM, kind_of
 
 CPU = torch.device("cpu")
 
@@ -67,6 +73,90 @@ def test_a_function_that_gives_no_mask_makes_its_row_unusable(mask, reason):
 
 BOXED = Image.new("RGB", (120, 80), (30, 90, 40))
 BOXED.paste((200, 40, 30), (40, 20, 80, 60))
+
+
+def of_function(mask):
+    (found,) = MaskFunctionSource(lambda image: mask, "stretch").found([BOXED], None, None)
+    return found
+
+
+TRUE = (np.asarray(BOXED)[..., 0] > 120).astype(np.float32)
+SOFT = cv2.GaussianBlur(TRUE, (0, 0), 1.5)
+VAGUE = cv2.GaussianBlur(TRUE, (0, 0), 12) / cv2.GaussianBlur(TRUE, (0, 0), 12).max()
+
+
+def test_the_confidence_of_a_soft_mask_falls_where_it_is_vague_or_runs_along_the_border():
+    along = np.zeros_like(SOFT)
+    along[:, :50] = along[:30] = 1
+    along = cv2.GaussianBlur(along, (0, 0), 1.5)
+    assert of_function(SOFT).confidence > PREDICTED_FROM
+    assert of_function(VAGUE).confidence < PREDICTED_FROM
+    assert of_function(along).confidence < of_function(SOFT).confidence
+    assert (of_function(SOFT).mask == of_function(TRUE).mask).mean() > 0.99
+
+
+@pytest.mark.parametrize("mask", [TRUE > 0, TRUE, (255 * TRUE).astype(np.uint8)])
+def test_a_hard_mask_of_a_function_is_taken_at_its_word(mask):
+    found, inside = of_function(mask), of_function(mask).mask
+    shown = np.asarray(Image.fromarray(TRUE).resize((256, 256), Image.Resampling.BILINEAR))
+    assert found.confidence == pytest.approx(float(shown[inside].mean()), abs=1e-6)
+    assert found.confidence >= 0.5 >= PREDICTED_FROM
+
+
+def test_a_column_of_predicted_masks_is_judged_as_the_function_that_makes_them_is():
+    for share in (SOFT, VAGUE):
+        stored = Image.fromarray(np.rint(255 * share).astype(np.uint8))
+        (found,) = PredictedColumnSource("stretch").found([BOXED], None, [stored])
+        by_function = of_function(np.asarray(stored))
+        assert found.confidence == by_function.confidence
+        assert found.mask is None and np.array_equal(found.map, by_function.map)
+
+
+@pytest.mark.slow
+def test_of_predicted_masks_only_the_trusted_are_mixed_and_true_ones_have_no_confidence(
+    tmp_path, source_rows
+):
+    rng = np.random.default_rng(0)
+    rows: dict = {"image": [], "label": [0, 1] * 4, "alpha": []}
+    for number in range(8):
+        noise = rng.integers(0, 60, (80, 120, 3), np.uint8)
+        pixels = np.where(TRUE[..., None] > 0, np.array([200, 40, 30], np.uint8), noise)
+        share = VAGUE if number == 3 else SOFT
+        rows["image"].append(Image.fromarray(pixels))
+        rows["alpha"].append(Image.fromarray(np.rint(255 * share).astype(np.uint8)))
+    features = Features(
+        image=ImageFeature(), label=ClassLabel(names=["a", "b"]), alpha=ImageFeature()
+    )
+    (tmp_path / "data").mkdir()
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / "train.parquet")
+
+    def planned(method):
+        values = {"saliency_method": method, "mask_column": "alpha", "preset": "recommended"}
+        asked = apply_preset(
+            AugmentSettings(
+                dataset_name=str(tmp_path / "data"),
+                output_dir=str(tmp_path / method),
+                strength=0.0,
+                resolution=64,
+                **values,
+            )
+        )
+        inputs = resolve_inputs(asked, tmp_path / method / "state")
+        maps = compute_maps(asked, inputs.split, None, 0, 1, CPU)
+        return asked, inputs, maps, list(make_plan(asked, inputs.split, maps))
+
+    asked, inputs, maps, plan = planned("predicted-column")
+    (left_out,) = (row for row in plan if row.skip is not None)
+    assert left_out.source_index == 3 and kind_of(left_out.skip) == "mask confidence too low"
+    assert not any(row.target_index == 3 for row in plan if row.skip is None)
+    maker = RowMaker(asked, inputs, maps)
+    row = next(row for row in plan if row.skip is None)
+    mixture = maker.mixture(row)
+    assert maker.columns(row, mixture)["mask_confidence"] == maps.confidence(row.source_index)
+    assert maps.mask(0) is None and maps.confidence(0) >= PREDICTED_FROM > maps.confidence(3)
+    _, _, true_maps, true_plan = planned("mask-column")
+    assert true_maps.confidence(3) is None
+    assert all(row.skip is None for row in true_plan)
 
 
 @pytest.mark.parametrize("resize", ["stretch", "center-crop"])
@@ -139,5 +229,5 @@ def test_rembg_is_asked_for_the_mask_alone(monkeypatch):
     package = types.SimpleNamespace(new_session=lambda name: f"session of {name}", remove=remove)
     monkeypatch.setitem(sys.modules, "rembg", package)
     (found,) = load_source(asked).found([BOXED], None, None)
-    assert found.confidence == pytest.approx(200 / 255, abs=0.02)
+    assert PREDICTED_FROM < found.confidence < 1
     assert found.mask.mean() == pytest.approx(1600 / 9600, abs=0.01)

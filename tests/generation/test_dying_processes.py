@@ -32,7 +32,7 @@ def long_run(settings: dict, output: Path) -> tuple[Started, list[psutil.Process
     """
     slow = settings | {
         "output_dir": output,
-        "num_inference_steps": 200,
+        "num_inference_steps": 60,
         "rows_per_shard": 4,
         "num_variants": 4,
     }

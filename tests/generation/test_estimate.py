@@ -83,6 +83,11 @@ def test_a_dry_run_of_a_run_that_has_begun_tells_what_is_left(
             {"saliency_method": "minimum-barrier"},
             "minimum-barrier states no confidence: every mask is used",
         ),
+        (
+            {"mask_column": "alpha"},
+            "mask-column states no confidence: every mask is used "
+            "(are they a model's? give --saliency_method predicted-column)",
+        ),
     ],
 )
 def test_rows_without_a_trusted_mask_are_counted(values, told):

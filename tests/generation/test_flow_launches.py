@@ -81,8 +81,9 @@ def generated(settings, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_processes", [1, 2, 3])
+@pytest.mark.parametrize("num_processes", [1, 2])
 def test_published_bytes_do_not_depend_on_the_launch(num_processes, settings, generated, tmp_path):
+    """Nor on that of three processes, which finishes the killed one below."""
     done = launch([SCRIPT, *arguments(settings | {"output_dir": tmp_path / "run"})], num_processes)
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "run" / "repo") == digests(generated / "repo")

@@ -9,20 +9,26 @@ from rowstores import many_rows
 
 from sgdmix_hub import augment
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
-from sgdmix_hub.generation import maps_begun
+from sgdmix_hub.generation import dry_run as dry_runs
+from sgdmix_hub.generation import maps_begun, row_blocks
 from sgdmix_hub.generation.maps_begun import MapsBegun
-from sgdmix_hub.generation.row_blocks import BLOCK_ROWS
 from sgdmix_hub.generation.row_store import BegunRows
 from sgdmix_hub.settings.generation import AugmentSettings
 
-BLOCKS, BLANK = 6, 40
+BLOCKS, BLOCK_ROWS, BLANK = 6, 32, 12
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    for module in (row_blocks, dry_runs):
+        monkeypatch.setattr(module, "BLOCK_ROWS", BLOCK_ROWS)
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Six blocks of images, of which 40 cannot be decoded."""
+    """Six blocks of images, of which 12 cannot be decoded."""
     folder = tmp_path_factory.mktemp("begun")
-    run = tiny_run(folder / "birds", rows_per_shard=64)
+    run = tiny_run(folder / "birds", rows_per_shard=32)
     birds = make_dataset(4, 2, 1, 1, seed=0, resolution=32)
     rows = [{"image": row["image"], "label": row["label"]} for row in stored(birds, folder)]
     count = BLOCK_ROWS * (BLOCKS - 1) + 30
@@ -57,7 +63,7 @@ def test_a_dry_run_makes_a_few_maps_extrapolates_and_keeps_them(
     monkeypatch.setattr(maps_begun, "SECONDS", 0.0)
     told = dry_run(settings, output, capsys)
     rows = BLOCK_ROWS * (BLOCKS - 1) + 30
-    planned = f"{rows:,} in {-(-rows // 64)} shards of 64"
+    planned = f"{rows:,} in {-(-rows // 32)} shards of 32"
     assert told["rows"] == f"{planned}, if every image has a usable map"
     assert told["maps"].startswith(f"2 of {BLOCKS} blocks of {BLOCK_ROWS} images are made and kept")
     assert "in the sample: " in told["skipped"] and "cannot" in told["skipped"]
@@ -84,7 +90,7 @@ def test_a_dry_run_makes_a_few_maps_extrapolates_and_keeps_them(
 @pytest.mark.parametrize(
     "more",
     [
-        {"images_per_class": 250, "num_variants": 0},
+        {"images_per_class": 70, "num_variants": 0},
         {"selection_method": "novel-background", "target_classes": "same", "max_target_reuse": 1},
         {"excluded_rows": [1, 2, 3]},
     ],
@@ -93,7 +99,7 @@ def test_a_dry_run_makes_a_few_maps_extrapolates_and_keeps_them(
 def test_rows_are_counted_as_the_plan_will_count_them(
     settings, tmp_path, capsys, monkeypatch, more
 ):
-    """If every image has a map: here all but 40, whose rows the plan names."""
+    """If every image has a map: here all but 12, whose rows the plan names."""
     output = tmp_path / "run"
     monkeypatch.setattr(maps_begun, "SECONDS", 0.0)
     sampled = dry_run(settings, output, capsys, **more)

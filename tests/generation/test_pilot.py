@@ -54,7 +54,7 @@ def settings(birds, adapter, tiny_base, classifier):
         "guidance_scale": 1.0,
         "resolution": 32,
         "batch_size": 4,
-        "num_variants": 2,
+        "num_variants": 1,
         "rows_per_shard": 8,
         "image_format": "png",
         "max_skipped": 1.0,

@@ -21,7 +21,7 @@ METHOD = {
     "strength": [0.5, 1.0],
     "foreground_strength": 0.25,
     "num_inference_steps": 4,
-    "num_variants": 2,
+    "num_variants": 1,
     "guidance_scale": 3.0,
     "batch_size": 4,
     "resolution": 32,
@@ -70,7 +70,7 @@ def told(label, number):
 
 def test_the_column_says_what_the_plan_has_drawn(rows, output):
     plan = {(row["source_index"], row["variant"]): row for row in planned(output)}
-    assert len(rows) > 40
+    assert len(rows) > 20
     for row in rows:
         number = plan[row["source_index"], row["variant"]]["prompt"]
         assert row["prompt"] == told(row["label"], number)

@@ -116,7 +116,7 @@ def test_any_number_of_processes_gives_the_same_store(family, source_rows, tmp_p
         () if values else ("bird",),
     )
     stores, maps = {}, None
-    for processes in (1, 2, 3):
+    for processes in (1, 3):
         asked = settings_of(data, tmp_path / str(processes), **values)
         maps = made_by(processes, asked, pins)
         folder = saliency_root(asked) / maps.key
@@ -124,7 +124,7 @@ def test_any_number_of_processes_gives_the_same_store(family, source_rows, tmp_p
             (folder / name).read_bytes() for name in ("values.npy", "unusable.json")
         ]
         assert "corrupt" in maps.unusable[3] and len(maps.unusable) < 8
-    assert stores[1] == stores[2] == stores[3]
+    assert stores[1] == stores[3]
     found = [row for row in range(12) if row not in maps.unusable]
     assert len({maps.mask(row).tobytes() for row in found}) > 1
     assert all(0 < maps.confidence(row) <= 1 for row in found)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.generation.plan import make_plan, write_plan
+from sgdmix_hub.generation.plan import make_plan, table_of, write_plan
 from sgdmix_hub.generation.rerun import check_plan
 from sgdmix_hub.generation.row_store import RowValues
 from sgdmix_hub.generation.saliency_maps import SaliencyMaps
@@ -17,6 +17,7 @@ from sgdmix_hub.generation.variants import variant_counts
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.studio.known_maps import KnownRows
 
 
 def settings_of(**values) -> AugmentSettings:
@@ -92,6 +93,23 @@ def test_a_plan_levels_the_classes_with_different_targets(selection_method):
     assert 0 not in of_rarest
 
 
+@pytest.mark.parametrize("selection_method", ["l2", "random", "dissimilar", "novel-background"])
+def test_a_plan_without_a_single_map_names_every_reason(selection_method):
+    """By maps that are known row by row, as the studio has them."""
+    known = KnownRows()
+    known.unusable = {row: f"blank {row}" for row in range(3)}
+    split = SimpleNamespace(subset=np.arange(3), labels=np.zeros(3, int))
+    settings = settings_of(
+        saliency_method="spectral-residual", selection_method=selection_method, num_variants=2
+    )
+    backgrounds = RowValues(np.arange(3), np.zeros((3, 4), np.float32))
+    maps = SaliencyMaps(known, "", "spectral-residual")
+    plan = list(make_plan(settings, split, maps, backgrounds))
+    assert [(row.source_index, row.variant, row.skip) for row in plan] == [
+        (row, variant, f"blank {row}") for row in range(3) for variant in range(2)
+    ]
+
+
 def test_a_source_keeps_its_targets_when_another_class_is_raised():
     """Variants are functions of (seed, source, variant): more of them change none."""
     few, many = (planned(images_per_class=level)[2] for level in (8, 16))
@@ -104,12 +122,14 @@ def test_a_source_keeps_its_targets_when_another_class_is_raised():
 def test_a_balanced_plan_is_accepted_by_a_rerun_and_no_other(tmp_path):
     settings, split, plan = planned()
     path = tmp_path / "plan.parquet"
-    write_plan(path, plan)
+    write_plan(path, [table_of(plan)])
     check_plan(path, settings, split)
     for other in ({"images_per_class": 17}, {"images_per_class": None, "num_variants": 1}):
         with pytest.raises(UserError, match="plan of another subset"):
             check_plan(path, dataclasses.replace(settings, **other), split)
-    write_plan(path, [*plan, dataclasses.replace(plan[-1], variant=plan[-1].variant + 1)])
+    write_plan(
+        path, [table_of([*plan, dataclasses.replace(plan[-1], variant=plan[-1].variant + 1)])]
+    )
     with pytest.raises(UserError):
         check_plan(path, settings, split)
 

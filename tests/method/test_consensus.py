@@ -1,12 +1,14 @@
 """The candidates that check each other, and the confidence of the best."""
 
+from io import BytesIO
+
 import cv2
 import numpy as np
 import pytest
 from pictures import disc_on_texture, iou
 from PIL import Image
 
-from sgdmix_hub.method.confidence import WEIGHTS, confidence, evidence, two_levels
+from sgdmix_hub.method.confidence import CONSENSUS, PREDICTED, confidence, evidence, two_levels
 from sgdmix_hub.method.outlines import small_lab, widen
 from sgdmix_hub.method.saliency.consensus import (
     CANDIDATES,
@@ -15,6 +17,7 @@ from sgdmix_hub.method.saliency.consensus import (
     chance_map,
     consensus,
     consensus_mask,
+    is_grey,
 )
 from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
 
@@ -42,7 +45,7 @@ def test_confidence_falls_for_a_mask_that_nothing_speaks_for():
 def test_evidence_names_what_has_a_weight():
     lab, disc, known = of_disc(1)
     seen = evidence(lab, disc, known)
-    assert list(seen) == list(WEIGHTS)
+    assert list(seen) == list(CONSENSUS.weights) and set(seen) > set(PREDICTED.weights)
     assert (seen["frame"], seen["largest"]) == (0, 1)
     assert 0.8 < seen["levels"] <= 1 and 0.5 < seen["separation"] <= 1
     assert evidence(lab, ~disc, known)["frame"] == 1
@@ -78,3 +81,18 @@ def test_noise_and_flat_images_have_no_trusted_mask():
     for image in (flat, noise):
         assert consensus(image)[1] < SALIENCY_SOURCES["consensus"].trusted_from
     assert not consensus(flat)[0].any() and not candidates(flat, chance_map(flat))
+
+
+@pytest.mark.slow
+def test_no_mask_of_an_image_without_colours_is_trusted():
+    image, _, _ = disc_on_texture(2, 256)
+    photograph = Image.fromarray(image)
+    grey = photograph.convert("L").convert("RGB")
+    stored = BytesIO()
+    grey.save(stored, "JPEG", quality=60)
+    for colourless in (grey, Image.open(stored)):
+        mask, trust = consensus_mask(colourless, "stretch")
+        assert mask.shape == (256, 256) and trust == 0
+    assert consensus_mask(photograph, "stretch")[1] > 0.5
+    tinted = np.asarray(grey) * np.array([1.0, 0.9, 0.8])
+    assert not is_grey(tinted.astype(np.uint8)) and is_grey(np.asarray(grey))

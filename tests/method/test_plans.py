@@ -1,13 +1,21 @@
 """The plan of a split: every source has its variants, and none is its own target."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sgdmix_hub.data.splits import load_split
-from sgdmix_hub.generation.plan import make_plan
+from sgdmix_hub.generation import plan as plans
+from sgdmix_hub.generation.plan import PLAN_SCHEMA, make_plan, rows_of, table_of, write_plan
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.seeds import row_seed
+from sgdmix_hub.method.strength import row_strengths
+from sgdmix_hub.seeds import RandomStream, generator, row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
 
@@ -70,3 +78,39 @@ def test_an_image_without_a_map_is_skipped_and_is_nobodys_target(birds_plan):
     assert {row.source_index for row in plan if row.skip} == {lost}
     assert {row.skip for row in plan if row.source_index == lost} == {"blank saliency map"}
     assert lost not in [row.target_index for row in plan]
+
+
+@given(
+    strengths=st.lists(st.floats(0, 1), min_size=1, max_size=4),
+    rows=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=12),
+    seed=st.integers(0, 99),
+)
+def test_strengths_of_rows_take_turns_in_an_order_drawn_for_each_source(strengths, rows, seed):
+    sources, variants = np.array(rows, np.int64).reshape(-1, 2).T
+    expected = []
+    for source, variant in rows:
+        rng = generator(RandomStream.ROW_STRENGTH, seed, source)
+        order = rng.permutation(len(strengths))
+        expected.append(strengths[order[variant % len(strengths)]])
+    assert row_strengths(strengths, seed, sources, variants).tolist() == expected
+
+
+@pytest.mark.parametrize("sizes", [[0, 3, 20, 1], [8, 8, 8], [7, 1, 16], [24], [1] * 24])
+def test_a_plan_in_parts_has_the_bytes_of_one_that_is_written_group_by_group(
+    sizes, tmp_path, monkeypatch
+):
+    row = plans.PlanRow(3, 0, 5, 7, 0.5, 0.1, 0, None)
+    rows = [replace(row, source_index=n, skip="blank" if n % 5 == 0 else None) for n in range(24)]
+    whole, ends = table_of(rows), np.cumsum(sizes)
+    monkeypatch.setattr(plans, "PLAN_GROUP", 8)
+    parts = [whole.slice(end - size, size) for size, end in zip(sizes, ends, strict=True)]
+    write_plan(tmp_path / "parts.parquet", parts)
+    with pq.ParquetWriter(tmp_path / "groups.parquet", PLAN_SCHEMA) as file:
+        for start in range(0, 24, 8):
+            group = [vars(row) for row in rows[start : start + 8]]
+            file.write_table(pa.Table.from_pylist(group, schema=PLAN_SCHEMA))
+    parts_bytes, groups_bytes = (
+        (tmp_path / f"{name}.parquet").read_bytes() for name in ("parts", "groups")
+    )
+    assert parts_bytes == groups_bytes
+    assert list(rows_of(pq.read_table(tmp_path / "parts.parquet"))) == rows

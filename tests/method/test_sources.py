@@ -71,13 +71,18 @@ def test_a_source_gives_a_map_of_its_settings_preset_or_not_or_says_why_there_is
     source = SALIENCY_SOURCES[method]
     assert (found.mask is not None) == source.has_mask
     assert (found.confidence is not None) == source.has_confidence
-    assert blank == Unusable("blank saliency map")
+    blank_reason = {
+        "predicted-column": "mask confidence 0.00: the foreground covers 100% of the image"
+    }.get(method, "blank saliency map")
+    assert blank == Unusable(blank_reason)
 
 
 def test_a_source_without_what_it_needs_says_so():
     image = Image.new("RGB", (8, 8))
     with pytest.raises(ValueError, match="masks"):
         load_source(settings("mask-column")).found([image], None, None)
+    with pytest.raises(ValueError, match="masks"):
+        load_source(settings("predicted-column")).found([image], None, None)
     with pytest.raises(ValueError, match="grad-cam needs a classifier"):
         load_source(settings("grad-cam"))
 

@@ -9,9 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_targets import LABELS, ROWS, naive_distance, naive_targets, pool_of
+from naive_targets import (
+    LABELS,
+    ROWS,
+    naive_distance,
+    naive_targets,
+    pool_of,
+    select_targets,
+)
 
-from sgdmix_hub.method.targets import DOT_ERROR, MapDistance, rms_distances, select_targets
+from sgdmix_hub.method.rules import DOT_ERROR, MapDistance, rms_distances
 from sgdmix_hub.seeds import RandomStream, generator, row_seed
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
@@ -145,13 +152,34 @@ def test_quick_distances_are_as_near_as_they_say(seed, low, width, sign):
     """
     maps = (low + width * np.random.default_rng(seed).random((6, 64, 64))).astype(np.float16)
     rows = np.arange(6)
-    quick = MapDistance(maps, rows, sign).costs(rows, rows)
+    quick = np.stack([MapDistance(maps, rows, sign).costs(row, rows) for row in rows])
     exact = [
         [math.fsum(np.square(a.astype(np.float64) - b.astype(np.float64)).ravel()) for b in maps]
         for a in maps
     ]
     squares = np.array([math.fsum(np.square(m.astype(np.float64)).ravel()) for m in maps])
     assert (np.abs(sign * quick - exact) <= DOT_ERROR * (squares[:, None] + squares)).all()
+
+
+@given(
+    seed=st.integers(0, 1000),
+    low=st.floats(0, 1),
+    width=st.floats(0, 1),
+    sign=st.sampled_from([1, -1]),
+    count=st.integers(1, 40),
+)
+@settings(max_examples=40)
+def test_a_sketch_leaves_out_no_candidate_that_may_be_the_best(seed, low, width, sign, count):
+    """Smooth maps, of which a sketch knows nearly all, and rough ones, of which it knows little."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((count, 4, 4)).repeat(16, axis=1).repeat(16, axis=2)
+    maps = low + width * (coarse + rng.choice([0.0, 1e-3, 1.0]) * rng.random((count, 64, 64)))
+    maps = (maps / 3).astype(np.float16)
+    rows = np.arange(count)
+    rule = MapDistance(maps, rows, sign)
+    for row in rows:
+        exact = sign * np.square(rms_distances(maps[row], maps)) * 4096
+        assert (rule.least(row, rows) <= exact + 1e-12).all()
 
 
 @pytest.mark.slow

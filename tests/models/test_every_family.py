@@ -18,10 +18,12 @@ from every_family import (
     SIZE,
     TEXT,
     adapted,
+    loaded_base,
     loss_of,
     refined,
     refiner,
     stock_images,
+    stock_pipeline,
 )
 from pictures import boxed_foregrounds, difference, noisy_images
 from safetensors.torch import load_file, save_file
@@ -38,8 +40,8 @@ from sgdmix_hub.models.sampling import draw_images
 
 
 @pytest.fixture(scope="module")
-def base(family, saved):
-    return saved(BUILD[family.name]())
+def base(family, base_of):
+    return base_of(family.name)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,9 @@ def test_the_images_are_those_of_the_stock_pipeline(
     guidance_scale, family, base, images, foregrounds
 ):
     """But for rounding: stock encodes row by row, and runs some guidance in two passes."""
-    ours = refiner(base, guidance_scale=guidance_scale)
+    ours, stock = refiner(base, guidance_scale=guidance_scale), stock_pipeline(base, family)
     for strength in (0.6, 1.0):
-        expected = stock_images(base, family, images, strength, guidance_scale)
+        expected = stock_images(stock, family, images, strength, guidance_scale)
         largest, share = difference(refined(ours, images, foregrounds, strength=strength), expected)
         assert largest <= 1 and share < 0.001
     assert difference(expected, images)[1] > 0.5
@@ -120,8 +122,9 @@ def test_padding_neighbours_and_order_change_no_bit(base, images, foregrounds):
 
 @pytest.mark.slow
 def test_prompt_and_guidance_matter(base, images, foregrounds):
+    ours = refiner(base)
     told = [
-        refined(refiner(base), images, foregrounds, [RowPrompt(text)] * BATCH, strength=1.0)
+        refined(ours, images, foregrounds, [RowPrompt(text)] * BATCH, strength=1.0)
         for text in (TEXT, "green grass, red sky")
     ]
     assert not np.array_equal(*told)
@@ -131,9 +134,9 @@ def test_prompt_and_guidance_matter(base, images, foregrounds):
 @pytest.mark.parametrize(
     ("name", "scheduler"), [*((name, "dpmsolver++") for name in FLOW), ("z-image", "unipc")]
 )
-def test_other_samplers_go_where_the_stock_one_goes(name, scheduler, saved, images, foregrounds):
+def test_other_samplers_go_where_the_stock_one_goes(name, scheduler, base_of, images, foregrounds):
     """With many steps all of them solve one equation; a wrong noise level or sign would not."""
-    base = saved(BUILD[name]())
+    base = base_of(name)
     many = {"num_inference_steps": 24, "guidance_scale": 1.0, "batch_size": 1}
     one, other = (
         refined(
@@ -152,7 +155,7 @@ def test_other_samplers_go_where_the_stock_one_goes(name, scheduler, saved, imag
 @pytest.mark.slow
 def test_what_a_training_draws_and_judges_is_drawn(family, base, images):
     """From noise and from images, through the stock pipelines."""
-    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
+    loaded = loaded_base(base)
     loaded.use_scheduler()
     options = {
         "resolution": SIZE,
@@ -197,8 +200,8 @@ def test_a_noise_level_is_that_of_the_noised_latents(family, base):
 
 
 @pytest.mark.parametrize("name", FLOW)
-def test_samplers_that_a_flow_has_not_are_refused_in_a_line(name, saved):
-    base = saved(BUILD[name]())
+def test_samplers_that_a_flow_has_not_are_refused_in_a_line(name, base_of):
+    base = base_of(name)
     for values, said in (
         ({"scheduler": "ddim"}, f"scheduler ddim is not for .*: give {', '.join(FLOW_SCHEDULERS)}"),
         ({"timestep_spacing": "leading"}, "timestep_spacing leading is not for"),
@@ -231,9 +234,10 @@ def test_one_step_draws_or_is_refused_in_a_line(family, base, images, foreground
 def test_a_base_whose_weights_are_in_shards_is_the_same_base(
     family, base, images, foregrounds, tmp_path
 ):
-    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
     folder = tmp_path / "base"
-    loaded.pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size="20KB")
+    loaded_base(base).pipeline.save_pretrained(
+        folder, safe_serialization=True, max_shard_size="50KB"
+    )
     part = folder / family.denoiser
     assert len(list(part.glob("*.safetensors"))) > 1
     made = [refined(refiner(one), images, foregrounds) for one in (base, folder)]
@@ -254,7 +258,7 @@ def test_a_base_whose_weights_are_in_shards_is_the_same_base(
 def test_sd3_without_t5_is_the_stock_pipelines_too(saved, images, foregrounds):
     family, base = BY_NAME["stable-diffusion-3"], saved(build_sd3(with_t5=False))
     absent = {"text_encoder_3": None, "tokenizer_3": None}
-    expected = stock_images(base, family, images, 0.6, **absent)
+    expected = stock_images(stock_pipeline(base, family, **absent), family, images, 0.6)
     assert difference(refined(refiner(base), images, foregrounds, strength=0.6), expected)[0] <= 1
     loaded, model, prompts = adapted(base)
     assert len(prompts) == 2 and set(model.learned()) == {"clip_l", "clip_g"}
@@ -272,7 +276,7 @@ def test_sd3_without_t5_is_the_stock_pipelines_too(saved, images, foregrounds):
 )
 def test_distilled_bases_are_not_guided(name, pipeline, saved, images, foregrounds):
     family, base = BY_NAME[name], saved(pipeline())
-    expected = stock_images(base, family, images, 0.6)
+    expected = stock_images(stock_pipeline(base, family), family, images, 0.6)
     made = [
         refined(refiner(base, guidance_scale=scale), images, foregrounds, strength=0.6)
         for scale in (4.0, 1.0)

@@ -20,7 +20,6 @@ from every_family import (
 from pictures import boxed_foregrounds, noisy_images
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_bases import BUILD
 from trainings import adapter_settings, train, weights
 
 from sgdmix_hub.errors import UserError
@@ -111,46 +110,6 @@ def test_the_lora_file_has_the_names_that_stock_writes(family, adapter):
 
 
 @pytest.mark.slow
-def test_the_cards_snippet_loads_it_in_stock_diffusers(
-    family, base, adapter, tmp_path, monkeypatch
-):
-    """And draws the images that this package draws."""
-    text = (adapter / "README.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0]
-    assert "sgdmix_hub" not in code
-    named = re.search(r'adapter = "([^"]*)"', code)[1]
-    (tmp_path / named).parent.mkdir(parents=True)
-    shutil.copytree(adapter, tmp_path / named)
-    shutil.copytree(base, tmp_path / "base")
-    monkeypatch.chdir(tmp_path)
-    loading, drawing = code.strip().rsplit("\n", 1)
-    assert drawing.startswith("image = pipeline(")
-    space = {}
-    exec(loading, space)
-    pipeline = space["pipeline"]
-    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
-    load_into(loaded, read_adapter(resolve(str(adapter))))
-    prompt = "a photo of a <class_2> bird"
-    drawn = []
-    for one, text in (
-        (pipeline, family.call_text(pipeline, prompt)),
-        (loaded.pipeline, family.call_text(loaded.pipeline, prompt)),
-    ):
-        one.set_progress_bar_config(disable=True)
-        drawn.append(
-            one(
-                prompt=text,
-                num_inference_steps=2,
-                height=SIZE,
-                width=SIZE,
-                output_type="np",
-                generator=torch.Generator().manual_seed(5),
-            ).images
-        )
-    assert np.array_equal(*drawn)
-
-
-@pytest.mark.slow
 def test_every_part_of_the_adapter_matters(family, base, adapter, images, foregrounds, tmp_path):
     def made(folder):
         ours = refiner(base, folder, guidance_scale=1.0)
@@ -176,8 +135,8 @@ def test_every_part_of_the_adapter_matters(family, base, adapter, images, foregr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stable-diffusion", "z-image"])
-def test_a_lora_alone_names_the_classes(name, saved, birds, images, foregrounds, tmp_path):
-    family, base = BY_NAME[name], saved(BUILD[name]())
+def test_a_lora_alone_names_the_classes(name, base_of, birds, images, foregrounds, tmp_path):
+    family, base = BY_NAME[name], base_of(name)
     few = {"num_vectors": 0, "num_train_samples": 2, "learning_rate": 0.05}
     folder = train(adapter_settings(birds, base, tmp_path / "adapter", **few))
     assert not (folder / TOKENS_FILE).exists()

@@ -64,6 +64,7 @@ def colleague(base_of, adapter_of, images, tmp_path_factory):
         folder.mkdir()
         base, adapter = base_of(name), adapter_of(name)
         code = (adapter / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        assert "sgdmix_hub" not in code
         (folder / "snippet.py").write_text(code)
         shutil.copytree(base, folder / "base")
         shutil.copytree(adapter, folder / re.search(r'adapter = "([^"]*)"', code)[1])

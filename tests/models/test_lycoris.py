@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from every_family import loaded_base
 from safetensors.torch import save_file
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.foreign import ForeignAdapter, merge_foreign
 
 LAYOUTS = json.loads(
@@ -45,7 +44,7 @@ def base_name(layout):
 def merged(base, weights, folder):
     """The denoiser's and the encoders' weights before and after."""
     save_file(weights, folder / "lora.safetensors")
-    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
+    loaded = loaded_base(base)
     networks = [loaded.denoiser, *map(loaded.network, loaded.encoders)]
     before, after = [], []
     for state in (before, after):

@@ -12,6 +12,7 @@ from every_family import (
     GEOMETRY,
     SIZE,
     adapted,
+    loaded_base,
     loss_of,
     predictions_of_both,
     refined,
@@ -26,7 +27,6 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, TOKENS_FILE, load_into, read_adapter
 from sgdmix_hub.models.bases.families import BY_NAME, FAMILIES
-from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.training.adapter.known_prompts import KnownPrompts, rms
@@ -189,7 +189,7 @@ def test_the_cards_snippet_loads_it_in_stock_diffusers(name, base, adapter, tmp_
     space = {}
     exec(loading, space)
     prompt = json.loads(re.match(r'image = pipeline\(("[^"]*")', drawing)[1])
-    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
+    loaded = loaded_base(base)
     load_into(loaded, read_adapter(resolve(str(adapter))))
     ours = family.call_text(loaded.pipeline, "a photo of a <class_0> bird")
     assert prompt == ours
@@ -260,6 +260,6 @@ def test_a_file_that_does_not_fit_is_refused_in_a_line(change, said, name, base,
     tokens = load_file(folder / TOKENS_FILE)
     change(tokens, outputs_of(name).key)
     save_file(tokens, folder / TOKENS_FILE)
-    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
+    loaded = loaded_base(base)
     with pytest.raises(UserError, match=said):
         load_into(loaded, read_adapter(resolve(str(folder))))

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     LCMScheduler,
 )
-from launching import launch_environment
+from every_family import loaded_base
 from pictures import boxed_foregrounds, difference, noisy_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -24,19 +22,18 @@ from trainings import weights
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.adapters import FACTS_FILE, LORA_FILE, TOKENS_FILE, load_into, read_adapter
-from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.bases.stable_diffusion_xl import StableDiffusionXL
 from sgdmix_hub.models.bases.supported import check_supported
 
 
 @pytest.fixture(scope="module")
-def base(saved):
-    return saved(build_sdxl())
+def base(base_of):
+    return base_of("stable-diffusion-xl")
 
 
 @pytest.fixture(scope="module")
-def adapter(trained, base):
-    return trained(base)
+def adapter(adapter_of):
+    return adapter_of("stable-diffusion-xl")
 
 
 @pytest.fixture(scope="module")
@@ -171,55 +168,6 @@ def test_the_files_are_those_of_stock_pivotal_tuning(adapter):
     assert all(value.abs().max() > 0 for value in weights(adapter).values())
 
 
-def code_of_card(adapter):
-    text = (adapter / "README.md").read_text()
-    return text.split("```python\n")[1].split("```")[0]
-
-
-AFTER_THE_SNIPPET = """
-import sys
-import numpy as np
-drawn = pipeline(
-    "a photo of a <class_2> bird", num_inference_steps=3, output_type="np", height=32, width=32,
-    generator=torch.Generator().manual_seed(5),
-).images
-np.save("images.npy", drawn)
-assert "sgdmix_hub" not in sys.modules
-"""
-
-
-@pytest.mark.slow
-def test_the_cards_snippet_loads_it_in_stock_diffusers_in_another_process(base, adapter, tmp_path):
-    """And draws the images that this package draws."""
-    code = code_of_card(adapter)
-    assert '"base"' in code and "tokenizer_2" in code
-    named = re.search(r'adapter = "([^"]*)"', code)[1]
-    (tmp_path / named).parent.mkdir(parents=True)
-    shutil.copytree(adapter, tmp_path / named)
-    shutil.copytree(base, tmp_path / "base")
-    done = subprocess.run(
-        [sys.executable, "-c", code + AFTER_THE_SNIPPET],
-        cwd=tmp_path,
-        env=launch_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
-    load_into(loaded, read_adapter(resolve(str(adapter))))
-    loaded.pipeline.set_progress_bar_config(disable=True)
-    expected = loaded.pipeline(
-        "a photo of a <class_2> bird",
-        num_inference_steps=3,
-        output_type="np",
-        height=32,
-        width=32,
-        generator=torch.Generator().manual_seed(5),
-    ).images
-    assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
-
-
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -239,7 +187,7 @@ def test_tokens_that_do_not_fit_are_refused(changed, said, base, adapter, tmp_pa
     )
     with pytest.raises(UserError, match=said):
         load_into(
-            load_base(resolve(str(base)), torch.float32, "text_to_image"),
+            loaded_base(base),
             read_adapter(resolve(str(folder))),
         )
 
@@ -252,7 +200,7 @@ def test_an_adapter_of_another_family_is_refused_in_a_line(base, tiny_base, adap
         UserError, match=r"trained on a base of Stable Diffusion XL, and this base is of Stable "
     ):
         load_into(
-            load_base(resolve(str(tiny_base)), torch.float32, "text_to_image"),
+            loaded_base(tiny_base),
             read_adapter(resolve(str(adapter))),
         )
 

@@ -6,7 +6,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from sdxl import SIZE
-from tiny_bases import build_sdxl
 from trainings import adapter_settings
 
 from sgdmix_hub.hub.pins import resolve
@@ -16,8 +15,8 @@ from sgdmix_hub.training.adapter.model import load_adapted
 
 
 @pytest.fixture(scope="module")
-def base(saved):
-    return saved(build_sdxl())
+def base(base_of):
+    return base_of("stable-diffusion-xl")
 
 
 def adapted(base, **more):

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from every_family import adapted
+from every_family import adapted, loaded_base
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from untrusted import COMMIT, refused
@@ -21,7 +21,6 @@ from sgdmix_hub.models.adapters import (
     save_adapter,
 )
 from sgdmix_hub.models.bases.families import BY_NAME
-from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.foreign import ForeignAdapter, merge_foreign
 from sgdmix_hub.settings.prompts import MOST_VECTORS
 
@@ -54,10 +53,6 @@ def honest(family, base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapter") / "adapter"
     save_adapter(folder, family, model.denoiser, model.token_tensors(), 2, FACTS)
     return folder
-
-
-def loaded_base(base):
-    return load_base(resolve(str(base)), torch.float32, "text_to_image")
 
 
 def changed(honest, folder, file, change):

@@ -8,12 +8,11 @@ import shutil
 
 import pytest
 import torch
-from every_family import refiner
+from every_family import loaded_base, refiner
 from safetensors.torch import load_file, save_file
 from untrusted import refused
 
 from sgdmix_hub.hub.pins import resolve
-from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.bases.supported import check_supported
 
 CODE = "from pathlib import Path\nPath('{ran}').touch()\nclass Evil: pass\n"
@@ -28,7 +27,7 @@ def base(family, base_of):
 def sharded(family, base, tmp_path_factory):
     """The base with its weights in many files."""
     folder = tmp_path_factory.mktemp("sharded") / "base"
-    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
+    loaded = loaded_base(base)
     loaded.pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size="10KB")
     return folder
 

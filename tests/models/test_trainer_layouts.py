@@ -6,13 +6,12 @@ layers of diffusers that it must change, several where the program trains q, k a
 
 import pytest
 import torch
+from every_family import loaded_base
 from safetensors.torch import save_file
 from tiny_bases import BUILD
 
 from sgdmix_hub.errors import UserError
-from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.bases.families import BY_NAME
-from sgdmix_hub.models.bases.loading import load_base
 from sgdmix_hub.models.foreign import ForeignAdapter, merge_foreign
 
 RANK, ALPHA = 2, 3.0
@@ -181,7 +180,7 @@ def networks(loaded):
 
 
 def merged(base, weights, folder):
-    loaded = load_base(resolve(str(base)), torch.float32, "text_to_image")
+    loaded = loaded_base(base)
     save_file(weights, folder / "lora.safetensors")
     merge_foreign(loaded, ForeignAdapter("x", folder / "lora.safetensors", ()))
     return loaded
@@ -191,7 +190,7 @@ def merged(base, weights, folder):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layer_changes_by_the_files_product_and_no_other(layout, base_of, tmp_path):
     name, ends, names = LAYOUTS[layout]
-    loaded = load_base(resolve(str(base_of(name))), torch.float32, "text_to_image")
+    loaded = loaded_base(base_of(name))
     weights, products = written(loaded, ends, names)
     after = merged(base_of(name), weights, tmp_path)
     for layer, product in products.items():
@@ -207,7 +206,7 @@ def test_every_layer_changes_by_the_files_product_and_no_other(layout, base_of, 
 def test_a_file_with_a_layer_more_than_is_read_is_refused(layout, base_of, tmp_path):
     """diffusers leaves some names out without a word: half an adapter would be merged."""
     name, ends, names = LAYOUTS[layout]
-    loaded = load_base(resolve(str(base_of(name))), torch.float32, "text_to_image")
+    loaded = loaded_base(base_of(name))
     weights, _ = written(loaded, ends, names)
     more = {
         f"lora_te3_encoder_block_0_layer_0_SelfAttention_q.{end}.weight": torch.ones(2, 2)

@@ -20,7 +20,7 @@ from sgdmix_hub.training.adapter.loop import denoising_loss
 
 
 def towards_one_image(
-    family, base, change=lambda target: target, steps=40, whole=False, **schedule
+    family, base, change=lambda target: target, steps=15, whole=False, **schedule
 ):
     """How far stock's latents are from an image's, before and after a training on that image alone:
     mean squared differences.
@@ -46,7 +46,7 @@ def towards_one_image(
         if whole
         else [*model.lora().values()]
     )
-    optimizer = torch.optim.AdamW(weights, lr=0.003 if whole else 0.02)
+    optimizer = torch.optim.AdamW(weights, lr=0.005 if whole else 0.05)
     before, losses = distance_of_stock(family, pipeline, wanted[:1]), []
     for _ in range(steps):
         noise = torch.randn(shape, generator=random)
@@ -59,7 +59,7 @@ def towards_one_image(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert np.mean(losses[-10:]) < np.mean(losses[:10]), "it learns nothing"
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]), "it learns nothing"
     return before, distance_of_stock(family, pipeline, wanted[:1])
 
 
@@ -102,7 +102,7 @@ def test_training_leads_stocks_images_to_the_training_image_and_a_wrong_sign_awa
 def test_a_whole_unet_of_either_kind_does_too(name, predicted, base_of):
     """All weights learn: a LoRA on random ones learns too little to tell a sign."""
     family, base = BY_NAME[name], base_of(name)
-    options = {"steps": 60, "whole": True, "prediction_type": predicted}
+    options = {"steps": 25, "whole": True, "prediction_type": predicted}
     before, after = towards_one_image(family, base, **options)
     _, wrong = towards_one_image(family, base, lambda target: -target, **options)
     assert after < 0.5 * before and wrong > before

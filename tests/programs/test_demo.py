@@ -219,7 +219,7 @@ def test_packaged_base_is_small_and_reconstructs_held_out_birds(tiny_base):
         for name in ("vae", "unet", "text_encoder")
         for p in getattr(tiny_base, name).parameters()
     )
-    images = to_tensor(render_world(192, 0, HELD_OUT))
+    images = to_tensor(render_world(64, 0, HELD_OUT))
     with torch.inference_mode():
         decoded = tiny_base.vae.decode(tiny_base.vae.encode(images).latent_dist.mode()).sample
     assert psnr(images, decoded) >= 30.5

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import sys
 
 import pytest
@@ -65,22 +66,46 @@ def test_a_module_answers_a_mistake_with_a_line_and_exit_code_2():
     assert ended.returncode == 2 and "num_images" in ended.stderr.splitlines()[-1]
 
 
+# Runs programs in forks of a process that has imported, of what they need, the two largest parts
+# alone; prints their exit codes.
+FORKS = """
+import json, os, runpy, sys
+import torch._dynamo, datasets
+
+sys.path.insert(0, "scripts")
+for words, log in json.loads(sys.argv[1]):
+    process = os.fork()
+    if process == 0:
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("script", "words", "said"),
-    [
-        ("run", ["--recipe=cub", "--dataset_name=a/b", "--metaclass=bird"], "no recipe 'cub'"),
-        (
-            "publish_dataset",
-            ["--folder=absent", "--hub_dataset_id=a/b", "--tag=v1.0.0"],
-            "no finished generation",
-        ),
-        ("evaluate_dataset", ["--synthetic=absent", "--judge=absent"], "absent: no such folder"),
-    ],
-)
-def test_a_script_that_is_started_and_not_forked_ends_in_a_line(script, words, said, tmp_path):
-    """Whatever the fork server has loaded already: these programs import all that they need."""
-    output = [] if script == "publish_dataset" else [f"--output_dir={tmp_path / 'out'}"]
-    started = start([sys.executable, f"scripts/{script}.py", *words, *output])
+def test_programs_import_all_that_they_need(tmp_path):
+    """Whatever the fork server of these tests has loaded already: a mistake ends in a line."""
+    output = f"--output_dir={tmp_path / 'out'}"
+    programs = {
+        "run": (["--recipe=cub", "--dataset_name=a/b", "--metaclass=bird"], "no recipe 'cub'"),
+        "evaluate_dataset": (["--synthetic=absent", "--judge=absent"], "absent: no such folder"),
+    }
+    told = [
+        ([f"scripts/{name}.py", *words, output], str(tmp_path / name))
+        for name, (words, _) in programs.items()
+    ]
+    started = start([sys.executable, "-c", FORKS, json.dumps(told)])
+    codes, stderr = started.communicate()
+    assert started.returncode == 0 and len(codes.split()) == len(programs), stderr
+    for code, (name, (_, said)) in zip(codes.split(), programs.items(), strict=True):
+        one_line(Ended(int(code), "", (tmp_path / name).read_text()), said)
+
+
+@pytest.mark.slow
+def test_a_script_that_is_started_and_not_forked_ends_in_a_line():
+    words = ["--folder=absent", "--hub_dataset_id=a/b", "--tag=v1.0.0"]
+    started = start([sys.executable, "scripts/publish_dataset.py", *words])
     stdout, stderr = started.communicate()
-    one_line(Ended(started.returncode, stdout, stderr), said)
+    one_line(Ended(started.returncode, stdout, stderr), "no finished generation")

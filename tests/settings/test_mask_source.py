@@ -7,6 +7,7 @@ from sgdmix_hub.run import all_stages, generation_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.programs import RunSettings
+from sgdmix_hub.settings.saliency import PREDICTED_FROM as FROM
 
 BOXES = {"bbox_column": "bbox", "bbox_format": "xywh"}
 
@@ -22,8 +23,15 @@ BOXES = {"bbox_column": "bbox", "bbox_format": "xywh"}
         ({"preset": "paper", "classifier": "org/cnn"}, "grad-cam of org/cnn"),
         ({"saliency_method": "minimum-barrier"}, "minimum-barrier, without a model"),
         ({"mask_column": "mask", "segmenter": "org/sam"}, "column mask of the dataset"),
+        (
+            {"mask_column": "alpha", "saliency_method": "predicted-column"},
+            f"predicted masks in column alpha of the dataset; below confidence {FROM:g}: skip",
+        ),
         (BOXES, "GrabCut in the boxes of column bbox"),
-        ({"saliency_method": "rembg"}, "isnet-general-use of rembg"),
+        (
+            {"saliency_method": "rembg"},
+            f"isnet-general-use of rembg; below confidence {FROM:g}: skip",
+        ),
         (
             {"segmenter": "org/sam"},
             "segmentation by org/sam, looking for bird; below confidence 0.5: skip",

@@ -19,7 +19,7 @@ from sgdmix_hub.errors import LONGEST_LINE, UnusableRow, UserError, one_line, sh
 from sgdmix_hub.method.masks import foreground_mask
 from sgdmix_hub.method.mixing import kept_mask
 from sgdmix_hub.method.saliency.sources import load_source
-from sgdmix_hub.method.targets import select_targets
+from sgdmix_hub.method.targets import TargetSelection
 from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.settings.adapter_training import AdapterSettings
 from sgdmix_hub.settings.fields import CountOrAuto, NumberOrAuto, hints_of, info_of
@@ -252,7 +252,7 @@ def test_a_word_that_no_stage_knows_stops_every_stage():
         lambda: square(image, 8, "center_crop"),
         lambda: load_source(chosen),
         lambda: foreground_mask(np.zeros((16, 16, 3), np.uint8), maps[0], chosen),
-        lambda: list(select_targets(rows, rows, np.zeros(3, int), maps, chosen)),
+        lambda: TargetSelection(rows, np.zeros(3, int), maps, chosen),
     ):
         # `UnusableRow` from the stages of one row, which becomes the reason why it is skipped.
         with pytest.raises((KeyError, UnusableRow, UserError)):

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 import unreliable
 from fsspec.implementations.memory import MemoryFileSystem
-from generations import digests
+from generations import digests, flip
 from stored_runs import change, place, stored, work
 
 from sgdmix_hub import augment
@@ -19,10 +19,13 @@ from sgdmix_hub.errors import UserError
 from sgdmix_hub.files import sealed, write_json
 from sgdmix_hub.generation import published_files, row_store
 from sgdmix_hub.generation.claims import claims, neighbours_first, order_of
+from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.publishing.parquet import files_of
 from sgdmix_hub.runtime.stopping import lock_folder
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.storage import objects
+from sgdmix_hub.storage.scratch import local_folder
+from sgdmix_hub.storage.stores import StoredFile, store_of
 
 SHARDS = 8
 
@@ -200,16 +203,66 @@ def test_damage_in_a_store_is_found_by_its_hash_and_made_again(
     with pytest.raises(UserError, match="--stage plan"):
         work(settings, url, "finish")
     work(settings, url, "plan")
-    with pytest.raises(UserError, match=r"1 of 8 shards are not finished \(2\)"):
+    after = "run the same command with --stage shards, then with --stage finish"
+    with pytest.raises(UserError, match=rf"1 of 8 shards are not finished \(2\): {after}"):
         work(settings, url, "finish")
     work(settings, url, "shards")
-    with pytest.raises(UserError, match="shard-00003-"):
+    with pytest.raises(UserError, match=f"shard-00003-.* is torn .*: {after}"):
         work(settings, url, "finish")
     work(settings, url, "shards")
     work(settings, url, "finish")
     assert stored(url) == reference
     told = capsys.readouterr().out
     assert f"{url}/state/plan.parquet is torn" in told and "sgdmix_hub-" not in told
+
+
+@pytest.mark.slow
+def test_the_line_about_a_damaged_shard_names_the_command_that_helps(settings, reference, tmp_path):
+    """On a shared disk too, and to a worker that makes files; a run that is no stage makes it."""
+    output = tmp_path / "run"
+    for stage in ("plan", "shards"):
+        work(settings, output, stage)
+    flip(output / "state" / "shards" / "shard-00003.parquet", 0)
+    with pytest.raises(
+        UserError, match=r"shard-00003\.parquet is torn .* with --stage shards, then"
+    ):
+        work(settings, output, "finish")
+    with pytest.raises(UserError, match=r"\(3\): run the same command with --stage shards, then"):
+        work(settings, output, "finish")
+    work(settings, output, "shards")
+    work(settings, output, "finish")
+    assert digests(output / "repo") == reference
+
+
+@pytest.mark.slow
+def test_a_stored_file_that_changed_is_made_again_as_its_line_says(settings, reference, url):
+    work(settings, url)
+    output, store = OutputFolder(local_folder(url)), store_of(url)
+    damage = str(
+        StoredFile(store, output.repo / "data" / "train-00003-of-00008.parquet", 1, "").damage
+    )
+    assert "remove it and, if it is there, repo/sgdmix/*/manifest.json, then" in damage
+    for start in ("repo/data/train-00003", "repo/sgdmix/default/manifest.json"):
+        fsspec.filesystem("memory").rm(place(url, start))
+    work(settings, url, "finish")
+    assert stored(url) == reference
+
+
+@pytest.mark.slow
+def test_a_run_that_is_written_down_nowhere_begins_with_its_plan(settings, reference, url):
+    for stage in ("plan", "shards"):
+        work(settings, url, stage)
+    names = ("state/run.json", "state/plan.json")
+    for name in names:
+        change(url, name)
+    with pytest.raises(UserError, match="remove both and plan.parquet, .* with --stage plan"):
+        work(settings, url, "finish")
+    for name in (*names, "state/plan.parquet"):
+        fsspec.filesystem("memory").rm(place(url, name))
+    before = stored(url, "state/shards")
+    work(settings, url, "plan")
+    work(settings, url, "finish")
+    assert stored(url) == reference and stored(url, "state/shards") == before
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """Bases of every family: our refiner and training, and the stock pipelines beside them."""
 
+import functools
+from copy import deepcopy
+
 import diffusers
 import numpy as np
 import torch
@@ -45,11 +48,16 @@ def refined(ours, images, foregrounds, prompts=PROMPTS, seeds=SEEDS, strength=0.
     return np.stack(ours.refine(images, foregrounds, prompts, seeds, strength))
 
 
-def stock_images(base, family, images, strength, guidance_scale=4.0, **parts):
-    """Stock img2img with the base's own Euler, uint8 (B, size, size, 3)."""
+def stock_pipeline(base, family, **parts):
+    """Stock img2img with the base's own Euler."""
     stock = getattr(diffusers, family.image_to_image).from_pretrained(base, **parts)
     stock.scheduler = family.scheduler(stock.scheduler.config, "euler")
     stock.set_progress_bar_config(disable=True)
+    return stock
+
+
+def stock_images(stock, family, images, strength, guidance_scale=4.0):
+    """What `stock_pipeline` makes of images, uint8 (B, size, size, 3)."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     drawn = stock(
         prompt=[TEXT] * len(images),
@@ -60,6 +68,16 @@ def stock_images(base, family, images, strength, guidance_scale=4.0, **parts):
         **family.call_options(stock, guidance_scale, pixels),
     ).images
     return np.stack([np.asarray(image) for image in drawn])
+
+
+def loaded_base(base):
+    """The base, loaded: a copy that may be changed, which takes less than to load it again."""
+    return deepcopy(_loaded(base))
+
+
+@functools.cache
+def _loaded(base):
+    return load_base(resolve(str(base)), torch.float32, "text_to_image")
 
 
 def adapted(base, **more):

@@ -1,9 +1,11 @@
-"""The choice of targets as a naive loop over rows, to compare with."""
+"""The choice of targets, source by source, and as a naive loop over rows, to compare with."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
+from sgdmix_hub.method.targets import TargetSelection
 from sgdmix_hub.seeds import RandomStream, generator
 
 ROWS = 30
@@ -11,6 +13,22 @@ ROWS = 30
 LABELS = np.array(
     [5, 0, 0, 2, 0, 5, 2, 0, 5, 0, 2, 0, 0, 5, 5, 2, 0, 7, 5, 2, 0, 2, 0, 5, 5, 0, 2, 2, 0, 5]
 )
+
+
+class Target(NamedTuple):
+    index: int
+    distance: float
+
+
+def select_targets(
+    sources, usable, labels, maps, settings, backgrounds=None, variants=None, bank_from=None
+):
+    """The targets of each source's variants: lists of `Target`."""
+    selection = TargetSelection(usable, labels, maps, settings, backgrounds, bank_from)
+    if variants is None:
+        variants = np.full(len(sources), settings.num_variants)
+    found = map(Target, *(values.tolist() for values in selection.targets(sources, variants)))
+    return [[next(found) for _ in range(count)] for count in variants]
 
 
 def naive_distance(first, second):

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import accelerate.commands.accelerate_cli
+import few_images
 import peft
 import pytorch_grad_cam
 import scipy.io
@@ -66,6 +67,7 @@ __all__ = [
     "accelerate",
     "augment",
     "evaluate_dataset",
+    "few_images",
     "guiders",
     "optimization",
     "peft",

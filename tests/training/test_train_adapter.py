@@ -235,10 +235,9 @@ def test_none_starts_over_and_what_it_left_is_gone_on_from(finished, settings_of
 @pytest.mark.parametrize(
     "changed",
     [
-        {"cache_latents": True},
-        {"dataloader_num_workers": 2},
-        {"gradient_checkpointing": True},
+        {"cache_latents": True, "gradient_checkpointing": True},
         {
+            "dataloader_num_workers": 2,
             "checkpointing_steps": 100,
             "checkpoints_total_limit": 1,
             "validation_steps": 5,

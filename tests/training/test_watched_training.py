@@ -17,13 +17,17 @@ from trainings import (
     weights,
 )
 
+from sgdmix_hub.figures import counts
+from sgdmix_hub.figures.panels import PANEL
 from sgdmix_hub.training.log import TrainingLog
 
 # ---- what is seen of it ----
 
 
 @pytest.mark.slow
-def test_sheets_of_images_come_when_asked_and_at_the_end(birds, tiny_base, tmp_path):
+def test_sheets_of_images_come_when_asked_and_at_the_end(birds, tiny_base, tmp_path, monkeypatch):
+    for name, value in {"SHOWN_CLASSES": 8, "SHOWN_IMAGES": 4}.items():  # as users get them
+        monkeypatch.setattr(counts, name, value)
     settings = adapter_settings(
         birds, tiny_base, tmp_path / "adapter", num_train_samples=10, validation_steps=2
     )
@@ -33,6 +37,7 @@ def test_sheets_of_images_come_when_asked_and_at_the_end(birds, tiny_base, tmp_p
     for path in sheets:
         with Image.open(path) as sheet:
             assert np.asarray(sheet.convert("L")).std() > 5
+            assert sheet.width > 4 * PANEL and sheet.height > 4 * PANEL  # four classes
     assert (
         (folder / "assets" / "samples.png").read_bytes()
         == sheets[-1].read_bytes()

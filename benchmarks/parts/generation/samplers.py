@@ -22,7 +22,7 @@ from sgdmix_hub.data.splits import decode_image
 from sgdmix_hub.errors import Unusable
 from sgdmix_hub.generation import worker as flow
 from sgdmix_hub.generation.inputs import environment, resolve_inputs
-from sgdmix_hub.generation.plan import PlanRow, make_plan, write_plan
+from sgdmix_hub.generation.plan import PlanRow, make_plan, table_of, write_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.generation.shards import Shards
@@ -108,11 +108,11 @@ class Ours:
         self.maker, rows = planned(task, device)
         self.rows = rows[task.batch_size :]
         self.maker.load_refiner(device)
-        self.features = shard_features(
+        self.schema = shard_features(
             self.maker.inputs.split.class_names, self.maker.settings.more_columns
-        )
+        ).arrow_schema
         folder.mkdir(parents=True, exist_ok=True)
-        write_plan(folder / "plan.parquet", self.rows)
+        write_plan(folder / "plan.parquet", [table_of(self.rows)])
         self.shards = Shards(
             folder / "shards", folder / "plan.parquet", self.maker.settings.rows_per_shard
         )
@@ -132,7 +132,7 @@ class Ours:
             self.shards.write(
                 number,
                 rows,
-                self.features,
+                self.schema,
                 {"skipped": skipped, "seconds": seconds, "environment": environment(settings)},
             )
 

@@ -49,6 +49,7 @@ def photographs(domain: Path, masks: Path | None, poses: int) -> list[Photograph
         def grey(path: Path) -> np.ndarray:
             return np.asarray(Image.open(path).convert("L"))
 
+        alpha = None if masks is None else masks / f"{row['set']}_{row['index']:03d}.png"
         rows.append(
             Photograph(
                 row["set"],
@@ -56,9 +57,7 @@ def photographs(domain: Path, masks: Path | None, poses: int) -> list[Photograph
                 np.asarray(Image.open(f"{stem}.png").convert("RGB")),
                 grey(Path(f"{stem}_mask.png")) > 127,
                 np.asarray(Image.open(f"{stem}_ground.png").convert("RGB")),
-                None
-                if masks is None
-                else grey(masks / f"{row['set']}_{row['index']:03d}.png") / np.float32(255),
+                grey(alpha) / np.float32(255) if alpha is not None and alpha.exists() else None,
             )
         )
     return rows

@@ -49,7 +49,9 @@ def usable_mixtures(rows: list[Photograph], masks: np.ndarray) -> np.ndarray:
     usable = np.zeros(len(rows))
     for place, source in enumerate(order):
         others = np.roll(order, -place - 1)
-        target = next(other for other in others if rows[other].obj != rows[source].obj)
+        target = next((one for one in others if rows[one].obj != rows[source].obj), None)
+        if target is None:
+            continue
         kept = kept_mask(masks[source], masks[target], "inpaint")
         try:
             hole = inpainting_hole(masks[target])

@@ -22,7 +22,7 @@ from PIL import Image
 
 from sgdmix_hub.data.splits import Split, split_of
 from sgdmix_hub.generation.inputs import Inputs, environment
-from sgdmix_hub.generation.plan import make_plan, write_plan
+from sgdmix_hub.generation.plan import plan_parts, write_plan
 from sgdmix_hub.generation.plan_file import PlanFile, note_run
 from sgdmix_hub.generation.published_files import PublishedFiles
 from sgdmix_hub.generation.repository import build_repository
@@ -91,8 +91,8 @@ def prepared_split(folder: Path) -> Split:
 
 
 def png() -> bytes:
-    """A bright square before a dark pattern."""
-    pixels = np.random.default_rng(0).integers(60, 120, (SIDE, SIDE, 1), np.uint8).repeat(3, 2)
+    """A bright square before a dark ground: few bytes, so that a million rows fit on a disk."""
+    pixels = np.full((SIDE, SIDE, 3), 60, np.uint8)
     pixels[8:24, 8:24] = 230
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
@@ -104,16 +104,16 @@ def plan(settings: AugmentSettings, inputs: Inputs, output: OutputFolder, store:
     store.keep(output.state / "run.json")
     maps = SaliencyMaps(KindsOfMaps(), "simulated", "spectral-residual")
     PlanFile(output, store).put(
-        lambda path: write_plan(path, make_plan(settings, inputs.split, maps))
+        lambda path: write_plan(path, plan_parts(settings, inputs.split, maps))
     )
 
 
 def shards(settings: AugmentSettings, inputs: Inputs, output: OutputFolder, store: Store) -> None:
     """Every shard, by one worker."""
     planned = planned_shards(settings, output, store)
-    features = shard_features(inputs.split.class_names, settings.more_columns)
+    schema = shard_features(inputs.split.class_names, settings.more_columns).arrow_schema
     cell, labels = {"bytes": png(), "path": None}, inputs.split.labels
-    alike = dict.fromkeys(features) | dict.fromkeys(("image", *settings.more_images), cell)
+    alike = dict.fromkeys(schema.names) | dict.fromkeys(("image", *settings.more_images), cell)
     alike |= {"source_width": SIDE, "source_height": SIDE, "foreground_area": 0.25}
     alike |= dict.fromkeys(
         ("strength", "effective_strength", "sigma_start", "foreground_strength"), 0.0
@@ -122,7 +122,7 @@ def shards(settings: AugmentSettings, inputs: Inputs, output: OutputFolder, stor
     for number in range(len(planned)):
         rows = [
             alike
-            | {name: value for name, value in vars(row).items() if name in features}
+            | {name: value for name, value in vars(row).items() if name in alike}
             | {
                 "label": int(labels[row.source_index]),
                 "target_label": int(labels[row.target_index]),
@@ -130,13 +130,13 @@ def shards(settings: AugmentSettings, inputs: Inputs, output: OutputFolder, stor
             }
             for row in planned.rows(number)
         ]
-        planned.write(number, rows, features, facts)
+        planned.write(number, rows, schema, facts)
 
 
 def finish(settings: AugmentSettings, inputs: Inputs, output: OutputFolder, store: Store) -> None:
     planned = planned_shards(settings, output, store)
     maps = SaliencyMaps(KindsOfMaps(), "simulated", "spectral-residual")
-    check_finished(planned)
+    check_finished(planned, "finish")
     maker = RowMaker(settings, inputs, maps)
     files = PublishedFiles(planned, RepoLayout(settings.config_name), output, store)
     build_repository(settings, inputs, maps, maker, files, output, store)

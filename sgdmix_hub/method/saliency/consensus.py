@@ -22,6 +22,9 @@ from .model_free import MAP_SIZE
 MASK_SIZE = 256
 DILATION = 0.008  # share of the image size: a lost leg costs more than a little background
 NARROW = GrabCut(sharp=None)  # refines whatever it is given: these masks are coarse
+# Largest difference of the three values of a grey pixel: JPEG leaves one or two. The chance and the
+# confidence were fitted on colours, and say nothing without (benchmarks/masks.py --grey).
+GREY_SPREAD = 4
 # Candidate -> the chance above which it is foreground, and what refines it.
 CANDIDATES: dict[str, tuple[float, GrabCut | None]] = {
     "plain": (0.4, None),
@@ -70,5 +73,14 @@ def small_map(chance: np.ndarray) -> np.ndarray:
 
 @one_row("mask")
 def consensus_mask(image: Image.Image, resize: str) -> tuple[np.ndarray, float]:
-    """`consensus` of an RGB image of any size."""
-    return consensus(np.asarray(square(image, MASK_SIZE, resize)))
+    """`consensus` of an RGB image of any size. Without colours no mask can be trusted: the
+    confidence is 0.
+    """
+    pixels = np.asarray(square(image, MASK_SIZE, resize))
+    mask, trust = consensus(pixels)
+    return mask, 0.0 if is_grey(pixels) else trust
+
+
+def is_grey(pixels: np.ndarray) -> bool:
+    """Whether a uint8 RGB image (h, w, 3) has no colours."""
+    return bool((pixels.max(axis=2) - pixels.min(axis=2)).max() <= GREY_SPREAD)

@@ -1,18 +1,19 @@
-"""Sources that find the foreground as a mask: a segmentation model, GrabCut inside a box, and any
-function of an image, such as a model of rembg.
+"""Sources that find the foreground as a mask: a segmentation model, GrabCut inside a box, any
+function of an image, such as a model of rembg, and a column of what such a model predicted.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from sgdmix_hub.data.images import foreground_share
+from sgdmix_hub.data.images import foreground_share, square
 from sgdmix_hub.errors import (
     Unusable,
     UnusableRow,
@@ -22,6 +23,9 @@ from sgdmix_hub.errors import (
     one_line,
     one_row,
 )
+from sgdmix_hub.method.confidence import PREDICTED, confidence
+from sgdmix_hub.method.masks import CUT
+from sgdmix_hub.method.outlines import small_lab
 from sgdmix_hub.models.segmenters.frames import MASK_SIZE, Box, Input, framed
 from sgdmix_hub.models.segmenters.instances import Segmentation
 from sgdmix_hub.settings.saliency import LOW_CONFIDENCE
@@ -59,7 +63,8 @@ class MaskFunctionSource:
     """Masks of any function of an RGB image.
 
     The function returns the foreground of the whole image, of any size: a PIL image, or an array
-    that is bool, in [0, 1], or uint8. Its confidence is the mean of the mask inside the foreground.
+    that is bool, in [0, 1], or uint8. The confidence of a soft mask is estimated; a hard one is
+    taken at its word.
     """
 
     batch_size = 1
@@ -72,16 +77,62 @@ class MaskFunctionSource:
 
     @one_row("mask")
     def _found(self, image: Image.Image) -> Found:
-        share = Image.fromarray(share_in(self.make_mask(image)))
-        size = (MASK_SIZE, MASK_SIZE)
-        frame = frame_box(image.size, share.size, self.resize)
-        values = np.asarray(share.resize(size, Image.Resampling.BILINEAR, box=frame), np.float32)
-        inside = values > 0.5
-        confidence = float(values[inside].mean()) if inside.any() else 0.0
-        found = as_found(Segmentation(values, confidence), "foreground")
-        if isinstance(found, Unusable):
-            raise UnusableRow(found.reason)
-        return found
+        share = share_in(self.make_mask(image))
+        shown = share_shown(share, image.size, self.resize)
+        if not is_soft(share):
+            return plausible(Segmentation(shown, mean_inside(shown)))
+        return plausible(Segmentation(shown, predicted_confidence(image, shown, self.resize)))
+
+
+class PredictedColumnSource:
+    """Masks in a column of the dataset that a model predicted. Their confidence is estimated.
+
+    A mask is cut from the stored one, at full resolution.
+    """
+
+    batch_size = 1
+
+    def __init__(self, resize: str):
+        self.resize = resize
+
+    def found(self, images: Images, labels: Labels, stored: Cells) -> Outcomes:
+        if stored is None:
+            raise ValueError("saliency_method predicted-column reads a dataset's masks")
+        return [
+            attempt(self._found, image, mask)
+            for image, mask in zip(images, stored, strict=True)
+            if isinstance(mask, Image.Image)
+        ]
+
+    @one_row("mask")
+    def _found(self, image: Image.Image, mask: Image.Image) -> Found:
+        shown = share_shown(share_in(mask), image.size, self.resize)
+        trust = predicted_confidence(image, shown, self.resize)
+        return replace(plausible(Segmentation(shown, trust)), mask=None)
+
+
+def share_shown(share: np.ndarray, image_size: tuple[int, int], resize: str) -> np.ndarray:
+    """What the run's frame shows of a mask of a whole image, float32 (256, 256)."""
+    frame = frame_box(image_size, share.shape[::-1], resize)
+    whole, size = Image.fromarray(share), (MASK_SIZE, MASK_SIZE)
+    return np.asarray(whole.resize(size, Image.Resampling.BILINEAR, box=frame), np.float32)
+
+
+def is_soft(share: np.ndarray) -> bool:
+    """Whether a mask has any value between 0 and 1."""
+    return bool(((share > 0) & (share < 1)).any())
+
+
+def mean_inside(share: np.ndarray) -> float:
+    """The mean of a mask inside its foreground; 0 without any."""
+    inside = share > CUT
+    return float(share[inside].mean()) if inside.any() else 0.0
+
+
+def predicted_confidence(image: Image.Image, share: np.ndarray, resize: str) -> float:
+    """The chance that a soft mask, float32 (256, 256) over the run's frame, is good."""
+    lab = small_lab(np.asarray(square(image, MASK_SIZE, resize)))
+    return confidence(lab, share > CUT, share, PREDICTED)
 
 
 class BoxSource:
@@ -144,6 +195,14 @@ def as_found(segmentation: Segmentation, sought: str) -> Found | Unusable:
     if fault is not None:
         return Unusable(f"{LOW_CONFIDENCE} 0.00: {fault}")
     return Found(segmentation.saliency_map, segmentation.mask, segmentation.confidence)
+
+
+def plausible(segmentation: Segmentation) -> Found:
+    """`as_found` of any foreground. Raises `UnusableRow`."""
+    found = as_found(segmentation, "foreground")
+    if isinstance(found, Unusable):
+        raise UnusableRow(found.reason)
+    return found
 
 
 def implausible(mask: np.ndarray, sought: str) -> str | None:

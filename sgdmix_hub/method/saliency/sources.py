@@ -179,6 +179,12 @@ def _segmentation_source(settings: MethodSettings, network: Network) -> Source:
     return SegmentationSource(cast("Segmenter", network))
 
 
+def _predicted_source(settings: MethodSettings, network: Network) -> Source:
+    from .segmentation import PredictedColumnSource
+
+    return PredictedColumnSource(settings.resize)
+
+
 def _box_source(settings: MethodSettings, network: Network) -> Source:
     from .segmentation import BoxSource
 
@@ -206,6 +212,7 @@ LOADERS: dict[str, Callable[[MethodSettings, Network], Source]] = {
         partial(spectral_residual_map, resize=settings.resize, sigma=settings.saliency_sigma)
     ),
     "mask-column": lambda settings, _: ColumnSource(settings.resize),
+    "predicted-column": _predicted_source,
     "box-column": _box_source,
     "segmentation": _segmentation_source,
     "rembg": _rembg_source,

@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from PIL import Image
 
+from sgdmix_hub.figures import counts
 from sgdmix_hub.figures.panels import SheetRow, draw_contact_sheet
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import Pin
@@ -27,8 +28,6 @@ from sgdmix_hub.training.log import track_image
 from sgdmix_hub.training.precision import dtype_of, precision_of
 
 from .model import AdaptedModel
-
-SHOWN_CLASSES, SHOWN_IMAGES = 8, 4
 
 
 def class_images(
@@ -93,25 +92,23 @@ def draw_validation(
     step: int,
 ) -> None:
     """Draws a sheet of the first classes, from fixed noise, to `path` and the trackers."""
-    labels = range(min(len(class_names), SHOWN_CLASSES))
+    labels = range(min(len(class_names), counts.SHOWN_CLASSES))
     words = [
         token_for(label) if settings.num_vectors else words_of(class_names[label])
         for label in labels
     ]
     prompts = [prompt_of(word, settings.metaclass, settings.prompt_template) for word in words]
+    count = counts.SHOWN_IMAGES
     with drawing(model, accelerator.device, dtype_of(settings)):
         images = draw_images(
             base,
-            [prompt for prompt in prompts for _ in range(SHOWN_IMAGES)],
-            list(range(SHOWN_IMAGES)) * len(prompts),
+            [prompt for prompt in prompts for _ in range(count)],
+            list(range(count)) * len(prompts),
             on_step=stop_if_requested,
             **drawing_options(settings),
         )
-    rows = [
-        SheetRow(list(images[label * SHOWN_IMAGES :][:SHOWN_IMAGES]), class_names[label])
-        for label in labels
-    ]
-    sheet = draw_contact_sheet(rows, [f"seed {number}" for number in range(SHOWN_IMAGES)])
+    rows = [SheetRow(list(images[label * count :][:count]), class_names[label]) for label in labels]
+    sheet = draw_contact_sheet(rows, [f"seed {number}" for number in range(count)])
     _write_png(path, sheet)
     for tracker in accelerator.trackers:
         track_image(tracker, "validation", sheet, step)
