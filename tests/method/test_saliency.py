@@ -206,7 +206,7 @@ def simple_images():
     yield "checkerboard", (x + y) % 2
 
 
-@pytest.mark.parametrize(("name", "values"), simple_images())
+@pytest.mark.parametrize(("name", "values"), list(simple_images()))
 def test_the_barrier_of_a_simple_image_is_the_exact_one(name, values):
     assert np.array_equal(barrier_distance(values), exact_barrier(values))
 

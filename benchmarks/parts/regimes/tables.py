@@ -47,7 +47,8 @@ def difference(pair: tuple[list[float], list[float]]) -> str:
     if not len(differences):
         return NOT_RUN
     width = f" ± {half_width(differences):.3f}" if len(differences) > 1 else ""
-    return f"{differences.mean():+.3f}{width} ({len(differences)} seeds)"
+    seeds = "1 seed" if len(differences) == 1 else f"{len(differences)} seeds"
+    return f"{differences.mean():+.3f}{width} ({seeds})"
 
 
 def primary_table(measured: dict[str, Accuracies]) -> str:
