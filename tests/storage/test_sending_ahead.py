@@ -103,7 +103,7 @@ def test_what_workers_have_sent_is_not_sent_again(hub, settings, dies_at):
 
 TOGETHER = """
 import json, sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -138,8 +138,8 @@ def worker(rank):
 
 with hub_client(repo_id, None, 60) as api:
     prepare_repository(api, repo_id, "dataset", False)
-with ThreadPoolExecutor(3) as threads:
-    assert all(threads.map(worker, range(3)))
+with ProcessPoolExecutor(3) as workers:
+    assert all(workers.map(worker, range(3)))
 with hub_client(repo_id, None, 60) as api:
     held = known_contents(api, repo_id, "dataset", "staging")
 print(json.dumps(sorted(name for name in held if name in contents)))
