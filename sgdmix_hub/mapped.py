@@ -189,10 +189,10 @@ class MappedSplit:
 
     def __call__(self, batch: dict, indices: list[int]) -> dict:
         """The published columns of the rows with these numbers."""
-        rows = np.sort(indices)
+        rows = np.unique(indices)
         starts, ends = (np.searchsorted(self._sources, rows, side) for side in ("left", "right"))
         runs = [np.arange(start, end) for start, end in zip(starts, ends, strict=True)]
-        positions = np.concatenate(runs)
+        positions = np.concatenate([np.arange(0), *runs])
         planned = sorted(rows_of(self.plan.take(positions)), key=lambda row: row.strength)
         mixed = [(row, self.maker.mixture_or_reason(row)) for row in planned]
         made: list[dict] = []

@@ -112,6 +112,22 @@ def test_a_column_of_predicted_masks_is_judged_as_the_function_that_makes_them_i
         assert found.mask is None and np.array_equal(found.map, by_function.map)
 
 
+def test_a_prediction_that_is_nowhere_above_1_of_255_is_no_mask():
+    """A model that finds nothing leaves zeros and ones: as a true mask they would be whole."""
+    faint, whole = (Image.fromarray((value * TRUE).astype(np.uint8)) for value in (1, 255))
+    nothing, found = PredictedColumnSource("stretch").found([BOXED] * 2, None, [faint, whole])
+    assert nothing == Unusable("mask confidence 0.00: the mask has no value above 1 of 255")
+    assert found.confidence > PREDICTED_FROM
+
+
+def test_a_cut_out_is_no_predicted_mask_and_its_alpha_is():
+    cut_out, alpha = BOXED.copy(), Image.fromarray(np.rint(255 * SOFT).astype(np.uint8))
+    cut_out.putalpha(alpha)
+    refused, found = PredictedColumnSource("stretch").found([BOXED] * 2, None, [cut_out, alpha])
+    assert refused == Unusable("mask: it is a transparent image: give its alpha alone")
+    assert found.confidence > PREDICTED_FROM
+
+
 @pytest.mark.slow
 def test_of_predicted_masks_only_the_trusted_are_mixed_and_true_ones_have_no_confidence(
     tmp_path, source_rows

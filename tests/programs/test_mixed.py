@@ -54,6 +54,13 @@ def all_pixels(rows):
     return np.stack([pixels(rows[row]["image"]) for row in range(len(rows))])
 
 
+def test_a_mapped_split_makes_a_row_once_however_it_is_asked_for(dataset):
+    split = MappedSplit(SGDMixPipeline.from_pretrained(**MASKS), dataset)
+    once = split({}, [1, 3])
+    assert once["source_index"] == [1, 3] and split({}, [3, 1, 3]) == once
+    assert split({}, [])["label"] == []
+
+
 def test_a_mixture_is_that_of_a_generation_with_the_same_target(dataset, mixed):
     """The birds have one aspect ratio, so that nothing is cropped; feathering rounds."""
     settings = MASKS | {"num_variants": 3}

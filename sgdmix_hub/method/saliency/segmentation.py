@@ -106,9 +106,21 @@ class PredictedColumnSource:
 
     @one_row("mask")
     def _found(self, image: Image.Image, mask: Image.Image) -> Found:
-        shown = share_shown(share_in(mask), image.size, self.resize)
+        shown = share_shown(predicted_share(mask), image.size, self.resize)
         trust = predicted_confidence(image, shown, self.resize)
         return replace(plausible(Segmentation(shown, trust)), mask=None)
+
+
+def predicted_share(mask: Image.Image) -> np.ndarray:
+    """`share_in` of a mask that a model predicted. Raises `UnusableRow` for two that would be read
+    as another mask: whole numbers up to 1, which as a true mask would be whole and here show
+    nothing, and a cut-out, whose colours are no shares.
+    """
+    if mask.mode not in ("1", "P", "F") and np.max(np.asarray(mask)) == 1:
+        raise UnusableRow(f"{LOW_CONFIDENCE} 0.00: the mask has no value above 1 of 255")
+    if "A" in mask.getbands() and np.min(np.asarray(mask.getchannel("A"))) < 255:
+        raise UnusableRow("mask: it is a transparent image: give its alpha alone")
+    return share_in(mask)
 
 
 def share_shown(share: np.ndarray, image_size: tuple[int, int], resize: str) -> np.ndarray:
