@@ -115,9 +115,9 @@ def test_a_column_of_predicted_masks_is_judged_as_the_function_that_makes_them_i
 def test_a_prediction_that_is_nowhere_above_1_of_255_is_no_mask():
     """A model that finds nothing leaves zeros and ones: as a true mask they would be whole."""
     faint, whole = (Image.fromarray((value * TRUE).astype(np.uint8)) for value in (1, 255))
-    nothing, found = PredictedColumnSource("stretch").found([BOXED] * 2, None, [faint, whole])
+    nothing, hard = PredictedColumnSource("stretch").found([BOXED] * 2, None, [faint, whole])
     assert nothing == Unusable("mask confidence 0.00: the mask has no value above 1 of 255")
-    assert found.confidence > PREDICTED_FROM
+    assert hard.reason.startswith("mask: it is not soft") and "mask-column" in hard.reason
 
 
 def test_a_cut_out_is_no_predicted_mask_and_its_alpha_is():
@@ -126,6 +126,8 @@ def test_a_cut_out_is_no_predicted_mask_and_its_alpha_is():
     refused, found = PredictedColumnSource("stretch").found([BOXED] * 2, None, [cut_out, alpha])
     assert refused == Unusable("mask: it is a transparent image: give its alpha alone")
     assert found.confidence > PREDICTED_FROM
+    (by_function,) = MaskFunctionSource(lambda image: cut_out, "stretch").found([BOXED], None, None)
+    assert by_function == refused
 
 
 @pytest.mark.slow

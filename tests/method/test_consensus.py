@@ -96,3 +96,5 @@ def test_no_mask_of_an_image_without_colours_is_trusted():
     assert consensus_mask(photograph, "stretch")[1] > 0.5
     tinted = np.asarray(grey) * np.array([1.0, 0.9, 0.8])
     assert not is_grey(tinted.astype(np.uint8)) and is_grey(np.asarray(grey))
+    grey.paste("orange", (4, 4, 24, 10))  # a stamp with the date
+    assert is_grey(np.asarray(grey))

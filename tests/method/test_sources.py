@@ -72,7 +72,8 @@ def test_a_source_gives_a_map_of_its_settings_preset_or_not_or_says_why_there_is
     assert (found.mask is not None) == source.has_mask
     assert (found.confidence is not None) == source.has_confidence
     blank_reason = {
-        "predicted-column": "mask confidence 0.00: the foreground covers 100% of the image"
+        "predicted-column": "mask confidence 0.00: the foreground covers 100% of the image",
+        "consensus": "mask confidence 0.00: the image has no colours",
     }.get(method, "blank saliency map")
     assert blank == Unusable(blank_reason)
 

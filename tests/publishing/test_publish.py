@@ -254,14 +254,14 @@ def test_a_hub_out_of_reach_ends_in_one_line(hub, folder):
 
 def test_a_hub_that_hangs_once_is_asked_again(hub, folder):
     """The first request is applied in the end, and refused: there is one commit."""
-    hub.fail("POST", "/commit/", delay=1.2)
-    push(hub, folder, timeout=0.6)
+    hub.fail("POST", "/commit/", delay=2)
+    push(hub, folder, timeout=1)
     assert pushed(hub) == FILES and len(commits(hub)) == 2
 
 
 def test_a_hub_that_hangs_is_given_up_and_the_same_command_finishes(hub, folder):
     hub.fail("POST", "/commit/", delay=20, times=3)
-    assert "run the same command again" in refused(hub, folder, timeout=0.6)
+    assert "run the same command again" in refused(hub, folder, timeout=1)
     push(hub, folder)
     assert pushed(hub) == FILES and len(commits(hub)) == 2
 

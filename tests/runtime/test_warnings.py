@@ -48,4 +48,4 @@ assert pipeline(grey, grey).images == [None]
 def test_a_user_of_the_library_sees_warnings_on_stderr_and_can_silence_them():
     done = run_forked(["-c", LIBRARY], launch_environment())
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "" and done.stderr.count("image 0: blank saliency map") == 1
+    assert done.stdout == "" and done.stderr.count("0.00: the image has no colours") == 1

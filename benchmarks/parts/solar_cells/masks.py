@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import median_filter
 
+from sgdmix_hub.data.images import square
 from sgdmix_hub.method.mixing import LARGEST_HOLE
-from sgdmix_hub.method.saliency.consensus import consensus_mask
+from sgdmix_hub.method.saliency.consensus import MASK_SIZE, consensus
 from sgdmix_hub.metrics.mask_quality import best_fixed_iou, mask_iou
 from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
 
@@ -35,15 +36,11 @@ def mirrored_iou(pixels: np.ndarray, resize: str) -> list[float]:
     """IoU of `consensus` masks of RGB images uint8 (n, h, w, 3) with those of their mirror images,
     mirrored back.
     """
-    return [
-        float(
-            mask_iou(
-                consensus_mask(Image.fromarray(image), resize)[0][None],
-                consensus_mask(Image.fromarray(image[:, ::-1]), resize)[0][None, :, ::-1],
-            )[0]
-        )
-        for image in pixels
-    ]
+
+    def mask(image: np.ndarray) -> np.ndarray:
+        return consensus(np.asarray(square(Image.fromarray(image), MASK_SIZE, resize)))[0][None]
+
+    return [float(mask_iou(mask(one), mask(one[:, ::-1])[..., ::-1])[0]) for one in pixels]
 
 
 def mask_figures(masks: np.ndarray, confidences: np.ndarray, greys: np.ndarray) -> dict:

@@ -77,7 +77,10 @@ class MaskFunctionSource:
 
     @one_row("mask")
     def _found(self, image: Image.Image) -> Found:
-        share = share_in(self.make_mask(image))
+        mask = self.make_mask(image)
+        if isinstance(mask, Image.Image):
+            check_opaque(mask)
+        share = share_in(mask)
         shown = share_shown(share, image.size, self.resize)
         if not is_soft(share):
             return plausible(Segmentation(shown, mean_inside(shown)))
@@ -106,21 +109,33 @@ class PredictedColumnSource:
 
     @one_row("mask")
     def _found(self, image: Image.Image, mask: Image.Image) -> Found:
-        shown = share_shown(predicted_share(mask), image.size, self.resize)
+        share = predicted_share(mask)
+        shown = share_shown(share, image.size, self.resize)
         trust = predicted_confidence(image, shown, self.resize)
-        return replace(plausible(Segmentation(shown, trust)), mask=None)
+        found = plausible(Segmentation(shown, trust))
+        if not is_soft(share):  # whatever a hard mask shows, it has two clear levels
+            raise UnusableRow(
+                "mask: it is not soft, so nothing tells whether it is good: saliency_method "
+                "mask-column takes such masks as true"
+            )
+        return replace(found, mask=None)
 
 
 def predicted_share(mask: Image.Image) -> np.ndarray:
     """`share_in` of a mask that a model predicted. Raises `UnusableRow` for two that would be read
     as another mask: whole numbers up to 1, which as a true mask would be whole and here show
-    nothing, and a cut-out, whose colours are no shares.
+    nothing, and a cut-out.
     """
     if mask.mode not in ("1", "P", "F") and np.max(np.asarray(mask)) == 1:
         raise UnusableRow(f"{LOW_CONFIDENCE} 0.00: the mask has no value above 1 of 255")
+    check_opaque(mask)
+    return share_in(mask)
+
+
+def check_opaque(mask: Image.Image) -> None:
+    """Raises `UnusableRow` for a cut-out: the brightness of an object is no share of it."""
     if "A" in mask.getbands() and np.min(np.asarray(mask.getchannel("A"))) < 255:
         raise UnusableRow("mask: it is a transparent image: give its alpha alone")
-    return share_in(mask)
 
 
 def share_shown(share: np.ndarray, image_size: tuple[int, int], resize: str) -> np.ndarray:
