@@ -184,9 +184,10 @@ def build_repository(
     sync_entry(output.path)
     if store.is_remote:
         names = [*(name for name in manifest["files"] if name not in made), CARD]
-        for name in (*names, layout.manifest):
+        for name in names:
             store.keep(output.repo / name)
         store.keep(output.finished)
+        store.keep(output.repo / layout.manifest)
 
 
 def check_any_row(shards: Shards) -> None:

@@ -267,6 +267,16 @@ def test_a_run_that_is_written_down_nowhere_begins_with_its_plan(settings, refer
 
 
 @pytest.mark.slow
+def test_the_manifest_is_the_last_object_that_a_store_gets(settings, url):
+    """A run that is killed before it is there begins anew; after it, nothing is missing."""
+    work(settings, url)
+    files = fsspec.filesystem("memory")
+    written = {name: files.modified(name) for name in files.find(url.removeprefix("memory:/"))}
+    last = max(written, key=lambda name: written[name])
+    assert last.endswith("repo/sgdmix/default/manifest.json")
+
+
+@pytest.mark.slow
 def test_verify_reads_every_byte_of_a_store(settings, stages_made, url):
     stages_made(url, "all")
     change(url, "repo/data/train-00003")
