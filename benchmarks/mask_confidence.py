@@ -35,6 +35,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from parts.masks.fit_tables import compared_lines, floor_lines
 from parts.masks.grey import textured
 from parts.masks.photographs import BIRD_SEEDS, Photograph, birds, photographs, resized
 from parts.masks.scores import FAILURE, GOOD_IOU, GOOD_RECALL
@@ -260,40 +261,17 @@ def results_of(found: list[dict]) -> dict:
 
 
 def table(results: dict) -> str:
-    lines = [
-        f"{', '.join(f'{count} {name}' for name, count in results['images'].items())} images of "
-        f"{results['objects']} objects, in {FOLDS} folds of objects.",
-        "",
-        "Failures among all, among the .8 most trusted, and the mean over all shares:",
-        "",
-        "| Evidence | ordinary | hard | birds |",
-        "|---|---|---|---|",
-    ]
-    for name, of in results["compared"].items():
-        cells = (
-            f"{of[kind]['all']:.3f}, {of[kind]['most trusted']:.3f}, {of[kind]['mean']:.3f}"
-            for kind in SET_WEIGHTS
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
     least = ", ".join(
         f"{kind} {of['most trusted, at best']:.3f}"
         for kind, of in results["compared"]["used"].items()
     )
-    lines += [
+    lines = [
+        *compared_lines(results, FOLDS, SET_WEIGHTS),
         "",
         f"The best possible order fails among the .8 most trusted at: {least}.",
         "",
-        f"Weights {results['weights']}, bias {results['bias']}, floor {results['floor']}.",
-        "",
-        "| Floor | ordinary: kept, failed | hard | birds |",
-        "|---|---|---|---|",
+        *floor_lines(results, SET_WEIGHTS),
     ]
-    for line in results["floors"]:
-        cells = (
-            f"{line[kind]['kept']:.2f}, {line[kind]['failed']} of {line[kind]['masks']}"
-            for kind in SET_WEIGHTS
-        )
-        lines.append(f"| {line['floor']:.2f} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -35,6 +35,7 @@ import cv2
 import numpy as np
 from mask_confidence import BEFORE, FAILURE, FOLDS, PENALTY, is_floor, overlap, without
 from parts.masks.drawing import draw_coverage
+from parts.masks.fit_tables import compared_lines, floor_lines
 from parts.masks.photographs import Photograph, photographs
 from parts.masks.scores import GOOD_IOU, GOOD_RECALL, Judged, above_floor, curve, reliability
 from sklearn.linear_model import LogisticRegression
@@ -188,34 +189,7 @@ def fit(masks: Masks) -> dict:
 
 
 def fit_table(results: dict) -> str:
-    counts = ", ".join(f"{count} {name}" for name, count in results["images"].items())
-    lines = [
-        f"{counts} images of {results['objects']} objects, in {FOLDS} folds of objects.",
-        "",
-        "Failures among all, among the .8 most trusted, and the mean over all shares:",
-        "",
-        "| Evidence | ordinary | hard |",
-        "|---|---|---|",
-    ]
-    for name, of in results["compared"].items():
-        cells = (
-            f"{of[kind]['all']:.3f}, {of[kind]['most trusted']:.3f}, {of[kind]['mean']:.3f}"
-            for kind in SETS
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"Weights {results['weights']}, bias {results['bias']}, floor {results['floor']}.",
-        "",
-        "| Floor | ordinary: kept, failed | hard |",
-        "|---|---|---|",
-    ]
-    for line in results["floors"]:
-        cells = (
-            f"{line[kind]['kept']:.2f}, {line[kind]['failed']} of {line[kind]['masks']}"
-            for kind in SETS
-        )
-        lines.append(f"| {line['floor']:.2f} | {' | '.join(cells)} |")
+    lines = [*compared_lines(results, FOLDS, SETS), "", *floor_lines(results, SETS)]
     return "\n".join(lines) + "\n"
 
 
