@@ -280,7 +280,7 @@ def untrusted_text(plan: pa.Table, settings: AugmentSettings) -> str:
 def _hint(settings: AugmentSettings) -> str:
     if saliency_source(settings).needs != "column":
         return ""
-    return " (are they a model's? give --saliency_method predicted-column)"
+    return " (soft masks that a model made: give --saliency_method predicted-column)"
 
 
 def skip_reasons(plan: pa.Table) -> Counter[str]:

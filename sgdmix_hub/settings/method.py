@@ -131,7 +131,7 @@ class MethodSettings(KeptSettings, MemorySettings):
     mask_column: str | None = setting(
         None,
         "column of foreground masks, for saliency_method mask-column (true masks) or "
-        "predicted-column (a model's)",
+        "predicted-column (a model's soft masks)",
         at_most=LONGEST_NAME,
     )
     segmenter_prompt: str | None = setting(

@@ -86,7 +86,7 @@ def test_a_dry_run_of_a_run_that_has_begun_tells_what_is_left(
         (
             {"mask_column": "alpha"},
             "mask-column states no confidence: every mask is used "
-            "(are they a model's? give --saliency_method predicted-column)",
+            "(soft masks that a model made: give --saliency_method predicted-column)",
         ),
     ],
 )
