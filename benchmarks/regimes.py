@@ -16,7 +16,8 @@ from pathlib import Path
 
 from datasets import disable_progress_bars
 from evidence import with_tables
-from parts.regimes.experiments import EXPERIMENTS
+from parts.regimes.bounds import bounds_table, judged_bounds
+from parts.regimes.experiments import AUTO, EXPERIMENTS
 from parts.regimes.runs import Run
 from parts.regimes.sheet import draw_sheet
 from parts.regimes.tables import report
@@ -24,7 +25,7 @@ from parts.regimes.tables import report
 from sgdmix_hub.files import read_json, write_json
 from sgdmix_hub.runtime.ranks import start_processes
 
-RESULTS = "regimes.json"
+RESULTS, BOUNDS = "regimes.json", "regimes_bounds.json"
 BEGIN, END = (
     "<!-- written by benchmarks/regimes.py -->",
     "<!-- end of what benchmarks/regimes.py wrote -->",
@@ -43,6 +44,55 @@ def jobs(keys: list[str], only_primary: bool) -> list[tuple[str, int, str]]:
     return first if only_primary else first + then
 
 
+class Figures:
+    """What was measured, kept in a file after every measurement."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.values = read_json(path) if path.exists() else {}
+
+    def keep(self, *place: str, made: dict) -> None:
+        """Puts a measurement in its place: the keys that lead to it."""
+        *outer, last = place
+        values = self.values
+        for key in outer:
+            values = values.setdefault(key, {})
+        values[last] = made
+        write_json(self.path, self.values)
+
+
+def wants(arguments: argparse.Namespace, seed: int, arm: str) -> bool:
+    seeds, arms = arguments.seeds, arguments.arms
+    return (not seeds or seed in seeds) and (not arms or arm in arms)
+
+
+def measure_arms(arguments: argparse.Namespace, figures: Figures) -> None:
+    """Runs the arms that are missing, until the time is over."""
+    started = time.monotonic()
+    for key, seed, arm in jobs(arguments.experiments, arguments.only_primary):
+        known = figures.values.get(key, {}).get(arm, {})
+        if str(seed) in known or not wants(arguments, seed, arm):
+            continue
+        if time.monotonic() - started > arguments.seconds:
+            print(f"stopped before {key}, seed {seed}, {arm}: the same command resumes")
+            return
+        made = Run(arguments.work_dir, key, seed).measure(arm)
+        figures.keep(key, arm, str(seed), made=made)
+        print(f"{key}, seed {seed}, {arm}: {made['accuracy']:.3f}, {made['seconds']:.0f} s")
+
+
+def measure_bounds(arguments: argparse.Namespace, bounds: Figures) -> None:
+    """Looks at fresh rows of the experiments and seeds that are missing."""
+    for key in arguments.experiments:
+        experiment = EXPERIMENTS[key]
+        for seed in experiment.seeds if AUTO in experiment.arms else ():
+            if str(seed) in bounds.values.get(key, {}) or not wants(arguments, seed, AUTO):
+                continue
+            made = judged_bounds(Run(arguments.work_dir, key, seed))
+            bounds.keep(key, str(seed), made=made)
+            print(f"{key}, seed {seed}: {bounds_table({key: {str(seed): made}})}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -58,13 +108,17 @@ def main() -> None:
     parser.add_argument(
         "--sheet", type=int, help="draw the images of this seed beside the page, and run nothing"
     )
+    parser.add_argument(
+        "--bounds",
+        action="store_true",
+        help="instead of arms: the bounds of `auto` on fresh rows, in experiments that have it",
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--work_dir", type=Path, default=Path("outputs/regimes"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--page", type=Path, default=Path("docs/refinement.md"))
     arguments = parser.parse_args()
-    started, path = time.monotonic(), arguments.results / RESULTS
-    figures = read_json(path) if path.exists() else {}
+    figures, bounds = Figures(arguments.results / RESULTS), Figures(arguments.results / BOUNDS)
     start_processes(num_threads=1)
     disable_progress_bars()
     if arguments.sheet is not None:
@@ -73,19 +127,11 @@ def main() -> None:
             if draw_sheet(arguments.work_dir, key, arguments.sheet, picture):
                 print(picture)
         return
-    for key, seed, arm in jobs(arguments.experiments, arguments.only_primary):
-        known = figures.setdefault(key, {}).setdefault(arm, {})
-        if str(seed) in known or (arguments.seeds and seed not in arguments.seeds):
-            continue
-        if arguments.arms and arm not in arguments.arms:
-            continue
-        if time.monotonic() - started > arguments.seconds:
-            print(f"stopped before {key}, seed {seed}, {arm}: the same command resumes")
-            break
-        known[str(seed)] = made = Run(arguments.work_dir, key, seed).measure(arm)
-        write_json(path, figures)
-        print(f"{key}, seed {seed}, {arm}: {made['accuracy']:.3f}, {made['seconds']:.0f} s")
-    text = report(figures)
+    if arguments.bounds:
+        measure_bounds(arguments, bounds)
+    else:
+        measure_arms(arguments, figures)
+    text = report(figures.values, bounds.values)
     prose = arguments.page.read_text(encoding="utf-8") if arguments.page.exists() else BEGIN + END
     arguments.page.write_text(with_tables(prose, text, BEGIN, END), encoding="utf-8")
     print(text)

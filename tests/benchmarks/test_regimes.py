@@ -104,7 +104,7 @@ def figures_of(key, differences):
 def test_what_did_not_run_says_so_and_seed_0_counts_nowhere():
     figures = {"backgrounds": figures_of("backgrounds", [0.1, 0.12, 0.11])}
     figures["backgrounds"][MIXED]["0"] = {"accuracy": 0.0, "seconds": 1.0}
-    text = report(figures)
+    text = report(figures, {})
     assert "+0.110 ± 0.025 (3 seeds)" in text and "| helps |" in text
     assert f"| {MIXED} | 0.500 ± 0.000 |" in text
     assert text.count(NOT_RUN) > 10

@@ -67,6 +67,7 @@ BANK, CLASS_AT_9 = "a bank of empty landscapes, S = 0", "class prompt, S = 0.9"
 BACKGROUND_ALONE = "background alone, S = 0.5"
 AUTO, SHUFFLED = "S by class (`auto`)", "the same strengths, shuffled"
 FIXED = "S = 0.5"
+FIXED_STRENGTHS = (MIXED, "S = 0.3", FIXED, "S = 0.7")  # the best of these is told
 TEN_PLACES = {
     "prompt_template": "{class_name}",
     "background_prompts": list(PLACES.values()),
@@ -91,6 +92,8 @@ def self_chosen(title: str, domain: dict, **more) -> Experiment:
         AUTO: Arm({"strength": LADDER, "strength_choice": "auto"}),
         SHUFFLED: Arm({"strength": LADDER, "strength_choice": "shuffled"}),
         FIXED: Arm({"strength": 0.5}),
+        "S = 0.3": Arm({"strength": 0.3}),
+        "S = 0.7": Arm({"strength": 0.7}),
         REAL: Arm(),
     }
     seeds = (1, 2, 3, 4, 5)

@@ -97,8 +97,8 @@ class Run:
             write_atomically(self.bank, write)
         return str(self.bank)
 
-    def generate(self, name: str, arm: Arm) -> Path:
-        """Makes an arm's synthetic images, unless they are there; returns their repository."""
+    def generation(self, name: str, arm: Arm) -> AugmentSettings:
+        """The settings of an arm's synthetic images. Trains what they name."""
         folder = self.folder / slug(name)
         links = {"output_dir": str(folder), "saliency_dir": str(self.folder / "maps")}
         values = self.data | links | BASE | self.experiment.generation | (arm.generation or {})
@@ -108,8 +108,12 @@ class Run:
             values["pilot_classifier"] = str(self.train(self.folder / slug(REAL) / "trained"))
         if arm.with_bank:
             values["background_dataset_name"] = self.landscapes()
-        augment.main(settings_from(AugmentSettings, **values))
-        return folder / "repo"
+        return settings_from(AugmentSettings, **values)
+
+    def generate(self, name: str, arm: Arm) -> Path:
+        """Makes an arm's synthetic images, unless they are there; returns their repository."""
+        augment.main(self.generation(name, arm))
+        return self.folder / slug(name) / "repo"
 
     def split(self, name: str) -> Split:
         """A whole split of the images."""

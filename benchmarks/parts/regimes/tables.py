@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from parts.intervals import half_width, holm, interval, paired_p
-from parts.regimes.experiments import EXPERIMENTS, MIXED, Experiment
+from parts.regimes.bounds import bounds_table
+from parts.regimes.experiments import AUTO, EXPERIMENTS, FIXED_STRENGTHS, MIXED, Experiment
 
 MARGIN = 0.02  # of "no difference", fixed in protocol.md
 NOT_RUN = "not run"
@@ -87,6 +88,30 @@ def secondary_table(measured: Accuracies, pairs: tuple[tuple[str, str], ...]) ->
     return "\n".join(lines)
 
 
+def best_fixed(measured: Accuracies) -> str | None:
+    """The strength with the highest mean over the seeds that all fixed ones finished."""
+    common = set.intersection(*(set(measured.get(arm, {})) for arm in FIXED_STRENGTHS))
+    if not common:
+        return None
+    means = {arm: np.mean([measured[arm][seed] for seed in common]) for arm in FIXED_STRENGTHS}
+    return max(means, key=means.__getitem__)
+
+
+def best_fixed_table(measured: dict[str, Accuracies]) -> str:
+    """`auto` minus the strength that turned out best on the test images of each task."""
+    lines = [
+        "| Task | best fixed strength | `auto` minus it | p, unadjusted |",
+        "|---|---|---|---|",
+    ]
+    for key, arms in measured.items():
+        best = best_fixed(arms)
+        if best is not None:
+            pair = shared(arms, (AUTO, best))
+            cells = (EXPERIMENTS[key].title, best, difference(pair), unadjusted_p(pair))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def arms_table(measured: Accuracies) -> str:
     """Every arm of an experiment, and what it is better than mixing alone; unadjusted."""
     lines = ["| Trained on | test accuracy | minus S = 0 | p, unadjusted |", "|---|---|---|---|"]
@@ -101,8 +126,10 @@ def arms_table(measured: Accuracies) -> str:
     return "\n".join(lines)
 
 
-def report(figures: dict) -> str:
-    """All tables; arms that did not run say so."""
+def report(figures: dict, bounds: dict) -> str:
+    """All tables; arms that did not run say so. `bounds`: as of `judged_bounds`, by experiment and
+    seed.
+    """
     measured = {
         key: accuracies(figures.get(key, {}), experiment) for key, experiment in EXPERIMENTS.items()
     }
@@ -120,4 +147,6 @@ def report(figures: dict) -> str:
         parts.append(f"## {EXPERIMENTS[key].title}\n\n{arms_table(arms)}")
         if EXPERIMENTS[key].secondary:
             parts.append(secondary_table(arms, EXPERIMENTS[key].secondary))
+    parts += ["## The best fixed strength", best_fixed_table(measured)]
+    parts += ["## Bounds of `auto` on rows that its pilot has not seen", bounds_table(bounds)]
     return "\n\n".join(parts) + "\n"
