@@ -1,5 +1,8 @@
 """What tests can make go wrong on the loopback Hub, and what the real client makes of it."""
 
+import socket
+from urllib.parse import urlsplit
+
 import pytest
 from hub_files import write_files
 from loopback_hub import run_client
@@ -124,3 +127,15 @@ def test_a_transfer_cut_half_way_is_resumed_from_there(hub):
     assert run_client(hub, INTERRUPTIONS) is True
     assert [call.status for call in hub.calls_of("PUT", "/lfs/")] == [200, 200, None, 200]
     assert [call.status for call in hub.calls_of("GET", "/lfs/")] == [200, 206]
+
+
+def test_a_body_is_asked_for_before_it_is_sent(hub):
+    address = urlsplit(hub.url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(
+            b"POST /api/repos/create HTTP/1.1\r\nHost: hub\r\nContent-Length: 2\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        assert connection.recv(64).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(b"{}")
+        assert connection.recv(64).startswith(b"HTTP/1.1 401 ")

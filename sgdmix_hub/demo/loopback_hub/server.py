@@ -151,6 +151,12 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
+    def handle_expect_100(self):
+        """Without the flush a client would wait for its own time-out before it sends the body."""
+        goes_on = super().handle_expect_100()
+        self.wfile.flush()
+        return goes_on
+
     def read_body(self, fault):
         """The body, in one piece or in chunks, as the fault lets it arrive."""
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
