@@ -30,6 +30,7 @@ from parts.evidence.arms import (
     Arm,
     point_arm,
 )
+from parts.evidence.placebos import PLACEBOS
 from parts.evidence.plots import ablation_lines, draw_ablations, draw_tasks
 from parts.evidence.runs import Run, domain_text, figures_path, run_arms
 from parts.evidence.tables import summary
@@ -55,6 +56,14 @@ def arm_jobs(tasks: list[str], seeds: list[int] | None, names: list[str]) -> lis
         (task, seed, arms, SYNTHETIC_PROBABILITIES)
         for seed, _, task in units
         if seeds is None or seed in seeds
+    ]
+
+
+def placebo_jobs(tasks: list[str], seeds: list[int] | None) -> list[tuple]:
+    """The placebos of every task and seed, in the order of `arm_jobs`."""
+    return [
+        (task, seed, PLACEBOS, probabilities)
+        for task, seed, _, probabilities in arm_jobs(tasks, seeds, [])
     ]
 
 
@@ -150,6 +159,9 @@ def main() -> None:
     )
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--ablations", nargs="*", choices=list(ABLATIONS), default=list(ABLATIONS))
+    parser.add_argument(
+        "--placebos", nargs="*", choices=list(TASKS), help="tasks with them; those of --tasks"
+    )
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument(
         "--seeds", type=int, nargs="+", help="some of a task's seeds; all when not given"
@@ -172,15 +184,13 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.tasks, arguments.ablations, arguments.seeds, arguments.arms = (
-            ["shift"],
-            [],
-            [1, 2],
-            list(QUICK_ARMS),
-        )
+        arguments.tasks, arguments.arms = ["shift"], list(QUICK_ARMS)
+        arguments.ablations, arguments.placebos, arguments.seeds = [], [], [1, 2]
+    placebos = arguments.tasks if arguments.placebos is None else arguments.placebos
     phases = [
         arm_jobs(arguments.tasks, arguments.seeds, arguments.arms),
         ablation_jobs(arguments.ablations, arguments.seeds),
+        placebo_jobs(placebos, arguments.seeds),
     ]
     arguments.results.mkdir(parents=True, exist_ok=True)
     take_up(arguments.results, arguments.work_dir)

@@ -23,14 +23,23 @@ from parts.evidence.arms import (
     CEILING,
     GENERATION,
     PAPER,
+    REAL,
     RECOMMENDED,
     TASKS,
     point_arm,
 )
 from parts.evidence.cifar import ANIMALS, make_photographs
+from parts.evidence.placebos import PLACEBOS, THROUGH_VAE
 from parts.evidence.plots import ablation_lines, draw_ablations, draw_tasks
 from parts.evidence.runs import slug
-from parts.evidence.tables import chosen_probability, comparisons, overview, test_accuracies
+from parts.evidence.tables import (
+    chosen_probability,
+    comparisons,
+    floors,
+    overview,
+    placebo_overview,
+    test_accuracies,
+)
 from parts.intervals import holm, interval, paired_p
 from parts.method.arms import BASE, settings_from
 
@@ -131,6 +140,23 @@ def test_tables_say_what_was_not_run_and_pair_by_seed(seeds):
     assert f"| {difference:+.3f} ± " in row and "mixup" not in text
 
 
+def test_placebos_stand_in_tables_of_their_own(seeds):
+    """So that they do not change Holm's p-values of the arms."""
+    before = comparisons(seeds)
+    for number in ("1", "2", "3"):
+        seeds[number]["arms"][THROUGH_VAE] = synthetic(np.random.default_rng(int(number)))
+    assert comparisons(seeds) == before
+    assert "(3 of 5 seeds)" in placebo_overview({"shift": seeds})
+    (line,) = [line for line in floors({"shift": seeds}).splitlines() if THROUGH_VAE in line]
+    differences = np.subtract(
+        *(
+            [test_accuracies(seeds, arm)[number] for number in ("1", "2", "3")]
+            for arm in (THROUGH_VAE, REAL)
+        )
+    )
+    assert f"| {differences.mean():+.3f} ± " in line and "(3 seeds)" in line
+
+
 @pytest.mark.slow
 def test_every_arm_and_point_is_what_the_programs_take():
     """Before hours are spent: all recipes parse, and no two share a folder."""
@@ -139,9 +165,9 @@ def test_every_arm_and_point_is_what_the_programs_take():
         for _, _, arms, _ in ablation_jobs(list(ABLATIONS), [1])
         for name, arm in arms.items()
     }
-    names = [*ARMS, *points]
+    names = [*ARMS, *points, *PLACEBOS]
     assert len({slug(name) for name in names}) == len(names)
-    for arm in (ARMS | points).values():
+    for arm in (ARMS | points | PLACEBOS).values():
         settings_from(ClassifierSettings, dataset_name="a", output_dir="o", **arm.training)
         if arm.generation is not None:
             given = {"dataset_name": "a", "output_dir": "o", "classifier": "c"} | (

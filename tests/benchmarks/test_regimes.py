@@ -10,9 +10,9 @@ from PIL import ImageChops
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from parts.evidence.placebos import ROUND_TRIP, with_masks
 from parts.method.arms import BASE, settings_from
-from parts.regimes.experiments import EXPERIMENTS, MASKED, MIXED, ROUND_TRIP
-from parts.regimes.runs import with_masks
+from parts.regimes.experiments import EXPERIMENTS, MASKED, MIXED
 from parts.regimes.tables import NOT_RUN, report, verdict
 from regimes import jobs
 

@@ -74,8 +74,10 @@ class Arm:
     untied: bool = False
 
     def applies_to(self, task: Task) -> bool:
-        """False for true masks on photographs, and for the untied set if nothing is tied."""
-        needs_masks = (self.generation or {}).get("mask_column") == "mask"
+        """False for true masks on photographs, also those of other images, and for the untied set
+        if nothing is tied.
+        """
+        needs_masks = (self.generation or {}).get("mask_column") in ("mask", "other_mask")
         return not (needs_masks and task.photographs) and not (self.untied and not task.tie)
 
 

@@ -16,6 +16,7 @@ from parts.evidence.arms import (
     Arm,
 )
 from parts.evidence.cifar import PACKAGE, make_photographs
+from parts.evidence.placebos import PLACEBOS, make_masked
 from parts.method.arms import ADAPTER, BASE, CLASSIFIER, SALIENCY, make_domain, settings_from
 from parts.method.measures import label_kept, predicted_labels
 
@@ -82,6 +83,10 @@ class Run:
         if self.task.photographs:
             values["metaclass"] = "animal"
         train_adapter.main(settings_from(AdapterSettings, **values))
+        self.train_judge()
+
+    def train_judge(self) -> None:
+        """On images that no arm trains on, none of which are tied."""
         judge = {
             "dataset_name": str(self.untied),
             "dataset_split": "validation",
@@ -117,6 +122,19 @@ class Run:
         return accuracy_on(
             classifier, load_split(data, resolve(str(self.images), repo_type="dataset"))
         )
+
+
+class PlaceboRun(Run):
+    """The same on the same images with the masks of placebos; needs the judge alone."""
+
+    def __init__(self, work_dir: Path, task: str, seed: int):
+        super().__init__(work_dir, task, seed)
+        masked = self.images.with_name(f"{self.images.name}-masked")
+        make_masked(self.images, masked)
+        self.images, self.data = masked, self.data | {"dataset_name": str(masked)}
+
+    def prepare(self) -> None:
+        self.train_judge()
 
 
 def accuracy_on(classifier: Path, split: Split) -> float:
@@ -175,7 +193,7 @@ def run_arms(
 ) -> str:
     """Measures the missing arms and says what is finished; output goes to `log.txt`."""
     start_processes(num_threads=1)
-    run = Run(work_dir, task, seed)
+    run = (PlaceboRun if set(arms) <= set(PLACEBOS) else Run)(work_dir, task, seed)
     write_to(run.folder / "log.txt")
     figures = Figures(figures_path(work_dir, task, seed))
     missing = {
@@ -186,7 +204,8 @@ def run_arms(
     if missing:
         started = time.monotonic()
         run.prepare()
-        figures.values["judge"] = run.accuracy(run.folder / "judge", "test")
+        if figures.values["judge"] is None:
+            figures.values["judge"] = run.accuracy(run.folder / "judge", "test")
         figures.keep(started)
     for name, arm in missing.items():
         started = time.monotonic()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 
 import numpy as np
-from parts.evidence.arms import ARMS, MIXING, RECOMMENDED, SYNTHETIC_PROBABILITIES, TASKS
+from parts.evidence.arms import ARMS, MIXING, REAL, RECOMMENDED, SYNTHETIC_PROBABILITIES, TASKS
+from parts.evidence.placebos import OTHERS_MASKS, PLACEBOS, THROUGH_VAE
 from parts.intervals import half_width, holm, interval, paired_p
 
 NOT_RUN = "not run"
@@ -108,6 +109,45 @@ def comparisons(seeds: dict[str, dict]) -> str:
     )
 
 
+def floors(figures: dict[str, dict[str, dict]]) -> str:
+    """What mixing adds to its placebos: paired by seed, secondary, p-values unadjusted."""
+    pairs = ((THROUGH_VAE, REAL), (OTHERS_MASKS, REAL), (MIXING, OTHERS_MASKS))
+    lines = ["| Task | difference | mean | p-value |", "|---|---|---|---|"]
+    for task, seeds in figures.items():
+        for pair in pairs:
+            first, second = (test_accuracies(seeds, arm) for arm in pair)
+            if not (common := sorted(set(first) & set(second), key=int)):
+                continue
+            paired = [[of_arm[seed] for seed in common] for of_arm in (first, second)]
+            differences = np.subtract(*paired)
+            width = f" ± {half_width(differences):.3f}" if len(common) > 1 else ""
+            p = paired_p(*paired) if len(common) > 1 else np.nan
+            shown = "" if np.isnan(p) else "< .001" if p < 0.001 else f"{p:.3f}"
+            mean = f"{differences.mean():+.3f}{width} ({len(common)} seeds)"
+            lines.append(f"| {TASKS[task].title} | {' - '.join(pair)} | {mean} | {shown} |")
+    return "\n".join(lines)
+
+
+def placebo_overview(figures: dict[str, dict[str, dict]]) -> str:
+    """Test accuracy of the placebos, and the label that a judge still sees in them."""
+    lines = ["| Trained on | task | test accuracy | label kept (judge) |", "|---|---|---|---|"]
+    for arm, recipe in PLACEBOS.items():
+        for name, task in TASKS.items():
+            seeds = figures.get(name, {})
+            values = list(test_accuracies(seeds, arm).values())
+            kept = [
+                seed["arms"][arm]["label kept"] for seed in seeds.values() if arm in seed["arms"]
+            ]
+            if recipe.applies_to(task):
+                told = (
+                    f"{interval(values)}{_seeds_if_fewer(values, seeds)} | {interval(kept)}"
+                    if values
+                    else f"{NOT_RUN} |"
+                )
+                lines.append(f"| {arm} | {task.title} | {told} |")
+    return "\n".join(lines)
+
+
 def refinement(figures: dict[str, dict[str, dict]]) -> str:
     """`recommended` minus mixing alone over all tasks, at each synthetic probability.
 
@@ -158,6 +198,8 @@ def summary(figures: dict, ablations: dict[str, list[str]], facts: dict) -> str:
         f"## {_heading(TASKS[task].title)}\n\n{comparisons(seeds)}"
         for task, seeds in figures.items()
     ]
+    parts.append("## Placebos\n\n" + placebo_overview(figures))
+    parts.append(floors(figures))
     parts.append("## What refinement adds, over all tasks\n\n" + refinement(figures))
     parts += [f"## {_heading(title)}\n\n" + "\n".join(lines) for title, lines in ablations.items()]
     return "\n\n".join(parts) + "\n"

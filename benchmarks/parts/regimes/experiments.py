@@ -5,27 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from parts.evidence.arms import TRUE
+from parts.evidence.placebos import BASE_ALONE, OTHER_MASKS, ROUND_TRIP
 from parts.method.arms import GENERATION as MIXING_ALONE
 
 from sgdmix_hub.demo.world import PLACES
 
 REAL = "flips and crops"
 LADDER = [0.0, 0.1, 0.3, 0.5, 0.7, 0.9]
-BASE_ALONE = {
-    "prompt_template": "{class_name}",
-    "background_prompt_template": "a photo of a bird",
-}
 MASKED = MIXING_ALONE | TRUE | {"preset": "recommended"}
-OTHER_MASKS = {"mask_column": "other_mask"}
-# every pixel is kept to the end and not pasted: what the autoencoder alone changes
-ROUND_TRIP = {
-    **BASE_ALONE,
-    "mask_column": "whole",
-    "mixing_method": "source",
-    "selection_method": "random",
-    "paste_foreground": False,
-    "strength": 0.5,
-}
 
 
 @dataclass(frozen=True)

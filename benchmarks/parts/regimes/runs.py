@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Image
+from datasets import DatasetDict
+from parts.evidence.placebos import with_masks
 from parts.evidence.runs import slug
 from parts.method.arms import ADAPTER, BASE, CLASSIFIER, DOWNSTREAM, settings_from
 from parts.method.measures import predicted_labels
@@ -15,7 +16,7 @@ from parts.regimes.experiments import EXPERIMENTS, REAL, Arm
 
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.data.splits import Split, load_split
-from sgdmix_hub.demo.domain import make_dataset, png, save_dataset
+from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.settings.adapter_training import AdapterSettings
@@ -23,25 +24,6 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.training import ClassifierSettings
 
 SPECIES, VALIDATION, TEST, SIZE = 6, 1, 350, 64
-WHOLE = np.full((SIZE, SIZE), 255, np.uint8)
-WHOLE[0, 0] = 0  # a mask of everything is refused as blank
-
-
-def with_masks(rows: Dataset) -> Dataset:
-    """Adds `other_mask`, each row's mask of the next image of another class, and `whole`, which
-    takes everything.
-    """
-    labels, cells = list(rows["label"]), list(rows.cast_column("mask", Image(decode=False))["mask"])
-    others = [
-        next(
-            cells[(row + step) % len(cells)]
-            for step in range(1, len(cells))
-            if labels[(row + step) % len(cells)] != label
-        )
-        for row, label in enumerate(labels)
-    ]
-    rows = rows.add_column("other_mask", others, feature=Image())
-    return rows.add_column("whole", [png(WHOLE)] * len(rows), feature=Image())
 
 
 class Run:
