@@ -112,7 +112,7 @@ class MixtureColumn:
 def recipe(settings: PreviewSettings, preset: str = "paper", **choices: Any) -> AugmentSettings:
     """Settings that mix the preview's data without refining: a preset, overridden by `choices`.
 
-    They name a column of masks only if it is their source: true ones are there to compare with.
+    They name a column of masks only if they read it: else it is there to compare with.
     """
     shared: dict[str, Any] = {name: getattr(settings, name) for name in SHARED}
     shared["segmenter_prompt"] = settings.segmenter_prompt or settings.metaclass
@@ -147,8 +147,7 @@ class Comparison:
         self.rules = RULES
         if bank is not None and not settings.background_has_foreground:
             self.rules = tuple(rule for rule in RULES if rule not in COMPARE_MAPS)
-        paper, recommended = self.presets["paper"], self.presets["recommended"]
-        asked = [preset.saliency_method for preset in (paper, recommended)]
+        asked, paper = [of.saliency_method for of in self.presets.values()], self.presets["paper"]
         at_hand = [method for name, method in AT_HAND.items() if getattr(paper, name)]
         free = [name for name, source in SALIENCY_SOURCES.items() if source.needs == "nothing"]
         self.methods = list(dict.fromkeys(map(str, [*asked, *at_hand, *free])))
@@ -278,8 +277,7 @@ class Comparison:
                 masks.append(np.zeros(self.pixels[row].shape[:2], bool))
             advance(1)
         stated = {row: maps.confidence(row) for row in self.rows.tolist()}
-        states_any = saliency_source(settings).has_confidence
-        not_mixed = dict(maps.unusable) if states_any else {}
+        not_mixed = maps.unusable if saliency_source(settings).has_confidence else {}
         return MaskColumn(
             settings,
             presets,
@@ -292,13 +290,12 @@ class Comparison:
         """The mask of a whole image. Raises `UnusableRow`."""
         if row in maps.unusable:
             raise UnusableRow(maps.unusable[row])
-        share, own = None, maps.mask(row)
-        size, resolution = self.split.images[row].size, self.settings.resolution
-        stored = stored_mask(settings, self.split, row)
+        share, own, stored = None, maps.mask(row), stored_mask(settings, self.split, row)
+        place = self.split.images[row].size, None, self.settings.resolution
         if own is not None:
-            share = share_of_frame(own, size, None, resolution)
+            share = share_of_frame(own, *place)
         elif stored is not None:
-            share = share_of(stored, size, None, resolution, settings.resize)
+            share = share_of(stored, *place, settings.resize)
         return foreground_mask(self.pixels[row], maps[row], settings, share)
 
     def _target_column(
