@@ -16,9 +16,9 @@ Rules, set before any cut but .5 was tried on these images:
   is taken, plain before dilated: so .5, as it was, wins every tie.
 - Each is judged with the dilation of `consensus` too.
 
-Otsu's threshold was taken. The package adds two bounds, for masks that the domain does not have (it
-is not above .5, and a mask that is nowhere above .1 shows nothing): the line `the package's`, which
-the rules do not judge, came after them.
+Otsu's threshold was taken. The package bounds it, for masks that this domain hardly has: it is not
+above .5, and a mask that is nowhere above .1 shows nothing. The line `the package's` came after the
+rules, which do not judge it.
 
 The confidence is fitted to the masks of the cut that is taken by benchmarks/soft_confidence.py,
 whose `--half told` looks at the other half, once.
