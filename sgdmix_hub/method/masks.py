@@ -84,10 +84,7 @@ def centred(share: np.ndarray) -> np.ndarray:
     """A model's soft mask, of which the part below its cut is scaled to [0, `CUT`], and the part
     above to [`CUT`, 1]: from here on it is cut like every other mask. A hard mask stays as it is.
     """
-    cut = predicted_cut(share)
-    below = np.minimum(share * (CUT / cut), CUT)
-    above = 1 - (1 - share) * ((1 - CUT) / (1 - cut))
-    return np.where(share > cut, above, below).astype(np.float32)
+    return np.interp(share, (0, predicted_cut(share), 1), (0, CUT, 1)).astype(np.float32)
 
 
 def scaled_map(saliency_map: np.ndarray, size: int | Frame) -> np.ndarray:
