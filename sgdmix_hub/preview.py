@@ -23,7 +23,7 @@ from sgdmix_hub.evaluation.choices import (
 from sgdmix_hub.evaluation.choices_page import MASK_MEASURES, cut_by, page, tables
 from sgdmix_hub.evaluation.drawn_split import MEASURED, draw_split
 from sgdmix_hub.figures.panels import in_few_colours
-from sgdmix_hub.generation.inputs import Inputs, resolve_inputs
+from sgdmix_hub.generation.inputs import Inputs, check_columns, resolve_inputs
 from sgdmix_hub.generation.saliency_maps import load_network
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.cam import CamSaliency
@@ -50,6 +50,7 @@ RECORDED = (
     "resize",
     "num_candidates",
     "seed",
+    "saliency_method",
     "mask_column",
     "segmenter_instances",
     "bbox_column",
@@ -73,7 +74,10 @@ def main(settings: PreviewSettings) -> None:
     inputs = resolve_inputs(chosen, OutputFolder(output).state)
     report_split(settings, inputs.split)
     say(masks_line(recommended))
+    check_columns(recommended, inputs.split)
     check_mask_column(settings, inputs.split)
+    if inputs.bank is not None and settings.background_has_foreground:
+        check_columns(recommended, inputs.bank)
     networks: dict[str, Network] = {}
     cam = None
     if inputs.classifier is not None:

@@ -20,8 +20,8 @@ from sgdmix_hub.generation.background_features import backgrounds_at_hand
 from sgdmix_hub.generation.bank import Bank, NoForeground, joined_labels
 from sgdmix_hub.generation.plan import PlanRow, low_confidence, make_plan
 from sgdmix_hub.generation.row_store import RowValues
-from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps
-from sgdmix_hub.method.masks import foreground_mask, share_of_frame
+from sgdmix_hub.generation.saliency_maps import SaliencyMaps, block_maps, stored_mask
+from sgdmix_hub.method.masks import foreground_mask, share_of, share_of_frame
 from sgdmix_hub.method.mixer import Box, MaskedImage, Mixer, Mixture
 from sgdmix_hub.method.saliency.cam import BATCH
 from sgdmix_hub.method.saliency.sources import Network, load_source
@@ -36,7 +36,7 @@ from sgdmix_hub.settings.presets import (
     saliency_source,
 )
 from sgdmix_hub.settings.programs import PreviewSettings
-from sgdmix_hub.settings.saliency import PREVIEW_FALL_BACK, SALIENCY_SOURCES, is_low_confidence
+from sgdmix_hub.settings.saliency import PREVIEW_FALL_BACK, SALIENCY_SOURCES
 
 from .drawn_split import DrawnSplit, spread_over_classes
 
@@ -46,7 +46,7 @@ UNMIXED = "kept unmixed"
 MIXINGS = ("union", "source", "inpaint")
 SHARED = {field.name for field in dataclasses.fields(PreviewSettings)} & {
     field.name for field in dataclasses.fields(AugmentSettings)
-} - {"mask_column"}  # in a preview, true masks to compare with
+} - {"mask_column", "saliency_method"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class MaskColumn:
     @property
     def has_own_masks(self) -> bool:
         """Whether the source makes the masks itself, without a threshold or GrabCut."""
-        return saliency_source(self.settings).has_mask
+        return saliency_source(self.settings).gives_masks
 
     @property
     def untrusted_share(self) -> float | None:
@@ -110,16 +110,24 @@ class MixtureColumn:
 
 
 def recipe(settings: PreviewSettings, preset: str = "paper", **choices: Any) -> AugmentSettings:
-    """Settings that mix the preview's data without refining: a preset, overridden by `choices`."""
+    """Settings that mix the preview's data without refining: a preset, overridden by `choices`.
+
+    They name a column of masks only if they read it: else it is there to compare with.
+    """
     shared: dict[str, Any] = {name: getattr(settings, name) for name in SHARED}
     shared["segmenter_prompt"] = settings.segmenter_prompt or settings.metaclass
     source = SALIENCY_SOURCES[PRESETS[preset]["saliency_method"]]
     without_labels = settings.classifier is None or settings.background_has_foreground
     if without_labels and source.needs == "classifier":
         shared["saliency_method"] = PREVIEW_FALL_BACK
+    if preset == "recommended":
+        shared["saliency_method"] = settings.saliency_method
     # nothing is made from a preview, so a classifier trained on other rows leaks nothing here
     shared |= choices | {"preset": preset, "strength": 0.0, "allow_other_subset": True}
-    return apply_preset(AugmentSettings(**shared))
+    made = apply_preset(AugmentSettings(**shared))
+    if saliency_source(made).needs == "column":
+        return dataclasses.replace(made, mask_column=settings.mask_column)
+    return made
 
 
 class Comparison:
@@ -139,14 +147,14 @@ class Comparison:
         self.rules = RULES
         if bank is not None and not settings.background_has_foreground:
             self.rules = tuple(rule for rule in RULES if rule not in COMPARE_MAPS)
-        paper, recommended = self.presets["paper"], self.presets["recommended"]
-        at_hand = [method for name, method in AT_HAND.items() if getattr(recommended, name)]
+        asked, paper = [of.saliency_method for of in self.presets.values()], self.presets["paper"]
+        at_hand = [method for name, method in AT_HAND.items() if getattr(paper, name)]
         free = [name for name, source in SALIENCY_SOURCES.items() if source.needs == "nothing"]
-        self.methods = list(dict.fromkeys([str(paper.saliency_method), *at_hand, *free]))
+        self.methods = list(dict.fromkeys(map(str, [*asked, *at_hand, *free])))
         self.masked_by = [
             (method, refinement)
             for method in self.methods
-            for refinement in ((None,) if SALIENCY_SOURCES[method].has_mask else REFINEMENTS)
+            for refinement in ((None,) if SALIENCY_SOURCES[method].gives_masks else REFINEMENTS)
         ]
         self.pixels = RowValues(
             self.rows, np.stack([self._square(split.images[row]) for row in self.rows.tolist()])
@@ -269,23 +277,25 @@ class Comparison:
                 masks.append(np.zeros(self.pixels[row].shape[:2], bool))
             advance(1)
         stated = {row: maps.confidence(row) for row in self.rows.tolist()}
-        nothing_found = {
-            row: reason for row, reason in maps.unusable.items() if is_low_confidence(reason)
-        }
+        not_mixed = maps.unusable if saliency_source(settings).has_confidence else {}
         return MaskColumn(
             settings,
             presets,
             RowValues(self.rows, np.stack(masks)),
             {row: confidence for row, confidence in stated.items() if confidence is not None},
-            nothing_found | low_confidence(settings, self.split, maps),
+            not_mixed | low_confidence(settings, self.split, maps),
         )
 
     def _mask(self, settings: AugmentSettings, maps: SaliencyMaps, row: int) -> np.ndarray:
         """The mask of a whole image. Raises `UnusableRow`."""
-        share, own = None, maps.mask(row)
+        if row in maps.unusable:
+            raise UnusableRow(maps.unusable[row])
+        share, own, stored = None, maps.mask(row), stored_mask(settings, self.split, row)
+        place = self.split.images[row].size, None, self.settings.resolution
         if own is not None:
-            size = self.split.images[row].size
-            share = share_of_frame(own, size, None, self.settings.resolution)
+            share = share_of_frame(own, *place)
+        elif stored is not None:
+            share = share_of(stored, *place, settings.resize)
         return foreground_mask(self.pixels[row], maps[row], settings, share)
 
     def _target_column(
@@ -360,17 +370,17 @@ class Comparison:
         bank = self.banks[str(preset.saliency_method)]
         if bank is not None and bank.owns(row):
             row -= bank.first
-            mask = bank.maps.mask(row)
+            mask, stored = bank.maps.mask(row), stored_mask(bank.settings, bank.split, row)
             image = bank.split.image(row)
-            return Mixer(preset).mask(image, bank.maps[row], aspect, None, mask, frame)
+            return Mixer(preset).mask(image, bank.maps[row], aspect, stored, mask, frame)
         image = self.split.images[row]
         frame = frame or Mixer(preset).frame(image.size)
         whole = aspect is None or aspect_box(*image.size, aspect) == (0, 0, *image.size)
         if whole and frame == frame_of(preset.resolution):
             masks = next(column.masks for column in self.masks if preset.preset in column.presets)
             return MaskedImage(self.pixels[row], masks[row], image.size)
-        maps = self._maps_for(preset)
-        return Mixer(preset).mask(image, maps[row], aspect, None, maps.mask(row), frame)
+        maps, stored = self._maps_for(preset), stored_mask(preset, self.split, row)
+        return Mixer(preset).mask(image, maps[row], aspect, stored, maps.mask(row), frame)
 
 
 def _maps_of(

@@ -130,7 +130,7 @@ def mask_band(comparison: Comparison, facts: dict) -> Image.Image:
 
 def mapped(comparison: Comparison) -> list[str]:
     """The methods whose masks are cut from their maps, which are shown."""
-    return [name for name in comparison.methods if not SALIENCY_SOURCES[name].has_mask]
+    return [name for name in comparison.methods if not SALIENCY_SOURCES[name].gives_masks]
 
 
 def mask_row(comparison: Comparison, row: int) -> list[Panel]:

@@ -23,6 +23,7 @@ KEPT_SIDE = 448  # larger images are downscaled to this shorter side (or `resolu
 @dataclass(frozen=True, kw_only=True)
 class DrawnSplit(Split):
     """A split whose subset is in memory: downscaled RGB images and, if known, their true masks.
+    What another column holds is read when it is asked for, as the dataset stores it.
 
     The masks have mode L and the size of their images. `scales`: row -> size of its image over that
     in the dataset.
@@ -33,7 +34,7 @@ class DrawnSplit(Split):
     scales: dict[int, float]
 
     def image(self, index: int, column: str | None = None) -> Image.Image:
-        return self.images[int(index)]
+        return self.images[int(index)] if column is None else super().image(index, column)
 
     def cell(self, index: int, column: str) -> Any:
         """A box in pixels of the downscaled image; any other value as the dataset stores it."""
@@ -59,8 +60,8 @@ def draw_split(
         try:
             whole = split.image(row)
             image = downscaled(whole, max(KEPT_SIDE, settings.resolution))
-            if settings.mask_column is not None:
-                true = foreground_share(split.image(row, settings.mask_column)) > CUT
+            if settings.true_mask_column is not None:
+                true = foreground_share(split.image(row, settings.true_mask_column)) > CUT
                 true_masks[row] = Image.fromarray(np.uint8(true) * 255).resize(
                     image.size, Image.Resampling.NEAREST
                 )

@@ -20,7 +20,7 @@ from sgdmix_hub.files import DamagedFile, made_again, read_sealed, write_sealed
 from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.method.saliency.cam import SMALLEST_GRID, CamSaliency
 from sgdmix_hub.method.saliency.model_free import MAP_SIZE
-from sgdmix_hub.method.saliency.segmentation import box_of
+from sgdmix_hub.method.saliency.segmentation import box_of, centred_mask
 from sgdmix_hub.method.saliency.sources import (
     Found,
     Network,
@@ -369,19 +369,22 @@ def _source_inputs(settings: AugmentSettings, split: Split, row: int) -> list[St
     """The row's image and, if the saliency method reads a column, its mask or box. Raises
     `UnusableRow`.
     """
-    image, stored = split.image(row), stored_mask(settings, split, row)
-    reads_boxes = saliency_source(settings).needs in ("segmenter", "boxes")
+    image, source = split.image(row), saliency_source(settings)
+    if source.needs == "column":
+        return [image, split.image(row, settings.mask_column)]
+    reads_boxes = source.needs in ("segmenter", "boxes")
     if reads_boxes and settings.bbox_column is not None:
         assert settings.bbox_format is not None, "settings with a column of boxes name its format"
         cell = split.cell(row, settings.bbox_column)
         return [image, box_of(cell, settings.bbox_format)]
-    return [image] if stored is None else [image, stored]
+    return [image]
 
 
 def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Image | None:
-    """The row's foreground mask in the dataset, if the saliency method reads masks. Raises
-    `UnusableImage`.
+    """The row's foreground mask in the dataset, foreground above one half, if the saliency method
+    reads masks. Raises `UnusableRow`.
     """
     if saliency_source(settings).needs != "column":
         return None
-    return split.image(row, settings.mask_column)
+    mask = split.image(row, settings.mask_column)
+    return centred_mask(mask) if saliency_method(settings) == "predicted-column" else mask

@@ -24,7 +24,7 @@ from .fields import (
 from .generation import AugmentSettings
 from .hub import HubSettings
 from .presets import AT_HAND
-from .saliency import SaliencyMethod
+from .saliency import RembgModel, SaliencyMethod
 from .training import ClassifierSettings
 
 MOST_PREVIEWED = 24  # images on a page
@@ -79,6 +79,9 @@ class PreviewSettings(DataSettings):
         at_least=1,
         at_most=4096,
     )
+    saliency_method: SaliencyMethod | None = setting(
+        None, "source of the masks of the preset recommended; by default the best at hand"
+    )
     metaclass: str | None = setting(
         None,
         "common name of all classes, which the segmenter looks for: bird, car, flower ...",
@@ -101,9 +104,11 @@ class PreviewSettings(DataSettings):
     background_has_foreground: bool | None = unset(AugmentSettings, "background_has_foreground")
     mask_column: str | None = setting(
         None,
-        "column of true foreground masks, to show and to measure against",
+        "column of true foreground masks, to show and to measure against; with saliency_method "
+        "predicted-column, of the masks to show",
         at_most=LONGEST_NAME,
     )
+    rembg_model: RembgModel = same(AugmentSettings, "rembg_model")
     num_images: int = setting(
         6, "images on the page, spread over the classes", at_least=1, at_most=MOST_PREVIEWED
     )
@@ -118,6 +123,11 @@ class PreviewSettings(DataSettings):
         "how images are resized: to squares, or with aspect-buckets, mixtures to the source's "
         "aspect ratio; masks are measured on squares",
     )
+
+    @property
+    def true_mask_column(self) -> str | None:
+        """The column of masks that the others are measured against, if it holds true ones."""
+        return None if self.saliency_method == "predicted-column" else self.mask_column
 
     def validate(self) -> None:
         super().validate()

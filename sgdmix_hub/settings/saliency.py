@@ -49,6 +49,11 @@ class SaliencySource:
     # Raised whenever the package finds other masks or confidences: stores of others are not read.
     edition: int = 1
 
+    @property
+    def gives_masks(self) -> bool:
+        """Whether its masks are finer than its maps: neither a threshold nor GrabCut makes them."""
+        return self.has_mask or self.needs == "column"
+
 
 # From which a soft mask that a model predicted is trusted (benchmarks/soft_confidence.py).
 PREDICTED_FROM = 0.4
@@ -62,7 +67,7 @@ SALIENCY_SOURCES = {
         ),
     ),
     "consensus": SaliencySource(
-        "nothing", has_mask=True, has_confidence=True, trusted_from=0.45, edition=4
+        "nothing", has_mask=True, has_confidence=True, trusted_from=0.45, edition=5
     ),
     "minimum-barrier": SaliencySource("nothing"),
     "spectral-residual": SaliencySource("nothing", {"sigma": "saliency_sigma"}),
@@ -73,6 +78,7 @@ SALIENCY_SOURCES = {
         {"mask_column": "mask_column"},
         has_confidence=True,
         trusted_from=PREDICTED_FROM,
+        edition=2,
     ),
     "box-column": SaliencySource("boxes", BOXES, has_mask=True),
     "segmentation": SaliencySource(
@@ -88,11 +94,11 @@ SALIENCY_SOURCES = {
         has_mask=True,
         has_confidence=True,
         trusted_from=PREDICTED_FROM,
-        edition=2,
+        edition=3,
     ),
     # A function of the user's, in Python alone.
     "function": SaliencySource(
-        "function", has_mask=True, has_confidence=True, trusted_from=PREDICTED_FROM, edition=2
+        "function", has_mask=True, has_confidence=True, trusted_from=PREDICTED_FROM, edition=3
     ),
 }
 # What a source needs -> the setting that names it, and the words for it in errors.

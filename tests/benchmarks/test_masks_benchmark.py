@@ -9,7 +9,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import mask_tones
 import soft_confidence
+import soft_cuts
 from parts.masks.drawing import Shown, draw_coverage, draw_reliability, sheet
 from parts.masks.grey import textured, without_colours
 from parts.masks.logistic import logistic_weights
@@ -129,3 +131,34 @@ def test_the_confidence_of_soft_masks_is_fitted_and_told():
         assert told[kind]["every mask"]["failures"][0] == pytest.approx(1 / 3, abs=1e-4)
     assert "| frame and levels |" in soft_confidence.fit_table(fitted)
     assert "| hard, the mean inside |" in soft_confidence.told_table(told)
+
+
+def cut_figures(usable, failures):
+    return {kind: {"usable": (usable,), "failures": failures} for kind in soft_cuts.SETS}
+
+
+def test_the_cut_that_is_taken_beats_one_half_clearly_and_without_more_failures():
+    half = {"0.5": cut_figures(0.5, 5)}
+    alike = half | {"Otsu": cut_figures(0.509, 5)}
+    better = half | {"Otsu": cut_figures(0.52, 5), "0.5, dilated": cut_figures(0.525, 5)}
+    failing = half | {"Otsu": cut_figures(0.6, 6)}
+    not_judged = half | {soft_cuts.PACKAGES: cut_figures(0.9, 0)}
+    taken = [soft_cuts.taken(of) for of in (alike, better, failing, not_judged)]
+    assert taken == ["0.5", "Otsu", "0.5", "0.5"]
+
+
+def test_hysteresis_keeps_the_parts_that_are_sure_somewhere():
+    alpha = np.zeros((SIZE, SIZE), np.float32)
+    alpha[2:5, 2:9] = alpha[12:15, 2:9] = 0.4
+    alpha[3, 4] = 0.9
+    kept = alpha > 0.3
+    kept[12:] = False
+    assert np.array_equal(soft_cuts.touching(0.3, 0.5)(alpha), kept)
+
+
+def test_toned_copies_have_one_colour_for_every_grey_value():
+    image = of_object(1, 64).image
+    for tone in ("sepia", *mask_tones.TONES):
+        copy = mask_tones.toned(image, tone)
+        assert copy.shape == image.shape and copy.dtype == np.uint8
+        assert (np.ptp(copy.astype(int), axis=2) > 4).mean() > 0.1

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,9 +15,11 @@ from previews import PREVIEW, generation, preview
 from sgdmix_hub.data.splits import decode_image, load_split
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.evaluation.drawn_split import KEPT_SIDE, draw_split
+from sgdmix_hub.generation.saliency_maps import stored_mask
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.mixer import Mixer
 from sgdmix_hub.settings.programs import PreviewSettings
+from sgdmix_hub.settings.saliency import PREDICTED_FROM
 
 CPU = torch.device("cpu")
 TINY_SEGMENTER = Path(__file__).parents[2] / "sgdmix_hub" / "demo" / "tiny_segmenter"
@@ -89,6 +92,99 @@ def test_every_source_at_hand_has_a_column_and_its_confidence(boxed, tmp_path):
     assert f"{len(untrusted)} of 8 images" in ended.stdout
 
 
+@pytest.fixture(scope="module")
+def predicted(boxed, tmp_path_factory):
+    """The same birds with masks as a model predicts them: soft ones in `alpha`, of which the fourth
+    is vague, and the true ones in `hard`.
+    """
+    rows = Dataset.from_parquet(str(boxed / "train.parquet"))
+    folder = tmp_path_factory.mktemp("predicted")
+
+    def alpha(number):
+        true = np.asarray(rows[number]["mask"].convert("L"), np.float32)
+        soft = cv2.GaussianBlur(true, (0, 0), 12 if number == 3 else 0.6)
+        return Image.fromarray(np.rint(soft * 200 / soft.max()).astype(np.uint8))
+
+    columns = {"image": rows["image"], "hard": rows["mask"], "label": rows["label"]}
+    columns["alpha"] = [alpha(number) for number in range(len(rows))]
+    features = Features(
+        image=ImageFeature(),
+        hard=ImageFeature(),
+        label=ClassLabel(names=["a", "b"]),
+        alpha=ImageFeature(),
+    )
+    Dataset.from_dict(columns, features=features).to_parquet(str(folder / "train.parquet"))
+    return folder
+
+
+@pytest.mark.slow
+def test_predicted_masks_are_shown_with_their_confidence_as_a_generation_cuts_them(
+    predicted, tmp_path
+):
+    chosen = {"saliency_method": "predicted-column", "mask_column": "alpha"}
+    ended, facts, _ = preview(
+        tmp_path,
+        **chosen,
+        dataset_name=predicted,
+        resolution=32,
+        num_candidates=5,
+        output_dir=tmp_path / "preview",
+    )
+    first, *others = facts["masks"][2:]  # after spectral-residual, for the preset paper
+    assert (first["name"], first["presets"]) == ("predicted-column + own mask", ["recommended"])
+    assert {of["saliency_method"] for of in others} == {"consensus", "minimum-barrier"}
+    assert facts["best_fixed_iou"] is None and "iou" not in first
+    settings, inputs, maps, plan = generation(predicted, tmp_path / "run", **chosen)
+    assert first["min_mask_confidence"] == settings.min_mask_confidence == PREDICTED_FROM
+    rows = inputs.split.subset.tolist()
+    assert first["confidence"] == pytest.approx(np.mean([maps.confidence(row) for row in rows]))
+    masks = [
+        Mixer(settings)
+        .mask(inputs.split.image(row), maps[row], None, stored_mask(settings, inputs.split, row))
+        .mask
+        for row in rows
+    ]
+    assert first["foreground_area"] == np.mean(masks)
+    untrusted = {str(row.source_index) for row in plan if row.skip is not None}
+    assert set(first["untrusted_rows"]) == untrusted == {"3"}
+    assert "predicted masks in column alpha of the dataset" in ended.stdout
+    assert "1 of 8 images" in ended.stdout
+
+
+@pytest.mark.slow
+def test_hard_masks_in_the_place_of_predicted_ones_are_shown_as_the_rows_they_cost(
+    predicted, tmp_path
+):
+    _, facts, _ = preview(
+        tmp_path,
+        saliency_method="predicted-column",
+        mask_column="hard",
+        dataset_name=predicted,
+        resolution=32,
+        output_dir=tmp_path / "preview",
+    )
+    shown = next(of for of in facts["masks"] if of["saliency_method"] == "predicted-column")
+    assert (shown["untrusted"], shown["empty"]) == (1, 1)
+    assert all("it is not soft" in reason for reason in shown["untrusted_rows"].values())
+
+
+@pytest.mark.slow
+def test_a_column_that_is_taken_as_true_is_mixed_by_and_measured_against(boxed, tmp_path):
+    _, facts, _ = preview(
+        tmp_path,
+        saliency_method="mask-column",
+        mask_column="mask",
+        dataset_name=boxed,
+        resolution=32,
+        output_dir=tmp_path / "preview",
+    )
+    taken = next(of for of in facts["masks"] if of["saliency_method"] == "mask-column")
+    assert taken["presets"] == ["recommended"] and taken["untrusted"] is None
+    assert taken["iou"] > 0.9 and facts["best_fixed_iou"] < taken["iou"]
+    mixed = next(of for of in facts["mixtures"] if of["name"] == "recommended")
+    assert mixed["foreground_kept"] > 0.9 and mixed["mixtures"] == 8
+
+
 @pytest.mark.slow
 def test_rows_that_stay_unmixed_are_shown_and_not_measured(boxed, tmp_path):
     _, facts, _ = preview(
@@ -135,6 +231,12 @@ def test_boxes_shrink_with_their_images(tmp_path):
         ({"segmenter": TINY_SEGMENTER}, ["give --segmenter_prompt"]),
         ({"bbox_column": "box", "bbox_format": "xywh"}, ["no column 'box'"]),
         ({"bbox_column": "box"}, ["belong together"]),
+        ({"saliency_method": "predicted-column"}, ["give --mask_column"]),
+        (
+            {"saliency_method": "predicted-column", "mask_column": "alpha"},
+            ["no image column 'alpha'"],
+        ),
+        ({"saliency_method": "grad-cam"}, ["give --classifier"]),
         ({"num_image": 3}, ["num_image", "--help"]),
     ],
 )

@@ -19,14 +19,11 @@ from sgdmix_hub.settings.saliency import LOW_CONFIDENCE
 
 from .foreground import FITTED, Weights, foreground_chance
 from .model_free import MAP_SIZE
+from .tones import has_colours
 
 MASK_SIZE = 256
 DILATION = 0.008  # share of the image size: a lost leg costs more than a little background
 NARROW = GrabCut(sharp=None)  # refines whatever it is given: these masks are coarse
-# Largest difference of the three values of a grey pixel: JPEG leaves one or two. The chance and the
-# confidence were fitted on colours, and say nothing without (benchmarks/masks.py --grey). A stamp
-# with the date may be coloured.
-GREY_SPREAD, GREY_SHARE = 4, 0.99
 # Candidate -> the chance above which it is foreground, and what refines it.
 CANDIDATES: dict[str, tuple[float, GrabCut | None]] = {
     "plain": (0.4, None),
@@ -75,18 +72,13 @@ def small_map(chance: np.ndarray) -> np.ndarray:
 
 @one_row("mask")
 def consensus_mask(image: Image.Image, resize: str) -> tuple[np.ndarray, float]:
-    """`consensus` of an RGB image of any size. Without colours no mask can be trusted: the
-    confidence is 0. Raises `UnusableRow` if no mask is found.
+    """`consensus` of an RGB image of any size. The chance and the confidence were fitted on
+    colours, and say nothing without (benchmarks/masks.py --grey): then the confidence is 0. Raises
+    `UnusableRow` if no mask is found.
     """
     pixels = np.asarray(square(image, MASK_SIZE, resize))
-    (mask, trust), grey = consensus(pixels), is_grey(pixels)
+    (mask, trust), coloured = consensus(pixels), has_colours(pixels)
     if not mask.any():
-        cause = "the image has no colours" if grey else "nothing stands out"
+        cause = "nothing stands out" if coloured else "the image has no colours"
         raise UnusableRow(f"{LOW_CONFIDENCE} 0.00: {cause}")
-    return mask, 0.0 if grey else trust
-
-
-def is_grey(pixels: np.ndarray) -> bool:
-    """Whether a uint8 RGB image (h, w, 3) has hardly any colours."""
-    spread = pixels.max(axis=2) - pixels.min(axis=2)
-    return bool((spread <= GREY_SPREAD).mean() >= GREY_SHARE)
+    return mask, trust if coloured else 0.0

@@ -24,7 +24,7 @@ from sgdmix_hub.errors import (
     one_row,
 )
 from sgdmix_hub.method.confidence import PREDICTED, confidence
-from sgdmix_hub.method.masks import CUT
+from sgdmix_hub.method.masks import CUT, centred
 from sgdmix_hub.method.outlines import small_lab
 from sgdmix_hub.models.segmenters.frames import MASK_SIZE, Box, Input, framed
 from sgdmix_hub.models.segmenters.instances import Segmentation
@@ -80,7 +80,7 @@ class MaskFunctionSource:
         mask = self.make_mask(image)
         if isinstance(mask, Image.Image):
             check_opaque(mask)
-        share = share_in(mask)
+        share = centred(share_in(mask))
         shown = share_shown(share, image.size, self.resize)
         if not is_soft(share):
             return plausible(Segmentation(shown, mean_inside(shown)))
@@ -90,7 +90,7 @@ class MaskFunctionSource:
 class PredictedColumnSource:
     """Masks in a column of the dataset that a model predicted. Their confidence is estimated.
 
-    A mask is cut from the stored one, at full resolution.
+    A mask is cut from the stored one, at full resolution (`centred_mask`).
     """
 
     batch_size = 1
@@ -122,14 +122,20 @@ class PredictedColumnSource:
 
 
 def predicted_share(mask: Image.Image) -> np.ndarray:
-    """`share_in` of a mask that a model predicted. Raises `UnusableRow` for two that would be read
-    as another mask: whole numbers up to 1, which as a true mask would be whole and here show
+    """A stored mask that a model predicted, `centred`. Raises `UnusableRow` for two that would be
+    read as another mask: whole numbers up to 1, which as a true mask would be whole and here show
     nothing, and a cut-out.
     """
     if mask.mode not in ("1", "P", "F") and np.max(np.asarray(mask)) == 1:
         raise UnusableRow(f"{LOW_CONFIDENCE} 0.00: the mask has no value above 1 of 255")
     check_opaque(mask)
-    return share_in(mask)
+    return centred(share_in(mask))
+
+
+@one_row("mask")
+def centred_mask(mask: Image.Image) -> Image.Image:
+    """`predicted_share` as an image, which is read as any stored mask. Raises `UnusableRow`."""
+    return Image.fromarray(predicted_share(mask))
 
 
 def check_opaque(mask: Image.Image) -> None:
