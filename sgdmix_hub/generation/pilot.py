@@ -33,6 +33,7 @@ from sgdmix_hub.runtime.ranks import Rank, say
 from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
 from sgdmix_hub.seeds import RandomStream, generator
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint
+from sgdmix_hub.settings.pilot import PILOT_CONFIDENCE
 from sgdmix_hub.storage.stores import Store
 
 from .plan import PlanRow, rows_of, table_of, write_plan
@@ -217,6 +218,7 @@ def pilot_table(settings: AugmentSettings, classes: list[dict]) -> dict:
     return {
         "min_pilot_fidelity": bounds[0],
         "max_foreground_drift": bounds[1],
+        "confidence": PILOT_CONFIDENCE,
         "strengths": {str(label): strength for label, strength in chosen.items()},
         "classes": classes,
     }

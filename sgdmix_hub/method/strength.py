@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 from sgdmix_hub.seeds import RandomStream, generator, generators
+from sgdmix_hub.settings.pilot import PILOT_CONFIDENCE
 
 
 def row_strengths(
@@ -49,12 +51,23 @@ def within_bounds(
     """Whether a class keeps its label and its foreground at each strength, bool (k,).
 
     The mean probability of the label has to be at least `min_fidelity` of that without refinement,
-    and the mean drift at most `max_drift` of `spread`.
+    and the mean drift at most `max_drift` of `spread`, each with `PILOT_CONFIDENCE` over the
+    rows (one-sided t-intervals): of several strengths, luck makes one fit. One row says nothing.
     """
-    if not len(pilot.unrefined):
+    if len(pilot.unrefined) < 2:
         return np.zeros(pilot.probabilities.shape[1], bool)
-    keeps_label = pilot.probabilities.mean(axis=0) >= min_fidelity * pilot.unrefined.mean()
-    return keeps_label & (pilot.drifts.mean(axis=0) <= max_drift * spread)
+    too_much = min_fidelity * pilot.unrefined[:, None] - pilot.probabilities
+    return (upper_limit(too_much) <= 0) & (upper_limit(pilot.drifts) <= max_drift * spread)
+
+
+def upper_limit(values: np.ndarray) -> np.ndarray:
+    """What the mean of each column is below with `PILOT_CONFIDENCE`, float (k,).
+
+    `values`: float (n, k), n at least 2.
+    """
+    count = len(values)
+    error = values.std(axis=0, ddof=1) / np.sqrt(count)
+    return values.mean(axis=0) + stdtrit(count - 1, PILOT_CONFIDENCE) * error
 
 
 def chosen_strengths(

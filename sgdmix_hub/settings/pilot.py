@@ -13,6 +13,7 @@ from .presets import preset_values
 from .strengths import strength_grid
 
 PILOT_ROWS, MIN_PILOT_FIDELITY, MAX_FOREGROUND_DRIFT = 8, 0.9, 0.5  # unless given
+PILOT_CONFIDENCE = 0.9  # that a class is within its bounds
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the steps, that `auto` chooses from beside 0
 
 
@@ -49,15 +50,15 @@ class PilotSettings(MethodSettings):
     min_pilot_fidelity: float | None = setting(
         None,
         "mean probability of the label that a class must keep, as a share of that without "
-        f"refinement; {MIN_PILOT_FIDELITY:g} if not given",
+        f"refinement, with {PILOT_CONFIDENCE:.0%} confidence; {MIN_PILOT_FIDELITY:g} if not given",
         above=0,
         at_most=1,
     )
     max_foreground_drift: float | None = setting(
         None,
-        "how far a class's foregrounds may move from the unrefined ones, in the classifier's "
-        "features, as a share of the median distance between two images of the class; "
-        f"{MAX_FOREGROUND_DRIFT:g} if not given",
+        "how far a class's foregrounds may move from the unrefined ones on average, in the "
+        "classifier's features, as a share of the median distance between two images of the "
+        f"class, with {PILOT_CONFIDENCE:.0%} confidence; {MAX_FOREGROUND_DRIFT:g} if not given",
         at_least=0,
         at_most=10,
     )

@@ -14,7 +14,7 @@ from parts.regimes.runs import Run
 
 from sgdmix_hub.files import read_sealed
 from sgdmix_hub.generation.inputs import resolve_inputs
-from sgdmix_hub.generation.pilot import measured
+from sgdmix_hub.generation.pilot import measured, pilot_table
 from sgdmix_hub.generation.plan import PlanRow, make_plan
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.generation.saliency_maps import compute_maps
@@ -38,8 +38,9 @@ def judged_bounds(run: Run) -> dict:
     """
     run.generate(AUTO, run.experiment.arms[AUTO])
     output = OutputFolder(run.folder / slug(AUTO))
-    table = read_sealed(output.strengths)
     settings = apply_preset(run.generation(AUTO, run.experiment.arms[AUTO]))
+    # chosen anew: the arm's images may be of a version that chose in another way
+    table = pilot_table(settings, read_sealed(output.strengths)["classes"])
     inputs = resolve_inputs(settings, output.state)
     maps = compute_maps(settings, inputs.split, inputs.classifier, 0, 1, CPU)
     maker = RowMaker(settings, inputs, maps)
