@@ -22,6 +22,7 @@ from generations import (
     undecoded,
     wait_for_records,
 )
+from halting import Halting
 from launching import ROOT, launch
 from run_stages import stages
 from trainings import ADAPTER, TINY
@@ -60,11 +61,9 @@ def test_killed_run_is_continued_to_the_same_bytes(method, generation_settings, 
     settings = generation_settings | method
     finish(SCRIPT, settings | {"output_dir": tmp_path / "whole"})
     again = settings | {"output_dir": tmp_path / "killed"}
-    launched = start(on_gpu(SCRIPT, again))
-    wait_for_records(launched, tmp_path / "killed", 1)
-    everyone = [launched, *psutil.Process(launched.pid).children(recursive=True)]
+    launched = start(on_gpu(Halting(tmp_path, shard=4).script, again))
     wait_for_records(launched, tmp_path / "killed", 2)
-    for process in everyone:
+    for process in (launched, *psutil.Process(launched.pid).children(recursive=True)):
         process.kill()
     launched.communicate()
     assert len(records(tmp_path / "killed")) < NUM_SHARDS
