@@ -22,6 +22,7 @@ from generations import (
     alive_in_the_end,
     arguments,
     digests,
+    kill_all,
     manifest_of,
     one_line,
     processes_of,
@@ -70,8 +71,7 @@ def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path
     launched = launched_now([Halting(tmp_path, shard=4).script, *args], 2)
     wait_for_records(launched, output, 2)
     processes = psutil.Process(launched.pid).children(recursive=True)
-    for process in (launched, *processes):
-        process.kill()
+    kill_all([launched, *processes])
     launched.communicate()
     assert not alive_in_the_end(processes)
     before = records(output)
@@ -150,8 +150,7 @@ def test_twenty_kills_end_in_the_same_bytes(settings, tmp_path):
                 (output / "state" / "shards").glob(".shard-*.tmp")
             ):
                 pass
-        for process in (*processes_of(output), launched):
-            process.kill()
+        kill_all([*processes_of(output), launched])
         launched.communicate()
         assert not alive_in_the_end(processes_of(output))
         renaming += bool(list((output / "state" / "shards").glob(".shard-*.tmp")))

@@ -10,6 +10,7 @@ from generations import (
     alive_in_the_end,
     arguments,
     digests,
+    kill_all,
     records,
     wait_for_records,
     whole_run,
@@ -98,8 +99,7 @@ def test_a_killed_launch_is_continued_to_the_same_bytes(settings, generated, tmp
     launched = launched_now([Halting(tmp_path, shard=4).script, *args], 2)
     wait_for_records(launched, output, 2)
     processes = psutil.Process(launched.pid).children(recursive=True)
-    for process in (launched, *processes):
-        process.kill()
+    kill_all([launched, *processes])
     launched.communicate()
     assert not alive_in_the_end(processes)
     assert 2 <= len(records(output)) < SHARDS and not (output / "repo").exists()

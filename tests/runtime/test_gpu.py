@@ -14,6 +14,7 @@ from generations import (
     SCRIPT,
     arguments,
     digests,
+    kill_all,
     manifest_of,
     pixels_of,
     published_rows,
@@ -63,8 +64,7 @@ def test_killed_run_is_continued_to_the_same_bytes(method, generation_settings, 
     again = settings | {"output_dir": tmp_path / "killed"}
     launched = start(on_gpu(Halting(tmp_path, shard=4).script, again))
     wait_for_records(launched, tmp_path / "killed", 2)
-    for process in (launched, *psutil.Process(launched.pid).children(recursive=True)):
-        process.kill()
+    kill_all([launched, *psutil.Process(launched.pid).children(recursive=True)])
     launched.communicate()
     assert len(records(tmp_path / "killed")) < NUM_SHARDS
     finish(SCRIPT, again)
