@@ -71,9 +71,9 @@ def test_rows_of_a_run_are_seen_while_it_makes_more(chromium, going, tmp_path):
         ended = run.communicate()
         assert run.returncode == 0, ended
         visit.page.get_by_role("button", name="Look for new rows").click()
+        visit.until(lambda: "The run makes" not in visit.status())
         finished = published_rows(output)
         visit.page.get_by_text(f"{len(finished)} of {len(finished)} rows; page 1").wait_for()
-        assert "The run makes" not in visit.status()
         marked = {(row["source_index"], row["variant"]) for row in finished[:1]}
         assert read_drop_list(tmp_path / "drop.csv") == marked
         assert (visit.elsewhere(), visit.dialogs, visit.errors) == ([], [], [])
