@@ -1,12 +1,12 @@
 """What no reader can see at one place: who may import what, and who uses private APIs."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import diffusers
 import pytest
+from forking import run_forked
+from launching import launch_environment
 
 import sgdmix_hub
 from sgdmix_hub.models.bases.families import BY_CLASS_NAME, BY_NAME, FAMILIES, families_table
@@ -17,6 +17,8 @@ DOCUMENTED = {"_exit"}
 PYTHON_API = """
 import sys
 
+for name in [name for name in sys.modules if name.partition(".")[0] == "sgdmix_hub"]:
+    del sys.modules[name]  # all of it is loaded anew
 sys.modules["fcntl"] = None  # as on Windows
 import sgdmix_hub.models.classifier
 import sgdmix_hub.models.refine
@@ -144,9 +146,7 @@ def test_every_family_is_whole():
 
 @pytest.mark.slow
 def test_the_python_api_needs_neither_file_locks_nor_processes():
-    ended = subprocess.run(
-        [sys.executable, "-c", PYTHON_API], capture_output=True, text=True, check=False
-    )
+    ended = run_forked(["-c", PYTHON_API], launch_environment())
     assert (ended.returncode, ended.stdout.strip()) == (0, ""), ended.stderr
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.stats import binomtest
 
+from sgdmix_hub.figures import counts
 from sgdmix_hub.figures.lettering import drawable
 from sgdmix_hub.figures.panels import Group, Panel, draw_panels, in_few_colours, mask_panel
 from sgdmix_hub.figures.plots import BLUE, LONGEST_NAME, RED, new_figure, save_figure
@@ -20,7 +21,6 @@ from .scores import Scores
 
 MOST_CLASSES = 40  # those with the lowest label fidelity
 MOST_POINTS = 3000  # more points overlap too much
-SHEET_ROWS = 6
 PANEL = 144
 FONT_SIZE = 12
 REAL = "#222222"  # colour of real images
@@ -118,9 +118,9 @@ def draw_drift(scores: Scores, labels: np.ndarray, real: RealDistances, path: Pa
 
 
 def ends(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows with the highest and the lowest probability of their label, at most 6 each."""
+    """The rows with the highest and the lowest probability of their label, at most `END_ROWS`."""
     order = np.argsort(-probabilities, kind="stable")
-    return order[:SHEET_ROWS], order[::-1][:SHEET_ROWS]
+    return order[: counts.END_ROWS], order[::-1][: counts.END_ROWS]
 
 
 def draw_ends(best: list[list[Panel]], worst: list[list[Panel]]) -> Image.Image:

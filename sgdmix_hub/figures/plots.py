@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from sgdmix_hub.publishing.statistics import RowStatistics
 
+from . import counts
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -20,7 +22,7 @@ def new_figure(width: float, height: float) -> Figure:
     # loading matplotlib takes a third of a second, which a program that draws nothing saves
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+    return Figure(figsize=(width, height), dpi=110, layout=counts.LAYOUT)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -39,8 +41,8 @@ def draw_statistics(statistics: RowStatistics, path: Path) -> None:
         "share of pixels kept from the source": statistics.area,
     }
     for axes, (title, distribution) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        counts, edges = distribution.bars()
-        axes.stairs(counts, edges, fill=True, color=BLUE)
+        heights, edges = distribution.bars()
+        axes.stairs(heights, edges, fill=True, color=BLUE)
         axes.axvline(distribution.mean, color=RED, linewidth=1.2)
         axes.set(xlabel=title, ylabel="images")
         axes.yaxis.get_major_locator().set_params(integer=True)

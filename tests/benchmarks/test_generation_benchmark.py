@@ -89,7 +89,7 @@ def test_program_measures_and_the_table_quotes_the_json(tmp_path, monkeypatch):
         tmp_path / "generation",
     ]
     birds = tmp_path / "work" / f"birds-{data.BIRD_CLASSES * data.BIRDS_OF_A_CLASS}"
-    save_dataset(make_dataset(data.BIRD_CLASSES, 3, 1, 1, seed=0), birds)  # the program takes it
+    save_dataset(make_dataset(data.BIRD_CLASSES, 1, 1, 1, seed=0), birds)  # the program takes it
     start_server()  # the program's workers are forks of it, too
     program = importlib.import_module("generation")
     words = ["generation.py", "--parts", "speed", "time", *small]
@@ -122,7 +122,7 @@ def test_large_layouts_are_measured_as_they_would_be_on_a_gpu(shape, tmp_path, m
     """At sizes for a CPU: both samplers make the same rows of the same images."""
     monkeypatch.setattr(samplers, "STEPS", 8)
     birds = tmp_path / f"birds-{data.BIRD_CLASSES * data.BIRDS_OF_A_CLASS}"
-    save_dataset(make_dataset(data.BIRD_CLASSES, 2, 1, 1, seed=0), birds)
+    save_dataset(make_dataset(data.BIRD_CLASSES, 1, 1, 1, seed=0), birds)
     task = Task(tmp_path, 2, shape=shape, batch_size=2)
     data.birds_adapter(tmp_path, shape)
     means, device = {}, torch.device("cpu")

@@ -40,20 +40,19 @@ def test_every_class_keeps_the_same_share_of_its_most_probable_rows(rows, share)
 
 
 @pytest.fixture(scope="module")
-def evaluate_everything(birds, classifier, tmp_path_factory):
+def evaluate_everything(few_birds, classifier, tmp_path_factory):
     """`evaluate_everything(**more)`: the output folder of an evaluation of a generation through
     Grad-CAM, judged by its own classifier.
     """
     generated = tmp_path_factory.mktemp("through-grad-cam") / "run"
     augment.main(
         AugmentSettings(
-            dataset_name=str(birds),
+            dataset_name=str(few_birds),
             output_dir=str(generated),
             preset="paper",
             classifier=str(classifier),
             strength=0.0,
             resolution=32,
-            examples_per_class=2,
         )
     )
 
@@ -62,7 +61,7 @@ def evaluate_everything(birds, classifier, tmp_path_factory):
         settings = {
             "synthetic": str(generated),
             "judge": str(classifier),
-            "dataset_name": str(birds),
+            "dataset_name": str(few_birds),
             "output_dir": str(output),
         }
         evaluate_dataset.main(EvaluationSettings(**(settings | more)))

@@ -42,6 +42,7 @@ def whole(birds, classifier, tmp_path_factory):
         "classifier": classifier,
         "mask_column": "mask",
         "resolution": 32,
+        "num_images": 2,
         "num_candidates": 5,
         "examples_per_class": 1,
     }
@@ -153,6 +154,7 @@ def test_same_seed_same_page(whole, birds, classifier, tmp_path):
         "classifier": classifier,
         "mask_column": "mask",
         "resolution": 32,
+        "num_images": 2,
         "num_candidates": 5,
         "examples_per_class": 1,
     }
@@ -162,7 +164,7 @@ def test_same_seed_same_page(whole, birds, classifier, tmp_path):
 
 @pytest.mark.slow
 def test_without_classifier_and_masks(birds, tmp_path):
-    settings = {"dataset_name": birds, "resolution": 32, "num_images": 5, "num_candidates": 5}
+    settings = {"dataset_name": birds, "resolution": 32, "num_images": 3, "num_candidates": 5}
     settings["examples_per_class"] = 2
     ended, facts, page = preview(tmp_path, **settings, output_dir=tmp_path / "preview")
     assert "No classifier was given" in ended.stdout and "recommended" in ended.stdout
@@ -189,7 +191,7 @@ def test_without_classifier_and_masks(birds, tmp_path):
     assert rules[1:] == [
         (rule, "other", 0.0) for rule in ("l2", "dissimilar", "novel-background", "random")
     ]
-    assert len(facts["shown"]) == 5 and facts["images"] == 8
+    assert len(facts["shown"]) == 3 and facts["images"] == 8
     with Image.open(tmp_path / "preview" / "preview.png") as picture:
         assert picture.width < 2400 and picture.format == "PNG"
     assert sorted(path.name for path in (tmp_path / "preview").iterdir()) == [

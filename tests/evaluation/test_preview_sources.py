@@ -61,6 +61,7 @@ def test_every_source_at_hand_has_a_column_and_its_confidence(boxed, tmp_path):
         mask_column="mask",
         min_mask_confidence=0.97,
         resolution=32,
+        num_images=2,
         num_candidates=5,
         output_dir=tmp_path / "preview",
     )

@@ -22,6 +22,7 @@ from generations import (
     alive_in_the_end,
     arguments,
     digests,
+    kill_all,
     manifest_of,
     one_line,
     processes_of,
@@ -33,6 +34,7 @@ from generations import (
     start,
     wait_for_records,
 )
+from halting import Halting
 from launching import launch, launch_command, launch_environment, launched_now
 from PIL import Image
 
@@ -65,12 +67,11 @@ def test_published_bytes_do_not_depend_on_the_number_of_processes(settings, refe
 @pytest.mark.slow
 def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path):
     output = tmp_path / "run"
-    launched = launched_now([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
-    wait_for_records(launched, output, 1)
-    processes = psutil.Process(launched.pid).children(recursive=True)
+    args = arguments(settings | {"output_dir": output})
+    launched = launched_now([Halting(tmp_path, shard=4).script, *args], 2)
     wait_for_records(launched, output, 2)
-    for process in (launched, *processes):
-        process.kill()
+    processes = psutil.Process(launched.pid).children(recursive=True)
+    kill_all([launched, *processes])
     launched.communicate()
     assert not alive_in_the_end(processes)
     before = records(output)
@@ -80,7 +81,7 @@ def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path
     cut, whole = before[0], before[1:]
     shards.path(cut).write_bytes(shards.path(cut).read_bytes()[:-100])
     kept = {number: shards.path(number).stat().st_mtime_ns for number in whole}
-    ended = run_script(arguments(settings | {"output_dir": output}), tmp_path / "logs")
+    ended = run_script(args, tmp_path / "logs")
     assert ended.returncode == 0, ended.stderr
     assert digests(output / "repo") == digests(reference / "repo")
     assert kept == {number: shards.path(number).stat().st_mtime_ns for number in whole}
@@ -89,8 +90,8 @@ def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path
 @pytest.mark.slow
 def test_sigterm_ends_with_75_and_the_same_command_finishes(settings, reference, tmp_path):
     output = tmp_path / "run"
-    words = [SCRIPT, *arguments(settings | {"output_dir": output})]
-    process = Started(words, launch_environment())
+    args = arguments(settings | {"output_dir": output})
+    process = Started([Halting(tmp_path, shard=2).script, *args], launch_environment())
     wait_for_records(process, output)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate()
@@ -100,7 +101,7 @@ def test_sigterm_ends_with_75_and_the_same_command_finishes(settings, reference,
     assert len(before) < NUM_SHARDS and not (output / "repo").exists()
     shards = shards_of(output, settings["rows_per_shard"])
     assert all(shards.is_finished(number) for number in before)
-    ended = run_script(arguments(settings | {"output_dir": output}), tmp_path / "logs")
+    ended = run_script(args, tmp_path / "logs")
     assert ended.returncode == 0, ended.stderr
     assert digests(output / "repo") == digests(reference / "repo")
     assert not (output / "state" / "error.json").exists()
@@ -149,8 +150,7 @@ def test_twenty_kills_end_in_the_same_bytes(settings, tmp_path):
                 (output / "state" / "shards").glob(".shard-*.tmp")
             ):
                 pass
-        for process in (*processes_of(output), launched):
-            process.kill()
+        kill_all([*processes_of(output), launched])
         launched.communicate()
         assert not alive_in_the_end(processes_of(output))
         renaming += bool(list((output / "state" / "shards").glob(".shard-*.tmp")))

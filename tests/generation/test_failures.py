@@ -27,6 +27,7 @@ from generations import (
     wait_for_records,
     whole_run,
 )
+from halting import Halting
 from launching import launch, launched_now
 from trainings import ADAPTER, adapter_settings, last_step
 
@@ -35,8 +36,8 @@ from sgdmix_hub.runtime import signals
 
 @pytest.fixture(scope="module")
 def settings(mixing):
-    """A generation that takes seconds, in 24 shards, without any model."""
-    return mixing | {"resolution": 256, "num_variants": 2, "rows_per_shard": 2}
+    """A generation in 12 shards, without any model."""
+    return mixing | {"rows_per_shard": 2}
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,11 @@ def reference(settings, tmp_path_factory):
 
 
 def started(settings: dict, output: Path) -> tuple[Started, list[psutil.Process]]:
-    """A launch in two processes that has finished its first shard; with all its processes, workers
-    included.
+    """A launch in two processes that has finished a shard, and whose rank 0 halts; with all its
+    processes, workers included.
     """
-    launched = launched_now([SCRIPT, *arguments(settings | {"output_dir": output})], 2)
+    script = Halting(output.parent, shard=2).script
+    launched = launched_now([script, *arguments(settings | {"output_dir": output})], 2)
     wait_for_records(launched, output)
     return launched, psutil.Process(launched.pid).children(recursive=True)
 
@@ -94,7 +96,7 @@ def test_killed_rank_is_named_and_takes_the_launch_down(victim, settings, refere
     (line,) = lines_of(stderr)
     assert f"rank {victim} was killed or crashed" in line and "memory" in line
     assert error_of(output) == {"exit_code": 1, "message": line.removeprefix("sgdmix_hub: ")}
-    assert not (output / "repo").exists() and len(records(output)) < 24
+    assert not (output / "repo").exists() and len(records(output)) < 12
     finishes(settings, output, reference, tmp_path / "logs")
 
 
@@ -103,7 +105,7 @@ def test_killed_rank_of_a_training_is_named_without_the_broken_connection(
     birds, tiny_base, tmp_path
 ):
     output = tmp_path / "run"
-    training = adapter_settings(birds, tiny_base, output, num_train_samples=10**7, logging_steps=1)
+    training = adapter_settings(birds, tiny_base, output, num_train_samples=10**5, logging_steps=1)
     launched = launched_now([ADAPTER, *arguments(training)], 2)
     while last_step(output) < 2:
         assert launched.poll() is None, launched.communicate()
@@ -241,9 +243,8 @@ def temporary_files(output: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_full_disk_is_one_line_and_the_finished_shards_are_kept(
-    settings, reference, small_disk, tmp_path
-):
+def test_full_disk_is_one_line_and_the_finished_shards_are_kept(settings, small_disk, tmp_path):
+    settings = settings | {"resolution": 256}
     output = small_disk / "run"
     one_line(
         run_script(arguments(settings | {"output_dir": output}), tmp_path / "logs"),
@@ -259,6 +260,7 @@ def test_full_disk_is_one_line_and_the_finished_shards_are_kept(
         for number in finished
     }
     subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    reference = digests(whole_run(settings, tmp_path / "whole") / "repo")
     finishes(settings, output, reference, tmp_path / "logs")
     assert kept == {
         number: (output / "state" / "shards" / f"shard-{number:05d}.parquet").stat().st_mtime_ns

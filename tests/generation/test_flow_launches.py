@@ -10,10 +10,12 @@ from generations import (
     alive_in_the_end,
     arguments,
     digests,
+    kill_all,
     records,
     wait_for_records,
     whole_run,
 )
+from halting import Halting
 from launching import launch, launched_now
 from tiny_bases import BUILD
 from trainings import ADAPTER, adapter_settings, kill, last_step, learned, run, train
@@ -93,16 +95,15 @@ def test_published_bytes_do_not_depend_on_the_launch(num_processes, settings, ge
 def test_a_killed_launch_is_continued_to_the_same_bytes(settings, generated, tmp_path):
     """By a launch of another number of processes."""
     output = tmp_path / "run"
-    args = [SCRIPT, *arguments(settings | {"output_dir": output})]
-    launched = launched_now(args, 2)
+    args = arguments(settings | {"output_dir": output})
+    launched = launched_now([Halting(tmp_path, shard=4).script, *args], 2)
     wait_for_records(launched, output, 2)
     processes = psutil.Process(launched.pid).children(recursive=True)
-    for process in (launched, *processes):
-        process.kill()
+    kill_all([launched, *processes])
     launched.communicate()
     assert not alive_in_the_end(processes)
     assert 2 <= len(records(output)) < SHARDS and not (output / "repo").exists()
-    done = launch(args, 3)
+    done = launch([SCRIPT, *args], 3)
     assert done.returncode == 0, done.stderr
     assert digests(output / "repo") == digests(generated / "repo")
 

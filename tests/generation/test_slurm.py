@@ -16,15 +16,17 @@ from generations import (
     rank,
     wait_for_records,
 )
+from halting import Halting
 from launching import launch_environment
+from nodes import Nodes
 
 SLURM = ROOT / "docs" / "slurm.sh"
 
 
 @pytest.fixture(scope="module")
 def settings(mixing):
-    """A generation that takes seconds, in 24 shards, without any model."""
-    return mixing | {"resolution": 256, "num_variants": 2, "rows_per_shard": 2}
+    """A generation in 12 shards, without any model."""
+    return mixing | {"rows_per_shard": 2}
 
 
 def stubs(folder: Path, srun: str) -> dict[str, str]:
@@ -138,18 +140,20 @@ sys.exit(max(task.wait() for task in tasks))
 def test_slurm_script_on_two_nodes(event, settings, tmp_path):
     output = tmp_path / "run"
     job = stubs(tmp_path / "bin", SRUN)
-    command = ["bash", SLURM, output, SCRIPT, *arguments(settings)]
-    batch = subprocess.Popen(
-        command, cwd=ROOT, env=job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    wait_for_records(batch, output)
-    (srun,) = psutil.Process(batch.pid).children()
-    step = srun.children(recursive=True)
-    if event == "time is up":
-        srun.terminate()
-    else:
-        rank(1, step).kill()
-    _, stderr = batch.communicate()
+    script = Halting(tmp_path, shard=3).script
+    command = ["bash", SLURM, output, script, *arguments(settings)]
+    with Nodes(tmp_path / "bin") as nodes:
+        batch = subprocess.Popen(
+            command, cwd=ROOT, env=job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        wait_for_records(batch, output)
+        (srun,) = psutil.Process(batch.pid).children()
+        step = [*srun.children(recursive=True), *nodes.processes()]
+        if event == "time is up":
+            srun.terminate()
+        else:
+            rank(1, step).kill()
+        _, stderr = batch.communicate()
     assert not alive_in_the_end(step)
     assert (tmp_path / "bin" / "requeued").exists() == (event == "time is up"), stderr
     assert batch.returncode == (0 if event == "time is up" else 1)

@@ -311,14 +311,14 @@ def test_draws_are_uniform(maps, backgrounds, classes):
     pool = pool_of(1, EVERY_ROW, classes)
     source = np.array([1])
 
-    def draws(maps):
+    def draws(maps, count):
         return [
             select(maps, backgrounds, source, method="random", classes=classes, seed=seed)[0][0]
-            for seed in range(100 * len(pool))
+            for seed in range(count)
         ]
 
-    drawn = draws(maps)
-    assert drawn == draws(maps[::-1].copy())
+    drawn = draws(maps, 100 * len(pool))
+    assert drawn[:200] == draws(maps[::-1].copy(), 200)
     counts = np.bincount(drawn, minlength=ROWS)
     assert counts.sum() == counts[pool].sum()
     assert counts[pool].min() > 55 and counts[pool].max() < 145  # 100 each; 4.5 standard deviations

@@ -102,7 +102,7 @@ def test_training_leads_stocks_images_to_the_training_image_and_a_wrong_sign_awa
 def test_a_whole_unet_of_either_kind_does_too(name, predicted, base_of):
     """All weights learn: a LoRA on random ones learns too little to tell a sign."""
     family, base = BY_NAME[name], base_of(name)
-    options = {"steps": 25, "whole": True, "prediction_type": predicted}
+    options = {"steps": 12, "whole": True, "prediction_type": predicted}
     before, after = towards_one_image(family, base, **options)
     _, wrong = towards_one_image(family, base, lambda target: -target, **options)
     assert after < 0.5 * before and wrong > before

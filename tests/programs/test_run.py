@@ -15,13 +15,21 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from sgdmix_hub.errors import UserError
+from sgdmix_hub.figures.panels import PANEL
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.run import all_stages
 from sgdmix_hub.settings.parsing import parse_settings
 from sgdmix_hub.settings.programs import RunSettings
 
 RECIPE = {
-    "adapter.yaml": {"rank": 4, "lora_alpha": 8, "num_train_samples": 8, "total_batch_size": 4},
+    "adapter.yaml": {
+        "rank": 4,
+        "lora_alpha": 8,
+        "num_train_samples": 8,
+        "total_batch_size": 4,
+        "num_inference_steps": 4,
+        "num_judged_images": 1,
+    },
     "generate.yaml": {
         "preset": "paper",
         "strength": 0.5,
@@ -122,7 +130,7 @@ def test_run_ends_with_what_there_is_and_how_to_use_it(whole_run, tmp_path):
     (picture,) = re.findall(r"^See it +(.+)$", done.stdout, re.MULTILINE)
     with Image.open(picture) as sheet:
         sheet.load()
-        assert sheet.width > 500 and sheet.height > 500
+        assert sheet.width > 6 * PANEL and sheet.height > PANEL  # one row of seven pictures
     ((split, real, augmented),) = re.findall(
         r"^Accuracy on (\w+) +real images only ([\d.]+), with SGD-Mix ([\d.]+)",
         done.stdout,

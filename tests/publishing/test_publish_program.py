@@ -117,6 +117,8 @@ def test_versions_with_another_strength_are_published_by_launches_of_two_process
     """With the diffusion model and all; rank 0 publishes."""
     settings = {
         "dataset_name": birds,
+        "examples_per_class": 2,
+        "allow_other_subset": True,
         "adapter": adapter,
         "pretrained_model_name_or_path": tiny_base,
         "resolution": 32,
@@ -125,7 +127,7 @@ def test_versions_with_another_strength_are_published_by_launches_of_two_process
         "saliency_method": "spectral-residual",
         "num_inference_steps": 4,
         "guidance_scale": 1,
-        "rows_per_shard": 6,
+        "rows_per_shard": 2,
     }
     settings |= {
         "license": "mit",

@@ -14,6 +14,7 @@ from generations import (
     SCRIPT,
     arguments,
     digests,
+    kill_all,
     manifest_of,
     pixels_of,
     published_rows,
@@ -22,6 +23,7 @@ from generations import (
     undecoded,
     wait_for_records,
 )
+from halting import Halting
 from launching import ROOT, launch
 from run_stages import stages
 from trainings import ADAPTER, TINY
@@ -60,12 +62,9 @@ def test_killed_run_is_continued_to_the_same_bytes(method, generation_settings, 
     settings = generation_settings | method
     finish(SCRIPT, settings | {"output_dir": tmp_path / "whole"})
     again = settings | {"output_dir": tmp_path / "killed"}
-    launched = start(on_gpu(SCRIPT, again))
-    wait_for_records(launched, tmp_path / "killed", 1)
-    everyone = [launched, *psutil.Process(launched.pid).children(recursive=True)]
+    launched = start(on_gpu(Halting(tmp_path, shard=4).script, again))
     wait_for_records(launched, tmp_path / "killed", 2)
-    for process in everyone:
-        process.kill()
+    kill_all([launched, *psutil.Process(launched.pid).children(recursive=True)])
     launched.communicate()
     assert len(records(tmp_path / "killed")) < NUM_SHARDS
     finish(SCRIPT, again)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.utils import DistributedType
-from forking import run_forked
+from forking import Ended, run_forked
 from launching import launch as launch_forked
 from launching import launch_environment
 
@@ -65,27 +65,21 @@ time.sleep(60)
 """
 
 
-def launch(config: str, program: str, folder: Path) -> subprocess.CompletedProcess:
+def launch(
+    config: str, program: str, folder: Path, anew: bool
+) -> subprocess.CompletedProcess | Ended:
     """Runs the program under `accelerate launch --config_file`; it is told the folder to write
-    into.
+    into. `anew`: nothing is forked, so that what a library says at its import is heard too.
     """
     script = folder / "program.py"
     script.write_text(program)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    words = ["-m", "accelerate.commands.accelerate_cli", "launch"]
+    words += ["--config_file", str(CONFIGS / config), str(script), str(folder)]
+    if not anew:
+        return run_forked(words, environment, timeout=180)
     return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--config_file",
-            CONFIGS / config,
-            script,
-            folder,
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
+        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=180
     )
 
 
@@ -94,7 +88,7 @@ def launch(config: str, program: str, folder: Path) -> subprocess.CompletedProce
     ("config", "world_size", "backend"), [("cpu1.yaml", 1, None), ("cpu2.yaml", 2, "gloo")]
 )
 def test_cpu_configs_start_their_processes_without_a_warning(config, world_size, backend, tmp_path):
-    done = launch(config, REPORT, tmp_path)
+    done = launch(config, REPORT, tmp_path, anew=world_size > 1)
     assert done.returncode == 0, done.stderr
     facts = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     assert sorted(fact["rank"] for fact in facts) == list(range(world_size))

@@ -30,9 +30,9 @@ def mixed(visit):
 
 @pytest.fixture(scope="module")
 def hostile(source_rows, tmp_path_factory):
-    """The training rows of `birds`, in classes whose names try to be more than texts."""
-    images = [row["image"]["bytes"] for row in source_rows]
-    labels = [row["label"] for row in source_rows]
+    """A page of the rows of `birds`, in classes whose names try to be more than texts."""
+    images = [row["image"]["bytes"] for row in source_rows[::3]]
+    labels = [row["label"] for row in source_rows[::3]]
     return write_dataset(tmp_path_factory.mktemp("hostile") / "birds", images, labels, HOSTILE)
 
 

@@ -1,12 +1,10 @@
 """What takes long, in a real browser: a run that is still going on, and refinement on demand."""
 
-import os
-import signal
-
 import pytest
 from browsers import Visit, needed, page_of, serving
 from forking import Started
-from generations import arguments, published_rows, records, tiny_run, wait_for_records
+from generations import arguments, published_rows, tiny_run, wait_for_records
+from halting import Halting
 from launching import launch_environment
 
 from sgdmix_hub.evaluation.drop_list import read_drop_list
@@ -14,7 +12,8 @@ from sgdmix_hub.evaluation.drop_list import read_drop_list
 needed()
 
 pytestmark = pytest.mark.slow
-ROWS = 160
+ROWS = 80
+ROWS_PER_SHARD, HALTED_AT = 4, 3
 PROGRESS = """
 () => {
     window.seen = []
@@ -30,22 +29,22 @@ PROGRESS = """
 
 @pytest.fixture
 def going(tmp_path):
-    """The output folder of a run that was halted after its first shards, and its process."""
+    """The output folder of a run that halts after its first shards, its process, and what halts
+    it.
+    """
     output = tmp_path / "out"
-    settings = tiny_run(tmp_path / "birds", rows_per_shard=4)
+    settings = tiny_run(tmp_path / "birds", ROWS_PER_SHARD)
     settings |= {"num_variants": ROWS // 8, "output_dir": output, "max_skipped": 1}
-    run = Started(["scripts/augment_dataset.py", *arguments(settings)], launch_environment())
-    wait_for_records(run, output, 3)
-    os.kill(run.pid, signal.SIGSTOP)
-    yield output, run
+    halting = Halting(tmp_path, HALTED_AT)
+    run = Started([halting.script, *arguments(settings)], launch_environment())
+    wait_for_records(run, output, HALTED_AT)
+    yield output, run, halting
     if run.poll() is None:
         run.kill()
 
 
 def test_rows_of_a_run_are_seen_while_it_makes_more(chromium, going, tmp_path):
-    output, run = going
-    made = len(records(output))
-    assert 3 <= made < ROWS // 4, "the run was not halted on its way"
+    output, run, halting = going
     page = page_of(
         published=[str(output)],
         dataset_name=tmp_path / "birds",
@@ -55,7 +54,7 @@ def test_rows_of_a_run_are_seen_while_it_makes_more(chromium, going, tmp_path):
     with serving(page) as address, Visit(chromium, address) as visit:
         visit.page.get_by_text(f"The run makes {ROWS} rows").wait_for()
         at_first = int(visit.status().partition(" ")[0])
-        assert 0 < at_first <= 4 * made
+        assert 0 < at_first <= ROWS_PER_SHARD * HALTED_AT
         for caption in ("source", "target", "mixed"):
             assert len(visit.pictures(caption)) == 8
         visit.until(lambda: len(visit.boxes()) == 8)
@@ -64,17 +63,17 @@ def test_rows_of_a_run_are_seen_while_it_makes_more(chromium, going, tmp_path):
         assert visit.hindrances() == []
         visit.page.get_by_role("button", name="Look for new rows").click()
         visit.page.get_by_text(f"{at_first} of {at_first} rows").wait_for()
-        os.kill(run.pid, signal.SIGCONT)
-        wait_for_records(run, output, made + 2)
+        halting.go_on()
+        wait_for_records(run, output, HALTED_AT + 2)
         visit.page.get_by_role("button", name="Look for new rows").click()
         visit.until(lambda: int(visit.status().partition(" ")[0]) > at_first)
         visit.until(lambda: visit.boxes()[0][1])  # still marked
         ended = run.communicate()
         assert run.returncode == 0, ended
         visit.page.get_by_role("button", name="Look for new rows").click()
+        visit.until(lambda: "The run makes" not in visit.status())
         finished = published_rows(output)
         visit.page.get_by_text(f"{len(finished)} of {len(finished)} rows; page 1").wait_for()
-        assert "The run makes" not in visit.status()
         marked = {(row["source_index"], row["variant"]) for row in finished[:1]}
         assert read_drop_list(tmp_path / "drop.csv") == marked
         assert (visit.elsewhere(), visit.dialogs, visit.errors) == ([], [], [])

@@ -8,6 +8,8 @@ import runpy
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -157,11 +159,17 @@ def rank(number: int, processes: list[psutil.Process]) -> psutil.Process:
     )
 
 
+def kill_all(processes: Iterable[psutil.Process | subprocess.Popen | Started]) -> None:
+    """Kills processes, some of which die with those that were killed before them."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def alive_in_the_end(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Processes still alive after a minute, enough to finish a batch; these are killed."""
     _, alive = psutil.wait_procs(processes, timeout=60)
-    for process in alive:
-        process.kill()
+    kill_all(alive)
     return alive
 
 

@@ -114,9 +114,11 @@ def test_a_training_killed_at_any_moment_ends_as_one_that_was_not(
         lambda: last_step(folder) >= 8,
         lambda: (state / "validation" / f"step-{STEPS:07d}.png").exists(),
     ]
+    if variant == "velocity":  # the other one is killed at every moment
+        moments = moments[1:3]
     args = arguments(settings_of(variant, folder))
     killed = [kill(args, tmp_path / "logs", ADAPTER, moment) for moment in moments]
-    assert sum(killed) >= 3
+    assert sum(killed) >= len(moments) - 1
     ended = run(args, tmp_path / "logs", ADAPTER)
     assert ended.returncode == 0, ended.stderr
     assert learned(folder) == learned(finished(variant))
