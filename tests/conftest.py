@@ -25,6 +25,8 @@ for name in (
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What programs set themselves: here MKL computes before any of them begins.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 import few_images  # noqa: E402, F401
 import hypothesis  # noqa: E402
