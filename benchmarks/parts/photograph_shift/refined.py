@@ -1,0 +1,68 @@
+"""The arms that refine with a base: what S changes, and what the autoencoder alone does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from sgdmix_hub.demo.tiny_training import to_tensor
+from sgdmix_hub.files import write_atomically
+
+from ..masks.photographs import small
+from .arms import VARIANTS
+from .task import RESOLUTION, Images
+
+BACKGROUND = "true masks, background refined at S = 0.5"
+WHOLE = "true masks, all refined at S = 0.5"
+STRONG = "true masks, background refined at S = 0.9"
+ROUND_TRIP = "VAE round trip of the sources"
+STEPS = {"num_inference_steps": 10, "guidance_scale": 1.0}
+KEPT = STEPS | {"background_prompt_template": "a photo"}  # the preset keeps the foreground
+REFINEMENTS = {
+    BACKGROUND: KEPT | {"strength": [0.5]},
+    WHOLE: STEPS | {"strength": [0.5], "foreground_strength": 0.5, "paste_foreground": False},
+    STRONG: KEPT | {"strength": [0.9]},
+}
+REFINED = (*REFINEMENTS, ROUND_TRIP)
+
+Mixtures = tuple[np.ndarray, np.ndarray, dict]
+
+
+def refinement(arm: str, base: Path) -> dict:
+    """Settings of a pipeline that refines with this base."""
+    return REFINEMENTS[arm] | {"pretrained_model_name_or_path": str(base)}
+
+
+def round_trip(train: Images, base: Path) -> Mixtures:
+    """Every source as the autoencoder gives it back, as often as others have variants."""
+    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
+    pixels = np.stack([small(one, RESOLUTION) for one in train.pixels])
+    with torch.inference_mode():
+        parts = [
+            vae.decode(vae.encode(part).latent_dist.mode()).sample
+            for part in to_tensor(pixels).split(16)
+        ]
+    decoded = (torch.cat(parts).clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
+    returned = decoded.permute(0, 2, 3, 1).numpy()
+    rows = np.tile(np.arange(len(pixels)), VARIANTS)
+    return returned[rows], rows, {}
+
+
+def kept(path: Path, make: Callable[[], Mixtures]) -> Mixtures:
+    """What `make` gave, from the file `path` once it is there: both classifiers see the same."""
+    if not path.exists():
+        mixed, sources, figures = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:
+                np.savez(file, images=mixed, sources=sources, **figures)
+
+        write_atomically(path, write)
+    with np.load(path) as stored:
+        figures = {name: float(value) for name, value in stored.items() if value.ndim == 0}
+        return stored["images"], stored["sources"], figures
