@@ -90,7 +90,7 @@ from parts.photograph_shift.refined import (
     Mixtures,
     kept,
     refinement,
-    round_trip,
+    through_vae,
 )
 from parts.photograph_shift.runs import run_arms
 from parts.photograph_shift.tables import tables
@@ -118,7 +118,7 @@ def arm_mixtures(
     if arm in REFINED:
         assert base is not None, "arms that refine need --base"
         if arm == ROUND_TRIP:
-            return round_trip(train, base)
+            return through_vae(train, base)
         stored = column_masks(TRUE, train, None, seed)
         mixed, sources, iou = mixtures(arm, train, stored, seed, names, refinement(arm, base))
     else:

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-from diffusers import AutoencoderKL
 
-from sgdmix_hub.demo.tiny_training import to_tensor
 from sgdmix_hub.files import write_atomically
 
 from ..masks.photographs import small
+from ..photograph_base.measures import load_vae, round_trip
 from .arms import VARIANTS
 from .task import RESOLUTION, Images
 
@@ -37,19 +35,11 @@ def refinement(arm: str, base: Path) -> dict:
     return REFINEMENTS[arm] | {"pretrained_model_name_or_path": str(base)}
 
 
-def round_trip(train: Images, base: Path) -> Mixtures:
+def through_vae(train: Images, base: Path) -> Mixtures:
     """Every source as the autoencoder gives it back, as often as others have variants."""
-    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
     pixels = np.stack([small(one, RESOLUTION) for one in train.pixels])
-    with torch.inference_mode():
-        parts = [
-            vae.decode(vae.encode(part).latent_dist.mode()).sample
-            for part in to_tensor(pixels).split(16)
-        ]
-    decoded = (torch.cat(parts).clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
-    returned = decoded.permute(0, 2, 3, 1).numpy()
     rows = np.tile(np.arange(len(pixels)), VARIANTS)
-    return returned[rows], rows, {}
+    return round_trip(load_vae(base), pixels)[rows], rows, {}
 
 
 def kept(path: Path, make: Callable[[], Mixtures]) -> Mixtures:
