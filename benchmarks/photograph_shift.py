@@ -43,6 +43,7 @@ this task shows:
     PYTHONPATH=outputs/lite0 python benchmarks/photograph_shift.py outputs/cutouts \
         --base outputs/photograph_base/base --name photograph_refined \
         --lines outputs/benchmarks/photograph_refined.jsonl
+    # afterwards, with the same options: --sheet docs/photograph_refined.jpg
 
 - Arms, all with true masks, so that masks do not blur the answer, and the preset `recommended`:
   (a) S = 0; (b) the background refined at S = .5, the foreground kept and pasted; (c) all of the
@@ -66,12 +67,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from parts.evidence.runs import slug
 from parts.photograph_shift.arms import ARMS, NOW, REAL, TRUE, WAS, column_masks, mixtures
 from parts.photograph_shift.classifiers import (
     LITE0,
@@ -84,10 +85,11 @@ from parts.photograph_shift.classifiers import (
 from parts.photograph_shift.refined import (
     BACKGROUND,
     REFINED,
-    REFINEMENTS,
     ROUND_TRIP,
+    STRONG,
     WHOLE,
     Mixtures,
+    draw_sheet,
     kept,
     refinement,
     through_vae,
@@ -105,7 +107,9 @@ from parts.photograph_shift.task import (
     told_objects,
     write_domain,
 )
+from PIL import Image
 
+SHOWN = [TRUE, BACKGROUND, STRONG, WHOLE]
 WITH_BASE = [TRUE, BACKGROUND, WHOLE, ROUND_TRIP, REAL]  # and STRONG, if time is left
 
 
@@ -146,12 +150,21 @@ def run(
 
     def make(arm: str, seed: int, train: Images) -> Mixtures:
         names = class_names(objects, seed)
-        if arm not in REFINEMENTS:
-            return arm_mixtures(arm, seed, train, names, masks, base)
-        path = lines.with_suffix("") / f"{seed}_{slug(arm)}.npz"
-        return kept(path, lambda: arm_mixtures(arm, seed, train, names, masks, base))
+        return kept(lines, arm, seed, lambda: arm_mixtures(arm, seed, train, names, masks, base))
 
     return run_arms(seeds, arms, lines, classifiers, task, make)
+
+
+def shown_arms(
+    seed: int, lines: Path, objects: dict[str, np.ndarray], groups: Groups, base: Path
+) -> Image.Image:
+    """A sheet of a seed's arms with a base."""
+    names, (_, train, _) = class_names(objects, seed), make_task(seed, objects, groups, test=1)
+
+    def make(arm: str) -> Mixtures:
+        return arm_mixtures(arm, seed, train, names, None, base)
+
+    return draw_sheet(train, {arm: kept(lines, arm, seed, partial(make, arm)) for arm in SHOWN})
 
 
 def main() -> None:
@@ -164,6 +177,7 @@ def main() -> None:
     parser.add_argument("--write_domain", type=Path, help="write the training images, and stop")
     parser.add_argument("--segmenter_masks", type=Path, help="folder of a segmenter's masks")
     parser.add_argument("--base", type=Path, help="folder of a base; its arms run")
+    parser.add_argument("--sheet", type=Path, help="draw the first seed's arms, and stop")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--arms", nargs="+", choices=[*ARMS, *REFINED])
     both = [LITE0, SCRATCH]
@@ -184,6 +198,10 @@ def main() -> None:
     logging.getLogger("sgdmix_hub").setLevel(logging.ERROR)  # rows left out are counted
     classifiers = {LITE0: linear_head(frozen_lite0), SCRATCH: from_scratch(arguments.steps)}
     arms = arguments.arms or (WITH_BASE if arguments.base else list(ARMS))
+    if arguments.sheet:
+        sheet = shown_arms(arguments.seeds[0], arguments.lines, objects, groups, arguments.base)
+        sheet.save(arguments.sheet, quality=85)
+        return
     figures = run(
         arguments.seeds,
         arms,

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from parts.photograph_shift import arms, classifiers, refined, task
 from parts.photograph_shift.arms import ARMS, REAL, SEGMENTER, TRUE, VARIANTS
 from parts.photograph_shift.classifiers import LITE0, SCRATCH, from_scratch, linear_head
-from parts.photograph_shift.refined import BACKGROUND, ROUND_TRIP, WHOLE
+from parts.photograph_shift.refined import BACKGROUND, ROUND_TRIP, WHOLE, draw_sheet
 from parts.photograph_shift.tables import tables
 from parts.photograph_shift.task import make_task, write_domain
 from photograph_shift import arm_mixtures, run
@@ -88,6 +88,8 @@ def test_arms_with_a_base_keep_what_they_say_and_both_classifiers_see_the_same(
     run([1], [BACKGROUND], lines, *domain, None, two, test=2, base=TINY_BASE)
     (kept,) = (tmp_path / "lines").iterdir()
     assert np.array_equal(np.load(kept)["images"], background[0])
+    sheet = np.asarray(draw_sheet(train, {TRUE: mixed, BACKGROUND: background}))
+    assert sheet.shape[1] > 3 * 32 and sheet.std() > 10
 
 
 def test_training_images_do_not_depend_on_the_number_of_test_images(domain):

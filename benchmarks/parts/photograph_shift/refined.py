@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from sgdmix_hub.figures.panels import Group, Panel, draw_panels
 from sgdmix_hub.files import write_atomically
 
+from ..evidence.runs import slug
 from ..masks.photographs import small
-from ..photograph_base.measures import load_vae, round_trip
+from ..photograph_base.measures import FONT, load_vae, round_trip
 from .arms import VARIANTS
 from .task import RESOLUTION, Images
 
@@ -42,11 +45,15 @@ def through_vae(train: Images, base: Path) -> Mixtures:
     return round_trip(load_vae(base), pixels)[rows], rows, {}
 
 
-def kept(path: Path, make: Callable[[], Mixtures]) -> Mixtures:
-    """What `make` gave, from the file `path` once it is there: both classifiers see the same."""
+def kept(lines: Path, arm: str, seed: int, make: Callable[[], Mixtures]) -> Mixtures:
+    """What `make` gave; of an arm that refines, from its file beside `lines` once it is there, so
+    that both classifiers see the same.
+    """
+    if arm not in REFINEMENTS:
+        return make()
+    path = lines.with_suffix("") / f"{seed}_{slug(arm)}.npz"
     if not path.exists():
         mixed, sources, figures = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
 
         def write(partial: Path) -> None:
             with partial.open("wb") as file:
@@ -56,3 +63,14 @@ def kept(path: Path, make: Callable[[], Mixtures]) -> Mixtures:
     with np.load(path) as stored:
         figures = {name: float(value) for name, value in stored.items() if value.ndim == 0}
         return stored["images"], stored["sources"], figures
+
+
+def draw_sheet(train: Images, made: dict[str, Mixtures]) -> Image.Image:
+    """The first image of every class, and its first variant in every arm."""
+    rows = []
+    for row in np.unique(train.labels, return_index=True)[1]:
+        variants = [mixed[np.flatnonzero(sources == row)[0]] for mixed, sources, _ in made.values()]
+        rows.append([Panel(one) for one in (small(train.pixels[row], RESOLUTION), *variants)])
+    titles = ["source", *(arm.removeprefix("true masks, ") for arm in made)]
+    columns = [title.replace(" refined", "\nrefined") for title in titles]
+    return draw_panels([Group("", columns)], rows, RESOLUTION, FONT)
