@@ -35,6 +35,31 @@ from a fitted chance of foreground: seeds 1 to 5, both classifiers, the same pri
 arms of before are read from their committed figures (`--lines` begins with them), and true masks of
 seed 1 are run again to see whether they still hold. The segmenter's masks are added with the Lite0
 head, and its comparisons stay secondary. Results: `photograph_shift_chance.json`.
+
+Written down before the arms with a base ran, which are those of `--base`, a base of
+benchmarks/photograph_base.py whose autoencoder and denoiser saw packaged photographs, but none that
+this task shows:
+
+    PYTHONPATH=outputs/lite0 python benchmarks/photograph_shift.py outputs/cutouts \
+        --base outputs/photograph_base/base --name photograph_refined \
+        --lines outputs/benchmarks/photograph_refined.jsonl
+    # afterwards, with the same options: --sheet docs/photograph_refined.jpg
+
+- Arms, all with true masks, so that masks do not blur the answer, and the preset `recommended`:
+  (a) S = 0; (b) the background refined at S = .5, the foreground kept and pasted; (c) all of the
+  image refined at S = .5, the foreground too; (d) the sources through the autoencoder alone
+  (floor); flips and crops; and if time is left (e) as (b) at S = .9. 10 steps without guidance, no
+  adapter. (a) runs anew. Prompts: `a photo` where the foreground is kept, `a photo of a NAME` in
+  (c).
+- Hypothesis: (b) - (a) is negative or nil. A base of this size adds no place that the data lack,
+  and its autoencoder blurs; but backgrounds repainted may also hide the tied ones.
+- Primary comparison: (b) - (a) with Lite0. Second: the same with the network from scratch, which
+  has more to learn. All others are secondary and unadjusted.
+- Seeds 1 to 5. (a) and (b) with Lite0 run first, on all seeds; then (c), (d) and flips and crops
+  with Lite0; then the network from scratch in the same order; then (e). The time for computing
+  alone decides when to stop; a comparison uses the seeds that finished in both of its arms, and
+  their number is stated. "No difference" is said only of an interval within .02 of nil.
+- The base is trained once, with seed 0, and does not change after a figure of an arm was seen.
 """
 
 from __future__ import annotations
@@ -42,12 +67,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from parts.photograph_shift.arms import ARMS, NOW, REAL, WAS, column_masks, mixtures
+from parts.photograph_shift.arms import ARMS, NOW, REAL, TRUE, WAS, column_masks, mixtures
 from parts.photograph_shift.classifiers import (
     LITE0,
     SCRATCH,
@@ -56,6 +82,18 @@ from parts.photograph_shift.classifiers import (
     frozen_lite0,
     linear_head,
 )
+from parts.photograph_shift.refined import (
+    BACKGROUND,
+    REFINED,
+    ROUND_TRIP,
+    STRONG,
+    WHOLE,
+    Mixtures,
+    draw_sheet,
+    kept,
+    refinement,
+    through_vae,
+)
 from parts.photograph_shift.runs import run_arms
 from parts.photograph_shift.tables import tables
 from parts.photograph_shift.task import (
@@ -63,21 +101,33 @@ from parts.photograph_shift.task import (
     TEST,
     Groups,
     Images,
+    class_names,
     ground_groups,
     make_task,
     told_objects,
     write_domain,
 )
+from PIL import Image
+
+SHOWN = [TRUE, BACKGROUND, STRONG, WHOLE]
+WITH_BASE = [TRUE, BACKGROUND, WHOLE, ROUND_TRIP, REAL]  # and STRONG, if time is left
 
 
 def arm_mixtures(
-    arm: str, seed: int, train: Images, masks: Path | None
-) -> tuple[np.ndarray, np.ndarray, dict]:
+    arm: str, seed: int, train: Images, names: list[str], masks: Path | None, base: Path | None
+) -> Mixtures:
     """An arm's mixtures, their sources' rows, and the figures of its masks."""
     if arm == REAL:
         return np.zeros((0, RESOLUTION, RESOLUTION, 3), np.uint8), np.zeros(0, int), {}
-    stored = None if arm in (WAS, NOW) else column_masks(arm, train, masks, seed)
-    mixed, sources, iou = mixtures(arm, train, stored, seed)
+    if arm in REFINED:
+        assert base is not None, "arms that refine need --base"
+        if arm == ROUND_TRIP:
+            return through_vae(train, base)
+        stored = column_masks(TRUE, train, None, seed)
+        mixed, sources, iou = mixtures(arm, train, stored, seed, names, refinement(arm, base))
+    else:
+        stored = None if arm in (WAS, NOW) else column_masks(arm, train, masks, seed)
+        mixed, sources, iou = mixtures(arm, train, stored, seed, names)
     return mixed, sources, {"iou": iou, "mixed": len(np.unique(sources)) / len(train.labels)}
 
 
@@ -90,6 +140,7 @@ def run(
     masks: Path | None,
     classifiers: dict[str, Classifier],
     test: int = TEST,
+    base: Path | None = None,
 ) -> list[dict]:
     """Runs what is not in `lines` yet, and returns all of it."""
 
@@ -97,10 +148,23 @@ def run(
         names, train, tested = make_task(seed, objects, groups, test)
         return {"objects": names}, train, tested
 
-    def make(arm: str, seed: int, train: Images) -> tuple[np.ndarray, np.ndarray, dict]:
-        return arm_mixtures(arm, seed, train, masks)
+    def make(arm: str, seed: int, train: Images) -> Mixtures:
+        names = class_names(objects, seed)
+        return kept(lines, arm, seed, lambda: arm_mixtures(arm, seed, train, names, masks, base))
 
     return run_arms(seeds, arms, lines, classifiers, task, make)
+
+
+def shown_arms(
+    seed: int, lines: Path, objects: dict[str, np.ndarray], groups: Groups, base: Path
+) -> Image.Image:
+    """A sheet of a seed's arms with a base."""
+    names, (_, train, _) = class_names(objects, seed), make_task(seed, objects, groups, test=1)
+
+    def make(arm: str) -> Mixtures:
+        return arm_mixtures(arm, seed, train, names, None, base)
+
+    return draw_sheet(train, {arm: kept(lines, arm, seed, partial(make, arm)) for arm in SHOWN})
 
 
 def main() -> None:
@@ -112,8 +176,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder with deb/, the unpacked packages")
     parser.add_argument("--write_domain", type=Path, help="write the training images, and stop")
     parser.add_argument("--segmenter_masks", type=Path, help="folder of a segmenter's masks")
+    parser.add_argument("--base", type=Path, help="folder of a base; its arms run")
+    parser.add_argument("--sheet", type=Path, help="draw the first seed's arms, and stop")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *REFINED])
     both = [LITE0, SCRATCH]
     parser.add_argument("--classifiers", nargs="+", choices=both, default=both)
     parser.add_argument("--steps", type=int, default=150, help="of the network from scratch")
@@ -131,14 +197,20 @@ def main() -> None:
     cv2.setNumThreads(1)
     logging.getLogger("sgdmix_hub").setLevel(logging.ERROR)  # rows left out are counted
     classifiers = {LITE0: linear_head(frozen_lite0), SCRATCH: from_scratch(arguments.steps)}
+    arms = arguments.arms or (WITH_BASE if arguments.base else list(ARMS))
+    if arguments.sheet:
+        sheet = shown_arms(arguments.seeds[0], arguments.lines, objects, groups, arguments.base)
+        sheet.save(arguments.sheet, quality=85)
+        return
     figures = run(
         arguments.seeds,
-        arguments.arms,
+        arms,
         arguments.lines,
         objects,
         groups,
         arguments.segmenter_masks,
         {name: classifiers[name] for name in arguments.classifiers},
+        base=arguments.base,
     )
     path = (arguments.results / arguments.name).with_suffix(".json")
     path.write_text(json.dumps(figures, sort_keys=True), encoding="utf-8")

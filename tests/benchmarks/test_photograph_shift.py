@@ -6,16 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cv2 import erode
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from parts.photograph_shift import task
-from parts.photograph_shift.arms import ARMS, REAL, SEGMENTER, TRUE
+from parts.photograph_shift import arms, classifiers, refined, task
+from parts.photograph_shift.arms import ARMS, REAL, SEGMENTER, TRUE, VARIANTS
 from parts.photograph_shift.classifiers import LITE0, SCRATCH, from_scratch, linear_head
+from parts.photograph_shift.refined import BACKGROUND, ROUND_TRIP, WHOLE, draw_sheet
 from parts.photograph_shift.tables import tables
 from parts.photograph_shift.task import make_task, write_domain
-from photograph_shift import run
+from photograph_shift import arm_mixtures, run
+
+from sgdmix_hub.demo.train_tiny_base import TINY_BASE
 
 
 @pytest.fixture
@@ -48,10 +52,10 @@ def test_a_run_that_was_cut_off_resumes_and_its_tables_name_every_arm(domain, tm
     for row in meta:
         mask = Image.fromarray(make_task(1, *domain)[1].masks[row["index"]])
         mask.convert("L").save(tmp_path / f"{row['set']}_{row['index']:03d}.png")
-    classifiers = {LITE0: linear_head(lambda: means), SCRATCH: from_scratch(2, batch=4)}
-    given = [1], list(ARMS), tmp_path / "lines.jsonl", *domain, tmp_path, classifiers
+    two = {LITE0: linear_head(lambda: means), SCRATCH: from_scratch(2, batch=4)}
+    given = [1], list(ARMS), tmp_path / "lines.jsonl", *domain, tmp_path, two
     whole = run(*given, test=2)
-    assert len(whole) == len(ARMS) * len(classifiers)
+    assert len(whole) == len(ARMS) * len(two)
     written = given[2].read_text()
     given[2].write_text(written[: written.rindex("{") + 20])
     resumed = run(*given, test=2)
@@ -59,7 +63,33 @@ def test_a_run_that_was_cut_off_resumes_and_its_tables_name_every_arm(domain, tm
     assert timeless[0] == timeless[1]
     by_arm = {line["arm"]: line for line in whole}
     assert by_arm[TRUE]["iou"] == by_arm[SEGMENTER]["iou"] == 1 and "iou" not in by_arm[REAL]
-    assert all(f"| {name} | {arm} |" in tables(whole) for name in classifiers for arm in ARMS)
+    assert all(f"| {name} | {arm} |" in tables(whole) for name in two for arm in ARMS)
+
+
+@pytest.mark.slow
+def test_arms_with_a_base_keep_what_they_say_and_both_classifiers_see_the_same(
+    domain, tmp_path, monkeypatch
+):
+    for module in (arms, classifiers, refined):
+        monkeypatch.setattr(module, "RESOLUTION", 32)
+    names, train, _ = make_task(1, *domain, test=1)
+    given = 1, train, names, None, TINY_BASE
+    mixed, background, whole, returned = (
+        arm_mixtures(arm, *given) for arm in (TRUE, BACKGROUND, WHOLE, ROUND_TRIP)
+    )
+    assert all(np.array_equal(arm[1], mixed[1]) for arm in (background, whole))
+    inside = [erode(mask.astype(np.uint8), np.ones((49, 49)))[4::8, 4::8] for mask in train.masks]
+    inside = np.stack(inside)[mixed[1]] > 0
+    change = [np.abs(arm[0].astype(int) - mixed[0]).mean(-1) for arm in (background, whole)]
+    assert change[0][inside].mean() < 1 < change[1][inside].mean() and change[0].mean() > 1
+    assert len(returned[0]) == len(train.labels) * VARIANTS
+    two = {LITE0: linear_head(lambda: means), SCRATCH: from_scratch(2, batch=4)}
+    lines = tmp_path / "lines.jsonl"
+    run([1], [BACKGROUND], lines, *domain, None, two, test=2, base=TINY_BASE)
+    (kept,) = (tmp_path / "lines").iterdir()
+    assert np.array_equal(np.load(kept)["images"], background[0])
+    sheet = np.asarray(draw_sheet(train, {TRUE: mixed, BACKGROUND: background}))
+    assert sheet.shape[1] > 3 * 32 and sheet.std() > 10
 
 
 def test_training_images_do_not_depend_on_the_number_of_test_images(domain):

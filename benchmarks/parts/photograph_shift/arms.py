@@ -54,17 +54,24 @@ def column_masks(arm: str, train: Images, folder: Path | None, seed: int) -> np.
 
 
 def mixtures(
-    arm: str, train: Images, stored: np.ndarray | None, seed: int
+    arm: str,
+    train: Images,
+    stored: np.ndarray | None,
+    seed: int,
+    names: list[str],
+    refinement: dict | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """The arm's mixtures, uint8 (m, RESOLUTION, RESOLUTION, 3), their sources' rows (m,), and the
     mean IoU of its masks with the true ones, those that it abstains from included.
+
+    `names`: of the classes. `refinement`: settings of an arm with a base; S = 0 without.
     """
     columns: dict = {"image": [Image.fromarray(one) for one in train.pixels]}
     columns["label"] = train.labels
-    features = Features(
-        image=ImageFeature(), label=ClassLabel(num_classes=len(np.unique(train.labels)))
-    )
+    features = Features(image=ImageFeature(), label=ClassLabel(names=names))
     method: dict = {"strength": [0.0], "resolution": RESOLUTION, "num_variants": VARIANTS}
+    if refinement is not None:
+        method |= refinement | {"class_names": names}
     if stored is not None:
         columns["mask"] = [Image.fromarray(one) for one in stored]
         features["mask"] = ImageFeature()

@@ -8,6 +8,7 @@ from ..intervals import interval, paired
 from ..masks.scores import DRAWS
 from .arms import ARMS, NOW, RANDOM, REAL, SEGMENTER, TRUE, WAS
 from .classifiers import LITE0, SCRATCH
+from .refined import BACKGROUND, REFINED, ROUND_TRIP, STRONG, WHOLE
 
 COMPARISONS = (
     (NOW, WAS),
@@ -19,7 +20,17 @@ COMPARISONS = (
     (NOW, RANDOM),
     (SEGMENTER, REAL),
     (SEGMENTER, RANDOM),
+    (BACKGROUND, TRUE),
+    (WHOLE, TRUE),
+    (WHOLE, BACKGROUND),
+    (STRONG, TRUE),
+    (TRUE, REAL),
+    (BACKGROUND, REAL),
+    (ROUND_TRIP, REAL),
 )
+
+
+EVERY = (*ARMS, *REFINED)
 
 
 def object_bounds(ours: list[dict], theirs: list[dict]) -> str:
@@ -50,7 +61,7 @@ def tables(figures: list[dict]) -> str:
         "|---|---|---|---|---|---|",
     ]
     names = [name for name in (LITE0, SCRATCH) if any(key[0] == name for key in runs)]
-    for name, arm in ((name, arm) for name in names for arm in ARMS if (name, arm) in runs):
+    for name, arm in ((name, arm) for name in names for arm in EVERY if (name, arm) in runs):
         lines = list(runs[name, arm].values())
         accuracy = interval([np.mean(line["accuracy"]) for line in lines])
         cells = [name, arm, accuracy, str(len(lines)), mean(lines, "iou"), mean(lines, "mixed")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +60,23 @@ def photograph(
     return blend(layer, np.ascontiguousarray(ground), 0.2)
 
 
+def drawn_names(objects: Iterable[str], rng: np.random.Generator) -> list[str]:
+    """The objects of the classes."""
+    return [str(name) for name in rng.choice(sorted(objects), CLASSES, replace=False)]
+
+
+def class_names(objects: Iterable[str], seed: int) -> list[str]:
+    """What a prompt calls the classes of a seed, in the order of their labels."""
+    names = drawn_names(objects, np.random.default_rng([20261128, seed]))
+    return [re.sub("[^a-z]+", " ", name.lower()).strip() for name in names]
+
+
 def make_task(
     seed: int, objects: dict[str, np.ndarray], groups: Groups, test: int = TEST
 ) -> tuple[list[str], Images, Images]:
     """The classes' names, the tied training images and `test` untied test images a class."""
     rng = np.random.default_rng([20261128, seed])
-    names = [str(name) for name in rng.choice(sorted(objects), CLASSES, replace=False)]
+    names = drawn_names(objects, rng)
     places = [str(place) for place in rng.permutation(sorted(groups))]
     labels = np.repeat(np.arange(CLASSES), TRAIN)
     shown = labels.copy()
