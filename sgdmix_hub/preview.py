@@ -18,7 +18,6 @@ from sgdmix_hub.evaluation.choices import (
     MixtureColumn,
     MixtureFigures,
     TargetColumn,
-    recipe,
 )
 from sgdmix_hub.evaluation.choices_page import MASK_MEASURES, cut_by, page, tables
 from sgdmix_hub.evaluation.drawn_split import MEASURED, draw_split
@@ -40,7 +39,7 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.method import sought_words
 from sgdmix_hub.settings.presets import PRESETS
-from sgdmix_hub.settings.programs import PreviewSettings
+from sgdmix_hub.settings.programs import PreviewSettings, recipe
 
 from .errors import UserError
 from .files import write_atomically, write_json
@@ -65,7 +64,6 @@ def main(settings: PreviewSettings) -> None:
     """Writes preview.png and preview.json, and prints the figures. Raises `UserError`."""
     settings.validate()
     recommended = recipe(settings, "recommended")
-    recommended.validate()
     rank = start_processes(settings.num_threads)
     if rank.count > 1:
         raise UserError("a preview runs in one process: start it without a launcher")
@@ -86,9 +84,8 @@ def main(settings: PreviewSettings) -> None:
         networks["classifier"] = classifier
     segmenter = pin_segmenter(recommended)
     if segmenter is not None:
-        networks["segmenter"] = load_network(
-            recommended, inputs.split, None, segmenter, rank.device
-        )
+        segmenting = recipe(settings, "recommended", saliency_method="segmentation")
+        networks["segmenter"] = load_network(segmenting, inputs.split, None, segmenter, rank.device)
     with tqdm(total=min(len(inputs.split.subset), MEASURED), desc="preview", unit="image") as bar:
         split, left_out = draw_split(settings, inputs.split, bar.update)
         bank = None

@@ -20,6 +20,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
+from sgdmix_hub.arithmetic import set_arithmetic
+
 from .tiny_training import cached_world, logged_minutes
 from .tiny_unet import build_scheduler, build_tokenizer, load_denoiser, train_unet
 from .tiny_vae import cache_latents, held_out_psnr, load_vae, train_decoder, train_vae
@@ -191,6 +193,7 @@ def run_stage(stage, args):
 def main(argv=None):
     args = parse_args(argv)
     cv2.setNumThreads(1)
+    set_arithmetic()
     for stage in args.stages:
         missing = [
             needed

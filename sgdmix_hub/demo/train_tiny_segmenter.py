@@ -20,6 +20,8 @@ from transformers import (
     SegformerImageProcessor,
 )
 
+from sgdmix_hub.arithmetic import set_arithmetic
+
 from .tiny_training import (
     HELD_OUT,
     TRAIN,
@@ -207,6 +209,7 @@ def export(model, held_out, args):
 def main(argv=None):
     args = parse_args(argv)
     cv2.setNumThreads(1)
+    set_arithmetic()
     model, held_out = train(args)
     print(json.dumps(export(model, held_out, args)))
 

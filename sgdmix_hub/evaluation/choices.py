@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,12 +30,11 @@ from sgdmix_hub.settings.method import COMPARE_MAPS
 from sgdmix_hub.settings.presets import (
     AT_HAND,
     PRESETS,
-    apply_preset,
     saliency_method,
     saliency_source,
 )
-from sgdmix_hub.settings.programs import PreviewSettings
-from sgdmix_hub.settings.saliency import PREVIEW_FALL_BACK, SALIENCY_SOURCES
+from sgdmix_hub.settings.programs import PreviewSettings, recipe
+from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
 
 from .drawn_split import DrawnSplit, spread_over_classes
 
@@ -44,9 +42,6 @@ REFINEMENTS = ("none", "grabcut")
 RULES = ("l2", "dissimilar", "novel-background", "random")
 UNMIXED = "kept unmixed"
 MIXINGS = ("union", "source", "inpaint")
-SHARED = {field.name for field in dataclasses.fields(PreviewSettings)} & {
-    field.name for field in dataclasses.fields(AugmentSettings)
-} - {"mask_column", "saliency_method"}
 
 
 @dataclass(frozen=True)
@@ -107,27 +102,6 @@ class MixtureColumn:
     mixtures: dict[int, Mixture] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     figures: dict[int, MixtureFigures] = field(default_factory=dict)
-
-
-def recipe(settings: PreviewSettings, preset: str = "paper", **choices: Any) -> AugmentSettings:
-    """Settings that mix the preview's data without refining: a preset, overridden by `choices`.
-
-    They name a column of masks only if they read it: else it is there to compare with.
-    """
-    shared: dict[str, Any] = {name: getattr(settings, name) for name in SHARED}
-    shared["segmenter_prompt"] = settings.segmenter_prompt or settings.metaclass
-    source = SALIENCY_SOURCES[PRESETS[preset]["saliency_method"]]
-    without_labels = settings.classifier is None or settings.background_has_foreground
-    if without_labels and source.needs == "classifier":
-        shared["saliency_method"] = PREVIEW_FALL_BACK
-    if preset == "recommended":
-        shared["saliency_method"] = settings.saliency_method
-    # nothing is made from a preview, so a classifier trained on other rows leaks nothing here
-    shared |= choices | {"preset": preset, "strength": 0.0, "allow_other_subset": True}
-    made = apply_preset(AugmentSettings(**shared))
-    if saliency_source(made).needs == "column":
-        return dataclasses.replace(made, mask_column=settings.mask_column)
-    return made
 
 
 class Comparison:
@@ -370,9 +344,10 @@ class Comparison:
         bank = self.banks[str(preset.saliency_method)]
         if bank is not None and bank.owns(row):
             row -= bank.first
-            mask, stored = bank.maps.mask(row), stored_mask(bank.settings, bank.split, row)
-            image = bank.split.image(row)
-            return Mixer(preset).mask(image, bank.maps[row], aspect, stored, mask, frame)
+            image, found = bank.split.image(row), bank.maps.mask(row)
+            # a background dataset without foregrounds is not asked for a column of masks
+            stored = None if found is not None else stored_mask(bank.settings, bank.split, row)
+            return Mixer(preset).mask(image, bank.maps[row], aspect, stored, found, frame)
         image = self.split.images[row]
         frame = frame or Mixer(preset).frame(image.size)
         whole = aspect is None or aspect_box(*image.size, aspect) == (0, 0, *image.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,8 +24,8 @@ from .fields import (
 )
 from .generation import AugmentSettings
 from .hub import HubSettings
-from .presets import AT_HAND
-from .saliency import RembgModel, SaliencyMethod
+from .presets import AT_HAND, PRESETS, apply_preset, saliency_source
+from .saliency import PREVIEW_FALL_BACK, SALIENCY_SOURCES, RembgModel, SaliencyMethod
 from .training import ClassifierSettings
 
 MOST_PREVIEWED = 24  # images on a page
@@ -137,6 +138,33 @@ class PreviewSettings(DataSettings):
                     f"{name} is for Grad-CAM, which needs --classifier, as org/name@revision or a "
                     "folder"
                 )
+        recipe(self, "recommended").validate()
+
+
+SHARED = {field.name for field in dataclasses.fields(PreviewSettings)} & {
+    field.name for field in dataclasses.fields(AugmentSettings)
+} - {"mask_column", "saliency_method"}
+
+
+def recipe(settings: PreviewSettings, preset: str = "paper", **choices: Any) -> AugmentSettings:
+    """Settings that mix the preview's data without refining: a preset, overridden by `choices`.
+
+    They name a column of masks only if they read it: else it is there to compare with.
+    """
+    shared: dict[str, Any] = {name: getattr(settings, name) for name in SHARED}
+    shared["segmenter_prompt"] = settings.segmenter_prompt or settings.metaclass
+    source = SALIENCY_SOURCES[PRESETS[preset]["saliency_method"]]
+    without_labels = settings.classifier is None or settings.background_has_foreground
+    if without_labels and source.needs == "classifier":
+        shared["saliency_method"] = PREVIEW_FALL_BACK
+    if preset == "recommended":
+        shared["saliency_method"] = settings.saliency_method
+    # nothing is made from a preview, so a classifier trained on other rows leaks nothing here
+    shared |= choices | {"preset": preset, "strength": 0.0, "allow_other_subset": True}
+    made = apply_preset(AugmentSettings(**shared))
+    if saliency_source(made).needs == "column":
+        return dataclasses.replace(made, mask_column=settings.mask_column)
+    return made
 
 
 @dataclass(kw_only=True)

@@ -1,5 +1,6 @@
 """The preview's columns of every source of masks, and its answers to mistakes."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from datasets import Image as ImageFeature
 from generations import arguments, one_line, png, run_script, write_dataset
 from PIL import Image
 from previews import PREVIEW, generation, preview
+from skimage.filters import threshold_otsu
 
 from sgdmix_hub.data.splits import decode_image, load_split
 from sgdmix_hub.errors import UserError
@@ -146,10 +148,55 @@ def test_predicted_masks_are_shown_with_their_confidence_as_a_generation_cuts_th
         for row in rows
     ]
     assert first["foreground_area"] == np.mean(masks)
+    shares = [np.asarray(decode_image(inputs.split.cell(row, "alpha"))) / 255.0 for row in rows]
+    cut = [share > threshold_otsu(share) for share in shares]
+    assert np.mean(masks) == pytest.approx(np.mean(cut), rel=0.01)
+    assert np.mean(cut) > 1.03 * np.mean([share > 0.5 for share in shares])
     untrusted = {str(row.source_index) for row in plan if row.skip is not None}
     assert set(first["untrusted_rows"]) == untrusted == {"3"}
     assert "predicted masks in column alpha of the dataset" in ended.stdout
     assert "1 of 8 images" in ended.stdout
+
+
+@pytest.mark.slow
+def test_backgrounds_without_foregrounds_are_not_asked_for_their_masks(predicted, tmp_path):
+    """As a generation does not ask: with such a column or without, they stay as they are."""
+    pages = []
+    for name, left_out in {"with": [], "without": ["alpha"]}.items():
+        rows = Dataset.from_parquet(str(predicted / "train.parquet"))
+        bank = tmp_path / name / "bank"
+        bank.mkdir(parents=True)
+        rows.remove_columns(left_out).to_parquet(str(bank / "train.parquet"))
+        *_, page = preview(
+            tmp_path,
+            saliency_method="predicted-column",
+            mask_column="alpha",
+            dataset_name=predicted,
+            background_dataset_name=bank,
+            resolution=32,
+            num_images=2,
+            output_dir=tmp_path / name / "preview",
+        )
+        pages.append(np.asarray(Image.open(io.BytesIO(page))))
+    assert np.array_equal(*pages)
+
+
+@pytest.mark.slow
+def test_a_segmenter_at_hand_is_shown_beside_the_source_that_is_named(predicted, tmp_path):
+    _, facts, _ = preview(
+        tmp_path,
+        saliency_method="predicted-column",
+        mask_column="alpha",
+        segmenter=TINY_SEGMENTER,
+        segmenter_prompt="bird",
+        dataset_name=predicted,
+        resolution=32,
+        num_images=2,
+        output_dir=tmp_path / "preview",
+    )
+    columns = {of["saliency_method"]: of for of in facts["masks"]}
+    assert columns["predicted-column"]["presets"] == ["recommended"]
+    assert columns["segmentation"]["foreground_area"] > 0
 
 
 @pytest.mark.slow

@@ -68,8 +68,10 @@ def test_published_bytes_do_not_depend_on_the_number_of_processes(settings, refe
 def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path):
     output = tmp_path / "run"
     args = arguments(settings | {"output_dir": output})
-    launched = launched_now([Halting(tmp_path, shard=4).script, *args], 2)
+    halting = Halting(tmp_path, shard=4)
+    launched = launched_now([halting.script, *args], 2)
     wait_for_records(launched, output, 2)
+    halting.wait()
     processes = psutil.Process(launched.pid).children(recursive=True)
     kill_all([launched, *processes])
     launched.communicate()
@@ -91,8 +93,9 @@ def test_killed_run_is_continued_to_the_same_bytes(settings, reference, tmp_path
 def test_sigterm_ends_with_75_and_the_same_command_finishes(settings, reference, tmp_path):
     output = tmp_path / "run"
     args = arguments(settings | {"output_dir": output})
-    process = Started([Halting(tmp_path, shard=2).script, *args], launch_environment())
-    wait_for_records(process, output)
+    halting = Halting(tmp_path, shard=2)
+    process = Started([halting.script, *args], launch_environment())
+    halting.wait()
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate()
     assert process.returncode == 75 and "Traceback" not in stderr, stderr

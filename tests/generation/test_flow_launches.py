@@ -96,8 +96,10 @@ def test_a_killed_launch_is_continued_to_the_same_bytes(settings, generated, tmp
     """By a launch of another number of processes."""
     output = tmp_path / "run"
     args = arguments(settings | {"output_dir": output})
-    launched = launched_now([Halting(tmp_path, shard=4).script, *args], 2)
+    halting = Halting(tmp_path, shard=4)
+    launched = launched_now([halting.script, *args], 2)
     wait_for_records(launched, output, 2)
+    halting.wait()
     processes = psutil.Process(launched.pid).children(recursive=True)
     kill_all([launched, *processes])
     launched.communicate()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import yaml
 from generations import SCRIPT, arguments, digests, generate, manifest_of, published_rows
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from launching import launch
 from scipy import stats
 from tiny_models import save_classifier
@@ -118,6 +119,7 @@ def test_table_and_pilot_are_published_and_told(chosen, classifier):
     assert counts == {strength: made.count(strength) for strength in set(made)}
     card = (chosen / "repo/README.md").read_text()
     assert "3 rows of each class were made at every strength" in card
+    assert "both with 90% confidence" in card
     assert all(f"{count} at {strength:g}" in card for strength, count in counts.items())
     config = yaml.safe_load((chosen / "repo/sgdmix/default/config.yaml").read_text())
     assert (config["strength"], config["strength_choice"]) == (STRENGTHS, "auto")
@@ -313,6 +315,18 @@ def test_looser_bounds_never_choose_a_smaller_strength(measured, fidelity, drift
     assert loose >= tight
     fits = within_bounds(pilots[0], 1.0, fidelity, drift)
     assert tight == 0.0 or fits[: strengths.index(tight) + 1].all()
+
+
+@given(arrays(np.float64, (8, 3), elements=shares), shares, st.floats(0, 1))
+def test_bounds_hold_where_one_sided_t_tests_say_so(measured, fidelity, drift):
+    probability, moved, unrefined = measured.T
+    one = ClassPilot(probability[:, None], moved[:, None], unrefined, 1.0)
+    excess = (fidelity * unrefined - probability, moved - drift)
+    assume(all(np.ptp(values) > 1e-3 for values in excess))
+    with np.errstate(all="ignore"):
+        p_values = [stats.ttest_1samp(values, 0, alternative="less").pvalue for values in excess]
+    assume(all(abs(p - 0.1) > 1e-6 for p in p_values))
+    assert within_bounds(one, 1.0, fidelity, drift).tolist() == [max(p_values) < 0.1]
 
 
 @given(st.lists(shares, max_size=20), st.integers(0, 100))

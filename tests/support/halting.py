@@ -1,5 +1,6 @@
 """Generations that halt on the way, so that nobody who disturbs one comes too late."""
 
+import time
 from pathlib import Path
 
 HALTING = """
@@ -13,6 +14,7 @@ from sgdmix_hub.runtime.signals import stopped_by
 
 def halt(event, words):
     if event == "os.rename" and Path(words[1]).name == "shard-{shard:05d}.json":
+        Path({reached!r}).touch()
         while Path({gate!r}).exists() and not stopped_by():
             time.sleep(0.005)
 
@@ -31,8 +33,18 @@ class Halting:
     def __init__(self, folder: Path, shard: int, script: str = "scripts/augment_dataset.py"):
         self.gate, self.script = folder / "halted", folder / "halting.py"
         self.gate.touch()
-        words = {"shard": shard, "gate": str(self.gate), "script": script}
+        self.reached = folder / "reached"
+        words = {"shard": shard, "script": script}
+        words |= {"gate": str(self.gate), "reached": str(self.reached)}
         self.script.write_text(HALTING.format(**words))
+
+    def wait(self) -> None:
+        """Returns when the process halts. Raises `TimeoutError` if it never does."""
+        deadline = time.monotonic() + 60
+        while not self.reached.exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError("no process came to the record at which it was to halt")
+            time.sleep(0.01)
 
     def go_on(self) -> None:
         self.gate.unlink()
