@@ -16,8 +16,8 @@ Rules, set before any cut but .5 was tried on these images:
   is taken, plain before dilated: so .5, as it was, wins every tie.
 - Each is judged with the dilation of `consensus` too.
 
-Otsu's threshold was taken. The package bounds it, for masks that this domain hardly has: it is not
-above .5, and a mask that is nowhere above .1 shows nothing. The line `the package's` came after the
+Otsu's threshold was taken. The package bounds it: it is not above .5, and a mask that is nowhere
+above .5 shows nothing. The line `the package's` came after the
 rules, which do not judge it.
 
 The confidence is fitted to the masks of the cut that is taken by benchmarks/soft_confidence.py,

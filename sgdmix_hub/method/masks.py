@@ -27,8 +27,6 @@ THRESHOLDS = {
     "yen": filters.threshold_yen,
 }
 CUT = 0.5  # a pixel of the dataset's own mask is foreground above this share
-# A model's mask that is nowhere above this shows nothing: what is left is the network's noise.
-FAINT = 0.1
 CUT_AT = 256  # pixels; the cut of a larger mask is found on a smaller one
 
 
@@ -73,11 +71,11 @@ def predicted_cut(share: np.ndarray) -> float:
     """Where a model's soft mask of a whole image, float32 (h, w) in [0, 1], is cut: at Otsu's
     threshold, since what a network is not sure of is often part of the object (chosen by
     benchmarks/soft_cuts.py). Not above one half, so that a mask that is high everywhere stays
-    whole; and at one half if it shows nothing.
+    whole; and at one half if nothing is above that, so that a faint mask shows nothing.
     """
     if max(share.shape) > CUT_AT:
         share = cv2.resize(share, (CUT_AT, CUT_AT), interpolation=cv2.INTER_AREA)
-    return CUT if share.max() <= FAINT else min(threshold(share), CUT)
+    return CUT if share.max() <= CUT else min(threshold(share), CUT)
 
 
 def centred(share: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ class SaliencySource:
 
 
 # From which a soft mask that a model predicted is trusted (benchmarks/soft_confidence.py).
-PREDICTED_FROM = 0.4
+PREDICTED_FROM = 0.45
 BOXES = {"bbox_column": "bbox_column", "bbox_format": "bbox_format"}
 # Every value of `saliency_method`; method/saliency/sources.py loads them.
 SALIENCY_SOURCES = {

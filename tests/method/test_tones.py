@@ -66,7 +66,14 @@ def test_a_grey_image_has_no_colours_with_a_stamp_of_the_date():
 
 def test_flat_images_are_decided_without_a_warning():
     assert not has_colours(np.full((256, 256, 3), 90, np.uint8))
-    assert is_toned(small_lab(np.full((256, 256, 3), (30, 90, 40), np.uint8)))
+    assert not is_toned(small_lab(np.full((256, 256, 3), (30, 90, 40), np.uint8)))
+
+
+def test_a_drawing_in_two_flat_colours_is_not_toned():
+    """Though their colours follow from the lightness."""
+    drawing = np.empty((256, 256, 3), np.uint8)
+    drawing[:], drawing[60:200, 80:180] = (30, 60, 110), (220, 170, 140)
+    assert not is_toned(small_lab(drawing))
 
 
 @pytest.mark.slow

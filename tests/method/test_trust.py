@@ -2,7 +2,6 @@
 run makes of it.
 """
 
-import json
 import re
 
 import numpy as np
@@ -14,6 +13,7 @@ from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
+from sgdmix_hub.files import read_sealed
 from sgdmix_hub.generation.saliency_maps import compute_maps
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency import trust as trust_module
@@ -278,10 +278,10 @@ def test_a_run_of_two_processes_falls_back_says_so_once_and_tells_it_on_the_card
         "| saliency method | minimum-barrier (instead of grad-cam, which failed the trust test) |"
         in card
     )
-    without_intervals = str(trust).partition(" (95")[0]
-    assert f"| trust test of the classifier | {without_intervals} |" in card
+    told = f"accuracy {trust.foreground_accuracy:.2f} on {trust.images} images"
+    assert f"| trust test of the classifier | {told} from their foreground alone, " in card
     one = run_script(arguments(chosen | {"output_dir": tmp_path / "one"}), tmp_path / "logs")
     assert one.returncode == 0, one.stderr
     assert digests(tmp_path / "one" / "repo") == digests(tmp_path / "two" / "repo")
     (told,) = (tmp_path / "one" / "state" / "saliency").rglob("trust.json")
-    assert json.loads(told.read_text()) == facts["trust"]
+    assert Trust(**read_sealed(told)) == trust

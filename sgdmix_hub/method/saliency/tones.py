@@ -16,6 +16,9 @@ GREY_SPREAD, GREY_SHARE = 4, 0.99
 TONED_SPREAD, TONED_SHARE = 3.5, 0.3
 AROUND = 4 / SIZE  # share of the image size: what JPEG leaves off the curve cancels out
 STEPS = 32  # of lightness
+# A photograph has tones between its darkest and its lightest; a drawing in two or three flat
+# colours, which follow from the lightness too, has none: bins with so many pixels, of all bins.
+TONES, OF_PIXELS, BINS = 5, 0.005, 16
 
 
 def has_colours(pixels: np.ndarray) -> bool:
@@ -33,10 +36,19 @@ def is_toned(lab: np.ndarray) -> bool:
     """Whether the colours of an image, as `outlines.small_lab` gives it, follow from its lightness.
 
     So do those of a brown dog on white paper: an image whose chroma is small next to what is off
-    the curve, or of which the larger part has none, is not toned.
+    the curve, or of which the larger part has none, is not toned; nor is a drawing in a few flat
+    colours.
     """
+    if num_tones(lab[..., 0]) < TONES:
+        return False
     chroma = float(np.median(np.linalg.norm(lab[..., 1:], axis=2)))
     return off_curve(lab) <= min(TONED_SPREAD, TONED_SHARE * chroma)
+
+
+def num_tones(lightness: np.ndarray) -> int:
+    """In how many of `BINS` from the darkest to the lightest there are pixels enough."""
+    counts, _ = np.histogram(lightness, BINS)
+    return int((counts >= OF_PIXELS * lightness.size).sum())
 
 
 def off_curve(lab: np.ndarray) -> float:
