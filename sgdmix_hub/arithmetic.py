@@ -7,7 +7,7 @@ import os
 import torch
 
 # MKL, torch's library for matrix products on a CPU, else takes kernels that depend on where in
-# memory an array begins, which differs from process to process (AVX-512). This costs no time.
+# memory an array begins, which differs from process to process (AVX-512). It costs hardly any time.
 REPEATABLE_PRODUCTS = {"MKL_CBWR": "AUTO,STRICT"}
 
 
