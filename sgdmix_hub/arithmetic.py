@@ -6,10 +6,6 @@ import os
 
 import torch
 
-# MKL, torch's library for matrix products on a CPU, else takes kernels that depend on where in
-# memory an array begins, which differs from process to process (AVX-512). It costs hardly any time.
-REPEATABLE_PRODUCTS = {"MKL_CBWR": "AUTO,STRICT"}
-
 
 def set_arithmetic() -> None:
     """Sets process-wide options: MKL's products do not depend on places in memory, cuDNN takes
@@ -19,8 +15,9 @@ def set_arithmetic() -> None:
     MKL looks at its variable when it first computes: in a process that has used it before, or that
     has set the variable, nothing changes.
     """
-    for name, value in REPEATABLE_PRODUCTS.items():
-        os.environ.setdefault(name, value)
+    # Else MKL takes kernels that depend on where in memory an array begins, which differs from
+    # process to process (AVX-512). It costs hardly any time.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     torch.backends.cudnn.deterministic = True
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
