@@ -384,7 +384,8 @@ def stored_mask(settings: AugmentSettings, split: Split, row: int) -> Image.Imag
     """The row's foreground mask in the dataset, foreground above one half, if the saliency method
     reads masks. Raises `UnusableRow`.
     """
-    if saliency_source(settings).needs != "column":
+    source = saliency_source(settings)
+    if source.needs != "column":
         return None
     mask = split.image(row, settings.mask_column)
-    return centred_mask(mask) if saliency_method(settings) == "predicted-column" else mask
+    return centred_mask(mask) if source.reads_predictions else mask

@@ -128,7 +128,8 @@ class PreviewSettings(DataSettings):
     @property
     def true_mask_column(self) -> str | None:
         """The column of masks that the others are measured against, if it holds true ones."""
-        return None if self.saliency_method == "predicted-column" else self.mask_column
+        source = SALIENCY_SOURCES.get(self.saliency_method or "")
+        return None if source is not None and source.reads_predictions else self.mask_column
 
     def validate(self) -> None:
         super().validate()

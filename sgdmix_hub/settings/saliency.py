@@ -54,6 +54,11 @@ class SaliencySource:
         """Whether its masks are finer than its maps: neither a threshold nor GrabCut makes them."""
         return self.has_mask or self.needs == "column"
 
+    @property
+    def reads_predictions(self) -> bool:
+        """Whether it reads masks that a model made, which are not true ones."""
+        return self.needs == "column" and self.has_confidence
+
 
 # From which a soft mask that a model predicted is trusted (benchmarks/soft_confidence.py).
 PREDICTED_FROM = 0.45
