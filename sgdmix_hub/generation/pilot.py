@@ -26,14 +26,13 @@ from tqdm.auto import tqdm
 from sgdmix_hub.errors import Unusable
 from sgdmix_hub.files import DamagedFile, made_again, read_sealed, write_atomically, write_sealed
 from sgdmix_hub.method.mixer import Mixture
-from sgdmix_hub.method.strength import ClassPilot, chosen_strengths, shuffled_strengths
+from sgdmix_hub.method.strength import ClassPilot, PilotBounds, chosen_strengths, shuffled_strengths
 from sgdmix_hub.metrics.cosine import cosine_distance, directions
 from sgdmix_hub.output_folder import OutputFolder
 from sgdmix_hub.runtime.ranks import Rank, say
 from sgdmix_hub.runtime.stopping import stop_if_requested, wait_for_file
 from sgdmix_hub.seeds import RandomStream, generator
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint
-from sgdmix_hub.settings.pilot import PILOT_CONFIDENCE
 from sgdmix_hub.storage.stores import Store
 
 from .plan import PlanRow, rows_of, table_of, write_plan
@@ -213,12 +212,12 @@ def pilot_table(settings: AugmentSettings, classes: list[dict]) -> dict:
         )
         for of_class in classes
     }
-    bounds = settings.asked_fidelity, settings.allowed_drift
-    chosen = chosen_strengths(pilots, settings.strength, *bounds)
+    bounds = PilotBounds(settings.asked_fidelity, settings.allowed_drift, settings.asked_confidence)
+    chosen = chosen_strengths(pilots, settings.strength, bounds)
     return {
-        "min_pilot_fidelity": bounds[0],
-        "max_foreground_drift": bounds[1],
-        "confidence": PILOT_CONFIDENCE,
+        "min_pilot_fidelity": bounds.min_fidelity,
+        "max_foreground_drift": bounds.max_drift,
+        "pilot_confidence": bounds.confidence,
         "strengths": {str(label): strength for label, strength in chosen.items()},
         "classes": classes,
     }

@@ -8,7 +8,6 @@ import numpy as np
 from scipy.special import stdtrit
 
 from sgdmix_hub.seeds import RandomStream, generator, generators
-from sgdmix_hub.settings.pilot import PILOT_CONFIDENCE
 
 
 def row_strengths(
@@ -45,33 +44,43 @@ class ClassPilot:
     spread: float | None
 
 
-def within_bounds(
-    pilot: ClassPilot, spread: float, min_fidelity: float, max_drift: float
-) -> np.ndarray:
-    """Whether a class keeps its label and its foreground at each strength, bool (k,).
+@dataclass(frozen=True)
+class PilotBounds:
+    """What a class must keep: its label's mean probability at least `min_fidelity` of that without
+    refinement, its mean drift at most `max_drift` of its spread, each with `confidence` over the
+    pilot's rows (one-sided t-intervals).
+    """
 
-    The mean probability of the label has to be at least `min_fidelity` of that without refinement,
-    and the mean drift at most `max_drift` of `spread`, each with `PILOT_CONFIDENCE` over the
-    rows (one-sided t-intervals): of several strengths, luck makes one fit. One row says nothing.
+    min_fidelity: float
+    max_drift: float
+    confidence: float
+
+
+def within_bounds(pilot: ClassPilot, spread: float, bounds: PilotBounds) -> np.ndarray:
+    """Whether a class is within the bounds at each strength, bool (k,).
+
+    Means alone do not show it: of several strengths, luck makes one fit. One row says nothing.
     """
     if len(pilot.unrefined) < 2:
         return np.zeros(pilot.probabilities.shape[1], bool)
-    too_much = min_fidelity * pilot.unrefined[:, None] - pilot.probabilities
-    return (upper_limit(too_much) <= 0) & (upper_limit(pilot.drifts) <= max_drift * spread)
+    lost = bounds.min_fidelity * pilot.unrefined[:, None] - pilot.probabilities
+    moved = pilot.drifts - bounds.max_drift * spread
+    limits = (upper_limit(excess, bounds.confidence) for excess in (lost, moved))
+    return np.logical_and(*(limit <= 0 for limit in limits))
 
 
-def upper_limit(values: np.ndarray) -> np.ndarray:
-    """What the mean of each column is below with `PILOT_CONFIDENCE`, float (k,).
+def upper_limit(values: np.ndarray, confidence: float) -> np.ndarray:
+    """What the mean of each column is below, with a confidence in [0.5, 1); float (k,).
 
     `values`: float (n, k), n at least 2.
     """
     count = len(values)
     error = values.std(axis=0, ddof=1) / np.sqrt(count)
-    return values.mean(axis=0) + stdtrit(count - 1, PILOT_CONFIDENCE) * error
+    return values.mean(axis=0) + stdtrit(count - 1, confidence) * error
 
 
 def chosen_strengths(
-    pilots: dict[int, ClassPilot], strengths: list[float], min_fidelity: float, max_drift: float
+    pilots: dict[int, ClassPilot], strengths: list[float], bounds: PilotBounds
 ) -> dict[int, float]:
     """Class -> the largest of the ascending `strengths` up to which all are within the bounds.
 
@@ -83,7 +92,7 @@ def chosen_strengths(
     chosen = {}
     for label, pilot in pilots.items():
         spread = usual if pilot.spread is None else pilot.spread
-        fits = within_bounds(pilot, spread, min_fidelity, max_drift)
+        fits = within_bounds(pilot, spread, bounds)
         count = len(strengths) if fits.all() else int(fits.argmin())
         chosen[label] = strengths[max(count - 1, 0)]
     return chosen

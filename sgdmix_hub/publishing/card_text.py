@@ -10,7 +10,6 @@ import jinja2
 from huggingface_hub import CardData
 
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.pilot import PILOT_CONFIDENCE
 from sgdmix_hub.settings.strengths import num_steps
 
 from .card_merge import plain
@@ -119,6 +118,6 @@ def pilot_text(settings: AugmentSettings, planned: list[dict]) -> str | None:
         "the largest strength up to which the classifier gives its label at least "
         f"{settings.asked_fidelity:g} of the probability that it has without refinement, and its "
         f"foregrounds move by at most {settings.allowed_drift:g} of the median distance between "
-        f"two images of the class, both with {PILOT_CONFIDENCE:.0%} confidence.{shuffled} Planned "
-        f"rows: {rows}"
+        f"two images of the class, both with {settings.asked_confidence:.0%} confidence.{shuffled} "
+        f"Planned rows: {rows}"
     )

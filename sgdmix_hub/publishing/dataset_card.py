@@ -342,6 +342,7 @@ def _machine_readable(settings: AugmentSettings, facts: CardFacts) -> dict:
         method["strength_choice"] = settings.strength_choice
         method["min_pilot_fidelity"] = settings.asked_fidelity
         method["max_foreground_drift"] = settings.allowed_drift
+        method["pilot_confidence"] = settings.asked_confidence
     if settings.judge is not None:
         method["min_label_probability"] = settings.asked_probability
         method["max_attempts"] = settings.allowed_attempts

@@ -13,7 +13,8 @@ from .presets import preset_values
 from .strengths import strength_grid
 
 PILOT_ROWS, MIN_PILOT_FIDELITY, MAX_FOREGROUND_DRIFT = 8, 0.9, 0.5  # unless given
-PILOT_CONFIDENCE = 0.9  # that a class is within its bounds
+PILOT_CONFIDENCE = 0.9  # unless given
+BOUNDS = ("min_pilot_fidelity", "max_foreground_drift", "pilot_confidence")
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the steps, that `auto` chooses from beside 0
 
 
@@ -50,7 +51,7 @@ class PilotSettings(MethodSettings):
     min_pilot_fidelity: float | None = setting(
         None,
         "mean probability of the label that a class must keep, as a share of that without "
-        f"refinement, with {PILOT_CONFIDENCE:.0%} confidence; {MIN_PILOT_FIDELITY:g} if not given",
+        f"refinement; {MIN_PILOT_FIDELITY:g} if not given",
         above=0,
         at_most=1,
     )
@@ -58,9 +59,17 @@ class PilotSettings(MethodSettings):
         None,
         "how far a class's foregrounds may move from the unrefined ones on average, in the "
         "classifier's features, as a share of the median distance between two images of the "
-        f"class, with {PILOT_CONFIDENCE:.0%} confidence; {MAX_FOREGROUND_DRIFT:g} if not given",
+        f"class; {MAX_FOREGROUND_DRIFT:g} if not given",
         at_least=0,
         at_most=10,
+    )
+    pilot_confidence: float | None = setting(
+        None,
+        "confidence with which the rows of a pilot must show that a class is within both bounds "
+        "(one-sided t-intervals); 0.5 compares the means alone; "
+        f"{PILOT_CONFIDENCE:g} if not given",
+        at_least=0.5,
+        below=1,
     )
 
     def __post_init__(self) -> None:
@@ -88,7 +97,7 @@ class PilotSettings(MethodSettings):
     def validate(self) -> None:
         super().validate()
         if self.strength_choice is None:
-            for name in ("pilot_rows", "min_pilot_fidelity", "max_foreground_drift"):
+            for name in (*BOUNDS, "pilot_rows"):
                 if getattr(self, name) is not None:
                     raise UserError(f"{name} needs --strength auto")
             return
@@ -119,3 +128,8 @@ class PilotSettings(MethodSettings):
         """How far foregrounds may move, as a share of the distance between two of the class."""
         given = self.max_foreground_drift
         return MAX_FOREGROUND_DRIFT if given is None else given
+
+    @property
+    def asked_confidence(self) -> float:
+        """Confidence with which a class must be within both bounds."""
+        return PILOT_CONFIDENCE if self.pilot_confidence is None else self.pilot_confidence

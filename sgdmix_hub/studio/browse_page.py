@@ -141,7 +141,7 @@ class BrowsePage:
             late = gr.Timer(AGAIN, active=False)
             outputs = [number, status, late, *(text for text, *_ in slots)]
             # What is asked for while the page is being drawn is drawn after it.
-            last = private | {"trigger_mode": "always_last"}
+            last: dict[str, Any] = private | {"trigger_mode": "always_last"}
             show = {"fn": self.show, "inputs": inputs, "outputs": outputs} | last
             # An event of its own: what a generator sends, its next value may take back.
             tick = {"fn": self.boxes, "inputs": None, "outputs": boxes} | last
@@ -156,7 +156,7 @@ class BrowsePage:
                 button.click(
                     lambda page, step=step: (page or 1) + step, number, number, **private
                 ).then(**show).then(**tick)
-            again.click(self.reload, inputs, [classes, *outputs], **private).then(**tick)
+            again.click(self.reload, inputs, [classes, *outputs], **last).then(**tick)
             marked: dict[str, Any] = {
                 "outputs": [listed, status, *boxes],
                 "trigger_mode": "multiple",

@@ -26,6 +26,7 @@ from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.method.strength import (
     ClassPilot,
+    PilotBounds,
     chosen_strengths,
     shuffled_strengths,
     within_bounds,
@@ -35,7 +36,9 @@ from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import parse_settings
 
 STRENGTHS = [0.0, 0.25, 0.5, 0.75, 1.0]  # of four steps
+BOUNDS = PilotBounds(0.9, 0.5, 0.9)
 TABLE = "sgdmix/default/strengths.json"
+BOUNDS_OF_TABLE = ("min_pilot_fidelity", "max_foreground_drift", "pilot_confidence")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,7 @@ def test_every_row_has_the_strength_of_its_class(chosen):
 
 def test_a_class_has_the_largest_strength_up_to_which_the_table_stays_within_the_bounds(chosen):
     table = table_of(chosen)
-    assert (table["min_pilot_fidelity"], table["max_foreground_drift"]) == (0.999, 10)
+    assert [table[name] for name in BOUNDS_OF_TABLE] == [0.999, 10, 0.9]
     for of_class in table["classes"]:
         assert of_class["strength"] == STRENGTHS
         assert len(set(of_class["source_index"])) == 3
@@ -159,8 +162,9 @@ def test_other_bounds_leave_what_was_measured_of_other_settings_alone(chosen, se
     for path in ("plan.parquet", "plan.json", "run.json"):
         (copy / "state" / path).unlink()
     shutil.rmtree(copy / "state/shards")
-    loose = generate(settings | {"min_pilot_fidelity": 0.01}, copy)
+    loose = generate(settings | {"min_pilot_fidelity": 0.01, "pilot_confidence": 0.5}, copy)
     assert set(table_of(loose)["strengths"].values()) == {1.0}
+    assert "both with 50% confidence" in (loose / "repo/README.md").read_text()
 
 
 def test_shuffled_rows_have_the_same_strengths_as_often(chosen, settings, tmp_path):
@@ -268,20 +272,20 @@ def pilot(probabilities, drifts, unrefined=(1.0, 1.0), spread=1.0):
 )
 def test_the_bounds(probabilities, drifts, strength):
     pilots = {3: pilot(probabilities, drifts)}
-    assert chosen_strengths(pilots, [0.0, 0.5, 1.0], 0.9, 0.5) == {3: strength}
+    assert chosen_strengths(pilots, [0.0, 0.5, 1.0], BOUNDS) == {3: strength}
 
 
 def test_a_class_without_a_spread_is_held_to_the_usual_one():
     lone = dataclasses.replace(pilot([1, 1], [0, 0.3]), spread=None)
     others = {0: pilot([1, 1], [0, 0], spread=0.2), 1: pilot([1, 1], [0, 0], spread=0.8)}
-    assert chosen_strengths(others | {2: lone}, [0.0, 1.0], 0.9, 0.5)[2] == 0.0
-    assert chosen_strengths(others | {2: lone}, [0.0, 1.0], 0.9, 0.6)[2] == 1.0
-    assert chosen_strengths({2: lone}, [0.0, 1.0], 0.9, 10)[2] == 0.0
+    assert chosen_strengths(others | {2: lone}, [0.0, 1.0], BOUNDS)[2] == 0.0
+    assert chosen_strengths(others | {2: lone}, [0.0, 1.0], PilotBounds(0.9, 0.6, 0.9))[2] == 1.0
+    assert chosen_strengths({2: lone}, [0.0, 1.0], PilotBounds(0.9, 10, 0.9))[2] == 0.0
 
 
 def test_a_class_of_which_no_row_could_be_made_has_the_smallest_strength():
     nothing = ClassPilot(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), None)
-    assert chosen_strengths({0: nothing}, [0.25, 0.5], 0.1, 10) == {0: 0.25}
+    assert chosen_strengths({0: nothing}, [0.25, 0.5], PilotBounds(0.1, 10, 0.5)) == {0: 0.25}
     settings = AugmentSettings(dataset_name="d", output_dir="o", strength=[0.25, 0.5])
     measured = {"label": 0, "probability": [[], []], "drift": [[], []], "unrefined": []}
     table = pilot_table(settings, [measured | {"spread": None}])
@@ -294,7 +298,9 @@ def test_rows_that_say_little_allow_little():
     apart = dataclasses.replace(alike, probabilities=np.array([[1, 0.5], [1, 1.4]]))
     alone = ClassPilot(np.ones((1, 2)), np.zeros((1, 2)), np.ones(1), 1.0)
     pilots = {0: alike, 1: apart, 2: alone}
-    assert chosen_strengths(pilots, [0.0, 1.0], 0.9, 0.5) == {0: 1.0, 1: 0.0, 2: 0.0}
+    assert chosen_strengths(pilots, [0.0, 1.0], BOUNDS) == {0: 1.0, 1: 0.0, 2: 0.0}
+    by_means = dataclasses.replace(BOUNDS, confidence=0.5)
+    assert chosen_strengths(pilots, [0.0, 1.0], by_means) == {0: 1.0, 1: 1.0, 2: 0.0}
 
 
 shares = st.floats(0, 1, allow_subnormal=False)
@@ -302,31 +308,39 @@ shares = st.floats(0, 1, allow_subnormal=False)
 
 @given(
     st.lists(st.tuples(shares, shares), min_size=4, max_size=4),
-    shares,
+    st.builds(PilotBounds, shares, shares, st.floats(0.5, 0.999)),
     shares,
     shares,
     shares,
 )
-def test_looser_bounds_never_choose_a_smaller_strength(measured, fidelity, drift, more, further):
+def test_looser_bounds_never_choose_a_smaller_strength(measured, bounds, more, further, surer):
     pilots = {0: pilot(*zip(*measured, strict=True))}
     strengths = [0.0, 0.3, 0.6, 0.9]
-    tight = chosen_strengths(pilots, strengths, fidelity, drift)[0]
-    loose = chosen_strengths(pilots, strengths, fidelity * more, drift + further)[0]
-    assert loose >= tight
-    fits = within_bounds(pilots[0], 1.0, fidelity, drift)
+    looser = PilotBounds(
+        bounds.min_fidelity * more,
+        bounds.max_drift + further,
+        0.5 + (bounds.confidence - 0.5) * surer,
+    )
+    tight = chosen_strengths(pilots, strengths, bounds)[0]
+    assert chosen_strengths(pilots, strengths, looser)[0] >= tight
+    fits = within_bounds(pilots[0], 1.0, bounds)
     assert tight == 0.0 or fits[: strengths.index(tight) + 1].all()
 
 
-@given(arrays(np.float64, (8, 3), elements=shares), shares, st.floats(0, 1))
-def test_bounds_hold_where_one_sided_t_tests_say_so(measured, fidelity, drift):
+@given(
+    arrays(np.float64, (8, 3), elements=shares),
+    st.builds(PilotBounds, shares, shares, st.floats(0.5, 0.999)),
+)
+def test_bounds_hold_where_one_sided_t_tests_say_so(measured, bounds):
     probability, moved, unrefined = measured.T
     one = ClassPilot(probability[:, None], moved[:, None], unrefined, 1.0)
-    excess = (fidelity * unrefined - probability, moved - drift)
+    excess = (bounds.min_fidelity * unrefined - probability, moved - bounds.max_drift)
     assume(all(np.ptp(values) > 1e-3 for values in excess))
     with np.errstate(all="ignore"):
         p_values = [stats.ttest_1samp(values, 0, alternative="less").pvalue for values in excess]
-    assume(all(abs(p - 0.1) > 1e-6 for p in p_values))
-    assert within_bounds(one, 1.0, fidelity, drift).tolist() == [max(p_values) < 0.1]
+    doubt = 1 - bounds.confidence
+    assume(all(abs(p - doubt) > 1e-6 for p in p_values))
+    assert within_bounds(one, 1.0, bounds).tolist() == [max(p_values) < doubt]
 
 
 @given(st.lists(shares, max_size=20), st.integers(0, 100))
@@ -365,6 +379,7 @@ def test_auto_chooses_from_0_and_whole_steps(values, strengths):
         ({"strength": "auto", "pilot_classifier": None}, "needs --pilot_classifier"),
         ({"strength": [0.5], "strength_choice": "auto"}, "needs several strengths"),
         ({"pilot_classifier": None, "pilot_rows": 4}, "pilot_rows needs --strength auto"),
+        ({"pilot_confidence": 0.8}, "pilot_confidence needs --strength auto"),
     ],
 )
 def test_a_pilot_that_cannot_be_is_refused_in_one_line(values, said):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from parts.evidence.arms import TRUE
 from parts.evidence.placebos import BASE_ALONE, OTHER_MASKS, ROUND_TRIP
 from parts.method.arms import GENERATION as MIXING_ALONE
+from parts.regimes.residual import RESTORED
 
 from sgdmix_hub.demo.world import PLACES
 
@@ -19,10 +20,12 @@ MASKED = MIXING_ALONE | TRUE | {"preset": "recommended"}
 class Arm:
     """How a classifier is trained. `generation`: settings of its synthetic images beyond the
     experiment's (None: it has none). `with_bank`: targets are empty landscapes of all kinds.
+    `with_residual`: foregrounds get back what the autoencoder loses of their mixtures.
     """
 
     generation: dict | None = None
     with_bank: bool = False
+    with_residual: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ MIXED, PLACES_AT_9, RING = "S = 0", "place prompts, S = 0.9", "ring and backgrou
 BANK, CLASS_AT_9 = "a bank of empty landscapes, S = 0", "class prompt, S = 0.9"
 BACKGROUND_ALONE = "background alone, S = 0.5"
 AUTO, SHUFFLED = "S by class (`auto`)", "the same strengths, shuffled"
+BY_MEANS, MEANS_SHUFFLED = "S by class, by means", "those strengths, shuffled"
+TRUE_MIXED = "true masks, S = 0"
+PASTED = "true masks, background alone, S = 0.5"
+UNPASTED, RESIDUAL = f"{PASTED}, not pasted", f"{PASTED}, not pasted, residual given back"
 FIXED = "S = 0.5"
 FIXED_STRENGTHS = (MIXED, "S = 0.3", FIXED, "S = 0.7")  # the best of these is told
 TEN_PLACES = {
@@ -69,22 +76,32 @@ PAPER_MIXING = MIXING_ALONE | {
     "mask_refinement": "grabcut",
 }
 
-AUTO_AGAINST = ((AUTO, SHUFFLED), (AUTO, MIXED), (AUTO, FIXED))
+MEANS = {"pilot_confidence": 0.5}
+BY_CLASS, DEALT_OUT = (
+    {"strength": LADDER, "strength_choice": choice} for choice in ("auto", "shuffled")
+)
+AUTO_AGAINST = tuple(
+    (chosen, other)
+    for chosen, shuffled in ((BY_MEANS, MEANS_SHUFFLED), (AUTO, SHUFFLED))
+    for other in (shuffled, MIXED, FIXED)
+)
 
 
 def self_chosen(title: str, domain: dict, **more) -> Experiment:
     """Experiment 3 on images of this domain."""
     arms = {
         MIXED: Arm({}),
-        AUTO: Arm({"strength": LADDER, "strength_choice": "auto"}),
-        SHUFFLED: Arm({"strength": LADDER, "strength_choice": "shuffled"}),
+        BY_MEANS: Arm(BY_CLASS | MEANS),
+        MEANS_SHUFFLED: Arm(DEALT_OUT | MEANS),
+        AUTO: Arm(BY_CLASS),
+        SHUFFLED: Arm(DEALT_OUT),
         FIXED: Arm({"strength": 0.5}),
         "S = 0.3": Arm({"strength": 0.3}),
         "S = 0.7": Arm({"strength": 0.7}),
         REAL: Arm(),
     }
     seeds = (1, 2, 3, 4, 5)
-    given = {"primary": (), "seeds": seeds, "with_adapter": True} | more
+    given = {"primary": (), "secondary": AUTO_AGAINST, "seeds": seeds, "with_adapter": True} | more
     return Experiment(title, domain, PAPER_MIXING, arms, **given)
 
 
@@ -120,30 +137,35 @@ EXPERIMENTS = {
             "ring and background, S = 0.9": Arm(
                 DILATED | BACKGROUND | RING_ONLY | {"strength": 0.9}
             ),
-            "true masks, S = 0": Arm({}),
-            "true masks, background alone, S = 0.5": Arm(BACKGROUND),
+            TRUE_MIXED: Arm({}),
+            PASTED: Arm(BACKGROUND | RESTORED),
+            UNPASTED: Arm(BACKGROUND | RESTORED | {"paste_foreground": False}),
+            RESIDUAL: Arm(BACKGROUND | RESTORED | {"paste_foreground": False}, with_residual=True),
             "true masks, ring and background, S = 0.5": Arm(BACKGROUND | RING_ONLY),
             "VAE round trip of the sources": Arm(ROUND_TRIP),
             "masks of other images, S = 0": Arm(OTHER_MASKS),
         },
         ((RING, MIXED),),
         tuple(range(1, 9)),
-        secondary=((RING, BACKGROUND_ALONE),),
+        secondary=(
+            (RING, BACKGROUND_ALONE),
+            (RESIDUAL, PASTED),
+            (RESIDUAL, UNPASTED),
+            (RESIDUAL, TRUE_MIXED),
+        ),
     ),
     "auto": self_chosen(
         "S that chooses itself",
         {"train": 40},
         subset={"examples_per_class": 10},
-        primary=((AUTO, SHUFFLED), (AUTO, MIXED)),
+        primary=((BY_MEANS, MEANS_SHUFFLED), (BY_MEANS, MIXED)),
     ),
     "auto, tied": self_chosen(
         "S that chooses itself, backgrounds that mislead",
         {"train": 10, "tie": 0.95},
-        secondary=AUTO_AGAINST,
     ),
     "auto, places": self_chosen(
         "S that chooses itself, backgrounds that the data lack",
         {"train": 10, "train_backgrounds": 3},
-        secondary=AUTO_AGAINST,
     ),
 }

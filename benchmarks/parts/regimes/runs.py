@@ -13,6 +13,7 @@ from parts.method.arms import ADAPTER, BASE, CLASSIFIER, DOWNSTREAM, settings_fr
 from parts.method.measures import predicted_labels
 from parts.on_the_fly.training import KINDS, landscapes
 from parts.regimes.experiments import EXPERIMENTS, REAL, Arm
+from parts.regimes.residual import DONE, foreground_error, give_back
 
 from sgdmix_hub import augment, train_adapter, train_classifier
 from sgdmix_hub.data.splits import Split, load_split
@@ -94,8 +95,13 @@ class Run:
 
     def generate(self, name: str, arm: Arm) -> Path:
         """Makes an arm's synthetic images, unless they are there; returns their repository."""
+        output = self.folder / slug(name)
+        if arm.with_residual and (output / DONE).exists():
+            return output / "repo"
         augment.main(self.generation(name, arm))
-        return self.folder / slug(name) / "repo"
+        if arm.with_residual:
+            give_back(output)
+        return output / "repo"
 
     def split(self, name: str) -> Split:
         """A whole split of the images."""
@@ -114,7 +120,9 @@ class Run:
         return float((predicted == split.labels[split.subset]).mean())
 
     def measure(self, name: str) -> dict:
-        """Test accuracy of an arm, and the seconds it took."""
+        """Test accuracy of an arm, and the seconds it took; `foreground_error` if it publishes its
+        mixtures.
+        """
         started, arm, synthetic = time.monotonic(), self.experiment.arms[name], {}
         if arm.generation is not None:
             synthetic = {
@@ -123,4 +131,7 @@ class Run:
             }
         classifier = self.train(self.folder / slug(name) / "trained", **synthetic)
         accuracy = self.accuracy(classifier)
-        return {"accuracy": accuracy, "seconds": time.monotonic() - started}
+        made = {"accuracy": accuracy, "seconds": time.monotonic() - started}
+        if (arm.generation or {}).get("publish_mixed"):
+            made["foreground_error"] = foreground_error(self.folder / slug(name) / "repo")
+        return made
