@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,10 @@ from sgdmix_hub.method.overlay import cut, overlay, scaled, shown_box, softened
 from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.method.targets import NO_TARGET
 from sgdmix_hub.settings.generation import AugmentSettings, bank_settings
-from sgdmix_hub.settings.saliency import kind_of
+from sgdmix_hub.settings.reasons import most_common
 
 from ._compat import dataset_fingerprint
-from .errors import UserError, shown
+from .errors import UserError
 from .pipeline import SGDMixPipeline
 from .seeds import RandomStream, generator
 
@@ -158,9 +157,8 @@ class SGDMixTransform:
         """Warns about images that are never mixed. Raises `UserError` if that is all of them."""
         rows = self.split.subset
         mixed = int((self.targets[rows, 0] != NO_TARGET).sum())
-        reasons = Counter(map(kind_of, unusable.values())).most_common(3)
-        why = f" ({'; '.join(f'{count} x {shown(kind)}' for kind, count in reasons)})"
-        text = f"of {len(rows)} images can be mixed{why if reasons else ''}"
+        reasons = most_common(unusable.values())
+        text = f"of {len(rows)} images can be mixed{f' ({reasons})' if reasons else ''}"
         if mixed == 0:
             raise UserError(f"none {text}: choose another source of masks")
         if mixed < len(rows):

@@ -19,7 +19,7 @@ from sgdmix_hub.method.saliency.sources import Found, Source, load_source
 from sgdmix_hub.models.noise import Noise, seed_of_noise
 from sgdmix_hub.models.prompts import RowPrompt
 from sgdmix_hub.settings.method import MethodSettings
-from sgdmix_hub.settings.saliency import distrust
+from sgdmix_hub.settings.reasons import distrust
 
 from .errors import Unusable, UnusableRow, among_usable, attempt, one_row
 from .seeds import inpainting_seed

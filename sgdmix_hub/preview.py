@@ -38,8 +38,9 @@ from sgdmix_hub.runtime.ranks import say, start_processes
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
 from sgdmix_hub.settings.method import sought_words
-from sgdmix_hub.settings.presets import PRESETS
+from sgdmix_hub.settings.presets import PRESETS, saliency_source
 from sgdmix_hub.settings.programs import PreviewSettings, recipe
+from sgdmix_hub.settings.saliency import FALL_BACK
 
 from .errors import UserError
 from .files import write_atomically, write_json
@@ -93,15 +94,14 @@ def main(settings: PreviewSettings) -> None:
             bank, _ = draw_split(
                 replace(settings, mask_column=None), inputs.bank, lambda rows: None
             )
-        comparison = Comparison(settings, split, bank)
-        shuffled = np.random.default_rng(settings.seed).permutation(split.subset)
-        tested = replace(split, subset=np.sort(shuffled[: 0 if cam is None else TESTED]))
-        bar.total += comparison.work + len(tested.subset)
-        comparison.make(networks, bar.update)
         trust = None
         if cam is not None:
+            shuffled = np.random.default_rng(settings.seed).permutation(split.subset)
+            tested = replace(split, subset=np.sort(shuffled[:TESTED]))
             trust = trust_test(cam.classifier, cam.size, tested, settings.resize)
-        bar.update(len(tested.subset))
+        comparison = Comparison(after_trust_test(settings, recommended, trust), split, bank)
+        bar.total += comparison.work
+        comparison.make(networks, bar.update)
     facts = all_facts(comparison, inputs, segmenter, left_out, cam, trust)
     picture = in_few_colours(page(comparison, facts, trust))
     write_atomically(output / "preview.png", lambda path: picture.save(path, "PNG", optimize=True))
@@ -110,6 +110,18 @@ def main(settings: PreviewSettings) -> None:
     say(tables(comparison, facts, trust))
     report_unusable(inputs.split, left_out)
     say(f"preview: {output / 'preview.png'}, figures: {output / 'preview.json'}")
+
+
+def after_trust_test(
+    settings: PreviewSettings, recommended: AugmentSettings, trust: Trust | None
+) -> PreviewSettings:
+    """The settings with the source that a generation takes for the preset `recommended`."""
+    reads_background = trust is not None and trust.reads_background
+    uses_classifier = saliency_source(recommended).needs == "classifier"
+    if not (reads_background and uses_classifier and recommended.trust_test == "fall-back"):
+        return settings
+    say(f"the classifier reads the background: recommended uses {FALL_BACK} instead")
+    return replace(settings, saliency_method=FALL_BACK)
 
 
 def pin_segmenter(settings: AugmentSettings) -> SegmenterPins | None:

@@ -22,7 +22,8 @@ from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.metrics.mask_quality import boundary_f, mask_iou, mask_precision, mask_recall
 from sgdmix_hub.settings.presets import PRESETS
-from sgdmix_hub.settings.saliency import SALIENCY_SOURCES, is_low_confidence
+from sgdmix_hub.settings.reasons import is_low_confidence, most_common
+from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
 
 from .choices import UNMIXED, Comparison, MaskColumn, MixtureFigures
 
@@ -100,7 +101,9 @@ def source_line(comparison: Comparison, facts: dict) -> str:
         return line + "It states no confidence: every mask is used."
     if not number:
         return line + f"All {facts['images']} masks are trusted."
-    return line + f"{number} of {facts['images']} images ({share:.0%}) have no trusted mask."
+    why = most_common(comparison.recommended.untrusted.values())
+    line += f"{number} of {facts['images']} images ({share:.0%}) have no trusted mask"
+    return f"{line} ({why})."
 
 
 def mask_band(comparison: Comparison, facts: dict) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from sgdmix_hub.hub.pins import Pin
 from sgdmix_hub.models.memory import MOST_PROMPTS, gpu_room, listed, need_of
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import saliency_method, saliency_source
-from sgdmix_hub.settings.saliency import is_low_confidence, kind_of
+from sgdmix_hub.settings.reasons import is_low_confidence, most_common
 from sgdmix_hub.settings.strengths import strength_grid
 
 from .extent import Extent, files_text, limits_of
@@ -296,13 +295,6 @@ def check_can_be_made(shards: Shards, unfinished: list[int], trial: Trial | None
         raise UserError(
             f"not one row could be made ({most_common(reasons)}): a run would leave no dataset"
         )
-
-
-def most_common(reasons: Iterable[str], kinds: int = 3) -> str:
-    """The most frequent reasons with their counts, in words."""
-    counted = Counter(map(kind_of, reasons)).most_common()
-    more = f"; {len(counted) - kinds} other reasons" if len(counted) > kinds else ""
-    return "; ".join(f"{count} x {shown(reason)}" for reason, count in counted[:kinds]) + more
 
 
 def duration(seconds: float) -> str:

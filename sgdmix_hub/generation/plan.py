@@ -17,7 +17,7 @@ from sgdmix_hub.method.targets import NO_TARGET, TargetSelection
 from sgdmix_hub.models.prompts import num_prompts
 from sgdmix_hub.seeds import prompt_numbers, row_seeds
 from sgdmix_hub.settings.generation import AugmentSettings
-from sgdmix_hub.settings.saliency import EXCLUDED, distrust, is_low_confidence
+from sgdmix_hub.settings.reasons import EXCLUDED, distrust, is_low_confidence
 
 from .bank import Bank, joined_labels, joined_maps
 from .row_store import RowArrays

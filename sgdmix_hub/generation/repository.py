@@ -33,10 +33,10 @@ from sgdmix_hub.publishing.layout import (
 from sgdmix_hub.publishing.statistics import RowStatistics
 from sgdmix_hub.runtime.environment import versions
 from sgdmix_hub.settings.generation import AugmentSettings, fingerprint, published_settings
+from sgdmix_hub.settings.reasons import most_common
 from sgdmix_hub.storage.stores import HERE, Store
 
 from .contact_sheet import contact_sheet, sheet_rows
-from .dry_run import most_common
 from .gallery import GALLERY_ROWS, gallery
 from .inputs import Inputs
 from .published_files import PublishedFiles

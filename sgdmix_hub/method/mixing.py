@@ -13,7 +13,7 @@ import numpy as np
 
 from sgdmix_hub.data.images import side_of
 from sgdmix_hub.errors import UnusableRow
-from sgdmix_hub.settings.saliency import NO_BACKGROUND
+from sgdmix_hub.settings.reasons import NO_BACKGROUND
 
 HOLE_MARGIN = 0.05  # share of the image size added around the target's foreground
 FILL_SIZE = 256  # pixels, above which a fill is computed on a smaller image

@@ -23,7 +23,7 @@ from sgdmix_hub.hub.manifests import LONGEST_LIST
 from sgdmix_hub.hub.pins import Pin, parse_pins
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import preset_deviations
-from sgdmix_hub.settings.saliency import kind_of
+from sgdmix_hub.settings.reasons import kind_of
 
 from .card_merge import MARK, UNPUBLISHED_NAME, UNPUBLISHED_VERSION, plain, section, size_category
 from .card_text import (

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Features, Image, Value
 from sgdmix_hub.errors import TooManySkipped
 from sgdmix_hub.files import file_sha256, in_threads
 from sgdmix_hub.settings.fetched import PUBLISHED_BESIDE, STRENGTHS
-from sgdmix_hub.settings.saliency import is_expected
+from sgdmix_hub.settings.reasons import is_expected
 
 CARD = "README.md"
 SHARDS = "*/train-*-of-*.parquet"  # glob pattern of those of any configuration

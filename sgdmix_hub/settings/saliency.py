@@ -1,4 +1,4 @@
-"""Saliency sources: the methods, what each needs, and how a row is named whose mask fails."""
+"""Saliency sources: the methods, and what each needs."""
 
 from __future__ import annotations
 
@@ -113,17 +113,6 @@ NEEDED_SETTINGS = {
     "segmenter": ("segmenter", "a segmentation model"),
     "boxes": ("bbox_column", "a column of bounding boxes"),
 }
-# How the reason of a row begins that is left out on purpose, and is no fault: its mask cannot be
-# trusted, its target shows hardly any background, or the settings exclude it.
-LOW_CONFIDENCE = "mask confidence"
-NO_BACKGROUND = "the target's foreground is too large"
-EXCLUDED = "excluded by the settings"
-# How such a reason begins -> what it is counted as.
-EXPECTED_REASONS = {
-    LOW_CONFIDENCE: f"{LOW_CONFIDENCE} too low",
-    NO_BACKGROUND: NO_BACKGROUND,
-    EXCLUDED: EXCLUDED,
-}
 RembgModel = Literal[
     "isnet-general-use",
     "birefnet-general",
@@ -139,26 +128,3 @@ FALL_BACK = "minimum-barrier"
 # Used for the preset `paper` in a preview without a classifier. FALL_BACK would show the same maps
 # as the preset `recommended`.
 PREVIEW_FALL_BACK = "spectral-residual"
-
-
-def kind_of(reason: str) -> str:
-    """A reason without the figures that make it one row's own, for counting."""
-    kinds = (kind for start, kind in EXPECTED_REASONS.items() if reason.startswith(start))
-    return next(kinds, reason)
-
-
-def distrust(confidence: float | None, floor: float | None, whose: str = "") -> str | None:
-    """Why a mask of this confidence is not mixed; None if it is, or states no confidence."""
-    if confidence is None or confidence >= (floor or 0.0):
-        return None
-    return f"{LOW_CONFIDENCE}{whose} {confidence:.2f} is below min_mask_confidence {floor:g}"
-
-
-def is_expected(reason: str) -> bool:
-    """Whether a row was left out on purpose, which is no fault."""
-    return reason.startswith(tuple(EXPECTED_REASONS))
-
-
-def is_low_confidence(reason: str) -> bool:
-    """Whether a row was left out because its mask cannot be trusted."""
-    return reason.startswith(LOW_CONFIDENCE)

@@ -20,7 +20,7 @@ from sgdmix_hub.generation.plan import PlanRow
 from sgdmix_hub.generation.row_maker import RowMaker
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.mask_source import masks_line
-from sgdmix_hub.settings.saliency import distrust
+from sgdmix_hub.settings.reasons import distrust
 
 from .boxes import PAGE_ROWS, Visitor, Visitors, make_box
 from .controls import (

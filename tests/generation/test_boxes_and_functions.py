@@ -27,7 +27,8 @@ from sgdmix_hub.method.saliency.segmentation import (
 from sgdmix_hub.method.saliency.sources import load_source
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
-from sgdmix_hub.settings.saliency import PREDICTED_FROM, kind_of
+from sgdmix_hub.settings.reasons import kind_of
+from sgdmix_hub.settings.saliency import PREDICTED_FROM
 
 CPU = torch.device("cpu")
 

@@ -45,7 +45,7 @@ from sgdmix_hub.pipeline import SGDMixPipeline
 from sgdmix_hub.publishing.layout import check_share_skipped
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.parsing import as_arguments, parse_settings, read_yaml
-from sgdmix_hub.settings.saliency import NO_BACKGROUND, kind_of
+from sgdmix_hub.settings.reasons import NO_BACKGROUND, kind_of
 
 CPU = torch.device("cpu")
 

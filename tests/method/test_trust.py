@@ -2,6 +2,7 @@
 run makes of it.
 """
 
+import json
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ from generations import arguments, digests, manifest_of, run_script, snapshot, w
 from launching import launch
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
+from sgdmix_hub import preview
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
 from sgdmix_hub.files import read_sealed
@@ -22,6 +24,7 @@ from sgdmix_hub.method.saliency.trust import Trust, trust_test
 from sgdmix_hub.models.classifier import Classifier
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
+from sgdmix_hub.settings.programs import PreviewSettings
 
 CPU = torch.device("cpu")
 INPUT = 64
@@ -250,6 +253,30 @@ def test_runs_of_one_saliency_dir_share_test_and_maps(
     assert snapshot(shared) == before and first.key == second.key == third.key
     assert second.trust == first.trust and third.trust is None
     assert len(warnings_in(caplog.text)) == 2  # one a run, also where the test was another's
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("side", "taken"), [("foreground", "grad-cam"), ("background", "minimum-barrier")]
+)
+def test_a_preview_shows_the_masks_that_a_generation_would_take(
+    side, taken, reader_of, tied_birds, tmp_path, capsys
+):
+    preview.main(
+        PreviewSettings(
+            dataset_name=str(tied_birds),
+            classifier=str(reader_of(side)),
+            saliency_method="grad-cam",
+            resolution=32,
+            num_images=2,
+            output_dir=str(tmp_path),
+        )
+    )
+    masks = json.loads((tmp_path / "preview.json").read_text())["masks"]
+    (shown,) = [of for of in masks if "recommended" in of["presets"]]
+    assert shown["saliency_method"] == taken
+    falls_back = "recommended uses minimum-barrier instead" in capsys.readouterr().out
+    assert falls_back == (side == "background")
 
 
 @pytest.mark.soak

@@ -15,7 +15,7 @@ from sgdmix_hub.errors import UnusableRow, one_row
 from sgdmix_hub.method.confidence import confidence
 from sgdmix_hub.method.masks import GrabCut, grabcut_mask
 from sgdmix_hub.method.outlines import small_lab, widen
-from sgdmix_hub.settings.saliency import LOW_CONFIDENCE
+from sgdmix_hub.settings.reasons import LOW_CONFIDENCE
 
 from .foreground import FITTED, Weights, foreground_chance
 from .model_free import MAP_SIZE

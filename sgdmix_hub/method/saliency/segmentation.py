@@ -28,7 +28,7 @@ from sgdmix_hub.method.masks import CUT, centred
 from sgdmix_hub.method.outlines import small_lab
 from sgdmix_hub.models.segmenters.frames import MASK_SIZE, Box, Input, framed
 from sgdmix_hub.models.segmenters.instances import Segmentation
-from sgdmix_hub.settings.saliency import LOW_CONFIDENCE
+from sgdmix_hub.settings.reasons import LOW_CONFIDENCE
 
 from .sources import Cells, Found, Images, Labels, Outcomes, Stored
 
