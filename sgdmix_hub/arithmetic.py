@@ -6,6 +6,8 @@ import os
 
 import torch
 
+REPRODUCIBLE = "AUTO,STRICT"  # of MKL_CBWR
+
 
 def set_arithmetic() -> None:
     """Sets process-wide options: MKL's products do not depend on places in memory, cuDNN takes
@@ -17,7 +19,7 @@ def set_arithmetic() -> None:
     """
     # Else MKL takes kernels that depend on where in memory an array begins, which differs from
     # process to process (AVX-512). It costs hardly any time.
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    os.environ.setdefault("MKL_CBWR", REPRODUCIBLE)
     torch.backends.cudnn.deterministic = True
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")

@@ -5,6 +5,7 @@ Neither contains names, paths or tokens.
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -37,12 +38,16 @@ def report() -> str:
     """The text of `sgdmix env`: one fact per line."""
     import torch
 
+    from sgdmix_hub.arithmetic import REPRODUCIBLE
+
     facts = {
         "sgdmix_hub": __version__,
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
     facts |= {library: installed(library) for library in (*LIBRARIES, *ALSO_REPORTED)}
+    kernels, products = torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR")
+    facts["CPU kernels"] = f"{kernels}, MKL_CBWR {products or REPRODUCIBLE}"
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     kinds = [f"{devices.count(name)} x {name}" for name in sorted(set(devices))]
     facts["GPUs"] = ", ".join(kinds) or "none"

@@ -83,7 +83,7 @@ SALIENCY_SOURCES = {
         {"mask_column": "mask_column"},
         has_confidence=True,
         trusted_from=PREDICTED_FROM,
-        edition=2,
+        edition=3,
     ),
     "box-column": SaliencySource("boxes", BOXES, has_mask=True),
     "segmentation": SaliencySource(
@@ -99,11 +99,11 @@ SALIENCY_SOURCES = {
         has_mask=True,
         has_confidence=True,
         trusted_from=PREDICTED_FROM,
-        edition=3,
+        edition=4,
     ),
     # A function of the user's, in Python alone.
     "function": SaliencySource(
-        "function", has_mask=True, has_confidence=True, trusted_from=PREDICTED_FROM, edition=3
+        "function", has_mask=True, has_confidence=True, trusted_from=PREDICTED_FROM, edition=4
     ),
 }
 # What a source needs -> the setting that names it, and the words for it in errors.

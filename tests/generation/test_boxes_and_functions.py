@@ -115,10 +115,16 @@ def test_a_column_of_predicted_masks_is_judged_as_the_function_that_makes_them_i
 
 def test_a_prediction_that_is_nowhere_above_1_of_255_is_no_mask():
     """A model that finds nothing leaves zeros and ones: as a true mask they would be whole."""
-    faint, whole = (Image.fromarray((value * TRUE).astype(np.uint8)) for value in (1, 255))
-    nothing, hard = PredictedColumnSource("stretch").found([BOXED] * 2, None, [faint, whole])
+    faint, *whole = (Image.fromarray((value * TRUE).astype(np.uint8)) for value in (1, 200, 255))
+    nothing, *hard = PredictedColumnSource("stretch").found([BOXED] * 3, None, [faint, *whole])
     assert nothing == Unusable("mask confidence 0.00: the mask has no value above 1 of 255")
-    assert hard.reason.startswith("mask: it is not soft") and "mask-column" in hard.reason
+    for refused in hard:
+        assert refused.reason.startswith("mask: it is not soft") and "mask-column" in refused.reason
+
+
+def test_a_function_whose_mask_has_two_levels_is_taken_at_its_word():
+    (least, most) = (of_function(level * TRUE).confidence for level in (0.6, 0.9))
+    assert 0.6 < least < most < of_function(TRUE).confidence
 
 
 def test_a_cut_out_is_no_predicted_mask_and_its_alpha_is():

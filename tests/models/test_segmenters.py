@@ -32,7 +32,7 @@ from sgdmix_hub.demo.train_tiny_segmenter import TINY_SEGMENTER
 from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.models.segmenters.frames import Input, framed, over_frame
-from sgdmix_hub.models.segmenters.instances import Instances, centred, foreground_of
+from sgdmix_hub.models.segmenters.instances import Instances, centred_score, foreground_of
 from sgdmix_hub.models.segmenters.segmenter import BATCH, Segmenter
 
 CPU = torch.device("cpu")
@@ -147,8 +147,8 @@ def test_the_instance_nearest_the_box_is_taken():
 @pytest.mark.parametrize("found_from", [0.1, 0.25, 0.5, 0.8])
 def test_confidence_is_one_half_where_the_family_begins_to_count(found_from):
     scores = np.linspace(0, 1, 101)
-    values = [centred(score, found_from) for score in scores]
-    assert values[0] == 0 and values[-1] == 1 and centred(found_from, found_from) == 0.5
+    values = [centred_score(score, found_from) for score in scores]
+    assert values[0] == 0 and values[-1] == 1 and centred_score(found_from, found_from) == 0.5
     assert np.all(np.diff(values) > 0)
     assert found_from != 0.5 or np.allclose(values, scores)
     found = instances_of((found_from - 0.01, 0, 32))

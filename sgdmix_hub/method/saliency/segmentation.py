@@ -152,8 +152,8 @@ def share_shown(share: np.ndarray, image_size: tuple[int, int], resize: str) -> 
 
 
 def is_soft(share: np.ndarray) -> bool:
-    """Whether a mask has any value between 0 and 1."""
-    return bool(((share > 0) & (share < 1)).any())
+    """Whether a mask has any value between its lowest and its highest."""
+    return bool(((share > share.min()) & (share < share.max())).any())
 
 
 def mean_inside(share: np.ndarray) -> float:

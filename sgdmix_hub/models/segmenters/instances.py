@@ -71,10 +71,10 @@ def foreground_of(
         chosen = torch.arange(len(areas), device=areas.device)
     weights = areas[chosen] / areas[chosen].sum()
     score = float((weights * scores[chosen]).sum().clamp(0, 1))
-    return Segmentation(shares[chosen].amax(0).cpu().numpy(), centred(score, found_from))
+    return Segmentation(shares[chosen].amax(0).cpu().numpy(), centred_score(score, found_from))
 
 
-def centred(score: float, found_from: float) -> float:
+def centred_score(score: float, found_from: float) -> float:
     """A score in [0, 1] on a scale, linear on both sides, on which `found_from` is one half: what
     counts as found is then the same for all families.
     """
