@@ -22,7 +22,7 @@ from sgdmix_hub.method.mixer import MaskedImage
 from sgdmix_hub.method.saliency.trust import Trust
 from sgdmix_hub.metrics.mask_quality import boundary_f, mask_iou, mask_precision, mask_recall
 from sgdmix_hub.settings.presets import PRESETS
-from sgdmix_hub.settings.reasons import is_low_confidence, most_common
+from sgdmix_hub.settings.reasons import cause_of, is_low_confidence, most_common
 from sgdmix_hub.settings.saliency import SALIENCY_SOURCES
 
 from .choices import UNMIXED, Comparison, MaskColumn, MixtureFigures
@@ -60,8 +60,8 @@ def page(comparison: Comparison, facts: dict, trust: Trust | None) -> Image.Imag
     ]
     if any(column.untrusted for column in comparison.masks):
         masks.append(
-            "A red frame: the mask's confidence is below the source's floor, or nothing was found. "
-            "Such an image is neither mixed nor a target."
+            "A red frame: the mask's confidence is below the source's floor. Words instead of a "
+            "mask: there is none. Such an image is neither mixed nor a target."
         )
     mixtures = [
         "What is it mixed with, and how? A rule chooses the target among at most "
@@ -101,7 +101,7 @@ def source_line(comparison: Comparison, facts: dict) -> str:
         return line + "It states no confidence: every mask is used."
     if not number:
         return line + f"All {facts['images']} masks are trusted."
-    why = most_common(comparison.recommended.untrusted.values())
+    why = most_common(map(cause_of, comparison.recommended.untrusted.values()))
     line += f"{number} of {facts['images']} images ({share:.0%}) have no trusted mask"
     return f"{line} ({why})."
 
@@ -145,21 +145,29 @@ def mask_row(comparison: Comparison, row: int) -> list[Panel]:
     ]
     true = None if comparison.true_masks is None else comparison.true_masks[row]
     for column in comparison.masks:
-        picture = outlined_panel(MaskedImage(pixels, column.masks[row], (1, 1)), PANEL)
-        if row in column.untrusted:
-            picture = framed_panel(picture)
-        panels.append(Panel(picture, mask_caption(column, row, true)))
+        panels.append(mask_panel_of(column, row, pixels, true))
     if true is not None:
         picture = outlined_panel(MaskedImage(pixels, true, (1, 1)), PANEL)
         panels.append(Panel(picture, f"area {true.mean():.0%}"))
     return panels
 
 
+def mask_panel_of(
+    column: MaskColumn, row: int, pixels: np.ndarray, true: np.ndarray | None
+) -> Panel:
+    """A row's mask, in a red frame if it is not trusted; the reason if there is none."""
+    mask = column.masks[row]
+    if not mask.any():
+        return Panel(Unusable(cause_of(column.untrusted.get(row, "empty"))), " ")
+    picture = outlined_panel(MaskedImage(pixels, mask, (1, 1)), PANEL)
+    if row in column.untrusted:
+        picture = framed_panel(picture)
+    return Panel(picture, mask_caption(column, row, true))
+
+
 def mask_caption(column: MaskColumn, row: int, true: np.ndarray | None) -> str:
     """A mask's IoU, or its area if the true one is unknown, and its confidence."""
     mask = column.masks[row]
-    if not mask.any():
-        return column.untrusted.get(row, "empty").rpartition(": ")[2]
     words = f"area {mask.mean():.0%}"
     if true is not None:
         words = f"IoU {mask_iou(mask[None], true[None])[0]:.2f}"

@@ -46,6 +46,20 @@ def fitted(text: str, size: int, room: float) -> tuple[str, ImageFont.FreeTypeFo
     return shortened(text, font, room), font
 
 
+def wrapped(text: str, size: int, room: float, most: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """A text in at most `most` lines of `room` pixels, the last shortened, and its font."""
+    text = drawable(text)
+    font = font_for(text.isascii(), size)
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and (len(lines) == most or font.getlength(longer) <= room):
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(shortened(line, font, room) for line in lines), font
+
+
 def shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
     """The text or, if it is wider than `room` pixels, the longest beginning that fits with "…"."""
     if font.getlength(text) <= room:

@@ -13,7 +13,7 @@ from sgdmix_hub.data.images import resize_mask
 from sgdmix_hub.errors import Unusable
 from sgdmix_hub.method.mixer import MaskedImage
 
-from .lettering import fitted, font_for
+from .lettering import fitted, font_for, wrapped
 
 TITLES = ("source", "saliency", "mask", "target", "target's mask", "mixed", "refined")
 PANEL = 160
@@ -166,8 +166,8 @@ def _draw_panel(
         left, top = place
         draw.rectangle((left, top, left + size - 1, top + size - 1), fill=BLANK_COLOUR)
         middle = (left + size / 2, top + size / 2)
-        text, font = fitted(pixels.reason, font_size, size)
-        draw.text(middle, text, fill=CAPTION_COLOUR, font=font, anchor="mm")
+        text, font = wrapped(pixels.reason, font_size, size - GAP, size // (2 * font_size))
+        draw.text(middle, text, fill=CAPTION_COLOUR, font=font, anchor="mm", align="center")
     else:
         picture = ImageOps.contain(Image.fromarray(pixels), (size, size), Image.Resampling.LANCZOS)
         left, top = place

@@ -26,6 +26,11 @@ def kind_of(reason: str) -> str:
     return next(kinds, reason)
 
 
+def cause_of(reason: str) -> str:
+    """What a reason says after its heading, if it has one."""
+    return reason.partition(": ")[2] or reason
+
+
 def distrust(confidence: float | None, floor: float | None, whose: str = "") -> str | None:
     """Why a mask of this confidence is not mixed; None if it is, or states no confidence."""
     if confidence is None or confidence >= (floor or 0.0):

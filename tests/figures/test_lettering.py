@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from sgdmix_hub.evaluation.confusion import draw_confusion
-from sgdmix_hub.figures.lettering import drawable, fitted, font_for, shortened
+from sgdmix_hub.figures.lettering import drawable, fitted, font_for, shortened, wrapped
 from sgdmix_hub.figures.panels import SheetRow, draw_contact_sheet
 from sgdmix_hub.models.adapters import JUDGED_ARMS
 
@@ -85,6 +85,20 @@ def test_as_much_is_kept_as_fits(text, room):
     ]
     expected = text if font.getlength(text) <= room else fits[-1] if fits else "…"
     assert shortened(text, font, room) == expected
+
+
+@given(
+    text=st.text("abcdefgil mW.,", max_size=200), room=st.integers(20, 200), most=st.integers(1, 9)
+)
+@settings(max_examples=100)
+def test_wrapped_lines_fit_and_lose_words_only_at_their_ends(text, room, most):
+    drawn, font = wrapped(text, 15, room, most)
+    lines = drawn.split("\n")
+    assert len(lines) <= most and all(font.getlength(line) <= room for line in lines)
+    if "…" not in drawn:
+        assert drawn.split() == text.split()
+    words = text.split()
+    assert lines[0].rstrip("…") == " ".join(words)[: len(lines[0].rstrip("…"))]
 
 
 def test_a_sheet_with_names_of_any_length_is_drawn_at_once():
