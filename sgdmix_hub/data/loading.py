@@ -20,6 +20,7 @@ from sgdmix_hub.errors import UserError, first_line, one_line, shown
 from sgdmix_hub.files import lies_in
 from sgdmix_hub.hub.pins import Pin
 
+from .class_names import check_class_names, data_files, schemas_here
 from .images import LFS_POINTER
 from .indexed import IndexedRows, indexed_rows
 
@@ -80,6 +81,9 @@ def load_rows(pin: Pin, config_name: str | None, split: str, streaming: bool = F
         builder.download_and_prepare()
         rows = builder.as_dataset(split=split)
         assert isinstance(rows, Dataset)  # a DatasetDict is returned only without `split`
+        if builder.name == "parquet":
+            places = [*data_files(builder)[:1], *data_files(builder, split)]
+            check_class_names(pin, rows.features, schemas_here(pin, places))
         return Loaded(rows, files_of(pin), stray_images(pin, builder))
     except UserError:
         raise
@@ -127,11 +131,6 @@ def check_data_files(pin: Pin, builder: DatasetBuilder) -> None:
                 f"the README of {pin.name} names data outside the dataset, {shown(file)}: pass "
                 "that data as --dataset_name"
             )
-
-
-def data_files(builder: DatasetBuilder) -> list[str]:
-    """The data files of all splits, as `datasets` names them."""
-    return [str(file) for files in (builder.config.data_files or {}).values() for file in files]
 
 
 def cache_of(folder: str, pin: Pin) -> Path:
