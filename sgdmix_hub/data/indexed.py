@@ -34,7 +34,7 @@ from sgdmix_hub.errors import UserError, first_line, one_line, shown
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import Pin
 
-from .class_names import check_class_names, data_files
+from .class_names import STATED
 from .row_groups import BUFFER_BYTES, LARGEST_GROUP, KeptGroups
 
 OPEN_GROUPS = 4  # in memory if there is no room for them on disk
@@ -178,16 +178,19 @@ class ParquetRows:
 def parquet_rows(
     pin: Pin, builder: DatasetBuilder, places: list[str], features: Features
 ) -> ParquetRows:
-    asked = [*data_files(builder)[:1], *places]  # the first one's columns are those of all
-    metadata = [_metadata(place) for place in asked]
-    schemas = (facts.schema.to_arrow_schema() for facts in metadata)
-    check_class_names(pin, features, zip(asked, schemas, strict=True))
-    return ParquetRows(places, metadata[1:], cache_of("groups", pin, places))
+    metadata = []
+    for place in places:
+        with _reading(place), fsspec.open(place) as file:
+            metadata.append(pq.read_metadata(file))
+    return ParquetRows(places, metadata, cache_of("groups", pin, places))
 
 
-def _metadata(place: str) -> pq.FileMetaData:
-    with _reading(place), fsspec.open(place) as file:
-        return pq.read_metadata(file)
+def stated_in(rows: IndexedRows) -> dict[str, bytes | None]:
+    """By place, what `datasets` wrote into the footers of Parquet files."""
+    if not isinstance(rows.reader, ParquetRows):
+        return {}
+    read = zip(rows.reader.places, rows.reader.metadata, strict=True)
+    return {place: (facts.metadata or {}).get(STATED) for place, facts in read}
 
 
 class Samples:

@@ -20,9 +20,9 @@ from sgdmix_hub.errors import UserError, first_line, one_line, shown
 from sgdmix_hub.files import lies_in
 from sgdmix_hub.hub.pins import Pin
 
-from .class_names import check_class_names, data_files, schemas_here
+from .class_names import check_class_names, data_files
 from .images import LFS_POINTER
-from .indexed import IndexedRows, indexed_rows
+from .indexed import IndexedRows, indexed_rows, stated_in
 
 WRAPPER = "An error occurred while generating the dataset"
 DROPPED_LABELS = (
@@ -69,22 +69,31 @@ class Loaded:
     strays: tuple[str, ...]
 
 
-def load_rows(pin: Pin, config_name: str | None, split: str, streaming: bool = False) -> Loaded:
+def load_rows(
+    pin: Pin,
+    config_name: str | None,
+    split: str,
+    streaming: bool = False,
+    label_column: str | None = None,
+) -> Loaded:
     """Loads one split, or an index of it. Raises `UserError`, or the original error if disk or
     memory ran out.
+
+    `label_column`: whose class names the files have to agree on, if labels are read.
     """
     try:
         builder = _builder(pin, config_name)
         check_data_files(pin, builder)
         if streaming:
-            return Loaded(indexed_rows(pin, builder, split), files_of(pin), ())
-        builder.download_and_prepare()
-        rows = builder.as_dataset(split=split)
-        assert isinstance(rows, Dataset)  # a DatasetDict is returned only without `split`
-        if builder.name == "parquet":
-            places = [*data_files(builder)[:1], *data_files(builder, split)]
-            check_class_names(pin, rows.features, schemas_here(pin, places))
-        return Loaded(rows, files_of(pin), stray_images(pin, builder))
+            rows: Dataset | IndexedRows = indexed_rows(pin, builder, split)
+            strays: tuple[str, ...] = ()
+        else:
+            rows, strays = _prepared(builder, split), stray_images(pin, builder)
+        if label_column is not None:
+            known = stated_in(rows) if isinstance(rows, IndexedRows) else {}
+            asked = (config_name, split, label_column)
+            check_class_names(pin, builder, *asked, rows.features, known)
+        return Loaded(rows, files_of(pin), strays)
     except UserError:
         raise
     except Exception as error:  # datasets raises errors of any type on unreadable data
@@ -93,6 +102,13 @@ def load_rows(pin: Pin, config_name: str | None, split: str, streaming: bool = F
         raise UserError(
             one_line(f"cannot load split {split!r} of {pin.name}: {advice(error, pin)}")
         ) from error
+
+
+def _prepared(builder: DatasetBuilder, split: str) -> Dataset:
+    builder.download_and_prepare()
+    rows = builder.as_dataset(split=split)
+    assert isinstance(rows, Dataset)  # a DatasetDict is returned only without `split`
+    return rows
 
 
 def _builder(pin: Pin, config_name: str | None) -> DatasetBuilder:

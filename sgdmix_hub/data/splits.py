@@ -207,7 +207,7 @@ def _load_whole(
     class_names: list[str] | None,
     config_name: str | None,
 ) -> Split:
-    loaded = load_rows(pin, config_name, name, settings.streaming)
+    loaded = load_rows(pin, config_name, name, settings.streaming, settings.label_column)
     split = split_of(
         loaded.rows,
         pin,
@@ -361,6 +361,11 @@ def _check_class_labels(labels: np.ndarray, names: list[str], column: str) -> No
 def _check_names(names: list[str], column: str) -> None:
     """Raises `UserError` for unprintable names: class names are printed, drawn and published."""
     for number, name in enumerate(names):
+        if not isinstance(name, str):  # YAML reads `no` as false
+            raise UserError(
+                f"class {number} in column {column!r} is named {shown(str(name))}, which is no "
+                "text: put it in quotes in the dataset's card"
+            )
         if any(
             unicodedata.category(character) in ("Cc", "Cs") and not character.isspace()
             for character in name

@@ -166,7 +166,7 @@ def _draw_panel(
         left, top = place
         draw.rectangle((left, top, left + size - 1, top + size - 1), fill=BLANK_COLOUR)
         middle = (left + size / 2, top + size / 2)
-        text, font = wrapped(pixels.reason, font_size, size - GAP, size // (2 * font_size))
+        text, font = wrapped(pixels.reason, font_size, size - GAP, max(1, size // (2 * font_size)))
         draw.text(middle, text, fill=CAPTION_COLOUR, font=font, anchor="mm", align="center")
     else:
         picture = ImageOps.contain(Image.fromarray(pixels), (size, size), Image.Resampling.LANCZOS)

@@ -112,12 +112,13 @@ def pilot_text(settings: AugmentSettings, planned: list[dict]) -> str | None:
         if settings.strength_choice == "auto"
         else " These values were assigned to rows at random."
     )
+    confidence = f"{100 * settings.asked_confidence:.4g}"  # 99.5, not 100
     rows = ", ".join(f"{of_one['rows']:,} at {of_one['strength']:g}" for of_one in planned)
     return (
         f"{settings.rows_of_class} rows of each class were made at every strength. A class gets "
         "the largest strength up to which the classifier gives its label at least "
         f"{settings.asked_fidelity:g} of the probability that it has without refinement, and its "
         f"foregrounds move by at most {settings.allowed_drift:g} of the median distance between "
-        f"two images of the class, both with {settings.asked_confidence:.0%} confidence.{shuffled} "
+        f"two images of the class, both with {confidence}% confidence.{shuffled} "
         f"Planned rows: {rows}"
     )

@@ -1,101 +1,204 @@
 """Files that give the same numbers different class names: a label would silently be another one."""
 
+import json
+import logging
+import shutil
+
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from generations import png
+from hypothesis import given
+from hypothesis import strategies as st
 from loopback_hub import run_client
 from PIL import Image
 from untrusted import refused
 
-from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.data.class_names import compare, names_in
+from sgdmix_hub.data.splits import load_split, load_unlabelled
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
 from sgdmix_hub.settings.data import DataSettings
 
 CELL = {"bytes": png(Image.new("RGB", (8, 8), "red")), "path": None}
+FIRST, SECOND = "train-00000-of-00002.parquet", "train-00001-of-00002.parquet"
+CONTRADICT = "contradict each other in the class names of column 'label'"
 
 
-def write(folder, name, label):
-    """A file of two rows, labelled 0 and 1. `label`: class names, or a feature."""
-    feature = ClassLabel(names=label) if isinstance(label, list) else label
-    rows = {"image": [CELL] * 2, "label": [0, 1]}
+def rows(label, values=(0, 1), **more):
+    """Two rows. `label`: class names, or a feature; `more`: the same of other columns."""
+    kinds = {"label": label} | more
+    features = {
+        name: ClassLabel(names=kind) if isinstance(kind, list) else kind
+        for name, kind in kinds.items()
+    }
+    columns = {"image": [CELL] * 2} | {name: list(values) for name in kinds}
+    return Dataset.from_dict(columns, features=Features(image=ImageFeature(), **features))
+
+
+def write(folder, name, label, values=(0, 1), **more):
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    features = Features({"image": ImageFeature(), "label": feature})
-    Dataset.from_dict(rows, features=features).to_parquet(folder / "data" / name)
+    rows(label, values, **more).to_parquet(folder / "data" / name)
 
 
-def split_of(folder, **values):
+def split_of(folder, load=load_split, **values):
     settings = DataSettings(dataset_name=str(folder), output_dir="unused", **values)
-    return load_split(settings, resolve(settings.dataset_name, repo_type="dataset"))
+    return load(settings, resolve(settings.dataset_name, repo_type="dataset"))
 
 
 def state_in_readme(folder, names):
-    lines = [f"        '{place}': {name}" for place, name in enumerate(names)]
-    head = "dataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n"
-    names = "\n".join(lines)
-    text = f"---\n{head}    dtype:\n      class_label:\n        names:\n  {names}\n---\n"
-    (folder / "README.md").write_text(text.replace("\n        '", "\n          '"))
+    places = {str(place): name for place, name in enumerate(names)}
+    label = {"name": "label", "dtype": {"class_label": {"names": places}}}
+    features = [{"name": "image", "dtype": "image"}, label]
+    head = json.dumps({"dataset_info": {"features": features}})
+    (folder / "README.md").write_text(f"---\n{head}\n---\n")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("second", [["tern", "kite"], ["kite", "finch"], ["kite", "tern", "owl"]])
-@pytest.mark.parametrize("name", ["train-00001-of-00002.parquet", "test-00000-of-00001.parquet"])
-def test_files_that_disagree_are_refused(name, second, streaming, tmp_path):
-    write(tmp_path, "train-00000-of-00002.parquet", ["kite", "tern"])
+@pytest.mark.parametrize("second", [["tern", "kite"], ["kite", "finch"]])
+@pytest.mark.parametrize("name", [SECOND, "test-00000-of-00001.parquet"])
+def test_files_that_contradict_each_other_are_refused(name, second, streaming, tmp_path):
+    write(tmp_path, FIRST, ["kite", "tern"])
     write(tmp_path, name, second)
+    asked = {"dataset_split": name.partition("-")[0], "streaming": streaming}
     for _ in range(2):  # also from the cache
-        said = refused(
-            split_of, tmp_path, dataset_split=name.partition("-")[0], streaming=streaming
-        )
-        assert "different class names" in said and name in said and "train-00000-of-00002" in said
+        said = refused(split_of, tmp_path, **asked)
+        assert CONTRADICT in said and name in said and FIRST in said
 
 
-def test_files_of_another_split_do_not_matter(tmp_path):
-    write(tmp_path, "train-00000-of-00001.parquet", ["kite", "tern"])
-    write(tmp_path, "test-00000-of-00001.parquet", ["tern", "kite"])
-    assert split_of(tmp_path).class_names == ["kite", "tern"]
-    assert "different class names" in refused(split_of, tmp_path, dataset_split="train[:1]+test")
+def test_arrow_files_and_saved_datasets_are_compared_too(tmp_path):
+    splits = {"train": rows(["kite", "tern"]), "test": rows(["tern", "kite"])}
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    assert split_of(tmp_path / "saved").class_names == ["kite", "tern"]
+    assert CONTRADICT in refused(split_of, tmp_path / "saved", dataset_split="test")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("streaming", [False, True])
-def test_files_on_the_hub_that_disagree_are_refused(streaming, hub, tmp_path):
-    write(tmp_path / "birds", "train-00000-of-00002.parquet", ["kite", "tern"])
-    write(tmp_path / "birds", "train-00001-of-00002.parquet", ["tern", "kite"])
-    asked = {"dataset_name": "birds/swapped", "output_dir": "unused", "streaming": streaming}
-    said = run_client(
+def test_files_on_the_hub_that_contradict_each_other_are_refused_from_any_cache(hub, tmp_path):
+    """Online, streamed, offline, and where the files behind the prepared rows are gone."""
+    write(tmp_path / "birds", FIRST, ["kite", "tern"])
+    write(tmp_path / "birds", SECOND, ["tern", "kite"])
+    told = run_client(
         hub,
-        f"""
+        """
+import os, shutil, subprocess
+from huggingface_hub.constants import HF_HUB_CACHE
+LOAD = '''
+import sys
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.data.splits import load_split
-from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
-
+name, streaming = sys.argv[1], sys.argv[2] == "streamed"
+settings = DataSettings(dataset_name=name, output_dir="unused", streaming=streaming)
+print(load_split(settings, resolve(name, repo_type="dataset")).class_names)
+'''
 api.create_repo("birds/swapped", repo_type="dataset")
 api.upload_folder(repo_id="birds/swapped", folder_path=sys.argv[1], repo_type="dataset")
-try:
-    load_split(DataSettings(**{asked}), resolve("birds/swapped", repo_type="dataset"))
-except UserError as error:
-    print(json.dumps(str(error)))
+commit = api.dataset_info("birds/swapped").sha
+
+def said(how, **environment):
+    name = f"birds/swapped@{commit}"
+    done = subprocess.run([sys.executable, "-c", LOAD, name, how], capture_output=True, text=True,
+        env=os.environ | environment)
+    return done.stdout + done.stderr
+
+told = {"streamed": said("streamed"), "online": said("copied")}
+told["offline"] = said("copied", HF_HUB_OFFLINE="1")
+shutil.rmtree(Path(HF_HUB_CACHE) / "datasets--birds--swapped")
+told["gone"] = said("copied")
+told["nothing here"] = said("copied", HF_HUB_OFFLINE="1")
+print(json.dumps(told))
 """,
         tmp_path / "birds",
     )
-    assert "different class names" in said and "train-00001-of-00002.parquet" in said
+    for how in ("streamed", "online", "offline", "gone"):
+        assert CONTRADICT in told[how], how + told[how]
+    assert "is not compared: load it once without HF_HUB_OFFLINE" in told["nothing here"]
 
 
-@pytest.mark.parametrize("second", [["kite", "tern"], Value("int64")])
-def test_files_that_agree_or_state_nothing_are_read(second, tmp_path):
-    write(tmp_path, "train-00000-of-00002.parquet", ["kite", "tern"])
-    write(tmp_path, "train-00001-of-00002.parquet", second)
+def test_a_split_is_read_if_another_one_contradicts_it(tmp_path):
+    write(tmp_path, FIRST, ["kite", "tern"])
+    write(tmp_path, "test-00000-of-00001.parquet", ["tern", "kite"])
+    for split in ("train", "train[:1]"):
+        assert split_of(tmp_path, dataset_split=split).class_names == ["kite", "tern"]
+    assert CONTRADICT in refused(split_of, tmp_path, dataset_split="train[:1]+test")
+
+
+@pytest.mark.parametrize("second", [["kite", "tern"], ["kite", "tern", "owl"], Value("int64")])
+def test_files_that_agree_go_on_or_state_nothing_are_read(second, tmp_path):
+    write(tmp_path, FIRST, ["kite", "tern"])
+    write(tmp_path, SECOND, second)
     split = split_of(tmp_path)
     assert split.class_names == ["kite", "tern"] and split.labels.tolist() == [0, 1, 0, 1]
 
 
+def test_columns_that_are_not_read_as_labels_do_not_matter(tmp_path):
+    write(tmp_path, FIRST, ["kite", "tern"], site=["north", "south"])
+    write(tmp_path, SECOND, ["kite", "tern"], site=["south", "north"])
+    assert split_of(tmp_path).labels.tolist() == [0, 1, 0, 1]
+    assert "column 'site'" in refused(split_of, tmp_path, label_column="site")
+    assert len(split_of(tmp_path, load_unlabelled, label_column="site").rows) == 4
+
+
+def test_numbers_of_classes_are_no_texts(tmp_path):
+    write(tmp_path, FIRST, Value("string"), ["kite", "tern"])
+    write(tmp_path, SECOND, ["kite", "tern"])
+    assert CONTRADICT in refused(split_of, tmp_path)
+
+
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_readme_may_rename_classes_and_not_reorder_them(streaming, tmp_path):
-    write(tmp_path, "train-00000-of-00001.parquet", ["kite", "tern"])
-    state_in_readme(tmp_path, ["red kite", "tern"])
-    assert split_of(tmp_path, streaming=streaming).class_names == ["red kite", "tern"]
-    state_in_readme(tmp_path, ["tern", "kite"])
+def test_a_card_may_rename_classes_and_not_reorder_them(streaming, tmp_path):
+    write(tmp_path, FIRST, ["tern", "kite"])
+    for names in (["red tern", "kite"], ["kite", "tern of the sea"]):
+        state_in_readme(tmp_path, names)
+        assert split_of(tmp_path, streaming=streaming).class_names == names
+    state_in_readme(tmp_path, ["kite", "tern"])
     said = refused(split_of, tmp_path, streaming=streaming)
-    assert "different class names" in said and "README" in said
+    assert CONTRADICT in said and "the dataset's card" in said
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("names", [[False, True], [1, 2], ["kite", 2.5]])
+def test_names_that_are_no_text_are_refused_in_a_line(names, streaming, tmp_path):
+    write(tmp_path, FIRST, Value("int64"))
+    state_in_readme(tmp_path, names)
+    assert "which is no text: put it in quotes" in refused(split_of, tmp_path, streaming=streaming)
+
+
+def test_what_was_found_in_order_is_not_read_again(tmp_path, caplog):
+    write(tmp_path / "one", FIRST, ["kite", "tern"])
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    with caplog.at_level(logging.WARNING):
+        assert split_of(tmp_path / "one").class_names == split_of(tmp_path / "two").class_names
+    assert not caplog.records
+    write(tmp_path / "two", SECOND, ["tern", "kite"])  # another revision
+    assert CONTRADICT in refused(split_of, tmp_path / "two")
+
+
+def stated(names):
+    feature = {"names": names, "_type": "ClassLabel"}
+    return json.dumps({"info": {"features": {"label": feature}}}).encode()
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), unique=True), max_size=5))
+def test_lists_are_compared_place_by_place(lists):
+    files = [(f"{place}.parquet", stated(names)) for place, names in enumerate(lists)]
+    agree = all(
+        one[k] == two[k] for one in lists for two in lists for k in range(min(len(one), len(two)))
+    )
+    try:
+        compare("birds", "label", Value("int64"), files)
+    except UserError:
+        assert not agree
+    else:
+        assert agree
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"\xff", b"[]", b"3", b'{"info": null}', b'{"info": {"features": []}}',
+     b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": null}}}}',
+     b'{"info": {"features": {"label": {"_type": "Value"}}}}', b"[" * 100_000],
+)  # fmt: skip
+def test_whatever_somebody_wrote_into_a_file_is_no_list_of_names(raw):
+    assert names_in(raw, "label") == []

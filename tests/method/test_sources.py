@@ -71,10 +71,13 @@ def test_a_source_gives_a_map_of_its_settings_preset_or_not_or_says_why_there_is
     source = SALIENCY_SOURCES[method]
     assert (found.mask is not None) == source.has_mask
     assert (found.confidence is not None) == source.has_confidence
-    blank_reason = {
-        "predicted-column": "mask confidence 0.00: the foreground covers 100% of the image",
-        "consensus": "mask confidence 0.00: the image has no colours",
-    }.get(method, "blank saliency map")
+    causes = {
+        "predicted-column": "the foreground covers more than 95% of the image",
+        "consensus": "the image has no colours",
+    }
+    blank_reason = "blank saliency map"
+    if method in causes:
+        blank_reason = f"mask confidence 0.00: {causes[method]}"
     assert blank == Unusable(blank_reason)
 
 

@@ -248,9 +248,10 @@ def implausible(mask: np.ndarray, sought: str) -> str | None:
     if area < LEAST_AREA:
         return f"no {sought} found"
     if area > MOST_AREA:
-        return f"the {sought} covers {area:.0%} of the image"
+        return f"the {sought} covers more than {MOST_AREA:.0%} of the image"
     if border > MOST_BORDER:
-        return f"the {sought} covers {border:.0%} of the image's border, as a background does"
+        share = f"more than {MOST_BORDER:.0%}"
+        return f"the {sought} covers {share} of the image's border, as a background does"
     return None
 
 
