@@ -91,6 +91,8 @@ def indexed_rows(pin: Pin, builder: DatasetBuilder, split: str) -> IndexedRows:
     and what `datasets` raises for unreadable data.
     """
     kind = builder.name
+    if kind == "cache":  # what `datasets` reads if the Hub does not answer
+        raise UserError(f"{pin.name} cannot be streamed without the Hub: leave --streaming out")
     if kind not in READERS:
         raise UserError(
             f"{pin.name} is read as {shown(kind)}, and streaming reads {' and '.join(READERS)}: "

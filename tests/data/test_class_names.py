@@ -104,6 +104,7 @@ def said(how, **environment):
 
 told = {"streamed": said("streamed"), "online": said("copied")}
 told["offline"] = said("copied", HF_HUB_OFFLINE="1")
+told["streamed offline"] = said("streamed", HF_HUB_OFFLINE="1")
 shutil.rmtree(Path(HF_HUB_CACHE) / "datasets--birds--swapped")
 told["gone"] = said("copied")
 told["nothing here"] = said("copied", HF_HUB_OFFLINE="1")
@@ -113,6 +114,7 @@ print(json.dumps(told))
     )
     for how in ("streamed", "online", "offline", "gone"):
         assert CONTRADICT in told[how], how + told[how]
+    assert "cannot be streamed without the Hub" in told["streamed offline"]
     assert "is not compared: load it once without HF_HUB_OFFLINE" in told["nothing here"]
 
 
