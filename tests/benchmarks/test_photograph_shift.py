@@ -1,4 +1,4 @@
-"""Background shift on photographs, in small: made-up objects and grounds, no pretrained network."""
+"""The tasks on photographs, in small: made-up objects and grounds, no pretrained network."""
 
 import json
 import sys

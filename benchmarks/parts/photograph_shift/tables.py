@@ -103,6 +103,6 @@ def tables(figures: list[dict], primary: tuple[Pair, ...] = ()) -> str:
             cells = [name, " - ".join(pair), paired(accuracies(ours), accuracies(theirs))]
             cells += [str(len(ours)), object_bounds(ours, theirs)]
             text.append(f"| {' | '.join(cells)} |")
-    if primary:
+    if primary and all(shared(runs, LITE0, pair)[0] for pair in primary):  # Holm's needs them all
         text += primary_table(runs, primary)
     return "\n".join(text)
