@@ -1,7 +1,8 @@
-"""Background shift on photographs, in small: made-up objects and grounds, no pretrained network."""
+"""The tasks on photographs, in small: made-up objects and grounds, no pretrained network."""
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +13,20 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from parts.photograph_shift import arms, classifiers, refined, task
-from parts.photograph_shift.arms import ARMS, REAL, SEGMENTER, TRUE, VARIANTS
+from parts.photograph_shift.arms import ARMS, NOW, REAL, SEGMENTER, TRUE, VARIANTS
 from parts.photograph_shift.classifiers import LITE0, SCRATCH, from_scratch, linear_head
 from parts.photograph_shift.refined import BACKGROUND, ROUND_TRIP, WHOLE, draw_sheet
-from parts.photograph_shift.tables import tables
-from parts.photograph_shift.task import make_task, write_domain
+from parts.photograph_shift.tables import PRIMARY, tables
+from parts.photograph_shift.task import FEW_SHOT, SHIFT, TASKS, make_task, write_domain
 from photograph_shift import arm_mixtures, run
 
 from sgdmix_hub.demo.train_tiny_base import TINY_BASE
 
 
-@pytest.fixture
-def domain(monkeypatch):
-    """Three objects and five places, for tasks of two classes with two training images."""
-    for name, value in {"CLASSES": 2, "TRAIN": 2, "STRAYS": 1}.items():
+@pytest.fixture(params=[SHIFT])
+def domain(monkeypatch, request):
+    """A task of two classes with two training images; three objects, five places."""
+    for name, value in {"CLASSES": 2, "STRAYS": 1}.items():
         monkeypatch.setattr(task, name, value)
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:80, :120]
@@ -37,7 +38,7 @@ def domain(monkeypatch):
     grounds = {
         f"place {number}": [rng.integers(90, 160, (300, 400, 3), np.uint8)] for number in range(5)
     }
-    return objects, grounds
+    return replace(TASKS[request.param], train=2), objects, grounds
 
 
 def means(images):
@@ -64,6 +65,24 @@ def test_a_run_that_was_cut_off_resumes_and_its_tables_name_every_arm(domain, tm
     by_arm = {line["arm"]: line for line in whole}
     assert by_arm[TRUE]["iou"] == by_arm[SEGMENTER]["iou"] == 1 and "iou" not in by_arm[REAL]
     assert all(f"| {name} | {arm} |" in tables(whole) for name in two for arm in ARMS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", [FEW_SHOT], indirect=True)
+def test_few_shot_runs_and_its_primary_comparisons_are_adjusted_together(domain, tmp_path):
+    classifier = {LITE0: linear_head(lambda: means)}
+    lines = tmp_path / "lines.jsonl"
+    ran = run([1], [REAL, TRUE], lines, *domain, None, classifier, test=2)
+    assert [line["arm"] for line in ran] == [REAL, TRUE]
+    gains = {REAL: [0, 0, 0], NOW: [0.1, 0.3, 0.2], TRUE: [0, 0, 0], BACKGROUND: [-0.1, 0, 0]}
+    figures = [
+        {**ran[0], "arm": arm, "seed": seed, "accuracy": [0.5 + gain] * 2}
+        for arm, values in gains.items()
+        for seed, gain in enumerate(values)
+    ]
+    text = tables(figures, PRIMARY[FEW_SHOT])
+    assert f"| {NOW} - {REAL} | +0.200 ± 0.248 (p = 0.074) | 0.148 |" in text
+    assert f"| {BACKGROUND} - {TRUE} | -0.033 ± 0.143 (p = 0.423) | 0.423 |" in text
 
 
 @pytest.mark.slow
@@ -96,3 +115,14 @@ def test_training_images_do_not_depend_on_the_number_of_test_images(domain):
     few, many = (make_task(3, *domain, test=test) for test in (1, 4))
     assert few[0] == many[0] and np.array_equal(few[1].pixels, many[1].pixels)
     assert len(many[2].labels) == 8
+
+
+def test_tasks_share_classes_and_test_images_and_differ_in_the_ties_of_training(domain):
+    _, objects, grounds = domain
+    names, shift, tested = make_task(3, TASKS[SHIFT], objects, grounds, test=1)
+    same_names, few, same_tested = make_task(3, TASKS[FEW_SHOT], objects, grounds, test=1)
+    assert names == same_names and np.array_equal(tested.pixels, same_tested.pixels)
+    assert [list(np.bincount(images.labels)) for images in (shift, few)] == [[8, 8], [4, 4]]
+    labels, rng = np.repeat([0, 1], 100), np.random.default_rng(0)
+    assert (TASKS[SHIFT].places(labels, rng) != labels).sum() == 1
+    assert 70 < (TASKS[FEW_SHOT].places(labels, rng) != labels).sum() < 130

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..intervals import interval, paired
+from ..intervals import holm, interval, paired, paired_p
 from ..masks.scores import DRAWS
 from .arms import ARMS, NOW, RANDOM, REAL, SEGMENTER, TRUE, WAS
 from .classifiers import LITE0, SCRATCH
 from .refined import BACKGROUND, REFINED, ROUND_TRIP, STRONG, WHOLE
+from .task import FEW_SHOT, SHIFT
 
 COMPARISONS = (
     (NOW, WAS),
@@ -28,9 +29,23 @@ COMPARISONS = (
     (BACKGROUND, REAL),
     (ROUND_TRIP, REAL),
 )
+# Comparisons with Lite0 that share Holm's adjustment; each run of SHIFT had a single primary one.
+PRIMARY = {SHIFT: (), FEW_SHOT: ((NOW, REAL), (BACKGROUND, TRUE))}
 
 
 EVERY = (*ARMS, *REFINED)
+Pair = tuple[str, str]
+Runs = dict[Pair, dict[int, dict]]  # classifier and arm -> seed -> line
+
+
+def shared(runs: Runs, name: str, pair: Pair) -> list[list[dict]]:
+    """The lines of two arms of a classifier, both on the seeds that finished in both."""
+    one, two = (runs.get((name, arm), {}) for arm in pair)
+    return [[lines[seed] for seed in sorted(one.keys() & two.keys())] for lines in (one, two)]
+
+
+def accuracies(lines: list[dict]) -> list[float]:
+    return [float(np.mean(line["accuracy"])) for line in lines]
 
 
 def object_bounds(ours: list[dict], theirs: list[dict]) -> str:
@@ -51,9 +66,20 @@ def mean(lines: list[dict], key: str) -> str:
     return f"{np.mean(values):.2f}" if values else ""
 
 
-def tables(figures: list[dict]) -> str:
+def primary_table(runs: Runs, primary: tuple[Pair, ...]) -> list[str]:
+    """The primary comparisons with Lite0, with their p-values after Holm."""
+    values = [[accuracies(lines) for lines in shared(runs, LITE0, pair)] for pair in primary]
+    adjusted = holm([paired_p(*two) for two in values])
+    text = ["", "| Primary comparison, Lite0 | mean, unadjusted p | Holm's p |", "|---|---|---|"]
+    for pair, two, p in zip(primary, values, adjusted, strict=True):
+        shown = "< .001" if p < 0.001 else f"{p:.3f}"
+        text.append(f"| {' - '.join(pair)} | {paired(*two)} | {shown} |")
+    return text
+
+
+def tables(figures: list[dict], primary: tuple[Pair, ...] = ()) -> str:
     """Accuracies, masks and paired differences, each with the number of its seeds."""
-    runs: dict[tuple[str, str], dict[int, dict]] = {}
+    runs: Runs = {}
     for line in figures:
         runs.setdefault((line["classifier"], line["arm"]), {})[line["seed"]] = line
     text = [
@@ -63,7 +89,7 @@ def tables(figures: list[dict]) -> str:
     names = [name for name in (LITE0, SCRATCH) if any(key[0] == name for key in runs)]
     for name, arm in ((name, arm) for name in names for arm in EVERY if (name, arm) in runs):
         lines = list(runs[name, arm].values())
-        accuracy = interval([np.mean(line["accuracy"]) for line in lines])
+        accuracy = interval(accuracies(lines))
         cells = [name, arm, accuracy, str(len(lines)), mean(lines, "iou"), mean(lines, "mixed")]
         text.append(f"| {' | '.join(cells)} |")
     text += [
@@ -71,11 +97,12 @@ def tables(figures: list[dict]) -> str:
         "| Classifier | difference | mean | seeds | over objects |",
         "|---|---|---|---|---|",
     ]
-    for name, (arm, other) in ((name, pair) for name in names for pair in COMPARISONS):
-        one, two = runs.get((name, arm), {}), runs.get((name, other), {})
-        if seeds := sorted(one.keys() & two.keys()):
-            ours, theirs = [one[seed] for seed in seeds], [two[seed] for seed in seeds]
-            values = [[np.mean(line["accuracy"]) for line in lines] for lines in (ours, theirs)]
-            cells = [name, f"{arm} - {other}", paired(*values), str(len(seeds))]
-            text.append(f"| {' | '.join([*cells, object_bounds(ours, theirs)])} |")
+    for name, pair in ((name, pair) for name in names for pair in COMPARISONS):
+        ours, theirs = shared(runs, name, pair)
+        if ours:
+            cells = [name, " - ".join(pair), paired(accuracies(ours), accuracies(theirs))]
+            cells += [str(len(ours)), object_bounds(ours, theirs)]
+            text.append(f"| {' | '.join(cells)} |")
+    if primary and all(shared(runs, LITE0, pair)[0] for pair in primary):  # Holm's needs them all
+        text += primary_table(runs, primary)
     return "\n".join(text)

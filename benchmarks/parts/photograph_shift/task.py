@@ -1,10 +1,10 @@
-"""The task of a seed: training images tied to places, test images that are not."""
+"""The tasks of a seed: training images on some places, test images on others."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..masks.photographs import chosen_on
 
-CLASSES, TRAIN, TEST, STRAYS = 8, 8, 40, 3
+CLASSES, TEST, STRAYS = 8, 40, 3
 SIZE, RESOLUTION = 256, 128
 CATEGORIES = ("birds", "mammals")
 Groups = dict[str, list[np.ndarray]]
@@ -27,6 +27,35 @@ class Images:
     pixels: np.ndarray
     masks: np.ndarray
     labels: np.ndarray
+
+
+def tied(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Every class's own place; STRAYS images show that of another class."""
+    shown = labels.copy()
+    for row in rng.choice(len(labels), STRAYS, replace=False):
+        shown[row] = (labels[row] + rng.integers(1, CLASSES)) % CLASSES
+    return shown
+
+
+def untied(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Any of the training places, whatever the class."""
+    return rng.integers(0, CLASSES, len(labels))
+
+
+@dataclass(frozen=True)
+class Task:
+    """How the training images are drawn; classes and test images are the same in every task."""
+
+    results: str  # name of the results' file
+    train: int  # images a class
+    places: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+SHIFT, FEW_SHOT = "background-shift", "few-shot"
+TASKS = {
+    SHIFT: Task("photograph_shift", 8, tied),
+    FEW_SHOT: Task("photograph_fewshot", 4, untied),
+}
 
 
 def told_objects(root: Path) -> dict[str, np.ndarray]:
@@ -72,16 +101,14 @@ def class_names(objects: Iterable[str], seed: int) -> list[str]:
 
 
 def make_task(
-    seed: int, objects: dict[str, np.ndarray], groups: Groups, test: int = TEST
+    seed: int, task: Task, objects: dict[str, np.ndarray], groups: Groups, test: int = TEST
 ) -> tuple[list[str], Images, Images]:
-    """The classes' names, the tied training images and `test` untied test images a class."""
+    """The classes' names, the training images and `test` test images a class."""
     rng = np.random.default_rng([20261128, seed])
     names = drawn_names(objects, rng)
     places = [str(place) for place in rng.permutation(sorted(groups))]
-    labels = np.repeat(np.arange(CLASSES), TRAIN)
-    shown = labels.copy()
-    for row in rng.choice(len(labels), STRAYS, replace=False):
-        shown[row] = (labels[row] + rng.integers(1, CLASSES)) % CLASSES
+    labels = np.repeat(np.arange(CLASSES), task.train)
+    shown = task.places(labels, rng)
     test_labels = np.repeat(np.arange(CLASSES), test)
     test_rng = np.random.default_rng([20261128, seed, 1])
     test_shown = test_rng.integers(CLASSES, len(places), len(test_labels))
@@ -97,13 +124,13 @@ def make_task(
     return names, images(labels, shown, rng), images(test_labels, test_shown, test_rng)
 
 
-def write_domain(folder: Path, seeds: list[int], objects: dict, groups: Groups) -> None:
+def write_domain(folder: Path, seeds: list[int], task: Task, objects: dict, groups: Groups) -> None:
     """The training photographs as a domain that benchmarks/onnx_masks.py reads."""
     meta = []
     for seed in seeds:
         kind = f"seed-{seed}"
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        for index, pixels in enumerate(make_task(seed, objects, groups, test=1)[1].pixels):
+        for index, pixels in enumerate(make_task(seed, task, objects, groups, test=1)[1].pixels):
             Image.fromarray(pixels).save(folder / kind / f"{index:03d}.png")
             meta.append({"set": kind, "index": index})
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
