@@ -10,7 +10,7 @@ from datasets import Image as ImageFeature
 from generations import png
 from hypothesis import given
 from hypothesis import strategies as st
-from loopback_hub import run_client
+from loopback_hub import CLIENT, run_client, run_python
 from PIL import Image
 from untrusted import refused
 
@@ -73,49 +73,44 @@ def test_arrow_files_and_saved_datasets_are_compared_too(tmp_path):
     assert CONTRADICT in refused(split_of, tmp_path / "saved", dataset_split="test")
 
 
-@pytest.mark.slow
-def test_files_on_the_hub_that_contradict_each_other_are_refused_from_any_cache(hub, tmp_path):
-    """Online, streamed, offline, and where the files behind the prepared rows are gone."""
-    write(tmp_path / "birds", FIRST, ["kite", "tern"])
-    write(tmp_path / "birds", SECOND, ["tern", "kite"])
-    told = run_client(
-        hub,
-        """
-import os, shutil, subprocess
-from huggingface_hub.constants import HF_HUB_CACHE
-LOAD = '''
-import sys
+LOAD = """
 from sgdmix_hub.settings.data import DataSettings
 from sgdmix_hub.data.splits import load_split
+from sgdmix_hub.errors import UserError
 from sgdmix_hub.hub.pins import resolve
-name, streaming = sys.argv[1], sys.argv[2] == "streamed"
-settings = DataSettings(dataset_name=name, output_dir="unused", streaming=streaming)
-print(load_split(settings, resolve(name, repo_type="dataset")).class_names)
-'''
-api.create_repo("birds/swapped", repo_type="dataset")
+
+def said(name, streaming):
+    settings = DataSettings(dataset_name=name, output_dir="unused", streaming=streaming)
+    try:
+        return str(load_split(settings, resolve(name, repo_type="dataset")).class_names)
+    except UserError as error:
+        return str(error)
+"""
+ONLINE = """
+api.create_repo("birds/swapped", repo_type="dataset", exist_ok=True)
 api.upload_folder(repo_id="birds/swapped", folder_path=sys.argv[1], repo_type="dataset")
 commit = api.dataset_info("birds/swapped").sha
+print(json.dumps([commit, said("birds/swapped", True), said("birds/swapped", False)]))
+"""
+OFFLINE = "print(json.dumps([said(sys.argv[1], False), said(sys.argv[1], True)]))"
 
-def said(how, **environment):
-    name = f"birds/swapped@{commit}"
-    done = subprocess.run([sys.executable, "-c", LOAD, name, how], capture_output=True, text=True,
-        env=os.environ | environment)
-    return done.stdout + done.stderr
 
-told = {"streamed": said("streamed"), "online": said("copied")}
-told["offline"] = said("copied", HF_HUB_OFFLINE="1")
-told["streamed offline"] = said("streamed", HF_HUB_OFFLINE="1")
-shutil.rmtree(Path(HF_HUB_CACHE) / "datasets--birds--swapped")
-told["gone"] = said("copied")
-told["nothing here"] = said("copied", HF_HUB_OFFLINE="1")
-print(json.dumps(told))
-""",
-        tmp_path / "birds",
-    )
-    for how in ("streamed", "online", "offline", "gone"):
-        assert CONTRADICT in told[how], how + told[how]
-    assert "cannot be streamed without the Hub" in told["streamed offline"]
-    assert "is not compared: load it once without HF_HUB_OFFLINE" in told["nothing here"]
+@pytest.mark.slow
+def test_files_on_the_hub_that_contradict_each_other_are_refused_from_any_cache(hub, tmp_path):
+    """Streamed, copied, offline, and where the files behind the prepared rows are gone."""
+    write(tmp_path / "birds", FIRST, ["kite", "tern"])
+    write(tmp_path / "birds", SECOND, ["tern", "kite"])
+    home = {"HF_HOME": str(tmp_path / "home")}
+    commit, *told = run_client(hub, LOAD + ONLINE, tmp_path / "birds", **home)
+    name, offline = f"birds/swapped@{commit}", home | {"HF_HUB_OFFLINE": "1"}
+    copied, streamed = run_client(hub, LOAD + OFFLINE, name, **offline)
+    assert "cannot be streamed without the Hub" in streamed
+    shutil.rmtree(tmp_path / "home" / "hub")
+    told += [copied, *run_client(hub, LOAD + ONLINE, tmp_path / "birds", **home)[1:]]
+    assert all(CONTRADICT in said for said in told), told
+    shutil.rmtree(tmp_path / "home" / "hub")
+    done = run_python(hub, CLIENT + LOAD + OFFLINE, name, **offline)
+    assert "is not compared: load it once without HF_HUB_OFFLINE" in done.stderr
 
 
 def test_a_split_is_read_if_another_one_contradicts_it(tmp_path):

@@ -269,6 +269,7 @@ def test_a_preview_shows_the_masks_that_a_generation_would_take(
             saliency_method="grad-cam",
             resolution=32,
             num_images=2,
+            examples_per_class=3,
             output_dir=str(tmp_path),
         )
     )
