@@ -12,12 +12,15 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from parts.evidence.placebos import ROUND_TRIP, with_masks
 from parts.method.arms import BASE, settings_from
-from parts.regimes.experiments import EXPERIMENTS, MASKED, MIXED
+from parts.photograph_base.measures import load_vae, round_trip
+from parts.regimes.experiments import EXPERIMENTS, MASKED, MIXED, RESIDUAL
+from parts.regimes.residual import foreground_error, give_back
 from parts.regimes.tables import NOT_RUN, report, verdict
 from regimes import jobs
 
 from sgdmix_hub import augment
 from sgdmix_hub.demo.domain import make_dataset, save_dataset
+from sgdmix_hub.demo.train_tiny_base import TINY_BASE
 from sgdmix_hub.publishing.read import load_published
 from sgdmix_hub.settings.generation import AugmentSettings
 from sgdmix_hub.settings.presets import apply_preset
@@ -99,6 +102,32 @@ def figures_of(key, differences):
         return {seed: {"accuracy": value, "seconds": 1.0} for seed, value in made}
 
     return {first: figures([0.5 + one for one in differences]), second: figures([0.5] * len(seeds))}
+
+
+def test_the_residual_is_given_back_in_the_foreground_alone_and_once(tmp_path):
+    images = tmp_path / "images"
+    save_dataset(make_dataset(2, 2, 1, 1, seed=0, resolution=32), images)
+    values = BASE | MASKED | {"resolution": 32, "num_variants": 1}
+    values |= EXPERIMENTS["edges"].arms[RESIDUAL].generation
+    values |= {"dataset_name": str(images), "output_dir": str(tmp_path / "out")}
+    augment.main(settings_from(AugmentSettings, **values))
+    repo, vae = tmp_path / "out/repo", load_vae(TINY_BASE)
+    before = list(load_published(str(repo)).dataset)
+    error = foreground_error(repo)
+    for _ in range(2):
+        give_back(tmp_path / "out")
+    after = list(load_published(str(repo)).dataset)
+    assert len(after) == len(before) > 0
+    for old, new in zip(before, after, strict=True):
+        image, mixed, changed = (
+            np.array(picture.convert("RGB"), np.int16)
+            for picture in (old["image"], old["mixed"], new["image"])
+        )
+        kept = np.array(old["mask"].convert("L")) > 0
+        lost = mixed - round_trip(vae, mixed[None].astype(np.uint8))[0]
+        assert np.array_equal(changed[~kept], image[~kept])
+        assert np.array_equal(changed[kept], (image + lost).clip(0, 255)[kept])
+    assert 0 < foreground_error(repo) < error
 
 
 def test_what_did_not_run_says_so_and_seed_0_counts_nowhere():
