@@ -7,6 +7,7 @@ file too, and would take ten seconds and 900 MB for libraries that it never uses
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections import Counter
@@ -33,6 +34,11 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 RESOLUTION = 32  # of tiny_models
+
+# A shell without job control starts what goes to the background deaf to Ctrl-C, and so would be
+# what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test cuts the power, so nothing here waits for the disk. Programs that are forked do as ever:
 # tests must have the time to kill them.

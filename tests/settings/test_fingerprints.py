@@ -10,7 +10,7 @@ import pytest
 import yaml
 from parsed import FIELDS, augment_settings, parse, parse_yaml
 
-from sgdmix_hub.settings.fields import Changes, names_where
+from sgdmix_hub.settings.fields import INFO, Changes, names_where
 from sgdmix_hub.settings.generation import (
     MAY_MOVE_LAST_BITS,
     PINNED_INPUTS,
@@ -92,7 +92,9 @@ def other_value(name):
         return [3]
     if int in kinds:
         return (base or 0) + 8
-    return (base or 0.0) + 0.125 if float in kinds else f"{base}-other"
+    if float not in kinds:
+        return f"{base}-other"
+    return (base or FIELDS[name].metadata[INFO].bounds.at_least or 0.0) + 0.125
 
 
 @pytest.mark.parametrize("name", FIELDS)
