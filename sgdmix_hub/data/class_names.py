@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -19,7 +21,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, DatasetBuilder, Features, Value
-from datasets.config import HF_DATASETS_CACHE, HF_HUB_OFFLINE
+from datasets.config import HF_DATASETS_CACHE
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
@@ -29,17 +31,18 @@ from sgdmix_hub.hub.pins import Pin
 
 logger = logging.getLogger(__name__)
 ON_HUB = "hf://"
+RULES = "2"  # their edition: what was in order by earlier ones is compared again
 STATED = b"huggingface"  # the key of what `datasets` writes into a file
 
 
-def data_files(builder: DatasetBuilder, split: str | None = None) -> list[str]:
-    """The data files of all splits, or of those that `split` names (`train[:50]+test`), as
-    `datasets` names them.
+def data_files(builder: DatasetBuilder, split: str = "all") -> list[str]:
+    """The data files of the splits that `split` names (`train[:50]+test`), as `datasets` names
+    them.
     """
     of_splits = builder.config.data_files or {}
-    names = list(of_splits)
-    if split is not None:
-        names = [part.partition("[")[0] for part in split.split("+")]
+    names = [part.partition("[")[0] for part in split.split("+")]
+    if "all" in names:
+        names = list(of_splits)
     return [str(file) for name in names for file in of_splits.get(name, ())]
 
 
@@ -52,7 +55,7 @@ def check_class_names(
     features: Features,
     known: Mapping[str, bytes | None],
 ) -> None:
-    """Raises `UserError` if two files, or a file and the loaded `features`, contradict each other
+    """Raises `UserError` if a file of the split contradicts the loaded `features`, or another file,
     in the class names of the label column.
 
     `known`: what files state, by their places, as far as it was read before. What was found in
@@ -62,58 +65,106 @@ def check_class_names(
     mark = mark_of(pin.name, pin.revision, str(config_name), split, column)
     if kind not in READERS or column not in features or mark.exists():
         return
-    places = [*data_files(builder)[:1], *data_files(builder, split)]
-    places = places or in_snapshot(pin, config_name, kind)  # of one that was prepared before
-    read = {place: raw for place in places if (raw := _stated_in(pin, place, kind, known))}
-    compare(pin.name, column, features[column], read.items())
-    if len(read) < max(1, len(set(places))):
+    first, places = data_files(builder)[:1], data_files(builder, split)
+    if not places:  # the Hub is out of reach, and `datasets` took what it had prepared
+        places = in_snapshot(pin, config_name, split, kind)
         logger.warning(
-            f"{pin.name}: not all of its files are here, and what they state of class names is not "
-            "compared: load it once without HF_HUB_OFFLINE"
+            f"{pin.name}: what its files state of class names is compared as far as they are in "
+            "the Hub's cache: load it once without HF_HUB_OFFLINE"
         )
-        return
-    with suppress(OSError):  # somebody else's folder, or a full disk
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+    stated = {
+        place: names_in(_stated_in(pin, place, kind, known), column)
+        for place in dict.fromkeys([*first, *places])
+    }
+    source = first[0] if first and stated[first[0]] else None
+    compare(pin.name, column, features[column], source, stated, places)
+    if first:
+        with suppress(OSError):  # somebody else's folder, or a full disk
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
 
 
 def mark_of(*asked: str) -> Path:
-    """The file that says that what was asked for has been found in order."""
-    key = hashlib.sha256("\0".join(asked).encode()).hexdigest()
+    """The file that says that what was asked for has been found in order, by today's rules."""
+    key = hashlib.sha256("\0".join([RULES, *asked]).encode()).hexdigest()
     return Path(HF_DATASETS_CACHE) / "sgdmix_hub" / "class_names" / key[:32]
 
 
-def in_snapshot(pin: Pin, config_name: str | None, kind: str) -> list[str]:
-    """The files of a kind in the Hub's cache, of one configuration if its folder is there."""
+def in_snapshot(pin: Pin, config_name: str | None, split: str, kind: str) -> list[str]:
+    """The files of a split in the Hub's cache, by their names; none if they lie in several folders,
+    which may be of several configurations.
+    """
     folder = repo_folder_name(repo_id=pin.name, repo_type="dataset")
     snapshot = Path(HF_HUB_CACHE) / folder / "snapshots" / pin.revision
-    for place in (snapshot / (config_name or "default"), snapshot):
-        if files := sorted(map(str, place.rglob(f"*.{kind}"))):
-            return files
-    return []
+    own = snapshot / (config_name or "default")
+    files = sorted((own if own.is_dir() else snapshot).rglob(f"*.{kind}"))
+    named = [file for file in files if re.split(r"\W|_", file.name)[0] in split]
+    return list(map(str, named)) if len({file.parent for file in named}) == 1 else []
 
 
-def compare(name: str, column: str, loaded: object, stated: Iterable[tuple[str, bytes]]) -> None:
-    """Raises `UserError` for the first contradiction. `stated`: place and what a file states.
+def compare(
+    name: str,
+    column: str,
+    loaded: object,
+    source: str | None,
+    stated: Mapping[str, list[str]],
+    places: Iterable[str],
+) -> None:
+    """Raises `UserError` for the first of the `places` that contradicts what is loaded.
 
-    A list may go on where another one ends, and `loaded` may rename classes, not reorder them.
+    `source`: the dataset's first file, whose list is loaded if no card states another one. Files
+    then have to agree with it; a card may rename their classes, if it does not mix them up. A list
+    may go on where another one ends.
     """
+    names = list(map(str, loaded.names or [])) if isinstance(loaded, ClassLabel) else None
+    of_source = [] if source is None else stated[source]
+    from_card = names is not None and not agree(of_source, names) or not of_source
     longest: tuple[str, list[str]] = "", []
-    for place, raw in stated:
-        names, other = names_in(raw, column), None
-        if any(one != two for one, two in zip(names, longest[1], strict=False)):
-            other = PurePosixPath(longest[0]).name
-        elif isinstance(loaded, ClassLabel) and is_reordered(names, loaded.names):
-            other = "the dataset's card"
-        elif names and isinstance(loaded, Value) and "string" in loaded.dtype:
-            other = "a file of texts"
+    for place in places:
+        own, other = stated[place], None
+        if names is not None and agree(own, names):
+            continue
+        if own and isinstance(loaded, Value) and "string" in loaded.dtype:
+            other = "other files, which hold texts"
+        elif names is not None and from_card and mixes_up(own, names):
+            other = "the list that is loaded, of the dataset's card"
+        elif names is not None and not from_card:
+            other = _short(str(source))
+        elif not agree(own, longest[1]):
+            other = _short(longest[0])
         if other is not None:
             raise UserError(
-                f"{name}: {shown(PurePosixPath(place).name)} and {shown(other)} contradict each "
-                f"other in the class names of column {shown(column)!r}, and are read under one "
-                "list: write the files again with the same names in the same order"
+                f"{name}: {_short(place)} contradicts {other} in the class names of column "
+                f"{shown(column)!r}, and is read under that list: write the files again with the "
+                "same names in the same order"
             )
-        longest = max(longest, (place, names), key=lambda found: len(found[1]))
+        longest = max(longest, (place, own), key=lambda found: len(found[1]))
+
+
+def agree(one: list[str], two: list[str]) -> bool:
+    """Whether the same numbers have the same names, but for their spelling."""
+    return all(spelt(a) == spelt(b) for a, b in zip(one, two, strict=False))
+
+
+def spelt(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold().replace("_", " ").strip()
+
+
+def mixes_up(own: list[str], loaded: list[str]) -> bool:
+    """Whether lists that do not agree hold the same names at other places: two of them exchanged,
+    or all names of one list among those of the other.
+    """
+    mine, theirs = list(map(spelt, own)), list(map(spelt, loaded))
+    if set(mine) <= set(theirs) or set(theirs) <= set(mine):
+        return True
+    place_of = {name: place for place, name in enumerate(theirs)}
+    moved = {(place, place_of.get(name, place)) for place, name in enumerate(mine)}
+    return any(place != to and (to, place) in moved for place, to in moved)
+
+
+def _short(place: str) -> str:
+    """A place as a message names it: the file and its folder."""
+    return shown("/".join(PurePosixPath(place).parts[-2:]))
 
 
 @lru_cache(64)  # files of one dataset state the same
@@ -126,23 +177,16 @@ def names_in(raw: bytes, column: str) -> list[str]:
         return []
 
 
-def is_reordered(names: list[str], loaded: list[str]) -> bool:
-    """Whether both lists hold the same names, at other places."""
-    return names != loaded and sorted(names) == sorted(map(str, loaded))
-
-
-def _stated_in(pin: Pin, place: str, kind: str, known: Mapping[str, bytes | None]) -> bytes | None:
-    """What a file states: some JSON, or None if it is out of reach."""
+def _stated_in(pin: Pin, place: str, kind: str, known: Mapping[str, bytes | None]) -> bytes:
+    """What a file states; nothing if `datasets` did not write it."""
     if place in known:
-        return known[place] or b"{}"
+        return known[place] or b""
     path: Any = place
     if place.startswith(ON_HUB):
         file = place.partition(f"@{pin.revision}/")[2]
         path = try_to_load_from_cache(pin.name, file, revision=pin.revision, repo_type="dataset")
-        if not isinstance(path, str) and HF_HUB_OFFLINE:
-            return None
     with fsspec.open(path if isinstance(path, str) else place) as opened:
-        return READERS[kind](opened) or b"{}"
+        return READERS[kind](opened) or b""
 
 
 def _of_parquet(file: IO[bytes]) -> bytes | None:

@@ -22,7 +22,7 @@ from sgdmix_hub.settings.data import DataSettings
 
 CELL = {"bytes": png(Image.new("RGB", (8, 8), "red")), "path": None}
 FIRST, SECOND = "train-00000-of-00002.parquet", "train-00001-of-00002.parquet"
-CONTRADICT = "contradict each other in the class names of column 'label'"
+CONTRADICT = "in the class names of column 'label', and is read under that list"
 
 
 def rows(label, values=(0, 1), **more):
@@ -110,7 +110,21 @@ def test_files_on_the_hub_that_contradict_each_other_are_refused_from_any_cache(
     assert all(CONTRADICT in said for said in told), told
     shutil.rmtree(tmp_path / "home" / "hub")
     done = run_python(hub, CLIENT + LOAD + OFFLINE, name, **offline)
-    assert "is not compared: load it once without HF_HUB_OFFLINE" in done.stderr
+    assert "load it once without HF_HUB_OFFLINE" in done.stderr and "kite" in done.stdout
+
+
+@pytest.mark.slow
+def test_part_of_a_cache_is_not_taken_for_the_whole(hub, tmp_path):
+    """Offline, with one file of two: nothing is refused, and nothing is remembered."""
+    write(tmp_path / "birds", FIRST, ["kite", "tern"])
+    write(tmp_path / "birds", SECOND, ["tern", "kite"])
+    home = {"HF_HOME": str(tmp_path / "home")}
+    commit, *_ = run_client(hub, LOAD + ONLINE, tmp_path / "birds", **home)
+    (cached,) = (tmp_path / "home" / "hub").rglob(SECOND)
+    cached.unlink()
+    name, offline = f"birds/swapped@{commit}", home | {"HF_HUB_OFFLINE": "1"}
+    assert "kite" in run_client(hub, LOAD + OFFLINE, name, **offline)[0]
+    assert CONTRADICT in run_client(hub, LOAD + ONLINE, tmp_path / "birds", **home)[2]
 
 
 def test_a_split_is_read_if_another_one_contradicts_it(tmp_path):
@@ -118,10 +132,14 @@ def test_a_split_is_read_if_another_one_contradicts_it(tmp_path):
     write(tmp_path, "test-00000-of-00001.parquet", ["tern", "kite"])
     for split in ("train", "train[:1]"):
         assert split_of(tmp_path, dataset_split=split).class_names == ["kite", "tern"]
-    assert CONTRADICT in refused(split_of, tmp_path, dataset_split="train[:1]+test")
+    for split in ("train[:1]+test", "all"):
+        assert CONTRADICT in refused(split_of, tmp_path, dataset_split=split)
 
 
-@pytest.mark.parametrize("second", [["kite", "tern"], ["kite", "tern", "owl"], Value("int64")])
+@pytest.mark.parametrize(
+    "second",
+    [["kite", "tern"], ["kite", "tern", "owl"], ["Kite", "tern_"], Value("int64")],
+)
 def test_files_that_agree_go_on_or_state_nothing_are_read(second, tmp_path):
     write(tmp_path, FIRST, ["kite", "tern"])
     write(tmp_path, SECOND, second)
@@ -144,14 +162,39 @@ def test_numbers_of_classes_are_no_texts(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_card_may_rename_classes_and_not_reorder_them(streaming, tmp_path):
-    write(tmp_path, FIRST, ["tern", "kite"])
-    for names in (["red tern", "kite"], ["kite", "tern of the sea"]):
-        state_in_readme(tmp_path, names)
-        assert split_of(tmp_path, streaming=streaming).class_names == names
-    state_in_readme(tmp_path, ["kite", "tern"])
+@pytest.mark.parametrize(
+    "stated, on_card, is_read",
+    [
+        (["tern", "kite"], ["red tern", "kite"], True),
+        (["tern", "kite"], ["kite", "tern of the sea"], True),
+        (["0", "1"], ["1", "2"], True),
+        (["dog", "puppy"], ["adult dog", "dog"], True),
+        (["tern", "kite"], ["tern", "kite", "owl"], True),
+        (["tern", "kite"], ["kite", "tern"], False),
+        (["tern", "kite"], ["kite", "tern", "owl"], False),
+        (["kite", "tern"], ["auk", "kite", "tern"], False),
+        (["auk", "kite", "tern"], ["kite", "tern"], False),
+        (["kite", "tern", "auk"], ["Tern", "kite", "great auk"], False),
+    ],
+)
+def test_a_card_may_rename_classes_and_not_mix_them_up(
+    stated, on_card, is_read, streaming, tmp_path
+):
+    write(tmp_path, FIRST, stated)
+    state_in_readme(tmp_path, on_card)
+    if is_read:
+        assert split_of(tmp_path, streaming=streaming).class_names == on_card
+        return
     said = refused(split_of, tmp_path, streaming=streaming)
     assert CONTRADICT in said and "the dataset's card" in said
+
+
+def test_what_a_card_states_rightly_of_a_split_counts_more_than_the_first_file(tmp_path):
+    write(tmp_path, FIRST, ["kite", "tern"])
+    write(tmp_path, "test-00000-of-00001.parquet", ["tern", "kite"])
+    state_in_readme(tmp_path, ["tern", "kite"])
+    assert split_of(tmp_path, dataset_split="test").class_names == ["tern", "kite"]
+    assert CONTRADICT in refused(split_of, tmp_path)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -172,19 +215,14 @@ def test_what_was_found_in_order_is_not_read_again(tmp_path, caplog):
     assert CONTRADICT in refused(split_of, tmp_path / "two")
 
 
-def stated(names):
-    feature = {"names": names, "_type": "ClassLabel"}
-    return json.dumps({"info": {"features": {"label": feature}}}).encode()
-
-
 @given(st.lists(st.lists(st.sampled_from("abc"), unique=True), max_size=5))
 def test_lists_are_compared_place_by_place(lists):
-    files = [(f"{place}.parquet", stated(names)) for place, names in enumerate(lists)]
+    files = {f"{place}.parquet": names for place, names in enumerate(lists)}
     agree = all(
         one[k] == two[k] for one in lists for two in lists for k in range(min(len(one), len(two)))
     )
     try:
-        compare("birds", "label", Value("int64"), files)
+        compare("birds", "label", Value("int64"), None, files, files)
     except UserError:
         assert not agree
     else:
