@@ -22,6 +22,7 @@ from generations import (
     alive_in_the_end,
     arguments,
     digests,
+    digests_but_pictures,
     kill_all,
     manifest_of,
     one_line,
@@ -164,7 +165,8 @@ def test_twenty_kills_end_in_the_same_bytes(settings, tmp_path):
         )
     done = launch([SCRIPT, *arguments(many | {"output_dir": output})], 3)
     assert done.returncode == 0, done.stderr
-    assert digests(output / "repo") == digests(tmp_path / "whole" / "repo")
+    whole = digests_but_pictures(tmp_path / "whole" / "repo")
+    assert digests_but_pictures(output / "repo") == whole
     rows = published_rows(output)
     assert [(row["source_index"], row["variant"]) for row in rows] == [
         (s, v) for s in range(ROWS) for v in range(4)

@@ -74,6 +74,18 @@ def digests(repo: Path) -> dict[str, str]:
     }
 
 
+def digests_but_pictures(repo: Path) -> dict[str, str]:
+    """As `digests`, without the pictures and the manifest that states them: a program in a process
+    of its own draws those that users get, others those of `few_images`.
+    """
+    drawn = ("assets/contact_sheet.png", "assets/statistics.png")
+    return {
+        name: digest
+        for name, digest in digests(repo).items()
+        if name not in drawn and not name.endswith("manifest.json")
+    }
+
+
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     """Modification time in ns and size in bytes of every file, by its relative path."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
