@@ -5,6 +5,7 @@ import json
 import os
 import random
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -172,10 +173,15 @@ def rank(number: int, processes: list[psutil.Process]) -> psutil.Process:
 
 
 def kill_all(processes: Iterable[psutil.Process | subprocess.Popen | Started]) -> None:
-    """Kills processes, some of which die with those that were killed before them."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    """Kills processes, some of which die with those that were killed before them.
+
+    All stand still before the first one dies: none has the time to react to the end of another.
+    """
+    processes = list(processes)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process.send_signal(number)
 
 
 def alive_in_the_end(processes: list[psutil.Process]) -> list[psutil.Process]:
