@@ -6,7 +6,6 @@ whatever the others state.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -14,20 +13,19 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, DatasetBuilder, Features, Value
-from datasets.config import HF_DATASETS_CACHE
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.file_download import repo_folder_name
 
 from sgdmix_hub.errors import UserError, shown
-from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.hub.pins import Pin, cached_folder
+
+from .caches import cache_of
 
 logger = logging.getLogger(__name__)
 ON_HUB = "hf://"
@@ -35,12 +33,17 @@ RULES = "2"  # their edition: what was in order by earlier ones is compared agai
 STATED = b"huggingface"  # the key of what `datasets` writes into a file
 
 
+def splits_in(split: str) -> list[str]:
+    """The whole splits that `train[:50]+test` takes rows of."""
+    return [part.partition("[")[0] for part in split.split("+")]
+
+
 def data_files(builder: DatasetBuilder, split: str = "all") -> list[str]:
     """The data files of the splits that `split` names (`train[:50]+test`), as `datasets` names
     them.
     """
     of_splits = builder.config.data_files or {}
-    names = [part.partition("[")[0] for part in split.split("+")]
+    names = splits_in(split)
     if "all" in names:
         names = list(of_splits)
     return [str(file) for name in names for file in of_splits.get(name, ())]
@@ -62,7 +65,7 @@ def check_class_names(
     order is not read again.
     """
     kind = builder.info.builder_name or builder.name  # the builder of a prepared one is `cache`
-    mark = mark_of(pin.name, pin.revision, str(config_name), split, column)
+    mark = cache_of("class_names", pin, [RULES, pin.name, str(config_name), split, column])
     if kind not in READERS or column not in features or mark.exists():
         return
     first, places = data_files(builder)[:1], data_files(builder, split)
@@ -84,21 +87,15 @@ def check_class_names(
             mark.touch()
 
 
-def mark_of(*asked: str) -> Path:
-    """The file that says that what was asked for has been found in order, by today's rules."""
-    key = hashlib.sha256("\0".join([RULES, *asked]).encode()).hexdigest()
-    return Path(HF_DATASETS_CACHE) / "sgdmix_hub" / "class_names" / key[:32]
-
-
 def in_snapshot(pin: Pin, config_name: str | None, split: str, kind: str) -> list[str]:
     """The files of a split in the Hub's cache, by their names; none if they lie in several folders,
     which may be of several configurations.
     """
-    folder = repo_folder_name(repo_id=pin.name, repo_type="dataset")
-    snapshot = Path(HF_HUB_CACHE) / folder / "snapshots" / pin.revision
+    snapshot = cached_folder(pin.name, "dataset") / "snapshots" / pin.revision
     own = snapshot / (config_name or "default")
     files = sorted((own if own.is_dir() else snapshot).rglob(f"*.{kind}"))
-    named = [file for file in files if re.split(r"\W|_", file.name)[0] in split]
+    wanted = splits_in(split)
+    named = [file for file in files if re.split(r"\W|_", file.name)[0] in wanted]
     return list(map(str, named)) if len({file.parent for file in named}) == 1 else []
 
 
@@ -118,7 +115,7 @@ def compare(
     """
     names = list(map(str, loaded.names or [])) if isinstance(loaded, ClassLabel) else None
     of_source = [] if source is None else stated[source]
-    from_card = names is not None and not agree(of_source, names) or not of_source
+    from_card = names is not None and not (of_source and agree(of_source, names))
     longest: tuple[str, list[str]] = "", []
     for place in places:
         own, other = stated[place], None
@@ -147,6 +144,7 @@ def agree(one: list[str], two: list[str]) -> bool:
 
 
 def spelt(name: str) -> str:
+    """A name without what may differ between two spellings of it."""
     return unicodedata.normalize("NFC", name).casefold().replace("_", " ").strip()
 
 

@@ -10,7 +10,6 @@ stays on disk for the next ones.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tarfile
 from bisect import bisect_right
@@ -28,12 +27,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import DatasetBuilder, Features, IterableDataset
 from datasets import Image as ImageFeature
-from datasets.config import HF_DATASETS_CACHE
 
 from sgdmix_hub.errors import UserError, first_line, one_line, shown
 from sgdmix_hub.files import write_atomically
 from sgdmix_hub.hub.pins import Pin
 
+from .caches import cache_of
 from .class_names import STATED
 from .row_groups import BUFFER_BYTES, LARGEST_GROUP, KeptGroups
 
@@ -245,12 +244,6 @@ class Samples:
                 return {"path": f"{sample['key']}.{name}", "bytes": content}
             decode = self.decoders.get(name.rpartition(".")[2].lower())
             return content if decode is None else decode(content)
-
-
-def cache_of(kind: str, pin: Pin, places: list[str]) -> Path:
-    """Where something that is made from these files is kept on this machine."""
-    asked = hashlib.sha256("\0".join([pin.revision, *places]).encode()).hexdigest()
-    return Path(HF_DATASETS_CACHE) / "sgdmix_hub" / kind / asked[:32]
 
 
 def samples(pin: Pin, builder: DatasetBuilder, places: list[str], features: Features) -> Samples:

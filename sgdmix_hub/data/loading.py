@@ -13,12 +13,10 @@ from pathlib import Path
 from datasets import Dataset, DatasetBuilder, DownloadConfig, load_dataset_builder
 from datasets.config import HF_DATASETS_CACHE
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.file_download import repo_folder_name
 
 from sgdmix_hub.errors import UserError, first_line, one_line, shown
 from sgdmix_hub.files import lies_in
-from sgdmix_hub.hub.pins import Pin
+from sgdmix_hub.hub.pins import Pin, cached_folder
 
 from .class_names import check_class_names, data_files
 from .images import LFS_POINTER
@@ -162,9 +160,7 @@ def cache_of(folder: str, pin: Pin) -> Path:
 def files_of(pin: Pin) -> str:
     """The real path of the folder with a dataset's files: local, or in the Hub's cache."""
     if pin.path is None:
-        return os.path.realpath(
-            Path(HF_HUB_CACHE) / repo_folder_name(repo_id=pin.name, repo_type="dataset")
-        )
+        return os.path.realpath(cached_folder(pin.name, "dataset"))
     folder = os.path.realpath(pin.path)
     parent, repository = os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))
     in_cache = os.path.basename(parent) == "snapshots" and os.path.isdir(

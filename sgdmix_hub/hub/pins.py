@@ -167,9 +167,14 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
+def cached_folder(name: str, repo_type: str) -> Path:
+    """The folder of a repository in the Hub's cache."""
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=repo_type)
+
+
 def cached_commit(name: str, revision: str, repo_type: str) -> str | None:
     """The cached commit of a branch or tag, or else the only commit cached; None if unclear."""
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=repo_type)
+    folder = cached_folder(name, repo_type)
     with suppress(OSError, ValueError):
         commit = (folder / "refs" / (revision or constants.DEFAULT_REVISION)).read_text().strip()
         if (folder / "snapshots" / commit).is_dir():

@@ -92,15 +92,24 @@ api.upload_folder(repo_id="birds/swapped", folder_path=sys.argv[1], repo_type="d
 commit = api.dataset_info("birds/swapped").sha
 print(json.dumps([commit, said("birds/swapped", True), said("birds/swapped", False)]))
 """
+
+
+def home_with_swapped(tmp_path):
+    """Writes two files that contradict each other; environment variables with caches of their
+    own.
+    """
+    write(tmp_path / "birds", FIRST, ["kite", "tern"])
+    write(tmp_path / "birds", SECOND, ["tern", "kite"])
+    return {"HF_HOME": str(tmp_path / "home")}
+
+
 OFFLINE = "print(json.dumps([said(sys.argv[1], False), said(sys.argv[1], True)]))"
 
 
 @pytest.mark.slow
 def test_files_on_the_hub_that_contradict_each_other_are_refused_from_any_cache(hub, tmp_path):
     """Streamed, copied, offline, and where the files behind the prepared rows are gone."""
-    write(tmp_path / "birds", FIRST, ["kite", "tern"])
-    write(tmp_path / "birds", SECOND, ["tern", "kite"])
-    home = {"HF_HOME": str(tmp_path / "home")}
+    home = home_with_swapped(tmp_path)
     commit, *told = run_client(hub, LOAD + ONLINE, tmp_path / "birds", **home)
     name, offline = f"birds/swapped@{commit}", home | {"HF_HUB_OFFLINE": "1"}
     copied, streamed = run_client(hub, LOAD + OFFLINE, name, **offline)
@@ -116,9 +125,7 @@ def test_files_on_the_hub_that_contradict_each_other_are_refused_from_any_cache(
 @pytest.mark.slow
 def test_part_of_a_cache_is_not_taken_for_the_whole(hub, tmp_path):
     """Offline, with one file of two: nothing is refused, and nothing is remembered."""
-    write(tmp_path / "birds", FIRST, ["kite", "tern"])
-    write(tmp_path / "birds", SECOND, ["tern", "kite"])
-    home = {"HF_HOME": str(tmp_path / "home")}
+    home = home_with_swapped(tmp_path)
     commit, *_ = run_client(hub, LOAD + ONLINE, tmp_path / "birds", **home)
     (cached,) = (tmp_path / "home" / "hub").rglob(SECOND)
     cached.unlink()

@@ -19,7 +19,7 @@ from loopback_hub import run_python
 from untrusted import refused
 
 from sgdmix_hub import augment
-from sgdmix_hub.data import indexed, row_groups
+from sgdmix_hub.data import caches, indexed, row_groups
 from sgdmix_hub.data.row_groups import KeptGroups
 from sgdmix_hub.data.splits import load_split
 from sgdmix_hub.errors import UserError
@@ -54,9 +54,9 @@ def tars(settings, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def caches(tmp_path, monkeypatch):
+def own_cache(tmp_path, monkeypatch):
     """An empty cache for indices; `datasets` keeps its own."""
-    monkeypatch.setattr(indexed, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(caches, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(indexed, "SMALL_FIELD", 64)
 
 
