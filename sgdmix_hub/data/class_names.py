@@ -72,8 +72,8 @@ def check_class_names(
     if not places:  # the Hub is out of reach, and `datasets` took what it had prepared
         places = in_snapshot(pin, config_name, split, kind)
         logger.warning(
-            f"{pin.name}: what its files state of class names is compared as far as they are in "
-            "the Hub's cache: load it once without HF_HUB_OFFLINE"
+            f"{pin.name}: without the Hub, only the files in its cache can be checked for other "
+            "class names: load the dataset once without HF_HUB_OFFLINE"
         )
     stated = {
         place: names_in(_stated_in(pin, place, kind, known), column)
@@ -122,18 +122,18 @@ def compare(
         if names is not None and agree(own, names):
             continue
         if own and isinstance(loaded, Value) and "string" in loaded.dtype:
-            other = "other files, which hold texts"
+            other = "a file of texts"
         elif names is not None and from_card and mixes_up(own, names):
-            other = "the list that is loaded, of the dataset's card"
+            other = "the dataset's card"
         elif names is not None and not from_card:
             other = _short(str(source))
         elif not agree(own, longest[1]):
             other = _short(longest[0])
         if other is not None:
             raise UserError(
-                f"{name}: {_short(place)} contradicts {other} in the class names of column "
-                f"{shown(column)!r}, and is read under that list: write the files again with the "
-                "same names in the same order"
+                f"{name}: in column {shown(column)!r}, {_short(place)} gives the classes other "
+                f"names than {other}, under whose names it would be read: write the files again "
+                "with the same names in the same order"
             )
         longest = max(longest, (place, own), key=lambda found: len(found[1]))
 

@@ -22,7 +22,7 @@ from sgdmix_hub.settings.data import DataSettings
 
 CELL = {"bytes": png(Image.new("RGB", (8, 8), "red")), "path": None}
 FIRST, SECOND = "train-00000-of-00002.parquet", "train-00001-of-00002.parquet"
-CONTRADICT = "in the class names of column 'label', and is read under that list"
+CONTRADICT = "under whose names it would be read"
 
 
 def rows(label, values=(0, 1), **more):
