@@ -73,7 +73,7 @@ def check_class_names(
         places = in_snapshot(pin, config_name, split, kind)
         logger.warning(
             f"{pin.name}: without the Hub, only the files in its cache can be checked for other "
-            "class names: load the dataset once without HF_HUB_OFFLINE"
+            "class names: load it once without HF_HUB_OFFLINE"
         )
     stated = {
         place: names_in(_stated_in(pin, place, kind, known), column)
